@@ -1,0 +1,45 @@
+"""The few error types: the user's mistake, damaged data, no room.
+
+A message is one line: what is wrong, where, and what to do. The library raises, only the
+command line prints.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["DamagedDataError", "MnemoscopeError", "NoRoomError", "UserError", "nearest"]
+
+
+class MnemoscopeError(Exception):
+    """Anything mnemoscope refuses to do, with a message for the person at the keyboard."""
+
+
+class UserError(MnemoscopeError):
+    """What was asked for cannot be done: a wrong path, setting, table or model."""
+
+
+class DamagedDataError(MnemoscopeError):
+    """A file that mnemoscope or the user wrote earlier is torn, altered or unreadable."""
+
+
+class NoRoomError(MnemoscopeError):
+    """The disk (or the memory) is full; what was complete before is still complete."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name the user probably meant.
+
+    Args:
+        name: what was given.
+        known: the names that would have been accepted.
+
+    Returns:
+        `` Did you mean X?`` with a leading space, or an empty string when nothing is near.
+
+    >>> nearest("batchsize", ["batch_size", "device"])
+    " Did you mean 'batch_size'?"
+    """
+    known = list(known)
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[found[0]]}'?" if found else ""

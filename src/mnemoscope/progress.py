@@ -1,0 +1,142 @@
+"""How far a long computation is: a bar on a terminal, plain lines elsewhere, silence by default.
+
+The library reports to whatever `show_progress` has installed; importing a room shows nothing.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+__all__ = ["Progress", "say", "show_progress", "track"]
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class Progress(Protocol):
+    """One running computation."""
+
+    def advance(self, n: int = 1) -> None:
+        """Say that `n` more units are done."""
+
+
+class _Silent:
+    """Nobody asked to see anything."""
+
+    def advance(self, n: int = 1) -> None:
+        """Do nothing."""
+
+
+class _Lines:
+    """A plain line every ten seconds and one at the end, for logs."""
+
+    def __init__(self, label: str, total: int | None, unit: str, stream: TextIO) -> None:
+        self._label, self._total, self._unit, self._stream = label, total, unit, stream
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        """Count, and print when ten seconds have passed since the last line."""
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= _LINE_EVERY_SECONDS and self._done != self._total:
+            self._last = now
+            self._print()
+
+    def close(self) -> None:
+        """Print the last line."""
+        self._print()
+
+    def _print(self) -> None:
+        of_total = f" of {self._total:,}" if self._total is not None else ""
+        seconds = time.monotonic() - self._started
+        print(
+            f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s",
+            file=self._stream,
+            flush=True,
+        )
+
+
+_Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
+_openers: list[_Opener] = []
+
+
+@contextmanager
+def track(label: str, *, total: int | None = None, unit: str = "sequences") -> Iterator[Progress]:
+    """Follow one computation.
+
+    Args:
+        label: what runs, in a word or two.
+        total: how many units there are, when known.
+        unit: what is counted.
+
+    Yields:
+        An object whose `advance(n)` is to be called as units are finished.
+    """
+    if not _openers:
+        yield _Silent()
+        return
+    progress, close = _openers[-1](label, total, unit)
+    try:
+        yield progress
+    finally:
+        close()
+
+
+def say(message: str) -> None:
+    """Print one line of what happens next to stderr, only where progress is shown."""
+    if _openers:
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def show_progress(stream: TextIO | None = None) -> Iterator[None]:
+    """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
+    stream = stream or sys.stderr
+    opener = _rich_opener() if _is_interactive(stream) else _line_opener(stream)
+    _openers.append(opener)
+    try:
+        yield
+    finally:
+        _openers.remove(opener)
+
+
+def _is_interactive(stream: TextIO) -> bool:
+    """True on a terminal and in a notebook kernel."""
+    return stream.isatty() or "ipykernel" in sys.modules
+
+
+def _line_opener(stream: TextIO) -> _Opener:
+    def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
+        lines = _Lines(label, total, unit, stream)
+        return lines, lines.close
+
+    return open_
+
+
+def _rich_opener() -> _Opener:
+    def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        bars.start()
+        task = bars.add_task(label, total=total)
+
+        class _Bar:
+            def advance(self, n: int = 1) -> None:
+                """Move the bar."""
+                bars.advance(task, n)
+
+        return _Bar(), bars.stop
+
+    return open_
