@@ -1,0 +1,1 @@
+"""The CNN: network, presets, training, prediction, metrics and their intervals."""

@@ -1,0 +1,108 @@
+"""The paper's convolutional network: a pooled attention map in, one logit per class out.
+
+Two convolutions, each followed by ReLU, dropout and a 2x2 maximum, then two linear layers.
+Every ReLU and every dropout is a module of its own, used once: guided backpropagation
+replaces the rule of single ReLU modules, and a shared one would be counted twice.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HIDDEN_UNITS", "AttentionCnn", "feature_side"]
+
+HIDDEN_UNITS = 64
+"""Width of the layer before the logits (arXiv 2508.02573)."""
+
+
+def feature_side(length: int, kernel: int) -> int:
+    """Side of the square feature map that reaches the linear layers.
+
+    Args:
+        length: side of the input map, tokens.
+        kernel: side of both convolution kernels.
+
+    Returns:
+        ``((length - kernel + 1) // 2 - kernel + 1) // 2``: valid convolutions, floor pooling.
+
+    >>> feature_side(64, 6), feature_side(64, 8)
+    (12, 10)
+    """
+    return ((length - kernel + 1) // 2 - kernel + 1) // 2
+
+
+class AttentionCnn(nn.Module):
+    """The network of arXiv 2508.02573, parameter for parameter.
+
+    Conv(layers → filters, kernel, valid, stride 1, bias) → ReLU → dropout → max-pool 2 →
+    Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
+    dropout → Linear(→ classes). The pooling over heads happens before, when maps are captured.
+
+    Initial weights are torch's defaults, drawn from torch's global generator: seed it, or let
+    `train_cnn` do so.
+
+    Args:
+        n_layers: layers of the language model, the channels of a map.
+        n_classes: classes of the taxonomy.
+        kernel: side of both kernels; the paper uses 6 and 8.
+        filters: channels of both convolutions; the paper uses 10 and 16.
+        length: side of a map, tokens.
+        dropout: share of units dropped at each of the three places, in training mode.
+
+    Raises:
+        ValueError: a count below one, or a map too small for two convolutions.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        n_classes: int,
+        *,
+        kernel: int,
+        filters: int,
+        length: int = 64,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if min(n_layers, n_classes, kernel, filters) < 1:
+            raise ValueError(
+                f"n_layers {n_layers}, n_classes {n_classes}, kernel {kernel} and "
+                f"filters {filters} must all be at least 1"
+            )
+        side = feature_side(length, kernel)
+        if side < 1:
+            raise ValueError(f"maps of side {length} are too small for two kernels of {kernel}")
+        self.n_layers, self.n_classes, self.length = n_layers, n_classes, length
+        self.kernel, self.filters, self.dropout = kernel, filters, dropout
+        self.features = nn.Sequential(
+            nn.Conv2d(n_layers, filters, kernel),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.MaxPool2d(2),
+            nn.Conv2d(filters, filters, kernel),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(filters * side * side, HIDDEN_UNITS),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(HIDDEN_UNITS, n_classes),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Score maps.
+
+        Args:
+            maps: (batch, layers, query, key), float, scaled as in training.
+
+        Returns:
+            Logits, (batch, classes).
+        """
+        logits: Tensor = self.classifier(self.features(maps))
+        return logits
+
+    def n_parameters(self) -> int:
+        """Count the trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
