@@ -5,7 +5,6 @@ Every ReLU and every dropout is a module of its own, used once: guided backpropa
 replaces the rule of single ReLU modules, and a shared one would be counted twice.
 """
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["HIDDEN_UNITS", "AttentionCnn", "feature_side"]
