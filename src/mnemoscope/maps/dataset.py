@@ -1,0 +1,138 @@
+"""Maps as the CNNs read them: from the store's memory map, or from a tensor.
+
+Both are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from mnemoscope.maps.shard import open_tensor
+from mnemoscope.maps.triangle import triangle_length, triangle_size
+
+__all__ = ["MapSource", "Pooling", "StoredMaps", "TensorMaps"]
+
+Pooling = Literal["mean", "max"]
+
+
+class MapSource(Protocol):
+    """Anything that hands out packed maps by position."""
+
+    @property
+    def n_layers(self) -> int:
+        """Layers (channels) of each map."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of each sequence."""
+
+    def __len__(self) -> int:
+        """Number of maps."""
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions, in this order.
+
+        Args:
+            rows: positions, integer, shape (b,).
+
+        Returns:
+            float16 on the CPU, shape (b, layers, length·(length+1)/2).
+        """
+
+
+class TensorMaps:
+    """Maps held in memory, for what is made and not captured (the blind baseline, tests)."""
+
+    def __init__(self, packed: torch.Tensor) -> None:
+        """Hold packed maps.
+
+        Args:
+            packed: shape (n, layers, length·(length+1)/2); kept as float16.
+
+        Raises:
+            ValueError: another number of axes, or a last axis that is no triangle.
+        """
+        if packed.ndim != 3:
+            raise ValueError(f"packed maps of shape {tuple(packed.shape)}: 3 axes are needed")
+        self.n_layers = packed.shape[1]
+        self.length = triangle_length(packed.shape[2])
+        self._packed = packed.detach().to("cpu", torch.float16)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, position: int) -> torch.Tensor:
+        return self._packed[position]
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`."""
+        return self._packed[torch.as_tensor(rows, dtype=torch.long)]
+
+
+class StoredMaps:
+    """One pooling of chosen sequences of a store, read row by row from the memory map.
+
+    A shard is mapped when a row of it is first asked for; each worker process maps its own.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        shard_of: torch.Tensor,
+        row_of: torch.Tensor,
+        n_layers: int,
+        length: int,
+        pooling: Pooling,
+    ) -> None:
+        """Point at rows of shards; `MapStore.dataset` is the usual way here.
+
+        Args:
+            shards: paths of the shards.
+            shard_of: for each map the position of its shard in `shards`, int64, shape (n,).
+            row_of: for each map its row in that shard, int64, shape (n,).
+            n_layers: layers of each map.
+            length: tokens of each sequence.
+            pooling: which tensor of the shards to read.
+        """
+        self.n_layers, self.length, self.pooling = n_layers, length, pooling
+        self._shards = list(shards)
+        self._shard_of, self._row_of = shard_of, row_of
+        self._mapped: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._shard_of)
+
+    def __getitem__(self, position: int) -> torch.Tensor:
+        return self.read(torch.tensor([position]))[0]
+
+    def __getitems__(self, positions: list[int]) -> list[torch.Tensor]:
+        return list(self.read(torch.tensor(positions, dtype=torch.long)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapped": {}}
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`.
+
+        Raises:
+            IndexError: a position outside the data set.
+            DamagedDataError: a shard has vanished or been cut since the store was opened.
+        """
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        shard_of, row_of = self._shard_of[rows], self._row_of[rows]
+        maps = torch.empty(
+            (len(rows), self.n_layers, triangle_size(self.length)), dtype=torch.float16
+        )
+        for shard in sorted(set(shard_of.tolist())):
+            here = torch.nonzero(shard_of == shard).flatten()
+            maps[here] = self._tensor(shard)[row_of[here]]
+        return maps
+
+    def _tensor(self, shard: int) -> torch.Tensor:
+        """The pooling's tensor of one shard, mapped on first use."""
+        if shard not in self._mapped:
+            self._mapped[shard] = open_tensor(self._shards[shard], self.pooling)
+        return self._mapped[shard]

@@ -1,0 +1,117 @@
+"""Open a folder of pooled maps for reading; a damaged one is refused when it is opened."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.maps.dataset import Pooling, StoredMaps
+from mnemoscope.maps.index import count_rows, find_rows, key_frame, read_index
+from mnemoscope.maps.meta import StoreMeta, read_meta
+from mnemoscope.maps.shard import check_checksum, check_shape
+
+__all__ = ["MapStore"]
+
+
+class MapStore:
+    """An existing folder of maps, opened for reading."""
+
+    def __init__(self, folder: Path | str, *, fingerprint: dict[str, Any] | None = None) -> None:
+        """Open a folder and look at the length and header of every shard.
+
+        Args:
+            folder: as a `MapWriter` left it.
+            fingerprint: where given, the maps must be of this model and these settings.
+
+        Raises:
+            UserError: no maps there, or maps of another fingerprint.
+            DamagedDataError: a shard is missing, cut short or another file's content.
+        """
+        self.folder = Path(folder)
+        self.meta = read_meta(self.folder)
+        if fingerprint is not None:
+            wanted = StoreMeta(self.meta.n_layers, self.meta.length, fingerprint)
+            self.meta.require(wanted, self.folder)
+        try:
+            self.index = read_index(self.folder)
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.folder}: no maps here yet. Run 'mnemoscope capture' first."
+            ) from None
+        for name, rows, _ in count_rows(self.index):
+            check_shape(self.folder / name, rows=rows, meta=self.meta)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of each map."""
+        return self.meta.n_layers
+
+    @property
+    def length(self) -> int:
+        """Tokens of each sequence."""
+        return self.meta.length
+
+    def check(self) -> None:
+        """Read every shard and compare it with its sha256 (about 1 GB/s).
+
+        Raises:
+            DamagedDataError: naming the first shard whose content has changed.
+        """
+        for name, rows, sha256 in count_rows(self.index):
+            check_checksum(self.folder / name, rows=rows, sha256=sha256)
+
+    def rows(
+        self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
+    ) -> np.ndarray:
+        """Positions of these maps in `index`, int64, in the order given.
+
+        Args:
+            sequence_ids: shape (n,).
+            suffixes: "own" or "true" for each, or one for all.
+
+        Raises:
+            UserError: a map is not stored; says how many and names the first.
+        """
+        keys = key_frame(sequence_ids, suffixes)
+        found = find_rows(self.index, keys)
+        if n_absent := found.null_count():
+            sequence_id, suffix = keys.row(int(found.is_null().arg_max() or 0))
+            raise UserError(
+                f"{self.folder}: {n_absent} of {len(keys)} maps are not stored, the first is "
+                f"sequence {sequence_id} with suffix '{suffix}'. Run 'mnemoscope capture'."
+            )
+        return found.to_numpy()
+
+    def dataset(
+        self,
+        sequence_ids: Sequence[int] | np.ndarray,
+        suffixes: Sequence[str] | str,
+        pooling: Pooling,
+    ) -> StoredMaps:
+        """These maps as the CNNs read them, in the order given.
+
+        Args:
+            sequence_ids: shape (n,).
+            suffixes: "own" or "true" for each, or one for all.
+            pooling: over the heads, "mean" or "max".
+
+        Raises:
+            UserError: a map is not stored.
+        """
+        chosen = self.index[self.rows(sequence_ids, suffixes)]
+        names = sorted(chosen["shard"].unique())
+        number = {name: position for position, name in enumerate(names)}
+        return StoredMaps(
+            [self.folder / name for name in names],
+            shard_of=torch.tensor([number[name] for name in chosen["shard"]], dtype=torch.long),
+            row_of=torch.tensor(chosen["row"].to_list(), dtype=torch.long),
+            n_layers=self.n_layers,
+            length=self.length,
+            pooling=pooling,
+        )

@@ -1,0 +1,238 @@
+"""Append pooled maps to a folder: safetensors shards, then the index that names them.
+
+A map counts as stored when the index names it, and the index is written after the shard: what a
+killed process leaves is either complete or not there. One writer a folder at a time.
+"""
+
+import errno
+from collections.abc import Sequence
+from hashlib import sha256 as sha256_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope.atomic_write import write_bytes
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.maps.index import (
+    INDEX_NAME,
+    count_rows,
+    empty_index,
+    find_rows,
+    free_shard_name,
+    key_frame,
+    read_index,
+    write_index,
+)
+from mnemoscope.maps.meta import META_NAME, StoreMeta, read_meta, write_meta
+from mnemoscope.maps.shard import check_checksum, check_shape, shard_bytes
+from mnemoscope.maps.triangle import pack_triangle
+
+__all__ = ["MapWriter"]
+
+_STALE = ".*.tmp"
+
+
+class MapWriter:
+    """Append pooled maps to a folder; what it already holds is not asked for again.
+
+    Use as a context manager: a block that ends well writes the last, shorter shard; one that
+    fails leaves whole shards only, so that a resumed run cuts shards where an unbroken run does.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        n_layers: int,
+        length: int = 64,
+        fingerprint: dict[str, Any],
+        shard_rows: int = 256,
+    ) -> None:
+        """Open a folder, or plan a new one: nothing is written before the first shard.
+
+        Every shard is read once and compared with its sha256 (about 1 GB/s). The rows of damaged
+        ones count as missing; `damaged` says what is wrong with each.
+
+        Args:
+            folder: made, with its parents, when the first shard is written.
+            n_layers: layers of the model.
+            length: tokens of each sequence.
+            fingerprint: model and capture settings, JSON values; a folder holds one fingerprint.
+            shard_rows: sequences a shard; at 36 layers 256 are 77 MB.
+
+        Raises:
+            UserError: the folder holds maps of another model, settings or shape.
+            DamagedDataError: `meta.json` or `index.parquet` is damaged.
+        """
+        if shard_rows < 1:
+            raise ValueError(f"shard_rows is {shard_rows}; at least 1 is needed")
+        self.folder = Path(folder)
+        self.meta = StoreMeta(n_layers, length, fingerprint)
+        self.shard_rows = shard_rows
+        self.damaged: list[DamagedDataError] = []
+        self._index = self._open()
+        self._is_ready = False
+        self._pending: list[tuple[pl.DataFrame, torch.Tensor, torch.Tensor]] = []
+        self._n_pending = 0
+
+    def __enter__(self) -> "MapWriter":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self.close()
+
+    def missing(
+        self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
+    ) -> np.ndarray:
+        """Which of these maps are still to be captured.
+
+        Cut the answer at multiples of `shard_rows` before cutting batches: an unbroken run and a
+        resumed one then make the same batches, and so the same rounding, whatever the batch size.
+
+        Args:
+            sequence_ids: shape (n,).
+            suffixes: "own" or "true" for each, or one for all.
+
+        Returns:
+            Positions in the arguments, ascending, int64; of a key given twice the first.
+        """
+        keys = key_frame(sequence_ids, suffixes)
+        is_wanted = (
+            find_rows(self._known(), keys).is_null()
+            & keys.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        )
+        return np.flatnonzero(is_wanted.to_numpy())
+
+    def append(
+        self,
+        sequence_ids: Sequence[int] | np.ndarray,
+        suffix: Sequence[str] | str,
+        mean: torch.Tensor,
+        max: torch.Tensor,
+    ) -> None:
+        """Take a batch of maps; a shard is written whenever enough rows have come.
+
+        Args:
+            sequence_ids: shape (b,).
+            suffix: "own" or "true" for each, or one for all.
+            mean: attention weights averaged over heads, shape (b, layers, query, key).
+            max: their maximum over heads, same shape.
+
+        Raises:
+            UserError: a weight that is not finite (says which layer) or above the diagonal.
+            NoRoomError: the disk is full; the shards written so far stay.
+            ValueError: a wrong shape, or a map that is already there.
+        """
+        keys = key_frame(sequence_ids, suffix)
+        if len(self.missing(sequence_ids, suffix)) != len(keys):
+            raise ValueError("a map of this batch is already stored; ask missing() first")
+        self._pending.append((keys, self._pack(keys, mean), self._pack(keys, max)))
+        self._n_pending += len(keys)
+        while self._n_pending >= self.shard_rows:
+            self._flush(self.shard_rows)
+
+    def close(self) -> None:
+        """Write what has come since the last full shard; errors as `append`."""
+        if self._n_pending:
+            self._flush(self._n_pending)
+
+    def _open(self) -> pl.DataFrame:
+        """The index of what is there and whole."""
+        if not (self.folder / META_NAME).exists():
+            if (self.folder / INDEX_NAME).exists():
+                raise DamagedDataError(
+                    f"{self.folder}: {META_NAME} is missing beside {INDEX_NAME}. Delete the "
+                    "folder and run 'mnemoscope capture' again."
+                )
+            return empty_index()
+        read_meta(self.folder).require(self.meta, self.folder)
+        try:
+            index = read_index(self.folder)
+        except FileNotFoundError:
+            return empty_index()
+        bad = []
+        for name, rows, sha256 in count_rows(index):
+            try:
+                check_shape(self.folder / name, rows=rows, meta=self.meta)
+                check_checksum(self.folder / name, rows=rows, sha256=sha256)
+            except DamagedDataError as error:
+                self.damaged.append(error)
+                bad.append(name)
+        return index.filter(~pl.col("shard").is_in(bad))
+
+    def _known(self) -> pl.DataFrame:
+        """Keys stored or waiting."""
+        keys = [
+            self._index.select("sequence_id", "suffix"),
+            *(keys for keys, _, _ in self._pending),
+        ]
+        return pl.concat(keys)
+
+    def _pack(self, keys: pl.DataFrame, maps: torch.Tensor) -> torch.Tensor:
+        """Check a batch and keep its triangles as float16."""
+        shape = (len(keys), self.meta.n_layers, self.meta.length, self.meta.length)
+        if tuple(maps.shape) != shape:
+            raise ValueError(f"maps of shape {tuple(maps.shape)}, wanted {shape}")
+        packed = pack_triangle(maps.detach()).to("cpu", torch.float16)
+        if not torch.isfinite(packed).all():
+            row, layer, _ = torch.nonzero(~torch.isfinite(packed))[0].tolist()
+            raise UserError(
+                f"sequence {keys['sequence_id'][row]}, layer {layer}: attention is not finite. "
+                "Capture with --dtype float32, or look at the model's weights."
+            )
+        return packed
+
+    def _flush(self, n_rows: int) -> None:
+        """Write the first waiting rows as a shard, then the index that names it."""
+        self._prepare()
+        keys = pl.concat([keys for keys, _, _ in self._pending])
+        mean = torch.cat([mean for _, mean, _ in self._pending])
+        maximum = torch.cat([maximum for _, _, maximum in self._pending])
+        name = free_shard_name(self._index)
+        data = shard_bytes(mean[:n_rows], maximum[:n_rows])
+        write_bytes(self.folder / name, data)
+        entries = keys[:n_rows].with_columns(
+            pl.lit(name).alias("shard"),
+            pl.int_range(n_rows, dtype=pl.Int64).alias("row"),
+            pl.lit(sha256_of(data).hexdigest()).alias("sha256"),
+        )
+        index = pl.concat([self._index, entries])
+        write_index(self.folder, index)
+        self._index = index
+        self._n_pending -= n_rows
+        self._pending = (
+            [(keys[n_rows:], mean[n_rows:], maximum[n_rows:])] if self._n_pending else []
+        )
+
+    def _prepare(self) -> None:
+        """Make the folder, sweep up after a killed writer, forget damaged shards before reuse.
+
+        The index must not name a damaged shard while its file is written anew: killed in between,
+        the old index would give the new rows the old names.
+        """
+        if self._is_ready:
+            return
+        _make_folder(self.folder)
+        for stale in self.folder.glob(_STALE):
+            stale.unlink()
+        if not (self.folder / META_NAME).exists():
+            write_meta(self.folder, self.meta)
+        if self.damaged:
+            write_index(self.folder, self._index)
+        self._is_ready = True
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, in our words where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoRoomError(f"{folder}: the disk is full. Make room and run again.") from error
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}). Choose another place with -o."
+        ) from error

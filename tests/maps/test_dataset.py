@@ -1,0 +1,79 @@
+"""Reading: by several workers, from the memory map, never the whole file."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from map_folders import capture, maps_of
+from torch.utils.data import DataLoader
+
+from mnemoscope.maps import MapStore, MapWriter, TensorMaps, pack_triangle, unpack_triangle
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_what_one_process_reads(tmp_path, start):
+    if start not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    capture(tmp_path, range(23))
+    maps = MapStore(tmp_path).dataset(range(22, -1, -1), "own", "max")
+    maps.read(torch.tensor([0]))  # the parent's own mapping must not get in the way
+    loader = DataLoader(maps, batch_size=5, num_workers=2, multiprocessing_context=start)
+    read = torch.cat(list(loader))
+    assert torch.equal(unpack_triangle(read), maps_of(range(22, -1, -1), "max").half())
+
+
+def test_a_pickled_data_set_carries_no_maps(tmp_path):
+    capture(tmp_path, range(8))
+    maps = MapStore(tmp_path).dataset(range(8), "own", "mean")
+    before = len(pickle.dumps(maps))
+    maps.read(torch.arange(8))
+    assert len(pickle.dumps(maps)) == before
+    sent = pickle.loads(pickle.dumps(maps))  # noqa: S301 - our own bytes
+    assert torch.equal(sent.read(torch.arange(8)), maps.read(torch.arange(8)))
+
+
+def test_reading_a_row_does_not_read_the_file(tmp_path):
+    """256 maps of 24 layers are 51 MB of weights; a few rows must cost far less memory."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("memory is read from /proc")
+
+    def resident_bytes() -> int:
+        return int(statm.read_text().split()[1]) * 4096
+
+    maps = torch.full((64, 24, 64, 64), 0.5).tril()
+    with MapWriter(tmp_path, n_layers=24, fingerprint={}) as writer:
+        for start in range(0, 256, 64):
+            writer.append(np.arange(start, start + 64), "own", maps, maps)
+    del maps
+    stored = MapStore(tmp_path).dataset(np.arange(256), "own", "mean")
+    before = resident_bytes()
+    stored.read(torch.tensor([3, 200]))
+    assert resident_bytes() - before < 10e6
+
+
+def test_many_shards_need_no_open_file_each(tmp_path):
+    """A store of 1,000 shards must not run into the limit of open files."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("open files are counted in /proc")
+    capture(tmp_path, range(60), shard_rows=1)
+    maps = MapStore(tmp_path).dataset(range(60), "own", "mean")
+    before = len(list(descriptors.iterdir()))
+    maps.read(torch.arange(60))
+    assert len(list(descriptors.iterdir())) - before < 5
+
+
+def test_tensor_maps_answer_like_a_store(tmp_path):
+    capture(tmp_path, range(6))
+    stored = MapStore(tmp_path).dataset(range(6), "own", "mean")
+    held = TensorMaps(pack_triangle(maps_of(range(6), "mean")))
+    rows = torch.tensor([5, 5, 0])
+    assert torch.equal(held.read(rows), stored.read(rows))
+    assert (len(held), held.n_layers, held.length) == (6, stored.n_layers, stored.length)
+    with pytest.raises(ValueError, match="3 axes"):
+        TensorMaps(torch.zeros(2, 36))
+    with pytest.raises(IndexError):
+        stored.read(torch.tensor([6]))

@@ -1,0 +1,236 @@
+"""A broken world: killed writers, torn, foreign and rotten shards, a full disk, hostile indexes."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from map_folders import capture, content, maps_of, writer_of
+
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.maps import index as index_module
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+import map_folders, mnemoscope.maps.writer as writer
+real, calls = writer.{name}, []
+def dying(path, *args):
+    calls.append(path)
+    if len(calls) == {call} and {before}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, *args)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+writer.{name} = dying
+map_folders.capture(Path({folder!r}), range(11))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "call"),
+    [
+        ("write_bytes", True, 1),
+        ("write_bytes", False, 1),
+        ("write_index", False, 1),
+        ("write_bytes", False, 2),
+    ],
+)
+def test_killed_and_resumed_equals_unbroken(tmp_path, name, before, call):
+    """SIGKILL before a shard, between shard and index, after the index, at the second shard."""
+    capture(tmp_path / "whole", range(11))
+    code = KILLED.format(
+        here=str(Path(__file__).parent),
+        folder=str(tmp_path / "cut"),
+        name=name,
+        before=before,
+        call=call,
+    )
+    died = subprocess.run([sys.executable, "-c", code], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert "meta.json" in content(tmp_path / "cut")
+    (tmp_path / "cut" / ".shard-00001.safetensors.1.tmp").write_bytes(b"half a shard")
+    made = capture(tmp_path / "cut", range(11))
+    stored = call - (name == "write_bytes" or before)
+    assert made == list(range(4 * stored, 11))
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -1, None])
+def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
+    capture(tmp_path, range(11))
+    whole = content(tmp_path)
+    path = tmp_path / "shard-00001.safetensors"
+    if keep is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DamagedDataError) as refused:
+        MapStore(tmp_path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "its 4 sequences are captured again" in message
+    assert "\n" not in message
+    assert capture(tmp_path, range(11)) == [4, 5, 6, 7]
+    assert content(tmp_path) == whole
+
+
+def test_rotten_byte_is_found_by_check_and_redone(tmp_path):
+    capture(tmp_path, range(11))
+    whole = content(tmp_path)
+    path = tmp_path / "shard-00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    store = MapStore(tmp_path)  # the length is right, so opening cannot know
+    with pytest.raises(DamagedDataError, match=r"shard-00002.*content has changed.*its 3 seq"):
+        store.check()
+    assert len(writer_of(tmp_path).damaged) == 1
+    assert capture(tmp_path, range(11)) == [8, 9, 10]
+    assert content(tmp_path) == whole
+    MapStore(tmp_path).check()
+
+
+@pytest.mark.parametrize("kind", ["other rows", "other layers", "other tensors", "other text"])
+def test_foreign_shard_is_found(tmp_path, kind):
+    from safetensors.torch import save_file
+
+    capture(tmp_path, range(8))
+    path = tmp_path / "shard-00000.safetensors"
+    half = torch.zeros(4, 3, 36, dtype=torch.float16)
+    if kind == "other text":
+        path.write_text("a text that is longer than any header\n" * 50)
+    elif kind == "other tensors":
+        save_file({"mean": half, "weights": half.clone()}, path)
+    elif kind == "other layers":
+        save_file({"mean": half[:, :2].clone(), "max": half[:, :2].clone()}, path)
+    else:
+        save_file({"mean": half[:3].clone(), "max": half[:3].clone()}, path)
+    with pytest.raises(DamagedDataError, match="shard-00000"):
+        MapStore(tmp_path)
+    assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
+    MapStore(tmp_path).check()
+
+
+def test_swapped_shards_are_found_by_check(tmp_path):
+    capture(tmp_path, range(8))
+    first, second = tmp_path / "shard-00000.safetensors", tmp_path / "shard-00001.safetensors"
+    shutil.move(first, tmp_path / "aside")
+    shutil.move(second, first)
+    shutil.move(tmp_path / "aside", second)
+    with pytest.raises(DamagedDataError, match="shard-00000"):
+        MapStore(tmp_path).check()
+
+
+def test_damaged_shard_never_lends_its_name_while_it_is_rewritten(tmp_path, monkeypatch):
+    """Killed between the new shard and the new index, the old index must not name its rows."""
+    capture(tmp_path, range(8))
+    (tmp_path / "shard-00000.safetensors").write_bytes(b"torn")
+
+    real, calls = index_module.write_index, []
+
+    def stop_at_the_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr("mnemoscope.maps.writer.write_index", stop_at_the_second)
+    backwards = [3, 2, 1, 0]
+    with pytest.raises(KeyboardInterrupt):
+        writer_of(tmp_path).append(
+            backwards, "own", maps_of(backwards, "mean"), maps_of(backwards, "max")
+        )
+    monkeypatch.undo()
+    assert MapStore(tmp_path).index["sequence_id"].to_list() == [4, 5, 6, 7]
+    assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
+    found = MapStore(tmp_path).dataset(range(8), "own", "mean").read(torch.arange(8))
+    assert torch.equal(unpack_triangle(found), maps_of(range(8), "mean").half())
+
+
+@pytest.mark.parametrize("full_at", ["shard-00001.safetensors", "index.parquet"])
+def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch, full_at):
+    capture(tmp_path / "whole", range(12))
+    capture(tmp_path / "maps", range(4))
+    before = content(tmp_path / "maps")
+    real = Path.write_bytes
+
+    def write(path, data):
+        if full_at in path.name:
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(NoRoomError, match="disk is full"):
+        capture(tmp_path / "maps", range(12))
+    monkeypatch.undo()
+    after = content(tmp_path / "maps")
+    after.pop("shard-00001.safetensors", None)  # complete, but no index names it
+    assert after == before
+    MapStore(tmp_path / "maps").check()
+    assert capture(tmp_path / "maps", range(12)) == list(range(4, 12))
+    assert content(tmp_path / "maps") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "meta.json"])
+@pytest.mark.parametrize("data", [b"", b"PAR1 nothing PAR1", b"{}", b"[1]", b"\xff\xfe"])
+def test_damaged_index_or_meta_is_named(tmp_path, name, data):
+    capture(tmp_path, range(5))
+    (tmp_path / name).write_bytes(data)
+    for opening in (MapStore, writer_of):
+        with pytest.raises(DamagedDataError, match=name):
+            opening(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pl.lit("../../secret.safetensors").alias("shard"),
+        pl.lit(0, pl.Int64).alias("row"),
+        pl.lit("mine").alias("suffix"),
+        pl.lit(1, pl.Int64).alias("sequence_id"),
+        pl.lit(None, pl.String).alias("sha256"),
+        pl.col("row").cast(pl.Int32),
+    ],
+)
+def test_index_that_contradicts_itself_is_refused(tmp_path, change):
+    capture(tmp_path, range(5))
+    path = tmp_path / "index.parquet"
+    pl.read_parquet(path).with_columns(change).write_parquet(path)
+    with pytest.raises(DamagedDataError, match=r"index\.parquet"):
+        MapStore(tmp_path)
+
+
+def test_index_alone_can_be_lost(tmp_path):
+    """The remedy that the message names: delete the index, capture again."""
+    capture(tmp_path, range(5))
+    whole = content(tmp_path)
+    (tmp_path / "index.parquet").unlink()
+    with pytest.raises(UserError, match="no maps here yet"):
+        MapStore(tmp_path)
+    assert capture(tmp_path, range(5)) == list(range(5))
+    assert content(tmp_path) == whole
+
+
+def test_newer_format_is_the_users_mistake(tmp_path):
+    capture(tmp_path, range(2))
+    meta = tmp_path / "meta.json"
+    meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(UserError, match="format version 2"):
+        MapStore(tmp_path)
+
+
+def test_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    writer = writer_of(tmp_path / "file" / "maps", shard_rows=1)
+    with pytest.raises(UserError, match="cannot be made"):
+        writer.append([1], "own", maps_of([1], "mean"), maps_of([1], "max"))

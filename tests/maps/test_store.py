@@ -1,0 +1,150 @@
+"""The store: what went in comes out, in the order asked for; bytes depend on the maps alone."""
+
+import json
+import struct
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from map_folders import FINGERPRINT, LENGTH, N_LAYERS, capture, content, maps_of, writer_of
+
+from mnemoscope.errors import UserError
+from mnemoscope.maps import MapStore, unpack_triangle
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_maps_come_back_in_the_order_asked_for(tmp_path, pooling):
+    capture(tmp_path / "maps", range(30))
+    order = np.random.default_rng(0).permutation(30)
+    maps = MapStore(tmp_path / "maps").dataset(order, "own", pooling)
+    rows = torch.tensor([29, 0, 0, 13, 7])
+    read = maps.read(rows)
+    assert read.dtype == torch.float16
+    assert torch.equal(unpack_triangle(read), maps_of(order[rows.numpy()], pooling).half())
+    assert (len(maps), maps.n_layers, maps.length) == (30, N_LAYERS, LENGTH)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    n=st.integers(1, 20),
+    shard_rows=st.integers(1, 7),
+    batches=st.lists(st.integers(1, 6), min_size=2, max_size=2),
+)
+def test_bytes_do_not_depend_on_the_batches(tmp_path_factory, n, shard_rows, batches):
+    folders = [tmp_path_factory.mktemp("maps") / "m" for _ in batches]
+    for folder, batch in zip(folders, batches, strict=True):
+        capture(folder, range(n), shard_rows=shard_rows, batch=batch)
+    assert content(folders[0]) == content(folders[1])
+
+
+def test_shards_are_plain_safetensors_and_the_index_says_what_is_where(tmp_path):
+    """Read by hand from the two formats' definitions, without our reader."""
+    capture(tmp_path, [5, 9, 2, 7, 1], shard_rows=4)
+    data = (tmp_path / "shard-00000.safetensors").read_bytes()
+    (n_header,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + n_header])
+    assert {name: (t["dtype"], t["shape"]) for name, t in header.items()} == {
+        "mean": ("F16", [4, 3, 36]),
+        "max": ("F16", [4, 3, 36]),
+    }
+    start, stop = header["mean"]["data_offsets"]
+    mean = np.frombuffer(data[8 + n_header :][start:stop], np.float16).reshape(4, 3, 36)
+    query, key = np.tril_indices(LENGTH)
+    wanted = maps_of([5, 9, 2, 7], "mean").half().numpy()[:, :, query, key]
+    assert np.array_equal(mean, wanted)
+    index = pl.read_parquet(tmp_path / "index.parquet")
+    assert index.select("sequence_id", "suffix", "shard", "row").rows() == [
+        (5, "own", "shard-00000.safetensors", 0),
+        (9, "own", "shard-00000.safetensors", 1),
+        (2, "own", "shard-00000.safetensors", 2),
+        (7, "own", "shard-00000.safetensors", 3),
+        (1, "own", "shard-00001.safetensors", 0),
+    ]
+
+
+def test_what_is_stored_is_not_asked_for_again(tmp_path):
+    assert capture(tmp_path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+    before = content(tmp_path)
+    assert capture(tmp_path, [5, 1]) == []
+    assert content(tmp_path) == before
+    assert capture(tmp_path, [6, 1, 7]) == [6, 7]
+    assert {name: content(tmp_path)[name] for name in before if name.startswith("shard")} == {
+        name: data for name, data in before.items() if name.startswith("shard")
+    }
+
+
+def test_own_and_true_suffix_are_two_maps(tmp_path):
+    capture(tmp_path, [1, 2], suffix="own")
+    with writer_of(tmp_path) as writer:
+        assert writer.missing([2, 1, 1, 1], ["true", "own", "true", "true"]).tolist() == [0, 2]
+        writer.append([1], "true", maps_of([8], "mean"), maps_of([8], "max"))
+    store = MapStore(tmp_path)
+    found = store.dataset([1, 1], ["own", "true"], "mean").read(torch.arange(2))
+    assert torch.equal(unpack_triangle(found), maps_of([1, 8], "mean").half())
+    with pytest.raises(UserError, match=r"1 of 2 maps are not stored.*sequence 2 with suffix"):
+        store.rows([1, 2], "true")
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"weights": "xyz"}, "model.weights is 'abc' there, 'xyz' here"),
+        (
+            {"capture": {"dtype": "bfloat16", "bos_id": None}},
+            "model.capture.dtype is 'float32' there, 'bfloat16' here",
+        ),
+        ({"revision": "v2"}, "model.revision is 'absent' there, 'v2' here"),
+    ],
+)
+def test_another_model_or_setting_is_refused_with_the_difference(tmp_path, change, shown):
+    capture(tmp_path, [1])
+    other = FINGERPRINT | change
+    before = content(tmp_path)
+    with pytest.raises(UserError) as writing:
+        writer_of(tmp_path, fingerprint=other)
+    with pytest.raises(UserError) as reading:
+        MapStore(tmp_path, fingerprint=other)
+    assert shown in str(writing.value)
+    assert shown in str(reading.value)
+    assert "\n" not in str(writing.value)
+    assert content(tmp_path) == before
+    MapStore(tmp_path, fingerprint=FINGERPRINT)
+
+
+def test_a_folder_without_maps_is_the_users_mistake(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="no maps here"):
+            MapStore(folder)
+
+
+def test_planning_writes_nothing(tmp_path):
+    writer = writer_of(tmp_path / "a" / "maps")
+    assert writer.missing(range(3), "own").tolist() == [0, 1, 2]
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_attention_that_is_not_finite_is_refused_by_layer(tmp_path, value, pooling):
+    maps = {name: maps_of([4, 5], name) for name in ("mean", "max")}
+    maps[pooling][1, 2, 6, 3] = value
+    writer = writer_of(tmp_path / "maps", shard_rows=1)
+    with pytest.raises(UserError, match="sequence 5, layer 2: attention is not finite"):
+        writer.append([4, 5], "own", **maps)
+    assert not (tmp_path / "maps").exists()
+
+
+def test_wrong_shapes_and_keys_are_refused(tmp_path):
+    writer = writer_of(tmp_path)
+    one = maps_of([1], "mean")
+    with pytest.raises(ValueError, match="wanted"):
+        writer.append([1, 2], "own", one, one)
+    with pytest.raises(ValueError, match="suffix"):
+        writer.append([1], "mine", one, one)
+    writer.append([1], "own", one, one)
+    with pytest.raises(ValueError, match="already stored"):
+        writer.append([1], "own", one, one)

@@ -1,0 +1,58 @@
+"""Triangles: exact both ways, in the order other tools use, nothing above the diagonal dropped."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.errors import UserError
+from mnemoscope.maps.triangle import (
+    pack_triangle,
+    triangle_length,
+    triangle_size,
+    unpack_triangle,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    length=st.integers(1, 20),
+    lead=st.lists(st.integers(0, 3), max_size=2),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    seed=st.integers(0, 2**20),
+)
+def test_unpack_undoes_pack(length, lead, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(*lead, length, length, generator=generator).tril().to(dtype)
+    packed = pack_triangle(maps)
+    assert packed.shape == (*lead, triangle_size(length))
+    assert packed.dtype == dtype
+    assert torch.equal(unpack_triangle(packed), maps)
+    assert triangle_length(packed.shape[-1]) == length
+
+
+def test_order_is_numpys_lower_triangle():
+    maps = torch.rand(3, 64, 64).tril()
+    query, key = np.tril_indices(64)
+    assert np.array_equal(pack_triangle(maps).numpy(), maps.numpy()[:, query, key])
+
+
+@pytest.mark.parametrize("value", [1e-30, -1.0, float("nan"), float("inf")])
+def test_anything_above_the_diagonal_is_refused(value):
+    maps = torch.rand(2, 8, 8).tril()
+    maps[1, 3, 4] = value
+    with pytest.raises(UserError, match="later tokens"):
+        pack_triangle(maps)
+
+
+@pytest.mark.parametrize("size", [0, 2, 4, 2079, 2081])
+def test_size_without_a_triangle_is_refused(size):
+    with pytest.raises(ValueError, match="no triangle"):
+        unpack_triangle(torch.zeros(2, size))
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 7)])
+def test_maps_must_be_square(shape):
+    with pytest.raises(ValueError, match="query and key"):
+        pack_triangle(torch.zeros(shape))
