@@ -1,3 +1,3 @@
-"""How a language model memorized what it repeats: guessed or recalled, and where in the attention."""
+"""How a language model memorized what it repeats: guessed or recalled, and where it shows."""
 
 __version__ = "0.1.0"

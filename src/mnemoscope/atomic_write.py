@@ -4,6 +4,7 @@ A file that exists is complete. A full disk becomes `NoRoomError` and leaves wha
 """
 
 import errno
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -67,8 +68,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def write_parquet(path: Path | str, frame: "pl.DataFrame") -> None:
     """Write a table as zstd Parquet atomically; errors as `atomic_path`."""
-    with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, compression="zstd")
+    buffer = io.BytesIO()  # a full disk then fails in our own write, with the system's own error
+    frame.write_parquet(buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The command line: parse, call one function, print. `mnemoscope --help` lists the verbs.
+
+Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # we fork no tokenizers; no warning
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in arguments
+    sys.exit(_run([one for one in arguments if one != "--debug"], is_debug=is_debug))
+
+
+def _run(arguments: list[str], *, is_debug: bool) -> int:
+    """Exit status of one command; errors are printed as one line."""
+    from mnemoscope.errors import MnemoscopeError
+
+    try:
+        return _call(arguments)
+    except MnemoscopeError as error:
+        if is_debug:
+            raise
+        return _complain(str(error), status=2)
+    except KeyboardInterrupt:
+        return _complain("stopped. Run the same command again to go on.", status=130)
+    except MemoryError:
+        return _complain("out of memory. Try a smaller --batch-size.", status=2)
+    except Exception as error:
+        if is_debug:
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        return _complain(
+            f"internal error, {type(error).__name__}: {text[:300]} "
+            "(this is ours to mend; --debug shows where)",
+            status=1,
+        )
+
+
+def _call(arguments: list[str]) -> int:
+    """Parse and run; usage errors become `UserError`."""
+    import typer
+
+    from mnemoscope.cli.app import app, verbs
+    from mnemoscope.errors import UserError, nearest
+
+    usage_error = typer.BadParameter.__mro__[1]  # click's own class, wherever typer keeps it
+    verb = next((one for one in arguments if not one.startswith("-")), None)
+    if verb is not None and arguments[0] == verb and verb not in verbs():
+        hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
+        raise UserError(f"{verb}: no such verb.{hint}")
+    try:
+        status = app(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
+    except usage_error as error:
+        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        name = verb if verb in verbs() else ""
+        command = f"mnemoscope {name}".strip()
+        raise UserError(f"{message} See '{command} --help'.") from None
+    return status if isinstance(status, int) else 0
+
+
+def _complain(message: str, *, status: int) -> int:
+    """Print one line to stderr."""
+    print(f"mnemoscope: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,59 @@
+"""All verbs in one place; each lives in a module named for what it works on."""
+
+import typer
+
+from mnemoscope import __version__
+from mnemoscope.cli import demo, describe, study, tables
+
+__all__ = ["app", "verbs"]
+
+app = typer.Typer(
+    name="mnemoscope",
+    help="How a language model memorized what it repeats: guessed or recalled, and where in the "
+    "attention it is decided.\n\nStart with: mnemoscope demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        print(f"mnemoscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks; may stand anywhere."),
+) -> None:
+    """Options before the verb."""
+
+
+_VERBS = {
+    "demo": demo.demo,
+    "init": study.init,
+    "run": study.run,
+    "sequences": study.sequences,
+    "continue": study.continue_,
+    "features": tables.features,
+    "label": tables.label,
+    "capture": study.capture,
+    "train": study.train,
+    "benchmark": study.benchmark,
+    "localize": study.localize,
+    "report": study.report,
+    "describe": describe.describe,
+}
+for _name, _function in _VERBS.items():
+    app.command(_name)(_function)
+
+
+def verbs() -> list[str]:
+    """Names of all verbs."""
+    return list(_VERBS)

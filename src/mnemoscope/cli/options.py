@@ -1,0 +1,138 @@
+"""Flags shared by the verbs, and how they become settings: flag, then file, then default."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from mnemoscope.config import StudySettings, load_settings, parse_settings
+from mnemoscope.errors import UserError
+
+__all__ = [
+    "BatchSize",
+    "Device",
+    "DropSmallClasses",
+    "Dtype",
+    "Model",
+    "NoControls",
+    "Out",
+    "Patterns",
+    "Quiet",
+    "Redo",
+    "Reference",
+    "Revision",
+    "Scan",
+    "Sequences",
+    "Set",
+    "StudyFolder",
+    "Taxonomies",
+    "merge_flags",
+]
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+StudyFolder = Annotated[Path, typer.Argument(help="A study folder.", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False
+    ),
+]
+Sequences = Annotated[
+    str | None,
+    typer.Option(
+        "--sequences",
+        help="Folder of text or code, text file, .jsonl or .parquet, or 'embedded'.",
+        show_default=False,
+    ),
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="auto, float32 (default), bfloat16, float16.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto (default), cpu, cuda, mps.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Sequences a forward pass (default 64).")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="A model with the same tokenizer that never saw the texts."),
+]
+Taxonomies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t",
+        "--taxonomy",
+        help="A name, 'catalogue' or a YAML file; may be given several times.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of the YAML file, for example train.preset=paper; repeatable.",
+        show_default=False,
+    ),
+]
+Redo = Annotated[bool, typer.Option("--redo", help="Make anew what was made with other settings.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, only the result.")]
+NoControls = Annotated[
+    bool, typer.Option("--no-controls", help="Leave out control task, blind baseline, reference.")
+]
+DropSmallClasses = Annotated[
+    bool, typer.Option("--drop-small-classes", help="Train without classes that are too small.")
+]
+Scan = Annotated[
+    bool,
+    typer.Option("--scan", help="Find memorized sequences by teacher forcing (large tables)."),
+]
+Patterns = Annotated[
+    str | None, typer.Option("--patterns", help="published (default) or strict pattern rules.")
+]
+
+
+def merge_flags(
+    base: StudySettings | Path | None, flags: dict[str, Any], assignments: list[str] | None
+) -> StudySettings:
+    """Lay flags over a settings file (or a study's settings) and check the result.
+
+    Args:
+        base: settings, a YAML file, or None for the defaults.
+        flags: dotted setting name to value; None and False mean "not given".
+        assignments: `key=value` texts of `--set`, values in YAML.
+
+    Raises:
+        UserError: an unknown key or a bad value, named as the user wrote it.
+    """
+    if isinstance(base, Path):
+        base = load_settings(base)
+    values = (base or StudySettings()).as_dict()
+    given = {key: value for key, value in flags.items() if value not in (None, False, [])}
+    for key, value in [*given.items(), *map(_assignment, assignments or [])]:
+        _place(values, key, value)
+    return parse_settings(values, where="settings")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """`train.seeds=[0, 1]` as a dotted key and a value."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"--set {text}: wants KEY=VALUE, for example --set train.preset=paper.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML. Put it in quotes.") from None
+
+
+def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a nested value; an unknown section is left for the settings' own check to name."""
+    head, _, tail = dotted.partition(".")
+    if not tail:
+        values[head] = value
+        return
+    section = values.setdefault(head, {})
+    if not isinstance(section, dict):
+        raise UserError(f"--set {dotted}: '{head}' is a single setting. Write {head}=VALUE.")
+    _place(section, tail, value)

@@ -1,0 +1,300 @@
+"""Verbs that work on a study: init, run, and one for each stage."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnemoscope.cli.options import (
+    BatchSize,
+    Device,
+    DropSmallClasses,
+    Dtype,
+    Model,
+    NoControls,
+    Out,
+    Patterns,
+    Quiet,
+    Redo,
+    Reference,
+    Revision,
+    Scan,
+    Sequences,
+    Set,
+    StudyFolder,
+    Taxonomies,
+    merge_flags,
+)
+from mnemoscope.config import settings_template
+from mnemoscope.errors import UserError
+from mnemoscope.progress import show_progress
+from mnemoscope.study import STAGES, Study, is_study
+
+__all__ = [
+    "benchmark",
+    "capture",
+    "continue_",
+    "init",
+    "localize",
+    "report",
+    "run",
+    "sequences",
+    "shown",
+    "stage_verb",
+    "train",
+]
+
+
+def shown(quiet: bool) -> AbstractContextManager[None]:
+    """Progress on, unless it was asked to be quiet."""
+    return nullcontext() if quiet else show_progress()
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented YAML file with every setting.
+
+    Example: mnemoscope init study.yaml
+    """
+    from mnemoscope.atomic_write import write_text
+
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists. Choose another name, or --force to replace it.")
+    write_text(path, settings_template())
+    print(f"Wrote {path}. Edit it, then: mnemoscope run {path} -o STUDY")
+
+
+def run(
+    settings: Annotated[Path | None, typer.Argument(help="YAML file.", show_default=False)] = None,
+    out: Out = Path("study"),
+    model: Model = None,
+    sequences: Sequences = None,
+    taxonomy: Taxonomies = None,
+    reference: Reference = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    scan: Scan = False,
+    patterns: Patterns = None,
+    no_controls: NoControls = False,
+    drop_small_classes: DropSmallClasses = False,
+    set_: Set = None,
+    redo: Redo = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do what is missing of all stages, up to the report.
+
+    Example: mnemoscope run --model gpt2 --sequences texts/ -o my-study
+    """
+    flags = _model_flags(model, revision, dtype, device, batch_size) | {
+        "sequences.source": sequences,
+        "label.taxonomies": taxonomy,
+        "capture.reference": reference,
+        "continue.scan": scan,
+        "features.patterns": patterns,
+        "label.drop_small_classes": drop_small_classes,
+    }
+    chosen = merge_flags(settings or _settings_of(out), flags, _with_controls(set_, no_controls))
+    if dry_run:
+        from mnemoscope.stages.plan import plan
+
+        print(plan(chosen, out))
+        return
+    from mnemoscope.cli.summary import print_summary
+    from mnemoscope.stages.run import run as run_study
+
+    with shown(quiet):
+        study = run_study(chosen, out, redo=redo)
+    print_summary(study)
+
+
+def sequences(
+    source: Annotated[str, typer.Argument(help="Folder, text file, .jsonl or .parquet.")],
+    out: Out,
+    model: Model = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Cut texts into 64-token sequences with the model's tokenizer and found a study.
+
+    Example: mnemoscope sequences texts/ --model gpt2 -o my-study
+    """
+    from mnemoscope.stages.models import Models
+    from mnemoscope.stages.sequences import found_study
+
+    flags = _model_flags(model, revision, dtype, device, batch_size)
+    chosen = merge_flags(None, flags | {"sequences.source": source}, set_)
+    with shown(quiet):
+        study = found_study(out, chosen, Models(chosen))
+    print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope continue {out}")
+
+
+def continue_(
+    study: StudyFolder,
+    scan: Scan = False,
+    model: Model = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let the model continue every prefix greedily: which sequences are memorized?
+
+    Example: mnemoscope continue my-study
+    """
+    flags = _model_flags(model, revision, dtype, device, batch_size) | {"continue.scan": scan}
+    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet)
+
+
+def capture(
+    study: Annotated[
+        Path | None, typer.Argument(help="A study folder.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A new study, with --sequences.")
+    ] = None,
+    sequences: Sequences = None,
+    reference: Reference = None,
+    model: Model = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store the attention of what is sampled; of every sequence where there are no labels.
+
+    Example: mnemoscope capture my-study
+    """
+    flags = _model_flags(model, revision, dtype, device, batch_size)
+    folder = study or out
+    if folder is None:
+        raise UserError("capture: name a study, or give --model, --sequences and -o for a new one.")
+    if not is_study(folder) and sequences is not None:
+        _found(folder, flags | {"sequences.source": sequences}, set_, quiet)
+    stage_verb(
+        folder, "capture", flags | {"capture.reference": reference}, set_, redo=redo, quiet=quiet
+    )
+
+
+def train(
+    study: StudyFolder,
+    no_controls: NoControls = False,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the CNNs and the controls beside them.
+
+    Example: mnemoscope train my-study --set train.preset=paper
+    """
+    stage_verb(study, "train", {}, _with_controls(set_, no_controls), redo=redo, quiet=quiet)
+
+
+def benchmark(
+    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
+) -> None:
+    """Score every taxonomy beside its controls.
+
+    Example: mnemoscope benchmark my-study
+    """
+    from mnemoscope.cli.summary import print_summary
+
+    stage_verb(study, "benchmark", {}, set_, redo=redo, quiet=quiet)
+    print_summary(Study(study))
+
+
+def localize(
+    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
+) -> None:
+    """Find where in the attention each class is decided.
+
+    Example: mnemoscope localize my-study
+    """
+    stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
+
+
+def report(study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False) -> None:
+    """Write report.html, one page that opens offline.
+
+    Example: mnemoscope report my-study
+    """
+    stage_verb(study, "report", {}, set_, redo=redo, quiet=quiet)
+
+
+def stage_verb(
+    folder: Path,
+    stage: str,
+    flags: dict[str, Any],
+    assignments: list[str] | None,
+    *,
+    redo: bool,
+    quiet: bool,
+) -> None:
+    """Run one stage of a study and say what comes next."""
+    study = Study(folder)
+    settings = merge_flags(study.settings, flags, assignments)
+    from mnemoscope.stages.run import run_stage
+
+    was_done = study.is_done(stage) and settings == study.settings and not redo
+    with shown(quiet):
+        run_stage(study, stage, settings, redo=redo)
+    names = [entry.name for entry in STAGES]
+    following = names[names.index(stage) + 1 :]
+    outputs = STAGES[names.index(stage)].outputs
+    made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
+    hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
+    print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
+
+
+def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, quiet: bool) -> None:
+    """Found a study on the way to another stage."""
+    from mnemoscope.stages.models import Models
+    from mnemoscope.stages.sequences import found_study
+
+    settings = merge_flags(None, flags, assignments)
+    with shown(quiet):
+        found_study(folder, settings, Models(settings))
+
+
+def _model_flags(
+    model: str | None,
+    revision: str | None,
+    dtype: str | None,
+    device: str | None,
+    batch_size: int | None,
+) -> dict[str, Any]:
+    """The flags of every verb that loads a model, by the settings they stand for."""
+    return {
+        "model.name": model,
+        "model.revision": revision,
+        "model.dtype": dtype,
+        "model.device": device,
+        "model.batch_size": batch_size,
+    }
+
+
+def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str]:
+    """`--no-controls` as the assignment it stands for."""
+    return [*(assignments or []), *(["benchmark.controls=false"] if no_controls else [])]
+
+
+def _settings_of(folder: Path) -> Any:
+    """Settings of the study that is there, None for a new one."""
+    return Study(folder).settings if is_study(folder) else None

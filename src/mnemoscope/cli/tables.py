@@ -1,0 +1,120 @@
+"""Verbs that also work on any table: features, label."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnemoscope.cli.options import DropSmallClasses, Patterns, Quiet, Redo, Set, Taxonomies
+from mnemoscope.cli.study import shown, stage_verb
+from mnemoscope.errors import UserError
+
+__all__ = ["features", "label"]
+
+Target = Annotated[
+    Path, typer.Argument(help="A study folder, or a .jsonl or .parquet table with -o.")
+]
+TableOut = Annotated[
+    Path | None, typer.Option("-o", "--out", help="Table to write.", show_default=False)
+]
+
+
+def features(
+    target: Target,
+    out: TableOut = None,
+    patterns: Patterns = None,
+    length: Annotated[int, typer.Option("--length", help="Tokens a sequence (table).")] = 64,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add ROUGE, patterns, duplicates and is_code.
+
+    Example: mnemoscope features sequences.jsonl -o features.parquet
+    """
+    if out is None:
+        _no_folder_needed(target, "features")
+        stage_verb(
+            target, "features", {"features.patterns": patterns}, set_, redo=redo, quiet=quiet
+        )
+        return
+    from mnemoscope.sequences.features import add_features
+    from mnemoscope.sequences.schema import read_table, write_table
+
+    mode = _pattern_mode(patterns)
+    _writable(out)
+    frame = read_table(target)
+    with shown(quiet):
+        frame = add_features(frame, patterns=mode, length=length, where=str(target))
+    write_table(out, frame)
+    print(f"Wrote {out} ({frame.height:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
+
+
+def label(
+    target: Target,
+    out: TableOut = None,
+    taxonomy: Taxonomies = None,
+    drop_small_classes: DropSmallClasses = False,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give each sequence its class under a taxonomy.
+
+    Example: mnemoscope label features.parquet -t "Non-Memo, Guess, Recall" -o labels.parquet
+    """
+    if out is None:
+        _no_folder_needed(target, "label")
+        flags = {
+            "label.taxonomies": taxonomy,
+            "label.drop_small_classes": drop_small_classes,
+        }
+        stage_verb(target, "label", flags, set_, redo=redo, quiet=quiet)
+        return
+    _label_table(target, out, taxonomy or [])
+
+
+def _label_table(target: Path, out: Path, names: list[str]) -> None:
+    """One taxonomy adds the column `class`; several add a column each, by their names."""
+    from mnemoscope.sequences.schema import read_table, write_table
+    from mnemoscope.taxonomy.catalogue import load_taxonomies
+    from mnemoscope.taxonomy.labels import count_classes, label_sequences
+
+    if not names:
+        raise UserError("label: name a taxonomy with -t, for example -t 'Non-Memo, Guess, Recall'.")
+    taxonomies = load_taxonomies(names)
+    _writable(out)
+    frame = read_table(target)
+    if len(taxonomies) == 1:
+        labels = {"class": label_sequences(frame, taxonomies[0], where=str(target))}
+        frame = frame.with_columns(**labels)
+    else:
+        labels = {one.name: label_sequences(frame, one, where=str(target)) for one in taxonomies}
+        frame = frame.select("sequence_id").with_columns(**labels)
+    write_table(out, frame)
+    print(f"Wrote {out}.")
+    for name, series in labels.items():
+        counts = ", ".join(f"{key} {value:,}" for key, value in count_classes(series).items())
+        missing = series.null_count()
+        print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
+
+
+def _pattern_mode(patterns: str | None) -> str:
+    """Check the mode as the settings would."""
+    from mnemoscope.cli.options import merge_flags
+
+    return merge_flags(None, {"features.patterns": patterns}, None).features.patterns
+
+
+def _no_folder_needed(target: Path, verb: str) -> None:
+    """A table without -o would have nowhere to go."""
+    if target.is_file():
+        raise UserError(f"{target}: a table needs -o: mnemoscope {verb} {target} -o OUT.parquet")
+
+
+def _writable(out: Path) -> None:
+    """Refuse before any work an output that could not be written."""
+    if out.suffix not in {".parquet", ".jsonl"}:
+        raise UserError(f"{out}: must end in .parquet or .jsonl.")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")

@@ -1,0 +1,310 @@
+"""Settings of a study: one model a stage, the same fields for the YAML file and for the flags.
+
+Precedence: flag, file, default. Unknown keys are refused with the nearest known one.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mnemoscope.errors import UserError, nearest
+
+__all__ = [
+    "BenchmarkSettings",
+    "CaptureSettings",
+    "ContinueSettings",
+    "FeatureSettings",
+    "LabelSettings",
+    "LocalizeSettings",
+    "ModelSettings",
+    "SequenceSettings",
+    "StudySettings",
+    "TrainSettings",
+    "load_settings",
+    "parse_settings",
+    "settings_template",
+]
+
+EMBEDDED = "embedded"
+PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
+PAPER_NAME = "Non-Memo, Guess, Recall"
+
+
+class _Settings(BaseModel):
+    """Refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSettings(_Settings):
+    """The language model that is looked at."""
+
+    name: str = Field(
+        default=EMBEDDED,
+        description="Folder, Hugging Face hub name, .gguf file, or 'embedded' (the shipped model).",
+    )
+    revision: str | None = Field(
+        default=None, description="Hub revision (branch, tag, commit); null is the default one."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Number format of the weights; float32 gives exact figures."
+    )
+    device: str = Field(
+        default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, cuda:1, mps."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Sequences a forward pass.")
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Prepend the beginning-of-sequence token: auto does what the tokenizer does.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run model code from the hub; only for sources you trust."
+    )
+
+
+class SequenceSettings(_Settings):
+    """Where the sequences come from."""
+
+    source: str = Field(
+        default=EMBEDDED,
+        description="Folder of text or code, a text file, .jsonl or .parquet with text or tokens, "
+        "or 'embedded' (the shipped sequences).",
+    )
+    length: int = Field(
+        default=64, ge=8, multiple_of=2, description="Tokens a sequence; half of them are prefix."
+    )
+    stride: int | None = Field(
+        default=None, ge=1, description="Tokens between two windows of a text; null is the length."
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Keep at most this many sequences, drawn at random."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+
+
+class ContinueSettings(_Settings):
+    """Which sequences the model reproduces."""
+
+    scan: bool = Field(
+        default=False,
+        description="Find memorized sequences by teacher forcing, decode only what is sampled; "
+        "for large tables.",
+    )
+
+
+class FeatureSettings(_Settings):
+    """What the taxonomies ask of a sequence."""
+
+    patterns: Literal["published", "strict"] = Field(
+        default="published",
+        description="Rules for incrementing and repeating: as the published data set was made, "
+        "or with its quirks mended.",
+    )
+    corpus: str | None = Field(
+        default=None,
+        description="Folder or table of texts in which duplicates are counted; null keeps the "
+        "table's own column.",
+    )
+
+
+class LabelSettings(_Settings):
+    """Taxonomies, and how their classes are sampled and split."""
+
+    taxonomies: list[str] = Field(
+        default=[PRASHANTH_NAME, PAPER_NAME],
+        description="Names, 'catalogue' (the 54 published ones), or paths of YAML files.",
+    )
+    n_train: int = Field(
+        default=4000, ge=4, description="Training sequences a class; fewer where a class is small."
+    )
+    n_eval: int = Field(
+        default=2000, ge=2, description="Evaluation sequences a class; fewer likewise."
+    )
+    minimum: int = Field(
+        default=60,
+        ge=6,
+        description="Sequences a class needs (training and evaluation together) to be trained on.",
+    )
+    split: Literal["group", "row"] = Field(
+        default="group",
+        description="group keeps near-duplicates on one side; row is the paper's, and leaks.",
+    )
+    match: str | None = Field(
+        default=None,
+        description="Repeat every taxonomy on a sample with equal shares of this column's values "
+        "in each class, for example genre.",
+    )
+    drop_small_classes: bool = Field(
+        default=False, description="Leave out classes that are too small instead of giving up."
+    )
+    non_memo_suffix: Literal["own", "true"] = Field(
+        default="own",
+        description="What Non-Memo sequences show after the prefix: the model's own continuation "
+        "(the paper's rule) or the text's suffix.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the shared permutation.")
+
+
+class CaptureSettings(_Settings):
+    """The attention that is stored."""
+
+    reference: str | None = Field(
+        default=None,
+        description="A model that never saw the sequences, with the same tokenizer; for the "
+        "embedded model its own reference is taken.",
+    )
+    shard_rows: int = Field(default=256, ge=1, description="Sequences a shard file.")
+
+
+class TrainSettings(_Settings):
+    """The CNNs."""
+
+    preset: Literal["small", "paper"] = Field(
+        default="small",
+        description="small: scaled input, trained by steps, for hundreds of sequences a class; "
+        "paper: raw maps, 3 epochs, to the letter.",
+    )
+    kernels: list[int] = Field(default=[6], description="Kernel sizes; the paper: 6 and 8.")
+    filters: list[int] = Field(default=[10], description="Filters; the paper: 10 and 16.")
+    poolings: list[Literal["mean", "max"]] = Field(
+        default=["mean"], description="Pooling over heads; the paper: mean and max."
+    )
+    seeds: list[int] = Field(default=[0, 1, 2], description="One CNN a setting and seed.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes that train at once; 0 is one a processor core."
+    )
+
+
+class BenchmarkSettings(_Settings):
+    """How figures are judged."""
+
+    controls: bool = Field(
+        default=True, description="Control task, blind baseline, reference model, logits."
+    )
+    control_seeds: int = Field(
+        default=1, ge=1, description="Seeds (the first ones) that the control task is given."
+    )
+    n_resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples.")
+    seed: int = Field(default=0, ge=0, description="Seed of bootstrap, matching and control task.")
+
+
+class LocalizeSettings(_Settings):
+    """Where in the attention a class is decided."""
+
+    attributions: list[Literal["gradient", "guided"]] = Field(
+        default=["gradient", "guided"],
+        description="gradient (what the published code computes), guided (what the paper says).",
+    )
+
+
+class StudySettings(_Settings):
+    """Everything that decides the numbers of a study."""
+
+    title: str = Field(default="", description="Heading of the report.")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    sequences: SequenceSettings = Field(default_factory=SequenceSettings)
+    continue_: ContinueSettings = Field(default_factory=ContinueSettings, alias="continue")
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    label: LabelSettings = Field(default_factory=LabelSettings)
+    capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+    localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, keys as they stand in the YAML file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_settings(path: Path | str) -> StudySettings:
+    """Read a study's YAML file.
+
+    Args:
+        path: a YAML file as `mnemoscope init` writes it.
+
+    Raises:
+        UserError: missing or unreadable file, no YAML, unknown key (with the nearest known one),
+            or a value out of its range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Write one with 'mnemoscope init {path}'.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Give a YAML file.") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise UserError(f"{path}, line {line}: not valid YAML. Correct that line.") from None
+    if values is None:
+        values = {}
+    if isinstance(values, dict):
+        values.pop("record", None)  # a study.yaml is a settings file too
+    else:
+        raise UserError(f"{path}: wants 'key: value' lines. See 'mnemoscope init'.")
+    return parse_settings(values, where=str(path))
+
+
+def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
+    """Check plain values and fill in the defaults.
+
+    Args:
+        values: nested mapping, one entry a stage.
+        where: what to name in an error (a file, or "flags").
+
+    Raises:
+        UserError: unknown key, wrong type or range.
+    """
+    try:
+        return StudySettings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_first_problem(error, where)) from None
+
+
+def _first_problem(error: ValidationError, where: str) -> str:
+    """One line for the first thing that is wrong."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
+        return f"{where}, {key}: unknown key.{hint}"
+    got = problem.get("input")
+    return f"{where}, {key}: {problem['msg']} (got {got!r}). Correct the value."
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """Names of the settings at a place in the file."""
+    model: type[BaseModel] = StudySettings
+    for part in location:
+        for name, field in model.model_fields.items():
+            if (field.alias or name) == part and isinstance(field.annotation, type):
+                model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def settings_template(settings: StudySettings | None = None) -> str:
+    """A YAML file with every setting, its default and one line on what it does."""
+    settings = settings or StudySettings()
+    values = settings.as_dict()
+    lines = ["# A mnemoscope study. Run it with: mnemoscope run THIS_FILE -o STUDY", ""]
+    for name, field in StudySettings.model_fields.items():
+        key = field.alias or name
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            lines += [f"# {field.description}", f"{key}: {_scalar(values[key])}", ""]
+            continue
+        lines += [f"# {(field.annotation.__doc__ or '').strip()}", f"{key}:"]
+        for inner, inner_field in field.annotation.model_fields.items():
+            lines.append(f"  # {inner_field.description}")
+            lines.append(f"  {inner}: {_scalar(values[key][inner])}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    """A value on one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.strip().removesuffix("...").strip()

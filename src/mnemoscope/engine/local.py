@@ -1,0 +1,90 @@
+"""Run independent tasks in processes of this machine, one torch thread each.
+
+One thread a task makes its numbers the same whatever the number of processes.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+__all__ = ["n_workers", "run_tasks"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def n_workers(asked: int) -> int:
+    """Processes to use: what was asked for, or one a core that this process may use.
+
+    Args:
+        asked: 0 for one a core.
+    """
+    if asked:
+        return asked
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int
+) -> Iterator[Result]:
+    """Run a function on each task; results come as they are finished.
+
+    Args:
+        function: a module-level function (it is sent to other processes by name).
+        tasks: its arguments.
+        workers: processes; with 1, or a single task, it runs here.
+
+    Yields:
+        Results, in the order in which they are finished.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        with _one_thread():
+            for task in tasks:
+                yield function(task)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_prepare, initargs=(os.getpid(),)
+    )
+    try:
+        for future in as_completed([pool.submit(function, task) for task in tasks]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _one_thread:  # noqa: N801 - reads as a statement
+    """Limit torch to one thread inside the block."""
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads)
+
+
+def _prepare(parent: int) -> None:
+    """Make a worker use one thread and end when its parent has been killed."""
+    import torch
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """A killed parent cannot say goodbye: leave when it is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,161 @@
+"""Stage `capture`: the attention maps of all that is sampled, of the model and its reference.
+
+Every map is captured once, whatever the number of taxonomies; what the store holds is kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope.lm.capture import capture_pooled
+from mnemoscope.lm.loading import LanguageModel
+from mnemoscope.lm.logprobs import suffix_logprobs
+from mnemoscope.maps.store import MapWriter
+from mnemoscope.progress import Progress, track
+from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stages.continuation import decode
+from mnemoscope.stages.labels import SAMPLES_FILE
+from mnemoscope.stages.models import Models
+from mnemoscope.study import Study
+
+__all__ = ["LOGPROBS_FILE", "capture_stage", "maps_folder", "shown_tokens"]
+
+LOGPROBS_FILE = "logprobs.parquet"
+
+
+def maps_folder(study: Study, role: str) -> Path:
+    """Where the maps of `model` or `reference` stand."""
+    return study.folder / "maps" / role
+
+
+def capture_stage(study: Study, models: Models) -> None:
+    """Capture what the samples ask for and the stores lack; without samples, every sequence."""
+    study.require("sequences")
+    settings = study.settings
+    with study.finishing("capture") as counts:
+        model = models.model(study)
+        wanted = _wanted(study)
+        _decode_missing(study, model, wanted)
+        tokens = shown_tokens(study.sequences, wanted)
+        counts["distinct"] = wanted.height
+        _capture(study, "model", model, wanted, tokens)
+        reference = models.reference(study) if study.is_done("label") else None
+        if reference is not None and settings.benchmark.controls:
+            _capture(study, "reference", reference, wanted, tokens)
+            counts["reference"] = wanted.height
+        if study.is_done("label") and settings.benchmark.controls:
+            _write_logprobs(study, model, wanted)
+
+
+def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
+    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+
+    Args:
+        table: the study's sequences.
+        wanted: columns `sequence_id`, `suffix` ("true" or "own").
+
+    Returns:
+        int32, shape (rows of `wanted`, length), in its order.
+    """
+    columns = [name for name in ("tokens", "continuation") if name in table.columns]
+    rows = wanted.join(table.select("sequence_id", *columns), on="sequence_id", how="left")
+    tokens = token_matrix(rows)
+    own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
+    if len(own):
+        half = tokens.shape[1] // 2
+        tokens = tokens.copy()
+        tokens[own, half:] = token_matrix(rows[own], column="continuation")
+    return tokens
+
+
+def _wanted(study: Study) -> pl.DataFrame:
+    """Which sequences are to be captured, with which suffix, sorted."""
+    if study.is_done("label"):
+        rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
+    else:
+        rows = study.sequences.select("sequence_id", pl.lit("true").alias("suffix"))
+    return rows.sort("suffix", "sequence_id", descending=[True, False])
+
+
+def _decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
+    """After a scan, decode the Non-Memo sequences that were sampled, and only those."""
+    own = wanted.filter(pl.col("suffix") == "own").select("sequence_id")
+    if own.is_empty():
+        return
+    table = study.sequences
+    lacking = table.filter(pl.col("continuation").is_null()).join(own, on="sequence_id", how="semi")
+    if lacking.is_empty():
+        return
+    with track("Continuing the sampled Non-Memo", total=lacking.height) as progress:
+        found = decode(
+            model,
+            token_matrix(lacking),
+            batch_size=study.settings.model.batch_size,
+            progress=progress,
+        )
+    columns = ["continuation", "memorization_score"]
+    update = lacking.select("sequence_id").with_columns(found.select(columns).get_columns())
+    merged = table.join(update, on="sequence_id", how="left", suffix="_new", maintain_order="left")
+    study.add_columns(
+        merged.select(pl.coalesce(f"{name}_new", name).alias(name) for name in columns)
+    )
+
+
+def _capture(
+    study: Study, role: str, model: LanguageModel, wanted: pl.DataFrame, tokens: np.ndarray
+) -> None:
+    """Capture one model's maps of the rows that its store lacks, a shard at a time."""
+    folder = maps_folder(study, role)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = wanted["sequence_id"].to_numpy()
+    suffixes = wanted["suffix"].to_numpy()
+    shard_rows = study.settings.capture.shard_rows
+    writer = MapWriter(
+        folder,
+        n_layers=model.n_layers,
+        length=tokens.shape[1],
+        fingerprint=_fingerprint(model),
+        shard_rows=shard_rows,
+    )
+    missing = writer.missing(ids, suffixes)
+    with track(f"Capturing ({role})", total=len(missing)) as progress:
+        for start in range(0, len(missing), shard_rows):
+            rows = missing[start : start + shard_rows]
+            mean, maximum = _pooled(model, tokens[rows], study, progress)
+            writer.append(ids[rows], suffixes[rows], mean, maximum)
+    writer.close()
+
+
+def _pooled(
+    model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pooled maps of one shard's sequences: mean and max, float32 (rows, layers, T, T)."""
+    batches = []
+    for batch in capture_pooled(model, tokens, batch_size=study.settings.model.batch_size):
+        batches.append(batch)
+        progress.advance(len(batch.mean))
+    return torch.cat([b.mean for b in batches]), torch.cat([b.max for b in batches])
+
+
+def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
+    """Log-probabilities of every sampled sequence's true suffix: the positive control."""
+    rows = study.sequences.join(wanted, on="sequence_id", how="semi")
+    batch_size = study.settings.model.batch_size
+    values = suffix_logprobs(model, token_matrix(rows), batch_size=batch_size)
+    frame = rows.select("sequence_id").with_columns(
+        pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
+    )
+    study.write(LOGPROBS_FILE, frame)
+
+
+def _fingerprint(model: LanguageModel) -> dict[str, Any]:
+    """What must be equal for two captures to stand in one store."""
+    return {
+        "weights": model.fingerprint,
+        "dtype": model.dtype,
+        "device": model.device.split(":")[0],
+        "bos_id": model.bos_id,
+    }

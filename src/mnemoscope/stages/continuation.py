@@ -1,0 +1,126 @@
+"""Stage `continue`: which sequences does the model reproduce, and what does it write instead.
+
+Works in parts of 1,024 sequences, each written whole; a killed run goes on with the next part.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.atomic_write import write_parquet
+from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.loading import LanguageModel
+from mnemoscope.lm.scan import scan_memorized
+from mnemoscope.progress import Progress, track
+from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stages.models import Models
+from mnemoscope.study import Study
+
+__all__ = ["PART_ROWS", "continue_stage", "decode"]
+
+PART_ROWS = 1024
+
+
+def continue_stage(study: Study, models: Models) -> None:
+    """Add `is_memorized`, `memorization_score`, `continuation`, `smallest_gap` to the table.
+
+    With the setting `continue.scan` only `is_memorized` and `smallest_gap` are found here;
+    score and continuation stay null until a stage needs them.
+    """
+    study.require("sequences")
+    scan = study.settings.continue_.scan
+    with study.finishing("continue") as counts:
+        model = models.model(study)
+        tokens = token_matrix(study.sequences)
+        parts = study.folder / "continuation"
+        parts.mkdir(exist_ok=True)
+        with track("Scanning" if scan else "Continuing", total=len(tokens)) as progress:
+            frames = [
+                _part(parts / f"part-{start:09d}.parquet", model, rows, study, progress)
+                for start, rows in _chunks(tokens)
+            ]
+        found = pl.concat(frames)
+        study.add_columns(found)
+        counts |= {
+            "sequences": found.height,
+            "memorized": int(found["is_memorized"].sum()),
+            "batch_size": study.settings.model.batch_size,
+        }
+    shutil.rmtree(study.folder / "continuation")
+
+
+def decode(
+    model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress | None = None
+) -> pl.DataFrame:
+    """Greedy continuations as a frame.
+
+    Args:
+        model: continues the prefixes.
+        tokens: int32, shape (sequences, length).
+        batch_size: sequences a step.
+        progress: told how many are finished.
+
+    Returns:
+        Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>,
+        `smallest_gap` f32 (between the two best logits of any step).
+    """
+    frames = []
+    for batch in continue_sequences(
+        model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2
+    ):
+        frames.append(
+            pl.DataFrame(
+                {
+                    "is_memorized": batch.score == 1.0,
+                    "memorization_score": batch.score.astype(np.float32),
+                    "continuation": batch.tokens.tolist(),
+                    "smallest_gap": batch.smallest_gap.astype(np.float32),
+                },
+                schema_overrides={"continuation": pl.List(pl.Int32)},
+            )
+        )
+        if progress is not None:
+            progress.advance(len(batch.score))
+    return pl.concat(frames)
+
+
+def _chunks(tokens: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Parts of the table with the row they begin at."""
+    return [
+        (start, tokens[start : start + PART_ROWS]) for start in range(0, len(tokens), PART_ROWS)
+    ]
+
+
+def _part(
+    path: Path, model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
+) -> pl.DataFrame:
+    """One part: read it back when it is there, else make and write it."""
+    if path.is_file():
+        progress.advance(len(tokens))
+        return pl.read_parquet(path)
+    batch_size = study.settings.model.batch_size
+    if study.settings.continue_.scan:
+        frame = _scan(model, tokens, batch_size=batch_size, progress=progress)
+    else:
+        frame = decode(model, tokens, batch_size=batch_size, progress=progress)
+    write_parquet(path, frame)
+    return frame
+
+
+def _scan(
+    model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress
+) -> pl.DataFrame:
+    """Memorized or not by teacher forcing; the score is 1 or null."""
+    frames = []
+    for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2):
+        frames.append(
+            pl.DataFrame({"is_memorized": batch.is_memorized, "smallest_gap": batch.smallest_gap})
+        )
+        progress.advance(len(batch.is_memorized))
+    frame = pl.concat(frames)
+    return frame.with_columns(
+        pl.when("is_memorized").then(1.0).cast(pl.Float32).alias("memorization_score"),
+        pl.lit(None, dtype=pl.List(pl.Int32)).alias("continuation"),
+    ).select("is_memorized", "memorization_score", "continuation", "smallest_gap")

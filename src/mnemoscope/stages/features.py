@@ -1,0 +1,45 @@
+"""Stage `features`: what the taxonomies ask of a sequence (ROUGE, patterns, duplicates, code)."""
+
+import polars as pl
+
+from mnemoscope.progress import say
+from mnemoscope.sequences.code import is_available
+from mnemoscope.sequences.features import add_features
+from mnemoscope.sequences.readers import read_corpus
+from mnemoscope.stages.models import Models
+from mnemoscope.study import Study
+
+__all__ = ["FEATURES", "features_stage"]
+
+FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
+
+
+def features_stage(study: Study, models: Models) -> None:
+    """Add the feature columns to the study's table; what cannot be known is null, and said."""
+    study.require("sequences")
+    settings = study.settings
+    with study.finishing("features") as counts:
+        corpus = None
+        if settings.features.corpus is not None:
+            corpus = read_corpus(settings.features.corpus, models.model(study).tokenizer)
+        frame = add_features(
+            study.sequences,
+            patterns=settings.features.patterns,
+            length=settings.sequences.length,
+            corpus=corpus,
+        )
+        study.add_columns(frame.select(FEATURES))
+        for name in FEATURES:
+            counts[f"{name}_null"] = frame[name].null_count()
+    _say_missing(frame)
+
+
+def _say_missing(frame: pl.DataFrame) -> None:
+    """Name the features that no sequence has, and how to get them."""
+    if frame["duplicates"].null_count() == frame.height:
+        say(
+            "No duplicate counts: taxonomies with Recite or Recollect[δ] cannot be labelled. Give "
+            "the training texts with --set features.corpus=FOLDER, or a column 'duplicates'."
+        )
+    if frame["is_code"].null_count() == frame.height and not is_available():
+        say("is_code is not known: pip install 'mnemoscope[code]' if a taxonomy asks for Code.")

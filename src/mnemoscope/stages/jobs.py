@@ -1,0 +1,358 @@
+"""One training of a study: which maps and labels it sees, and the files that hold what came out.
+
+A job is named by the hash of all that decides its result, so a file that exists is the answer.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mnemoscope.atomic_write import write_bytes, write_text
+from mnemoscope.benchmark.baseline import BaselineFit
+from mnemoscope.benchmark.blind import blind_maps, ngram_logits
+from mnemoscope.benchmark.control_task import permute_labels
+from mnemoscope.benchmark.logits import classify_logprobs
+from mnemoscope.benchmark.statistics import classify_statistics, map_statistics
+from mnemoscope.cnn.files import save_cnn
+from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.cnn.prediction import predict_logits
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.training import TrainedCnn, train_cnn
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.maps.dataset import MapSource
+from mnemoscope.maps.store import MapStore
+from mnemoscope.stages.capture import LOGPROBS_FILE, maps_folder, shown_tokens
+from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
+from mnemoscope.stages.models import reference_name
+from mnemoscope.study import Study
+
+__all__ = [
+    "BASELINES",
+    "Job",
+    "Outcome",
+    "SampleRows",
+    "is_finished",
+    "job_maps",
+    "jobs_of",
+    "load_outcome",
+    "run_job",
+    "sample_rows",
+    "true_labels",
+]
+
+CNN_SOURCES = ("model", "control", "blind", "reference")
+BASELINES = ("ngram", "logits", "statistics")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One CNN or baseline to train: plain values, so that it can be sent to another process.
+
+    Attributes:
+        study: the study's folder.
+        sample: name of the sample.
+        source: what is looked at: one of `CNN_SOURCES` or `BASELINES`.
+        setting: of the CNN, None for a baseline.
+        preset: name of the training preset.
+        seed: of initialization, order and dropout.
+        control_seed: of the control task's permutation.
+        key: hash of all that decides the result.
+    """
+
+    study: str
+    sample: str
+    source: str
+    setting: CnnSetting | None
+    preset: str
+    seed: int
+    control_seed: int
+    key: str
+
+    @property
+    def cnn_path(self) -> Path:
+        """The trained weights of a CNN."""
+        return Path(self.study) / "cnn" / f"{self.key}.safetensors"
+
+    @property
+    def outcome_path(self) -> Path:
+        """Predictions and training figures; written last, so it exists when the job is done."""
+        return Path(self.study) / "cnn" / f"{self.key}.outcome.safetensors"
+
+    @property
+    def setting_name(self) -> str:
+        """How the setting is called in tables, for example `k6-f10-mean`."""
+        if self.setting is None:
+            return "-"
+        return f"k{self.setting.kernel}-f{self.setting.filters}-{self.setting.pooling}"
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """A sample's training and evaluation rows, and its class names in order."""
+
+    train: pl.DataFrame
+    evaluation: pl.DataFrame
+    classes: tuple[str, ...]
+
+
+def sample_rows(study: Study, sample: str) -> SampleRows:
+    """Rows of one sample, in the order in which they were drawn."""
+    rows = study.read(SAMPLES_FILE).filter(pl.col("sample") == sample)
+    return SampleRows(
+        train=rows.filter(pl.col("split") == "train"),
+        evaluation=rows.filter(pl.col("split") == "eval"),
+        classes=tuple(samples_of(study)[sample]["trained_classes"]),
+    )
+
+
+def jobs_of(study: Study) -> Iterator[Job]:
+    """Every CNN that the settings ask for, samples first, then sources, settings, seeds."""
+    settings = study.settings
+    sources = ["model", "statistics"]
+    if settings.benchmark.controls:
+        sources += ["control", "blind", "ngram", "logits"]
+        if reference_name(settings) is not None:
+            sources.append("reference")
+    for sample, entry in samples_of(study).items():
+        if "impossible" in entry:
+            continue
+        rows = sample_rows(study, sample)
+        for source in sources:
+            for setting in _grid(study, source):
+                for seed in _seeds(study, source):
+                    yield _job(study, sample, rows, source, setting, seed)
+
+
+def run_job(job: Job) -> str:
+    """Train, predict the evaluation sequences, write both; returns the job's key.
+
+    Raises:
+        MnemoscopeError: maps missing or damaged, no room.
+    """
+    study = Study(job.study)
+    rows = sample_rows(study, job.sample)
+    if job.setting is None:
+        _write_outcome(job, *_baseline_outcome(_fit_baseline(study, job, rows)))
+    else:
+        _write_outcome(job, *_train(study, job, rows))
+    return job.key
+
+
+def _train(
+    study: Study, job: Job, rows: SampleRows
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Train one CNN and write its weights; what it predicts and how it did on its training set."""
+    assert job.setting is not None
+    labels = torch.from_numpy(_labels(job, rows)[0])
+    evaluation, training = (job_maps(study, job, part) for part in (rows.evaluation, rows.train))
+    predicted: list[torch.Tensor] = []
+
+    def after_epoch(_: int, trained: TrainedCnn) -> None:
+        if job.preset == "paper":  # the paper sums its confusion matrices over epochs
+            predicted.append(predict_logits(trained, evaluation).argmax(dim=1))
+
+    trained = train_cnn(
+        training,
+        labels,
+        n_classes=len(rows.classes),
+        setting=job.setting,
+        preset=PRESETS[job.preset],
+        seed=job.seed,
+        on_epoch=after_epoch,
+    )
+    logits = predict_logits(trained, evaluation)
+    save_cnn(job.cnn_path, trained)
+    tensors = {
+        "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
+        "probabilities": logits.softmax(dim=1),
+    }
+    on_training = predict_logits(trained, training).argmax(dim=1)
+    confusion = confusion_matrix(labels.numpy(), on_training.numpy(), len(rows.classes))
+    facts = {
+        "loss": trained.history.loss[-1],
+        "train_balanced_accuracy": trained.history.train_balanced_accuracy,
+        "train_min_f1": scores(confusion).min_f1,
+        "p_value": trained.history.p_value,
+        "did_train": trained.history.did_train,
+    }
+    return tensors, facts | {"seconds": trained.seconds}
+
+
+def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> BaselineFit:
+    """Fit the logistic regression or boosting that a baseline stands for."""
+    labels = rows.train["class_index"].to_numpy()
+    parts = (rows.train, rows.evaluation)
+    if job.source == "ngram":
+        table = study.sequences
+        train, evaluation = (shown_tokens(table, part) for part in parts)
+        return ngram_logits(train, labels, evaluation, job.seed)
+    if job.source == "logits":
+        train, evaluation = (_logprobs(study, part) for part in parts)
+        return classify_logprobs(train, labels, evaluation, job.seed)
+    train, evaluation = (map_statistics(job_maps(study, job, part)) for part in parts)
+    return classify_statistics(train, labels, evaluation, job.seed)
+
+
+def _baseline_outcome(fit: BaselineFit) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A baseline's outcome in the shape of a CNN's."""
+    tensors = {
+        "predicted": torch.from_numpy(fit.predicted[None].astype(np.int16)),
+        "probabilities": torch.from_numpy(fit.probabilities.astype(np.float32)),
+    }
+    names = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train", "seconds")
+    return tensors, {name: getattr(fit, name) for name in names}
+
+
+def _write_outcome(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write what came out; seconds stand apart, since the outcome is the same in every run."""
+    seconds = facts.pop("seconds")
+    write_text(job.outcome_path.with_suffix(".seconds"), f"{seconds:.3f}\n")
+    write_bytes(job.outcome_path, save(tensors, metadata={"facts": json.dumps(facts)}))
+
+
+def _logprobs(study: Study, rows: pl.DataFrame) -> np.ndarray:
+    """Log-probabilities of the suffix tokens, float32 (rows, suffix length)."""
+    joined = rows.select("sequence_id").join(
+        study.read(LOGPROBS_FILE), on="sequence_id", how="left", maintain_order="left"
+    )
+    return np.stack(joined["logprobs"].to_list()).astype(np.float32)
+
+
+def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices of training and evaluation rows, int64; permuted for the control task."""
+    both = pl.concat([rows.train, rows.evaluation])
+    labels = both["class_index"].to_numpy()
+    if job.source == "control":
+        ids, splits = both["sequence_id"].to_numpy(), both["split"].to_numpy()
+        labels = permute_labels(ids, labels, splits, seed=job.control_seed)
+    return labels[: rows.train.height].copy(), labels[rows.train.height :].copy()
+
+
+def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
+    """The classes that a job's predictions are held against, int64 (evaluation sequences,)."""
+    return _labels(job, rows)[1]
+
+
+def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
+    """The maps a job sees: from the model's or the reference's store, or of the tokens alone."""
+    if job.source == "blind":
+        return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
+    role = "reference" if job.source == "reference" else "model"
+    store = MapStore(maps_folder(study, role))
+    pooling = job.setting.pooling if job.setting else "mean"
+    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_numpy(), pooling)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job found.
+
+    Attributes:
+        predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
+        probabilities: float32 (evaluation sequences, classes), of the final weights.
+        facts: loss, train_balanced_accuracy, train_min_f1, p_value, did_train.
+        seconds: time it took.
+    """
+
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    facts: dict[str, Any]
+    seconds: float
+
+
+def load_outcome(job: Job) -> Outcome:
+    """Read what a finished job found.
+
+    Raises:
+        DamagedDataError: the file cannot be read.
+    """
+    try:
+        with safe_open(job.outcome_path, framework="np") as file:
+            return Outcome(
+                predicted=file.get_tensor("predicted").astype(np.int64),
+                probabilities=file.get_tensor("probabilities"),
+                facts=json.loads(file.metadata()["facts"]),
+                seconds=float(job.outcome_path.with_suffix(".seconds").read_text()),
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedDataError(
+            f"{job.outcome_path}: damaged ({type(error).__name__}). Delete it and run "
+            f"'mnemoscope train {job.study}': it is trained again, the rest is kept."
+        ) from None
+
+
+def is_finished(job: Job) -> bool:
+    """True when the job's outcome is there (it is written last)."""
+    return job.outcome_path.is_file()
+
+
+def _grid(study: Study, source: str) -> list[CnnSetting | None]:
+    """CNN settings of one source; tokens alone are the same under both poolings."""
+    if source in BASELINES:
+        return [None]
+    wanted = study.settings.train
+    poolings = wanted.poolings[:1] if source == "blind" else wanted.poolings
+    return [
+        CnnSetting(kernel=kernel, filters=filters, pooling=pooling)
+        for kernel in wanted.kernels
+        for filters in wanted.filters
+        for pooling in poolings
+    ]
+
+
+def _seeds(study: Study, source: str) -> list[int]:
+    """Seeds of one source: the control task may be given fewer; a baseline needs one."""
+    seeds = study.settings.train.seeds
+    if source in BASELINES:
+        return seeds[:1]
+    return seeds[: study.settings.benchmark.control_seeds] if source == "control" else seeds
+
+
+def _job(
+    study: Study,
+    sample: str,
+    rows: SampleRows,
+    source: str,
+    setting: CnnSetting | None,
+    seed: int,
+) -> Job:
+    """A job with its key."""
+    preset = study.settings.train.preset
+    control_seed = study.settings.benchmark.seed
+    basis = [
+        _digest(rows.train),
+        _digest(rows.evaluation),
+        rows.classes,
+        source,
+        _source_identity(study, source),
+        asdict(setting) if setting else None,
+        asdict(PRESETS[preset]) if setting else None,
+        seed,
+        control_seed if source == "control" else None,
+    ]
+    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
+    return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key)
+
+
+def _source_identity(study: Study, source: str) -> list[str]:
+    """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
+    roles = ("model", "reference") if source == "reference" else ("model",)
+    models = study.record["models"]
+    return [f"{models[role]['fingerprint']} {models[role]['dtype']}" for role in roles]
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """Hash of ids, classes and shown suffixes, in order."""
+    digest = hashlib.sha256(rows["sequence_id"].to_numpy().tobytes())
+    digest.update(rows["class_index"].to_numpy().tobytes())
+    digest.update(",".join(rows["suffix"]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""The language models of a study, loaded when a stage first needs them and only once."""
+
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.config import EMBEDDED, StudySettings
+from mnemoscope.errors import UserError
+from mnemoscope.lm.loading import LanguageModel, check_fits, load_model
+from mnemoscope.progress import say
+from mnemoscope.study import Study
+
+__all__ = ["Models", "reference_name"]
+
+
+def reference_name(settings: StudySettings) -> str | None:
+    """Name of the reference model: what was asked for, else the embedded model's own, else None."""
+    if settings.capture.reference is not None:
+        return settings.capture.reference
+    return EMBEDDED if settings.model.name == EMBEDDED else None
+
+
+class Models:
+    """Loads the model and its reference on first use, checks and records them in the study.
+
+    Args:
+        settings: which models, number format and device.
+    """
+
+    def __init__(self, settings: StudySettings) -> None:
+        self.settings = settings
+        self._loaded: dict[str, LanguageModel] = {}
+
+    def model(self, study: Study | None = None) -> LanguageModel:
+        """The model that is looked at.
+
+        Raises:
+            UserError: it cannot be loaded, does not fit the sequences, or is not the one that
+                made the study.
+        """
+        return self._get("model", self.settings.model.name, study)
+
+    def reference(self, study: Study) -> LanguageModel | None:
+        """The model that never saw the sequences, None when there is none; errors as `model`."""
+        name = reference_name(self.settings)
+        if name is None:
+            return None
+        loaded = self._get("reference", name, study)
+        _check_same_tokens(self.model(study), loaded)
+        return loaded
+
+    def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
+        if role not in self._loaded:
+            say(f"Loading the {role} {name}")
+            self._loaded[role] = _load(role, name, self.settings)
+        loaded = self._loaded[role]
+        if study is not None:
+            study.remember_model(role, _facts(loaded, name))
+        return loaded
+
+
+def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
+    """Load one model as the settings say."""
+    wanted = settings.model
+    loaded = load_model(
+        str(_embedded_folder(role)) if name == EMBEDDED else name,
+        revision=wanted.revision if role == "model" else None,
+        dtype=wanted.dtype,
+        device=wanted.device,
+        bos=wanted.bos,
+        trust_remote_code=wanted.trust_remote_code,
+    )
+    check_fits(loaded, settings.sequences.length)
+    return loaded
+
+
+def _embedded_folder(role: str) -> Path:
+    """Folder of the shipped model or its reference."""
+    from mnemoscope.embedded import model_path, reference_path
+
+    return reference_path() if role == "reference" else model_path()
+
+
+def _facts(loaded: LanguageModel, name: str) -> dict[str, Any]:
+    """What a study records of a model (plain values)."""
+    return {
+        "name": name,
+        "revision": loaded.revision,
+        "fingerprint": loaded.fingerprint,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "n_layers": loaded.n_layers,
+        "n_heads": loaded.n_heads,
+        "vocab_size": loaded.vocab_size,
+        "bos_id": loaded.bos_id,
+    }
+
+
+def _check_same_tokens(model: LanguageModel, reference: LanguageModel) -> None:
+    """Refuse a reference model whose token ids mean something else."""
+    if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise UserError(
+            f"{reference.name}: another tokenizer than {model.name}'s, so the same ids would be "
+            "another text. Choose a reference model of the same family."
+        )

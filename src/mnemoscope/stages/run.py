@@ -1,0 +1,96 @@
+"""Run what is missing of all stages, from one settings object."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mnemoscope.config import StudySettings
+from mnemoscope.progress import say
+from mnemoscope.stages.benchmark import benchmark_stage
+from mnemoscope.stages.capture import capture_stage
+from mnemoscope.stages.continuation import continue_stage
+from mnemoscope.stages.features import features_stage
+from mnemoscope.stages.labels import label_stage
+from mnemoscope.stages.localize import localize_stage
+from mnemoscope.stages.models import Models
+from mnemoscope.stages.report import report_stage
+from mnemoscope.stages.sequences import found_study
+from mnemoscope.stages.training import train_stage
+from mnemoscope.study import STAGES, Study, is_study
+
+__all__ = ["STAGE_FUNCTIONS", "run", "run_stage"]
+
+STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
+    "continue": continue_stage,
+    "features": features_stage,
+    "label": label_stage,
+    "capture": capture_stage,
+    "train": train_stage,
+    "benchmark": benchmark_stage,
+    "localize": localize_stage,
+    "report": report_stage,
+}
+
+
+def run(
+    settings: StudySettings, folder: Path | str, *, redo: bool = False, until: str | None = None
+) -> Study:
+    """Make a study, or finish one: every stage that is missing, in order.
+
+    Args:
+        settings: of the whole study.
+        folder: a new or empty folder, or a study made with the same settings.
+        redo: make stages anew whose settings differ from the study's, instead of refusing.
+        until: name of the last stage to run, all of them when None.
+
+    Returns:
+        The study, with all stages done.
+
+    Raises:
+        MnemoscopeError: what the user can mend, damaged data, or a full disk; finished stages
+            and finished parts of the present one are kept.
+    """
+    folder, models = Path(folder), Models(settings)
+    study = Study(folder) if is_study(folder) else found_study(folder, settings, models)
+    with study.lock():
+        study.adopt(settings, redo=redo)
+        names = [stage.name for stage in STAGES]
+        for name in names[: names.index(until) + 1 if until else len(names)]:
+            if name in STAGE_FUNCTIONS and not study.is_done(name):
+                say(f"{name}: {_PURPOSE[name]}")
+                STAGE_FUNCTIONS[name](study, models)
+    return study
+
+
+def run_stage(
+    study: Study, stage: str, settings: StudySettings | None = None, *, redo: bool = False
+) -> None:
+    """Run one stage of a study whose needs are met; does nothing when it is done.
+
+    Args:
+        study: an existing study.
+        stage: one of `STAGE_FUNCTIONS`.
+        settings: changed settings, the study's own when None.
+        redo: make it anew although it is done.
+
+    Raises:
+        UserError: a stage before it has not been run, or was made with other settings.
+        MnemoscopeError: as `run`.
+    """
+    with study.lock():
+        study.adopt(settings or study.settings, redo=redo)
+        if redo:
+            study.forget(stage)
+        if not study.is_done(stage):
+            STAGE_FUNCTIONS[stage](study, Models(study.settings))
+
+
+_PURPOSE = {
+    "continue": "which sequences does the model reproduce from their first half",
+    "features": "what the taxonomies ask of a text: repetition, patterns, duplicates",
+    "label": "a class for each sequence under each taxonomy; samples and split",
+    "capture": "attention pooled over heads, once for all taxonomies",
+    "train": "CNNs on the maps, and the controls beside them",
+    "benchmark": "min-F1 with intervals, and what is left once the text is taken off",
+    "localize": "where in the attention each class is decided",
+    "report": "one page that opens offline",
+}

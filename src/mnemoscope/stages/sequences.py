@@ -1,0 +1,117 @@
+"""Stage `sequences`: read texts or a table, cut them into windows, found the study.
+
+Nothing is written before everything that can be refused has been checked.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
+from mnemoscope.progress import say
+from mnemoscope.sequences.readers import ReadResult, read_sequences
+from mnemoscope.sequences.schema import check_sequences, read_table
+from mnemoscope.stages.models import Models
+from mnemoscope.study import TABLE_FILE, Study, check_free
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+
+__all__ = ["check_sources", "found_study"]
+
+
+def found_study(folder: Path | str, settings: StudySettings, models: Models) -> Study:
+    """Read and check the sequences, then make the study folder with them.
+
+    Args:
+        folder: new or empty folder.
+        settings: of the whole study; taxonomies and model are checked here too, so that a
+            refusal leaves no folder behind.
+        models: the study's models.
+
+    Raises:
+        UserError: anything in the settings, the sequences or the model that cannot be used.
+    """
+    check_free(Path(folder))
+    result = check_sources(settings, models)
+    frame = result.frame
+    with _new_folder(Path(folder)) as temporary:
+        study = Study.create(temporary, settings)
+        with study.finishing("sequences") as counts:
+            models.model(study)
+            study.write(TABLE_FILE, frame)
+            counts |= {
+                "sequences": frame.height,
+                "documents": result.n_documents,
+                "too_short": result.n_too_short,
+                "unreadable": result.n_unreadable,
+            }
+    say(_summary(result, frame.height))
+    return Study(folder)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes its name only when it is complete, and is removed otherwise."""
+    folder = folder.absolute()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_sources(settings: StudySettings, models: Models) -> ReadResult:
+    """Read the sequences and check them, the taxonomies and the model against each other.
+
+    Raises:
+        UserError: anything that cannot be used.
+    """
+    load_taxonomies(settings.label.taxonomies)
+    model = models.model()
+    result = _read(settings, models)
+    where, length = settings.sequences.source, settings.sequences.length
+    check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
+    return replace(result, frame=_limit(result.frame, settings.sequences))
+
+
+def _read(settings: StudySettings, models: Models) -> ReadResult:
+    """The shipped sequences, or those of the user's source."""
+    wanted = settings.sequences
+    if wanted.source == EMBEDDED:
+        from mnemoscope.embedded import sequences_path
+
+        frame = read_table(sequences_path())
+        return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
+    return read_sequences(
+        wanted.source,
+        models.model().tokenizer,
+        length=wanted.length,
+        stride=wanted.stride or wanted.length,
+    )
+
+
+def _limit(frame: pl.DataFrame, settings: SequenceSettings) -> pl.DataFrame:
+    """A seeded draw of `limit` rows, in the table's order."""
+    if settings.limit is None or settings.limit >= frame.height:
+        return frame
+    return (
+        frame.with_row_index("_row")
+        .sample(settings.limit, seed=settings.seed, shuffle=False)
+        .sort("_row")
+        .drop("_row")
+    )
+
+
+def _summary(result: ReadResult, n_rows: int) -> str:
+    """One line on what was read and what was passed over."""
+    parts = [f"{n_rows:,} sequences from {result.n_documents:,} documents"]
+    if result.n_too_short:
+        parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
+    if result.n_unreadable:
+        parts.append(f"{result.n_unreadable:,} files were not text")
+    return "; ".join(parts)

@@ -1,0 +1,100 @@
+"""Stage `train`: every CNN and baseline that the settings ask for; finished ones are kept.
+
+Several train at once, one process a core, each with one thread: the same numbers either way.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.engine import run_tasks
+from mnemoscope.engine.local import n_workers
+from mnemoscope.progress import track
+from mnemoscope.stages.jobs import (
+    Job,
+    Outcome,
+    SampleRows,
+    is_finished,
+    jobs_of,
+    load_outcome,
+    run_job,
+    sample_rows,
+    true_labels,
+)
+from mnemoscope.stages.models import Models
+from mnemoscope.study import Study
+
+__all__ = ["PREDICTIONS_FILE", "RUNS_FILE", "train_stage"]
+
+PREDICTIONS_FILE = "predictions.parquet"
+RUNS_FILE = "runs.parquet"
+
+
+def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
+    """Train what is missing, then gather predictions and training figures of all.
+
+    Writes `cnn/`, `predictions.parquet` (taxonomy, source, setting, seed, epoch, sequence_id,
+    true, predicted, probabilities) and `runs.parquet` (one row a training).
+    """
+    study.require("label")
+    study.require("capture")
+    with study.finishing("train") as counts:
+        jobs = list(jobs_of(study))
+        (study.folder / "cnn").mkdir(exist_ok=True)
+        todo = [job for job in jobs if not is_finished(job)]
+        workers = n_workers(study.settings.train.workers)
+        with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
+            progress.advance(len(jobs) - len(todo))
+            for _ in run_tasks(run_job, todo, workers=workers):
+                progress.advance()
+        _gather(study, jobs)
+        counts |= {"trainings": len(jobs)}
+
+
+def _gather(study: Study, jobs: list[Job]) -> None:
+    """One long table of predictions and one row a training."""
+    samples = {job.sample: sample_rows(study, job.sample) for job in jobs}
+    predictions, runs = [], []
+    for job in jobs:
+        outcome, rows = load_outcome(job), samples[job.sample]
+        predictions.append(_predictions(job, outcome, rows))
+        runs.append(_run(job, outcome, rows))
+    if not jobs:
+        return
+    study.write(PREDICTIONS_FILE, pl.concat(predictions))
+    study.write(RUNS_FILE, pl.DataFrame(runs))
+
+
+def _predictions(job: Job, outcome: Outcome, rows: SampleRows) -> pl.DataFrame:
+    """A job's predictions, one row an epoch and sequence."""
+    n_epochs, n_rows = outcome.predicted.shape
+    epochs = np.arange(n_epochs) if n_epochs > 1 else np.array([-1])
+    probabilities = pl.Series(outcome.probabilities.tolist(), dtype=pl.List(pl.Float32))
+    return pl.DataFrame(
+        {
+            "taxonomy": job.sample,
+            "source": job.source,
+            "setting": job.setting_name,
+            "seed": np.full(n_epochs * n_rows, job.seed, dtype=np.int64),
+            "epoch": np.repeat(epochs.astype(np.int64), n_rows),
+            "sequence_id": np.tile(rows.evaluation["sequence_id"].to_numpy(), n_epochs),
+            "true": np.tile(true_labels(job, rows), n_epochs),
+            "predicted": outcome.predicted.ravel(),
+            "probabilities": pl.concat([probabilities] * n_epochs),
+        }
+    )
+
+
+def _run(job: Job, outcome: Outcome, rows: SampleRows) -> dict[str, Any]:
+    """A job's row in the table of trainings; its seconds stand in `cnn/`, by its key."""
+    return {
+        "taxonomy": job.sample,
+        "source": job.source,
+        "setting": job.setting_name,
+        "seed": job.seed,
+        "n_train": rows.train.height,
+        "n_eval": rows.evaluation.height,
+        **outcome.facts,
+        "key": job.key,
+    }

@@ -1,0 +1,400 @@
+"""The study: one folder holding all that a run made, with a manifest a stage.
+
+A stage's output is valid for the settings and inputs that made it; the manifest, written last,
+holds their hash. Opening a study with other settings is refused with the difference shown.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mnemoscope import __version__
+from mnemoscope.atomic_write import write_json, write_parquet, write_text
+from mnemoscope.config import StudySettings, parse_settings
+from mnemoscope.errors import DamagedDataError, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["STAGES", "Stage", "Study", "stage_named"]
+
+STUDY_VERSION = 1
+SETTINGS_FILE = "study.yaml"
+TABLE_FILE = "sequences.parquet"
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow: what it needs, and which settings decide its output."""
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+
+
+_MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
+_TRAIN = tuple(f"train.{key}" for key in ("preset", "kernels", "filters", "poolings", "seeds"))
+
+STAGES: tuple[Stage, ...] = (
+    Stage("sequences", (), ("sequences",), (TABLE_FILE,)),
+    Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
+    Stage("features", ("sequences",), ("features",)),
+    Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
+    Stage("capture", ("label",), (*_MODEL, "capture.reference"), ("maps",)),
+    Stage(
+        "train",
+        ("label", "capture"),
+        (*_TRAIN, "benchmark.controls", "benchmark.control_seeds"),
+        ("cnn", "predictions.parquet", "runs.parquet"),
+    ),
+    Stage("benchmark", ("train",), ("benchmark",), ("benchmark.parquet",)),
+    Stage("localize", ("train",), ("localize",), ("decisiveness.safetensors",)),
+    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name (KeyError for a name that is none of ours)."""
+    return {stage.name: stage for stage in STAGES}[name]
+
+
+class Study:
+    """A study folder: its settings, its table, its stages.
+
+    Args:
+        folder: an existing study.
+
+    Raises:
+        UserError: the folder is missing or is no study.
+        DamagedDataError: `study.yaml` cannot be read.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        path = self.folder / SETTINGS_FILE
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
+        if not path.is_file():
+            raise UserError(
+                f"{self.folder}: not a study (it holds no {SETTINGS_FILE}). "
+                "Make one with 'mnemoscope run', or name the right folder."
+            )
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            self.record: dict[str, Any] = values.pop("record")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+            raise DamagedDataError(
+                f"{path}: damaged ({type(error).__name__}). Restore it from a copy, "
+                "or make the study anew in another folder."
+            ) from None
+        self.settings = parse_settings(values, where=str(path))
+
+    @classmethod
+    def create(cls, folder: Path | str, settings: StudySettings) -> "Study":
+        """Make an empty study in a new or empty folder.
+
+        Raises:
+            UserError: the folder holds something else already.
+        """
+        folder = Path(folder)
+        check_free(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror}). Choose another."
+            ) from None
+        record = {"study_version": STUDY_VERSION, "versions": versions(), "models": {}}
+        _write_settings(folder, settings, record)
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        done = [stage.name for stage in STAGES if self.manifest(stage.name)]
+        return f"Study({str(self.folder)!r}, done={done})"
+
+    # -- settings ---------------------------------------------------------------------------
+
+    def adopt(self, settings: StudySettings, *, redo: bool = False) -> None:
+        """Take over new settings; a stage already made with others is refused, or made anew.
+
+        Args:
+            settings: what is wanted now.
+            redo: forget the stages whose settings differ (and what follows them).
+
+        Raises:
+            UserError: a finished stage was made with other settings and `redo` is False.
+        """
+        changed = {
+            stage.name: self._differences(stage, settings)
+            for stage in STAGES
+            if self.manifest(stage.name)
+        }
+        changed = {name: lines for name, lines in changed.items() if lines}
+        if changed and not redo:
+            name, lines = next(iter(changed.items()))
+            raise UserError(
+                f"{self.folder}: stage '{name}' was made with other settings: {'; '.join(lines)}. "
+                "Use another folder, or --redo to make it and what follows anew."
+            )
+        for name in changed:
+            self.forget(name)
+        self.settings = settings
+        _write_settings(self.folder, settings, self.record)
+
+    def _differences(self, stage: Stage, settings: StudySettings) -> list[str]:
+        """`key: study has x, you asked y` for each setting of the stage that differs."""
+        old, new = _flatten(self.settings, stage), _flatten(settings, stage)
+        return [
+            f"{key}: the study has {old[key]!r}, you asked {new[key]!r}"
+            for key in old
+            if old[key] != new[key]
+        ]
+
+    def remember_model(self, role: str, facts: dict[str, Any]) -> None:
+        """Record which model serves a role; another one under the same name is refused.
+
+        Args:
+            role: `model` or `reference`.
+            facts: name, fingerprint, layers and so on; the fingerprint is what is compared.
+
+        Raises:
+            UserError: the study was made by another model.
+        """
+        known = self.record["models"].get(role)
+        if known and known["fingerprint"] != facts["fingerprint"]:
+            raise UserError(
+                f"{self.folder}: made by another {role} ({known['name']}, weights "
+                f"{known['fingerprint'][:12]}; now {facts['name']}, {facts['fingerprint'][:12]}). "
+                "Use another folder for this model."
+            )
+        if known != facts:
+            self.record["models"][role] = facts
+            _write_settings(self.folder, self.settings, self.record)
+
+    # -- stages -----------------------------------------------------------------------------
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage says of itself, None when it has not been run.
+
+        Raises:
+            DamagedDataError: the manifest cannot be read.
+        """
+        path = self._manifest_path(stage)
+        if not path.is_file():
+            return None
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise DamagedDataError(
+                f"{path}: damaged. Delete it: the stage is made again, what is complete is kept."
+            ) from None
+        return value
+
+    def key(self, stage: str) -> str:
+        """Hash of all that decides a stage's output: its settings and those of what it needs."""
+        entry = stage_named(stage)
+        basis = [stage, _flatten(self.settings, entry), [self.key(need) for need in entry.needs]]
+        return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+    def is_done(self, stage: str) -> bool:
+        """True when the stage is there and was made with the present settings and inputs."""
+        manifest = self.manifest(stage)
+        return manifest is not None and manifest["key"] == self.key(stage)
+
+    def require(self, stage: str) -> None:
+        """Refuse to go on when a stage that is needed has not been run.
+
+        Raises:
+            UserError: with the command that runs it.
+        """
+        if not self.is_done(stage):
+            raise UserError(
+                f"{self.folder}: stage '{stage}' has not been run. Run "
+                f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
+            )
+
+    @contextmanager
+    def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Time a stage; when the block succeeds its manifest is written with the counts given.
+
+        Yields:
+            A dictionary to be filled with counts (plain numbers and strings).
+        """
+        counts: dict[str, Any] = {}
+        started = time.monotonic()
+        yield counts
+        self._manifest_path(stage).parent.mkdir(exist_ok=True)
+        entry = stage_named(stage)
+        value = {
+            "stage": stage,
+            "key": self.key(stage),
+            "settings": _flatten(self.settings, entry),
+            "needs": {need: self.key(need) for need in entry.needs},
+            "counts": counts,
+            "versions": versions(),
+        }
+        write_json(self._manifest_path(stage), value)
+        self._log(stage, time.monotonic() - started)
+
+    def forget(self, stage: str) -> None:
+        """Drop a stage's manifest and those of all that follows from it.
+
+        Maps are dropped with `continue` (another model's would be refused); CNNs are named by
+        the hash of what made them, so they may stay.
+        """
+        for later in STAGES:
+            if stage in later.needs and self.manifest(later.name):
+                self.forget(later.name)
+        self._manifest_path(stage).unlink(missing_ok=True)
+        if stage == "continue":
+            shutil.rmtree(self.folder / "maps", ignore_errors=True)
+            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+            self.record["models"] = {}
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds each stage took, summed over the times it was run."""
+        path = self.folder / "log.jsonl"
+        total: dict[str, float] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                total[entry["stage"]] = total.get(entry["stage"], 0.0) + entry["seconds"]
+        return total
+
+    def _manifest_path(self, stage: str) -> Path:
+        return self.folder / "manifests" / f"{stage}.json"
+
+    def _log(self, stage: str, seconds: float) -> None:
+        """Times stand apart from the manifests, which are to be the same in every run."""
+        entry = {
+            "stage": stage,
+            "seconds": round(seconds, 3),
+            "at": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    # -- tables -----------------------------------------------------------------------------
+
+    @property
+    def sequences(self) -> "pl.DataFrame":
+        """The table of sequences with all columns that the stages run so far have added."""
+        return self.read(TABLE_FILE)
+
+    def add_columns(self, columns: "pl.DataFrame") -> None:
+        """Add (or replace) columns of the table of sequences; rows in the same order."""
+        write_parquet(self.folder / TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
+
+    def read(self, name: str) -> "pl.DataFrame":
+        """Read one of the study's Parquet files.
+
+        Raises:
+            UserError: it is not there yet.
+            DamagedDataError: it cannot be read.
+        """
+        import polars as pl
+
+        path = self.folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
+        try:
+            return pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DamagedDataError(
+                f"{path}: damaged ({str(error).splitlines()[0][:80]}). Restore it from a copy, or "
+                f"delete {self.folder} and run again."
+            ) from None
+
+    def write(self, name: str, frame: "pl.DataFrame") -> None:
+        """Write one of the study's Parquet files atomically."""
+        write_parquet(self.folder / name, frame)
+
+    # -- one at a time ----------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study for this process.
+
+        Raises:
+            UserError: another process holds it (its process id is named).
+        """
+        try:
+            descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written to ({error.strerror}). Copy the study first."
+            ) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+                raise UserError(
+                    f"{self.folder}: in use by process {holder}. Wait until it ends, or stop it."
+                ) from None
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that already holds something that is no study.
+
+    Raises:
+        UserError: a file stands there, or a folder with other content.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
+        )
+
+
+def is_study(folder: Path) -> bool:
+    """True when the folder holds a study."""
+    return (folder / SETTINGS_FILE).is_file()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what makes the numbers."""
+    names = ("torch", "transformers", "safetensors", "polars", "numpy", "scikit-learn", "rapidfuzz")
+    found = {"mnemoscope": __version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in names}
+
+
+def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
+    """The settings that decide a stage's output, by dotted name."""
+    values = settings.as_dict()
+    flat: dict[str, Any] = {}
+    for dotted in stage.settings:
+        head, _, tail = dotted.partition(".")
+        if tail:
+            flat[dotted] = values[head][tail]
+        elif isinstance(values[head], dict):
+            flat |= {f"{head}.{key}": value for key, value in values[head].items()}
+        else:
+            flat[head] = values[head]
+    return flat
+
+
+def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
+    """Write `study.yaml`: the settings, then what was recorded."""
+    text = yaml.safe_dump(
+        settings.as_dict() | {"record": record}, sort_keys=False, allow_unicode=True, width=100
+    )
+    write_text(folder / SETTINGS_FILE, text)
