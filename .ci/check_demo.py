@@ -1,0 +1,27 @@
+"""Look at what a demo left behind: every file there, figures in their ranges, the page whole."""
+
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+
+study = Path(sys.argv[1])
+table = pl.read_parquet(study / "sequences.parquet")
+assert table["is_memorized"].sum() > 0.2 * table.height, "hardly anything is memorized"
+samples = json.loads((study / "manifests" / "label.json").read_text())["counts"]["samples"]
+assert len(samples) == 2, samples.keys()
+assert not any("impossible" in entry for entry in samples.values()), samples
+scores = pl.read_parquet(study / "benchmark.parquet")
+for sample in samples:
+    rows = scores.filter(pl.col("taxonomy") == sample)
+    sources = set(rows["source"])
+    wanted = {"model", "control", "blind", "reference", "ngram", "logits", "statistics"}
+    assert sources == wanted, (sample, sources)
+    logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()
+    assert logits > 0.5, (sample, logits)  # the positive control must see memorization
+assert (study / "decisiveness.safetensors").stat().st_size > 10_000
+page = (study / "report.html").read_text(encoding="utf-8")
+assert page.rstrip().endswith("</html>"), "the report is cut short"
+assert all(name in page for name in ("Guess", "Recall", "Reconstruct", "Non-Memo"))
+print("1 passed, 0 failed")

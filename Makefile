@@ -1,0 +1,61 @@
+# make demo: the whole method on the shipped model.   make test: every check and test.
+# Both make .venv and install what they need. On Linux a plain install of torch brings CUDA;
+# for the small CPU build set TORCH, see "Install" in the README.
+
+PYTHON ?= python3
+TORCH ?= torch>=2.6
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo fix check test test-all bench embedded clean
+
+demo: $(VENV)/.runtime
+	OMP_NUM_THREADS= $(BIN)/mnemoscope demo -o demo
+
+setup: $(VENV)/.development
+	$(BIN)/pip install --quiet pre-commit && $(BIN)/pre-commit install
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mnemoscope needs Python 3.11 or newer; this is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.python
+	$(BIN)/pip install --quiet $(foreach word,$(TORCH),'$(word)')
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/.development: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet -e '.[test]'
+	touch $@ $(VENV)/.runtime
+
+fix: $(VENV)/.development
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+check: $(VENV)/.development
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS)
+
+test-all: check
+	$(BIN)/pytest -n $(WORKERS)
+
+bench: $(VENV)/.development
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+embedded: $(VENV)/.runtime
+	$(BIN)/python -m mnemoscope.embedded.recipe --out embedded-build --setting full
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
