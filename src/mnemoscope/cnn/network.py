@@ -5,7 +5,11 @@ Every ReLU and every dropout is a module of its own, used once: guided backpropa
 replaces the rule of single ReLU modules, and a shared one would be counted twice.
 """
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+
+from mnemoscope.cnn.dropout import SeededDropout
 
 __all__ = ["HIDDEN_UNITS", "AttentionCnn", "feature_side"]
 
@@ -36,8 +40,8 @@ class AttentionCnn(nn.Module):
     Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
     dropout → Linear(→ classes). The pooling over heads happens before, when maps are captured.
 
-    Initial weights are torch's defaults, drawn from torch's global generator: seed it, or let
-    `train_cnn` do so.
+    Initial weights are torch's defaults, drawn from torch's global generator, and dropout uses
+    the global generator too until `seed_dropout`: `train_cnn` sees to both.
 
     Args:
         n_layers: layers of the language model, the channels of a map.
@@ -75,20 +79,25 @@ class AttentionCnn(nn.Module):
         self.features = nn.Sequential(
             nn.Conv2d(n_layers, filters, kernel),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            SeededDropout(dropout),
             nn.MaxPool2d(2),
             nn.Conv2d(filters, filters, kernel),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            SeededDropout(dropout),
             nn.MaxPool2d(2),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(filters * side * side, HIDDEN_UNITS),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            SeededDropout(dropout),
             nn.Linear(HIDDEN_UNITS, n_classes),
         )
+        # Channels last: a step on one core takes 18 ms where torch's default order needs 30.
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                weight = module.weight.data
+                module.weight.data = weight.contiguous(memory_format=torch.channels_last)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Score maps.
@@ -105,3 +114,15 @@ class AttentionCnn(nn.Module):
     def n_parameters(self) -> int:
         """Count the trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def seed_dropout(self, seed: int | None) -> None:
+        """Give every dropout its own random stream; with None, torch's global one again.
+
+        Args:
+            seed: the streams are derived from it.
+        """
+        device = next(self.parameters()).device
+        dropouts = [module for module in self.modules() if isinstance(module, SeededDropout)]
+        states = np.random.SeedSequence(seed or 0).generate_state(len(dropouts))
+        for dropout, state in zip(dropouts, states, strict=True):
+            dropout.seed(None if seed is None else int(state), device=device)

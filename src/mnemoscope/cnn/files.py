@@ -1,0 +1,139 @@
+"""A trained CNN as one file: safetensors, with all that is not a tensor as JSON in its header.
+
+Equal runs give equal bytes: no time, place or version is inside.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from mnemoscope.atomic_write import write_bytes
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
+from mnemoscope.cnn.scaling import Scaling
+from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
+from mnemoscope.errors import DamagedDataError, UserError
+
+__all__ = ["FORMAT_VERSION", "load_cnn", "save_cnn"]
+
+FORMAT_VERSION = 1
+_HEADER_KEY = "mnemoscope_cnn"  # a single key: the order of several is not fixed
+_REPAIR = "Delete it and run 'mnemoscope train' again: only this CNN is trained anew."
+
+
+def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
+    """Write a trained CNN, whole or not at all.
+
+    Args:
+        path: file to write; its folder must exist.
+        trained: what `train_cnn` gave; its `seconds` are left out.
+
+    Raises:
+        NoRoomError: the disk is full.
+        UserError: the folder is missing or cannot be written to.
+    """
+    tensors = _tensors(trained)
+    facts = {"format": FORMAT_VERSION, "sha256": _digest(tensors), **_facts(trained)}
+    header = {_HEADER_KEY: json.dumps(facts, sort_keys=True)}
+    write_bytes(path, save(tensors, metadata=header))
+
+
+def load_cnn(path: Path | str) -> TrainedCnn:
+    """Read a trained CNN; its logits are those of the CNN that was saved, bit for bit.
+
+    Args:
+        path: a file written by `save_cnn`.
+
+    Returns:
+        The CNN on the CPU, in evaluation mode, `seconds` None.
+
+    Raises:
+        UserError: no such file, or one of a later format.
+        DamagedDataError: cut short, altered, or no CNN at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Train the CNN with 'mnemoscope train'.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_HEADER_KEY])
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = "no CNN of mnemoscope" if isinstance(error, KeyError) else "cut short or altered"
+        raise DamagedDataError(f"{path}: {reason}. {_REPAIR}") from error
+    if facts.get("format") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format {facts.get('format')}, this version reads {FORMAT_VERSION}. "
+            "Use the version of mnemoscope that wrote it, or train again."
+        )
+    if facts["sha256"] != _digest(tensors):
+        raise DamagedDataError(f"{path}: its numbers were altered. {_REPAIR}")
+    return _rebuild(facts, tensors)
+
+
+def _tensors(trained: TrainedCnn) -> dict[str, Tensor]:
+    """Every number of a CNN, in plain order of memory, by name."""
+    tensors = {f"network.{name}": value for name, value in trained.network.state_dict().items()}
+    scaling = trained.scaling
+    if scaling.mean is not None and scaling.inverse_deviation is not None:
+        tensors["scaling.mean"] = scaling.mean
+        tensors["scaling.inverse_deviation"] = scaling.inverse_deviation
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _facts(trained: TrainedCnn) -> dict[str, Any]:
+    """All that is not a tensor."""
+    network = trained.network
+    return {
+        "n_layers": network.n_layers,
+        "n_classes": network.n_classes,
+        "length": network.length,
+        "clamp": trained.scaling.clamp,
+        "setting": asdict(trained.setting),
+        "preset": asdict(trained.preset),
+        "seed": trained.seed,
+        "history": asdict(trained.history),
+    }
+
+
+def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
+    """Put a CNN together again."""
+    setting, preset = CnnSetting(**facts["setting"]), TrainingPreset(**facts["preset"])
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
+        network = AttentionCnn(
+            facts["n_layers"],
+            facts["n_classes"],
+            kernel=setting.kernel,
+            filters=setting.filters,
+            length=facts["length"],
+            dropout=preset.dropout,
+        )
+    prefix = "network."
+    network.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+    )
+    scaling = Scaling(
+        tensors.get("scaling.mean"), tensors.get("scaling.inverse_deviation"), facts["clamp"]
+    )
+    history = TrainingHistory(**facts["history"] | {"loss": tuple(facts["history"]["loss"])})
+    return TrainedCnn(network.eval(), scaling, setting, preset, facts["seed"], history)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

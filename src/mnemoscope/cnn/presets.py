@@ -1,0 +1,125 @@
+"""What can be chosen about a CNN: its setting (the paper's grid of eight) and how it is trained."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from mnemoscope.errors import UserError, nearest
+
+__all__ = ["PAPER_GRID", "PRESETS", "CnnSetting", "TrainingPreset", "get_preset"]
+
+
+@dataclass(frozen=True)
+class CnnSetting:
+    """One point of the grid.
+
+    Attributes:
+        kernel: side of both convolution kernels.
+        filters: channels of both convolutions.
+        pooling: how the heads of a layer were pooled.
+    """
+
+    kernel: int
+    filters: int
+    pooling: Literal["mean", "max"]
+
+    @property
+    def slug(self) -> str:
+        """Name for files and tables, such as ``k6-f10-mean``."""
+        return f"k{self.kernel}-f{self.filters}-{self.pooling}"
+
+
+@dataclass(frozen=True)
+class TrainingPreset:
+    """How a CNN is trained; AdamW and cross-entropy throughout.
+
+    Attributes:
+        name: what a study writes down.
+        batch_size: maps a step.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW, on all parameters.
+        dropout: share of units dropped at each of the three places.
+        epochs: passes over the training maps, at least.
+        min_steps: as many further epochs as it takes to make this many steps; 0 asks for none.
+        schedule: ``constant``, or ``cosine`` from the highest rate to 0 after a linear warm-up.
+        warmup: share of all steps spent rising to the highest rate, with ``cosine``.
+        scaling: ``raw``, or ``sqrt_standardized`` (see `scaling`).
+        clamp: scaled values are kept within ± this; ignored for ``raw``.
+        scores_every_epoch: the paper sums confusion matrices over all epochs; else only the
+            final weights count.
+    """
+
+    name: str
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    epochs: int
+    min_steps: int
+    schedule: Literal["constant", "cosine"]
+    warmup: float
+    scaling: Literal["raw", "sqrt_standardized"]
+    clamp: float
+    scores_every_epoch: bool
+
+    def n_epochs(self, n_maps: int) -> int:
+        """Count the passes over `n_maps` training maps."""
+        steps_an_epoch = ceil(n_maps / self.batch_size)
+        return max(self.epochs, ceil(self.min_steps / steps_an_epoch))
+
+
+PAPER_GRID: tuple[CnnSetting, ...] = (
+    CnnSetting(6, 10, "mean"),
+    CnnSetting(6, 10, "max"),
+    CnnSetting(6, 16, "mean"),
+    CnnSetting(6, 16, "max"),
+    CnnSetting(8, 10, "mean"),
+    CnnSetting(8, 10, "max"),
+    CnnSetting(8, 16, "mean"),
+    CnnSetting(8, 16, "max"),
+)
+"""The eight settings of arXiv 2508.02573."""
+
+PRESETS: dict[str, TrainingPreset] = {
+    "paper": TrainingPreset(
+        name="paper",
+        batch_size=16,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        dropout=0.5,
+        epochs=3,
+        min_steps=0,
+        schedule="constant",
+        warmup=0.0,
+        scaling="raw",
+        clamp=0.0,
+        scores_every_epoch=True,
+    ),
+    "small": TrainingPreset(
+        name="small",
+        batch_size=16,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        dropout=0.2,
+        epochs=12,
+        min_steps=800,
+        schedule="cosine",
+        warmup=0.1,
+        scaling="sqrt_standardized",
+        clamp=8.0,
+        scores_every_epoch=False,
+    ),
+}
+"""`paper`: to the letter. `small`: for studies with hundreds of sequences a class."""
+
+
+def get_preset(name: str) -> TrainingPreset:
+    """Find a preset.
+
+    Raises:
+        UserError: unknown, with the nearest known name.
+    """
+    if name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UserError(f"unknown preset {name!r}: choose from {known}.{nearest(name, PRESETS)}")
+    return PRESETS[name]
