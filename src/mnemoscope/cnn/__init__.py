@@ -1,1 +1,59 @@
-"""The CNN: network, presets, training, prediction, metrics and their intervals."""
+"""The CNN: network, presets, training, prediction, metrics and their intervals.
+
+`train_cnn` trains one on a map source, `predict_logits` uses it, `scores` and
+`bootstrap_scores` judge it, `save_cnn` and `load_cnn` keep it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {  # resolved on first use: importing the room loads no torch
+    "PAPER_GRID": "presets",
+    "PRESETS": "presets",
+    "AttentionCnn": "network",
+    "CnnSetting": "presets",
+    "TrainedCnn": "trained",
+    "TrainingHistory": "trained",
+    "TrainingPreset": "presets",
+    "bootstrap_difference": "intervals",
+    "bootstrap_scores": "intervals",
+    "confusion_matrix": "metrics",
+    "f1_per_class": "metrics",
+    "get_preset": "presets",
+    "load_cnn": "files",
+    "min_f1": "metrics",
+    "precision_recall": "metrics",
+    "predict_logits": "prediction",
+    "save_cnn": "files",
+    "scores": "metrics",
+    "train_cnn": "training",
+}
+
+__all__ = [
+    "PAPER_GRID",
+    "PRESETS",
+    "AttentionCnn",
+    "CnnSetting",
+    "TrainedCnn",
+    "TrainingHistory",
+    "TrainingPreset",
+    "bootstrap_difference",
+    "bootstrap_scores",
+    "confusion_matrix",
+    "f1_per_class",
+    "get_preset",
+    "load_cnn",
+    "min_f1",
+    "precision_recall",
+    "predict_logits",
+    "save_cnn",
+    "scores",
+    "train_cnn",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name's module when the name is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
