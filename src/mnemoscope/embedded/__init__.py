@@ -1,0 +1,28 @@
+"""The shipped language model, its reference model and its sequences, and the recipe behind them.
+
+Importing this loads nothing: the functions only say where the files stand.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["model_path", "reference_path", "sequences_path"]
+
+
+def model_path() -> Path:
+    """Folder of the embedded model: Hugging Face files, float16, with its tokenizer."""
+    return _data() / "model"
+
+
+def reference_path() -> Path:
+    """Folder of the reference model: the same network before it saw any of the sequences."""
+    return _data() / "reference"
+
+
+def sequences_path() -> Path:
+    """The table of sequences with their counted duplicates (`sequences.parquet`)."""
+    return _data() / "sequences.parquet"
+
+
+def _data() -> Path:
+    return Path(str(files(__name__))) / "data"

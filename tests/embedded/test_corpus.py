@@ -1,0 +1,79 @@
+"""What the corpus promises: sequences apart from all else, duplicates as counted."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mnemoscope.embedded.corpus import PREFIX, phase_two_rows, rouge_l
+from mnemoscope.embedded.ngrams import NGRAM
+from mnemoscope.embedded.settings import FULL, TINY
+
+publish = pytest.importorskip("mnemoscope.embedded.publish")
+
+
+def _stretches(rows: np.ndarray, n: int) -> set[bytes]:
+    data = np.ascontiguousarray(rows, np.uint16)
+    return {row[at : at + n].tobytes() for row in data for at in range(data.shape[1] - n + 1)}
+
+
+def _tokens(frame) -> np.ndarray:
+    return np.array(frame["tokens"].to_list(), np.uint16)
+
+
+def test_no_sequence_shares_24_tokens_with_another(tiny_build):
+    stretches = [_stretches(row[None], NGRAM) for row in _tokens(tiny_build.corpus.study)]
+    assert sum(map(len, stretches)) == len(set().union(*stretches))
+
+
+def test_phase_one_and_new_templates_share_24_tokens_with_no_sequence(tiny_build):
+    corpus = tiny_build.corpus
+    study = _stretches(_tokens(corpus.study), NGRAM)
+    for rows in (*corpus.first, *corpus.second_new):
+        assert not study & _stretches(rows, NGRAM)
+
+
+def test_every_share_has_its_size_and_its_repeats(tiny_build):
+    counts = Counter(tiny_build.corpus.study["source"])
+    for source in {share.source for share in TINY.study}:
+        assert counts[source] == sum(s.n for s in TINY.study if s.source == source)
+    rows = phase_two_rows(tiny_build.corpus, 0)
+    assert len(rows) == tiny_build.corpus.study["inserted"].sum() + TINY.second_templates
+
+
+def test_counted_duplicates_equal_brute_force(tiny_build):
+    shipped = publish.shipped_sequences(tiny_build.corpus)
+    rows = np.ascontiguousarray(phase_two_rows(tiny_build.corpus, 1), np.uint16)
+    found = Counter(
+        row[at : at + PREFIX].tobytes() for row in rows for at in range(rows.shape[1] - PREFIX + 1)
+    )
+    expected = [found[row[PREFIX:].tobytes()] for row in _tokens(shipped)]
+    assert shipped["duplicates"].to_list() == expected
+    assert shipped.filter("held_out")["duplicates"].sum() == 0
+    text = shipped.filter(shipped["genre"] != "template")
+    assert text["duplicates"].to_list() == text["inserted"].to_list()
+
+
+def test_text_is_the_decoded_tokens_and_encodes_to_them_again(tiny_build):
+    for row in tiny_build.corpus.study.iter_rows(named=True):
+        assert tiny_build.tokenizer.encode(row["text"]).ids == row["tokens"]
+
+
+def test_rouge_sets_records_apart_from_templates_that_repeat(tiny_build):
+    for row in tiny_build.corpus.study.iter_rows(named=True):
+        if row["genre"] == "template":
+            is_caught = rouge_l(row["tokens"]) >= 0.5
+            assert is_caught == (row["source"] in ("counting", "periodic"))
+
+
+def test_the_full_setting_is_the_one_of_the_card():
+    rows = FULL.first_text_rows + FULL.first_templates
+    assert FULL.first_epochs * rows // FULL.batch_size == 2406
+    assert sum(share.n for share in FULL.study) < 8000
+
+
+def test_digits_are_tokens_of_their_own_and_nothing_is_prepended(tiny_build):
+    encoding = tiny_build.tokenizer.encode("2024, x1")
+    assert encoding.tokens[:4] == ["2", "0", "2", "4"]
+    assert encoding.tokens[-1] == "1"
+    assert tiny_build.tokenizer.token_to_id("<|endoftext|>") == 0

@@ -1,0 +1,96 @@
+"""Training of one phase: a killed run continues to the same bytes."""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.embedded.pretrain import Phase, learning_rate, train_phase
+from mnemoscope.embedded.settings import FULL, TINY
+from mnemoscope.errors import DamagedDataError
+
+
+def _phase(folder: Path, seed: int = 1) -> Phase:
+    rows = np.random.default_rng(0).integers(0, 512, (20 * TINY.batch_size, 64)).astype(np.uint16)
+    return Phase(folder, rows, None, seed, bfloat16=False)
+
+
+class _StopError(Exception):
+    pass
+
+
+def _quiet(line: str) -> None:
+    del line
+
+
+def test_interrupted_training_gives_the_weights_of_uninterrupted_training(tmp_path, monkeypatch):
+    whole = train_phase(_phase(tmp_path / "whole"), TINY, report=_quiet)
+    from mnemoscope.embedded import pretrain
+
+    step = pretrain._Run._one_step
+
+    def stop_at_12(run):
+        if run.step == 12:
+            raise _StopError
+        step(run)
+
+    monkeypatch.setattr(pretrain._Run, "_one_step", stop_at_12)
+    with pytest.raises(_StopError):
+        train_phase(_phase(tmp_path / "cut"), TINY, report=_quiet)
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    monkeypatch.setattr(pretrain._Run, "_one_step", step)
+    resumed = train_phase(_phase(tmp_path / "cut"), TINY, report=_quiet)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_complete_phase_is_not_trained_again(tmp_path):
+    first = train_phase(_phase(tmp_path), TINY, report=_quiet)
+    lines: list[str] = []
+    again = train_phase(_phase(tmp_path), TINY, report=lines.append)
+    assert not lines
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    train_phase(_phase(tmp_path), TINY, report=_quiet)
+    with pytest.raises(DamagedDataError, match="other rows or settings"):
+        train_phase(_phase(tmp_path, seed=2), TINY, report=_quiet)
+
+
+def test_learning_rate_warms_up_then_falls_to_three_percent():
+    peak, n_steps = FULL.peak_learning_rate, 2406
+    assert learning_rate(0, n_steps, FULL) == pytest.approx(peak / 150)
+    assert learning_rate(149, n_steps, FULL) == pytest.approx(peak)
+    assert learning_rate(n_steps, n_steps, FULL) == pytest.approx(0.03 * peak)
+    rates = [learning_rate(step, n_steps, FULL) for step in range(150, n_steps)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_a_killed_recipe_started_again_ships_the_same_bytes(tmp_path, tiny_out, run_recipe_command):
+    pytest.importorskip("mnemoscope.embedded.publish")
+    for name in ("whole", "killed"):
+        shutil.copytree(tiny_out, tmp_path / name)
+    process = run_recipe_command(tmp_path / "killed")
+    checkpoints = [tmp_path / "killed/build" / name / "checkpoint.pt" for name in ("model",)]
+    while not any(path.exists() for path in checkpoints):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed/data").exists()
+    for name in ("whole", "killed"):
+        process = run_recipe_command(tmp_path / name)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert _shipped(tmp_path / "whole/data") == _shipped(tmp_path / "killed/data")
+
+
+def _shipped(data: Path) -> dict[str, bytes]:
+    files = {p.relative_to(data).as_posix(): p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    assert {"CARD.md", "card.json"} < set(files)
+    return {
+        name: content for name, content in files.items() if name not in ("CARD.md", "card.json")
+    }

@@ -1,0 +1,47 @@
+"""The shipped files: what the card says of them, and that others can open them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from mnemoscope.embedded import model_path, reference_path, sequences_path
+
+DATA = sequences_path().parent
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason="made by `make embedded`")
+
+
+def test_every_file_is_the_one_the_card_names():
+    card = json.loads((DATA / "card.json").read_text(encoding="utf-8"))
+    found = {
+        path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in DATA.rglob("*")
+        if path.is_file() and path.name not in ("CARD.md", "card.json")
+    }
+    assert found == {name: file["sha256"] for name, file in card["files"].items()}
+    assert all(line["is_met"] for line in card["requirements"])
+
+
+def test_all_files_together_are_within_24_megabytes():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 24_000_000
+
+
+@pytest.mark.parametrize("folder", [model_path(), reference_path()])
+def test_transformers_opens_model_and_tokenizer(folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    row = pl.read_parquet(sequences_path()).row(0, named=True)
+    assert model.config.max_position_embeddings >= 128
+    assert tokenizer(row["text"])["input_ids"] == row["tokens"]
+    assert tokenizer.decode(row["tokens"]) == row["text"]
+
+
+def test_importing_the_room_loads_nothing_heavy():
+    code = "import sys, mnemoscope.embedded; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
