@@ -1,0 +1,1 @@
+"""Where in the attention each class is decided: attribution, decisiveness maps, layer profile."""

@@ -1,0 +1,174 @@
+"""Decisiveness Δ: where a CNN reads each class, weighed by the attention that stands there.
+
+For class o, over the correctly labelled sequences of o:
+C = gradient of (logit_o − mean of the other logits) by the network's input;
+D = max(C, 0) / max C, a sequence with max C ≤ 0 skipped; Δ_o = mean of D · (max over heads of A).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemoscope.cnn.inputs import NetworkInputs
+from mnemoscope.cnn.trained import TrainedCnn
+from mnemoscope.localize.attribution import contrast_gradients
+from mnemoscope.maps.dataset import MapSource
+from mnemoscope.maps.triangle import unpack_triangle
+
+__all__ = ["Decisiveness", "average", "decisiveness", "layer_profile", "normalized_gradients"]
+
+
+@dataclass(frozen=True)
+class Decisiveness:
+    """Δ of every class, and how many sequences it rests on.
+
+    Attributes:
+        delta: float32 in [0, 1], shape (classes, layers, query, key); zero where `n_used` is 0.
+        n_used: correctly labelled sequences that count, int64, shape (classes,).
+        n_skipped: correctly labelled, but no cell speaks for the class (max C ≤ 0).
+        n_wrong: sequences of the class that the CNN takes for another.
+    """
+
+    delta: Tensor
+    n_used: Tensor
+    n_skipped: Tensor
+    n_wrong: Tensor
+
+
+def decisiveness(
+    trained: TrainedCnn,
+    maps: MapSource,
+    labels: Tensor,
+    *,
+    max_maps: MapSource,
+    attribution: str = "gradient",
+    batch_size: int = 64,
+) -> Decisiveness:
+    """Δ of one trained CNN, from sequences it was not trained on.
+
+    Nothing per head is needed. The gradient through mean pooling is the same for every head,
+    through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
+    max over heads of (D · A) is D · (max over heads of A), for both poolings.
+
+    The gradient is taken by what the network sees. With the preset `paper` that is the pooled map
+    itself: the published definition. With a scaled input (square root, then standardised per
+    cell) it is the scaled map, and only A is as stored. The chain back to the stored map would
+    multiply by the root's slope, infinite at weight 0, and divide by the cell's spread: cells that
+    hold little attention or hardly vary would take the largest C. In the scaled map a cell's unit
+    is its own spread. On planted evidence .74 of Δ lies where it was planted, by the chain .23
+    (`tests/localize/test_planted_truth.py`).
+
+    Args:
+        trained: network, with the scaling it was trained on.
+        maps: evaluation maps in the CNN's pooling.
+        labels: class index of each map, integer, shape (n,).
+        max_maps: the maxima over heads of the same sequences in the same order; the same object
+            as `maps` where the CNN's pooling is max.
+        attribution: "gradient" or "guided".
+        batch_size: sequences a backward pass; changes time and memory only.
+
+    Raises:
+        UserError: unknown attribution, or a damaged store.
+        ValueError: maps, labels and maxima of different numbers.
+    """
+    if not len(maps) == len(labels) == len(max_maps):
+        raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
+    total = _Total(trained.network.n_classes, maps.n_layers, maps.length)
+    labels = labels.to("cpu", torch.int64)
+    device = next(trained.network.parameters()).device
+    inputs = NetworkInputs(maps, trained.scaling, device=device)
+    for start in range(0, len(maps), batch_size):
+        rows = torch.arange(start, min(start + batch_size, len(maps)))
+        truth = labels[rows]
+        found = contrast_gradients(
+            trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
+        )
+        is_right = found.logits.argmax(dim=1).cpu() == truth
+        total.add(found.gradients, truth, is_right, max_maps, rows)
+    return total.mean()
+
+
+def normalized_gradients(gradients: Tensor) -> Tensor:
+    """D: each sequence's gradients over their maximum, clipped at 0.
+
+    The maximum is over the whole square, as published, not over the causal half alone.
+
+    Args:
+        gradients: C, float, shape (b, layers, query, key).
+
+    Returns:
+        The same shape, in [0, 1]; zeros for a sequence whose maximum is not above 0.
+    """
+    largest = gradients.amax(dim=(1, 2, 3), keepdim=True)
+    has_evidence = largest > 0
+    return torch.where(has_evidence, gradients.clamp(min=0) / largest.where(has_evidence, 1), 0)
+
+
+def average(parts: Sequence[Decisiveness]) -> Decisiveness:
+    """Δ averaged over trained CNNs.
+
+    A CNN that used no sequence of a class has nothing to say about it and is left out of that
+    class's mean. The counts are summed over the CNNs.
+
+    Args:
+        parts: one for each CNN, all of one shape; at least one.
+    """
+    if not parts:
+        raise ValueError("no decisiveness to average")
+    says = torch.stack([part.n_used > 0 for part in parts]).to(torch.float64)
+    deltas = torch.stack([part.delta for part in parts]).to(torch.float64)
+    summed = (deltas * says[:, :, None, None, None]).sum(dim=0)
+    return Decisiveness(
+        delta=(summed / says.sum(dim=0).clamp(min=1)[:, None, None, None]).float(),
+        n_used=torch.stack([part.n_used for part in parts]).sum(dim=0),
+        n_skipped=torch.stack([part.n_skipped for part in parts]).sum(dim=0),
+        n_wrong=torch.stack([part.n_wrong for part in parts]).sum(dim=0),
+    )
+
+
+def layer_profile(delta: Tensor) -> Tensor:
+    """ΣΔ of each class and layer over the largest of these sums.
+
+    Args:
+        delta: shape (classes, layers, query, key), not negative.
+
+    Returns:
+        Shape (classes, layers), in [0, 1]; all zeros where Δ is zero everywhere.
+    """
+    sums = delta.sum(dim=(2, 3))
+    largest = sums.max()
+    return sums / largest if largest > 0 else sums
+
+
+class _Total:
+    """Running sums of D · A and the counts, by class; float64, so that order does not show."""
+
+    def __init__(self, n_classes: int, n_layers: int, length: int) -> None:
+        self.sum = torch.zeros(n_classes, n_layers, length, length, dtype=torch.float64)
+        self.used, self.skipped, self.wrong = torch.zeros(3, n_classes, dtype=torch.int64)
+
+    def add(
+        self,
+        gradients: Tensor,
+        truth: Tensor,
+        is_right: Tensor,
+        max_maps: MapSource,
+        rows: Tensor,
+    ) -> None:
+        """Count a batch, and add what its correctly labelled sequences say."""
+        has_evidence = (gradients.amax(dim=(1, 2, 3)) > 0).cpu()
+        is_used = is_right & has_evidence
+        weights = normalized_gradients(gradients[is_used.to(gradients.device)]).cpu()
+        attention = unpack_triangle(max_maps.read(rows[is_used])).to(weights.dtype)
+        self.sum.index_add_(0, truth[is_used], (weights * attention).to(torch.float64))
+        n_classes = len(self.used)
+        self.used += torch.bincount(truth[is_used], minlength=n_classes)
+        self.skipped += torch.bincount(truth[is_right & ~has_evidence], minlength=n_classes)
+        self.wrong += torch.bincount(truth[~is_right], minlength=n_classes)
+
+    def mean(self) -> Decisiveness:
+        """Δ: the sums over the number of sequences used."""
+        divisor = self.used.clamp(min=1)[:, None, None, None]
+        return Decisiveness((self.sum / divisor).float(), self.used, self.skipped, self.wrong)

@@ -1,0 +1,141 @@
+"""Attribution equals Captum's, answers worked out by hand, and leaves the network as it was."""
+
+import pytest
+import torch
+from captum.attr import GuidedBackprop, Saliency
+from torch import nn
+
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.errors import UserError
+from mnemoscope.localize.attribution import class_contrast, contrast_gradients
+
+ORACLES = {
+    "gradient": lambda network, inputs, classes: Saliency(network).attribute(
+        inputs, target=classes, abs=False
+    ),
+    "guided": lambda network, inputs, classes: GuidedBackprop(network).attribute(
+        inputs, target=classes
+    ),
+}
+
+
+class ContrastNetwork(nn.Module):
+    """Every class's contrast as an output, so that Captum can take one as its target."""
+
+    def __init__(self, network: nn.Module, n_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        others = (1 - torch.eye(n_classes)) / (n_classes - 1)
+        self.register_buffer("mix", torch.eye(n_classes) - others)
+
+    def forward(self, inputs):
+        return self.network(inputs) @ self.mix.T
+
+
+def a_network(n_classes=3, kernel=6, filters=10, seed=0) -> AttentionCnn:
+    torch.manual_seed(seed)
+    return AttentionCnn(4, n_classes, kernel=kernel, filters=filters)
+
+
+def some_inputs(n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 4, 64, 64, generator=generator).tril()
+
+
+@pytest.mark.parametrize("attribution", ["gradient", "guided"])
+@pytest.mark.parametrize(("n_classes", "kernel", "filters"), [(2, 6, 10), (3, 8, 16), (4, 6, 16)])
+def test_attribution_equals_captum(attribution, n_classes, kernel, filters):
+    """To 1e-6 of the largest gradient: both sum the same float32 products, in one order."""
+    network = a_network(n_classes, kernel, filters).eval()
+    inputs, classes = some_inputs(6), torch.arange(6) % n_classes
+    found = contrast_gradients(network, inputs, classes, attribution=attribution)
+    wanted = ORACLES[attribution](
+        ContrastNetwork(network, n_classes), inputs.clone().requires_grad_(), classes
+    )
+    scale = wanted.abs().max()
+    assert scale > 0
+    assert (found.gradients - wanted).abs().max() <= 1e-6 * scale
+    assert torch.equal(found.logits, network(inputs).detach())
+
+
+def test_guided_is_not_the_gradient():
+    """Otherwise the comparison above would hold for a hook that never fires."""
+    inputs, classes = some_inputs(3), torch.arange(3)
+    plain, guided = (
+        contrast_gradients(a_network(), inputs, classes, attribution=name).gradients
+        for name in ("gradient", "guided")
+    )
+    assert (plain - guided).abs().max() > 0.1 * plain.abs().max()
+
+
+@pytest.mark.parametrize("attribution", ["gradient", "guided"])
+def test_one_backward_pass_gives_each_row_its_own(attribution):
+    """Rows of different classes together equal each row alone (1e-6 of the largest: rounding)."""
+    network = a_network()
+    inputs, classes = some_inputs(5), torch.tensor([2, 0, 1, 1, 2])
+    together = contrast_gradients(network, inputs, classes, attribution=attribution).gradients
+    for row in range(5):
+        alone = contrast_gradients(
+            network, inputs[row : row + 1], classes[row : row + 1], attribution=attribution
+        ).gradients
+        assert (together[row] - alone[0]).abs().max() <= 1e-6 * alone.abs().max()
+
+
+def test_guided_worked_out_by_hand():
+    """x → 2x → ReLU → (y, -y): class 0 gains 4 a unit of x > 0; for class 1 guided keeps none."""
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False)
+    )
+    with torch.no_grad():
+        network[1].weight[:] = 2.0
+        network[3].weight[:] = torch.tensor([[1.0], [-1.0]])
+    inputs = torch.tensor([3.0, 3.0, -3.0]).reshape(3, 1, 1, 1)
+    classes = torch.tensor([0, 1, 0])
+    plain = contrast_gradients(network, inputs, classes, attribution="gradient").gradients
+    guided = contrast_gradients(network, inputs, classes, attribution="guided").gradients
+    assert plain.flatten().tolist() == [4.0, -4.0, 0.0]
+    assert guided.flatten().tolist() == [4.0, 0.0, 0.0]
+
+
+def test_contrast_is_the_logit_minus_the_mean_of_the_others():
+    logits = torch.tensor([[1.0, 5.0, 3.0], [1.0, 5.0, 3.0]])
+    assert class_contrast(logits, torch.tensor([0, 1])).tolist() == [-3.0, 3.0]
+
+
+@pytest.mark.parametrize("attribution", ["gradient", "guided"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_network_is_given_back_as_it_was(attribution, fails):
+    network = a_network().train()
+    modes = [module.training for module in network.modules()]
+    inputs = some_inputs(2)[:, :3] if fails else some_inputs(2)
+    if fails:
+        with pytest.raises(RuntimeError, match="channels"):
+            contrast_gradients(network, inputs, torch.tensor([0, 1]), attribution=attribution)
+    else:
+        contrast_gradients(network, inputs, torch.tensor([0, 1]), attribution=attribution)
+    assert [module.training for module in network.modules()] == modes
+    assert not any(module._backward_hooks for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not inputs.requires_grad
+
+
+def test_dropout_is_off_and_the_caller_may_forbid_gradients():
+    network = a_network().train()
+    inputs, classes = some_inputs(2), torch.tensor([0, 1])
+    with torch.no_grad():
+        first, second = (contrast_gradients(network, inputs, classes) for _ in range(2))
+    assert torch.equal(first.gradients, second.gradients)
+    assert torch.equal(first.logits, second.logits)
+
+
+def test_guided_without_relu_modules_is_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    inputs = torch.rand(1, 1, 2, 2)
+    with pytest.raises(UserError, match="needs ReLU modules"):
+        contrast_gradients(network, inputs, torch.tensor([0]), attribution="guided")
+    contrast_gradients(network, inputs, torch.tensor([0]), attribution="gradient")
+
+
+def test_unknown_attribution_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'guided'"):
+        contrast_gradients(a_network(), some_inputs(1), torch.tensor([0]), attribution="guide")

@@ -1,0 +1,220 @@
+"""Δ equals the published per-head procedure, written here as naively as it reads."""
+
+import pytest
+import torch
+from torch import nn
+
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.scaling import Scaling, fit_scaling, scale_maps
+from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
+from mnemoscope.localize.decisiveness import (
+    Decisiveness,
+    average,
+    decisiveness,
+    layer_profile,
+    normalized_gradients,
+)
+from mnemoscope.maps import TensorMaps, pack_triangle
+
+RAW = Scaling(None, None, 0.0)
+N_LAYERS, N_HEADS, N_CLASSES = 3, 4, 3
+POOL = {"mean": lambda heads: heads.mean(2), "max": lambda heads: heads.max(2).values}
+
+
+def some_heads(n: int, length: int = 64) -> torch.Tensor:
+    """Weights (n, layers, heads, query, key) whose mean over heads is exact in float16, no ties.
+
+    Multiples of 1/256, another remainder by 4 for each head: their mean over 4 heads is a
+    multiple of 1/1024 below 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (n, N_LAYERS, N_HEADS, length, length)
+    whole = 4 * torch.randint(0, 60, shape, generator=generator)
+    return ((whole + torch.arange(N_HEADS).reshape(-1, 1, 1)) / 256).tril()
+
+
+def trained_of(network: nn.Module, scaling: Scaling = RAW, pooling: str = "mean") -> TrainedCnn:
+    return TrainedCnn(
+        network=network,
+        scaling=scaling,
+        setting=CnnSetting(6, 10, pooling),
+        preset=PRESETS["paper"],
+        seed=0,
+        history=TrainingHistory((), 0),
+    )
+
+
+def a_network(pooled: torch.Tensor) -> AttentionCnn:
+    """A random CNN whose last bias is set so that it names every class now and then."""
+    torch.manual_seed(3)
+    network = AttentionCnn(N_LAYERS, N_CLASSES, kernel=6, filters=10).eval()
+    with torch.no_grad():
+        network.classifier[-1].bias -= network(pooled).mean(0)
+    return network
+
+
+def naive_delta(network, heads, labels, pooling):
+    """The published procedure: gradient per head through the pooling, one sequence at a time."""
+    delta = torch.zeros(N_CLASSES, *heads.shape[1:2], *heads.shape[3:])
+    for wanted in range(N_CLASSES):
+        found = []
+        for weights, label in zip(heads, labels, strict=True):
+            leaf = weights.clone().requires_grad_()
+            logits = network(POOL[pooling](leaf[None]))[0]
+            if label != wanted or logits.argmax() != wanted:
+                continue
+            others = [logits[c] for c in range(N_CLASSES) if c != wanted]
+            (logits[wanted] - sum(others) / len(others)).backward()
+            if leaf.grad.max() <= 0:
+                continue
+            decisive = (leaf.grad / leaf.grad.max()).clamp(min=0)
+            found.append((decisive * weights).amax(dim=1))
+        if found:
+            delta[wanted] = torch.stack(found).mean(0)
+    return delta
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_delta_equals_the_per_head_procedure(pooling):
+    """To 1e-6: float32 rounding of one backward pass for all rows against one a row."""
+    heads = some_heads(24)
+    network = a_network(POOL[pooling](heads))
+    predicted = network(POOL[pooling](heads)).argmax(1)
+    labels = predicted.clone()
+    labels[::5] = (labels[::5] + 1) % N_CLASSES
+    maps = TensorMaps(pack_triangle(POOL[pooling](heads)))
+    found = decisiveness(
+        trained_of(network, pooling=pooling),
+        maps,
+        labels,
+        max_maps=TensorMaps(pack_triangle(heads.amax(2))),
+        batch_size=7,
+    )
+    wanted = naive_delta(network, heads, labels, pooling)
+    assert wanted.amax() > 0.1
+    assert (wanted.amax(dim=(1, 2, 3)) > 0).sum() >= 2
+    assert (found.delta - wanted).abs().max() <= 1e-6
+    is_right = predicted == labels
+    for label in range(N_CLASSES):
+        of_class = labels == label
+        assert found.n_wrong[label] == (of_class & ~is_right).sum()
+        assert found.n_used[label] + found.n_skipped[label] == (of_class & is_right).sum()
+
+
+class Linear(nn.Module):
+    """Logits are weighted sums of the map, so every gradient can be read off."""
+
+    def __init__(self, weight: torch.Tensor, bias: list[float]) -> None:
+        super().__init__()
+        self.n_layers, self.length, self.n_classes = weight.shape[1], weight.shape[2], len(weight)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.tensor(bias))
+
+    def forward(self, maps):
+        return torch.einsum("blqk,clqk->bc", maps, self.weight) + self.bias
+
+
+def test_delta_worked_out_by_hand():
+    """C of class 0 is w0 − w1 = (4, −2, 1) on the triangle; D = (1, 0, 1/4); class 1 opposite."""
+    weight = torch.zeros(2, 1, 2, 2)
+    weight[0, 0] = torch.tensor([[4.0, 0.0], [-2.0, 1.0]])
+    mean = torch.tensor([[[[0.5, 0.0], [0.25, 0.25]]], [[[0.25, 0.0], [1.0, 0.0]]]])
+    maximum = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]], [[[0.5, 0.0], [1.0, 0.25]]]])
+    both = [TensorMaps(pack_triangle(maps)) for maps in (mean, maximum)]
+    trained = trained_of(Linear(weight, [0.0, 0.0]))
+    found = decisiveness(trained, both[0], torch.tensor([0, 1]), max_maps=both[1])
+    assert found.delta[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.125]]
+    assert found.delta[1, 0].tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    assert (found.n_used.tolist(), found.n_wrong.tolist()) == ([1, 1], [0, 0])
+
+
+def test_sequences_without_evidence_and_wrong_ones_are_counted_and_left_out():
+    """Class 0 wins by its bias alone: every cell speaks against it."""
+    weight = torch.zeros(2, 1, 2, 2)
+    weight[0] = -1.0
+    maps = TensorMaps(pack_triangle(torch.full((3, 1, 2, 2), 0.25).tril()))
+    trained = trained_of(Linear(weight, [9.0, 0.0]))
+    found = decisiveness(trained, maps, torch.tensor([0, 0, 1]), max_maps=maps)
+    assert found.n_skipped.tolist() == [2, 0]
+    assert found.n_wrong.tolist() == [0, 1]
+    assert found.n_used.tolist() == [0, 0]
+    assert torch.equal(found.delta, torch.zeros(2, 1, 2, 2))
+    gradients = torch.stack([torch.full((1, 2, 2), -1.0), torch.ones(1, 2, 2)])
+    assert normalized_gradients(gradients).amax(dim=(1, 2, 3)).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("attribution", ["gradient", "guided"])
+def test_batch_size_does_not_show(attribution):
+    """To 1e-6, the rounding of float32 convolutions over other batches."""
+    heads = some_heads(10)
+    network = a_network(heads.mean(2))
+    labels = network(heads.mean(2)).argmax(1)
+    both = [TensorMaps(pack_triangle(maps)) for maps in (heads.mean(2), heads.amax(2))]
+    found = [
+        decisiveness(
+            trained_of(network),
+            both[0],
+            labels,
+            max_maps=both[1],
+            attribution=attribution,
+            batch_size=size,
+        ).delta
+        for size in (1, 64)
+    ]
+    assert found[0].amax() > 0.1
+    assert (found[0] - found[1]).abs().max() <= 1e-6
+
+
+def test_scaled_input_is_differentiated_where_the_network_sees_it():
+    """D from the network's own input, A as stored: the promise of the docstring, row by row."""
+    heads = some_heads(12)
+    maps = TensorMaps(pack_triangle(heads.mean(2)))
+    scaling = fit_scaling(maps, PRESETS["small"])
+    scaled = scale_maps(scaling, pack_triangle(heads.mean(2)))
+    network = a_network(scaled)
+    labels = network(scaled).argmax(1)
+    found = decisiveness(
+        trained_of(network, scaling),
+        maps,
+        labels,
+        max_maps=TensorMaps(pack_triangle(heads.amax(2))),
+    )
+    wanted = torch.zeros_like(found.delta)
+    for row, label in enumerate(labels):
+        leaf = scaled[row : row + 1].clone().requires_grad_()
+        logits = network(leaf)[0]
+        (logits[label] * 1.5 - logits.sum() / 2).backward()
+        decisive = (leaf.grad[0] / leaf.grad.max()).clamp(min=0)
+        wanted[label] += decisive * heads[row].amax(1) / (labels == label).sum()
+    assert (found.delta - wanted).abs().max() <= 1e-6
+
+
+def test_unequal_numbers_are_refused():
+    maps = TensorMaps(torch.zeros(2, 1, 3))
+    trained = trained_of(Linear(torch.zeros(2, 1, 2, 2), [0.0, 0.0]))
+    with pytest.raises(ValueError, match="2 maps, 3 labels, 2 maxima"):
+        decisiveness(trained, maps, torch.tensor([0, 1, 1]), max_maps=maps)
+
+
+def part(values, n_used):
+    """Δ that is one value a class, and its counts."""
+    delta = torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 2).clone()
+    counts = torch.tensor(n_used)
+    return Decisiveness(delta, counts, counts + 1, counts + 2)
+
+
+def test_a_cnn_that_never_saw_a_class_does_not_pull_its_average_down():
+    found = average([part([0.2, 0.0, 0.0], [4, 0, 0]), part([0.4, 0.6, 0.0], [2, 1, 0])])
+    assert found.delta[:, 0, 0, 0].tolist() == pytest.approx([0.3, 0.6, 0.0], abs=1e-7)
+    assert found.n_used.tolist() == [6, 1, 0]
+    assert found.n_skipped.tolist() == [8, 3, 2]
+    assert found.n_wrong.tolist() == [10, 5, 4]
+    with pytest.raises(ValueError, match="no decisiveness"):
+        average([])
+
+
+def test_layer_profile_is_the_share_of_the_largest_layer():
+    delta = torch.zeros(2, 2, 3, 3)
+    delta[0, 1, 2, 0], delta[0, 1, 1, 1], delta[1, 0, 0, 0] = 0.5, 0.25, 0.375
+    assert layer_profile(delta).tolist() == [[0.0, 1.0], [0.5, 0.0]]
+    assert layer_profile(torch.zeros(2, 2, 3, 3)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
