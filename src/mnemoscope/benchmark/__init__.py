@@ -1,24 +1,100 @@
-"""How well a taxonomy matches attention, and how much of that the text alone explains."""
+"""How well a taxonomy matches attention, and how much of that the text alone explains.
+
+Names are resolved on first use, so that importing this room loads neither torch nor
+scikit-learn.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {
+if TYPE_CHECKING:
+    from mnemoscope.benchmark.baseline import BaselineFit, fit_baseline
+    from mnemoscope.benchmark.blind import blind_maps, ngram_logits
+    from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
+    from mnemoscope.benchmark.control_task import permute_labels
+    from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess
+    from mnemoscope.benchmark.logits import classify_logprobs
+    from mnemoscope.benchmark.matched import Match, match_on_scores, standardized_difference
+    from mnemoscope.benchmark.published import (
+        PUBLISHED_MODELS,
+        PublishedConfusion,
+        published_confusions,
+        published_rho,
+        published_table,
+    )
+    from mnemoscope.benchmark.statistics import STATISTICS, classify_statistics, map_statistics
+    from mnemoscope.benchmark.table import SOURCES, score_benchmark
+    from mnemoscope.benchmark.verdict import BenchmarkFigures, Verdict, give_verdict
+    from mnemoscope.benchmark.votes import Votes, collect_votes
+
+__all__ = [
+    "BENCHMARK_SCHEMA",
+    "CONTROLS",
+    "PUBLISHED_MODELS",
+    "SOURCES",
+    "STATISTICS",
+    "BaselineFit",
+    "BenchmarkFigures",
+    "Excess",
+    "Match",
+    "PublishedConfusion",
+    "Verdict",
+    "Votes",
+    "blind_maps",
+    "classify_logprobs",
+    "classify_statistics",
+    "collect_votes",
+    "fit_baseline",
+    "give_verdict",
+    "map_statistics",
+    "match_on_scores",
+    "measure_excess",
+    "ngram_logits",
+    "permute_labels",
+    "published_confusions",
+    "published_rho",
+    "published_table",
+    "score_benchmark",
+    "standardized_difference",
+]
+
+_MODULES = {
+    "BENCHMARK_SCHEMA": "columns",
+    "BaselineFit": "baseline",
+    "BenchmarkFigures": "verdict",
+    "CONTROLS": "excess",
+    "Excess": "excess",
+    "Match": "matched",
     "PUBLISHED_MODELS": "published",
     "PublishedConfusion": "published",
+    "SOURCES": "table",
+    "STATISTICS": "statistics",
+    "Verdict": "verdict",
+    "Votes": "votes",
+    "blind_maps": "blind",
+    "classify_logprobs": "logits",
+    "classify_statistics": "statistics",
+    "collect_votes": "votes",
+    "fit_baseline": "baseline",
+    "give_verdict": "verdict",
+    "map_statistics": "statistics",
+    "match_on_scores": "matched",
+    "measure_excess": "excess",
+    "ngram_logits": "blind",
+    "permute_labels": "control_task",
     "published_confusions": "published",
     "published_rho": "published",
     "published_table": "published",
+    "score_benchmark": "table",
+    "standardized_difference": "matched",
 }
-
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name on first use, so that importing the room stays light."""
-    if name not in _HOMES:
+    """Import the module of a public name when the name is first asked for."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,69 @@
+"""The columns of the benchmark table.
+
+All shares are fractions in [0, 1] (an excess in [-1, 1]), all intervals 95 %. Null: the column
+does not apply to the source, or the source did not train.
+"""
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+
+__all__ = ["BENCHMARK_SCHEMA"]
+
+_Share = pl.Float64
+_Shares = pl.List(pl.Float64)  # one a class, in the order of the classes
+
+_COLUMNS: dict[str, DataType | DataTypeClass] = {
+    "taxonomy": pl.String,
+    "source": pl.String,  # one of table.SOURCES
+    # Trainings; those that left chance on their training set, which alone count below;
+    # the mean min-F1 of these on their training sets; evaluation sequences.
+    "did_train": pl.Boolean,
+    "n_runs": pl.Int64,
+    "n_trained": pl.Int64,
+    "training_min_f1": _Share,
+    "n_eval": pl.Int64,
+    "min_f1": _Share,
+    "low": _Share,
+    "high": _Share,
+    "mean_f1": _Share,
+    "mean_f1_low": _Share,
+    "mean_f1_high": _Share,
+    "f1": _Shares,
+    "f1_low": _Shares,
+    "f1_high": _Shares,
+    "precision": _Shares,
+    "precision_low": _Shares,
+    "precision_high": _Shares,
+    "recall": _Shares,
+    "recall_low": _Shares,
+    "recall_high": _Shares,
+    # Rows true, columns predicted, summed over trained runs and epochs.
+    "confusion": pl.List(pl.List(pl.Int64)),
+    # From here on in the model's row alone. The control that the excess is over; the kind
+    # of verdict ("adds", "unclear", "nothing", "cannot") and its sentence.
+    "excess": _Share,
+    "excess_low": _Share,
+    "excess_high": _Share,
+    "excess_over": pl.String,
+    "verdict_kind": pl.String,
+    "verdict": pl.String,
+    # The model on the matched sequences; what the blind baseline that matched them
+    # (matched_by) still reaches there; sequences left a class; the largest standardized
+    # difference of its scores before and after; why there is no figure.
+    "matched_min_f1": _Share,
+    "matched_low": _Share,
+    "matched_high": _Share,
+    "matched_f1": _Shares,
+    "matched_f1_low": _Shares,
+    "matched_f1_high": _Shares,
+    "matched_blind_min_f1": _Share,
+    "matched_blind_low": _Share,
+    "matched_blind_high": _Share,
+    "matched_by": pl.String,
+    "matched_n_per_class": pl.Int64,
+    "difference_before": _Share,
+    "difference_after": _Share,
+    "matched_note": pl.String,
+}
+
+BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
