@@ -1,3 +1,68 @@
-"""How a language model memorized what it repeats: guessed or recalled, and where it shows."""
+"""How a language model memorized what it repeats: guessed or recalled, and where it shows.
+
+In a notebook:
+
+    import mnemoscope as ms
+
+    study = ms.run(ms.demo_settings(), "demo")   # or ms.Study("demo") for one that is there
+    study.sequences                               # a Polars frame, with all columns so far
+    ms.benchmark(study)                           # one row a taxonomy and source
+    ms.benchmark_figure(study)                    # figures show themselves
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnemoscope.config import StudySettings, load_settings
+    from mnemoscope.progress import show_progress
+    from mnemoscope.stages.demo import demo_settings
+    from mnemoscope.stages.results import (
+        benchmark,
+        benchmark_figure,
+        decisiveness,
+        delta_figure,
+        labels,
+        layer_profile_figure,
+        predictions,
+        samples,
+    )
+    from mnemoscope.stages.run import run, run_stage
+    from mnemoscope.study import Study
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Study",
+    "StudySettings",
+    "benchmark",
+    "benchmark_figure",
+    "decisiveness",
+    "delta_figure",
+    "demo_settings",
+    "labels",
+    "layer_profile_figure",
+    "load_settings",
+    "predictions",
+    "run",
+    "run_stage",
+    "samples",
+    "show_progress",
+]
+
+_WHERE = {
+    "Study": "study",
+    "StudySettings": "config",
+    "load_settings": "config",
+    "show_progress": "progress",
+    "demo_settings": "stages.demo",
+    "run": "stages.run",
+    "run_stage": "stages.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
+    return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'stages.results')}"), name)

@@ -144,6 +144,9 @@ class LabelSettings(_Settings):
         description="What Non-Memo sequences show after the prefix: the model's own continuation "
         "(the paper's rule) or the text's suffix.",
     )
+    both_suffixes: bool = Field(
+        default=False, description="Repeat every taxonomy with the other choice of that suffix."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the shared permutation.")
 
 

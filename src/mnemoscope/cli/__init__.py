@@ -6,6 +6,7 @@ Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main"]
 
@@ -51,7 +52,7 @@ def _call(arguments: list[str]) -> int:
     from mnemoscope.cli.app import app, verbs
     from mnemoscope.errors import UserError, nearest
 
-    usage_error = typer.BadParameter.__mro__[1]  # click's own class, wherever typer keeps it
+    usage_error: Any = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
     verb = next((one for one in arguments if not one.startswith("-")), None)
     if verb is not None and arguments[0] == verb and verb not in verbs():
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
@@ -59,7 +60,7 @@ def _call(arguments: list[str]) -> int:
     try:
         status = app(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
     except usage_error as error:
-        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        message = " ".join(error.format_message().split())
         name = verb if verb in verbs() else ""
         command = f"mnemoscope {name}".strip()
         raise UserError(f"{message} See '{command} --help'.") from None

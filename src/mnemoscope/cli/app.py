@@ -1,5 +1,7 @@
 """All verbs in one place; each lives in a module named for what it works on."""
 
+from collections.abc import Callable
+
 import typer
 
 from mnemoscope import __version__
@@ -35,7 +37,7 @@ def _root(
     """Options before the verb."""
 
 
-_VERBS = {
+_VERBS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "init": study.init,
     "run": study.run,

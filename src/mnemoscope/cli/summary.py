@@ -37,7 +37,7 @@ def print_summary(study: Study) -> None:
         counts = ", ".join(f"{name} {n:,}" for name, n in entry["counts"].items())
         if "impossible" in entry:
             console.print(f"{sample}: impossible. {entry['impossible']}", highlight=False)
-        elif entry["match"] is None:
+        elif sample == entry["taxonomy"]:
             console.print(f"{sample}: {counts}", highlight=False, markup=False)
     report = study.folder / "report.html"
     if report.is_file():

@@ -86,10 +86,10 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
     _writable(out)
     frame = read_table(target)
     if len(taxonomies) == 1:
-        labels = {"class": label_sequences(frame, taxonomies[0], where=str(target))}
+        labels = {"class": label_sequences(frame, taxonomies[0])}
         frame = frame.with_columns(**labels)
     else:
-        labels = {one.name: label_sequences(frame, one, where=str(target)) for one in taxonomies}
+        labels = {one.name: label_sequences(frame, one) for one in taxonomies}
         frame = frame.select("sequence_id").with_columns(**labels)
     write_table(out, frame)
     print(f"Wrote {out}.")

@@ -111,7 +111,7 @@ def _capture(
     folder = maps_folder(study, role)
     folder.mkdir(parents=True, exist_ok=True)
     ids = wanted["sequence_id"].to_numpy()
-    suffixes = wanted["suffix"].to_numpy()
+    suffixes = wanted["suffix"].to_list()
     shard_rows = study.settings.capture.shard_rows
     writer = MapWriter(
         folder,
@@ -125,7 +125,7 @@ def _capture(
         for start in range(0, len(missing), shard_rows):
             rows = missing[start : start + shard_rows]
             mean, maximum = _pooled(model, tokens[rows], study, progress)
-            writer.append(ids[rows], suffixes[rows], mean, maximum)
+            writer.append(ids[rows], [suffixes[row] for row in rows], mean, maximum)
     writer.close()
 
 

@@ -90,9 +90,7 @@ class Job:
     @property
     def setting_name(self) -> str:
         """How the setting is called in tables, for example `k6-f10-mean`."""
-        if self.setting is None:
-            return "-"
-        return f"k{self.setting.kernel}-f{self.setting.filters}-{self.setting.pooling}"
+        return self.setting.slug if self.setting else "-"
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def _train(
     predicted: list[torch.Tensor] = []
 
     def after_epoch(_: int, trained: TrainedCnn) -> None:
-        if job.preset == "paper":  # the paper sums its confusion matrices over epochs
+        if PRESETS[job.preset].scores_every_epoch:
             predicted.append(predict_logits(trained, evaluation).argmax(dim=1))
 
     trained = train_cnn(
@@ -249,7 +247,7 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     role = "reference" if job.source == "reference" else "model"
     store = MapStore(maps_folder(study, role))
     pooling = job.setting.pooling if job.setting else "mean"
-    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_numpy(), pooling)
+    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), pooling)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Stage `label`: a class for each sequence under each taxonomy, sampled and split."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import polars as pl
 
+from mnemoscope.config import LabelSettings
 from mnemoscope.progress import say
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
@@ -14,15 +16,48 @@ from mnemoscope.taxonomy.names import Taxonomy
 from mnemoscope.taxonomy.sampling import Impossible, Sample, sample_classes
 from mnemoscope.taxonomy.splitting import find_groups
 
-__all__ = ["label_stage", "sample_name", "samples_of"]
+__all__ = ["LABELS_FILE", "SAMPLES_FILE", "Variant", "label_stage", "samples_of", "variants"]
 
 LABELS_FILE = "labels.parquet"
 SAMPLES_FILE = "samples.parquet"
+_SHOWN = {"own": "Non-Memo with its continuation", "true": "Non-Memo with its true suffix"}
+_SHOWN_NOTE = (
+    "The same sequences; what Non-Memo shows after the prefix is exchanged, since greedy text "
+    "loops and can give the class away."
+)
 
 
-def sample_name(taxonomy: str, match: str | None) -> str:
-    """How a sample of a taxonomy is called in every table of the study."""
-    return f"{taxonomy} (same {match})" if match else taxonomy
+@dataclass(frozen=True)
+class Variant:
+    """One choice of sequences on which every taxonomy is measured.
+
+    Attributes:
+        suffix: appended to the taxonomy's name in every table of the study.
+        title: which sequences, in a few words.
+        note: what is special about them, empty for the main one.
+        match: column whose values are equally frequent in every class, None for none.
+        non_memo_suffix: what Non-Memo sequences show after the prefix: `own` or `true`.
+    """
+
+    suffix: str
+    title: str
+    note: str
+    match: str | None
+    non_memo_suffix: str
+
+
+def variants(settings: LabelSettings) -> list[Variant]:
+    """The main choice of sequences, then the repetitions that the settings ask for."""
+    own = settings.non_memo_suffix
+    found = [Variant("", "all sequences", "", None, own)]
+    if settings.both_suffixes:
+        other = "true" if own == "own" else "own"
+        found.append(Variant(f" ({other} suffix)", _SHOWN[other], _SHOWN_NOTE, None, other))
+    if settings.match:
+        column = settings.match
+        note = f"Every class has the same number of sequences of each {column}."
+        found.append(Variant(f" (same {column})", f"same {column}", note, column, own))
+    return found
 
 
 def label_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
@@ -40,12 +75,12 @@ def label_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         labels = {taxonomy.name: label_sequences(frame, taxonomy) for taxonomy in taxonomies}
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**labels))
         sampled, entries = [], {}
-        for taxonomy, match in _wanted(taxonomies, settings.match):
-            name = sample_name(taxonomy.name, match)
-            outcome = _sample(frame, labels[taxonomy.name], taxonomy, match, study)
-            entries[name] = _entry(taxonomy, match, labels[taxonomy.name], outcome)
+        for taxonomy, variant in product(_distinct(taxonomies), variants(settings)):
+            name = taxonomy.name + variant.suffix
+            outcome = _sample(frame, labels[taxonomy.name], taxonomy, variant.match, study)
+            entries[name] = _entry(taxonomy, variant, labels[taxonomy.name], outcome)
             if isinstance(outcome, Sample):
-                sampled.append(_rows(name, outcome, settings.non_memo_suffix))
+                sampled.append(_rows(name, outcome, variant.non_memo_suffix))
             else:
                 say(f"{name}: impossible. {outcome.reason}")
         study.write(SAMPLES_FILE, pl.concat(sampled) if sampled else _no_rows())
@@ -61,15 +96,12 @@ def samples_of(study: Study) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _wanted(taxonomies: list[Taxonomy], match: str | None) -> Iterator[tuple[Taxonomy, str | None]]:
-    """Each distinct partition once as sampled, then once more matched when that is asked for."""
-    seen: set[Any] = set()
+def _distinct(taxonomies: list[Taxonomy]) -> list[Taxonomy]:
+    """Each partition once, under the name that comes first."""
+    first: dict[Any, Taxonomy] = {}
     for taxonomy in taxonomies:
-        if taxonomy.partition_key not in seen:
-            seen.add(taxonomy.partition_key)
-            yield taxonomy, None
-            if match:
-                yield taxonomy, match
+        first.setdefault(taxonomy.partition_key, taxonomy)
+    return list(first.values())
 
 
 def _aliases(taxonomies: list[Taxonomy]) -> dict[str, str]:
@@ -102,28 +134,37 @@ def _sample(
 
 
 def _entry(
-    taxonomy: Taxonomy, match: str | None, labels: pl.Series, outcome: Sample | Impossible
+    taxonomy: Taxonomy, variant: Variant, labels: pl.Series, outcome: Sample | Impossible
 ) -> dict[str, Any]:
     """What the manifest keeps of one sample."""
     entry: dict[str, Any] = {
         "taxonomy": taxonomy.name,
-        "match": match,
+        "title": variant.title,
+        "note": variant.note,
         "classes": list(taxonomy.classes),
-        "counts": count_classes(labels),
+        "meanings": _meanings(taxonomy),
+        "counts": count_classes(labels, taxonomy.classes),
         "unlabelled": labels.null_count(),
     }
     if isinstance(outcome, Impossible):
         return entry | {"impossible": outcome.reason}
-    per_split = outcome.frame.group_by("split").len()
-    sizes = dict(zip(per_split["split"], per_split["len"], strict=True))
-    trained = [name for name in taxonomy.classes if name not in outcome.dropped]
     return entry | {
-        "trained_classes": trained,
+        "trained_classes": list(outcome.classes),
         "dropped": list(outcome.dropped),
         "warnings": list(outcome.warnings),
-        "n_train": sizes.get("train", 0) // len(trained),
-        "n_eval": sizes.get("eval", 0) // len(trained),
+        "n_train": outcome.n_train,
+        "n_eval": outcome.n_eval,
+        "n_groups_crossing": outcome.n_groups_crossing,
     }
+
+
+def _meanings(taxonomy: Taxonomy) -> list[str]:
+    """Each class in words."""
+    return [
+        "the model's continuation differs from the text's suffix",
+        *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
+        "memorized, and none of the rules before holds",
+    ]
 
 
 def _rows(name: str, sample: Sample, non_memo_suffix: str) -> pl.DataFrame:

@@ -82,8 +82,9 @@ def load_deltas(study: Study) -> Iterator[StoredDelta]:
     try:
         with safe_open(path, framework="np") as file:
             for number, facts in enumerate(json.loads(file.metadata()["facts"])):
-                lists = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
-                yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **lists)
+                lists = ("classes", "n_used", "n_skipped", "n_wrong")
+                plain = facts | {name: tuple(facts[name]) for name in lists}
+                yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
             f"{path}: damaged ({type(error).__name__}). Delete it and run "

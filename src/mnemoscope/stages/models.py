@@ -5,7 +5,7 @@ from typing import Any
 
 from mnemoscope.config import EMBEDDED, StudySettings
 from mnemoscope.errors import UserError
-from mnemoscope.lm.loading import LanguageModel, check_fits, load_model
+from mnemoscope.lm.loading import LanguageModel, check_fits, load_model, load_tokenizer
 from mnemoscope.progress import say
 from mnemoscope.study import Study
 
@@ -47,6 +47,14 @@ class Models:
         loaded = self._get("reference", name, study)
         _check_same_tokens(self.model(study), loaded)
         return loaded
+
+    def tokenizer(self) -> Any:
+        """The tokenizer alone, without loading weights that are not needed."""
+        if "model" in self._loaded:
+            return self._loaded["model"].tokenizer
+        name = self.settings.model.name
+        folder = str(_embedded_folder("model")) if name == EMBEDDED else name
+        return load_tokenizer(folder, revision=self.settings.model.revision)
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:

@@ -10,7 +10,9 @@ import polars as pl
 
 from mnemoscope.engine import run_tasks
 from mnemoscope.engine.local import n_workers
+from mnemoscope.maps.store import MapStore
 from mnemoscope.progress import track
+from mnemoscope.stages.capture import maps_folder
 from mnemoscope.stages.jobs import (
     Job,
     Outcome,
@@ -42,6 +44,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
     with study.finishing("train") as counts:
         jobs = list(jobs_of(study))
         (study.folder / "cnn").mkdir(exist_ok=True)
+        _check_maps(study)
         todo = [job for job in jobs if not is_finished(job)]
         workers = n_workers(study.settings.train.workers)
         with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
@@ -50,6 +53,14 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
                 progress.advance()
         _gather(study, jobs)
         counts |= {"trainings": len(jobs)}
+
+
+def _check_maps(study: Study) -> None:
+    """Compare every shard with its checksum once, before anything is learned from it."""
+    for role in ("model", "reference"):
+        folder = maps_folder(study, role)
+        if folder.is_dir():
+            MapStore(folder).check()
 
 
 def _gather(study: Study, jobs: list[Job]) -> None:

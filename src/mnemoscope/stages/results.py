@@ -1,0 +1,132 @@
+"""What a study found, as Polars frames and as figures that a notebook shows."""
+
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.stages.benchmark import BENCHMARK_FILE
+from mnemoscope.stages.labels import LABELS_FILE, SAMPLES_FILE, samples_of
+from mnemoscope.stages.localize import StoredDelta, load_deltas
+from mnemoscope.stages.report_benchmarks import benchmarks_of
+from mnemoscope.stages.training import PREDICTIONS_FILE
+from mnemoscope.study import Study
+
+__all__ = [
+    "benchmark",
+    "benchmark_figure",
+    "decisiveness",
+    "delta_figure",
+    "labels",
+    "layer_profile_figure",
+    "predictions",
+    "samples",
+]
+
+
+def labels(study: Study) -> pl.DataFrame:
+    """`sequence_id` and one column a taxonomy, holding class names (null: no class).
+
+    Raises:
+        UserError: the label stage has not been run.
+    """
+    return study.read(LABELS_FILE)
+
+
+def samples(study: Study) -> pl.DataFrame:
+    """Which sequences each sample trains and evaluates on, with class, split, group and suffix.
+
+    Raises:
+        UserError: the label stage has not been run.
+    """
+    return study.read(SAMPLES_FILE)
+
+
+def predictions(study: Study) -> pl.DataFrame:
+    """Every prediction on an evaluation sequence: source, setting, seed, epoch, true, predicted.
+
+    Raises:
+        UserError: the train stage has not been run.
+    """
+    return study.read(PREDICTIONS_FILE)
+
+
+def benchmark(study: Study) -> pl.DataFrame:
+    """One row a sample and source: min-F1, per-class figures, intervals, excess, verdict.
+
+    Raises:
+        UserError: the benchmark stage has not been run.
+    """
+    return study.read(BENCHMARK_FILE)
+
+
+def decisiveness(
+    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+) -> StoredDelta:
+    """Where each class of a taxonomy is decided.
+
+    Args:
+        study: with the localize stage done.
+        taxonomy: name of a taxonomy or sample, the study's first one when None.
+        attribution: `gradient` or `guided`.
+
+    Returns:
+        Δ, float32 (classes, layers, query, key), with its classes and counts.
+
+    Raises:
+        UserError: the stage has not been run, or there is no such taxonomy or attribution.
+    """
+    study.require("localize")
+    name = _sample(study, taxonomy)
+    for stored in load_deltas(study):
+        if stored.sample == name and stored.attribution == attribution:
+            return stored
+    raise UserError(
+        f"{study.folder}: no decisiveness of '{name}' with attribution '{attribution}' "
+        "(it was not asked for, or no CNN trained). See localize.attributions."
+    )
+
+
+def benchmark_figure(study: Study, taxonomy: str | None = None) -> Any:
+    """Min-F1 of one taxonomy beside its controls, a plotly figure; arguments as `decisiveness`."""
+    from mnemoscope.report import figures
+
+    name = _sample(study, taxonomy)
+    entry = samples_of(study)[name]
+    for one in benchmarks_of(study, entry["taxonomy"]):
+        if one.title == entry["title"]:
+            return figures.benchmark_figure(one, name)
+    raise UserError(f"{study.folder}: '{name}' could not be trained. See the report.")
+
+
+def delta_figure(
+    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+) -> Any:
+    """Δ by layer and class, a plotly figure; arguments as `decisiveness`."""
+    from mnemoscope.report import figures
+
+    stored = decisiveness(study, taxonomy, attribution=attribution)
+    return figures.delta_figure(stored.delta, stored.classes)
+
+
+def layer_profile_figure(
+    study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
+) -> Any:
+    """ΣΔ by layer and class, a plotly figure; arguments as `decisiveness`."""
+    from mnemoscope.report import figures
+
+    stored = decisiveness(study, taxonomy, attribution=attribution)
+    return figures.layer_profile_figure(stored.delta, stored.classes)
+
+
+def _sample(study: Study, name: str | None) -> str:
+    """A sample that the study has."""
+    known = list(samples_of(study))
+    if not known:
+        raise UserError(f"{study.folder}: nothing is labelled yet. Run 'mnemoscope label' first.")
+    if name is None:
+        return known[0]
+    if name not in known:
+        hint = nearest(name, known) or f" There are: {'; '.join(known)}."
+        raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
+    return name
