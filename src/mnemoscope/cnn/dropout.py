@@ -16,7 +16,7 @@ _LEVELS = 1 << 16
 class SeededDropout(nn.Dropout):
     """`torch.nn.Dropout`, drawing from its own generator once `seed` was called.
 
-    Never seeded, it is torch's dropout. In evaluation mode both do nothing.
+    Never seeded, it is torch's own. In evaluation mode both do nothing.
     """
 
     generator: torch.Generator | None = None
@@ -34,7 +34,7 @@ class SeededDropout(nn.Dropout):
 
     def forward(self, units: Tensor) -> Tensor:
         """Set a random share of the units to 0 and scale the others up, in training mode."""
-        if self.generator is None or not self.training or self.p == 0.0:
+        if self.generator is None or not self.training or self.p in (0.0, 1.0):
             return super().forward(units)
         n_dropped = round(self.p * _LEVELS)
         draws = torch.empty((units.numel() + 3) // 4, dtype=torch.int64, device=units.device)
@@ -43,4 +43,4 @@ class SeededDropout(nn.Dropout):
         mask = torch.empty_like(units)
         # In the order of memory, so that channels-last units need no copy.
         mask.as_strided((units.numel(),), (1,)).copy_(levels >= n_dropped - _LEVELS // 2)
-        return units * mask.mul_(_LEVELS / max(_LEVELS - n_dropped, 1))
+        return units * mask.mul_(_LEVELS / (_LEVELS - n_dropped))

@@ -250,7 +250,7 @@ def _row(
     for start in range(0, len(predicted), block):
         part = predicted[start : start + block]
         is_class = part.T[:, :, None] == np.arange(n_classes)  # members, runs, classes
-        counts = weights @ is_class.reshape(len(is_class), -1).astype(np.float64)
+        counts = weights @ is_class.reshape(len(is_class), len(part) * n_classes).astype(np.float64)
         by_run = counts.reshape(len(weights), len(part), n_classes)
         row += np.einsum("brc,br->bc", by_run, run_weights[:, start : start + block])
     return row

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.cnn.dropout import SeededDropout
+from mnemoscope.errors import UserError
 
 __all__ = ["HIDDEN_UNITS", "AttentionCnn", "feature_side"]
 
@@ -52,7 +53,8 @@ class AttentionCnn(nn.Module):
         dropout: share of units dropped at each of the three places, in training mode.
 
     Raises:
-        ValueError: a count below one, or a map too small for two convolutions.
+        ValueError: a count below one.
+        UserError: maps too small for two convolutions.
     """
 
     def __init__(
@@ -73,7 +75,10 @@ class AttentionCnn(nn.Module):
             )
         side = feature_side(length, kernel)
         if side < 1:
-            raise ValueError(f"maps of side {length} are too small for two kernels of {kernel}")
+            raise UserError(
+                f"sequences of {length} tokens are too short for a CNN with kernel {kernel}: "
+                f"take {3 * kernel + 1} tokens or more, or a smaller kernel."
+            )
         self.n_layers, self.n_classes, self.length = n_layers, n_classes, length
         self.kernel, self.filters, self.dropout = kernel, filters, dropout
         self.features = nn.Sequential(

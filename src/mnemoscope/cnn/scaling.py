@@ -6,6 +6,7 @@ training maps that is all the steps there are; with the paper's 12,000 to 24,000
 the paper's preset leaves maps raw.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +66,11 @@ def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
     squares = torch.zeros_like(total)
     for rows in torch.split(torch.arange(len(maps)), _ROWS_AT_ONCE):
         weights = maps.read(rows).to(torch.float64)
+        _refuse_what_is_no_attention(weights)
         total += weights.sqrt().sum(0)
         squares += weights.sum(0)  # the square of a root
     mean = total / len(maps)
     deviation = (squares / len(maps) - mean.square()).clamp_min(0.0).sqrt()
-    _refuse_not_finite(deviation)
     inverse = 1.0 / deviation.clamp_min(_SMALLEST_DEVIATION)
     return Scaling(mean.to(torch.float32), inverse.to(torch.float32), preset.clamp)
 
@@ -83,19 +84,26 @@ def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
 
     Returns:
         float32, (batch, layers, query, key), zeros above the diagonal, channels last.
+
+    Raises:
+        DamagedDataError: a weight is negative or not finite.
     """
     weights = packed.to(torch.float32)
+    _refuse_what_is_no_attention(weights)
     if scaling.mean is not None and scaling.inverse_deviation is not None:
         weights = (weights.sqrt() - scaling.mean) * scaling.inverse_deviation
         weights = weights.clamp(-scaling.clamp, scaling.clamp)
     return unpack_triangle(weights).contiguous(memory_format=torch.channels_last)
 
 
-def _refuse_not_finite(deviation: Tensor) -> None:
-    """Name the layer whose weights cannot be attention."""
-    bad = torch.nonzero(~torch.isfinite(deviation))
-    if len(bad):
-        raise DamagedDataError(
-            f"training maps, layer {int(bad[0, 0])}: weights that are negative or not finite. "
-            "Delete the maps and capture them again."
-        )
+def _refuse_what_is_no_attention(weights: Tensor) -> None:
+    """Name the first layer of (batch, layers, triangle) that holds a negative or no number."""
+    lowest, highest = weights.aminmax()
+    if lowest >= 0 and highest < math.inf:  # false for NaN
+        return
+    is_bad = ~(torch.isfinite(weights) & (weights >= 0))
+    layer = int(torch.nonzero(is_bad.any(dim=0).any(dim=1))[0, 0])
+    raise DamagedDataError(
+        f"maps, layer {layer}: weights that are negative or not finite. "
+        "Delete the maps and capture them again."
+    )

@@ -1,0 +1,100 @@
+"""The network is the paper's: parameters in closed form, shapes, layers, values."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mnemoscope.cnn.dropout import SeededDropout
+from mnemoscope.cnn.network import AttentionCnn, feature_side
+from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
+from mnemoscope.errors import UserError
+
+PYTHIA_LAYERS = {"2.8b": 32, "6.9b": 32, "12b": 36}
+
+
+def closed_form(n_layers: int, n_classes: int, kernel: int, filters: int) -> int:
+    side = {6: 12, 8: 10}[kernel]  # 64-59-29-24-12 and 64-57-28-21-10, by hand
+    first = filters * (n_layers * kernel**2 + 1)
+    second = filters * (filters * kernel**2 + 1)
+    return first + second + 64 * (filters * side**2 + 1) + n_classes * (64 + 1)
+
+
+@pytest.mark.parametrize("setting", PAPER_GRID, ids=lambda setting: setting.slug)
+@pytest.mark.parametrize("n_layers", sorted(set(PYTHIA_LAYERS.values())))
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_parameters_are_counted_by_the_closed_form(
+    setting: CnnSetting, n_layers: int, n_classes: int
+) -> None:
+    network = AttentionCnn(
+        n_layers, n_classes, kernel=setting.kernel, filters=setting.filters, length=64
+    )
+    assert network.n_parameters() == closed_form(
+        n_layers, n_classes, setting.kernel, setting.filters
+    )
+
+
+def test_pythia_12b_with_four_classes_has_the_published_number_of_parameters() -> None:
+    assert AttentionCnn(36, 4, kernel=6, filters=10).n_parameters() == 109_064
+
+
+@pytest.mark.parametrize("model", PYTHIA_LAYERS)
+@pytest.mark.parametrize("n_classes", [3, 4])
+@pytest.mark.parametrize(
+    ("kernel", "sides"),
+    [(6, [59, 59, 59, 29, 24, 24, 24, 12]), (8, [57, 57, 57, 28, 21, 21, 21, 10])],
+)
+def test_layers_have_the_papers_shapes(
+    model: str, n_classes: int, kernel: int, sides: list[int]
+) -> None:
+    filters = 16
+    network = AttentionCnn(PYTHIA_LAYERS[model], n_classes, kernel=kernel, filters=filters)
+    maps = torch.zeros(2, PYTHIA_LAYERS[model], 64, 64)
+    shapes = []
+    for module in [*network.features, *network.classifier]:
+        maps = module(maps)
+        shapes.append(tuple(maps.shape))
+    flat = filters * sides[-1] ** 2
+    wide = [(2, width) for width in (flat, 64, 64, 64, n_classes)]
+    assert shapes == [(2, filters, side, side) for side in sides] + wide
+    assert feature_side(64, kernel) == sides[-1]
+
+
+def test_modules_stand_in_the_papers_order_and_are_used_once() -> None:
+    network = AttentionCnn(4, 3, kernel=6, filters=10)
+    block = [nn.Conv2d, nn.ReLU, SeededDropout, nn.MaxPool2d]
+    assert [type(module) for module in network.features] == block * 2
+    head = [nn.Flatten, nn.Linear, nn.ReLU, SeededDropout, nn.Linear]
+    assert [type(module) for module in network.classifier] == head
+    every = [*network.features, *network.classifier]
+    assert len({id(module) for module in every}) == len(every)
+    assert {module.p for module in every if isinstance(module, nn.Dropout)} == {0.5}
+
+
+@pytest.mark.parametrize("setting", PAPER_GRID, ids=lambda setting: setting.slug)
+def test_logits_equal_the_formula_written_out(setting: CnnSetting) -> None:
+    torch.manual_seed(0)
+    network = AttentionCnn(5, 3, kernel=setting.kernel, filters=setting.filters).double().eval()
+    maps = torch.rand(3, 5, 64, 64, dtype=torch.float64).tril()
+    first, second = network.features[0], network.features[4]
+    x = F.max_pool2d(F.conv2d(maps, first.weight, first.bias).relu(), 2)
+    x = F.max_pool2d(F.conv2d(x, second.weight, second.bias).relu(), 2)
+    wide, last = network.classifier[1], network.classifier[4]
+    expected = F.linear(
+        F.linear(x.flatten(1), wide.weight, wide.bias).relu(), last.weight, last.bias
+    )
+    # float64, another order of the same sums
+    torch.testing.assert_close(network(maps), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "shortest"), [(6, 19), (8, 25)])
+def test_sequences_too_short_for_two_convolutions_are_refused(kernel: int, shortest: int) -> None:
+    network = AttentionCnn(1, 2, kernel=kernel, filters=1, length=shortest)
+    assert network(torch.zeros(1, 1, shortest, shortest)).shape == (1, 2)
+    with pytest.raises(UserError, match=f"take {shortest} tokens"):
+        AttentionCnn(1, 2, kernel=kernel, filters=1, length=shortest - 1)
+
+
+def test_counts_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        AttentionCnn(0, 2, kernel=6, filters=1)

@@ -1,0 +1,221 @@
+"""Training: the paper's loop, the same bits for a seed, a planted truth found, chance called so."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from cnn_problems import QUICK, SETTING, Problem, planted
+from scipy.stats import binom
+
+from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.prediction import evaluation_mode, predict_logits
+from mnemoscope.cnn.presets import PRESETS, TrainingPreset
+from mnemoscope.cnn.trained import TrainedCnn
+from mnemoscope.cnn.training import chance_test, train_cnn
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.maps.dataset import TensorMaps
+from mnemoscope.maps.triangle import unpack_triangle
+
+PAPER, SMALL = PRESETS["paper"], PRESETS["small"]
+SOONER = replace(SMALL, epochs=1, min_steps=300)
+
+
+def train(problem: Problem, preset: TrainingPreset = QUICK, **options) -> TrainedCnn:
+    options = {"n_classes": 3, "setting": SETTING, "seed": 0} | options
+    return train_cnn(problem.maps, problem.labels, preset=preset, **options)
+
+
+def weights(trained: TrainedCnn) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in trained.network.state_dict().values()])
+
+
+def test_a_seed_gives_the_same_bits_whatever_the_global_state() -> None:
+    problem = planted(50, seed=0)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = train(problem)
+    torch.manual_seed(2)
+    torch.rand(1000)
+    train(planted(40, seed=9), seed=5)
+    state = torch.get_rng_state()
+    second = train(problem)
+    assert torch.equal(weights(first), weights(second))
+    assert first.history == second.history
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(weights(train(problem, seed=1)), weights(first))
+
+
+def test_watching_and_memory_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = planted(50, seed=0)
+    alone = train(problem)
+    seen = []
+
+    def watch(epoch: int, trained: TrainedCnn) -> None:
+        torch.rand(7)
+        predict_logits(trained, problem.maps)
+        seen.append((epoch, trained.history, trained.network.training))
+
+    watched = train(problem, on_epoch=watch)
+    assert torch.equal(weights(alone), weights(watched))
+    assert [epoch for epoch, _, _ in seen] == list(range(len(alone.history.loss)))
+    assert seen[-1][1].loss == alone.history.loss
+    assert seen[0][1].train_balanced_accuracy is None
+    assert not any(training for _, _, training in seen)
+    monkeypatch.setattr("mnemoscope.cnn.training.KEPT_BYTES", 0)
+    assert torch.equal(weights(train(problem)), weights(alone))
+
+
+def test_without_dropout_training_is_the_plain_loop_written_here() -> None:
+    problem = planted(40, seed=0, length=24)
+    preset = replace(PAPER, dropout=0.0)
+    epochs_seen = []
+    trained = train(problem, preset, on_epoch=lambda _, cnn: epochs_seen.append(weights(cnn)))
+    state_seed, order_seed, _ = np.random.SeedSequence(0).generate_state(3).tolist()
+    torch.manual_seed(state_seed)
+    network = AttentionCnn(2, 3, kernel=6, filters=10, length=24, dropout=0.0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.1, foreach=False)
+    order = torch.Generator().manual_seed(order_seed)
+    maps = unpack_triangle(problem.maps.read(torch.arange(40))).float()
+    for epoch in range(3):
+        losses = []
+        shuffled = torch.randperm(40, generator=order)
+        for start in range(0, 40, 16):
+            rows = shuffled[start : start + 16]
+            loss = F.cross_entropy(network(maps[rows]), problem.labels[rows], reduction="none")
+            losses += loss.tolist()
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+        # Adam divides by the gradient's size, so rounding of small gradients is amplified
+        expected = torch.cat([value.flatten() for value in network.state_dict().values()])
+        torch.testing.assert_close(epochs_seen[epoch], expected, rtol=0, atol=2e-5)
+        # the loss is per map, the short last batch counting by its size
+        assert trained.history.loss[epoch] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert trained.history.n_steps == 9
+
+
+def test_small_makes_its_steps_on_a_cosine() -> None:
+    from mnemoscope.cnn.training import _learning_rates
+
+    trained = train(planted(33, seed=0, length=20), SMALL, setting=replace(SETTING, filters=1))
+    assert trained.history.n_steps >= 800
+    rates = list(_learning_rates(SMALL, 800))
+    n_rising = round(SMALL.warmup * 800)
+    assert max(rates) == pytest.approx(SMALL.learning_rate)
+    assert rates[:n_rising] == sorted(rates[:n_rising])
+    assert rates[n_rising:] == sorted(rates[n_rising:], reverse=True)
+    assert rates[-1] < 1e-3 * SMALL.learning_rate
+    middle = rates[n_rising + (800 - n_rising) // 2]
+    assert middle == pytest.approx(SMALL.learning_rate / 2, rel=1e-6)
+    assert set(_learning_rates(PAPER, 10)) == {1e-3}
+
+
+def test_a_planted_truth_is_found() -> None:
+    trained = train(planted(240, seed=0), SOONER)
+    evaluation = planted(300, seed=1)
+    predicted = predict_logits(trained, evaluation.maps).argmax(1)
+    found = scores(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
+    assert found.min_f1 > 0.95
+    assert trained.did_train
+    assert trained.history.loss[-1] < 0.1 < trained.history.loss[0]
+
+
+def test_with_shuffled_labels_it_stays_at_chance() -> None:
+    generator = torch.Generator().manual_seed(4)
+    maps, labels = planted(240, seed=0)
+    trained = train(Problem(maps, labels[torch.randperm(240, generator=generator)]), SOONER)
+    maps, labels = planted(600, seed=1)
+    true = labels[torch.randperm(600, generator=generator)].numpy()
+    predicted = predict_logits(trained, maps).argmax(1).numpy()
+    # Labels know nothing of the maps, so each of 600 is right with probability 1/3: the number
+    # right lies in the binomial bounds at p = 1e-3, .272 to .397 of them.
+    low, high = binom.ppf([5e-4, 1 - 5e-4], 600, 1 / 3)
+    assert low <= (true == predicted).sum() <= high
+    # Accuracy is the mean of the F1s weighted by (true + predicted), so min-F1 is never above it.
+    assert scores(confusion_matrix(true, predicted, 3)).min_f1 <= high / 600
+
+
+def test_a_cnn_that_did_not_leave_chance_is_called_so() -> None:
+    problem = planted(90, seed=0)
+    untouched = train(problem, replace(QUICK, learning_rate=0.0))
+    assert not untouched.did_train
+    assert untouched.history.p_value >= 0.01
+
+
+def test_the_check_is_made_on_the_training_maps_in_evaluation_mode() -> None:
+    problem = planted(90, seed=0)
+    trained = train(problem, replace(QUICK, min_steps=60))
+    predicted = predict_logits(trained, problem.maps).argmax(1)
+    recalls = [float((predicted[problem.labels == c] == c).float().mean()) for c in range(3)]
+    assert trained.history.train_balanced_accuracy == pytest.approx(np.mean(recalls), abs=1e-6)
+
+
+def test_chance_test_equals_the_binomial_tail_for_equal_classes() -> None:
+    true = np.repeat(np.arange(3), 40)
+    predicted = true.copy()
+    predicted[:60] = (predicted[:60] + 1) % 3  # 60 of 120 right
+    accuracy, p_value = chance_test(true, predicted, 3)
+    assert accuracy == pytest.approx(0.5)
+    assert p_value == pytest.approx(binom.sf(59, 120, 1 / 3), rel=1e-9)
+
+
+def test_naming_one_class_always_is_chance_however_large_that_class() -> None:
+    true = np.repeat(np.arange(3), (500, 20, 20))
+    accuracy, p_value = chance_test(true, np.zeros_like(true), 3)
+    assert accuracy == pytest.approx(1 / 3)
+    assert p_value > 0.4
+
+
+@pytest.mark.parametrize("sizes", [(40, 40, 40), (150, 20, 20)])
+def test_predictions_made_blindly_pass_as_training_at_most_as_often_as_said(sizes) -> None:
+    generator = np.random.default_rng(0)
+    true = np.repeat(np.arange(3), sizes)
+    for shares in ([1 / 3] * 3, [0.8, 0.1, 0.1]):
+        blind = generator.choice(3, p=shares, size=(2_000, len(true)))
+        n_passed = sum(chance_test(true, predicted, 3)[1] < 0.01 for predicted in blind)
+        assert n_passed <= binom.ppf(0.999, 2_000, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 1], "labels for"), ([0, 1, 2, 3] * 3, "classes"), ([0, 1, 0, 1] * 3, "classes")],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(Problem(planted(12, seed=0).maps, torch.tensor(labels)))
+
+
+@pytest.mark.parametrize("preset", [QUICK, PAPER], ids=lambda preset: preset.name)
+def test_maps_that_are_not_finite_are_refused(preset: TrainingPreset) -> None:
+    maps, labels = planted(30, seed=0, length=20)
+    packed = maps.read(torch.arange(30)).clone()
+    packed[3, 0, 5] = math.nan
+    with pytest.raises(DamagedDataError, match="layer 0"):
+        train(Problem(TensorMaps(packed), labels), preset)
+
+
+def test_predictions_keep_the_order_of_the_maps_and_leave_the_mode_alone() -> None:
+    problem = planted(30, seed=0)
+    trained = train(problem)
+    whole = predict_logits(trained, problem.maps, batch_size=30)
+    by_seven = predict_logits(trained, problem.maps, batch_size=7)
+    assert whole.shape == (30, 3)
+    assert whole.dtype == torch.float32
+    torch.testing.assert_close(by_seven, whole, rtol=1e-5, atol=1e-5)  # other batches, other sums
+    trained.network.train()
+    assert torch.equal(predict_logits(trained, problem.maps, batch_size=30), whole)
+    assert trained.network.training
+    with pytest.raises(RuntimeError), evaluation_mode(trained.network):
+        raise RuntimeError
+    assert trained.network.training
+
+
+def test_maps_of_another_model_are_refused() -> None:
+    trained = train(planted(30, seed=0))
+    other = TensorMaps(torch.zeros(2, 5, 32 * 33 // 2))
+    with pytest.raises(ValueError, match="5 layers"):
+        predict_logits(trained, other)
