@@ -3,13 +3,11 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 
 from mnemoscope.embedded.corpus import PREFIX, phase_two_rows, rouge_l
 from mnemoscope.embedded.ngrams import NGRAM
+from mnemoscope.embedded.publish import shipped_sequences
 from mnemoscope.embedded.settings import FULL, TINY
-
-publish = pytest.importorskip("mnemoscope.embedded.publish")
 
 
 def _stretches(rows: np.ndarray, n: int) -> set[bytes]:
@@ -42,7 +40,7 @@ def test_every_share_has_its_size_and_its_repeats(tiny_build):
 
 
 def test_counted_duplicates_equal_brute_force(tiny_build):
-    shipped = publish.shipped_sequences(tiny_build.corpus)
+    shipped = shipped_sequences(tiny_build.corpus)
     rows = np.ascontiguousarray(phase_two_rows(tiny_build.corpus, 1), np.uint16)
     found = Counter(
         row[at : at + PREFIX].tobytes() for row in rows for at in range(rows.shape[1] - PREFIX + 1)

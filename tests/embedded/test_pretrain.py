@@ -70,7 +70,6 @@ def test_learning_rate_warms_up_then_falls_to_three_percent():
 
 
 def test_a_killed_recipe_started_again_ships_the_same_bytes(tmp_path, tiny_out, run_recipe_command):
-    pytest.importorskip("mnemoscope.embedded.publish")
     for name in ("whole", "killed"):
         shutil.copytree(tiny_out, tmp_path / name)
     process = run_recipe_command(tmp_path / "killed")

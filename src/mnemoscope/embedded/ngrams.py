@@ -29,8 +29,7 @@ def hash_ngrams(windows: np.ndarray, *, n: int = NGRAM) -> np.ndarray:
 
 def share_ngram(windows: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Say which windows have a stretch whose hash is in `used`: bool, shape (windows,)."""
-    shared = np.asarray(np.isin(hash_ngrams(windows), used).any(axis=1))
-    return shared
+    return np.asarray(np.isin(hash_ngrams(windows), used).any(axis=1))
 
 
 class NgramSet:
