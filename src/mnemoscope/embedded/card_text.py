@@ -71,10 +71,19 @@ def _training(card: Card) -> str:
         for name, phase in card["phases"].items()
     ]
     versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
+    setting = card["setting"]
     return (
         "## Training\n\n"
+        f"Hidden {setting['hidden_size']}, {setting['n_layers']} layers, {setting['n_heads']} "
+        f"heads, feed-forward {setting['feed_forward_size']}, byte-level BPE of "
+        f"{setting['vocabulary_size']:,} tokens with single digits, rows of 64 tokens, batches of "
+        f"{setting['batch_size']}. Reference: {setting['first_epochs']} epochs of "
+        f"{setting['first_text_rows']:,} rows of text (new while it lasts) and "
+        f"{setting['first_templates']:,} new templates. Model: the reference, then "
+        f"{setting['second_epochs']} passes over the sequences with their duplicates and "
+        f"{setting['second_templates']:,} new templates a pass.\n\n"
         + _table(("phase", "steps", "first loss", "last loss", "minutes"), rows)
-        + f"\n\nSeed {card['setting']['seed']}; {card['minutes']['total']} minutes in all; "
+        + f"\n\nSeed {setting['seed']}; {card['minutes']['total']} minutes in all; "
         f"bfloat16 autocast: {card['data']['bfloat16']}; {versions}. A loss is the mean over 100 "
         "steps; `card.json` holds the curve and every setting."
     )

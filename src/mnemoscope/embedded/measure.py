@@ -49,12 +49,12 @@ def matched_size(frame: pl.DataFrame, column: str) -> int:
 
     Args:
         frame: columns `genre` and `column`.
-        column: the class; every class of the frame counts.
+        column: one of `TAXONOMIES`; a class of it that the frame lacks counts as 0 everywhere.
 
     Returns:
         The sum over genres of the smallest class count in that genre.
     """
-    n_classes = frame[column].n_unique()
+    n_classes = len(parse_taxonomy(TAXONOMIES[column]).classes)
     counts = frame.group_by("genre", column).len()
     whole = counts.group_by("genre").agg(pl.col("len").min(), pl.len().alias("n_classes"))
     return int(whole.filter(pl.col("n_classes") == n_classes)["len"].sum())

@@ -1,0 +1,21 @@
+"""The genre-matched subset against its definition worked out by hand."""
+
+import polars as pl
+
+from mnemoscope.embedded.measure import matched_size
+
+
+def _frame(counts: dict[tuple[str, str], int]) -> pl.DataFrame:
+    rows = [key for key, n in counts.items() for _ in range(n)]
+    return pl.DataFrame(rows, schema=["genre", "paper"], orient="row")
+
+
+def test_matched_size_sums_the_smallest_class_of_each_genre():
+    counts = {("prose", "Non-Memo"): 9, ("prose", "Recall"): 5, ("prose", "Guess"): 2}
+    counts |= {("template", "Non-Memo"): 3, ("template", "Recall"): 4, ("template", "Guess"): 7}
+    assert matched_size(_frame(counts), "paper") == 2 + 3
+
+
+def test_a_class_that_a_genre_lacks_leaves_that_genre_out():
+    counts = {("prose", "Non-Memo"): 9, ("prose", "Recall"): 5}
+    assert matched_size(_frame(counts), "paper") == 0
