@@ -1,0 +1,244 @@
+"""One yes/no rule of a taxonomy: its name, one Polars expression, and what it means in words.
+
+A node's answer is yes, no or null (a feature it needs is missing). Unions follow SQL's
+three-valued logic: yes OR null is yes. Adding a node is adding an entry to `_FAMILIES`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+
+import polars as pl
+
+from mnemoscope.errors import UserError, nearest
+
+__all__ = ["FAMILIES", "UNION", "Cut", "Node", "first_yes", "parse_node"]
+
+UNION = "-or-"
+"""Joins two nodes of family 3.B, as the published tables spell it: ``Guess-or-Recollect[5]``."""
+
+_SHAPE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A column and values on both sides of each point where a node's answer may change."""
+
+    column: str
+    values: tuple[float | bool, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One yes/no rule.
+
+    Attributes:
+        name: as the user wrote it, without spaces; it names the class.
+        expression: Polars expression, boolean with nulls.
+        meaning: when the answer is yes, in words.
+        columns: feature columns that it needs.
+        canonical: the published spelling of the same rule (``Recite[1000]`` is ``Recite[1k]``).
+        cuts: where the answer may change.
+        probe: the expression on columns named by `cuts`; other than `expression` only for a
+            user's own rule, of which nothing is known but that it says yes or no.
+    """
+
+    name: str
+    expression: pl.Expr = field(compare=False, repr=False)
+    meaning: str
+    columns: tuple[str, ...]
+    canonical: str
+    cuts: tuple[Cut, ...]
+    probe: pl.Expr = field(compare=False, repr=False)
+
+
+def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
+    """Read a node, or a union of nodes, from its name.
+
+    Args:
+        text: ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that
+            is ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, the name of one of `own`, or
+            several of these joined by ``-or-``. Spaces are dropped.
+        own: the user's own nodes by name (see `yaml_file`).
+
+    Returns:
+        The node.
+
+    Raises:
+        UserError: unknown node, missing or wrong threshold; names the nearest known node.
+    """
+    own = own or {}
+    name = re.sub(r"\s+", "", text)
+    parts = [own[part] if part in own else _parse_single(part, own) for part in name.split(UNION)]
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.canonical for part in parts}) < len(parts):
+        raise UserError(f"node '{name}': the same node stands twice in it. Name it once.")
+    return _unite(name, parts)
+
+
+def first_yes(rules: Sequence[pl.Expr]) -> pl.Expr:
+    """Ask rules in order: the index of the first yes, the number of rules where all say no.
+
+    Null as soon as a null answer is met before a yes: what comes after cannot be known.
+    """
+    answer: pl.Expr = pl.lit(len(rules), dtype=pl.Int32)
+    for index in reversed(range(len(rules))):
+        is_yes = rules[index]
+        answer = (
+            pl.when(is_yes.is_null())
+            .then(pl.lit(None, dtype=pl.Int32))
+            .when(is_yes)
+            .then(pl.lit(index, dtype=pl.Int32))
+            .otherwise(answer)
+        )
+    return answer
+
+
+def _parse_single(name: str, own: Mapping[str, Node]) -> Node:
+    """One node, no union."""
+    shape = _SHAPE.fullmatch(name)
+    family = _FAMILIES.get(shape[1]) if shape else None
+    if shape is None or family is None:
+        known = ", ".join([*FAMILIES, *own])
+        raise UserError(f"unknown node '{name}'.{_hint(name, own)} Known: {known}.")
+    return family(name, shape[2])
+
+
+def _hint(name: str, own: Mapping[str, Node]) -> str:
+    """The nearest node, with the thresholds that were given."""
+    argument = name.partition("[")[2].rstrip("]")
+    known = [f"{family}[{argument or 5}]" for family in ("Recite", "Recollect")]
+    known += ["Reconstruct", "Guess", "Code", *own]
+    return nearest(name, [*known, f"Guess[{argument}]"] if argument else known)
+
+
+def _unite(name: str, parts: Sequence[Node], canonical: str | None = None) -> Node:
+    """Yes where any part says yes."""
+    return Node(
+        name=name,
+        expression=reduce(or_, (part.expression for part in parts)),
+        meaning=", or ".join(part.meaning for part in parts),
+        columns=tuple(dict.fromkeys(column for part in parts for column in part.columns)),
+        canonical=canonical or UNION.join(part.canonical for part in parts),
+        cuts=tuple(cut for part in parts for cut in part.cuts),
+        probe=reduce(or_, (part.probe for part in parts)),
+    )
+
+
+def _simple(name: str, is_yes: pl.Expr, meaning: str, cut: Cut, canonical: str = "") -> Node:
+    """A rule on one column."""
+    return Node(name, is_yes, meaning, (cut.column,), canonical or name, (cut,), is_yes)
+
+
+def _flag(column: str, meaning: str) -> Node:
+    """Yes where a boolean column is true."""
+    return _simple(column, pl.col(column), meaning, Cut(column, (False, True)))
+
+
+def _recite(name: str, argument: str | None) -> Node:
+    """Recite[δ]: seen more than δ times."""
+    limit = _read_duplicates(name, argument)
+    is_yes, cut = pl.col("duplicates") > limit, Cut("duplicates", (limit, limit + 1))
+    canonical = f"Recite[{_print_duplicates(limit)}]"
+    return _simple(name, is_yes, f"more than {limit:,} duplicates", cut, canonical)
+
+
+def _recollect(name: str, argument: str | None) -> Node:
+    """Recollect[δ]: seen at most δ times."""
+    limit = _read_duplicates(name, argument)
+    is_yes, cut = pl.col("duplicates") <= limit, Cut("duplicates", (limit, limit + 1))
+    canonical = f"Recollect[{_print_duplicates(limit)}]"
+    return _simple(name, is_yes, f"at most {limit:,} duplicates", cut, canonical)
+
+
+def _reconstruct(name: str, argument: str | None) -> Node:
+    """Reconstruct: the text follows a pattern."""
+    _refuse_argument(name, argument)
+    parts = [
+        _flag("is_incrementing", "the text counts on"),
+        _flag("is_repeating", "the text repeats itself"),
+    ]
+    return _unite(name, parts, "Reconstruct")
+
+
+def _guess(name: str, argument: str | None) -> Node:
+    """Guess[λ-γ]: the suffix follows from a pattern or stands in the prefix already."""
+    thresholds = ("0.5-0.5" if argument is None else argument).split("-")
+    if len(thresholds) != 2:
+        raise UserError(
+            f"node '{name}': Guess takes two thresholds, ROUGE-L and ROUGE-3, each a number in "
+            "[0, 1] or off. Write Guess[0.5-0.5] or Guess[off-0.5]."
+        )
+    limits = [_read_threshold(name, threshold) for threshold in thresholds]
+    rouge = zip(("rouge_l", "rouge_3"), ("ROUGE-L", "ROUGE-3"), limits, strict=True)
+    parts = [_reconstruct("Reconstruct", None)]
+    parts += [
+        _at_least(column, label, limit) for column, label, limit in rouge if limit is not None
+    ]
+    printed = "-".join("off" if limit is None else f"{limit:g}" for limit in limits)
+    return _unite(name, parts, "Guess" if printed == "0.5-0.5" else f"Guess[{printed}]")
+
+
+def _at_least(column: str, label: str, limit: float) -> Node:
+    """One threshold of Guess."""
+    below = () if limit == 0 else (math.nextafter(limit, -1),)
+    meaning = f"{label} of prefix and suffix is at least {limit:g}"
+    return _simple(column, pl.col(column) >= limit, meaning, Cut(column, (*below, limit)))
+
+
+def _code(name: str, argument: str | None) -> Node:
+    """Code: source code, not prose."""
+    _refuse_argument(name, argument)
+    return _unite(name, [_flag("is_code", "the text is source code")], "Code")
+
+
+def _read_duplicates(name: str, argument: str | None) -> int:
+    """``5`` or ``1k``."""
+    found = re.fullmatch(r"(\d{1,15})(k?)", argument or "")
+    if found is None:
+        example = re.sub(r"\[.*", "", name)
+        raise UserError(
+            f"node '{name}': a number of duplicates in brackets is needed, a whole number such "
+            f"as 5, 50 or 1k. Write {example}[5]."
+        )
+    return int(found[1]) * (1000 if found[2] else 1)
+
+
+def _print_duplicates(limit: int) -> str:
+    """As the published tables print it: 5, 50, 1k."""
+    return f"{limit // 1000}k" if limit and limit % 1000 == 0 else str(limit)
+
+
+def _read_threshold(name: str, text: str) -> float | None:
+    """A share in [0, 1], or None for ``off``."""
+    if text == "off":
+        return None
+    is_number = re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None
+    if not is_number or not 0 <= float(text) <= 1:
+        raise UserError(
+            f"node '{name}': threshold '{text}' is not a number in [0, 1]. Write for instance "
+            "Guess[0.5-0.5], or off for a threshold that is not to be used."
+        )
+    return float(text)
+
+
+def _refuse_argument(name: str, argument: str | None) -> None:
+    """For nodes without thresholds."""
+    if argument is not None:
+        plain = name.partition("[")[0]
+        raise UserError(f"node '{name}': {plain} takes no threshold. Write {plain}.")
+
+
+_FAMILIES: dict[str, Callable[[str, str | None], Node]] = {
+    "Recite": _recite,
+    "Recollect": _recollect,
+    "Reconstruct": _reconstruct,
+    "Guess": _guess,
+    "Code": _code,
+}
+FAMILIES = ("Recite[δ]", "Recollect[δ]", "Reconstruct", "Guess", "Guess[λ-γ]", "Code")
+"""How the built-in nodes are written, for messages and help."""

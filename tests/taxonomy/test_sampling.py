@@ -1,0 +1,343 @@
+"""Samples are balanced to the last sequence, fixed by the seed alone, and never leak a group."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.errors import UserError
+from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy.draw import apportion, order_keys
+from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.sampling import Impossible, Sample, sample_classes
+
+TAXONOMY = parse_taxonomy(PAPER)
+NAMES = list(TAXONOMY.classes)
+
+
+def make(classes: list[str | None], groups: list[str | None] | None = None, **columns: Any) -> Any:
+    """A table and its labels; ids are spread so that order and id are not the same thing."""
+    ids = [(7919 * i) % 100_003 for i in range(len(classes))]
+    frame = pl.DataFrame(
+        {"sequence_id": ids, "group": groups or [None] * len(ids), **columns},
+        schema_overrides={"group": pl.String},
+    )
+    return frame, pl.Series("class", classes, dtype=pl.String)
+
+
+def counts_by(sample: Sample, *columns: str) -> dict[Any, int]:
+    found = sample.frame.group_by(*columns).len()
+    return {tuple(row[:-1]): row[-1] for row in found.rows()}
+
+
+def assert_balanced(sample: Sample) -> None:
+    wanted = {(name, "train"): sample.n_train for name in sample.classes}
+    wanted |= {(name, "eval"): sample.n_eval for name in sample.classes}
+    assert counts_by(sample, "class", "split") == wanted
+    assert sample.frame["sequence_id"].n_unique() == sample.frame.height
+    numbers = dict(sample.frame.select("class", "class_index").unique().rows())
+    assert numbers == {name: index for index, name in enumerate(sample.classes)}
+
+
+def assert_no_group_crosses(sample: Sample) -> None:
+    sides = sample.frame.group_by("group").agg(pl.col("split").n_unique())
+    assert sides["split"].max() == 1
+    assert sample.n_groups_crossing == 0
+
+
+def test_papers_sizes_are_drawn_from_a_large_table() -> None:
+    frame, labels = make([NAMES[i % 3] for i in range(21_000)])
+    sample = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(sample, Sample)
+    assert (sample.n_train, sample.n_eval) == (4000, 2000)
+    assert sample.warnings == ()
+    assert_balanced(sample)
+
+
+def test_by_row_each_class_gives_its_first_sequences_in_the_common_order() -> None:
+    frame, labels = make([NAMES[(i * i) % 3 % 3] if i % 5 else NAMES[2] for i in range(3000)])
+    sample = sample_classes(frame, labels, TAXONOMY, n_train=80, n_eval=40, seed=3, split="row")
+    assert isinstance(sample, Sample)
+    ordered = frame.with_columns(labels, key=order_keys(frame["sequence_id"].to_numpy(), 3))
+    for name in NAMES:
+        first = ordered.filter(pl.col("class") == name).sort("key").head(120)["sequence_id"]
+        drawn = sample.frame.filter(pl.col("class") == name)["sequence_id"]
+        assert set(first) == set(drawn)
+
+
+@pytest.mark.parametrize("split", ["row", "group"])
+def test_taxonomies_share_their_sequences(split: str) -> None:
+    paper, prashanth = TAXONOMY, parse_taxonomy(PRASHANTH)
+    first = [("Non-Memo", "Guess", "Recall", "Recall")[i % 4] for i in range(2000)]
+    second = [("Non-Memo", "Recite[5]", "Reconstruct", "Recollect")[i % 4] for i in range(2000)]
+    samples = []
+    for taxonomy, classes in ((paper, first), (prashanth, second)):
+        frame, labels = make(list(classes))
+        sample = sample_classes(
+            frame, labels, taxonomy, n_train=100, n_eval=50, seed=0, split=split
+        )
+        assert isinstance(sample, Sample)
+        samples.append(set(sample.frame["sequence_id"]))
+    # Non-Memo is the same 150, Guess and Recite[5] too; Recall's 150 are spread over two classes
+    assert samples[0] < samples[1]
+    assert len(samples[1]) == 600
+
+
+def test_order_of_two_sequences_does_not_depend_on_the_others() -> None:
+    few, many = order_keys(np.arange(100), 5), order_keys(np.arange(1000), 5)
+    assert (few == many[:100]).all()
+    assert len(np.unique(many)) == 1000
+    assert (order_keys(np.arange(100), 6).argsort() != few.argsort()).any()
+    assert (order_keys(np.array([-1, -(2**63), 2**63 - 1]), 0) > 0).all()
+
+
+def test_common_order_is_as_random_as_it_should_be() -> None:
+    ranks = order_keys(np.arange(10_000), 1).argsort().argsort()
+    # Spearman correlation of random orders has standard deviation 1/sqrt(n - 1) = .01
+    assert abs(np.corrcoef(ranks, np.arange(10_000))[0, 1]) < 0.04
+    low = (ranks[:5000] < 5000).sum()
+    assert abs(low - 2500) < 4 * np.sqrt(10_000 / 16)
+
+
+CASE = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["group", "row"]),
+    st.sampled_from([None, "genre"]),
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(CASE)
+def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
+    seed, split, match, drop = case
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 400))
+    classes = rng.choice([*NAMES, None], n, p=rng.dirichlet([1, 1, 1, 0.3])).tolist()
+    groups = [str(g) for g in rng.integers(0, rng.integers(1, 150), n)]
+    groups = [g if rng.random() < 0.8 else None for g in groups]
+    genre = rng.choice(["code", "prose", None], n, p=[0.5, 0.45, 0.05]).tolist()
+    frame, labels = make(classes, groups, genre=pl.Series(genre, dtype=pl.String))
+    n_train, n_eval, minimum = (int(k) for k in rng.integers(1, 60, 3))
+
+    def draw(frame: pl.DataFrame, labels: pl.Series) -> Sample | Impossible:
+        return sample_classes(
+            frame,
+            labels,
+            TAXONOMY,
+            n_train=n_train,
+            n_eval=n_eval,
+            seed=1,
+            split=split,
+            match=match,
+            drop_small_classes=drop,
+            minimum=minimum,
+        )
+
+    sample = draw(frame, labels)
+    order = rng.permutation(n)
+    again = draw(frame[order], labels.gather(order))
+    if isinstance(sample, Impossible):
+        assert "\n" not in str(sample)
+        assert str(again) == str(sample)
+        assert sample.needed == max(2, min(minimum, n_train + n_eval))
+        return
+    assert isinstance(again, Sample)
+    assert again.frame.equals(sample.frame)
+    assert_balanced(sample)
+    assert 1 <= sample.n_train <= n_train
+    assert 1 <= sample.n_eval <= n_eval
+    assert sample.n_train + sample.n_eval >= min(minimum, n_train + n_eval)
+    assert drop or not sample.dropped
+    truth = dict(zip(frame["sequence_id"], labels, strict=True))
+    assert all(truth[i] == name for i, name in sample.frame.select("sequence_id", "class").rows())
+    if split == "group":
+        assert_no_group_crosses(sample)
+    if match:
+        joined = sample.frame.join(frame.select("sequence_id", "genre"), on="sequence_id")
+        held = joined.group_by("genre", "split", "class").len()
+        assert held.group_by("genre", "split").agg(pl.col("len").n_unique())["len"].max() == 1
+        assert (held.group_by("genre", "split").len()["len"] == len(sample.classes)).all()
+
+
+def test_all_classes_shrink_in_proportion_to_the_smallest() -> None:
+    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 450 + ["Recall"] * 700)
+    sample = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(sample, Sample)
+    assert (sample.n_train, sample.n_eval) == (300, 150)
+    assert_balanced(sample)
+    assert len(sample.warnings) == 1
+    assert "300 + 150" in sample.warnings[0]
+    assert "4,000 + 2,000" in sample.warnings[0]
+    assert "Guess, has 450" in sample.warnings[0]
+
+
+def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
+    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 59 + ["Recall"] * 700 + [None] * 5)
+    outcome = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(outcome, Impossible)
+    assert outcome.needed == 60
+    assert outcome.counts == {"Non-Memo": 900, "Guess": 59, "Recall": 700, "null": 5}
+    assert str(outcome) == (
+        "60 sequences of every class are needed, but Guess has 59; 5 sequences have no class (in "
+        "the table: Non-Memo 900, Guess 59, Recall 700, null 5). Add sequences, or leave small "
+        "classes out with --drop-small-classes, or ask for fewer."
+    )
+
+
+def test_small_classes_are_dropped_on_request_and_said() -> None:
+    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 300)
+    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
+    assert isinstance(outcome, Sample)
+    assert outcome.classes == ("Non-Memo", "Guess")
+    assert outcome.dropped == ("Recall",)
+    assert outcome.counts["Recall"] == 0
+    assert any("class Recall is left out: 0 sequences" in line for line in outcome.warnings)
+    assert_balanced(outcome)
+
+
+def test_one_class_alone_is_impossible_even_when_small_ones_may_be_dropped() -> None:
+    frame, labels = make(["Non-Memo"] * 900)
+    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
+    assert isinstance(outcome, Impossible)
+    assert "Guess has 0 and Recall has 0" in outcome.reason
+    assert "--drop-small-classes" not in outcome.remedy
+
+
+def test_missing_feature_is_named() -> None:
+    frame, labels = make(["Non-Memo"] * 80 + ["Code"] * 80 + ["Rest"] * 80 + [None] * 3)
+    frame = frame.with_columns(is_code=pl.Series([True] * 240 + [None] * 3))
+    taxonomy = parse_taxonomy("Non-Memo, Code, Rest")
+    sample = sample_classes(frame, labels, taxonomy, n_train=40, n_eval=20, seed=0)
+    assert isinstance(sample, Sample)
+    assert sample.warnings == ("3 sequences have no class, for want of is_code.",)
+
+
+def test_fewer_than_the_minimum_may_be_asked_for() -> None:
+    frame, labels = make([NAMES[i % 3] for i in range(30)])
+    sample = sample_classes(frame, labels, TAXONOMY, n_train=4, n_eval=2, seed=0)
+    assert isinstance(sample, Sample)
+    assert (sample.n_train, sample.n_eval) == (4, 2)
+
+
+def test_many_groups_give_one_sequence_each_before_one_gives_many() -> None:
+    groups = ["form"] * 500 + [f"s{i}" for i in range(400)]
+    frame, labels = make(["Guess"] * 900 + ["Recall"] * 400, groups + [None] * 400)
+    taxonomy = parse_taxonomy("Non-Memo, Guess, Recall")
+    frame, labels = make(
+        ["Guess"] * 900 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
+    )
+    sample = sample_classes(frame, labels, taxonomy, n_train=200, n_eval=100, seed=0)
+    assert isinstance(sample, Sample)
+    assert (sample.n_train, sample.n_eval) == (200, 100)
+    assert counts_by(sample, "group").get(("form",), 0) <= 1
+    assert sample.warnings == ()
+
+
+def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of() -> None:
+    groups = ["a"] * 150 + ["b"] * 150
+    frame, labels = make(
+        ["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
+    )
+    sample = sample_classes(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
+    assert isinstance(sample, Sample)
+    assert (sample.n_train, sample.n_eval) == (150, 75)
+    assert_balanced(sample)
+    assert_no_group_crosses(sample)
+    large = [line for line in sample.warnings if "one group of near duplicates" in line]
+    assert len(large) == 2
+    assert "class Guess" in large[0]
+    assert "(b) is 67%" in large[1]
+    assert "(a) is 33%" in large[0]
+
+
+def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row() -> None:
+    groups = ["a"] * 300 + [None] * 800
+    frame, labels = make(["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups)
+    outcome = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(outcome, Impossible)
+    assert "the sequences of Guess form 1 group" in outcome.reason
+    assert "split by row" in outcome.remedy
+    by_row = sample_classes(frame, labels, TAXONOMY, seed=0, split="row")
+    assert isinstance(by_row, Sample)
+    assert by_row.n_groups_crossing == 1
+
+
+def test_matched_classes_have_equal_shares_of_every_genre() -> None:
+    genres = (
+        ["code"] * 300 + ["prose"] * 100 + ["code"] * 90 + ["prose"] * 400 + ["code", "prose"] * 200
+    )
+    frame, labels = make(
+        ["Guess"] * 400 + ["Recall"] * 490 + ["Non-Memo"] * 400, genre=pl.Series(genres)
+    )
+    sample = sample_classes(frame, labels, TAXONOMY, seed=0, match="genre")
+    assert isinstance(sample, Sample)
+    assert sample.n_train + sample.n_eval == 190  # 90 of code, 100 of prose
+    genre = dict(zip(frame["sequence_id"], frame["genre"], strict=True))
+    held = sample.frame.with_columns(
+        genre=pl.col("sequence_id").replace_strict(genre, return_dtype=pl.String)
+    )
+    for name in NAMES:
+        assert (held.filter(pl.col("class") == name)["genre"] == "code").sum() == 90
+
+
+def test_classes_without_a_common_genre_are_impossible() -> None:
+    frame, labels = make(
+        ["Guess"] * 100 + ["Recall"] * 100 + ["Non-Memo"] * 100,
+        genre=pl.Series(["code"] * 100 + ["prose"] * 200),
+    )
+    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, match="genre")
+    assert isinstance(outcome, Impossible)
+    assert "matched by genre" in outcome.reason
+    assert "do not match by genre" in outcome.remedy
+
+
+def test_groups_are_found_where_the_table_has_none() -> None:
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(rng.integers(0, 1000, (90, 64)), 2, axis=0)  # every sequence twice
+    frame, labels = make([NAMES[i // 2 % 3] for i in range(180)], tokens=tokens.tolist())
+    sample = sample_classes(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0)
+    assert isinstance(sample, Sample)
+    assert_no_group_crosses(sample)
+    by_row = sample_classes(
+        frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0, split="row"
+    )
+    assert isinstance(by_row, Sample)
+    assert by_row.n_groups_crossing is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"split": "grup"}, "Did you mean 'group'?"),
+        ({"n_train": 0}, "at least one sequence"),
+        ({"match": "gnre"}, "no such column. Did you mean 'genre'?"),
+    ],
+)
+def test_wrong_request_is_refused(wrong: dict[str, Any], says: str) -> None:
+    frame, labels = make(["Guess"] * 3, genre=pl.Series(["a"] * 3))
+    with pytest.raises(UserError) as refused:
+        sample_classes(frame, labels, TAXONOMY, seed=0, **wrong)
+    assert says in str(refused.value)
+
+
+def test_ids_that_are_there_twice_are_refused() -> None:
+    frame = pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]})
+    with pytest.raises(UserError, match="an id twice"):
+        sample_classes(frame, pl.Series("class", ["Guess"] * 2), TAXONOMY, seed=0)
+
+
+@settings(deadline=None)  # the first call loads libraries
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 500))
+def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(
+    weights: list[int], total: int
+) -> None:
+    whole = sum(weights)
+    shares = apportion(np.array(weights), total)
+    assert shares.sum() == min(total, whole)
+    assert (shares <= weights).all()
+    if total < whole:
+        assert (abs(shares - np.array(weights) * total / whole) < 1).all()
