@@ -1,0 +1,187 @@
+"""The report's answer in plain words: what was asked of which model, and what was found.
+
+A null result has words as plain as a positive one.
+"""
+
+from mnemoscope.report.content import Benchmark, ReportContent, TaxonomyResult
+from mnemoscope.report.numbers import count, interval, percent, points, share
+from mnemoscope.report.standing import (
+    Standing,
+    best_without_memory,
+    taxonomy_standing,
+)
+
+__all__ = ["answer", "benchmark_sentence"]
+
+_DECIDED = (Standing.BEYOND, Standing.WITHIN, Standing.UNDECIDED)
+_MOST_NAMED = 3
+
+
+def answer(content: ReportContent) -> list[str]:
+    """Say what was asked of which model, what was found, and whether it is memory or only text.
+
+    Returns:
+        Two short paragraphs: the facts with the question, and the answer; one when no taxonomy
+        was measured.
+    """
+    counts, half = content.counts, content.length // 2
+    facts = (
+        f"{content.model.name} was given the first {half} tokens of {count(counts.n_sequences)} "
+        f"sequences and finished {count(counts.n_memorized)} of them "
+        f"({share(counts.n_memorized, counts.n_sequences)}) word for word: these it has memorized."
+    )
+    if not content.taxonomies:
+        return [facts]
+    question = (
+        "Does its attention show which kind of memorization is at work, or only what kind of "
+        "text it is reading?"
+    )
+    return [f"{facts} {question}", " ".join(_findings(content))]
+
+
+def benchmark_sentence(benchmark: Benchmark) -> str:
+    """Set the model's figure beside the best one without memory, in one sentence."""
+    model = benchmark.row("model")
+    if model is None:
+        return ""
+    if not model.did_train or model.min_f1.value is None:
+        return _untrained(benchmark)
+    own = f"{percent(model.min_f1.value)} {interval(model.min_f1)}".strip()
+    best = best_without_memory(benchmark)
+    if best is None:
+        return f"CNNs that read the model's attention reach min-F1 {own}."
+    return (
+        f"CNNs that read the model's attention reach min-F1 {own}. Without any memory, "
+        f"{_SOURCE_PHRASES[best.source]} reaches {percent(best.value)}."
+    )
+
+
+_SOURCE_PHRASES = {
+    "blind": "a CNN on the tokens alone",
+    "ngram": "a regression on token n-grams",
+    "reference": "a CNN on the reference model's attention",
+}
+
+
+def _findings(content: ReportContent) -> list[str]:
+    """Say over all taxonomies whether attention shows memory or only text."""
+    by_standing: dict[Standing, list[TaxonomyResult]] = {}
+    for each in content.taxonomies:
+        by_standing.setdefault(taxonomy_standing(each), []).append(each)
+    decided = {state: by_standing[state] for state in _DECIDED if state in by_standing}
+    sentences = [_decided(decided)] if decided else []
+    if decided and Standing.BEYOND not in decided:
+        sentences.append(_positive_control([each for group in decided.values() for each in group]))
+    sentences += _undecidable(by_standing, len(content.taxonomies))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _decided(groups: dict[Standing, list[TaxonomyResult]]) -> str:
+    """Name the taxonomies on each side, or say "both", "neither", "all", "none" at one go."""
+    how = f"than can be done without any memory, {_memory_free(groups)}"
+    if len(groups) == 1:
+        ((state, group),) = groups.items()
+        return f"{_all_alike(state, len(group), how)}{_excesses(group)}."
+    n = sum(len(group) for group in groups.values())
+    parts: list[str] = []
+    for state, group in groups.items():
+        words = {
+            Standing.BEYOND: "attention tells the classes apart better",
+            Standing.WITHIN: "it does not"
+            if parts
+            else "attention tells the classes apart no better",
+            Standing.UNDECIDED: "this remains undecided",
+        }[state]
+        tail = f" {how}" if not parts else ""
+        parts.append(f"under {_names(group, n)} {words}{tail}{_excesses(group)}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _all_alike(state: Standing, n: int, how: str) -> str:
+    """Speak of taxonomies that all came out the same way."""
+    if state is Standing.UNDECIDED:
+        where = "" if n == 1 else " under any of the taxonomies"
+        return f"Whether attention tells the classes apart better {how}, is undecided{where}"
+    if state is Standing.BEYOND:
+        begin = {1: "Attention tells", 2: "Under both taxonomies attention tells"}.get(
+            n, f"Under all {n} taxonomies attention tells"
+        )
+        return f"{begin} the classes apart better {how}: it shows memory, and not only text"
+    begin = {1: "Attention does not tell", 2: "Under neither taxonomy does attention tell"}.get(
+        n, f"Under none of {n} taxonomies does attention tell"
+    )
+    return f"{begin} the classes apart better {how}"
+
+
+def _memory_free(groups: dict[Standing, list[TaxonomyResult]]) -> str:
+    """Say what "without any memory" means here."""
+    benchmarks = [each.main for group in groups.values() for each in group if each.main]
+    with_reference = any(benchmark.row("reference") for benchmark in benchmarks)
+    return "from the tokens alone" + (
+        " or with a model that never saw these sequences" if with_reference else ""
+    )
+
+
+def _names(group: list[TaxonomyResult], n: int) -> str:
+    """Name the taxonomies of a group, or count them when they are many."""
+    if len(group) > _MOST_NAMED:
+        return f"{len(group)} of {n} taxonomies"
+    return " and ".join(f"“{each.title or each.name}”" for each in group)
+
+
+def _excesses(group: list[TaxonomyResult]) -> str:
+    """List the excess of each with its interval, nothing when they are many."""
+    if len(group) > _MOST_NAMED:
+        return ""
+    found = [each.main.excess.estimate for each in group if each.main and each.main.excess]
+    shown = [f"{points(each.value)} points {interval(each, signed=True)}".strip() for each in found]
+    return f" (excess {' and '.join(shown)})" if shown else ""
+
+
+def _positive_control(group: list[TaxonomyResult]) -> str:
+    """Say what the output gives away when attention gives nothing away."""
+    values = []
+    for each in group:
+        row = each.main.row("logits") if each.main else None
+        best = best_without_memory(each.main) if each.main else None
+        if row is None or row.min_f1.value is None or best is None:
+            return ""
+        if row.min_f1.value <= best.value:
+            return ""
+        values.append(percent(row.min_f1.value))
+    shown = " and ".join(values) if len(values) <= _MOST_NAMED else "above the text in each case"
+    return (
+        "The difference itself is there to be found: the log-probabilities of the model's output "
+        f"tell the classes apart with min-F1 {shown}."
+    )
+
+
+def _undecidable(groups: dict[Standing, list[TaxonomyResult]], n: int) -> list[str]:
+    """Say which taxonomies have no verdict, and why."""
+    why = {
+        Standing.UNTRAINED: "nothing can be said: the CNNs did not learn even their own training "
+        "sequences",
+        Standing.UNCONTROLLED: "memory cannot be told from text: no controls were run",
+        Standing.IMPOSSIBLE: "nothing was trained: a class has too few sequences",
+    }
+    return [
+        f"Under {_names(groups[state], n)} {words}."
+        for state, words in why.items()
+        if state in groups
+    ]
+
+
+def _untrained(benchmark: Benchmark) -> str:
+    """Say that nothing follows, and what the simpler reader of the same attention reaches."""
+    text = (
+        "The CNNs did not learn even their own training sequences; their figures are left out "
+        "and nothing follows from them."
+    )
+    row = benchmark.row("statistics")
+    if row is None or row.min_f1.value is None:
+        return text
+    return (
+        f"{text} A logistic regression on pooled statistics of the same attention reaches "
+        f"min-F1 {percent(row.min_f1.value)}."
+    )

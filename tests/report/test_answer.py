@@ -1,0 +1,119 @@
+"""The answer says what the figures say, a null result as plainly as a positive one."""
+
+from dataclasses import replace
+
+import pytest
+
+from mnemoscope.report import content as c
+from mnemoscope.report.answer import answer, benchmark_sentence
+from mnemoscope.report.standing import Standing, best_without_memory, standing
+
+NAMES = ("Non-Memo", "Guess", "Recall")
+
+
+def with_excess(build_taxonomy, value, low, high, **more):
+    return build_taxonomy(NAMES, excess=(value, low, high), **more)
+
+
+@pytest.mark.parametrize(
+    ("excess", "expected"),
+    [
+        ((0.2, 0.1, 0.3), Standing.BEYOND),
+        ((0.2, -0.01, 0.3), Standing.UNDECIDED),
+        ((0.2, 0.0, 0.3), Standing.UNDECIDED),
+        ((-0.1, -0.2, 0.0), Standing.WITHIN),
+        ((-0.1, -0.2, -0.05), Standing.WITHIN),
+        ((0.4, None, None), Standing.UNDECIDED),
+    ],
+)
+def test_the_interval_of_the_excess_decides(build_taxonomy, excess, expected) -> None:
+    benchmark = build_taxonomy(NAMES).main
+    judged = replace(benchmark, excess=c.Excess(c.Estimate(*excess), ""))
+    assert standing(judged) is expected
+
+
+def test_without_training_or_controls_there_is_no_verdict(build_taxonomy) -> None:
+    benchmark = build_taxonomy(NAMES).main
+    untrained = [
+        replace(row, did_train=False, min_f1=c.Estimate(None)) if row.source == "model" else row
+        for row in benchmark.rows
+    ]
+    assert standing(replace(benchmark, rows=tuple(untrained))) is Standing.UNTRAINED
+    assert standing(replace(benchmark, excess=None)) is Standing.UNCONTROLLED
+    assert standing(replace(benchmark, impossible="too few")) is Standing.IMPOSSIBLE
+    assert standing(None) is Standing.IMPOSSIBLE
+
+
+def test_the_bar_is_the_best_of_all_without_memory(build_taxonomy) -> None:
+    scores = {"model": 0.9, "blind": 0.4, "ngram": 0.5, "reference": 0.6, "control": 0.7}
+    benchmark = build_taxonomy(NAMES, scores=scores | {"logits": 0.8}).main
+    assert best_without_memory(benchmark) == ("reference", 0.6)
+
+
+def test_a_null_result_is_said_plainly_with_its_positive_control(content) -> None:
+    facts, found = answer(content)
+    assert "finished 4,044 of them (60.4\u202f%) word for word" in facts
+    assert found.startswith("Under neither taxonomy does attention tell the classes apart better")
+    assert "excess −11.8 points [−16.2,\xa0−7.1] and −20.0 points" in found
+    assert "tell the classes apart with min-F1 61.1\u202f% and 86.2\u202f%" in found
+
+
+def test_a_positive_result_is_said_with_its_figures(content, build_taxonomy) -> None:
+    one = with_excess(build_taxonomy, 0.2, 0.1, 0.3)
+    text = answer(replace(content, taxonomies=(one,)))[1]
+    assert text.startswith("Attention tells the classes apart better")
+    assert "it shows memory, and not only text (excess +20.0 points [+10.0,\xa0+30.0])." in text
+    both = answer(replace(content, taxonomies=(one, one)))[1]
+    assert both.startswith("Under both taxonomies attention tells")
+
+
+def test_no_positive_control_is_claimed_when_logits_fail_too(content, build_taxonomy) -> None:
+    scores = {"model": 0.2, "blind": 0.5, "reference": 0.3, "logits": 0.45}
+    one = with_excess(build_taxonomy, -0.3, -0.4, -0.2, scores=scores)
+    text = answer(replace(content, taxonomies=(one,)))[1]
+    assert text.startswith("Attention does not tell")
+    assert "log-probabilities" not in text
+
+
+def test_mixed_results_name_each_side_once(content, build_taxonomy) -> None:
+    group = (
+        with_excess(build_taxonomy, 0.2, 0.1, 0.3, title="A"),
+        with_excess(build_taxonomy, -0.2, -0.3, -0.1, title="B"),
+        with_excess(build_taxonomy, 0.0, -0.1, 0.1, title="C"),
+    )
+    text = answer(replace(content, taxonomies=group))[1]
+    assert text.startswith("Under “A” attention tells the classes apart better")
+    assert "under “B” it does not (excess −20.0" in text
+    assert "under “C” this remains undecided" in text
+
+
+def test_many_taxonomies_are_counted_and_not_listed(content, build_taxonomy) -> None:
+    one = with_excess(build_taxonomy, -0.2, -0.3, -0.1)
+    text = answer(replace(content, taxonomies=(one,) * 7))[1]
+    assert text.startswith("Under none of 7 taxonomies does attention tell")
+    assert "points" not in text
+
+
+def test_without_a_reference_model_none_is_claimed(content, build_taxonomy) -> None:
+    scores = {"model": 0.2, "blind": 0.5, "ngram": 0.3, "control": 0.2, "logits": 0.8}
+    one = with_excess(build_taxonomy, -0.3, -0.4, -0.2, scores=scores)
+    text = answer(replace(content, taxonomies=(one,), reference=None))[1]
+    assert "from the tokens alone (excess" in text
+    assert "never saw" not in text
+
+
+def test_a_study_without_taxonomies_states_only_the_facts(content) -> None:
+    assert len(answer(replace(content, taxonomies=()))) == 1
+
+
+def test_an_untrained_cnn_gives_way_to_the_regression(build_taxonomy) -> None:
+    benchmark = build_taxonomy(NAMES).main
+    rows = tuple(
+        replace(row, did_train=False, min_f1=c.Estimate(None), f1=())
+        if row.source == "model"
+        else row
+        for row in benchmark.rows
+    )
+    text = benchmark_sentence(replace(benchmark, rows=rows))
+    assert "did not learn even their own training sequences" in text
+    assert "reaches min-F1 38.4\u202f%" in text

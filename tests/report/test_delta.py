@@ -1,0 +1,88 @@
+"""Δ is drawn exactly: scaling, zones, profile, and the pictures' pixels."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from mnemoscope.report.delta import (
+    layer_profile,
+    png_grey,
+    png_ink,
+    scale_by_layer,
+    strongest_layer,
+    zone_shares,
+)
+
+
+def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:
+    """Read an 8-bit PNG without filters after the specification: pixels and other chunks."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks: dict[bytes, bytes] = {}
+    at = 8
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        (check,) = struct.unpack(">I", data[at + 8 + size : at + 12 + size])
+        assert zlib.crc32(kind + body) == check
+        chunks[kind] = body
+        at += 12 + size
+    width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    channels = {3: 1, 4: 2}[colour]
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert depth == 8
+    assert (lines[:, 0] == 0).all()
+    return lines[:, 1:].reshape(height, width, channels), chunks
+
+
+def test_every_layer_is_scaled_by_its_own_maximum_over_classes(build_delta) -> None:
+    delta = build_delta(3, 5, seed=1)
+    scaled = scale_by_layer(delta)
+    np.testing.assert_allclose(scaled.max(axis=(0, 2, 3)), 1)
+    np.testing.assert_allclose(scaled[:, 2] * delta[:, 2].max(), delta[:, 2], rtol=1e-6)
+
+
+def test_a_layer_without_decisiveness_stays_zero(build_delta) -> None:
+    delta = build_delta(2, 3, seed=1)
+    delta[:, 1] = 0
+    assert scale_by_layer(delta)[:, 1].max() == 0
+    assert layer_profile(np.zeros_like(delta)).max() == 0
+
+
+def test_pixels_give_the_scaled_value_back(build_delta) -> None:
+    scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
+    pixels, _ = read_png(png_grey(scaled))
+    root = 1 - pixels[:, :, 0] / 255
+    below = np.tri(len(scaled), dtype=bool)
+    # half a step of 1/255 in the root
+    np.testing.assert_allclose(root[below], np.sqrt(scaled[below]), atol=0.5 / 255 + 1e-6)
+    assert (pixels[:, :, 1] == np.where(below, 255, 0)).all()
+
+
+def test_ink_is_as_dense_as_the_value(build_delta) -> None:
+    scaled = scale_by_layer(build_delta(3, 2, seed=4))[1, 0]
+    pixels, chunks = read_png(png_ink(scaled, (10, 20, 30)))
+    assert chunks[b"PLTE"] == bytes((10, 20, 30)) * 256
+    assert chunks[b"tRNS"] == bytes(range(256))
+    np.testing.assert_allclose(pixels[:, :, 0] / 255, np.sqrt(scaled), atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "zone"), [(3, 1, "prefix"), (40, 5, "suffix_to_prefix"), (60, 50, "suffix")]
+)
+def test_planted_decisiveness_lies_in_its_zone(query: int, key: int, zone: str) -> None:
+    delta = np.zeros((2, 3, 64, 64), np.float32)
+    delta[0, 1, query, key] = 0.3
+    shares = zone_shares(delta)
+    assert getattr(shares[0], zone) == 1
+    assert sum(shares[0]) == 1
+    assert shares[1] is None
+    assert strongest_layer(delta) == 1
+
+
+def test_the_profile_is_the_sum_of_each_layer_over_the_largest(build_delta) -> None:
+    delta = build_delta(3, 4, seed=2)
+    sums = np.array([[float(layer.sum()) for layer in of_class] for of_class in delta])
+    # float32 against float64 sums of 4,096 terms
+    np.testing.assert_allclose(layer_profile(delta), sums / sums.max(), rtol=1e-4)

@@ -1,0 +1,317 @@
+"""The page: one file without outside addresses, every text escaped, nothing left unsaid."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import resources
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.report import content as c
+from mnemoscope.report.build import render_report, write_report
+from mnemoscope.report.examples import Example
+from mnemoscope.report.numbers import bytes_text
+from mnemoscope.report.standing import best_without_memory
+from mnemoscope.report.views import delta_views, setting_lines
+
+HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
+VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
+NAMES = ("Non-Memo", "Guess", "Recall")
+
+
+class Page(HTMLParser):
+    """Elements in order, with attributes and the text within."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[tuple[str, str]] = []
+        self.unbalanced: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        self.unbalanced += self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self._open or self._open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        self.text.append((self._open[-1] if self._open else "", data))
+
+    def words(self) -> str:
+        """All text that a reader sees."""
+        return "".join(text for tag, text in self.text if tag not in ("style", "script"))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def html(content: c.ReportContent) -> str:
+    return render_report(content)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def addresses(page: Page) -> list[str]:
+    names = ("src", "href", "srcset", "action", "data", "poster", "xlink:href", "background")
+    return [a[name] for _, a in page.elements for name in names if name in a]
+
+
+def test_no_address_leads_outside(page: Page, html: str) -> None:
+    found = addresses(page)
+    assert len(found) > 50
+    assert all(address.startswith(("data:", "#")) for address in found)
+    style = "".join(text for tag, text in page.text if tag == "style")
+    assert all(url.startswith("#") for url in re.findall(r"url\(\s*['\"]?([^)]*)", style))
+    assert "@import" not in style
+    assert not re.search(r"https?://", html)
+
+
+def test_the_policy_forbids_all_but_the_one_script(page: Page) -> None:
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe-inline'; script-src 'sha256-" in policy
+
+
+def test_every_element_is_closed_and_every_id_unique_and_found(page: Page) -> None:
+    assert page.unbalanced == []
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a")} <= set(ids)
+    named = [a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a]
+    assert set(named) <= set(ids)
+
+
+def test_headings_never_skip_a_level_and_pictures_have_words(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(a["alt"] for a in page.all("img"))
+    assert all("scope" in a for a in page.all("th"))
+
+
+def test_the_answer_comes_before_every_figure(page: Page) -> None:
+    words = page.words()
+    order = [
+        "Under neither taxonomy",
+        "Memory or only text?",
+        "What was looked at",
+        "GPT-NeoX of 4.2",
+        "How to read this page",
+        "Settings and versions",
+    ]
+    places = [words.rindex(each) if i > 3 else words.index(each) for i, each in enumerate(order)]
+    assert places == sorted(places)
+
+
+def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> None:
+    taxonomy = build_taxonomy(("Non-Memo", HOSTILE, "Recall"), title=HOSTILE)
+    example = Example(
+        HOSTILE,
+        HOSTILE,
+        (HOSTILE, "\x00"),
+        (HOSTILE, "b"),
+        (False, True),
+        genre=HOSTILE,
+        document=HOSTILE,
+        flags=(HOSTILE,),
+    )
+    hostile = replace(
+        content,
+        title=HOSTILE,
+        model=replace(content.model, name=HOSTILE, fingerprint=HOSTILE, note=HOSTILE),
+        counts=c.Counts(10, 5, (c.CountRow(HOSTILE, 10, 5),)),
+        taxonomies=(replace(taxonomy, examples=(example,), warnings=(HOSTILE,)),),
+        checks=(c.Table(HOSTILE, (HOSTILE, "n"), ((HOSTILE, 1),), HOSTILE),),
+        warnings=(HOSTILE,),
+        settings={HOSTILE: {HOSTILE: HOSTILE}},
+        commands=(HOSTILE,),
+    )
+    html = render_report(hostile)
+    page = Page(html)
+    assert len(page.all("script")) == 1
+    own = resources.files("mnemoscope.report").joinpath("templates/report.js").read_text("utf-8")
+    assert "".join(text for tag, text in page.text if tag == "script") == own
+    assert not [name for _, a in page.elements for name in a if name.startswith("on")]
+    assert all(a["src"].startswith("data:image/png") for a in page.all("img"))
+    assert page.unbalanced == []
+    assert page.words().count(HOSTILE) > 15
+
+
+def test_sequences_keep_their_white_space(content: c.ReportContent, build_taxonomy) -> None:
+    prefix = "def f(x):\n\tif  x:\n\n\t\treturn   1  \n"
+    example = Example("Guess", prefix, ("\t", "pass\n"), ("\t", "pass\n"))
+    taxonomy = replace(build_taxonomy(NAMES), examples=(example,))
+    page = Page(render_report(replace(content, taxonomies=(taxonomy,))))
+    shown = "".join(text for tag, text in page.text if tag in ("span",))
+    for sign in "↵⇥":
+        shown = shown.replace(sign, "")
+    assert prefix in shown
+    style = "".join(text for tag, text in page.text if tag == "style")
+    assert re.search(r"\.text \{[^}]*white-space: pre-wrap", style)
+
+
+def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger(
+    content: c.ReportContent, build_taxonomy
+) -> None:
+    for value in (0.2, 0.55, 0.9):
+        scores = {"model": value, "blind": 0.5, "reference": 0.4, "control": 0.3, "logits": 0.95}
+        taxonomy = build_taxonomy(NAMES, scores=scores)
+        html = render_report(replace(content, taxonomies=(taxonomy,)))
+        row = re.search(r'<tr class="model".*?</tr>', html, re.DOTALL).group()
+        band = float(re.search(r'class="band" x="0" y="0" width="([\d.]+)%', row).group(1))
+        dot = float(
+            re.search(r'<svg x="([\d.]+)%"[^>]*>\s*<circle class="mark model"', row).group(1)
+        )
+        assert band == 100 * best_without_memory(taxonomy.main).value
+        assert dot == pytest.approx(100 * value)
+        assert (dot > band) == (value > 0.5)
+
+
+def test_every_figure_has_its_controls_and_interval_in_words(page: Page) -> None:
+    words = re.sub(r"\s+", " ", page.words())
+    for name in ("Blind CNNs", "Blind n-grams", "Reference model", "Control task", "Logits"):
+        assert words.count(name) >= 4
+    assert "23.1 [19.1, 26.7]" in words.replace("\xa0", " ")
+    assert "Excess −20.0 points [−25.0, −15.7]" in words.replace("\xa0", " ")
+    assert "The paper prints 89.0 % for Pythia." in words.replace("\u202f", " ")
+
+
+def test_all_maps_are_there_without_a_script(page: Page, content: c.ReportContent) -> None:
+    wanted = sum(
+        maps.delta.shape[0] * (maps.delta.shape[1] + 1)
+        for taxonomy in content.taxonomies
+        for maps in taxonomy.deltas
+    )
+    assert len(page.all("img")) == wanted
+
+
+def test_maps_beyond_the_budget_are_left_out_and_said_to_be(content: c.ReportContent) -> None:
+    views = delta_views(content.taxonomies, budget_bytes=1)
+    assert views[0][0].has_pictures
+    assert not views[0][1].has_pictures
+    assert len(views[1][0].classes[0].profile) == 4
+
+
+def test_the_stated_size_is_the_size(html: str, page: Page) -> None:
+    n_bytes = len(html.encode("utf-8"))
+    # the statement itself is a few bytes longer or shorter than its placeholder
+    stated = re.search(r"one file of (.+?) that", page.words()).group(1)
+    assert stated in (bytes_text(n_bytes), bytes_text(n_bytes - 10), bytes_text(n_bytes + 10))
+
+
+def test_the_same_content_gives_the_same_page(content: c.ReportContent, html: str) -> None:
+    assert render_report(content) == html
+
+
+def test_the_smallest_study_is_a_page_too(content: c.ReportContent) -> None:
+    small = c.ReportContent("Labels only", content.model, c.Counts(0, 0))
+    page = Page(render_report(small))
+    assert page.unbalanced == []
+    words = page.words()
+    assert "None was given." in words
+    assert "0 sequences and finished 0 of them (–)" in words
+
+
+def test_impossible_untrained_uncontrolled_and_dropped_are_said(
+    content: c.ReportContent, build_taxonomy
+) -> None:
+    measured = build_taxonomy(NAMES)
+    reason = "Class 'Recall' has 3 sequences where 60 are needed."
+    impossible = c.TaxonomyResult(
+        "Non-Memo, Guess, Recall", measured.classes, impossible=reason, examples=measured.examples
+    )
+    rows = tuple(
+        replace(row, did_train=False, min_f1=c.Estimate(None), f1=())
+        if row.source == "model"
+        else row
+        for row in measured.main.rows
+    )
+    untrained = replace(
+        measured, benchmarks=(replace(measured.main, rows=rows),), dropped=(("Code", 4),)
+    )
+    model_only = tuple(row for row in measured.main.rows if row.source == "model")
+    bare = c.Benchmark("all sequences", rows=model_only)
+    uncontrolled = replace(measured, benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
+    page = Page(render_report(replace(content, taxonomies=(impossible, untrained, uncontrolled))))
+    words = page.words()
+    assert page.unbalanced == []
+    assert words.count(reason) >= 3
+    assert "did not train: no better than chance" in words
+    assert "left out: too few sequences" in words
+    assert "No controls were run: this figure cannot tell memory from text." in words
+
+
+def test_many_taxonomies_share_one_chart_and_are_folded(
+    content: c.ReportContent, build_taxonomy
+) -> None:
+    several = tuple(
+        replace(
+            build_taxonomy(NAMES, excess=(value, value - 0.1, value + 0.1), n_layers=1),
+            title=f"number {value}",
+        )
+        for value in (-0.2, 0.3, 0.1, 0.0, -0.1)
+    )
+    page = Page(render_report(replace(content, taxonomies=several)))
+    assert page.unbalanced == []
+    assert len([a for a in page.all("details") if a.get("class") == "fold"]) == 5
+    chart = page.words().split("In falling order of excess")[0].split("Verdict")[1]
+    assert re.findall(r"number (-?[\d.]+)", chart) == ["0.3", "0.1", "0.0", "-0.1", "-0.2"]
+
+
+def test_settings_become_lines_in_order() -> None:
+    nested = {"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8], "none": None}}}
+    assert setting_lines(nested) == [
+        ("", [("seed", "1")]),
+        ("cnn", [("preset", "small"), ("grid.k", "6, 8"), ("grid.none", "–")]),
+    ]
+
+
+def test_the_file_is_whole_or_absent(tmp_path, content: c.ReportContent) -> None:
+    n_bytes = write_report(tmp_path / "report.html", content)
+    assert (tmp_path / "report.html").stat().st_size == n_bytes
+    with pytest.raises(UserError, match="no such folder"):
+        write_report(tmp_path / "absent" / "report.html", content)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_figures_that_do_not_fit_their_classes_are_refused(build_taxonomy) -> None:
+    taxonomy = build_taxonomy(NAMES)
+    with pytest.raises(ValueError, match="delta has shape"):
+        replace(taxonomy, classes=taxonomy.classes[:2])
+    broken = replace(taxonomy.main, confusion=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="confusion has shape"):
+        replace(taxonomy, benchmarks=(broken,))
+    nan = replace(taxonomy.deltas[0], delta=np.full((3, 1, 4, 4), np.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        replace(taxonomy, deltas=(nan,))
+
+
+def test_the_room_is_light_to_import() -> None:
+    code = (
+        "import sys, mnemoscope.report.content, mnemoscope.report.build;"
+        "print([m for m in ('torch', 'transformers', 'plotly', 'polars') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
