@@ -23,7 +23,7 @@ from mnemoscope.cnn.scaling import fit_scaling
 from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
 from mnemoscope.maps.dataset import MapSource
 
-__all__ = ["TrainedCnn", "TrainingHistory", "chance_test", "train_cnn"]
+__all__ = ["TrainedCnn", "TrainingHistory", "chance_test", "keep_freed_memory", "train_cnn"]
 
 _POOL_BYTES = 31 << 20
 
@@ -71,7 +71,7 @@ def train_cnn(
     """
     _check_labels(labels, n_maps=len(maps), n_classes=n_classes)
     started = time.perf_counter()
-    _keep_freed_memory()
+    keep_freed_memory()
     seeds = _Seeds(*np.random.SeedSequence(seed).generate_state(3).tolist())
     scaling = fit_scaling(maps, preset)
     inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
@@ -188,11 +188,11 @@ def _check_labels(labels: Tensor, *, n_maps: int, n_classes: int) -> None:
         raise ValueError(f"classes {present} in the labels, wanted all of 0 to {n_classes - 1}")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make the C library keep freed activations for the next step.
 
     glibc hands blocks beyond a threshold back to the system and adapts that threshold to the
     largest block (up to 32 MB) that was freed; freeing one such block once saves the page faults
-    of every step: 14 ms instead of 18 (`benchmarks/cnn_speed.py`). Elsewhere it does nothing.
+    of every step: 14 ms instead of 18 (`benchmarks/bench_cnn_speed.py`). Elsewhere it does nothing.
     """
     torch.empty(_POOL_BYTES, dtype=torch.uint8)

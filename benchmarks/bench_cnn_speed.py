@@ -1,0 +1,76 @@
+"""Time a training step of one CNN on one core: what each choice of the code saves.
+
+Run: .venv/bin/python benchmarks/bench_cnn_speed.py
+CPU time of the median step of 16 maps (4 layers, 64 tokens, kernel 6, 10 filters, dropout .2),
+so that other work on the machine shows little.
+"""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from mnemoscope.cnn.dropout import SeededDropout
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.training import keep_freed_memory
+
+N_MAPS, N_LAYERS, BATCH, N_STEPS = 512, 4, 16, 60
+
+
+def build(*, channels_last: bool, seeded: bool, filters: int = 10, kernel: int = 6) -> AttentionCnn:
+    torch.manual_seed(0)
+    network = AttentionCnn(N_LAYERS, 3, kernel=kernel, filters=filters, dropout=0.2)
+    network.seed_dropout(0 if seeded else None)
+    if not channels_last:
+        for module in network.features:
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous()
+    return network
+
+
+def milliseconds(
+    *,
+    channels_last: bool = True,
+    seeded: bool = True,
+    bfloat16: bool = False,
+    batch: int = BATCH,
+    filters: int = 10,
+    kernel: int = 6,
+) -> float:
+    network = build(channels_last=channels_last, seeded=seeded, filters=filters, kernel=kernel)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    maps = torch.randn(N_MAPS, N_LAYERS, 64, 64).tril().contiguous(memory_format=order)
+    labels = torch.randint(0, 3, (N_MAPS,))
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    times = []
+    for _ in range(N_STEPS):
+        rows = torch.randint(0, N_MAPS, (batch,))
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = nn.functional.cross_entropy(network(maps[rows]), labels[rows])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        times.append(time.process_time() - started)
+    return 1e3 * statistics.median(times)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    assert isinstance(build(channels_last=True, seeded=True).features[2], SeededDropout)
+    print(f"torch {torch.__version__}, one thread; ms a step of {BATCH} maps")
+    row = "  {:58} {:6.1f}".format
+    print(row("torch's order, torch's dropout", milliseconds(channels_last=False, seeded=False)))
+    print(row("channels last, torch's dropout", milliseconds(seeded=False)))
+    print(row("channels last, seeded dropout", milliseconds()))
+    keep_freed_memory()  # cannot be undone, so what follows has it too
+    print(row("the same, freed memory kept: what train_cnn does", milliseconds()))
+    print(row("the same with torch's dropout", milliseconds(seeded=False)))
+    print(row("the same in bfloat16 (not used: other bits)", milliseconds(bfloat16=True)))
+    print(row("the same, 32 maps", milliseconds(batch=32)))
+    print(row("the same, kernel 8, 16 filters", milliseconds(kernel=8, filters=16)))
+
+
+if __name__ == "__main__":
+    main()
