@@ -152,20 +152,22 @@ def test_the_check_is_made_on_the_training_maps_in_evaluation_mode() -> None:
     predicted = predict_logits(trained, problem.maps).argmax(1)
     recalls = [float((predicted[problem.labels == c] == c).float().mean()) for c in range(3)]
     assert trained.history.train_balanced_accuracy == pytest.approx(np.mean(recalls), abs=1e-6)
+    confusion = confusion_matrix(problem.labels.numpy(), predicted.numpy(), 3)
+    assert trained.history.train_min_f1 == scores(confusion).min_f1
 
 
 def test_chance_test_equals_the_binomial_tail_for_equal_classes() -> None:
     true = np.repeat(np.arange(3), 40)
     predicted = true.copy()
     predicted[:60] = (predicted[:60] + 1) % 3  # 60 of 120 right
-    accuracy, p_value = chance_test(true, predicted, 3)
+    accuracy, p_value = chance_test(confusion_matrix(true, predicted, 3))
     assert accuracy == pytest.approx(0.5)
     assert p_value == pytest.approx(binom.sf(59, 120, 1 / 3), rel=1e-9)
 
 
 def test_naming_one_class_always_is_chance_however_large_that_class() -> None:
     true = np.repeat(np.arange(3), (500, 20, 20))
-    accuracy, p_value = chance_test(true, np.zeros_like(true), 3)
+    accuracy, p_value = chance_test(confusion_matrix(true, np.zeros_like(true), 3))
     assert accuracy == pytest.approx(1 / 3)
     assert p_value > 0.4
 
@@ -176,7 +178,9 @@ def test_predictions_made_blindly_pass_as_training_at_most_as_often_as_said(size
     true = np.repeat(np.arange(3), sizes)
     for shares in ([1 / 3] * 3, [0.8, 0.1, 0.1]):
         blind = generator.choice(3, p=shares, size=(2_000, len(true)))
-        n_passed = sum(chance_test(true, predicted, 3)[1] < 0.01 for predicted in blind)
+        n_passed = sum(
+            chance_test(confusion_matrix(true, predicted, 3)).p_value < 0.01 for predicted in blind
+        )
         assert n_passed <= binom.ppf(0.999, 2_000, 0.01)
 
 

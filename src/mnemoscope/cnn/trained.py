@@ -23,12 +23,15 @@ class TrainingHistory:
         train_balanced_accuracy: mean recall over the classes on the training maps, final weights,
             evaluation mode; None while training goes on.
         p_value: one-sided binomial test of that against 1 / classes; None while training.
+        train_min_f1: min-F1 on the training maps, final weights, evaluation mode; None while
+            training goes on.
     """
 
     loss: tuple[float, ...]
     n_steps: int
     train_balanced_accuracy: float | None = None
     p_value: float | None = None
+    train_min_f1: float | None = None
 
     @property
     def did_train(self) -> bool:

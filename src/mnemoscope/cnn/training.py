@@ -7,15 +7,17 @@ thread (`torch.set_num_threads(1)`) and the number of processes does not matter.
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from mnemoscope.cnn.inputs import KEPT_BYTES, NetworkInputs
-from mnemoscope.cnn.metrics import confusion_matrix, precision_recall
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.prediction import score_inputs
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
@@ -23,9 +25,23 @@ from mnemoscope.cnn.scaling import fit_scaling
 from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
 from mnemoscope.maps.dataset import MapSource
 
-__all__ = ["TrainedCnn", "TrainingHistory", "chance_test", "keep_freed_memory", "train_cnn"]
+__all__ = [
+    "ChanceTest",
+    "TrainedCnn",
+    "TrainingHistory",
+    "chance_test",
+    "keep_freed_memory",
+    "train_cnn",
+]
 
 _POOL_BYTES = 31 << 20
+
+
+class ChanceTest(NamedTuple):
+    """Balanced accuracy in [0, 1], and the p-value of a one-sided test against 1 / classes."""
+
+    balanced_accuracy: float
+    p_value: float
 
 
 class _Seeds(NamedTuple):
@@ -89,11 +105,19 @@ def train_cnn(
         if on_epoch is not None:
             on_epoch(epoch, snapshot(history))
     predicted = score_inputs(network, inputs).argmax(dim=1)
-    accuracy, p_value = chance_test(labels.cpu().numpy(), predicted.numpy(), n_classes)
-    return snapshot(TrainingHistory(history.loss, history.n_steps, accuracy, p_value))
+    confusion = confusion_matrix(labels.cpu().numpy(), predicted.numpy(), n_classes)
+    test = chance_test(confusion)
+    return snapshot(
+        replace(
+            history,
+            train_balanced_accuracy=test.balanced_accuracy,
+            p_value=test.p_value,
+            train_min_f1=min_f1(confusion),
+        )
+    )
 
 
-def chance_test(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> tuple[float, float]:
+def chance_test(confusion: ArrayLike) -> ChanceTest:
     """Test whether predictions are better than ones made without looking.
 
     Without looking, balanced accuracy is 1 / classes on average, and varies at most as a
@@ -101,19 +125,14 @@ def chance_test(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> tupl
     which is exact for equal classes and careful for others.
 
     Args:
-        true: classes, (n,), each class at least once.
-        predicted: classes, (n,).
-        n_classes: number of classes.
-
-    Returns:
-        Balanced accuracy in [0, 1] and the p-value of the one-sided binomial test.
+        confusion: counts, (classes, classes), every class at least once; rows true.
     """
-    confusion = confusion_matrix(true, predicted, n_classes)
-    accuracy = float(precision_recall(confusion).recall.mean())
-    n_trials = n_classes * int(confusion.sum(axis=1).min())
-    n_right = math.floor(accuracy * n_trials + 1e-9)
-    test = binomtest(n_right, n_trials, 1 / n_classes, alternative="greater")
-    return accuracy, float(test.pvalue)
+    counts = np.asarray(confusion)
+    accuracy = float(precision_recall(counts).recall.mean())
+    n_trials = len(counts) * int(counts.sum(axis=1).min())
+    n_right = math.floor(accuracy * n_trials + 1e-9)  # a whole number for equal classes
+    test = binomtest(n_right, n_trials, 1 / len(counts), alternative="greater")
+    return ChanceTest(accuracy, float(test.pvalue))
 
 
 def _epochs(
