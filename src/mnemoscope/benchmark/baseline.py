@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.trained import CHANCE_LEVEL
 from mnemoscope.cnn.training import chance_test
 
@@ -88,15 +88,15 @@ def _judge(
 ) -> BaselineFit:
     """Put the training figures beside the predictions."""
     n_classes = probabilities.shape[1]
-    predicted = train_probabilities.argmax(axis=1)
-    accuracy, p_value = chance_test(labels, predicted, n_classes)
+    confusion = confusion_matrix(labels, train_probabilities.argmax(axis=1), n_classes)
+    accuracy, p_value = chance_test(confusion)
     chosen = train_probabilities[np.arange(len(labels)), labels]
     return BaselineFit(
         predicted=probabilities.argmax(axis=1),
         probabilities=probabilities,
         loss=float(-np.log(np.maximum(chosen, _SMALLEST_PROBABILITY)).mean()),
         train_balanced_accuracy=accuracy,
-        train_min_f1=scores(confusion_matrix(labels, predicted, n_classes)).min_f1,
+        train_min_f1=min_f1(confusion),
         p_value=p_value,
         did_train=p_value < CHANCE_LEVEL,
         n_train=len(labels),

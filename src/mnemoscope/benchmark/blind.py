@@ -8,9 +8,7 @@ Both get the tokens as the model was shown them. The better of the two counts.
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from mnemoscope.benchmark.baseline import BaselineFit, fit_baseline
 from mnemoscope.maps.dataset import TensorMaps
@@ -62,9 +60,10 @@ def ngram_logits(
 ) -> BaselineFit:
     """Tell the classes apart by which tokens and pairs of tokens occur.
 
-    Counts of the 1- and 2-grams that occur in at least two training sequences, damped
-    (1 + ln count), weighted by inverse document frequency and scaled to length 1, then
-    multinomial logistic regression (L2, C = 10).
+    Counts of the 1- and 2-grams that occur in at least two training sequences, as
+    ln(1 + count), then multinomial logistic regression (L2, C = 0.3). Chosen on planted texts
+    (a marker token; three topics): inverse document frequency hides a marker that a third of
+    the sequences bear, and between C = 0.03 and 3 hardly anything changes.
 
     Args:
         train_tokens: shape (n_train, T), integer.
@@ -76,11 +75,8 @@ def ngram_logits(
         Predictions and class probabilities of the evaluation sequences.
     """
     train_counts, eval_counts = count_ngrams(train_tokens, eval_tokens)
-    estimator = make_pipeline(
-        TfidfTransformer(sublinear_tf=True),
-        LogisticRegression(C=10.0, max_iter=500, random_state=seed),
-    )
-    return fit_baseline(estimator, train_counts, train_labels, eval_counts)
+    estimator = LogisticRegression(C=0.3, max_iter=500, random_state=seed)
+    return fit_baseline(estimator, train_counts.log1p(), train_labels, eval_counts.log1p())
 
 
 def count_ngrams(

@@ -1,0 +1,70 @@
+"""Long tables of predictions made to order."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.benchmark.votes import Votes
+
+TAXONOMY = "Non-Memo, Guess, Recall"
+CLASSES = ("Non-Memo", "Guess", "Recall")
+
+
+def predictions_of(
+    source: str,
+    true: np.ndarray,
+    predicted: Mapping[int, np.ndarray],
+    *,
+    setting: str = "k6-f10-mean",
+    epoch: int = -1,
+    ids: np.ndarray | None = None,
+    probabilities: np.ndarray | None = None,
+    taxonomy: str = TAXONOMY,
+) -> pl.DataFrame:
+    """Rows of one source: for each seed what it predicted."""
+    parts = []
+    for seed, classes in predicted.items():
+        columns = {
+            "taxonomy": taxonomy,
+            "source": source,
+            "setting": setting,
+            "seed": np.full(len(true), seed, dtype=np.int64),
+            "epoch": np.full(len(true), epoch, dtype=np.int64),
+            "sequence_id": np.arange(len(true)) if ids is None else ids,
+            "true": true.astype(np.int64),
+            "predicted": classes.astype(np.int64),
+        }
+        if probabilities is not None:
+            columns["probabilities"] = pl.Series(probabilities.tolist(), dtype=pl.List(pl.Float32))
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
+
+
+def runs_of(predictions: pl.DataFrame, *, untrained: tuple[str, ...] = ()) -> pl.DataFrame:
+    """One row a training, all trained but those of the sources named."""
+    keys = ["taxonomy", "source", "setting", "seed"]
+    return (
+        predictions.select(keys)
+        .unique(maintain_order=True)
+        .with_columns(did_train=~pl.col("source").is_in(list(untrained)), train_min_f1=pl.lit(0.8))
+    )
+
+
+def votes_of(true: np.ndarray, predicted: np.ndarray, seeds: list[int], n_classes: int) -> Votes:
+    """Votes without a table."""
+    return Votes(
+        sequence_ids=np.arange(len(true)),
+        true=true,
+        predicted=predicted,
+        seeds=np.array(seeds),
+        n_classes=n_classes,
+        probabilities=np.eye(n_classes)[predicted].mean(axis=0),
+    )
+
+
+def noisy(true: np.ndarray, share_right: float, seed: int, n_classes: int = 3) -> np.ndarray:
+    """Predictions that are right with this probability and drawn blindly else."""
+    generator = np.random.default_rng(seed)
+    guess = generator.integers(0, n_classes, len(true))
+    return np.where(generator.random(len(true)) < share_right, true, guess)

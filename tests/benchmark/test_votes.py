@@ -1,0 +1,83 @@
+"""The long table becomes arrays whatever its row order, and is refused when it is not whole."""
+
+import numpy as np
+import polars as pl
+import pytest
+from benchmark_cases import noisy, predictions_of
+
+from mnemoscope.benchmark.votes import collect_votes
+from mnemoscope.errors import DamagedDataError
+
+TRUE = np.arange(12) % 3
+IDS = np.array([5, 3, 9, 100, 7, 1, 2, 4, 6, 8, 10, 12])
+
+
+@pytest.fixture
+def table() -> pl.DataFrame:
+    seeds = {seed: noisy(TRUE, 0.7, seed) for seed in (0, 4)}
+    return pl.concat(
+        predictions_of("model", TRUE, seeds, setting=setting, epoch=epoch, ids=IDS)
+        for setting in ("k6-f10-mean", "k8-f10-mean")
+        for epoch in (0, 1)
+    )
+
+
+def test_row_order_does_not_matter(table: pl.DataFrame) -> None:
+    votes = collect_votes(table, 3, where="x")
+    shuffled = collect_votes(table.sample(fraction=1, shuffle=True, seed=1), 3, where="x")
+    assert votes.sequence_ids.tolist() == sorted(IDS)
+    assert votes.true.tolist() == TRUE[np.argsort(IDS)].tolist()
+    assert votes.predicted.shape == (8, 12)
+    assert votes.seeds.tolist() == [0, 0, 4, 4] * 2
+    np.testing.assert_array_equal(votes.predicted, shuffled.predicted)
+    np.testing.assert_array_equal(votes.predicted[0], noisy(TRUE, 0.7, 0)[np.argsort(IDS)])
+
+
+def test_probabilities_are_vote_shares_where_none_were_kept(table: pl.DataFrame) -> None:
+    votes = collect_votes(table, 3, where="x")
+    for row in range(12):
+        shares = [(votes.predicted[:, row] == c).mean() for c in range(3)]
+        assert votes.probabilities[row].tolist() == shares
+
+
+def test_kept_probabilities_are_averaged_over_runs() -> None:
+    low, high = np.full((12, 3), [0.2, 0.3, 0.5]), np.full((12, 3), [0.6, 0.3, 0.1])
+    table = pl.concat(
+        predictions_of("blind", TRUE, {seed: TRUE}, ids=IDS, probabilities=shares)
+        for seed, shares in ((0, low), (1, high))
+    )
+    votes = collect_votes(table, 3, where="x")
+    # Kept as float32: 7 digits.
+    np.testing.assert_allclose(votes.probabilities, np.full((12, 3), [0.4, 0.3, 0.3]), rtol=1e-6)
+
+
+def test_chosen_sequences_keep_their_predictions(table: pl.DataFrame) -> None:
+    votes = collect_votes(table, 3, where="x")
+    part = votes.at(np.array([1, 4]))
+    assert part.sequence_ids.tolist() == votes.sequence_ids[[1, 4]].tolist()
+    np.testing.assert_array_equal(part.predicted, votes.predicted[:, [1, 4]])
+    assert part.probabilities.shape == (2, 3)
+
+
+def test_a_missing_row_is_found(table: pl.DataFrame) -> None:
+    with pytest.raises(DamagedDataError, match=r"'T', model: 95 rows for 8 runs of 12 sequences"):
+        collect_votes(table[1:], 3, where="'T', model")
+
+
+def test_a_sequence_twice_in_place_of_another_is_found(table: pl.DataFrame) -> None:
+    twice = table.with_columns(
+        sequence_id=pl.when(pl.int_range(pl.len()) == 0).then(3).otherwise("sequence_id")
+    )
+    with pytest.raises(DamagedDataError, match="runs differ in their sequences"):
+        collect_votes(twice, 3, where="x")
+
+
+def test_two_true_classes_of_one_sequence_are_found(table: pl.DataFrame) -> None:
+    torn = table.with_columns(true=pl.when(pl.int_range(pl.len()) == 0).then(2).otherwise("true"))
+    with pytest.raises(DamagedDataError, match="true classes"):
+        collect_votes(torn, 3, where="x")
+
+
+def test_a_class_outside_the_taxonomy_is_found(table: pl.DataFrame) -> None:
+    with pytest.raises(DamagedDataError, match="class 0 to 2, wanted 0 to 1"):
+        collect_votes(table, 2, where="x")
