@@ -103,13 +103,13 @@ def test_published_and_prashanth_labels_agree_with_the_six_duplicates_rule() -> 
 def test_is_memorized_is_read_where_it_is_there() -> None:
     frame = pl.DataFrame(
         {
-            "is_memorized": [True, False, None, None],
-            "memorization_score": [None, None, 1.0, None],
-            "is_code": [True] * 4,
+            "is_memorized": [True, False, None, None, False],
+            "memorization_score": [None, None, 1.0, None, 1.0],
+            "is_code": [True] * 5,
         }
     )
     labels = label_sequences(frame, parse_taxonomy("Non-Memo, Code, Rest"))
-    assert labels.to_list() == ["Code", "Non-Memo", "Code", None]
+    assert labels.to_list() == ["Code", "Non-Memo", "Code", None, "Non-Memo"]
 
 
 def test_nan_counts_as_missing() -> None:

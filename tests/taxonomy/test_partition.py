@@ -38,6 +38,7 @@ OTHERS = [
     "Non-Memo, Recite[5]-or-Recite[50], Rest",
     "Non-Memo, Recite[5]-or-Recollect[50], Rest",
     "Non-Memo, Recite[6], Rest",
+    "Non-Memo, Recollect[50]-or-Recollect[5], Rest",
     "Non-Memo, Memo",
 ]
 

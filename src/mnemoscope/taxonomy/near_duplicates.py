@@ -23,7 +23,7 @@ Two windows of 64 tokens of one text reach it where one is shifted by up to 20 t
 """
 
 _PRODUCTS_PER_BLOCK = 5_000_000
-"""Bound on the shared 5-grams looked at in one go: about 100 MB."""
+"""Bound on the shared 5-grams looked at in one go, which bounds the memory."""
 _PAIRS_PER_CHECK = 50_000
 _ROUNDING = 1e-9
 
