@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from mnemoscope.benchmark.excess import Excess as Measured
+from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.report import content as c
 from mnemoscope.report.answer import answer, benchmark_sentence
 from mnemoscope.report.standing import Standing, best_without_memory, standing
@@ -21,7 +23,8 @@ def with_excess(build_taxonomy, value, low, high, **more):
         ((0.2, 0.1, 0.3), Standing.BEYOND),
         ((0.2, -0.01, 0.3), Standing.UNDECIDED),
         ((0.2, 0.0, 0.3), Standing.UNDECIDED),
-        ((-0.1, -0.2, 0.0), Standing.WITHIN),
+        ((-0.1, -0.2, 0.1), Standing.WITHIN),
+        ((0.0, -0.1, 0.1), Standing.WITHIN),
         ((-0.1, -0.2, -0.05), Standing.WITHIN),
         ((0.4, None, None), Standing.UNDECIDED),
     ],
@@ -30,6 +33,28 @@ def test_the_interval_of_the_excess_decides(build_taxonomy, excess, expected) ->
     benchmark = build_taxonomy(NAMES).main
     judged = replace(benchmark, excess=c.Excess(c.Estimate(*excess), ""))
     assert standing(judged) is expected
+
+
+@pytest.mark.parametrize("value", [-0.2, 0.001, 0.2])
+@pytest.mark.parametrize("is_class_lost", [False, True])
+def test_the_sign_never_contradicts_the_verdict(build_taxonomy, value, is_class_lost) -> None:
+    low, high = value - 0.05, value + 0.05
+    f1 = (0.2, 0.8, 0.8) if is_class_lost else (0.7, 0.8, 0.8)
+    figures = BenchmarkFigures(
+        NAMES,
+        did_train=True,
+        f1=f1,
+        f1_low=f1,
+        excess=Measured(value, low, high, "blind"),
+        controls=("blind", "ngram", "reference"),
+    )
+    verdict = give_verdict(figures)
+    told = c.Excess(c.Estimate(value, low, high), verdict.sentence, verdict.kind)
+    state = standing(replace(build_taxonomy(NAMES).main, excess=told))
+    assert (state is Standing.BEYOND) == (verdict.kind == "adds")
+    assert (state is Standing.WITHIN) == (verdict.kind == "nothing")
+    if not is_class_lost:  # the interval alone gives the same
+        assert standing(replace(build_taxonomy(NAMES).main, excess=replace(told, kind=""))) is state
 
 
 def test_without_training_or_controls_there_is_no_verdict(build_taxonomy) -> None:
@@ -79,7 +104,7 @@ def test_mixed_results_name_each_side_once(content, build_taxonomy) -> None:
     group = (
         with_excess(build_taxonomy, 0.2, 0.1, 0.3, title="A"),
         with_excess(build_taxonomy, -0.2, -0.3, -0.1, title="B"),
-        with_excess(build_taxonomy, 0.0, -0.1, 0.1, title="C"),
+        with_excess(build_taxonomy, 0.01, -0.1, 0.1, title="C"),
     )
     text = answer(replace(content, taxonomies=group))[1]
     assert text.startswith("Under “A” attention tells the classes apart better")

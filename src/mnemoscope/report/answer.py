@@ -11,7 +11,7 @@ from mnemoscope.report.standing import (
     taxonomy_standing,
 )
 
-__all__ = ["answer", "benchmark_sentence"]
+__all__ = ["answer", "as_sentence", "benchmark_sentence"]
 
 _DECIDED = (Standing.BEYOND, Standing.WITHIN, Standing.UNDECIDED)
 _MOST_NAMED = 3
@@ -26,8 +26,8 @@ def answer(content: ReportContent) -> list[str]:
     """
     counts, half = content.counts, content.length // 2
     facts = (
-        f"{content.model.name} was given the first {half} tokens of {count(counts.n_sequences)} "
-        f"sequences and finished {count(counts.n_memorized)} of them "
+        f"The model “{content.model.name}” was given the first {half} tokens of "
+        f"{count(counts.n_sequences)} sequences and finished {count(counts.n_memorized)} of them "
         f"({share(counts.n_memorized, counts.n_sequences)}) word for word: these it has memorized."
     )
     if not content.taxonomies:
@@ -54,6 +54,16 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
         f"CNNs that read the model's attention reach min-F1 {own}. Without any memory, "
         f"{_SOURCE_PHRASES[best.source]} reaches {percent(best.value)}."
     )
+
+
+def as_sentence(text: str) -> str:
+    """Begin with a capital and end with a full stop.
+
+    >>> as_sentence("attention adds nothing")
+    'Attention adds nothing.'
+    """
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) or not text else ".")
 
 
 _SOURCE_PHRASES = {
@@ -162,7 +172,8 @@ def _undecidable(groups: dict[Standing, list[TaxonomyResult]], n: int) -> list[s
     why = {
         Standing.UNTRAINED: "nothing can be said: the CNNs did not learn even their own training "
         "sequences",
-        Standing.UNCONTROLLED: "memory cannot be told from text: no controls were run",
+        Standing.UNCONTROLLED: "memory cannot be told from text: no control was run, "
+        "or none trained",
         Standing.IMPOSSIBLE: "nothing was trained: a class has too few sequences",
     }
     return [

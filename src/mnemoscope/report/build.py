@@ -95,6 +95,7 @@ def environment() -> jinja2.Environment:
         "count": numbers.count,
         "seconds": numbers.seconds_text,
         "visible": examples.visible,
+        "sentence": answer.as_sentence,
         "x": _coordinate,
     }
     made.globals |= {

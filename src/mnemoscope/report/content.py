@@ -141,6 +141,8 @@ class BenchmarkRow:
         did_train: False for a CNN that has not left chance on its own training sequences.
         training_min_f1: min-F1 on the training sequences.
         seconds: time of all its trainings together.
+        precision: of each class, empty when not told.
+        recall: of each class, empty when not told.
     """
 
     source: str
@@ -151,6 +153,8 @@ class BenchmarkRow:
     did_train: bool = True
     training_min_f1: float | None = None
     seconds: float | None = None
+    precision: tuple[Estimate, ...] = ()
+    recall: tuple[Estimate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,13 @@ class Excess:
     Attributes:
         estimate: the difference as a fraction, with its paired interval.
         verdict: the sentence of `benchmark.verdict`.
+        kind: its kind, ``adds``, ``nothing``, ``unclear`` or ``cannot``; empty lets the interval
+            decide (`report.standing`).
     """
 
     estimate: Estimate
     verdict: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -250,7 +257,7 @@ class DeltaMaps:
     Attributes:
         attribution: ``gradient`` or ``guided``.
         delta: float array (classes, layers, query, key), not negative, zero above the diagonal.
-        n_used: evaluation sequences averaged, for each class.
+        n_used: evaluation sequences averaged, for each class, counted over all CNNs.
         n_skipped: sequences whose gradient was nowhere positive, for each class.
         n_wrong: evaluation sequences left out because the CNN misclassified them, for each class.
     """
@@ -368,10 +375,12 @@ class ReportContent:
 def _check_classes(name: str, benchmark: Benchmark, n_classes: int) -> None:
     """Refuse figures that do not belong to the classes beside them."""
     for row in benchmark.rows:
-        if row.f1 and len(row.f1) != n_classes:
-            raise ValueError(
-                f"{name}, row '{row.source}': {len(row.f1)} per-class F1, wanted {n_classes}"
-            )
+        for figure in ("f1", "precision", "recall"):
+            found = len(getattr(row, figure))
+            if found not in (0, n_classes):
+                raise ValueError(
+                    f"{name}, row '{row.source}': {found} figures of {figure}, wanted {n_classes}"
+                )
     confusion = benchmark.confusion
     if confusion is not None and confusion.shape != (n_classes, n_classes):
         raise ValueError(

@@ -57,8 +57,17 @@ class Standing(Enum):
     WITHIN = "Nothing beyond the text"
     UNDECIDED = "Undecided"
     UNTRAINED = "Did not train"
-    UNCONTROLLED = "No controls"
+    UNCONTROLLED = "Cannot be said"
     IMPOSSIBLE = "Impossible"
+
+
+# The kinds of `benchmark.verdict`.
+_OF_KIND = {
+    "adds": Standing.BEYOND,
+    "nothing": Standing.WITHIN,
+    "unclear": Standing.UNDECIDED,
+    "cannot": Standing.UNCONTROLLED,
+}
 
 
 class Best(NamedTuple):
@@ -79,22 +88,25 @@ def best_without_memory(benchmark: Benchmark) -> Best | None:
 
 
 def standing(benchmark: Benchmark | None) -> Standing:
-    """Judge a benchmark by its excess and the interval of it.
+    """Judge a benchmark by the kind of its verdict, or by its excess where no kind is given.
 
-    Beyond: the whole interval is above zero. Nothing beyond: none of it is. Undecided: zero
-    lies within, or there is no interval.
+    Beyond: the whole interval is above zero. Nothing beyond: the excess is not above zero.
+    Undecided: it is, but its interval is not, or there is none.
     """
     if benchmark is None or benchmark.impossible:
         return Standing.IMPOSSIBLE
     model = benchmark.row("model")
     if model is None or not model.did_train or model.min_f1.value is None:
         return Standing.UNTRAINED
-    if benchmark.excess is None or benchmark.excess.estimate.value is None:
+    excess = benchmark.excess
+    if excess is None or excess.estimate.value is None:
         return Standing.UNCONTROLLED
-    low, high = benchmark.excess.estimate.low, benchmark.excess.estimate.high
-    if low is not None and low > 0:
-        return Standing.BEYOND
-    return Standing.WITHIN if high is not None and high <= 0 else Standing.UNDECIDED
+    if excess.kind:
+        return _OF_KIND[excess.kind]
+    if excess.estimate.value <= 0:
+        return Standing.WITHIN
+    low = excess.estimate.low
+    return Standing.BEYOND if low is not None and low > 0 else Standing.UNDECIDED
 
 
 def taxonomy_standing(taxonomy: TaxonomyResult) -> Standing:
