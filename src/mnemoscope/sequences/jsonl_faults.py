@@ -50,7 +50,7 @@ def _fault_of_line(line: bytes) -> str | None:
     except (ValueError, RecursionError) as error:
         return f": not JSON ({error}). One object a line is needed."
     if not isinstance(row, dict):
-        return f": a {type(row).__name__} where an object with named columns is needed."
+        return f": a {type(row).__name__} where an object with named columns is needed. Correct it."
     return next(filter(None, (_fault_of_value(name, value) for name, value in row.items())), None)
 
 
@@ -60,7 +60,10 @@ def _fault_of_value(name: str, value: object) -> str | None:
     if column is not None and not is_value_of_kind(value, column.kind):
         shown = json.dumps(value, ensure_ascii=True)
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
-        return f", column '{name}': {shown} where {column.kind} are needed."
+        return (
+            f", column '{name}': {shown} where {column.kind} are needed. "
+            "Correct the line or drop it."
+        )
     try:
         if isinstance(value, str):
             value.encode()
