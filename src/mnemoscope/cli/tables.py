@@ -1,7 +1,7 @@
 """Verbs that also work on any table: features, label."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -99,7 +99,7 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
         print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
 
 
-def _pattern_mode(patterns: str | None) -> str:
+def _pattern_mode(patterns: str | None) -> Literal["published", "strict"]:
     """Check the mode as the settings would."""
     from mnemoscope.cli.options import merge_flags
 

@@ -38,9 +38,11 @@ def capture_stage(study: Study, models: Models) -> None:
     with study.finishing("capture") as counts:
         model = models.model(study)
         wanted = _wanted(study)
+        counts["distinct"] = wanted.height
+        if wanted.is_empty():  # every taxonomy is impossible
+            return
         _decode_missing(study, model, wanted)
         tokens = shown_tokens(study.sequences, wanted)
-        counts["distinct"] = wanted.height
         _capture(study, "model", model, wanted, tokens)
         reference = models.reference(study) if study.is_done("label") else None
         if reference is not None and settings.benchmark.controls:

@@ -82,7 +82,7 @@ def label_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
             if isinstance(outcome, Sample):
                 sampled.append(_rows(name, outcome, variant.non_memo_suffix))
             else:
-                say(f"{name}: impossible. {outcome.reason}")
+                say(f"{name}: impossible. {outcome}")
         study.write(SAMPLES_FILE, pl.concat(sampled) if sampled else _no_rows())
         counts["samples"] = entries
         counts["aliases"] = _aliases(taxonomies)
@@ -139,6 +139,7 @@ def _entry(
     """What the manifest keeps of one sample."""
     entry: dict[str, Any] = {
         "taxonomy": taxonomy.name,
+        "published_name": taxonomy.published_name,
         "title": variant.title,
         "note": variant.note,
         "classes": list(taxonomy.classes),
@@ -147,7 +148,7 @@ def _entry(
         "unlabelled": labels.null_count(),
     }
     if isinstance(outcome, Impossible):
-        return entry | {"impossible": outcome.reason}
+        return entry | {"impossible": str(outcome)}
     return entry | {
         "trained_classes": list(outcome.classes),
         "dropped": list(outcome.dropped),

@@ -76,6 +76,8 @@ def _row(row: dict[str, Any], seconds: float | None, n_classes: int) -> Benchmar
         source=row["source"],
         min_f1=Estimate(row["min_f1"], row["low"], row["high"]),
         f1=_estimates(row, "f1", n_classes),
+        precision=_estimates(row, "precision", n_classes),
+        recall=_estimates(row, "recall", n_classes),
         n_eval=row["n_eval"] or 0,
         n_runs=row["n_runs"],
         did_train=row["did_train"],
@@ -97,7 +99,7 @@ def _excess(model: dict[str, Any] | None) -> Excess | None:
     if model is None or model["verdict"] is None:
         return None
     estimate = Estimate(model["excess"], model["excess_low"], model["excess_high"])
-    return Excess(estimate=estimate, verdict=model["verdict"])
+    return Excess(estimate=estimate, verdict=model["verdict"], kind=model["verdict_kind"])
 
 
 def _matched(model: dict[str, Any] | None, n_classes: int) -> MatchedScores | None:

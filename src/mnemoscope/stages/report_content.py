@@ -24,7 +24,7 @@ from mnemoscope.stages.report_benchmarks import benchmarks_of
 from mnemoscope.study import Study, versions
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
 
-__all__ = ["report_content"]
+__all__ = ["report_content", "taxonomy_results"]
 
 EXAMPLES_A_CLASS = 3
 GAP_TOLERANCE = 1e-3
@@ -46,7 +46,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         model=_model(models["model"]),
         reference=_model(models["reference"]) if "reference" in models else None,
         counts=_counts(table),
-        taxonomies=tuple(_taxonomies(study, table, tokenizer)),
+        taxonomies=tuple(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
         checks=tuple(_checks(table)),
         fragile=_fragile(table),
@@ -110,9 +110,14 @@ def _band(rows: pl.DataFrame, condition: pl.Expr, name: str) -> CountRow:
     return CountRow(name, chosen.height, int(chosen["is_memorized"].sum()))
 
 
-def _taxonomies(study: Study, table: pl.DataFrame, tokenizer: Any) -> Iterator[TaxonomyResult]:
-    """One result a taxonomy; repetitions on other samples are its further benchmarks."""
-    labels = study.read(LABELS_FILE)
+def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[TaxonomyResult]:
+    """One result a taxonomy; repetitions on other samples are its further benchmarks.
+
+    Args:
+        study: with all stages before the report done.
+        tokenizer: of the model, to show examples; None leaves them out.
+    """
+    table, labels = study.sequences, study.read(LABELS_FILE)
     deltas = list(load_deltas(study))
     entries = samples_of(study)
     published = published_table()
@@ -131,8 +136,8 @@ def _taxonomies(study: Study, table: pl.DataFrame, tokenizer: Any) -> Iterator[T
             non_memo_suffix=study.settings.label.non_memo_suffix,
             benchmarks=tuple(benchmarks_of(study, name)),
             deltas=tuple(_delta_maps(one) for one in deltas if one.sample == name),
-            published_min_f1=_published(scores, name),
-            examples=tuple(_examples(table, labels[name], classes, tokenizer)),
+            published_min_f1=_published(scores, main["published_name"]),
+            examples=tuple(_examples(table, labels[name], classes, tokenizer)) if tokenizer else (),
             warnings=tuple(main.get("warnings", [])),
         )
 
@@ -151,9 +156,8 @@ def _class_facts(entry: dict[str, Any], classes: list[str]) -> Iterator[ClassFac
 
 
 def _published(scores: dict[str, float], name: str) -> float | None:
-    """Min-F1 printed for Pythia, where the last class is called Others."""
-    head = name.rsplit(", ", 1)[0]
-    value = scores.get(name, scores.get(f"{head}, Others"))
+    """Min-F1 printed for Pythia, all models together; None where there is none."""
+    value = scores.get(name)
     return None if value is None else value / 100
 
 

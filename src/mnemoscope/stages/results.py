@@ -8,7 +8,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.stages.benchmark import BENCHMARK_FILE
 from mnemoscope.stages.labels import LABELS_FILE, SAMPLES_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
-from mnemoscope.stages.report_benchmarks import benchmarks_of
+from mnemoscope.stages.report_content import taxonomy_results
 from mnemoscope.stages.training import PREDICTIONS_FILE
 from mnemoscope.study import Study
 
@@ -87,16 +87,25 @@ def decisiveness(
     )
 
 
-def benchmark_figure(study: Study, taxonomy: str | None = None) -> Any:
-    """Min-F1 of one taxonomy beside its controls, a plotly figure; arguments as `decisiveness`."""
+def benchmark_figure(study: Study, *taxonomies: str) -> Any:
+    """Min-F1 beside its controls, a panel a taxonomy.
+
+    Args:
+        study: with the benchmark and localize stages done.
+        *taxonomies: names of those to show; all when none is named.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        UserError: a stage has not been run, or there is no such taxonomy.
+    """
     from mnemoscope.report import figures
 
-    name = _sample(study, taxonomy)
-    entry = samples_of(study)[name]
-    for one in benchmarks_of(study, entry["taxonomy"]):
-        if one.title == entry["title"]:
-            return figures.benchmark_figure(one, name)
-    raise UserError(f"{study.folder}: '{name}' could not be trained. See the report.")
+    study.require("benchmark")
+    names = {_sample(study, name) for name in taxonomies}
+    results = [one for one in taxonomy_results(study) if not names or one.name in names]
+    return figures.benchmark_figure(results)
 
 
 def delta_figure(
