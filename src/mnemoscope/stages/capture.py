@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from mnemoscope.errors import UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
@@ -17,7 +18,7 @@ from mnemoscope.maps.store import MapWriter
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.continuation import decode
-from mnemoscope.stages.labels import SAMPLES_FILE
+from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
@@ -39,8 +40,6 @@ def capture_stage(study: Study, models: Models) -> None:
         model = models.model(study)
         wanted = _wanted(study)
         counts["distinct"] = wanted.height
-        if wanted.is_empty():  # every taxonomy is impossible
-            return
         _decode_missing(study, model, wanted)
         tokens = shown_tokens(study.sequences, wanted)
         _capture(study, "model", model, wanted, tokens)
@@ -76,10 +75,21 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
 def _wanted(study: Study) -> pl.DataFrame:
     """Which sequences are to be captured, with which suffix, sorted."""
     if study.is_done("label"):
+        _check_possible(study)
         rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
     else:
         rows = study.sequences.select("sequence_id", pl.lit("true").alias("suffix"))
     return rows.sort("suffix", "sequence_id", descending=[True, False])
+
+
+def _check_possible(study: Study) -> None:
+    """Refuse to go on where no taxonomy can be trained; one that can is enough."""
+    samples = samples_of(study)
+    reasons = [
+        f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
+    ]
+    if len(reasons) == len(samples):
+        raise UserError(f"{study.folder}: no taxonomy can be trained. {' '.join(reasons)}")
 
 
 def _decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
@@ -110,13 +120,11 @@ def _capture(
     study: Study, role: str, model: LanguageModel, wanted: pl.DataFrame, tokens: np.ndarray
 ) -> None:
     """Capture one model's maps of the rows that its store lacks, a shard at a time."""
-    folder = maps_folder(study, role)
-    folder.mkdir(parents=True, exist_ok=True)
     ids = wanted["sequence_id"].to_numpy()
     suffixes = wanted["suffix"].to_list()
     shard_rows = study.settings.capture.shard_rows
     writer = MapWriter(
-        folder,
+        maps_folder(study, role),
         n_layers=model.n_layers,
         length=tokens.shape[1],
         fingerprint=_fingerprint(model),

@@ -1,9 +1,10 @@
 """Stage `continue`: which sequences does the model reproduce, and what does it write instead.
 
-Works in parts of 1,024 sequences, each written whole; a killed run goes on with the next part.
+Works in parts, each written whole; a killed run goes on with the next part.
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,7 @@ from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["PART_ROWS", "continue_stage", "decode"]
-
-PART_ROWS = 1024
+__all__ = ["continue_stage", "decode"]
 
 
 def continue_stage(study: Study, models: Models) -> None:
@@ -34,12 +33,14 @@ def continue_stage(study: Study, models: Models) -> None:
     with study.finishing("continue") as counts:
         model = models.model(study)
         tokens = token_matrix(study.sequences)
-        parts = study.folder / "continuation"
-        parts.mkdir(exist_ok=True)
+        part_rows = study.settings.continue_.part_rows
+        # Named for what decides a part, so that a run with other settings does not take it over.
+        parts = study.folder / "continuation" / f"{study.key('continue')[:12]}-{part_rows}"
+        parts.mkdir(parents=True, exist_ok=True)
         with track("Scanning" if scan else "Continuing", total=len(tokens)) as progress:
             frames = [
                 _part(parts / f"part-{start:09d}.parquet", model, rows, study, progress)
-                for start, rows in _chunks(tokens)
+                for start, rows in _chunks(tokens, part_rows)
             ]
         found = pl.concat(frames)
         study.add_columns(found)
@@ -86,20 +87,21 @@ def decode(
     return pl.concat(frames)
 
 
-def _chunks(tokens: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _chunks(tokens: np.ndarray, part_rows: int) -> list[tuple[int, np.ndarray]]:
     """Parts of the table with the row they begin at."""
     return [
-        (start, tokens[start : start + PART_ROWS]) for start in range(0, len(tokens), PART_ROWS)
+        (start, tokens[start : start + part_rows]) for start in range(0, len(tokens), part_rows)
     ]
 
 
 def _part(
     path: Path, model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
 ) -> pl.DataFrame:
-    """One part: read it back when it is there, else make and write it."""
-    if path.is_file():
+    """One part: read it back when it is there and whole, else make and write it."""
+    with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        frame = pl.read_parquet(path)
         progress.advance(len(tokens))
-        return pl.read_parquet(path)
+        return frame
     batch_size = study.settings.model.batch_size
     if study.settings.continue_.scan:
         frame = _scan(model, tokens, batch_size=batch_size, progress=progress)

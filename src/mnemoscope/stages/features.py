@@ -22,8 +22,10 @@ def features_stage(study: Study, models: Models) -> None:
         corpus = None
         if settings.features.corpus is not None:
             corpus = read_corpus(settings.features.corpus, models.model(study).tokenizer)
+        table = study.sequences
+        given = {name for name in ("duplicates", "is_code") if _has_values(table, name)}
         frame = add_features(
-            study.sequences,
+            table,
             patterns=settings.features.patterns,
             length=settings.sequences.length,
             corpus=corpus,
@@ -31,7 +33,21 @@ def features_stage(study: Study, models: Models) -> None:
         study.add_columns(frame.select(FEATURES))
         for name in FEATURES:
             counts[f"{name}_null"] = frame[name].null_count()
+        counts["is_code_from"] = _source(frame, "is_code", given, "magika")
+        counts["duplicates_from"] = _source(frame, "duplicates", given, "corpus")
     _say_missing(frame)
+
+
+def _has_values(table: pl.DataFrame, name: str) -> bool:
+    """True when the user's table knows the feature."""
+    return name in table.columns and table[name].null_count() < table.height
+
+
+def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
+    """Where a feature came from: the user's column, what we ran, or nowhere."""
+    if name in given:
+        return "column"
+    return ours if _has_values(frame, name) else None
 
 
 def _say_missing(frame: pl.DataFrame) -> None:

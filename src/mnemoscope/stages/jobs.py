@@ -344,8 +344,11 @@ def _job(
 def _source_identity(study: Study, source: str) -> list[str]:
     """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
     roles = ("model", "reference") if source == "reference" else ("model",)
-    models = study.record["models"]
-    return [f"{models[role]['fingerprint']} {models[role]['dtype']}" for role in roles]
+    models = [study.record["models"][role] for role in roles]
+    return [
+        f"{facts['fingerprint']} {facts['dtype']} {facts['device']} {facts['bos_id']}"
+        for facts in models
+    ]
 
 
 def _digest(rows: pl.DataFrame) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
+from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.progress import say
 from mnemoscope.sequences.readers import ReadResult, read_sequences
-from mnemoscope.sequences.schema import check_sequences, read_table
+from mnemoscope.sequences.schema import check_sequences, read_table, token_matrix
 from mnemoscope.stages.models import Models
 from mnemoscope.study import TABLE_FILE, Study, check_free
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -76,6 +77,8 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     result = _read(settings, models)
     where, length = settings.sequences.source, settings.sequences.length
     check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
+    # One forward, so that attention that cannot be captured is refused before hours of work.
+    next(capture_pooled(model, token_matrix(result.frame[:1]), batch_size=1))
     return replace(result, frame=_limit(result.frame, settings.sequences))
 
 

@@ -71,8 +71,6 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         outcome, rows = load_outcome(job), samples[job.sample]
         predictions.append(_predictions(job, outcome, rows))
         runs.append(_run(job, outcome, rows))
-    if not jobs:
-        return
     study.write(PREDICTIONS_FILE, pl.concat(predictions))
     study.write(RUNS_FILE, pl.DataFrame(runs))
 

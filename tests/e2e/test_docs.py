@@ -1,0 +1,78 @@
+"""What the README and the docs tell a reader to type is typed here."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mnemoscope.cli import main
+from mnemoscope.cli.app import verbs
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Lines of shell blocks, continued lines joined, comments dropped."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_demo) -> Path:
+    """Where a reader would be after `mnemoscope demo -o demo` (a small one)."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "demo").symlink_to(small_demo)
+    return folder
+
+
+def call(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return int(left.value.code or 0)
+
+
+def test_commands_of_the_quick_start_run(folder, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder)
+    shown = [words[1:] for words in commands(ROOT / "docs" / "quickstart.md")]
+    assert len(shown) >= 5
+    for arguments in shown:
+        if arguments[0] == "demo":
+            assert (
+                folder / "demo" / "report.html"
+            ).is_file()  # the fixture ran it, on a small setting
+            continue
+        words = ["embedded" if one in ("MODEL", "TEXTS") else one for one in arguments]
+        if words[0] == "run":
+            words.append("--dry-run")
+        assert call(words) == 0, (words, capsys.readouterr().err)
+
+
+def test_python_of_the_docs_runs(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), {})
+
+
+def test_verbs_and_make_targets_of_the_docs_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] == "make":
+                assert words[1] in targets, (page, words)
+            if words[0] == "mnemoscope":
+                assert words[1] in verbs(), (page, words)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), (page, target)

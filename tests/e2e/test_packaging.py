@@ -1,0 +1,126 @@
+"""Wheel and sdist, built and tried outside the checkout: what a user gets from `pip install`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MOST_SHIPPED_BYTES = 24_000_000
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The sdist, and the wheel built from it (as an index would)."""
+    folder = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path:
+    """A folder outside the checkout that holds the wheel alone, beside the libraries it needs."""
+    target = tmp_path_factory.mktemp("site")
+    wheel = next(built.glob("*.whl"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", target, wheel],
+        check=True,
+        timeout=300,
+    )
+    return target
+
+
+def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command line where the checkout cannot be seen."""
+    libraries = sysconfig.get_paths()["purelib"]
+    code = (
+        f"import sys; sys.path[:0] = [{str(installed)!r}]; sys.path.append({libraries!r});"
+        "import mnemoscope; assert mnemoscope.__file__.startswith(sys.path[0]);"
+        "from mnemoscope.cli import main; main(sys.argv[1:])"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code, *arguments],
+        cwd=folder,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        names = {info.filename: info.file_size for info in wheel.infolist()}
+    assert "mnemoscope/py.typed" in names
+    data = {
+        name: size for name, size in names.items() if name.startswith("mnemoscope/embedded/data")
+    }
+    kept = {Path(name).relative_to("mnemoscope/embedded/data").as_posix() for name in data}
+    for role in ("model", "reference"):
+        assert {
+            f"{role}/config.json",
+            f"{role}/model.safetensors",
+            f"{role}/tokenizer.json",
+        } <= kept
+    assert "sequences.parquet" in kept
+    assert sum(data.values()) <= MOST_SHIPPED_BYTES
+    assert not [name for name in names if "maps" in Path(name).name and name.endswith("tensors")]
+    assert not [name for name in names if "benchmark.parquet" in name or "labels.parquet" in name]
+
+
+def test_shipped_table_holds_no_result(installed) -> None:
+    table = pl.read_parquet(installed / "mnemoscope/embedded/data/sequences.parquet")
+    results = {"memorization_score", "continuation", "is_memorized", "rouge_l", "is_repeating"}
+    assert not results & set(table.columns)
+
+
+def test_sdist_holds_sources_and_tests(built) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "src/mnemoscope/__init__.py"} <= names
+    assert any(name.startswith("tests/") for name in names)
+
+
+def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'
+        '{"sequence_id": 2, "text": "no pattern is in here", "memorization_score": 0.5}\n'
+    )
+    done = run(installed, tmp_path, "features", "in.jsonl", "-o", "out.parquet")
+    assert done.returncode == 0, done.stderr
+    done = run(installed, tmp_path, "label", "out.parquet", "-t", "Non-Memo, Reconstruct, Others",
+               "-o", "labels.parquet")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list() == [
+        "Reconstruct",
+        "Non-Memo",
+    ]
+
+
+def test_demo_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
+    done = run(installed, tmp_path, "demo", "--small", "-o", "demo")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert pl.read_parquet(tmp_path / "demo" / "benchmark.parquet").height > 0
+    table = installed / "mnemoscope/embedded/data/sequences.parquet"
+    pl.read_parquet(table).head(20).write_parquet(tmp_path / "few.parquet")
+    shutil.copytree(installed / "mnemoscope/embedded/data/model", tmp_path / "model")
+    done = run(installed, tmp_path, "capture", "--model", "model", "--sequences", "few.parquet",
+               "-o", "captured")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert pl.read_parquet(tmp_path / "captured/maps/model/index.parquet").height == 20
