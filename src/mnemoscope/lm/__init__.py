@@ -1,0 +1,61 @@
+"""All that touches the language model: loading, greedy continuation, scan, pooled attention.
+
+Names are resolved on first use, so that importing this room loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.attention import PooledMaps, pooled_attention
+    from mnemoscope.lm.capture import capture_pooled
+    from mnemoscope.lm.continuation import Continuations, continue_sequences
+    from mnemoscope.lm.gguf import convert_gguf
+    from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
+    from mnemoscope.lm.loading import load_model, load_tokenizer
+    from mnemoscope.lm.logprobs import suffix_logprobs
+    from mnemoscope.lm.scan import Scan, scan_memorized
+
+__all__ = [
+    "Continuations",
+    "LanguageModel",
+    "PooledMaps",
+    "Scan",
+    "capture_pooled",
+    "check_fits",
+    "continue_sequences",
+    "convert_gguf",
+    "load_model",
+    "load_tokenizer",
+    "pooled_attention",
+    "scan_memorized",
+    "suffix_logprobs",
+    "wrap_model",
+]
+
+_MODULES = {
+    "Continuations": "continuation",
+    "LanguageModel": "language_model",
+    "PooledMaps": "attention",
+    "Scan": "scan",
+    "capture_pooled": "capture",
+    "check_fits": "language_model",
+    "continue_sequences": "continuation",
+    "convert_gguf": "gguf",
+    "load_model": "loading",
+    "load_tokenizer": "loading",
+    "pooled_attention": "attention",
+    "scan_memorized": "scan",
+    "suffix_logprobs": "logprobs",
+    "wrap_model": "language_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,51 @@
+"""The pooled attention maps of many sequences: one teacher-forced forward each, no LM head."""
+
+from collections.abc import Iterator
+
+import numpy.typing as npt
+import torch
+
+from mnemoscope.lm.attention import PooledMaps, pooled_attention
+from mnemoscope.lm.batching import check_tokens, run_batches
+from mnemoscope.lm.forward import prepend_bos
+from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["capture_pooled"]
+
+
+def capture_pooled(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+) -> Iterator[PooledMaps]:
+    """Capture the attention of whole sequences, pooled over heads.
+
+    Between two batches the model is as it was before: it may be used for anything else.
+
+    Args:
+        lm: the model.
+        tokens: sequences as the model is to read them, shape (n, T), integers; equal lengths, so
+            there is no padding.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+
+    Returns:
+        An iterator of `PooledMaps`, (batch, layers, T, T), in the order of the rows. Where the
+        model needs a BOS token its row and column are left out, so rows do not sum to one.
+
+    Raises:
+        UserError: tokens that do not fit the model (at once); a layer without attention,
+            non-finite attention, attention to later tokens (on the way), with the layer.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens)
+    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch))
+
+
+def _capture_batch(lm: LanguageModel, batch: torch.Tensor) -> PooledMaps:
+    with pooled_attention(lm) as pool:
+        with torch.inference_mode():
+            lm.model.base_model(
+                input_ids=prepend_bos(lm, batch),
+                use_cache=False,
+                output_attentions=lm.attention_route == "hooks",
+            )
+        # Outside inference mode, so that the maps may take part in a gradient later.
+        return pool.maps()

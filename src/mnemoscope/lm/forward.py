@@ -1,0 +1,96 @@
+"""Ask a model's forward for what is needed and no more: the last logits, with or without cache.
+
+Transformers' names have changed (`past_key_values` is becoming `cache`), and some families know
+no cache or cannot leave out logits; the signature says which.
+"""
+
+import inspect
+from functools import cache as remember
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["best_two", "check_finite", "last_logits", "new_cache", "prepend_bos"]
+
+
+class _Names(NamedTuple):
+    """What one class of models calls two arguments of its forward; None: it has none."""
+
+    cache: str | None
+    keep: str | None
+
+
+def new_cache(lm: LanguageModel) -> Any | None:
+    """Give an empty key-value cache, or None for a family that has none."""
+    return DynamicCache(config=lm.model.config) if _names(lm.model.__class__).cache else None
+
+
+def last_logits(
+    lm: LanguageModel, input_ids: torch.Tensor, n_last: int, cache: Any | None = None
+) -> torch.Tensor:
+    """Run one forward and give the logits of the last positions.
+
+    Args:
+        lm: the model.
+        input_ids: shape (batch, length), int64, on the model's device; without padding.
+        n_last: how many positions, counted from the end.
+        cache: from `new_cache`; holds what came before and is extended in place.
+
+    Returns:
+        Logits of shape (batch, n_last, vocabulary) in the model's dtype.
+    """
+    names = _names(lm.model.__class__)
+    arguments: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None and names.cache:
+        arguments[names.cache] = cache
+    if names.keep:
+        # The head is the largest matrix of a small model; most positions' logits are not needed.
+        arguments[names.keep] = n_last
+    if names.cache is None:
+        del arguments["use_cache"]
+    logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
+    return logits[:, -n_last:]
+
+
+def best_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the best token and how far ahead of the second best it is.
+
+    Args:
+        logits: shape (..., vocabulary), any float dtype.
+
+    Returns:
+        The argmax (...,) int64, first index on ties, and the gap (...,) float32, which is NaN
+        where the best logit is not finite.
+    """
+    logits = logits.float()
+    values = logits.topk(2, dim=-1).values
+    gap = values[..., 0] - values[..., 1]
+    return logits.argmax(dim=-1), gap.masked_fill(~values[..., 0].isfinite(), torch.nan)
+
+
+def check_finite(lm: LanguageModel, gap: torch.Tensor) -> None:
+    """Refuse gaps from logits that were not finite; `gap` as `best_two` gives it."""
+    if bool(gap.isnan().any()):
+        raise UserError(
+            f"{lm.name}: non-finite logits in {lm.dtype} on {lm.device}. "
+            "Use --dtype float32, or check that the weights are whole."
+        )
+
+
+def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Put the model's beginning-of-sequence token in front of (batch, length), where it has one."""
+    if lm.bos_id is None:
+        return tokens
+    return torch.cat([tokens.new_full((len(tokens), 1), lm.bos_id), tokens], dim=1)
+
+
+@remember
+def _names(model_class: type) -> _Names:
+    known = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
+    cache = next((name for name in ("cache", "past_key_values") if name in known), None)
+    keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in known), None)
+    return _Names(cache, keep)

@@ -1,0 +1,220 @@
+"""Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
+from mnemoscope.lm.device import check_dtype, find_device
+from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
+from mnemoscope.lm.quiet import quiet_transformers
+from mnemoscope.lm.source import Source, find_source
+
+__all__ = ["LanguageModel", "check_fits", "load_model", "load_tokenizer", "wrap_model"]
+
+_UNREACHABLE = "no such folder here, and the hub cannot be reached. Check path or connection."
+_NO_FILE = (
+    "the hub has it, but without config.json or safetensors weights. Choose another revision or "
+    "model."
+)
+# What the hub's client raises, the special before the general, and what the user can do.
+_HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (GatedRepoError, "needs a permission on the hub that you lack. Ask for it on its page."),
+    (RepositoryNotFoundError, "no folder here and no model on the hub has this name. Check it."),
+    (RevisionNotFoundError, "has no such revision on the hub. Check --revision."),
+    (LocalEntryNotFoundError, _UNREACHABLE),
+    (EntryNotFoundError, _NO_FILE),
+)
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    bos: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model and its tokenizer, in evaluation mode.
+
+    Only safetensors (and GGUF) are read: pickled weights can run code.
+
+    Args:
+        name: a folder, a ``.gguf`` file, a folder holding one, or a hub name.
+        revision: hub branch, tag or commit.
+        dtype: ``float32`` (exact figures), ``float16``, ``bfloat16``, or ``auto`` as stored.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
+        trust_remote_code: run the Python code that comes with the model.
+
+    Returns:
+        The model and what the other rooms must know of it.
+
+    Raises:
+        UserError: not there, not reachable, no causal language model, no tokenizer, weights
+            missing, or a setting that does not exist.
+        DamagedDataError: the weights cannot be read.
+        NoRoomError: the device's memory is too small.
+    """
+    torch_dtype, torch_device = check_dtype(dtype), find_device(device)
+    source = find_source(name, revision)
+    arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
+    with _loading(source):
+        _check_is_causal(source, AutoConfig.from_pretrained(source.location, **arguments))
+        tokenizer = _read_tokenizer(source, trust_remote_code)
+        model = _read_weights(source, dtype=torch_dtype, **arguments).to(torch_device)
+    lm = wrap_model(model, tokenizer, name=source.name, revision=revision, bos=bos)
+    _check_looks_back(lm)
+    return lm
+
+
+def load_tokenizer(
+    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
+    """Load only the tokenizer of a model; names and errors as `load_model`."""
+    source = find_source(name, revision, needs_weights=False)
+    with _loading(source):
+        return _read_tokenizer(source, trust_remote_code)
+
+
+def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, **source.arguments(), trust_remote_code=trust_remote_code
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source.name}: its tokenizer cannot be read ({_first_line(error)}). Copy the files "
+            "of the model's tokenizer again."
+        ) from error
+    if not len(tokenizer):
+        raise UserError(f"{source.name}: its tokenizer is empty. Copy the files again.")
+    return tokenizer
+
+
+def _read_weights(source: Source, **arguments: Any) -> Any:
+    """Load the weights and refuse a model of which some were made up."""
+    if source.gguf_file is None:
+        arguments["use_safetensors"] = True
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.location, output_loading_info=True, **arguments
+        )
+    except SafetensorError as error:
+        raise DamagedDataError(
+            f"{source.name}: its weights cannot be read ({_first_line(error)}). Copy them again."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{source.name}: {len(missing)} weights are missing, {missing[0]} first, and would be "
+            "random. Give a whole causal language model."
+        )
+    if not model._can_set_attn_implementation() and model.config._attn_implementation != "eager":
+        # Falcon chooses its attention when it is built; capture needs its eager one.
+        return _read_weights(source, attn_implementation="eager", **arguments)
+    return model
+
+
+@contextmanager
+def _loading(source: Source) -> Iterator[None]:
+    """Quiet transformers, and say what went wrong in one line of ours."""
+    if source.gguf_file is not None:
+        _check_gguf_extra(source)
+    try:
+        with quiet_transformers(reads_gguf=source.gguf_file is not None):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise NoRoomError(
+            f"{source.name}: does not fit into the device's memory. Use --dtype bfloat16 or "
+            "--device cpu."
+        ) from error
+    except MnemoscopeError:
+        raise
+    except Exception as error:
+        if source.gguf_file is not None:  # a torn file makes the reader fail in any way
+            raise DamagedDataError(
+                f"{source.name}: cannot be read as GGUF ({_first_line(error)}). Copy it again."
+            ) from error
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            raise
+        raise UserError(f"{source.name}: {_reason(error, source)}") from error
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """Say in our words why transformers could not load something."""
+    if "trust_remote_code" in str(error):
+        return "comes with Python code of its own. If you trust it, use --trust-remote-code."
+    if source.is_local or not isinstance(error, OSError):
+        return f"cannot be loaded ({_first_line(error)}). Is it a causal language model?"
+    for cause in _causes(error):
+        for kind, reason in _HUB_REASONS:
+            if isinstance(cause, kind):
+                return reason
+    if "safetensors" in str(error):
+        return _NO_FILE
+    return _UNREACHABLE
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, nearest first."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _check_gguf_extra(source: Source) -> None:
+    missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(
+            f"{source.name}: reading .gguf needs {' and '.join(missing)}: "
+            "pip install 'mnemoscope[gguf]'"
+        )
+
+
+def _check_is_causal(source: Source, config: Any) -> None:
+    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder or not (
+        has_own_code or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
+        raise UserError(
+            f"{source.name}: model type '{config.model_type}' is no causal language model. "
+            "Choose one that transformers' AutoModelForCausalLM loads."
+        )
+
+
+def _check_looks_back(lm: LanguageModel) -> None:
+    """Refuse a model whose first logits depend on a later token, as BERT's with a causal head.
+
+    The two rows differ in their last token only, so a causal model gives the first position the
+    same logits but for rounding; half precision rounds to about 1e-2 of the spread.
+    """
+    pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
+    pair[1, 1] = lm.vocab_size - 1
+    with torch.inference_mode():
+        first, second = lm.model(input_ids=pair, use_cache=False).logits[:, 0].float()
+    if bool((first - second).abs().max() > 0.05 * first.std()):
+        raise UserError(
+            f"{lm.name}: what it says after a token depends on later tokens, so it is no causal "
+            "language model. Choose another."
+        )

@@ -1,0 +1,193 @@
+"""Captured maps are the model's own attention, pooled; and the model is left as it was."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import attention, capture_pooled, pooled_attention, wrap_model
+
+
+def capture(lm, tokens, batch_size=4):
+    batches = list(capture_pooled(lm, tokens, batch_size=batch_size))
+    return torch.cat([b.mean for b in batches]), torch.cat([b.max for b in batches])
+
+
+def eager_attentions(lm, tokens, batch_size=4):
+    """The oracle: transformers' own `output_attentions` with its eager code."""
+    model = lm.model
+    before = model.config._attn_implementation
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(tokens), batch_size):
+            ids = torch.from_numpy(tokens[start : start + batch_size]).long()
+            output = model(input_ids=ids, output_attentions=True, use_cache=False)
+            found.append(torch.stack(output.attentions, dim=1))
+    model.config._attn_implementation = before
+    return torch.cat(found)
+
+
+def state_of(model):
+    """Whatever capture touches."""
+    return (
+        [(id(m), m.training) for m in model.modules()],
+        [len(m._forward_hooks) for m in model.modules()],
+        [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")],
+        len(attention._pools),
+    )
+
+
+def test_maps_equal_pooled_output_attentions_exactly(build, tokens, family):
+    lm, table = build(family), tokens(6)
+    mean, maximum = capture(lm, table)
+    weights = eager_attentions(lm, table)
+    assert weights.shape == (6, 3, 4, 64, 64)
+    assert (mean - weights.mean(dim=2)).abs().max() == 0.0
+    assert (maximum - weights.amax(dim=2)).abs().max() == 0.0
+
+
+def test_no_weight_looks_ahead_and_rows_sum_to_one(build, tokens, family):
+    mean, maximum = capture(build(family), tokens(3))
+    assert maximum.triu(diagonal=1).abs().max() == 0.0
+    assert mean.triu(diagonal=1).abs().max() == 0.0
+    # A row is a mean of distributions; 64 float32 terms round to well below 1e-5.
+    torch.testing.assert_close(mean.sum(dim=-1), torch.ones(3, 3, 64), atol=1e-5, rtol=0)
+
+
+def test_batch_size_moves_maps_by_rounding_only(build, tokens):
+    lm, table = build("gpt_neox"), tokens(7)
+    alone, together = capture(lm, table, 1), capture(lm, table, 7)
+    # Matrix products of other shapes sum in another order: float32 rounding of weights up to 1.
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
+    lm, table = build("llama", adds_bos=True), tokens(4)
+    mean, maximum = capture(lm, table)
+    with_bos = np.concatenate([np.ones((4, 1), np.int32), table], axis=1)
+    weights = eager_attentions(lm, with_bos)[..., 1:, 1:]
+    assert lm.bos_id == 1
+    assert mean.shape == (4, 3, 64, 64)
+    assert torch.equal(mean, weights.mean(dim=2))
+    assert torch.equal(maximum, weights.amax(dim=2))
+    assert mean.sum(dim=-1).min() < 0.99  # what went to the BOS token is missing
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_pooled_in_float32(tokens, build, dtype):
+    lm = wrap_model(build("llama").model.to(dtype), name="half")
+    mean, maximum = capture(lm, tokens(2), 2)
+    weights = eager_attentions(lm, tokens(2), 2)
+    assert weights.dtype == dtype
+    assert mean.dtype == maximum.dtype == torch.float32
+    assert torch.equal(mean, weights.float().mean(dim=2))
+    assert torch.equal(maximum, weights.float().amax(dim=2))
+
+
+def test_maps_may_take_part_in_a_gradient(build, tokens):
+    mean, _ = capture(build("gpt_neox"), tokens(2))
+    scale = torch.ones((), requires_grad=True)
+    (mean * scale).sum().backward()
+    assert scale.grad == mean.sum()
+
+
+def test_model_is_as_before_after_a_capture(build, tokens, family):
+    lm = build(family)
+    lm.model.train()
+    lm.model.base_model.eval()  # a mixed state must come back mixed
+    before = state_of(lm.model)
+    capture(lm, tokens(2))
+    assert state_of(lm.model) == before
+
+
+@pytest.mark.parametrize("family_name", ["gpt_neox", "bloom"])
+def test_model_is_as_before_after_an_error_in_the_middle(build, tokens, family_name):
+    lm = build(family_name)
+    last_layer = next(m for m in lm.model.modules() if isinstance(m, torch.nn.ModuleList))[-1]
+
+    def fail(*_):
+        raise ArithmeticError("in the middle")
+
+    handle = last_layer.register_forward_hook(fail)
+    before = state_of(lm.model)
+    with pytest.raises(ArithmeticError, match="in the middle"):
+        capture(lm, tokens(2))
+    assert state_of(lm.model) == before
+    handle.remove()
+    assert torch.equal(capture(lm, tokens(2))[0], eager_attentions(lm, tokens(2), 2).mean(dim=2))
+
+
+def test_model_is_as_before_between_two_batches(build, tokens):
+    lm = build("gpt_neox")
+    before = state_of(lm.model)
+    batches = capture_pooled(lm, tokens(6), batch_size=2)
+    next(batches)
+    assert state_of(lm.model) == before
+
+
+def test_two_models_at_once_do_not_mix(build, tokens):
+    first, second = build("llama"), build("llama", num_hidden_layers=2)
+    ids = torch.from_numpy(tokens(2)).long()
+    with pooled_attention(first) as pool_one, pooled_attention(second) as pool_two:
+        with torch.no_grad():
+            second.model.base_model(input_ids=ids, use_cache=False)
+            first.model.base_model(input_ids=ids, use_cache=False)
+        one, two = pool_one.maps(), pool_two.maps()
+    assert torch.equal(one.mean, eager_attentions(first, tokens(2), 2).mean(dim=2))
+    assert torch.equal(two.mean, eager_attentions(second, tokens(2), 2).mean(dim=2))
+
+
+def test_capturing_one_model_twice_at_once_is_refused(build):
+    lm = build("llama")
+    with (
+        pooled_attention(lm),
+        pytest.raises(RuntimeError, match="already being captured"),
+        pooled_attention(lm),
+    ):
+        pass
+    assert not attention._pools
+
+
+def test_language_model_head_is_not_run(build, tokens):
+    lm = build("gpt_neox")
+    calls = []
+    handle = lm.model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    capture(lm, tokens(2))
+    handle.remove()
+    assert calls == []
+
+
+def test_non_finite_attention_names_the_layer(build, tokens):
+    lm = build("gpt_neox")
+    with torch.no_grad():
+        lm.model.gpt_neox.layers[1].attention.query_key_value.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"gpt_neox: non-finite attention in layer 1 .*float32"):
+        capture(lm, tokens(2))
+
+
+def test_layers_without_attention_are_refused_with_their_number(build, tokens):
+    lm = dataclasses.replace(build("llama"), n_layers=5)
+    with pytest.raises(UserError, match="attention of 3 of its 5 layers"):
+        capture(lm, tokens(2))
+
+
+def test_model_that_looks_ahead_is_refused(tokens):
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=80,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"layer 0 .* looks at later tokens"):
+        capture(wrap_model(BertLMHeadModel(config), name="bert"), tokens(2))
+
+
+def test_gpt2_that_upcasts_its_attention_is_captured_from_its_own_code(build, tokens):
+    lm = build("gpt2", reorder_and_upcast_attn=True)
+    assert lm.attention_route == "hooks"
+    mean, _ = capture(lm, tokens(2))
+    assert torch.equal(mean, eager_attentions(lm, tokens(2), 2).mean(dim=2))
