@@ -10,38 +10,41 @@ from mnemoscope.study import Study
 
 __all__ = ["print_summary"]
 
-_SOURCES = {
-    "model": "model",
+_CONTROLS = {
     "blind": "blind",
     "reference": "reference",
-    "control": "control task",
+    "control": "control",
     "logits": "logits",
 }
 
 
 def print_summary(study: Study) -> None:
-    """Print counts a class and, for each sample, min-F1 beside its controls and the excess."""
-    console = Console()
-    table = Table("taxonomy", *_SOURCES.values(), "excess", title="min-F1, % [95 % interval]")
+    """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
+    console = Console(highlight=False, markup=False)
     rows = _rows(study)
-    for sample, entry in samples_of(study).items():
-        if "impossible" in entry:
-            table.add_row(sample, *[""] * len(_SOURCES), "impossible")
-            continue
-        found = rows.get(sample, {})
-        cells = [_cell(found.get(source), "min_f1", "low", "high") for source in _SOURCES]
-        model = found.get("model")
-        table.add_row(sample, *cells, _cell(model, "excess", "excess_low", "excess_high"))
-    console.print(table)
-    for sample, entry in samples_of(study).items():
+    samples = samples_of(study)
+    trained = [name for name, entry in samples.items() if "impossible" not in entry]
+    if trained and rows:
+        table = Table("", "model", *_CONTROLS.values(), "excess", title="min-F1, %")
+        for sample in trained:
+            found = rows.get(sample, {})
+            table.add_row(
+                str(list(samples).index(sample) + 1),
+                _cell(found.get("model"), "min_f1", "low", "high"),
+                *[_cell(found.get(source), "min_f1") for source in _CONTROLS],
+                _cell(found.get("model"), "excess", "excess_low", "excess_high"),
+            )
+        console.print(table)
+    for number, (sample, entry) in enumerate(samples.items(), 1):
         counts = ", ".join(f"{name} {n:,}" for name, n in entry["counts"].items())
-        if "impossible" in entry:
-            console.print(f"{sample}: impossible. {entry['impossible']}", highlight=False)
-        elif sample == entry["taxonomy"]:
-            console.print(f"{sample}: {counts}", highlight=False, markup=False)
+        reason = f"impossible. {entry['impossible']}" if "impossible" in entry else counts
+        console.print(f"{number}  {sample}: {reason}")
+        verdict = rows.get(sample, {}).get("model", {}).get("verdict")
+        if verdict:
+            console.print(f"   {verdict}")
     report = study.folder / "report.html"
     if report.is_file():
-        console.print(f"Report: {report}", highlight=False)
+        console.print(f"Report: {report}", soft_wrap=True)
 
 
 def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
@@ -54,9 +57,11 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def _cell(row: dict[str, Any] | None, value: str, low: str, high: str) -> str:
-    """A figure in per cent with its interval."""
+def _cell(row: dict[str, Any] | None, value: str, low: str = "", high: str = "") -> str:
+    """A figure in per cent, with its interval where one is named."""
     if row is None or row[value] is None:
         return "-"
     text = f"{100 * row[value]:.1f}"
-    return text if row[low] is None else f"{text} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
+    if not low or row[low] is None:
+        return text
+    return f"{text}\n[{100 * row[low]:.1f}, {100 * row[high]:.1f}]"

@@ -19,6 +19,7 @@ def demo_settings(*, small: bool = False) -> StudySettings:
     }
     values: dict[str, object] = {
         "title": "mnemoscope demo: the embedded model",
+        "continue": {"scan": True},
         "label": label,
         "train": {"seeds": [0] if small else [0, 1]},
         "sequences": {"limit": 2500 if small else None},

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.benchmark.published import published_table
+from mnemoscope.config import EMBEDDED
 from mnemoscope.report.content import (
     ClassFacts,
     CountRow,
@@ -29,6 +30,10 @@ __all__ = ["report_content", "taxonomy_results"]
 EXAMPLES_A_CLASS = 3
 GAP_TOLERANCE = 1e-3
 _BANDS = ((0, 0), (1, 1), (2, 5), (6, 50), (51, 1000), (1001, None))
+_EMBEDDED_NOTES = {
+    "model": "Shipped with mnemoscope: 4.2 million parameters, trained on a known corpus.",
+    "reference": "Shipped with mnemoscope: the same network before it saw any of the sequences.",
+}
 _TITLES = {PRASHANTH: "Prashanth et al.", PAPER: "Guess or Recall (the paper's)"}
 
 
@@ -43,8 +48,8 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
     models = study.record["models"]
     return ReportContent(
         title=study.settings.title or f"{models['model']['name']}: guessed or recalled?",
-        model=_model(models["model"]),
-        reference=_model(models["reference"]) if "reference" in models else None,
+        model=_model(models, "model"),
+        reference=_model(models, "reference") if "reference" in models else None,
         counts=_counts(table),
         taxonomies=tuple(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
@@ -56,14 +61,11 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
     )
 
 
-def _model(facts: dict[str, Any]) -> ModelFacts:
+def _model(models: dict[str, dict[str, Any]], role: str) -> ModelFacts:
     """The study's record of a model as the report wants it."""
+    facts = models[role]
     names = ("name", "n_layers", "n_heads", "dtype", "fingerprint", "revision")
-    note = ""
-    if facts["name"] == "embedded":
-        note = (
-            "The model shipped with mnemoscope: 4.2 million parameters, trained on a known corpus."
-        )
+    note = _EMBEDDED_NOTES[role] if facts["name"] == EMBEDDED else ""
     return ModelFacts(**{name: facts[name] for name in names}, note=note)
 
 
