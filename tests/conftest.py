@@ -1,9 +1,16 @@
 """Studies that many tests look at, made once a session; a test that changes one copies it."""
 
 import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
+
+sys.path.append(str(Path(__file__).parent))  # for `tiny_models`
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,3 +25,88 @@ def small_demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "demo"
     run(demo_settings(small=True), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> SimpleNamespace:
+    """A tiny model, its reference, a table of sequences, and a study's settings for them."""
+    from tiny_models import make_sequences, save_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
+    make_sequences(model).write_parquet(folder / "sequences.parquet")
+    values = {
+        "model": {"name": str(model), "batch_size": 16},
+        "sequences": {"source": str(folder / "sequences.parquet")},
+        "continue": {"part_rows": 32},
+        "label": {
+            "taxonomies": ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"],
+            "n_train": 40,
+            "n_eval": 20,
+            "minimum": 12,
+        },
+        "capture": {"reference": str(reference), "shard_rows": 16},
+        "train": {"preset": "paper", "seeds": [0, 1], "workers": 1},
+        "benchmark": {"n_resamples": 100},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    return SimpleNamespace(
+        folder=folder,
+        model=model,
+        reference=reference,
+        table=folder / "sequences.parquet",
+        yaml=folder / "study.yaml",
+        values=values,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_studies(tiny, tmp_path_factory) -> dict[str, Path]:
+    """Copies of one study by the stage that it has come to, `report` the finished one; read only.
+
+    Of its two taxonomies the second is impossible: no sequence is a guess.
+    """
+    from mnemoscope.config import load_settings
+    from mnemoscope.stages.run import run
+    from mnemoscope.study import STAGES
+
+    folder = tmp_path_factory.mktemp("tiny-studies") / "study"
+    copies = {}
+    for stage in STAGES:
+        run(load_settings(tiny.yaml), folder, until=stage.name)
+        copies[stage.name] = folder.with_name(stage.name)
+        shutil.copytree(folder, copies[stage.name])
+    return copies
+
+
+@pytest.fixture
+def call(capsys) -> Callable[..., SimpleNamespace]:
+    """Run the command line in this process: `call("run", "-o", folder).status`, `.out`, `.err`."""
+    from mnemoscope.cli import main
+
+    def call(*arguments: object) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=left.value.code, out=out, err=err)
+
+    return call
+
+
+@pytest.fixture
+def refused(call) -> Callable[..., str]:
+    """Run the command line, check that it refuses as it should, and give the one line it says."""
+
+    def refused(*arguments: object, status: int = 2) -> str:
+        result = call(*arguments)
+        assert result.status == status, (arguments, result)
+        lines = result.err.splitlines()
+        assert lines, result
+        assert lines[-1].startswith("mnemoscope: "), result.err
+        assert "Traceback" not in result.err
+        if "-q" in arguments:
+            assert len(lines) == 1, result.err
+        return lines[-1]
+
+    return refused

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["atomic_path", "write_bytes", "write_json", "write_parquet", "write_text"]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_TOO_LARGE = errno.EFBIG
 _NO_PERMISSION = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
@@ -34,7 +35,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         A path in the same folder, named ``.<name>.<pid>.tmp``.
 
     Raises:
-        NoRoomError: the disk is full.
+        NoRoomError: the disk is full, or allows no file this large.
         UserError: the folder is missing or cannot be written to.
     """
     path = Path(path)
@@ -95,6 +96,11 @@ def _explain(error: OSError, path: Path) -> Exception:
         return NoRoomError(
             f"{path}: the disk is full. Make room and run the same command again; "
             "what was complete is kept."
+        )
+    if error.errno == _TOO_LARGE:
+        return NoRoomError(
+            f"{path}: the system allows no file this large here (see 'ulimit -f'). "
+            "Choose another place with -o."
         )
     if error.errno in _NO_PERMISSION:
         return UserError(f"{path}: no permission to write here. Choose another place with -o.")

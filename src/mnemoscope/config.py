@@ -92,6 +92,9 @@ class ContinueSettings(_Settings):
         description="Find memorized sequences by teacher forcing, decode only what is sampled; "
         "for large tables.",
     )
+    part_rows: int = Field(
+        default=1024, ge=1, description="Sequences a part; a killed run goes on with the next."
+    )
 
 
 class FeatureSettings(_Settings):

@@ -4,6 +4,7 @@ A stage's output is valid for the settings and inputs that made it; the manifest
 holds their hash. Opening a study with other settings is refused with the difference shown.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,7 +24,7 @@ import yaml
 from mnemoscope import __version__
 from mnemoscope.atomic_write import write_json, write_parquet, write_text
 from mnemoscope.config import StudySettings, parse_settings
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,10 +48,11 @@ class Stage:
 
 
 _MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
+_TOKENS = ("sequences", "model.name", "model.revision")
 _TRAIN = tuple(f"train.{key}" for key in ("preset", "kernels", "filters", "poolings", "seeds"))
 
 STAGES: tuple[Stage, ...] = (
-    Stage("sequences", (), ("sequences",), (TABLE_FILE,)),
+    Stage("sequences", (), _TOKENS, (TABLE_FILE,)),
     Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
     Stage("features", ("sequences",), ("features",)),
     Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
@@ -96,11 +98,17 @@ class Study:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             self.record: dict[str, Any] = values.pop("record")
+            self.record["models"].keys()  # what the stages rely on
         except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
             raise DamagedDataError(
                 f"{path}: damaged ({type(error).__name__}). Restore it from a copy, "
                 "or make the study anew in another folder."
             ) from None
+        if self.record.get("study_version") != STUDY_VERSION:
+            raise UserError(
+                f"{path}: study version {self.record.get('study_version')}, this program knows "
+                f"{STUDY_VERSION}. Use the mnemoscope that made it."
+            )
         self.settings = parse_settings(values, where=str(path))
 
     @classmethod
@@ -136,7 +144,8 @@ class Study:
             redo: forget the stages whose settings differ (and what follows them).
 
         Raises:
-            UserError: a finished stage was made with other settings and `redo` is False.
+            UserError: a finished stage was made with other settings and `redo` is False; or the
+                sequences or the model's name differ, which makes another study.
         """
         changed = {
             stage.name: self._differences(stage, settings)
@@ -144,16 +153,26 @@ class Study:
             if self.manifest(stage.name)
         }
         changed = {name: lines for name, lines in changed.items() if lines}
-        if changed and not redo:
+        if changed and (not redo or "sequences" in changed):
             name, lines = next(iter(changed.items()))
+            remedy = ", or --redo to make it and what follows anew" if name != "sequences" else ""
             raise UserError(
                 f"{self.folder}: stage '{name}' was made with other settings: {'; '.join(lines)}. "
-                "Use another folder, or --redo to make it and what follows anew."
+                f"Use another folder{remedy}."
             )
         for name in changed:
             self.forget(name)
+        self._drop_unfinished(settings)
         self.settings = settings
         _write_settings(self.folder, settings, self.record)
+
+    def _drop_unfinished(self, settings: StudySettings) -> None:
+        """Drop what a stage that was stopped half-way made with other settings."""
+        if self._differences(stage_named("continue"), settings):
+            self.forget("continue")
+        if settings.capture.reference != self.settings.capture.reference:
+            self.record["models"].pop("reference", None)
+            shutil.rmtree(self.folder / "maps" / "reference", ignore_errors=True)
 
     def _differences(self, stage: Stage, settings: StudySettings) -> list[str]:
         """`key: study has x, you asked y` for each setting of the stage that differs."""
@@ -198,7 +217,9 @@ class Study:
             return None
         try:
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if not {"key", "counts"} <= value.keys():
+                raise ValueError("not what a stage writes")
+        except (OSError, ValueError, AttributeError):
             raise DamagedDataError(
                 f"{path}: damaged. Delete it: the stage is made again, what is complete is kept."
             ) from None
@@ -257,7 +278,7 @@ class Study:
         the hash of what made them, so they may stay.
         """
         for later in STAGES:
-            if stage in later.needs and self.manifest(later.name):
+            if stage in later.needs:
                 self.forget(later.name)
         self._manifest_path(stage).unlink(missing_ok=True)
         if stage == "continue":
@@ -270,8 +291,11 @@ class Study:
         path = self.folder / "log.jsonl"
         total: dict[str, float] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a process that was killed
                 total[entry["stage"]] = total.get(entry["stage"], 0.0) + entry["seconds"]
         return total
 
@@ -313,9 +337,10 @@ class Study:
             raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
         try:
             return pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
             raise DamagedDataError(
-                f"{path}: damaged ({str(error).splitlines()[0][:80]}). Restore it from a copy, or "
+                f"{path}: damaged ({reason}). Restore it from a copy, or "
                 f"delete {self.folder} and run again."
             ) from None
 
@@ -327,10 +352,11 @@ class Study:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the study for this process.
+        """Hold the study for this process, and sweep up what a killed one left.
 
         Raises:
             UserError: another process holds it (its process id is named).
+            NoRoomError: the disk is full.
         """
         try:
             descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -348,9 +374,26 @@ class Study:
                 ) from None
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._sweep()
             yield
+            os.truncate(descriptor, 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoomError(
+                f"{self.folder}: the disk is full. Make room and run the same command again; "
+                "what was complete is kept."
+            ) from error
         finally:
             os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Remove temporary files of a killed process, and parts that have been put together."""
+        for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        if self.manifest("continue"):
+            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
 
 
 def check_free(folder: Path) -> None:

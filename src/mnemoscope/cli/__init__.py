@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
@@ -31,7 +33,7 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
             raise
         return _complain(str(error), status=2)
     except KeyboardInterrupt:
-        return _complain("stopped. Run the same command again to go on.", status=130)
+        return _complain("stopped. Run the same command again to go on.", status=_INTERRUPTED)
     except MemoryError:
         return _complain("out of memory. Try a smaller --batch-size.", status=2)
     except Exception as error:
@@ -64,6 +66,10 @@ def _call(arguments: list[str]) -> int:
         name = verb if verb in verbs() else ""
         command = f"mnemoscope {name}".strip()
         raise UserError(f"{message} See '{command} --help'.") from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
 
 

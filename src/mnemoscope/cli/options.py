@@ -109,10 +109,15 @@ def merge_flags(
     if isinstance(base, Path):
         base = load_settings(base)
     values = (base or StudySettings()).as_dict()
-    given = {key: value for key, value in flags.items() if value not in (None, False, [])}
+    given = {key: value for key, value in flags.items() if _is_given(value)}
     for key, value in [*given.items(), *map(_assignment, assignments or [])]:
         _place(values, key, value)
     return parse_settings(values, where="settings")
+
+
+def _is_given(value: Any) -> bool:
+    """False for a flag that was left out; a 0 was given."""
+    return value is not None and value is not False and value != []
 
 
 def _assignment(text: str) -> tuple[str, Any]:

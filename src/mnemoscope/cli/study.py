@@ -183,14 +183,13 @@ def capture(
     Example: mnemoscope capture my-study
     """
     flags = _model_flags(model, revision, dtype, device, batch_size)
+    flags |= {"sequences.source": sequences, "capture.reference": reference}
     folder = study or out
     if folder is None:
         raise UserError("capture: name a study, or give --model, --sequences and -o for a new one.")
     if not is_study(folder) and sequences is not None:
-        _found(folder, flags | {"sequences.source": sequences}, set_, quiet)
-    stage_verb(
-        folder, "capture", flags | {"capture.reference": reference}, set_, redo=redo, quiet=quiet
-    )
+        _found(folder, flags, set_, quiet)
+    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet)
 
 
 def train(

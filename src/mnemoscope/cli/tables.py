@@ -76,7 +76,7 @@ def label(
 
 def _label_table(target: Path, out: Path, names: list[str]) -> None:
     """One taxonomy adds the column `class`; several add a column each, by their names."""
-    from mnemoscope.sequences.schema import read_table, write_table
+    from mnemoscope.sequences.schema import check_columns, read_table, write_table
     from mnemoscope.taxonomy.catalogue import load_taxonomies
     from mnemoscope.taxonomy.labels import count_classes, label_sequences
 
@@ -85,6 +85,7 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
     taxonomies = load_taxonomies(names)
     _writable(out)
     frame = read_table(target)
+    check_columns(frame, "sequence_id", where=str(target))
     if len(taxonomies) == 1:
         labels = {"class": label_sequences(frame, taxonomies[0])}
         frame = frame.with_columns(**labels)
@@ -94,7 +95,7 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
     write_table(out, frame)
     print(f"Wrote {out}.")
     for name, series in labels.items():
-        counts = ", ".join(f"{key} {value:,}" for key, value in count_classes(series).items())
+        counts = ", ".join(f"{k} {n:,}" for k, n in count_classes(series.drop_nulls()).items())
         missing = series.null_count()
         print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
 

@@ -108,6 +108,7 @@ def _read_rows(
 ) -> ReadResult:
     """Sequences of a table, from its tokens or from its texts."""
     frame = drop_results(read_table(path))
+    check_columns(frame, where=str(path))
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], str(path))
     if has_values(frame, "tokens"):
@@ -118,7 +119,7 @@ def _read_rows(
     check_columns(frame, "text", where=str(path))
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
     collector = WindowCollector(cutter, limit=limit)
-    frame = cut_rows(frame, collector, where=path.name)
+    frame = cut_rows(frame, collector, where=str(path))
     return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
 
 

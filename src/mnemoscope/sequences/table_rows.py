@@ -1,5 +1,6 @@
 """Make sequences of the rows of a table: its tokens as they are, or its texts cut into windows."""
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -69,7 +70,7 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
     Args:
         frame: needs `text`; a null counts as too short.
         collector: without texts so far; holds the counts afterwards.
-        where: names the documents of a table that does not.
+        where: the table's path; its name stands for documents that have none.
 
     Raises:
         UserError: no text as long as one window.
@@ -81,7 +82,8 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
             if collector.is_full:
                 break
     windows = collector.to_frame(where=where)
-    joined = windows.join(_others(frame, where), on="source", how="left", maintain_order="left")
+    others = _others(frame, Path(where).name)
+    joined = windows.join(others, on="source", how="left", maintain_order="left")
     shift = pl.col("_shift").fill_null(0)
     joined = joined.with_columns(pl.col("start") + shift, pl.col("end") + shift)
     return _in_order(_number(joined).drop("source", "_shift"))

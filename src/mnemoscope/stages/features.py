@@ -6,7 +6,9 @@ from mnemoscope.progress import say
 from mnemoscope.sequences.code import is_available
 from mnemoscope.sequences.features import add_features
 from mnemoscope.sequences.readers import read_corpus
+from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.sequences import GIVEN
 from mnemoscope.study import Study
 
 __all__ = ["FEATURES", "features_stage"]
@@ -22,10 +24,13 @@ def features_stage(study: Study, models: Models) -> None:
         corpus = None
         if settings.features.corpus is not None:
             corpus = read_corpus(settings.features.corpus, models.model(study).tokenizer)
-        table = study.sequences
-        given = {name for name in ("duplicates", "is_code") if _has_values(table, name)}
+        made = study.manifest("sequences")
+        assert made is not None
+        given = set(made["counts"]["given"])
+        # What an earlier run of this stage found is found anew, perhaps in another corpus.
+        ours = [name for name in GIVEN if name not in given]
         frame = add_features(
-            table,
+            study.sequences.drop(ours, strict=False),
             patterns=settings.features.patterns,
             length=settings.sequences.length,
             corpus=corpus,
@@ -38,16 +43,11 @@ def features_stage(study: Study, models: Models) -> None:
     _say_missing(frame)
 
 
-def _has_values(table: pl.DataFrame, name: str) -> bool:
-    """True when the user's table knows the feature."""
-    return name in table.columns and table[name].null_count() < table.height
-
-
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
     """Where a feature came from: the user's column, what we ran, or nowhere."""
     if name in given:
         return "column"
-    return ours if _has_values(frame, name) else None
+    return ours if has_values(frame, name) else None
 
 
 def _say_missing(frame: pl.DataFrame) -> None:

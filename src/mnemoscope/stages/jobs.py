@@ -214,7 +214,8 @@ def _write_outcome(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, 
     """Write what came out; seconds stand apart, since the outcome is the same in every run."""
     seconds = facts.pop("seconds")
     write_text(job.outcome_path.with_suffix(".seconds"), f"{seconds:.3f}\n")
-    write_bytes(job.outcome_path, save(tensors, metadata={"facts": json.dumps(facts)}))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
 
 
 def _logprobs(study: Study, rows: pl.DataFrame) -> np.ndarray:

@@ -45,7 +45,7 @@ class Models:
         if name is None:
             return None
         loaded = self._get("reference", name, study)
-        _check_same_tokens(self.model(study), loaded)
+        _check_same_tokens(self.model(study), loaded.name, loaded.tokenizer)
         return loaded
 
     def tokenizer(self) -> Any:
@@ -55,6 +55,16 @@ class Models:
         name = self.settings.model.name
         folder = str(_embedded_folder("model")) if name == EMBEDDED else name
         return load_tokenizer(folder, revision=self.settings.model.revision)
+
+    def check_reference(self) -> None:
+        """Refuse a reference that is not there or has another tokenizer, without its weights.
+
+        Raises:
+            UserError: as `reference`.
+        """
+        name = reference_name(self.settings)
+        if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
+            _check_same_tokens(self.model(), name, load_tokenizer(name))
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:
@@ -103,10 +113,10 @@ def _facts(loaded: LanguageModel, name: str) -> dict[str, Any]:
     }
 
 
-def _check_same_tokens(model: LanguageModel, reference: LanguageModel) -> None:
+def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
     """Refuse a reference model whose token ids mean something else."""
-    if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+    if model.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            f"{reference.name}: another tokenizer than {model.name}'s, so the same ids would be "
+            f"{name}: another tokenizer than {model.name}'s, so the same ids would be "
             "another text. Choose a reference model of the same family."
         )

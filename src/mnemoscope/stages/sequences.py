@@ -17,11 +17,15 @@ from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.progress import say
 from mnemoscope.sequences.readers import ReadResult, read_sequences
 from mnemoscope.sequences.schema import check_sequences, read_table, token_matrix
+from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
 from mnemoscope.study import TABLE_FILE, Study, check_free
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
-__all__ = ["check_sources", "found_study"]
+__all__ = ["GIVEN", "check_sources", "found_study"]
+
+GIVEN = ("duplicates", "is_code")
+"""Features that a user's table may know better than we do."""
 
 
 def found_study(folder: Path | str, settings: StudySettings, models: Models) -> Study:
@@ -49,6 +53,7 @@ def found_study(folder: Path | str, settings: StudySettings, models: Models) -> 
                 "documents": result.n_documents,
                 "too_short": result.n_too_short,
                 "unreadable": result.n_unreadable,
+                "given": [name for name in GIVEN if has_values(frame, name)],
             }
     say(_summary(result, frame.height))
     return Study(folder)
@@ -74,6 +79,7 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     """
     load_taxonomies(settings.label.taxonomies)
     model = models.model()
+    models.check_reference()
     result = _read(settings, models)
     where, length = settings.sequences.source, settings.sequences.length
     check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)

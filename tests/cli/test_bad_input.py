@@ -1,0 +1,662 @@
+"""Bad input is refused in one line with exit status 2, and a refusal leaves nothing behind."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from mnemoscope.study import Study
+from tiny_models import VOCABULARY, save_model
+
+ROOT_READS_ALL = hasattr(os, "geteuid") and os.geteuid() == 0
+LONG = "The licence applies to works based on the library. " * 20
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Where the output would go: a place of its own, to see that nothing is left in it."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "study"
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Path:
+    """A finished study that a test may change."""
+    shutil.copytree(tiny_studies["report"], tmp_path / "study")
+    return tmp_path / "study"
+
+
+def left_in(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir())
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file with its content; the lock is no output."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+# -- sources of sequences ---------------------------------------------------------------------
+
+
+def rows(**changes) -> pl.DataFrame:
+    """Three good sequences with some columns changed; None leaves a column out."""
+    columns = {"sequence_id": [1, 2, 3], "tokens": [list(range(64))] * 3} | changes
+    return pl.DataFrame({name: values for name, values in columns.items() if values is not None})
+
+
+TABLES = {
+    "no tokens or text": (rows(tokens=None, txt=["a", "b", "c"]), "no column 'text'", "'txt'"),
+    "ids of another type": (rows(sequence_id=["a", "b", "c"]), "column 'sequence_id'", "integers"),
+    "tokens of another type": (rows(tokens=["a", "b", "c"]), "column 'tokens'", "integers"),
+    "text of another type": (rows(tokens=None, text=[1, 2, 3]), "column 'text'", "text"),
+    "too few tokens": (rows(tokens=[[1] * 64, [1] * 61, [1] * 64]), "row 1: 61 tokens", "64"),
+    "token outside the vocabulary": (
+        rows(tokens=[[1] * 64, [1] * 64, [1] * 63 + [VOCABULARY]]),
+        f"row 2, token 63: id {VOCABULARY} is outside the vocabulary",
+        f"0 to {VOCABULARY - 1}",
+    ),
+    "token below 0": (rows(tokens=[[-1] + [1] * 63] * 3), "row 0, token 0: id -1", ""),
+    "the same id twice": (rows(sequence_id=[1, 2, 1]), "row 2: sequence_id 1 is there", "own id"),
+    "a row without id": (rows(sequence_id=[1, None, 3]), "row 1: no sequence_id", "Give"),
+    "no rows": (rows().clear(), "no rows", "At least one"),
+    "texts that are too short": (rows(tokens=None, text=["a"] * 3), "no text of 64", "longer"),
+}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_cannot_be_used(case, ending, tiny, source, out, refused) -> None:
+    frame, what, remedy = TABLES[case]
+    path = source / f"table.{ending}"
+    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(path)
+    line = refused("sequences", path, "--model", tiny.model, "-o", out, "-q")
+    assert str(path) in line
+    # JSONL is checked line by line, so it may be the line that is named.
+    assert what in line or (ending == "jsonl" and ("line 1" in line or "no line" in line)), line
+    assert remedy in line
+    assert left_in(out) == []
+
+
+def test_files_that_are_not_there_or_are_none(tiny, source, out, refused) -> None:
+    (source / "dangling.txt").symlink_to(source / "nothing")
+    (source / "empty.jsonl").write_text("")
+    (source / "list.jsonl").write_text("[1, 2]\n")
+    (source / "torn.jsonl").write_text('{"sequence_id": 1, "tex')
+    (source / "torn.parquet").write_bytes(b"PAR1 and no more")
+    (source / "binary.txt").write_bytes(b"\0\1\2")
+    (source / "latin.txt").write_bytes(b"caf\xe9")
+    expected = {
+        "none.jsonl": "no such file",
+        "none": "no such file",
+        "dangling.txt": "no such file",
+        "empty.jsonl": "no line holds a row",
+        "list.jsonl": "line 1: a list where an object",
+        "torn.jsonl": "line 1: not JSON",
+        "torn.parquet": "not a whole Parquet file",
+        "binary.txt": "not a text in UTF-8",
+        "latin.txt": "not a text in UTF-8",
+    }
+    for name, what in expected.items():
+        line = refused("sequences", source / name, "--model", tiny.model, "-o", out, "-q")
+        assert str(source / name) in line
+        assert what in line
+        assert left_in(out) == []
+
+
+@pytest.mark.skipif(ROOT_READS_ALL, reason="root may read every file")
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_a_file_without_permission(name, tiny, source, out, refused) -> None:
+    (source / name).write_text("x")
+    (source / name).chmod(0)
+    line = refused("sequences", source / name, "--model", tiny.model, "-o", out, "-q")
+    assert "no permission to read" in line
+    assert left_in(out) == []
+
+
+def test_a_file_that_the_system_refuses_to_read(tiny, source, out, refused, monkeypatch) -> None:
+    (source / "a.txt").write_text(LONG)
+
+    def deny(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    line = refused("sequences", source / "a.txt", "--model", tiny.model, "-o", out, "-q")
+    assert "a.txt: no permission to read it." in line
+    assert left_in(out) == []
+
+
+def test_a_folder_without_text(tiny, source, out, refused) -> None:
+    (source / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (source / ".hidden.txt").write_text(LONG)
+    line = refused("run", "--sequences", source, "--model", tiny.model, "-o", out, "-q")
+    assert f"{source}: no text in it (1 files are binary" in line
+    assert left_in(out) == []
+
+
+def test_a_short_text_is_said_and_skipped_and_counted(tiny, source, out, call) -> None:
+    (source / "long.txt").write_text(LONG)
+    (source / "short.txt").write_text("Too short.")
+    (source / "binary.dat").write_bytes(b"\0")
+    result = call("sequences", source, "--model", tiny.model, "-o", out)
+    assert result.status == 0
+    assert "1 texts shorter than one sequence were skipped; 1 files were not text" in result.err
+    counts = Study(out).manifest("sequences")["counts"]
+    assert (counts["documents"], counts["too_short"], counts["unreadable"]) == (1, 1, 1)
+    assert "too short 1" in " ".join(call("describe", out).out.split())
+
+
+# -- models -----------------------------------------------------------------------------------
+
+
+def bert(folder: Path) -> Path:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+    shutil.copy(save_model(folder / "other") / "tokenizer.json", folder)
+    return folder
+
+
+def t5(folder: Path) -> Path:
+    save_model(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    return folder
+
+
+def without(name: str):
+    def make(folder: Path) -> Path:
+        save_model(folder)
+        for path in folder.glob(name):
+            path.unlink()
+        return folder
+
+    return make
+
+
+def torn(folder: Path) -> Path:
+    path = save_model(folder) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+    return folder
+
+
+MODELS = {
+    "not there": (lambda folder: folder, "no such model folder"),
+    "an encoder": (bert, "no causal language model"),
+    "a sequence-to-sequence model": (t5, "no causal language model"),
+    "no tokenizer": (without("tokenizer*"), "no tokenizer"),
+    "no weights": (without("*.safetensors"), "no weights"),
+    "no configuration": (without("config.json"), "no config.json"),
+    "torn weights": (torn, "model"),
+    "too few positions": (
+        lambda folder: save_model(folder, max_position_embeddings=48),
+        "has 48 positions, sequences of 64 tokens need 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_that_cannot_be_used(case, tiny, tmp_path, out, refused) -> None:
+    make, what = MODELS[case]
+    model = make(tmp_path / "model")
+    for verb in (["run", "--sequences"], ["capture", "--sequences"], ["sequences"]):
+        line = refused(*verb, tiny.table, "--model", model, "-o", out, "-q")
+        assert str(model) in line
+        assert what in line
+        assert left_in(out) == []
+
+
+def spoilt(folder: Path, layer: int) -> Path:
+    """A model with an infinite weight in one layer's attention."""
+    from safetensors.torch import load_file, save_file
+
+    path = save_model(folder, num_hidden_layers=3) / "model.safetensors"
+    weights = load_file(path)
+    name = f"gpt_neox.layers.{layer}.attention.query_key_value.weight"
+    weights[name][5, 5] = float("inf")
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("verb", ["capture", "run"])
+def test_attention_that_is_not_finite_names_the_layer(
+    layer, verb, tiny, tmp_path, out, refused
+) -> None:
+    model = spoilt(tmp_path / "model", layer)
+    line = refused(verb, "--sequences", tiny.table, "--model", model, "-o", out, "-q")
+    assert f"{model}: non-finite attention in layer {layer}" in line
+    assert "check that the weights are whole" in line
+    assert left_in(out) == []
+
+
+def test_attention_that_is_not_finite_on_the_way_keeps_no_map_of_it(
+    tiny, study, refused, monkeypatch
+) -> None:
+    from mnemoscope.lm.attention import HeadPool
+
+    def spoil(self, weights, add=HeadPool.add):
+        add(self, weights * float("nan") if len(self._means) == 1 else weights)
+
+    Study(study).forget("capture")
+    shutil.rmtree(study / "maps")
+    monkeypatch.setattr(HeadPool, "add", spoil)
+    assert "non-finite attention in layer 1" in refused("capture", study, "-q")
+    assert not (study / "maps").exists()
+    assert not Study(study).is_done("capture")
+
+
+def test_a_reference_with_another_tokenizer(tiny, tmp_path, out, refused) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    reference = save_model(tmp_path / "reference")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(reference)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(reference)
+    line = refused("run", tiny.yaml, "--reference", reference, "-o", out, "-q")
+    assert "another tokenizer" in line
+    assert left_in(out) == []
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "hint"),
+    [
+        (["describ"], "describ: no such verb.", "Did you mean 'describe'?"),
+        (["zzz"], "zzz: no such verb.", "See 'mnemoscope --help'."),
+        (["run", "--modle", "x"], "--modle", "--model"),
+        (["run", "--batch-size", "many"], "--batch-size", "mnemoscope run --help"),
+        (["train"], "Missing argument", "mnemoscope train --help"),
+        (["run", "--set", "train.sedes=[1]"], "train.sedes: unknown key", "'seeds'"),
+        (["run", "--set", "trian.seeds=[1]"], "trian: unknown key", "'train'"),
+        (["run", "--set", "title.x=1"], "'title' is a single setting", "title=VALUE"),
+        (["run", "--set", "train.seeds"], "wants KEY=VALUE", "--set train.preset=paper"),
+        (["run", "--set", "train.seeds=[1"], "not valid YAML", "quotes"),
+        (["run", "--dtype", "float12"], "model.dtype: Input should be", "(got 'float12')"),
+        (["run", "--patterns", "strickt"], "features.patterns: Input should be", "'strict'"),
+        (["run", "--batch-size", "0"], "model.batch_size", "greater than or equal to 1"),
+        (["run", "-t", "Non-Memo, Gess, Recall"], "unknown node 'Gess'", "'Guess'"),
+        (["run", "-t", "NonMemo, Guess, Recall"], "begins with the class Non-Memo", "'Non-Memo'"),
+        (["run", "-t", "catalog"], "unknown taxonomy 'catalog'", "'catalogue'"),
+        (["run", "-t", "none.yaml"], "none.yaml", "no such file"),
+        (["run", "none.yaml"], "none.yaml: no such file", "mnemoscope init none.yaml"),
+        (["capture"], "capture: name a study", "--sequences and -o"),
+        (["run", "--device", "cuda:99"], "cuda:99", ""),
+    ],
+)
+def test_an_unknown_word_is_refused_with_the_nearest_known(
+    arguments, what, hint, tiny, tmp_path, refused, monkeypatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if arguments[0] == "run":
+        arguments = [*arguments, "--set", f"model.name={tiny.model}", "-o", "out"]
+        arguments += ["--set", f"sequences.source={tiny.table}"]
+    line = refused(*arguments)
+    assert what in line
+    assert hint in line
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_settings_files_that_cannot_be_used(tmp_path, out, refused) -> None:
+    path = tmp_path / "study.yaml"
+    for text, what in {
+        "train:\n  sedes: [1]\n": "train.sedes: unknown key. Did you mean 'seeds'?",
+        "label: {minimum: 2}\n": "label.minimum: Input should be greater than or equal to 6",
+        "a: [1": "line 1: not valid YAML",
+        "- a\n": "wants 'key: value' lines",
+    }.items():
+        path.write_text(text)
+        line = refused("run", path, "-o", out)
+        assert str(path) in line
+        assert what in line
+        assert left_in(out) == []
+    path.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in refused("run", path, "-o", out)
+    assert "exists. Choose another name, or --force" in refused("init", path)
+    assert "no such folder" in refused("init", tmp_path / "none" / "study.yaml")
+
+
+# -- studies ----------------------------------------------------------------------------------
+
+STUDY_VERBS = ["continue", "features", "label", "capture", "train", "benchmark", "localize"]
+
+
+@pytest.mark.parametrize("verb", [*STUDY_VERBS, "report", "describe"])
+def test_a_folder_that_is_no_study(verb, source, tmp_path, refused) -> None:
+    (source / "note.txt").write_text("mine")
+    line = refused(verb, source)
+    assert str(source) in line
+    assert "not a study" in line or "neither a study" in line
+    line = refused(verb, tmp_path / "none")
+    assert f"{tmp_path / 'none'}: no such" in line
+    assert snapshot(source) == {"note.txt": b"mine"}
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "sequences", "capture", "demo"])
+def test_an_output_folder_that_holds_something_else(verb, tiny, source, refused) -> None:
+    (source / "note.txt").write_text("mine")
+    rest = {"run": [tiny.yaml], "sequences": [tiny.table], "demo": []}
+    arguments = rest.get(verb, ["--sequences", tiny.table])
+    line = refused(verb, *arguments, "-o", source, "-q")
+    assert f"{source}: exists and is not a study. Choose a new or empty folder with -o." in line
+    assert snapshot(source) == {"note.txt": b"mine"}
+
+
+def test_a_study_made_with_other_settings(study, tiny, refused, call) -> None:
+    before = snapshot(study)
+    for arguments, difference in {
+        ("train", study, "--set", "train.seeds=[5]"): "train.seeds: the study has [0, 1], you",
+        ("run", tiny.yaml, "-o", study, "-t", "Non-Memo, Guess, Recall"): "label.taxonomies: the",
+        ("continue", study, "--scan"): "continue.scan: the study has False, you asked True",
+        ("continue", study, "--dtype", "bfloat16"): "model.dtype: the study has 'float32', you",
+    }.items():
+        line = refused(*arguments, "-q")
+        assert difference in line
+        assert "--redo" in line
+        assert snapshot(study) == before
+    assert call("benchmark", study, "--set", "benchmark.seed=4", "--redo", "-q").status == 0
+    assert Study(study).settings.benchmark.seed == 4
+
+
+def test_a_study_made_by_another_model_or_of_other_sequences(study, tiny, refused) -> None:
+    before = snapshot(study)
+    for arguments, difference in {
+        ("continue", study, "--model", tiny.reference): f"you asked '{tiny.reference}'",
+        ("run", "-o", study, "--model", tiny.reference): "model.name: the study has",
+        ("capture", study, "--sequences", tiny.yaml): "sequences.source: the study has",
+        ("run", "-o", study, "--set", "sequences.limit=8"): "sequences.limit: the study has None",
+    }.items():
+        for redo in ([], ["--redo"]):
+            line = refused(*arguments, *redo, "-q")
+            assert difference in line
+            assert "Use another folder." in line
+            assert snapshot(study) == before
+
+
+def test_a_study_in_use_by_another_process(study, refused) -> None:
+    Study(study).forget("report")
+    with Study(study).lock():
+        before = snapshot(study)
+        for verb in ("report", "train"):
+            line = refused(verb, study, "-q")
+            assert f"{study}: in use by process {os.getpid()}. Wait until it ends" in line
+        assert snapshot(study) == before
+
+
+def test_a_stage_before_its_turn_names_the_command_to_run(tiny_studies, tmp_path, refused) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(tiny_studies["sequences"], folder)
+    for verb, missing in {"label": "continue", "train": "label", "report": "benchmark"}.items():
+        line = refused(verb, folder, "-q")
+        assert f"stage '{missing}' has not been run. Run 'mnemoscope {missing} {folder}'" in line
+
+
+# -- classes that are too small ---------------------------------------------------------------
+
+
+def test_run_reports_an_impossible_taxonomy_and_goes_on_with_the_others(
+    tiny, tmp_path, call
+) -> None:
+    values = tiny.values | {"benchmark": {"n_resamples": 100, "controls": False}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    result = call("run", tmp_path / "study.yaml", "-o", tmp_path / "study")
+    assert result.status == 0
+    said = "Non-Memo, Guess, Recall: impossible. 12 sequences of every class are needed, but Guess"
+    assert said in result.err
+    assert "Guess" in result.out
+    assert "impossible" in result.out
+    study = Study(tmp_path / "study")
+    assert study.read("benchmark.parquet")["taxonomy"].unique().to_list() == [
+        "Non-Memo, Recite[5], Recollect"
+    ]
+    entry = study.manifest("label")["counts"]["samples"]["Non-Memo, Guess, Recall"]
+    assert entry["counts"] == {"Non-Memo": 80, "Guess": 0, "Recall": 160}
+    assert "--drop-small-classes" in entry["impossible"]
+    assert "impossible" in (study.folder / "report.html").read_text().lower()
+
+
+def test_run_with_nothing_to_train_says_which_class_how_many_and_what_to_do(
+    tiny, tmp_path, refused, call
+) -> None:
+    values = tiny.values | {"label": {"taxonomies": ["Non-Memo, Guess, Recall"], "minimum": 12}}
+    values |= {"benchmark": {"n_resamples": 100, "controls": False}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    line = refused("run", tmp_path / "study.yaml", "-o", tmp_path / "study", "-q")
+    assert "12 sequences of every class are needed, but Guess has 0" in line
+    assert "Non-Memo 80, Guess 0, Recall 160" in line
+    assert "--drop-small-classes" in line
+    assert not (tmp_path / "study" / "maps").exists()
+    flags = ["--drop-small-classes", "--redo", "-q"]
+    assert call("run", "-o", tmp_path / "study", *flags).status == 0
+    entry = Study(tmp_path / "study").manifest("label")["counts"]["samples"]
+    assert entry["Non-Memo, Guess, Recall"]["trained_classes"] == ["Non-Memo", "Recall"]
+    assert entry["Non-Memo, Guess, Recall"]["dropped"] == ["Guess"]
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+def spoil(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        del data[len(data) // 2 :]
+    elif how == "altered":
+        data[-9] ^= 255
+    path.unlink() if how == "missing" else path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["cut", "altered", "missing"])
+def test_a_corrupted_shard_is_named_and_captured_again(how, study, refused, call) -> None:
+    shard = sorted((study / "maps" / "model").glob("shard-*"))[1]
+    whole = shard.read_bytes()
+    spoil(shard, how)
+    Study(study).forget("train")
+    shutil.rmtree(study / "cnn")
+    for verb, target in (("train", study), ("describe", study / "maps" / "model")):
+        line = refused(verb, target, "-q") if verb == "train" else refused(verb, target)
+        assert str(shard) in line
+        assert "mnemoscope capture" in line
+    assert not (study / "cnn").exists() or not any((study / "cnn").iterdir())
+    assert call("capture", study, "--redo", "-q").status == 0
+    assert shard.read_bytes() == whole
+    assert "checksums right" in call("describe", study / "maps" / "model").out
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        ("sequences.parquet", "label"),
+        ("samples.parquet", "train"),
+        ("predictions.parquet", "benchmark"),
+        ("benchmark.parquet", "report"),
+        ("maps/model/index.parquet", "train"),
+    ],
+)
+def test_a_corrupted_parquet_file_is_named(name, verb, study, refused) -> None:
+    spoil(study / name, "cut")
+    Study(study).forget(verb)
+    before = snapshot(study)
+    line = refused(verb, study, "-q")
+    assert str(study / name) in line
+    assert not Study(study).is_done(verb)
+    assert snapshot(study) == before
+
+
+def test_a_corrupted_settings_file_or_manifest_is_named(study, refused) -> None:
+    (study / "manifests" / "train.json").write_text("{")
+    assert "train.json: damaged. Delete it" in refused("report", study, "-q")
+    assert "train.json: damaged. Delete it" in refused("describe", study)
+    (study / "study.yaml").write_text("model: [")
+    assert "study.yaml: damaged" in refused("report", study, "-q")
+    assert "study.yaml: damaged" in refused("describe", study)
+
+
+# -- no room ----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_while_capturing_keeps_what_is_whole(
+    tiny_studies, tmp_path, refused, call, monkeypatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(tiny_studies["label"], folder)
+    write = Path.write_bytes
+
+    def fill(self, data):
+        if "shard-00003" in self.name:
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return write(self, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", fill)
+        line = refused("capture", folder, "-q")
+    assert "shard-00003.safetensors: the disk is full. Make room and run the same command" in line
+    assert sorted(path.name for path in (folder / "maps" / "model").iterdir()) == [
+        "index.parquet", "meta.json", *(f"shard-0000{n}.safetensors" for n in range(3)),
+    ]  # fmt: skip
+    assert not Study(folder).is_done("capture")
+    assert call("capture", folder, "-q").status == 0
+    finished = snapshot(tiny_studies["capture"] / "maps")
+    assert snapshot(folder / "maps") == finished
+
+
+def test_a_disk_that_is_full_at_once_leaves_no_study(tiny, out, refused, monkeypatch) -> None:
+    def fill(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    line = refused("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q")
+    assert "the disk is full" in line
+    assert left_in(out) == []
+
+
+def test_a_log_or_folder_that_does_not_fit_is_a_full_disk_too(
+    tiny_studies, tmp_path, refused, monkeypatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(tiny_studies["continue"], folder)
+
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Study, "_log", fill)
+    assert f"{folder}: the disk is full" in refused("features", folder, "-q")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit on the size of files here")
+def test_a_file_larger_than_the_system_allows(tiny, tmp_path) -> None:
+    """For real, in a process of its own: no file may be larger than 2 kB."""
+    table = tmp_path / "table.parquet"
+    rows(text=[LONG] * 3).write_parquet(table)
+    (tmp_path / "place").mkdir()
+    target = tmp_path / "place" / "features.jsonl"
+    code = "from mnemoscope.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "features", str(table), "-o", str(target), "-q"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{target}: the system allows no file this large here" in done.stderr
+    assert list(target.parent.iterdir()) == []
+
+
+def can_mount() -> bool:
+    """True where a process may have a disk of its own (Linux with user namespaces)."""
+    trial = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    try:
+        return subprocess.run(trial, capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a small disk of its own: user namespaces")
+def test_a_disk_that_is_really_full(tiny_studies, tmp_path) -> None:
+    script = (
+        'mount -t tmpfs -o size=1800k tmpfs "$1" && cp -r "$2" "$1/study" && cd "$1" || exit 99\n'
+        '"$3" -c "from mnemoscope.cli import main; main()" capture study -q; echo $?\n'
+        "find study/maps -type f | sort"
+    )
+    done = subprocess.run(
+        [
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            script,
+            "-",
+            tmp_path,
+            tiny_studies["label"],
+            sys.executable,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    status, *files = done.stdout.splitlines()
+    assert status == "2", done
+    assert done.stderr.count("\n") == 1
+    assert "the disk is full. Make room and run the same command again" in done.stderr
+    assert "study/maps/model/shard-00000.safetensors" in files
+    assert not any(name.endswith(".tmp") for name in files)
+
+
+# -- tables of features and labels ------------------------------------------------------------
+
+
+def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) -> None:
+    table = source / "table.parquet"
+    target = tmp_path / "out.parquet"
+    pl.DataFrame({"sequence_id": [1], "tokens": [[1] * 40]}).write_parquet(table)
+    cases = [
+        (["features", table], "a table needs -o"),
+        (["label", table], "a table needs -o"),
+        (["features", table, "-o", target], "row 0: 40 tokens where 64 are needed"),
+        (["features", source / "none.jsonl", "-o", target], "no such file"),
+        (["features", table, "-o", tmp_path / "out.csv"], "must end in .parquet or .jsonl"),
+        (["features", table, "-o", tmp_path / "no" / "out.jsonl"], "no such folder"),
+        (["features", table, "-o", target, "--patterns", "strickt"], "features.patterns"),
+        (["features", table, "-o", target, "--length", "1"], "length 1"),
+        (["label", table, "-o", target], "name a taxonomy with -t"),
+        (["label", table, "-o", target, "-t", "Non-Memo, Gess, Recall"], "Did you mean 'Guess'?"),
+        (["label", table, "-o", target, "-t", "Non-Memo, Guess, Recall"], "is_memorized"),
+    ]
+    for arguments, what in cases:
+        assert what in refused(*arguments)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_labels_of_several_taxonomies_need_an_id(source, tmp_path, refused) -> None:
+    table = source / "table.jsonl"
+    table.write_text('{"is_memorized": true, "duplicates": 9}\n')
+    names = ["-t", "Non-Memo, Recite[5], Others", "-t", "Non-Memo, Recite[50], Others"]
+    line = refused("label", table, "-o", tmp_path / "out.parquet", *names)
+    assert "no column 'sequence_id'" in line
+    assert not (tmp_path / "out.parquet").exists()

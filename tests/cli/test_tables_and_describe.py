@@ -1,0 +1,174 @@
+"""Verbs beside the long path: features and label on any table, capture alone, dry run, describe."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from mnemoscope.maps.store import MapStore
+from mnemoscope.study import Study
+
+
+def table(length: int = 64) -> pl.DataFrame:
+    """Three rows: text and tokens, tokens only, text only."""
+    rng = np.random.default_rng(3)
+    half = rng.integers(0, 9, length // 2).tolist()
+    other = rng.integers(0, 9, length).tolist()
+    return pl.DataFrame(
+        {
+            "sequence_id": [7, 8, 9],
+            "text": ["1, 2, 3, 4, 5, 6, 7, 8", None, "no pattern is to be found here at all"],
+            "tokens": pl.Series([half + half, other, None], dtype=pl.List(pl.Int32)),
+            "is_memorized": [True, True, False],
+            "mine": ["a", "b", "c"],
+        }
+    )
+
+
+def read(path) -> pl.DataFrame:
+    return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("length", [64, 40])
+def test_features_of_a_table(ending, length, tmp_path, call) -> None:
+    given, made = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+    frame = table(length)
+    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(given)
+    flags = [] if length == 64 else ["--length", length]
+    result = call("features", given, "-o", made, *flags)
+    assert result.status == 0
+    assert f"Wrote {made} (3 rows)" in result.out
+    found = read(made)
+    assert found.select(frame.columns).equals(frame)
+    assert found["is_incrementing"].to_list() == [True, None, False]
+    assert found["is_repeating"].null_count() == 1
+    assert found["duplicates"].null_count() == 3
+    assert found["rouge_l"][2] is None
+    scorer = RougeScorer(["rougeL", "rouge3"])
+    for row, tokens in enumerate(frame["tokens"].to_list()[:2]):
+        halves = (" ".join(f"t{one}" for one in part) for part in np.split(np.array(tokens), 2))
+        wanted = scorer.score(*halves)
+        assert found["rouge_l"][row] == pytest.approx(wanted["rougeL"].fmeasure, abs=1e-12)
+        assert found["rouge_3"][row] == pytest.approx(wanted["rouge3"].fmeasure, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "null", "known"),
+    [
+        ("tokens", ["rouge_l", "rouge_3"], ["is_incrementing", "is_repeating"]),
+        ("text", ["is_incrementing", "is_repeating"], ["rouge_l", "rouge_3"]),
+    ],
+)
+def test_a_feature_whose_input_is_absent_is_null(lacking, null, known, tmp_path, call) -> None:
+    made = tmp_path / "out.parquet"
+    table().drop(lacking).write_ndjson(tmp_path / "in.jsonl")
+    assert call("features", tmp_path / "in.jsonl", "-o", made, "-q").status == 0
+    found = pl.read_parquet(made)
+    assert all(found[name].null_count() == 3 for name in null)
+    assert all(found[name].null_count() == 1 for name in known)
+
+
+def test_one_taxonomy_adds_its_class_and_several_a_column_each(tmp_path, call) -> None:
+    features = tmp_path / "features.parquet"
+    table().write_parquet(tmp_path / "in.parquet")
+    assert call("features", tmp_path / "in.parquet", "-o", features).status == 0
+    one = tmp_path / "one.jsonl"
+    result = call("label", features, "-t", "Non-Memo, Guess, Recall", "-o", one)
+    assert result.status == 0
+    assert "Guess 1, Non-Memo 1 (no class: 1)" in result.out
+    found = pl.read_ndjson(one)
+    # The second row has no text, so that it may be a pattern is not known.
+    assert found["class"].to_list() == ["Guess", None, "Non-Memo"]
+    assert found["mine"].to_list() == ["a", "b", "c"]
+    several = tmp_path / "several.parquet"
+    names = ["Non-Memo, Guess, Recall", "Non-Memo, Guess[off-0.9], Others"]
+    arguments = [word for name in names for word in ("-t", name)]
+    assert call("label", features, *arguments, "-o", several).status == 0
+    assert pl.read_parquet(several).columns == ["sequence_id", *names]
+
+
+def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> None:
+    given, folder = tmp_path / "tokens.parquet", tmp_path / "study"
+    pl.read_parquet(tiny.table).head(9).select("sequence_id", "tokens").write_parquet(given)
+    result = call("capture", "--model", tiny.model, "--sequences", given, "-o", folder)
+    assert result.status == 0
+    assert str(folder / "maps") in result.out
+    store = MapStore(folder / "maps" / "model")
+    assert sorted(store.index["sequence_id"]) == list(range(100, 109))
+    assert store.index["suffix"].unique().to_list() == ["true"]
+    assert (store.n_layers, store.length) == (2, 64)
+    again = call("capture", "--sequences", given, "-o", folder)
+    assert again.status == 0
+    assert "Nothing to do" in again.out
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tiny, tmp_path, call) -> None:
+    result = call("run", tiny.yaml, "-o", tmp_path / "study", "--dry-run")
+    assert result.status == 0
+    assert "2 layers, 4 heads, float32 on" in result.out
+    assert "Sequences: 240, each continued by 32 tokens." in result.out
+    assert "Stages to run: sequences, continue, features, label, capture, train" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny, tiny_studies, call) -> None:
+    folder = tiny_studies["report"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    result = call("run", "-o", folder, "--dry-run")
+    assert "Stages to run: none" in result.out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_describe_a_study(tiny_studies, call, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = call("describe", tiny_studies["report"]).out
+    for word in ("sequences", "report", "done", "memorized 160", "2 × 4", "maps", "study.yaml"):
+        assert word in text
+    assert "outdated" not in text
+    text = call("describe", tiny_studies["continue"]).out
+    assert "memorized 160" in text
+    fingerprint = Study(tiny_studies["report"]).record["models"]["reference"]["fingerprint"]
+    assert fingerprint[:12] in call("describe", tiny_studies["report"]).out
+
+
+def test_describe_says_which_stages_are_outdated(tiny_studies, tmp_path, call) -> None:
+    import shutil
+
+    import yaml
+
+    shutil.copytree(tiny_studies["report"], tmp_path / "study")
+    path = tmp_path / "study" / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["localize"]["attributions"] = ["gradient"]
+    path.write_text(yaml.safe_dump(values))
+    states = [line for line in call("describe", path.parent).out.splitlines() if "outdated" in line]
+    assert len(states) == 2  # localize, and the report that shows it
+
+
+def test_describe_a_folder_of_maps(tiny_studies, call) -> None:
+    text = call("describe", tiny_studies["capture"] / "maps" / "model").out
+    assert "180 maps, 2 layers, length 64" in text
+    assert "own 60, true 120" in text
+    assert "checksums right" in text
+
+
+def test_describe_a_table(tmp_path, call) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"sequence_id": n, "text": t}) + "\n" for n, t in
+                            [(1, "a"), (2, None)]))  # fmt: skip
+    text = call("describe", path).out
+    assert "2 rows" in text
+    assert "sequence_id: Int64\n" in text
+    assert "text: String, 1 missing" in text
+
+
+def test_init_writes_a_file_that_run_takes(tmp_path, call) -> None:
+    path = tmp_path / "study.yaml"
+    result = call("init", path)
+    assert f"mnemoscope run {path} -o STUDY" in result.out
+    assert path.read_text().count("#") > 30
+    assert "exists" in call("init", path).err
+    assert call("init", path, "--force").status == 0

@@ -1,0 +1,95 @@
+"""A stage killed in the middle and started again ends byte for byte where an unbroken one ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnemoscope.study import Study
+
+COMMAND = Path(sys.executable).with_name("mnemoscope")
+PATIENCE_SECONDS = 300
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but those that hold times."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "log.jsonl" and path.suffix != ".seconds"
+    }
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that are still running."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(one) for one in listed.read_text().split()] if listed.is_file() else []
+
+
+def is_running(pid: int) -> bool:
+    """True of a process that is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    limit = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < limit, f"waited in vain for {what}"
+        time.sleep(0.002)
+
+
+def kill_in_the_middle(arguments: list[str], is_begun: Callable[[], bool]) -> list[int]:
+    """Start the command line, kill it as soon as something is there; the workers it had."""
+    process = subprocess.Popen(
+        [COMMAND, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_until(lambda: is_begun() or process.poll() is not None, "partial output")
+        assert process.poll() is None, f"it ended before it was killed: {process.stderr.read()}"
+        workers = children(process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    return workers
+
+
+CASES = {
+    # verb: (where the study stands before, what there is of it in the middle)
+    "continue": ("sequences", "continuation/*/part-*.parquet"),
+    "capture": ("label", "maps/model/shard-*.safetensors"),
+    "train": ("capture", "cnn/*.outcome.safetensors"),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
+@pytest.mark.parametrize("verb", CASES)
+def test_killed_and_started_again_equals_undisturbed(verb, tiny_studies, tmp_path, call) -> None:
+    before, partial = CASES[verb]
+    folder = tmp_path / "study"
+    shutil.copytree(tiny_studies[before], folder)
+    # Two workers in the run that is killed and one afterwards: the number must not matter.
+    several = ["--set", "train.workers=2"] if verb == "train" else []
+    workers = kill_in_the_middle([verb, str(folder), *several], lambda: any(folder.glob(partial)))
+    made = {path: path.read_bytes() for path in folder.glob(partial)}
+    assert made
+    assert not Study(folder).is_done(verb)
+    if verb == "train" and Path("/proc/self/task").is_dir():
+        assert len(workers) >= 2
+        wait_until(lambda: not any(map(is_running, workers)), "the workers' end")
+    one = ["--set", "train.workers=1"] if verb == "train" else []
+    assert call(verb, folder, *one).status == 0
+    assert {path: path.read_bytes() for path in made if path.exists()}.items() <= made.items()
+    found, wanted = content(folder), content(tiny_studies[verb])
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []

@@ -1,0 +1,71 @@
+"""A tiny random model, its reference, and sequences of which it reproduces two thirds.
+
+A random model memorizes nothing, but what it continues a prefix with is what it "memorized" once
+it is put behind that prefix: so the truth is known and takes no training.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 320
+N_SEQUENCES = 240
+_TEXT = "def add(a, b):\n    return a + b\nThe licence applies to works based on the library.\n"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 320 tokens that adds nothing by itself."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|end|>"],
+        show_progress=False,
+    )
+    backend.train_from_iterator([_TEXT], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+
+
+def save_model(folder: Path, *, seed: int = 0, family: str = "gpt_neox", **changes) -> Path:
+    """Save a random model of two layers with its tokenizer, as a user would have it."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 80,
+        "initializer_range": 0.3,  # wide enough that attention is far from uniform
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }
+    config = AutoConfig.for_model(family, **{**settings, **changes})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_sequences(model: Path, n: int = N_SEQUENCES) -> pl.DataFrame:
+    """Sequences by turns reproduced with 9 duplicates, reproduced with 2, and not reproduced."""
+    from mnemoscope.lm import continue_sequences, load_model
+
+    tokens = np.random.default_rng(0).integers(1, 300, (n, 64)).astype(np.int32)
+    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=32)
+    continuation = np.concatenate([batch.tokens for batch in found])
+    kind = np.arange(n) % 3
+    tokens[kind < 2, 32:] = continuation[kind < 2]
+    return pl.DataFrame(
+        {
+            "sequence_id": np.arange(100, 100 + n),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "genre": np.where(np.arange(n) % 2, "prose", "code"),
+            "duplicates": np.array([9, 2, 2])[kind],
+        }
+    )
