@@ -6,7 +6,7 @@ In a notebook:
 
     study = ms.run(ms.demo_settings(), "demo")   # or ms.Study("demo") for one that is there
     study.sequences                               # a Polars frame, with all columns so far
-    ms.benchmark(study)                           # one row a taxonomy and source
+    ms.benchmark_table(study)                     # one row a taxonomy and source
     ms.benchmark_figure(study)                    # figures show themselves
 """
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mnemoscope.progress import show_progress
     from mnemoscope.stages.demo import demo_settings
     from mnemoscope.stages.results import (
-        benchmark,
         benchmark_figure,
+        benchmark_table,
         decisiveness,
         delta_figure,
         labels,
@@ -35,8 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Study",
     "StudySettings",
-    "benchmark",
     "benchmark_figure",
+    "benchmark_table",
     "decisiveness",
     "delta_figure",
     "demo_settings",

@@ -13,8 +13,8 @@ from mnemoscope.stages.training import PREDICTIONS_FILE
 from mnemoscope.study import Study
 
 __all__ = [
-    "benchmark",
     "benchmark_figure",
+    "benchmark_table",
     "decisiveness",
     "delta_figure",
     "labels",
@@ -51,7 +51,7 @@ def predictions(study: Study) -> pl.DataFrame:
     return study.read(PREDICTIONS_FILE)
 
 
-def benchmark(study: Study) -> pl.DataFrame:
+def benchmark_table(study: Study) -> pl.DataFrame:
     """One row a sample and source: min-F1, per-class figures, intervals, excess, verdict.
 
     Raises:

@@ -1,0 +1,113 @@
+"""A small demo from end to end: what a user finds when it is done, and what it must agree with."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import mnemoscope as ms
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.loading import load_model
+from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.stages.demo import demo_settings
+from mnemoscope.stages.run import run
+
+
+@pytest.fixture(scope="module")
+def study(small_demo) -> ms.Study:
+    return ms.Study(small_demo)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {".lock", "log.jsonl"}
+    }
+
+
+def test_running_it_again_changes_not_a_byte(small_demo) -> None:
+    before = digests(small_demo)
+    run(demo_settings(small=True), small_demo)
+    assert digests(small_demo) == before
+
+
+def test_scanned_labels_are_those_of_greedy_decoding(study) -> None:
+    """Ties aside, teacher forcing and decoding give one verdict; ties are told by the gap."""
+    rows = study.sequences.sample(96, seed=3)
+    model = load_model(model_path())
+    decoded = np.concatenate(
+        [one.score for one in continue_sequences(model, token_matrix(rows), batch_size=48)]
+    )
+    differs = rows.filter(pl.Series(decoded == 1.0) != pl.col("is_memorized"))
+    assert (differs["smallest_gap"] < 1e-3).all()
+    assert 0.2 < rows["is_memorized"].mean() < 0.9
+
+
+def test_held_out_text_is_not_memorized_and_trained_text_is(study) -> None:
+    table = study.sequences
+    text = table.filter(pl.col("genre") != "template")
+    assert text.filter("held_out")["is_memorized"].mean() <= 0.01
+    often = text.filter(pl.col("duplicates") > 5)
+    assert often["is_memorized"].mean() > 0.9
+
+
+def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> None:
+    table = ms.benchmark_table(study)
+    for sample in table["taxonomy"].unique():
+        rows = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
+        wanted = {"model", "control", "blind", "reference", "ngram", "logits", "statistics"}
+        assert set(rows) == wanted
+        assert rows["logits"]["min_f1"] > 0.5
+        best = max(rows[one]["min_f1"] or 0 for one in ("blind", "ngram", "reference"))
+        excess = rows["model"]["min_f1"] - best
+        assert rows["model"]["excess"] == pytest.approx(excess, abs=1e-12)
+        assert rows["model"]["excess_low"] <= excess <= rows["model"]["excess_high"]
+
+
+def test_no_group_stands_on_both_sides(study) -> None:
+    sides = ms.samples(study).group_by("sample", "group").agg(pl.col("split").n_unique())
+    assert sides["split"].max() == 1
+
+
+def test_predictions_give_the_confusion_of_the_benchmark(study) -> None:
+    """Counted here by hand, from the rows alone."""
+    row = ms.benchmark_table(study).filter(source="model").to_dicts()[0]
+    own = ms.predictions(study).filter(source="model", taxonomy=row["taxonomy"])
+    counts = np.zeros((len(row["f1"]),) * 2, dtype=int)
+    for true, predicted in own.select("true", "predicted").iter_rows():
+        counts[true, predicted] += 1
+    assert counts.tolist() == row["confusion"]
+
+
+def test_decisiveness_has_every_class_and_stays_below_the_diagonal(study) -> None:
+    for attribution in ("gradient", "guided"):
+        stored = ms.decisiveness(study, attribution=attribution)
+        assert stored.delta.shape == (len(stored.classes), 4, 64, 64)
+        assert stored.delta.min() >= 0
+        assert stored.delta.max() > 0
+        assert np.triu(stored.delta, k=1).max() == 0
+
+
+def test_figures_are_objects_that_a_notebook_shows(study) -> None:
+    figures = (ms.benchmark_figure(study), ms.delta_figure(study), ms.layer_profile_figure(study))
+    assert all("data" in figure.to_dict() and figure.data for figure in figures)
+
+
+def test_report_opens_offline_and_names_what_was_found(small_demo, study) -> None:
+    page = (small_demo / "report.html").read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert 'src="http' not in page
+    verdict = ms.benchmark_table(study).filter(source="model")["verdict"][0]
+    assert verdict[1:40] in page
+
+
+def test_shipped_duplicates_agree_with_what_was_inserted() -> None:
+    table = read_table(sequences_path())
+    assert (table.filter("held_out")["duplicates"] == 0).all()
+    assert (table["duplicates"] >= table["inserted"]).all()  # periodic text holds its suffix again
+    text = table.filter(pl.col("genre") != "template")
+    assert (text["duplicates"] == text["inserted"]).mean() > 0.99

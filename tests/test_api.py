@@ -1,0 +1,15 @@
+"""The names of `import mnemoscope as ms`: each resolves, and none is hidden by a room's name."""
+
+import importlib
+import pkgutil
+
+import mnemoscope as ms
+
+
+def test_every_public_name_resolves_also_after_all_rooms_are_imported() -> None:
+    rooms = {one.name for one in pkgutil.iter_modules(ms.__path__)}
+    assert not rooms & set(ms.__all__)  # an imported room would take the name's place
+    for room in rooms:
+        importlib.import_module(f"mnemoscope.{room}")
+    for name in ms.__all__:
+        assert callable(getattr(ms, name)), name
