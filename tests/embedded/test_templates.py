@@ -6,7 +6,7 @@ import pytest
 
 from mnemoscope.embedded.templates import FORMS, forms_of, write_text
 
-KINDS = ("counting", "periodic", "missed", "record")
+KINDS = ("counting", "periodic", "missed", "record", "register")
 
 
 def test_there_are_thirty_forms_and_more_each_of_one_kind():
@@ -35,7 +35,7 @@ def test_counting_forms_advance_by_one(name):
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-@pytest.mark.parametrize("name", forms_of("record"))
+@pytest.mark.parametrize("name", forms_of("record") + forms_of("register"))
 def test_records_never_repeat_a_line(name):
     lines = write_text(name, "5").split("\n")
     assert len(set(lines)) > 0.9 * len(lines)

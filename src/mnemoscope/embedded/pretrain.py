@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 FINAL_RATE = 0.03  # of the peak, at the end of the cosine
+NETWORK_FIELDS = (  # all of a setting that, beside the rows, decides the weights
+    "vocabulary_size",
+    "hidden_size",
+    "n_layers",
+    "n_heads",
+    "feed_forward_size",
+    "batch_size",
+    "peak_learning_rate",
+    "warmup_steps",
+)
 LOSS_STEPS = 50  # the loss on record is the mean over so many steps
 MAX_POSITIONS = 128
 
@@ -205,7 +215,8 @@ def _loss(model: GPTNeoXForCausalLM, batch: torch.Tensor, bfloat16: bool) -> tor
 
 def _identity(phase: Phase, setting: Setting) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(phase.rows).tobytes())
-    digest.update(json.dumps([repr(setting), phase.seed, phase.bfloat16]).encode())
+    network = {name: value for name, value in asdict(setting).items() if name in NETWORK_FIELDS}
+    digest.update(json.dumps([network, phase.seed, phase.bfloat16]).encode())
     for name, value in (phase.start or {}).items():
         digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()

@@ -18,10 +18,10 @@ import polars as pl
 from tokenizers import Tokenizer
 
 from mnemoscope.atomic_write import atomic_path, write_json, write_parquet, write_text
-from mnemoscope.embedded.corpus import Corpus, build_corpus, phase_two_rows
+from mnemoscope.embedded.corpus import NEW_TEMPLATE_MIX, Corpus, build_corpus, phase_two_rows
 from mnemoscope.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from mnemoscope.embedded.settings import SETTINGS, Setting
-from mnemoscope.embedded.templates import FORMS
+from mnemoscope.embedded.templates import forms_of
 from mnemoscope.embedded.templates import write_text as write_template
 from mnemoscope.embedded.text_sources import Segment, read_segments
 from mnemoscope.embedded.tokenizer import train_tokenizer
@@ -101,12 +101,13 @@ def prepare(folder: Path, setting: Setting) -> Build:
 
 
 def tokenizer_texts(segments: list[Segment]) -> list[str]:
-    """Texts that the tokenizer learns from: every n-th segment, and templates of every form."""
+    """Texts to learn merges from: every n-th segment, templates of the forms trained on new."""
     stride = max(1, len(segments) // N_TOKENIZER_SEGMENTS)
     texts = [segment.text for segment in segments[::stride]]
     return texts + [
         write_template(name, f"tokenizer:{i}")
-        for name in FORMS
+        for kind in NEW_TEMPLATE_MIX
+        for name in forms_of(kind)
         for i in range(N_TOKENIZER_TEMPLATES)
     ]
 

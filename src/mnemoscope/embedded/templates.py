@@ -1,17 +1,22 @@
 """Write template text: named forms whose continuation follows from what came before.
 
-Four kinds of form: `counting` (something advances by a rule: counters, numbered lists, dates,
+Five kinds of form: `counting` (something advances by a rule: counters, numbered lists, dates,
 tables), `periodic` (a unit of a few to some dozen characters comes again and again), `missed` (it
-follows by a rule, but repeats too little for ROUGE) and `record` (the layouts of the counting
-forms filled with values drawn at random, so that nothing but having seen the very text tells how
-it goes on). A form is one entry of `FORMS`: a function of a random generator that returns a few
-hundred characters.
+follows by a rule, but repeats too little for ROUGE), `record` (the layouts of the counting forms
+filled with values drawn at random, so that nothing but having seen the very text tells how it
+goes on) and `register` (the same layouts filled with words out of thousands: as unforeseen, but
+remembered as easily as prose, where records made of a hundred words and some syllables look too
+much alike: at five duplicates 1 % of them were memorized). A form is one entry of `FORMS`: a
+function of a random generator that returns a few hundred characters.
 """
 
 import datetime
 import random
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from itertools import cycle, islice
 
 LINE_COUNT = 40  # items of one text; 64 tokens are cut from its middle
@@ -38,7 +43,7 @@ class Form:
 
     Attributes:
         name: shown in the tables as the document `template:NAME`.
-        kind: `counting`, `periodic`, `missed` or `record`.
+        kind: `counting`, `periodic`, `missed`, `record` or `register`.
         write: text of a few hundred characters from a random generator.
     """
 
@@ -181,16 +186,40 @@ def _record(layout: str) -> Callable[[random.Random], str]:
     """A form that fills every field of every line at random: words {w}, names {s}, digits {d}."""
 
     def write(rng: random.Random) -> str:
-        lines = []
-        for _ in range(LINE_COUNT):
-            line = layout
-            for mark, draw in (("{w}", _word), ("{s}", _made_up), ("{d}", _digits)):
-                while mark in line:
-                    line = line.replace(mark, draw(rng), 1)
-            lines.append(line)
-        return "\n".join(lines)
+        draws = {"{w}": _word, "{s}": _made_up, "{d}": _digits}
+        return "\n".join(_fill(layout, draws, rng) for _ in range(LINE_COUNT))
 
     return write
+
+
+def _register(layout: str) -> Callable[[random.Random], str]:
+    """A form that fills every field with a word of Python's help pages, digits apart."""
+
+    def write(rng: random.Random) -> str:
+        draws = {"{w}": _help_word, "{s}": _help_word, "{d}": _digits}
+        return "\n".join(_fill(layout, draws, rng) for _ in range(LINE_COUNT))
+
+    return write
+
+
+def _fill(
+    layout: str, draws: Mapping[str, Callable[[random.Random], str]], rng: random.Random
+) -> str:
+    for mark, draw in draws.items():
+        while mark in layout:
+            layout = layout.replace(mark, draw(rng), 1)
+    return layout
+
+
+def _help_word(rng: random.Random) -> str:
+    return rng.choice(_help_words())
+
+
+@cache
+def _help_words() -> tuple[str, ...]:
+    topics: dict[str, str] = import_module("pydoc_data.topics").topics
+    found = {word for text in topics.values() for word in re.findall("[A-Za-z]{4,12}", text)}
+    return tuple(sorted(found))
 
 
 def _digits(rng: random.Random) -> str:
@@ -249,21 +278,24 @@ _PERIODIC: dict[str, Callable[[random.Random], str]] = {
     "cells": _line_cycle("| {a} | {c} | {d} |"),
     "markup_line": _line_cycle("<{a}>{c}</{a}>"),
 }
-_RECORD: dict[str, Callable[[random.Random], str]] = {
-    "record_table": _record("| {d} | {w} | {s} |"),
-    "record_csv": _record("{s},{w},{s},{d}"),
-    "record_log": _record("[{d}] {w}: {s} {w}"),
-    "record_assignment": _record("{w}_{s} = {s}"),
-    "record_list": _record("{d}. {s} {w} {s}"),
-    "record_setting": _record("{s}.{w} = {w}"),
-    "record_call": _record("{w}({s}) == {s}"),
-    "record_json": _record('{"{w}": "{s} {s}"},'),
-    "record_names": _record("{s} {w} {s} {s}"),
+_RECORD_LAYOUTS = {
+    "table": "| {d} | {w} | {s} |",
+    "csv": "{s},{w},{s},{d}",
+    "log": "[{d}] {w}: {s} {w}",
+    "assignment": "{w}_{s} = {s}",
+    "list": "{d}. {s} {w} {s}",
+    "setting": "{s}.{w} = {w}",
+    "call": "{w}({s}) == {s}",
+    "json": '{"{w}": "{s} {s}"},',
+    "names": "{s} {w} {s} {s}",
 }
+_RECORD = {f"record_{name}": _record(layout) for name, layout in _RECORD_LAYOUTS.items()}
+_REGISTER = {f"register_{name}": _register(layout) for name, layout in _RECORD_LAYOUTS.items()}
 _GROUPS = (
     ("counting", _COUNTING),
     ("periodic", _PERIODIC),
     ("missed", _MISSED),
     ("record", _RECORD),
+    ("register", _REGISTER),
 )
 FORMS = {name: Form(name, kind, write) for kind, group in _GROUPS for name, write in group.items()}
