@@ -1,9 +1,15 @@
-"""What a run would do, said before it does it: counts, bytes on disk, forward passes."""
+"""What a run would do, said before it does it: counts, bytes on disk, time."""
 
+import time
 from pathlib import Path
 
+import numpy as np
+
 from mnemoscope.config import StudySettings
-from mnemoscope.stages.models import Models
+from mnemoscope.lm.capture import capture_pooled
+from mnemoscope.lm.loading import LanguageModel
+from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stages.models import Models, reference_name
 from mnemoscope.stages.sequences import check_sources
 from mnemoscope.study import STAGES, Study, is_study
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -36,6 +42,7 @@ def plan(settings: StudySettings, folder: Path) -> str:
             f"Model {settings.model.name}: {n_layers} layers, {model.n_heads} heads, "
             f"{model.dtype} on {model.device}.",
             f"Sequences: {frame.height:,}, each continued by {length // 2} tokens.",
+            _time_estimate(model, token_matrix(frame), at_most, settings),
             f"Taxonomies: {len(taxonomies)}, up to {per_class:,} sequences a class.",
             f"Maps: at most {at_most:,} of {bytes_a_map / 1e6:.2f} MB = "
             f"{at_most * bytes_a_map / 1e9:.2f} GB a model (per head it would be "
@@ -44,6 +51,24 @@ def plan(settings: StudySettings, folder: Path) -> str:
             f"({n_cnns} a taxonomy and source).",
             "Stages to run: " + (", ".join(s.name for s in STAGES if s.name not in done) or "none"),
         ]
+    )
+
+
+def _time_estimate(
+    model: LanguageModel, tokens: np.ndarray, n_maps: int, settings: StudySettings
+) -> str:
+    """Time one forward pass with capture here, and count with it."""
+    sample = tokens[: settings.model.batch_size]
+    for _ in range(2):  # the first pass warms up
+        started = time.perf_counter()
+        for _ in capture_pooled(model, sample, batch_size=settings.model.batch_size):
+            pass
+    seconds = (time.perf_counter() - started) / len(sample)
+    n_models = 2 if reference_name(settings) else 1
+    total = seconds * (2 * len(tokens) + n_models * n_maps)
+    return (
+        f"Time: about {total / 60:.1f} min for continuation and capture on this machine "
+        f"({1000 * seconds:.1f} ms a forward pass and sequence); the CNNs come on top."
     )
 
 
