@@ -423,18 +423,16 @@ def test_a_stage_before_its_turn_names_the_command_to_run(tiny_studies, tmp_path
 def test_run_reports_an_impossible_taxonomy_and_goes_on_with_the_others(
     tiny, tmp_path, call
 ) -> None:
-    values = tiny.values | {"benchmark": {"n_resamples": 100, "controls": False}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    result = call("run", tmp_path / "study.yaml", "-o", tmp_path / "study")
+    result = call("run", tiny.yaml, "-o", tmp_path / "study", "--no-controls")
     assert result.status == 0
     said = "Non-Memo, Guess, Recall: impossible. 12 sequences of every class are needed, but Guess"
     assert said in result.err
     assert "Guess" in result.out
     assert "impossible" in result.out
     study = Study(tmp_path / "study")
-    assert study.read("benchmark.parquet")["taxonomy"].unique().to_list() == [
-        "Non-Memo, Recite[5], Recollect"
-    ]
+    found = study.read("benchmark.parquet")
+    assert found["taxonomy"].unique().to_list() == ["Non-Memo, Recite[5], Recollect"]
+    assert set(found["source"]) <= {"model", "statistics"}  # no controls
     entry = study.manifest("label")["counts"]["samples"]["Non-Memo, Guess, Recall"]
     assert entry["counts"] == {"Non-Memo": 80, "Guess": 0, "Recall": 160}
     assert "--drop-small-classes" in entry["impossible"]

@@ -181,8 +181,10 @@ def test_redo_makes_the_changed_stage_and_what_follows_and_keeps_the_rest(study)
     assert done(study) == NAMES[: NAMES.index("train") + 1]
     kept = [path for path, time in stamp.items() if path.stat().st_mtime_ns == time]
     assert len(kept) == len(stamp)  # a CNN is named for what made it, so seed 0 is not made again
-    seeds = study.read("runs.parquet").filter(source="model")["seed"].unique().sort()
-    assert seeds.to_list() == [0, 2]
+    runs = study.read("runs.parquet")
+    assert runs["key"].is_unique().all()
+    assert runs.filter(source="model")["seed"].to_list() == [0, 2]
+    assert runs.filter(source="model")["loss"].n_unique() == 2
 
 
 def test_other_sequences_are_another_study_even_with_redo(study) -> None:
@@ -245,6 +247,33 @@ def test_parts_made_with_other_settings_are_not_taken_over(begun) -> None:
     scanned = begun.sequences
     assert (scanned["is_memorized"] == (exact == 1)).all()
     assert scanned.filter(~scanned["is_memorized"])["memorization_score"].null_count() == 80
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
+    begun, tiny_studies, monkeypatch, by_hand
+) -> None:
+    from mnemoscope.stages import continuation
+
+    def stop(path, frame, write=continuation.write_parquet):
+        write(path, frame)
+        if "000000064" in path.name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(continuation, "write_parquet", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(begun, "continue")
+    assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3
+    scan = changed(begun, **{"continue": {"scan": True, "part_rows": 48}})
+    if by_hand:  # in study.yaml itself, which the study then takes for its own
+        path = begun.folder / "study.yaml"
+        path.write_text(yaml.safe_dump(scan.as_dict() | {"record": begun.record}))
+        begun = Study(begun.folder)
+    run_stage(begun, "continue", scan)
+    is_memorized = Study(tiny_studies["continue"]).sequences["is_memorized"]
+    assert begun.sequences["is_memorized"].equals(is_memorized)
+    assert begun.sequences["memorization_score"].null_count() == (~is_memorized).sum()
 
 
 def test_a_damaged_part_is_made_again(begun, tiny_studies) -> None:
