@@ -147,7 +147,8 @@ def _loading(source: Source) -> Iterator[None]:
     except MnemoscopeError:
         raise
     except Exception as error:
-        if source.gguf_file is not None:  # a torn file makes the reader fail in any way
+        if source.gguf_file is not None and not isinstance(error, ImportError):
+            # A torn file makes the reader fail in any way.
             raise DamagedDataError(
                 f"{source.name}: cannot be read as GGUF ({_first_line(error)}). Copy it again."
             ) from error
