@@ -177,12 +177,13 @@ def _delta_maps(stored: StoredDelta) -> DeltaMaps:
 def _examples(
     table: pl.DataFrame, labels: pl.Series, classes: list[str], tokenizer: Any
 ) -> Iterator[Example]:
-    """The first few sequences of each class in a seeded shuffle."""
+    """A few sequences of each class in a seeded shuffle, those with a continuation first."""
     rows = table.with_columns(labels.alias("class"))
     for name in classes:
         chosen = rows.filter(pl.col("class") == name)
-        n = min(EXAMPLES_A_CLASS, chosen.height)
-        for row in chosen.sample(n, seed=0, shuffle=True).iter_rows(named=True):
+        shuffled = chosen.sample(fraction=1, seed=0, shuffle=True)
+        decoded_first = shuffled.sort(pl.col("continuation").is_null(), maintain_order=True)
+        for row in decoded_first.head(EXAMPLES_A_CLASS).iter_rows(named=True):
             yield _example(row, name, tokenizer)
 
 
