@@ -56,11 +56,16 @@ STAGES: tuple[Stage, ...] = (
     Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
     Stage("features", ("sequences",), ("features",)),
     Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
-    Stage("capture", ("label",), (*_MODEL, "capture.reference"), ("maps",)),
+    Stage(
+        "capture",
+        ("label",),
+        (*_MODEL, "capture.reference", "benchmark.controls"),
+        ("maps",),
+    ),
     Stage(
         "train",
         ("label", "capture"),
-        (*_TRAIN, "benchmark.controls", "benchmark.control_seeds"),
+        (*_TRAIN, "benchmark.controls", "benchmark.control_seeds", "benchmark.seed"),
         ("cnn", "predictions.parquet", "runs.parquet"),
     ),
     Stage("benchmark", ("train",), ("benchmark",), ("benchmark.parquet",)),

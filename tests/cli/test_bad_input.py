@@ -380,8 +380,9 @@ def test_a_study_made_with_other_settings(study, tiny, refused, call) -> None:
         assert difference in line
         assert "--redo" in line
         assert snapshot(study) == before
-    assert call("benchmark", study, "--set", "benchmark.seed=4", "--redo", "-q").status == 0
-    assert Study(study).settings.benchmark.seed == 4
+    redo = ["--set", "benchmark.n_resamples=101", "--redo", "-q"]
+    assert call("benchmark", study, *redo).status == 0
+    assert Study(study).settings.benchmark.n_resamples == 101
 
 
 def test_a_study_made_by_another_model_or_of_other_sequences(study, tiny, refused) -> None:
@@ -479,7 +480,7 @@ def test_a_corrupted_shard_is_named_and_captured_again(how, study, refused, call
     for verb, target in (("train", study), ("describe", study / "maps" / "model")):
         line = refused(verb, target, "-q") if verb == "train" else refused(verb, target)
         assert str(shard) in line
-        assert "mnemoscope capture" in line
+        assert "mnemoscope capture --redo" in line
     assert not (study / "cnn").exists() or not any((study / "cnn").iterdir())
     assert call("capture", study, "--redo", "-q").status == 0
     assert shard.read_bytes() == whole

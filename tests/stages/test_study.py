@@ -417,3 +417,37 @@ def test_duplicates_are_counted_anew_in_another_corpus_and_never_over_the_users(
         assert (once >= 1).all()
         manifest = study.manifest("features")
         assert manifest["counts"]["duplicates_from"] == ("column" if name == "mine" else "corpus")
+
+
+# -- what a remedy promises -------------------------------------------------------------------
+
+
+def test_controls_may_be_asked_for_afterwards(tiny, tmp_path) -> None:
+    without = parse_settings(
+        tiny.values | {"benchmark": {"controls": False, "n_resamples": 100}}, where="test"
+    )
+    run(without, tmp_path / "study", until="train")
+    run(load_settings(tiny.yaml), tmp_path / "study", redo=True, until="train")
+    found = set(Study(tmp_path / "study").read("runs.parquet")["source"])
+    assert {"reference", "control", "blind", "ngram", "logits"} <= found
+
+
+def test_another_seed_of_the_control_task_trains_it_anew(study) -> None:
+    def keys() -> dict[str, str]:
+        runs = study.read("runs.parquet").filter(seed=0)
+        return dict(zip(runs["source"], runs["key"], strict=True))
+
+    before = keys()
+    run(changed(study, benchmark={"seed": 4}), study.folder, redo=True, until="train")
+    after = keys()
+    assert {source for source in before if before[source] != after[source]} == {"control"}
+
+
+@pytest.mark.parametrize("ending", ["outcome.safetensors", "safetensors"])
+def test_a_cnn_that_was_deleted_is_trained_again(study, ending) -> None:
+    key = study.read("runs.parquet").filter(source="model")["key"][0]
+    path = study.folder / "cnn" / f"{key}.{ending}"
+    whole = path.read_bytes()
+    path.unlink()
+    run_stage(study, "train", redo=True)
+    assert path.read_bytes() == whole

@@ -25,7 +25,7 @@ __all__ = ["FORMAT_VERSION", "load_cnn", "save_cnn"]
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "mnemoscope_cnn"  # a single key: the order of several is not fixed
-_REPAIR = "Delete it and run 'mnemoscope train' again: only this CNN is trained anew."
+_REPAIR = "Delete it and run 'mnemoscope train --redo': only this CNN is trained anew."
 
 
 def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
@@ -60,7 +60,7 @@ def load_cnn(path: Path | str) -> TrainedCnn:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Train the CNN with 'mnemoscope train'.")
+        raise UserError(f"{path}: no such file. Train the CNN with 'mnemoscope train --redo'.")
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_HEADER_KEY])

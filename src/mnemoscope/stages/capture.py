@@ -62,7 +62,9 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
         int32, shape (rows of `wanted`, length), in its order.
     """
     columns = [name for name in ("tokens", "continuation") if name in table.columns]
-    rows = wanted.join(table.select("sequence_id", *columns), on="sequence_id", how="left")
+    rows = wanted.join(
+        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
+    )
     tokens = token_matrix(rows)
     own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
     if len(own):

@@ -285,13 +285,13 @@ def load_outcome(job: Job) -> Outcome:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
             f"{job.outcome_path}: damaged ({type(error).__name__}). Delete it and run "
-            f"'mnemoscope train {job.study}': it is trained again, the rest is kept."
+            f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
         ) from None
 
 
 def is_finished(job: Job) -> bool:
-    """True when the job's outcome is there (it is written last)."""
-    return job.outcome_path.is_file()
+    """True when the job's outcome is there (it is written last), and the CNN that gave it."""
+    return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
 
 
 def _grid(study: Study, source: str) -> list[CnnSetting | None]:
