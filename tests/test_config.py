@@ -26,7 +26,10 @@ def test_every_setting_has_a_line_that_says_what_it_does() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"capture": {"shardrows": 3}}, "capture.shardrows: unknown key. Did you mean 'shard_rows'?"),
+        (
+            {"capture": {"shardrows": 3}},
+            "capture.shardrows: unknown key. Did you mean 'shard_rows'?",
+        ),
         ({"lable": {}}, "lable: unknown key. Did you mean 'label'?"),
         ({"train": {"preset": "papr"}}, "train.preset: Input should be 'small' or 'paper'"),
         ({"model": {"batch_size": 0}}, "model.batch_size: Input should be greater than"),

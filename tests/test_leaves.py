@@ -2,7 +2,7 @@
 
 import errno
 import io
-import os
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -21,26 +21,29 @@ def test_nearest_names_the_likely_word_and_nothing_else() -> None:
 def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("new, but")
         raise RuntimeError("the process failed here")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_full_disk_says_so_and_keeps_what_was_there(tmp_path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(NoRoomError, match="disk is full"), atomic_path(path) as temporary:
+    with pytest.raises(NoRoomError, match="disk is full"), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("x")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_device_that_is_always_full_is_recognized() -> None:
-    with pytest.raises(OSError) as raised, open("/dev/full", "wb", buffering=0) as handle:
+    with (
+        pytest.raises(OSError, match="No space") as raised,
+        open("/dev/full", "wb", buffering=0) as handle,
+    ):
         handle.write(b"x")
     assert raised.value.errno == errno.ENOSPC  # the number that atomic_path listens for
 
