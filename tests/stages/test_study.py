@@ -451,3 +451,21 @@ def test_a_cnn_that_was_deleted_is_trained_again(study, ending) -> None:
     path.unlink()
     run_stage(study, "train", redo=True)
     assert path.read_bytes() == whole
+
+
+def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_path) -> None:
+    from mnemoscope.stages.models import Models
+    from mnemoscope.stages.sequences import found_study
+
+    class Meanwhile(Models):
+        def model(self, study: Study | None = None):
+            if study is not None:
+                (tmp_path / "study").mkdir()
+                (tmp_path / "study" / "note.txt").write_text("theirs")
+            return super().model(study)
+
+    settings = load_settings(tiny.yaml)
+    with pytest.raises(UserError, match="exists and is not a study"):
+        found_study(tmp_path / "study", settings, Meanwhile(settings))
+    assert [one.name for one in tmp_path.iterdir()] == ["study"]
+    assert (tmp_path / "study" / "note.txt").read_text() == "theirs"

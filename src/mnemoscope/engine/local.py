@@ -5,10 +5,13 @@ One thread a task makes its numbers the same whatever the number of processes.
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from types import ModuleType
 from typing import TypeVar
 
 __all__ = ["n_workers", "run_tasks"]
@@ -36,7 +39,7 @@ def run_tasks(
     """Run a function on each task; results come as they are finished.
 
     Args:
-        function: a module-level function (it is sent to other processes by name).
+        function: a module-level function of a package (it is sent to other processes by name).
         tasks: its arguments.
         workers: processes; with 1, or a single task, it runs here.
 
@@ -54,10 +57,26 @@ def run_tasks(
         workers, mp_context=context, initializer=_prepare, initargs=(os.getpid(),)
     )
     try:
-        for future in as_completed([pool.submit(function, task) for task in tasks]):
+        with _main_hidden():
+            futures = [pool.submit(function, task) for task in tasks]
+        for future in as_completed(futures):
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start workers that do not run the user's script again: they need nothing of it.
+
+    Without this a script must keep its lines behind ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class _one_thread:  # noqa: N801 - reads as a statement
