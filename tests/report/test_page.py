@@ -315,3 +315,15 @@ def test_the_room_is_light_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("scaling", "is_said"), [("sqrt_standardized", True), ("raw", False)])
+def test_a_gradient_by_scaled_maps_is_not_called_the_papers(
+    content: c.ReportContent, scaling, is_said
+) -> None:
+    taxonomy = content.taxonomies[0]
+    cnn = replace(taxonomy.main.cnn, settings={"scaling": scaling})
+    main = replace(taxonomy.main, cnn=cnn)
+    shown = replace(taxonomy, benchmarks=(main, *taxonomy.benchmarks[1:]))
+    words = Page(render_report(replace(content, taxonomies=(shown,)))).words()
+    assert ("by the scaled maps that these CNNs read" in " ".join(words.split())) == is_said
