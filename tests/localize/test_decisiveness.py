@@ -218,3 +218,24 @@ def test_layer_profile_is_the_share_of_the_largest_layer():
     delta[0, 1, 2, 0], delta[0, 1, 1, 1], delta[1, 0, 0, 0] = 0.5, 0.25, 0.375
     assert layer_profile(delta).tolist() == [[0.0, 1.0], [0.5, 0.0]]
     assert layer_profile(torch.zeros(2, 2, 3, 3)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+class Gated(Linear):
+    """Class 0 is told by how far the sum of a map exceeds one half; below that nothing speaks."""
+
+    def forward(self, maps):
+        excess = nn.functional.relu(torch.einsum("blqk,clqk->bc", maps, self.weight) - 0.5)
+        return excess + self.bias
+
+
+def test_a_mean_is_over_the_sequences_used_not_over_the_skipped_ones():
+    """Sums of .75 and .375: the second sequence is skipped, so Δ is the first one's attention."""
+    weight = torch.zeros(2, 1, 2, 2)
+    weight[0] = 1.0
+    whole = torch.tensor([0.25, 0.125])[:, None, None, None] * torch.ones(2, 1, 2, 2).tril()
+    maps = TensorMaps(pack_triangle(whole))
+    found = decisiveness(
+        trained_of(Gated(weight, [9.0, 0.0])), maps, torch.tensor([0, 0]), max_maps=maps
+    )
+    assert (found.n_used.tolist(), found.n_skipped.tolist()) == ([1, 0], [1, 0])
+    assert found.delta[0, 0].tolist() == [[0.25, 0.0], [0.25, 0.25]]
