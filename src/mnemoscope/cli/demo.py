@@ -14,8 +14,9 @@ __all__ = ["demo"]
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
-    small: Annotated[
-        bool, typer.Option("--small", help="Fewer sequences and one seed: a quick check.")
+    small: Annotated[bool, typer.Option("--small", help="Fewer sequences: a quick check.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="All sequences, larger samples, three seeds: longer.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,7 +30,7 @@ def demo(
 
     started = time.monotonic()
     with shown(quiet):
-        study = run(demo_settings(small=small), out)
+        study = run(demo_settings(small=small, thorough=thorough), out)
     print_summary(study)
     print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
