@@ -644,6 +644,8 @@ def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) ->
         (["features", table, "-o", target, "--patterns", "strickt"], "features.patterns"),
         (["features", table, "-o", target, "--length", "1"], "length 1"),
         (["label", table, "-o", target], "name a taxonomy with -t"),
+        (["features", table, "-o", target, "--set", "features.corpus=x"], "are for a study"),
+        (["label", table, "-o", target, "--drop-small-classes"], "are for a study"),
         (["label", table, "-o", target, "-t", "Non-Memo, Gess, Recall"], "Did you mean 'Guess'?"),
         (["label", table, "-o", target, "-t", "Non-Memo, Guess, Recall"], "is_memorized"),
     ]

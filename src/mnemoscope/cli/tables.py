@@ -41,6 +41,7 @@ def features(
     from mnemoscope.sequences.features import add_features
     from mnemoscope.sequences.schema import read_table, write_table
 
+    _only_for_studies("features", set_, redo=redo)
     mode = _pattern_mode(patterns)
     _writable(out)
     frame = read_table(target)
@@ -71,6 +72,7 @@ def label(
         }
         stage_verb(target, "label", flags, set_, redo=redo, quiet=quiet)
         return
+    _only_for_studies("label", set_, redo=redo or drop_small_classes)
     _label_table(target, out, taxonomy or [])
 
 
@@ -111,6 +113,15 @@ def _no_folder_needed(target: Path, verb: str) -> None:
     """A table without -o would have nowhere to go."""
     if target.is_file():
         raise UserError(f"{target}: a table needs -o: mnemoscope {verb} {target} -o OUT.parquet")
+
+
+def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -> None:
+    """Refuse flags that would be passed over where a table is written."""
+    if assignments or redo:
+        raise UserError(
+            f"{verb}: --set, --redo and --drop-small-classes are for a study. "
+            "Leave them out where -o names a table."
+        )
 
 
 def _writable(out: Path) -> None:
