@@ -20,7 +20,7 @@ def demo(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the whole method on the shipped model: about three minutes on two cores.
+    """Show the whole method on the shipped model: under three minutes on two cores.
 
     Example: mnemoscope demo
     """
