@@ -233,7 +233,9 @@ class Study:
     def key(self, stage: str) -> str:
         """Hash of all that decides a stage's output: its settings and those of what it needs."""
         entry = stage_named(stage)
-        basis = [stage, _flatten(self.settings, entry), [self.key(need) for need in entry.needs]]
+        flat = _flatten(self.settings, entry)
+        basis = [stage, flat, [self.key(need) for need in entry.needs]]
+        basis += _taxonomy_digests(flat)
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
     def is_done(self, stage: str) -> bool:
@@ -438,6 +440,14 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
         else:
             flat[head] = values[head]
     return flat
+
+
+def _taxonomy_digests(flat: dict[str, Any]) -> list[str]:
+    """Hashes of the taxonomy files that the settings name: an edited file is another taxonomy."""
+    paths = [
+        Path(one) for one in flat.get("label.taxonomies", []) if one.endswith((".yaml", ".yml"))
+    ]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:

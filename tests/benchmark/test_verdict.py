@@ -32,17 +32,20 @@ def test_the_control_that_the_excess_is_over_is_named() -> None:
     )
 
 
-def test_an_excess_of_zero_or_less_leaves_nothing() -> None:
-    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, 0.004, "blind")))
+def test_an_interval_not_above_zero_leaves_nothing() -> None:
+    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, -0.004, "blind")))
     assert verdict.kind == "nothing"
     assert verdict.sentence.startswith("nothing is left once the text is taken off: −12.3 points")
-    assert "[−18.0, 0.4]" in verdict.sentence
+    assert "[−18.0, −0.4]" in verdict.sentence
 
 
 def test_an_interval_that_spans_zero_is_not_called_either_way() -> None:
     verdict = give_verdict(replace(SEEN, excess=Excess(0.02, -0.03, 0.07, "blind")))
     assert verdict.kind == "unclear"
     assert verdict.sentence.startswith("cannot be told from nothing: attention adds 2.0 points")
+    below = give_verdict(replace(SEEN, excess=Excess(-0.02, -0.07, 0.03, "blind")))
+    assert below.kind == "unclear"
+    assert below.sentence.startswith("cannot be told from nothing: −2.0 points [−7.0, 3.0]")
 
 
 def test_a_lost_class_takes_the_meaning_from_an_excess() -> None:

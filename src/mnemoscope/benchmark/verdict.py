@@ -70,8 +70,10 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
     adds = f"attention adds {points} to {_GIVES[over]}"
     note = _say_limits(figures)
-    if excess.value <= 0:
+    if excess.high <= 0:
         return Verdict("nothing", f"{_NOTHING[over]}: {points}{note}")
+    if excess.value <= 0:
+        return Verdict("unclear", f"cannot be told from nothing: {points} to {_GIVES[over]}{note}")
     if excess.low <= 0:
         return Verdict("unclear", f"cannot be told from nothing: {adds}{note}")
     lost = _say_lost_class(figures)

@@ -90,8 +90,8 @@ def best_without_memory(benchmark: Benchmark) -> Best | None:
 def standing(benchmark: Benchmark | None) -> Standing:
     """Judge a benchmark by the kind of its verdict, or by its excess where no kind is given.
 
-    Beyond: the whole interval is above zero. Nothing beyond: the excess is not above zero.
-    Undecided: it is, but its interval is not, or there is none.
+    Beyond: the whole interval is above zero. Nothing beyond: none of it is. Undecided: it spans
+    zero, or there is none.
     """
     if benchmark is None or benchmark.impossible:
         return Standing.IMPOSSIBLE
@@ -103,10 +103,10 @@ def standing(benchmark: Benchmark | None) -> Standing:
         return Standing.UNCONTROLLED
     if excess.kind:
         return _OF_KIND[excess.kind]
-    if excess.estimate.value <= 0:
-        return Standing.WITHIN
-    low = excess.estimate.low
-    return Standing.BEYOND if low is not None and low > 0 else Standing.UNDECIDED
+    low, high = excess.estimate.low, excess.estimate.high
+    if low is None or high is None:
+        return Standing.UNDECIDED
+    return Standing.BEYOND if low > 0 else Standing.WITHIN if high <= 0 else Standing.UNDECIDED
 
 
 def taxonomy_standing(taxonomy: TaxonomyResult) -> Standing:
