@@ -172,3 +172,19 @@ def test_init_writes_a_file_that_run_takes(tmp_path, call) -> None:
     assert path.read_text().count("#") > 30
     assert "exists" in call("init", path).err
     assert call("init", path, "--force").status == 0
+
+
+def test_features_of_a_table_counts_duplicates_in_a_corpus(call, tmp_path) -> None:
+    """Counted by hand: the suffix stands twice in the first document and once in the second."""
+    suffix = list(range(100, 132))
+    pl.DataFrame({"sequence_id": [1], "tokens": [[*range(32), *suffix]]}).write_parquet(
+        tmp_path / "in.parquet"
+    )
+    corpus = pl.DataFrame({"tokens": [[*suffix, 7, *suffix], [9, *suffix], suffix[:-1]]})
+    corpus.write_parquet(tmp_path / "corpus.parquet")
+    done = call(
+        "features", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet",
+        "--corpus", tmp_path / "corpus.parquet",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert pl.read_parquet(tmp_path / "out.parquet")["duplicates"].to_list() == [3]

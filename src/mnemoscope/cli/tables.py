@@ -1,7 +1,7 @@
 """Verbs that also work on any table: features, label."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,18 @@ def features(
     out: TableOut = None,
     patterns: Patterns = None,
     length: Annotated[int, typer.Option("--length", help="Tokens a sequence (table).")] = 64,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--corpus",
+            help="Folder or table of training texts (or tokens) to count duplicates in.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Model whose tokenizer cuts the corpus, if it is text."),
+    ] = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -34,19 +46,20 @@ def features(
     """
     if out is None:
         _no_folder_needed(target, "features")
-        stage_verb(
-            target, "features", {"features.patterns": patterns}, set_, redo=redo, quiet=quiet
-        )
+        flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
+        stage_verb(target, "features", flags, set_, redo=redo, quiet=quiet)
         return
     from mnemoscope.sequences.features import add_features
+    from mnemoscope.sequences.readers import read_corpus
     from mnemoscope.sequences.schema import read_table, write_table
 
     _only_for_studies("features", set_, redo=redo)
     mode = _pattern_mode(patterns)
     _writable(out)
     frame = read_table(target)
+    counted = None if corpus is None else read_corpus(corpus, _tokenizer(tokenizer))
     with shown(quiet):
-        frame = add_features(frame, patterns=mode, length=length, where=str(target))
+        frame = add_features(frame, patterns=mode, length=length, corpus=counted, where=str(target))
     write_table(out, frame)
     print(f"Wrote {out} ({frame.height:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
 
@@ -100,6 +113,15 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
         counts = ", ".join(f"{k} {n:,}" for k, n in count_classes(series.drop_nulls()).items())
         missing = series.null_count()
         print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
+
+
+def _tokenizer(name: str | None) -> Any:
+    """The tokenizer for a corpus of text; none is needed for one of tokens."""
+    if name is None:
+        return None
+    from mnemoscope.lm.loading import load_tokenizer
+
+    return load_tokenizer(name)
 
 
 def _pattern_mode(patterns: str | None) -> Literal["published", "strict"]:
