@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo fix check test test-all bench embedded clean
 
 demo: $(VENV)/.runtime
-	OMP_NUM_THREADS= $(BIN)/mnemoscope demo -o demo
+	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
 
 setup: $(VENV)/.development
 	$(BIN)/pip install --quiet pre-commit && $(BIN)/pre-commit install

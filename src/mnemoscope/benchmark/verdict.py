@@ -73,7 +73,9 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     if excess.high <= 0:
         return Verdict("nothing", f"{_NOTHING[over]}: {points}{note}")
     if excess.value <= 0:
-        return Verdict("unclear", f"cannot be told from nothing: {points} to {_GIVES[over]}{note}")
+        return Verdict(
+            "unclear", f"cannot be told from nothing: {points} beyond {_GIVES[over]}{note}"
+        )
     if excess.low <= 0:
         return Verdict("unclear", f"cannot be told from nothing: {adds}{note}")
     lost = _say_lost_class(figures)

@@ -31,7 +31,7 @@ def print_summary(study: Study) -> None:
             table.add_row(
                 str(list(samples).index(sample) + 1),
                 _cell(found.get("model"), "min_f1", "low", "high"),
-                *[_cell(found.get(source), "min_f1") for source in _CONTROLS],
+                *[_cell(_best(found, source), "min_f1") for source in _CONTROLS],
                 _cell(found.get("model"), "excess", "excess_low", "excess_high"),
             )
         console.print(table)
@@ -55,6 +55,13 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     for row in study.read("benchmark.parquet").iter_rows(named=True):
         found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
+
+
+def _best(found: dict[str, dict[str, Any]], source: str) -> dict[str, Any] | None:
+    """A source's row; of the two blind baselines the better, which is the one that counts."""
+    sources = ("blind", "ngram") if source == "blind" else (source,)
+    rows = [found[one] for one in sources if one in found and found[one]["min_f1"] is not None]
+    return max(rows, key=lambda row: float(row["min_f1"]), default=None)
 
 
 def _cell(row: dict[str, Any] | None, value: str, low: str = "", high: str = "") -> str:
