@@ -2,7 +2,8 @@
 
 Run: .venv/bin/mnemoscope demo -o demo --thorough
      .venv/bin/python benchmarks/choose_preset.py demo "Non-Memo, Guess, Recall"
-The study's evaluation sequences are never read. Takes minutes; CPU seconds are a CNN's.
+Variants may be named after the taxonomy. The study's evaluation sequences are never read.
+Takes minutes; CPU seconds are a CNN's.
 """
 
 import statistics
@@ -43,8 +44,9 @@ def main() -> None:
     parts = {"train": rows.train.filter(~held_back), "held back": rows.train.filter(held_back)}
     print(f"{name}: " + ", ".join(f"{frame.height} {part}" for part, frame in parts.items()))
     print(f"{'':32} {'train':>6} {'held back':>10} {'accuracy':>9} {'sd':>6} {'CPU s':>6}")
-    for variant, preset in VARIANTS.items():
-        print(f"{variant:32} " + _compare(study, job, parts, preset, len(rows.classes)), flush=True)
+    for variant in sys.argv[3:] or VARIANTS:
+        figures = _compare(study, job, parts, VARIANTS[variant], len(rows.classes))
+        print(f"{variant:32} {figures}", flush=True)
 
 
 def _compare(study, job, parts: dict[str, pl.DataFrame], preset, n_classes: int) -> str:
