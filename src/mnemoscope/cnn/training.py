@@ -212,6 +212,6 @@ def keep_freed_memory() -> None:
 
     glibc hands blocks beyond a threshold back to the system and adapts that threshold to the
     largest block (up to 32 MB) that was freed; freeing one such block once saves the page faults
-    of every step: 14 ms instead of 18 (`benchmarks/bench_cnn_speed.py`). Elsewhere it does nothing.
+    of every step: 15 ms instead of 22 (`benchmarks/bench_cnn_speed.py`). Elsewhere it does nothing.
     """
     torch.empty(_POOL_BYTES, dtype=torch.uint8)
