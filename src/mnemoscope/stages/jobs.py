@@ -23,7 +23,6 @@ from mnemoscope.benchmark.control_task import permute_labels
 from mnemoscope.benchmark.logits import classify_logprobs
 from mnemoscope.benchmark.statistics import classify_statistics, map_statistics
 from mnemoscope.cnn.files import save_cnn
-from mnemoscope.cnn.metrics import confusion_matrix, scores
 from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, train_cnn
@@ -173,12 +172,10 @@ def _train(
         "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
         "probabilities": logits.softmax(dim=1),
     }
-    on_training = predict_logits(trained, training).argmax(dim=1)
-    confusion = confusion_matrix(labels.numpy(), on_training.numpy(), len(rows.classes))
     facts = {
         "loss": trained.history.loss[-1],
         "train_balanced_accuracy": trained.history.train_balanced_accuracy,
-        "train_min_f1": scores(confusion).min_f1,
+        "train_min_f1": trained.history.train_min_f1,
         "p_value": trained.history.p_value,
         "did_train": trained.history.did_train,
     }
