@@ -38,7 +38,7 @@ def test_a_card_at_every_bound_passes():
     [
         (("classes", "prashanth", "Recite[5]"), 899, "Recite sequences"),
         (("classes", "paper", "Non-Memo"), 2499, "Non-Memo sequences"),
-        (("held_out_shares", "predictable templates"), 0.39, "held-out templates"),
+        (("held_out_shares", "predictable templates"), 0.39, "held-out predictable templates"),
         (("held_out_shares", "text"), 0.02, "held-out text"),
         (("reference_shares", "paper", "Recall"), 0.02, "reference model reproduces"),
         (("matched_sizes", "paper"), 149, "genre matched, paper"),
