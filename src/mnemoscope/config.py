@@ -95,6 +95,11 @@ class ContinueSettings(_Settings):
     part_rows: int = Field(
         default=1024, ge=1, description="Sequences a part; a killed run goes on with the next."
     )
+    check_rows: int = Field(
+        default=128,
+        ge=0,
+        description="Sequences that are both scanned and decoded, to see how often the two differ.",
+    )
 
 
 class FeatureSettings(_Settings):

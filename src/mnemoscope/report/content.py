@@ -98,11 +98,23 @@ class Counts:
 
 @dataclass(frozen=True)
 class FragileLabels:
-    """Labels that rounding could flip: a continuation met a near tie of its two best logits."""
+    """Labels that rounding could flip: a continuation met a near tie of its two best logits.
+
+    Attributes:
+        n_fragile: labels with such a tie.
+        n_labels: all labels.
+        gap_tolerance: from which difference of the two best logits on it is no tie.
+        n_checked: sequences that were both scanned and decoded.
+        n_disagree: of these, those with two verdicts.
+        disagree_gap: the largest gap among these, None where there are none.
+    """
 
     n_fragile: int
     n_labels: int
     gap_tolerance: float
+    n_checked: int = 0
+    n_disagree: int = 0
+    disagree_gap: float | None = None
 
 
 @dataclass(frozen=True)

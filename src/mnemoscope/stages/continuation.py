@@ -17,6 +17,7 @@ from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.scan_check import check_scan
 from mnemoscope.study import Study
 
 __all__ = ["continue_stage", "decode"]
@@ -48,6 +49,14 @@ def continue_stage(study: Study, models: Models) -> None:
             "sequences": found.height,
             "memorized": int(found["is_memorized"].sum()),
             "batch_size": study.settings.model.batch_size,
+            "scan_check": check_scan(
+                model,
+                tokens,
+                found,
+                n_rows=study.settings.continue_.check_rows,
+                scanned=scan,
+                batch_size=study.settings.model.batch_size,
+            ),
         }
     shutil.rmtree(study.folder / "continuation")
 

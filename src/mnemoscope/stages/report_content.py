@@ -54,7 +54,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         taxonomies=tuple(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
         checks=tuple(_checks(table)),
-        fragile=_fragile(table),
+        fragile=_fragile(study, table),
         warnings=tuple(_warnings(study)),
         settings=_settings(study),
         commands=_commands(study),
@@ -247,12 +247,20 @@ def _checks(table: pl.DataFrame) -> Iterator[Table]:
     )
 
 
-def _fragile(table: pl.DataFrame) -> FragileLabels | None:
-    """Labels that rounding could flip."""
+def _fragile(study: Study, table: pl.DataFrame) -> FragileLabels | None:
+    """Labels that rounding could flip, and whether scan and decoding agree on them."""
     if "smallest_gap" not in table.columns:
         return None
     n_fragile = table.filter(pl.col("smallest_gap") < GAP_TOLERANCE).height
-    return FragileLabels(n_fragile, table.height, GAP_TOLERANCE)
+    check = (study.manifest("continue") or {"counts": {}})["counts"].get("scan_check", {})
+    return FragileLabels(
+        n_fragile,
+        table.height,
+        GAP_TOLERANCE,
+        n_checked=check.get("checked", 0),
+        n_disagree=check.get("disagree", 0),
+        disagree_gap=check.get("largest_gap_of_these"),
+    )
 
 
 def _warnings(study: Study) -> Iterator[str]:
