@@ -1,72 +1,16 @@
-"""Tiny random models of many families, a tiny tokenizer, and one model that has memorized."""
+"""Fixtures: tiny random models of many families, and one model that has memorized."""
 
-import numpy as np
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mnemoscope.lm import wrap_model
 
-VOCABULARY = 96
-_COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 80,
-    # Wide enough that attention is far from uniform.
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-_GROUPED = {**_COMMON, "num_key_value_heads": 2, "head_dim": 8}
-FAMILIES = {
-    "gpt_neox": _COMMON,
-    "llama": _GROUPED,
-    "gpt2": {**_COMMON, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80},
-    "qwen2": _GROUPED,
-    "qwen3": _GROUPED,
-    "gemma2": {**_GROUPED, "sliding_window": 24, "query_pre_attn_scalar": 8},
-    "mistral": {**_GROUPED, "sliding_window": 24},
-    "phi": _COMMON,
-    "opt": {**_COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32},
-    "bloom": {**_COMMON, "n_layer": 3, "n_head": 4},
-    "falcon": {**_COMMON, "new_decoder_architecture": False, "multi_query": True, "alibi": False},
-    "mpt": {"vocab_size": VOCABULARY, "d_model": 32, "n_heads": 4, "n_layers": 3,
-            "max_seq_len": 80, "initializer_range": 0.3},
-    "gpt_neo": {**_COMMON, "num_layers": 3, "num_heads": 4, "window_size": 24,
-                "attention_types": [[["global", "local", "global"], 1]]},
-}  # fmt: skip
+sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
 
-
-def make_model(family, **changes):
-    torch.manual_seed(7)
-    config = AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
-    # Falcon chooses its attention when built; `load_model` builds it eager, so does this.
-    backend = {"attn_implementation": "eager"} if family == "falcon" else {}
-    return AutoModelForCausalLM.from_config(config, **backend).eval()
-
-
-def make_tokenizer(adds_bos=False):
-    """One token a printable character; id 1 is the beginning of a sequence."""
-    letters = ["<pad>", "<s>", "</s>"] + [chr(code) for code in range(32, 125)]
-    vocabulary = {letter: index for index, letter in enumerate(letters)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    if adds_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 1)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-
-
-def random_tokens(n, length=64, seed=0):
-    return np.random.default_rng(seed).integers(3, VOCABULARY, (n, length)).astype(np.int32)
+from tiny_families import FAMILIES, make_model, make_tokenizer, random_tokens
 
 
 @pytest.fixture(scope="session")

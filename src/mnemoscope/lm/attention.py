@@ -67,10 +67,15 @@ class HeadPool:
         Raises:
             UserError: layers are missing, or weights are non-finite or look ahead; says where.
         """
-        if len(self._means) != self._lm.n_layers:
+        if len(self._means) < self._lm.n_layers:
             raise UserError(
                 f"{self._lm.name}: gave the attention of {len(self._means)} of its "
                 f"{self._lm.n_layers} layers. Only models with attention in every layer are read."
+            )
+        if len(self._means) > self._lm.n_layers:
+            raise UserError(
+                f"{self._lm.name}: gave {len(self._means)} maps of its {self._lm.n_layers} layers. "
+                "Only models with one attention a layer are read."
             )
         maps = PooledMaps(torch.stack(self._means, dim=1), torch.stack(self._maxima, dim=1))
         self._check(maps)

@@ -1,0 +1,126 @@
+"""Build a tiny random model of any causal-LM family and compare its captured maps with its own.
+
+The oracle is transformers' `output_attentions` from the family's eager code, pooled here.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from tiny_families import COMMON, FAMILIES, GROUPED, random_tokens
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import LanguageModel, capture_pooled, wrap_model
+
+MOST_PARAMETERS = 15_000_000
+
+# What the families call the same few things.
+_ANY = {
+    **GROUPED, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80, "d_model": 32,
+    "num_layers": 3, "num_heads": 4, "rotary_dim": 8, "ffn_dim": 48, "word_embed_proj_dim": 32,
+    "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
+    "attention_heads": 4, "is_decoder": True,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+_SPECIAL = {
+    "gemma3_text": {**GROUPED, "sliding_window": 24, "query_pre_attn_scalar": 8,
+                    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gpt_oss": {**_ANY, "sliding_window": 24},
+    "mixtral": {**GROUPED, "num_local_experts": 4, "sliding_window": 24},
+}  # fmt: skip
+
+
+class Finding(NamedTuple):
+    """What capture does with one family.
+
+    Attributes:
+        family: transformers' `model_type`.
+        route: `interface`, `hooks`, or `-` where none was tried.
+        verdict: `exact`, `differs`, `refused` or `not built`.
+        note: the refusal, the difference, or why no tiny model of it can be built.
+    """
+
+    family: str
+    route: str
+    verdict: str
+    note: str = ""
+
+
+def settings_to_try(family: str) -> list[dict]:
+    """Our own choice where there is one, else ever plainer ones."""
+    if family in FAMILIES or family in _SPECIAL:
+        return [FAMILIES.get(family) or _SPECIAL[family]]
+    ungrouped = {**_ANY, "num_key_value_heads": 4}
+    latent = {**ungrouped, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+              "qk_nope_head_dim": 8, "v_head_dim": 8, "qk_head_dim": 16}  # fmt: skip
+    del latent["head_dim"]
+    return [_ANY, latent, ungrouped, COMMON]
+
+
+def build_family(family: str, settings: dict | None = None) -> LanguageModel:
+    """A random model of three layers, as small as the family's settings allow."""
+    config = AutoConfig.for_model(family, **(settings or settings_to_try(family)[0]))
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{size / 1e6:,.0f} million parameters with these settings")
+    torch.manual_seed(7)
+    backend = {"attn_implementation": "eager"} if family == "falcon" else {}
+    model = AutoModelForCausalLM.from_config(config, **backend).eval()
+    return wrap_model(model, name=family)
+
+
+def own_attention(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """What the model itself says it attends to: (batch, layers, heads, query, key)."""
+    model = lm.model
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = model(input_ids=tokens, output_attentions=True, use_cache=False)
+    return torch.stack([one for one in output.attentions if one is not None], dim=1)
+
+
+def largest_difference(lm: LanguageModel, n: int = 3) -> float:
+    """Between captured maps and the pooled oracle, over mean and max; nan where shapes differ."""
+    tokens = random_tokens(n)
+    batch = next(capture_pooled(lm, tokens, batch_size=n))
+    weights = own_attention(lm, torch.from_numpy(tokens).long()).float()
+    if batch.mean.shape != weights.amax(dim=2).shape:
+        return float("nan")
+    mean = (batch.mean - weights.mean(dim=2)).abs().max()
+    return max(float(mean), float((batch.max - weights.amax(dim=2)).abs().max()))
+
+
+def examine(family: str) -> Finding:
+    """Build, capture, compare; with other settings where these do not fit the family."""
+    finding = Finding(family, "-", "not built")
+    for settings in settings_to_try(family):
+        tried = _examine(family, settings)
+        if tried.verdict != "not built":
+            return tried
+        finding = finding if finding.note else tried
+    return finding
+
+
+def _examine(family: str, settings: dict) -> Finding:
+    route = "-"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lm = build_family(family, settings)
+            route = lm.attention_route
+            difference = largest_difference(lm)
+    except UserError as error:
+        return Finding(family, route, "refused", _first_words(error, family))
+    except Exception as error:
+        return Finding(family, "-", "not built", _first_words(error))
+    exact = difference == 0.0
+    return Finding(family, route, "exact" if exact else "differs", "" if exact else str(difference))
+
+
+def _first_words(error: Exception, name: str = "") -> str:
+    """The first sentence of an error, on one line of a Markdown table."""
+    text = " ".join(str(error).split()).removeprefix(f"{name}: ").replace("|", "/")
+    return (text.split(". ")[0] or type(error).__name__)[:140]
