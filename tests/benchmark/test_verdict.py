@@ -13,7 +13,7 @@ SEEN = BenchmarkFigures(
     did_train=True,
     f1=(0.7, 0.8, 0.9),
     f1_low=(0.65, 0.75, 0.85),
-    excess=Excess(0.031, 0.01, 0.052, "ngram"),
+    excess=Excess(0.031, 0.01, 0.052, "ngram", 0.6),
     controls=ALL,
 )
 
@@ -33,17 +33,17 @@ def test_the_control_that_the_excess_is_over_is_named() -> None:
 
 
 def test_an_interval_not_above_zero_leaves_nothing() -> None:
-    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, -0.004, "blind")))
+    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, -0.004, "blind", 0.6)))
     assert verdict.kind == "nothing"
     assert verdict.sentence.startswith("nothing is left once the text is taken off: −12.3 points")
     assert "[−18.0, −0.4]" in verdict.sentence
 
 
 def test_an_interval_that_spans_zero_is_not_called_either_way() -> None:
-    verdict = give_verdict(replace(SEEN, excess=Excess(0.02, -0.03, 0.07, "blind")))
+    verdict = give_verdict(replace(SEEN, excess=Excess(0.02, -0.03, 0.07, "blind", 0.6)))
     assert verdict.kind == "unclear"
     assert verdict.sentence.startswith("cannot be told from nothing: attention adds 2.0 points")
-    below = give_verdict(replace(SEEN, excess=Excess(-0.02, -0.07, 0.03, "blind")))
+    below = give_verdict(replace(SEEN, excess=Excess(-0.02, -0.07, 0.03, "blind", 0.6)))
     assert below.kind == "unclear"
     assert below.sentence.startswith("cannot be told from nothing: −2.0 points [−7.0, 3.0]")
 
@@ -90,5 +90,5 @@ def test_missing_and_failed_controls_are_noted() -> None:
 
 
 def test_no_negative_zero_is_printed() -> None:
-    verdict = give_verdict(replace(SEEN, excess=Excess(-0.0001, -0.0002, -0.0, "blind")))
+    verdict = give_verdict(replace(SEEN, excess=Excess(-0.0001, -0.0002, -0.0, "blind", 0.6)))
     assert "−0.0" not in verdict.sentence

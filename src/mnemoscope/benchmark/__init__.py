@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mnemoscope.benchmark.auc import PairwiseAuc, auc_pairs, bootstrap_auc, pair_names
     from mnemoscope.benchmark.baseline import BaselineFit, fit_baseline
     from mnemoscope.benchmark.blind import blind_maps, ngram_logits
     from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
     from mnemoscope.benchmark.control_task import permute_labels
     from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess
+    from mnemoscope.benchmark.inputs import INPUTS_SCHEMA, score_inputs
     from mnemoscope.benchmark.logits import classify_logprobs
     from mnemoscope.benchmark.matched import Match, match_on_scores, standardized_difference
     from mnemoscope.benchmark.published import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BENCHMARK_SCHEMA",
     "CONTROLS",
+    "INPUTS_SCHEMA",
     "PUBLISHED_MODELS",
     "SOURCES",
     "STATISTICS",
@@ -37,10 +40,13 @@ __all__ = [
     "BenchmarkFigures",
     "Excess",
     "Match",
+    "PairwiseAuc",
     "PublishedConfusion",
     "Verdict",
     "Votes",
+    "auc_pairs",
     "blind_maps",
+    "bootstrap_auc",
     "classify_logprobs",
     "classify_statistics",
     "collect_votes",
@@ -50,11 +56,13 @@ __all__ = [
     "match_on_scores",
     "measure_excess",
     "ngram_logits",
+    "pair_names",
     "permute_labels",
     "published_confusions",
     "published_rho",
     "published_table",
     "score_benchmark",
+    "score_inputs",
     "standardized_difference",
 ]
 
@@ -64,14 +72,18 @@ _MODULES = {
     "BenchmarkFigures": "verdict",
     "CONTROLS": "excess",
     "Excess": "excess",
+    "INPUTS_SCHEMA": "inputs",
     "Match": "matched",
+    "PairwiseAuc": "auc",
     "PUBLISHED_MODELS": "published",
     "PublishedConfusion": "published",
     "SOURCES": "table",
     "STATISTICS": "statistics",
     "Verdict": "verdict",
     "Votes": "votes",
+    "auc_pairs": "auc",
     "blind_maps": "blind",
+    "bootstrap_auc": "auc",
     "classify_logprobs": "logits",
     "classify_statistics": "statistics",
     "collect_votes": "votes",
@@ -81,11 +93,13 @@ _MODULES = {
     "match_on_scores": "matched",
     "measure_excess": "excess",
     "ngram_logits": "blind",
+    "pair_names": "auc",
     "permute_labels": "control_task",
     "published_confusions": "published",
     "published_rho": "published",
     "published_table": "published",
     "score_benchmark": "table",
+    "score_inputs": "inputs",
     "standardized_difference": "matched",
 }
 

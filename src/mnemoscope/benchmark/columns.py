@@ -39,12 +39,27 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "recall_high": _Shares,
     # Rows true, columns predicted, summed over trained runs and epochs.
     "confusion": pl.List(pl.List(pl.Int64)),
+    # Pairs of classes in the order of auc.auc_pairs ("Guess | Recall"), and how well each two
+    # are told apart: area under the ROC curve of p_a / (p_a + p_b) on the sequences of the two,
+    # averaged over trained runs; one a pair.
+    "auc_pairs": pl.List(pl.String),
+    "auc": _Shares,
+    "auc_low": _Shares,
+    "auc_high": _Shares,
     # From here on in the model's row alone. The control that the excess is over; the kind
     # of verdict ("adds", "unclear", "nothing", "cannot") and its sentence.
     "excess": _Share,
     "excess_low": _Share,
     "excess_high": _Share,
     "excess_over": pl.String,
+    # The model's min-F1 that the excess is counted from: of its trainings with the CNN settings
+    # that the controls had too (excess_settings), same seeds. The excess of the AUC of each pair
+    # is over the largest of blind, ngram and reference for that pair.
+    "excess_min_f1": _Share,
+    "excess_settings": pl.List(pl.String),
+    "auc_excess": _Shares,
+    "auc_excess_low": _Shares,
+    "auc_excess_high": _Shares,
     "verdict_kind": pl.String,
     "verdict": pl.String,
     # The model on the matched sequences; what the blind baseline that matched them

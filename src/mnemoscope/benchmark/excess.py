@@ -3,17 +3,20 @@
 Min-F1 of the CNNs on the model's attention minus the larger of what the text alone gives (the
 better of the CNNs on blind maps and the n-gram regression) and what the attention of a model
 gives that never saw the sequences. The interval is a paired bootstrap over evaluation
-sequences (within each class, whose sizes are fixed by the design) and seeds.
+sequences (within each class, whose sizes are fixed by the design) and seeds. The pairwise AUC
+has its excess too, from the same draws.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnemoscope.benchmark.auc import auc_pairs, mean_auc, measures_auc
 from mnemoscope.benchmark.votes import Votes
 from mnemoscope.cnn.intervals import (
+    Interval,
     Resamples,
     draw_resamples,
     interval_of,
@@ -39,12 +42,19 @@ class Excess:
         low: 2.5th percentile over resamples.
         high: 97.5th percentile.
         strongest: the control with the largest min-F1.
+        min_f1: of the model's attention, what the excess is counted from.
+        auc: the same difference in the AUC of each pair of classes, in the order of `auc_pairs`,
+            over the largest control of that pair; None where no probabilities were kept.
+        auc_intervals: their intervals; None with `auc`.
     """
 
     value: float
     low: float
     high: float
     strongest: str
+    min_f1: float
+    auc: tuple[float, ...] | None = None
+    auc_intervals: tuple[Interval, ...] | None = None
 
 
 def measure_excess(
@@ -74,14 +84,44 @@ def measure_excess(
     once = Resamples(np.ones((1, len(model.true)), dtype=np.int32), None)
     observed = {name: float(_min_f1(votes, once)[0]) for name, votes in sources.items()}
     sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
-    runs = _draw_runs(sources, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
+    seeds = {name: votes.seeds for name, votes in sources.items()}
+    runs = _draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
     drawn = {
         name: _min_f1(votes, Resamples(sequences, runs[name])) for name, votes in sources.items()
     }
-    differences = drawn["model"] - np.max([drawn[name] for name in controls], axis=0)
-    low, high = interval_of(differences)
+    low, high = interval_of(_over_largest(drawn))
     strongest = max(controls, key=lambda name: observed[name])
-    return Excess(observed["model"] - observed[strongest], low, high, strongest)
+    found = Excess(observed["model"] - observed[strongest], low, high, strongest, observed["model"])
+    if not measures_auc(sources):
+        return found
+    values, intervals = _auc_excess(sources, sequences, n_resamples, seed)
+    return replace(found, auc=values, auc_intervals=intervals)
+
+
+def _auc_excess(
+    sources: Mapping[str, Votes], sequences: NDArray[np.int32], n_resamples: int, seed: int
+) -> tuple[tuple[float, ...], tuple[Interval, ...]]:
+    """The model's AUC minus the largest control's, pair by pair, with paired intervals."""
+    seeds = {name: votes.score_seeds for name, votes in sources.items()}
+    runs = _draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
+    once = Resamples(np.ones((1, sequences.shape[1]), dtype=np.int32), None)
+    values, intervals = [], []
+    for pair in auc_pairs(sources["model"].n_classes):
+        observed = {name: mean_auc(votes, pair, once) for name, votes in sources.items()}
+        drawn = {
+            name: mean_auc(votes, pair, Resamples(sequences, runs[name]))
+            for name, votes in sources.items()
+        }
+        values.append(float(_over_largest(observed)[0]))
+        intervals.append(interval_of(_over_largest(drawn)))
+    return tuple(values), tuple(intervals)
+
+
+def _over_largest(figures: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The model's figure minus the largest of the others, for every resample."""
+    others = [values for name, values in figures.items() if name != "model"]
+    difference: NDArray[np.float64] = figures["model"] - np.max(others, axis=0)
+    return difference
 
 
 def _check_pairs(model: Votes, controls: Mapping[str, Votes]) -> None:
@@ -94,8 +134,8 @@ def _check_pairs(model: Votes, controls: Mapping[str, Votes]) -> None:
             raise ValueError(f"excess: {name} was evaluated on other sequences or classes")
 
 
-def _draw_runs(
-    sources: Mapping[str, Votes], n_resamples: int, generator: np.random.Generator
+def _draw_seeds(
+    seeds_of: Mapping[str, np.ndarray | None], n_resamples: int, generator: np.random.Generator
 ) -> dict[str, NDArray[np.int32]]:
     """Draw seeds with replacement, once for all sources that share them; a run as its seed.
 
@@ -104,8 +144,8 @@ def _draw_runs(
     """
     drawn: dict[tuple[int, ...], NDArray[np.int32]] = {}
     weights = {}
-    for name, votes in sources.items():
-        seeds, seed_of_run = np.unique(votes.seeds, return_inverse=True)
+    for name, of_runs in seeds_of.items():
+        seeds, seed_of_run = np.unique(np.asarray(of_runs), return_inverse=True)
         key = tuple(seeds.tolist())
         if key not in drawn:
             share = np.full(len(seeds), 1 / len(seeds))

@@ -1,17 +1,20 @@
 """The benchmark table: from the long table of predictions to one row a taxonomy and source.
 
 Every source is judged alike; the model's row also carries the excess over the controls, the
-verdict in words, and its figures on the sequences that look alike to the blind baseline.
+verdict in words, and its figures on the sequences that look alike to the blind baseline. Where
+the controls were trained with fewer CNN settings than the model, the excess counts the model's
+trainings with the controls' settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from mnemoscope.benchmark.auc import PairwiseAuc, bootstrap_auc, pair_names
 from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
-from mnemoscope.benchmark.excess import CONTROLS, measure_excess
+from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.benchmark.votes import Votes, collect_votes
@@ -34,6 +37,7 @@ def score_benchmark(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
+    control_settings: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source.
 
@@ -43,6 +47,8 @@ def score_benchmark(
         classes: for each taxonomy its class names in the order of the indices.
         n_resamples: bootstrap resamples.
         seed: of every bootstrap; the same for all taxonomies and sources.
+        control_settings: names of the model's settings that have controls; the excess counts
+            these alone. None: all.
 
     Returns:
         Columns as in `BENCHMARK_SCHEMA`; taxonomies in the order of `classes`, sources in that
@@ -57,13 +63,14 @@ def score_benchmark(
         votes = _trained_votes(predictions, own_runs, taxonomy, len(names))
         present = [source for source in SOURCES if source in set(own_runs["source"])]
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
+        like = _like_controls(judged, predictions, own_runs, control_settings)
         for source in present:
-            row = {"taxonomy": taxonomy, "source": source}
+            row = {"taxonomy": taxonomy, "source": source, "auc_pairs": pair_names(names)}
             row |= _training_columns(own_runs.filter(pl.col("source") == source))
             if source in judged:
                 row |= judged[source].columns()
             if source == "model":
-                row |= _excess_columns(judged, present, tuple(names), n_resamples, seed)
+                row |= _excess_columns(like, present, tuple(names), n_resamples, seed)
                 row |= _matched_columns(judged, n_resamples, seed)
             rows.append(row)
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
@@ -74,6 +81,7 @@ class _Judged:
 
     def __init__(self, votes: Votes, n_resamples: int, seed: int) -> None:
         self.votes = votes
+        self.n_resamples, self.seed = n_resamples, seed
         self.confusion = confusion_matrix(votes.true, votes.predicted, votes.n_classes)
         self.scores: Scores = scores(self.confusion)
         self.intervals: ScoreIntervals = bootstrap_scores(
@@ -100,6 +108,7 @@ class _Judged:
             **_per_class("precision", self.scores.precision, self.intervals.precision),
             **_per_class("recall", self.scores.recall, self.intervals.recall),
             "confusion": self.confusion.tolist(),
+            **_auc_columns(bootstrap_auc(self.votes, seed=self.seed, n_resamples=self.n_resamples)),
         }
 
 
@@ -117,6 +126,43 @@ def _trained_votes(
     }
 
 
+class _Like(NamedTuple):
+    """What the excess compares.
+
+    Attributes:
+        judged: every source; the model on the settings that have controls.
+        settings: names of these settings.
+        n_runs: the model's trainings with them, trained or not.
+    """
+
+    judged: dict[str, _Judged]
+    settings: list[str]
+    n_runs: int
+
+
+def _like_controls(
+    judged: dict[str, _Judged],
+    predictions: pl.DataFrame,
+    runs: pl.DataFrame,
+    control_settings: Sequence[str] | None,
+) -> _Like:
+    """Put the model on the controls' settings in place of the model on all."""
+    own = runs.filter(pl.col("source") == "model")
+    kept = own
+    if control_settings is not None:
+        kept = own.filter(pl.col("setting").is_in(list(control_settings)))
+    settings = kept["setting"].unique(maintain_order=True).to_list()
+    if kept.height == own.height or "model" not in judged:
+        return _Like(judged, settings, kept.height)
+    rest = {name: one for name, one in judged.items() if name != "model"}
+    if not kept["did_train"].any():
+        return _Like(rest, settings, kept.height)
+    whole = judged["model"]
+    votes = _trained_votes(predictions, kept, kept["taxonomy"][0], whole.votes.n_classes)
+    model = _Judged(votes["model"], whole.n_resamples, whole.seed)
+    return _Like(rest | {"model": model}, settings, kept.height)
+
+
 def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
     """How many trainings there were, how many left chance, and their figure in training."""
     trained = runs.filter(pl.col("did_train"))
@@ -129,18 +175,23 @@ def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _excess_columns(
-    judged: Mapping[str, _Judged],
+    like: _Like,
     present: Sequence[str],
     names: tuple[str, ...],
     n_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """The excess of the model's attention over its controls, and the verdict."""
+    judged = like.judged
     controls = tuple(name for name in CONTROLS if name in present)
     failed = tuple(name for name in controls if name not in judged)
     if "model" not in judged or len(failed) == len(controls):
         figures = BenchmarkFigures(
-            names, "model" in judged, controls=controls, failed_controls=failed
+            names,
+            "model" in judged,
+            controls=controls,
+            failed_controls=failed,
+            has_like_runs=like.n_runs > 0 or not controls,
         )
         return _verdict_columns(figures)
     model = judged["model"]
@@ -159,12 +210,26 @@ def _excess_columns(
         controls=controls,
         failed_controls=failed,
     )
-    return _verdict_columns(figures) | {
+    return _verdict_columns(figures) | _found_columns(found) | {"excess_settings": like.settings}
+
+
+def _found_columns(found: Excess) -> dict[str, Any]:
+    """An excess, of min-F1 and of the pairwise AUC."""
+    columns: dict[str, Any] = {
         "excess": found.value,
         "excess_low": found.low,
         "excess_high": found.high,
         "excess_over": found.strongest,
+        "excess_min_f1": found.min_f1,
     }
+    if found.auc is None or found.auc_intervals is None:
+        return columns
+    return columns | _per_class("auc_excess", np.array(found.auc), found.auc_intervals)
+
+
+def _auc_columns(found: PairwiseAuc | None) -> dict[str, Any]:
+    """Pairwise AUC and its intervals, nothing where no probabilities were kept."""
+    return {} if found is None else _per_class("auc", np.array(found.values), found.intervals)
 
 
 def _verdict_columns(figures: BenchmarkFigures) -> dict[str, Any]:

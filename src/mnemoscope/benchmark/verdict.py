@@ -35,6 +35,7 @@ class BenchmarkFigures:
         excess: excess alignment.
         controls: the controls among these three that ran.
         failed_controls: those of them that did not train.
+        has_like_runs: whether the model was trained with a CNN setting that the controls had.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +45,7 @@ class BenchmarkFigures:
     excess: Excess | None = None
     controls: tuple[str, ...] = ()
     failed_controls: tuple[str, ...] = ()
+    has_like_runs: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
 
 def _say_missing(figures: BenchmarkFigures) -> str:
     """Why there is no excess."""
+    if not figures.has_like_runs:
+        return (
+            "the controls were not trained with this setting (benchmark.control_settings: 0 "
+            "trains them with all)"
+        )
     if not figures.did_train:
         return "the CNN on the model's attention did not train"
     if figures.failed_controls:

@@ -31,6 +31,9 @@ class Votes:
         n_classes: classes of the taxonomy.
         probabilities: of each class, mean over runs, shape (n, classes), float64; where none
             were kept, the share of runs that predicted the class.
+        scores: probabilities of each training (a setting and a seed; its final weights), shape
+            (trainings, n, classes), float32; None where none were kept.
+        score_seeds: seed of each training, shape (trainings,); None with `scores`.
     """
 
     sequence_ids: np.ndarray
@@ -39,6 +42,8 @@ class Votes:
     seeds: np.ndarray
     n_classes: int
     probabilities: np.ndarray
+    scores: np.ndarray | None = None
+    score_seeds: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Votes":
         """Keep the evaluation sequences at these positions only."""
@@ -48,6 +53,7 @@ class Votes:
             true=self.true[rows],
             predicted=self.predicted[:, rows],
             probabilities=self.probabilities[rows],
+            scores=None if self.scores is None else self.scores[:, rows],
         )
 
 
@@ -87,21 +93,27 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
             f"predictions of {where}: class {classes.min()} to {classes.max()}, wanted 0 to "
             f"{n_classes - 1}. {repair}"
         )
-    return Votes(
+    votes = Votes(
         sequence_ids=ids,
         true=grid["true"][0],
         predicted=grid["predicted"],
         seeds=runs["seed"].to_numpy(),
         n_classes=n_classes,
-        probabilities=_mean_probabilities(ordered, grid["predicted"], n_classes),
+        probabilities=np.eye(n_classes)[grid["predicted"]].mean(axis=0),
     )
+    return _with_probabilities(votes, ordered, runs)
 
 
-def _mean_probabilities(ordered: pl.DataFrame, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Average class probabilities over runs, (n, classes); vote shares where none were kept."""
+def _with_probabilities(votes: Votes, ordered: pl.DataFrame, runs: pl.DataFrame) -> Votes:
+    """Add the class probabilities where they were kept; epochs of one training share theirs."""
     if "probabilities" not in ordered.columns or ordered["probabilities"].null_count():
-        shares: np.ndarray = np.eye(n_classes)[predicted].mean(axis=0)
-        return shares
-    kept = ordered["probabilities"].list.to_array(n_classes).to_numpy()
-    mean: np.ndarray = kept.reshape(*predicted.shape, n_classes).mean(axis=0, dtype=np.float64)
-    return mean
+        return votes
+    kept = ordered["probabilities"].list.to_array(votes.n_classes).to_numpy()
+    by_run = kept.reshape(*votes.predicted.shape, votes.n_classes)
+    last = runs.select(pl.struct("setting", "seed").is_last_distinct()).to_series().to_numpy()
+    return replace(
+        votes,
+        probabilities=by_run.mean(axis=0, dtype=np.float64),
+        scores=by_run[last],
+        score_seeds=votes.seeds[last],
+    )

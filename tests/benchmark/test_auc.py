@@ -1,0 +1,156 @@
+"""Pairwise AUC equals scikit-learn's, its bootstrap one by copying, its excess is paired."""
+
+import numpy as np
+import polars as pl
+import pytest
+from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
+from sklearn.metrics import roc_auc_score
+
+from mnemoscope.benchmark.auc import auc_of_each, auc_pairs, bootstrap_auc, pair_names
+from mnemoscope.benchmark.excess import measure_excess
+from mnemoscope.benchmark.table import score_benchmark
+from mnemoscope.benchmark.votes import Votes, collect_votes
+from mnemoscope.cnn.intervals import draw_resamples
+
+TRUE = np.arange(120) % 4
+IDS = np.random.default_rng(5).permutation(120)
+SEEDS = (0, 1, 2)
+
+
+def shares(strength: float, salt: int, true: np.ndarray = TRUE, step: float = 0.0) -> np.ndarray:
+    """Probabilities that lean to the class; with `step` they are rounded, so that many tie."""
+    generator = np.random.default_rng(salt)
+    logits = generator.normal(size=(len(true), true.max() + 1)) + strength * np.eye(4)[true]
+    found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return np.round(found / step) * step if step else found
+
+
+def table_of(source: str, strength: float, *, epochs: tuple[int, ...] = (-1,), step: float = 0.0):
+    parts = []
+    for setting in ("k6-f10-mean", "k8-f10-mean"):
+        for seed in SEEDS:
+            found = shares(strength, 100 * len(source) + 10 * seed + len(setting), step=step)
+            parts += [
+                predictions_of(
+                    source,
+                    TRUE,
+                    {seed: found.argmax(axis=1)},
+                    setting=setting,
+                    epoch=epoch,
+                    ids=IDS,
+                    probabilities=found,
+                )
+                for epoch in epochs
+            ]
+    return pl.concat(parts)
+
+
+def votes_of(source: str, strength: float, **options) -> Votes:
+    return collect_votes(table_of(source, strength, **options), 4, where="x")
+
+
+def slow_auc(true: np.ndarray, scores: np.ndarray, pair: tuple[int, int]) -> float:
+    """One training's AUC by scikit-learn on the probability ratio."""
+    rows = np.isin(true, pair)
+    first, second = (scores[rows, label].astype(np.float64) for label in pair)
+    total = first + second
+    ratio = np.divide(first, total, out=np.full_like(total, 0.5), where=total > 0)
+    return float(roc_auc_score(true[rows] == pair[0], ratio))
+
+
+def test_pairs_are_named_in_their_fixed_order() -> None:
+    assert auc_pairs(4) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert pair_names(CLASSES) == ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
+
+
+@pytest.mark.parametrize("step", [0.0, 0.125])
+@pytest.mark.parametrize("epochs", [(-1,), (0, 1, 2)])
+def test_auc_equals_scikit_learn_averaged_over_trainings(step: float, epochs) -> None:
+    votes = votes_of("model", 0.8, step=step, epochs=epochs)
+    assert votes.scores.shape == (6, 120, 4)  # epochs of one training share their probabilities
+    found = bootstrap_auc(votes, seed=0, n_resamples=20)
+    for value, pair in zip(found.values, auc_pairs(4), strict=True):
+        wanted = np.mean([slow_auc(votes.true, one, pair) for one in votes.scores])
+        assert value == pytest.approx(wanted, abs=1e-12)  # both count pairs exactly
+
+
+def test_every_resample_equals_scikit_learn_on_the_copied_sequences() -> None:
+    votes = votes_of("model", 0.8, step=0.05)
+    drawn = draw_resamples(votes.true, seed=3, n_resamples=8).sequences
+    for pair in auc_pairs(4):
+        found = auc_of_each(votes, pair, drawn)
+        for resample, counts in enumerate(drawn):
+            rows = np.repeat(np.arange(120), counts)
+            wanted = [slow_auc(votes.true[rows], one[rows], pair) for one in votes.scores]
+            np.testing.assert_allclose(found[:, resample], wanted, atol=1e-12)
+
+
+def test_a_probability_of_zero_is_the_surest_and_two_of_them_tie() -> None:
+    true = np.array([0, 0, 1, 1, 2, 2])
+    sure = np.eye(3)[true]
+    votes = collect_votes(
+        predictions_of("model", true, {0: true}, probabilities=sure), 3, where="x"
+    )
+    assert bootstrap_auc(votes, seed=0, n_resamples=10).values == (1, 1, 1)
+    lost = np.eye(3)[[2, 2, 2, 2, 2, 2]]  # neither of the first two classes is ever thought of
+    table = predictions_of("model", true, {0: true}, probabilities=lost)
+    found = bootstrap_auc(collect_votes(table, 3, where="x"), seed=0, n_resamples=10)
+    assert found.values == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
+    """Scores of two normal populations one deviation apart: AUC is Φ(1 / √2) = 0.7602."""
+    true = np.repeat([0, 1], 60)
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        logits = generator.normal(size=120) + (true == 0)
+        p = 1 / (1 + np.exp(-logits))
+        table = predictions_of("m", true, {0: true}, probabilities=np.stack([p, 1 - p], axis=1))
+        votes = collect_votes(table, 2, where="x")
+        low, high = bootstrap_auc(votes, seed=1, n_resamples=200).intervals[0]
+        hits += low <= 0.7602 <= high
+    # Of 60 intervals 57 are expected; fewer than 51 has a probability below 0.01 at 95 %.
+    assert hits >= 51
+
+
+def test_the_excess_of_a_pair_is_over_the_best_control_of_that_pair() -> None:
+    model = votes_of("model", 1.5)
+    controls = {"blind": votes_of("blind", 0.3), "reference": votes_of("reference", 0.6)}
+    found = measure_excess(model, controls, n_resamples=100, seed=0)
+    own = bootstrap_auc(model, seed=0, n_resamples=10).values
+    others = [bootstrap_auc(one, seed=0, n_resamples=10).values for one in controls.values()]
+    wanted = np.array(own) - np.max(others, axis=0)
+    np.testing.assert_allclose(found.auc, wanted, atol=1e-12)
+    assert all(
+        one.low < value < one.high for value, one in zip(wanted, found.auc_intervals, strict=True)
+    )
+    same = measure_excess(model, {"blind": model}, n_resamples=50, seed=0)
+    assert set(same.auc) == {0.0}  # paired: every draw cancels
+    assert set(same.auc_intervals) == {(0.0, 0.0)}
+
+
+def test_without_probabilities_there_is_no_auc_and_the_rest_stays() -> None:
+    true = np.arange(90) % 3
+    bare = [predictions_of(s, true, {0: noisy(true, 0.7, 1)}) for s in ("model", "blind")]
+    bare = pl.concat(bare)
+    row = score_benchmark(bare, runs_of(bare), {TAXONOMY: CLASSES}, n_resamples=50).row(
+        0, named=True
+    )
+    assert row["auc"] is row["auc_excess"] is None
+    assert row["excess"] == 0
+
+
+def test_the_table_holds_the_auc_of_every_source_and_the_excess_of_the_model() -> None:
+    parts = pl.concat([table_of("model", 1.5), table_of("blind", 0.3)])
+    names = {TAXONOMY: ("Non-Memo", "A", "B", "C")}
+    table = score_benchmark(parts, runs_of(parts), names, n_resamples=50)
+    model, blind = table.to_dicts()
+    for row in (model, blind):
+        assert row["auc_pairs"][-1] == "B | C"
+        assert all(
+            low < value < high
+            for low, value, high in zip(row["auc_low"], row["auc"], row["auc_high"], strict=True)
+        )
+    np.testing.assert_allclose(model["auc_excess"], np.subtract(model["auc"], blind["auc"]))
+    assert blind["auc_excess"] is None

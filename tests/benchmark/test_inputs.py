@@ -1,0 +1,135 @@
+"""Each input stands alone beside its own controls; the excess holds like against like."""
+
+import numpy as np
+import polars as pl
+import pytest
+from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
+
+from mnemoscope.benchmark.excess import measure_excess
+from mnemoscope.benchmark.inputs import INPUTS_SCHEMA, score_inputs
+from mnemoscope.benchmark.table import score_benchmark
+from mnemoscope.benchmark.votes import collect_votes
+
+TRUE = np.arange(180) % 3
+SEEDS = (0, 1)
+SHARES = {
+    ("model", "k6-f10-mean"): 0.6,
+    ("model", "k6-f10-heads"): 0.9,
+    ("model", "k6-f10-difference"): 0.8,
+    ("reference", "k6-f10-mean"): 0.5,
+    ("reference", "k6-f10-heads"): 0.3,
+    ("control", "k6-f10-mean"): 0.1,
+    ("blind", "k6-f10-mean"): 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def predictions() -> pl.DataFrame:
+    parts = [
+        predictions_of(
+            source,
+            TRUE,
+            {seed: noisy(TRUE, share, 10 * salt + seed) for seed in SEEDS},
+            setting=setting,
+        )
+        for salt, ((source, setting), share) in enumerate(SHARES.items())
+    ]
+    text = predictions_of("ngram", TRUE, {0: noisy(TRUE, 0.25, 99)}, setting="-")
+    return pl.concat([*parts, text])
+
+
+def inputs(predictions: pl.DataFrame, **options) -> pl.DataFrame:
+    classes = {TAXONOMY: CLASSES}
+    return score_inputs(predictions, runs_of(predictions), classes, n_resamples=60, **options)
+
+
+def votes(predictions: pl.DataFrame, source: str, setting: str):
+    chosen = (pl.col("source") == source) & (pl.col("setting") == setting)
+    return collect_votes(predictions.filter(chosen), 3, where="x")
+
+
+def row_of(table: pl.DataFrame, **wanted: str) -> dict:
+    return table.row(
+        by_predicate=pl.all_horizontal(pl.col(k) == v for k, v in wanted.items()), named=True
+    )
+
+
+def test_every_input_has_a_row_for_each_source_that_reads_it(predictions: pl.DataFrame) -> None:
+    table = inputs(predictions)
+    assert dict(table.schema) == dict(INPUTS_SCHEMA)
+    found = {key[0]: part["source"].to_list() for key, part in table.group_by("input")}
+    assert found == {
+        "mean": ["model", "blind", "ngram", "reference", "control"],
+        "heads": ["model", "blind", "ngram", "reference"],
+        "difference": ["model", "blind", "ngram", "reference"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("mean", "k6-f10-mean"), ("heads", "k6-f10-heads"), ("difference", "k6-f10-mean")],
+)
+def test_an_input_is_held_against_the_reference_on_that_input(predictions, name, reference) -> None:
+    row = row_of(inputs(predictions, seed=4), input=name, source="model")
+    controls = {
+        "blind": votes(predictions, "blind", "k6-f10-mean"),
+        "ngram": votes(predictions, "ngram", "-"),
+        "reference": votes(predictions, "reference", reference),
+    }
+    own = votes(predictions, "model", f"k6-f10-{name}")
+    wanted = measure_excess(own, controls, n_resamples=60, seed=4)
+    assert (row["excess"], row["excess_low"]) == (wanted.value, wanted.low)
+    assert row["excess_settings"] == [f"k6-f10-{name}"]
+
+
+def test_an_input_alone_gives_the_rows_of_the_benchmark_table(predictions: pl.DataFrame) -> None:
+    alone = predictions.filter(~pl.col("setting").str.contains("heads|difference"))
+    table = score_benchmark(alone, runs_of(alone), {TAXONOMY: CLASSES}, n_resamples=60)
+    assert inputs(alone).drop("input").equals(table)
+
+
+def test_the_excess_counts_the_settings_that_the_controls_had(predictions: pl.DataFrame) -> None:
+    runs = runs_of(predictions)
+    table = score_benchmark(
+        predictions,
+        runs,
+        {TAXONOMY: CLASSES},
+        n_resamples=60,
+        control_settings=["k6-f10-mean"],
+    )
+    row = row_of(table, source="model")
+    assert row["excess_settings"] == ["k6-f10-mean"]
+    assert row["n_runs"] == 6  # the figure of the model is still that of all its trainings
+    mean = votes(predictions, "model", "k6-f10-mean")
+    controls = {
+        "blind": votes(predictions, "blind", "k6-f10-mean"),
+        "ngram": votes(predictions, "ngram", "-"),
+        "reference": collect_votes(
+            predictions.filter(pl.col("source") == "reference"), 3, where="x"
+        ),
+    }
+    wanted = measure_excess(mean, controls, n_resamples=60, seed=0)
+    assert row["excess"] == wanted.value
+    assert row["excess_min_f1"] == wanted.min_f1 < row["min_f1"]
+
+
+def test_an_input_without_controls_of_its_own_has_a_figure_and_no_excess(predictions) -> None:
+    table = inputs(predictions, control_settings=["k6-f10-mean"])
+    row = row_of(table, input="heads", source="model")
+    assert row["min_f1"] > 0.8
+    assert row["excess"] is None
+    assert row["verdict_kind"] == "cannot"
+    assert "not trained with this setting" in row["verdict"]
+
+
+def test_where_only_the_settings_without_controls_trained_there_is_no_excess(predictions) -> None:
+    runs = runs_of(predictions).with_columns(
+        did_train=~((pl.col("source") == "model") & (pl.col("setting") == "k6-f10-mean"))
+    )
+    table = score_benchmark(
+        predictions, runs, {TAXONOMY: CLASSES}, n_resamples=60, control_settings=["k6-f10-mean"]
+    )
+    row = row_of(table, source="model")
+    assert row["min_f1"] > 0.7
+    assert row["excess"] is None
+    assert row["verdict"] == "cannot be said: the CNN on the model's attention did not train"
