@@ -86,6 +86,44 @@ def test_taxonomies_share_their_sequences(split: str) -> None:
     assert len(samples[1]) == 600
 
 
+def grouped_table(n: int, seed: int = 0) -> tuple[pl.DataFrame, list[list[str]]]:
+    """Half of the rows in groups of 2 to 6, whatever their class; two labellings of four."""
+    rng = np.random.default_rng(seed)
+    groups = [f"g{g}" if g < n // 8 else None for g in rng.integers(0, n // 4, n)]
+    frame, _ = make(["Guess"] * n, groups)
+    base = rng.choice(4, n, p=[0.4, 0.3, 0.2, 0.1])
+    moved = np.where((base > 0) & (rng.random(n) < 0.3), rng.integers(1, 4, n), base)
+    return frame, [[str(one) for one in labels] for labels in (base, moved)]
+
+
+def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_the_same() -> None:
+    frame, labellings = grouped_table(20_000)
+    names = ["Non-Memo", "Recite[5]", "Reconstruct", "Recollect"]
+    taxonomy = parse_taxonomy(PRASHANTH)
+    need, evaluated, trained = {}, [], []
+    for split in ("row", "group"):
+        union: set[int] = set()
+        for labels in labellings:
+            series = pl.Series("class", [names[int(one)] for one in labels])
+            sample = sample_classes(
+                frame, series, taxonomy, n_train=400, n_eval=200, seed=0, split=split
+            )
+            assert isinstance(sample, Sample)
+            assert (sample.n_train, sample.n_eval) == (400, 200)
+            sides = sample.frame.partition_by("split", as_dict=True)
+            evaluated.append(set(sides[("eval",)]["sequence_id"]))
+            trained.append(set(sides[("train",)]["sequence_id"]))
+            union |= evaluated[-1] | trained[-1]
+        need[split] = len(union)
+    # By row it is the least that a uniform sample of each class can need; one sequence of each
+    # group before a second skips some rows that stand early.
+    assert need["group"] <= 1.05 * need["row"]
+    for first, second in ((0, 1), (2, 3)):
+        on_both = (evaluated[first] | trained[first]) & (evaluated[second] | trained[second])
+        same = (evaluated[first] & evaluated[second]) | (trained[first] & trained[second])
+        assert len(same) > 0.95 * len(on_both)  # dealt out anew it would be 5/9
+
+
 def test_order_of_two_sequences_does_not_depend_on_the_others() -> None:
     few, many = order_keys(np.arange(100), 5), order_keys(np.arange(1000), 5)
     assert (few == many[:100]).all()
@@ -234,7 +272,12 @@ def test_many_groups_give_one_sequence_each_before_one_gives_many() -> None:
     assert isinstance(sample, Sample)
     assert (sample.n_train, sample.n_eval) == (200, 100)
     assert counts_by(sample, "group").get(("form",), 0) <= 1
-    assert sample.warnings == ()
+    drawn = "0.3%" if counts_by(sample, "group").get(("form",)) else "0.0%"
+    first = frame["sequence_id"][:500].min()
+    assert sample.warnings == (
+        f"class Guess: one group of near duplicates (such as sequence {first}) holds 56% of its "
+        f"sequences; the sample takes {drawn} from it and speaks of the others.",
+    )
 
 
 def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of() -> None:
@@ -249,9 +292,32 @@ def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of() ->
     assert_no_group_crosses(sample)
     large = [line for line in sample.warnings if "one group of near duplicates" in line]
     assert len(large) == 2
-    assert "class Guess" in large[0]
-    assert "(b) is 67%" in large[1]
-    assert "(a) is 33%" in large[0]
+    firsts = [frame["sequence_id"][start : start + 150].min() for start in (0, 150)]
+    assert sorted(large) == sorted(
+        f"class Guess: one group of near duplicates (such as sequence {first}) holds 50% of its "
+        f"sequences and {share} of its sample; its figures speak of that text more than of the "
+        "class."
+        for first, share in zip(firsts, sampled_shares(sample), strict=True)
+    )
+
+
+def sampled_shares(sample: Sample) -> list[str]:
+    """What groups a and b hold of the sampled Guess: one has both thirds of training."""
+    counts = counts_by(sample, "class", "group")
+    shares = [counts["Guess", name] / 225 for name in "ab"]
+    assert sorted(shares) == [75 / 225, 150 / 225]
+    return [f"{share:.0%}" for share in shares]
+
+
+@pytest.mark.parametrize(("size", "warned"), [(30, False), (31, True)])
+def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning(
+    size: int, warned: bool
+) -> None:
+    groups = ["g"] * size + [None] * (900 - size)
+    frame, labels = make([NAMES[i // 300] for i in range(900)], groups)
+    sample = sample_classes(frame, labels, TAXONOMY, n_train=40, n_eval=20, seed=0)
+    assert isinstance(sample, Sample)
+    assert [line.split(":")[0] for line in sample.warnings] == ["class Non-Memo"] * warned
 
 
 def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row() -> None:

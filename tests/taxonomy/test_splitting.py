@@ -84,11 +84,18 @@ def test_no_near_duplicate_stands_on_both_sides(seed: int) -> None:
     frame = pl.DataFrame({"sequence_id": range(60), "tokens": tokens.tolist()})
     groups = find_groups(frame).rank("dense").to_numpy().astype(int)
     classes = rng.integers(0, 2, 60)
-    is_train = split_by_group(classes, groups, np.array([12, 12]), np.array([6, 6]))
+    is_train = split_by_group(
+        classes, groups, lots_of(groups), n_train=np.array([12, 12]), n_eval=np.array([6, 6])
+    )
     sets = [{tuple(row[i : i + 5]) for i in range(60)} for row in tokens.tolist()]
     for a in np.flatnonzero(is_train):
         for b in np.flatnonzero(~is_train):
             assert len(sets[a] & sets[b]) / len(sets[a] | sets[b]) < 0.5
+
+
+def lots_of(groups: np.ndarray) -> np.ndarray:
+    """A lot for every group."""
+    return np.random.default_rng(1).random(int(groups.max(initial=0)) + 1)[groups]
 
 
 def best_split(held: np.ndarray, n_train: int, n_eval: int) -> float:
@@ -107,7 +114,13 @@ def share_filled(held: np.ndarray, n_eval: int) -> float:
     cells = np.concatenate([np.repeat(range(n_cells), row) for row in held])
     groups = np.repeat(range(n_groups), held.sum(axis=1))
     n_train = 2 * n_eval
-    side = split_by_group(cells, groups, np.full(n_cells, n_train), np.full(n_cells, n_eval))
+    side = split_by_group(
+        cells,
+        groups,
+        lots_of(groups),
+        n_train=np.full(n_cells, n_train),
+        n_eval=np.full(n_cells, n_eval),
+    )
     train, evaluation = (np.bincount(cells[side == one], minlength=n_cells) for one in (1, 0))
     return float(min(train.min() / n_train, evaluation.min() / n_eval, 1.0))
 

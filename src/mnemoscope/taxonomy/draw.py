@@ -11,15 +11,22 @@ import numpy as np
 
 from mnemoscope.taxonomy.sides import split_by_group
 
-__all__ = ["Draw", "Pool", "apportion", "draw_balanced", "order_keys"]
+__all__ = ["Draw", "Pool", "apportion", "draw_balanced", "draw_lots", "order_keys"]
+
+_SPARE_SHARE, _SPARE_ROWS = 1.25, 64
+"""Rows that are looked at first, by those wanted of a class: the rest seldom matters."""
 
 
 class Pool(NamedTuple):
-    """Rows to draw from, in the order in which they are preferred; each array of shape (n,)."""
+    """Rows to draw from, in the order in which they are preferred; each array of shape (n,).
+
+    The lot of a unit, in [0, 1), says which side it goes to wherever the shares allow.
+    """
 
     class_index: np.ndarray
     unit: np.ndarray
     stratum: np.ndarray
+    lot: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,21 @@ def order_keys(sequence_ids: np.ndarray, seed: int) -> np.ndarray:
     return _mix(np.ascontiguousarray(sequence_ids, dtype=np.int64).view(np.uint64) ^ start)
 
 
+def draw_lots(keys: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """A lot for every unit, independent of the order that the keys give.
+
+    Args:
+        keys: from `order_keys`, shape (n,), rising.
+        unit: unit of every row, shape (n,), int.
+
+    Returns:
+        Shape (n,), float64 in [0, 1), equal within a unit.
+    """
+    _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
+    lots: np.ndarray = (_mix(keys[first]) >> np.uint64(11)) / 2.0**53
+    return lots[inverse]
+
+
 def draw_balanced(pool: Pool, classes: Sequence[int], *, n_train: int, n_eval: int) -> Draw:
     """Draw equally many rows of every class for each side, of every stratum equally many.
 
@@ -78,24 +100,64 @@ def draw_balanced(pool: Pool, classes: Sequence[int], *, n_train: int, n_eval: i
     rows = np.flatnonzero(np.isin(pool.class_index, classes))
     place = np.searchsorted(np.sort(classes), pool.class_index[rows])
     n_classes, n_strata = len(classes), int(pool.stratum.max(initial=-1)) + 1
-    cell, unit = pool.stratum[rows] * n_classes + place, pool.unit[rows]
-    shape = (n_strata, n_classes)
-    common = _count(cell, shape).min(axis=1)
+    cells = _Cells(
+        pool.stratum[rows] * n_classes + place, pool.unit[rows], pool.lot[rows], n_strata, n_classes
+    )
+    common = cells.count(slice(None)).min(axis=1)
     common = apportion(common, min(int(common.sum()), n_train + n_eval))
     train = apportion(common, int(common.sum()) * n_train // (n_train + n_eval))
-    evaluation = common - train
-    is_train = split_by_group(
-        cell, unit, np.repeat(train, n_classes), np.repeat(evaluation, n_classes)
-    )
-    quota = _fit(
-        np.stack([evaluation, train]),
-        np.stack([_count(cell[is_train == side], shape).min(axis=1) for side in (False, True)]),
-    )
-    chosen = _take_spread(cell, unit, is_train, np.repeat(quota, n_classes, axis=1))
-    chosen = chosen[np.argsort(~is_train[chosen], kind="stable")]
-    n_units = tuple(len(np.unique(unit[place == index])) for index in range(n_classes))
+    chosen, quota = _choose(cells, np.stack([common - train, train]))
+    n_units = tuple(len(np.unique(pool.unit[rows[place == index]])) for index in range(n_classes))
     drawn_eval, drawn_train = (int(n) for n in quota.sum(axis=1))
     return Draw(tuple(sorted(classes)), rows[chosen], drawn_train, drawn_eval, n_units)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Rows by cell (stratum and class), each array of shape (n,)."""
+
+    cell: np.ndarray
+    unit: np.ndarray
+    lot: np.ndarray
+    n_strata: int
+    n_classes: int
+
+    def count(self, rows: np.ndarray | slice) -> np.ndarray:
+        """How many of these rows every (stratum, class) has."""
+        counts: np.ndarray = np.bincount(self.cell[rows], minlength=self.n_strata * self.n_classes)
+        return counts.reshape(self.n_strata, self.n_classes)
+
+    def split(self, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Side of each of these rows; `wanted` (2: eval, train; strata)."""
+        n_eval, n_train = np.repeat(wanted, self.n_classes, axis=1)
+        return split_by_group(
+            self.cell[rows], self.unit[rows], self.lot[rows], n_train=n_train, n_eval=n_eval
+        )
+
+
+def _choose(cells: _Cells, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, training first, and how many of each stratum (2: eval, train; strata)."""
+    turn = _number_turns(cells)
+    enough = wanted.sum(axis=0) * _SPARE_SHARE + _SPARE_ROWS
+    for most in (
+        np.repeat(enough, cells.n_classes),
+        np.full(cells.n_strata * cells.n_classes, np.inf),
+    ):
+        first = _take_first(cells.cell, turn, most)
+        is_train = cells.split(first, wanted)
+        held = np.stack(
+            [cells.count(first[is_train == side]).min(axis=1) for side in (False, True)]
+        )
+        quota = _fit(wanted, held)
+        if (quota == wanted).all() or len(first) == len(turn):
+            break
+    by_side = np.repeat(quota, cells.n_classes, axis=1)
+    sides = [first[is_train], first[~is_train]]
+    chosen = [
+        rows[_take_first(cells.cell[rows], turn[rows], most)]
+        for rows, most in zip(sides, by_side[::-1], strict=True)
+    ]
+    return np.concatenate(chosen), quota
 
 
 def apportion(weights: np.ndarray, total: int) -> np.ndarray:
@@ -130,18 +192,19 @@ def _fit(wanted: np.ndarray, available: np.ndarray) -> np.ndarray:
     return np.stack([apportion(side, int(n)) for side, n in zip(fitting, totals, strict=True)])
 
 
-def _take_spread(
-    cell: np.ndarray, unit: np.ndarray, is_train: np.ndarray, quota: np.ndarray
-) -> np.ndarray:
-    """First rows of every cell and side, one of each unit before a second; sorted positions."""
-    row = np.arange(len(cell))
-    turn = np.empty(len(cell), dtype=np.int64)
-    by_unit = np.lexsort((row, unit, cell))
-    turn[by_unit] = _number_runs(np.stack([cell, unit])[:, by_unit])
-    by_side = np.lexsort((row, turn, is_train, cell))
-    number = _number_runs(np.stack([cell, is_train])[:, by_side])
-    taken = number < quota[is_train[by_side].astype(np.int64), cell[by_side]]
-    chosen: np.ndarray = np.sort(by_side[taken])
+def _number_turns(cells: _Cells) -> np.ndarray:
+    """For every row, how many of its unit stand before it in its cell."""
+    turn = np.empty(len(cells.cell), dtype=np.int64)
+    by_unit = np.lexsort((cells.unit, cells.cell))  # stable: rows keep their order
+    turn[by_unit] = _number_runs(np.stack([cells.cell, cells.unit])[:, by_unit])
+    return turn
+
+
+def _take_first(cell: np.ndarray, turn: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """First rows of every cell, one of each unit before a second; sorted positions."""
+    order = np.lexsort((turn, cell))
+    number = _number_runs(cell[order][None])
+    chosen: np.ndarray = np.sort(order[number < most[cell[order]]])
     return chosen
 
 
@@ -153,12 +216,6 @@ def _number_runs(keys: np.ndarray) -> np.ndarray:
     number = np.arange(n)
     since_start: np.ndarray = number - np.maximum.accumulate(np.where(starts, number, 0))
     return since_start
-
-
-def _count(cell: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Rows of every (stratum, class)."""
-    counts: np.ndarray = np.bincount(cell, minlength=shape[0] * shape[1])
-    return counts.reshape(shape)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

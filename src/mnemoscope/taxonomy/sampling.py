@@ -5,17 +5,27 @@ by the seed and by nothing else, serves all taxonomies, so that they share most 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, order_keys
+from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order_keys
 from mnemoscope.taxonomy.impossible import Impossible, explain, explain_null
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import Taxonomy
 from mnemoscope.taxonomy.splitting import find_groups
 
-__all__ = ["MINIMUM", "Impossible", "Sample", "sample_classes"]
+__all__ = [
+    "MINIMUM",
+    "Impossible",
+    "Ordered",
+    "Sample",
+    "draw_sample",
+    "order_table",
+    "sample_classes",
+]
 
 PAPER_N_TRAIN, PAPER_N_EVAL = 4000, 2000
 """Sequences a class in arXiv 2508.02573."""
@@ -57,6 +67,32 @@ class Sample:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Ordered:
+    """A table in the order of its seed: what drawing looks at whatever the taxonomy.
+
+    Attributes:
+        frame: the table as it was given.
+        rows: sequence_id and group, in the order of the seed; rows without a value to match by
+            are left out.
+        position: row of `frame` that each of `rows` is, shape (n,), int64.
+        unit: what may not be divided, the group or the row itself, shape (n,), int64.
+        stratum: number of the value that is matched, 0 without one, shape (n,), int64.
+        lot: lot of each unit (see `draw.Pool`), shape (n,), float64.
+        split: "group" or "row".
+        match: column whose values are matched.
+    """
+
+    frame: pl.DataFrame
+    rows: pl.DataFrame
+    position: np.ndarray
+    unit: np.ndarray
+    stratum: np.ndarray
+    lot: np.ndarray
+    split: str
+    match: str | None
+
+
 def sample_classes(
     frame: pl.DataFrame,
     labels: pl.Series,
@@ -74,11 +110,12 @@ def sample_classes(
 
     Where a class has too few, all classes shrink in proportion. By group, no group stands on
     both sides, and every group gives one sequence before any gives a second; by row, every class
-    gives its first sequences in the order of the seed, as in the paper.
+    gives its first sequences in the order of the seed, as in the paper. For many taxonomies of
+    one table call `order_table` once and `draw_sample` for each: the samples are the same.
 
     Args:
         frame: table with ``sequence_id``; ``group`` from `splitting.find_groups` (found here
-            where it is missing and needed: find it once for many taxonomies).
+            where it is missing and needed).
         labels: class of every row, from `labels.label_sequences`; null is left out.
         taxonomy: the taxonomy that gave the labels.
         n_train: training sequences wanted of every class.
@@ -97,35 +134,121 @@ def sample_classes(
     Raises:
         UserError: unknown split or column, a size below 1, sequence ids that are not unique.
     """
-    _check_request(frame, n_train=n_train, n_eval=n_eval, split=split, match=match)
-    rows = _arrange(frame, labels, taxonomy, seed=seed, split=split, match=match)
+    return draw_sample(
+        order_table(frame, seed=seed, split=split, match=match),
+        labels,
+        taxonomy,
+        n_train=n_train,
+        n_eval=n_eval,
+        drop_small_classes=drop_small_classes,
+        minimum=minimum,
+    )
+
+
+def order_table(
+    frame: pl.DataFrame, *, seed: int, split: str = "group", match: str | None = None
+) -> Ordered:
+    """Bring a table into the order of its seed, once for all taxonomies.
+
+    Args:
+        frame: as for `sample_classes`.
+        seed: as there.
+        split: as there.
+        match: as there.
+
+    Returns:
+        What `draw_sample` draws from.
+
+    Raises:
+        UserError: unknown split or column, sequence ids that are not unique.
+    """
+    _check_table(frame, split=split, match=match)
+    own_group = pl.col("sequence_id").cast(pl.String)
+    rows = pl.DataFrame(
+        {
+            "sequence_id": frame["sequence_id"],
+            "group": _find_given_groups(frame, split),
+            "matched": [""] * frame.height if match is None else frame[match].cast(pl.String),
+            "key": order_keys(frame["sequence_id"].to_numpy(), seed),
+        }
+    )
+    rows = (
+        rows.with_row_index("position")
+        .sort("key")
+        .with_columns(pl.col("group").fill_null(own_group))
+    )
+    by_group = rows["group"].rank("dense").cast(pl.Int64).to_numpy()
+    unit = by_group if split == "group" else np.arange(rows.height)
+    kept = rows.with_columns(unit=unit, lot=draw_lots(rows["key"].to_numpy(), unit)).drop_nulls(
+        "matched"
+    )
+    return Ordered(
+        frame=frame,
+        rows=kept.select("sequence_id", "group"),
+        position=kept["position"].to_numpy().astype(np.int64),
+        unit=kept["unit"].to_numpy(),
+        stratum=kept["matched"].rank("dense").cast(pl.Int64).to_numpy() - 1,
+        lot=kept["lot"].to_numpy(),
+        split=split,
+        match=match,
+    )
+
+
+def draw_sample(
+    ordered: Ordered,
+    labels: pl.Series,
+    taxonomy: Taxonomy,
+    *,
+    n_train: int = PAPER_N_TRAIN,
+    n_eval: int = PAPER_N_EVAL,
+    drop_small_classes: bool = False,
+    minimum: int = MINIMUM,
+) -> Sample | Impossible:
+    """Draw one taxonomy's sample from a table in the order of its seed.
+
+    Args:
+        ordered: from `order_table`.
+        labels: class of every row of the table as it was given to `order_table`.
+        taxonomy: as for `sample_classes`.
+        n_train: as there.
+        n_eval: as there.
+        drop_small_classes: as there.
+        minimum: as there.
+
+    Returns:
+        The sample, or why there is none.
+
+    Raises:
+        UserError: a size below 1.
+    """
+    _check_sizes(n_train, n_eval)
+    rows, pool = _label_pool(ordered, labels, taxonomy)
     counts = count_classes(labels, taxonomy.classes)
     needed = max(2, min(minimum, n_train + n_eval))
-    pool = Pool(*(rows[name].to_numpy() for name in ("class_index", "unit", "stratum")))
     draw = full = draw_balanced(pool, range(len(taxonomy.classes)), n_train=n_train, n_eval=n_eval)
     while drop_small_classes and not draw.is_enough(needed) and len(draw.classes) > 2:
         draw = _drop_one(pool, draw, n_train=n_train, n_eval=n_eval)
-    missing = explain_null(frame, labels, taxonomy)
+    missing = explain_null(ordered.frame, labels, taxonomy)
     if not draw.is_enough(needed):
         return explain(
             full,
             taxonomy,
             counts,
             needed=needed,
-            split=split,
-            match=match,
+            split=ordered.split,
+            match=ordered.match,
             may_drop=not drop_small_classes,
             missing=missing,
         )
     sampled = _make_frame(rows, draw, taxonomy)
     classes = tuple(taxonomy.classes[index] for index in draw.classes)
-    has_groups = split == "group" or "group" in frame.columns
+    has_groups = ordered.split == "group" or "group" in ordered.frame.columns
     return Sample(
         frame=sampled,
         classes=classes,
         n_train=draw.n_train,
         n_eval=draw.n_eval,
-        split=split,
+        split=ordered.split,
         counts=counts,
         dropped=tuple(name for name in taxonomy.classes if name not in classes),
         n_groups_crossing=_count_crossing(sampled) if has_groups else None,
@@ -133,23 +256,16 @@ def sample_classes(
             *_warn_small(draw, classes, counts, (n_train, n_eval)),
             *_warn_dropped(taxonomy, classes, counts),
             *([f"{missing}."] if missing else []),
-            *_warn_large_groups(sampled, draw.n_train + draw.n_eval),
+            *_warn_large_groups(rows, sampled, classes),
         ),
     )
 
 
-def _check_request(
-    frame: pl.DataFrame, *, n_train: int, n_eval: int, split: str, match: str | None
-) -> None:
-    """Refuse what cannot be asked for."""
+def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
+    """Refuse what cannot be asked of a table."""
     if split not in ("group", "row"):
         hint = nearest(split, ["group", "row"])
         raise UserError(f"split '{split}' is unknown.{hint} Choose group or row.")
-    if n_train < 1 or n_eval < 1:
-        raise UserError(
-            f"n_train {n_train}, n_eval {n_eval}: at least one sequence a class is needed on "
-            "each side."
-        )
     if match is not None and match not in frame.columns:
         hint = nearest(match, frame.columns)
         raise UserError(f"classes cannot be matched by '{match}': no such column.{hint}")
@@ -157,34 +273,26 @@ def _check_request(
         raise UserError("column 'sequence_id' holds an id twice. Number the sequences anew.")
 
 
-def _arrange(
-    frame: pl.DataFrame,
-    labels: pl.Series,
-    taxonomy: Taxonomy,
-    *,
-    seed: int,
-    split: str,
-    match: str | None,
-) -> pl.DataFrame:
-    """Rows that can be drawn, in the order of the seed, with what drawing looks at as numbers."""
+def _check_sizes(n_train: int, n_eval: int) -> None:
+    """Refuse a side without sequences."""
+    if n_train < 1 or n_eval < 1:
+        raise UserError(
+            f"n_train {n_train}, n_eval {n_eval}: at least one sequence a class is needed on "
+            "each side."
+        )
+
+
+def _label_pool(
+    ordered: Ordered, labels: pl.Series, taxonomy: Taxonomy
+) -> tuple[pl.DataFrame, Pool]:
+    """Rows that have a class, in the order of the seed, and what drawing looks at as numbers."""
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
-    own_group = pl.col("sequence_id").cast(pl.String)
-    rows = pl.DataFrame(
-        {
-            "sequence_id": frame["sequence_id"],
-            "class": labels,
-            "group": _find_given_groups(frame, split),
-            "matched": [""] * frame.height if match is None else frame[match].cast(pl.String),
-            "key": order_keys(frame["sequence_id"].to_numpy(), seed),
-        }
-    )
-    rows = rows.drop_nulls(["class", "matched"]).sort("key").with_row_index("row")
-    unit = pl.col("group").rank("dense") if split == "group" else pl.col("row")
-    return rows.with_columns(pl.col("group").fill_null(own_group)).with_columns(
-        class_index=pl.col("class").replace_strict(numbers, return_dtype=pl.Int64),
-        unit=unit.cast(pl.Int64),
-        stratum=pl.col("matched").rank("dense").cast(pl.Int64) - 1,
-    )
+    coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int64).fill_null(-1)
+    class_index = coded.to_numpy()[ordered.position]
+    kept = np.flatnonzero(class_index >= 0)
+    arrays = (class_index, ordered.unit, ordered.stratum, ordered.lot)
+    rows = ordered.rows.with_columns(labels.gather(ordered.position).alias("class"))[kept]
+    return rows, Pool(*(array[kept] for array in arrays))
 
 
 def _find_given_groups(frame: pl.DataFrame, split: str) -> pl.Series:
@@ -250,12 +358,38 @@ def _warn_dropped(
     ]
 
 
-def _warn_large_groups(sampled: pl.DataFrame, n_class: int) -> list[str]:
-    """Groups that make up more than a tenth of what is sampled of a class."""
-    sizes = sampled.group_by("class", "group", maintain_order=True).len()
-    large = sizes.filter((pl.col("len") > 1) & (pl.col("len") > _LARGE_GROUP * n_class))
-    return [
-        f"class {name}: one group of near duplicates ({group}) is {n / n_class:.0%} of its "
-        f"{n_class:,} sequences; its figures speak of that text more than of the class."
-        for name, group, n in large.sort("class", "len", "group").rows()
-    ]
+def _warn_large_groups(
+    rows: pl.DataFrame, sampled: pl.DataFrame, classes: tuple[str, ...]
+) -> list[str]:
+    """Groups that make up more than a tenth of a class, in the table or in the sample."""
+    by = ["class", "group"]
+    share = (pl.col("len") / pl.col("len").sum().over("class")).alias("share")
+    found = (
+        rows.filter(pl.col("class").is_in(classes))
+        .group_by(by)
+        .agg(pl.len(), pl.col("sequence_id").min().alias("example"))
+    )
+    drawn = sampled.group_by(by).len().with_columns(share).select(*by, drawn="share")
+    large = (
+        found.with_columns(share)
+        .filter(pl.col("len") > 1)
+        .join(drawn, on=by, how="left")
+        .with_columns(pl.col("drawn").fill_null(0.0))
+        .filter(pl.max_horizontal("share", "drawn") > _LARGE_GROUP)
+        .sort("class", "len", "example")
+    )
+    return [_say_large(row) for row in large.iter_rows(named=True)]
+
+
+def _say_large(row: dict[str, Any]) -> str:
+    """One large group in words: its class, its shares, a sequence of it."""
+    holds = (
+        f"class {row['class']}: one group of near duplicates (such as sequence {row['example']}) "
+        f"holds {row['share']:.0%} of its sequences"
+    )
+    if row["drawn"] > _LARGE_GROUP:
+        return (
+            f"{holds} and {row['drawn']:.0%} of its sample; its figures speak of that text more "
+            "than of the class."
+        )
+    return f"{holds}; the sample takes {row['drawn']:.1%} from it and speaks of the others."
