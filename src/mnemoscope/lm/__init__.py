@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mnemoscope.lm.capture import capture_pooled
     from mnemoscope.lm.continuation import Continuations, continue_sequences
     from mnemoscope.lm.gguf import convert_gguf
+    from mnemoscope.lm.knockout import cut_attention
     from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
     from mnemoscope.lm.loading import load_model, load_tokenizer
     from mnemoscope.lm.logprobs import suffix_logprobs
@@ -25,6 +26,7 @@ __all__ = [
     "check_fits",
     "continue_sequences",
     "convert_gguf",
+    "cut_attention",
     "load_model",
     "load_tokenizer",
     "pooled_attention",
@@ -42,6 +44,7 @@ _MODULES = {
     "check_fits": "language_model",
     "continue_sequences": "continuation",
     "convert_gguf": "gguf",
+    "cut_attention": "knockout",
     "load_model": "loading",
     "load_tokenizer": "loading",
     "pooled_attention": "attention",

@@ -14,7 +14,7 @@ __all__ = ["capture_pooled"]
 
 
 def capture_pooled(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, keep_heads: bool = False
 ) -> Iterator[PooledMaps]:
     """Capture the attention of whole sequences, pooled over heads.
 
@@ -25,6 +25,7 @@ def capture_pooled(
         tokens: sequences as the model is to read them, shape (n, T), integers; equal lengths, so
             there is no padding.
         batch_size: sequences at once; halved, and said so, when memory runs out.
+        keep_heads: give every head's maps too (`PooledMaps.heads`).
 
     Returns:
         An iterator of `PooledMaps`, (batch, layers, T, T), in the order of the rows. Where the
@@ -36,11 +37,11 @@ def capture_pooled(
         NoRoomError: not even one sequence fits into memory.
     """
     table = check_tokens(lm, tokens)
-    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch))
+    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch, keep_heads))
 
 
-def _capture_batch(lm: LanguageModel, batch: torch.Tensor) -> PooledMaps:
-    with pooled_attention(lm) as pool:
+def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> PooledMaps:
+    with pooled_attention(lm, keep_heads=keep_heads) as pool:
         with torch.inference_mode():
             lm.model.base_model(
                 input_ids=prepend_bos(lm, batch),

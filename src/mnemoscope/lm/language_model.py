@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import attention_route
+from mnemoscope.lm.backend import attention_route
 from mnemoscope.lm.bos import find_bos
 from mnemoscope.lm.fingerprint import fingerprint_model
 

@@ -1,0 +1,168 @@
+"""Cut edges are gone wherever the model runs; nothing else changes; the model is left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_families import FAMILIES, random_tokens
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import continue_sequences, cut_attention, suffix_logprobs
+from mnemoscope.lm.forward import last_logits, prepend_bos
+from mnemoscope.lm.knockout import _CutSoftmax, _Scissors
+
+T = 64
+LAYERS = 3
+
+
+def no_edges(*batch):
+    return torch.zeros((*batch, LAYERS, T, T), dtype=torch.bool)
+
+
+def some_edges(share=0.3, *batch, seed=0):
+    torch.manual_seed(seed)
+    edges = torch.rand((*batch, LAYERS, T, T)).tril() > 1 - share
+    return edges.tril(diagonal=-1)  # every row keeps itself
+
+
+def logits_of(lm, tokens, edges=None, **options):
+    ids = prepend_bos(lm, torch.from_numpy(tokens).long())
+    with torch.no_grad():
+        if edges is None:
+            lm.model.set_attn_implementation("eager")
+            return last_logits(lm, ids, T)
+        with cut_attention(lm, edges, **options):
+            return last_logits(lm, ids, T)
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_cutting_nothing_changes_no_logit(build, tokens, family, adds_bos):
+    lm, table = build(family, adds_bos=adds_bos), tokens(3)
+    with_nothing = logits_of(lm, table, no_edges())
+    assert torch.equal(with_nothing, logits_of(lm, table))
+
+
+def test_a_cut_is_a_mask_where_rows_are_renormalized(build, tokens):
+    """Outside oracle: transformers' own additive mask before the softmax, in one layer of all."""
+    lm, table = build("llama"), tokens(3)
+    edges = some_edges()[:1].expand(LAYERS, T, T)  # one mask serves all layers
+    mask = torch.zeros(1, 1, T, T).masked_fill(edges[:1, None] | ~torch.ones(T, T).tril().bool(),
+                                                torch.finfo(torch.float32).min)  # fmt: skip
+    lm.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        ids = torch.from_numpy(table).long()
+        masked = lm.model(input_ids=ids, attention_mask=mask.expand(3, 1, T, T)).logits
+    # Division by the sum that is left instead of a smaller softmax: float32 rounding.
+    torch.testing.assert_close(logits_of(lm, table, edges, renormalize=True), masked,
+                               atol=2e-4, rtol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("n_sinks", [0, 1])
+def test_a_row_attends_to_what_is_left_of_it(build, n_sinks):
+    """Closed form: all keys but the first cut; the rest of the weight goes, or goes to that key."""
+    edges = torch.ones(LAYERS, T, T).tril().bool()
+    edges[:, :, 0] = False
+    scores = torch.rand(2, 4, T, T).masked_fill(~torch.ones(T, T).tril().bool(), -torch.inf)
+    scores = torch.nn.functional.pad(scores, (0, n_sinks))
+    weights = scores.softmax(dim=-1)
+    for renormalize in (False, True):
+        scissors = _Scissors(build("gpt_neox"), edges, renormalize=renormalize)
+        with _CutSoftmax(scissors, T):
+            left = torch.softmax(scores, dim=-1)
+        whole = weights[..., 0] + (weights[..., T:].sum(-1) if n_sinks else 0)
+        ratio = 1 / whole if renormalize else torch.ones(())
+        torch.testing.assert_close(left[..., 0], weights[..., 0] * ratio)
+        torch.testing.assert_close(left[..., T:], weights[..., T:] * ratio[..., None])
+        assert left[..., 1:T].abs().max() == 0.0
+
+
+def test_decoding_with_a_cut_is_full_recomputation_with_that_cut(build, tokens, family):
+    """Each step's query row is cut with a cache as it is when everything is read again."""
+    lm, table = build(family), tokens(4)
+    edges = some_edges(0.2)
+    with cut_attention(lm, edges):
+        cached = next(continue_sequences(lm, table, batch_size=4)).tokens
+    ids = torch.from_numpy(table[:, :32]).long()
+    with torch.no_grad(), cut_attention(lm, edges):
+        for _ in range(32):
+            ids = torch.cat([ids, last_logits(lm, ids, 1)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert np.array_equal(cached, ids[:, 32:].numpy())
+    assert not np.array_equal(cached, next(continue_sequences(lm, table, batch_size=4)).tokens)
+
+
+def test_a_window_that_drops_keys_from_the_cache_moves_no_cut(build, tokens):
+    lm, table, edges = build("mistral", sliding_window=8), tokens(4), some_edges(0.4)
+    with cut_attention(lm, edges):
+        cached = next(continue_sequences(lm, table, batch_size=4)).tokens
+    ids = torch.from_numpy(table[:, :32]).long()
+    with torch.no_grad(), cut_attention(lm, edges):
+        for _ in range(32):
+            ids = torch.cat([ids, last_logits(lm, ids, 1)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert np.array_equal(cached, ids[:, 32:].numpy())
+
+
+def test_edges_of_each_sequence_cut_that_sequence_alone(build, tokens, family):
+    lm, table = build(family), tokens(3)
+    edges = some_edges(0.3, 3)
+    together = logits_of(lm, table, edges)
+    for row in range(3):
+        alone = logits_of(lm, table[row : row + 1], edges[row])
+        torch.testing.assert_close(together[row : row + 1], alone, atol=2e-4, rtol=1e-4)
+
+
+def test_an_edge_into_the_future_of_a_query_leaves_earlier_tokens_alone(build, tokens):
+    lm, table = build("gpt_neox"), tokens(2)
+    edges = no_edges()
+    edges[:, 40:, :10] = True
+    before, after = logits_of(lm, table), logits_of(lm, table, edges)
+    assert torch.equal(before[:, :40], after[:, :40])
+    assert (before[:, 40:] - after[:, 40:]).abs().amax() > 1e-3
+
+
+def test_the_bos_token_is_never_cut_and_moves_no_edge(build, tokens):
+    lm, table = build("llama", adds_bos=True), tokens(2)
+    edges = torch.ones(LAYERS, T, T).tril().bool()
+    with torch.no_grad(), cut_attention(lm, edges, renormalize=True):
+        out = lm.model(prepend_bos(lm, torch.from_numpy(table).long())).logits
+    assert out.isfinite().all()  # all that is left is the BOS token: every row attends to it
+
+
+def test_log_probabilities_are_those_of_the_cut_model(build, tokens):
+    lm, table = build("gpt_neox"), tokens(3)
+    edges = some_edges()
+    with cut_attention(lm, edges):
+        found = suffix_logprobs(lm, table, batch_size=3)
+    logits = logits_of(lm, table, edges)[:, 31:-1].log_softmax(-1)
+    wanted = logits.gather(2, torch.from_numpy(table[:, 32:]).long()[..., None])[..., 0]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", sorted({"gpt_neox", "bloom"} & set(FAMILIES)))
+def test_the_model_is_as_before_also_after_an_error(build, tokens, name):
+    lm, table = build(name), tokens(2)
+    before = logits_of(lm, table)
+    forwards = [type(m).forward for m in lm.model.modules()]
+    with pytest.raises(ArithmeticError), cut_attention(lm, some_edges()):
+        raise ArithmeticError
+    assert torch.equal(logits_of(lm, table), before)
+    assert [type(m).forward for m in lm.model.modules()] == forwards
+    assert not any("forward" in vars(m) for m in lm.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("edges", "said"),
+    [
+        (torch.zeros(2, T, T, dtype=torch.bool), "2 layers, but gpt_neox has 3"),
+        (torch.zeros(LAYERS, T, T), "wanted bool"),
+        (torch.ones(LAYERS, T, T, dtype=torch.bool), "later key"),
+    ],
+)
+def test_edges_that_fit_no_model_are_refused(build, edges, said):
+    with pytest.raises(UserError, match=said), cut_attention(build("gpt_neox"), edges):
+        pass
+
+
+def test_sequences_longer_than_the_edges_are_refused(build):
+    lm = build("gpt_neox")
+    edges = torch.zeros(LAYERS, 16, 16, dtype=torch.bool)
+    with pytest.raises(UserError, match="edges are given for 16"), cut_attention(lm, edges):
+        last_logits(lm, torch.from_numpy(random_tokens(2)).long(), 1)
