@@ -10,6 +10,7 @@ from map_folders import capture, maps_of
 from torch.utils.data import DataLoader
 
 from mnemoscope.maps import MapStore, MapWriter, TensorMaps, pack_triangle, unpack_triangle
+from mnemoscope.maps.dataset import rows_at_once
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -52,6 +53,21 @@ def test_reading_a_row_does_not_read_the_file(tmp_path):
     before = resident_bytes()
     stored.read(torch.tensor([3, 200]))
     assert resident_bytes() - before < 10e6
+
+
+def test_rows_of_many_shards_come_in_the_order_asked_for(tmp_path):
+    capture(tmp_path, range(30), shard_rows=4)
+    maps = MapStore(tmp_path).dataset(range(30), "own", "mean")
+    rows = [17, 3, 29, 3, 0, 16, 28]
+    assert torch.equal(maps.read(torch.tensor(rows)), pack_triangle(maps_of(rows, "mean").half()))
+    assert maps.read(torch.tensor([], dtype=torch.long)).shape == (0, 3, 36)
+
+
+def test_large_maps_are_taken_a_few_at_a_time():
+    small = TensorMaps(torch.zeros(1, 4, 2080))
+    large = TensorMaps(torch.zeros(1, 36, 2080))
+    huge = TensorMaps(torch.zeros(1, 400, 131_328))
+    assert [rows_at_once(maps) for maps in (small, large, huge)] == [256, 28, 1]
 
 
 def test_many_shards_need_no_open_file_each(tmp_path):

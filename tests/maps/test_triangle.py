@@ -11,6 +11,7 @@ from mnemoscope.maps.triangle import (
     pack_triangle,
     triangle_length,
     triangle_size,
+    unpack_channels_last,
     unpack_triangle,
 )
 
@@ -32,6 +33,17 @@ def test_unpack_undoes_pack(length, lead, dtype, seed):
     assert triangle_length(packed.shape[-1]) == length
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("n_maps", "n_layers", "length"), [(0, 2, 8), (1, 1, 5), (5, 36, 64)])
+def test_channels_last_holds_the_same_maps_in_the_order_of_convolutions(
+    n_maps, n_layers, length, dtype
+):
+    maps = torch.rand(n_maps, n_layers, length, length).tril().to(dtype)
+    unpacked = unpack_channels_last(pack_triangle(maps))
+    assert torch.equal(unpacked, maps)
+    assert unpacked.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_order_is_numpys_lower_triangle():
     maps = torch.rand(3, 64, 64).tril()
     query, key = np.tril_indices(64)
@@ -50,6 +62,8 @@ def test_anything_above_the_diagonal_is_refused(value):
 def test_size_without_a_triangle_is_refused(size):
     with pytest.raises(ValueError, match="no triangle"):
         unpack_triangle(torch.zeros(2, size))
+    with pytest.raises(ValueError, match="no triangle"):
+        unpack_channels_last(torch.zeros(2, 3, size))
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 7)])

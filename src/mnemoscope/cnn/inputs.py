@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from mnemoscope.cnn.scaling import Scaling, scale_maps
-from mnemoscope.maps.dataset import MapSource
+from mnemoscope.maps.dataset import MapSource, rows_at_once
 
 __all__ = ["KEPT_BYTES", "NetworkInputs"]
 
 KEPT_BYTES = 1 << 30
 """Scaled maps up to this size are kept while training: 16,384 maps of 4 layers, 1,820 of 36."""
 
-_ROWS_AT_ONCE = 256
 _FLOAT_BYTES = 4
 
 
@@ -45,6 +44,11 @@ class NetworkInputs:
         """Count the maps."""
         return len(self._maps)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Maps to score together: see `mnemoscope.maps.dataset.rows_at_once`."""
+        return rows_at_once(self._maps)
+
     def batch(self, rows: Tensor) -> Tensor:
         """Give some maps.
 
@@ -66,6 +70,6 @@ class NetworkInputs:
         """Scale every map, some hundred at a time."""
         shape = (len(self._maps), self._maps.n_layers, self._maps.length, self._maps.length)
         kept = torch.empty(shape, device=self._device, memory_format=torch.channels_last)
-        for rows in torch.split(torch.arange(len(self._maps)), _ROWS_AT_ONCE):
+        for rows in torch.split(torch.arange(len(self._maps)), rows_at_once(self._maps)):
             kept[rows[0] : rows[-1] + 1] = self._scale(rows)
         return kept

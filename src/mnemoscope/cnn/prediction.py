@@ -25,13 +25,16 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def predict_logits(trained: TrainedCnn, maps: MapSource, *, batch_size: int = 256) -> Tensor:
+def predict_logits(
+    trained: TrainedCnn, maps: MapSource, *, batch_size: int | None = None
+) -> Tensor:
     """Score maps.
 
     Args:
         trained: what `train_cnn` or `load_cnn` gave.
         maps: as captured, not scaled.
-        batch_size: maps at once; another size may change the last bits.
+        batch_size: maps at once, None for 256 of 4 layers and fewer of more (`rows_at_once`);
+            another size may change the last bits.
 
     Returns:
         (maps, classes) float32 on the CPU.
@@ -52,10 +55,12 @@ def predict_logits(trained: TrainedCnn, maps: MapSource, *, batch_size: int = 25
 
 
 @torch.inference_mode()
-def score_inputs(network: AttentionCnn, inputs: NetworkInputs, *, batch_size: int = 256) -> Tensor:
+def score_inputs(
+    network: AttentionCnn, inputs: NetworkInputs, *, batch_size: int | None = None
+) -> Tensor:
     """Score maps that are already scaled; result as `predict_logits`."""
     logits = torch.empty(len(inputs), network.n_classes)
     with evaluation_mode(network):
-        for rows in torch.split(torch.arange(len(inputs)), batch_size):
+        for rows in torch.split(torch.arange(len(inputs)), batch_size or inputs.rows_at_once):
             logits[rows[0] : rows[-1] + 1] = network(inputs.batch(rows)).to("cpu", torch.float32)
     return logits

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from mnemoscope.cnn.presets import TrainingPreset
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.dataset import MapSource
-from mnemoscope.maps.triangle import triangle_size, unpack_triangle
+from mnemoscope.maps.dataset import MapSource, rows_at_once
+from mnemoscope.maps.triangle import triangle_size, unpack_channels_last
 
 __all__ = ["Scaling", "fit_scaling", "scale_maps"]
 
 _SMALLEST_DEVIATION = 1e-3
 """Roots that vary less are divided by this: rounding to float16 alone varies by up to 2e-4."""
-
-_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
         return Scaling(None, None, 0.0)
     total = torch.zeros(maps.n_layers, triangle_size(maps.length), dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for rows in torch.split(torch.arange(len(maps)), _ROWS_AT_ONCE):
+    for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
         weights = maps.read(rows).to(torch.float64)
         _refuse_what_is_no_attention(weights)
         total += weights.sqrt().sum(0)
@@ -91,9 +89,9 @@ def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
     weights = packed.to(torch.float32)
     _refuse_what_is_no_attention(weights)
     if scaling.mean is not None and scaling.inverse_deviation is not None:
-        weights = (weights.sqrt() - scaling.mean) * scaling.inverse_deviation
-        weights = weights.clamp(-scaling.clamp, scaling.clamp)
-    return unpack_triangle(weights).contiguous(memory_format=torch.channels_last)
+        weights = weights.sqrt().sub_(scaling.mean).mul_(scaling.inverse_deviation)
+        weights = weights.clamp_(-scaling.clamp, scaling.clamp)
+    return unpack_channels_last(weights)
 
 
 def _refuse_what_is_no_attention(weights: Tensor) -> None:
