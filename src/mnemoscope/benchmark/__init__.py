@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     from mnemoscope.benchmark.baseline import BaselineFit, fit_baseline
     from mnemoscope.benchmark.blind import blind_maps, ngram_logits
     from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
+    from mnemoscope.benchmark.comparison import (
+        COMPARISON_SCHEMA,
+        Comparison,
+        OurFigures,
+        compare_with_published,
+        published_conclusions,
+    )
+    from mnemoscope.benchmark.conclusions import Conclusion, Measured, draw_conclusions
     from mnemoscope.benchmark.control_task import permute_labels
+    from mnemoscope.benchmark.correlation import RankCorrelation, correlate_ranks
     from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess
     from mnemoscope.benchmark.inputs import INPUTS_SCHEMA, score_inputs
     from mnemoscope.benchmark.logits import classify_logprobs
     from mnemoscope.benchmark.matched import Match, match_on_scores, standardized_difference
+    from mnemoscope.benchmark.paired import PairedDifference, compare_pair, resample_jointly
     from mnemoscope.benchmark.published import (
         PUBLISHED_MODELS,
         PublishedConfusion,
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
         published_rho,
         published_table,
     )
+    from mnemoscope.benchmark.several import TOGETHER_SCHEMA, score_together
     from mnemoscope.benchmark.statistics import STATISTICS, classify_statistics, map_statistics
     from mnemoscope.benchmark.table import SOURCES, score_benchmark
     from mnemoscope.benchmark.verdict import BenchmarkFigures, Verdict, give_verdict
@@ -31,17 +42,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BENCHMARK_SCHEMA",
+    "COMPARISON_SCHEMA",
     "CONTROLS",
     "INPUTS_SCHEMA",
     "PUBLISHED_MODELS",
     "SOURCES",
     "STATISTICS",
+    "TOGETHER_SCHEMA",
     "BaselineFit",
     "BenchmarkFigures",
+    "Comparison",
+    "Conclusion",
     "Excess",
     "Match",
+    "Measured",
+    "OurFigures",
+    "PairedDifference",
     "PairwiseAuc",
     "PublishedConfusion",
+    "RankCorrelation",
     "Verdict",
     "Votes",
     "auc_pairs",
@@ -50,6 +69,10 @@ __all__ = [
     "classify_logprobs",
     "classify_statistics",
     "collect_votes",
+    "compare_pair",
+    "compare_with_published",
+    "correlate_ranks",
+    "draw_conclusions",
     "fit_baseline",
     "give_verdict",
     "map_statistics",
@@ -58,15 +81,33 @@ __all__ = [
     "ngram_logits",
     "pair_names",
     "permute_labels",
+    "published_conclusions",
     "published_confusions",
     "published_rho",
     "published_table",
+    "resample_jointly",
     "score_benchmark",
     "score_inputs",
+    "score_together",
     "standardized_difference",
 ]
 
 _MODULES = {
+    "COMPARISON_SCHEMA": "comparison",
+    "Comparison": "comparison",
+    "OurFigures": "comparison",
+    "compare_with_published": "comparison",
+    "published_conclusions": "comparison",
+    "Conclusion": "conclusions",
+    "Measured": "conclusions",
+    "draw_conclusions": "conclusions",
+    "RankCorrelation": "correlation",
+    "correlate_ranks": "correlation",
+    "PairedDifference": "paired",
+    "compare_pair": "paired",
+    "resample_jointly": "paired",
+    "TOGETHER_SCHEMA": "several",
+    "score_together": "several",
     "BENCHMARK_SCHEMA": "columns",
     "BaselineFit": "baseline",
     "BenchmarkFigures": "verdict",
