@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from mnemoscope.sequences.rouge import rouge_3, rouge_l
+from mnemoscope.sequences.rouge import rouge_3, rouge_l, rouge_scores
 
 SCORER = RougeScorer(["rougeL", "rouge3"], use_stemmer=False)
 EXACT = 1e-12  # both divide small integers; only the order of the operations differs
@@ -22,6 +22,9 @@ def assert_equals_oracle(prefixes, suffixes):
     wanted = np.array([by_rouge_score(*pair) for pair in zip(prefixes, suffixes, strict=True)])
     np.testing.assert_allclose(rouge_l(prefixes, suffixes), wanted[:, 0], rtol=0, atol=EXACT)
     np.testing.assert_allclose(rouge_3(prefixes, suffixes), wanted[:, 1], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(
+        np.transpose(rouge_scores(prefixes, suffixes)), wanted, rtol=0, atol=EXACT
+    )
 
 
 @pytest.mark.parametrize("vocab_size", [2, 4, 12, 100, 60_000])
@@ -41,7 +44,10 @@ def test_overlapping_pairs_equal_rouge_score():
     assert_equals_oracle(prefixes, suffixes)
 
 
-@pytest.mark.parametrize("lengths", [(1, 1), (1, 2), (2, 3), (3, 3), (15, 16), (100, 100)])
+@pytest.mark.parametrize(
+    "lengths",
+    [(1, 1), (1, 2), (2, 3), (3, 3), (3, 60), (15, 16), (100, 100), (127, 128), (128, 128)],
+)
 def test_any_lengths_equal_rouge_score(lengths):
     rng = np.random.default_rng(0)
     prefixes, suffixes = (rng.integers(0, 3, (60, length)) for length in lengths)
@@ -83,6 +89,7 @@ def test_equal_halves_score_one_and_strangers_zero(ids):
 def test_no_rows_give_no_scores():
     empty = np.empty((0, 32), dtype=np.int32)
     assert rouge_l(empty, empty).shape == rouge_3(empty, empty).shape == (0,)
+    assert [one.shape for one in rouge_scores(empty, empty)] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 4)), np.zeros(4, dtype=int), np.zeros((3, 4), int)])

@@ -2,20 +2,45 @@
 
 How much of the suffix the prefix already shows, in order (ROUGE-L) or as runs of three
 (ROUGE-3): what the Guess nodes ask.
+
+Both need to know no more than which ids of a sequence are equal, so each sequence's ids are
+replaced by their ranks among its own: bytes, which RapidFuzz compares far faster than characters,
+and of which a trigram fits 32 bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cpdist
 
-__all__ = ["rouge_3", "rouge_l"]
+__all__ = ["Rouge", "rouge_3", "rouge_l", "rouge_scores"]
 
-_BLOCK_ROWS = 8192
-_CHARACTER_LIMIT = 0x110000
-_TRIGRAM_BITS = 21  # three ids and one bit for the side fill 64
+_BLOCK_ROWS = 4096
+_ONES = 0x0101010101010101
+
+
+class Rouge(NamedTuple):
+    """Both measures of the same pairs."""
+
+    rouge_l: npt.NDArray[np.float64]
+    rouge_3: npt.NDArray[np.float64]
+
+
+def rouge_scores(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> Rouge:
+    """ROUGE-L and ROUGE-3 at the price of little more than one; as `rouge_l` and `rouge_3`."""
+    n_prefix, n_suffix = (np.asarray(side).shape[-1] for side in (prefixes, suffixes))
+    shared = [
+        (_common_subsequence(ranks, n_prefix), _common_trigrams(ranks, n_prefix))
+        for ranks in _ranked_blocks(prefixes, suffixes)
+    ]
+    in_order, trigrams = zip(*shared, strict=True) if shared else ((), ())
+    return Rouge(
+        _f_measure(in_order, n_prefix, n_suffix, n_gram=1),
+        _f_measure(trigrams, n_prefix, n_suffix, n_gram=3),
+    )
 
 
 def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -34,14 +59,15 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     Raises:
         ValueError: not two integer arrays of two axes with equally many sequences.
 
-    Source: Lin 2004; equal to the package rouge-score on ids joined by blanks. RapidFuzz
-        compares strings, so each id becomes one character.
+    Source: Lin 2004; equal to the package rouge-score on ids joined by blanks.
 
     >>> rouge_l([[1, 2, 3, 4]], [[1, 9, 3, 4]])
     array([0.75])
     """
-    shared = [_common_subsequence(*block) for block in _blocks(prefixes, suffixes)]
-    return _f_measure(shared, prefixes, suffixes, n_gram=1)
+    n_prefix, n_suffix = (np.asarray(side).shape[-1] for side in (prefixes, suffixes))
+    blocks = _ranked_blocks(prefixes, suffixes)
+    shared = [_common_subsequence(ranks, n_prefix) for ranks in blocks]
+    return _f_measure(shared, n_prefix, n_suffix, n_gram=1)
 
 
 def rouge_3(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -55,18 +81,20 @@ def rouge_3(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     >>> rouge_3([[1, 2, 3, 4]], [[1, 2, 3, 9]])
     array([0.5])
     """
-    shared = [_common_trigrams(*block) for block in _blocks(prefixes, suffixes)]
-    return _f_measure(shared, prefixes, suffixes, n_gram=3)
+    n_prefix, n_suffix = (np.asarray(side).shape[-1] for side in (prefixes, suffixes))
+    blocks = _ranked_blocks(prefixes, suffixes)
+    shared = [_common_trigrams(ranks, n_prefix) for ranks in blocks]
+    return _f_measure(shared, n_prefix, n_suffix, n_gram=3)
 
 
-def _blocks(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pairs of slices small enough for the cache, ids as int64 below the limit of a character."""
+def _ranked_blocks(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> Iterator[np.ndarray]:
+    """Ranks of prefix and suffix side by side, so many rows at a time as fit the cache."""
     prefixes, suffixes = _check(prefixes), _check(suffixes)
     if len(prefixes) != len(suffixes):
         raise ValueError(f"{len(prefixes)} prefixes but {len(suffixes)} suffixes")
     for first in range(0, len(prefixes), _BLOCK_ROWS):
         rows = slice(first, first + _BLOCK_ROWS)
-        yield _small_ids(prefixes[rows].astype(np.int64), suffixes[rows].astype(np.int64))
+        yield _rank(prefixes[rows], suffixes[rows])
 
 
 def _check(ids: npt.ArrayLike) -> np.ndarray:
@@ -76,65 +104,135 @@ def _check(ids: npt.ArrayLike) -> np.ndarray:
     return ids
 
 
-def _small_ids(prefixes: np.ndarray, suffixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that fit a character: themselves for any usual vocabulary, else their ranks."""
-    both = np.concatenate([prefixes, suffixes], axis=1)
-    if both.size and (both.min() < 0 or both.max() + 1 >= _CHARACTER_LIMIT):
-        both = np.unique(both, return_inverse=True)[1].reshape(both.shape)
+def _rank(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
+    """Replace ids by their ranks, equal exactly where the ids of one row are equal.
+
+    Each row is sorted with every id's place beside it, numbered along, and sorted back by place.
+
+    Args:
+        prefixes: ids, shape (rows, prefix length).
+        suffixes: ids, shape (rows, suffix length).
+
+    Returns:
+        Ranks from 1, shape (rows, width = both lengths); uint8 where width is below 256, else
+        uint32.
+    """
+    width = prefixes.shape[1] + suffixes.shape[1]
+    n_bits = max(width - 1, 0).bit_length()
+    ids = np.empty((len(prefixes), width), dtype=np.uint32 if n_bits <= 8 else np.uint64)
+    sides = _small_ids(prefixes, suffixes, 1 << (32 - n_bits))
+    ids[:, : prefixes.shape[1]], ids[:, prefixes.shape[1] :] = sides
+    ids <<= n_bits
+    ids |= np.arange(width, dtype=ids.dtype)
+    ids.sort(axis=1)
+    is_new = np.ones(ids.shape, dtype=bool)
+    np.greater_equal(ids[:, 1:] ^ ids[:, :-1], 1 << n_bits, out=is_new[:, 1:])
+    ids &= (1 << n_bits) - 1
+    return _sort_back(ids, is_new)
+
+
+def _small_ids(
+    prefixes: np.ndarray, suffixes: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids from 0 to below a limit: themselves for any usual vocabulary, else numbered anew."""
+    sides = prefixes, suffixes
+    if all(not side.size or (side.min() >= 0 and side.max() < limit) for side in sides):
+        return sides
+    both = np.concatenate(sides, axis=1)
+    both = np.unique(both, return_inverse=True)[1].reshape(both.shape)
     return both[:, : prefixes.shape[1]], both[:, prefixes.shape[1] :]
 
 
-def _common_subsequence(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
-    """Length of the longest common subsequence of each pair."""
-    texts = _as_strings(prefixes), _as_strings(suffixes)
-    lengths: np.ndarray = cpdist(*texts, scorer=LCSseq.similarity, dtype=np.int64)
+def _sort_back(places: np.ndarray, is_new: np.ndarray) -> np.ndarray:
+    """Number the sorted ids of each row, and bring the numbers to the ids' places."""
+    is_short = is_new.shape[1] < 256
+    rank, both, n_bits = (np.uint8, np.uint16, 8) if is_short else (np.uint32, np.uint64, 32)
+    pairs = places.astype(both)
+    pairs <<= n_bits
+    pairs |= _count_up(is_new) if is_short else np.cumsum(is_new, axis=1, dtype=rank)
+    pairs.sort(axis=1)
+    return pairs.astype(rank)  # the lower half
+
+
+def _count_up(is_new: np.ndarray) -> np.ndarray:
+    """Cumulative sum along rows below 256 wide, uint8: eight at a time, seven times as fast."""
+    n_rows, width = is_new.shape
+    flags = np.zeros((n_rows, -(-width // 8) * 8), dtype=np.uint8)
+    flags[:, :width] = is_new
+    eights = flags.view("<u8")
+    eights *= _ONES  # a byte becomes the sum of itself and the bytes below
+    sums = eights >> 56
+    before = np.cumsum(sums, axis=1)
+    before -= sums
+    before *= _ONES  # no byte overflows
+    eights += before
+    return flags[:, :width]
+
+
+def _common_subsequence(ranks: np.ndarray, n_prefix: int) -> np.ndarray:
+    """Length of the longest common subsequence of each row's two sides."""
+    sides = _as_strings(ranks[:, :n_prefix]), _as_strings(ranks[:, n_prefix:])
+    lengths: np.ndarray = cpdist(*sides, scorer=LCSseq.similarity, dtype=np.int64)
     return lengths
 
 
-def _as_strings(ids: np.ndarray) -> list[str]:
-    """One string a row, one character an id; id + 1, since NumPy drops trailing zeros."""
-    n_rows, length = ids.shape
-    if not ids.size:
-        return [""] * n_rows
-    texts: list[str] = (ids + 1).astype(np.uint32).view(f"U{length}").ravel().tolist()
+def _as_strings(ranks: np.ndarray) -> list[bytes] | list[str]:
+    """One string a row, one byte or character a rank; none is 0, which NumPy would drop."""
+    n_rows, length = ranks.shape
+    if not ranks.size:
+        return [b""] * n_rows
+    kind = "S" if ranks.dtype == np.uint8 else "U"
+    texts: list[bytes] = np.ascontiguousarray(ranks).view(f"{kind}{length}").ravel().tolist()
     return texts
 
 
-def _common_trigrams(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
-    """Clipped number of common trigrams of each pair."""
-    grams = np.sort(np.concatenate([_trigrams(prefixes, 0), _trigrams(suffixes, 1)], 1), axis=1)
-    is_first = np.ones(grams.shape, dtype=bool)
-    is_first[:, 1:] = grams[:, 1:] >> 1 != grams[:, :-1] >> 1
-    common = np.zeros(len(grams), dtype=np.int64)
-    candidates = np.flatnonzero(~is_first.all(axis=1))  # the others repeat nothing, share nothing
-    if candidates.size:
-        common[candidates] = _count_shared(grams[candidates], is_first[candidates])
+def _common_trigrams(ranks: np.ndarray, n_prefix: int) -> np.ndarray:
+    """Clipped number of common trigrams of each row's two sides.
+
+    Sorted, the copies of a trigram in the prefix stand right before those in the suffix, from
+    which they differ in the last bit. As many copies are common as equal ones reach from there to
+    both sides.
+    """
+    n_rows, width = ranks.shape
+    if min(n_prefix, width - n_prefix) < 3:
+        return np.zeros(n_rows, dtype=np.int64)
+    grams = np.sort(_trigrams(ranks, n_prefix), axis=1).ravel()
+    steps = np.full(grams.shape, 2, dtype=grams.dtype)  # the last one: no common trigram
+    np.bitwise_xor(grams[1:], grams[:-1], out=steps[:-1])
+    places = np.flatnonzero(steps == 1)
+    common = np.bincount(places // width, minlength=n_rows)
+    reach = 0
+    while places.size:
+        reach += 1
+        places = places[steps[places - reach] == 0]
+        places = places[steps[places + reach] == 0]
+        common += np.bincount(places // width, minlength=n_rows)
     return common
 
 
-def _trigrams(ids: np.ndarray, side: int) -> np.ndarray:
-    """Every trigram of a row as one number, its last bit telling prefix from suffix."""
-    if ids.shape[1] < 3:
-        return np.empty((len(ids), 0), dtype=np.uint64)
-    ids = ids.astype(np.uint64)
-    high, middle = ids[:, :-2] << 2 * _TRIGRAM_BITS, ids[:, 1:-1] << _TRIGRAM_BITS
-    grams: np.ndarray = (high | middle | ids[:, 2:]) << 1 | np.uint64(side)
+def _trigrams(ranks: np.ndarray, n_prefix: int) -> np.ndarray:
+    """Every trigram of a row as one number, its last bit telling prefix from suffix.
+
+    The four places where none begins hold numbers that are smaller and differ by more than one.
+    """
+    kind, n_bits = (np.uint32, 8) if ranks.dtype == np.uint8 else (np.uint64, 21)
+    n_rows, width = ranks.shape
+    grams = np.zeros(n_rows * width, dtype=kind)
+    flat = ranks.reshape(-1)  # as one line; what runs over an end of a row is written over
+    for shift in (2, 1, 0):
+        grams[: len(flat) - 2] |= flat[2 - shift : len(flat) - shift].astype(kind)
+        grams <<= 1 if shift == 0 else n_bits
+    grams = grams.reshape(n_rows, width)
+    grams[:, n_prefix:] |= 1
+    for number, place in enumerate([n_prefix - 2, n_prefix - 1, width - 2, width - 1]):
+        grams[:, place] = 2 * number
     return grams
 
 
-def _count_shared(grams: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-    """Sum over each row's runs of equal trigrams of the smaller side's count."""
-    starts = np.flatnonzero(is_first)
-    n_all = np.diff(starts, append=grams.size)
-    n_suffix = np.add.reduceat((grams & 1).ravel(), starts).astype(np.int64)
-    shared = np.minimum(n_suffix, n_all - n_suffix)
-    return np.bincount(starts // grams.shape[1], weights=shared).astype(np.int64)
-
-
 def _f_measure(
-    shared: list[np.ndarray], prefixes: npt.ArrayLike, suffixes: npt.ArrayLike, *, n_gram: int
+    shared: Sequence[np.ndarray], n_prefix: int, n_suffix: int, *, n_gram: int
 ) -> npt.NDArray[np.float64]:
     """2·shared over the n-grams of both sides; 0 where a side has none."""
-    sides = [max(np.asarray(side).shape[1] - n_gram + 1, 0) for side in (prefixes, suffixes)]
+    sides = [max(length - n_gram + 1, 0) for length in (n_prefix, n_suffix)]
     counts = np.concatenate([*shared, np.empty(0, dtype=np.int64)])
     return np.asarray(2.0 * counts / max(sum(sides), 1), dtype=np.float64)

@@ -1,0 +1,68 @@
+"""ROUGE-L and ROUGE-3 on token ids against the package rouge-score: time on one core, equality.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_rouge.py [PAIRS]
+
+Sequences of the embedded model's own table, repeated, half of them with ids replaced at random so
+that rows differ. rouge-score sees the ids joined by blanks, as in the tests, on a share of
+the rows (it would take minutes on all); seconds are CPU seconds of this one process, and every
+value that rouge-score gives must equal ours to 1e-12.
+"""
+
+import sys
+import time
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+
+from mnemoscope.embedded import sequences_path
+from mnemoscope.sequences.rouge import rouge_3, rouge_l, rouge_scores
+from mnemoscope.sequences.schema import read_table, token_matrix
+
+EXACT = 1e-12
+ORACLE_SHARE = 50
+
+
+def main() -> None:
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    prefixes, suffixes = np.split(make_pairs(n), 2, axis=1)
+    rouge_l(prefixes[:100], suffixes[:100])  # imports and first allocations are not timed
+    seconds = {}
+    for name, score in (("rougeL", rouge_l), ("rouge3", rouge_3), ("both", rouge_scores)):
+        started = time.process_time()
+        values = score(prefixes, suffixes)
+        seconds[name] = (time.process_time() - started) / n
+    ours = dict(zip(("rougeL", "rouge3"), values, strict=True))
+    n_oracle = max(n // ORACLE_SHARE, 1)
+    texts = [
+        tuple(" ".join(map(str, ids)) for ids in pair)
+        for pair in zip(prefixes[:n_oracle].tolist(), suffixes[:n_oracle].tolist(), strict=True)
+    ]
+    for name, mine in seconds.items():
+        names = ["rougeL", "rouge3"] if name == "both" else [name]
+        scorer = RougeScorer(names, use_stemmer=False)
+        started = time.process_time()
+        scores = [scorer.score(*pair) for pair in texts]
+        theirs = (time.process_time() - started) / n_oracle
+        gap = max(
+            np.abs([score[one].fmeasure for score in scores] - ours[one][:n_oracle]).max()
+            for one in names
+        )
+        print(
+            f"{name}: rouge-score {theirs * 1e6:.0f} µs a pair ({n_oracle:,} pairs), ours "
+            f"{mine * 1e6:.2f} µs ({n:,} pairs): {theirs / mine:.0f} times as fast; "
+            f"largest difference {gap:.1g}"
+        )
+        assert gap <= EXACT, "the two disagree"
+
+
+def make_pairs(n: int) -> np.ndarray:
+    """Token ids, shape (n, 64)."""
+    rng = np.random.default_rng(0)
+    tokens = token_matrix(read_table(sequences_path()))
+    rows = tokens[rng.integers(0, len(tokens), n)]
+    changed = rng.random(rows.shape) < rng.random((n, 1)) * (rng.random((n, 1)) < 0.5)
+    return np.where(changed, rng.integers(0, tokens.max(), rows.shape), rows).astype(np.int32)
+
+
+if __name__ == "__main__":
+    main()
