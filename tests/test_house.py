@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "engine": set(),
     "embedded": {"lm", "sequences", "taxonomy"},
 }
-ANYTHING = {"stages", "cli", "study", "config", "__init__", "__main__"}
+ANYTHING = {"stages", "cli", "study", "flow", "config", "__init__", "__main__"}
 LONGEST_MODULE = 500
 
 

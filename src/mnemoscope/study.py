@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from mnemoscope import __version__
 from mnemoscope.atomic_write import write_json, write_parquet, write_text
 from mnemoscope.config import StudySettings, parse_settings
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.flow import NEUTRAL, STAGES, TABLE_FILE, Stage, stage_named
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,50 +33,7 @@ __all__ = ["STAGES", "Stage", "Study", "stage_named"]
 
 STUDY_VERSION = 1
 SETTINGS_FILE = "study.yaml"
-TABLE_FILE = "sequences.parquet"
 LOCK_FILE = ".lock"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the flow: what it needs, and which settings decide its output."""
-
-    name: str
-    needs: tuple[str, ...]
-    settings: tuple[str, ...]
-    outputs: tuple[str, ...] = ()
-
-
-_MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
-_TOKENS = ("sequences", "model.name", "model.revision")
-_TRAIN = tuple(f"train.{key}" for key in ("preset", "kernels", "filters", "poolings", "seeds"))
-
-STAGES: tuple[Stage, ...] = (
-    Stage("sequences", (), _TOKENS, (TABLE_FILE,)),
-    Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
-    Stage("features", ("sequences",), ("features",)),
-    Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
-    Stage(
-        "capture",
-        ("label",),
-        (*_MODEL, "capture.reference", "benchmark.controls"),
-        ("maps",),
-    ),
-    Stage(
-        "train",
-        ("label", "capture"),
-        (*_TRAIN, "benchmark.controls", "benchmark.control_seeds", "benchmark.seed"),
-        ("cnn", "predictions.parquet", "runs.parquet"),
-    ),
-    Stage("benchmark", ("train",), ("benchmark",), ("benchmark.parquet",)),
-    Stage("localize", ("train",), ("localize",), ("decisiveness.safetensors",)),
-    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
-)
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of this name (KeyError for a name that is none of ours)."""
-    return {stage.name: stage for stage in STAGES}[name]
 
 
 class Study:
@@ -152,6 +109,18 @@ class Study:
             UserError: a finished stage was made with other settings and `redo` is False; or the
                 sequences or the model's name differ, which makes another study.
         """
+        for name in self.changed_stages(settings, redo=redo):
+            self.forget(name)
+        self._drop_unfinished(settings)
+        self.settings = settings
+        _write_settings(self.folder, settings, self.record)
+
+    def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:
+        """Finished stages that other settings would have to make anew; arguments as `adopt`.
+
+        Raises:
+            UserError: as `adopt`.
+        """
         changed = {
             stage.name: self._differences(stage, settings)
             for stage in STAGES
@@ -165,11 +134,7 @@ class Study:
                 f"{self.folder}: stage '{name}' was made with other settings: {'; '.join(lines)}. "
                 f"Use another folder{remedy}."
             )
-        for name in changed:
-            self.forget(name)
-        self._drop_unfinished(settings)
-        self.settings = settings
-        _write_settings(self.folder, settings, self.record)
+        return list(changed)
 
     def _drop_unfinished(self, settings: StudySettings) -> None:
         """Drop what a stage that was stopped half-way made with other settings."""
@@ -183,9 +148,9 @@ class Study:
         """`key: study has x, you asked y` for each setting of the stage that differs."""
         old, new = _flatten(self.settings, stage), _flatten(settings, stage)
         return [
-            f"{key}: the study has {old[key]!r}, you asked {new[key]!r}"
-            for key in old
-            if old[key] != new[key]
+            f"{key}: the study has {old.get(key)!r}, you asked {new.get(key)!r}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
         ]
 
     def remember_model(self, role: str, facts: dict[str, Any]) -> None:
@@ -234,7 +199,12 @@ class Study:
         """Hash of all that decides a stage's output: its settings and those of what it needs."""
         entry = stage_named(stage)
         flat = _flatten(self.settings, entry)
-        basis = [stage, flat, [self.key(need) for need in entry.needs]]
+        decisive = {
+            name: value
+            for name, value in flat.items()
+            if name not in NEUTRAL or value != NEUTRAL[name]
+        }
+        basis = [stage, decisive, [self.key(need) for need in entry.needs]]
         basis += _taxonomy_digests(flat)
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
@@ -439,7 +409,19 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
             flat |= {f"{head}.{key}": value for key, value in values[head].items()}
         else:
             flat[head] = values[head]
-    return flat
+    return _weigh_split(flat, values) if "sequences.split" in flat else flat
+
+
+def _weigh_split(flat: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Of a split a study keeps what its samples need, so that these decide the table too.
+
+    Without a split its settings decide nothing, and stay out of the hash.
+    """
+    if flat["sequences.split"] is None:
+        unused = ("sequences.split", "sequences.margin")
+        return {key: value for key, value in flat.items() if key not in unused}
+    needed = ("taxonomies", "n_train", "n_eval", "seed")
+    return flat | {f"label.{key}": values["label"][key] for key in needed}
 
 
 def _taxonomy_digests(flat: dict[str, Any]) -> list[str]:

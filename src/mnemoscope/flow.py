@@ -1,0 +1,68 @@
+"""The stages of a study in order: what each needs, which settings decide it, what it writes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["NEUTRAL", "STAGES", "TABLE_FILE", "Stage", "stage_named"]
+
+TABLE_FILE = "sequences.parquet"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow: what it needs, and which settings decide its output."""
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    optional: bool = False  # made by its own verb, not by `run`
+
+
+_MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
+_TOKENS = ("sequences", "model.name", "model.revision")
+_CNN_SETTINGS = ("preset", "kernels", "filters", "poolings", "seeds", "device")
+_TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
+
+_CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
+# Settings that came later, each with the value under which a stage gives what it gave without.
+NEUTRAL: dict[str, Any] = {
+    "label.both_splits": False,
+    "capture.per_head": False,
+    "train.device": "cpu",
+    "benchmark.control_taxonomies": None,
+    "benchmark.control_settings": 1,
+}
+
+STAGES: tuple[Stage, ...] = (
+    Stage("sequences", (), _TOKENS, (TABLE_FILE,)),
+    Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
+    Stage("features", ("sequences",), ("features",)),
+    Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
+    Stage(
+        "capture",
+        ("label",),
+        (*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
+        ("maps",),
+    ),
+    Stage(
+        "train",
+        ("label", "capture"),
+        (*_TRAIN, *(f"benchmark.{key}" for key in _CONTROLS)),
+        ("cnn", "predictions.parquet", "runs.parquet"),
+    ),
+    Stage(
+        "benchmark",
+        ("train",),
+        ("benchmark",),
+        ("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+    ),
+    Stage("localize", ("train",), ("localize",), ("decisiveness.safetensors",)),
+    Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
+    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name (KeyError for a name that is none of ours)."""
+    return {stage.name: stage for stage in STAGES}[name]
