@@ -4,7 +4,7 @@ Precedence: flag, file, default. Unknown keys are refused with the nearest known
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,7 @@ __all__ = [
     "CaptureSettings",
     "ContinueSettings",
     "FeatureSettings",
+    "KnockoutSettings",
     "LabelSettings",
     "LocalizeSettings",
     "ModelSettings",
@@ -70,7 +71,18 @@ class SequenceSettings(_Settings):
     source: str = Field(
         default=EMBEDDED,
         description="Folder of text or code, a text file, .jsonl or .parquet with text or tokens, "
-        "or 'embedded' (the shipped sequences).",
+        "'embedded' (the shipped sequences), or with sequences.split the paper's data set: "
+        "'usvsnsp/semantic-filters' or a folder with its Parquet files.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="Split of the paper's data set: deduped_12b (pile and memories) or one part, "
+        "such as memories_deduped_12b; null for any other source.",
+    )
+    margin: float = Field(
+        default=2.0,
+        ge=1,
+        description="Of each class of a split, keep this many times n_train + n_eval sequences.",
     )
     length: int = Field(
         default=64, ge=8, multiple_of=2, description="Tokens a sequence; half of them are prefix."
@@ -155,6 +167,11 @@ class LabelSettings(_Settings):
     both_suffixes: bool = Field(
         default=False, description="Repeat every taxonomy with the other choice of that suffix."
     )
+    both_splits: bool = Field(
+        default=False,
+        description="Repeat every taxonomy with the other split, to see what near-duplicates on "
+        "both sides are worth.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the shared permutation.")
 
 
@@ -167,6 +184,11 @@ class CaptureSettings(_Settings):
         "embedded model its own reference is taken.",
     )
     shard_rows: int = Field(default=256, ge=1, description="Sequences a shard file.")
+    per_head: bool = Field(
+        default=False,
+        description="Store every head's maps too (for train.poolings: heads); refused above 8 GB "
+        "a model.",
+    )
 
 
 class TrainSettings(_Settings):
@@ -179,12 +201,23 @@ class TrainSettings(_Settings):
     )
     kernels: list[int] = Field(default=[6], description="Kernel sizes; the paper: 6 and 8.")
     filters: list[int] = Field(default=[10], description="Filters; the paper: 10 and 16.")
-    poolings: list[Literal["mean", "max"]] = Field(
-        default=["mean"], description="Pooling over heads; the paper: mean and max."
+    poolings: list[Literal["mean", "max", "both", "heads", "difference"]] = Field(
+        default=["mean"],
+        description="What a CNN sees: mean or max over heads (the paper), both, heads (every "
+        "head's maps, needs capture.per_head), difference (the model's means minus the "
+        "reference's).",
     )
     seeds: list[int] = Field(default=[0, 1, 2], description="One CNN a setting and seed.")
+    device: str = Field(
+        default="cpu",
+        description="Where CNNs train: cpu (the same bits every time), auto (cuda, then mps, then "
+        "cpu), cuda, cuda:1, mps; an accelerator rounds otherwise. runs.parquet says which it was.",
+    )
     workers: int = Field(
-        default=0, ge=0, description="Processes that train at once; 0 is one a processor core."
+        default=0,
+        ge=0,
+        description="Processes that train at once; 0 is one a processor core, at most 4 on an "
+        "accelerator.",
     )
 
 
@@ -197,6 +230,16 @@ class BenchmarkSettings(_Settings):
     control_seeds: int = Field(
         default=1, ge=1, description="Seeds (the first ones) that the control task is given."
     )
+    control_taxonomies: list[str] | None = Field(
+        default=None, description="Taxonomies that get controls; null: all of them."
+    )
+    control_settings: int = Field(
+        default=1,
+        ge=0,
+        description="CNN settings (the first ones of the grid) that control task, blind baseline "
+        "and reference are trained with; 0: all. The excess counts the model's trainings with "
+        "these settings alone.",
+    )
     n_resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples.")
     seed: int = Field(default=0, ge=0, description="Seed of bootstrap, matching and control task.")
 
@@ -208,6 +251,29 @@ class LocalizeSettings(_Settings):
         default=["gradient", "guided"],
         description="gradient (what the published code computes), guided (what the paper says).",
     )
+
+
+class KnockoutSettings(_Settings):
+    """What the model can no longer do when edges of its attention are cut (verb `knockout`)."""
+
+    strengths: list[Annotated[float, Field(gt=0, le=100)]] = Field(
+        default=[0.1, 0.3, 1.0, 3.0, 10.0],
+        min_length=1,
+        description="Per cent of all attention edges that are cut, each tried.",
+    )
+    attribution: Literal["gradient", "guided"] = Field(
+        default="gradient", description="Whose decisiveness ranks the edges."
+    )
+    renormalize: bool = Field(
+        default=False,
+        description="Scale what is left of a row to its former sum, as a mask would; "
+        "false leaves a gap.",
+    )
+    n_sequences: int = Field(
+        default=100, ge=2, description="Memorized sequences of each class that are continued again."
+    )
+    draws: int = Field(default=5, ge=1, description="Draws of each kind of random edges.")
+    seed: int = Field(default=0, ge=0, description="Seed of sequences, random edges, bootstrap.")
 
 
 class StudySettings(_Settings):
@@ -223,6 +289,7 @@ class StudySettings(_Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
     localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
+    knockout: KnockoutSettings = Field(default_factory=KnockoutSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, keys as they stand in the YAML file."""

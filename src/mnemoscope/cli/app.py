@@ -5,7 +5,7 @@ from collections.abc import Callable
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import demo, describe, study, tables
+from mnemoscope.cli import benchmark, demo, describe, duplicates, study, tables
 
 __all__ = ["app", "verbs"]
 
@@ -44,11 +44,13 @@ _VERBS: dict[str, Callable[..., None]] = {
     "sequences": study.sequences,
     "continue": study.continue_,
     "features": tables.features,
+    "duplicates": duplicates.duplicates,
     "label": tables.label,
     "capture": study.capture,
     "train": study.train,
-    "benchmark": study.benchmark,
+    "benchmark": benchmark.benchmark,
     "localize": study.localize,
+    "knockout": study.knockout,
     "report": study.report,
     "describe": describe.describe,
 }

@@ -8,6 +8,7 @@ import typer
 
 from mnemoscope.cli.options import (
     BatchSize,
+    CheckLabels,
     Device,
     DropSmallClasses,
     Dtype,
@@ -22,20 +23,22 @@ from mnemoscope.cli.options import (
     Scan,
     Sequences,
     Set,
+    Split,
     StudyFolder,
     Taxonomies,
     merge_flags,
 )
-from mnemoscope.config import settings_template
+from mnemoscope.config import StudySettings, settings_template
 from mnemoscope.errors import UserError
 from mnemoscope.progress import show_progress
+from mnemoscope.stages.shipped_studies import find_study_file, shipped_path
 from mnemoscope.study import STAGES, Study, is_study
 
 __all__ = [
-    "benchmark",
     "capture",
     "continue_",
     "init",
+    "knockout",
     "localize",
     "report",
     "run",
@@ -54,24 +57,35 @@ def shown(quiet: bool) -> AbstractContextManager[None]:
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Copy a shipped study, for example pythia-12b."),
+    ] = None,
 ) -> None:
-    """Write a commented YAML file with every setting.
+    """Write a commented YAML file with every setting, or a copy of a shipped study.
 
     Example: mnemoscope init study.yaml
     """
     from mnemoscope.atomic_write import write_text
 
+    text = shipped_path(from_).read_text(encoding="utf-8") if from_ else settings_template()
     if path.exists() and not force:
         raise UserError(f"{path}: exists. Choose another name, or --force to replace it.")
-    write_text(path, settings_template())
+    write_text(path, text)
     print(f"Wrote {path}. Edit it, then: mnemoscope run {path} -o STUDY")
 
 
 def run(
-    settings: Annotated[Path | None, typer.Argument(help="YAML file.", show_default=False)] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML file, or the name of a shipped study such as pythia-12b.", show_default=False
+        ),
+    ] = None,
     out: Out = Path("study"),
     model: Model = None,
     sequences: Sequences = None,
+    split: Split = None,
     taxonomy: Taxonomies = None,
     reference: Reference = None,
     revision: Revision = None,
@@ -87,6 +101,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
     ] = False,
+    check_labels: CheckLabels = False,
     quiet: Quiet = False,
 ) -> None:
     """Do what is missing of all stages, up to the report.
@@ -95,22 +110,28 @@ def run(
     """
     flags = _model_flags(model, revision, dtype, device, batch_size) | {
         "sequences.source": sequences,
+        "sequences.split": split,
         "label.taxonomies": taxonomy,
         "capture.reference": reference,
         "continue.scan": scan,
         "features.patterns": patterns,
         "label.drop_small_classes": drop_small_classes,
     }
-    chosen = merge_flags(settings or _settings_of(out), flags, _with_controls(set_, no_controls))
+    base = find_study_file(settings) if settings else _settings_of(out)
+    chosen = merge_flags(base, flags, _with_controls(set_, no_controls))
     if dry_run:
+        from mnemoscope.cli.plan import print_plan
         from mnemoscope.stages.plan import plan
 
-        print(plan(chosen, out))
+        print_plan(plan(chosen, out, redo=redo))
         return
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.stages.run import run as run_study
 
     with shown(quiet):
+        if check_labels:
+            _check_labels(chosen, out, redo)
+            return
         study = run_study(chosen, out, redo=redo)
     print_summary(study)
 
@@ -118,6 +139,7 @@ def run(
 def sequences(
     source: Annotated[str, typer.Argument(help="Folder, text file, .jsonl or .parquet.")],
     out: Out,
+    split: Split = None,
     model: Model = None,
     revision: Revision = None,
     dtype: Dtype = None,
@@ -134,7 +156,8 @@ def sequences(
     from mnemoscope.stages.sequences import found_study
 
     flags = _model_flags(model, revision, dtype, device, batch_size)
-    chosen = merge_flags(None, flags | {"sequences.source": source}, set_)
+    flags |= {"sequences.source": source, "sequences.split": split}
+    chosen = merge_flags(None, flags, set_)
     with shown(quiet):
         study = found_study(out, chosen, Models(chosen))
     print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope continue {out}")
@@ -206,19 +229,6 @@ def train(
     stage_verb(study, "train", {}, _with_controls(set_, no_controls), redo=redo, quiet=quiet)
 
 
-def benchmark(
-    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
-) -> None:
-    """Score every taxonomy beside its controls.
-
-    Example: mnemoscope benchmark my-study
-    """
-    from mnemoscope.cli.summary import print_summary
-
-    stage_verb(study, "benchmark", {}, set_, redo=redo, quiet=quiet)
-    print_summary(Study(study))
-
-
 def localize(
     study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
 ) -> None:
@@ -227,6 +237,16 @@ def localize(
     Example: mnemoscope localize my-study
     """
     stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
+
+
+def knockout(
+    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
+) -> None:
+    """Cut the edges that decide a class inside the running model: what does it forget?
+
+    Example: mnemoscope knockout my-study --set knockout.strengths=[1,10]
+    """
+    stage_verb(study, "knockout", {}, set_, redo=redo, quiet=quiet)
 
 
 def report(study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False) -> None:
@@ -255,7 +275,7 @@ def stage_verb(
     with shown(quiet):
         run_stage(study, stage, settings, redo=redo)
     names = [entry.name for entry in STAGES]
-    following = names[names.index(stage) + 1 :]
+    following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     outputs = STAGES[names.index(stage)].outputs
     made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
     hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
@@ -270,6 +290,19 @@ def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, q
     settings = merge_flags(None, flags, assignments)
     with shown(quiet):
         found_study(folder, settings, Models(settings))
+
+
+def _check_labels(settings: StudySettings, out: Path, redo: bool) -> None:
+    """Found the study where it is not there, scan what has a label, and say what came of it."""
+    from mnemoscope.stages.check_labels import CHECK_FILE, check_labels
+    from mnemoscope.stages.models import Models
+    from mnemoscope.stages.run import run as run_study
+
+    study = run_study(settings, out, redo=redo, until="sequences")
+    with study.lock():
+        check = check_labels(study, Models(settings))
+    print("\n".join(check.lines))
+    print(f"Wrote {out / CHECK_FILE}. Next: mnemoscope run -o {out}")
 
 
 def _model_flags(

@@ -9,6 +9,7 @@ from mnemoscope.stages.benchmark import benchmark_stage
 from mnemoscope.stages.capture import capture_stage
 from mnemoscope.stages.continuation import continue_stage
 from mnemoscope.stages.features import features_stage
+from mnemoscope.stages.knockout import knockout_stage
 from mnemoscope.stages.labels import label_stage
 from mnemoscope.stages.localize import localize_stage
 from mnemoscope.stages.models import Models
@@ -27,6 +28,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "train": train_stage,
     "benchmark": benchmark_stage,
     "localize": localize_stage,
+    "knockout": knockout_stage,
     "report": report_stage,
 }
 
@@ -53,7 +55,7 @@ def run(
     study = Study(folder) if is_study(folder) else found_study(folder, settings, models)
     with study.lock():
         study.adopt(settings, redo=redo)
-        names = [stage.name for stage in STAGES]
+        names = [stage.name for stage in STAGES if not stage.optional]
         for name in names[: names.index(until) + 1 if until else len(names)]:
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 say(f"{name}: {_PURPOSE[name]}")
