@@ -2,13 +2,14 @@
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.sequences.counters import is_number, split_counters
+from mnemoscope.sequences.counters import has_lone_words, is_number, split_counters
 from mnemoscope.sequences.patterns import find_pattern, find_smallest_period
 
 INCREMENTING, REPEATING, NEITHER = (True, False), (False, True), (False, False)
@@ -204,10 +205,22 @@ counters = st.builds(
     st.integers(1, 8),
     st.lists(st.sampled_from(["a", "b", "7"]), max_size=3),
 )
+worded = st.builds(
+    lambda unit, copies, start, noise, cut: (
+        noise[:1]
+        + [str(start + i) if word == "#" else word for i in range(copies) for word in unit]
+        + noise[1:]
+    )[cut:],
+    st.lists(st.sampled_from(["#", "#", "row", "item", "of", "'", '"x"', "é²"]), max_size=5),
+    st.integers(0, 5),
+    st.integers(0, 12),
+    st.lists(st.sampled_from(["alpha", "beta", "row", "''", "7", "\\n", "\u200b"]), max_size=4),
+    st.integers(0, 3),
+)
 texts = st.one_of(
     st.text(alphabet="aab1290 -x_'\\n\x01٣+.,\"", max_size=30),
     st.text(max_size=12),
-    st.one_of(few_elements, near_periods, counters).map(" ".join),
+    st.one_of(few_elements, near_periods, counters, worded).map(" ".join),
 )
 
 
@@ -217,6 +230,32 @@ texts = st.one_of(
 @example("9 3 2 5 4 3 2 5 4 3 9")
 def test_equals_the_transcribed_rules(mode, text):
     assert find_pattern(text, mode) == transcribed_pattern(text, mode)
+
+
+@given(worded.map(" ".join))
+@settings(deadline=None, max_examples=600)
+@example("alpha 1 beta 2 gamma")
+@example("'' alpha 1 beta")
+def test_lone_words_are_never_found_in_a_text_that_counts(text):
+    for mode in ("published", "strict"):
+        assert find_pattern(text, mode) == transcribed_pattern(text, mode)
+        assert not (has_lone_words(text) and transcribed_pattern(text, mode) == INCREMENTING)
+
+
+def test_pieces_of_source_files_equal_the_transcribed_rules():
+    """Real text: code and prose, most of it without a pattern; tables of numbers with one."""
+    folder = Path(__file__).parents[2]
+    files = [*sorted((folder / "src").rglob("*.py"))[::6], *sorted(folder.glob("*.md"))]
+    files += [*(folder / "src").rglob("rho.csv")]
+    pieces = [
+        text[start : start + 40 + start % 200]
+        for text in (file.read_text(encoding="utf-8") for file in files)
+        for start in range(0, len(text), 173)
+    ]
+    assert len(pieces) > 400
+    assert 0.3 < sum(map(has_lone_words, pieces)) / len(pieces) < 1
+    for piece in pieces:
+        assert find_pattern(piece) == transcribed_pattern(piece, "published")
 
 
 @given(texts)

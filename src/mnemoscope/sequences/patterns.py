@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.sequences.counters import is_number, split_counters
+from mnemoscope.sequences.counters import has_lone_words, is_number, split_counters
 
 __all__ = ["Pattern", "PatternMode", "find_pattern", "find_smallest_period"]
 
@@ -52,7 +52,7 @@ def find_pattern(text: str, mode: PatternMode = "published") -> Pattern:
             f"patterns: no mode '{mode}'.{nearest(mode, get_args(PatternMode))} "
             "Choose published or strict."
         )
-    if _is_incrementing(text, is_strict=mode == "strict"):
+    if not has_lone_words(text) and _is_incrementing(text, is_strict=mode == "strict"):
         return Pattern(is_incrementing=True, is_repeating=False)
     return Pattern(is_incrementing=False, is_repeating=_is_repeating(text))
 
