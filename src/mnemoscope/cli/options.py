@@ -11,6 +11,7 @@ from mnemoscope.errors import UserError
 
 __all__ = [
     "BatchSize",
+    "CheckLabels",
     "Device",
     "DropSmallClasses",
     "Dtype",
@@ -25,6 +26,7 @@ __all__ = [
     "Scan",
     "Sequences",
     "Set",
+    "Split",
     "StudyFolder",
     "Taxonomies",
     "merge_flags",
@@ -42,8 +44,25 @@ Sequences = Annotated[
     str | None,
     typer.Option(
         "--sequences",
-        help="Folder of text or code, text file, .jsonl or .parquet, or 'embedded'.",
+        help="Folder of text or code, text file, .jsonl or .parquet, 'embedded', or with --split "
+        "'usvsnsp/semantic-filters'.",
         show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split of the paper's data set: deduped_12b, or memories_deduped_12b alone.",
+        show_default=False,
+    ),
+]
+CheckLabels = Annotated[
+    bool,
+    typer.Option(
+        "--check-labels",
+        help="Only say how many of the table's labels this model gives too, and how near a tie "
+        "the others are.",
     ),
 ]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]

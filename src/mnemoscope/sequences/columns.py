@@ -9,7 +9,17 @@ import polars as pl
 
 from mnemoscope.errors import UserError
 
-__all__ = ["COLUMNS", "Column", "conform", "is_kind", "is_value_of_kind"]
+__all__ = [
+    "COLUMNS",
+    "PUBLISHED_VERDICT",
+    "Column",
+    "conform",
+    "is_kind",
+    "is_value_of_kind",
+]
+
+PUBLISHED_VERDICT = "published_is_memorized"
+"""What a source says of a sequence; the study's own verdict is `is_memorized`."""
 
 _INTEGERS = "integers"
 _NUMBERS = "numbers"
@@ -66,6 +76,7 @@ COLUMNS: dict[str, Column] = {
     "is_repeating": Column(_BOOLEANS, pl.Boolean(), "the text repeats a short period"),
     "rouge_l": Column(_NUMBERS, pl.Float64(), "ROUGE-L F of prefix and suffix, in [0, 1]"),
     "rouge_3": Column(_NUMBERS, pl.Float64(), "ROUGE-3 F of prefix and suffix, in [0, 1]"),
+    PUBLISHED_VERDICT: Column(_BOOLEANS, pl.Boolean(), "is_memorized as the source gave it"),
 }
 
 

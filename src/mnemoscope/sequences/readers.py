@@ -1,7 +1,7 @@
 """Read sequences, or a corpus, from a folder of texts, one text file, or a table."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ from mnemoscope.progress import track
 from mnemoscope.sequences.collector import WindowCollector
 from mnemoscope.sequences.documents import guess_genre, list_files, read_text
 from mnemoscope.sequences.schema import check_columns, check_ids, read_table
-from mnemoscope.sequences.table_rows import cut_rows, drop_results, has_values, take_tokens
+from mnemoscope.sequences.table_rows import (
+    cut_rows,
+    drop_results,
+    has_values,
+    keep_verdicts,
+    take_tokens,
+)
 from mnemoscope.sequences.windows import WindowCutter
 
 __all__ = ["ReadResult", "read_corpus", "read_sequences"]
@@ -31,12 +37,14 @@ class ReadResult:
             at least one sequence.
         n_too_short: texts shorter than one sequence.
         n_unreadable: files that are binary, not UTF-8, or may not be read.
+        facts: what else a study's manifest is to say of the source.
     """
 
     frame: pl.DataFrame
     n_documents: int
     n_too_short: int = 0
     n_unreadable: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_sequences(
@@ -107,7 +115,9 @@ def _read_rows(
     path: Path, tokenizer: Any | None, length: int, stride: int, limit: int | None
 ) -> ReadResult:
     """Sequences of a table, from its tokens or from its texts."""
-    frame = drop_results(read_table(path))
+    frame = read_table(path)
+    # Of a table of texts the labels go: they were given to rows, not to windows.
+    frame = drop_results(keep_verdicts(frame) if has_values(frame, "tokens") else frame)
     check_columns(frame, where=str(path))
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], str(path))

@@ -7,11 +7,11 @@ import polars as pl
 
 from mnemoscope.progress import track
 from mnemoscope.sequences.collector import WindowCollector
-from mnemoscope.sequences.columns import COLUMNS
+from mnemoscope.sequences.columns import COLUMNS, PUBLISHED_VERDICT
 from mnemoscope.sequences.schema import check_sequences
 from mnemoscope.sequences.windows import WindowCutter
 
-__all__ = ["cut_rows", "drop_results", "has_values", "take_tokens"]
+__all__ = ["cut_rows", "drop_results", "has_values", "keep_verdicts", "take_tokens"]
 
 _RESULTS = (  # what a model or a feature said of the rows, which are new sequences now
     "memorization_score",
@@ -33,6 +33,24 @@ def has_values(frame: pl.DataFrame, name: str) -> bool:
 def drop_results(frame: pl.DataFrame) -> pl.DataFrame:
     """Leave out the columns that another run made."""
     return frame.drop(_RESULTS, strict=False)
+
+
+def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Keep what the source says of its sequences as `published_is_memorized`, to be checked.
+
+    Args:
+        frame: rows that are sequences already; `is_memorized` goes before `memorization_score`,
+            and a column `published_is_memorized` that is there before both.
+    """
+    known = {
+        PUBLISHED_VERDICT: pl.col(PUBLISHED_VERDICT),
+        "is_memorized": pl.col("is_memorized"),
+        "memorization_score": pl.col("memorization_score").cast(pl.Float64).fill_nan(None) == 1,
+    }
+    found = [known[name] for name in known if name in frame.columns]
+    if not found:
+        return frame
+    return frame.with_columns(pl.coalesce(found).cast(pl.Boolean).alias(PUBLISHED_VERDICT))
 
 
 def take_tokens(

@@ -1,5 +1,7 @@
 """Stage `features`: what the taxonomies ask of a sequence (ROUGE, patterns, duplicates, code)."""
 
+from typing import Any
+
 import polars as pl
 
 from mnemoscope.progress import say
@@ -8,6 +10,7 @@ from mnemoscope.sequences.features import add_features
 from mnemoscope.sequences.readers import read_corpus
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.published_split import PUBLISHED_PATTERNS
 from mnemoscope.stages.sequences import GIVEN
 from mnemoscope.study import Study
 
@@ -35,12 +38,24 @@ def features_stage(study: Study, models: Models) -> None:
             length=settings.sequences.length,
             corpus=corpus,
         )
+        if settings.features.patterns == "published":
+            frame = _take_published_patterns(frame, counts)
         study.add_columns(frame.select(FEATURES))
         for name in FEATURES:
             counts[f"{name}_null"] = frame[name].null_count()
         counts["is_code_from"] = _source(frame, "is_code", given, "magika")
         counts["duplicates_from"] = _source(frame, "duplicates", given, "corpus")
     _say_missing(frame)
+
+
+def _take_published_patterns(frame: pl.DataFrame, counts: dict[str, Any]) -> pl.DataFrame:
+    """Where the source gives the flags, take its own; count where our rule says otherwise."""
+    for name in PUBLISHED_PATTERNS:
+        given = f"published_{name}"
+        if given in frame.columns:
+            counts[f"{name}_differ"] = int((frame[given] != frame[name]).sum())
+            frame = frame.with_columns(pl.coalesce(given, name).alias(name))
+    return frame
 
 
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:

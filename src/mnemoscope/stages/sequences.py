@@ -13,12 +13,16 @@ from pathlib import Path
 import polars as pl
 
 from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
+from mnemoscope.errors import UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.progress import say
 from mnemoscope.sequences.readers import ReadResult, read_sequences
 from mnemoscope.sequences.schema import check_sequences, read_table, token_matrix
+from mnemoscope.sequences.split_files import HUB_NAME, is_split_folder
 from mnemoscope.sequences.table_rows import has_values
-from mnemoscope.stages.models import Models
+from mnemoscope.stages.models import Models, reference_name
+from mnemoscope.stages.published_split import read_published
+from mnemoscope.stages.training_count import check_inputs
 from mnemoscope.study import TABLE_FILE, Study, check_free
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
@@ -54,7 +58,7 @@ def found_study(folder: Path | str, settings: StudySettings, models: Models) -> 
                 "too_short": result.n_too_short,
                 "unreadable": result.n_unreadable,
                 "given": [name for name in GIVEN if has_values(frame, name)],
-            }
+            } | result.facts
     say(_summary(result, frame.height))
     return Study(folder)
 
@@ -79,6 +83,7 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
         UserError: anything that cannot be used.
     """
     load_taxonomies(settings.label.taxonomies)
+    check_inputs(settings, has_reference=reference_name(settings) is not None)
     model = models.model()
     models.check_reference()
     result = _read(settings, models)
@@ -86,12 +91,21 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
     # One forward, so that attention that cannot be captured is refused before hours of work.
     next(capture_pooled(model, token_matrix(result.frame[:1]), batch_size=1))
-    return replace(result, frame=_limit(result.frame, settings.sequences))
+    if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
+        result = replace(result, frame=_limit(result.frame, settings.sequences))
+    return result
 
 
 def _read(settings: StudySettings, models: Models) -> ReadResult:
-    """The shipped sequences, or those of the user's source."""
+    """The shipped sequences, a split of the paper's data set, or those of the user's source."""
     wanted = settings.sequences
+    if wanted.split is not None:
+        return read_published(settings)
+    if wanted.source == HUB_NAME or is_split_folder(wanted.source):
+        raise UserError(
+            f"{wanted.source}: the paper's data set; which split? Name it, for example "
+            "'--split deduped_12b' or 'sequences.split: deduped_12b' in the settings."
+        )
     if wanted.source == EMBEDDED:
         from mnemoscope.embedded import sequences_path
 

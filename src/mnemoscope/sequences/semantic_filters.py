@@ -1,0 +1,226 @@
+"""Read a split of `usvsnsp/semantic-filters`, the data set of the paper, in bounded memory.
+
+Three passes over its Parquet files: what is a number or a flag of all rows, ROUGE from the tokens
+slice by slice, then tokens and texts of the rows that were chosen, and only of those.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.progress import track
+from mnemoscope.sequences.columns import COLUMNS, is_kind
+from mnemoscope.sequences.rouge import rouge_3, rouge_l
+from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.sequences.split_files import find_split
+
+__all__ = ["LENGTH", "Split", "read_split", "take_rows"]
+
+LENGTH = 64
+"""Tokens of every sequence of the data set."""
+CODE_AT_MOST, PROSE_AT_LEAST = 0.4, 0.525
+"""`nl_scores` that the data set's authors call code, and natural language (arXiv 2406.17746)."""
+
+_SLICE_ROWS = 100_000
+_SCALARS = {  # the data set's name to ours
+    "sequence_id": "sequence_id",
+    "sequence_duplicates": "duplicates",
+    "memorization_score": "memorization_score",
+    "is_incrementing": "is_incrementing",
+    "is_repeating": "is_repeating",
+}
+_NL_SCORES = "nl_scores"
+_KINDS = {
+    **{name: COLUMNS[ours].kind for name, ours in _SCALARS.items()},
+    _NL_SCORES: COLUMNS["memorization_score"].kind,
+    "tokens": COLUMNS["tokens"].kind,
+    "text": COLUMNS["text"].kind,
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The features of all sequences of a split.
+
+    Attributes:
+        files: Parquet files of every part, in the order in which rows are counted.
+        rows: one row a sequence, ids unique: `row` (place in the files), `sequence_id`,
+            `duplicates`, `memorization_score` (the published one), `is_incrementing`,
+            `is_repeating` (the published flags), `is_code`, `rouge_l`, `rouge_3`.
+        n_rows: rows of every part, as they stand in the files.
+        n_duplicates: rows dropped because their id stood earlier in the same part.
+        n_overlaps: rows dropped because their id stands in an earlier part.
+    """
+
+    files: dict[str, list[Path]]
+    rows: pl.DataFrame
+    n_rows: dict[str, int]
+    n_duplicates: int
+    n_overlaps: int
+
+
+def read_split(
+    source: str,
+    split: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    also: Sequence[str] = (),
+) -> Split:
+    """Read the features of a split; no tokens or texts stay in memory.
+
+    A sequence that stands twice (the data set pads to a multiple of 8, and the pile's sample and
+    the memories overlap) is kept once, where it stands first.
+
+    Args:
+        source: as for `find_split`.
+        split: as for `find_split`.
+        limit: keep this many sequences, drawn at random; None keeps all.
+        seed: of that draw.
+        also: further columns of numbers or flags to keep, under the data set's own name.
+
+    Raises:
+        UserError: as `find_split`; a column missing or of another type, no rows, an id that is
+            null, tokens that are not 64.
+        DamagedDataError: a file that is torn.
+    """
+    files = find_split(source, split)
+    for path in _all(files):
+        _check_schema(path)
+    parts = {name: pl.concat([_scalars(path, also) for path in files[name]]) for name in files}
+    rows = pl.concat(frame.with_columns(part=pl.lit(name)) for name, frame in parts.items())
+    if rows.is_empty():
+        raise UserError(f"{source}: split '{split}' has no rows. Copy its files again.")
+    rows = rows.with_row_index("row")
+    once = pl.struct("part", "sequence_id").is_first_distinct()
+    n_once = int(rows.select(once.sum()).item())
+    kept = rows.filter(pl.col("sequence_id").is_first_distinct()).drop("part")
+    if limit is not None and limit < kept.height:
+        kept = kept.sample(limit, seed=seed, shuffle=False).sort("row")
+    return Split(
+        files=files,
+        rows=kept.with_columns(_rouge(files, kept["row"], rows.height)),
+        n_rows={name: frame.height for name, frame in parts.items()},
+        n_duplicates=rows.height - n_once,
+        n_overlaps=n_once - rows["sequence_id"].n_unique(),
+    )
+
+
+def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
+    """Give sequences their tokens and texts.
+
+    Args:
+        split: from `read_split`.
+        rows: some rows of `split.rows`.
+
+    Returns:
+        The rows in the order of the files, with `tokens` and `text`.
+
+    Raises:
+        DamagedDataError: a file that is torn.
+    """
+    rows = rows.sort("row")
+    n_all = sum(split.n_rows.values())
+    found = [
+        frame.with_columns(pl.col("tokens").cast(pl.List(pl.Int32)))
+        for frame in _slices(split.files, ["tokens", "text"], rows["row"], "texts", n_all)
+    ]
+    return rows.with_columns(pl.concat(found).select("text", "tokens").get_columns())
+
+
+def _rouge(files: dict[str, list[Path]], wanted: pl.Series, n_all: int) -> list[pl.Series]:
+    """`rouge_l` and `rouge_3` of the wanted rows."""
+    half = LENGTH // 2
+    scores: dict[str, list[pl.Series]] = {"rouge_l": [], "rouge_3": []}
+    for frame in _slices(files, ["tokens"], wanted, "ROUGE", n_all):
+        tokens = token_matrix(frame)
+        for name, measure in (("rouge_l", rouge_l), ("rouge_3", rouge_3)):
+            scores[name].append(pl.Series(name, measure(tokens[:, :half], tokens[:, half:])))
+    return [pl.concat(found) for found in scores.values()]
+
+
+def _slices(
+    files: dict[str, list[Path]], columns: list[str], wanted: pl.Series, label: str, n_all: int
+) -> Iterator[pl.DataFrame]:
+    """The wanted rows (places over all files, sorted) of some columns, a slice at a time."""
+    before = 0
+    with track(label, total=n_all, unit="rows") as progress:
+        for path in _all(files):
+            n_here = int(_collect(pl.scan_parquet(path, glob=False).select(pl.len()), path).item())
+            for start in range(0, n_here, _SLICE_ROWS):
+                n_slice = min(_SLICE_ROWS, n_here - start)
+                low, high = before + start, before + start + n_slice
+                first, last = (wanted.search_sorted(end, side="left") for end in (low, high))
+                if last > first:
+                    lazy = pl.scan_parquet(path, glob=False).slice(start, n_slice)
+                    frame = _collect(lazy.select(columns), path)[wanted[first:last] - low]
+                    _check_tokens(frame["tokens"], path, wanted[first:last] - before)
+                    yield frame
+                progress.advance(n_slice)
+            before += n_here
+
+
+def _scalars(path: Path, also: Sequence[str]) -> pl.DataFrame:
+    """The numbers and flags of one file, under our names and at our types."""
+    schema = pl.read_parquet_schema(path)
+    taken = [pl.col(name).cast(COLUMNS[ours].dtype).alias(ours) for name, ours in _SCALARS.items()]
+    extra = [pl.col(name) for name in also if name in schema and name not in _KINDS]
+    score = pl.col(_NL_SCORES).fill_nan(None)
+    code = (
+        pl.when(score <= CODE_AT_MOST).then(True).when(score >= PROSE_AT_LEAST).then(False)
+    ).alias("is_code")
+    frame = _collect(pl.scan_parquet(path, glob=False).select(*taken, code, *extra), path)
+    ids = frame["sequence_id"]
+    if ids.null_count():
+        row = ids.is_null().arg_max()
+        raise UserError(f"{path}, column 'sequence_id', row {row}: null. Copy the file again.")
+    return frame.with_columns(pl.col("memorization_score").fill_nan(None))
+
+
+def _check_schema(path: Path) -> None:
+    """The file is whole and has the needed columns at their types."""
+    try:
+        schema = pl.read_parquet_schema(path)
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise _torn(path, error) from error
+    for name, kind in _KINDS.items():
+        if name not in schema:
+            raise UserError(
+                f"{path}: no column '{name}'. The files of the data set hold it; copy them again."
+            )
+        if not is_kind(schema[name], kind):
+            raise UserError(f"{path}, column '{name}': {schema[name]} where {kind} are needed.")
+
+
+def _check_tokens(lists: pl.Series, path: Path, places: pl.Series) -> None:
+    """Refuse lists that are not 64 tokens."""
+    is_wrong = lists.list.len().ne_missing(LENGTH)
+    if is_wrong.any():
+        row = int(is_wrong.arg_max() or 0)
+        n_tokens = 0 if lists[row] is None else len(lists[row])
+        raise UserError(
+            f"{path}, column 'tokens', row {places[row]}: {n_tokens} tokens where {LENGTH} are "
+            "needed. Copy the file again."
+        )
+
+
+def _collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
+    """Read, and name the file where it is damaged inside."""
+    try:
+        return lazy.collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise _torn(path, error) from error
+
+
+def _torn(path: Path, error: BaseException) -> DamagedDataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return DamagedDataError(f"{path}: not a whole Parquet file ({reason}). Copy it again.")
+
+
+def _all(files: dict[str, list[Path]]) -> list[Path]:
+    return [path for part in files.values() for path in part]
