@@ -51,8 +51,9 @@ class _Lines:
     def _print(self) -> None:
         of_total = f" of {self._total:,}" if self._total is not None else ""
         seconds = time.monotonic() - self._started
+        rate = f", {self._done / seconds:,.0f} a second" if seconds >= 1 else ""
         print(
-            f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s",
+            f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s{rate}",
             file=self._stream,
             flush=True,
         )
@@ -118,14 +119,28 @@ def _line_opener(stream: TextIO) -> _Opener:
 def _rich_opener() -> _Opener:
     def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class _Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                """Units a second, lately."""
+                return Text(f"{task.speed:,.0f}/s" if task.speed and task.speed >= 10 else "")
 
         bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
+            _Rate(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.sequences import duplicates
+from mnemoscope.sequences import corpus_chunks, suffix_index
 from mnemoscope.sequences.duplicates import count_duplicates
 
 
@@ -45,7 +45,7 @@ def test_counts_equal_a_count_by_hand(case):
 def test_a_hash_that_tells_nothing_apart_changes_no_count(case):
     suffixes, corpus = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_mix", lambda tokens: np.zeros(len(tokens), np.uint64))
+        patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
         assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
 
 
@@ -54,7 +54,8 @@ def test_a_hash_that_tells_nothing_apart_changes_no_count(case):
 def test_chunks_change_no_count(case, n_tokens):
     suffixes, corpus = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_CHUNK_TOKENS", n_tokens)
+        patch.setattr(corpus_chunks, "_CHUNK_TOKENS", n_tokens)
+        patch.setattr(suffix_index, "_BLOCK_TOKENS", n_tokens)
         assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
 
 

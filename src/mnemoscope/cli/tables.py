@@ -9,7 +9,7 @@ from mnemoscope.cli.options import DropSmallClasses, Patterns, Quiet, Redo, Set,
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 
-__all__ = ["features", "label"]
+__all__ = ["features", "label", "load_tokenizer_named", "refuse_unwritable"]
 
 Target = Annotated[
     Path, typer.Argument(help="A study folder, or a .jsonl or .parquet table with -o.")
@@ -55,9 +55,9 @@ def features(
 
     _only_for_studies("features", set_, redo=redo)
     mode = _pattern_mode(patterns)
-    _writable(out)
+    refuse_unwritable(out)
     frame = read_table(target)
-    counted = None if corpus is None else read_corpus(corpus, _tokenizer(tokenizer))
+    counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
     with shown(quiet):
         frame = add_features(frame, patterns=mode, length=length, corpus=counted, where=str(target))
     write_table(out, frame)
@@ -98,7 +98,7 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
     if not names:
         raise UserError("label: name a taxonomy with -t, for example -t 'Non-Memo, Guess, Recall'.")
     taxonomies = load_taxonomies(names)
-    _writable(out)
+    refuse_unwritable(out)
     frame = read_table(target)
     check_columns(frame, "sequence_id", where=str(target))
     if len(taxonomies) == 1:
@@ -115,8 +115,12 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
         print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
 
 
-def _tokenizer(name: str | None) -> Any:
-    """The tokenizer for a corpus of text; none is needed for one of tokens."""
+def load_tokenizer_named(name: str | None) -> Any:
+    """The tokenizer for a corpus of text; none is needed for one of tokens.
+
+    Args:
+        name: folder or hub name of a model; None gives None.
+    """
     if name is None:
         return None
     from mnemoscope.lm.loading import load_tokenizer
@@ -146,8 +150,15 @@ def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -
         )
 
 
-def _writable(out: Path) -> None:
-    """Refuse before any work an output that could not be written."""
+def refuse_unwritable(out: Path) -> None:
+    """Refuse before any work an output that could not be written.
+
+    Args:
+        out: table to write.
+
+    Raises:
+        UserError: another ending than a table's, or no such folder.
+    """
     if out.suffix not in {".parquet", ".jsonl"}:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
