@@ -133,3 +133,11 @@ def test_where_only_the_settings_without_controls_trained_there_is_no_excess(pre
     assert row["min_f1"] > 0.7
     assert row["excess"] is None
     assert row["verdict"] == "cannot be said: the CNN on the model's attention did not train"
+
+
+def test_a_single_input_takes_the_benchmark_table_over(predictions: pl.DataFrame) -> None:
+    alone = predictions.filter(~pl.col("setting").str.contains("heads|difference"))
+    logits = predictions_of("logits", TRUE, {0: TRUE}, setting="-")
+    both = pl.concat([alone, logits])
+    whole = score_benchmark(both, runs_of(both), {TAXONOMY: CLASSES}, n_resamples=60)
+    assert inputs(both, whole=whole).equals(inputs(alone))

@@ -24,6 +24,8 @@ INPUTS_SCHEMA = pl.Schema(
 _SHARED = ("blind", "ngram")
 """They read tokens and not attention, so they stand beside every input alike."""
 
+_CNNS = ("model", "control", "reference")
+
 _REFERENCE_INPUT = {"difference": "mean"}
 """The reference has no difference from itself; its own maps stand beside the model's."""
 
@@ -45,6 +47,7 @@ def score_inputs(
     n_resamples: int = 1000,
     seed: int = 0,
     control_settings: Sequence[str] | None = None,
+    whole: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every input.
 
@@ -55,6 +58,7 @@ def score_inputs(
         n_resamples: bootstrap resamples.
         seed: of every bootstrap.
         control_settings: names of the model's settings that have controls; None: all.
+        whole: the benchmark table of the same, taken over where there is a single input.
 
     Returns:
         Columns as in `INPUTS_SCHEMA`, one row a taxonomy, input and source (model, blind, ngram,
@@ -63,6 +67,9 @@ def score_inputs(
     own = runs.filter(pl.col("source") == "model")
     inputs = list(dict.fromkeys(map(input_of, own["setting"])))
     tables = []
+    if whole is not None and len(inputs) == 1:
+        same = whole.filter(pl.col("source").is_in([*_SHARED, *_CNNS]))
+        return same.with_columns(pl.lit(inputs[0]).alias("input")).select(INPUTS_SCHEMA.names())
     for name in inputs:
         table = score_benchmark(
             predictions.filter(_belongs_to(name)),

@@ -16,12 +16,13 @@ class CnnSetting:
     Attributes:
         kernel: side of both convolution kernels.
         filters: channels of both convolutions.
-        pooling: how the heads of a layer were pooled.
+        pooling: what is seen of a layer's heads: their mean, their maximum, both, every head,
+            or the mean's difference from a reference model's.
     """
 
     kernel: int
     filters: int
-    pooling: Literal["mean", "max"]
+    pooling: Literal["mean", "max", "both", "heads", "difference"]
 
     @property
     def slug(self) -> str:

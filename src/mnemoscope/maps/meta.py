@@ -12,11 +12,21 @@ from typing import Any
 from mnemoscope.atomic_write import write_json
 from mnemoscope.errors import DamagedDataError, UserError
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "META_NAME", "StoreMeta", "read_meta", "write_meta"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "META_NAME",
+    "POOLED",
+    "StoreMeta",
+    "read_meta",
+    "write_meta",
+]
 
 META_NAME = "meta.json"
 FORMAT = "mnemoscope maps"
 FORMAT_VERSION = 1
+POOLED = ("mean", "max")
+"""The tensors of a shard, unless a folder says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +34,13 @@ class StoreMeta:
     """What every map of one folder has in common.
 
     Attributes:
-        n_layers: layers of the model.
+        n_layers: layers of the model; where every head is kept, layers · heads.
         length: tokens of each sequence.
         model: fingerprint of the model and the settings of the capture, JSON values only.
         dtype: of the stored weights.
         format: the constant "mnemoscope maps".
         version: of the format.
+        tensors: names of the tensors in every shard.
     """
 
     n_layers: int
@@ -38,10 +49,12 @@ class StoreMeta:
     dtype: str = "float16"
     format: str = FORMAT
     version: int = FORMAT_VERSION
+    tensors: tuple[str, ...] = POOLED
 
     def __post_init__(self) -> None:
-        """Let the model be what its JSON gives back (tuples become lists)."""
+        """Let the model be what its JSON gives back (tuples become lists), names a tuple."""
         object.__setattr__(self, "model", json.loads(json.dumps(self.model)))
+        object.__setattr__(self, "tensors", tuple(self.tensors))
 
     def require(self, wanted: "StoreMeta", folder: Path) -> None:
         """Refuse to go on in a folder that another model or other settings made.
@@ -90,7 +103,10 @@ def read_meta(folder: Path) -> StoreMeta:
 
 def write_meta(folder: Path, meta: StoreMeta) -> None:
     """Write `meta.json` atomically; errors as `atomic_write.write_json`."""
-    write_json(folder / META_NAME, asdict(meta))
+    values = asdict(meta)
+    if meta.tensors == POOLED:
+        del values["tensors"]
+    write_json(folder / META_NAME, values)
 
 
 def _parse(values: dict[str, Any], path: Path) -> StoreMeta:
@@ -102,7 +118,7 @@ def _parse(values: dict[str, Any], path: Path) -> StoreMeta:
     counts = (meta.n_layers, meta.length)
     if not all(type(count) is int and count > 0 for count in counts) or meta.dtype != "float16":
         raise _damaged(path)
-    if not isinstance(meta.model, dict):
+    if not isinstance(meta.model, dict) or not all(isinstance(n, str) for n in meta.tensors):
         raise _damaged(path)
     return meta
 

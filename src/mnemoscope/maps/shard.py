@@ -1,9 +1,11 @@
 """One shard: a safetensors file with the tensors `mean` and `max` of some hundred sequences.
 
-Each is (rows, layers, length·(length+1)/2) float16. Any safetensors reader opens it.
+Each is (rows, layers, length·(length+1)/2) float16. A folder of every head's maps has the one
+tensor `heads`, (rows, layers · heads, ...), in their place. Any safetensors reader opens it.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,20 +17,19 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.maps.meta import StoreMeta
 from mnemoscope.maps.triangle import triangle_size
 
-__all__ = ["POOLINGS", "check_checksum", "check_shape", "open_tensor", "shard_bytes"]
+__all__ = ["check_checksum", "check_shape", "open_tensor", "shard_bytes"]
 
-POOLINGS = ("mean", "max")
 _READ_BYTES = 1 << 20
 
 
-def shard_bytes(mean: torch.Tensor, maximum: torch.Tensor) -> bytes:
+def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """A shard's content; the same maps always give the same bytes.
 
     Args:
-        mean: float16, shape (rows, layers, length·(length+1)/2).
-        maximum: the same shape and dtype.
+        tensors: by name, each float16, shape (rows, layers, length·(length+1)/2).
     """
-    return cast(bytes, save({"max": maximum.contiguous(), "mean": mean.contiguous()}))
+    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    return cast(bytes, save(ordered))
 
 
 def open_tensor(path: Path, pooling: str) -> torch.Tensor:
@@ -62,10 +63,12 @@ def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
         with safe_open(path, framework="pt") as shard:
             found = {name: _describe(shard.get_slice(name)) for name in shard.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        size, wanted = path.stat().st_size, 2 * 2 * shape[0] * shape[1] * shape[2]
+        n_weights = len(meta.tensors) * shape[0] * shape[1] * shape[2]
+        size, wanted = path.stat().st_size, 2 * n_weights
         raise _damaged(path, f"torn ({size:,} bytes, {wanted:,} of weights)", rows) from error
-    if found != dict.fromkeys(POOLINGS, ("F16", shape)):
-        raise _damaged(path, f"other content than 'mean' and 'max' of shape {shape}", rows)
+    if found != dict.fromkeys(meta.tensors, ("F16", shape)):
+        names = " and ".join(f"'{name}'" for name in meta.tensors)
+        raise _damaged(path, f"other content than {names} of shape {shape}", rows)
 
 
 def check_checksum(path: Path, *, rows: int, sha256: str) -> None:

@@ -5,7 +5,7 @@ killed process leaves is either complete or not there. One writer a folder at a 
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mnemoscope.maps.index import (
     read_index,
     write_index,
 )
-from mnemoscope.maps.meta import META_NAME, StoreMeta, read_meta, write_meta
+from mnemoscope.maps.meta import META_NAME, POOLED, StoreMeta, read_meta, write_meta
 from mnemoscope.maps.shard import check_checksum, check_shape, shard_bytes
 from mnemoscope.maps.triangle import pack_triangle
 
@@ -50,6 +50,7 @@ class MapWriter:
         length: int = 64,
         fingerprint: dict[str, Any],
         shard_rows: int = 256,
+        tensors: Sequence[str] = POOLED,
     ) -> None:
         """Open a folder, or plan a new one: nothing is written before the first shard.
 
@@ -58,10 +59,11 @@ class MapWriter:
 
         Args:
             folder: made, with its parents, when the first shard is written.
-            n_layers: layers of the model.
+            n_layers: layers of the model; channels of each map where that is not the same.
             length: tokens of each sequence.
             fingerprint: model and capture settings, JSON values; a folder holds one fingerprint.
             shard_rows: sequences a shard; at 36 layers 256 are 77 MB.
+            tensors: names of what is stored of each sequence.
 
         Raises:
             UserError: the folder holds maps of another model, settings or shape.
@@ -70,12 +72,12 @@ class MapWriter:
         if shard_rows < 1:
             raise ValueError(f"shard_rows is {shard_rows}; at least 1 is needed")
         self.folder = Path(folder)
-        self.meta = StoreMeta(n_layers, length, fingerprint)
+        self.meta = StoreMeta(n_layers, length, fingerprint, tensors=tuple(tensors))
         self.shard_rows = shard_rows
         self.damaged: list[DamagedDataError] = []
         self._index = self._open()
         self._is_ready = False
-        self._pending: list[tuple[pl.DataFrame, torch.Tensor, torch.Tensor]] = []
+        self._pending: list[tuple[pl.DataFrame, dict[str, torch.Tensor]]] = []
         self._n_pending = 0
 
     def __enter__(self) -> "MapWriter":
@@ -127,10 +129,27 @@ class MapWriter:
             NoRoomError: the disk is full; the shards written so far stay.
             ValueError: a wrong shape, or a map that is already there.
         """
+        self.append_tensors(sequence_ids, suffix, {"mean": mean, "max": max})
+
+    def append_tensors(
+        self,
+        sequence_ids: Sequence[int] | np.ndarray,
+        suffix: Sequence[str] | str,
+        maps: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Take a batch of maps, whatever the folder holds of each; errors as `append`.
+
+        Args:
+            sequence_ids: shape (b,).
+            suffix: "own" or "true" for each, or one for all.
+            maps: one for each of the folder's tensors, shape (b, layers, query, key).
+        """
         keys = key_frame(sequence_ids, suffix)
+        if set(maps) != set(self.meta.tensors):
+            raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(self.meta.tensors)}")
         if len(self.missing(sequence_ids, suffix)) != len(keys):
             raise ValueError("a map of this batch is already stored; ask missing() first")
-        self._pending.append((keys, self._pack(keys, mean), self._pack(keys, max)))
+        self._pending.append((keys, {name: self._pack(keys, each) for name, each in maps.items()}))
         self._n_pending += len(keys)
         while self._n_pending >= self.shard_rows:
             self._flush(self.shard_rows)
@@ -168,7 +187,7 @@ class MapWriter:
         """Keys stored or waiting."""
         keys = [
             self._index.select("sequence_id", "suffix"),
-            *(keys for keys, _, _ in self._pending),
+            *(keys for keys, _ in self._pending),
         ]
         return pl.concat(keys)
 
@@ -189,11 +208,13 @@ class MapWriter:
     def _flush(self, n_rows: int) -> None:
         """Write the first waiting rows as a shard, then the index that names it."""
         self._prepare()
-        keys = pl.concat([keys for keys, _, _ in self._pending])
-        mean = torch.cat([mean for _, mean, _ in self._pending])
-        maximum = torch.cat([maximum for _, _, maximum in self._pending])
+        keys = pl.concat([keys for keys, _ in self._pending])
+        waiting = {
+            tensor: torch.cat([maps[tensor] for _, maps in self._pending])
+            for tensor in self.meta.tensors
+        }
         name = free_shard_name(self._index)
-        data = shard_bytes(mean[:n_rows], maximum[:n_rows])
+        data = shard_bytes({tensor: maps[:n_rows] for tensor, maps in waiting.items()})
         write_bytes(self.folder / name, data)
         entries = keys[:n_rows].with_columns(
             pl.lit(name).alias("shard"),
@@ -204,9 +225,8 @@ class MapWriter:
         write_index(self.folder, index)
         self._index = index
         self._n_pending -= n_rows
-        self._pending = (
-            [(keys[n_rows:], mean[n_rows:], maximum[n_rows:])] if self._n_pending else []
-        )
+        rest = {tensor: maps[n_rows:] for tensor, maps in waiting.items()}
+        self._pending = [(keys[n_rows:], rest)] if self._n_pending else []
 
     def _prepare(self) -> None:
         """Make the folder, sweep up after a killed writer, forget damaged shards before reuse.

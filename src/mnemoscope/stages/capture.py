@@ -14,7 +14,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
+from mnemoscope.maps.meta import POOLED
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.maps.triangle import triangle_size
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.continuation import decode
@@ -22,14 +24,22 @@ from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["LOGPROBS_FILE", "capture_stage", "maps_folder", "shown_tokens"]
+__all__ = ["LOGPROBS_FILE", "capture_stage", "heads_role", "maps_folder", "shown_tokens"]
 
 LOGPROBS_FILE = "logprobs.parquet"
+_REASONS_SAID = 3
+MOST_HEAD_BYTES = 8_000_000_000
+"""Every head's maps are for small models: this is the most that one model's may take on disk."""
 
 
 def maps_folder(study: Study, role: str) -> Path:
-    """Where the maps of `model` or `reference` stand."""
+    """Where the maps of `model` or `reference` stand, or every head's: `model-heads`."""
     return study.folder / "maps" / role
+
+
+def heads_role(role: str) -> str:
+    """What a role's folder of every head's maps is called."""
+    return f"{role}-heads"
 
 
 def capture_stage(study: Study, models: Models) -> None:
@@ -40,6 +50,8 @@ def capture_stage(study: Study, models: Models) -> None:
         model = models.model(study)
         wanted = _wanted(study)
         counts["distinct"] = wanted.height
+        if settings.capture.per_head:
+            _check_head_bytes(model, wanted.height, settings.sequences.length)
         _decode_missing(study, model, wanted)
         tokens = shown_tokens(study.sequences, wanted)
         _capture(study, "model", model, wanted, tokens)
@@ -90,8 +102,14 @@ def _check_possible(study: Study) -> None:
     reasons = [
         f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
     ]
-    if len(reasons) == len(samples):
-        raise UserError(f"{study.folder}: no taxonomy can be trained. {' '.join(reasons)}")
+    if len(reasons) < len(samples):
+        return
+    if not study.sequences["is_memorized"].any():
+        reasons = [next(iter(samples.values()))["impossible"]]  # the same for all
+    further = len(reasons) - _REASONS_SAID
+    more = f" And {further:,} more, see {study.folder}/manifests/label.json." if further > 0 else ""
+    said = " ".join(reasons[:_REASONS_SAID])
+    raise UserError(f"{study.folder}: no taxonomy can be trained. {said}{more}")
 
 
 def _decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
@@ -118,38 +136,72 @@ def _decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) ->
     )
 
 
+def _check_head_bytes(model: LanguageModel, n_rows: int, length: int) -> None:
+    """Refuse to store every head where the model or the sample is too large for it."""
+    n_bytes = model.n_layers * model.n_heads * triangle_size(length) * 2 * n_rows
+    if n_bytes > MOST_HEAD_BYTES:
+        raise UserError(
+            f"capture.per_head: every head of {model.name} ({model.n_layers} layers of "
+            f"{model.n_heads} heads) in {n_rows:,} sequences takes {n_bytes / 1e9:.1f} GB, the "
+            f"most is {MOST_HEAD_BYTES / 1e9:.0f} GB. Sample fewer sequences, or leave it off."
+        )
+
+
 def _capture(
     study: Study, role: str, model: LanguageModel, wanted: pl.DataFrame, tokens: np.ndarray
 ) -> None:
-    """Capture one model's maps of the rows that its store lacks, a shard at a time."""
+    """Capture one model's maps of the rows that its stores lack."""
+    _fill(study, role, model, wanted, tokens, tensors=POOLED)
+    if study.settings.capture.per_head:
+        _fill(study, heads_role(role), model, wanted, tokens, tensors=("heads",))
+
+
+def _fill(
+    study: Study,
+    role: str,
+    model: LanguageModel,
+    wanted: pl.DataFrame,
+    tokens: np.ndarray,
+    *,
+    tensors: tuple[str, ...],
+) -> None:
+    """Capture what one store lacks, a shard at a time."""
     ids = wanted["sequence_id"].to_numpy()
     suffixes = wanted["suffix"].to_list()
     shard_rows = study.settings.capture.shard_rows
     writer = MapWriter(
         maps_folder(study, role),
-        n_layers=model.n_layers,
+        n_layers=model.n_layers * (model.n_heads if "heads" in tensors else 1),
         length=tokens.shape[1],
         fingerprint=_fingerprint(model),
         shard_rows=shard_rows,
+        tensors=tensors,
     )
     missing = writer.missing(ids, suffixes)
     with track(f"Capturing ({role})", total=len(missing)) as progress:
         for start in range(0, len(missing), shard_rows):
             rows = missing[start : start + shard_rows]
-            mean, maximum = _pooled(model, tokens[rows], study, progress)
-            writer.append(ids[rows], [suffixes[row] for row in rows], mean, maximum)
+            maps = _maps(model, tokens[rows], study, progress, tensors)
+            writer.append_tensors(ids[rows], [suffixes[row] for row in rows], maps)
     writer.close()
 
 
-def _pooled(
-    model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pooled maps of one shard's sequences: mean and max, float32 (rows, layers, T, T)."""
+def _maps(
+    model: LanguageModel,
+    tokens: np.ndarray,
+    study: Study,
+    progress: Progress,
+    tensors: tuple[str, ...],
+) -> dict[str, torch.Tensor]:
+    """Maps of one shard's sequences by name, each float32 (rows, channels, T, T)."""
+    batch_size = study.settings.model.batch_size
     batches = []
-    for batch in capture_pooled(model, tokens, batch_size=study.settings.model.batch_size):
+    for batch in capture_pooled(
+        model, tokens, batch_size=batch_size, keep_heads="heads" in tensors
+    ):
         batches.append(batch)
         progress.advance(len(batch.mean))
-    return torch.cat([b.mean for b in batches]), torch.cat([b.max for b in batches])
+    return {name: torch.cat([getattr(one, name) for one in batches]) for name in tensors}
 
 
 def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:

@@ -27,11 +27,21 @@ from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, train_cnn
 from mnemoscope.errors import DamagedDataError
+from mnemoscope.lm.device import find_device
+from mnemoscope.maps.combined import DifferenceMaps, StackedMaps
 from mnemoscope.maps.dataset import MapSource
 from mnemoscope.maps.store import MapStore
-from mnemoscope.stages.capture import LOGPROBS_FILE, maps_folder, shown_tokens
+from mnemoscope.stages.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import reference_name
+from mnemoscope.stages.training_count import (
+    BASELINES,
+    check_inputs,
+    controlled_taxonomies,
+    seeds_of,
+    settings_of,
+    sources_of,
+)
 from mnemoscope.study import Study
 
 __all__ = [
@@ -49,7 +59,6 @@ __all__ = [
 ]
 
 CNN_SOURCES = ("model", "control", "blind", "reference")
-BASELINES = ("ngram", "logits", "statistics")
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Job:
         seed: of initialization, order and dropout.
         control_seed: of the control task's permutation.
         key: hash of all that decides the result.
+        device: setting `train.device`.
     """
 
     study: str
@@ -75,6 +85,7 @@ class Job:
     seed: int
     control_seed: int
     key: str
+    device: str = "cpu"
 
     @property
     def cnn_path(self) -> Path:
@@ -112,20 +123,23 @@ def sample_rows(study: Study, sample: str) -> SampleRows:
 
 
 def jobs_of(study: Study) -> Iterator[Job]:
-    """Every CNN that the settings ask for, samples first, then sources, settings, seeds."""
+    """Every CNN that the settings ask for, samples first, then sources, settings, seeds.
+
+    Raises:
+        UserError: an input that was not captured, or controls of an unknown taxonomy.
+    """
     settings = study.settings
-    sources = ["model", "statistics"]
-    if settings.benchmark.controls:
-        sources += ["control", "blind", "ngram", "logits"]
-        if reference_name(settings) is not None:
-            sources.append("reference")
+    has_reference = reference_name(settings) is not None
+    check_inputs(settings, has_reference)
+    controlled = controlled_taxonomies(settings)
     for sample, entry in samples_of(study).items():
         if "impossible" in entry:
             continue
         rows = sample_rows(study, sample)
-        for source in sources:
-            for setting in _grid(study, source):
-                for seed in _seeds(study, source):
+        is_controlled = controlled is None or entry["taxonomy"] in controlled
+        for source in sources_of(settings, has_reference, is_controlled=is_controlled):
+            for setting in settings_of(settings, source):
+                for seed in seeds_of(settings, source):
                     yield _job(study, sample, rows, source, setting, seed)
 
 
@@ -152,6 +166,7 @@ def _train(
     labels = torch.from_numpy(_labels(job, rows)[0])
     evaluation, training = (job_maps(study, job, part) for part in (rows.evaluation, rows.train))
     predicted: list[torch.Tensor] = []
+    device = find_device(job.device)
 
     def after_epoch(_: int, trained: TrainedCnn) -> None:
         if PRESETS[job.preset].scores_every_epoch:
@@ -165,6 +180,7 @@ def _train(
         preset=PRESETS[job.preset],
         seed=job.seed,
         on_epoch=after_epoch,
+        device=device,
     )
     logits = predict_logits(trained, evaluation)
     save_cnn(job.cnn_path, trained)
@@ -178,6 +194,7 @@ def _train(
         "train_min_f1": trained.history.train_min_f1,
         "p_value": trained.history.p_value,
         "did_train": trained.history.did_train,
+        "device": str(device),
     }
     return tensors, facts | {"seconds": trained.seconds}
 
@@ -243,9 +260,20 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     if job.source == "blind":
         return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
     role = "reference" if job.source == "reference" else "model"
-    store = MapStore(maps_folder(study, role))
     pooling = job.setting.pooling if job.setting else "mean"
-    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), pooling)
+    if pooling == "both":
+        return StackedMaps(*(_stored(study, role, rows, name) for name in ("mean", "max")))
+    if pooling == "difference":
+        return DifferenceMaps(
+            *(_stored(study, name, rows, "mean") for name in ("model", "reference"))
+        )
+    return _stored(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
+
+
+def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: str) -> MapSource:
+    """One tensor of the maps that a role's store holds of these rows."""
+    store = MapStore(maps_folder(study, role))
+    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
 
 
 @dataclass(frozen=True)
@@ -255,7 +283,7 @@ class Outcome:
     Attributes:
         predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
         probabilities: float32 (evaluation sequences, classes), of the final weights.
-        facts: loss, train_balanced_accuracy, train_min_f1, p_value, did_train.
+        facts: loss, train_balanced_accuracy, train_min_f1, p_value, did_train, device of a CNN.
         seconds: time it took.
     """
 
@@ -291,28 +319,6 @@ def is_finished(job: Job) -> bool:
     return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
 
 
-def _grid(study: Study, source: str) -> list[CnnSetting | None]:
-    """CNN settings of one source; tokens alone are the same under both poolings."""
-    if source in BASELINES:
-        return [None]
-    wanted = study.settings.train
-    poolings = wanted.poolings[:1] if source == "blind" else wanted.poolings
-    return [
-        CnnSetting(kernel=kernel, filters=filters, pooling=pooling)
-        for kernel in wanted.kernels
-        for filters in wanted.filters
-        for pooling in poolings
-    ]
-
-
-def _seeds(study: Study, source: str) -> list[int]:
-    """Seeds of one source: the control task may be given fewer; a baseline needs one."""
-    seeds = study.settings.train.seeds
-    if source in BASELINES:
-        return seeds[:1]
-    return seeds[: study.settings.benchmark.control_seeds] if source == "control" else seeds
-
-
 def _job(
     study: Study,
     sample: str,
@@ -329,19 +335,23 @@ def _job(
         _digest(rows.evaluation),
         rows.classes,
         source,
-        _source_identity(study, source),
+        _source_identity(study, source, setting),
         asdict(setting) if setting else None,
         asdict(PRESETS[preset]) if setting else None,
         seed,
         control_seed if source == "control" else None,
     ]
+    device = study.settings.train.device if setting else "cpu"
+    if device != "cpu":  # which is what every study had before there was a choice
+        basis.append(device)
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
-    return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key)
+    return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
 
 
-def _source_identity(study: Study, source: str) -> list[str]:
+def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
-    roles = ("model", "reference") if source == "reference" else ("model",)
+    is_difference = setting is not None and setting.pooling == "difference"
+    roles = ("model", "reference") if source == "reference" or is_difference else ("model",)
     models = [study.record["models"][role] for role in roles]
     return [
         f"{facts['fingerprint']} {facts['dtype']} {facts['device']} {facts['bos_id']}"

@@ -51,7 +51,7 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
     """Write `decisiveness.safetensors`: Δ of each sample and attribution, with its counts."""
     study.require("train")
     with study.finishing("localize") as counts:
-        jobs = [job for job in jobs_of(study) if job.source == "model"]
+        jobs = [job for job in jobs_of(study) if _can_be_localized(job)]
         attributions = study.settings.localize.attributions
         tensors: dict[str, torch.Tensor] = {}
         facts: list[dict[str, Any]] = []
@@ -90,6 +90,12 @@ def load_deltas(study: Study) -> Iterator[StoredDelta]:
             f"{path}: damaged ({type(error).__name__}). Delete it and run "
             f"'mnemoscope localize {study.folder} --redo'."
         ) from None
+
+
+def _can_be_localized(job: Job) -> bool:
+    """True for CNNs that see one map a layer, as Δ has it: means or maxima over heads."""
+    is_pooled = job.setting is not None and job.setting.pooling in ("mean", "max")
+    return job.source == "model" and is_pooled
 
 
 def _delta(study: Study, job: Job, attribution: str) -> list[Decisiveness]:

@@ -10,9 +10,10 @@ import polars as pl
 
 from mnemoscope.engine import run_tasks
 from mnemoscope.engine.local import n_workers
+from mnemoscope.lm.device import find_device
 from mnemoscope.maps.store import MapStore
 from mnemoscope.progress import track
-from mnemoscope.stages.capture import maps_folder
+from mnemoscope.stages.capture import heads_role, maps_folder
 from mnemoscope.stages.jobs import (
     Job,
     Outcome,
@@ -32,6 +33,8 @@ __all__ = ["PREDICTIONS_FILE", "RUNS_FILE", "train_stage"]
 PREDICTIONS_FILE = "predictions.parquet"
 RUNS_FILE = "runs.parquet"
 
+_MOST_ON_ACCELERATOR = 4
+
 
 def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
     """Train what is missing, then gather predictions and training figures of all.
@@ -46,7 +49,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         (study.folder / "cnn").mkdir(exist_ok=True)
         _check_maps(study)
         todo = [job for job in jobs if not is_finished(job)]
-        workers = n_workers(study.settings.train.workers)
+        workers = _n_processes(study)
         with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
             progress.advance(len(jobs) - len(todo))
             for _ in run_tasks(run_job, todo, workers=workers):
@@ -55,12 +58,25 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         counts |= {"trainings": len(jobs)}
 
 
+def _n_processes(study: Study) -> int:
+    """Processes that train at once; an accelerator is shared by four, unless more are asked for.
+
+    Raises:
+        UserError: no such device here.
+    """
+    wanted = study.settings.train
+    workers = n_workers(wanted.workers)
+    if find_device(wanted.device).type == "cpu" or wanted.workers:
+        return workers
+    return min(workers, _MOST_ON_ACCELERATOR)
+
+
 def _check_maps(study: Study) -> None:
     """Compare every shard with its checksum once, before anything is learned from it."""
     for role in ("model", "reference"):
-        folder = maps_folder(study, role)
-        if folder.is_dir():
-            MapStore(folder).check()
+        for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
+            if folder.is_dir():
+                MapStore(folder).check()
 
 
 def _gather(study: Study, jobs: list[Job]) -> None:
@@ -104,6 +120,7 @@ def _run(job: Job, outcome: Outcome, rows: SampleRows) -> dict[str, Any]:
         "seed": job.seed,
         "n_train": rows.train.height,
         "n_eval": rows.evaluation.height,
+        "device": "cpu",  # a baseline's, and a CNN's of a study without the setting
         **outcome.facts,
         "key": job.key,
     }

@@ -1,0 +1,74 @@
+"""Both poolings side by side, and a difference from which nothing is lost."""
+
+import pytest
+import torch
+
+from mnemoscope.maps.combined import DifferenceMaps, StackedMaps
+from mnemoscope.maps.dataset import TensorMaps
+from mnemoscope.maps.store import MapStore, MapWriter
+
+ROWS = torch.tensor([3, 0, 3])
+
+
+def maps(seed: int, *, n: int = 5, layers: int = 2) -> TensorMaps:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorMaps(torch.rand(n, layers, 36, generator=generator))  # 8 tokens
+
+
+def test_stacked_maps_hold_the_channels_of_both_in_order() -> None:
+    first, second = maps(0), maps(1, layers=3)
+    both = StackedMaps(first, second)
+    assert (len(both), both.n_layers, both.length) == (5, 5, 8)
+    read = both.read(ROWS)
+    assert read.dtype == torch.float16
+    assert torch.equal(read[:, :2], first.read(ROWS))
+    assert torch.equal(read[:, 2:], second.read(ROWS))
+
+
+def test_a_difference_is_two_parts_that_are_no_weight_below_zero() -> None:
+    first, second = maps(0), maps(1)
+    parts = DifferenceMaps(first, second)
+    assert (len(parts), parts.n_layers, parts.length) == (5, 4, 8)
+    read = parts.read(ROWS).float()
+    assert (read >= 0).all()
+    assert ((read[:, :2] == 0) | (read[:, 2:] == 0)).all()
+    wanted = first.read(ROWS).float() - second.read(ROWS).float()
+    # Rounded to float16 once: 2^-11 relative, of differences below 1.
+    torch.testing.assert_close(read[:, :2] - read[:, 2:], wanted, atol=2**-11, rtol=0)
+
+
+def test_a_source_less_itself_is_nothing() -> None:
+    assert not DifferenceMaps(maps(0), maps(0)).read(ROWS).any()
+
+
+@pytest.mark.parametrize("other", [{"n": 4}, {"layers": 3}])
+def test_sources_of_other_shape_are_refused(other) -> None:
+    with pytest.raises(ValueError, match="maps of"):
+        DifferenceMaps(maps(0), maps(1, **other))
+
+
+def test_a_folder_of_every_heads_maps_holds_one_tensor_and_reads_back(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(5, 6, 8, 8, generator=generator).tril()
+    options = {"n_layers": 6, "length": 8, "fingerprint": {"weights": "x"}}
+    with MapWriter(tmp_path / "heads", shard_rows=2, tensors=("heads",), **options) as writer:
+        writer.append_tensors(range(5), "true", {"heads": weights})
+        with pytest.raises(ValueError, match=r"maps \['max', 'mean'\], the folder holds"):
+            writer.append([9], "true", weights[:1], weights[:1])
+    store = MapStore(tmp_path / "heads")
+    store.check()
+    read = store.dataset([4, 1], "true", "heads").read(torch.arange(2))
+    query, key = torch.tril_indices(8, 8)
+    assert torch.equal(read, weights[[4, 1]][..., query, key].half())
+    assert not len(
+        MapWriter(tmp_path / "heads", tensors=("heads",), **options).missing(range(5), "true")
+    )
+
+
+def test_a_pooled_folder_says_nothing_of_its_tensors(tmp_path) -> None:
+    """Folders written before this could be chosen stay what they are."""
+    weights = torch.rand(1, 2, 8, 8).tril()
+    with MapWriter(tmp_path / "maps", n_layers=2, length=8, fingerprint={}) as writer:
+        writer.append([0], "true", weights, weights)
+    assert "tensors" not in (tmp_path / "maps" / "meta.json").read_text()
+    assert MapStore(tmp_path / "maps").meta.tensors == ("mean", "max")
