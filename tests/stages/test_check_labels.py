@@ -196,6 +196,14 @@ def test_a_split_that_cannot_be_read_founds_nothing(refused, tiny, source, tmp_p
     assert not (tmp_path / "study").exists()
 
 
+def test_describe_tells_the_whole_split(call, labelled, source) -> None:
+    told = " ".join(call("describe", labelled.folder).out.split())
+    labels = label_sequences(whole(source), parse_taxonomy(NAMES[0]))
+    for name, n in labels.value_counts().iter_rows():
+        assert f"{name} {n:,}" in told
+    assert "3 duplicate ids" in told
+
+
 # -- labels checked ---------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ def _describe_study(study: Study) -> None:
         taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
         table.add_row(stage.name, state, _counts(manifest), taken)
     console.print(table)
+    _describe_split(study, console)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
     for role, facts in study.record["models"].items():
         shape = f"{facts['n_layers']} × {facts['n_heads']}"
@@ -55,6 +56,26 @@ def _describe_study(study: Study) -> None:
             sizes.add_row(path.name, _size(path))
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+
+
+def _describe_split(study: Study, console: Any) -> None:
+    """Of the paper's data set: the whole split, of which the study keeps a part."""
+    from rich.table import Table
+
+    facts = (study.manifest("sequences") or {"counts": {}})["counts"]
+    if "split" not in facts:
+        return
+    split = facts["split"]
+    parts = ", ".join(f"{name} {n:,}" for name, n in split["parts"].items())
+    console.print(
+        f"Split {split['name']}: rows {parts}; {facts['split_duplicate_ids']:,} duplicate ids and "
+        f"{facts['split_overlapping_ids']:,} in both parts dropped; the first "
+        f"{split['kept_per_class']:,} sequences of each class are kept."
+    )
+    table = Table("taxonomy", "sequences a class, by the published labels", title="whole split")
+    for name, counts in split["classes"].items():
+        table.add_row(name, ", ".join(f"{one} {n:,}" for one, n in counts.items()))
+    console.print(table)
 
 
 def _counts(manifest: dict[str, Any] | None) -> str:
