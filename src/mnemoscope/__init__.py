@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from mnemoscope.stages.results import (
         benchmark_figure,
         benchmark_table,
+        compare,
+        comparison,
+        conclusions,
         decisiveness,
         delta_figure,
         labels,
         layer_profile_figure,
         predictions,
         samples,
+        together,
     )
     from mnemoscope.stages.run import run, run_stage
     from mnemoscope.study import Study
@@ -37,6 +41,9 @@ __all__ = [
     "StudySettings",
     "benchmark_figure",
     "benchmark_table",
+    "compare",
+    "comparison",
+    "conclusions",
     "decisiveness",
     "delta_figure",
     "demo_settings",
@@ -48,6 +55,7 @@ __all__ = [
     "run_stage",
     "samples",
     "show_progress",
+    "together",
 ]
 
 _WHERE = {

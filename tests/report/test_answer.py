@@ -87,7 +87,7 @@ def test_a_positive_result_is_said_with_its_figures(content, build_taxonomy) -> 
     one = with_excess(build_taxonomy, 0.2, 0.1, 0.3)
     text = answer(replace(content, taxonomies=(one,)))[1]
     assert text.startswith("Attention tells the classes apart better")
-    assert "it shows memory, and not only text (excess +20.0 points [+10.0,\xa0+30.0])." in text
+    assert "it shows memory, and not only text (excess +20.0 points [10.0,\xa030.0])." in text
     both = answer(replace(content, taxonomies=(one, one)))[1]
     assert both.startswith("Under both taxonomies attention tells")
 

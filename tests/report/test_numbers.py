@@ -41,5 +41,5 @@ def test_what_is_unknown_is_a_dash_and_not_a_zero() -> None:
     assert numbers.interval(Estimate(0.5)) == ""
 
 
-def test_a_signed_interval_is_in_points() -> None:
-    assert numbers.interval(Estimate(0.0, -0.01, 0.2), signed=True) == "[−1.0,\xa0+20.0]"
+def test_an_interval_carries_a_minus_but_no_plus() -> None:
+    assert numbers.interval(Estimate(0.0, -0.01, 0.2)) == "[−1.0,\xa020.0]"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
+from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope.cnn.intervals import interval_of
 from mnemoscope.cnn.metrics import Floats, f1_per_class, precision_recall, scores
@@ -18,26 +19,26 @@ __all__ = ["TOGETHER_SCHEMA", "score_together"]
 _Share = pl.Float64
 _Shares = pl.List(pl.Float64)
 
-TOGETHER_SCHEMA = pl.Schema(
-    {
-        "taxonomy": pl.String,
-        "model": pl.String,  # a model's name, or "together"
-        "n_eval": pl.Int64,
-        "n_runs": pl.Int64,
-        "min_f1": _Share,
-        "low": _Share,
-        "high": _Share,
-        "mean_f1": _Share,
-        "mean_f1_low": _Share,
-        "mean_f1_high": _Share,
-        "f1": _Shares,
-        "precision": _Shares,
-        "recall": _Shares,
-        "confusion": pl.List(pl.List(pl.Int64)),
-        # Why there is no figure.
-        "note": pl.String,
-    }
-)
+_COLUMNS: dict[str, DataType | DataTypeClass] = {
+    "taxonomy": pl.String,
+    "model": pl.String,  # a model's name, or "together"
+    "n_eval": pl.Int64,
+    "n_runs": pl.Int64,
+    "min_f1": _Share,
+    "low": _Share,
+    "high": _Share,
+    "mean_f1": _Share,
+    "mean_f1_low": _Share,
+    "mean_f1_high": _Share,
+    "f1": _Shares,
+    "precision": _Shares,
+    "recall": _Shares,
+    "confusion": pl.List(pl.List(pl.Int64)),
+    # Why there is no figure.
+    "note": pl.String,
+}
+
+TOGETHER_SCHEMA = pl.Schema(_COLUMNS)
 
 
 def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from mnemoscope.cli.published import console
+from mnemoscope.report.content import Estimate
+from mnemoscope.report.numbers import interval, percent, points
 from mnemoscope.stages.labels import samples_of
 from mnemoscope.study import Study
 
@@ -20,7 +22,7 @@ _CONTROLS = {
 
 def print_summary(study: Study) -> None:
     """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
-    console = Console(highlight=False, markup=False)
+    page = console()
     rows = _rows(study)
     samples = samples_of(study)
     trained = [name for name, entry in samples.items() if "impossible" not in entry]
@@ -32,19 +34,31 @@ def print_summary(study: Study) -> None:
                 str(list(samples).index(sample) + 1),
                 _cell(found.get("model"), "min_f1", "low", "high"),
                 *[_cell(_best(found, source), "min_f1") for source in _CONTROLS],
-                _cell(found.get("model"), "excess", "excess_low", "excess_high"),
+                _cell(found.get("model"), "excess", "excess_low", "excess_high", signed=True),
             )
-        console.print(table)
+        page.print(table)
     for number, (sample, entry) in enumerate(samples.items(), 1):
-        counts = ", ".join(f"{name} {n:,}" for name, n in entry["counts"].items())
-        reason = f"impossible. {entry['impossible']}" if "impossible" in entry else counts
-        console.print(f"{number}  {sample}: {reason}")
+        page.print(f"{number}  {sample}: {_counts(sample, entry)}")
         verdict = rows.get(sample, {}).get("model", {}).get("verdict")
         if verdict:
-            console.print(f"   {verdict}")
+            page.print(f"   {verdict}")
     report = study.folder / "report.html"
     if report.is_file():
-        console.print(f"Report: {report}", soft_wrap=True)
+        page.print(f"Report: {report}", soft_wrap=True)
+
+
+def _counts(sample: str, entry: dict[str, Any]) -> str:
+    """How many sequences there are of each class, and how many of each were drawn.
+
+    A repetition on other sequences (same genre, say) draws its own from the same classes, so it
+    says only what it drew.
+    """
+    if "impossible" in entry:
+        return f"impossible. {entry['impossible']}"
+    drawn = f"{entry['n_train']:,} + {entry['n_eval']:,} of each class drawn"
+    if sample != entry["taxonomy"]:
+        return drawn
+    return f"{', '.join(f'{name} {n:,}' for name, n in entry['counts'].items())}; {drawn}"
 
 
 def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
@@ -64,11 +78,12 @@ def _best(found: dict[str, dict[str, Any]], source: str) -> dict[str, Any] | Non
     return max(rows, key=lambda row: float(row["min_f1"]), default=None)
 
 
-def _cell(row: dict[str, Any] | None, value: str, low: str = "", high: str = "") -> str:
-    """A figure in per cent, with its interval where one is named."""
+def _cell(
+    row: dict[str, Any] | None, value: str, low: str = "", high: str = "", *, signed: bool = False
+) -> str:
+    """A figure in per cent (a difference in points), its interval below it where one is named."""
     if row is None or row[value] is None:
-        return "-"
-    text = f"{100 * row[value]:.1f}"
-    if not low or row[low] is None:
-        return text
-    return f"{text}\n[{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
+        return "–"
+    shown = points(row[value]) if signed else percent(row[value], unit=False)
+    ends = interval(Estimate(row[value], row[low], row[high])) if low else ""
+    return f"{shown}\n{ends}".strip()

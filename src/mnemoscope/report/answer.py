@@ -145,7 +145,7 @@ def _excesses(group: list[TaxonomyResult]) -> str:
     if len(group) > _MOST_NAMED:
         return ""
     found = [each.main.excess.estimate for each in group if each.main and each.main.excess]
-    shown = [f"{points(each.value)} points {interval(each, signed=True)}".strip() for each in found]
+    shown = [f"{points(each.value)} points {interval(each)}".strip() for each in found]
     return f" (excess {' and '.join(shown)})" if shown else ""
 
 

@@ -6,11 +6,14 @@ per cent. `None` means "not measured" everywhere and is shown as a dash, never a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnemoscope.report.examples import Example
+
+if TYPE_CHECKING:
+    from mnemoscope.report.published import PublishedView
 
 __all__ = [
     "Benchmark",
@@ -24,6 +27,7 @@ __all__ = [
     "Estimate",
     "Excess",
     "FragileLabels",
+    "InputRow",
     "MatchedScores",
     "ModelFacts",
     "ReportContent",
@@ -155,6 +159,8 @@ class BenchmarkRow:
         seconds: time of all its trainings together.
         precision: of each class, empty when not told.
         recall: of each class, empty when not told.
+        mean_f1: mean of the per-class F1.
+        auc: of each pair of classes, in the order of `Benchmark.pairs`; empty when not told.
     """
 
     source: str
@@ -167,6 +173,8 @@ class BenchmarkRow:
     seconds: float | None = None
     precision: tuple[Estimate, ...] = ()
     recall: tuple[Estimate, ...] = ()
+    mean_f1: Estimate = Estimate(None)
+    auc: tuple[Estimate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,11 +186,32 @@ class Excess:
         verdict: the sentence of `benchmark.verdict`.
         kind: its kind, ``adds``, ``nothing``, ``unclear`` or ``cannot``; empty lets the interval
             decide (`report.standing`).
+        auc: the same difference in the AUC of each pair of classes; empty when not told.
+        note: which trainings of the model it counts, where that is not all of them.
     """
 
     estimate: Estimate
     verdict: str
     kind: str = ""
+    auc: tuple[Estimate, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """How well the classes are told apart from one input of the CNNs.
+
+    Attributes:
+        name: ``mean``, ``max``, ``both``, ``heads`` or ``difference``.
+        model: the figures of the CNNs that see it.
+        best: the best min-F1 without memory beside it.
+        excess: the difference; None where the controls were not trained with this input.
+    """
+
+    name: str
+    model: BenchmarkRow
+    best: Estimate
+    excess: Excess | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +275,8 @@ class Benchmark:
         confusion: counts (classes, classes), rows true, columns predicted; None without a CNN.
         cnn: how the CNNs were trained.
         impossible: why this choice of sequences could not be measured, None when it was.
+        pairs: names of the pairs of classes, in the order of every `auc`.
+        inputs: the figures for each input of the CNNs alone; fewer than two are not shown.
     """
 
     title: str
@@ -256,6 +287,8 @@ class Benchmark:
     confusion: np.ndarray | None = None
     cnn: CnnFacts | None = None
     impossible: str | None = None
+    pairs: tuple[str, ...] = ()
+    inputs: tuple[InputRow, ...] = ()
 
     def row(self, source: str) -> BenchmarkRow | None:
         """Give the row of one source, None when it was not measured."""
@@ -368,6 +401,7 @@ class ReportContent:
         settings: nested mapping: configuration, versions, device, seeds.
         commands: shell lines that make this report again.
         created: when, in words; empty leaves it out.
+        published: our figures beside the published ones, None where there are none to compare.
     """
 
     title: str
@@ -382,6 +416,7 @@ class ReportContent:
     settings: Mapping[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     created: str = ""
+    published: "PublishedView | None" = None
 
 
 def _check_classes(name: str, benchmark: Benchmark, n_classes: int) -> None:

@@ -35,16 +35,19 @@ def points(value: float | None) -> str:
     return text if text == "0.0" or text.startswith(_MINUS) else f"+{text}"
 
 
-def interval(estimate: Estimate, *, signed: bool = False) -> str:
+def interval(estimate: Estimate) -> str:
     r"""Print an interval in brackets, an empty string when there is none.
+
+    Of a difference too: its ends carry a minus but no plus, so that an interval looks the same
+    in a table, in a sentence and on the terminal.
 
     >>> interval(Estimate(0.231, 0.18, 0.28))
     '[18.0,\xa028.0]'
     """
     if estimate.low is None or estimate.high is None:
         return ""
-    show = points if signed else lambda value: percent(value, unit=False)
-    return f"[{show(estimate.low)},\N{NO-BREAK SPACE}{show(estimate.high)}]"
+    low, high = (percent(end, unit=False) for end in (estimate.low, estimate.high))
+    return f"[{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def count(value: int | None) -> str:

@@ -19,6 +19,8 @@ from mnemoscope.report.content import (
     TaxonomyResult,
 )
 from mnemoscope.report.examples import Example, decode_pieces
+from mnemoscope.report.published import published_view
+from mnemoscope.stages.compare import has_comparison, load_comparison
 from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_benchmarks import benchmarks_of
@@ -58,6 +60,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         warnings=tuple(_warnings(study)),
         settings=_settings(study),
         commands=_commands(study),
+        published=published_view(load_comparison(study)) if has_comparison(study) else None,
     )
 
 
@@ -65,8 +68,11 @@ def _model(models: dict[str, dict[str, Any]], role: str) -> ModelFacts:
     """The study's record of a model as the report wants it."""
     facts = models[role]
     names = ("name", "n_layers", "n_heads", "dtype", "fingerprint", "revision")
+    shown = {name: facts[name] for name in names}
+    if role == "reference" and facts["name"] == models["model"]["name"]:
+        shown["name"] = f"{facts['name']} (reference)"
     note = _EMBEDDED_NOTES[role] if facts["name"] == EMBEDDED else ""
-    return ModelFacts(**{name: facts[name] for name in names}, note=note)
+    return ModelFacts(**shown, note=note)
 
 
 def _counts(table: pl.DataFrame) -> Counts:

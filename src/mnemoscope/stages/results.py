@@ -4,23 +4,31 @@ from typing import Any
 
 import polars as pl
 
+from mnemoscope.benchmark.conclusions import Conclusion
+from mnemoscope.benchmark.paired import FigureName, PairedDifference
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stages.benchmark import BENCHMARK_FILE
+from mnemoscope.stages.compare import compare_taxonomies, load_comparison
 from mnemoscope.stages.labels import LABELS_FILE, SAMPLES_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_content import taxonomy_results
+from mnemoscope.stages.several import Together, put_together
 from mnemoscope.stages.training import PREDICTIONS_FILE
 from mnemoscope.study import Study
 
 __all__ = [
     "benchmark_figure",
     "benchmark_table",
+    "compare",
+    "comparison",
+    "conclusions",
     "decisiveness",
     "delta_figure",
     "labels",
     "layer_profile_figure",
     "predictions",
     "samples",
+    "together",
 ]
 
 
@@ -58,6 +66,36 @@ def benchmark_table(study: Study) -> pl.DataFrame:
         UserError: the benchmark stage has not been run.
     """
     return study.read(BENCHMARK_FILE)
+
+
+def comparison(study: Study) -> pl.DataFrame:
+    """One row a published taxonomy (54) and setting of ρ (27): ours, published, difference.
+
+    Raises:
+        UserError: the benchmark stage has not been run.
+    """
+    return load_comparison(study).frame
+
+
+def conclusions(study: Study) -> tuple[Conclusion, ...]:
+    """Put the paper's conclusions to this study: verdict, reason and figures of each.
+
+    Raises:
+        UserError: the benchmark stage has not been run.
+    """
+    return load_comparison(study).conclusions
+
+
+def compare(
+    study: Study, first: str, second: str, *, figure: FigureName = "min_f1"
+) -> PairedDifference:
+    """Compare two of a study's taxonomies on shared sequences; see `compare_taxonomies`."""
+    return compare_taxonomies(study, first, second, figure=figure)
+
+
+def together(*studies: Study) -> Together:
+    """Put several models' studies together as one; see `put_together`."""
+    return put_together(studies)
 
 
 def decisiveness(

@@ -1,0 +1,227 @@
+"""Our figures beside the published ones, as the page and the terminal show them.
+
+Everything here is arranged from a `benchmark.Comparison`; nothing is measured.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from mnemoscope.benchmark.comparison import Comparison, published_conclusions
+from mnemoscope.benchmark.conclusions import Conclusion
+from mnemoscope.benchmark.correlation import RankCorrelation
+from mnemoscope.report.content import Estimate
+from mnemoscope.report.numbers import UNKNOWN
+
+__all__ = [
+    "WHOLES",
+    "ConclusionPair",
+    "MissingRow",
+    "PublishedPart",
+    "PublishedRow",
+    "PublishedView",
+    "correlation_sentence",
+    "in_reading_order",
+    "published_view",
+    "rho_words",
+    "short_name",
+]
+
+WHOLES = {"catalogue": "of the 54 published taxonomies", "rho": "of the 27 settings of ρ"}
+"""What each kind of row is one of."""
+
+_MODELS = ("12b", "6.9b", "2.8b")
+_PREFIX = "Non-Memo, "
+_MINUS = "\N{MINUS SIGN}"
+
+
+class PublishedRow(NamedTuple):
+    """A published taxonomy (or setting of ρ) that we have measured; fractions.
+
+    Attributes:
+        name: without Non-Memo, or the setting in words.
+        alias_of: the name that the partition was trained under, empty for its own.
+        n_classes: of the taxonomy.
+        min_f1: ours.
+        mean_f1: ours.
+        published_min_f1: three models together; for ρ Pythia 12b.
+        published_mean_f1: likewise.
+        by_model: min-F1 of each model by its name, empty for ρ.
+        difference: ours minus published, min-F1.
+        mean_f1_difference: ours minus published, mean F1.
+    """
+
+    name: str
+    alias_of: str
+    n_classes: int
+    min_f1: Estimate
+    mean_f1: Estimate
+    published_min_f1: float
+    published_mean_f1: float
+    by_model: tuple[tuple[str, float], ...]
+    difference: Estimate
+    mean_f1_difference: Estimate
+
+
+class MissingRow(NamedTuple):
+    """A published taxonomy that was asked for and has no figure, and why."""
+
+    name: str
+    state: str
+    note: str
+
+
+@dataclass(frozen=True)
+class PublishedPart:
+    """The 54 taxonomies, or the settings of ρ.
+
+    Attributes:
+        kind: `catalogue` or `rho`.
+        rows: measured, in the order of `in_reading_order`.
+        missing: asked for, without a figure.
+        n_absent: not asked for.
+        correlation: of our order and the published, a sentence.
+    """
+
+    kind: str
+    rows: tuple[PublishedRow, ...]
+    missing: tuple[MissingRow, ...]
+    n_absent: int
+    correlation: str
+
+    @property
+    def whole(self) -> str:
+        """What a row is one of, in words."""
+        return WHOLES[self.kind]
+
+
+class ConclusionPair(NamedTuple):
+    """One conclusion of the paper on our figures and on its own."""
+
+    ours: Conclusion
+    published: Conclusion
+
+
+@dataclass(frozen=True)
+class PublishedView:
+    """The section of the report; parts without a taxonomy that was asked for are left out."""
+
+    parts: tuple[PublishedPart, ...]
+    conclusions: tuple[ConclusionPair, ...]
+
+
+def published_view(comparison: Comparison) -> PublishedView | None:
+    """Arrange a comparison for the page; None where the study has no published taxonomy."""
+    parts = []
+    for kind in WHOLES:
+        rows = in_reading_order(comparison.frame, kind)
+        asked = rows.filter(pl.col("state") != "absent")
+        if asked.is_empty():
+            continue
+        correlation = correlation_sentence(comparison.correlations[kind], WHOLES[kind])
+        measured = asked.filter(pl.col("min_f1").is_not_null())
+        parts.append(
+            PublishedPart(
+                kind,
+                tuple(_measured_rows(measured)),
+                tuple(_missing_rows(asked.filter(pl.col("min_f1").is_null()))),
+                rows.height - asked.height,
+                correlation,
+            )
+        )
+    if not parts:
+        return None
+    pairs = zip(comparison.conclusions, published_conclusions(), strict=True)
+    return PublishedView(tuple(parts), tuple(ConclusionPair(*pair) for pair in pairs))
+
+
+def in_reading_order(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """Rows of one kind: the 54 as published (best first), ρ measure by measure and falling."""
+    rows = frame.filter(pl.col("kind") == kind)
+    if kind == "catalogue":
+        return rows
+    keys = [pl.col("rouge_l") & pl.col("rouge_3"), pl.col("rouge_l"), pl.col("threshold")]
+    return rows.sort(keys, descending=True)
+
+
+def correlation_sentence(found: RankCorrelation, whole: str) -> str:
+    """Say how far two orders agree, over how many, and what is not given.
+
+    Args:
+        found: the correlations.
+        whole: what they are over, one of `WHOLES`.
+    """
+    if found.spearman is None or found.kendall is None:
+        return f"Rank correlation with the published min-F1: not given ({found.note})."
+    shown = ", ".join(
+        f"{name} {_coefficient(value)}{_coefficient_ends(low, high)}"
+        for name, value, low, high in (
+            ("Spearman", found.spearman, found.spearman_low, found.spearman_high),
+            ("Kendall", found.kendall, found.kendall_low, found.kendall_high),
+        )
+    )
+    note = "two names of one partition count once, with the mean of their published figures"
+    if found.spearman_low is not None:
+        note += "; 95 % intervals over evaluation sequences"
+    return f"Rank correlation with the published min-F1: {shown}, over {found.n} {whole} ({note})."
+
+
+def rho_words(row: Mapping[str, Any]) -> str:
+    """Name a setting of ρ.
+
+    >>> rho_words({"rouge_l": True, "rouge_3": False, "threshold": 0.5})
+    'ROUGE-L, ρ = 0.5'
+    """
+    used = [name for name, key in (("ROUGE-L", "rouge_l"), ("ROUGE-3", "rouge_3")) if row[key]]
+    return f"{' or '.join(used)}, ρ = {row['threshold']:g}"
+
+
+def short_name(taxonomy: str) -> str:
+    """Leave out the class that all taxonomies begin with."""
+    return taxonomy.removeprefix(_PREFIX)
+
+
+def _measured_rows(frame: pl.DataFrame) -> Iterator[PublishedRow]:
+    """Rows with figures."""
+    for row in frame.iter_rows(named=True):
+        is_rho = row["kind"] == "rho"
+        yield PublishedRow(
+            name=rho_words(row) if is_rho else short_name(row["published_name"]),
+            alias_of=short_name(row["taxonomy"]) if row["state"] == "alias" else "",
+            n_classes=row["n_classes"],
+            min_f1=Estimate(row["min_f1"], row["low"], row["high"]),
+            mean_f1=_estimate(row, "mean_f1"),
+            published_min_f1=row["published_min_f1"],
+            published_mean_f1=row["published_mean_f1"],
+            by_model=()
+            if is_rho
+            else tuple((model, row[f"published_min_f1_{model}"]) for model in _MODELS),
+            difference=_estimate(row, "difference"),
+            mean_f1_difference=_estimate(row, "mean_f1_difference"),
+        )
+
+
+def _missing_rows(frame: pl.DataFrame) -> Iterator[MissingRow]:
+    """Rows without figures."""
+    for row in frame.iter_rows(named=True):
+        name = rho_words(row) if row["kind"] == "rho" else short_name(row["published_name"])
+        yield MissingRow(name, row["state"], row["note"] or UNKNOWN)
+
+
+def _estimate(row: Mapping[str, Any], name: str) -> Estimate:
+    """A figure and its interval."""
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _coefficient(value: float) -> str:
+    """A correlation with two decimals, never a negative zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", _MINUS)
+
+
+def _coefficient_ends(low: float | None, high: float | None) -> str:
+    """Its interval."""
+    if low is None or high is None:
+        return ""
+    return f" [{_coefficient(low)}, {_coefficient(high)}]"

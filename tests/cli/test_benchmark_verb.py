@@ -1,0 +1,278 @@
+"""The verb benchmark: beside the published figures, two taxonomies, several models as one."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
+from sklearn.metrics import f1_score
+
+from mnemoscope.study import Study
+
+RIGHT = {RECITE: 0.5, GUESS: 0.9}
+NUMBER = r"−?\d+\.\d"
+
+
+@pytest.fixture(scope="module")
+def planted(tiny_studies, tmp_path_factory) -> list[Path]:
+    """Three benchmarked studies with planted predictions; read only."""
+    from mnemoscope.stages.run import run_stage
+
+    place = tmp_path_factory.mktemp("planted")
+    folders = [
+        plant(tiny_studies["train"], place / f"model-{seed}", right=RIGHT, seed=seed)
+        for seed in range(3)
+    ]
+    for folder in folders:
+        run_stage(Study(folder), "benchmark")
+    return folders
+
+
+@pytest.fixture
+def copied(planted, tmp_path) -> list[Path]:
+    """The three, to be changed."""
+    return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in planted]
+
+
+def min_f1(confusion: np.ndarray) -> float:
+    """By scikit-learn, from one prediction a count."""
+    cells = [(a, b) for a in range(3) for b in range(3) for _ in range(confusion[a, b])]
+    true, predicted = np.array(cells).T
+    return float(f1_score(true, predicted, average=None).min())
+
+
+def change(folder: Path, section: str, key: str, value: object) -> None:
+    """Change a setting behind the program's back; the manifests keep fitting."""
+    path = folder / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    values[section][key] = value
+    path.write_text(yaml.safe_dump(values))
+    study = Study(folder)
+    for manifest in (folder / "manifests").glob("*.json"):
+        kept = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
+
+
+# -- one study --------------------------------------------------------------------------------
+
+
+def test_one_study_is_shown_beside_the_published_figures(planted, call) -> None:
+    result = call("benchmark", planted[0], "-q")
+    assert result.status == 0
+    text = " ".join(result.out.split())
+    ours = 100 * min_f1(confusion_of(planted[0], GUESS))
+    assert re.search(rf"Guess, Others +│ +{ours:.1f}", text)
+    assert "89.0 / 89.9" in text  # all three models
+    assert "= Recite[5], Recollect" in text  # Recollect[5] alone is the same partition
+    assert f"{ours - 89.0:.1f}".replace("-", "−") in text
+    assert "51 of the 54 published taxonomies are not in this study." in text
+    assert "26 of the 27 settings of ρ are not in this study." in text
+    assert "not given (2 of them can be compared; 4 are needed)" in text
+    assert text.count("published: holds.") == 3
+    assert "2 taxonomies are too few to speak of all." in text
+
+
+def test_the_tables_are_written_into_the_study(planted) -> None:
+    frame = pl.read_parquet(planted[0] / "comparison.parquet")
+    assert frame.height == 54 + 27
+    row = frame.row(0, named=True)
+    assert row["state"] == "absent"
+    states = dict(frame.filter(pl.col("kind") == "catalogue")["state"].value_counts().rows())
+    assert states == {"absent": 51, "measured": 2, "alias": 1}
+    kept = json.loads((planted[0] / "conclusions.json").read_text())
+    assert [one["key"] for one in kept["conclusions"]] == ["best", "confused", "plateau"]
+    assert {one["verdict"] for one in kept["published_conclusions"]} == {"holds"}
+
+
+def test_python_gives_the_same_tables(planted) -> None:
+    import mnemoscope as ms
+
+    study = ms.Study(planted[0])
+    frame = pl.read_parquet(planted[0] / "comparison.parquet")
+    assert ms.comparison(study).equals(frame)
+    assert [one.key for one in ms.conclusions(study)] == ["best", "confused", "plateau"]
+    found = ms.compare(study, GUESS, RECITE)
+    assert found.value == pytest.approx(
+        min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))
+    )
+    together = ms.together(*[ms.Study(folder) for folder in planted])
+    assert together.frame.filter(pl.col("model") == "together").height == 2
+
+
+def test_a_study_of_an_older_version_says_how_to_compare(copied, refused) -> None:
+    (copied[0] / "comparison.parquet").unlink()
+    assert "--redo" in refused("benchmark", copied[0], "-q")
+
+
+def test_a_damaged_file_of_conclusions_is_named(copied, refused) -> None:
+    for broken in ("{", "[]", '{"correlations": {"rho": {"m": 1}}, "conclusions": []}'):
+        (copied[0] / "conclusions.json").write_text(broken)
+        assert "conclusions.json: damaged" in refused("benchmark", copied[0], "-q")
+
+
+# -- two taxonomies ---------------------------------------------------------------------------
+
+
+def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) -> None:
+    result = call("benchmark", planted[0], "--compare", GUESS, RECITE)
+    assert result.status == 0
+    wanted = min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))
+    first = result.out.splitlines()[0]
+    shown = re.search(rf"\+({NUMBER}) \[({NUMBER}),\s({NUMBER})\] points", first)
+    assert shown is not None, first
+    value, low, high = map(float, shown.groups())
+    assert value == pytest.approx(100 * wanted, abs=0.05)
+    assert low < value < high
+    assert f"{3 * N_CLASS} of {3 * N_CLASS} and {3 * N_CLASS} evaluation sequences" in result.out
+
+
+def test_the_other_way_round_is_the_same_with_its_sign_turned(planted, call) -> None:
+    there = call("benchmark", planted[0], "--compare", GUESS, RECITE).out
+    back = call("benchmark", planted[0], "--compare", RECITE, GUESS).out
+    numbers = [
+        [float(one.replace("−", "-")) for one in re.findall(NUMBER, text.splitlines()[0])]
+        for text in (there, back)
+    ]
+    value, low, high = numbers[0]
+    assert numbers[1] == [-value, -high, -low]
+
+
+def test_any_spelling_of_a_taxonomy_is_found(planted, call) -> None:
+    one = call("benchmark", planted[0], "--compare", GUESS, RECITE).out
+    other = call(
+        "benchmark",
+        planted[0],
+        "--compare",
+        "Non-Memo, Guess[0.5-0.5], Others",
+        "Non-Memo, Recollect[5], Others",
+    ).out
+    assert re.findall(NUMBER, one) == re.findall(NUMBER.replace("^", ""), other.replace("0.5", ""))
+
+
+def test_what_cannot_be_compared_is_refused(planted, tiny_studies, refused) -> None:
+    study = planted[0]
+    assert "one partition" in refused(
+        "benchmark", study, "--compare", RECITE, "Non-Memo, Recollect[5], Others"
+    )
+    assert "Did you mean" in refused(
+        "benchmark", study, "--compare", RECITE, "Non-Memo, Gues, Recal"
+    )
+    assert "no taxonomy" in refused(
+        "benchmark", study, "--compare", RECITE, "Non-Memo, Code, Others"
+    )
+    assert "has no figure" in refused(
+        "benchmark", tiny_studies["train"], "--compare", RECITE, GUESS
+    )
+    assert "'train' has not been run" in refused(
+        "benchmark", tiny_studies["label"], "--compare", RECITE, GUESS
+    )
+    assert "one study" in refused("benchmark", study, planted[1], "--compare", RECITE, GUESS)
+    assert "--redo" in refused("benchmark", study, "--compare", RECITE, GUESS, "--redo")
+
+
+# -- several models as one --------------------------------------------------------------------
+
+
+def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> None:
+    out = tmp_path / "together"
+    result = call("benchmark", *planted, "-o", out)
+    assert result.status == 0
+    frame = pl.read_parquet(out / "together.parquet")
+    for name in (RECITE, GUESS):
+        own = [confusion_of(folder, name) for folder in planted]
+        rows = {
+            row["model"]: row
+            for row in frame.filter(pl.col("taxonomy") == name).iter_rows(named=True)
+        }
+        assert list(rows) == ["model-0", "model-1", "model-2", "together"]
+        for model, confusion in zip(rows, [*own, sum(own)], strict=True):
+            assert rows[model]["confusion"] == confusion.tolist()
+            assert rows[model]["min_f1"] == pytest.approx(min_f1(confusion), abs=1e-12)
+        total = rows["together"]
+        assert total["low"] < total["min_f1"] < total["high"]
+        # Three times the sequences: an interval about 1/sqrt(3) as wide; min-F1 is a minimum of
+        # noisy figures, so half again is allowed.
+        width = np.mean([rows[model]["high"] - rows[model]["low"] for model in list(rows)[:3]])
+        assert (total["high"] - total["low"]) < 1.5 * width / np.sqrt(3)
+        assert f"{100 * total['min_f1']:.1f}" in result.out
+    assert "89.0 / 89.9" in result.out
+    compared = pl.read_parquet(out / "comparison.parquet").filter(pl.col("state") == "measured")
+    assert set(compared["n_eval"]) == {9 * N_CLASS}
+    assert json.loads((out / "conclusions.json").read_text())["models"] == [
+        "model-0",
+        "model-1",
+        "model-2",
+    ]
+
+
+def test_without_a_folder_nothing_is_written(planted, call, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in planted[0].rglob("*")}
+    assert call("benchmark", *planted).status == 0
+    assert list(tmp_path.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in planted[0].rglob("*")} == before
+
+
+def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, call, tmp_path) -> None:
+    path = copied[1] / "manifests" / "label.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["samples"][GUESS]["impossible"] = "Guess has 3"
+    path.write_text(json.dumps(manifest))
+    result = call("benchmark", *copied, "-o", tmp_path / "out")
+    assert result.status == 0
+    assert "Guess, Recall: model-1: impossible: Guess has 3" in result.out
+    frame = pl.read_parquet(tmp_path / "out" / "comparison.parquet")
+    rows = frame.filter(pl.col("published_name") == "Non-Memo, Guess, Others")
+    assert rows["state"].to_list() == ["impossible"] * 2  # of the 54, and ρ = 0.5
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("label", "n_eval", 30),
+        ("label", "split", "row"),
+        ("train", "preset", "small"),
+        ("features", "patterns", "strict"),
+    ],
+)
+def test_other_rules_are_refused_with_the_difference(copied, refused, section, key, value) -> None:
+    change(copied[1], section, key, value)
+    line = refused("benchmark", *copied)
+    assert "cannot be put together" in line
+    assert f"{section}.{key}: " in line
+    assert repr(value) in line
+    assert str(copied[1]) in line
+
+
+def test_another_draw_or_number_of_processes_is_no_other_rule(copied, call) -> None:
+    change(copied[1], "label", "seed", 5)
+    change(copied[2], "train", "workers", 2)
+    assert call("benchmark", *copied).status == 0
+
+
+def test_other_taxonomies_are_refused_by_name(copied, refused) -> None:
+    path = copied[2] / "manifests" / "label.json"
+    manifest = json.loads(path.read_text())
+    del manifest["counts"]["samples"][GUESS]
+    path.write_text(json.dumps(manifest))
+    line = refused("benchmark", *copied)
+    assert f"'{GUESS}' is in {copied[0]} alone" in line
+
+
+def test_bad_requests_for_several_studies_are_refused(
+    planted, tiny_studies, refused, tmp_path
+) -> None:
+    assert "named twice" in refused("benchmark", planted[0], planted[1], planted[0])
+    assert "has not been run" in refused("benchmark", planted[0], tiny_studies["train"])
+    assert "no such folder" in refused("benchmark", planted[0], tmp_path / "none")
+    assert "is a study" in refused("benchmark", *planted, "-o", planted[1])
+    assert "Leave -o out" in refused("benchmark", planted[0], "-o", tmp_path / "x")
+    assert "--redo" in refused("benchmark", *planted, "--set", "benchmark.seed=1")
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refused("benchmark", *planted, "-o", tmp_path / "file")
+    assert not (tmp_path / "x").exists()
