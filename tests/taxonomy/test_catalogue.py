@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, catalogue, load_taxonomies
+from mnemoscope.taxonomy.catalogue import (
+    PAPER,
+    PRASHANTH,
+    catalogue,
+    load_taxonomies,
+    rho_name,
+    rho_sweep,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published_taxonomies.txt"
 
@@ -36,10 +43,27 @@ def test_names_words_and_files_are_loaded_in_order_and_once(tmp_path: Path) -> N
     assert len(loaded) == 2 + 54
 
 
+def test_rho_sweep_follows_the_rows_of_the_published_table() -> None:
+    names = [taxonomy.name for taxonomy in rho_sweep()]
+    assert len(names) == len(set(names)) == 27
+    assert names[:2] == ["Non-Memo, Guess[0.6-0.6], Recall", "Non-Memo, Guess[0.6-off], Recall"]
+    assert names[7] == "Non-Memo, Guess[off-0.5], Recall"
+    assert [taxonomy.name for taxonomy in load_taxonomies(["rho"])] == names
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_rho_outside_its_range_is_refused(threshold: float) -> None:
+    with pytest.raises(UserError, match=r"Choose a threshold in \[0, 1\]"):
+        rho_name(threshold, rouge_l=True, rouge_3=True)
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
         (["catalog"], "Did you mean 'catalogue'?"),
+        (["roh"], "Did you mean 'rho'?"),
+        (["Non-Memo, Guess[1.1-off], Recall"], "threshold '1.1' is not a number in [0, 1]"),
+        (["Non-Memo, Guess[-0.5-off], Recall"], "each a number in [0, 1] or off"),
         (["Recite[5]"], "begins with the class Non-Memo"),
         (["no/such.yaml"], "no such file"),
         ([], "no taxonomy is named"),

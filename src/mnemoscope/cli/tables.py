@@ -1,13 +1,16 @@
 """Verbs that also work on any table: features, label."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mnemoscope.cli.options import DropSmallClasses, Patterns, Quiet, Redo, Set, Taxonomies
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mnemoscope.taxonomy.names import Taxonomy
 
 __all__ = ["features", "label", "load_tokenizer_named", "refuse_unwritable"]
 
@@ -90,29 +93,50 @@ def label(
 
 
 def _label_table(target: Path, out: Path, names: list[str]) -> None:
-    """One taxonomy adds the column `class`; several add a column each, by their names."""
-    from mnemoscope.sequences.schema import check_columns, read_table, write_table
+    """One taxonomy adds the column `class`; several make a table with a column each."""
     from mnemoscope.taxonomy.catalogue import load_taxonomies
-    from mnemoscope.taxonomy.labels import count_classes, label_sequences
+    from mnemoscope.taxonomy.table_labels import label_table
 
     if not names:
-        raise UserError("label: name a taxonomy with -t, for example -t 'Non-Memo, Guess, Recall'.")
+        raise UserError(
+            "label: name a taxonomy with -t, for example -t 'Non-Memo, Guess, Recall' or "
+            "-t catalogue."
+        )
     taxonomies = load_taxonomies(names)
     refuse_unwritable(out)
+    if len(taxonomies) == 1:
+        _add_class(target, out, taxonomies[0])
+        return
+    labelled = label_table(target, out, names)
+    print(f"Wrote {out}.")
+    for name, counts in labelled.counts.items():
+        _print_counts(name, counts)
+    if labelled.unlabelled:
+        columns = sorted({one for missing in labelled.unlabelled.values() for one in missing})
+        print(
+            f"{target} has no column {', '.join(columns)}: null throughout are the "
+            f"{len(labelled.unlabelled)} taxonomies that need one of them."
+        )
+
+
+def _add_class(target: Path, out: Path, taxonomy: "Taxonomy") -> None:
+    """The table as it is, with the column `class`."""
+    from mnemoscope.sequences.schema import check_columns, read_table, write_table
+    from mnemoscope.taxonomy.labels import count_classes, label_sequences
+
     frame = read_table(target)
     check_columns(frame, "sequence_id", where=str(target))
-    if len(taxonomies) == 1:
-        labels = {"class": label_sequences(frame, taxonomies[0])}
-        frame = frame.with_columns(**labels)
-    else:
-        labels = {one.name: label_sequences(frame, one) for one in taxonomies}
-        frame = frame.select("sequence_id").with_columns(**labels)
-    write_table(out, frame)
+    labels = label_sequences(frame, taxonomy)
+    write_table(out, frame.with_columns(labels))
     print(f"Wrote {out}.")
-    for name, series in labels.items():
-        counts = ", ".join(f"{k} {n:,}" for k, n in count_classes(series.drop_nulls()).items())
-        missing = series.null_count()
-        print(f"{name}: {counts}" + (f" (no class: {missing:,})" if missing else ""))
+    _print_counts("class", count_classes(labels))
+
+
+def _print_counts(name: str, counts: dict[str, int]) -> None:
+    """One line a taxonomy; those without a class last."""
+    missing = counts.pop("null", 0)
+    given = ", ".join(f"{label} {n:,}" for label, n in counts.items())
+    print(f"{name}: {given}" + (f" (no class: {missing:,})" if missing else ""))
 
 
 def load_tokenizer_named(name: str | None) -> Any:

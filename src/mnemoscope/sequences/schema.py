@@ -5,6 +5,8 @@ in their metadata; JSONL, made by hand, carries none.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ __all__ = [
     "check_ids",
     "check_lengths",
     "check_sequences",
+    "parquet_metadata",
     "read_table",
+    "schema_metadata",
     "token_matrix",
     "write_table",
 ]
@@ -67,11 +71,33 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
     _check_ending(path)
     buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
     if path.suffix == ".parquet":
-        metadata = {_VERSION_KEY: str(SCHEMA_VERSION)}
-        frame.write_parquet(buffer, compression="zstd", metadata=metadata)
+        frame.write_parquet(buffer, compression="zstd", metadata=schema_metadata())
     else:
         frame.write_ndjson(buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def schema_metadata() -> dict[str, str]:
+    """What a Parquet file of this program carries in its metadata."""
+    return {_VERSION_KEY: str(SCHEMA_VERSION)}
+
+
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """Read a Parquet file's metadata and see that its schema is one that this program knows.
+
+    Raises:
+        UserError: a schema newer than this program knows.
+        DamagedDataError: a file without a whole footer.
+    """
+    with _damage(path):
+        metadata = pl.read_parquet_metadata(path)
+    version = metadata.get(_VERSION_KEY, str(SCHEMA_VERSION))
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this program knows up to {SCHEMA_VERSION}. "
+            "Update mnemoscope."
+        )
+    return metadata
 
 
 def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
@@ -221,9 +247,16 @@ def _check_ending(path: Path) -> None:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     """Read Parquet; whatever Polars stumbles over is damage."""
+    parquet_metadata(path)
+    with _damage(path):
+        return pl.read_parquet(path, glob=False)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever Polars stumbles over in a Parquet file is damage."""
     try:
-        version = pl.read_parquet_metadata(path).get(_VERSION_KEY, str(SCHEMA_VERSION))
-        frame = pl.read_parquet(path, glob=False)
+        yield
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -231,12 +264,6 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise DamagedDataError(
             f"{path}: not a whole Parquet file ({reason}). Make or copy it again."
         ) from error
-    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema version {version}, this program knows up to {SCHEMA_VERSION}. "
-            "Update mnemoscope."
-        )
-    return frame
 
 
 def _read_jsonl(path: Path) -> pl.DataFrame:

@@ -1,24 +1,25 @@
-"""Give every sequence of a table its class under a taxonomy.
+"""Give every sequence of a table its class under a taxonomy, or under many in one pass.
 
 Not memorized is Non-Memo whatever the features say; a class is null exactly where the decision
 needs a feature that is missing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import polars as pl
-import polars.selectors as cs
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.names import NULL, Taxonomy
 from mnemoscope.taxonomy.nodes import first_yes
 
-__all__ = ["count_classes", "label_sequences"]
+__all__ = ["count_classes", "label_lazily", "label_sequences", "missing_columns"]
 
 _FLAGS = ("is_memorized", "is_incrementing", "is_repeating", "is_code")
 _NUMBERS = ("memorization_score", "duplicates", "rouge_l", "rouge_3")
-_ROUGE_DECIMALS = 6
-"""ROUGE stored as float32 must pass a threshold that it equals: 21/30 is 0.69999999 there."""
+_MEMORIZED = ("is_memorized", "memorization_score")
+_ROUGE = ("rouge_l", "rouge_3")
+_ROUGE_DECIMALS: dict[pl.DataType, int] = {pl.Float32(): 7, pl.Float64(): 12}
+"""ROUGE must pass a threshold that it equals, though 21/30 is 0.69999999 as float32."""
 
 
 def label_sequences(frame: pl.DataFrame, taxonomy: Taxonomy) -> pl.Series:
@@ -36,23 +37,73 @@ def label_sequences(frame: pl.DataFrame, taxonomy: Taxonomy) -> pl.Series:
     Raises:
         UserError: a needed column is missing or of the wrong type.
     """
-    _check_columns(frame, taxonomy)
-    prepared = (
-        _type_empty(frame)
-        .with_columns(cs.float().fill_nan(None))
-        .with_columns(
-            cs.by_name("rouge_l", "rouge_3", require_all=False)
-            .cast(pl.Float64)
-            .round(_ROUGE_DECIMALS)
-        )
-    )
-    rules = [~_memorized(frame.columns), *(node.expression for node in taxonomy.nodes)]
+    labels = label_lazily(frame.lazy(), [taxonomy])
     try:
-        answers = prepared.select(first_yes(rules).alias("class")).to_series()
+        return labels.collect().to_series().alias("class")
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"taxonomy '{taxonomy.name}' cannot be applied: {reason}.") from error
-    return answers.replace_strict(dict(enumerate(taxonomy.classes)), return_dtype=pl.String)
+        raise _not_applied(taxonomy, error) from error
+
+
+def label_lazily(
+    table: pl.LazyFrame,
+    taxonomies: Sequence[Taxonomy],
+    *,
+    keep: Sequence[str] = (),
+    allow_missing: bool = False,
+) -> pl.LazyFrame:
+    """Give every sequence its class under each taxonomy, in one pass over the features.
+
+    Args:
+        table: as for `label_sequences`.
+        taxonomies: with names of their own.
+        keep: columns of the table that go before the labels.
+        allow_missing: where a column is not there, give the taxonomies that need it (see
+            `missing_columns`) labels that are null throughout, and do not refuse them.
+
+    Returns:
+        The columns of `keep`, then one of strings a taxonomy, by its name.
+
+    Raises:
+        UserError: as `label_sequences`; a rule of the user's own that does not fit a column's
+            type.
+    """
+    schema = table.collect_schema()
+    lacking = missing_columns(schema.names(), taxonomies)
+    known = [taxonomy for taxonomy in taxonomies if taxonomy.name not in lacking]
+    for taxonomy in known if allow_missing else taxonomies:
+        _check_columns(schema, taxonomy)
+    _check_memorized(schema)
+    prepared = table.with_columns(_prepare(name, dtype) for name, dtype in schema.items())
+    _check_rules(prepared, known)
+    return prepared.select(
+        *keep,
+        *(
+            pl.lit(None, dtype=pl.String).alias(taxonomy.name)
+            if taxonomy.name in lacking
+            else _label(taxonomy, schema.names()).alias(taxonomy.name)
+            for taxonomy in taxonomies
+        ),
+    )
+
+
+def missing_columns(
+    columns: Iterable[str], taxonomies: Iterable[Taxonomy]
+) -> dict[str, tuple[str, ...]]:
+    """Columns that taxonomies need and a table has not.
+
+    Args:
+        columns: names of the table's columns.
+        taxonomies: any number.
+
+    Returns:
+        The missing columns by the taxonomy's name; a taxonomy that lacks none is left out.
+    """
+    there = set(columns)
+    lacking = {
+        taxonomy.name: tuple(column for column in taxonomy.columns if column not in there)
+        for taxonomy in taxonomies
+    }
+    return {name: missing for name, missing in lacking.items() if missing}
 
 
 def count_classes(labels: pl.Series, classes: Iterable[str] = ()) -> dict[str, int]:
@@ -73,15 +124,25 @@ def count_classes(labels: pl.Series, classes: Iterable[str] = ()) -> dict[str, i
     return counts | ({NULL: n_null} if n_null else {})
 
 
-def _type_empty(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns that hold nothing but null get the type that they would have."""
-    empty = [name for name, dtype in frame.schema.items() if dtype == pl.Null]
-    return frame.with_columns(
-        pl.col(name).cast(pl.Boolean if name in _FLAGS else pl.Float64) for name in empty
-    )
+def _prepare(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A column as the nodes want it: typed where all null, NaN as null, ROUGE rounded."""
+    column = pl.col(name)
+    if dtype == pl.Null:
+        return column.cast(pl.Boolean if name in _FLAGS else pl.Float64)
+    if dtype.is_float():
+        column = column.fill_nan(None)
+    if name in _ROUGE and dtype in _ROUGE_DECIMALS:
+        column = column.cast(pl.Float64).round(_ROUGE_DECIMALS[dtype])
+    return column
 
 
-def _memorized(columns: list[str]) -> pl.Expr:
+def _label(taxonomy: Taxonomy, columns: Sequence[str]) -> pl.Expr:
+    """The class of each row, as an expression on prepared columns."""
+    rules = [~_memorized(columns), *(node.expression for node in taxonomy.nodes)]
+    return first_yes(rules, taxonomy.classes)
+
+
+def _memorized(columns: Sequence[str]) -> pl.Expr:
     """Is the suffix reproduced in full: as scanned where it was, else by its score."""
     known = {
         "is_memorized": pl.col("is_memorized"),
@@ -90,22 +151,45 @@ def _memorized(columns: list[str]) -> pl.Expr:
     return pl.coalesce([known[column] for column in known if column in columns])
 
 
-def _check_columns(frame: pl.DataFrame, taxonomy: Taxonomy) -> None:
-    """What labelling needs is there, and of a type that can be compared."""
-    if not {"is_memorized", "memorization_score"} & set(frame.columns):
+def _check_memorized(schema: pl.Schema) -> None:
+    """It is known which sequences are memorized."""
+    there = [name for name in _MEMORIZED if name in schema]
+    if not there:
         raise UserError(
             "the table has neither is_memorized nor memorization_score, so no class can be "
             "given. Run 'mnemoscope continue' first."
         )
+    for name in there:
+        _check_type(name, schema[name])
+
+
+def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
+    """What a taxonomy needs is there, and of a type that can be compared."""
+    _check_memorized(schema)
     for node in taxonomy.nodes:
         for column in node.columns:
-            if column not in frame.columns:
+            if column not in schema:
                 raise UserError(
-                    f"the table has no column '{column}', which {node.name} needs. Run "
-                    "'mnemoscope features' first, or add the column."
+                    f"the table has no column '{column}', which {node.name} needs."
+                    f"{nearest(column, schema.names())} Run 'mnemoscope features' first, or add "
+                    "the column."
                 )
-    for column in {"is_memorized", "memorization_score", *taxonomy.columns} & set(frame.columns):
-        _check_type(column, frame.schema[column])
+            _check_type(column, schema[column])
+
+
+def _check_rules(prepared: pl.LazyFrame, taxonomies: Iterable[Taxonomy]) -> None:
+    """Rules of the user's own can be asked of columns of these types."""
+    columns = prepared.collect_schema().names()
+    for taxonomy in taxonomies:
+        try:
+            prepared.select(_label(taxonomy, columns)).collect_schema()
+        except pl.exceptions.PolarsError as error:
+            raise _not_applied(taxonomy, error) from error
+
+
+def _not_applied(taxonomy: Taxonomy, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"taxonomy '{taxonomy.name}' cannot be applied: {reason}.")
 
 
 def _check_type(column: str, dtype: pl.DataType) -> None:

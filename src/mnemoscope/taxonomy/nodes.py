@@ -80,19 +80,25 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
     return _unite(name, parts)
 
 
-def first_yes(rules: Sequence[pl.Expr]) -> pl.Expr:
-    """Ask rules in order: the index of the first yes, the number of rules where all say no.
+def first_yes(rules: Sequence[pl.Expr], answers: Sequence[str] | None = None) -> pl.Expr:
+    """Ask rules in order and give the answer of the first that says yes.
 
-    Null as soon as a null answer is met before a yes: what comes after cannot be known.
+    Null as soon as a null is met before a yes: what comes after cannot be known.
+
+    Args:
+        rules: boolean expressions.
+        answers: one a rule, and one more where all say no; None gives their numbers from 0.
     """
-    answer: pl.Expr = pl.lit(len(rules), dtype=pl.Int32)
+    given = range(len(rules) + 1) if answers is None else answers
+    dtype = pl.Int32() if answers is None else pl.String()
+    answer: pl.Expr = pl.lit(given[len(rules)], dtype=dtype)
     for index in reversed(range(len(rules))):
         is_yes = rules[index]
         answer = (
             pl.when(is_yes.is_null())
-            .then(pl.lit(None, dtype=pl.Int32))
+            .then(pl.lit(None, dtype=dtype))
             .when(is_yes)
-            .then(pl.lit(index, dtype=pl.Int32))
+            .then(pl.lit(given[index], dtype=dtype))
             .otherwise(answer)
         )
     return answer
