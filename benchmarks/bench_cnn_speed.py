@@ -16,11 +16,19 @@ from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.training import keep_freed_memory
 
 N_MAPS, N_LAYERS, BATCH, N_STEPS = 512, 4, 16, 60
+MANY_LAYERS, FEW_MAPS, FEW_STEPS = 36, 64, 20
 
 
-def build(*, channels_last: bool, seeded: bool, filters: int = 10, kernel: int = 6) -> AttentionCnn:
+def build(
+    *,
+    channels_last: bool,
+    seeded: bool,
+    filters: int = 10,
+    kernel: int = 6,
+    n_layers: int = N_LAYERS,
+) -> AttentionCnn:
     torch.manual_seed(0)
-    network = AttentionCnn(N_LAYERS, 3, kernel=kernel, filters=filters, dropout=0.2)
+    network = AttentionCnn(n_layers, 3, kernel=kernel, filters=filters, dropout=0.2)
     network.seed_dropout(0 if seeded else None)
     if not channels_last:
         for module in network.features:
@@ -37,18 +45,27 @@ def milliseconds(
     batch: int = BATCH,
     filters: int = 10,
     kernel: int = 6,
+    n_layers: int = N_LAYERS,
+    causal: bool = False,
 ) -> float:
-    network = build(channels_last=channels_last, seeded=seeded, filters=filters, kernel=kernel)
+    network = build(
+        channels_last=channels_last,
+        seeded=seeded,
+        filters=filters,
+        kernel=kernel,
+        n_layers=n_layers,
+    )
     order = torch.channels_last if channels_last else torch.contiguous_format
-    maps = torch.randn(N_MAPS, N_LAYERS, 64, 64).tril().contiguous(memory_format=order)
-    labels = torch.randint(0, 3, (N_MAPS,))
+    n_maps = N_MAPS if n_layers == N_LAYERS else FEW_MAPS
+    maps = torch.randn(n_maps, n_layers, 64, 64).tril().contiguous(memory_format=order)
+    labels = torch.randint(0, 3, (n_maps,))
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     times = []
-    for _ in range(N_STEPS):
-        rows = torch.randint(0, N_MAPS, (batch,))
+    for _ in range(N_STEPS if n_layers == N_LAYERS else FEW_STEPS):
+        rows = torch.randint(0, n_maps, (batch,))
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = nn.functional.cross_entropy(network(maps[rows]), labels[rows])
+            loss = nn.functional.cross_entropy(network(maps[rows], causal=causal), labels[rows])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -70,6 +87,11 @@ def main() -> None:
     print(row("the same in bfloat16 (not used: other bits)", milliseconds(bfloat16=True)))
     print(row("the same, 32 maps", milliseconds(batch=32)))
     print(row("the same, kernel 8, 16 filters", milliseconds(kernel=8, filters=16)))
+    for kernel, filters in ((6, 10), (8, 16)):
+        large = {"n_layers": MANY_LAYERS, "kernel": kernel, "filters": filters}
+        name = f"{MANY_LAYERS} layers, kernel {kernel}, {filters} filters"
+        print(row(name, milliseconds(**large)))
+        print(row(f"{name}, causal: what train_cnn does", milliseconds(**large, causal=True)))
 
 
 if __name__ == "__main__":

@@ -98,3 +98,28 @@ def test_sequences_too_short_for_two_convolutions_are_refused(kernel: int, short
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         AttentionCnn(0, 2, kernel=6, filters=1)
+
+
+@pytest.mark.parametrize(("kernel", "length"), [(6, 64), (8, 64), (3, 11), (5, 16)])
+@pytest.mark.parametrize("n_layers", [4, 36])
+def test_knowing_that_maps_are_causal_changes_neither_logits_nor_gradients(
+    kernel: int, length: int, n_layers: int
+) -> None:
+    torch.manual_seed(0)
+    network = AttentionCnn(n_layers, 3, kernel=kernel, filters=5, length=length).double().eval()
+    maps = torch.rand(3, n_layers, length, length, dtype=torch.float64).tril()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    found = []
+    for causal in (False, True):
+        logits = network(maps, causal=causal)
+        gradients = torch.autograd.grad(logits.logsumexp(1).sum(), list(network.parameters()))
+        found.append([logits, *gradients])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)  # float64, other sums
+
+
+def test_a_map_that_is_not_causal_is_read_whole_by_default() -> None:
+    """What the attributions and a map made by hand rely on."""
+    network = AttentionCnn(36, 3, kernel=6, filters=4).eval()
+    maps = torch.zeros(1, 36, 64, 64)
+    maps[0, :, 5:9, 40:50] = 100.0
+    assert not torch.equal(network(maps), network(torch.zeros_like(maps)))

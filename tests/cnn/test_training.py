@@ -223,3 +223,15 @@ def test_maps_of_another_model_are_refused() -> None:
     other = TensorMaps(torch.zeros(2, 5, 32 * 33 // 2))
     with pytest.raises(ValueError, match="5 layers"):
         predict_logits(trained, other)
+
+
+@pytest.mark.gpu
+def test_an_accelerator_finds_what_the_cpu_finds() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    problem, evaluation = planted(240, seed=0), planted(300, seed=1)
+    trained = train(problem, SOONER, device="cuda")
+    predicted = predict_logits(trained, evaluation.maps).argmax(1)
+    found = scores(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
+    assert found.min_f1 > 0.95
+    assert trained.did_train

@@ -5,6 +5,8 @@ Every ReLU and every dropout is a module of its own, used once: guided backpropa
 replaces the rule of single ReLU modules, and a shared one would be counted twice.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,11 @@ from mnemoscope.cnn.dropout import SeededDropout
 from mnemoscope.errors import UserError
 
 __all__ = ["HIDDEN_UNITS", "AttentionCnn", "feature_side"]
+
+_MANY_LAYERS = 16
+"""From here on a causal convolution in bands of queries saves more than cutting them costs."""
+
+_BANDS = 3
 
 HIDDEN_UNITS = 64
 """Width of the layer before the logits (arXiv 2508.02573)."""
@@ -104,16 +111,23 @@ class AttentionCnn(nn.Module):
                 weight = module.weight.data
                 module.weight.data = weight.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, *, causal: bool = False) -> Tensor:
         """Score maps.
 
         Args:
             maps: (batch, layers, query, key), float, scaled as in training.
+            causal: nothing stands above the diagonal, and no gradient is wanted there: what of
+                the first convolution would see zeros alone is left out where that saves time.
 
         Returns:
             Logits, (batch, classes).
         """
-        logits: Tensor = self.classifier(self.features(maps))
+        first = self.features[0]
+        if causal and self.n_layers >= _MANY_LAYERS and isinstance(first, nn.Conv2d):
+            features = self.features[1:](_causal_convolution(first, maps))
+        else:
+            features = self.features(maps)
+        logits: Tensor = self.classifier(features)
         return logits
 
     def n_parameters(self) -> int:
@@ -131,3 +145,22 @@ class AttentionCnn(nn.Module):
         states = np.random.SeedSequence(seed or 0).generate_state(len(dropouts))
         for dropout, state in zip(dropouts, states, strict=True):
             dropout.seed(None if seed is None else int(state), device=device)
+
+
+def _causal_convolution(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Convolve maps whose keys end at the query: in each band of queries up to its last key.
+
+    The same sums as the whole convolution, less three tenths of them, which would be of zeros:
+    a step on 36 layers takes 13 to 19 % less (`benchmarks/bench_cnn_speed.py`).
+    """
+    kernel = convolution.kernel_size[0]
+    side = maps.shape[2] - kernel + 1
+    edges = [band * side // _BANDS for band in range(_BANDS + 1)]
+    bands = []
+    for start, end in pairwise(edges):
+        width = min(side, end + kernel - 1)  # beyond, the kernel sees zeros alone
+        seen = maps[:, :, start : end + kernel - 1, : width + kernel - 1]
+        band = nn.functional.conv2d(seen, convolution.weight)
+        bands.append(nn.functional.pad(band, (0, side - width)))
+    assert convolution.bias is not None
+    return torch.cat(bands, dim=2) + convolution.bias[:, None, None]

@@ -62,5 +62,6 @@ def score_inputs(
     logits = torch.empty(len(inputs), network.n_classes)
     with evaluation_mode(network):
         for rows in torch.split(torch.arange(len(inputs)), batch_size or inputs.rows_at_once):
-            logits[rows[0] : rows[-1] + 1] = network(inputs.batch(rows)).to("cpu", torch.float32)
+            scored = network(inputs.batch(rows), causal=True)
+            logits[rows[0] : rows[-1] + 1] = scored.to("cpu", torch.float32)
     return logits

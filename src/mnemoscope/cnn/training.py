@@ -159,7 +159,8 @@ def _epochs(
         shuffled = torch.randperm(len(inputs), generator=order)
         for rows in torch.split(shuffled, preset.batch_size):
             optimizer.param_groups[0]["lr"] = next(rates)
-            loss = nn.functional.cross_entropy(network(inputs.batch(rows)), labels[rows])
+            logits = network(inputs.batch(rows), causal=True)
+            loss = nn.functional.cross_entropy(logits, labels[rows])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

@@ -1,0 +1,231 @@
+"""Time training from the store against training from all heads in HDF5, at Pythia-12b's shape.
+
+Run: .venv/bin/python benchmarks/bench_training.py [--threads N] [--sequences N] [--memory]
+Wants h5py (`pip install 'mnemoscope[bench]'`) and 12 MB of disk and memory a sequence.
+
+The published layout, written here: every head of every layer in float16 in one HDF5 file, opened
+anew for each sample, pooled over heads when read; ours: the store, pooled when captured. Both are
+in the page cache, batches of 16 in the same shuffled order, float16 on disk, float32 to the
+network. The two take turns, so that other work on the machine falls on both; of the rounds the
+fastest counts. With `--memory`: peak memory of training on 12,000 maps (3.6 GB) instead.
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import nn
+
+from mnemoscope.cnn.inputs import NetworkInputs
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.scaling import Scaling
+from mnemoscope.cnn.training import keep_freed_memory, train_cnn
+from mnemoscope.maps.dataset import StoredMaps
+from mnemoscope.maps.store import MapStore, MapWriter
+
+LAYERS, HEADS, LENGTH, BATCH, CLASSES = 36, 40, 64, 16, 4
+ROUNDS, SHARD_ROWS = 3, 64
+GRID = ((6, 10), (6, 16), (8, 10), (8, 16))
+RAW = Scaling(None, None, 0.0)
+Batches = Callable[[torch.Tensor], torch.Tensor]
+
+
+def write_both(folder: Path, n_sequences: int) -> tuple[Path, StoredMaps]:
+    """The same random causal attention in the published layout and in the store."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(LAYERS, HEADS, LENGTH, LENGTH, generator=generator)
+    above = torch.ones(LENGTH, LENGTH).triu(1).bool()
+    heads = scores.masked_fill(above, -torch.inf).softmax(-1).half()
+    path = folder / "all_heads.h5"
+    shape = (n_sequences, LAYERS, HEADS, LENGTH, LENGTH)
+    with (
+        h5py.File(path, "w") as file,
+        MapWriter(folder / "maps", n_layers=LAYERS, fingerprint={}, shard_rows=SHARD_ROWS) as store,
+    ):
+        published = file.create_dataset("attention", shape, dtype="float16")
+        for row in range(n_sequences):
+            one = heads.roll(row, 0)  # other layers in front: another map for every sequence
+            published[row] = one.numpy()
+            pooled = [pool.float()[None] for pool in (one.mean(1), one.amax(1))]
+            store.append(np.array([row]), "true", *pooled)
+    return path, MapStore(folder / "maps").dataset(np.arange(n_sequences), "true", "mean")
+
+
+def published_batches(path: Path) -> Batches:
+    """A batch read in the published way: the file opened, all heads read, pooled, per sample."""
+
+    def sample(row: int) -> torch.Tensor:
+        with h5py.File(path, "r") as file:
+            heads = torch.from_numpy(file["attention"][row])
+        return heads.mean(1).float()
+
+    return lambda rows: torch.stack([sample(row) for row in rows.tolist()])
+
+
+def our_batches(maps: StoredMaps) -> Batches:
+    """A batch as `train_cnn` reads it when the maps are too many to be kept."""
+    return NetworkInputs(maps, RAW).batch
+
+
+def orders(n_sequences: int) -> Iterator[torch.Tensor]:
+    """One epoch's batches, in the same shuffled order for all."""
+    generator = torch.Generator().manual_seed(1)
+    yield from torch.randperm(n_sequences, generator=generator).split(BATCH)
+
+
+class Trainer:
+    """The paper's network and optimizer; `plain`: as torch has it, without what ours saves."""
+
+    def __init__(self, kernel: int = 6, filters: int = 10, *, plain: bool = False) -> None:
+        torch.manual_seed(0)
+        self.causal = not plain
+        self.network = AttentionCnn(LAYERS, CLASSES, kernel=kernel, filters=filters)
+        if not plain:
+            self.network.seed_dropout(0)
+        for module in self.network.features if plain else []:
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous()
+        parameters = self.network.parameters()
+        self.optimizer = torch.optim.AdamW(parameters, 1e-3, weight_decay=0.1, fused=not plain)
+
+    def step(self, maps: torch.Tensor, labels: torch.Tensor) -> None:
+        """One step on one batch."""
+        logits = self.network(maps, causal=self.causal)
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+
+def reading(batches: Batches, n_sequences: int) -> float:
+    started = time.perf_counter()
+    for rows in orders(n_sequences):
+        batches(rows)
+    return time.perf_counter() - started
+
+
+def epoch(batches: Batches, trainers: list[Trainer], n_sequences: int) -> float:
+    """Seconds of one epoch of some CNNs on one read."""
+    labels = torch.arange(n_sequences) % CLASSES
+    started = time.perf_counter()
+    for rows in orders(n_sequences):
+        maps = batches(rows)
+        for trainer in trainers:
+            trainer.step(maps, labels[rows])
+    return time.perf_counter() - started
+
+
+def one_by_one(batches: Batches, n_sequences: int) -> float:
+    return sum(epoch(batches, [Trainer(*point)], n_sequences) for point in GRID)
+
+
+def compare(folder: Path, n_sequences: int) -> None:
+    print(f"writing {n_sequences} sequences of {LAYERS} layers, {HEADS} heads ...", flush=True)
+    path, maps = write_both(folder, n_sequences)
+    theirs, ours = published_batches(path), our_batches(maps)
+    some = torch.arange(0, n_sequences, 37)
+    torch.testing.assert_close(theirs(some), ours(some), rtol=2e-3, atol=1e-7)  # half a float16
+    keep_freed_memory()
+    ways: dict[str, Callable[[], float]] = {
+        "read: all heads, HDF5": lambda: reading(theirs, n_sequences),
+        "read: the store": lambda: reading(ours, n_sequences),
+        "epoch: all heads, torch's network": lambda: epoch(
+            theirs, [Trainer(plain=True)], n_sequences
+        ),
+        "epoch: all heads, our network": lambda: epoch(theirs, [Trainer()], n_sequences),
+        "epoch: the store, our network": lambda: epoch(ours, [Trainer()], n_sequences),
+        "four settings: one read each": lambda: one_by_one(ours, n_sequences),
+        "four settings: one read for all": lambda: epoch(
+            ours, [Trainer(*point) for point in GRID], n_sequences
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            times[name].append(way())
+    report({name: min(rounds) for name, rounds in times.items()}, n_sequences)
+
+
+def report(seconds: dict[str, float], n_sequences: int) -> None:
+    n_batches = -(-n_sequences // BATCH)
+    for name, value in seconds.items():
+        print(f"  {name:36}{value:8.2f} s{1e3 * value / n_batches:9.2f} ms a batch")
+    read_theirs, read_ours, plain, same, ours, apart, grouped = seconds.values()
+    print(f"reading and pooling: {read_theirs / read_ours:.1f} times as fast")
+    print(f"epoch: {plain / ours:.1f} times (same network: {same / ours:.1f} times)")
+    print(f"share of reading: all heads {read_theirs / plain:.0%}, store {read_ours / ours:.1%}")
+    print(f"four settings on one read: {apart / grouped:.3f} times as fast as one after another")
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that is no page of a file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def memory(folder: Path, n_sequences: int) -> None:
+    """Peak memory of training on a store of the paper's size (one shard's content, repeated)."""
+    _, maps = write_both(folder, SHARD_ROWS)
+    shards = [folder / f"{number}.safetensors" for number in range(-(-n_sequences // SHARD_ROWS))]
+    for shard in shards:
+        shutil.copyfile(next((folder / "maps").glob("*.safetensors")), shard)
+    positions = torch.arange(n_sequences)
+    maps = StoredMaps(
+        shards,
+        shard_of=positions // SHARD_ROWS,
+        row_of=positions % SHARD_ROWS,
+        n_layers=LAYERS,
+        length=LENGTH,
+        pooling="mean",
+    )
+    before, peak, stop = anonymous_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    size = sum(shard.stat().st_size for shard in shards) / 1e9
+    for name in ("paper", "small"):
+        preset = replace(PRESETS[name], epochs=1, min_steps=0)
+        labels, setting = positions % CLASSES, CnnSetting(6, 10, "mean")
+        peak[0], started = 0, time.perf_counter()
+        train_cnn(maps, labels, n_classes=CLASSES, setting=setting, preset=preset, seed=0)
+        print(
+            f"  {name}: {n_sequences} maps, {size:.1f} GB on disk; one epoch and its check "
+            f"{time.perf_counter() - started:.0f} s; peak memory "
+            f"{(peak[0] - before) / 1e6:.0f} MB above the {before / 1e6:.0f} MB before",
+            flush=True,
+        )
+    stop.set()
+    watcher.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--sequences", type=int, help="256, or 12,000 with --memory")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where to put the files for a while")
+    wanted = parser.parse_args()
+    torch.set_num_threads(wanted.threads)
+    print(f"torch {torch.__version__}, {wanted.threads} threads", flush=True)
+    with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
+        if wanted.memory:
+            memory(Path(name), wanted.sequences or 12_000)
+        else:
+            compare(Path(name), wanted.sequences or 256)
+
+
+if __name__ == "__main__":
+    main()
