@@ -52,7 +52,7 @@ class Excess:
     low: float
     high: float
     strongest: str
-    min_f1: float
+    min_f1: float | None = None
     auc: tuple[float, ...] | None = None
     auc_intervals: tuple[Interval, ...] | None = None
 

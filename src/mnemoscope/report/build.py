@@ -109,6 +109,7 @@ def environment() -> jinja2.Environment:
         "continuation_pieces": examples.continuation_pieces,
         "css_variables": css_variables,
         "dark": DARK,
+        "input_words": views.INPUT_WORDS,
         "light": LIGHT,
         "n_class_colours": N_CLASS_COLOURS,
         "profile_points": views.profile_points,

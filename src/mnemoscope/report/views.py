@@ -27,6 +27,7 @@ from mnemoscope.report.delta import (
 from mnemoscope.report.standing import SOURCE_GROUPS, SOURCE_WORDS, SourceWords
 
 __all__ = [
+    "INPUT_WORDS",
     "ChartGroup",
     "ChartRow",
     "DeltaClass",
@@ -43,6 +44,16 @@ __all__ = [
 # page of tens of megabytes opens slowly on a phone. Pythia 12b's shape with both attributions
 # takes about 1 MB a taxonomy.
 PICTURE_BUDGET_BYTES = 12_000_000
+
+
+INPUT_WORDS = {
+    "mean": "weights averaged over the heads",
+    "max": "their maximum over the heads",
+    "both": "mean and maximum side by side",
+    "heads": "every head’s weights",
+    "difference": "the model’s means less the reference’s",
+}
+"""What the CNNs see under each input's name."""
 
 
 class ChartRow(NamedTuple):

@@ -17,9 +17,12 @@ from mnemoscope.report.content import (
     CnnRun,
     Estimate,
     Excess,
+    InputRow,
     MatchedScores,
 )
-from mnemoscope.stages.benchmark import BENCHMARK_FILE
+from mnemoscope.report.numbers import percent
+from mnemoscope.report.standing import MEMORY_FREE
+from mnemoscope.stages.benchmark import BENCHMARK_FILE, INPUTS_FILE
 from mnemoscope.stages.labels import samples_of
 from mnemoscope.stages.training import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.study import Study
@@ -67,7 +70,27 @@ def _benchmark(
         matched=_matched(model, n_classes),
         confusion=None if confusion is None else np.array(confusion, dtype=np.int64),
         cnn=_cnn(study, sample, runs, n_classes),
+        pairs=tuple(model["auc_pairs"]) if model else (),
+        inputs=tuple(_inputs(study, sample, n_classes)),
     )
+
+
+def _inputs(study: Study, sample: str, n_classes: int) -> Iterator[InputRow]:
+    """Each input of the CNNs, beside the best without memory."""
+    table = study.read(INPUTS_FILE).filter(pl.col("taxonomy") == sample)
+    for name in table["input"].unique(maintain_order=True):
+        rows = table.filter(pl.col("input") == name)
+        model = rows.filter(pl.col("source") == "model").row(0, named=True)
+        free = rows.filter(pl.col("source").is_in(list(MEMORY_FREE))).drop_nulls("min_f1")
+        best = free.sort("min_f1").tail(1).to_dicts()
+        yield InputRow(
+            name=name,
+            model=_row(model, None, n_classes),
+            best=Estimate(best[0]["min_f1"], best[0]["low"], best[0]["high"])
+            if best
+            else _NO_ESTIMATE,
+            excess=_excess(model),
+        )
 
 
 def _row(row: dict[str, Any], seconds: float | None, n_classes: int) -> BenchmarkRow:
@@ -83,13 +106,15 @@ def _row(row: dict[str, Any], seconds: float | None, n_classes: int) -> Benchmar
         did_train=row["did_train"],
         training_min_f1=row["training_min_f1"],
         seconds=seconds,
+        mean_f1=_estimate(row, "mean_f1", "mean_f1"),
+        auc=_estimates(row, "auc", 0),
     )
 
 
-def _estimates(row: dict[str, Any], name: str, n_classes: int) -> tuple[Estimate, ...]:
-    """A figure of every class with its interval; dashes where there is none."""
+def _estimates(row: dict[str, Any], name: str, n_lacking: int) -> tuple[Estimate, ...]:
+    """A figure of every class (or pair) with its interval; so many dashes where there is none."""
     if row[name] is None:
-        return (_NO_ESTIMATE,) * n_classes
+        return (_NO_ESTIMATE,) * n_lacking
     lists = zip(row[name], row[f"{name}_low"], row[f"{name}_high"], strict=True)
     return tuple(Estimate(*values) for values in lists)
 
@@ -99,19 +124,32 @@ def _excess(model: dict[str, Any] | None) -> Excess | None:
     if model is None or model["verdict"] is None:
         return None
     estimate = Estimate(model["excess"], model["excess_low"], model["excess_high"])
-    return Excess(estimate=estimate, verdict=model["verdict"], kind=model["verdict_kind"])
+    return Excess(
+        estimate=estimate,
+        verdict=model["verdict"],
+        kind=model["verdict_kind"],
+        auc=_estimates(model, "auc_excess", 0),
+        note=_like_with_like(model),
+    )
+
+
+def _like_with_like(model: dict[str, Any]) -> str:
+    """Say which trainings the excess counts where the controls had fewer settings."""
+    if model["excess_min_f1"] is None or model["excess_min_f1"] == model["min_f1"]:
+        return ""
+    return (
+        f"The excess counts the model’s trainings with {', '.join(model['excess_settings'])} alone "
+        f"(min-F1 {percent(model['excess_min_f1'])}), the CNN settings that the controls had too."
+    )
 
 
 def _matched(model: dict[str, Any] | None, n_classes: int) -> MatchedScores | None:
     """Figures on the sequences that look alike to the blind baseline."""
     if model is None or model["matched_by"] is None:
         return None
-    per_class = model["matched_n_per_class"] or 0
-    before, after = model["difference_before"], model["difference_after"]
-    note = model["matched_note"] or (
-        f"Largest standardized difference of the blind scores between classes: {before:.2f} before "
-        f"matching, {after:.2f} after; {per_class:,} sequences a class are left."
-    )
+    is_measured = model["matched_min_f1"] is not None
+    per_class = (model["matched_n_per_class"] or 0) if is_measured else 0
+    note = _matched_note(model, per_class)
     return MatchedScores(
         min_f1=_estimate(model, "matched_min_f1", "matched"),
         f1=_estimates(model, "matched_f1", n_classes),
@@ -119,6 +157,24 @@ def _matched(model: dict[str, Any] | None, n_classes: int) -> MatchedScores | No
         n_eval=per_class * n_classes,
         note=note,
     )
+
+
+def _matched_note(model: dict[str, Any], per_class: int) -> str:
+    """Balance before and after, or why there is no figure."""
+    before, after = model["difference_before"], model["difference_after"]
+    # Infinite where a score separates two classes wholly.
+    shown = f"{before:.2f}" if np.isfinite(before) else "without bound"
+    balance = f"largest standardized difference of the blind scores between classes: {shown} before"
+    if model["matched_note"]:
+        found = "" if after is None else f", {after:.2f} after"
+        return f"{_capital(model['matched_note'])} ({balance} matching{found})."
+    left = f"{per_class:,} sequences a class are left"
+    return f"{_capital(balance)} matching, {after:.2f} after; {left}."
+
+
+def _capital(text: str) -> str:
+    """Begin with a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def _estimate(row: dict[str, Any], name: str, stem: str) -> Estimate:
