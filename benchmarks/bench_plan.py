@@ -1,0 +1,48 @@
+"""Measure what `mnemoscope run --dry-run` assumes of a processor core: the training of the CNNs.
+
+Run: .venv/bin/python benchmarks/bench_plan.py
+Prints the operations a second of a training step at Pythia-12b's shape (36 layers), counted as the
+dry run counts them (3 forward passes of the two convolutions), in CPU time of one thread.
+"""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.stages.plan_cost import cnn_flops
+
+N_LAYERS, LENGTH, BATCH, N_STEPS = 36, 64, 16, 12
+
+
+def operations_a_second(kernel: int, filters: int) -> float:
+    torch.manual_seed(0)
+    network = AttentionCnn(N_LAYERS, 3, kernel=kernel, filters=filters)
+    maps = torch.randn(BATCH, N_LAYERS, LENGTH, LENGTH).tril()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 3, (BATCH,))
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    seconds = []
+    for _ in range(N_STEPS):
+        started = time.process_time()
+        loss = nn.functional.cross_entropy(network(maps), labels)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        seconds.append(time.process_time() - started)
+    flops = cnn_flops(N_LAYERS, LENGTH, kernel=kernel, filters=filters)
+    return 3 * flops * BATCH / statistics.median(seconds)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for kernel in (6, 8):
+        for filters in (10, 16):
+            rate = operations_a_second(kernel, filters)
+            print(f"kernel {kernel}, {filters} filters: {rate:.2e} operations a second and core")
+
+
+if __name__ == "__main__":
+    main()
