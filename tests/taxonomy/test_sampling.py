@@ -222,8 +222,32 @@ def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
     assert str(outcome) == (
         "60 sequences of every class are needed, but Guess has 59; 5 sequences have no class (in "
         "the table: Non-Memo 900, Guess 59, Recall 700, null 5). Add sequences, or leave small "
-        "classes out with --drop-small-classes, or ask for fewer."
+        "classes out with --drop-small-classes, or ask for no more than 59 (label.minimum)."
     )
+
+
+def test_remedy_fits_the_reason() -> None:
+    frame, labels = make(["Non-Memo"] * 900)
+    nothing = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(nothing, Impossible)
+    assert "but none of the 900 sequences with a class is memorized" in nothing.reason
+    assert nothing.remedy.startswith("Take sequences that the model saw in training")
+    assert "fewer" not in nothing.remedy
+    frame, labels = make(["Guess"] * 400 + ["Recall"] * 500)
+    everything = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(everything, Impossible)
+    assert "but all 900 sequences with a class are memorized" in everything.reason
+    assert everything.remedy == "Add sequences that the model does not reproduce."
+    frame, labels = make(["Non-Memo"] * 400 + ["Recall"] * 500)
+    empty = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(empty, Impossible)
+    assert "Guess has 0" in empty.reason
+    assert "other nodes or thresholds" in empty.remedy
+    assert "fewer" not in empty.remedy
+    frame, labels = make([None] * 3)
+    unknown = sample_classes(frame, labels, TAXONOMY, seed=0)
+    assert isinstance(unknown, Impossible)
+    assert "no sequence has a class" in unknown.reason
 
 
 def test_small_classes_are_dropped_on_request_and_said() -> None:
@@ -241,7 +265,7 @@ def test_one_class_alone_is_impossible_even_when_small_ones_may_be_dropped() -> 
     frame, labels = make(["Non-Memo"] * 900)
     outcome = sample_classes(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
     assert isinstance(outcome, Impossible)
-    assert "Guess has 0 and Recall has 0" in outcome.reason
+    assert "none of the 900 sequences with a class is memorized" in outcome.reason
     assert "--drop-small-classes" not in outcome.remedy
 
 

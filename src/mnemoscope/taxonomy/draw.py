@@ -99,7 +99,7 @@ def draw_balanced(pool: Pool, classes: Sequence[int], *, n_train: int, n_eval: i
     """
     rows = np.flatnonzero(np.isin(pool.class_index, classes))
     place = np.searchsorted(np.sort(classes), pool.class_index[rows])
-    n_classes, n_strata = len(classes), int(pool.stratum.max(initial=-1)) + 1
+    n_classes, n_strata = len(classes), int(pool.stratum.max(initial=0)) + 1
     cells = _Cells(
         pool.stratum[rows] * n_classes + place, pool.unit[rows], pool.lot[rows], n_strata, n_classes
     )

@@ -9,6 +9,9 @@ from mnemoscope.taxonomy.names import Taxonomy
 
 __all__ = ["Impossible", "explain", "explain_null"]
 
+_FEWEST = 6
+"""Sequences a class below which no setting allows training."""
+
 
 @dataclass(frozen=True)
 class Impossible:
@@ -43,24 +46,68 @@ def explain(
     missing: str,
 ) -> Impossible:
     """Say what is in the way and what helps; `draw` is what could be drawn of all classes."""
+    n_other, n_memorized = _count_memorized(taxonomy, counts)
     small = [name for name in taxonomy.classes if counts[name] < needed]
-    ways = ["add sequences"]
-    if may_drop and len(taxonomy.classes) - max(len(small), 1) >= 2:
-        ways.append("leave small classes out with --drop-small-classes")
-    if match is not None and not small:
-        ways.append(f"do not match by {match}")
-    if split == "group" and not small:
-        ways.append("split by row")
-    ways.append("ask for fewer")
-    reason = _name_cause(draw, taxonomy, counts, small, match)
+    if not n_memorized or not n_other:
+        reason, remedy = _name_one_sided(n_other, n_memorized)
+    else:
+        reason = _name_cause(draw, taxonomy, counts, small, match)
+        ways = _find_ways(taxonomy, counts, small, split, match, may_drop)
+        remedy = f"{', or '.join(ways)}."
     reason = f"{needed:,} sequences of every class are needed, but {reason}"
-    remedy = f"{', or '.join(ways)}."
     return Impossible(
         f"{reason}; {missing}" if missing else reason,
         counts,
         needed,
         remedy[0].upper() + remedy[1:],
     )
+
+
+def _count_memorized(taxonomy: Taxonomy, counts: dict[str, int]) -> tuple[int, int]:
+    """Sequences that are not memorized, and those that are."""
+    n_other = counts[taxonomy.classes[0]]
+    return n_other, sum(counts[name] for name in taxonomy.classes[1:])
+
+
+def _name_one_sided(n_other: int, n_memorized: int) -> tuple[str, str]:
+    """Nothing is memorized, or everything: no taxonomy can be trained, so fewer would not help."""
+    if n_other:
+        return (
+            f"none of the {n_other:,} sequences with a class is memorized",
+            "take sequences that the model saw in training, best many times, or a model that "
+            "memorizes more, such as a larger one.",
+        )
+    if n_memorized:
+        return (
+            f"all {n_memorized:,} sequences with a class are memorized",
+            "add sequences that the model does not reproduce.",
+        )
+    return "no sequence has a class", "add the features that are missing."
+
+
+def _find_ways(
+    taxonomy: Taxonomy,
+    counts: dict[str, int],
+    small: list[str],
+    split: str,
+    match: str | None,
+    may_drop: bool,
+) -> list[str]:
+    """What would make the taxonomy possible, each in a few words."""
+    fewest = min(counts[name] for name in taxonomy.classes)
+    ways = ["add sequences"]
+    if fewest == 0:
+        ways.append("choose other nodes or thresholds")
+    if may_drop and len(taxonomy.classes) - max(len(small), 1) >= 2:
+        ways.append("leave small classes out with --drop-small-classes")
+    if match is not None and not small:
+        ways.append(f"do not match by {match}")
+    if split == "group" and not small:
+        ways.append("split by row")
+    if fewest >= _FEWEST:
+        fewer = f"no more than {fewest:,} (label.minimum)" if small else "fewer"
+        ways.append(f"ask for {fewer}")
+    return ways
 
 
 def _name_cause(
