@@ -1,13 +1,14 @@
 """Time training from the store against training from all heads in HDF5, at Pythia-12b's shape.
 
-Run: .venv/bin/python benchmarks/bench_training.py [--threads N] [--sequences N] [--memory]
+Run: .venv/bin/python benchmarks/bench_training.py [--threads N] [--sequences N] [--busy] [--memory]
 Wants h5py (`pip install 'mnemoscope[bench]'`) and 12 MB of disk and memory a sequence.
 
 The published layout, written here: every head of every layer in float16 in one HDF5 file, opened
 anew for each sample, pooled over heads when read; ours: the store, pooled when captured. Both are
 in the page cache, batches of 16 in the same shuffled order, float16 on disk, float32 to the
 network. The two take turns, so that other work on the machine falls on both; of the rounds the
-fastest counts. With `--memory`: peak memory of training on 12,000 maps (3.6 GB) instead.
+fastest counts; with `--busy` CPU time does, which with one thread is what a free core would
+take. With `--memory`: peak memory of training on 12,000 maps (3.6 GB) instead.
 """
 
 import argparse
@@ -37,6 +38,7 @@ ROUNDS, SHARD_ROWS = 3, 64
 GRID = ((6, 10), (6, 16), (8, 10), (8, 16))
 RAW = Scaling(None, None, 0.0)
 Batches = Callable[[torch.Tensor], torch.Tensor]
+Clock = Callable[[], float]
 
 
 def write_both(folder: Path, n_sequences: int) -> tuple[Path, StoredMaps]:
@@ -106,46 +108,45 @@ class Trainer:
         self.optimizer.step()
 
 
-def reading(batches: Batches, n_sequences: int) -> float:
-    started = time.perf_counter()
+def reading(batches: Batches, n_sequences: int, clock: Clock) -> float:
+    started = clock()
     for rows in orders(n_sequences):
         batches(rows)
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def epoch(batches: Batches, trainers: list[Trainer], n_sequences: int) -> float:
+def epoch(batches: Batches, trainers: list[Trainer], n_sequences: int, clock: Clock) -> float:
     """Seconds of one epoch of some CNNs on one read."""
     labels = torch.arange(n_sequences) % CLASSES
-    started = time.perf_counter()
+    started = clock()
     for rows in orders(n_sequences):
         maps = batches(rows)
         for trainer in trainers:
             trainer.step(maps, labels[rows])
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def one_by_one(batches: Batches, n_sequences: int) -> float:
-    return sum(epoch(batches, [Trainer(*point)], n_sequences) for point in GRID)
+def one_by_one(batches: Batches, n_sequences: int, clock: Clock) -> float:
+    return sum(epoch(batches, [Trainer(*point)], n_sequences, clock) for point in GRID)
 
 
-def compare(folder: Path, n_sequences: int) -> None:
+def compare(folder: Path, n_sequences: int, clock: Clock) -> None:
     print(f"writing {n_sequences} sequences of {LAYERS} layers, {HEADS} heads ...", flush=True)
     path, maps = write_both(folder, n_sequences)
     theirs, ours = published_batches(path), our_batches(maps)
     some = torch.arange(0, n_sequences, 37)
     torch.testing.assert_close(theirs(some), ours(some), rtol=2e-3, atol=1e-7)  # half a float16
     keep_freed_memory()
+    run = (n_sequences, clock)
     ways: dict[str, Callable[[], float]] = {
-        "read: all heads, HDF5": lambda: reading(theirs, n_sequences),
-        "read: the store": lambda: reading(ours, n_sequences),
-        "epoch: all heads, torch's network": lambda: epoch(
-            theirs, [Trainer(plain=True)], n_sequences
-        ),
-        "epoch: all heads, our network": lambda: epoch(theirs, [Trainer()], n_sequences),
-        "epoch: the store, our network": lambda: epoch(ours, [Trainer()], n_sequences),
-        "four settings: one read each": lambda: one_by_one(ours, n_sequences),
+        "read: all heads, HDF5": lambda: reading(theirs, *run),
+        "read: the store": lambda: reading(ours, *run),
+        "epoch: all heads, torch's network": lambda: epoch(theirs, [Trainer(plain=True)], *run),
+        "epoch: all heads, our network": lambda: epoch(theirs, [Trainer()], *run),
+        "epoch: the store, our network": lambda: epoch(ours, [Trainer()], *run),
+        "four settings: one read each": lambda: one_by_one(ours, *run),
         "four settings: one read for all": lambda: epoch(
-            ours, [Trainer(*point) for point in GRID], n_sequences
+            ours, [Trainer(*point) for point in GRID], *run
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -215,16 +216,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--sequences", type=int, help="256, or 12,000 with --memory")
+    parser.add_argument("--busy", action="store_true", help="one thread, CPU time")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to put the files for a while")
     wanted = parser.parse_args()
-    torch.set_num_threads(wanted.threads)
-    print(f"torch {torch.__version__}, {wanted.threads} threads", flush=True)
-    with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
+    threads = 1 if wanted.busy else wanted.threads
+    torch.set_num_threads(threads)
+    clock = time.process_time if wanted.busy else time.perf_counter
+    name = "CPU" if wanted.busy else "wall"
+    print(f"torch {torch.__version__}, threads: {threads}, {name} time", flush=True)
+    with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
         if wanted.memory:
-            memory(Path(name), wanted.sequences or 12_000)
+            memory(Path(folder), wanted.sequences or 12_000)
         else:
-            compare(Path(name), wanted.sequences or 256)
+            compare(Path(folder), wanted.sequences or 256, clock)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,25 @@ def test_a_seed_gives_the_same_bits_whatever_the_global_state() -> None:
     assert not torch.equal(weights(train(problem, seed=1)), weights(first))
 
 
+@pytest.mark.parametrize("preset", [PAPER, QUICK], ids=lambda preset: preset.name)
+def test_a_cnn_trained_in_the_midst_of_others_is_the_one_trained_alone(preset) -> None:
+    """Other settings, seeds and labels on the same maps, between its epochs."""
+    problem = planted(40, seed=0, length=20)
+    others = (
+        {"setting": replace(SETTING, filters=3)},
+        {"seed": 1},
+        {"setting": replace(SETTING, kernel=5)},
+    )
+
+    def train_others(*_: object) -> None:
+        for options in others:
+            train(Problem(problem.maps, problem.labels.flip(0)), preset, **options)
+
+    alone, among = train(problem, preset), train(problem, preset, on_epoch=train_others)
+    assert torch.equal(weights(alone), weights(among))
+    assert alone.history == among.history
+
+
 def test_watching_and_memory_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = planted(50, seed=0)
     alone = train(problem)
