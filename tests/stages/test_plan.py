@@ -132,7 +132,7 @@ def random_table(seed: int, n: int) -> pl.DataFrame:
 def test_what_is_drawn_lies_within_the_bounds(seed, n) -> None:
     """The bounds hold for samples that are full; smaller classes only lower what is drawn."""
     values = {"taxonomies": ["catalogue"], "split": "row", "n_train": 8, "n_eval": 4, "minimum": 6}
-    whole = chosen(label=values)
+    whole = chosen(label=values, sequences={"source": "table.parquet", "split": None})
     bounds = bound_overlap(catalogue(), whole.label, n)
     drawn = count_overlap(random_table(seed, n), catalogue(), whole, how="counted")
     assert drawn.at_least == drawn.at_most <= bounds.at_most

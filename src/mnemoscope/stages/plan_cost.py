@@ -98,6 +98,8 @@ def count_passes(
         found.append(Passes("continuation of Non-Memo", n_own, half, length - 1))
     else:
         found.append(Passes("continuation", n_sequences, half, length - 1))
+    n_checked = min(settings.continue_.check_rows, n_sequences)
+    found.append(Passes("scan against decoding, a draw", n_checked, half, length - 1))
     found.append(Passes("capture", n_maps, 1, length))
     if settings.benchmark.controls:
         found.append(Passes("log-probabilities", n_maps, 1, length, is_control=True))
