@@ -7,7 +7,7 @@ import pytest
 from mnemoscope.errors import UserError
 from mnemoscope.sequences import code
 from mnemoscope.sequences.duplicates import count_duplicates
-from mnemoscope.sequences.features import add_features
+from mnemoscope.sequences.features import add_features, write_features
 from mnemoscope.sequences.patterns import find_pattern
 from mnemoscope.sequences.rouge import rouge_3, rouge_l
 
@@ -131,3 +131,36 @@ def test_unknown_settings_are_refused():
         add_features(frame.drop("tokens"), patterns="public")
     with pytest.raises(UserError, match="length 1"):
         add_features(frame, length=1)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+@pytest.mark.parametrize("lacking", [[], ["text"], ["tokens"]])
+def test_a_file_in_batches_gets_what_a_table_gets(ending, lacking, tmp_path, monkeypatch):
+    frame = pl.DataFrame(
+        {
+            "sequence_id": range(20),
+            "tokens": [None if row == 4 else one for row, one in enumerate(tokens_of(20).tolist())],
+            "text": ["1 2 3 4", None, "abab", "plain"] * 5,
+            "mine": [{"a": 1}] * 20,
+        },
+        schema_overrides={"tokens": pl.List(pl.Int32)},
+    ).drop(lacking)
+    corpus = [tokens_of(20).ravel()]
+    wanted = add_features(frame, corpus=corpus)
+    for module in ("features", "lazy_table"):
+        monkeypatch.setattr(f"mnemoscope.sequences.{module}.BATCH_ROWS", 3)
+    source, out = tmp_path / f"in.{ending}", tmp_path / "out.parquet"
+    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(source)
+    assert write_features(source, out, corpus=corpus) == 20
+    assert pl.read_parquet(out).equals(wanted)
+    assert pl.read_parquet(out).schema == wanted.schema
+    assert pl.read_parquet_metadata(out)["mnemoscope.schema_version"] == "1"
+
+
+def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp_path):
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a token id is below 0")]:
+        pl.DataFrame({"sequence_id": [1, 2], "tokens": [[1] * 64, tokens]}).write_parquet(source)
+        with pytest.raises(UserError, match=words):
+            write_features(source, out)
+        assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]

@@ -39,6 +39,10 @@ def features(
         str | None,
         typer.Option("--tokenizer", help="Model whose tokenizer cuts the corpus, if it is text."),
     ] = None,
+    compare_patterns: Annotated[
+        bool,
+        typer.Option("--compare-patterns", help="Print where published and strict rules differ."),
+    ] = False,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -52,19 +56,29 @@ def features(
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
         stage_verb(target, "features", flags, set_, redo=redo, quiet=quiet)
         return
-    from mnemoscope.sequences.features import add_features
+    from mnemoscope.sequences.features import write_features
     from mnemoscope.sequences.readers import read_corpus
-    from mnemoscope.sequences.schema import read_table, write_table
 
     _only_for_studies("features", set_, redo=redo)
     mode = _pattern_mode(patterns)
     refuse_unwritable(out)
-    frame = read_table(target)
     counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
     with shown(quiet):
-        frame = add_features(frame, patterns=mode, length=length, corpus=counted, where=str(target))
-    write_table(out, frame)
-    print(f"Wrote {out} ({frame.height:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
+        n_rows = write_features(target, out, patterns=mode, length=length, corpus=counted)
+        lines = _compare_patterns(out) if compare_patterns else []
+    print(*lines, sep="\n", end="\n" if lines else "")
+    print(f"Wrote {out} ({n_rows:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
+
+
+def _compare_patterns(table: Path) -> list[str]:
+    """Where the two modes of the patterns differ; nothing for a table without text."""
+    from mnemoscope.sequences.lazy_table import scan_table
+    from mnemoscope.sequences.pattern_modes import compare_modes, describe_agreement
+
+    scanned = scan_table(table)
+    if "text" not in scanned.collect_schema().names():
+        return ["No text to compare the pattern rules on."]
+    return describe_agreement(compare_modes(scanned.select("text").collect()["text"]))
 
 
 def label(

@@ -4,26 +4,29 @@ Works on any table with text or tokens, from the command line:
 `mnemoscope features in.jsonl -o out.parquet`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.errors import UserError, nearest
-from mnemoscope.progress import track
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.code import classify_code, is_available
 from mnemoscope.sequences.columns import COLUMNS, conform
 from mnemoscope.sequences.duplicates import count_duplicates
-from mnemoscope.sequences.patterns import Pattern, PatternMode, find_pattern
-from mnemoscope.sequences.rouge import rouge_3, rouge_l
+from mnemoscope.sequences.lazy_table import BATCH_ROWS, map_table, scan_table, sink_table
+from mnemoscope.sequences.patterns import Pattern, PatternMode, check_mode, find_pattern
+from mnemoscope.sequences.rouge import rouge_scores
 from mnemoscope.sequences.schema import check_columns, check_ids, check_lengths, token_matrix
 from mnemoscope.sequences.table_rows import has_values
 
-__all__ = ["CodeMode", "add_features"]
+__all__ = ["CodeMode", "add_features", "write_features"]
 
 CodeMode = Literal["auto", "off", "magika"]
+_OF_ROWS = ("rouge_l", "rouge_3", *Pattern._fields)
 
 
 def add_features(
@@ -54,24 +57,92 @@ def add_features(
         UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
             another length, an unknown mode.
     """
-    if code not in get_args(CodeMode):
-        raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
+    _check_code_mode(code)
     frame = conform(frame, where=where)
     _check(frame, length, where)
-    columns = [*_rouge_columns(frame, length), *_pattern_columns(frame, patterns)]
-    if not has_values(frame, "duplicates"):
-        columns.append(_duplicates_column(frame, length, corpus))
-    if not has_values(frame, "is_code"):
-        columns.append(_code_column(frame, code))
-    return frame.with_columns(columns)
+    rare = _rare_columns(frame.lazy(), length, corpus, code)
+    with track("features", total=frame.height) as progress:
+        made = []
+        for batch in frame.iter_slices(BATCH_ROWS):
+            made.append(_columns_of_rows(batch, length, patterns))
+            progress.advance(batch.height)
+    return frame.with_columns(*pl.concat(made), *rare)
 
 
-def _check(frame: pl.DataFrame, length: int, where: str) -> None:
-    """Something to make features from, in the right form."""
+def write_features(
+    source: Path | str,
+    out: Path | str,
+    *,
+    patterns: PatternMode = "published",
+    length: int = 64,
+    corpus: Iterable[npt.ArrayLike] | None = None,
+    code: CodeMode = "auto",
+) -> int:
+    """Add the feature columns to a table file, as `add_features`, without holding it in memory.
+
+    A Parquet file is read and written in batches; of a JSONL file only the writing is.
+
+    Args:
+        source: the table.
+        out: the table to write, `.parquet` or `.jsonl`.
+        patterns: as for `add_features`.
+        length: as for `add_features`.
+        corpus: as for `add_features`; the suffixes are then held in memory together.
+        code: as for `add_features`.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UserError: as `add_features` and `scan_table`.
+        DamagedDataError: the source is torn.
+        NoRoomError: the disk is full.
+    """
+    _check_code_mode(code)
+    check_mode(patterns)
+    table = scan_table(source)
+    schema = dict(table.collect_schema())
+    check_columns(table.head(1).collect(), "sequence_id", where=str(source))
+    narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
+    _check(narrow.collect(), length, str(source), names=list(schema))
+    rare = pl.DataFrame(_rare_columns(table, length, corpus, code))
+    n_rows = table.select(pl.len()).collect().item()
+    added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}
+    refused: list[UserError] = []  # Polars gives another error in their place
+    with track("features", total=n_rows) as progress:
+
+        def add(batch: pl.DataFrame, first: int) -> pl.DataFrame:
+            try:
+                made = _columns_of_rows(batch, length, patterns)
+            except UserError as error:
+                refused.append(error)
+                raise
+            progress.advance(batch.height)
+            return batch.with_columns(*made, *rare.slice(first, batch.height))
+
+        try:
+            sink_table(out, map_table(table, add, schema | added), where=str(source))
+        except DamagedDataError:
+            if refused:
+                raise refused[0] from None
+            raise
+    return int(n_rows)
+
+
+def _check_code_mode(code: str) -> None:
+    if code not in get_args(CodeMode):
+        raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
+
+
+def _check(
+    frame: pl.DataFrame, length: int, where: str, names: Sequence[str] | None = None
+) -> None:
+    """Something to make features from, in the right form; `names` of columns where not all came."""
+    names = names or frame.columns
     check_columns(frame, "sequence_id", where=where)
     check_ids(frame["sequence_id"], where)
-    if "text" not in frame.columns and "tokens" not in frame.columns:
-        near = nearest("tokens", frame.columns) or nearest("text", frame.columns)
+    if "text" not in names and "tokens" not in names:
+        near = nearest("tokens", names) or nearest("text", names)
         raise UserError(f"{where}: neither a column 'text' nor 'tokens' to make features of.{near}")
     if length < 2:
         raise UserError(f"{where}: length {length}; prefix and suffix need a token each.")
@@ -79,46 +150,78 @@ def _check(frame: pl.DataFrame, length: int, where: str) -> None:
         check_lengths(frame["tokens"], where, length, allow_null=True)
 
 
+def _columns_of_rows(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
+    """What each row tells by itself: ROUGE from its tokens, patterns from its text."""
+    return pl.DataFrame([*_rouge_columns(frame, length), *_pattern_columns(frame, patterns)])
+
+
+def _rare_columns(
+    table: pl.LazyFrame, length: int, corpus: Iterable[npt.ArrayLike] | None, code: CodeMode
+) -> list[pl.Series]:
+    """`duplicates` and `is_code`, each only where the table has no values for it."""
+    names = table.collect_schema().names()
+    given = [name for name in ("duplicates", "is_code") if name in names]
+    there = table.select(pl.len(), *(pl.col(name).count().alias(name) for name in given)).collect()
+    has = {name for name in given if there[name].item()}
+    made = []
+    if "duplicates" not in has:
+        made.append(_duplicates_column(table, there["len"].item(), length, corpus))
+    if "is_code" not in has:
+        made.append(_code_column(table, there["len"].item(), code))
+    return made
+
+
 def _rouge_columns(frame: pl.DataFrame, length: int) -> list[pl.Series]:
     """`rouge_l` and `rouge_3`, null where there are no tokens."""
     tokens = _tokens_there(frame)
-    halves = tokens[:, : length // 2], tokens[:, length // 2 :]
-    return [
-        _spread(frame, "rouge_l", rouge_l(*halves) if len(tokens) else []),
-        _spread(frame, "rouge_3", rouge_3(*halves) if len(tokens) else []),
-    ]
+    if not len(tokens):
+        return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
+    scores = rouge_scores(tokens[:, : length // 2], tokens[:, length // 2 :])
+    return [_spread(frame, name, values) for name, values in scores._asdict().items()]
 
 
 def _duplicates_column(
-    frame: pl.DataFrame, length: int, corpus: Iterable[npt.ArrayLike] | None
+    table: pl.LazyFrame, n_rows: int, length: int, corpus: Iterable[npt.ArrayLike] | None
 ) -> pl.Series:
     """`duplicates` of the suffix, null without a corpus or without tokens."""
+    if corpus is None or "tokens" not in table.collect_schema().names():
+        return _null_column(n_rows, "duplicates")
+    frame = table.select("tokens").collect()
     tokens = _tokens_there(frame)
-    if corpus is None or not len(tokens):
-        return _null_column(frame, "duplicates")
+    if not len(tokens):
+        return _null_column(n_rows, "duplicates")
     return _spread(frame, "duplicates", count_duplicates(tokens[:, length // 2 :], corpus))
 
 
 def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:
     """`is_incrementing` and `is_repeating`, null where there is no text."""
-    texts = frame["text"] if "text" in frame.columns else _null_column(frame, "text")
-    found: list[Pattern | None] = []
-    with track("patterns", total=frame.height) as progress:
-        for text in texts:
-            found.append(None if text is None else find_pattern(text, mode))
-            progress.advance()
+    check_mode(mode)
+    if "text" not in frame.columns:
+        return [_null_column(frame.height, name) for name in Pattern._fields]
+    found = [None if text is None else find_pattern(text, mode) for text in frame["text"]]
     return [
-        pl.Series(name, [one and getattr(one, name) for one in found], dtype=pl.Boolean)
-        for name in Pattern._fields
+        pl.Series(name, [one and one[place] for one in found], dtype=pl.Boolean)
+        for place, name in enumerate(Pattern._fields)
     ]
 
 
-def _code_column(frame: pl.DataFrame, code: CodeMode) -> pl.Series:
+def _code_column(table: pl.LazyFrame, n_rows: int, code: CodeMode) -> pl.Series:
     """`is_code` by magika, null where it is not asked, not installed or has no text."""
     is_asked = code == "magika" or (code == "auto" and is_available())
-    if not is_asked or "text" not in frame.columns:
-        return _null_column(frame, "is_code")
-    return pl.Series("is_code", classify_code(frame["text"]), dtype=pl.Boolean)
+    if not is_asked or "text" not in table.collect_schema().names():
+        return _null_column(n_rows, "is_code")
+    texts = table.select("text")
+    batches = (texts.slice(row, BATCH_ROWS).collect() for row in range(0, n_rows, BATCH_ROWS))
+    with track("is_code", total=n_rows) as progress:
+        answers = classify_code(_counted((t for one in batches for t in one["text"]), progress))
+    return pl.Series("is_code", answers, dtype=pl.Boolean)
+
+
+def _counted(texts: Iterable[str | None], progress: Progress) -> Iterator[str | None]:
+    """The texts, each told to the progress when it is asked for."""
+    for text in texts:
+        yield text
+        progress.advance()
 
 
 def _tokens_there(frame: pl.DataFrame) -> npt.NDArray[np.int32]:
@@ -130,13 +233,10 @@ def _tokens_there(frame: pl.DataFrame) -> npt.NDArray[np.int32]:
 
 def _spread(frame: pl.DataFrame, name: str, values: npt.ArrayLike) -> pl.Series:
     """Values of the rows that have tokens, null in the others."""
-    values = np.asarray(values)
-    if not len(values):
-        return _null_column(frame, name)
+    column = _null_column(frame.height, name)
     rows = frame["tokens"].is_not_null().arg_true()
-    column = _null_column(frame, name)
     return column.scatter(rows, pl.Series(values, dtype=column.dtype))
 
 
-def _null_column(frame: pl.DataFrame, name: str) -> pl.Series:
-    return pl.Series(name, [None] * frame.height, dtype=COLUMNS[name].dtype)
+def _null_column(n_rows: int, name: str) -> pl.Series:
+    return pl.Series(name, [None] * n_rows, dtype=COLUMNS[name].dtype)

@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, get_args
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.sequences.counters import has_lone_words, is_number, split_counters
 
-__all__ = ["Pattern", "PatternMode", "find_pattern", "find_smallest_period"]
+__all__ = ["Pattern", "PatternMode", "check_mode", "find_pattern", "find_smallest_period"]
 
 PatternMode = Literal["published", "strict"]
+_MODES = get_args(PatternMode)
 _Element = int | str
 _N_WORD_CHARACTERS = 0x10FFFF
 
@@ -47,14 +48,18 @@ def find_pattern(text: str, mode: PatternMode = "published") -> Pattern:
     >>> find_pattern("1, 2, 3, 4, 5, 6")
     Pattern(is_incrementing=True, is_repeating=False)
     """
-    if mode not in get_args(PatternMode):
-        raise UserError(
-            f"patterns: no mode '{mode}'.{nearest(mode, get_args(PatternMode))} "
-            "Choose published or strict."
-        )
+    check_mode(mode)
     if not has_lone_words(text) and _is_incrementing(text, is_strict=mode == "strict"):
         return Pattern(is_incrementing=True, is_repeating=False)
     return Pattern(is_incrementing=False, is_repeating=_is_repeating(text))
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a mode that there is not, naming the nearest."""
+    if mode not in _MODES:
+        raise UserError(
+            f"patterns: no mode '{mode}'.{nearest(mode, _MODES)} Choose published or strict."
+        )
 
 
 def find_smallest_period(text: str) -> int | None:
