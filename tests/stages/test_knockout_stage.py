@@ -1,0 +1,177 @@
+"""The stage `knockout`: every cut beside its controls, resumable, and refused in one line."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mnemoscope.config import StudySettings
+from mnemoscope.localize.edges import count_edges
+from mnemoscope.stages import knockout
+from mnemoscope.stages.run import run_stage
+from mnemoscope.study import Study
+
+FEW = {"strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
+
+
+def settings_of(study: Study, **changes) -> StudySettings:
+    values = study.settings.as_dict()
+    values["knockout"] |= FEW | changes
+    return StudySettings.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_studies, tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("knockout") / "study"
+    study = planted(tiny_studies, folder)
+    run_stage(study, "knockout", settings_of(study))
+    return Study(folder)
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    return planted(tiny_studies, tmp_path / "study")
+
+
+def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
+    table = done.read("knockout.parquet")
+    for name, of_class in (("random", 1), ("decisive", 2), ("highest mass", 2), ("equal mass", 2),
+                           ("same layers", 2)):  # fmt: skip
+        rows = table.filter(choice=name)
+        assert rows.height == 2 * of_class * 2, name  # strengths, whose edges, tried classes
+        wanted = {strength: count_edges(strength, 2, 64) for strength in FEW["strengths"]}
+        assert all(row["n_edges"] == wanted[row["strength"]] for row in rows.to_dicts()), name
+    assert set(table["class"]) == {"Recite[5]", "Recollect"}
+    assert table["mass"].is_between(0, 1 + 1e-6).all()
+    assert table["survival"].is_between(table["low"], table["high"]).all()
+    assert set(table.filter(pl.col("choice").str.contains("random|equal|same"))["draws"]) == {2}
+
+
+def test_what_is_not_cut_survives(done) -> None:
+    nothing = done.read("knockout.parquet").filter(choice="nothing")
+    assert nothing["survival"].to_list() == [1.0, 1.0]
+    assert nothing["n_edges"].to_list() == [0.0, 0.0]
+
+
+def test_the_heaviest_edges_are_heaviest_and_equal_mass_is_near(done) -> None:
+    table = done.read("knockout.parquet").filter(pl.col("edges_of") == pl.col("class"))
+    mass = {(row["strength"], row["class"], row["choice"]): row["mass"] for row in table.to_dicts()}
+    for strength in FEW["strengths"]:
+        for name in ("Recite[5]", "Recollect"):
+            of = {
+                choice: mass[strength, name, choice]
+                for choice in ("highest mass", "decisive", "equal mass")
+            }
+            assert of["highest mass"] >= max(of["decisive"], of["equal mass"]) - 1e-6
+            # As near as other edges allow: the heaviest have no equal outside the set.
+            assert of["equal mass"] <= of["decisive"] * 1.1
+
+
+def test_specificity_follows_from_the_shares(done) -> None:
+    table = done.read("specificity.parquet")
+    cuts = done.read("knockout.parquet")
+    for row in table.to_dicts():
+        chosen = cuts.filter(choice="decisive", edges_of=row["class"], strength=row["strength"])
+        survival = dict(chosen.select("class", "survival").rows())
+        assert row["broken_own"] == pytest.approx(1 - survival[row["class"]])
+        (other,) = set(survival) - {row["class"]}
+        assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - survival[other])}
+        assert row["low"] <= row["specificity"] <= row["high"]
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> None:
+    path = done.folder / "knockout.parquet"
+    before = path.read_bytes()
+    path.unlink()
+    (done.folder / "manifests" / "knockout.json").unlink()
+    lost = sorted((done.folder / "knockout").iterdir())[:3]
+    for one in lost:
+        one.unlink()
+    asked = []
+    original = knockout.cut_and_continue
+    monkeypatch.setattr(
+        knockout, "cut_and_continue", lambda *a, **k: asked.append(1) or original(*a, **k)
+    )
+    run_stage(done, "knockout", done.settings)
+    assert len(asked) == len(lost)
+    assert path.read_bytes() == before
+
+
+def test_the_report_is_made_again_after_a_knockout(done) -> None:
+    assert done.manifest("report") is None
+    assert done.is_done("localize")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("knockout.strengths=[0]", "greater than 0"),
+        ("knockout.strengths=[101]", "less than or equal to 100"),
+        ("knockout.strengths=[]", "at least 1"),
+        ("knockout.attribution=occlusion", "'gradient' or 'guided'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> None:
+    assert said in refused("knockout", study.folder, "-q", "--set", setting)
+    assert not (study.folder / "knockout").exists()
+
+
+def test_a_class_without_delta_is_refused(refused, study) -> None:
+    plant(study, lambda delta, facts: facts.update(n_used=[5, 0, 5]))
+    said = refused("knockout", study.folder, "-q")
+    assert "no correctly classified sequence of class 'Recite[5]'" in said
+
+
+def test_delta_of_another_depth_is_refused(refused, study) -> None:
+    plant(study, lambda delta, facts: delta.repeat(1, 2, 1, 1))
+    assert "Δ of 4 layers" in refused("knockout", study.folder, "-q")
+
+
+def test_delta_by_another_attribution_is_asked_for(refused, study) -> None:
+    plant(study, lambda delta, facts: facts.update(attribution="guided"))
+    assert "no Δ by 'gradient'" in refused("knockout", study.folder, "-q")
+
+
+def test_a_study_that_was_not_localized_is_refused(refused, tiny_studies, tmp_path) -> None:
+    folder = tmp_path / "early"
+    shutil.copytree(tiny_studies["train"], folder)
+    assert "stage 'localize' has not been run" in refused("knockout", folder, "-q")
+
+
+def planted(tiny_studies, folder) -> Study:
+    """A finished tiny study with a random Δ: its CNNs have not left chance and have none."""
+    shutil.copytree(tiny_studies["report"], folder)
+    facts = {
+        "sample": "Non-Memo, Recite[5], Recollect",
+        "attribution": "gradient",
+        "classes": ["Non-Memo", "Recite[5]", "Recollect"],
+        "n_used": [5, 5, 5],
+        "n_skipped": [0, 0, 0],
+        "n_wrong": [1, 1, 1],
+        "n_cnns": 1,
+    }
+    delta = torch.rand((3, 2, 64, 64), generator=torch.Generator().manual_seed(0)).tril()
+    write(Study(folder), delta, facts)
+    return Study(folder)
+
+
+def write(study: Study, delta: torch.Tensor, facts: dict) -> None:
+    save_file(
+        {"0000": delta.contiguous()},
+        study.folder / "decisiveness.safetensors",
+        metadata={"facts": json.dumps([facts])},
+    )
+
+
+def plant(study: Study, change) -> None:
+    """Change the Δ or its facts in the study's file."""
+    path = study.folder / "decisiveness.safetensors"
+    delta = load_file(path)["0000"]
+    with safe_open(path, framework="pt") as file:
+        (facts,) = json.loads(file.metadata()["facts"])
+    changed = change(delta, facts)
+    write(study, changed if isinstance(changed, torch.Tensor) else delta, facts)
