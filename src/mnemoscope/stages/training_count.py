@@ -171,5 +171,6 @@ def _count_controlled(settings: StudySettings, n_samples: int) -> int:
     wanted = controlled_taxonomies(settings)
     if wanted is None:
         return n_samples
-    n_repetitions = 1 + settings.label.both_suffixes + (settings.label.match is not None)
+    label = settings.label
+    n_repetitions = 1 + label.both_suffixes + label.both_splits + (label.match is not None)
     return min(n_samples, len(wanted) * n_repetitions)
