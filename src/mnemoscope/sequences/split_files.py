@@ -41,7 +41,7 @@ def find_split(source: str, split: str) -> dict[str, list[Path]]:
     Raises:
         UserError: no such folder or split, a shard that is missing, or the hub out of reach.
     """
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if source == HUB_NAME and not folder.exists():
         names = _resolve(split, SPLITS, where=HUB_NAME)
         folder = _download(names)
@@ -64,8 +64,11 @@ def find_split(source: str, split: str) -> dict[str, list[Path]]:
 
 def is_split_folder(source: str) -> bool:
     """True of a folder that holds splits of the data set."""
-    folder = Path(source).expanduser()
-    return folder.is_dir() and any(_FOLDER.fullmatch(name) for name in list_splits(folder))
+    try:
+        folder = Path(source)
+        return folder.is_dir() and any(_FOLDER.fullmatch(name) for name in list_splits(folder))
+    except OSError:  # not ours to complain of: whoever reads the folder says what is wrong
+        return False
 
 
 def list_splits(folder: Path) -> dict[str, list[Path]]:
