@@ -188,3 +188,42 @@ def test_features_of_a_table_counts_duplicates_in_a_corpus(call, tmp_path) -> No
     )  # fmt: skip
     assert done.status == 0, done.err
     assert pl.read_parquet(tmp_path / "out.parquet")["duplicates"].to_list() == [3]
+
+
+def test_the_catalogue_and_the_sweep_are_labelled_and_what_is_missing_is_said(
+    call, tmp_path
+) -> None:
+    pl.DataFrame(
+        {
+            "sequence_id": [1, 2, 3],
+            "memorization_score": [1.0, 0.5, 1.0],
+            "duplicates": [6, 1, None],
+            "is_incrementing": [False, True, True],
+            "is_repeating": [False, False, None],
+            "rouge_l": [0.5, 0.1, 0.1],
+            "rouge_3": [0.1, 0.1, None],
+        }
+    ).write_parquet(tmp_path / "in.parquet")
+    out = tmp_path / "out.parquet"
+    done = call("label", tmp_path / "in.parquet", "-t", "catalogue", "-t", "rho", "-o", out)
+    assert done.status == 0, done.err
+    assert "in.parquet has no column is_code: null throughout are the 16 taxonomies" in done.out
+    found = pl.read_parquet(out)
+    assert len(found.columns) == 1 + 54 + 27
+    assert found["Non-Memo, Guess, Others"].to_list() == ["Guess", "Non-Memo", "Guess"]
+    assert found["Non-Memo, Recite[5], Others"].to_list() == ["Recite[5]", "Non-Memo", None]
+    assert found["Non-Memo, Guess[0.5-off], Recall"][0] == "Guess[0.5-off]"
+    assert found["Non-Memo, Guess[off-0.5], Recall"][0] == "Recall"
+    assert found["Non-Memo, Code, Others"].null_count() == 3
+
+
+def test_features_say_where_the_two_pattern_modes_differ(call, tmp_path) -> None:
+    texts = ["1 5 2", "1, 2, 3, 4, 5", "abab", "neither of the two"]
+    given = pl.DataFrame({"sequence_id": range(4), "text": texts})
+    given.write_parquet(tmp_path / "in.parquet")
+    done = call(
+        "features", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet", "--compare-patterns"
+    )
+    assert done.status == 0, done.err
+    assert "is_incrementing, published and strict rules: both 1, only published 1" in done.out
+    assert "is_repeating, published and strict rules: both 1, only published 0" in done.out

@@ -7,6 +7,7 @@ import polars as pl
 from mnemoscope.progress import say
 from mnemoscope.sequences.code import is_available
 from mnemoscope.sequences.features import add_features
+from mnemoscope.sequences.pattern_modes import compare_modes, describe_agreement
 from mnemoscope.sequences.readers import read_corpus
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
@@ -45,6 +46,11 @@ def features_stage(study: Study, models: Models) -> None:
             counts[f"{name}_null"] = frame[name].null_count()
         counts["is_code_from"] = _source(frame, "is_code", given, "magika")
         counts["duplicates_from"] = _source(frame, "duplicates", given, "corpus")
+        if has_values(frame, "text"):
+            agreement = compare_modes(frame["text"])
+            counts["pattern_modes"] = {name: one._asdict() for name, one in agreement.items()}
+            for line in describe_agreement(agreement):
+                say(line)
     _say_missing(frame)
 
 
