@@ -235,7 +235,7 @@ def _spread(frame: pl.DataFrame, name: str, values: npt.ArrayLike) -> pl.Series:
     """Values of the rows that have tokens, null in the others."""
     column = _null_column(frame.height, name)
     rows = frame["tokens"].is_not_null().arg_true()
-    return column.scatter(rows, pl.Series(values, dtype=column.dtype))
+    return column.scatter(rows, pl.Series(np.asarray(values), dtype=column.dtype))
 
 
 def _null_column(n_rows: int, name: str) -> pl.Series:

@@ -119,7 +119,8 @@ def _rank(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
     """
     width = prefixes.shape[1] + suffixes.shape[1]
     n_bits = max(width - 1, 0).bit_length()
-    ids = np.empty((len(prefixes), width), dtype=np.uint32 if n_bits <= 8 else np.uint64)
+    kind = np.uint32 if n_bits <= 8 else np.uint64
+    ids: npt.NDArray[np.unsignedinteger] = np.empty((len(prefixes), width), dtype=kind)
     sides = _small_ids(prefixes, suffixes, 1 << (32 - n_bits))
     ids[:, : prefixes.shape[1]], ids[:, prefixes.shape[1] :] = sides
     ids <<= n_bits
