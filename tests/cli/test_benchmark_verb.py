@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 from sklearn.metrics import f1_score
 
 from mnemoscope.study import Study
+from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
 NUMBER = r"−?\d+\.\d"

@@ -61,17 +61,12 @@ def correlate_ranks(
         return RankCorrelation(n, note=f"{n} of them can be compared; {FEWEST} are needed")
     if len(set(first.tolist())) == 1 or len(set(second.tolist())) == 1:
         return RankCorrelation(n, note="all figures are equal, so there is no order to compare")
-    ends: list[float | None] = [None] * 4
-    if draws is not None:
-        drawn = np.asarray(draws, dtype=np.float64)
-        ends = [end for one in (spearman, kendall) for end in interval_of(one(drawn, second))]
-    return RankCorrelation(
-        n,
-        float(spearman(first[None], second)[0]),
-        *ends[:2],
-        float(kendall(first[None], second)[0]),
-        *ends[2:],
-    )
+    rho, tau = (float(one(first[None], second)[0]) for one in (spearman, kendall))
+    if draws is None:
+        return RankCorrelation(n, spearman=rho, kendall=tau)
+    drawn = np.asarray(draws, dtype=np.float64)
+    rho_ends, tau_ends = (interval_of(one(drawn, second)) for one in (spearman, kendall))
+    return RankCorrelation(n, rho, *rho_ends, tau, *tau_ends)
 
 
 def spearman(draws: Floats, others: Floats) -> Floats:
@@ -81,7 +76,8 @@ def spearman(draws: Floats, others: Floats) -> Floats:
     fixed = rankdata(others)
     fixed -= fixed.mean()
     scale = np.sqrt((ranks**2).sum(axis=1) * (fixed**2).sum())
-    return np.divide(ranks @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
+    found: Floats = np.divide(ranks @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
+    return found
 
 
 def kendall(draws: Floats, others: Floats) -> Floats:
@@ -90,4 +86,5 @@ def kendall(draws: Floats, others: Floats) -> Floats:
     signs = np.sign(draws[:, first] - draws[:, second])
     fixed = np.sign(others[first] - others[second])
     scale = np.sqrt((signs**2).sum(axis=1) * (fixed**2).sum())
-    return np.divide(signs @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
+    found: Floats = np.divide(signs @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
+    return found

@@ -1,0 +1,72 @@
+"""What a run ends with: counts of what was drawn, each verdict once, one style of numbers."""
+
+import json
+import re
+import shutil
+
+import polars as pl
+import pytest
+
+from mnemoscope.cli.summary import print_summary
+from mnemoscope.study import Study
+from planted_studies import GUESS, RECITE, plant
+
+SAME = f"{GUESS} (same genre)"
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    """A benchmarked study with a repetition on matched sequences."""
+    from mnemoscope.stages.run import run_stage
+
+    folder = plant(tiny_studies["train"], tmp_path / "study", right={RECITE: 0.5, GUESS: 0.9})
+    path = folder / "manifests" / "label.json"
+    manifest = json.loads(path.read_text())
+    samples = manifest["counts"]["samples"]
+    samples[SAME] = samples[GUESS] | {"title": "same genre", "n_train": 30, "n_eval": 15}
+    path.write_text(json.dumps(manifest))
+    for name in ("predictions.parquet", "runs.parquet"):
+        rows = pl.read_parquet(folder / name)
+        again = rows.filter(pl.col("taxonomy") == GUESS).with_columns(taxonomy=pl.lit(SAME))
+        pl.concat([rows, again]).write_parquet(folder / name)
+    run_stage(Study(folder), "benchmark")
+    return Study(folder)
+
+
+def shown(study: Study, capsys) -> str:
+    capsys.readouterr()
+    print_summary(study)
+    return capsys.readouterr().out
+
+
+def test_a_repetition_tells_what_it_drew_and_not_the_whole_tables_counts(study, capsys) -> None:
+    lines = {line.partition(": ")[0]: line for line in shown(study, capsys).splitlines()}
+    main, same = lines[f"2  {GUESS}"], lines[f"3  {SAME}"]
+    assert "Recall 160" in main
+    assert main.endswith("120 + 60 of each class drawn")
+    assert same == f"3  {SAME}: 30 + 15 of each class drawn"
+
+
+def test_a_verdict_is_said_once_in_a_run(study, call) -> None:
+    result = call("benchmark", study.folder, "--redo")
+    verdict = "cannot be said: no control was run"
+    assert verdict not in result.err
+    assert result.out.count(verdict) == 3  # one a row
+
+
+def test_numbers_have_one_style(study, capsys) -> None:
+    table = pl.read_parquet(study.folder / "benchmark.parquet")
+    figures = {"excess": -0.031, "excess_low": -0.052, "excess_high": 0.011}
+    changed = table.with_columns(**{name: pl.lit(value) for name, value in figures.items()})
+    changed.write_parquet(study.folder / "benchmark.parquet")
+    text = shown(study, capsys)
+    assert "−3.1" in text
+    assert re.search(r"\[−5\.2,\s1\.1\]", text)
+    assert not re.search(r"-\d", text)  # no hyphen for a minus
+    assert "[+" not in text
+
+
+def test_an_empty_study_has_a_summary(tiny_studies, tmp_path, capsys) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(tiny_studies["label"], folder)
+    assert "impossible" in shown(Study(folder), capsys)

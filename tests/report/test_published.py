@@ -1,0 +1,102 @@
+"""The section beside the published figures: every row with its figures, every reason told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from mnemoscope.benchmark.comparison import OurFigures, compare_with_published
+from mnemoscope.benchmark.published import published_table
+from mnemoscope.cnn.metrics import scores
+from mnemoscope.report.build import render_report
+from mnemoscope.report.published import PublishedView, published_view
+from mnemoscope.taxonomy.names import parse_taxonomy
+
+REASON = "Recite[1k] has 12 & <b>needs</b> 60"
+
+
+def figures(name: str, f1: float) -> OurFigures:
+    """A measured taxonomy with this recall in every class."""
+    n_classes = name.count(",") + 1
+    confusion = np.full((n_classes, n_classes), 1000 * (1 - f1) / (n_classes - 1))
+    np.fill_diagonal(confusion, 1000 * f1)
+    found = scores(confusion)
+    values = {"n_eval": 3000, "min_f1": found.min_f1, "mean_f1": found.mean_f1}
+    values |= {end: found.min_f1 + shift for end, shift in (("low", -0.02), ("high", 0.03))}
+    values |= {"mean_f1_low": found.mean_f1 - 0.01, "mean_f1_high": found.mean_f1 + 0.01}
+    return OurFigures(name, name, "measured", "", values, confusion)
+
+
+@pytest.fixture
+def view() -> PublishedView:
+    """All 54: those of a thousand duplicates are impossible, the rest ten points lower."""
+    ours: dict[str, OurFigures] = {}
+    for name, value in published_table().select("tax_name", "min_f1").rows():
+        one = (
+            OurFigures(name, name, "impossible", REASON)
+            if "1k" in name
+            else figures(name, value / 100 - 0.1)
+        )
+        ours.setdefault(parse_taxonomy(name).partition_key, one)
+    found = published_view(compare_with_published(list(ours.values())))
+    assert found is not None
+    return found
+
+
+def test_every_measured_taxonomy_has_its_row(view, content) -> None:
+    html = render_report(replace(content, published=view))
+    part = view.parts[0]
+    assert len(part.rows) + len(part.missing) == 54
+    assert part.n_absent == 0
+    table = html[html.index('class="chart paired"') :]
+    for row in part.rows:
+        assert f">{row.name}" in table
+    guess = next(row for row in part.rows if row.name == "Guess, Others")
+    assert guess.published_min_f1 == 0.89
+    assert guess.min_f1.value == pytest.approx(0.79)
+    assert guess.difference.value == pytest.approx(-0.1)
+    assert dict(guess.by_model) == {"12b": 0.892, "6.9b": 0.889, "2.8b": 0.884}
+    assert "−10.0" in table
+    body = table[table.index("<tbody") : table.index("</table>")]
+    assert body.count("<tr ") == len(part.rows)
+
+
+def test_reasons_are_told_and_escaped(view, content) -> None:
+    html = render_report(replace(content, published=view))
+    assert html.count(str(escape(REASON))) >= len(view.parts[0].missing)
+    assert "<b>needs</b>" not in html
+
+
+def test_aliases_name_the_partition_that_was_trained(view, content) -> None:
+    aliases = {row.name: row.alias_of for row in view.parts[0].rows if row.alias_of}
+    assert aliases == {
+        "Recollect[5], Others": "Recite[5], Others",
+        "Recite[50], Others": "Recollect[50], Others",
+    }
+    html = render_report(replace(content, published=view))
+    assert "the same partition as Recite[5], Others" in html
+
+
+def test_conclusions_stand_with_verdict_and_figures_of_both(view, content) -> None:
+    html = render_report(replace(content, published=view))
+    for pair in view.conclusions:
+        for text in (pair.ours.claim, pair.ours.reason, pair.published.reason):
+            assert str(escape(text)) in html
+    assert [pair.published.verdict for pair in view.conclusions] == ["holds"] * 3
+    assert view.conclusions[0].ours.verdict == "holds"  # ten points lower keeps the order
+    assert "Spearman 1.00" in html
+
+
+def test_a_study_without_published_taxonomies_has_no_section(content) -> None:
+    assert published_view(compare_with_published([])) is None
+    assert 'id="published"' not in render_report(content)
+
+
+def test_settings_of_rho_are_read_measure_by_measure() -> None:
+    found = published_view(compare_with_published([figures("Non-Memo, Guess, Others", 0.8)]))
+    assert found is not None
+    sweep = found.parts[1]
+    assert [row.name for row in sweep.rows] == ["ROUGE-L or ROUGE-3, ρ = 0.5"]
+    assert sweep.n_absent == 26
+    assert sweep.rows[0].by_model == ()
