@@ -159,3 +159,48 @@ def test_asking_for_both_splits_makes_a_finished_stage_outdated(prepared) -> Non
     study.settings = parse_settings(values, where="test")
     assert study.key("label") != key
     assert not study.is_done("label")
+
+
+def test_sharing_and_aliases_are_shown_on_the_terminal_and_in_the_report(prepared, capsys) -> None:
+    from mnemoscope.cli.summary import print_summary
+    from mnemoscope.stages.report_sharing import sharing_tables
+
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[6], Others"]
+    study = prepared(table_with_copies(), taxonomies=names, both_splits=True)
+    print_summary(study)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"= {names[1]}: the figures of 1 (same labels here)" in shown
+    assert f"Samples: {sharing_of(study)}." in shown
+    figures = pl.DataFrame({"taxonomy": names[:1], "source": ["model"], "min_f1": [0.75]})
+    study.write("benchmark.parquet", figures)
+    needs, others = sharing_tables(study)
+    assert dict(needs.rows)["distinct sequences"] == sharing_of(study).n_sequences
+    assert "5-token shingles" in needs.summary
+    assert "0.5 or more" in needs.summary
+    assert others.rows == ((names[1], names[0], "same labels here", 0.75),)
+
+
+def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figures(prepared) -> None:
+    from mnemoscope.benchmark.comparison import compare_with_published
+    from mnemoscope.stages.compare import _our_figures
+
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[50], Others"]
+    table = table_with_copies().with_columns(duplicates=pl.col("duplicates").replace(9, 90))
+    study = prepared(table, taxonomies=names)
+    assert aliases_of(study)[names[1]].classes == (0, 2, 1)
+    row = dict.fromkeys(["low", "high", "mean_f1", "mean_f1_low", "mean_f1_high"], 0.8) | {
+        "n_runs": 1,
+        "n_eval": 60,
+        "min_f1": 0.7,
+    }
+    confusion = np.arange(9).reshape(3, 3)
+    rows = {names[0]: [row | {"confusion": confusion.tolist()}]}
+    trained, alias = _our_figures(study, rows, {names[0]: confusion[None]})
+    assert (trained.state, alias.state) == ("measured", "alias")
+    assert alias.confusion.tolist() == [[0, 2, 1], [6, 8, 7], [3, 5, 4]]
+    assert alias.draws[0].tolist() == alias.confusion.tolist()
+    frame = compare_with_published([trained, alias]).frame.filter(kind="catalogue")
+    states = dict(frame.select("published_name", "state").rows())
+    assert states[names[0]] == "measured"
+    assert states[names[1]] == states["Non-Memo, Recite[50], Others"] == "alias"
+    assert frame.filter(published_name=names[1])["min_f1"].item() == 0.7

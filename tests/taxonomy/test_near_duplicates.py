@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.taxonomy.near_duplicates import find_near_duplicates
+from mnemoscope.taxonomy.near_duplicates import connect, find_near_duplicates
 
 
 def compare_every_pair(tokens: np.ndarray, similarity: float) -> list[int]:
@@ -75,3 +76,45 @@ def test_windows_of_one_text_are_near_up_to_a_shift_of_20(shift: int, alike: boo
     tokens = np.stack([text[:64], text[shift : shift + 64]])
     first, second = find_near_duplicates(tokens)
     assert (first == second) == alike
+
+
+def find_by_minhash(tokens: np.ndarray, similarity: float) -> list[tuple[int, int]]:
+    """Pairs that MinHash-LSH proposes and whose Jaccard similarity is then counted."""
+    sets = [{tuple(row[i : i + 5]) for i in range(len(row) - 4)} for row in tokens.tolist()]
+    hashes = []
+    for shingles in sets:
+        one = MinHash(num_perm=64, seed=1)
+        one.update_batch([repr(shingle).encode() for shingle in shingles])
+        hashes.append(one)
+    lsh = MinHashLSH(threshold=similarity, num_perm=64)
+    for row, one in enumerate(hashes):
+        lsh.insert(row, one)
+    proposed = {
+        tuple(sorted((row, other))) for row in range(len(sets)) for other in lsh.query(hashes[row])
+    }
+    return sorted(
+        (a, b)
+        for a, b in proposed
+        if a < b and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= similarity
+    )
+
+
+def test_all_that_minhash_finds_is_found() -> None:
+    """An outside witness: datasketch, a kept library, which may miss pairs where we may not."""
+    rng = np.random.default_rng(5)
+    text = rng.integers(0, 200, 4000)
+    starts = np.concatenate([rng.integers(0, 3900, 100), rng.integers(0, 400, 60)])
+    tokens = np.stack([text[start : start + 64] for start in starts])
+    tokens[::7, 30] = 999
+    components = find_near_duplicates(tokens)
+    witnessed = find_by_minhash(tokens, 0.5)
+    assert len(witnessed) > 50
+    assert all(components[a] == components[b] for a, b in witnessed)
+    exact = compare_every_pair(tokens, 0.5)
+    assert name_by_first(components) == exact
+    joined = connect(len(tokens), np.array(witnessed))
+    # what MinHash joins is a refinement of ours: two that it joins are never apart
+    assert len(np.unique(joined)) >= len(np.unique(components))
+    assert len(set(zip(joined.tolist(), components.tolist(), strict=True))) == len(
+        np.unique(joined)
+    )

@@ -230,9 +230,10 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
     """Our side of a row."""
     if one is None:
         return {"state": "absent"}
-    is_alias = one.published_name != published["published_name"]
+    has_other_name = one.published_name != published["published_name"]
+    is_alias = has_other_name or one.state == "alias"
     row = {"taxonomy": one.taxonomy, "state": one.state, "note": one.note or None}
-    if is_alias:
+    if has_other_name:
         same = f"the same partition as {one.published_name}"
         row["note"] = f"{same}: {one.note}" if one.note else same
     if one.figures is None:

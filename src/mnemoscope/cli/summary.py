@@ -7,7 +7,7 @@ from rich.table import Table
 from mnemoscope.cli.published import console
 from mnemoscope.report.content import Estimate
 from mnemoscope.report.numbers import interval, percent, points
-from mnemoscope.stages.labels import samples_of
+from mnemoscope.stages.labels import aliases_of, samples_of, sharing_of
 from mnemoscope.study import Study
 
 __all__ = ["print_summary"]
@@ -42,9 +42,21 @@ def print_summary(study: Study) -> None:
         verdict = rows.get(sample, {}).get("model", {}).get("verdict")
         if verdict:
             page.print(f"   {verdict}")
+    for line in _shared(study, list(samples)):
+        page.print(line)
     report = study.folder / "report.html"
     if report.is_file():
         page.print(f"Report: {report}", soft_wrap=True)
+
+
+def _shared(study: Study, samples: list[str]) -> list[str]:
+    """Taxonomies whose figures are another's, and what all samples need together."""
+    lines = [
+        f"=  {name}: the figures of {samples.index(alias.of) + 1} ({alias.reason})"
+        for name, alias in aliases_of(study).items()
+    ]
+    need = sharing_of(study)
+    return [*lines, *([f"Samples: {need}."] if need and len(samples) > 1 else [])]
 
 
 def _counts(sample: str, entry: dict[str, Any]) -> str:

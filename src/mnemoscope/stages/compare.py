@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ from mnemoscope.benchmark.paired import (
 )
 from mnemoscope.benchmark.votes import Votes, collect_votes
 from mnemoscope.errors import DamagedDataError, UserError, nearest
-from mnemoscope.stages.labels import samples_of
+from mnemoscope.stages.labels import aliases_of, samples_of
 from mnemoscope.stages.training import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.study import Study
-from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
 
 __all__ = [
     "COMPARISON_FILE",
@@ -193,12 +194,18 @@ def find_sample(study: Study, name: str) -> str:
     raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
 
 
-def _partition(name: str) -> str | None:
-    """Key of a taxonomy's partition; None for one that cannot be read from its name."""
+def _parsed(name: str) -> Taxonomy | None:
+    """A taxonomy from its name; None for one that cannot be read from it."""
     try:
-        return parse_taxonomy(name).partition_key
+        return parse_taxonomy(name)
     except UserError:
         return None
+
+
+def _partition(name: str) -> str | None:
+    """Key of a taxonomy's partition; None for one that cannot be read from its name."""
+    taxonomy = _parsed(name)
+    return None if taxonomy is None else taxonomy.partition_key
 
 
 def _our_figures(
@@ -216,3 +223,25 @@ def _our_figures(
             yield OurFigures(sample, name, "dropped", note)
         elif sample in rows:
             yield ours_of_row(sample, name, rows[sample][0], draws.get(sample))
+    yield from _alias_figures(study, rows, draws)
+
+
+def _alias_figures(
+    study: Study, rows: dict[Any, Any], draws: dict[str, np.ndarray]
+) -> Iterator[OurFigures]:
+    """Figures of a taxonomy that divides these sequences as a trained one does, by other rules."""
+    for name, alias in aliases_of(study).items():
+        taxonomy = _parsed(name)
+        if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
+            continue
+        order = list(alias.classes)
+        drawn = draws.get(alias.of)
+        if drawn is not None:
+            drawn = drawn[:, order][:, :, order]
+        one = ours_of_row(name, taxonomy.published_name, rows[alias.of][0], drawn)
+        note = f"the same labels here as {alias.of}"
+        if one.confusion is None:
+            yield replace(one, note=f"{note}: {one.note}")
+        else:
+            confusion = one.confusion[np.ix_(order, order)]
+            yield replace(one, state="alias", note=note, confusion=confusion)

@@ -178,7 +178,7 @@ def _group_counts(groups: pl.Series) -> dict[str, Any]:
         "jaccard": SIMILARITY,
         "groups": sizes.height,
         "sequences_with_relatives": int(shared["count"].sum()),
-        "largest_group": int(sizes["count"].max() or 0),  # type: ignore[call-overload]
+        "largest_group": max(sizes["count"].to_list(), default=0),
     }
 
 

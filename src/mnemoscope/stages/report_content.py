@@ -24,6 +24,7 @@ from mnemoscope.stages.compare import has_comparison, load_comparison
 from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_benchmarks import benchmarks_of
+from mnemoscope.stages.report_sharing import sharing_tables
 from mnemoscope.study import Study, versions
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
 
@@ -55,7 +56,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         counts=_counts(table),
         taxonomies=tuple(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
-        checks=tuple(_checks(table)),
+        checks=(*_checks(table), *sharing_tables(study)),
         fragile=_fragile(study, table),
         warnings=tuple(_warnings(study)),
         settings=_settings(study),

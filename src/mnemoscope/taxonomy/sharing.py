@@ -80,7 +80,7 @@ def draw_first(
     frames = []
     for name, classes in labels.items():
         rows = pl.DataFrame({"sequence_id": ids, "class": classes.gather(order)}).drop_nulls()
-        fewest = int(rows["class"].value_counts()["count"].min() or 0)  # type: ignore[call-overload]
+        fewest = min(rows["class"].value_counts()["count"].to_list(), default=0)
         drawn = rows.group_by("class", maintain_order=True).head(min(n, fewest))
         frames.append(drawn.select(pl.lit(name).alias("sample"), "sequence_id", "class"))
     empty = pl.DataFrame(schema={"sample": pl.String, "sequence_id": pl.Int64, "class": pl.String})
