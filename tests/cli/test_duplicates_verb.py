@@ -178,7 +178,9 @@ def interrupted(source, place, call, monkeypatch) -> Path:
     return out
 
 
-def test_an_interrupted_count_goes_on(source, interrupted, call) -> None:
+def test_an_interrupted_count_goes_on_and_leaves_nothing(source, interrupted, call) -> None:
+    torn = progress_path(interrupted).with_name(f".{progress_path(interrupted).name}.1.tmp")
+    torn.write_bytes(b"as a kill in the middle of saving leaves it")
     done = call(
         "duplicates", "--sequences", source / "s.parquet", "--corpus", source / "train.bin",
         "-o", interrupted,
@@ -186,7 +188,7 @@ def test_an_interrupted_count_goes_on(source, interrupted, call) -> None:
     assert counted_before(done.err) == 5 * 40_000
     assert "2,000,000 tokens read" in done.out
     assert pl.read_parquet(interrupted)["duplicates"].to_list() == COUNTS
-    assert not progress_path(interrupted).exists()
+    assert list(interrupted.parent.iterdir()) == [interrupted]
 
 
 @pytest.mark.parametrize("what", ["sequences", "corpus", "damaged"])

@@ -62,7 +62,7 @@ def duplicates(
     """
     from mnemoscope.sequences.corpus import open_corpus
     from mnemoscope.sequences.count_corpus import add_counts, count_in_corpus, read_suffixes
-    from mnemoscope.sequences.count_progress import progress_path
+    from mnemoscope.sequences.count_progress import progress_path, remove_progress
     from mnemoscope.sequences.schema import write_table
 
     refuse_unwritable(out)
@@ -79,7 +79,7 @@ def duplicates(
         )
         del suffixes
         write_table(out, add_counts(sequences, found.counts))
-    progress_file.unlink(missing_ok=True)
+    remove_progress(progress_file)
     print(
         f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
         f"the corpus. {found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."

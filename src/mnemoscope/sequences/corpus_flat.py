@@ -119,10 +119,14 @@ def open_flat(path: Path, dtype: str | None) -> FlatFile:
         dtype: type of the ids of a plain `.bin`; None for uint16, or what the `.idx` says.
 
     Raises:
-        UserError: a size that is no whole number of ids, another type than the file's own, or an
-            array of other axes.
+        UserError: a size that is no whole number of ids, another type than the file's own, an
+            array of other axes, or no permission.
         DamagedDataError: an index or a header that does not fit its file.
     """
+    try:
+        open(path, "rb").close()
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
     if path.suffix == ".npy":
         return _check_type(_open_npy(path), dtype)
     if path.with_suffix(".idx").is_file():

@@ -1,5 +1,6 @@
 """Keep how far a count in a corpus has come, so that a killed one goes on where it was saved."""
 
+import glob
 import json
 import time
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from mnemoscope.atomic_write import write_bytes
 from mnemoscope.progress import say
 from mnemoscope.sequences.corpus import Place
 
-__all__ = ["CountProgress", "progress_path"]
+__all__ = ["CountProgress", "progress_path", "remove_progress"]
 
 _VERSION = 1
 
@@ -21,6 +22,17 @@ _VERSION = 1
 def progress_path(out: Path) -> Path:
     """Where the progress towards a table is kept: a hidden file beside it."""
     return out.with_name(f".{out.name}.progress")
+
+
+def remove_progress(path: Path) -> None:
+    """Remove a file of progress, and what a run killed while it was saving left of one.
+
+    Args:
+        path: from `progress_path`.
+    """
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        torn.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -78,5 +90,5 @@ class CountProgress:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Forget it: the count is done, or cannot be done."""
-        self.path.unlink(missing_ok=True)
+        """Forget it: the count cannot be done."""
+        remove_progress(self.path)
