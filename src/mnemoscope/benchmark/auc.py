@@ -79,7 +79,8 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.int32
     above, below = (sequences[:, rows].astype(np.float64) for rows in (first, second))
     n_pairs = above.sum(axis=1) * below.sum(axis=1)
     areas = [_area(ratio[first], ratio[second], above, below) for ratio in ratios]
-    return np.stack(areas) / n_pairs
+    shares: Floats = np.stack(areas) / n_pairs
+    return shares
 
 
 def bootstrap_auc(votes: Votes, *, seed: int, n_resamples: int) -> PairwiseAuc | None:

@@ -15,7 +15,8 @@ from mnemoscope.maps.triangle import triangle_length, triangle_size
 
 __all__ = ["MapSource", "Pooling", "StoredMaps", "TensorMaps", "rows_at_once"]
 
-Pooling = Literal["mean", "max"]
+Pooling = Literal["mean", "max", "heads"]
+"""A tensor of the store: pooled over heads, or every head's maps where these were stored."""
 
 _MOST_ROWS = 256
 _MOST_WEIGHTS = _MOST_ROWS * 4 * 64 * 64

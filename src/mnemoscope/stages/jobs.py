@@ -29,7 +29,7 @@ from mnemoscope.cnn.training import TrainedCnn, train_cnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.lm.device import find_device
 from mnemoscope.maps.combined import DifferenceMaps, StackedMaps
-from mnemoscope.maps.dataset import MapSource
+from mnemoscope.maps.dataset import MapSource, Pooling
 from mnemoscope.maps.store import MapStore
 from mnemoscope.stages.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
@@ -262,15 +262,15 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     role = "reference" if job.source == "reference" else "model"
     pooling = job.setting.pooling if job.setting else "mean"
     if pooling == "both":
-        return StackedMaps(*(_stored(study, role, rows, name) for name in ("mean", "max")))
+        mean, largest = _stored(study, role, rows, "mean"), _stored(study, role, rows, "max")
+        return StackedMaps(mean, largest)
     if pooling == "difference":
-        return DifferenceMaps(
-            *(_stored(study, name, rows, "mean") for name in ("model", "reference"))
-        )
+        model, reference = (_stored(study, one, rows, "mean") for one in ("model", "reference"))
+        return DifferenceMaps(model, reference)
     return _stored(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
 
 
-def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: str) -> MapSource:
+def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
     """One tensor of the maps that a role's store holds of these rows."""
     store = MapStore(maps_folder(study, role))
     return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)

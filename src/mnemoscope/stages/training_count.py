@@ -133,7 +133,7 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
         return None
     known = load_taxonomies(settings.label.taxonomies)
     first: dict[str, str] = {}
-    by_name = {}
+    by_name: dict[str, str] = {}
     for one in known:
         name = first.setdefault(one.partition_key, one.name)
         by_name |= {one.published_name: name, one.name: name}
