@@ -114,7 +114,7 @@ class _Model(NamedTuple):
 
 def _existing(settings: StudySettings, folder: Path, redo: bool) -> tuple[Study | None, list[str]]:
     """The study that is there, and the stages that would run."""
-    names = [stage.name for stage in STAGES]
+    names = [stage.name for stage in STAGES if not stage.optional]
     if not is_study(folder):
         check_free(folder)
         return None, names

@@ -244,8 +244,7 @@ def explain(facts: Facts) -> list[str]:
     notes.append(
         f"CNNs: their convolutions' operations at {_cnn_rate(facts.settings)[1]}, at full sample "
         "sizes, the published ones likewise. Memory: weights × bytes, and the larger of capture "
-        f"and scan at batch size {facts.settings.model.batch_size}. Baselines and knockout come "
-        "on top."
+        f"and scan at batch size {facts.settings.model.batch_size}. Baselines come on top."
     )
     return notes
 
