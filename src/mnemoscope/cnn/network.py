@@ -151,7 +151,7 @@ def _causal_convolution(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
     """Convolve maps whose keys end at the query: in each band of queries up to its last key.
 
     The same sums as the whole convolution, less three tenths of them, which would be of zeros:
-    a step on 36 layers takes 13 to 19 % less (`benchmarks/bench_cnn_speed.py`).
+    a step on 36 layers takes a tenth less (`benchmarks/bench_cnn_speed.py`).
     """
     kernel = convolution.kernel_size[0]
     side = maps.shape[2] - kernel + 1
