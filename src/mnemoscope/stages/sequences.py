@@ -14,6 +14,7 @@ import polars as pl
 
 from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
 from mnemoscope.errors import UserError
+from mnemoscope.flow import TABLE_FILE
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.progress import say
 from mnemoscope.sequences.readers import ReadResult, read_sequences
@@ -23,7 +24,7 @@ from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models, reference_name
 from mnemoscope.stages.published_split import read_published
 from mnemoscope.stages.training_count import check_inputs
-from mnemoscope.study import TABLE_FILE, Study, check_free
+from mnemoscope.study import Study, check_free
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 __all__ = ["GIVEN", "check_sources", "found_study"]
