@@ -85,3 +85,16 @@ def test_permuted_labels_are_read_at_chance_where_the_true_ones_are_read_at_once
 def test_repeated_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="1 of them different"):
         permute_labels(np.array([4, 4]), np.array([0, 1]), np.array(["train"] * 2), seed=0)
+
+
+@pytest.mark.parametrize("non_memo", [None, 2])
+def test_without_non_memo_the_first_class_is_dealt_out_like_the_others(non_memo) -> None:
+    """Non-Memo may be left out as too small; then index 0 is a memorized class."""
+    labels, ids = np.arange(300) % 3, np.arange(300)
+    splits = np.repeat(["train", "eval"], 150)
+    permuted = permute_labels(ids, labels, splits, seed=0, non_memo=non_memo)
+    among = labels != non_memo
+    assert (permuted[~among] == labels[~among]).all()
+    # Of 100 labels dealt out at random a third (or a half) stays; all 100 staying is the fault.
+    assert (permuted == labels)[labels == 0].mean() < 0.7
+    assert sorted(permuted) == sorted(labels)

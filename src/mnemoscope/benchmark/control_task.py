@@ -11,7 +11,12 @@ __all__ = ["permute_labels"]
 
 
 def permute_labels(
-    sequence_ids: np.ndarray, labels: np.ndarray, splits: np.ndarray, *, seed: int
+    sequence_ids: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    *,
+    seed: int,
+    non_memo: int | None = 0,
 ) -> np.ndarray:
     """Give every memorized sequence the class of another one of its split.
 
@@ -22,9 +27,10 @@ def permute_labels(
 
     Args:
         sequence_ids: identity of each sequence, shape (n,), without repeats.
-        labels: class index of each, shape (n,), int64; 0 is Non-Memo.
+        labels: class index of each, shape (n,), int64.
         splits: "train" or "eval" (or any other names) of each, shape (n,).
         seed: of the permutation.
+        non_memo: index of the class Non-Memo; None where it was left out as too small.
 
     Returns:
         Class index of each in the control task, shape (n,), int64.
@@ -38,8 +44,9 @@ def permute_labels(
             f"different), {len(labels)} labels, {len(splits)} splits; wanted one of each a sequence"
         )
     labels = np.asarray(labels, dtype=np.int64)
-    has_several_memorized = len(np.unique(labels[labels > 0])) > 1
-    takes_part = labels > 0 if has_several_memorized else np.ones(len(labels), dtype=bool)
+    is_memorized = labels != (-1 if non_memo is None else non_memo)
+    has_several_memorized = len(np.unique(labels[is_memorized])) > 1
+    takes_part = is_memorized if has_several_memorized else np.ones(len(labels), dtype=bool)
     generator = np.random.default_rng(seed)
     by_id = np.argsort(sequence_ids)
     permuted = labels.copy()

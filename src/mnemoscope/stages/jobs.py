@@ -43,6 +43,7 @@ from mnemoscope.stages.training_count import (
     sources_of,
 )
 from mnemoscope.study import Study
+from mnemoscope.taxonomy.names import NON_MEMO
 
 __all__ = [
     "BASELINES",
@@ -246,8 +247,14 @@ def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
     labels = both["class_index"].to_numpy()
     if job.source == "control":
         ids, splits = both["sequence_id"].to_numpy(), both["split"].to_numpy()
-        labels = permute_labels(ids, labels, splits, seed=job.control_seed)
+        non_memo = 0 if _has_non_memo(rows) else None
+        labels = permute_labels(ids, labels, splits, seed=job.control_seed, non_memo=non_memo)
     return labels[: rows.train.height].copy(), labels[rows.train.height :].copy()
+
+
+def _has_non_memo(rows: SampleRows) -> bool:
+    """False where Non-Memo was left out as too small; it is the first class else."""
+    return rows.classes[0] == NON_MEMO
 
 
 def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
@@ -341,6 +348,8 @@ def _job(
         seed,
         control_seed if source == "control" else None,
     ]
+    if source == "control" and not _has_non_memo(rows):
+        basis.append("all labels permuted")
     device = study.settings.train.device if setting else "cpu"
     if device != "cpu":  # which is what every study had before there was a choice
         basis.append(device)
