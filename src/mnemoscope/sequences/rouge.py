@@ -9,7 +9,7 @@ and of which a trigram fits 32 bits.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,11 +120,11 @@ def _rank(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
     width = prefixes.shape[1] + suffixes.shape[1]
     n_bits = max(width - 1, 0).bit_length()
     kind = np.uint32 if n_bits <= 8 else np.uint64
-    ids: npt.NDArray[np.unsignedinteger] = np.empty((len(prefixes), width), dtype=kind)
+    ids: npt.NDArray[Any] = np.empty((len(prefixes), width), dtype=kind)
     sides = _small_ids(prefixes, suffixes, 1 << (32 - n_bits))
     ids[:, : prefixes.shape[1]], ids[:, prefixes.shape[1] :] = sides
-    ids <<= n_bits
-    ids |= np.arange(width, dtype=ids.dtype)
+    np.left_shift(ids, n_bits, out=ids)
+    np.bitwise_or(ids, np.arange(width, dtype=kind), out=ids)
     ids.sort(axis=1)
     is_new = np.ones(ids.shape, dtype=bool)
     np.greater_equal(ids[:, 1:] ^ ids[:, :-1], 1 << n_bits, out=is_new[:, 1:])
@@ -148,15 +148,16 @@ def _sort_back(places: np.ndarray, is_new: np.ndarray) -> np.ndarray:
     """Number the sorted ids of each row, and bring the numbers to the ids' places."""
     is_short = is_new.shape[1] < 256
     rank, both, n_bits = (np.uint8, np.uint16, 8) if is_short else (np.uint32, np.uint64, 32)
-    pairs = places.astype(both)
-    pairs <<= n_bits
-    pairs |= _count_up(is_new) if is_short else np.cumsum(is_new, axis=1, dtype=rank)
+    pairs: npt.NDArray[Any] = places.astype(both)
+    np.left_shift(pairs, n_bits, out=pairs)
+    ranks = _count_up(is_new) if is_short else np.cumsum(is_new, axis=1, dtype=rank)
+    np.bitwise_or(pairs, ranks, out=pairs)
     pairs.sort(axis=1)
     return pairs.astype(rank)  # the lower half
 
 
 def _count_up(is_new: np.ndarray) -> np.ndarray:
-    """Cumulative sum along rows below 256 wide, uint8: eight at a time, seven times as fast."""
+    """Cumulative sum along rows below 256 wide, uint8: eight at a time, for speed."""
     n_rows, width = is_new.shape
     flags = np.zeros((n_rows, -(-width // 8) * 8), dtype=np.uint8)
     flags[:, :width] = is_new
