@@ -1,5 +1,7 @@
 """Ours beside published: printed figures in place, aliases found, correlations as scipy's."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -102,6 +104,19 @@ def test_an_alias_alone_serves_the_other_name_with_its_classes_exchanged() -> No
     assert named["Non-Memo, Recollect[5], Others"]["state"] == "measured"
     # Of the decisions between the two 45 of 185 are wrong, whichever is named first.
     assert comparison.conclusions[1].verdict in ("cannot be told", "holds")
+
+
+def test_rules_that_label_these_sequences_alike_share_figures_and_count_once() -> None:
+    one = ours("Non-Memo, Code, Others", np.array([[90.0, 5, 5], [10, 60, 30], [5, 15, 80]]))
+    guess = replace(one, published_name="Non-Memo, Guess, Others", same_as=one.taxonomy)
+    comparison = compare_with_published([one, guess])
+    rows = {row["published_name"]: row for row in comparison.frame.head(54).iter_rows(named=True)}
+    alias = rows["Non-Memo, Guess, Others"]
+    assert (alias["state"], alias["taxonomy"]) == ("alias", "Non-Memo, Code, Others")
+    assert alias["note"] == "the same labels here as Non-Memo, Code, Others"
+    assert alias["min_f1"] == rows["Non-Memo, Code, Others"]["min_f1"]
+    assert comparison.correlations["catalogue"].n == 1
+    assert comparison.conclusions[0].figures["difference"] == 0  # both are there to be compared
 
 
 def test_our_last_class_may_have_any_name_and_guess_any_spelling() -> None:

@@ -75,7 +75,7 @@ def test_aliases_name_the_partition_that_was_trained(view, content) -> None:
         "Recite[50], Others": "Recollect[50], Others",
     }
     html = render_report(replace(content, published=view))
-    assert "the same partition as Recite[5], Others" in html
+    assert "here the same as Recite[5], Others" in html
 
 
 def test_conclusions_stand_with_verdict_and_figures_of_both(view, content) -> None:

@@ -97,6 +97,8 @@ class OurFigures:
         figures: n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured.
         confusion: (classes, classes) where measured.
         draws: the same of every resample, drawn together with the other taxonomies'.
+        same_as: the taxonomy whose figures these are, where both label these sequences alike
+            though their rules differ; empty for its own.
     """
 
     taxonomy: str
@@ -106,6 +108,7 @@ class OurFigures:
     figures: Mapping[str, Any] | None = None
     confusion: Floats | None = None
     draws: Floats | None = None
+    same_as: str = ""
 
 
 class Comparison(NamedTuple):
@@ -170,12 +173,11 @@ def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
         for published in _published_rows()
     ]
     frame = pl.DataFrame(rows, schema=COMPARISON_SCHEMA)
-    found = {one.taxonomy: one for one in by_key.values()}
     kinds = ("catalogue", "rho")
-    measured = {kind: _measured(frame, kind, found) for kind in kinds}
+    measured = {kind: _measured(frame, kind, by_key) for kind in kinds}
     return Comparison(
         frame,
-        {kind: _correlate(frame, kind, found) for kind in kinds},
+        {kind: _correlate(frame, kind, by_key) for kind in kinds},
         draw_conclusions(measured["catalogue"], measured["rho"]),
     )
 
@@ -230,15 +232,16 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
     """Our side of a row."""
     if one is None:
         return {"state": "absent"}
-    has_other_name = one.published_name != published["published_name"]
-    is_alias = has_other_name or one.state == "alias"
-    row = {"taxonomy": one.taxonomy, "state": one.state, "note": one.note or None}
-    if has_other_name:
+    same = ""
+    if one.published_name != published["published_name"]:
         same = f"the same partition as {one.published_name}"
-        row["note"] = f"{same}: {one.note}" if one.note else same
+    elif one.same_as:
+        same = f"the same labels here as {one.same_as}"
+    note = ": ".join(part for part in (same, one.note) if part)
+    row = {"taxonomy": one.same_as or one.taxonomy, "state": one.state, "note": note or None}
     if one.figures is None:
         return row
-    row |= {"state": "alias" if is_alias else "measured", **one.figures}
+    row |= {"state": "alias" if same else "measured", **one.figures}
     for figure, ends, stem in (
         ("min_f1", ("low", "high"), "difference"),
         ("mean_f1", ("mean_f1_low", "mean_f1_high"), "mean_f1_difference"),
@@ -252,25 +255,22 @@ def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[s
 
 
 def _measured(
-    frame: pl.DataFrame, kind: str, found: Mapping[str, OurFigures]
+    frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]
 ) -> dict[str, Measured]:
     """Our figures by published name, each partition once, classes in the published order."""
     rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
     own_first = rows.sort(pl.col("state") == "alias", maintain_order=True)
-    measured = {}
-    for row in own_first.unique("taxonomy", maintain_order=True, keep="first").iter_rows(
-        named=True
-    ):
-        one = found[row["taxonomy"]]
-        order = match_classes(
-            parse_taxonomy(one.published_name), parse_taxonomy(row["published_name"])
-        )
-        measured[row["published_name"]] = Measured(
-            row["published_name"],
-            row["min_f1"],
-            _reorder(one.confusion, order),
-            _reorder(one.draws, order),
-        )
+    measured: dict[str, Measured] = {}
+    seen = set()
+    for name, value in own_first.select("published_name", "min_f1").iter_rows():
+        key = _key(name)
+        if key in seen:
+            continue
+        seen.add(key)
+        one = by_key[key]
+        order = match_classes(parse_taxonomy(one.published_name), parse_taxonomy(name))
+        confusion, draws = (_reorder(each, order) for each in (one.confusion, one.draws))
+        measured[name] = Measured(name, value, confusion, draws)
     return measured
 
 
@@ -283,14 +283,15 @@ def _reorder(confusions: Floats | None, order: Sequence[int]) -> Floats | None:
     return reordered
 
 
-def _correlate(frame: pl.DataFrame, kind: str, found: Mapping[str, OurFigures]) -> RankCorrelation:
-    """Our min-F1 against the published; two names of a partition count once, by their mean."""
+def _correlate(frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]) -> RankCorrelation:
+    """Our min-F1 against the published; names that share figures count once, by their mean."""
     rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
     pairs = rows.group_by("taxonomy", maintain_order=True).agg(
-        pl.col("min_f1").first(), pl.col("published_min_f1").mean()
+        pl.col("min_f1", "published_name").first(), pl.col("published_min_f1").mean()
     )
     drawn = [
-        Measured("", 0.0, None, found[name].draws).min_f1_draws() for name in pairs["taxonomy"]
+        Measured(name, 0.0, None, by_key[_key(name)].draws).min_f1_draws()
+        for name in pairs["published_name"]
     ]
     is_drawn = bool(drawn) and all(one is not None for one in drawn)
     draws = np.stack([one for one in drawn if one is not None], axis=1) if is_drawn else None

@@ -162,7 +162,7 @@ def correlation_sentence(found: RankCorrelation, whole: str) -> str:
             ("Kendall", found.kendall, found.kendall_low, found.kendall_high),
         )
     )
-    note = "two names of one partition count once, with the mean of their published figures"
+    note = "names that share figures count once, with the mean of their published ones"
     if found.spearman_low is not None:
         note += "; 95 % intervals over evaluation sequences"
     return f"Rank correlation with the published min-F1: {shown}, over {found.n} {whole} ({note})."

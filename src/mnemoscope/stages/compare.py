@@ -239,9 +239,8 @@ def _alias_figures(
         if drawn is not None:
             drawn = drawn[:, order][:, :, order]
         one = ours_of_row(name, taxonomy.published_name, rows[alias.of][0], drawn)
-        note = f"the same labels here as {alias.of}"
         if one.confusion is None:
-            yield replace(one, note=f"{note}: {one.note}")
+            yield replace(one, same_as=alias.of)
         else:
             confusion = one.confusion[np.ix_(order, order)]
-            yield replace(one, state="alias", note=note, confusion=confusion)
+            yield replace(one, state="alias", same_as=alias.of, confusion=confusion)
