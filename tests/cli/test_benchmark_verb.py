@@ -262,6 +262,12 @@ def test_other_taxonomies_are_refused_by_name(copied, refused) -> None:
     path.write_text(json.dumps(manifest))
     line = refused("benchmark", *copied)
     assert f"'{GUESS}' is in {copied[0]} alone" in line
+    manifest["counts"] |= {
+        "aliases": {GUESS: RECITE},
+        "alias_details": {GUESS: {"reason": "same labels here", "classes": [0, 1, 2]}},
+    }
+    path.write_text(json.dumps(manifest))
+    assert f"(in {copied[2]} it labels as '{RECITE}' does)" in refused("benchmark", *copied)
 
 
 def test_bad_requests_for_several_studies_are_refused(

@@ -18,7 +18,7 @@ from mnemoscope.benchmark.comparison import (
 from mnemoscope.benchmark.several import TOGETHER_SCHEMA, score_together
 from mnemoscope.errors import UserError
 from mnemoscope.stages.compare import COMPARISON_FILE, CONCLUSIONS_FILE, main_draws
-from mnemoscope.stages.labels import samples_of
+from mnemoscope.stages.labels import aliases_of, samples_of
 from mnemoscope.study import Study, is_study, stage_named
 
 __all__ = ["TOGETHER_FILE", "Together", "put_together", "write_together"]
@@ -132,8 +132,8 @@ def _check_taxonomies(first: Study, other: Study) -> None:
     if ours == theirs:
         return
     lines = [
-        f"'{name}' is in {study.folder} alone"
-        for study, names in ((first, ours - theirs), (other, theirs - ours))
+        f"'{name}' is in {here.folder} alone{_shared_there(name, there)}"
+        for here, there, names in ((first, other, ours - theirs), (other, first, theirs - ours))
         for name in sorted(names)
     ]
     more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
@@ -141,6 +141,12 @@ def _check_taxonomies(first: Study, other: Study) -> None:
         f"these studies cannot be put together: {'; '.join(lines[:3])}{more}. "
         "Give both the same label.taxonomies."
     )
+
+
+def _shared_there(name: str, study: Study) -> str:
+    """Say of a taxonomy that is missing that it was not trained for its labels' sake."""
+    alias = aliases_of(study).get(name)
+    return "" if alias is None else f" (in {study.folder} it labels as '{alias.of}' does)"
 
 
 def _rules(study: Study) -> dict[str, Any]:
