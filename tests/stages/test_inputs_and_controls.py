@@ -1,6 +1,8 @@
 """A study with every input of the CNNs: each sees what it is named for, beside its own controls."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -9,8 +11,8 @@ import torch
 from mnemoscope.config import parse_settings
 from mnemoscope.errors import UserError
 from mnemoscope.maps.store import MapStore
-from mnemoscope.stages import capture
-from mnemoscope.stages.jobs import job_maps, jobs_of, sample_rows
+from mnemoscope.stages import capture, jobs
+from mnemoscope.stages.jobs import job_maps, jobs_of, sample_rows, true_labels
 from mnemoscope.stages.run import run, run_stage
 from mnemoscope.stages.training_count import n_trainings
 from mnemoscope.study import Study
@@ -110,6 +112,28 @@ def test_controls_go_to_the_taxonomies_named(study: Study) -> None:
         study.settings = settings_with(study, benchmark={"control_taxonomies": names})
         assert {job.source for job in jobs_of(study)} == sources
     study.settings = settings_with(study, benchmark={"control_taxonomies": None})
+
+
+def test_a_name_that_another_taxonomy_is_trained_for_gives_that_one_controls(
+    tiny_studies, monkeypatch
+) -> None:
+    study = Study(tiny_studies["report"])
+    trainable, other = study.settings.label.taxonomies
+    study.settings = settings_with(study, benchmark={"control_taxonomies": [other]})
+    assert "blind" not in {job.source for job in jobs_of(study)}
+    monkeypatch.setattr(jobs, "aliases_of", lambda _: {other: SimpleNamespace(of=trainable)})
+    assert "blind" in {job.source for job in jobs_of(study)}
+
+
+def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tiny_studies) -> None:
+    study = Study(tiny_studies["report"])
+    job = next(job for job in jobs_of(study) if job.source == "control")
+    rows = sample_rows(study, job.sample)
+    own = rows.evaluation["class_index"].to_numpy()
+    first = own == 0
+    assert (true_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
+    without = replace(rows, classes=("Guess", *rows.classes[1:]))
+    assert (true_labels(job, without)[first] != 0).any()
 
 
 def test_every_head_of_too_much_is_refused_with_the_number(

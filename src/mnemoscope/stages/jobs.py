@@ -32,7 +32,7 @@ from mnemoscope.maps.combined import DifferenceMaps, StackedMaps
 from mnemoscope.maps.dataset import MapSource, Pooling
 from mnemoscope.maps.store import MapStore
 from mnemoscope.stages.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
-from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
+from mnemoscope.stages.labels import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.stages.models import reference_name
 from mnemoscope.stages.training_count import (
     BASELINES,
@@ -132,7 +132,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
     settings = study.settings
     has_reference = reference_name(settings) is not None
     check_inputs(settings, has_reference)
-    controlled = controlled_taxonomies(settings)
+    controlled = _controlled(study)
     for sample, entry in samples_of(study).items():
         if "impossible" in entry:
             continue
@@ -142,6 +142,15 @@ def jobs_of(study: Study) -> Iterator[Job]:
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     yield _job(study, sample, rows, source, setting, seed)
+
+
+def _controlled(study: Study) -> set[str] | None:
+    """Trained taxonomies that get controls, None for all; a name may stand for the one trained."""
+    wanted = controlled_taxonomies(study.settings)
+    if wanted is None:
+        return None
+    aliases = aliases_of(study)
+    return {aliases[name].of if name in aliases else name for name in wanted}
 
 
 def run_job(job: Job) -> str:
