@@ -29,7 +29,7 @@ def settings_with(study: Study, **sections):
 
 @pytest.fixture(scope="module")
 def study(tiny_studies, tmp_path_factory) -> Study:
-    """The labelled tiny study, gone on with five inputs up to the benchmark."""
+    """The labelled tiny study, gone on with five inputs up to the report."""
     folder = tmp_path_factory.mktemp("inputs") / "study"
     shutil.copytree(tiny_studies["label"], folder)
     chosen = settings_with(
@@ -38,7 +38,7 @@ def study(tiny_studies, tmp_path_factory) -> Study:
         train={"poolings": INPUTS, "seeds": [0]},
         benchmark={"control_settings": 0},
     )
-    return run(chosen, folder, until="localize")
+    return run(chosen, folder)
 
 
 def maps_of(study: Study, source: str, name: str) -> torch.Tensor:
@@ -84,6 +84,12 @@ def test_the_table_of_inputs_has_each_with_its_controls(study: Study) -> None:
     assert set(map(frozenset, by_input.values())) == {
         frozenset({"model", "blind", "ngram", "reference", "control"})
     }
+
+
+def test_the_report_sets_the_inputs_beside_each_other(study: Study) -> None:
+    page = (study.folder / "report.html").read_text(encoding="utf-8")
+    table = page.split('aria-label="Which input carries memory"')[1].split("</table>")[0]
+    assert all(f'<th scope="row">{name} ' in table for name in INPUTS)
 
 
 def test_layers_that_are_no_layers_are_not_localized(study: Study) -> None:
