@@ -1,0 +1,184 @@
+"""A ladder of difficulty on the embedded model: how much of each figure is left on likelier text.
+
+    python benchmarks/ladder.py FOLDER [--write docs/ladder.md]
+
+Makes four studies in FOLDER (each goes on where it was stopped) and prints the tables of the page.
+Rungs: classes as sampled; the row split; Non-Memo with its true suffix; the same genre; sequences
+matched by the blind baseline; Recite against Recollect in one genre; Non-Memo against Recall of the
+same documents. Then the same taxonomy by each input of the CNN.
+"""
+
+import argparse
+from pathlib import Path
+
+import polars as pl
+
+import mnemoscope as ms
+from mnemoscope.config import parse_settings
+
+PAPER = "Non-Memo, Guess, Recall"
+PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"
+RECITE = "Non-Memo, Recite[5], Recollect"
+INPUTS = ["mean", "max", "both", "heads", "difference"]
+
+
+def settings(source: str = "embedded", **label) -> ms.StudySettings:
+    """400 + 200 sequences a class, one seed, all controls."""
+    values = {
+        "sequences": {"source": source},
+        "label": {"n_train": 400, "n_eval": 200, **label},
+        "train": {"seeds": [0]},
+        "localize": {"attributions": ["gradient"]},
+    }
+    return parse_settings(values, where="ladder")
+
+
+def run_all(folder: Path) -> dict[str, ms.Study]:
+    """The four studies, in the order in which they need each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    studies = {}
+    rungs = settings(
+        taxonomies=[PAPER, PRASHANTH], match="genre", both_suffixes=True, both_splits=True
+    )
+    studies["rungs"] = ms.run(rungs, folder / "rungs")
+    table = studies["rungs"].sequences.join(
+        ms.labels(studies["rungs"]).select("sequence_id", pl.col(PAPER).alias("class")),
+        on="sequence_id",
+    )
+    chosen = {
+        "recite": (table.filter(genre="prose"), [RECITE]),
+        "documents": (same_documents(table), [PAPER]),
+    }
+    for name, (rows, taxonomies) in chosen.items():
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            columns = ["sequence_id", "text", "tokens", "document", "start", "end", "genre"]
+            rows.select(*columns, "group", "held_out", "duplicates", "is_code").write_parquet(path)
+        wanted = settings(str(path), taxonomies=taxonomies, drop_small_classes=True)
+        wanted.capture.reference = "embedded"
+        studies[name] = ms.run(wanted, folder / name)
+    inputs = settings(taxonomies=[PAPER])
+    inputs.train.poolings = INPUTS
+    inputs.capture.per_head = True
+    inputs.benchmark.control_settings = 0
+    studies["inputs"] = ms.run(inputs, folder / "inputs")
+    return studies
+
+
+def same_documents(table: pl.DataFrame) -> pl.DataFrame:
+    """As many Non-Memo as Recall sequences of each document of prose or code; no Guess."""
+    text = table.filter(pl.col("genre") != "template", pl.col("class") != "Guess")
+    place = pl.int_range(pl.len()).over("document", "class")
+    smaller = (pl.col("class") == "Recall").sum().over("document")
+    smaller = pl.min_horizontal(smaller, (pl.col("class") == "Non-Memo").sum().over("document"))
+    return text.filter(place < smaller)
+
+
+def rows_of(study: ms.Study, name: str) -> list[str]:
+    """One line of the page a sample: min-F1, what stands beside it, pairwise AUC of the model."""
+    table, lines = ms.benchmark_table(study), []
+    for sample in table["taxonomy"].unique(maintain_order=True):
+        sources = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
+        model = sources["model"]
+        beside = [
+            percent(sources.get(one, {}).get("min_f1"))
+            for one in ("blind", "ngram", "reference", "control", "logits")
+        ]
+        figure = [percent(model["min_f1"], model["low"], model["high"]), percent(model["mean_f1"])]
+        excess = percent(model["excess"], model["excess_low"], model["excess_high"])
+        lines.append(f"| {name} {sample} | {' | '.join([*figure, *beside, excess])} |")
+        if model["matched_min_f1"] is not None:
+            left = percent(model["matched_min_f1"], model["matched_low"], model["matched_high"])
+            text = percent(model["matched_blind_min_f1"])
+            lines.append(
+                f"| {name} {sample}, matched ({model['matched_n_per_class']} a class) | {left} | – "
+                f"| {text} ({model['matched_by']}) | – | – | – | – | – |"
+            )
+    return lines
+
+
+def auc_lines(study: ms.Study, name: str) -> list[str]:
+    """One line a sample and pair of classes: AUC by source, excess of the model."""
+    table, lines = ms.benchmark_table(study), []
+    for row in table.filter(source="model").to_dicts():
+        others = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
+        for index, pair in enumerate(row["auc_pairs"] or []):
+            cells = [
+                percent(others[one]["auc"][index]) if others.get(one, {}).get("auc") else "–"
+                for one in ("model", "blind", "ngram", "reference", "logits")
+            ]
+            excess = "–"
+            if row["auc_excess"]:
+                bounds = (row["auc_excess_low"][index], row["auc_excess_high"][index])
+                excess = percent(row["auc_excess"][index], *bounds)
+            lines.append(f"| {name} {row['taxonomy']} | {pair} | {' | '.join([*cells, excess])} |")
+    return lines
+
+
+def input_lines(study: ms.Study) -> list[str]:
+    """One line an input."""
+    table = study.read("inputs.parquet")
+    lines = []
+    for name in table["input"].unique(maintain_order=True):
+        sources = {row["source"]: row for row in table.filter(input=name).to_dicts()}
+        model = sources["model"]
+        cells = [
+            percent(model["min_f1"], model["low"], model["high"]),
+            percent(model["mean_f1"]),
+            percent(sources.get("reference", {}).get("min_f1")),
+            percent(sources.get("control", {}).get("min_f1")),
+            percent(model["excess"], model["excess_low"], model["excess_high"]),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Per cent with one decimal, and its interval."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:.1f}".replace("-", "−")
+    if low is None or high is None:
+        return text
+    return text + f" [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
+
+
+def page(studies: dict[str, ms.Study]) -> str:
+    """The tables of `docs/ladder.md`."""
+    names = {"rungs": "", "recite": "Prose alone:", "documents": "Same documents:"}
+    figures = [line for key, name in names.items() for line in rows_of(studies[key], name)]
+    pairs = [line for key, name in names.items() for line in auc_lines(studies[key], name)]
+    return "\n".join(
+        [
+            "| classes | min-F1 | mean F1 | blind | n-grams | reference | control | logits | excess |",  # noqa: E501
+            "|---|---|---|---|---|---|---|---|---|",
+            *figures,
+            "",
+            "| classes | pair | model | blind | n-grams | reference | logits | excess |",
+            "|---|---|---|---|---|---|---|---|",
+            *pairs,
+            "",
+            "| input | min-F1 | mean F1 | reference | control | excess |",
+            "|---|---|---|---|---|---|",
+            *input_lines(studies["inputs"]),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    with ms.show_progress():
+        made = run_all(options.folder)
+    found = page(made)
+    print(found)
+    if options.write:
+        text = options.write.read_text(encoding="utf-8")
+        head, _, rest = text.partition("<!-- tables -->\n")
+        _, _, tail = rest.partition("<!-- end of tables -->\n")
+        options.write.write_text(
+            f"{head}<!-- tables -->\n{found}<!-- end of tables -->\n{tail}", encoding="utf-8"
+        )
