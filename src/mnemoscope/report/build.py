@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mnemoscope import __version__, atomic_write
 from mnemoscope.report import answer, examples, numbers, standing, views
 from mnemoscope.report.content import ReportContent
+from mnemoscope.report.knockout import strength_place
 from mnemoscope.report.palette import (
     CLASS_DASHES,
     DARK,
@@ -117,6 +118,7 @@ def environment() -> jinja2.Environment:
         "setting_lines": views.setting_lines,
         "share": numbers.share,
         "standing": standing.standing,
+        "strength_place": strength_place,
         "taxonomy_standing": standing.taxonomy_standing,
     }
     return made

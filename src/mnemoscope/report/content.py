@@ -13,6 +13,7 @@ import numpy as np
 from mnemoscope.report.examples import Example
 
 if TYPE_CHECKING:
+    from mnemoscope.report.knockout import KnockoutView
     from mnemoscope.report.published import PublishedView
 
 __all__ = [
@@ -332,6 +333,7 @@ class TaxonomyResult:
         published_min_f1: the figure printed for Pythia in the paper, a fraction.
         examples: several sequences of each class.
         warnings: what the reader must know about this taxonomy.
+        knockout: what broke when edges were cut, None where that was not tried.
     """
 
     name: str
@@ -347,6 +349,7 @@ class TaxonomyResult:
     published_min_f1: float | None = None
     examples: tuple[Example, ...] = ()
     warnings: tuple[str, ...] = ()
+    knockout: "KnockoutView | None" = None
 
     def __post_init__(self) -> None:
         n_classes = len(self.classes)

@@ -39,7 +39,7 @@ from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["KNOCKOUT_FILE", "SPECIFICITY_FILE", "knockout_stage"]
+__all__ = ["KNOCKOUT_FILE", "SPECIFICITY_FILE", "knockout_stage", "statements"]
 
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
@@ -103,7 +103,7 @@ def knockout_stage(study: Study, models: Models) -> None:
         study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
         counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
     study.forget("report")  # it shows the knockout where there is one
-    for line in _statements(indices):
+    for line in statements(indices):
         say(line)
 
 
@@ -368,8 +368,12 @@ def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
     return ~frame.filter(pl.col("class") == name)["survives"].to_numpy()
 
 
-def _statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """The result in words, a line a class and strength."""
+def statements(indices: list[dict[str, object]]) -> Iterator[str]:
+    """Say the result in words, a line a class and strength.
+
+    Args:
+        indices: rows of `specificity.parquet`.
+    """
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())

@@ -24,6 +24,7 @@ from mnemoscope.stages.compare import has_comparison, load_comparison
 from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_benchmarks import benchmarks_of
+from mnemoscope.stages.report_knockout import knockout_of
 from mnemoscope.stages.report_sharing import sharing_tables
 from mnemoscope.study import Study, versions
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
@@ -148,6 +149,7 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
             published_min_f1=_published(scores, main["published_name"]),
             examples=tuple(_examples(table, labels[name], classes, tokenizer)) if tokenizer else (),
             warnings=tuple(main.get("warnings", [])),
+            knockout=knockout_of(study, name),
         )
 
 

@@ -1,0 +1,145 @@
+"""The page shows every cut of a knockout: curves with intervals, indices, copy edges, in words."""
+
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from mnemoscope.config import StudySettings
+from mnemoscope.report.build import render_report
+from mnemoscope.report.knockout import strength_place
+from mnemoscope.stages.report_knockout import knockout_of
+
+NAMES = ("Non-Memo", "Guess", "Recall")
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
+FALL = {"random": 0.08, "equal mass": 0.2, "same layers": 0.13, "highest mass": 0.22}
+
+
+def cut_rows():
+    """Survival falls with the strength, fastest by a class's own decisive edges."""
+    for name in NAMES[1:]:
+        yield cut("nothing", "", 0.0, name, 1.0, 0.0)
+        for place, strength in enumerate(STRENGTHS):
+            kinds = [(choice, of) for choice in FALL for of in NAMES[1:]]
+            kinds += [("decisive", of) for of in NAMES[1:]]
+            for choice, of in dict.fromkeys(
+                (choice, "" if choice == "random" else of) for choice, of in kinds
+            ):
+                step = FALL.get(choice, 0.24 if of == name else 0.1)
+                yield cut(choice, of, strength, name, max(0.0, 1 - step * place), 0.02 * place)
+        yield cut("copy", "", None, name, 0.29, 0.017)
+        yield cut("copy, random", "", None, name, 0.73, 0.009)
+
+
+def cut(choice, edges_of, strength, name, survival, mass):
+    return {
+        "sample": ", ".join(NAMES),
+        "choice": choice,
+        "edges_of": edges_of,
+        "strength": strength,
+        "class": name,
+        "n": 100,
+        "draws": 5 if choice in ("random", "equal mass", "same layers", "copy, random") else 1,
+        "n_edges": 80.0 * (strength or 1.0),
+        "mass": mass,
+        "survival": survival,
+        "low": max(0.0, survival - 0.06),
+        "high": min(1.0, survival + 0.05),
+        "score": 0.5 + survival / 2,
+        "logprob": survival - 1.5,
+    }
+
+
+def index_rows():
+    for strength in STRENGTHS:
+        for own, other in (NAMES[1:], NAMES[:0:-1]):
+            yield {
+                "sample": ", ".join(NAMES),
+                "class": own,
+                "strength": strength,
+                "broken_own": 0.48,
+                "broken_own_equal_mass": 0.37,
+                "broken_others": json.dumps({other: 0.2}),
+                "specificity": 0.281,
+                "low": 0.213,
+                "high": -0.01 if own == "Recall" else 0.35,
+            }
+
+
+@pytest.fixture
+def study():
+    frames = {
+        "knockout.parquet": pl.DataFrame(list(cut_rows()), infer_schema_length=None),
+        "specificity.parquet": pl.DataFrame(list(index_rows()), infer_schema_length=None),
+    }
+    return SimpleNamespace(
+        is_done=lambda stage: stage == "knockout",
+        read=frames.__getitem__,
+        settings=StudySettings(),
+    )
+
+
+@pytest.fixture
+def page(study, content, build_taxonomy):
+    view = knockout_of(study, ", ".join(NAMES))
+    taxonomy = replace(build_taxonomy(NAMES, n_layers=1), knockout=view)
+    return render_report(replace(content, taxonomies=(taxonomy,)))
+
+
+def words(html: str) -> str:
+    """Text of the knockout's section, tags taken out, spaces made single."""
+    section = html.split('-knockout">')[1].split("</section>")[0]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", section)).replace("\u202f", " ").split())
+
+
+def test_the_sentence_at_one_per_cent_is_the_stages_own(page) -> None:
+    text = words(page)
+    said = (
+        "Cutting the 1 % edges most decisive for Guess breaks 48% of Guess and 20% of Recall; "
+        "random edges of equal mass break 37% of it."
+    )
+    assert text.index(said) < text.index("The same at the other strengths")
+    assert "Cutting the 10 % edges most decisive for Recall breaks 48%" in text
+
+
+def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(page) -> None:
+    section = page.split('-knockout">')[1].split("</section>")[0]
+    figures = section.split("<figure")[1:]
+    assert len(figures) == 2
+    for figure in figures:
+        drawn = figure.split("</figure>")[0]
+        # Both classes' decisive edges, random, and the three controls of its own class.
+        assert drawn.count("<polyline") == drawn.count("<polygon") == 6
+        assert drawn.count("<title>") == 6 * len(STRENGTHS)
+        assert drawn.count("curve class-") - drawn.count(" own") >= 2
+    title = re.search(r"<title>(most decisive for Guess, 1 % of edges: [^<]*)</title>", section)
+    assert title is not None
+    assert re.search(r"52\.0.% \[46\.0,.57\.0\] survive; 80 edges, 4\.0.% of", title[1])
+
+
+def test_the_tables_hold_what_is_not_drawn(page) -> None:
+    text = words(page)
+    assert "+28.1 [21.3, 35.0]" in text.replace("\xa0", " ")
+    # The other class's controls are in the table of every cut alone.
+    assert text.count("random edges, mass as most decisive for Recall") >= 5
+    copies = text.split("copy edges cut in every layer")[1]
+    assert "29.0 %" in copies
+    assert "73.0 %" in copies
+
+
+def test_without_a_knockout_the_page_says_nothing_of_it(study, content) -> None:
+    assert "-knockout" not in render_report(content)
+    assert knockout_of(study, "Non-Memo, Code, Others") is None
+    study.is_done = lambda stage: False
+    assert knockout_of(study, ", ".join(NAMES)) is None
+
+
+def test_one_strength_stands_in_the_middle_and_order_is_kept() -> None:
+    places = [strength_place(one, STRENGTHS) for one in STRENGTHS]
+    assert places == sorted(places)
+    assert 0 < places[0] < places[-1] < 100
+    assert strength_place(1.0, (1.0,)) == 50
