@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "localize": {"cnn", "maps", "lm"},
     "report": {"sequences", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize"},
     "engine": set(),
+    "audit": {"sequences", "taxonomy", "lm", "maps", "cnn"},
     "embedded": {"lm", "sequences", "taxonomy"},
 }
 ANYTHING = {"stages", "cli", "study", "flow", "config", "__init__", "__main__"}

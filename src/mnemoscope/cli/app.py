@@ -5,7 +5,7 @@ from collections.abc import Callable
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import benchmark, demo, describe, duplicates, study, tables
+from mnemoscope.cli import audit, benchmark, demo, describe, duplicates, search, study, tables
 
 __all__ = ["app", "verbs"]
 
@@ -51,7 +51,9 @@ _VERBS: dict[str, Callable[..., None]] = {
     "benchmark": benchmark.benchmark,
     "localize": study.localize,
     "knockout": study.knockout,
+    "search": search.search,
     "report": study.report,
+    "audit": audit.audit,
     "describe": describe.describe,
 }
 for _name, _function in _VERBS.items():

@@ -78,6 +78,10 @@ class WindowCutter:
         """Token ids of a whole text."""
         return self._encode(text)[0]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids of a whole text and the characters each covers, None without offsets."""
+        return self._encode(text)
+
     def decode(self, tokens: list[list[int]]) -> list[str]:
         """Text of each list of tokens, special tokens included."""
         if not tokens:

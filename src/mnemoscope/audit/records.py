@@ -1,0 +1,195 @@
+"""The table of spans: one row a span, with its verdict, its grounds and its evidence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.audit.prior import Prior
+from mnemoscope.audit.rule import GUESS, RECALL
+from mnemoscope.audit.spans import Span
+
+__all__ = ["SPAN_COLUMNS", "SpanEvidence", "span_frame", "span_row"]
+
+_PIECES = pl.List(pl.String)
+_VALUES = pl.List(pl.Float64)
+_CHOICES = pl.List(pl.List(pl.Struct({"text": pl.String, "logprob": pl.Float64})))
+
+SPAN_COLUMNS: dict[str, Any] = {
+    "document": pl.String,
+    "start": pl.Int64,
+    "end": pl.Int64,
+    "verdict": pl.String,
+    "reason": pl.String,
+    "tokens": pl.Int64,
+    "score": pl.Float64,
+    "probability": pl.Float64,
+    "reference_reproduces": pl.Boolean,
+    "reference_score": pl.Float64,
+    "text": pl.String,
+    "common_prefix": pl.Int64,
+    "verbatim_length": pl.Int64,
+    "is_copied": pl.Boolean,
+    "windows": pl.Int64,
+    "rouge_l": pl.Float64,
+    "rouge_3": pl.Float64,
+    "is_incrementing": pl.Boolean,
+    "is_repeating": pl.Boolean,
+    "extraction_logprob": pl.Float64,
+    "extraction_probability": pl.Float64,
+    "tries": pl.Int64,
+    "perplexity": pl.Float64,
+    "perplexity_without_prefix": pl.Float64,
+    "prior_gain": pl.Float64,
+    "prior_reproduced": pl.Int64,
+    "prior_prefixes": pl.Int64,
+    "prior_source": pl.String,
+    "log_likelihood_ratio": pl.Float64,
+    "rule_says": pl.String,
+    "prior_says": pl.String,
+    "reference_says": pl.String,
+    "grounds_disagree": pl.Boolean,
+    "window_token": pl.Int64,
+    "window_start": pl.Int64,
+    "window_end": pl.Int64,
+    "suffix_start": pl.Int64,
+    "window_tokens": pl.List(pl.Int32),
+    "continuation_tokens": pl.List(pl.Int32),
+    "prefix_text": pl.String,
+    "suffix_pieces": _PIECES,
+    "continuation_pieces": _PIECES,
+    "token_logprobs": _VALUES,
+    "reference_logprobs": _VALUES,
+    "alternatives": _CHOICES,
+}
+"""Columns of `spans.parquet`, in order; docs/audit.md says what each is."""
+
+
+@dataclass(frozen=True)
+class SpanEvidence:
+    """What was asked about the window that speaks for a span; S tokens of the suffix.
+
+    Attributes:
+        window: token ids of the window.
+        suffix_pieces: text of each token of the suffix.
+        continuation_pieces: text of each token that the model wrote.
+        logprobs: log-probability of each token of the suffix, nats.
+        sampling_logprob: log-probability of sampling the suffix in one try.
+        tries: tries needed, None: it does not come out.
+        alternatives: for each token the likeliest tokens as text and log-probability.
+        alone_logprobs: log-probabilities without the prefix; the first may be NaN.
+        prior: see `prior`, None where it was not asked.
+        reference_score: share of matching tokens of the reference model, None without one.
+        reference_logprobs: as `logprobs`, of the reference model.
+    """
+
+    window: list[int]
+    suffix_pieces: list[str]
+    continuation_pieces: list[str]
+    logprobs: list[float]
+    sampling_logprob: float
+    tries: int | None
+    alternatives: list[list[dict[str, Any]]]
+    alone_logprobs: list[float]
+    prior: Prior | None
+    reference_score: float | None
+    reference_logprobs: list[float] | None
+
+
+def span_row(
+    span: Span,
+    evidence: SpanEvidence,
+    *,
+    document: str,
+    text: str,
+    places: dict[str, int],
+    threshold: float,
+) -> dict[str, Any]:
+    """One row of the table.
+
+    Args:
+        span: the span.
+        evidence: of its window.
+        document: name of its document.
+        text: the document's text.
+        places: characters: `start`, `end`, `window_start`, `suffix_start`, `window_end`.
+        threshold: share of matching tokens from which on a text counts as reproduced.
+    """
+    row = dict.fromkeys(SPAN_COLUMNS) | places
+    row |= {"document": document, "text": text[places["start"] : places["end"]]}
+    row |= _found(span, places, text) | _asked(evidence)
+    reference = evidence.reference_score
+    row["reference_reproduces"] = None if reference is None else reference >= threshold - 1e-9
+    return row | _grounds(span, evidence.prior, row["reference_reproduces"])
+
+
+def span_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """The table of all spans; without rows it has all its columns."""
+    return pl.DataFrame(list(rows), schema=SPAN_COLUMNS)
+
+
+def _found(span: Span, places: dict[str, int], text: str) -> dict[str, Any]:
+    """What the windows of the span say."""
+    hit, ruling = span.hit, span.hit.ruling
+    copied = "; all that the model writes stands in the prefix already" if span.is_copied else ""
+    return {
+        "verdict": span.verdict,
+        "reason": ruling.reason + copied,
+        "tokens": span.last - span.first,
+        "score": hit.score,
+        "common_prefix": hit.common,
+        "verbatim_length": span.verbatim_length,
+        "is_copied": span.is_copied,
+        "windows": span.n_hits,
+        "rouge_l": ruling.rouge_l,
+        "rouge_3": ruling.rouge_3,
+        "is_incrementing": ruling.is_incrementing,
+        "is_repeating": ruling.is_repeating,
+        "window_token": hit.first,
+        "continuation_tokens": hit.continuation,
+        "prefix_text": text[places["window_start"] : places["suffix_start"]],
+    }
+
+
+def _asked(evidence: SpanEvidence) -> dict[str, Any]:
+    """What the models' outputs say."""
+    values, alone = np.array(evidence.logprobs), np.array(evidence.alone_logprobs)
+    both = ~np.isnan(alone)
+    reference, prior = evidence.reference_logprobs, evidence.prior
+    return {
+        "extraction_logprob": evidence.sampling_logprob,
+        "extraction_probability": float(np.exp(evidence.sampling_logprob)),
+        "tries": evidence.tries,
+        "perplexity": float(np.exp(-values[both].mean())),
+        "perplexity_without_prefix": float(np.exp(-alone[both].mean())),
+        "prior_gain": prior and prior.gain,
+        "prior_reproduced": prior and prior.n_reproduced,
+        "prior_prefixes": prior and prior.n_prefixes,
+        "prior_source": prior and prior.source,
+        "log_likelihood_ratio": None if reference is None else float((values - reference).mean()),
+        "reference_score": evidence.reference_score,
+        "reference_logprobs": reference,
+        "window_tokens": evidence.window,
+        "suffix_pieces": evidence.suffix_pieces,
+        "continuation_pieces": evidence.continuation_pieces,
+        "token_logprobs": evidence.logprobs,
+        "alternatives": evidence.alternatives,
+    }
+
+
+def _grounds(span: Span, prior: Prior | None, reference: bool | None) -> dict[str, Any]:
+    """What each ground says by itself, and whether they differ."""
+    prior_says = None
+    if prior is not None:
+        # After half of the other prefixes or more the whole text comes out: it needs no own one.
+        prior_says = GUESS if 2 * prior.n_reproduced >= prior.n_prefixes else RECALL
+    reference_says = None if reference is None else (GUESS if reference else RECALL)
+    said = {span.verdict, prior_says, reference_says} - {None}
+    return {
+        "rule_says": span.hit.ruling.verdict,
+        "prior_says": prior_says,
+        "reference_says": reference_says,
+        "grounds_disagree": len(said) > 1,
+    }

@@ -1,0 +1,310 @@
+"""Audit documents: `mnemoscope audit MODEL DOCUMENTS -o DIR`.
+
+Windows, spans, evidence, then `spans.parquet`, `audit.html` and, last, `audit.json`: a folder
+with `audit.json` holds a whole audit.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.atomic_write import write_json, write_parquet, write_text
+from mnemoscope.audit.ask import ask_about, check_same_tokens
+from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, versions
+from mnemoscope.audit.growth import grow
+from mnemoscope.audit.page import render_page
+from mnemoscope.audit.parts import Parts
+from mnemoscope.audit.records import span_frame, span_row
+from mnemoscope.audit.rule import rule_windows
+from mnemoscope.audit.scan import coarse_starts, cut, scan_windows
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import Hit, Span, find_spans, places_to_grow
+from mnemoscope.audit.summary import overall, summarize
+from mnemoscope.audit.texts import Document, Reading
+from mnemoscope.audit.tokens import Tokens, character_range, tokenize
+from mnemoscope.errors import UserError
+from mnemoscope.lm.language_model import LanguageModel, check_fits
+from mnemoscope.progress import say, track
+
+__all__ = ["audit_documents", "audit_spans", "prepare_folder"]
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the audit's folder, or say why it cannot be.
+
+    Args:
+        out: the folder.
+
+    Raises:
+        UserError: a file is in the way, or there is no permission.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out}: a file is in the way. Choose another folder with -o.") from None
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}). Choose another.") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: no permission to write here. Choose another place with -o.")
+    for name in ("texts", "parts"):
+        if (out / name).is_symlink():
+            raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
+
+
+def audit_documents(
+    lm: LanguageModel,
+    reading: Reading,
+    out: Path,
+    *,
+    settings: AuditSettings | None = None,
+    reference: LanguageModel | None = None,
+    command: Sequence[str] = (),
+    names: dict[str, str] | None = None,
+    redo: bool = False,
+) -> dict[str, Any]:
+    """Audit documents and write the audit.
+
+    Args:
+        lm: the audited model, with its tokenizer.
+        reading: the documents, from `read_documents`.
+        out: folder of the audit; a run that was stopped there goes on.
+        settings: of the audit; None takes the defaults.
+        reference: a model that cannot have seen the documents, or None.
+        command: recorded, so that someone else can repeat it.
+        names: what `model` and `reference` were called, where that is not their path.
+        redo: write over an audit of other documents or settings.
+
+    Returns:
+        What `audit.json` holds.
+
+    Raises:
+        UserError: another audit is in the folder, a reference of another family, a model without
+            tokenizer or with too few positions.
+    """
+    settings = settings or AuditSettings()
+    prepare_folder(out)
+    _check_models(lm, reference, settings)
+    tokens = _tokenize(reading.documents, lm)
+    key = _key(lm, reference, reading.documents, tokens, settings)
+    done = _finished(out, key, redo)
+    if done is not None:
+        say(f"{out}: this audit is already there.")
+        return done
+    parts = Parts(out, key)
+    windows = scan_windows(lm, tokens, settings=settings, parts=parts)
+    frame = audit_spans(
+        lm, reading.documents, tokens, windows, settings=settings, reference=reference
+    )
+    names = {"model": lm.name, "reference": reference.name if reference else "", **(names or {})}
+    record = {
+        "schema": "mnemoscope audit",
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "command": list(command),
+        "versions": versions(),
+        "model": model_facts(lm, names["model"]),
+        "reference": None if reference is None else model_facts(reference, names["reference"]),
+        "settings": settings.model_dump(),
+        "encoding": reading.encoding,
+        **_summaries(reading, tokens, windows, frame, settings),
+    }
+    _write(out, record, reading.documents, frame)
+    parts.remove()
+    return record
+
+
+def audit_spans(
+    lm: LanguageModel,
+    documents: Sequence[Document],
+    tokens: Sequence[Tokens],
+    windows: pl.DataFrame,
+    *,
+    settings: AuditSettings,
+    reference: LanguageModel | None = None,
+) -> pl.DataFrame:
+    """Make the table of spans from continued windows.
+
+    Args:
+        lm: the audited model.
+        documents: their texts.
+        tokens: their tokens.
+        windows: from `scan_windows`.
+        settings: of the audit.
+        reference: a model of the same tokenizer, or None.
+
+    Returns:
+        Columns `records.SPAN_COLUMNS`, in the order of documents and characters.
+    """
+    hits = _hits(lm, tokens, windows, settings)
+    places = [
+        (number, first)
+        for number, found in hits.items()
+        for first in places_to_grow(found, len(tokens[number].ids))
+    ]
+    grown = dict(zip(places, grow(lm, tokens, places, settings), strict=True))
+    spans: list[tuple[int, Span]] = []
+    for number, found in hits.items():
+        mine = {first: growth for (owner, first), growth in grown.items() if owner == number}
+        spans += [(number, span) for span in find_spans(found, mine, len(tokens[number].ids))]
+    asked = ask_about(lm, tokens, spans, settings=settings, reference=reference)
+    return span_frame(
+        [
+            span_row(
+                span,
+                evidence,
+                document=documents[number].name,
+                text=documents[number].text,
+                places=_places(tokens[number], span, settings),
+                threshold=settings.threshold,
+            )
+            for (number, span), evidence in zip(spans, asked, strict=True)
+        ]
+    )
+
+
+def _check_models(
+    lm: LanguageModel, reference: LanguageModel | None, settings: AuditSettings
+) -> None:
+    if lm.tokenizer is None:
+        raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
+    check_fits(lm, settings.length)
+    if reference is not None:
+        check_same_tokens(lm, reference)
+        check_fits(reference, settings.length)
+
+
+def _tokenize(documents: Sequence[Document], lm: LanguageModel) -> list[Tokens]:
+    with track("tokens", total=len(documents), unit="documents") as progress:
+        found = []
+        for document in documents:
+            found.append(tokenize(document.text, lm.tokenizer))
+            progress.advance()
+    return found
+
+
+def _key(
+    lm: LanguageModel,
+    reference: LanguageModel | None,
+    documents: Sequence[Document],
+    tokens: Sequence[Tokens],
+    settings: AuditSettings,
+) -> str:
+    """Hash of everything that decides what an audit says."""
+    whole = hashlib.sha256()
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "model": [lm.fingerprint, lm.dtype, lm.bos_id],
+        "reference": reference and [reference.fingerprint, reference.dtype, reference.bos_id],
+        "settings": settings.model_dump(),
+        "documents": [[document.name, document.sha256] for document in documents],
+    }
+    whole.update(json.dumps(facts, sort_keys=True).encode())
+    for one in tokens:
+        whole.update(hashlib.sha256(one.ids.tobytes()).digest())
+    return whole.hexdigest()
+
+
+def _finished(out: Path, key: str, redo: bool) -> dict[str, Any] | None:
+    """The audit that is already there, if it is this one; another one is not written over."""
+    path = out / "audit.json"
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        is_this = record["key"] == key and record["spans_sha256"] == file_sha256(
+            out / "spans.parquet"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        record, is_this = {}, False
+    if is_this and (out / "audit.html").is_file():
+        return dict(record)
+    if not redo:
+        raise UserError(
+            f"{out}: holds an audit of other documents, settings or another model. Choose another "
+            "folder with -o, or --redo to write over it."
+        )
+    path.unlink()
+    return None
+
+
+def _hits(
+    lm: LanguageModel, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
+) -> dict[int, list[Hit]]:
+    """The hits of each document that has any, in order, each judged by the rule."""
+    rows = windows.filter(pl.col("continuation").is_not_null())
+    places = list(rows.select("document", "first").iter_rows())
+    ids = cut(tokens, places, settings.length)
+    rulings = rule_windows(lm.tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
+    found: dict[int, list[Hit]] = {}
+    for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
+        is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
+        begin = row["first"] + settings.prefix
+        covered = (begin + int(is_right[0]), begin + int(is_right[-1]) + 1)
+        hit = Hit(row["first"], row["common"], row["score"], row["continuation"], covered, ruling)
+        found.setdefault(row["document"], []).append(hit)
+    return found
+
+
+def _places(tokens: Tokens, span: Span, settings: AuditSettings) -> dict[str, int]:
+    """Characters of a span and of the window that speaks for it."""
+    start, end = character_range(tokens, span.first, span.last)
+    first, last = span.hit.first, span.hit.first + settings.length
+    window_start, window_end = character_range(tokens, first, last)
+    return {
+        "start": start,
+        "end": end,
+        "window_start": window_start,
+        "suffix_start": int(tokens.starts[first + settings.prefix]),
+        "window_end": window_end,
+    }
+
+
+def _summaries(
+    reading: Reading,
+    tokens: Sequence[Tokens],
+    windows: pl.DataFrame,
+    frame: pl.DataFrame,
+    settings: AuditSettings,
+) -> dict[str, Any]:
+    """Documents with their shares, what was passed over, and the whole."""
+    rows = []
+    for number, (document, own) in enumerate(zip(reading.documents, tokens, strict=True)):
+        spans = frame.filter(pl.col("document") == document.name)
+        row = summarize(
+            document.name,
+            n_characters=len(document.text),
+            n_tokens=len(own.ids),
+            n_windows=windows.filter(pl.col("document") == number).height,
+            suffix=settings.suffix,
+            spans=spans.select("start", "end", "verdict").rows(),
+        )
+        text_file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
+        row |= {
+            "sha256": document.sha256,
+            "text_file": text_file,
+            "is_too_short": not coarse_starts(len(own.ids), settings),
+        }
+        rows.append(row)
+    skipped = [{"document": one.name, "reason": one.reason} for one in reading.skipped]
+    return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
+
+
+def _write(
+    out: Path, record: dict[str, Any], documents: Sequence[Document], frame: pl.DataFrame
+) -> None:
+    """Write everything, `audit.json` last."""
+    for row, document in zip(record["documents"], documents, strict=True):
+        if row["text_file"] is not None:
+            (out / "texts").mkdir(exist_ok=True)
+            write_text(out / row["text_file"], document.text)
+    write_parquet(out / "spans.parquet", frame)
+    record["spans_sha256"] = file_sha256(out / "spans.parquet")
+    texts = {document.name: document.text for document in documents}
+    write_text(out / "audit.html", render_page(record, frame, texts))
+    write_json(out / "audit.json", record)

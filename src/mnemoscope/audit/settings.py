@@ -1,0 +1,72 @@
+"""What an audit can be told: window, threshold, sampling and the other prefixes of the prior."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mnemoscope.errors import UserError, nearest
+
+__all__ = ["AuditSettings", "audit_settings"]
+
+
+class AuditSettings(BaseModel):
+    """Settings of one audit; they stand in `audit.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: int = Field(32, ge=1, description="Tokens of the document that the model is shown.")
+    suffix: int = Field(32, ge=1, description="Tokens it is asked for.")
+    stride: int = Field(8, ge=1, description="Tokens from one window to the next.")
+    threshold: float = Field(
+        0.9, gt=0, le=1, description="Share of the suffix's tokens that makes a window a hit."
+    )
+    refine_from: int = Field(
+        8,
+        ge=1,
+        description="Around a window whose first tokens, this many, come out, every start is "
+        "tried that the stride left out.",
+    )
+    max_growth: int = Field(128, ge=0, description="Tokens that a span may grow past a window.")
+    patterns: Literal["published", "strict"] = Field(
+        "published", description="Mode of the rules for counting and repeating text."
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of the sampling asked about.")
+    top_k: int = Field(40, ge=0, description="Tokens it samples from; 0 is all.")
+    probability: float = Field(
+        0.9, gt=0, lt=1, description="Chance with which the tries are to give the text."
+    )
+    n_prefixes: int = Field(8, ge=0, description="Other prefixes of the prior; 0 leaves it out.")
+    batch_size: int = Field(64, ge=1, description="Windows a forward pass.")
+    seed: int = Field(0, description="Draws the other prefixes.")
+
+    @property
+    def length(self) -> int:
+        """Tokens of a window."""
+        return self.prefix + self.suffix
+
+    @property
+    def n_allowed(self) -> int:
+        """Tokens of the suffix that a hit may get wrong."""
+        return int((1 - self.threshold) * self.suffix + 1e-9)
+
+
+def audit_settings(**values: Any) -> AuditSettings:
+    """Check settings; None stands for the default.
+
+    Args:
+        values: fields of `AuditSettings`.
+
+    Raises:
+        UserError: an unknown name or a value out of range.
+    """
+    try:
+        return AuditSettings(**{key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        hint = (
+            nearest(name, AuditSettings.model_fields)
+            if name not in (AuditSettings.model_fields)
+            else ""
+        )
+        raise UserError(f"{name} {first['input']}: {first['msg'].lower()}.{hint}") from None

@@ -1,0 +1,254 @@
+"""The verb audit: which passages of documents a model repeats, guessed or recalled."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
+from mnemoscope.cli.study import shown
+from mnemoscope.config import EMBEDDED
+from mnemoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mnemoscope.audit.summary import Gate
+    from mnemoscope.audit.verify import Verification
+    from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["audit"]
+
+_GATE_FAILED = 3
+_NO_REFERENCE = "none"
+
+_Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Folder for the audit.", show_default=False),
+]
+
+
+def audit(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False),
+    ] = None,
+    documents: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Texts, Markdown, code, HTML, PDF, DOCX, folders, .jsonl or .parquet with a "
+            "column 'text', or - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    out: _Out = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="A model of the same tokenizer that cannot have seen the documents; of "
+            "'embedded' its own, 'none' for none.",
+            show_default=False,
+        ),
+    ] = None,
+    fail_if: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-if",
+            help="Exit with status 3 if so, for example 'recalled > 0.5%'.",
+            show_default=False,
+        ),
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify", help="Repeat the passages of an audit's folder.", show_default=False
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Share of right tokens (default 0.9).")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="Tokens between windows (default 8).")
+    ] = None,
+    prefix: Annotated[
+        int | None, typer.Option("--prefix", help="Tokens the model is shown (default 32).")
+    ] = None,
+    suffix: Annotated[
+        int | None, typer.Option("--suffix", help="Tokens it is asked for (default 32).")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the sampling (default 1).")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Tokens sampled from, 0 is all (default 40).")
+    ] = None,
+    probability: Annotated[
+        float | None,
+        typer.Option("--probability", help="Chance wanted of the tries (default 0.9)."),
+    ] = None,
+    patterns: Annotated[
+        str | None, typer.Option("--patterns", help="published (default) or strict rules.")
+    ] = None,
+    n_prefixes: Annotated[
+        int | None,
+        typer.Option("--other-prefixes", help="Other prefixes tried, 0 is none (default 8)."),
+    ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text files.")] = "utf-8",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Windows a forward pass (default 64).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Draws other prefixes.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Hub revision of the model.")
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the passages of documents that a model repeats, and say: guessed or recalled.
+
+    Example: mnemoscope audit embedded README.md -o audit
+    """
+    given = {"dtype": dtype or "float32", "device": device or "auto"}
+    if verify is not None:
+        _refuse_beside_verify(model, documents, out)
+        with shown(quiet):
+            found = _verify(verify, given["device"])
+        _print_verification(verify, found)
+        return
+    if model is None or not documents:
+        raise UserError(
+            "audit wants a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
+        )
+    if out is None:
+        raise UserError("audit wants a folder for the result: add -o DIR.")
+    from mnemoscope.audit.settings import audit_settings
+    from mnemoscope.audit.summary import parse_gate
+
+    gate = parse_gate(fail_if) if fail_if is not None else None
+    settings = audit_settings(
+        threshold=threshold,
+        stride=stride,
+        prefix=prefix,
+        suffix=suffix,
+        temperature=temperature,
+        top_k=top_k,
+        probability=probability,
+        patterns=patterns,
+        n_prefixes=n_prefixes,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    with shown(quiet):
+        record = _audit(
+            model, documents, out, settings, reference, revision, encoding, given, redo=redo
+        )
+    _print_record(out, record)
+    if gate is not None:
+        _judge(gate, record)
+
+
+def _audit(
+    model: str,
+    sources: list[str],
+    out: Path,
+    settings: Any,
+    reference: str | None,
+    revision: str | None,
+    encoding: str,
+    given: dict[str, str],
+    *,
+    redo: bool,
+) -> dict[str, Any]:
+    """Read, load and audit; nothing is loaded for documents that cannot be read."""
+    from mnemoscope.audit.run import audit_documents, prepare_folder
+    from mnemoscope.audit.texts import read_documents
+    from mnemoscope.progress import say
+
+    prepare_folder(out)
+    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+    for one in reading.skipped:
+        say(f"Not read: {one.name}: {one.reason}")
+    lm = _load(model, "model", revision, given)
+    beside = _reference_name(model, reference)
+    return audit_documents(
+        lm,
+        reading,
+        out,
+        settings=settings,
+        reference=None if beside is None else _load(beside, "reference", None, given),
+        command=["mnemoscope", *sys.argv[1:]],
+        names={"model": model, "reference": beside or ""},
+        redo=redo,
+    )
+
+
+def _reference_name(model: str, reference: str | None) -> str | None:
+    """What was asked for, else the embedded model's own, else None."""
+    if reference == _NO_REFERENCE:
+        return None
+    return reference or (EMBEDDED if model == EMBEDDED else None)
+
+
+def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> "LanguageModel":
+    from mnemoscope.embedded import model_path, reference_path
+    from mnemoscope.lm.loading import load_model
+    from mnemoscope.progress import say
+
+    say(f"Loading the {role} {name}")
+    if name == EMBEDDED:
+        name = str(reference_path() if role == "reference" else model_path())
+    return load_model(name, revision=revision, **given)
+
+
+def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: Path | None) -> None:
+    if model is not None or documents or out is not None:
+        raise UserError("--verify repeats what stands in its folder: give that folder and no more.")
+
+
+def _verify(folder: Path, device: str) -> "Verification":
+    from mnemoscope.audit.verify import verify_audit
+
+    def load(facts: dict[str, Any]) -> "LanguageModel":
+        given = {"dtype": facts["dtype"], "device": device}
+        return _load(facts["name"], "model", facts["revision"], given)
+
+    return verify_audit(folder, load)
+
+
+def _print_verification(folder: Path, found: "Verification") -> None:
+    for line in [*found.problems, *found.notes]:
+        print(line)
+    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
+    if found.problems:
+        raise typer.Exit(_GATE_FAILED)
+
+
+def _print_record(out: Path, record: dict[str, Any]) -> None:
+    for row in record["documents"]:
+        if row["is_too_short"]:
+            print(f"{row['document']}: shorter than one window, not asked.")
+    for row in record["skipped"]:
+        print(f"{row['document']}: not read: {row['reason']}")
+    whole = record["summary"]
+    print(
+        f"{whole['documents']} documents, {whole['characters']:,} characters: "
+        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
+        f"({whole['guess_spans']} passages), {_share(whole['recalled'])} recalled "
+        f"({whole['recall_spans']} passages)."
+    )
+    print(f"Wrote {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+
+
+def _share(share: dict[str, float]) -> str:
+    return f"{100 * share['share']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+
+
+def _judge(gate: "Gate", record: dict[str, Any]) -> None:
+    """Leave with status 3 if the condition holds."""
+    if not gate.is_failed(record["summary"]):
+        print(f"Passed: not {gate.text}.")
+        return
+    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
+    raise typer.Exit(_GATE_FAILED)
