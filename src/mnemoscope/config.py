@@ -20,6 +20,7 @@ __all__ = [
     "LabelSettings",
     "LocalizeSettings",
     "ModelSettings",
+    "SearchSettings",
     "SequenceSettings",
     "StudySettings",
     "TrainSettings",
@@ -288,6 +289,62 @@ class StudySettings(_Settings):
     capture: CaptureSettings = Field(default_factory=CaptureSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+class SearchSettings(_Settings):
+    """Taxonomies found, not only tried (verb `search`)."""
+
+    nodes: list[str] = Field(
+        default=[
+            *("Recite", "Reconstruct", "Guess", "Code", "Entropy", "ShannonLength"),
+            *("TokenFrequency", "PrefixPerplexity", "SuffixPerplexity", "Prior"),
+        ],
+        min_length=1,
+        description="Nodes to build from, each with a range of thresholds if wanted "
+        "(Entropy[3.5..5]), or YAML files with nodes of your own.",
+    )
+    classes: list[Literal[3, 4]] = Field(
+        default=[3, 4], min_length=1, description="Classes of a taxonomy, Non-Memo included."
+    )
+    objective: Literal["excess", "min_f1", "auc", "auc_excess"] = Field(
+        default="excess",
+        description="What is maximized: excess alignment, min-F1, mean pairwise AUC, or the excess "
+        "of that.",
+    )
+    candidates: int = Field(
+        default=60, ge=1, description="Different taxonomies that are scored at the cheapest rung."
+    )
+    reduction: int = Field(
+        default=3, ge=2, description="Of the taxonomies of a rung, one in so many goes on."
+    )
+    finalists: int = Field(
+        default=3, ge=1, description="Taxonomies that are scored on the final part in the end."
+    )
+    beside: list[str] = Field(
+        default=[PAPER_NAME, PRASHANTH_NAME],
+        description="Taxonomies that stand beside the finalists.",
+    )
+    n_train: int = Field(default=300, ge=4, description="Training sequences a class, at most.")
+    n_select: int = Field(
+        default=150, ge=2, description="Sequences a class that the choice is made on, at most."
+    )
+    n_final: int = Field(
+        default=300, ge=2, description="Sequences a class of the final evaluation, at most."
+    )
+    minimum: int = Field(
+        default=30, ge=4, description="Sequences a class needs in each of the three parts."
+    )
+    seeds: list[int] = Field(
+        default=[0, 1], min_length=1, description="Seeds of the CNNs of the last rung."
+    )
+    other_prefixes: int = Field(
+        default=4, ge=1, description="Other prefixes that each suffix is put behind (node Prior)."
+    )
+    capture_all: bool = Field(
+        default=False,
+        description="First capture every memorized sequence, and half as many that are not.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of parts, proposals and bootstrap.")
+
+
     localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
     knockout: KnockoutSettings = Field(default_factory=KnockoutSettings)
 
@@ -302,6 +359,7 @@ def load_settings(path: Path | str) -> StudySettings:
     Args:
         path: a YAML file as `mnemoscope init` writes it.
 
+    search: SearchSettings = Field(default_factory=SearchSettings)
     Raises:
         UserError: missing or unreadable file, no YAML, unknown key (with the nearest known one),
             or a value out of its range.

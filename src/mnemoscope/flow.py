@@ -22,6 +22,7 @@ class Stage:
 _MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
 _TOKENS = ("sequences", "model.name", "model.revision")
 _CNN_SETTINGS = ("preset", "kernels", "filters", "poolings", "seeds", "device")
+_FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
 _TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
 
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
@@ -66,3 +67,10 @@ STAGES: tuple[Stage, ...] = (
 def stage_named(name: str) -> Stage:
     """The stage of this name (KeyError for a name that is none of ours)."""
     return {stage.name: stage for stage in STAGES}[name]
+    Stage(
+        "search",
+        ("capture",),
+        ("search", *(f"train.{key}" for key in _FIRST_CNN), "label.non_memo_suffix"),
+        ("search.parquet", "search.yaml"),
+        optional=True,
+    ),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "Stage", "Study", "stage_named"]
 
+_NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 STUDY_VERSION = 1
 SETTINGS_FILE = "study.yaml"
 LOCK_FILE = ".lock"
@@ -426,9 +427,8 @@ def _weigh_split(flat: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]
 
 def _taxonomy_digests(flat: dict[str, Any]) -> list[str]:
     """Hashes of the taxonomy files that the settings name: an edited file is another taxonomy."""
-    paths = [
-        Path(one) for one in flat.get("label.taxonomies", []) if one.endswith((".yaml", ".yml"))
-    ]
+    named = [one for key in _NAMING for one in flat.get(key, [])]
+    paths = [Path(one) for one in named if one.endswith((".yaml", ".yml"))]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
 

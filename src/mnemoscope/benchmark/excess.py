@@ -24,7 +24,14 @@ from mnemoscope.cnn.intervals import (
     resample_confusions,
 )
 
-__all__ = ["CONTROLS", "Excess", "measure_excess"]
+__all__ = [
+    "CONTROLS",
+    "Excess",
+    "draw_seeds",
+    "measure_excess",
+    "min_f1_drawn",
+    "over_largest",
+]
 
 CONTROLS = ("blind", "ngram", "reference")
 """Sources that a min-F1 is held against; the largest counts."""
@@ -82,14 +89,15 @@ def measure_excess(
     _check_pairs(model, controls)
     sources = {"model": model, **controls}
     once = Resamples(np.ones((1, len(model.true)), dtype=np.int32), None)
-    observed = {name: float(_min_f1(votes, once)[0]) for name, votes in sources.items()}
+    observed = {name: float(min_f1_drawn(votes, once)[0]) for name, votes in sources.items()}
     sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
     seeds = {name: votes.seeds for name, votes in sources.items()}
-    runs = _draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
+    runs = draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
     drawn = {
-        name: _min_f1(votes, Resamples(sequences, runs[name])) for name, votes in sources.items()
+        name: min_f1_drawn(votes, Resamples(sequences, runs[name]))
+        for name, votes in sources.items()
     }
-    low, high = interval_of(_over_largest(drawn))
+    low, high = interval_of(over_largest(drawn))
     strongest = max(controls, key=lambda name: observed[name])
     found = Excess(observed["model"] - observed[strongest], low, high, strongest, observed["model"])
     if not measures_auc(sources):
@@ -103,7 +111,7 @@ def _auc_excess(
 ) -> tuple[tuple[float, ...], tuple[Interval, ...]]:
     """The model's AUC minus the largest control's, pair by pair, with paired intervals."""
     seeds = {name: votes.score_seeds for name, votes in sources.items()}
-    runs = _draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
+    runs = draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
     once = Resamples(np.ones((1, sequences.shape[1]), dtype=np.int32), None)
     values, intervals = [], []
     for pair in auc_pairs(sources["model"].n_classes):
@@ -112,12 +120,12 @@ def _auc_excess(
             name: mean_auc(votes, pair, Resamples(sequences, runs[name]))
             for name, votes in sources.items()
         }
-        values.append(float(_over_largest(observed)[0]))
-        intervals.append(interval_of(_over_largest(drawn)))
+        values.append(float(over_largest(observed)[0]))
+        intervals.append(interval_of(over_largest(drawn)))
     return tuple(values), tuple(intervals)
 
 
-def _over_largest(figures: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+def over_largest(figures: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """The model's figure minus the largest of the others, for every resample."""
     others = [values for name, values in figures.items() if name != "model"]
     difference: NDArray[np.float64] = figures["model"] - np.max(others, axis=0)
@@ -134,7 +142,7 @@ def _check_pairs(model: Votes, controls: Mapping[str, Votes]) -> None:
             raise ValueError(f"excess: {name} was evaluated on other sequences or classes")
 
 
-def _draw_seeds(
+def draw_seeds(
     seeds_of: Mapping[str, np.ndarray | None], n_resamples: int, generator: np.random.Generator
 ) -> dict[str, NDArray[np.int32]]:
     """Draw seeds with replacement, once for all sources that share them; a run as its seed.
@@ -154,7 +162,7 @@ def _draw_seeds(
     return weights
 
 
-def _min_f1(votes: Votes, resamples: Resamples) -> NDArray[np.float64]:
+def min_f1_drawn(votes: Votes, resamples: Resamples) -> NDArray[np.float64]:
     """Min-F1 of one source in each resample, settings and epochs summed as published."""
     return min_f1_of_each(
         resample_confusions(votes.predicted, votes.true, votes.n_classes, resamples)

@@ -76,6 +76,21 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
     columns = [name for name in ("tokens", "continuation") if name in table.columns]
     rows = wanted.join(
         table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
+def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
+    """Capture further rows with every model that the study holds maps of.
+
+    Args:
+        study: with the stage done.
+        models: the study's models.
+        wanted: columns `sequence_id`, `suffix`; own suffixes must have been decoded.
+    """
+    tokens = shown_tokens(study.sequences, wanted)
+    _capture(study, "model", models.model(study), wanted, tokens)
+    reference = models.reference(study)
+    if reference is not None and study.settings.benchmark.controls:
+        _capture(study, "reference", reference, wanted, tokens)
+
+
     )
     tokens = token_matrix(rows)
     own = np.flatnonzero((rows["suffix"] == "own").to_numpy())

@@ -54,7 +54,9 @@ __all__ = [
     "job_maps",
     "jobs_of",
     "load_outcome",
+    "make_job",
     "run_job",
+    "run_job_on",
     "sample_rows",
     "true_labels",
 ]
@@ -141,7 +143,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
-                    yield _job(study, sample, rows, source, setting, seed)
+                    yield make_job(study, sample, rows, source, setting, seed)
 
 
 def _controlled(study: Study) -> set[str] | None:
@@ -160,7 +162,11 @@ def run_job(job: Job) -> str:
         MnemoscopeError: maps missing or damaged, no room.
     """
     study = Study(job.study)
-    rows = sample_rows(study, job.sample)
+    return run_job_on(study, job, sample_rows(study, job.sample))
+
+
+def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
+    """Run a job on rows that are no sample of the label stage; see `run_job`."""
     if job.setting is None:
         _write_outcome(job, *_baseline_outcome(_fit_baseline(study, job, rows)))
     else:
@@ -335,16 +341,17 @@ def is_finished(job: Job) -> bool:
     return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
 
 
-def _job(
+def make_job(
     study: Study,
     sample: str,
     rows: SampleRows,
     source: str,
     setting: CnnSetting | None,
     seed: int,
+    preset: str | None = None,
 ) -> Job:
-    """A job with its key."""
-    preset = study.settings.train.preset
+    """Make a job with its key; `preset` is that of the settings unless another is named."""
+    preset = preset or study.settings.train.preset
     control_seed = study.settings.benchmark.seed
     basis = [
         _digest(rows.train),

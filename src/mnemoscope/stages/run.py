@@ -14,6 +14,7 @@ from mnemoscope.stages.labels import label_stage
 from mnemoscope.stages.localize import localize_stage
 from mnemoscope.stages.models import Models
 from mnemoscope.stages.report import report_stage
+from mnemoscope.stages.search import search_stage
 from mnemoscope.stages.sequences import found_study
 from mnemoscope.stages.training import train_stage
 from mnemoscope.study import STAGES, Study, is_study
@@ -29,6 +30,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "benchmark": benchmark_stage,
     "localize": localize_stage,
     "knockout": knockout_stage,
+    "search": search_stage,
     "report": report_stage,
 }
 

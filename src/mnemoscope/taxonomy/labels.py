@@ -10,12 +10,15 @@ import polars as pl
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.names import NULL, Taxonomy
-from mnemoscope.taxonomy.nodes import first_yes
+from mnemoscope.taxonomy.nodes import MEASURES, first_yes
 
 __all__ = ["count_classes", "label_lazily", "label_sequences", "missing_columns"]
 
 _FLAGS = ("is_memorized", "is_incrementing", "is_repeating", "is_code")
-_NUMBERS = ("memorization_score", "duplicates", "rouge_l", "rouge_3")
+_NUMBERS = (
+    *("memorization_score", "duplicates", "rouge_l", "rouge_3"),
+    *(measure.column for measure in MEASURES.values()),
+)
 _MEMORIZED = ("is_memorized", "memorization_score")
 _ROUGE = ("rouge_l", "rouge_3")
 _ROUGE_DECIMALS: dict[pl.DataType, int] = {pl.Float32(): 7, pl.Float64(): 12}
@@ -171,10 +174,15 @@ def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
             if column not in schema:
                 raise UserError(
                     f"the table has no column '{column}', which {node.name} needs."
-                    f"{nearest(column, schema.names())} Run 'mnemoscope features' first, or add "
-                    "the column."
+                    f"{nearest(column, schema.names())} Run 'mnemoscope {_verb(column)}' first, or "
+                    "add the column."
                 )
             _check_type(column, schema[column])
+
+
+def _verb(column: str) -> str:
+    """The verb that makes a column."""
+    return "search" if column in {one.column for one in MEASURES.values()} else "features"
 
 
 def _check_rules(prepared: pl.LazyFrame, taxonomies: Iterable[Taxonomy]) -> None:

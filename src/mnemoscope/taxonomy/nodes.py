@@ -15,12 +15,36 @@ import polars as pl
 
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["FAMILIES", "UNION", "Cut", "Node", "first_yes", "parse_node"]
+__all__ = ["FAMILIES", "MEASURES", "UNION", "Cut", "Measure", "Node", "first_yes", "parse_node"]
 
 UNION = "-or-"
 """Joins two nodes of family 3.B, as the published tables spell it: ``Guess-or-Recollect[5]``."""
 
 _SHAPE = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of each sequence that a node compares with a threshold."""
+
+    column: str
+    words: str
+
+
+MEASURES: dict[str, Measure] = {
+    "Entropy": Measure("token_entropy", "the entropy of its tokens, in bits,"),
+    "ShannonLength": Measure("shannon_length", "the Shannon code length of its text, in bits,"),
+    "TokenFrequency": Measure(
+        "token_frequency", "the median frequency of its tokens, in per cent,"
+    ),
+    "PrefixPerplexity": Measure("prefix_perplexity", "the model's perplexity of the prefix"),
+    "SuffixPerplexity": Measure("suffix_perplexity", "the model's perplexity of the suffix"),
+    "Prior": Measure("prior_gain", "what the own prefix adds to the suffix, in nats a token,"),
+}
+"""Nodes beyond the published ones, written ``Entropy[>4.2]`` or ``Entropy[<=4.2]``.
+
+Their columns come from `sequences.measures` and, where the model is asked, from `search`.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +84,9 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
 
     Args:
         text: ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that
-            is ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, the name of one of `own`, or
-            several of these joined by ``-or-``. Spaces are dropped.
+            is ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
+            (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or several of these
+            joined by ``-or-``. Spaces are dropped.
         own: the user's own nodes by name (see `yaml_file`).
 
     Returns:
@@ -118,6 +143,7 @@ def _hint(name: str, own: Mapping[str, Node]) -> str:
     """The nearest node, with the thresholds that were given."""
     argument = name.partition("[")[2].rstrip("]")
     known = [f"{family}[{argument or 5}]" for family in ("Recite", "Recollect")]
+    known += [f"{measure}[{argument or '>1'}]" for measure in MEASURES]
     known += ["Reconstruct", "Guess", "Code", *own]
     return nearest(name, [*known, f"Guess[{argument}]"] if argument else known)
 
@@ -202,6 +228,27 @@ def _code(name: str, argument: str | None) -> Node:
     return _unite(name, [_flag("is_code", "the text is source code")], "Code")
 
 
+def _measure(name: str, argument: str | None) -> Node:
+    """A measure above a threshold, or at most as high."""
+    family = name.partition("[")[0]
+    measure = MEASURES[family]
+    found = re.fullmatch(r"(>|<=)(-?\d+(?:\.\d*)?)", argument or "")
+    if found is None:
+        raise UserError(
+            f"node '{name}': a side and a threshold in brackets are needed. Write "
+            f"{family}[>1.5] or {family}[<=1.5]."
+        )
+    limit, column = float(found[2]), pl.col(measure.column)
+    is_above = found[1] == ">"
+    return _simple(
+        name,
+        column > limit if is_above else column <= limit,
+        f"{measure.words} is {'above' if is_above else 'at most'} {limit:g}",
+        Cut(measure.column, (limit, math.nextafter(limit, math.inf))),
+        f"{family}[{found[1]}{limit:g}]",
+    )
+
+
 def _read_duplicates(name: str, argument: str | None) -> int:
     """``5`` or ``1k``."""
     found = re.fullmatch(r"(\d{1,15})(k?)", argument or "")
@@ -245,6 +292,10 @@ _FAMILIES: dict[str, Callable[[str, str | None], Node]] = {
     "Reconstruct": _reconstruct,
     "Guess": _guess,
     "Code": _code,
+    **dict.fromkeys(MEASURES, _measure),
 }
-FAMILIES = ("Recite[δ]", "Recollect[δ]", "Reconstruct", "Guess", "Guess[λ-γ]", "Code")
+FAMILIES = (
+    *("Recite[δ]", "Recollect[δ]", "Reconstruct", "Guess", "Guess[λ-γ]", "Code"),
+    *(f"{name}[>x]" for name in MEASURES),
+)
 """How the built-in nodes are written, for messages and help."""

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 
 from rapidfuzz.distance import OSA, Indel
 
+from mnemoscope.taxonomy.nodes import MEASURES
+
 __all__ = ["is_near", "node_meant"]
 
-_NODES = ("Recite", "Recollect", "Reconstruct", "Guess", "Code")
+_NODES = ("Recite", "Recollect", "Reconstruct", "Guess", "Code", *MEASURES)
 _WITH_DUPLICATES = ("Recite", "Recollect")
 _NEAR = 0.8
 """Letters in common, as a share, from which a name counts as misspelt.
@@ -51,6 +53,7 @@ def _single_meant(name: str, own: list[str]) -> str | None:
     )
     if found is None:
         return name if bracket or "]" in name else None
-    argument = rest.rstrip("]") or "5"
-    takes_one = found in _WITH_DUPLICATES or (found == "Guess" and bool(bracket))
+    argument = rest.rstrip("]") or (">1" if found in MEASURES else "5")
+    is_always = found in _WITH_DUPLICATES or found in MEASURES
+    takes_one = is_always or (found == "Guess" and bool(bracket))
     return f"{found}[{argument}]" if takes_one else found

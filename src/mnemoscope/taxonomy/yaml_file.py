@@ -15,7 +15,7 @@ from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Node
 from mnemoscope.taxonomy.sql_rule import make_node
 
-__all__ = ["EXAMPLE", "read_taxonomies"]
+__all__ = ["EXAMPLE", "read_nodes", "read_taxonomies"]
 
 EXAMPLE = """\
 # Nodes of your own: a name, when it says yes (SQL on the columns of the table), what it means.
@@ -59,6 +59,65 @@ def read_taxonomies(path: Path | str) -> list[Taxonomy]:
     if not names:
         raise UserError(f"{path}: no taxonomy in it. List names under 'taxonomies:'.")
     return [_read_taxonomy(path, name, own) for name in names]
+
+
+def read_nodes(path: Path | str) -> dict[str, tuple[Node, ...]]:
+    """Read the nodes of a YAML file, each with the thresholds that a search may try.
+
+    An entry may have ``thresholds:``, a list of numbers; each takes the place of ``{threshold}``
+    in its rule and meaning and makes a node of its own, ``Boilerplate-0_5`` for 0.5.
+
+    Args:
+        path: a file as `EXAMPLE` shows it; its taxonomies are passed over.
+
+    Returns:
+        The nodes in the order of their thresholds, by the name of their entry.
+
+    Raises:
+        UserError: as `read_taxonomies`; thresholds that are no numbers, or no node at all.
+    """
+    path = Path(path)
+    content = _load(path)
+    _check_keys(f"{path}", content, ("nodes", "taxonomies"))
+    own: dict[str, Node] = {}
+    found: dict[str, tuple[Node, ...]] = {}
+    for number, entry in enumerate(_as_list(path, content, "nodes"), start=1):
+        where = f"{path}, node {number}"
+        nodes = []
+        for one in _expand(where, entry):
+            node = _read_node(where, one, own)
+            own[node.name] = node
+            nodes.append(node)
+        found[str(entry["name"]).strip()] = tuple(nodes)
+    if not found:
+        raise UserError(f"{path}: no node in it. List nodes under 'nodes:'.")
+    return found
+
+
+def _expand(where: str, entry: object) -> list[object]:
+    """One entry a threshold, in rising order; an entry without thresholds as it is."""
+    if not isinstance(entry, dict) or "thresholds" not in entry:
+        return [entry]
+    values = entry["thresholds"]
+    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+        raise UserError(f"{where}, thresholds: a list of numbers is needed, such as [0.1, 0.2].")
+    plain = {key: value for key, value in entry.items() if key != "thresholds"}
+    if "{threshold}" not in str(plain.get("yes_when")):
+        raise UserError(f"{where}, thresholds: write {{threshold}} in yes_when, where each goes.")
+    filled = []
+    for value in sorted(set(values)):
+        one = {
+            key: text.replace("{threshold}", f"{value}") if isinstance(text, str) else text
+            for key, text in plain.items()
+        }
+        ending = f"{value}".replace(".", "_").replace("-", "minus")
+        filled.append(one | {"name": f"{plain.get('name')}-{ending}"})
+    return list(filled)
+
+
+def _is_number(value: object) -> bool:
+    """A number; YAML's true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _load(path: Path) -> dict[str, Any]:
