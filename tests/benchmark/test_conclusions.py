@@ -1,5 +1,7 @@
 """The paper's conclusions hold on its own figures, and planted figures turn each verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,16 @@ def test_each_pair_error_is_the_share_of_wrong_names_between_the_two() -> None:
 def test_guess_is_the_best_where_its_lead_is_beyond_the_noise(f1, noise, verdict) -> None:
     catalogue = named([measured(GUESS, f1, noise), *others(0.75, noise)])
     assert draw_conclusions(catalogue, {})[0].verdict == verdict
+
+
+def test_a_name_that_shares_the_figures_of_the_best_is_no_rival_of_it() -> None:
+    best = measured(GUESS, 0.9, 0.001)
+    alias = replace(best, name="Non-Memo, Recite[50]-or-Guess, Others", trained_as=GUESS)
+    rivals = others(0.75, 0.001)
+    found = draw_conclusions(named([best, alias, *rivals]), {})[0]
+    assert found.verdict == "holds"
+    assert found.figures["n"] == 1 + len(rivals)
+    assert alias.name not in found.reason
 
 
 def test_few_taxonomies_or_none_cannot_tell_the_best() -> None:

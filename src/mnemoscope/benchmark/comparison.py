@@ -270,7 +270,7 @@ def _measured(
         one = by_key[key]
         order = match_classes(parse_taxonomy(one.published_name), parse_taxonomy(name))
         confusion, draws = (_reorder(each, order) for each in (one.confusion, one.draws))
-        measured[name] = Measured(name, value, confusion, draws)
+        measured[name] = Measured(name, value, confusion, draws, one.same_as or one.taxonomy)
     return measured
 
 

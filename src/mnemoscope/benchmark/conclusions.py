@@ -47,12 +47,15 @@ class Measured:
         confusion: (classes, classes), rows true; None where it is not known.
         draws: the same of every resample, (resamples, classes, classes); taxonomies of one set
             are resampled together. None where there are no predictions to resample.
+        trained_as: the taxonomy whose figures these are where another shares them (the same
+            rule, or the same labels on these sequences); empty for its own.
     """
 
     name: str
     min_f1: float
     confusion: Floats | None = None
     draws: Floats | None = None
+    trained_as: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -134,8 +137,13 @@ def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
 def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
     """Guess-Recall against the best of the others."""
     claim = "Guess or Recall is the best of all taxonomies."
-    best, n = catalogue.get(_BEST), len(catalogue)
-    others = [one for one in catalogue.values() if one.name != _BEST]
+    best = catalogue.get(_BEST)
+    partitions: dict[str, Measured] = {}
+    for one in catalogue.values():
+        partitions.setdefault(one.trained_as or one.name, one)
+    if best is not None:
+        partitions.pop(best.trained_as or best.name)
+    others, n = list(partitions.values()), len(partitions) + 1
     if best is None:
         return Conclusion("best", claim, "cannot be told", "Guess or Recall was not measured.")
     if not others:
