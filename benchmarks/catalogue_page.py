@@ -1,0 +1,107 @@
+"""The tables of `docs/embedded-catalogue.md`, from a finished study.
+
+mnemoscope run embedded-catalogue -o STUDY
+python benchmarks/catalogue_page.py STUDY --write docs/embedded-catalogue.md
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import polars as pl
+
+import mnemoscope as ms
+from mnemoscope.report.content import Estimate
+from mnemoscope.report.numbers import interval, percent, points
+from mnemoscope.report.published import published_view
+from mnemoscope.stages.compare import load_comparison
+
+
+def measured(study: ms.Study) -> list[str]:
+    """Ours beside published, the 54 and then ρ, and what has no figure."""
+    view, lines = published_view(load_comparison(study)), []
+    for part in view.parts if view else ():
+        lines += [
+            f"### {part.whole.removeprefix('of ').capitalize()}",
+            "",
+            part.correlation,
+            "",
+            "| taxonomy | classes | min-F1, % | mean F1, % | published min-F1, % "
+            "| published mean F1, % | difference of min-F1 | trained as |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in part.rows:
+            cells = [
+                row.name,
+                str(row.n_classes),
+                f"{percent(row.min_f1.value)} {interval(row.min_f1)}",
+                f"{percent(row.mean_f1.value)} {interval(row.mean_f1)}",
+                percent(row.published_min_f1),
+                percent(row.published_mean_f1),
+                f"{points(row.difference.value)} {interval(row.difference)}",
+                row.alias_of or "itself",
+            ]
+            lines.append(row_of(cells))
+        if part.missing:
+            lines += ["", "Without a figure:", ""]
+            lines += [f"- {row.name}: {row.state}. {reason(row.note)}" for row in part.missing]
+        lines.append("")
+    for pair in view.conclusions if view else ():
+        lines += [
+            f"- {pair.ours.claim} **{pair.ours.verdict.capitalize()}** here: {pair.ours.reason}"
+        ]
+    return lines
+
+
+def controlled(study: ms.Study) -> list[str]:
+    """The taxonomies with controls: what is left once the text is taken off."""
+    table = ms.benchmark_table(study)
+    lines = [
+        "| taxonomy | min-F1, % | blind | n-grams | reference | control | logits | excess | mean "
+        "pairwise AUC | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.filter(pl.col("source") == "model", pl.col("excess").is_not_null()).to_dicts():
+        beside = {one["source"]: one for one in table.filter(taxonomy=row["taxonomy"]).to_dicts()}
+        own = Estimate(row["min_f1"], row["low"], row["high"])
+        excess = Estimate(row["excess"], row["excess_low"], row["excess_high"])
+        cells = [
+            row["taxonomy"],
+            f"{percent(own.value)} {interval(own)}",
+            *(
+                percent(beside[one]["min_f1"]) if one in beside else "–"
+                for one in ("blind", "ngram", "reference", "control", "logits")
+            ),
+            f"{points(excess.value)} {interval(excess)}",
+            percent(sum(row["auc"]) / len(row["auc"])),
+            row["verdict"],
+        ]
+        lines.append(row_of(cells))
+    return lines
+
+
+def row_of(cells: list[str]) -> str:
+    """One line of a table whose head says that figures are in per cent."""
+    return f"| {' | '.join(cell.replace(' %', '') for cell in cells)} |"
+
+
+def reason(note: str) -> str:
+    """Why there is no figure, without what to do about it."""
+    return re.split(r"\. (?:Add|Choose) ", note)[0].split(" (in the table")[0]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    made = ms.Study(options.study)
+    found = "\n".join([*measured(made), "", "### With controls", "", *controlled(made), ""])
+    print(found)
+    if options.write:
+        text = options.write.read_text(encoding="utf-8")
+        head, _, rest = text.partition("<!-- tables -->\n")
+        _, _, tail = rest.partition("<!-- end of tables -->\n")
+        options.write.write_text(
+            f"{head}<!-- tables -->\n{found}<!-- end of tables -->\n{tail}", encoding="utf-8"
+        )
