@@ -248,9 +248,21 @@ class BenchmarkSettings(_Settings):
 class LocalizeSettings(_Settings):
     """Where in the attention a class is decided."""
 
-    attributions: list[Literal["gradient", "guided"]] = Field(
+    attributions: list[Literal["gradient", "guided", "integrated", "occlusion"]] = Field(
         default=["gradient", "guided"],
-        description="gradient (what the published code computes), guided (what the paper says).",
+        min_length=1,
+        description="gradient (what the published code computes), guided (what the paper says); "
+        "integrated gradients and occlusion of blocks need the extra attribution (Captum).",
+    )
+    correct_only: bool = Field(
+        default=True,
+        description="Only evaluation sequences that the CNN classifies correctly (the paper's "
+        "rule); false takes all.",
+    )
+    sanity: bool = Field(
+        default=True,
+        description="See whether each attribution depends on what a CNN learned: weights "
+        "randomized layer by layer, labels permuted (64 sequences a class).",
     )
 
 
@@ -262,7 +274,7 @@ class KnockoutSettings(_Settings):
         min_length=1,
         description="Per cent of all attention edges that are cut, each tried.",
     )
-    attribution: Literal["gradient", "guided"] = Field(
+    attribution: Literal["gradient", "guided", "integrated", "occlusion"] = Field(
         default="gradient", description="Whose decisiveness ranks the edges."
     )
     renormalize: bool = Field(
@@ -277,18 +289,6 @@ class KnockoutSettings(_Settings):
     seed: int = Field(default=0, ge=0, description="Seed of sequences, random edges, bootstrap.")
 
 
-class StudySettings(_Settings):
-    """Everything that decides the numbers of a study."""
-
-    title: str = Field(default="", description="Heading of the report.")
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    sequences: SequenceSettings = Field(default_factory=SequenceSettings)
-    continue_: ContinueSettings = Field(default_factory=ContinueSettings, alias="continue")
-    features: FeatureSettings = Field(default_factory=FeatureSettings)
-    label: LabelSettings = Field(default_factory=LabelSettings)
-    capture: CaptureSettings = Field(default_factory=CaptureSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
 class SearchSettings(_Settings):
     """Taxonomies found, not only tried (verb `search`)."""
 
@@ -345,8 +345,21 @@ class SearchSettings(_Settings):
     seed: int = Field(default=0, ge=0, description="Seed of parts, proposals and bootstrap.")
 
 
+class StudySettings(_Settings):
+    """Everything that decides the numbers of a study."""
+
+    title: str = Field(default="", description="Heading of the report.")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    sequences: SequenceSettings = Field(default_factory=SequenceSettings)
+    continue_: ContinueSettings = Field(default_factory=ContinueSettings, alias="continue")
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    label: LabelSettings = Field(default_factory=LabelSettings)
+    capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
     localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
     knockout: KnockoutSettings = Field(default_factory=KnockoutSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, keys as they stand in the YAML file."""
@@ -359,7 +372,6 @@ def load_settings(path: Path | str) -> StudySettings:
     Args:
         path: a YAML file as `mnemoscope init` writes it.
 
-    search: SearchSettings = Field(default_factory=SearchSettings)
     Raises:
         UserError: missing or unreadable file, no YAML, unknown key (with the nearest known one),
             or a value out of its range.

@@ -33,6 +33,8 @@ NEUTRAL: dict[str, Any] = {
     "train.device": "cpu",
     "benchmark.control_taxonomies": None,
     "benchmark.control_settings": 1,
+    "localize.correct_only": True,
+    "localize.sanity": True,
 }
 
 STAGES: tuple[Stage, ...] = (
@@ -58,15 +60,13 @@ STAGES: tuple[Stage, ...] = (
         ("benchmark",),
         ("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
     ),
-    Stage("localize", ("train",), ("localize",), ("decisiveness.safetensors",)),
+    Stage(
+        "localize",
+        ("train",),
+        ("localize",),
+        ("decisiveness.safetensors", "regions.parquet", "agreement.parquet"),
+    ),
     Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
-    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
-)
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of this name (KeyError for a name that is none of ours)."""
-    return {stage.name: stage for stage in STAGES}[name]
     Stage(
         "search",
         ("capture",),
@@ -74,3 +74,10 @@ def stage_named(name: str) -> Stage:
         ("search.parquet", "search.yaml"),
         optional=True,
     ),
+    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name (KeyError for a name that is none of ours)."""
+    return {stage.name: stage for stage in STAGES}[name]

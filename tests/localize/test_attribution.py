@@ -7,7 +7,12 @@ from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
-from mnemoscope.localize.attribution import class_contrast, contrast_gradients
+from mnemoscope.localize import attribution
+from mnemoscope.localize.attribution import (
+    check_attributions,
+    class_contrast,
+    contrast_gradients,
+)
 
 ORACLES = {
     "gradient": lambda network, inputs, classes: Saliency(network).attribute(
@@ -139,3 +144,54 @@ def test_guided_without_relu_modules_is_refused():
 def test_unknown_attribution_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'guided'"):
         contrast_gradients(a_network(), some_inputs(1), torch.tensor([0]), attribution="guide")
+
+
+class _Weighted(nn.Module):
+    """Logits are weighted sums of the map: every attribution can be read off."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, maps):
+        return torch.einsum("blqk,clqk->bc", maps, self.weight)
+
+
+def test_integrated_gradients_of_a_linear_network_are_its_weights():
+    """To 1e-6: the mean of 16 equal float32 gradients."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 2, 16, 16, generator=generator)
+    inputs = torch.rand(5, 2, 16, 16, generator=generator)
+    classes = torch.tensor([0, 1, 1, 0, 1])
+    found = contrast_gradients(_Weighted(weight), inputs, classes, attribution="integrated")
+    wanted = torch.stack([weight[c] - weight[1 - c] for c in classes.tolist()])
+    assert (found.gradients - wanted).abs().max() < 1e-6
+
+
+def test_occlusion_is_how_far_the_contrast_falls_without_a_block():
+    """To 1e-4: differences of float32 sums of 512 terms."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 2, 16, 16, generator=generator)
+    inputs = torch.rand(4, 2, 16, 16, generator=generator).tril()
+    classes = torch.tensor([0, 1, 2, 0])
+    network = _Weighted(weight)
+    found = contrast_gradients(network, inputs, classes, attribution="occlusion")
+    before = class_contrast(network(inputs), classes)
+    for layer, queries, keys in ((0, 0, 0), (1, 1, 0), (1, 1, 1)):
+        cut = inputs.clone()
+        block = (
+            slice(None),
+            layer,
+            slice(8 * queries, 8 * queries + 8),
+            slice(8 * keys, 8 * keys + 8),
+        )
+        cut[block] = 0.0
+        fall = before - class_contrast(network(cut), classes)
+        assert (found.gradients[block] - fall[:, None, None]).abs().max() < 1e-4
+
+
+def test_an_attribution_of_captum_is_refused_without_captum(monkeypatch):
+    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[attribution\]'"):
+        check_attributions(["gradient", "occlusion"])
+    check_attributions(["gradient", "guided"])

@@ -1,5 +1,6 @@
 """Δ equals the published per-head procedure, written here as naively as it reads."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,9 +13,10 @@ from mnemoscope.localize.decisiveness import (
     Decisiveness,
     average,
     decisiveness,
-    layer_profile,
     normalized_gradients,
+    pooled,
 )
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.maps import TensorMaps, pack_triangle
 
 RAW = Scaling(None, None, 0.0)
@@ -216,8 +218,8 @@ def test_a_cnn_that_never_saw_a_class_does_not_pull_its_average_down():
 def test_layer_profile_is_the_share_of_the_largest_layer():
     delta = torch.zeros(2, 2, 3, 3)
     delta[0, 1, 2, 0], delta[0, 1, 1, 1], delta[1, 0, 0, 0] = 0.5, 0.25, 0.375
-    assert layer_profile(delta).tolist() == [[0.0, 1.0], [0.5, 0.0]]
-    assert layer_profile(torch.zeros(2, 2, 3, 3)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert layer_profile(delta.numpy()).tolist() == [[0.0, 1.0], [0.5, 0.0]]
+    assert layer_profile(np.zeros((2, 2, 3, 3))).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 class Gated(Linear):
@@ -239,3 +241,34 @@ def test_a_mean_is_over_the_sequences_used_not_over_the_skipped_ones():
     )
     assert (found.n_used.tolist(), found.n_skipped.tolist()) == ([1, 0], [1, 0])
     assert found.delta[0, 0].tolist() == [[0.25, 0.0], [0.25, 0.25]]
+
+
+def test_all_sequences_count_where_that_is_asked_and_halves_make_the_whole():
+    """To 1e-7: the halves' float32 means against one float64 sum."""
+    heads = some_heads(12)
+    pooled_maps = heads.mean(2)
+    network = a_network(pooled_maps)
+    predicted = network(pooled_maps).argmax(1)
+    labels = (predicted + (torch.arange(12) % 2)) % N_CLASSES
+    maps = TensorMaps(pack_triangle(pooled_maps))
+    largest = TensorMaps(pack_triangle(heads.amax(2)))
+    trained = trained_of(network)
+    every = decisiveness(trained, maps, labels, max_maps=largest, correct_only=False)
+    assert (every.n_used + every.n_skipped).sum() == 12
+    assert every.n_wrong.sum() == 6
+    for correct_only, whole in ((False, every), (True, None)):
+        halves = [
+            decisiveness(
+                trained,
+                TensorMaps(maps.read(rows)),
+                labels[rows],
+                max_maps=TensorMaps(largest.read(rows)),
+                correct_only=correct_only,
+            )
+            for rows in (torch.arange(0, 7), torch.arange(7, 12))
+        ]
+        whole = whole or decisiveness(trained, maps, labels, max_maps=largest)
+        together = pooled(halves)
+        assert (together.delta - whole.delta).abs().max() <= 1e-7
+        assert torch.equal(together.n_used, whole.n_used)
+        assert torch.equal(together.n_wrong, whole.n_wrong)

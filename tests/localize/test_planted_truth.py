@@ -10,7 +10,8 @@ from mnemoscope.cnn.scaling import scale_maps
 from mnemoscope.cnn.trained import TrainedCnn
 from mnemoscope.cnn.training import train_cnn
 from mnemoscope.localize.attribution import contrast_gradients
-from mnemoscope.localize.decisiveness import decisiveness, layer_profile, normalized_gradients
+from mnemoscope.localize.decisiveness import decisiveness, normalized_gradients
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.maps import TensorMaps, pack_triangle, unpack_triangle
 
 N_LAYERS, LENGTH, N_CLASSES = 3, 64, 3
@@ -70,7 +71,7 @@ def test_delta_lies_where_the_evidence_was_planted(trained, attribution):
         assert share(attention, DECOY) > 0.3
         assert share(found.delta[label], region) > 0.5
         assert share(found.delta[label], DECOY) < 0.1
-        assert int(layer_profile(found.delta)[label].argmax()) == region[0]
+        assert int(layer_profile(found.delta.numpy())[label].argmax()) == region[0]
     assert found.n_used.sum() > 0.95 * len(labels)
 
 

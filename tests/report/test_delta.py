@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.delta import (
-    layer_profile,
     png_grey,
     png_ink,
     scale_by_layer,

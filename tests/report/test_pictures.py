@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mnemoscope import report
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report import content as c
-from mnemoscope.report.delta import layer_profile, scale_by_layer
+from mnemoscope.report.delta import scale_by_layer
 from mnemoscope.report.figures import benchmark_figure, delta_figure, layer_profile_figure
 from mnemoscope.report.picture import render_svg, write_svg
 

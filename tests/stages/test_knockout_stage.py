@@ -112,7 +112,7 @@ def test_the_report_is_made_again_after_a_knockout(done) -> None:
         ("knockout.strengths=[0]", "greater than 0"),
         ("knockout.strengths=[101]", "less than or equal to 100"),
         ("knockout.strengths=[]", "at least 1"),
-        ("knockout.attribution=occlusion", "'gradient' or 'guided'"),
+        ("knockout.attribution=attention", "'gradient', 'guided'"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> None:

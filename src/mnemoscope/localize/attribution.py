@@ -1,11 +1,12 @@
-"""How a class's score changes with each cell of the network's input: gradient or guided.
+"""How a class's score changes with each cell of the network's input: by gradient or occlusion.
 
 The score is a contrast: the class's logit minus the mean of the other logits. One backward pass
 serves all rows, each with the contrast of its own class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -14,15 +15,32 @@ from torch import Tensor, nn
 from mnemoscope.cnn.prediction import evaluation_mode
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["ATTRIBUTIONS", "Attribution", "Contrast", "class_contrast", "contrast_gradients"]
+__all__ = [
+    "ATTRIBUTIONS",
+    "OF_CAPTUM",
+    "Attribution",
+    "Contrast",
+    "check_attributions",
+    "class_contrast",
+    "contrast_gradients",
+]
 
-Attribution = Literal["gradient", "guided"]
+Attribution = Literal["gradient", "guided", "integrated", "occlusion"]
 """`gradient`: plain. `guided`: guided backpropagation (Springenberg et al., arXiv 1412.6806).
 
 The paper (arXiv 2508.02573) writes guided; its published code hooks ReLU modules, of which its
 network has none, and so computes the plain gradient bit for bit.
+`integrated`: the gradient averaged along the straight line from an input of zeros (no attention;
+with a scaled input the training maps' mean), 16 steps (Sundararajan et al., arXiv 1703.01365), not
+multiplied by the input, since Δ weighs by the attention itself. `occlusion`: how much the contrast
+falls when a block of one layer, 8 queries and 8 keys is set to zero (Zeiler and Fergus, 2014). The
+last two are Captum's, in the extra `attribution`.
 """
 ATTRIBUTIONS: tuple[str, ...] = get_args(Attribution)
+OF_CAPTUM = ("integrated", "occlusion")
+
+_STEPS = 16
+_BLOCK = 8
 
 
 class Contrast(NamedTuple):
@@ -30,7 +48,8 @@ class Contrast(NamedTuple):
 
     Attributes:
         logits: float32, shape (b, classes).
-        gradients: of each row's own contrast by its input, shape (b, layers, query, key).
+        gradients: of each row's own contrast by its input, or what the attribution puts in their
+            place, shape (b, layers, query, key).
     """
 
     logits: Tensor
@@ -50,22 +69,40 @@ def contrast_gradients(
         network: maps (b, layers, query, key) to logits (b, classes).
         inputs: float, on the network's device, scaled as in training.
         classes: class index of each row, int64, shape (b,).
-        attribution: "gradient" or "guided".
+        attribution: one of `ATTRIBUTIONS`.
 
     Raises:
-        UserError: unknown attribution, or guided for a network without ReLU modules.
+        UserError: unknown attribution, guided for a network without ReLU modules, or one of
+            Captum's where Captum is not installed.
     """
-    if attribution not in ATTRIBUTIONS:
-        raise UserError(
-            f"attribution '{attribution}': must be one of {', '.join(ATTRIBUTIONS)}."
-            f"{nearest(attribution, ATTRIBUTIONS)}"
-        )
+    check_attributions([attribution])
+    if attribution in OF_CAPTUM:
+        return _by_captum(network, inputs.detach(), classes, attribution)
     inputs = inputs.detach().requires_grad_()
     rule = _guided(network) if attribution == "guided" else _plain()
     with evaluation_mode(network), rule, torch.enable_grad():
         logits = network(inputs)
         (gradients,) = torch.autograd.grad(class_contrast(logits, classes).sum(), inputs)
     return Contrast(logits.detach(), gradients)
+
+
+def check_attributions(names: Iterable[str]) -> None:
+    """Refuse what cannot be computed here, before any work is done.
+
+    Raises:
+        UserError: an unknown attribution, or one of Captum's where Captum is not installed.
+    """
+    for name in names:
+        if name not in ATTRIBUTIONS:
+            raise UserError(
+                f"attribution '{name}': must be one of {', '.join(ATTRIBUTIONS)}."
+                f"{nearest(name, ATTRIBUTIONS)}"
+            )
+        if name in OF_CAPTUM and find_spec("captum") is None:
+            raise UserError(
+                f"attribution '{name}' needs Captum, which is not installed. "
+                "Run: pip install 'mnemoscope[attribution]'"
+            )
 
 
 def class_contrast(logits: Tensor, classes: Tensor) -> Tensor:
@@ -80,6 +117,45 @@ def class_contrast(logits: Tensor, classes: Tensor) -> Tensor:
     """
     own = logits.gather(1, classes[:, None])[:, 0]
     return own - (logits.sum(dim=1) - own) / (logits.shape[1] - 1)
+
+
+def _by_captum(network: nn.Module, inputs: Tensor, classes: Tensor, attribution: str) -> Contrast:
+    """Integrated gradients, or occlusion of blocks, of each row's contrast."""
+    from captum.attr import FeatureAblation, IntegratedGradients
+
+    def contrast(rows: Tensor, of: Tensor) -> Tensor:
+        return class_contrast(network(rows), of)
+
+    with evaluation_mode(network):
+        with torch.no_grad():
+            logits = network(inputs)
+        if attribution == "integrated":
+            found = IntegratedGradients(contrast, multiply_by_inputs=False).attribute(
+                inputs,
+                additional_forward_args=(classes,),
+                n_steps=_STEPS,
+                internal_batch_size=max(len(inputs), 64),
+            )
+        else:
+            with torch.no_grad():
+                found = FeatureAblation(contrast).attribute(
+                    inputs, additional_forward_args=(classes,), feature_mask=_blocks(inputs)
+                )
+    return Contrast(logits, found.detach().to(inputs.dtype))
+
+
+def _blocks(inputs: Tensor) -> Tensor:
+    """Number of the block that each cell belongs to: (1, layers, query, key).
+
+    A block above the diagonal, which is zero anyhow, counts with the one on the diagonal.
+    """
+    n_layers, length = inputs.shape[1:3]
+    band = torch.arange(length, device=inputs.device) // _BLOCK
+    n_bands = int(band[-1]) + 1
+    within = band[:, None] * n_bands + torch.minimum(band[:, None], band)
+    layers = torch.arange(n_layers, device=inputs.device)[:, None, None]
+    _, numbers = torch.unique(layers * n_bands**2 + within, return_inverse=True)
+    return numbers[None]
 
 
 @contextmanager

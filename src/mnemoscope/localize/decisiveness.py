@@ -17,7 +17,10 @@ from mnemoscope.localize.attribution import contrast_gradients
 from mnemoscope.maps.dataset import MapSource
 from mnemoscope.maps.triangle import unpack_triangle
 
-__all__ = ["Decisiveness", "average", "decisiveness", "layer_profile", "normalized_gradients"]
+__all__ = ["Decisiveness", "average", "decisiveness", "normalized_gradients", "pooled"]
+
+
+_COUNTS = ("n_used", "n_skipped", "n_wrong")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Decisiveness:
 
     Attributes:
         delta: float32 in [0, 1], shape (classes, layers, query, key); zero where `n_used` is 0.
-        n_used: correctly labelled sequences that count, int64, shape (classes,).
-        n_skipped: correctly labelled, but no cell speaks for the class (max C ≤ 0).
+        n_used: sequences that count (correctly labelled ones, unless all were asked for), int64,
+            shape (classes,).
+        n_skipped: would count, but no cell speaks for the class (max C ≤ 0).
         n_wrong: sequences of the class that the CNN takes for another.
     """
 
@@ -45,6 +49,7 @@ def decisiveness(
     max_maps: MapSource,
     attribution: str = "gradient",
     batch_size: int = 64,
+    correct_only: bool = True,
 ) -> Decisiveness:
     """Δ of one trained CNN, from sequences it was not trained on.
 
@@ -66,8 +71,9 @@ def decisiveness(
         labels: class index of each map, integer, shape (n,).
         max_maps: the maxima over heads of the same sequences in the same order; the same object
             as `maps` where the CNN's pooling is max.
-        attribution: "gradient" or "guided".
+        attribution: one of `attribution.ATTRIBUTIONS`.
         batch_size: sequences a backward pass; changes time and memory only.
+        correct_only: only sequences that the CNN labels correctly, as published; False takes all.
 
     Raises:
         UserError: unknown attribution, or a damaged store.
@@ -86,7 +92,9 @@ def decisiveness(
             trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
         )
         is_right = found.logits.argmax(dim=1).cpu() == truth
-        total.add(found.gradients, truth, is_right, max_maps, rows)
+        counts = is_right if correct_only else torch.ones_like(is_right)
+        total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
+        total.add(found.gradients, truth, counts, max_maps, rows)
     return total.mean()
 
 
@@ -128,18 +136,13 @@ def average(parts: Sequence[Decisiveness]) -> Decisiveness:
     )
 
 
-def layer_profile(delta: Tensor) -> Tensor:
-    """ΣΔ of each class and layer over the largest of these sums.
-
-    Args:
-        delta: shape (classes, layers, query, key), not negative.
-
-    Returns:
-        Shape (classes, layers), in [0, 1]; all zeros where Δ is zero everywhere.
-    """
-    sums = delta.sum(dim=(2, 3))
-    largest = sums.max()
-    return sums / largest if largest > 0 else sums
+def pooled(parts: Sequence[Decisiveness]) -> Decisiveness:
+    """Δ of all sequences from Δ of disjoint parts of them, by one CNN; at least one part."""
+    counts = [sum((getattr(part, name) for part in parts), start=0) for name in _COUNTS]
+    weighted = sum(
+        (part.delta.double() * part.n_used[:, None, None, None] for part in parts), start=0
+    )
+    return Decisiveness((weighted / counts[0].clamp(min=1)[:, None, None, None]).float(), *counts)
 
 
 class _Total:
@@ -153,20 +156,19 @@ class _Total:
         self,
         gradients: Tensor,
         truth: Tensor,
-        is_right: Tensor,
+        counts: Tensor,
         max_maps: MapSource,
         rows: Tensor,
     ) -> None:
-        """Count a batch, and add what its correctly labelled sequences say."""
+        """Count a batch, and add what those of its sequences say that count."""
         has_evidence = (gradients.amax(dim=(1, 2, 3)) > 0).cpu()
-        is_used = is_right & has_evidence
+        is_used = counts & has_evidence
         weights = normalized_gradients(gradients[is_used.to(gradients.device)]).cpu()
         attention = unpack_triangle(max_maps.read(rows[is_used])).to(weights.dtype)
         self.sum.index_add_(0, truth[is_used], (weights * attention).to(torch.float64))
         n_classes = len(self.used)
         self.used += torch.bincount(truth[is_used], minlength=n_classes)
-        self.skipped += torch.bincount(truth[is_right & ~has_evidence], minlength=n_classes)
-        self.wrong += torch.bincount(truth[~is_right], minlength=n_classes)
+        self.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=n_classes)
 
     def mean(self) -> Decisiveness:
         """Δ: the sums over the number of sequences used."""

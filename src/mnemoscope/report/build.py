@@ -114,6 +114,7 @@ def environment() -> jinja2.Environment:
         "light": LIGHT,
         "n_class_colours": N_CLASS_COLOURS,
         "profile_points": views.profile_points,
+        "profile_view": views.profile_view,
         "ramp_tables": _ramp_tables,
         "setting_lines": views.setting_lines,
         "share": numbers.share,

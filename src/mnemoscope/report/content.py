@@ -334,6 +334,8 @@ class TaxonomyResult:
         examples: several sequences of each class.
         warnings: what the reader must know about this taxonomy.
         knockout: what broke when edges were cut, None where that was not tried.
+        beside: Δ from the reference model's attention, to stand beside the model's own.
+        delta_tables: what is further known of Δ: regions, stability, sanity.
     """
 
     name: str
@@ -350,10 +352,12 @@ class TaxonomyResult:
     examples: tuple[Example, ...] = ()
     warnings: tuple[str, ...] = ()
     knockout: "KnockoutView | None" = None
+    beside: tuple[DeltaMaps, ...] = ()
+    delta_tables: "tuple[Table, ...]" = ()
 
     def __post_init__(self) -> None:
         n_classes = len(self.classes)
-        for maps in self.deltas:
+        for maps in (*self.deltas, *self.beside):
             if maps.delta.ndim != 4 or len(maps.delta) != n_classes:
                 raise ValueError(
                     f"{self.name}: delta has shape {maps.delta.shape}, wanted "

@@ -14,7 +14,6 @@ import numpy as np
 
 __all__ = [
     "ZoneShares",
-    "layer_profile",
     "png_grey",
     "png_ink",
     "png_uri",
@@ -51,17 +50,6 @@ def scale_by_layer(delta: np.ndarray) -> np.ndarray:
     safe = np.where(largest > 0, largest, 1)
     scaled: np.ndarray = np.clip(delta / safe, 0, 1).astype(np.float32)
     return scaled
-
-
-def layer_profile(delta: np.ndarray) -> np.ndarray:
-    """Sum Δ over each layer and scale by the largest sum of all classes and layers.
-
-    Returns:
-        (classes, layers), fractions in [0, 1].
-    """
-    sums = delta.astype(np.float64).sum(axis=(2, 3))
-    profile: np.ndarray = sums / sums.max() if sums.max() > 0 else sums
-    return profile
 
 
 def strongest_layer(delta: np.ndarray) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.content import Benchmark, BenchmarkRow, Estimate, TaxonomyResult
-from mnemoscope.report.delta import layer_profile, scale_by_layer, strongest_layer
+from mnemoscope.report.delta import scale_by_layer, strongest_layer
 from mnemoscope.report.palette import CLASS_DASHES, LIGHT, class_colour, map_ramp
 from mnemoscope.report.standing import best_without_memory
 from mnemoscope.report.views import ChartRow, chart_groups

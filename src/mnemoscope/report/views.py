@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.content import (
     Benchmark,
     BenchmarkRow,
@@ -17,7 +18,6 @@ from mnemoscope.report.content import (
 )
 from mnemoscope.report.delta import (
     ZoneShares,
-    layer_profile,
     png_grey,
     png_uri,
     scale_by_layer,
@@ -37,6 +37,7 @@ __all__ = [
     "chart_groups",
     "delta_views",
     "profile_points",
+    "profile_view",
     "setting_lines",
 ]
 
@@ -153,6 +154,11 @@ def delta_views(
             of_taxonomy.append(view)
         views.append(of_taxonomy)
     return views
+
+
+def profile_view(maps: DeltaMaps, taxonomy: TaxonomyResult) -> DeltaView:
+    """Give the view of one attribution without its pictures."""
+    return _delta_view(maps, taxonomy, with_pictures=False)
 
 
 def profile_points(profile: list[float]) -> list[tuple[float, float]]:

@@ -1,4 +1,8 @@
-"""Stage `localize`: where in the attention each class is decided, averaged over the CNNs."""
+"""Stage `localize`: where in the attention each class is decided, averaged over the CNNs.
+
+The same from the reference model's attention and from the tokens alone (the blind baseline) stands
+beside the model's own: what they show too belongs to the text.
+"""
 
 import json
 from collections.abc import Iterator
@@ -6,35 +10,63 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mnemoscope.atomic_write import write_bytes
+from mnemoscope.benchmark.blind import BLIND_CHANNELS
 from mnemoscope.cnn.files import load_cnn
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.localize.decisiveness import Decisiveness, average, decisiveness
+from mnemoscope.localize.attribution import check_attributions
+from mnemoscope.localize.decisiveness import Decisiveness, average, decisiveness, pooled
+from mnemoscope.localize.edges import copy_edges
+from mnemoscope.localize.regions import find_regions
 from mnemoscope.progress import track
+from mnemoscope.stages.capture import shown_tokens
 from mnemoscope.stages.jobs import Job, job_maps, jobs_of, load_outcome, sample_rows
+from mnemoscope.stages.localize_checks import LocalizedCnn, agreement_rows
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["DECISIVENESS_FILE", "StoredDelta", "load_deltas", "localize_stage"]
+__all__ = [
+    "AGREEMENT_FILE",
+    "DECISIVENESS_FILE",
+    "REGIONS_FILE",
+    "StoredDelta",
+    "load_deltas",
+    "localize_stage",
+]
 
 DECISIVENESS_FILE = "decisiveness.safetensors"
+REGIONS_FILE = "regions.parquet"
+AGREEMENT_FILE = "agreement.parquet"
+
+_SOURCES = ("model", "reference", "blind")
+_AGREEMENT_SCHEMA = {
+    **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
+    **dict.fromkeys(("pearson", "spearman", "overlap"), pl.Float64),
+}
+_REGIONS_SCHEMA = {
+    **dict.fromkeys(("sample", "source", "attribution", "class", "region"), pl.String),
+    **dict.fromkeys(("share", "even", "ratio"), pl.Float64),
+}
 
 
 @dataclass(frozen=True)
 class StoredDelta:
-    """Δ of one sample and attribution.
+    """Δ of one sample, source and attribution.
 
     Attributes:
         sample: name of the sample.
-        attribution: `gradient` or `guided`.
+        attribution: one of `localize.attribution.ATTRIBUTIONS`.
         classes: names in order.
-        delta: float32 (classes, layers, query, key), not negative.
+        delta: float32 (classes, layers, query, key), not negative; the blind baseline's maps have
+            two channels in place of layers.
         n_used, n_skipped, n_wrong: evaluation sequences a class, summed over the CNNs.
         n_cnns: how many CNNs were averaged.
+        source: whose maps the CNNs read: `model`, `reference` or `blind`.
     """
 
     sample: str
@@ -45,35 +77,47 @@ class StoredDelta:
     n_skipped: tuple[int, ...]
     n_wrong: tuple[int, ...]
     n_cnns: int
+    source: str = "model"
 
 
 def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
-    """Write `decisiveness.safetensors`: Δ of each sample and attribution, with its counts."""
+    """Write Δ of each sample, source and attribution, its regions, and the checks of it.
+
+    `decisiveness.safetensors` holds Δ with its counts, `regions.parquet` where it lies,
+    `agreement.parquet` how alike Δ is between halves, seeds, attributions, and before and after
+    the CNN was randomized.
+
+    Raises:
+        UserError: an attribution that needs Captum, which is not installed.
+    """
     study.require("train")
+    check_attributions(study.settings.localize.attributions)
     with study.finishing("localize") as counts:
         jobs = [job for job in jobs_of(study) if _can_be_localized(job)]
-        attributions = study.settings.localize.attributions
-        tensors: dict[str, torch.Tensor] = {}
-        facts: list[dict[str, Any]] = []
-        total = len(jobs) * len(attributions)
+        stored: list[StoredDelta] = []
+        agreements: list[dict[str, Any]] = []
+        total = len(jobs) * len(study.settings.localize.attributions)
         with track("Localizing", total=total, unit="CNNs and attributions") as progress:
             for sample in dict.fromkeys(job.sample for job in jobs):
-                for attribution in attributions:
-                    found = []
-                    for job in jobs:
-                        if job.sample == sample:
-                            found += _delta(study, job, attribution)
-                            progress.advance()
-                    if found:
-                        tensors[f"{len(facts):04d}"] = average(found).delta
-                        facts.append(_facts(study, sample, attribution, found))
-        counts["maps"] = len(facts)
-        data = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
-        write_bytes(study.folder / DECISIVENESS_FILE, data)
+                found = []
+                for job in jobs:
+                    if job.sample == sample:
+                        found += _of_cnn(study, job)
+                        progress.advance(len(study.settings.localize.attributions))
+                stored += _averaged(study, sample, found)
+                agreements += agreement_rows(study, sample, found)
+        counts["maps"] = len(stored)
+        study.write(REGIONS_FILE, pl.DataFrame(list(_regions(study, stored)), _REGIONS_SCHEMA))
+        study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
+        _write(study, stored)
 
 
-def load_deltas(study: Study) -> Iterator[StoredDelta]:
-    """Read what the stage wrote.
+def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
+    """Read what the stage wrote of one source.
+
+    Args:
+        study: with the stage done.
+        source: `model`, `reference` or `blind`.
 
     Raises:
         DamagedDataError: the file cannot be read.
@@ -84,7 +128,8 @@ def load_deltas(study: Study) -> Iterator[StoredDelta]:
             for number, facts in enumerate(json.loads(file.metadata()["facts"])):
                 lists = ("classes", "n_used", "n_skipped", "n_wrong")
                 plain = facts | {name: tuple(facts[name]) for name in lists}
-                yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
+                if plain.get("source", "model") == source:
+                    yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
             f"{path}: damaged ({type(error).__name__}). Delete it and run "
@@ -92,46 +137,118 @@ def load_deltas(study: Study) -> Iterator[StoredDelta]:
         ) from None
 
 
+def _write(study: Study, stored: list[StoredDelta]) -> None:
+    """Δ and what belongs to it, in one file."""
+    facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
+    tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
+    data = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
+    write_bytes(study.folder / DECISIVENESS_FILE, data)
+
+
 def _can_be_localized(job: Job) -> bool:
     """True for CNNs that see one map a layer, as Δ has it: means or maxima over heads."""
     is_pooled = job.setting is not None and job.setting.pooling in ("mean", "max")
-    return job.source == "model" and is_pooled
+    return job.source in _SOURCES and is_pooled
 
 
-def _delta(study: Study, job: Job, attribution: str) -> list[Decisiveness]:
-    """Δ of one CNN; none from a CNN that did not train, whose gradients mean nothing."""
+def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
+    """Δ of one CNN by every attribution, in two halves of the evaluation sequences.
+
+    None from a CNN that did not train, whose gradients mean nothing.
+    """
     if not load_outcome(job).facts["did_train"]:
         return []
     assert job.setting is not None
-    rows = sample_rows(study, job.sample).evaluation
+    wanted, rows = study.settings.localize, sample_rows(study, job.sample).evaluation
+    trained = load_cnn(job.cnn_path)
     largest = replace(job, setting=replace(job.setting, pooling="max"))
-    return [
-        decisiveness(
-            load_cnn(job.cnn_path),
-            job_maps(study, job, rows),
-            torch.from_numpy(rows["class_index"].to_numpy().copy()),
-            attribution=attribution,
-            max_maps=job_maps(study, largest, rows),
+    found = []
+    for attribution in wanted.attributions:
+        halves = tuple(
+            decisiveness(
+                trained,
+                job_maps(study, job, half),
+                torch.from_numpy(half["class_index"].to_numpy().copy()),
+                attribution=attribution,
+                max_maps=job_maps(study, largest, half),
+                correct_only=wanted.correct_only,
+            )
+            for half in _halves(rows)
         )
-    ]
+        found.append(LocalizedCnn(job, attribution, halves))
+    return found
 
 
-def _facts(
-    study: Study, sample: str, attribution: str, found: list[Decisiveness]
-) -> dict[str, Any]:
-    """What is stored beside a Δ."""
-    return {
-        "sample": sample,
-        "attribution": attribution,
-        "classes": list(sample_rows(study, sample).classes),
-        "n_used": _summed(found, "n_used"),
-        "n_skipped": _summed(found, "n_skipped"),
-        "n_wrong": _summed(found, "n_wrong"),
-        "n_cnns": len(found),
-    }
+def _halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Two halves of every class; near duplicates, which are one group, stay together."""
+    turn = pl.col("group").rank("dense").over("class") % 2
+    return [rows.filter(turn == 1), rows.filter(turn == 0)]
 
 
-def _summed(found: list[Decisiveness], name: str) -> list[int]:
-    """A count a class, summed over the CNNs."""
-    columns = zip(*(np.asarray(getattr(one, name)).tolist() for one in found), strict=True)
-    return [sum(int(value) for value in column) for column in columns]
+def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[StoredDelta]:
+    """Δ averaged over the CNNs of each source and attribution."""
+    classes = sample_rows(study, sample).classes
+    for source in _SOURCES:
+        for attribution in study.settings.localize.attributions:
+            parts = [
+                pooled(one.halves)
+                for one in found
+                if (one.job.source, one.attribution) == (source, attribution)
+            ]
+            if parts:
+                yield _stored(sample, source, attribution, classes, parts)
+
+
+def _stored(
+    sample: str,
+    source: str,
+    attribution: str,
+    classes: tuple[str, ...],
+    parts: list[Decisiveness],
+) -> StoredDelta:
+    """The mean over CNNs with its counts."""
+    mean = average(parts)
+    return StoredDelta(
+        sample=sample,
+        attribution=attribution,
+        classes=classes,
+        delta=mean.delta.numpy(),
+        n_used=tuple(mean.n_used.tolist()),
+        n_skipped=tuple(mean.n_skipped.tolist()),
+        n_wrong=tuple(mean.n_wrong.tolist()),
+        n_cnns=len(parts),
+        source=source,
+    )
+
+
+def _regions(study: Study, stored: list[StoredDelta]) -> Iterator[dict[str, Any]]:
+    """Where Δ of each class lies, a row a region."""
+    copies: dict[tuple[str, str], np.ndarray] = {}
+    for one in stored:
+        for index, name in enumerate(one.classes):
+            if (one.sample, name) not in copies:
+                copies[one.sample, name] = _mean_copies(study, one.sample, name)
+            channels = BLIND_CHANNELS if one.source == "blind" else ()
+            found = find_regions(one.delta[index], copies[one.sample, name], channels=channels)
+            for region in found:
+                yield {
+                    "sample": one.sample,
+                    "source": one.source,
+                    "attribution": one.attribution,
+                    "class": name,
+                    "region": region.name,
+                    "share": region.share if one.n_used[index] else None,
+                    "even": region.even,
+                    "ratio": region.ratio if one.n_used[index] else None,
+                }
+
+
+def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
+    """Of each edge the share of a class's evaluation sequences of which it is a copy edge."""
+    rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
+    tokens = shown_tokens(study.sequences, rows.select("sequence_id", "suffix"))
+    # A token more that equals no other, since the last query is left out where edges are cut.
+    longer = np.concatenate([tokens, np.full((len(tokens), 1), -1, tokens.dtype)], axis=1)
+    found = copy_edges(torch.from_numpy(longer.astype(np.int64)), 1)[:, 0, :-1, :-1]
+    mean: np.ndarray = found.double().mean(dim=0).numpy()
+    return mean

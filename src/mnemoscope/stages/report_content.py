@@ -25,6 +25,7 @@ from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_benchmarks import benchmarks_of
 from mnemoscope.stages.report_knockout import knockout_of
+from mnemoscope.stages.report_localize import localize_tables
 from mnemoscope.stages.report_sharing import sharing_tables
 from mnemoscope.study import Study, versions
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
@@ -128,7 +129,7 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
         tokenizer: of the model, to show examples; None leaves them out.
     """
     table, labels = study.sequences, study.read(LABELS_FILE)
-    deltas = list(load_deltas(study))
+    deltas, reference = (list(load_deltas(study, one)) for one in ("model", "reference"))
     entries = samples_of(study)
     published = published_table()
     scores = dict(zip(published["tax_name"], published["min_f1"], strict=True))
@@ -150,6 +151,8 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
             examples=tuple(_examples(table, labels[name], classes, tokenizer)) if tokenizer else (),
             warnings=tuple(main.get("warnings", [])),
             knockout=knockout_of(study, name),
+            beside=tuple(_delta_maps(one) for one in reference if one.sample == name),
+            delta_tables=tuple(localize_tables(study, name)),
         )
 
 

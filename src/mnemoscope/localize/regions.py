@@ -1,0 +1,132 @@
+"""Name in numbers and words where Δ lies: layers, prefix and suffix, diagonal, copies.
+
+Each share stands beside the one that an even spread over all causal edges would give.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["NEAR_DIAGONAL", "Region", "find_regions", "layer_profile", "region_sentence"]
+
+NEAR_DIAGONAL = 4
+"""Keys so many tokens back or fewer are near the diagonal (the query itself among them)."""
+_THIRDS = ("first third of the layers", "middle third of the layers", "last third of the layers")
+_MUCH, _LITTLE = 1.5, 0.5
+_MOST_NAMED = 3
+
+
+class Region(NamedTuple):
+    """How much of a class's Δ lies in one region.
+
+    Attributes:
+        name: what it is called.
+        share: of ΣΔ, a fraction; 0 where Δ is zero everywhere.
+        even: what an even spread over the causal edges of all layers would put there, a fraction.
+    """
+
+    name: str
+    share: float
+    even: float
+
+    @property
+    def ratio(self) -> float | None:
+        """Share over even share; None for a region without edges."""
+        return self.share / self.even if self.even > 0 else None
+
+
+def layer_profile(delta: np.ndarray) -> np.ndarray:
+    """Sum Δ over each layer and scale by the largest sum of all classes and layers.
+
+    Args:
+        delta: (classes, layers, query, key), not negative.
+
+    Returns:
+        (classes, layers), float64 in [0, 1]; all zeros where Δ is zero everywhere.
+    """
+    sums = delta.astype(np.float64).sum(axis=(2, 3))
+    profile: np.ndarray = sums / sums.max() if sums.max() > 0 else sums
+    return profile
+
+
+def find_regions(
+    delta: np.ndarray, copies: np.ndarray, *, channels: Sequence[str] = ()
+) -> list[Region]:
+    """Share out one class's Δ over the regions that have a name.
+
+    Thirds of the layers (or the named channels) add up to 1, and so do the three blocks of
+    prefix and suffix, and the single layers; the others overlap with them.
+
+    Args:
+        delta: of one class, (layers, query, key), not negative.
+        copies: for each (query, key) the share of the class's sequences of which it is a copy
+            edge: the key one past an earlier occurrence of the query's token. Δ and this are
+            both means over sequences: where these differ much, the share falls short of what
+            the sequences have one by one.
+        channels: names in place of layers (the blind baseline's maps have two channels).
+    """
+    causal = np.tri(delta.shape[-1], dtype=bool)
+    delta = delta.astype(np.float64) * causal
+    whole = delta.sum() or 1.0
+    by_edge, by_layer = delta.sum(axis=0), delta.sum(axis=(1, 2))
+    n_layers = len(delta)
+    found = []
+    for name, layers in _groups_of_layers(n_layers, channels):
+        found.append(Region(name, by_layer[layers].sum() / whole, len(layers) / n_layers))
+    for name, cells in _cells(causal, copies):
+        found.append(Region(name, (by_edge * cells).sum() / whole, cells.sum() / causal.sum()))
+    if not channels:
+        each = enumerate(by_layer / whole, start=1)
+        found += [Region(f"layer {number}", share, 1 / n_layers) for number, share in each]
+    return [Region(name, float(share), float(even)) for name, share, even in found]
+
+
+def region_sentence(class_name: str, regions: Sequence[Region]) -> str:
+    """Say where a class's Δ lies far above and far below an even spread.
+
+    Args:
+        class_name: the class.
+        regions: of `find_regions`; single layers are not named.
+    """
+    named = [one for one in regions if not one.name.startswith("layer ") and one.ratio is not None]
+    if not any(one.share for one in named):
+        return f"{class_name}: no Δ, since no evaluation sequence speaks for it."
+    ranked = sorted(named, key=lambda one: -(one.ratio or 0.0))
+    much = [one for one in ranked if (one.ratio or 0.0) >= _MUCH][:_MOST_NAMED]
+    little = [one for one in reversed(ranked) if (one.ratio or 0.0) <= _LITTLE][:_MOST_NAMED]
+    if not much and not little:
+        return f"{class_name}: Δ is spread about evenly over all the regions named here."
+    parts = [f"much of Δ lies in {_listed(much)}"] if much else []
+    parts += [f"little in {_listed(little)}"] if little else []
+    return f"{class_name}: {'; '.join(parts)}."
+
+
+def _listed(regions: Sequence[Region]) -> str:
+    """Regions with their share and what an even spread would give."""
+    return ", ".join(
+        f"{one.name} ({one.share:.1%} where an even spread gives {one.even:.1%})" for one in regions
+    )
+
+
+def _groups_of_layers(n_layers: int, channels: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """Channels one by one, else thirds of the layers; a third without a layer is left out."""
+    if channels:
+        yield from ((name, [index]) for index, name in enumerate(channels))
+        return
+    parts = np.array_split(np.arange(n_layers), len(_THIRDS))
+    for name, part in zip(_THIRDS, parts, strict=True):
+        if len(part):
+            yield name, part.tolist()
+
+
+def _cells(causal: np.ndarray, copies: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Regions of (query, key), as weights in [0, 1]."""
+    query, key = np.indices(causal.shape)
+    half = len(causal) // 2
+    yield "prefix → prefix", causal & (query < half)
+    yield "suffix → prefix", causal & (query >= half) & (key < half)
+    yield "suffix → suffix", causal & (key >= half)
+    yield f"near the diagonal (|q−k| ≤ {NEAR_DIAGONAL})", causal & (query - key <= NEAR_DIAGONAL)
+    yield "first token", causal & (key == 0)
+    yield "copy diagonals", copies * causal

@@ -1,0 +1,251 @@
+"""What the report says of Δ beyond its maps: regions, memory or text, stability, sanity."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.localize.regions import Region, region_sentence
+from mnemoscope.report.content import Table
+from mnemoscope.report.numbers import points
+from mnemoscope.stages.localize import AGREEMENT_FILE, REGIONS_FILE
+from mnemoscope.study import Study
+
+__all__ = ["localize_tables"]
+
+_MUCH = 1.5  # times an even spread
+_MORE = 0.05  # of ΣΔ, a fraction
+_KEEPS = 0.3  # correlation beyond that of wholly random weights
+_STABLE = ("halves", "seeds", "attributions", "reference", "attention")
+_STABLE_WORDS = {
+    "halves": "other half of the sequences",
+    "seeds": "other CNN seeds",
+    "reference": "Δ of the reference model",
+    "attention": "the mean attention itself",
+}
+
+
+def localize_tables(study: Study, sample: str) -> Iterator[Table]:
+    """Tables below the decisiveness maps of one sample.
+
+    Args:
+        study: with the localize stage done; one made before these checks gives none.
+        sample: its name.
+    """
+    if not (study.folder / REGIONS_FILE).is_file():
+        return
+    regions = study.read(REGIONS_FILE).filter(pl.col("sample") == sample)
+    if regions.is_empty():
+        return
+    first = regions["attribution"][0]
+    shown = regions.filter(pl.col("attribution") == first)
+    yield _region_table(shown, first)
+    if "reference" in shown["source"]:
+        yield _layer_table(shown, first)
+    checks = study.read(AGREEMENT_FILE).filter(pl.col("sample") == sample)
+    stable = checks.filter(pl.col("check").is_in(_STABLE))
+    if not stable.is_empty():
+        yield _stability_table(stable, study.settings.localize.correct_only)
+    sane = checks.filter(pl.col("check").is_in(["randomized", "permuted"]))
+    if not sane.is_empty():
+        yield _sanity_table(sane)
+
+
+def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
+    """Shares by region, the reference's and the tokens' beside them."""
+    named = regions.filter(~pl.col("region").str.starts_with("layer "))
+    shares = {
+        (row["source"], row["class"], row["region"]): row["share"] for row in named.to_dicts()
+    }
+    rows, said = [], []
+    for name in named["class"].unique(maintain_order=True):
+        own = named.filter((pl.col("class") == name) & (pl.col("source") == "model")).to_dicts()
+        found = [Region(row["region"], row["share"] or 0.0, row["even"]) for row in own]
+        beside = [shares.get(("reference", name, one.name)) for one in found]
+        said.append(region_sentence(name, found))
+        said += _of_the_text(name, found, beside)
+        for one, row, other in zip(found, own, beside, strict=True):
+            gap = None if other is None or row["share"] is None else row["share"] - other
+            times = "–" if row["ratio"] is None else f"{row['ratio']:.1f}×"
+            blind = shares.get(("blind", name, one.name))
+            label = f"{name}: {one.name}"
+            rows.append((label, row["share"], one.even, times, other, points(gap), blind))
+        rows += [
+            (f"{name}: channel “{row['region']}”", None, row["even"], "–", None, "–", row["share"])
+            for row in named.filter(
+                (pl.col("class") == name)
+                & (pl.col("source") == "blind")
+                & ~pl.col("region").is_in([one.name for one in found])
+            ).to_dicts()
+        ]
+    return Table(
+        title=f"Where Δ lies, by name ({attribution})",
+        columns=(
+            "class and region",
+            "share of Δ",
+            "even spread",
+            "times even",
+            "reference model’s Δ",
+            "model − reference, points",
+            "Δ from the tokens alone",
+        ),
+        rows=tuple(rows),
+        summary=" ".join(said)
+        + " Copy diagonals: the key one past an earlier occurrence of the query’s token, averaged "
+        "over the evaluation sequences as Δ is. The tokens alone are the blind baseline’s maps: "
+        "two channels in place of layers. A region that the reference model shows as strongly "
+        "belongs to the text.",
+    )
+
+
+def _of_the_text(
+    name: str, found: Sequence[Region], beside: Sequence[float | None]
+) -> Iterator[str]:
+    """Say which strong regions the reference shows as strongly, and which it does not."""
+    strong = [
+        (one, other)
+        for one, other in zip(found, beside, strict=True)
+        if other is not None and (one.ratio or 0.0) >= _MUCH
+    ]
+    text = [one.name for one, other in strong if one.share - other <= 0]
+    more = [one.name for one, other in strong if one.share - other >= _MORE]
+    if text:
+        yield (
+            f"The reference model, which never saw the sequences, shows as much of {name} in "
+            f"{', '.join(text)}: that belongs to the text."
+        )
+    if more:
+        yield f"The model shows more of {name} than the reference in {', '.join(more)}."
+
+
+def _layer_table(regions: pl.DataFrame, attribution: str) -> Table:
+    """Share of Δ in each layer: model, reference, difference."""
+    layers = regions.filter(pl.col("region").str.starts_with("layer "))
+    names = layers["region"].unique(maintain_order=True).to_list()
+    rows: list[tuple[str | float | None, ...]] = []
+    for name in layers["class"].unique(maintain_order=True):
+        values = {
+            source: dict(
+                layers.filter((pl.col("class") == name) & (pl.col("source") == source))
+                .select("region", "share")
+                .rows()
+            )
+            for source in ("model", "reference")
+        }
+        for source, shares in values.items():
+            rows.append((f"{name}: {source}", *(shares.get(layer) for layer in names)))
+        gaps = [_gap(values["model"].get(one), values["reference"].get(one)) for one in names]
+        rows.append((f"{name}: model − reference, points", *map(points, gaps)))
+    return Table(
+        title=f"Layers of the model beside those of the reference ({attribution})",
+        columns=("share of Δ", *names),
+        rows=tuple(rows),
+        summary="Each row of model or reference adds up to 100 %.",
+    )
+
+
+def _gap(own: float | None, other: float | None) -> float | None:
+    return None if own is None or other is None else own - other
+
+
+def _stability_table(checks: pl.DataFrame, correct_only: bool) -> Table:
+    """How alike Δ is between halves, seeds, attributions, models, and to the attention."""
+    keys = checks.select("check", "against").unique(maintain_order=True).rows()
+    columns = {}
+    for check, against in keys:
+        columns[check, against] = _STABLE_WORDS.get(check, f"Δ by {against}")
+    rows = []
+    for attribution in checks["attribution"].unique(maintain_order=True):
+        for name in checks["class"].unique(maintain_order=True):
+            own = checks.filter((pl.col("attribution") == attribution) & (pl.col("class") == name))
+            cells = [_correlations(own, check, against, "Δ") for check, against in columns]
+            rows.append((f"{name}, {attribution}", *cells))
+    return Table(
+        title="Is Δ stable, and do the attributions agree?",
+        columns=("Δ of", *columns.values()),
+        rows=tuple(rows),
+        summary=(
+            f"{_disagreement(checks)}Pearson and Spearman correlation over all causal edges of all "
+            "layers, then the overlap of the top 1 % of edges. Halves are of the evaluation "
+            "sequences, near duplicates on one side; a dash: a single seed, or no sequence that "
+            "counts. "
+            + (
+                "Correctly classified sequences alone count."
+                if correct_only
+                else "All evaluation sequences count, rightly classified or not."
+            )
+        ),
+    )
+
+
+def _disagreement(checks: pl.DataFrame) -> str:
+    """Name the pair of attributions whose Δ agrees least."""
+    pairs = checks.filter(pl.col("check") == "attributions").drop_nulls("spearman")
+    if pairs.is_empty():
+        return ""
+    worst = pairs.sort("overlap", maintain_order=True).row(0, named=True)
+    return (
+        f"The attributions disagree most on {worst['class']}: of the top 1 % of edges by "
+        f"{worst['attribution']} and by {worst['against']}, {worst['overlap']:.0%} are the same "
+        f"(rank correlation {worst['spearman']:.2f}). "
+    )
+
+
+def _sanity_table(checks: pl.DataFrame) -> Table:
+    """What is left of D and Δ when the CNN did not learn this."""
+    keys = checks.select("check", "against").unique(maintain_order=True).rows()
+    random = [against for check, against in keys if check == "randomized"]
+    words = [f"random from {one} up" for one in random[:-1]] + ["all layers random"]
+    words += [against for check, against in keys if check == "permuted"]
+    rows = []
+    for attribution in checks["attribution"].unique(maintain_order=True):
+        for name in checks["class"].unique(maintain_order=True):
+            own = checks.filter((pl.col("attribution") == attribution) & (pl.col("class") == name))
+            for of in ("D", "Δ"):
+                cells = [_correlations(own, check, against, of) for check, against in keys]
+                rows.append((f"{name}, {attribution}: {of}", *cells))
+    return Table(
+        title="Does Δ depend on what the CNN learned?",
+        columns=("correlation with the trained CNN’s", *words),
+        rows=tuple(rows),
+        summary=" ".join(_sanity_sentences(checks, random))
+        + " One CNN, up to 64 sequences a class, all of them counted. D is the attribution alone, "
+        "Δ the mean of D times the attention, which stays the same and keeps Δ alike whatever the "
+        "CNN is. Pearson, Spearman, overlap of the top 1 %. Checks after Adebayo et al., arXiv "
+        "1810.03292.",
+    )
+
+
+def _sanity_sentences(checks: pl.DataFrame, random: list[str]) -> Iterator[str]:
+    """Say for each attribution whether D loses its structure with the CNN's top layer."""
+    for attribution in checks["attribution"].unique(maintain_order=True):
+        own = checks.filter((pl.col("attribution") == attribution) & (pl.col("of") == "D"))
+        top, floor = (
+            _mean(own.filter(against=layer)["pearson"]) for layer in (random[0], random[-1])
+        )
+        permuted = _mean(own.filter(check="permuted")["pearson"])
+        if top is None or floor is None:
+            continue
+        told = f"{attribution}: with random weights in the top layer D keeps a correlation of "
+        told += f"{top:.2f}, with all layers random {floor:.2f}"
+        told += "" if permuted is None else f", with a CNN of permuted labels {permuted:.2f}"
+        fails = top - floor > _KEEPS
+        yield told + (
+            ": it fails the check, most of its structure does not come from what the top learned."
+            if fails
+            else ": what it had beyond the floor of a random CNN is lost with the top layer."
+        )
+
+
+def _mean(values: pl.Series) -> float | None:
+    known = values.drop_nulls()
+    return None if known.is_empty() else float(np.mean(known.to_numpy()))
+
+
+def _correlations(rows: pl.DataFrame, check: str, against: str, of: str) -> str:
+    """`.83 · .75 · 61 %`, or a dash."""
+    found = rows.filter(check=check, against=against, of=of).to_dicts()
+    if not found or found[0]["pearson"] is None:
+        return "–"
+    one = found[0]
+    return f"{one['pearson']:.2f} · {one['spearman']:.2f} · {one['overlap']:.0%}"

@@ -1,0 +1,150 @@
+"""The stage `localize`: Δ beside the reference's and the tokens', its regions and its checks."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.config import StudySettings
+from mnemoscope.localize import attribution
+from mnemoscope.stages import localize
+from mnemoscope.stages.jobs import load_outcome
+from mnemoscope.stages.localize import load_deltas
+from mnemoscope.stages.report_content import taxonomy_results
+from mnemoscope.stages.report_localize import localize_tables
+from mnemoscope.stages.run import run_stage
+from mnemoscope.study import Study
+
+SAMPLE = "Non-Memo, Recite[5], Recollect"
+
+
+def settings_of(study: Study, **changes) -> StudySettings:
+    values = study.settings.as_dict()
+    values["localize"] |= changes
+    return StudySettings.model_validate(values)
+
+
+def as_if_trained(monkeypatch) -> None:
+    """The tiny study's CNNs have not left chance; here they count all the same."""
+
+    def outcome(job):
+        found = load_outcome(job)
+        return dataclasses.replace(found, facts=found.facts | {"did_train": True})
+
+    monkeypatch.setattr(localize, "load_outcome", outcome)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_studies, tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("localize") / "study"
+    shutil.copytree(tiny_studies["report"], folder)
+    study = Study(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        as_if_trained(monkeypatch)
+        run_stage(study, "localize", settings_of(study, correct_only=False), redo=True)
+    return Study(folder)
+
+
+def test_every_source_has_its_delta_and_the_models_is_the_default(done) -> None:
+    for source, n_maps in (("model", 2), ("reference", 2), ("blind", 2)):
+        found = list(load_deltas(done, source))
+        assert {one.source for one in found} == {source}
+        assert [one.attribution for one in found] == ["gradient", "guided"]
+        assert {one.delta.shape for one in found} == {(3, n_maps, 64, 64)}
+        assert {one.n_cnns for one in found} == {2}
+    assert [one.source for one in load_deltas(done)] == ["model", "model"]
+
+
+def test_all_sequences_count_where_correct_only_is_off(done) -> None:
+    n_eval = done.read("samples.parquet").filter(sample=SAMPLE, split="eval")
+    for one in load_deltas(done):
+        counted = np.array(one.n_used) + np.array(one.n_skipped)
+        assert counted.sum() == 2 * n_eval.height  # CNNs
+        assert sum(one.n_wrong) > 0
+
+
+def test_shares_of_a_partition_add_up_and_channels_are_said_apart(done) -> None:
+    table = done.read("regions.parquet").drop_nulls("share")
+    keys = ["source", "attribution", "class"]
+    for pattern in ("→", "^layer ", "third of the layers|same token"):
+        parts = table.filter(pl.col("region").str.contains(pattern))
+        for share in parts.group_by(keys).agg(pl.col("share").sum())["share"]:
+            assert share == pytest.approx(1)
+    blind = set(table.filter(source="blind")["region"])
+    assert {"same token earlier", "after the same token"} < blind
+    assert not [name for name in blind if "layer" in name]
+
+
+def test_every_check_is_made_for_every_class_and_attribution(done) -> None:
+    table = done.read("agreement.parquet")
+    counts = dict(table.group_by("check").len().rows())
+    assert counts == {
+        "halves": 6,
+        "seeds": 6,
+        "attributions": 6,
+        "reference": 6,
+        "attention": 6,
+        "randomized": 2 * 3 * 2 * 4,  # attributions, classes, D and Δ, layers
+        "permuted": 2 * 3 * 2,
+    }
+    lowest = table.filter(check="randomized")["against"].unique(maintain_order=True).to_list()
+    assert lowest == ["classifier.4", "classifier.1", "features.4", "features.0"]
+    assert table["pearson"].drop_nulls().is_between(-1, 1).all()
+
+
+def test_the_report_sets_it_all_below_the_maps(done) -> None:
+    tables = {table.title: table for table in localize_tables(done, SAMPLE)}
+    assert list(tables) == [
+        "Where Δ lies, by name (gradient)",
+        "Layers of the model beside those of the reference (gradient)",
+        "Is Δ stable, and do the attributions agree?",
+        "Does Δ depend on what the CNN learned?",
+    ]
+    for table in tables.values():
+        assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
+    stable = tables["Is Δ stable, and do the attributions agree?"]
+    assert "All evaluation sequences count" in stable.summary
+    sane = tables["Does Δ depend on what the CNN learned?"]
+    assert "guided: with random weights in the top layer D keeps a correlation of" in sane.summary
+    (result,) = [one for one in taxonomy_results(done) if one.name == SAMPLE]
+    assert [maps.attribution for maps in result.beside] == ["gradient", "guided"]
+
+
+def test_a_study_localized_before_these_checks_is_shown_without_them(done, tmp_path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(done.folder, folder)
+    (folder / "regions.parquet").unlink()
+    assert not list(localize_tables(Study(folder), SAMPLE))
+    assert Study(folder).is_done("localize")
+
+
+def test_settings_at_their_defaults_leave_an_old_localization_valid(tiny_studies) -> None:
+    """Neither `correct_only` nor `sanity` takes part in the key where it is what was always so."""
+    study = Study(tiny_studies["report"])
+    key = study.key("localize")
+    study.settings.localize.sanity = False
+    assert study.key("localize") != key
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("localize.attributions=[attention]", "'gradient', 'guided'"),
+        ("localize.attributions=[]", "at least 1"),
+        ("localize.correct_only=perhaps", "valid boolean"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(refused, done, setting, said) -> None:
+    assert said in refused("localize", done.folder, "-q", "--redo", "--set", setting)
+
+
+def test_occlusion_without_captum_is_refused_before_any_work(
+    refused, done, tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(done.folder, folder)
+    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    said = refused("localize", folder, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
+    assert "pip install 'mnemoscope[attribution]'" in said
