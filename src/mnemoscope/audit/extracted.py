@@ -39,12 +39,20 @@ def _pdf(data: bytes) -> str:
     pypdf = _library("pypdf", "pypdf")
     with _quiet("pypdf"):
         reader = pypdf.PdfReader(io.BytesIO(data))
-        if reader.is_encrypted and not reader.decrypt(""):
+        if reader.is_encrypted and not _opens(reader):
             raise UserError("an encrypted PDF. Save it without its password.")
         text = "\f".join(page.extract_text() for page in reader.pages)
     if not text.strip("\f \n"):
         raise UserError("a PDF without text, perhaps a scan. Recognize its text first (OCR).")
     return text
+
+
+def _opens(reader: Any) -> bool:
+    """True where an encrypted PDF needs no password."""
+    try:
+        return bool(reader.decrypt(""))
+    except Exception:  # a cipher that needs one more library, or a torn dictionary
+        return False
 
 
 def _docx(data: bytes) -> str:

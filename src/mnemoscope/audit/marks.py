@@ -21,8 +21,8 @@ def mark_hidden(text: str) -> list[Mark]:
 
     Line breaks and tabs stay as they are.
 
-    >>> mark_hidden("a\u202eb")
-    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E'), Mark(is_sign=False, text='b')]
+    >>> mark_hidden("a\u202e")
+    [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
     """
     found: list[Mark] = []
     run = 0

@@ -148,8 +148,8 @@ def _environment() -> jinja2.Environment:
 def _percent(value: float) -> str:
     """A share as a percentage that does not round something to nothing."""
     if 0 < value < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * value:.1f} %"
+        return "<\u00a00.1\u00a0%"
+    return f"{100 * value:.1f}\u00a0%"  # no line breaks before the sign
 
 
 def _interval(share: Mapping[str, float]) -> str:

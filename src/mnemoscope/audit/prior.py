@@ -65,7 +65,8 @@ def find_priors(
     if not len(rows):
         return [None] * len(windows)
     found = gather_evidence(lm, rows, settings)
-    sums, is_whole = found.logprobs.sum(axis=1), found.is_right.all(axis=1)
+    sums = found.logprobs.sum(axis=1)
+    is_whole = np.asarray(found.is_right.all(axis=1))
     ends = np.cumsum([len(piece) for piece in pieces])
     return [
         _prior(own, sums[end - len(prefixes) : end], is_whole[end - len(prefixes) : end], source)

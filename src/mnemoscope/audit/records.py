@@ -117,12 +117,14 @@ def span_row(
         places: characters: `start`, `end`, `window_start`, `suffix_start`, `window_end`.
         threshold: share of matching tokens from which on a text counts as reproduced.
     """
-    row = dict.fromkeys(SPAN_COLUMNS) | places
+    row: dict[str, Any] = dict.fromkeys(SPAN_COLUMNS)
+    row |= places
     row |= {"document": document, "text": text[places["start"] : places["end"]]}
     row |= _found(span, places, text) | _asked(evidence)
     reference = evidence.reference_score
-    row["reference_reproduces"] = None if reference is None else reference >= threshold - 1e-9
-    return row | _grounds(span, evidence.prior, row["reference_reproduces"])
+    reproduces = None if reference is None else reference >= threshold - 1e-9
+    row["reference_reproduces"] = reproduces
+    return row | _grounds(span, evidence.prior, reproduces)
 
 
 def span_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:

@@ -4,6 +4,7 @@ Guess: the prefix shows how the suffix goes on (ROUGE-L or ROUGE-3 of the two at
 the text counts or repeats. Anything else that the model reproduces is Recall.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from mnemoscope.sequences.counters import is_number, split_counters
 from mnemoscope.sequences.patterns import PatternMode, find_pattern
 from mnemoscope.sequences.rouge import rouge_scores
 
-__all__ = ["GUESS", "RECALL", "Ruling", "rule_windows"]
+__all__ = ["GUESS", "RECALL", "Ruling", "find_step", "rule_windows"]
 
-GUESS, RECALL = "guess", "recall"
+GUESS = "guess"
+RECALL = "recall"
 _ENOUGH = 0.5  # Guess[0.5-0.5], the paper's taxonomy
 _LONGEST_PERIOD = 12
 
@@ -66,14 +68,16 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
     if pattern.is_repeating:
         reasons.append("the text repeats one unit again and again")
     if rouge_l >= _ENOUGH:
-        reasons.append(f"the suffix repeats {rouge_l:.0%} of the prefix's tokens in order")
+        reasons.append(f"the suffix repeats {100 * rouge_l:.0f} % of the prefix's tokens in order")
     if rouge_3 >= _ENOUGH:
-        reasons.append(f"{rouge_3:.0%} of its runs of three tokens stand in the prefix already")
+        reasons.append(
+            f"{100 * rouge_3:.0f} % of its runs of three tokens stand in the prefix already"
+        )
     if reasons:
         return Ruling(GUESS, "; ".join(reasons), rouge_l, rouge_3, *pattern)
     reason = (
-        f"nothing in the prefix shows it: {rouge_l:.0%} of its tokens repeat the prefix in order "
-        f"(below {_ENOUGH:.0%}), and it neither counts nor repeats"
+        f"nothing in the prefix shows it: {100 * rouge_l:.0f} % of its tokens repeat the prefix in "
+        f"order (below {100 * _ENOUGH:.0f} %), and it neither counts nor repeats"
     )
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
 
@@ -88,7 +92,7 @@ def find_step(text: str) -> int | None:
     for period in range(1, min(_LONGEST_PERIOD, len(numbers) // 3) + 1):
         for column in range(period):
             series = numbers[column::period]
-            steps = {after - before for before, after in zip(series, series[1:], strict=False)}
+            steps = {after - before for before, after in pairwise(series)}
             if len(steps) == 1 and steps != {0}:
                 return steps.pop()
     return None

@@ -1,6 +1,8 @@
 """Continue the windows of all documents: every stride-th start, then all starts around a find."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from mnemoscope.progress import track
 
 __all__ = ["SCHEMA", "coarse_starts", "cut", "fine_starts", "scan_windows"]
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "document": pl.Int64,
     "first": pl.Int64,
     "common": pl.Int32,
@@ -86,7 +88,7 @@ def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) ->
     is_hit = {first for first, _, score in rows if score is not None and _hits(score, settings)}
     known = {first for first, *_ in rows}
     found: set[int] = set()
-    for (left, left_common, _), (right, right_common, _) in zip(rows, rows[1:], strict=False):
+    for (left, left_common, _), (right, right_common, _) in pairwise(rows):
         both = left in is_hit and right in is_hit
         if not both and (
             max(left_common, right_common) >= enough or left in is_hit or right in is_hit

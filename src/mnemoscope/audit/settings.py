@@ -14,30 +14,41 @@ class AuditSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prefix: int = Field(32, ge=1, description="Tokens of the document that the model is shown.")
-    suffix: int = Field(32, ge=1, description="Tokens it is asked for.")
-    stride: int = Field(8, ge=1, description="Tokens from one window to the next.")
+    prefix: int = Field(
+        default=32, ge=1, description="Tokens of the document that the model is shown."
+    )
+    suffix: int = Field(default=32, ge=1, description="Tokens it is asked for.")
+    stride: int = Field(default=8, ge=1, description="Tokens from one window to the next.")
     threshold: float = Field(
-        0.9, gt=0, le=1, description="Share of the suffix's tokens that makes a window a hit."
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of the suffix's tokens that makes a window a hit.",
     )
     refine_from: int = Field(
-        8,
+        default=8,
         ge=1,
         description="Around a window whose first tokens, this many, come out, every start is "
         "tried that the stride left out.",
     )
-    max_growth: int = Field(128, ge=0, description="Tokens that a span may grow past a window.")
+    max_growth: int = Field(
+        default=128, ge=0, description="Tokens that a span may grow past a window."
+    )
     patterns: Literal["published", "strict"] = Field(
-        "published", description="Mode of the rules for counting and repeating text."
+        default="published", description="Mode of the rules for counting and repeating text."
     )
-    temperature: float = Field(1.0, gt=0, description="Temperature of the sampling asked about.")
-    top_k: int = Field(40, ge=0, description="Tokens it samples from; 0 is all.")
+    temperature: float = Field(
+        default=1.0, gt=0, description="Temperature of the sampling asked about."
+    )
+    top_k: int = Field(default=40, ge=0, description="Tokens it samples from; 0 is all.")
     probability: float = Field(
-        0.9, gt=0, lt=1, description="Chance with which the tries are to give the text."
+        default=0.9, gt=0, lt=1, description="Chance with which the tries are to give the text."
     )
-    n_prefixes: int = Field(8, ge=0, description="Other prefixes of the prior; 0 leaves it out.")
-    batch_size: int = Field(64, ge=1, description="Windows a forward pass.")
-    seed: int = Field(0, description="Draws the other prefixes.")
+    n_prefixes: int = Field(
+        default=8, ge=0, description="Other prefixes of the prior; 0 leaves it out."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Windows a forward pass.")
+    seed: int = Field(default=0, description="Draws the other prefixes.")
 
     @property
     def length(self) -> int:

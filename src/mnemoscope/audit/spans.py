@@ -1,6 +1,7 @@
 """Merge hits into spans of one document, cut where their verdicts change, grown at the end."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ def _runs(verdicts: npt.NDArray[np.int8]) -> list[tuple[int, int, int]]:
     edges = np.flatnonzero(np.diff(verdicts, prepend=0, append=0))
     return [
         (int(first), int(last), int(verdicts[first]))
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in pairwise(edges)
         if verdicts[first]
     ]
 

@@ -87,7 +87,7 @@ def read_documents(
                 else:
                     skipped[document.name] = Skipped(document.name, "empty.")
         except MnemoscopeError as error:
-            skipped[name] = Skipped(name, str(error).removeprefix(f"{name}: "))
+            skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
     if not documents:
         raise UserError(_nothing(sources, list(skipped.values())))
     return Reading(list(documents.values()), list(skipped.values()), encoding)

@@ -71,7 +71,7 @@ def verify_audit(out: Path, load: Callable[[dict[str, Any]], LanguageModel]) -> 
     """
     record, frame = read_audit(out)
     settings = AuditSettings(**record["settings"])
-    problems, notes = _check_documents(out, record)
+    problems, notes = _check_documents(record)
     if file_sha256(out / "spans.parquet") != record["spans_sha256"]:
         problems.append("spans.parquet was changed after the audit.")
     lm = load(record["model"])
@@ -107,7 +107,7 @@ def _repeat(lm: LanguageModel, frame: pl.DataFrame, settings: AuditSettings) -> 
     ]
 
 
-def _check_documents(out: Path, record: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _check_documents(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Compare every document with its hash; what is said is (problems, notes)."""
     problems, notes, cache = [], [], dict[str, dict[str, str]]()
     for row in record["documents"]:

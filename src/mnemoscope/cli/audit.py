@@ -199,7 +199,7 @@ def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> 
     say(f"Loading the {role} {name}")
     if name == EMBEDDED:
         name = str(reference_path() if role == "reference" else model_path())
-    return load_model(name, revision=revision, **given)
+    return load_model(name, revision=revision, dtype=given["dtype"], device=given["device"])
 
 
 def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: Path | None) -> None:

@@ -1,0 +1,73 @@
+"""Fixtures: the shipped models, and texts whose truth is known."""
+
+import random
+
+import polars as pl
+import pytest
+
+from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.lm import load_model
+
+_WORDS = [
+    "lamp",
+    "hill",
+    "green",
+    "seven",
+    "birds",
+    "marrow",
+    "lane",
+    "sing",
+    "supper",
+    "garden",
+    "copper",
+    "moss",
+    "yellow",
+    "twelve",
+    "boats",
+    "ferry",
+    "crane",
+    "winter",
+    "letter",
+    "harbour",
+    "velvet",
+    "onion",
+    "ladder",
+    "quiet",
+    "thunder",
+]
+
+
+@pytest.fixture(scope="session")
+def lm():
+    return load_model(str(model_path()), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return load_model(str(reference_path()), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sequences():
+    return pl.read_parquet(sequences_path())
+
+
+@pytest.fixture(scope="session")
+def new_text():
+    """Text that no model has seen: words drawn by a seed."""
+
+    def new_text(seed, n_words):
+        generator = random.Random(seed)
+        words = (
+            generator.choice(_WORDS) + "." * (generator.random() < 0.1) for _ in range(n_words)
+        )
+        return " ".join(words)
+
+    return new_text
+
+
+@pytest.fixture(scope="session")
+def trained(sequences):
+    """Texts that the embedded model saw more than five times, prose."""
+    rows = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") == "prose"))
+    return rows["text"].head(4).to_list()

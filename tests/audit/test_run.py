@@ -1,0 +1,242 @@
+"""A whole audit on the embedded model: what it finds, resumes, refuses and verifies."""
+
+import json
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.audit import scan
+from mnemoscope.audit.records import SPAN_COLUMNS
+from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.tokens import character_range, tokenize
+from mnemoscope.audit.verify import verify_audit
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.lm import scan_memorized
+
+FILES = ("audit.json", "audit.html", "spans.parquet")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, trained, new_text):
+    """Two documents: trained passages between new text, and new text alone."""
+    folder = tmp_path_factory.mktemp("planted")
+    pieces = [new_text(9, 41)]
+    for number, passage in enumerate(trained):
+        pieces += [passage, new_text(number, 30 + 7 * number)]
+    (folder / "planted.txt").write_text(" é😀 ".join(pieces), encoding="utf-8")
+    (folder / "new.txt").write_text(new_text(77, 300), encoding="utf-8")
+    (folder / "short.txt").write_text("Too short.", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(planted, tmp_path_factory, lm, reference):
+    out = tmp_path_factory.mktemp("out") / "audit"
+    record = audit_documents(lm, read_documents([str(planted)]), out, reference=reference)
+    return out, record, pl.read_parquet(out / "spans.parquet")
+
+
+def reproduced_characters(lm, text):
+    """Characters inside some 32 tokens that the model writes: every start, by another way."""
+    tokens = tokenize(text, lm.tokenizer)
+    starts = range(len(tokens.ids) - 63)
+    windows = np.stack([tokens.ids[start : start + 64] for start in starts])
+    batches = scan_memorized(lm, windows, batch_size=128)
+    is_hit = np.concatenate([batch.is_memorized for batch in batches])
+    found = set()
+    for start in np.flatnonzero(is_hit):
+        found.update(range(*character_range(tokens, start + 32, start + 64)))
+    return found
+
+
+def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, planted, lm):
+    name = (planted / "planted.txt").as_posix()
+    truth = reproduced_characters(lm, (planted / "planted.txt").read_text(encoding="utf-8"))
+    spans = made[2].filter(pl.col("document") == name)
+    found = {one for row in spans.iter_rows(named=True) for one in range(row["start"], row["end"])}
+    assert len(truth) > 200
+    assert len(truth & found) / len(truth) >= 0.9
+    assert (spans["verdict"] == "recall").all()
+    assert spans.height == 4
+    assert (~spans["reference_reproduces"]).all()
+
+
+def test_new_text_is_never_called_recalled(made, planted):
+    spans = made[2].filter(pl.col("document") == (planted / "new.txt").as_posix())
+    assert spans.height == 0
+    row = next(one for one in made[1]["documents"] if one["document"].endswith("new.txt"))
+    assert row["recalled"]["share"] == 0
+    assert 0 < row["recalled"]["high"] < 0.15  # what so many characters can exclude
+
+
+def test_shuffled_words_of_trained_text_are_not_recalled(tmp_path, lm, trained):
+    words = " ".join(trained).split()
+    random.Random(1).shuffle(words)
+    (tmp_path / "a.txt").write_text(" ".join(words))
+    record = audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
+    assert record["summary"]["recall_spans"] == 0
+
+
+def test_offsets_are_characters_of_the_document(made, planted):
+    text = (planted / "planted.txt").read_text(encoding="utf-8")
+    for row in made[2].iter_rows(named=True):
+        assert row["text"] == text[row["start"] : row["end"]]
+        assert row["window_start"] <= row["suffix_start"] <= row["start"]
+        assert "".join(row["suffix_pieces"]) == text[row["suffix_start"] : row["window_end"]]
+
+
+def test_table_has_its_columns_and_nulls_where_nothing_was_asked(made):
+    frame = made[2]
+    assert dict(frame.schema) == SPAN_COLUMNS
+    assert frame["probability"].null_count() == frame.height
+    for column in ("document", "start", "end", "verdict", "reason", "tokens", "score"):
+        assert frame[column].null_count() == 0
+    assert set(frame["verdict"]) <= {"guess", "recall"}
+
+
+def test_a_counting_template_is_a_guess(tmp_path, lm):
+    (tmp_path / "a.txt").write_text("".join(f"Chapter {n}: board mode\n" for n in range(10, 60)))
+    record = audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
+    frame = pl.read_parquet(tmp_path / "out" / "spans.parquet")
+    assert record["summary"]["guessed"]["share"] > 0.5
+    assert record["summary"]["recalled"]["share"] == 0
+    assert frame["reason"].str.contains("step 1").any()
+    assert frame["reference_reproduces"].null_count() == frame.height
+
+
+def test_short_documents_are_said_and_do_not_stop_the_others(made):
+    row = next(one for one in made[1]["documents"] if one["document"].endswith("short.txt"))
+    assert row["is_too_short"]
+    assert row["windows"] == 0
+    assert "shorter than one window" in (made[0] / "audit.html").read_text()
+
+
+def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
+    made, planted, tmp_path, lm, reference, monkeypatch
+):
+    settings = AuditSettings(batch_size=16)
+    reading = read_documents([str(planted)])
+
+    def run(out):
+        audit_documents(lm, reading, out, settings=settings, reference=reference)
+        return [(out / name).read_bytes() for name in FILES]
+
+    whole = run(tmp_path / "whole")
+    real, calls = scan.continue_windows, []
+
+    def dies(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(scan, "continue_windows", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed")
+    assert not any((tmp_path / "killed" / name).exists() for name in FILES)
+    n_before = len(calls)
+    assert run(tmp_path / "killed") == whole
+    n_parts = len(calls) - n_before
+    calls.clear()
+    calls += [1] * 10
+    run(tmp_path / "again")
+    assert n_parts == len(calls) - 10 - 2  # the two finished parts were not made again
+    assert not (tmp_path / "killed" / "parts").exists()
+
+
+def test_parts_of_other_documents_are_not_used(tmp_path, lm, new_text, monkeypatch):
+    def run(seed):
+        (tmp_path / "a.txt").write_text(new_text(seed, 80))
+        reading = read_documents([str(tmp_path / "a.txt")])
+        return audit_documents(lm, reading, tmp_path / "out")
+
+    monkeypatch.setattr("mnemoscope.audit.run._write", _dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(1)
+    assert list((tmp_path / "out" / "parts").glob("windows-*"))
+    monkeypatch.undo()
+    record = run(2)
+    assert record["summary"]["windows"] > 0
+
+
+def _dies(*_):
+    raise KeyboardInterrupt
+
+
+def test_another_audit_is_not_written_over_unless_asked(tmp_path, lm, new_text):
+    out = tmp_path / "out"
+    (tmp_path / "a.txt").write_text(new_text(1, 80))
+    reading = read_documents([str(tmp_path / "a.txt")])
+    first = audit_documents(lm, reading, out)
+    stamps = [(out / name).stat().st_mtime_ns for name in FILES]
+    assert audit_documents(lm, reading, out) == first
+    assert [(out / name).stat().st_mtime_ns for name in FILES] == stamps
+    other = AuditSettings(stride=4)
+    with pytest.raises(UserError, match="--redo"):
+        audit_documents(lm, reading, out, settings=other)
+    assert audit_documents(lm, reading, out, settings=other, redo=True)["settings"]["stride"] == 4
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path, lm, new_text):
+    rows = [{"text": new_text(1, 80), "document": "../../evil.txt"}]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    audit_documents(lm, read_documents([str(tmp_path / "in")]), tmp_path / "x" / "out")
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert made == {tmp_path / "x" / "out" / name for name in FILES}
+
+
+@pytest.mark.parametrize("name", ["parts", "texts"])
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path, lm, new_text, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a.txt").write_text(new_text(1, 80))
+    with pytest.raises(UserError, match="leaves the output folder"):
+        audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_record_names_what_it_rests_on(made, lm):
+    record = json.loads((made[0] / "audit.json").read_text())
+    assert record == made[1]
+    assert record["schema_version"] == 1
+    assert record["model"]["fingerprint"] == lm.fingerprint
+    assert "model.safetensors" in record["model"]["files"]
+    assert record["settings"]["stride"] == 8
+    assert all(len(one["sha256"]) == 64 for one in record["documents"])
+
+
+def test_verify_repeats_what_holds(made, lm):
+    found = verify_audit(made[0], lambda _: lm)
+    assert found.n_hold == found.n_spans == made[2].height
+    assert found.problems == []
+
+
+def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
+    out = tmp_path / "copy"
+    out.mkdir()
+    for name in FILES:
+        (out / name).write_bytes((made[0] / name).read_bytes())
+    found = verify_audit(out, lambda _: reference)
+    assert found.n_hold == 0
+    assert any("other weights" in one for one in found.problems)
+    path = planted / "new.txt"
+    before = path.read_text()
+    path.write_text(before + "!")
+    try:
+        assert any("new.txt" in one for one in verify_audit(out, lambda _: lm).problems)
+    finally:
+        path.write_text(before)
+    made[2].with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
+    assert any("spans.parquet" in one for one in verify_audit(out, lambda _: lm).problems)
+    (out / "spans.parquet").write_bytes(b"torn")
+    with pytest.raises(DamagedDataError):
+        verify_audit(out, lambda _: lm)
+    with pytest.raises(UserError, match="no audit"):
+        verify_audit(tmp_path, lambda _: lm)

@@ -1,0 +1,168 @@
+"""Documents: every kind is read, and what cannot be read is said while the others go on."""
+
+import io
+import json
+import sys
+
+import polars as pl
+import pytest
+
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.errors import UserError
+
+docx = pytest.importorskip("docx")
+pypdf = pytest.importorskip("pypdf")
+
+
+def make_pdf(text):
+    """A PDF of one page, written by hand: no library of ours made it."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+        b"/Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    data, places = b"%PDF-1.4\n", []
+    for number, one in enumerate(objects, 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, one)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    start = len(data)
+    return (
+        data
+        + b"xref\n0 6\n0000000000 65535 f \n"
+        + table
+        + (b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start)
+    )
+
+
+def encrypted_pdf(text):
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(make_pdf(text)))
+    writer.encrypt("secret", algorithm="RC4-128")
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def read_one(path, **options):
+    return read_documents([str(path)], **options).documents[0]
+
+
+def test_plain_texts_are_read_character_by_character(tmp_path):
+    text = "Zeile eins\r\nünïcödé 😀\n\tcode()\n"
+    for name in ("a.txt", "b.md", "c.py", "LICENSE"):
+        (tmp_path / name).write_bytes(text.encode())
+        assert read_one(tmp_path / name).text == text
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_one(tmp_path / "marked.txt").text == text
+    (tmp_path / "wide.txt").write_bytes(text.encode("utf-16"))
+    assert read_one(tmp_path / "wide.txt").text == text
+
+
+def test_html_gives_the_text_and_no_script(tmp_path):
+    page = "<html><head><script>alert(1)</script></head><body><h1>Title</h1><p>One &amp; two"
+    (tmp_path / "a.html").write_text(page)
+    text = read_one(tmp_path / "a.html").text
+    assert "Title" in text
+    assert "One & two" in text
+    assert "alert" not in text
+
+
+def test_pdf_and_docx_give_their_text(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(make_pdf("Hello from a page"))
+    assert read_one(tmp_path / "a.pdf").text.strip() == "Hello from a page"
+    made = docx.Document()
+    made.add_paragraph("First.")
+    made.add_table(1, 2).rows[0].cells[1].text = "cell"
+    made.add_paragraph("Last.")
+    made.save(tmp_path / "b.docx")
+    assert read_one(tmp_path / "b.docx").text == "First.\n\tcell\nLast."
+
+
+def test_rows_of_tables_are_documents_of_their_own(tmp_path):
+    rows = [{"text": "one"}, {"text": None}, {"text": "three"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pl.DataFrame(rows).write_parquet(tmp_path / "t.parquet")
+    for name in ("t.jsonl", "t.parquet"):
+        reading = read_documents([str(tmp_path / name)])
+        assert [one.text for one in reading.documents] == ["one", "three"]
+        assert [one.name for one in reading.documents] == [
+            f"{tmp_path / name}#1",
+            f"{tmp_path / name}#3",
+        ]
+        assert [one.reason for one in reading.skipped] == ["empty."]
+
+
+def test_a_folder_is_read_without_the_audit_that_lies_in_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "out").mkdir()
+    for place in ("a.txt", "sub/b.txt", "out/audit.html", ".hidden"):
+        (tmp_path / place).write_text("text")
+    reading = read_documents([str(tmp_path)], leave_out=tmp_path / "out")
+    names = [one.name.removeprefix(f"{tmp_path.as_posix()}/") for one in reading.documents]
+    assert names == ["a.txt", "sub/b.txt"]
+
+
+def test_standard_input_is_a_document():
+    reading = read_documents(["-"], stdin=io.BytesIO(b"typed"))
+    assert [(one.name, one.text) for one in reading.documents] == [("-", "typed")]
+
+
+def test_the_same_file_twice_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    assert len(read_documents([str(tmp_path / "a.txt")] * 2).documents) == 1
+
+
+BAD = {
+    "empty.txt": (b"", "empty"),
+    "blank.txt": (b" \n\t", "empty"),
+    "binary.dat": (b"\x7fELF\0\0\0\1", "binary"),
+    "latin.txt": ("Käse".encode("latin-1"), "unknown encoding"),
+    "torn.pdf": (make_pdf("x")[:60], "broken PDF"),
+    "not.pdf": (b"this is no PDF at all", "broken PDF"),
+    "locked.pdf": (encrypted_pdf("x"), "encrypted PDF"),
+    "scan.pdf": (make_pdf(""), "without text"),
+    "torn.docx": (b"PK\3\4torn", "broken DOCX"),
+    "torn.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2"),
+    "other.jsonl": (b'{"body": "a"}\n', "text"),
+    "torn.parquet": (b"PAR1torn", ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
+    data, reason = BAD[name]
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "good.txt").write_text("good")
+    reading = read_documents([str(tmp_path / name), str(tmp_path / "good.txt")])
+    assert [one.text for one in reading.documents] == ["good"]
+    assert [one.name for one in reading.skipped] == [str(tmp_path / name)]
+    assert reason in reading.skipped[0].reason
+    assert "\n" not in reading.skipped[0].reason
+    with pytest.raises(UserError) as caught:
+        read_documents([str(tmp_path / name)])
+    assert name in str(caught.value)
+
+
+def test_the_encoding_can_be_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Käse".encode("latin-1"))
+    assert read_one(tmp_path / "a.txt", encoding="latin-1").text == "Käse"
+    with pytest.raises(UserError, match="no such encoding"):
+        read_one(tmp_path / "a.txt", encoding="klingon")
+
+
+@pytest.mark.parametrize("ending", [".pdf", ".docx", ".html"])
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, ending):
+    for module in ("pypdf", "docx", "inscriptis"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / f"a{ending}").write_bytes(b"data")
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[audit\]'"):
+        read_documents([str(tmp_path / f"a{ending}")])
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_documents([str(tmp_path / "missing.txt")])
