@@ -74,10 +74,8 @@ def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
     first = np.flatnonzero(starts.ravel())
     counts = np.diff(np.append(first, n_rows * length))
     share = counts / length
-    entropy: npt.NDArray[np.float64] = np.bincount(
-        first // length, weights=-share * np.log2(share), minlength=n_rows
-    )
-    return np.maximum(entropy, 0.0)
+    entropy = np.bincount(first // length, weights=-share * np.log2(share), minlength=n_rows)
+    return np.maximum(entropy, 0.0).astype(np.float64)
 
 
 def token_frequency(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:

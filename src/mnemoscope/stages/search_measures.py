@@ -152,8 +152,9 @@ def _wanted(study: Study) -> set[str]:
     files = [one for one in settings.nodes if one.lower().endswith((".yaml", ".yml"))]
     own = [node for path in files for nodes in read_nodes(path).values() for node in nodes]
     beside = load_taxonomies(settings.beside) if settings.beside else []
-    columns = {column for thing in (*own, *beside) for column in thing.columns}
-    return {*find_columns(settings.nodes), *columns}
+    of_own = {column for node in own for column in node.columns}
+    of_beside = {column for taxonomy in beside for column in taxonomy.columns}
+    return {*find_columns(settings.nodes), *of_own, *of_beside}
 
 
 def _of_model(
@@ -174,7 +175,7 @@ def _of_model(
         if with_prior:
             own = -np.log(after) * (tokens.shape[1] - half)
             prior = _prior(study, lm, table, chosen, tokens, progress)
-            columns["prior_gain"] = (own - prior) / (tokens.shape[1] - half)
+            columns["prior_gain"] = own - prior
     frame = chosen.select("sequence_id").with_columns(
         **{k: pl.Series(v) for k, v in columns.items()}
     )

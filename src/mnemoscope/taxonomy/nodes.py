@@ -39,7 +39,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "PrefixPerplexity": Measure("prefix_perplexity", "the model's perplexity of the prefix"),
     "SuffixPerplexity": Measure("suffix_perplexity", "the model's perplexity of the suffix"),
-    "Prior": Measure("prior_gain", "what the own prefix adds to the suffix, in nats a token,"),
+    "Prior": Measure("prior_gain", "what its own prefix adds to the suffix, in nats,"),
 }
 """Nodes beyond the published ones, written ``Entropy[>4.2]`` or ``Entropy[<=4.2]``.
 

@@ -202,10 +202,10 @@ def _quantiles(
             return []
         raise UserError(
             f"search.nodes: '{entry}' holds no memorized sequence; here {column} runs from "
-            f"{values.min():.4g} to {values.max():.4g}. Choose a range within."
+            f"{_end(values.min()):.4g} to {_end(values.max()):.4g}. Choose a range within."
         )
     found = {_round(float(np.quantile(inside.to_numpy(), share))) for share in _SHARES}
-    smallest, largest = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    smallest, largest = _end(values.min()), _end(values.max())
     return sorted(limit for limit in found if smallest <= limit < largest)
 
 
@@ -216,8 +216,14 @@ def _duplicates(memorized: pl.DataFrame, entry: str, low: float, high: float) ->
     counts = memorized["duplicates"]
     deciles = _quantiles(memorized, "duplicates", entry, low, high)
     found = {math.floor(limit) for limit in [*deciles, *_PUBLISHED_DUPLICATES]}
-    smallest, largest = int(counts.min()), int(counts.max())  # type: ignore[arg-type]
+    smallest, largest = _end(counts.min()), _end(counts.max())
     return sorted(float(n) for n in found if low <= n <= high and smallest <= n < largest)
+
+
+def _end(value: object) -> float:
+    """The smallest or largest value of a column of numbers."""
+    assert isinstance(value, int | float)
+    return float(value)
 
 
 def _guesses(entry: str, low: float, high: float) -> dict[str, tuple[str, ...]]:
