@@ -116,35 +116,35 @@ def test_short_documents_are_said_and_do_not_stop_the_others(made):
 
 
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
-    made, planted, tmp_path, lm, reference, monkeypatch
+    tmp_path, lm, trained, new_text, monkeypatch
 ):
-    settings = AuditSettings(batch_size=16)
-    reading = read_documents([str(planted)])
+    settings = AuditSettings(batch_size=16, n_prefixes=2)
+    monkeypatch.setattr(scan, "_BATCHES_A_PART", 1)
+    (tmp_path / "a.txt").write_text(new_text(1, 60) + trained[0] + new_text(2, 60))
+    reading = read_documents([str(tmp_path / "a.txt")])
+    real, calls, dies_at = scan.continue_windows, [], None
 
-    def run(out):
-        audit_documents(lm, reading, out, settings=settings, reference=reference)
-        return [(out / name).read_bytes() for name in FILES]
-
-    whole = run(tmp_path / "whole")
-    real, calls = scan.continue_windows, []
-
-    def dies(*arguments, **named):
+    def counted(*arguments, **named):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == dies_at:
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(scan, "continue_windows", dies)
+    def run(name):
+        calls.clear()
+        audit_documents(lm, reading, tmp_path / name, settings=settings)
+        return [(tmp_path / name / file).read_bytes() for file in FILES], len(calls)
+
+    monkeypatch.setattr(scan, "continue_windows", counted)
+    whole, n_parts = run("whole")
+    dies_at = 3
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed")
+        run("killed")
     assert not any((tmp_path / "killed" / name).exists() for name in FILES)
-    n_before = len(calls)
-    assert run(tmp_path / "killed") == whole
-    n_parts = len(calls) - n_before
-    calls.clear()
-    calls += [1] * 10
-    run(tmp_path / "again")
-    assert n_parts == len(calls) - 10 - 2  # the two finished parts were not made again
+    dies_at = None
+    again, n_again = run("killed")
+    assert again == whole
+    assert n_again == n_parts - 2  # the two finished parts were not made again
     assert not (tmp_path / "killed" / "parts").exists()
 
 

@@ -20,6 +20,9 @@ __all__ = ["LEFT", "Continued", "continue_windows"]
 LEFT = -1
 """Stands in place of tokens that were not decoded."""
 
+# Windows right up to here, few of most texts, are asked whether they are right to the end.
+_ASKED_WHOLE = 4
+
 
 class Continued(NamedTuple):
     """One batch of windows.
@@ -73,9 +76,12 @@ def _continue_batch(
             check_finite(lm, gap)
             chosen[alive, step] = best[:, 0]
             n_wrong = (chosen[alive, : step + 1] != wanted[alive, : step + 1]).sum(dim=1)
-            kept = (n_wrong <= n_allowed).nonzero().squeeze(1)
+            is_kept = n_wrong <= n_allowed
+            if step + 1 == _ASKED_WHOLE:
+                is_kept &= ~_finish_whole(lm, batch, chosen, alive, n_wrong == 0)
             # Families without a cache read everything again.
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
+            kept = is_kept.nonzero().squeeze(1)
             if len(kept) == 0:
                 break
             if len(kept) < len(alive):
@@ -83,6 +89,29 @@ def _continue_batch(
                 if cache is not None:
                     cache.batch_select_indices(kept)
     return _judge(chosen.cpu().numpy(), wanted.cpu().numpy())
+
+
+def _finish_whole(
+    lm: LanguageModel,
+    batch: torch.Tensor,
+    chosen: torch.Tensor,
+    alive: torch.Tensor,
+    is_right: torch.Tensor,
+) -> torch.Tensor:
+    """Finish, in `chosen`, the windows that the model reproduces whole; (alive,) bool: which.
+
+    One teacher-forced forward instead of a step a token: while every token is the likeliest,
+    decoding would have read the same (see `mnemoscope.lm.scan`).
+    """
+    rows = alive[is_right]
+    is_whole = torch.zeros_like(is_right)
+    if len(rows):
+        wanted = batch[rows, -chosen.shape[1] :]
+        best, _ = best_two(last_logits(lm, prepend_bos(lm, batch[rows, :-1]), chosen.shape[1]))
+        found = (best == wanted).all(dim=1)
+        chosen[rows[found]] = wanted[found]
+        is_whole[is_right.nonzero().squeeze(1)[found]] = True
+    return is_whole
 
 
 def _judge(chosen: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> Continued:
