@@ -164,6 +164,13 @@ class Study:
         Raises:
             UserError: the study was made by another model.
         """
+        self.check_model(role, facts)
+        if self.record["models"].get(role) != facts:
+            self.record["models"][role] = facts
+            _write_settings(self.folder, self.settings, self.record)
+
+    def check_model(self, role: str, facts: dict[str, Any]) -> None:
+        """Refuse a model that is not the one which made the study; as `remember_model`."""
         known = self.record["models"].get(role)
         if known and known["fingerprint"] != facts["fingerprint"]:
             raise UserError(
@@ -171,9 +178,6 @@ class Study:
                 f"{known['fingerprint'][:12]}; now {facts['name']}, {facts['fingerprint'][:12]}). "
                 "Use another folder for this model."
             )
-        if known != facts:
-            self.record["models"][role] = facts
-            _write_settings(self.folder, self.settings, self.record)
 
     # -- stages -----------------------------------------------------------------------------
 
@@ -329,41 +333,20 @@ class Study:
     # -- one at a time ----------------------------------------------------------------------
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the study for this process, and sweep up what a killed one left.
+
+        Args:
+            shared: other processes that work on parts may hold it too, and nothing is swept up.
 
         Raises:
             UserError: another process holds it (its process id is named).
             NoRoomError: the disk is full.
         """
-        try:
-            descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written to ({error.strerror}). Copy the study first."
-            ) from None
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise UserError(
-                    f"{self.folder}: in use by process {holder}. Wait until it ends, or stop it."
-                ) from None
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            self._sweep()
+        with hold_folder(self.folder, shared=shared):
+            if not shared:
+                self._sweep()
             yield
-            os.truncate(descriptor, 0)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise NoRoomError(
-                f"{self.folder}: the disk is full. Make room and run the same command again; "
-                "what was complete is kept."
-            ) from error
-        finally:
-            os.close(descriptor)
 
     def _sweep(self) -> None:
         """Remove temporary files of a killed process, and parts that have been put together."""
@@ -372,6 +355,41 @@ class Study:
                 left.unlink(missing_ok=True)
         if self.manifest("continue"):
             shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+
+
+@contextmanager
+def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for this process by a lock that dies with it; errors as `Study.lock`."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip()
+            holder = f"process {pid}" if pid else "processes that work on parts of it"
+            raise UserError(
+                f"{folder}: in use by {holder}. Wait until it ends, or stop it."
+            ) from None
+        if not shared:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+        if not shared:
+            os.truncate(descriptor, 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoomError(
+            f"{folder}: the disk is full. Make room and run the same command again; "
+            "what was complete is kept."
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def check_free(folder: Path) -> None:

@@ -480,7 +480,7 @@ def test_a_corrupted_shard_is_named_and_captured_again(how, study, refused, call
     for verb, target in (("train", study), ("describe", study / "maps" / "model")):
         line = refused(verb, target, "-q") if verb == "train" else refused(verb, target)
         assert str(shard) in line
-        assert "mnemoscope capture --redo" in line
+        assert "mnemoscope capture STUDY" in line
     assert not (study / "cnn").exists() or not any((study / "cnn").iterdir())
     assert call("capture", study, "--redo", "-q").status == 0
     assert shard.read_bytes() == whole

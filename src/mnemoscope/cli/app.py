@@ -5,7 +5,17 @@ from collections.abc import Callable
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import audit, benchmark, demo, describe, duplicates, search, study, tables
+from mnemoscope.cli import (
+    audit,
+    benchmark,
+    demo,
+    describe,
+    duplicates,
+    merge,
+    search,
+    study,
+    tables,
+)
 
 __all__ = ["app", "verbs"]
 
@@ -47,6 +57,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "duplicates": duplicates.duplicates,
     "label": tables.label,
     "capture": study.capture,
+    "merge": merge.merge,
     "train": study.train,
     "benchmark": benchmark.benchmark,
     "localize": study.localize,

@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "NoControls",
     "Out",
+    "PartOption",
     "Patterns",
     "Quiet",
     "Redo",
@@ -106,6 +107,16 @@ DropSmallClasses = Annotated[
 Scan = Annotated[
     bool,
     typer.Option("--scan", help="Find memorized sequences by teacher forcing (large tables)."),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="Do only the I-th of N shares, beside the study; 'mnemoscope merge' puts them "
+        "together.",
+        show_default=False,
+    ),
 ]
 Patterns = Annotated[
     str | None, typer.Option("--patterns", help="published (default) or strict pattern rules.")

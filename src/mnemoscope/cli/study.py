@@ -15,6 +15,7 @@ from mnemoscope.cli.options import (
     Model,
     NoControls,
     Out,
+    PartOption,
     Patterns,
     Quiet,
     Redo,
@@ -171,6 +172,7 @@ def continue_(
     dtype: Dtype = None,
     device: Device = None,
     batch_size: BatchSize = None,
+    part: PartOption = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -180,7 +182,7 @@ def continue_(
     Example: mnemoscope continue my-study
     """
     flags = _model_flags(model, revision, dtype, device, batch_size) | {"continue.scan": scan}
-    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet)
+    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet, part=part)
 
 
 def capture(
@@ -197,11 +199,14 @@ def capture(
     dtype: Dtype = None,
     device: Device = None,
     batch_size: BatchSize = None,
+    part: PartOption = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
 ) -> None:
     """Store the attention of what is sampled; of every sequence where there are no labels.
+
+    Run again on a finished study it looks through the store and redoes shards that are damaged.
 
     Example: mnemoscope capture my-study
     """
@@ -211,8 +216,13 @@ def capture(
     if folder is None:
         raise UserError("capture: name a study, or give --model, --sequences and -o for a new one.")
     if not is_study(folder) and sequences is not None:
+        if part is not None:
+            raise UserError(
+                f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
+                f"sequences {sequences} -o {folder}', then run the parts."
+            )
         _found(folder, flags, set_, quiet)
-    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet)
+    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet, part=part)
 
 
 def train(
@@ -230,13 +240,33 @@ def train(
 
 
 def localize(
-    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
+    study: StudyFolder,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find where in the attention each class is decided.
 
-    Example: mnemoscope localize my-study
+    Example: mnemoscope localize my-study --export figures
     """
+    if export is not None:
+        from mnemoscope.report.print_figures import check_matplotlib
+
+        check_matplotlib()
     stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
+    if export is not None:
+        from mnemoscope.stages.export import export_localization
+
+        written = export_localization(Study(study), export)
+        print(f"Wrote {len(written)} figures and tables into {export}.")
 
 
 def knockout(
@@ -265,21 +295,42 @@ def stage_verb(
     *,
     redo: bool,
     quiet: bool,
+    part: str | None = None,
 ) -> None:
-    """Run one stage of a study and say what comes next."""
+    """Run one stage of a study, or a part of it, and say what comes next."""
     study = Study(folder)
     settings = merge_flags(study.settings, flags, assignments)
+    if part is not None:
+        _run_part(study, stage, part, settings, redo=redo, quiet=quiet)
+        return
     from mnemoscope.stages.run import run_stage
 
-    was_done = study.is_done(stage) and settings == study.settings and not redo
     with shown(quiet):
-        run_stage(study, stage, settings, redo=redo)
+        was_done = not run_stage(study, stage, settings, redo=redo)
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     outputs = STAGES[names.index(stage)].outputs
     made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
+    if stage == "capture" and not study.is_done("label"):
+        following = ["continue"]  # every sequence was captured, without labels
     hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
+
+
+def _run_part(
+    study: Study, stage: str, text: str, settings: StudySettings, *, redo: bool, quiet: bool
+) -> None:
+    """Do one part of a stage and say where it stands."""
+    from mnemoscope.stages.part_work import run_part
+    from mnemoscope.stages.parts import parse_part
+
+    part = parse_part(text)
+    with shown(quiet):
+        made = run_part(study, stage, part, settings, redo=redo)
+    if made is None:
+        print(f"Nothing to do: '{stage}' of {study.folder} is done.")
+    else:
+        print(f"Wrote {made}. When all {part.n} parts are done: mnemoscope merge {study.folder}")
 
 
 def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, quiet: bool) -> None:

@@ -140,6 +140,6 @@ def _check(frame: pl.DataFrame, path: Path) -> None:
 
 def _damaged(path: Path, what: str) -> DamagedDataError:
     return DamagedDataError(
-        f"{path}: {what}. Delete it and run 'mnemoscope capture --redo': every sequence of the "
+        f"{path}: {what}. Delete it and run 'mnemoscope capture STUDY': every sequence of the "
         "folder is captured again."
     )

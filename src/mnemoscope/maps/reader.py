@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnemoscope.errors import UserError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.maps.dataset import Pooling, StoredMaps
 from mnemoscope.maps.index import count_rows, find_rows, key_frame, read_index
 from mnemoscope.maps.meta import StoreMeta, read_meta
@@ -65,6 +65,16 @@ class MapStore:
         """
         for name, rows, sha256 in count_rows(self.index):
             check_checksum(self.folder / name, rows=rows, sha256=sha256)
+
+    def damaged(self) -> list[DamagedDataError]:
+        """What is wrong with each shard whose content is not what was written; as `check`."""
+        found = []
+        for name, rows, sha256 in count_rows(self.index):
+            try:
+                check_checksum(self.folder / name, rows=rows, sha256=sha256)
+            except DamagedDataError as error:
+                found.append(error)
+        return found
 
     def rows(
         self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str

@@ -95,6 +95,6 @@ def _describe(tensor: Any) -> tuple[str, list[int]]:
 def _damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
     its = "its" if rows is None else f"its {rows}"
     return DamagedDataError(
-        f"{path}: {what}. Run 'mnemoscope capture --redo': {its} sequences are captured again, "
+        f"{path}: {what}. Run 'mnemoscope capture STUDY': {its} sequences are captured again, "
         "the rest is kept."
     )

@@ -5,6 +5,8 @@ killed process leaves is either complete or not there. One writer a folder at a 
 """
 
 import errno
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256 as sha256_of
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.atomic_write import write_bytes
+from mnemoscope.atomic_write import atomic_path, write_bytes
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.maps.index import (
     INDEX_NAME,
@@ -27,6 +29,7 @@ from mnemoscope.maps.index import (
     write_index,
 )
 from mnemoscope.maps.meta import META_NAME, POOLED, StoreMeta, read_meta, write_meta
+from mnemoscope.maps.reader import MapStore
 from mnemoscope.maps.shard import check_checksum, check_shape, shard_bytes
 from mnemoscope.maps.triangle import pack_triangle
 
@@ -154,6 +157,31 @@ class MapWriter:
         while self._n_pending >= self.shard_rows:
             self._flush(self.shard_rows)
 
+    def take_shard(self, store: MapStore, name: str) -> None:
+        """Take over a whole shard of another folder; its rows get the next free name here.
+
+        Rows that are stored already are left alone, so that a merge which was killed goes on.
+
+        Args:
+            store: of the same model, settings and shape; its content is taken as it is (`check`).
+            name: one of its shards.
+
+        Raises:
+            UserError: maps of another model, settings or shape, or no permission to write.
+            NoRoomError: the disk is full.
+        """
+        store.meta.require(self.meta, store.folder)
+        rows = store.index.filter(pl.col("shard") == name)
+        if not len(self.missing(rows["sequence_id"].to_numpy(), rows["suffix"].to_list())):
+            return
+        self._prepare()
+        own_name = free_shard_name(self._index)
+        with atomic_path(self.folder / own_name) as temporary:
+            _link_or_copy(store.folder / name, temporary)
+        index = pl.concat([self._index, rows.with_columns(pl.lit(own_name).alias("shard"))])
+        write_index(self.folder, index)
+        self._index = index
+
     def close(self) -> None:
         """Write what has come since the last full shard; errors as `append`."""
         if self._n_pending:
@@ -244,6 +272,15 @@ class MapWriter:
         if self.damaged:
             write_index(self.folder, self._index)
         self._is_ready = True
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name where the file system can, else copy it."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _make_folder(folder: Path) -> None:

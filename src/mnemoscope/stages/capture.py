@@ -10,21 +10,37 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.errors import UserError
+from mnemoscope.config import StudySettings
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
-from mnemoscope.maps.meta import POOLED
-from mnemoscope.maps.store import MapWriter
+from mnemoscope.maps.meta import META_NAME, POOLED
+from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import triangle_size
-from mnemoscope.progress import Progress, track
+from mnemoscope.progress import Progress, say, track
 from mnemoscope.sequences.schema import token_matrix
-from mnemoscope.stages.continuation import decode
+from mnemoscope.stages.decoding import decode_missing
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["LOGPROBS_FILE", "capture_stage", "heads_role", "maps_folder", "shown_tokens"]
+__all__ = [
+    "LOGPROBS_FILE",
+    "capture_rows",
+    "capture_stage",
+    "check_head_bytes",
+    "damaged_maps",
+    "fill_store",
+    "heads_role",
+    "logprobs_of",
+    "maps_folder",
+    "repair_maps",
+    "shown_tokens",
+    "store_of",
+    "tensors_of",
+    "wanted_maps",
+]
 
 LOGPROBS_FILE = "logprobs.parquet"
 _REASONS_SAID = 3
@@ -48,11 +64,10 @@ def capture_stage(study: Study, models: Models) -> None:
     settings = study.settings
     with study.finishing("capture") as counts:
         model = models.model(study)
-        wanted = _wanted(study)
-        counts["distinct"] = wanted.height
-        if settings.capture.per_head:
-            _check_head_bytes(model, wanted.height, settings.sequences.length)
-        _decode_missing(study, model, wanted)
+        wanted = wanted_maps(study)
+        counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
+        check_head_bytes(model, wanted.height, settings)
+        decode_missing(study, model, wanted)
         tokens = shown_tokens(study.sequences, wanted)
         _capture(study, "model", model, wanted, tokens)
         reference = models.reference(study) if study.is_done("label") else None
@@ -63,19 +78,29 @@ def capture_stage(study: Study, models: Models) -> None:
             _write_logprobs(study, model, wanted)
 
 
-def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
-    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+def damaged_maps(study: Study) -> list[DamagedDataError]:
+    """What is wrong with the stores of a finished study; every shard is read (about 1 GB/s)."""
+    found: list[DamagedDataError] = []
+    folders = [path for path in study.folder.glob("maps/*") if (path / META_NAME).is_file()]
+    for folder in sorted(folders):
+        try:
+            found += MapStore(folder).damaged()
+        except (DamagedDataError, UserError) as error:
+            found.append(DamagedDataError(str(error)))
+    return found
 
-    Args:
-        table: the study's sequences.
-        wanted: columns `sequence_id`, `suffix` ("true" or "own").
 
-    Returns:
-        int32, shape (rows of `wanted`, length), in its order.
-    """
-    columns = [name for name in ("tokens", "continuation") if name in table.columns]
-    rows = wanted.join(
-        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
+def repair_maps(study: Study, models: Models) -> None:
+    """Capture again what the stores of a finished study have lost, and nothing else."""
+    wanted = wanted_maps(study)
+    tokens = shown_tokens(study.sequences, wanted)
+    _capture(study, "model", models.model(study), wanted, tokens)
+    if maps_folder(study, "reference").is_dir():
+        reference = models.reference(study)
+        assert reference is not None
+        _capture(study, "reference", reference, wanted, tokens)
+
+
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
     """Capture further rows with every model that the study holds maps of.
 
@@ -91,6 +116,19 @@ def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
         _capture(study, "reference", reference, wanted, tokens)
 
 
+def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
+    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+
+    Args:
+        table: the study's sequences.
+        wanted: columns `sequence_id`, `suffix` ("true" or "own").
+
+    Returns:
+        int32, shape (rows of `wanted`, length), in its order.
+    """
+    columns = [name for name in ("tokens", "continuation") if name in table.columns]
+    rows = wanted.join(
+        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
     )
     tokens = token_matrix(rows)
     own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
@@ -101,8 +139,8 @@ def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
     return tokens
 
 
-def _wanted(study: Study) -> pl.DataFrame:
-    """Which sequences are to be captured, with which suffix, sorted."""
+def wanted_maps(study: Study) -> pl.DataFrame:
+    """Which sequences are to be captured with which suffix: `sequence_id`, `suffix`, sorted."""
     if study.is_done("label"):
         _check_possible(study)
         rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
@@ -127,33 +165,12 @@ def _check_possible(study: Study) -> None:
     raise UserError(f"{study.folder}: no taxonomy can be trained. {said}{more}")
 
 
-def _decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
-    """After a scan, decode the Non-Memo sequences that were sampled, and only those."""
-    own = wanted.filter(pl.col("suffix") == "own").select("sequence_id")
-    if own.is_empty():
-        return
-    table = study.sequences
-    lacking = table.filter(pl.col("continuation").is_null()).join(own, on="sequence_id", how="semi")
-    if lacking.is_empty():
-        return
-    with track("Continuing the sampled Non-Memo", total=lacking.height) as progress:
-        found = decode(
-            model,
-            token_matrix(lacking),
-            batch_size=study.settings.model.batch_size,
-            progress=progress,
-        )
-    columns = ["continuation", "memorization_score"]
-    update = lacking.select("sequence_id").with_columns(found.select(columns).get_columns())
-    merged = table.join(update, on="sequence_id", how="left", suffix="_new", maintain_order="left")
-    study.add_columns(
-        merged.select(pl.coalesce(f"{name}_new", name).alias(name) for name in columns)
-    )
-
-
-def _check_head_bytes(model: LanguageModel, n_rows: int, length: int) -> None:
+def check_head_bytes(model: LanguageModel, n_rows: int, settings: StudySettings) -> None:
     """Refuse to store every head where the model or the sample is too large for it."""
-    n_bytes = model.n_layers * model.n_heads * triangle_size(length) * 2 * n_rows
+    if not settings.capture.per_head:
+        return
+    size = triangle_size(settings.sequences.length)
+    n_bytes = model.n_layers * model.n_heads * size * 2 * n_rows
     if n_bytes > MOST_HEAD_BYTES:
         raise UserError(
             f"capture.per_head: every head of {model.name} ({model.n_layers} layers of "
@@ -162,41 +179,60 @@ def _check_head_bytes(model: LanguageModel, n_rows: int, length: int) -> None:
         )
 
 
+def tensors_of(role: str) -> tuple[str, ...]:
+    """What a role's folder holds of each sequence."""
+    return ("heads",) if role.endswith("-heads") else POOLED
+
+
 def _capture(
     study: Study, role: str, model: LanguageModel, wanted: pl.DataFrame, tokens: np.ndarray
 ) -> None:
     """Capture one model's maps of the rows that its stores lack."""
-    _fill(study, role, model, wanted, tokens, tensors=POOLED)
-    if study.settings.capture.per_head:
-        _fill(study, heads_role(role), model, wanted, tokens, tensors=("heads",))
+    roles = [role, heads_role(role)] if study.settings.capture.per_head else [role]
+    for each in roles:
+        writer = store_of(study, maps_folder(study, each), each, model)
+        fill_store(study, each, writer, model, wanted, tokens)
 
 
-def _fill(
+def store_of(study: Study, folder: Path, role: str, model: LanguageModel) -> MapWriter:
+    """Open a folder for the maps of a role, see `MapWriter`."""
+    tensors = tensors_of(role)
+    return MapWriter(
+        folder,
+        n_layers=model.n_layers * (model.n_heads if "heads" in tensors else 1),
+        length=study.settings.sequences.length,
+        fingerprint=_fingerprint(model),
+        shard_rows=study.settings.capture.shard_rows,
+        tensors=tensors,
+    )
+
+
+def fill_store(
     study: Study,
     role: str,
+    writer: MapWriter,
     model: LanguageModel,
     wanted: pl.DataFrame,
     tokens: np.ndarray,
-    *,
-    tensors: tuple[str, ...],
 ) -> None:
-    """Capture what one store lacks, a shard at a time."""
-    ids = wanted["sequence_id"].to_numpy()
-    suffixes = wanted["suffix"].to_list()
-    shard_rows = study.settings.capture.shard_rows
-    writer = MapWriter(
-        maps_folder(study, role),
-        n_layers=model.n_layers * (model.n_heads if "heads" in tensors else 1),
-        length=tokens.shape[1],
-        fingerprint=_fingerprint(model),
-        shard_rows=shard_rows,
-        tensors=tensors,
-    )
+    """Capture what one store lacks, a shard at a time.
+
+    Args:
+        study: for its settings.
+        role: `model`, `reference` or `...-heads`.
+        writer: as `store_of` opens it.
+        model: whose attention is captured.
+        wanted: as `wanted_maps` gives it.
+        tokens: what is shown, int32, shape (rows of `wanted`, length).
+    """
+    for error in writer.damaged:
+        say(f"Redoing what is damaged: {error}")
+    ids, suffixes = wanted["sequence_id"].to_numpy(), wanted["suffix"].to_list()
     missing = writer.missing(ids, suffixes)
     with track(f"Capturing ({role})", total=len(missing)) as progress:
-        for start in range(0, len(missing), shard_rows):
-            rows = missing[start : start + shard_rows]
-            maps = _maps(model, tokens[rows], study, progress, tensors)
+        for start in range(0, len(missing), writer.shard_rows):
+            rows = missing[start : start + writer.shard_rows]
+            maps = _maps(model, tokens[rows], study, progress, writer.meta.tensors)
             writer.append_tensors(ids[rows], [suffixes[row] for row in rows], maps)
     writer.close()
 
@@ -222,12 +258,19 @@ def _maps(
 def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
     """Log-probabilities of every sampled sequence's true suffix: the positive control."""
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
+    shard_rows = study.settings.capture.shard_rows
+    blocks = range(0, rows.height, shard_rows)
+    frames = [logprobs_of(study, model, rows[start : start + shard_rows]) for start in blocks]
+    study.write(LOGPROBS_FILE, pl.concat(frames))
+
+
+def logprobs_of(study: Study, model: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
+    """Log-probabilities of some rows' suffix tokens: `sequence_id`, `logprobs` list<f32>."""
     batch_size = study.settings.model.batch_size
     values = suffix_logprobs(model, token_matrix(rows), batch_size=batch_size)
-    frame = rows.select("sequence_id").with_columns(
+    return rows.select("sequence_id").with_columns(
         pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
     )
-    study.write(LOGPROBS_FILE, frame)
 
 
 def _fingerprint(model: LanguageModel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Works in parts, each written whole; a killed run goes on with the next part.
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,14 @@ from mnemoscope.stages.models import Models
 from mnemoscope.stages.scan_check import check_scan
 from mnemoscope.study import Study
 
-__all__ = ["continue_stage", "decode"]
+__all__ = [
+    "chunk_name",
+    "chunks_of",
+    "continue_chunk",
+    "continue_stage",
+    "decode",
+    "keep_verdicts_of",
+]
 
 
 def continue_stage(study: Study, models: Models) -> None:
@@ -40,25 +48,47 @@ def continue_stage(study: Study, models: Models) -> None:
         parts.mkdir(parents=True, exist_ok=True)
         with track("Scanning" if scan else "Continuing", total=len(tokens)) as progress:
             frames = [
-                _part(parts / f"part-{start:09d}.parquet", model, rows, study, progress)
-                for start, rows in _chunks(tokens, part_rows)
+                continue_chunk(parts / chunk_name(start), model, rows, study, progress)
+                for start, rows in chunks_of(tokens, part_rows)
             ]
-        found = pl.concat(frames)
-        study.add_columns(found)
-        counts |= {
-            "sequences": found.height,
-            "memorized": int(found["is_memorized"].sum()),
-            "batch_size": study.settings.model.batch_size,
-            "scan_check": check_scan(
-                model,
-                tokens,
-                found,
-                n_rows=study.settings.continue_.check_rows,
-                scanned=scan,
-                batch_size=study.settings.model.batch_size,
-            ),
-        }
+        keep_verdicts_of(study, model, tokens, pl.concat(frames), counts)
     shutil.rmtree(study.folder / "continuation")
+
+
+def keep_verdicts_of(
+    study: Study,
+    model: LanguageModel | None,
+    tokens: np.ndarray,
+    found: pl.DataFrame,
+    counts: dict[str, Any],
+) -> None:
+    """Add what was found to the table, check the scan against decoding, and count.
+
+    Args:
+        study: whose table it is.
+        model: None leaves out the check.
+        tokens: of the table, int32, shape (sequences, length).
+        found: as `decode` gives it, in the table's order.
+        counts: of the stage's manifest; filled here.
+    """
+    study.add_columns(found)
+    settings = study.settings
+    counts |= {
+        "sequences": found.height,
+        "memorized": int(found["is_memorized"].sum()),
+        "batch_size": settings.model.batch_size,
+    }
+    if model is None:
+        counts["scan_check"] = {"checked": 0, "disagree": 0}
+        return
+    counts["scan_check"] = check_scan(
+        model,
+        tokens,
+        found,
+        n_rows=settings.continue_.check_rows,
+        scanned=settings.continue_.scan,
+        batch_size=settings.model.batch_size,
+    )
 
 
 def decode(
@@ -96,17 +126,22 @@ def decode(
     return pl.concat(frames)
 
 
-def _chunks(tokens: np.ndarray, part_rows: int) -> list[tuple[int, np.ndarray]]:
-    """Parts of the table with the row they begin at."""
+def chunks_of(tokens: np.ndarray, part_rows: int) -> list[tuple[int, np.ndarray]]:
+    """Chunks of the table with the row they begin at."""
     return [
         (start, tokens[start : start + part_rows]) for start in range(0, len(tokens), part_rows)
     ]
 
 
-def _part(
+def chunk_name(start: int) -> str:
+    """What the file of a chunk is called that begins at this row of the table."""
+    return f"part-{start:09d}.parquet"
+
+
+def continue_chunk(
     path: Path, model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
 ) -> pl.DataFrame:
-    """One part: read it back when it is there and whole, else make and write it."""
+    """One chunk of the table: read back when it is there and whole, else made and written."""
     with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         frame = pl.read_parquet(path)
         progress.advance(len(tokens))

@@ -9,7 +9,7 @@ from mnemoscope.lm.loading import LanguageModel, check_fits, load_model, load_to
 from mnemoscope.progress import say
 from mnemoscope.study import Study
 
-__all__ = ["Models", "reference_name"]
+__all__ = ["Models", "facts_of", "reference_name"]
 
 
 def reference_name(settings: StudySettings) -> str | None:
@@ -39,7 +39,7 @@ class Models:
         """
         return self._get("model", self.settings.model.name, study)
 
-    def reference(self, study: Study) -> LanguageModel | None:
+    def reference(self, study: Study | None) -> LanguageModel | None:
         """The model that never saw the sequences, None when there is none; errors as `model`."""
         name = reference_name(self.settings)
         if name is None:
@@ -72,7 +72,7 @@ class Models:
             self._loaded[role] = _load(role, name, self.settings)
         loaded = self._loaded[role]
         if study is not None:
-            study.remember_model(role, _facts(loaded, name))
+            study.remember_model(role, facts_of(loaded, name))
         return loaded
 
 
@@ -98,7 +98,7 @@ def _embedded_folder(role: str) -> Path:
     return reference_path() if role == "reference" else model_path()
 
 
-def _facts(loaded: LanguageModel, name: str) -> dict[str, Any]:
+def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
     """What a study records of a model (plain values)."""
     return {
         "name": name,

@@ -6,7 +6,7 @@ from pathlib import Path
 from mnemoscope.config import StudySettings
 from mnemoscope.progress import say
 from mnemoscope.stages.benchmark import benchmark_stage
-from mnemoscope.stages.capture import capture_stage
+from mnemoscope.stages.capture import capture_stage, damaged_maps, repair_maps
 from mnemoscope.stages.continuation import continue_stage
 from mnemoscope.stages.features import features_stage
 from mnemoscope.stages.knockout import knockout_stage
@@ -67,14 +67,19 @@ def run(
 
 def run_stage(
     study: Study, stage: str, settings: StudySettings | None = None, *, redo: bool = False
-) -> None:
+) -> bool:
     """Run one stage of a study whose needs are met; does nothing when it is done.
+
+    A finished capture is read through: shards that are damaged are captured again.
 
     Args:
         study: an existing study.
         stage: one of `STAGE_FUNCTIONS`.
         settings: changed settings, the study's own when None.
         redo: make it anew although it is done.
+
+    Returns:
+        False when there was nothing to do.
 
     Raises:
         UserError: a stage before it has not been run, or was made with other settings.
@@ -86,6 +91,13 @@ def run_stage(
             study.forget(stage)
         if not study.is_done(stage):
             STAGE_FUNCTIONS[stage](study, Models(study.settings))
+        elif stage == "capture" and (damaged := damaged_maps(study)):
+            for error in damaged:
+                say(f"Repairing: {error}")
+            repair_maps(study, Models(study.settings))
+        else:
+            return False
+    return True
 
 
 _PURPOSE = {

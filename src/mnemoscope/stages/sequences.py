@@ -90,11 +90,31 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     result = _read(settings, models)
     where, length = settings.sequences.source, settings.sequences.length
     check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
+    _refuse_padding(result.frame, where)
     # One forward, so that attention that cannot be captured is refused before hours of work.
     next(capture_pooled(model, token_matrix(result.frame[:1]), batch_size=1))
     if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
         result = replace(result, frame=_limit(result.frame, settings.sequences))
     return result
+
+
+def _refuse_padding(frame: pl.DataFrame, where: str) -> None:
+    """Refuse rows that their own attention mask calls padded.
+
+    Sequences are read in equal lengths, every token as it is: only then is a sequence alone
+    exactly what it is in a batch, and position 0 its first token.
+    """
+    mask = frame.get_column("attention_mask", default=None)
+    if mask is None or not isinstance(mask.dtype, pl.List | pl.Array):
+        return
+    lists = mask.arr.to_list() if isinstance(mask.dtype, pl.Array) else mask
+    is_padded = lists.cast(pl.List(pl.Int64)).list.min().fill_null(1) == 0
+    if is_padded.any():
+        raise UserError(
+            f"{where}, row {int(is_padded.arg_max() or 0)}: padded (its attention_mask has a 0). "
+            "Sequences of one length without padding are needed: take the padding off and drop "
+            "shorter rows, or set sequences.length."
+        )
 
 
 def _read(settings: StudySettings, models: Models) -> ReadResult:

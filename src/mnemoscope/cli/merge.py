@@ -1,0 +1,35 @@
+"""The verb merge: put the parts of a stage together."""
+
+from typing import Annotated
+
+import typer
+
+from mnemoscope.cli.options import Quiet, StudyFolder
+from mnemoscope.cli.study import shown
+from mnemoscope.study import STAGES, Study
+
+__all__ = ["merge"]
+
+
+def merge(
+    study: StudyFolder,
+    no_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-check",
+            help="Do not compare scan and decoding on a draw; the merge then needs no model.",
+        ),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put together what 'continue --part' or 'capture --part' made, as one process makes it.
+
+    Example: mnemoscope merge my-study
+    """
+    from mnemoscope.stages.merge import merge_parts
+
+    with shown(quiet):
+        stages = merge_parts(Study(study), check=not no_check)
+    names = [entry.name for entry in STAGES if not entry.optional]
+    following = names[names.index(stages[-1]) + 1]
+    print(f"Merged {' and '.join(stages)} of {study}. Next: mnemoscope {following} {study}")

@@ -1,0 +1,105 @@
+"""`mnemoscope capture` without labels or text: any table of ids and tokens, in one length."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.study import Study
+from tiny_models import save_model
+
+
+def tokens_table(path, n: int = 12, length: int = 64, **columns):
+    """A table with nothing but ids and tokens, as a user has it."""
+    tokens = np.random.default_rng(0).integers(1, 300, (n, length))
+    frame = pl.DataFrame({"sequence_id": np.arange(n) + 7, "tokens": tokens.tolist()})
+    frame.with_columns(**columns).write_parquet(path)
+    return path
+
+
+def pooled_afterwards(model, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and max over the heads of what the model itself gives out, float32."""
+    eager = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager")
+    with torch.inference_mode():
+        weights = eager(torch.from_numpy(tokens), output_attentions=True).attentions
+    stacked = torch.stack(weights, dim=1)
+    return stacked.mean(dim=2), stacked.amax(dim=2)
+
+
+def stored(folder, pooling: str) -> torch.Tensor:
+    store = MapStore(folder / "maps" / "model")
+    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", pooling)
+    return unpack_triangle(maps.read(torch.arange(len(maps))))
+
+
+@pytest.mark.parametrize("length", [64, 16])
+def test_a_table_of_tokens_is_enough(tiny, tmp_path, call, length):
+    table, folder = tokens_table(tmp_path / "t.parquet", length=length), tmp_path / "study"
+    chosen = [] if length == 64 else ["--set", f"sequences.length={length}"]
+    done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder, *chosen)
+    assert done.status == 0, done.err
+    assert f"mnemoscope continue {folder}" in done.out
+    tokens = np.array(pl.read_parquet(table)["tokens"].to_list())
+    mean, largest = pooled_afterwards(tiny.model, tokens)
+    assert torch.equal(stored(folder, "mean"), mean.half())
+    assert torch.equal(stored(folder, "max"), largest.half())
+    model = Study(folder).record["models"]["model"]
+    assert (model["dtype"], model["device"]) == ("float32", "cpu")
+    assert Study(folder).manifest("capture")["counts"]["batch_size"] == 64
+
+
+def test_batch_sizes_give_the_same_maps_but_for_rounding(tiny, tmp_path, call):
+    """Bit for bit at one batch size; at others matrix products sum in another order: float32
+    rounding below 1e-6, which float16 may turn into one step of its own, 2^-11 of weights below 1.
+    """
+    table = tokens_table(tmp_path / "t.parquet")
+    found = {}
+    for name, size in {"a": 5, "b": 5, "one": 1, "all": 12}.items():
+        folder = tmp_path / name
+        flags = ("--model", tiny.model, "--sequences", table, "--batch-size", size)
+        assert call("capture", *flags, "-o", folder).status == 0
+        found[name] = stored(folder, "mean")
+    assert torch.equal(found["a"], found["b"])
+    for name in ("one", "all"):
+        torch.testing.assert_close(found[name], found["a"], atol=2**-11, rtol=0)
+
+
+def test_rows_of_unequal_length_are_refused(tiny, tmp_path, refused):
+    table = tokens_table(tmp_path / "t.parquet")
+    frame = pl.read_parquet(table)
+    shorter = pl.when(pl.col("sequence_id") == 10).then(pl.col("tokens").list.head(50))
+    frame.with_columns(shorter.otherwise("tokens").alias("tokens")).write_parquet(table)
+    folder = tmp_path / "study"
+    line = refused("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
+    assert "row 3: 50 tokens where 64 are needed" in line
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_rows_are_refused_whichever_side(tiny, tmp_path, refused, side):
+    mask = np.ones((12, 64), dtype=np.int64)
+    mask[5, slice(None, 4) if side == "left" else slice(-4, None)] = 0
+    table = tokens_table(
+        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask.tolist())
+    )
+    folder = tmp_path / "study"
+    line = refused("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
+    assert "row 5: padded" in line
+    assert not folder.exists()
+
+
+def test_a_mask_of_ones_is_no_padding(tiny, tmp_path, call):
+    table = tokens_table(
+        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", [[1] * 64] * 12)
+    )
+    flags = ("--model", tiny.model, "--sequences", table, "-o", tmp_path / "study")
+    assert call("capture", *flags).status == 0
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path, refused):
+    model = save_model(tmp_path / "model", max_position_embeddings=32)
+    table = tokens_table(tmp_path / "t.parquet")
+    line = refused("capture", "--model", model, "--sequences", table, "-o", tmp_path / "study")
+    assert "has 32 positions" in line
