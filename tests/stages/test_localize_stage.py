@@ -9,7 +9,7 @@ import pytest
 
 from mnemoscope.config import StudySettings
 from mnemoscope.localize import attribution
-from mnemoscope.stages import localize
+from mnemoscope.stages import export, localize
 from mnemoscope.stages.jobs import load_outcome
 from mnemoscope.stages.localize import load_deltas
 from mnemoscope.stages.report_content import taxonomy_results
@@ -148,3 +148,35 @@ def test_occlusion_without_captum_is_refused_before_any_work(
     monkeypatch.setattr(attribution, "find_spec", lambda name: None)
     said = refused("localize", folder, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
     assert "pip install 'mnemoscope[attribution]'" in said
+
+
+def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, monkeypatch) -> None:
+    drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
+    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    folder = tmp_path / "new" / "figures"
+    result = call("localize", done.folder, "-q", "--export", folder)
+    assert result.status == 0, result.err
+    names = {path.name for path in folder.iterdir()}
+    stem = "non-memo-recite-5-recollect"
+    assert {f"{stem}-{a}-model-maps.pdf" for a in ("gradient", "guided")} < names
+    assert {f"{stem}-guided-reference-maps.svg", f"{stem}-gradient-profile.png"} < names
+    assert f"Wrote {len(names)} figures and tables" in result.out
+    table = pl.read_parquet(folder / "delta.parquet")
+    own = next(load_deltas(done))
+    one = table.filter(source="model", attribution="gradient", layer=2, query=50, key=7)
+    assert dict(one.select("class", "delta").rows()) == {
+        name: own.delta[index, 1, 49, 6] for index, name in enumerate(own.classes)
+    }
+    assert (folder / "regions.parquet").read_bytes() == (
+        done.folder / "regions.parquet"
+    ).read_bytes()
+
+
+def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")
+    assert "cannot be made" in said
+    empty = tmp_path / "empty"
+    shutil.copytree(tiny_studies["report"], empty)  # its CNNs did not train
+    assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,270 @@
+"""Figures for paper: decisiveness maps, layer profile and knockout as SVG, PDF and PNG.
+
+Drawn with Matplotlib (extra `figures`), which writes all three without a browser.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnemoscope.errors import UserError
+from mnemoscope.localize.regions import layer_profile
+from mnemoscope.report.delta import scale_by_layer
+from mnemoscope.report.knockout import KnockoutPanel, KnockoutView
+from mnemoscope.report.palette import CLASS_DASHES, LIGHT, N_CLASS_COLOURS, class_colour, map_ramp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FORMATS",
+    "MOST_LAYERS_IN_A_ROW",
+    "check_matplotlib",
+    "drawn",
+    "knockout_print",
+    "maps_print",
+    "profile_print",
+]
+
+FORMATS = ("svg", "pdf", "png")
+_WIDTH_INCHES = 7.0  # the text width of a two-column page
+_DPI = 300
+MOST_LAYERS_IN_A_ROW = 8
+_STYLE = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,  # letters stay letters, as journals ask
+    "svg.hashsalt": "mnemoscope",  # the same figure gives the same bytes
+}
+_LINES = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1, 1.5)),
+    "dashdot": (0, (5, 2, 1, 2)),
+    "longdash": (0, (8, 2)),
+    "longdashdot": (0, (8, 2, 1, 2)),
+}
+_CONTROLS = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
+
+
+def check_matplotlib() -> None:
+    """Refuse to draw where Matplotlib is not installed.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            "figures for print need Matplotlib, which is not installed. "
+            "Run: pip install 'mnemoscope[figures]'"
+        )
+
+
+def drawn(figure: "Figure") -> dict[str, bytes]:
+    """Write a figure in every format; the same figure always gives the same bytes.
+
+    Returns:
+        Format to file content; PNG at 300 dots an inch.
+    """
+    made = {}
+    for name in FORMATS:
+        without_date = {} if name == "png" else {"Date" if name == "svg" else "CreationDate": None}
+        buffer = io.BytesIO()
+        with _style():
+            figure.savefig(buffer, format=name, dpi=_DPI, metadata=without_date)
+        made[name] = buffer.getvalue()
+    return made
+
+
+def maps_print(
+    delta: np.ndarray, classes: Sequence[str], *, only: int | None = None, title: str = ""
+) -> "Figure":
+    """Draw maps of Δ, a row a class, layers side by side, with one stated scale.
+
+    Args:
+        delta: (classes, layers, query, key), not negative.
+        classes: their names.
+        only: draw this class alone, on the scale of all; None draws every class.
+        title: above the figure.
+    """
+    n_layers, length = delta.shape[1], delta.shape[-1]
+    scaled = np.where(np.tri(length, dtype=bool), scale_by_layer(delta), np.nan)
+    shown = range(len(classes)) if only is None else [only]
+    columns = min(n_layers, MOST_LAYERS_IN_A_ROW)
+    rows_a_class = -(-n_layers // columns)
+    n_rows = len(shown) * rows_a_class
+    with _style():
+        figure, axes, side = _grid(n_rows, columns)
+        for number, index in enumerate(shown):
+            for place in range(rows_a_class * columns):
+                ax = axes[number * rows_a_class + place // columns, place % columns]
+                if place >= n_layers:
+                    ax.axis("off")
+                    continue
+                image = _draw_map(ax, scaled[index, place], length)
+                if number == 0 or rows_a_class > 1:
+                    ax.set_title(f"layer {place + 1}", fontsize=7, pad=2)
+                if place % columns == 0:
+                    ax.set_ylabel(f"{classes[index]}\nquery" if place == 0 else "query")
+                if number * rows_a_class + place // columns == n_rows - 1:
+                    ax.set_xlabel("key", labelpad=1)
+        bar = figure.colorbar(image, cax=figure.add_axes(side))
+        bar.set_label("Δ, share of the layer's maximum over the classes")
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def profile_print(
+    deltas: dict[str, np.ndarray], classes: Sequence[str], *, title: str = ""
+) -> "Figure":
+    """Draw layer profiles side by side, a panel a source, each scaled by its own maximum.
+
+    Args:
+        deltas: name of a panel to Δ, (classes, layers, query, key).
+        classes: their names.
+        title: above the figure.
+    """
+    with _style():
+        figure = _figure(2.5)
+        axes = figure.subplots(1, len(deltas), squeeze=False, sharey=True)[0]
+        for ax, (panel, delta) in zip(axes, deltas.items(), strict=True):
+            for index, values in enumerate(layer_profile(delta)):
+                style = _style_of_class(index)
+                layers = np.arange(1, len(values) + 1)
+                ax.plot(
+                    layers, 100 * values, marker="o", ms=2.5, lw=1.2, label=classes[index], **style
+                )
+            ax.set_xlabel("layer")
+            ax.set_title(panel, fontsize=8)
+            ax.set_ylim(0, 105)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            _bare(ax)
+        axes[0].set_ylabel("ΣΔ, % of the largest")
+        axes[0].legend(frameon=False, fontsize=7)
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def knockout_print(view: KnockoutView, classes: Sequence[str], *, title: str = "") -> "Figure":
+    """Draw survival by strength, a panel a tried class, as the report does.
+
+    Args:
+        view: the knockout of one taxonomy.
+        classes: names of all its classes, for their colours.
+        title: above the figure.
+    """
+    with _style():
+        figure = _figure(3.2)
+        axes = figure.subplots(1, len(view.panels), squeeze=False, sharey=True)[0]
+        for ax, panel in zip(axes, view.panels, strict=True):
+            _draw_cuts(ax, panel, list(classes))
+            ax.set_xscale("log")
+            ax.set_xticks(view.strengths, [f"{one:g}" for one in view.strengths])
+            ax.minorticks_off()
+            ax.set_xlabel("edges cut, %")
+            ax.set_title(f"{panel.class_name} ({panel.n} sequences)", fontsize=8)
+            ax.set_ylim(-3, 103)
+            ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            _bare(ax)
+        axes[0].set_ylabel("survive, %")
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Sizes for print, for what is drawn within; Matplotlib's own settings stay."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def _figure(height: float) -> "Figure":
+    """An empty figure of the text width; no window and no global state of Matplotlib."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH_INCHES, height), layout="constrained", dpi=_DPI)
+
+
+def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float, float, float]]:
+    """Square panels at fixed places (finding places for 144 takes minutes), and the bar's place."""
+    from matplotlib.figure import Figure
+
+    left, right, top, bottom, gap = 0.6, 0.75, 0.5, 0.4, 0.28  # inches
+    side = (_WIDTH_INCHES - left - right - (columns - 1) * gap) / columns
+    height = top + bottom + n_rows * side + (n_rows - 1) * gap
+    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI)
+    places = {
+        "left": left / _WIDTH_INCHES,
+        "right": 1 - right / _WIDTH_INCHES,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+        "wspace": gap / side,
+        "hspace": gap / side,
+    }
+    axes = figure.subplots(n_rows, columns, squeeze=False, gridspec_kw=places)
+    tall = places["top"] - places["bottom"]
+    return figure, axes, (places["right"] + 0.015, places["bottom"], 0.012, tall)
+
+
+def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> object:
+    """Draw one map, tokens counted from 1, lines between prefix and suffix."""
+    from matplotlib.colors import ListedColormap
+
+    half = length / 2 + 0.5
+    image = ax.imshow(
+        values,
+        cmap=ListedColormap(map_ramp(np.linspace(0, 1, 256))),
+        vmin=0,
+        vmax=1,
+        extent=(0.5, length + 0.5, length + 0.5, 0.5),
+        interpolation="nearest",
+    )
+    ax.plot([half, half], [half, length + 0.5], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.plot([0.5, half], [half, half], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.set_xticks([1, length // 2, length])
+    ax.set_yticks([1, length // 2, length])
+    ax.tick_params(labelsize=5, length=2, pad=1)
+    return image
+
+
+def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
+    """Draw the curves of one tried class, with their intervals as bands."""
+    for curve in panel.curves:
+        if curve.choice == "decisive":
+            style = _style_of_class(classes.index(curve.edges_of))
+            width = 1.8 if curve.edges_of == panel.class_name else 1.0
+        else:
+            dash = _CONTROLS.get(curve.choice, "longdash")
+            style, width = {"color": LIGHT["other"], "ls": _LINES[dash]}, 0.9
+        strengths = [point.strength for point in curve.points]
+        value, low, high = (
+            [100 * (getattr(point.survival, name) or 0.0) for point in curve.points]
+            for name in ("value", "low", "high")
+        )
+        ax.plot(strengths, value, lw=width, label=curve.name, **style)
+        ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
+
+
+def _style_of_class(index: int) -> dict[str, object]:
+    """Colour and dashes of a class, as on the page."""
+    return {
+        "color": class_colour(index),
+        "ls": _LINES[CLASS_DASHES[index % N_CLASS_COLOURS]],
+    }
+
+
+def _bare(ax: "Axes") -> None:
+    """No frame above and on the right."""
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,92 @@
+"""Figures for paper show the page's numbers, in three formats, the same bytes every time."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.localize.regions import layer_profile
+from mnemoscope.report import print_figures
+from mnemoscope.report.content import Estimate
+from mnemoscope.report.delta import scale_by_layer
+from mnemoscope.report.knockout import KnockoutCurve, KnockoutPanel, KnockoutPoint, KnockoutView
+from mnemoscope.report.print_figures import drawn, knockout_print, maps_print, profile_print
+
+CLASSES = ("Non-Memo", "Guess", "Recall")
+
+
+@pytest.fixture(scope="module")
+def delta(build_delta) -> np.ndarray:
+    return build_delta(3, 2, seed=0, length=16)
+
+
+def test_every_format_is_what_its_name_says_and_repeats_to_the_byte(delta) -> None:
+    figures = [profile_print({"model": delta}, CLASSES) for _ in range(2)]
+    first, again = (drawn(figure) for figure in figures)
+    assert first == again
+    assert first["svg"].lstrip().startswith(b"<?xml")
+    assert first["pdf"].startswith(b"%PDF-")
+    assert first["png"].startswith(b"\x89PNG")
+    width = int.from_bytes(first["png"][16:20], "big")
+    assert width == 7 * 300  # inches, dots an inch
+
+
+def test_maps_are_the_scaled_ones_and_nothing_stands_above_the_diagonal(delta) -> None:
+    figure = maps_print(delta, CLASSES)
+    scaled = scale_by_layer(delta)
+    causal = np.tri(16, dtype=bool)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert len(panels) == 3 * 2
+    for place, ax in enumerate(panels):
+        shown = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+        np.testing.assert_array_equal(shown[causal], scaled[place // 2, place % 2][causal])
+        assert np.isnan(shown[~causal]).all()
+        assert ax.images[0].get_clim() == (0, 1)
+    assert "maximum over the classes" in figure.axes[-1].get_ylabel()
+
+
+def test_one_class_alone_keeps_the_scale_of_all(delta) -> None:
+    deep = np.concatenate([delta] * 5, axis=1)  # 10 layers: two rows
+    figure = maps_print(deep, CLASSES, only=2)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in panels] == [f"layer {n}" for n in range(1, 11)]
+    shown = panels[0].images[0].get_array()
+    assert shown.max() == pytest.approx(scale_by_layer(delta)[2, 0].max())
+
+
+def test_the_profile_is_the_pages(delta) -> None:
+    figure = profile_print({"model": delta, "reference model": delta[:, ::-1]}, CLASSES)
+    lines = figure.axes[0].lines
+    np.testing.assert_allclose([line.get_ydata() for line in lines], 100 * layer_profile(delta))
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(CLASSES)
+    assert figure.axes[1].get_title() == "reference model"
+
+
+def test_survival_is_drawn_by_strength() -> None:
+    points = tuple(
+        KnockoutPoint(strength, Estimate(value, value - 0.1, value + 0.1), 10, 0.1, 0.5, -1.0)
+        for strength, value in ((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
+    )
+    own = KnockoutCurve("decisive", "Guess", "most decisive for Guess", points)
+    curves = (own, replace(own, choice="random", edges_of="", name="random edges"))
+    panels = (KnockoutPanel("Guess", 40, curves), KnockoutPanel("Recall", 40, curves))
+    figure = knockout_print(KnockoutView(panels, (0.1, 1.0, 10.0)), CLASSES)
+    for ax in figure.axes:
+        assert ax.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
+        assert ax.lines[0].get_ydata().tolist() == pytest.approx([90, 60, 20])
+    assert figure.axes[0].lines[0].get_linewidth() > figure.axes[1].lines[0].get_linewidth()
+
+
+def test_without_matplotlib_the_way_to_it_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(print_figures, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
+        print_figures.check_matplotlib()
+
+
+def test_no_window_system_is_touched(delta) -> None:
+    """The figures are made without pyplot, which would look for a screen."""
+    before = "matplotlib.pyplot" in sys.modules
+    drawn(maps_print(delta[:, :1], CLASSES))
+    assert ("matplotlib.pyplot" in sys.modules) == before
