@@ -19,6 +19,7 @@ from mnemoscope.maps.store import MapWriter
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.sequences.features import add_features
 from mnemoscope.stages import search_proposals, search_trainings
+from mnemoscope.stages.report_search import search_tables
 from mnemoscope.stages.run import run_stage
 from mnemoscope.stages.search import search_words
 from mnemoscope.stages.search_measures import mean_prior, other_rows, perplexities
@@ -187,6 +188,17 @@ def test_the_final_figure_stands_beside_the_one_that_chose(found) -> None:
     assert "had no say in the choice" in words
     assert "attention shows more of it than the text gives away" in words
     assert f"{tried} different taxonomies tried" in words
+
+
+def test_the_report_shows_the_search_once_it_is_finished(found, tmp_path) -> None:
+    (table,) = search_tables(found)
+    best = best_of(found.read("search.parquet"))
+    assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "beside"]
+    assert table.rows[0][0] == best["taxonomy"]
+    assert f"{100 * best['excess']:.1f}" in table.rows[0][3]
+    shutil.copytree(found.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "manifests" / "search.json").unlink()
+    assert search_tables(Study(tmp_path / "copy")) == ()
 
 
 def test_no_group_stands_in_two_parts_and_every_class_is_as_large(found) -> None:

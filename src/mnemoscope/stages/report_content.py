@@ -26,6 +26,7 @@ from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.report_benchmarks import benchmarks_of
 from mnemoscope.stages.report_knockout import knockout_of
 from mnemoscope.stages.report_localize import localize_tables
+from mnemoscope.stages.report_search import search_tables
 from mnemoscope.stages.report_sharing import sharing_tables
 from mnemoscope.study import Study, versions
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
@@ -58,7 +59,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         counts=_counts(table),
         taxonomies=tuple(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
-        checks=(*_checks(table), *sharing_tables(study)),
+        checks=(*_checks(table), *sharing_tables(study), *search_tables(study)),
         fragile=_fragile(study, table),
         warnings=tuple(_warnings(study)),
         settings=_settings(study),
