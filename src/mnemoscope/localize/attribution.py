@@ -155,7 +155,8 @@ def _blocks(inputs: Tensor) -> Tensor:
     within = band[:, None] * n_bands + torch.minimum(band[:, None], band)
     layers = torch.arange(n_layers, device=inputs.device)[:, None, None]
     _, numbers = torch.unique(layers * n_bands**2 + within, return_inverse=True)
-    return numbers[None]
+    blocks: Tensor = numbers[None]
+    return blocks
 
 
 @contextmanager

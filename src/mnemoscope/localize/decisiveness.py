@@ -15,7 +15,6 @@ from mnemoscope.cnn.inputs import NetworkInputs
 from mnemoscope.cnn.trained import TrainedCnn
 from mnemoscope.localize.attribution import contrast_gradients
 from mnemoscope.maps.dataset import MapSource
-from mnemoscope.maps.triangle import unpack_triangle
 
 __all__ = ["Decisiveness", "average", "decisiveness", "normalized_gradients", "pooled"]
 
@@ -146,10 +145,15 @@ def pooled(parts: Sequence[Decisiveness]) -> Decisiveness:
 
 
 class _Total:
-    """Running sums of D · A and the counts, by class; float64, so that order does not show."""
+    """Running sums of D · A and the counts, by class; float64, so that order does not show.
+
+    Kept as (classes, causal edges, layers): gradients come with their layers last in memory, and
+    nothing is worked out above the diagonal, where A is 0.
+    """
 
     def __init__(self, n_classes: int, n_layers: int, length: int) -> None:
-        self.sum = torch.zeros(n_classes, n_layers, length, length, dtype=torch.float64)
+        self.query, self.key = torch.tril_indices(length, length)
+        self.sum = torch.zeros(n_classes, len(self.query), n_layers, dtype=torch.float64)
         self.used, self.skipped, self.wrong = torch.zeros(3, n_classes, dtype=torch.int64)
 
     def add(
@@ -161,16 +165,24 @@ class _Total:
         rows: Tensor,
     ) -> None:
         """Count a batch, and add what those of its sequences say that count."""
-        has_evidence = (gradients.amax(dim=(1, 2, 3)) > 0).cpu()
+        largest = gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
+        has_evidence = (largest > 0).cpu()
         is_used = counts & has_evidence
-        weights = normalized_gradients(gradients[is_used.to(gradients.device)]).cpu()
-        attention = unpack_triangle(max_maps.read(rows[is_used])).to(weights.dtype)
-        self.sum.index_add_(0, truth[is_used], (weights * attention).to(torch.float64))
+        of_class = truth[is_used]
+        weights = gradients.permute(0, 2, 3, 1)[:, self.query, self.key][is_used].clamp_(min=0)
+        weights.div_(largest[is_used][:, None, None])
+        products = weights.cpu() * max_maps.read(rows[is_used]).transpose(1, 2)
+        for label in of_class.unique().tolist():
+            self.sum[label] += products[of_class == label].sum(dim=0, dtype=torch.float64)
         n_classes = len(self.used)
-        self.used += torch.bincount(truth[is_used], minlength=n_classes)
+        self.used += torch.bincount(of_class, minlength=n_classes)
         self.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=n_classes)
 
     def mean(self) -> Decisiveness:
         """Δ: the sums over the number of sequences used."""
-        divisor = self.used.clamp(min=1)[:, None, None, None]
-        return Decisiveness((self.sum / divisor).float(), self.used, self.skipped, self.wrong)
+        n_classes, _, n_layers = self.sum.shape
+        length = int(self.query[-1]) + 1
+        mean = self.sum / self.used.clamp(min=1)[:, None, None]
+        delta = torch.zeros(n_classes, n_layers, length, length)
+        delta[:, :, self.query, self.key] = mean.transpose(1, 2).float()
+        return Decisiveness(delta, self.used, self.skipped, self.wrong)

@@ -218,7 +218,7 @@ def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float,
     return figure, axes, (places["right"] + 0.015, places["bottom"], 0.012, tall)
 
 
-def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> object:
+def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
     """Draw one map, tokens counted from 1, lines between prefix and suffix."""
     from matplotlib.colors import ListedColormap
 
@@ -257,7 +257,7 @@ def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
         ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
 
 
-def _style_of_class(index: int) -> dict[str, object]:
+def _style_of_class(index: int) -> dict[str, Any]:
     """Colour and dashes of a class, as on the page."""
     return {
         "color": class_colour(index),

@@ -74,7 +74,8 @@ def _panels(rows: pl.DataFrame) -> Iterator[KnockoutPanel]:
     """One panel a tried class."""
     for name in rows["class"].unique(maintain_order=True):
         tried = rows.filter((pl.col("class") == name) & pl.col("choice").is_in(list(_WORDS)))
-        curves, others = [], []
+        curves: list[KnockoutCurve] = []
+        others: list[KnockoutCurve] = []
         for choice in ("decisive", *(one for one in _WORDS if one != "decisive")):
             for edges_of in tried.filter(choice=choice)["edges_of"].unique(maintain_order=True):
                 points = tried.filter(choice=choice, edges_of=edges_of).sort("strength")
