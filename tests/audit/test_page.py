@@ -1,11 +1,12 @@
 """The page: every text escaped, nothing from outside, the same each time."""
 
+import math
 import re
 
 import pytest
 
 from mnemoscope.audit.marks import mark_hidden
-from mnemoscope.audit.page import stretches
+from mnemoscope.audit.page import _chance, stretches
 from mnemoscope.audit.run import audit_documents
 from mnemoscope.audit.texts import read_documents
 
@@ -64,6 +65,21 @@ def test_pieces_joined_are_the_text():
     shown = sum(len(one.text) for one in short if one.kind != "left_out")
     assert left_out + shown == len(text)
     assert [one.kind for one in short if one.number] == ["guess", "recall", "recall"]
+
+
+@pytest.mark.parametrize(
+    ("logprob", "said"),
+    [
+        (0.0, "100.0 %"),
+        (math.log(0.0123), "1.2 %"),
+        (math.log(1 / 20000), "1 in 20,000"),
+        (-12 * math.log(10), "1 in 10¹²"),
+        (-math.inf, "never"),
+        (None, "not asked"),
+    ],
+)
+def test_chances_are_readable_however_small(logprob, said):
+    assert _chance(logprob) == said
 
 
 def test_signs_stand_for_what_cannot_be_seen():

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -63,6 +64,9 @@ def test_of_what_the_model_reproduces_nine_tenths_are_in_a_span(made, planted, l
     assert (spans["verdict"] == "recall").all()
     assert spans.height == 4
     assert (~spans["reference_reproduces"]).all()
+    assert (spans["reference_says"] == "recall").all()
+    assert spans["prior_says"].null_count() == 4  # they need their own prefix
+    assert (~spans["grounds_disagree"]).all()
 
 
 def test_new_text_is_never_called_recalled(made, planted):
@@ -240,3 +244,8 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
         verify_audit(out, lambda _: lm)
     with pytest.raises(UserError, match="no audit"):
         verify_audit(tmp_path, lambda _: lm)
+
+
+def test_every_column_is_explained():
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert [name for name in SPAN_COLUMNS if f"`{name}`" not in page] == []

@@ -17,6 +17,7 @@ __all__ = ["Stretch", "render_page", "stretches"]
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
 
 
@@ -164,7 +165,10 @@ def _chance(logprob: float | None) -> str:
         return "never"
     if logprob > math.log(0.001):
         return f"{100 * math.exp(logprob):.1f} %"
-    return f"1 in 10^{-logprob / math.log(10):.0f}"
+    if logprob > math.log(1e-6):
+        return f"1 in {math.exp(-logprob):,.0f}"
+    exponent = f"{-logprob / math.log(10):.0f}"
+    return "1 in 10" + exponent.translate(_SUPERSCRIPTS)
 
 
 def _figure(value: float | None, digits: int = 2) -> str:

@@ -183,10 +183,10 @@ def _asked(evidence: SpanEvidence) -> dict[str, Any]:
 
 def _grounds(span: Span, prior: Prior | None, reference: bool | None) -> dict[str, Any]:
     """What each ground says by itself, and whether they differ."""
-    prior_says = None
-    if prior is not None:
-        # After half of the other prefixes or more the whole text comes out: it needs no own one.
-        prior_says = GUESS if 2 * prior.n_reproduced >= prior.n_prefixes else RECALL
+    # What comes out after half of the other prefixes or more needs none of its own. That it does
+    # need its own says little (docs/audit.md), so the prior never says recall.
+    comes_anyway = prior is not None and 2 * prior.n_reproduced >= prior.n_prefixes
+    prior_says = GUESS if comes_anyway else None
     reference_says = None if reference is None else (GUESS if reference else RECALL)
     said = {span.verdict, prior_says, reference_says} - {None}
     return {

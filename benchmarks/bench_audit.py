@@ -1,0 +1,308 @@
+"""Measure the audit on the embedded model, whose truth is known: finds, alarms, grounds, speed.
+
+python benchmarks/bench_audit.py [--documents 6] [--sequences 240] [--only finds]
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.stats import beta
+from sklearn.metrics import roc_auc_score
+
+from mnemoscope.audit.ask import ask_about
+from mnemoscope.audit.continuing import continue_windows
+from mnemoscope.audit.rule import rule_windows
+from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.scan import coarse_starts
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import Hit, Span
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.tokens import Tokens, character_range, tokenize
+from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.lm import continue_sequences, load_model, scan_memorized
+
+SUBJECTS = [
+    "the lamp",
+    "a ferry",
+    "Ottilie",
+    "the twelfth heron",
+    "our baker",
+    "a quiet clerk",
+    "the harbour",
+]
+VERBS = ["crossed", "painted", "forgot", "measured", "borrowed", "returned", "counted", "envied"]
+OBJECTS = [
+    "the copper bridge",
+    "seven onions",
+    "a velvet map",
+    "the moss",
+    "winter",
+    "two ladders",
+    "a letter",
+]
+PLACES = [
+    "before supper",
+    "in Marrow lane",
+    "twice",
+    "under the hill",
+    "without a word",
+    "at low tide",
+]
+
+
+def write_new(generator, n_sentences):
+    """Text of a grammar that no model has seen."""
+    parts = (SUBJECTS, VERBS, OBJECTS, PLACES)
+    sentences = (" ".join(generator.choice(part) for part in parts) for _ in range(n_sentences))
+    return " ".join(f"{one[0].upper()}{one[1:]}." for one in sentences)
+
+
+def planted_documents(sequences, n_documents, seed=0):
+    """Documents of trained passages, held-out templates and held-out passages between new text."""
+    generator = random.Random(seed)
+    is_text = pl.col("genre") != "template"
+    kinds = {
+        "trained": sequences.filter((pl.col("duplicates") > 5) & is_text),
+        "template": sequences.filter(pl.col("held_out") & ~is_text),
+        "held out": sequences.filter(pl.col("held_out") & is_text),
+    }
+    texts = {
+        kind: frame.sample(4 * n_documents, seed=seed)["text"].to_list()
+        for kind, frame in kinds.items()
+    }
+    documents = []
+    for number in range(n_documents):
+        passages = [one for kind in texts.values() for one in kind[4 * number : 4 * number + 4]]
+        generator.shuffle(passages)
+        documents.append(
+            "\n".join(f"{write_new(generator, generator.randint(3, 7))}\n{one}" for one in passages)
+            + "\n"
+            + write_new(generator, 5)
+        )
+    return documents
+
+
+def audit_texts(lm, reference, texts):
+    """Audit texts; the record and the table of spans."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = []
+        for number, text in enumerate(texts):
+            path = Path(folder, f"{number:03d}.txt")
+            path.write_bytes(text.encode("utf-8"))
+            names.append(str(path))
+        record = audit_documents(
+            lm, read_documents(names), Path(folder, "out"), reference=reference
+        )
+        return record, pl.read_parquet(Path(folder, "out", "spans.parquet")), names
+
+
+def reproduced(lm, text):
+    """Characters that the model reproduces: 32 tokens after 32, at every start."""
+    tokens = tokenize(text, lm.tokenizer)
+    windows = np.stack([tokens.ids[one : one + 64] for one in range(len(tokens.ids) - 63)])
+    is_hit = np.concatenate(
+        [one.is_memorized for one in scan_memorized(lm, windows, batch_size=128)]
+    )
+    found = set()
+    for start in np.flatnonzero(is_hit):
+        found.update(range(*character_range(tokens, start + 32, start + 64)))
+    return found
+
+
+def interval(n_yes, n):
+    """Clopper and Pearson's 95 % interval of a count."""
+    low = beta.ppf(0.025, n_yes, n - n_yes + 1) if n_yes else 0.0
+    high = beta.ppf(0.975, n_yes + 1, n - n_yes) if n_yes < n else 1.0
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def measure_finds(lm, reference, sequences, n_documents):
+    texts = planted_documents(sequences, n_documents)
+    record, spans, names = audit_texts(lm, reference, texts)
+    n_true = n_found = n_spanned = n_extra = 0
+    per_document = []
+    for text, name in zip(texts, names, strict=True):
+        truth = reproduced(lm, text)
+        rows = spans.filter(pl.col("document") == name)
+        found = {c for row in rows.iter_rows(named=True) for c in range(row["start"], row["end"])}
+        n_true, n_found = n_true + len(truth), n_found + len(truth & found)
+        n_spanned, n_extra = n_spanned + len(found), n_extra + len(found - truth)
+        per_document.append(len(truth & found) / max(len(truth), 1))
+    print(f"planted: {len(texts)} documents, {record['summary']['characters']:,} characters")
+    print(
+        f"reproduced at every start: {n_true:,} characters; in a span: {n_found:,} = "
+        f"{100 * n_found / n_true:.1f} % (worst document {100 * min(per_document):.1f} %)"
+    )
+    print(
+        f"in a span: {n_spanned:,} characters, {n_extra:,} of them beyond what comes out "
+        f"without any mistake ({100 * n_extra / n_spanned:.1f} %)"
+    )
+    print(
+        f"spans: {record['summary']['recall_spans']} recall, "
+        f"{record['summary']['guess_spans']} guess"
+    )
+
+
+def measure_alarms(lm, reference, sequences, n_documents):
+    generator = random.Random(1)
+    new = [write_new(generator, 60) for _ in range(n_documents)]
+    trained = sequences.filter((pl.col("duplicates") > 5) & (pl.col("genre") != "template"))
+    shuffled = []
+    for number in range(n_documents):
+        words = " ".join(trained.sample(40, seed=number)["text"]).split()
+        generator.shuffle(words)
+        shuffled.append(" ".join(words))
+    held = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    apart = ["\n".join(held.sample(40, seed=number)["text"]) for number in range(n_documents)]
+    for name, texts in (("grammar", new), ("shuffled", shuffled), ("held out", apart)):
+        whole = audit_texts(lm, reference, texts)[0]["summary"]
+        print(
+            f"false alarms, {name}: {whole['recall_spans']} recall spans, "
+            f"{whole['guess_spans']} guess spans in {whole['characters']:,} characters "
+            f"({whole['windows']:,} windows); recalled at most "
+            f"{100 * whole['recalled']['high']:.2f} % (95 %)"
+        )
+
+
+def measure_grounds(lm, reference, sequences, n_sequences):
+    """Each ground against both truths, on sequences that the model reproduces."""
+    settings = AuditSettings()
+    half = n_sequences // 2
+    pool = pl.concat(
+        [
+            sequences.filter(pl.col("duplicates") > 5).sample(2 * half, seed=0),
+            sequences.filter(pl.col("held_out") & (pl.col("genre") == "template")).sample(
+                3 * half, seed=0
+            ),
+        ]
+    )
+    windows = np.array(pool["tokens"].to_list(), dtype=np.int32)
+    is_memo = np.concatenate(
+        [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
+    )
+    is_trained = (~pool["held_out"]).to_numpy()
+    rows = np.concatenate(
+        [np.flatnonzero(is_memo & kind)[:half] for kind in (is_trained, ~is_trained)]
+    )
+    windows, is_trained = windows[rows], is_trained[rows]
+    places = np.arange(64)
+    documents = [Tokens(one, places, places + 1) for one in windows]
+    rulings = rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
+    spans = [
+        (
+            number,
+            Span(
+                32,
+                64,
+                ruling.verdict,
+                Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling),
+                1,
+                32,
+                False,
+            ),
+        )
+        for number, ruling in enumerate(rulings)
+    ]
+    found = ask_about(lm, documents, spans, settings=settings, reference=reference)
+    not_by_reference = np.array([one.reference_score < settings.threshold for one in found])
+    ratio = np.array([sum(one.logprobs) - sum(one.reference_logprobs) for one in found])
+    gain = np.array([one.prior.gain for one in found])
+    rule = np.array([one.verdict == "recall" for one in rulings])
+    rouge = -np.array([max(one.rouge_l, one.rouge_3) for one in rulings])
+    needs_own = np.array([2 * one.prior.n_reproduced < one.prior.n_prefixes for one in found])
+    print(
+        f"grounds: {len(rows)} reproduced sequences, {int(is_trained.sum())} trained more than "
+        f"five times, {int((~is_trained).sum())} never (held-out templates); the reference "
+        f"reproduces {int((~not_by_reference).sum())}"
+    )
+    truths = {"trained": is_trained, "reference does not": not_by_reference}
+    grounds = {
+        "rule": (rule, rule.astype(float)),
+        "ROUGE alone (graded)": (rule, rouge),
+        "prior": (needs_own, gain),
+        "reference": (not_by_reference, ratio),
+        "rule and reference": (rule & not_by_reference, None),
+        "rule or reference": (rule | not_by_reference, None),
+    }
+    for truth_name, truth in truths.items():
+        print(f"truth: {truth_name} ({int(truth.sum())} of {len(truth)})")
+        for name, (says, graded) in grounds.items():
+            if truth_name != "trained" and "reference" in name:
+                continue  # it would be asked about itself
+            hits, said = int((says & truth).sum()), int(says.sum())
+            print(
+                f"  {name:22s} AUC {auc(truth, graded)}  precision {hits}/{said} "
+                f"{interval(hits, said)}  recall {hits}/{int(truth.sum())} "
+                f"{interval(hits, int(truth.sum()))}"
+            )
+
+
+def auc(truth, graded, n_draws=1000):
+    """AUC with a bootstrap interval over sequences."""
+    if graded is None:
+        return "-"
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(n_draws):
+        rows = generator.integers(0, len(truth), len(truth))
+        if 0 < truth[rows].sum() < len(rows):
+            draws.append(roc_auc_score(truth[rows], graded[rows]))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return f"{roc_auc_score(truth, graded):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def measure_speed(lm, sequences):
+    """Windows of one document: the audit's way, batches without early stop, one at a time."""
+    text = planted_documents(sequences, 2, seed=5)[0]
+    tokens = tokenize(text, lm.tokenizer)
+    settings = AuditSettings()
+    windows = np.stack(
+        [tokens.ids[one : one + 64] for one in coarse_starts(len(tokens.ids), settings)]
+    )
+    windows = windows[:192]
+    ways = {
+        "audit": lambda: list(continue_windows(lm, windows, prefix=32, n_allowed=3, batch_size=64)),
+        "batched, to the end": lambda: list(continue_sequences(lm, windows, batch_size=64)),
+        "one window a call": lambda: list(continue_sequences(lm, windows, batch_size=1)),
+    }
+    hits = {}
+    for name, way in ways.items():
+        seconds, made = [], None
+        for _ in range(2):
+            start = time.process_time()
+            made = way()
+            seconds.append(time.process_time() - start)
+        hits[name] = np.concatenate([one.score for one in made]) >= settings.threshold
+        print(f"speed, {name}: {min(seconds):.2f} CPU seconds for {len(windows)} windows")
+    print(
+        f"same hits: {all((one == hits['audit']).all() for one in hits.values())} "
+        f"({int(hits['audit'].sum())})"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=6)
+    parser.add_argument("--sequences", type=int, default=240)
+    parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed"])
+    wanted = parser.parse_args()
+    lm = load_model(str(model_path()), device="cpu")
+    reference = load_model(str(reference_path()), device="cpu")
+    sequences = pl.read_parquet(sequences_path())
+    if wanted.only in (None, "finds"):
+        measure_finds(lm, reference, sequences, wanted.documents)
+    if wanted.only in (None, "alarms"):
+        measure_alarms(lm, reference, sequences, wanted.documents)
+    if wanted.only in (None, "grounds"):
+        measure_grounds(lm, reference, sequences, wanted.sequences)
+    if wanted.only in (None, "speed"):
+        measure_speed(lm, sequences)
+
+
+if __name__ == "__main__":
+    main()
