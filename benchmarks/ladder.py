@@ -111,6 +111,7 @@ def auc_lines(study: ms.Study, name: str) -> list[str]:
             if row["auc_excess"]:
                 bounds = (row["auc_excess_low"][index], row["auc_excess_high"][index])
                 excess = percent(row["auc_excess"][index], *bounds)
+            pair = pair.replace(" | ", " and ")
             lines.append(f"| {name} {row['taxonomy']} | {pair} | {' | '.join([*cells, excess])} |")
     return lines
 
@@ -145,7 +146,7 @@ def percent(value: float | None, low: float | None = None, high: float | None = 
 
 def page(studies: dict[str, ms.Study]) -> str:
     """The tables of `docs/ladder.md`."""
-    names = {"rungs": "", "recite": "Prose alone:", "documents": "Same documents:"}
+    names = {"rungs": "", "recite": "Prose alone:", "documents": "Same documents, Guess left out:"}
     figures = [line for key, name in names.items() for line in rows_of(studies[key], name)]
     pairs = [line for key, name in names.items() for line in auc_lines(studies[key], name)]
     return "\n".join(
