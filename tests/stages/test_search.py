@@ -15,10 +15,11 @@ import torch
 from mnemoscope.benchmark.blind import blind_maps
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.config import StudySettings
-from mnemoscope.maps.store import MapWriter
+from mnemoscope.errors import UserError
+from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.sequences.features import add_features
-from mnemoscope.stages import search_proposals, search_trainings
+from mnemoscope.stages import search_measures, search_proposals, search_trainings
 from mnemoscope.stages.report_search import search_tables
 from mnemoscope.stages.run import run_stage
 from mnemoscope.stages.search import search_words
@@ -326,3 +327,33 @@ def test_perplexity_and_prior_are_those_of_the_logits(tiny) -> None:
     two = mean_prior(model, tokens, np.array([[0, 1, 2, 3], [1, 0, 3, 2]]), batch_size=4, prefix=32)
     other = mean_prior(model, tokens, np.array([[1, 0, 3, 2]]), batch_size=4, prefix=32)
     assert np.allclose(two, np.log((np.exp(itself) + np.exp(other)) / 2), rtol=1e-4)
+
+
+def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
+    tiny, tmp_path, monkeypatch
+) -> None:
+    from mnemoscope.config import load_settings
+    from mnemoscope.stages.run import run
+
+    values = load_settings(tiny.yaml).as_dict()
+    values["label"] |= {"n_train": 8, "n_eval": 4}
+    values["search"] |= {"nodes": ["Prior", "PrefixPerplexity"], "capture_all": True}
+    values["search"] |= {"other_prefixes": 2, "minimum": 60}
+    study = run(StudySettings.model_validate(values), tmp_path / "study", until="capture")
+    n_before = len(MapStore(study.folder / "maps" / "model"))
+    with pytest.raises(UserError, match="too few sequences"):  # 160 memorized, 60 a class and part
+        run_stage(study, "search")
+    table = Study(study.folder).sequences
+    n_memorized = int(table["is_memorized"].sum())
+    for role in ("model", "reference"):
+        stored = MapStore(study.folder / "maps" / role).index.filter(pl.col("suffix") == "true")
+        assert stored.height == n_memorized > n_before
+    assert (table["prior_gain"].is_not_null() == table["is_memorized"]).all()
+    assert "suffix_perplexity" not in table.columns  # nobody asked for it
+    taxonomy = parse_taxonomy("Non-Memo, Prior[>0], PrefixPerplexity[<=300], Others")
+    assert label_sequences(table, taxonomy).null_count() == 0
+    # What the model continued itself is likelier after its own prefix than after others.
+    assert (table["prior_gain"] > 0).sum() > 0.9 * n_memorized
+    monkeypatch.setattr(search_measures, "perplexities", None)  # would fail if it were asked again
+    with pytest.raises(UserError, match="too few sequences"):
+        run_stage(study, "search")

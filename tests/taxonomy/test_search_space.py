@@ -100,6 +100,13 @@ def test_a_range_bounds_the_thresholds() -> None:
     assert space.nodes["Guess by ROUGE-L"] == ("Guess[0.4-off]", "Guess[0.5-off]", "Guess[0.6-off]")
 
 
+def test_deciles_that_lie_close_together_stay_apart() -> None:
+    table = TABLE.with_columns(suffix_perplexity=1 + pl.col("token_entropy").abs() / 1000)
+    names = make_space(["SuffixPerplexity"], table).nodes["SuffixPerplexity >"]
+    assert len(names) == 9
+    assert max(map(len, names)) <= len("SuffixPerplexity[>1.00123]")
+
+
 def test_a_node_that_divides_nothing_is_left_out() -> None:
     table = TABLE.with_columns(is_code=pl.lit(None, pl.Boolean), token_entropy=pl.lit(3.0))
     assert set(make_space(["Code", "Entropy", "Recite"], table).nodes) == {"Recite", "Recollect"}

@@ -66,13 +66,11 @@ def _print(study: Study) -> None:
     from mnemoscope.stages.search import SEARCH_FILE, search_words
 
     page, objective = console(), study.settings.search.objective
-    table = Table(
-        *("", "taxonomy", "selection", "final", "drop", "min-F1", "excess", "AUC"),
-        title=f"Found by {objective}: chosen on selection, reported on final",
-    )
-    rows = study.read(SEARCH_FILE).filter(
-        pl.col("place").is_not_null() | pl.col("min_f1").is_not_null()
-    )
+    table = Table(title=f"Found by {objective}: chosen on selection, reported on final; %")
+    for name in ("", "taxonomy", "selection", "final", "drop", "min-F1", "excess", "AUC"):
+        table.add_column(name, overflow="fold")
+    shown = pl.col("place").is_not_null() | (pl.col("kind") == "beside")
+    rows = study.read(SEARCH_FILE).filter(shown)
     for row in rows.iter_rows(named=True):
         table.add_row(*_cells(row, objective))
     page.print(table)

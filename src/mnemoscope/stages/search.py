@@ -17,7 +17,6 @@ from mnemoscope.atomic_write import write_text
 from mnemoscope.benchmark.objective import OBJECTIVES, ObjectiveName, measure_objective
 from mnemoscope.benchmark.votes import Votes
 from mnemoscope.errors import UserError
-from mnemoscope.progress import say
 from mnemoscope.stages.capture import capture_rows
 from mnemoscope.stages.models import Models
 from mnemoscope.stages.search_measures import add_measures
@@ -81,9 +80,7 @@ def search_stage(study: Study, models: Models) -> None:
         study.write(SEARCH_FILE, _table(entries, references, finalists))
         _write_found(study, [one.candidate for one in finalists])
         counts |= _counts(rows, proposals, space.n_taxonomies) | {"impossible_beside": impossible}
-    study.forget("report")
-    for line in search_words(study):
-        say(line)
+    study.forget("report")  # it shows the search where there is one
 
 
 def search_words(study: Study) -> list[str]:

@@ -194,7 +194,7 @@ def _read_entry(entry: str) -> tuple[str, float, float]:
 def _quantiles(
     memorized: pl.DataFrame, column: str, entry: str, low: float, high: float
 ) -> list[float]:
-    """Deciles of a column within a range, to three digits; none where all values are equal."""
+    """Deciles of a column within a range, rounded; none where all values are equal."""
     values = memorized[column].drop_nulls() if column in memorized else pl.Series([])
     inside = values.filter(values.is_between(low, high)).cast(pl.Float64)
     if inside.is_empty():
@@ -204,7 +204,9 @@ def _quantiles(
             f"search.nodes: '{entry}' holds no memorized sequence; here {column} runs from "
             f"{_end(values.min()):.4g} to {_end(values.max()):.4g}. Choose a range within."
         )
-    found = {_round(float(np.quantile(inside.to_numpy(), share))) for share in _SHARES}
+    deciles = np.quantile(inside.to_numpy(), _SHARES).tolist()
+    decimals = _decimals(deciles[-1] - deciles[0])
+    found = {round(limit, decimals) for limit in deciles}
     smallest, largest = _end(values.min()), _end(values.max())
     return sorted(limit for limit in found if smallest <= limit < largest)
 
@@ -261,9 +263,9 @@ def _duplicates_name(family: str) -> _Namer:
     return lambda limit: f"{family}[{int(limit)}]"
 
 
-def _round(value: float) -> float:
-    """To three digits, so that a name can be read."""
-    return float(f"{value:.{_DIGITS}g}")
+def _decimals(spread: float) -> int:
+    """Decimals that keep three digits of a spread, so that a name can be read."""
+    return _DIGITS - 1 - math.floor(math.log10(spread)) if spread > 0 else _DIGITS
 
 
 def _plain(value: float) -> str:
