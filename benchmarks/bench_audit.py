@@ -63,7 +63,7 @@ def write_new(generator, n_sentences):
 
 
 def planted_documents(sequences, n_documents, seed=0):
-    """Documents of trained passages, held-out templates and held-out passages between new text."""
+    """Texts of trained, held-out and template passages between new ones; places of the trained."""
     generator = random.Random(seed)
     is_text = pl.col("genre") != "template"
     kinds = {
@@ -72,18 +72,20 @@ def planted_documents(sequences, n_documents, seed=0):
         "held out": sequences.filter(pl.col("held_out") & is_text),
     }
     texts = {
-        kind: frame.sample(4 * n_documents, seed=seed)["text"].to_list()
-        for kind, frame in kinds.items()
+        k: one.sample(4 * n_documents, seed=seed)["text"].to_list() for k, one in kinds.items()
     }
     documents = []
     for number in range(n_documents):
-        passages = [one for kind in texts.values() for one in kind[4 * number : 4 * number + 4]]
+        rows = slice(4 * number, 4 * number + 4)
+        passages = [(kind, one) for kind, some in texts.items() for one in some[rows]]
         generator.shuffle(passages)
-        documents.append(
-            "\n".join(f"{write_new(generator, generator.randint(3, 7))}\n{one}" for one in passages)
-            + "\n"
-            + write_new(generator, 5)
-        )
+        text, trained = "", set()
+        for kind, passage in passages:
+            text += f"{write_new(generator, generator.randint(3, 7))}\n"
+            if kind == "trained":
+                trained.update(range(len(text), len(text) + len(passage)))
+            text += f"{passage}\n"
+        documents.append((text + write_new(generator, 5), trained))
     return documents
 
 
@@ -122,16 +124,20 @@ def interval(n_yes, n):
 
 
 def measure_finds(lm, reference, sequences, n_documents):
-    texts = planted_documents(sequences, n_documents)
+    planted = planted_documents(sequences, n_documents)
+    texts = [text for text, _ in planted]
     record, spans, names = audit_texts(lm, reference, texts)
-    n_true = n_found = n_spanned = n_extra = 0
+    n_true = n_found = n_spanned = n_extra = n_recalled = n_planted = 0
     per_document = []
-    for text, name in zip(texts, names, strict=True):
+    for (text, trained), name in zip(planted, names, strict=True):
         truth = reproduced(lm, text)
         rows = spans.filter(pl.col("document") == name)
         found = {c for row in rows.iter_rows(named=True) for c in range(row["start"], row["end"])}
         n_true, n_found = n_true + len(truth), n_found + len(truth & found)
         n_spanned, n_extra = n_spanned + len(found), n_extra + len(found - truth)
+        for row in rows.filter(verdict="recall").iter_rows(named=True):
+            recalled = set(range(row["start"], row["end"]))
+            n_recalled, n_planted = n_recalled + len(recalled), n_planted + len(recalled & trained)
         per_document.append(len(truth & found) / max(len(truth), 1))
     print(f"planted: {len(texts)} documents, {record['summary']['characters']:,} characters")
     print(
@@ -141,6 +147,10 @@ def measure_finds(lm, reference, sequences, n_documents):
     print(
         f"in a span: {n_spanned:,} characters, {n_extra:,} of them beyond what comes out "
         f"without any mistake ({100 * n_extra / n_spanned:.1f} %)"
+    )
+    print(
+        f"called recalled: {n_recalled:,} characters, {n_planted:,} of them in trained passages "
+        f"({100 * n_planted / n_recalled:.1f} %)"
     )
     print(
         f"spans: {record['summary']['recall_spans']} recall, "
@@ -258,7 +268,7 @@ def auc(truth, graded, n_draws=1000):
 
 def measure_speed(lm, sequences):
     """Windows of one document: the audit's way, batches without early stop, one at a time."""
-    text = planted_documents(sequences, 2, seed=5)[0]
+    text = planted_documents(sequences, 2, seed=5)[0][0]
     tokens = tokenize(text, lm.tokenizer)
     settings = AuditSettings()
     windows = np.stack(

@@ -18,7 +18,7 @@ from mnemoscope.audit.verify import verify_audit
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm import scan_memorized
 
-FILES = ("audit.json", "audit.html", "spans.parquet")
+FILES = ("audit.json", "audit.html", "audit.sarif", "spans.parquet")
 
 
 @pytest.fixture(scope="module")

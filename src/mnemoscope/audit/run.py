@@ -22,6 +22,7 @@ from mnemoscope.audit.page import render_page
 from mnemoscope.audit.parts import Parts
 from mnemoscope.audit.records import span_frame, span_row
 from mnemoscope.audit.rule import rule_windows
+from mnemoscope.audit.sarif import sarif_log
 from mnemoscope.audit.scan import coarse_starts, cut, scan_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Hit, Span, find_spans, places_to_grow
@@ -307,4 +308,5 @@ def _write(
     record["spans_sha256"] = file_sha256(out / "spans.parquet")
     texts = {document.name: document.text for document in documents}
     write_text(out / "audit.html", render_page(record, frame, texts))
+    write_json(out / "audit.sarif", sarif_log(frame, texts))
     write_json(out / "audit.json", record)

@@ -17,7 +17,7 @@ class AuditSettings(BaseModel):
     prefix: int = Field(
         default=32, ge=1, description="Tokens of the document that the model is shown."
     )
-    suffix: int = Field(default=32, ge=1, description="Tokens it is asked for.")
+    suffix: int = Field(default=32, ge=2, description="Tokens it is asked for.")
     stride: int = Field(default=8, ge=1, description="Tokens from one window to the next.")
     threshold: float = Field(
         default=0.9,
@@ -58,7 +58,7 @@ class AuditSettings(BaseModel):
     @property
     def n_allowed(self) -> int:
         """Tokens of the suffix that a hit may get wrong."""
-        return int((1 - self.threshold) * self.suffix + 1e-9)
+        return min(int((1 - self.threshold) * self.suffix + 1e-9), self.suffix - 1)
 
 
 def audit_settings(**values: Any) -> AuditSettings:
