@@ -50,6 +50,27 @@ def test_maps_equal_pooled_output_attentions_exactly(build, tokens, family):
     assert (maximum - weights.amax(dim=2)).abs().max() == 0.0
 
 
+def test_a_forward_that_ends_early_gives_the_same_maps_and_leaves_no_trace(build, tokens, family):
+    """From the second batch on nothing after the last layer's attention is computed."""
+    lm, table = build(family), tokens(6)
+    before = state_of(lm.model)
+    mean, maximum = capture(lm, table, batch_size=2)
+    assert state_of(lm.model) == before
+    weights = eager_attentions(lm, table, batch_size=2)
+    assert torch.equal(mean, weights.mean(dim=2))
+    assert torch.equal(maximum, weights.amax(dim=2))
+    assert torch.equal(eager_attentions(lm, table, batch_size=2), weights)
+
+
+def test_a_forward_ends_early_only_where_nothing_is_missed(build, tokens):
+    lm = build("gpt_neox")
+    ended = []
+    norm = lm.model.base_model.final_layer_norm
+    norm.register_forward_hook(lambda *_: ended.append(1))
+    capture(lm, tokens(6), batch_size=2)
+    assert len(ended) == 1  # the first batch, whole: it shows one map a layer
+
+
 def test_no_weight_looks_ahead_and_rows_sum_to_one(build, tokens, family):
     mean, maximum = capture(build(family), tokens(3))
     assert maximum.triu(diagonal=1).abs().max() == 0.0

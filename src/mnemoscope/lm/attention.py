@@ -24,12 +24,16 @@ from mnemoscope.lm.backend import (
 if TYPE_CHECKING:
     from mnemoscope.lm.language_model import LanguageModel
 
-__all__ = ["HeadPool", "PooledMaps", "pooled_attention"]
+__all__ = ["Enough", "HeadPool", "PooledMaps", "pooled_attention"]
 
 _IMPLEMENTATION = "mnemoscope_pooled"
 
 # Which pool collects for a module: two models at once stay apart.
 _pools: dict[nn.Module, "HeadPool"] = {}
+
+
+class Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest nobody reads
+    """The attention of the last layer has been pooled."""
 
 
 class PooledMaps(NamedTuple):
@@ -50,8 +54,11 @@ class PooledMaps(NamedTuple):
 class HeadPool:
     """The maps of one forward, collected layer by layer."""
 
-    def __init__(self, lm: "LanguageModel", *, keep_heads: bool = False) -> None:
+    def __init__(
+        self, lm: "LanguageModel", *, keep_heads: bool = False, ends_forward: bool = False
+    ) -> None:
         self._lm = lm
+        self._ends_forward = ends_forward
         self._heads: list[torch.Tensor] | None = [] if keep_heads else None
         self._skipped = 0 if lm.bos_id is None else 1
         self._means: list[torch.Tensor] = []
@@ -68,6 +75,15 @@ class HeadPool:
         self._maxima.append(kept.amax(dim=1).float())
         if self._heads is not None:
             self._heads.append(kept.float().cpu())
+
+    def end_forward_when_full(self) -> None:
+        """Leave the forward after the last layer's attention, where that was asked for.
+
+        Raises:
+            Enough: there is nothing more to pool.
+        """
+        if self._ends_forward and len(self._means) == self._lm.n_layers:
+            raise Enough
 
     def maps(self) -> PooledMaps:
         """Check and give what the forward left, shapes as `PooledMaps`.
@@ -107,7 +123,9 @@ class HeadPool:
 
 
 @contextmanager
-def pooled_attention(lm: "LanguageModel", *, keep_heads: bool = False) -> Iterator[HeadPool]:
+def pooled_attention(
+    lm: "LanguageModel", *, keep_heads: bool = False, ends_forward: bool = False
+) -> Iterator[HeadPool]:
     """Pool the attention of one forward of the base model inside this block.
 
     Evaluation mode, attention implementation and hooks are as before afterwards, also after an
@@ -117,6 +135,9 @@ def pooled_attention(lm: "LanguageModel", *, keep_heads: bool = False) -> Iterat
     Args:
         lm: the model.
         keep_heads: keep the weights of every head too; only where that fits.
+        ends_forward: on route ``interface``, raise `Enough` out of the forward once the last
+            layer's attention is pooled. Only for a model that has shown in a whole forward that
+            it has one attention a layer.
 
     Yields:
         The pool; call `maps()` on it after the forward.
@@ -125,7 +146,7 @@ def pooled_attention(lm: "LanguageModel", *, keep_heads: bool = False) -> Iterat
         UserError: the family cannot be captured.
         RuntimeError: the model is already being captured.
     """
-    pool = HeadPool(lm, keep_heads=keep_heads)
+    pool = HeadPool(lm, keep_heads=keep_heads, ends_forward=ends_forward)
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(lm.model))
         if lm.attention_route == "interface":
@@ -151,6 +172,7 @@ def _pooling_attention(
     output, weights = eager(module, query, key, value, attention_mask, **kwargs)
     if module in _pools:
         _pools[module].add(weights)
+        _pools[module].end_forward_when_full()
     return output, None
 
 

@@ -1,16 +1,23 @@
 """The pooled attention maps of many sequences: one teacher-forced forward each, no LM head."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from weakref import WeakSet
 
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from mnemoscope.lm.attention import PooledMaps, pooled_attention
+from mnemoscope.lm.attention import Enough, PooledMaps, pooled_attention
 from mnemoscope.lm.batching import check_tokens, run_batches
 from mnemoscope.lm.forward import prepend_bos
 from mnemoscope.lm.language_model import LanguageModel
 
 __all__ = ["capture_pooled"]
+
+# Models that gave one map a layer in a whole forward. What follows their last layer's attention
+# (its value product, its MLP: a fifth of the work at 4 layers) need not be computed again.
+_one_map_a_layer: WeakSet[nn.Module] = WeakSet()
 
 
 def capture_pooled(
@@ -41,12 +48,15 @@ def capture_pooled(
 
 
 def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> PooledMaps:
-    with pooled_attention(lm, keep_heads=keep_heads) as pool:
-        with torch.inference_mode():
+    is_known = lm.model in _one_map_a_layer
+    with pooled_attention(lm, keep_heads=keep_heads, ends_forward=is_known) as pool:
+        with torch.inference_mode(), suppress(Enough):
             lm.model.base_model(
                 input_ids=prepend_bos(lm, batch),
                 use_cache=False,
                 output_attentions=lm.attention_route == "hooks",
             )
         # Outside inference mode, so that the maps may take part in a gradient later.
-        return pool.maps()
+        maps = pool.maps()
+    _one_map_a_layer.add(lm.model)
+    return maps

@@ -75,6 +75,11 @@ def wrap_model(
     text = model.config.get_text_config()
     if not getattr(text, "num_attention_heads", None):
         raise UserError(f"{name}: model type '{text.model_type}' has no attention to look at.")
+    if len(devices := sorted({str(one.device) for one in model.parameters()})) > 1:
+        raise UserError(
+            f"{name}: spread over several devices ({', '.join(devices)}). One device a process is "
+            "read: load it on one, and use several by parts (capture --part)."
+        )
     weights = next(model.parameters())
     return LanguageModel(
         model=model.eval(),

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
+from mnemoscope.lm.adapter import find_adapter, merge_adapter
 from mnemoscope.lm.device import check_dtype, find_device
 from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
 from mnemoscope.lm.quiet import quiet_transformers
@@ -55,7 +56,8 @@ def load_model(
     Only safetensors (and GGUF) are read: pickled weights can run code.
 
     Args:
-        name: a folder, a ``.gguf`` file, a folder holding one, or a hub name.
+        name: a folder, a ``.gguf`` file, a folder holding one, a folder of a PEFT adapter (it is
+            merged into its base model), or a hub name.
         revision: hub branch, tag or commit.
         dtype: ``float32`` (exact figures), ``float16``, ``bfloat16``, or ``auto`` as stored.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -72,13 +74,22 @@ def load_model(
         NoRoomError: the device's memory is too small.
     """
     torch_dtype, torch_device = check_dtype(dtype), find_device(device)
-    source = find_source(name, revision)
+    adapter = find_adapter(name)
+    if adapter is None:
+        source = find_source(name, revision)
+    else:
+        source = find_source(adapter.base, revision or adapter.revision)
     arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
     with _loading(source):
-        _check_is_causal(source, AutoConfig.from_pretrained(source.location, **arguments))
+        config = AutoConfig.from_pretrained(source.location, **arguments)
+        _check_is_causal(source, config)
+        _check_not_quantized(source, config)
         tokenizer = _read_tokenizer(source, trust_remote_code)
-        model = _read_weights(source, dtype=torch_dtype, **arguments).to(torch_device)
-    lm = wrap_model(model, tokenizer, name=source.name, revision=revision, bos=bos)
+        model = _read_weights(source, dtype=torch_dtype, **arguments)
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
+        model = model.to(torch_device)
+    lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
     _check_looks_back(lm)
     return lm
 
@@ -87,6 +98,9 @@ def load_tokenizer(
     name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> Any:
     """Load only the tokenizer of a model; names and errors as `load_model`."""
+    adapter = find_adapter(name)
+    if adapter is not None:
+        name, revision = adapter.base, revision or adapter.revision
     source = find_source(name, revision, needs_weights=False)
     with _loading(source):
         return _read_tokenizer(source, trust_remote_code)
@@ -202,6 +216,20 @@ def _check_is_causal(source: Source, config: Any) -> None:
             f"{source.name}: model type '{config.model_type}' is no causal language model. "
             "Choose one that transformers' AutoModelForCausalLM loads."
         )
+
+
+def _check_not_quantized(source: Source, config: Any) -> None:
+    """Refuse weights that are stored quantized; GGUF's are turned into plain ones when read."""
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return
+    method = (quantization if isinstance(quantization, dict) else vars(quantization)).get(
+        "quant_method", "unknown"
+    )
+    raise UserError(
+        f"{source.name}: quantized weights ({getattr(method, 'value', method)}) are not read. Give "
+        "the model as it was before, with --dtype bfloat16, or a .gguf file of it."
+    )
 
 
 def _check_looks_back(lm: LanguageModel) -> None:

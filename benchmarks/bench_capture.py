@@ -1,0 +1,179 @@
+"""Pooled capture against the plain forward, against `output_attentions`, and decoding.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_capture.py [--repeats N] [MODEL_FOLDER ...]
+
+Ratios of processor time (and of the clock, in brackets), medians over repeats; in every repeat
+all ways run one after the other, so that a busy machine touches them alike.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mnemoscope.embedded import model_path
+from mnemoscope.lm.backend import implementation
+from mnemoscope.lm.capture import capture_pooled
+from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.forward import prepend_bos
+from mnemoscope.lm.language_model import LanguageModel, wrap_model
+from mnemoscope.lm.loading import load_model
+from mnemoscope.maps.store import MapWriter
+
+LENGTH = 64
+PYTHIA_160M = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 50304,
+    "max_position_embeddings": 2048,
+}
+
+
+def plain(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
+    """The base model, eager attention, nothing kept."""
+    with implementation(lm, "eager"), torch.inference_mode():
+        for batch in batches:
+            lm.model.base_model(input_ids=prepend_bos(lm, batch), use_cache=False)
+
+
+def pooled(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
+    """Our capture."""
+    for _ in capture_pooled(lm, tokens, batch_size=batch_size):
+        pass
+
+
+def written(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
+    """Our capture with the store, as the stage `capture` does it."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = MapWriter(
+            folder, n_layers=lm.n_layers, length=LENGTH, fingerprint={}, shard_rows=len(tokens)
+        )
+        start = 0
+        for maps in capture_pooled(lm, tokens, batch_size=batch_size):
+            ids = np.arange(start, start + len(maps.mean))
+            writer.append(ids, "true", maps.mean, maps.max)
+            start += len(ids)
+        writer.close()
+
+
+def afterwards(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
+    """What the published pipeline does: all weights from the whole model, pooled at the end."""
+    with implementation(lm, "eager"), torch.inference_mode():
+        for batch in batches:
+            ids = prepend_bos(lm, batch)
+            weights = lm.model(ids, use_cache=False, output_attentions=True).attentions
+            stacked = torch.stack(weights, dim=1).float()
+            stacked.mean(dim=2), stacked.amax(dim=2)
+
+
+def greedy(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
+    """Our greedy continuation, with scores and gaps."""
+    for _ in continue_sequences(lm, tokens, batch_size=batch_size):
+        pass
+
+
+def generate(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
+    """Transformers' own greedy decoding of as many tokens."""
+    half = LENGTH // 2
+    with torch.inference_mode():
+        for batch in batches:
+            prefix = prepend_bos(lm, batch[:, :half])
+            lm.model.generate(
+                prefix,
+                attention_mask=torch.ones_like(prefix),
+                do_sample=False,
+                min_new_tokens=half,
+                max_new_tokens=half,
+                pad_token_id=0,
+            )
+
+
+def timed(function: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of the processor and of the clock."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    function()
+    return time.process_time() - cpu, time.perf_counter() - clock
+
+
+def measure(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[tuple]]:
+    """Every way in every repeat, after one unmeasured round."""
+    for function in ways.values():
+        function()
+    found: dict[str, list[tuple]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, function in ways.items():
+            found[name].append(timed(function))
+    return found
+
+
+def ratio(found: dict[str, list[tuple]], above: str, below: str) -> str:
+    """Median ratio of two ways, repeat by repeat."""
+    pairs = list(zip(found[above], found[below], strict=True))
+    cpu, clock = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
+    return f"{cpu:.2f} ({clock:.2f})"
+
+
+def random_pythia() -> LanguageModel:
+    """Pythia-160m's shape with random weights."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **PYTHIA_160M))
+    return wrap_model(model, name="random, Pythia-160m's shape")
+
+
+def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: bool) -> None:
+    tokens = np.random.default_rng(0).integers(1, lm.vocab_size, (n, LENGTH))
+    batches = list(torch.from_numpy(tokens).split(batch_size))
+    ways: dict[str, Callable[[], None]] = {
+        "plain": lambda: plain(lm, batches),
+        "pooled": lambda: pooled(lm, tokens, batch_size),
+        "written": lambda: written(lm, tokens, batch_size),
+        "afterwards": lambda: afterwards(lm, batches),
+    }
+    if decode:
+        ways["greedy"] = lambda: greedy(lm, tokens, batch_size)
+        ways["generate"] = lambda: generate(lm, batches)
+    found = measure(ways, repeats)
+    seconds = statistics.median(cpu for cpu, _ in found["pooled"])
+    print(
+        f"{lm.name}: {lm.n_layers} layers, {lm.n_heads} heads, {lm.dtype}, {lm.device}, "
+        f"batch {batch_size}, {n} sequences, {n / seconds:.0f} a second captured"
+    )
+    print(f"  capture / plain base forward: {ratio(found, 'pooled', 'plain')}")
+    print(f"  capture and store / plain base forward: {ratio(found, 'written', 'plain')}")
+    print(f"  output_attentions and head / capture: {ratio(found, 'afterwards', 'pooled')}")
+    if decode:
+        print(f"  generate / our continuation: {ratio(found, 'generate', 'greedy')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", choices=["embedded", "pythia", "folders"])
+    parser.add_argument("--batch-size", type=int, default=32, help="of the embedded model")
+    parser.add_argument("folders", nargs="*", type=Path)
+    arguments = parser.parse_args()
+    if arguments.only in (None, "embedded"):
+        size = arguments.batch_size
+        report(
+            load_model(model_path()),
+            n=2 * size,
+            batch_size=size,
+            repeats=arguments.repeats,
+            decode=True,
+        )
+    if arguments.only in (None, "pythia"):
+        report(random_pythia(), n=8, batch_size=8, repeats=arguments.repeats, decode=False)
+    for folder in arguments.folders:
+        report(load_model(folder), n=8, batch_size=8, repeats=arguments.repeats, decode=True)
+
+
+if __name__ == "__main__":
+    main()

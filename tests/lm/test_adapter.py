@@ -1,0 +1,101 @@
+"""A PEFT adapter's folder is the base model with the adapter in it; the rest is refused."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import capture_pooled, load_model, wrap_model
+from mnemoscope.lm.loading import load_tokenizer
+from tiny_models import save_model
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """A LoRA on the attention's projections, far from zero."""
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=4, target_modules=["query_key_value"], init_lora_weights=False)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    wrapped = peft.get_peft_model(model, config, adapter_name="default")
+    wrapped.peft_config["default"].base_model_name_or_path = str(base)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_captured_as_peft_itself_runs_it(base, adapter):
+    tokens = torch.randint(1, 300, (3, 64), generator=torch.Generator().manual_seed(0))
+    lm = load_model(adapter, device="cpu")
+    found = next(capture_pooled(lm, tokens.numpy(), batch_size=3))
+    wrapped = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager"), adapter
+    ).eval()
+    with torch.inference_mode():
+        weights = wrapped(tokens, output_attentions=True, use_cache=False).attentions
+    # Merged, W + BA is rounded once; apart, Wx and BAx are added: float32 rounding.
+    mean = torch.stack(weights, dim=1).mean(dim=2)
+    torch.testing.assert_close(found.mean, mean, atol=1e-5, rtol=0)
+    plain = next(capture_pooled(load_model(base, device="cpu"), tokens.numpy(), batch_size=3))
+    assert (plain.mean - found.mean).abs().max() > 0.01
+
+
+def test_an_adapter_is_another_model_than_its_base(base, adapter):
+    with_adapter, without = load_model(adapter), load_model(base)
+    assert with_adapter.fingerprint != without.fingerprint
+    assert with_adapter.name == str(adapter)
+    assert not [m for m in with_adapter.model.modules() if type(m).__module__.startswith("peft")]
+    assert load_tokenizer(adapter).get_vocab() == without.tokenizer.get_vocab()
+
+
+def test_without_peft_the_extra_is_named(adapter, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "peft" else real(name, *a)
+    )
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[peft\]'"):
+        load_model(adapter)
+
+
+def test_what_is_no_whole_adapter_is_refused(adapter, base, tmp_path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 5}))
+    with pytest.raises(UserError, match="cannot be merged into"):
+        load_model(adapter)
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(tmp_path / "gone")})
+    )
+    with pytest.raises(UserError, match="gone: no such model folder"):
+        load_model(adapter)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(UserError, match="pickled weights are not read"):
+        load_model(adapter)
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="names no base model"):
+        load_model(adapter)
+
+
+def test_quantized_weights_are_refused_with_their_method(base, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(base, tmp_path / "quantized")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"quantized weights \(bitsandbytes\) are not read"):
+        load_model(folder)
+
+
+def test_a_model_on_several_devices_is_refused(base):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.gpt_neox.layers[1].to("meta")
+    with pytest.raises(UserError, match=r"spread over several devices \(cpu, meta\)"):
+        wrap_model(model)
