@@ -1,0 +1,86 @@
+"""What float16 costs the store: largest difference in maps, and min-F1 with float32 maps beside.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_float16.py [SEQUENCES_A_CLASS] [SEEDS]
+
+The embedded model and its shipped sequences; classes Non-Memo (with the model's own continuation)
+and memorized. The same CNN (preset small) on the same maps, once as stored, once as captured.
+"""
+
+import sys
+
+import numpy as np
+import torch
+
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
+from mnemoscope.cnn.prediction import predict_logits
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.training import train_cnn
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.lm.capture import capture_pooled
+from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.loading import load_model
+from mnemoscope.maps.dataset import TensorMaps
+from mnemoscope.maps.triangle import pack_triangle
+from mnemoscope.sequences.schema import read_table, token_matrix
+
+SETTING = CnnSetting(6, 10, "mean")
+
+
+class Float32Maps(TensorMaps):
+    """Maps that were never rounded to float16."""
+
+    def __init__(self, packed: torch.Tensor) -> None:
+        super().__init__(packed)
+        self._packed = packed.detach()
+
+
+def classes_of(lm, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shown tokens and labels: n memorized, n not and shown with the model's continuation."""
+    tokens = token_matrix(read_table(sequences_path()).sample(8 * n, seed=0))
+    found = list(continue_sequences(lm, tokens, batch_size=64))
+    score = np.concatenate([one.score for one in found])
+    own = tokens.copy()
+    own[:, 32:] = np.concatenate([one.tokens for one in found])
+    memorized, others = np.flatnonzero(score == 1)[:n], np.flatnonzero(score < 1)[:n]
+    n_each = min(len(memorized), len(others))
+    shown = np.concatenate([tokens[memorized[:n_each]], own[others[:n_each]]])
+    return shown, np.repeat([1, 0], n_each)
+
+
+def score(maps: TensorMaps, rows: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Min-F1 on the last third of a CNN trained on the rest."""
+    cut = 2 * len(rows) // 3
+    chosen = [type(maps)(maps.read(torch.from_numpy(part))) for part in (rows[:cut], rows[cut:])]
+    trained = train_cnn(
+        chosen[0],
+        torch.from_numpy(labels[rows[:cut]]),
+        n_classes=2,
+        setting=SETTING,
+        preset=PRESETS["small"],
+        seed=seed,
+    )
+    predicted = predict_logits(trained, chosen[1]).argmax(dim=1).numpy()
+    return min_f1(confusion_matrix(labels[rows[cut:]], predicted, 2))
+
+
+def main() -> None:
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+    seeds = range(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    lm = load_model(model_path())
+    shown, labels = classes_of(lm, n)
+    batches = list(capture_pooled(lm, shown, batch_size=64))
+    packed = pack_triangle(torch.cat([one.mean for one in batches]))
+    largest = pack_triangle(torch.cat([one.max for one in batches]))
+    rows = np.random.default_rng(0).permutation(len(labels))
+    print(f"{len(labels)} sequences, half of them memorized; maps of {lm.n_layers} layers")
+    for name, one in (("mean", packed), ("max", largest)):
+        error = (one - one.half().float()).abs()
+        print(f"float32 against float16, {name}: largest difference {error.max():.2g}")
+    for seed in seeds:
+        with_float16 = score(TensorMaps(packed), rows, labels, seed)
+        with_float32 = score(Float32Maps(packed), rows, labels, seed)
+        print(f"min-F1, seed {seed}: float16 {with_float16:.4f}, float32 {with_float32:.4f}")
+
+
+if __name__ == "__main__":
+    main()
