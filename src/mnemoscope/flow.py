@@ -64,7 +64,7 @@ STAGES: tuple[Stage, ...] = (
         "localize",
         ("train",),
         ("localize",),
-        ("decisiveness.safetensors", "regions.parquet", "agreement.parquet"),
+        ("decisiveness.safetensors", "regions.parquet", "agreement.parquet", "attention.parquet"),
     ),
     Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
     Stage(

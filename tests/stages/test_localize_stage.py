@@ -101,6 +101,7 @@ def test_the_report_sets_it_all_below_the_maps(done) -> None:
         "Layers of the model beside those of the reference (gradient)",
         "Is Δ stable, and do the attributions agree?",
         "Does Δ depend on what the CNN learned?",
+        "The attention itself, without a CNN",
     ]
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
@@ -180,3 +181,11 @@ def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_pa
     shutil.copytree(tiny_studies["report"], empty)  # its CNNs did not train
     assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_shape_of_attention_stands_for_every_class_and_layer(done) -> None:
+    table = done.read("attention.parquet")
+    assert table.height == 3 * 2
+    blocks = table.select(pl.sum_horizontal(pl.col("^mass .* → .*$")))
+    assert blocks.to_series().to_list() == pytest.approx([1.0] * 6)
+    assert table["Gini coefficient of a row"].is_between(0, 1).all()

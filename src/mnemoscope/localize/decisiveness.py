@@ -172,7 +172,7 @@ class _Total:
         weights = gradients.permute(0, 2, 3, 1)[:, self.query, self.key][is_used].clamp_(min=0)
         weights.div_(largest[is_used][:, None, None])
         products = weights.cpu() * max_maps.read(rows[is_used]).transpose(1, 2)
-        for label in of_class.unique().tolist():
+        for label in sorted(set(of_class.tolist())):
             self.sum[label] += products[of_class == label].sum(dim=0, dtype=torch.float64)
         n_classes = len(self.used)
         self.used += torch.bincount(of_class, minlength=n_classes)

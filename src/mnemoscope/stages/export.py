@@ -21,7 +21,13 @@ from mnemoscope.report.print_figures import (
     profile_print,
 )
 from mnemoscope.stages.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
-from mnemoscope.stages.localize import AGREEMENT_FILE, REGIONS_FILE, StoredDelta, load_deltas
+from mnemoscope.stages.localize import (
+    AGREEMENT_FILE,
+    REGIONS_FILE,
+    SHAPES_FILE,
+    StoredDelta,
+    load_deltas,
+)
 from mnemoscope.stages.report_knockout import knockout_of
 from mnemoscope.study import Study
 
@@ -36,8 +42,8 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
 
     `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
     `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
-    `agreement.parquet`, `knockout.parquet` and `specificity.parquet` are the study's, where it has
-    them.
+    `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
+    study's, where it has them.
 
     Args:
         study: with the localize stage done.
@@ -70,7 +76,7 @@ def _tables(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[P
         path = folder / f"{name}.parquet"
         write_parquet(path, pl.concat([rows(one) for one in deltas]))
         yield path
-    names = [REGIONS_FILE, AGREEMENT_FILE]
+    names = [REGIONS_FILE, AGREEMENT_FILE, SHAPES_FILE]
     names += [KNOCKOUT_FILE, SPECIFICITY_FILE] if study.is_done("knockout") else []
     for name in names:
         if (study.folder / name).is_file():

@@ -21,10 +21,9 @@ from mnemoscope.cnn.files import load_cnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.localize.attribution import check_attributions
 from mnemoscope.localize.decisiveness import Decisiveness, average, decisiveness, pooled
-from mnemoscope.localize.edges import copy_edges
 from mnemoscope.localize.regions import find_regions
 from mnemoscope.progress import track
-from mnemoscope.stages.capture import shown_tokens
+from mnemoscope.stages.attention_shapes import class_copies, shape_rows
 from mnemoscope.stages.jobs import Job, job_maps, jobs_of, load_outcome, sample_rows
 from mnemoscope.stages.localize_checks import LocalizedCnn, agreement_rows
 from mnemoscope.stages.models import Models
@@ -34,6 +33,7 @@ __all__ = [
     "AGREEMENT_FILE",
     "DECISIVENESS_FILE",
     "REGIONS_FILE",
+    "SHAPES_FILE",
     "StoredDelta",
     "load_deltas",
     "localize_stage",
@@ -42,6 +42,7 @@ __all__ = [
 DECISIVENESS_FILE = "decisiveness.safetensors"
 REGIONS_FILE = "regions.parquet"
 AGREEMENT_FILE = "agreement.parquet"
+SHAPES_FILE = "attention.parquet"
 
 _SOURCES = ("model", "reference", "blind")
 _AGREEMENT_SCHEMA = {
@@ -85,7 +86,7 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
 
     `decisiveness.safetensors` holds Δ with its counts, `regions.parquet` where it lies,
     `agreement.parquet` how alike Δ is between halves, seeds, attributions, and before and after
-    the CNN was randomized.
+    the CNN was randomized, `attention.parquet` the shape of the attention itself.
 
     Raises:
         UserError: an attribution that needs Captum, which is not installed.
@@ -94,11 +95,12 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
     check_attributions(study.settings.localize.attributions)
     with study.finishing("localize") as counts:
         jobs = [job for job in jobs_of(study) if _can_be_localized(job)]
+        samples = list(dict.fromkeys(job.sample for job in jobs))
         stored: list[StoredDelta] = []
         agreements: list[dict[str, Any]] = []
         total = len(jobs) * len(study.settings.localize.attributions)
         with track("Localizing", total=total, unit="CNNs and attributions") as progress:
-            for sample in dict.fromkeys(job.sample for job in jobs):
+            for sample in samples:
                 found = []
                 for job in jobs:
                     if job.sample == sample:
@@ -108,6 +110,8 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
                 agreements += agreement_rows(study, sample, found)
         counts["maps"] = len(stored)
         study.write(REGIONS_FILE, pl.DataFrame(list(_regions(study, stored)), _REGIONS_SCHEMA))
+        shapes = [row for one in samples for row in shape_rows(study, one)]
+        study.write(SHAPES_FILE, pl.DataFrame(shapes))
         study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
         _write(study, stored)
 
@@ -246,9 +250,5 @@ def _regions(study: Study, stored: list[StoredDelta]) -> Iterator[dict[str, Any]
 def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
     """Of each edge the share of a class's evaluation sequences of which it is a copy edge."""
     rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
-    tokens = shown_tokens(study.sequences, rows.select("sequence_id", "suffix"))
-    # A token more that equals no other, since the last query is left out where edges are cut.
-    longer = np.concatenate([tokens, np.full((len(tokens), 1), -1, tokens.dtype)], axis=1)
-    found = copy_edges(torch.from_numpy(longer.astype(np.int64)), 1)[:, 0, :-1, :-1]
-    mean: np.ndarray = found.double().mean(dim=0).numpy()
+    mean: np.ndarray = class_copies(study, rows).double().mean(dim=0).numpy()
     return mean

@@ -1,0 +1,74 @@
+"""What attention looks like in a few numbers a layer: how concentrated it is, and on what.
+
+Beside Δ, which says what a CNN reads: here nothing is learned. The logistic regression on such
+numbers is the baseline `statistics` of the benchmark.
+"""
+
+import torch
+from torch import Tensor
+
+from mnemoscope.localize.regions import NEAR_DIAGONAL
+
+__all__ = ["SHAPES", "attention_shape"]
+
+SHAPES = (
+    "entropy of a row, nats",
+    "Gini coefficient of a row",
+    "mass on the first token",
+    f"mass near the diagonal (|q−k| ≤ {NEAR_DIAGONAL})",
+    "mass on copy edges",
+    "mass prefix → prefix",
+    "mass suffix → prefix",
+    "mass suffix → suffix",
+)
+"""What `attention_shape` gives of each layer, in order. Masses are shares of a map's weight."""
+
+_SMALLEST_WEIGHT = 1e-12
+
+
+def attention_shape(maps: Tensor, copies: Tensor) -> Tensor:
+    """Sum up each layer of each map.
+
+    Entropy and Gini are means over the rows of queries 1 and later, each row scaled to sum 1; the
+    Gini coefficient is over the keys that the query may look at: 0 where all draw alike, near 1
+    where one key draws all (the concentration of Zeng et al. and the single key of Bright Ending
+    are its upper end).
+
+    Args:
+        maps: (n, layers, query, key), not negative, zero above the diagonal.
+        copies: bool (n, query, key): each sequence's copy edges.
+
+    Returns:
+        float64 (n, layers, 8), in the order of `SHAPES`.
+    """
+    maps = maps.double()
+    length = maps.shape[-1]
+    half = length // 2
+    query, key = torch.arange(length)[:, None], torch.arange(length)
+    whole = maps.sum((-1, -2)).clamp_min(_SMALLEST_WEIGHT)
+    rows = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT)
+    cells = [
+        (key == 0).expand(length, length),
+        (query - key <= NEAR_DIAGONAL).expand(length, length),
+        copies[:, None],
+        (query < half) & (key < half),
+        (query >= half) & (key < half),
+        (query >= half) & (key >= half),
+    ]
+    masses = [(maps * each).sum((-1, -2)) / whole for each in cells]
+    entropy = torch.special.entr(rows)[..., 1:, :].sum(-1).mean(-1)
+    return torch.stack([entropy, _gini(rows), *masses], dim=-1)
+
+
+def _gini(rows: Tensor) -> Tensor:
+    """Mean Gini coefficient of the rows of queries 1 and later, over the keys each may look at."""
+    length = rows.shape[-1]
+    # Zeros above the diagonal sort first, so a row of q + 1 keys ends the sorted row.
+    place = torch.arange(1, length + 1, dtype=rows.dtype)
+    n_keys = place[:, None]
+    rank = (place - (length - n_keys)).clamp(min=0)
+    weighted = (rank * rows.sort(dim=-1).values).sum(-1)
+    total = rows.sum(-1).clamp_min(_SMALLEST_WEIGHT)
+    gini = 2 * weighted / (n_keys[:, 0] * total) - (n_keys[:, 0] + 1) / n_keys[:, 0]
+    mean: Tensor = gini[..., 1:].mean(-1)
+    return mean
