@@ -191,6 +191,16 @@ def test_the_final_figure_stands_beside_the_one_that_chose(found) -> None:
     assert f"{tried} different taxonomies tried" in words
 
 
+def test_the_verb_prints_both_figures_and_the_words(found, call) -> None:
+    result = call("search", found.folder, "-q")
+    assert result.status == 0
+    assert result.out.startswith("Nothing to do")
+    shown = " ".join(result.out.split())
+    for words in ("selection", "final", "drop", "beside", *search_words(found)):
+        assert " ".join(words.split()) in shown
+    assert str(found.folder / "search.yaml") in shown
+
+
 def test_the_report_shows_the_search_once_it_is_finished(found, tmp_path) -> None:
     (table,) = search_tables(found)
     best = best_of(found.read("search.parquet"))

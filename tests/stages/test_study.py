@@ -13,7 +13,7 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.stages.run import run, run_stage
 from mnemoscope.study import STAGES, Study, is_study, stage_named
 
-NAMES = [stage.name for stage in STAGES]
+NAMES = [stage.name for stage in STAGES if not stage.optional]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 from mnemoscope.cli.options import Quiet, Redo, Set, StudyFolder
@@ -60,6 +59,7 @@ def search(
 
 def _print(study: Study) -> None:
     """The finalists and what stands beside them, then the result in words."""
+    import polars as pl
     from rich.table import Table
 
     from mnemoscope.cli.published import console
