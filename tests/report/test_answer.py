@@ -142,3 +142,16 @@ def test_an_untrained_cnn_gives_way_to_the_regression(build_taxonomy) -> None:
     text = benchmark_sentence(replace(benchmark, rows=rows))
     assert "did not learn even their own training sequences" in text
     assert "reaches min-F1 38.4\u202f%" in text
+
+
+@pytest.mark.parametrize(("plain", "is_said"), [(0.24, True), (0.231, True), (0.2, False)])
+def test_a_regression_that_does_as_well_as_the_cnns_is_named(content, plain, is_said) -> None:
+    benchmark = content.taxonomies[1].main
+    rows = tuple(
+        replace(row, min_f1=c.Estimate({"model": 0.231, "statistics": plain}[row.source]))
+        for row in benchmark.rows
+        if row.source in ("model", "statistics")
+    )
+    text = benchmark_sentence(replace(benchmark, rows=rows))
+    assert ("does as well" in text) == is_said
+    assert "23.1" in text

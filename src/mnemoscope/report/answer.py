@@ -3,7 +3,7 @@
 A null result has words as plain as a positive one.
 """
 
-from mnemoscope.report.content import Benchmark, ReportContent, TaxonomyResult
+from mnemoscope.report.content import Benchmark, BenchmarkRow, ReportContent, TaxonomyResult
 from mnemoscope.report.numbers import count, interval, percent, points, share
 from mnemoscope.report.standing import (
     Standing,
@@ -48,11 +48,24 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
         return _untrained(benchmark)
     own = f"{percent(model.min_f1.value)} {interval(model.min_f1)}".strip()
     best = best_without_memory(benchmark)
+    text = f"CNNs that read the model's attention reach min-F1 {own}.{_as_well(benchmark, model)}"
     if best is None:
-        return f"CNNs that read the model's attention reach min-F1 {own}."
+        return text
     return (
-        f"CNNs that read the model's attention reach min-F1 {own}. Without any memory, "
-        f"{_SOURCE_PHRASES[best.source]} reaches {percent(best.value)}."
+        f"{text} Without any memory, {_SOURCE_PHRASES[best.source]} reaches {percent(best.value)}."
+    )
+
+
+def _as_well(benchmark: Benchmark, model: BenchmarkRow) -> str:
+    """Say so where a regression on a few numbers does as well as the CNNs."""
+    plain = benchmark.row("statistics")
+    if plain is None or plain.min_f1.value is None or model.min_f1.value is None:
+        return ""
+    if plain.min_f1.value < model.min_f1.value:
+        return ""
+    return (
+        " A logistic regression on pooled statistics of the same attention does as well "
+        f"({percent(plain.min_f1.value)}): this figure needs no CNN."
     )
 
 
