@@ -181,8 +181,8 @@ class CaptureSettings(_Settings):
 
     reference: str | None = Field(
         default=None,
-        description="A model that never saw the sequences, with the same tokenizer; for the "
-        "embedded model its own reference is taken.",
+        description="A model that never saw the sequences, with the same tokenizer (a hub's early "
+        "checkpoint: NAME@REVISION); for the embedded model its own reference is taken.",
     )
     shard_rows: int = Field(default=256, ge=1, description="Sequences a shard file.")
     per_head: bool = Field(

@@ -129,6 +129,23 @@ def test_a_name_that_shares_the_figures_of_the_best_is_no_rival_of_it() -> None:
     assert alias.name not in found.reason
 
 
+def test_among_equals_the_best_by_chance_is_not_called_better() -> None:
+    """Eighteen taxonomies of one true F1: whatever leads, leads by noise; 95 % bounds."""
+    generator = np.random.default_rng(7)
+    verdicts = []
+    for trial in range(100):
+        f1 = generator.normal(0.5, 0.03, 18)
+        names = [GUESS, *(f"Non-Memo, Recite[{limit}], Others" for limit in range(1, 18))]
+        ones = [
+            measured(name, value, 0.03, seed=100 * trial + place)
+            for place, (name, value) in enumerate(zip(names, f1, strict=True))
+        ]
+        verdicts.append(draw_conclusions(named(ones), {})[0].verdict)
+    # 2.5 % each way are expected; 9 of 100 has a chance below 0.1 % then.
+    assert verdicts.count("does not hold") <= 8
+    assert verdicts.count("holds") <= 8
+
+
 def test_few_taxonomies_or_none_cannot_tell_the_best() -> None:
     few = named([measured(GUESS, 0.9, 0.001), *others(0.5, 0.001)[:2]])
     without = named(others(0.5, 0.001))

@@ -92,3 +92,11 @@ def test_missing_and_failed_controls_are_noted() -> None:
 def test_no_negative_zero_is_printed() -> None:
     verdict = give_verdict(replace(SEEN, excess=Excess(-0.0001, -0.0002, -0.0, "blind", 0.6)))
     assert "−0.0" not in verdict.sentence
+
+
+def test_a_cnn_that_never_finds_a_class_in_training_has_no_verdict() -> None:
+    lost = replace(SEEN, training_min_f1=0.0, excess=Excess(-0.36, -0.4, -0.3, "blind", 0.0))
+    verdict = give_verdict(lost)
+    assert verdict.kind == "cannot"
+    assert "never finds one of the classes, on its own training set" in verdict.sentence
+    assert give_verdict(replace(SEEN, training_min_f1=0.4)) == give_verdict(SEEN)

@@ -18,6 +18,14 @@ RIGHT = {RECITE: 0.5, GUESS: 0.9}
 NUMBER = r"−?\d+\.\d"
 
 
+def name_model(folder: Path, fingerprint: str) -> None:
+    """Make a study say that it is of another model."""
+    path = folder / "study.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["record"]["models"]["model"]["fingerprint"] = fingerprint
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def planted(tiny_studies, tmp_path_factory) -> list[Path]:
     """Three benchmarked studies with planted predictions; read only."""
@@ -29,6 +37,7 @@ def planted(tiny_studies, tmp_path_factory) -> list[Path]:
         for seed in range(3)
     ]
     for folder in folders:
+        name_model(folder, f"fingerprint of {folder.name}")
         run_stage(Study(folder), "benchmark")
     return folders
 
@@ -276,6 +285,8 @@ def test_bad_requests_for_several_studies_are_refused(
     assert "named twice" in refused("benchmark", planted[0], planted[1], planted[0])
     assert "has not been run" in refused("benchmark", planted[0], tiny_studies["train"])
     assert "no such folder" in refused("benchmark", planted[0], tmp_path / "none")
+    copied = shutil.copytree(planted[0], tmp_path / "copied")
+    assert "made of the same model as" in refused("benchmark", planted[0], copied)
     assert "is a study" in refused("benchmark", *planted, "-o", planted[1])
     assert "Leave -o out" in refused("benchmark", planted[0], "-o", tmp_path / "x")
     assert "--redo" in refused("benchmark", *planted, "--set", "benchmark.seed=1")

@@ -358,3 +358,26 @@ def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path) -> No
     write_frame(tmp_path, MEMORIES, frame.clear())
     with pytest.raises(UserError, match="has no rows"):
         read_split(str(tmp_path), MEMORIES)
+
+
+@pytest.mark.parametrize("bad", [None, -1, 2**31])
+def test_a_token_that_is_no_id_is_refused_with_its_row(tmp_path, bad) -> None:
+    frame = rows(3)
+    tokens = frame["tokens"].to_list()
+    tokens[1] = [*tokens[1][:5], bad, *tokens[1][6:]]
+    spoilt = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int64)))
+    write_frame(tmp_path, MEMORIES, spoilt)
+    with pytest.raises(UserError) as raised:
+        read_split(tmp_path, MEMORIES)
+    assert "column 'tokens', row 1:" in message(raised)
+    assert "no token id" in message(raised)
+
+
+def test_tokens_in_an_array_column_are_read_as_lists_are(tmp_path) -> None:
+    frame = rows(3)
+    write_frame(tmp_path / "lists", MEMORIES, frame)
+    path = write_frame(tmp_path / "arrays", MEMORIES, frame)
+    frame.with_columns(pl.col("tokens").list.to_array(64)).write_parquet(path)
+    as_lists, as_arrays = (read_split(tmp_path / one, MEMORIES) for one in ("lists", "arrays"))
+    assert as_arrays.rows.equals(as_lists.rows)
+    assert take_rows(as_arrays, as_arrays.rows).equals(take_rows(as_lists, as_lists.rows))

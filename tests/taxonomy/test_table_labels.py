@@ -153,3 +153,34 @@ def test_an_unknown_node_in_a_file_is_refused_with_the_file(tmp_path: Path) -> N
     (tmp_path / "own.yaml").write_text("taxonomies:\n  - Non-Memo, Gues, Rest\n")
     with pytest.raises(UserError, match=r"own\.yaml.*unknown node 'Gues'.*Did you mean 'Guess'"):
         label_table(tmp_path / "in.parquet", tmp_path / "out.parquet", [str(tmp_path / "own.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("sequence_id", [1, 1], "sequence_id 1 is there already"),
+        ("sequence_id", [1, None], "no sequence_id"),
+        ("memorization_score", [32.0, 1.0], "'memorization_score': 32 where"),
+        ("rouge_l", [0.5, 50.0], "'rouge_l': 50 where a value between 0 and 1"),
+        ("duplicates", [-1, 2], "'duplicates': -1 where a value at least 0"),
+    ],
+)
+@pytest.mark.parametrize("names", [["Non-Memo, Guess, Recall"], ["catalogue"]])
+def test_values_that_cannot_be_are_refused(tmp_path, refused, column, values, said, names) -> None:
+    frame = pl.DataFrame(
+        {
+            "sequence_id": [1, 2],
+            "memorization_score": [1.0, 0.5],
+            "duplicates": [3, 4],
+            "is_incrementing": [False, False],
+            "is_repeating": [False, False],
+            "rouge_l": [0.1, 0.2],
+            "rouge_3": [0.1, float("nan")],
+            "is_code": [True, False],
+        }
+    ).with_columns(pl.Series(column, values))
+    frame.write_parquet(tmp_path / "in.parquet")
+    chosen = [one for name in names for one in ("-t", name)]
+    out = tmp_path / "out.parquet"
+    assert said in refused("label", tmp_path / "in.parquet", *chosen, "-o", out)
+    assert not out.exists()

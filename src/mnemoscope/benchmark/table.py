@@ -65,12 +65,18 @@ def score_benchmark(
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
         for source in present:
-            row = {"taxonomy": taxonomy, "source": source, "auc_pairs": pair_names(names)}
+            row: dict[str, Any] = {
+                "taxonomy": taxonomy,
+                "source": source,
+                "auc_pairs": pair_names(names),
+            }
             row |= _training_columns(own_runs.filter(pl.col("source") == source))
             if source in judged:
                 row |= judged[source].columns()
             if source == "model":
-                row |= _excess_columns(like, present, tuple(names), n_resamples, seed)
+                row |= _excess_columns(
+                    like, present, tuple(names), row["training_min_f1"], n_resamples, seed
+                )
                 row |= _matched_columns(judged, n_resamples, seed)
             rows.append(row)
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
@@ -178,6 +184,7 @@ def _excess_columns(
     like: _Like,
     present: Sequence[str],
     names: tuple[str, ...],
+    training_min_f1: float | None,
     n_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -209,6 +216,7 @@ def _excess_columns(
         excess=found,
         controls=controls,
         failed_controls=failed,
+        training_min_f1=training_min_f1,
     )
     return _verdict_columns(figures) | _found_columns(found) | {"excess_settings": like.settings}
 

@@ -36,6 +36,7 @@ class BenchmarkFigures:
         controls: the controls among these three that ran.
         failed_controls: those of them that did not train.
         has_like_runs: whether the model was trained with a CNN setting that the controls had.
+        training_min_f1: the CNN's on its own training set; null where it is not known.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +47,7 @@ class BenchmarkFigures:
     controls: tuple[str, ...] = ()
     failed_controls: tuple[str, ...] = ()
     has_like_runs: bool = True
+    training_min_f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
         Kind and sentence; figures in points (per cent of F1), the interval in brackets.
     """
     excess = figures.excess
+    if figures.training_min_f1 == 0:
+        return Verdict(
+            "cannot",
+            "cannot be said: the CNN never finds one of the classes, on its own training set "
+            "either, so it has not learned to tell them apart",
+        )
     if excess is None:
         return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
     over = "reference" if excess.strongest == "reference" else "text"

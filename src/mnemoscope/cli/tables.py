@@ -135,11 +135,12 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
 
 def _add_class(target: Path, out: Path, taxonomy: "Taxonomy") -> None:
     """The table as it is, with the column `class`."""
-    from mnemoscope.sequences.schema import check_columns, read_table, write_table
+    from mnemoscope.sequences.schema import read_table, write_table
     from mnemoscope.taxonomy.labels import count_classes, label_sequences
+    from mnemoscope.taxonomy.table_labels import check_features
 
     frame = read_table(target)
-    check_columns(frame, "sequence_id", where=str(target))
+    check_features(frame.lazy(), where=str(target))
     labels = label_sequences(frame, taxonomy)
     write_table(out, frame.with_columns(labels))
     print(f"Wrote {out}.")

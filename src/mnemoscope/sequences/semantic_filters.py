@@ -24,6 +24,7 @@ LENGTH = 64
 CODE_AT_MOST, PROSE_AT_LEAST = 0.4, 0.525
 """`nl_scores` that the data set's authors call code, and natural language (arXiv 2406.17746)."""
 
+_LARGEST_ID = 2**31 - 1
 _SLICE_ROWS = 100_000
 _SCALARS = {  # the data set's name to ours
     "sequence_id": "sequence_id",
@@ -157,6 +158,8 @@ def _slices(
                 if last > first:
                     lazy = pl.scan_parquet(path, glob=False).slice(start, n_slice)
                     frame = _collect(lazy.select(columns), path)[wanted[first:last] - low]
+                    if isinstance(frame.schema["tokens"], pl.Array):
+                        frame = frame.with_columns(pl.col("tokens").arr.to_list())
                     _check_tokens(frame["tokens"], path, wanted[first:last] - before)
                     yield frame
                 progress.advance(n_slice)
@@ -206,6 +209,14 @@ def _check_tokens(lists: pl.Series, path: Path, places: pl.Series) -> None:
         raise UserError(
             f"{path}, column 'tokens', row {places[row]}: {n_tokens} tokens where {LENGTH} are "
             "needed. Copy the file again."
+        )
+    ids = lists.explode()
+    is_wrong = ids.is_null() | ~ids.is_between(0, _LARGEST_ID)
+    if is_wrong.fill_null(True).any():
+        place = int(is_wrong.fill_null(True).arg_max() or 0)
+        raise UserError(
+            f"{path}, column 'tokens', row {places[place // LENGTH]}: {ids[place]} is no token "
+            "id. Copy the file again."
         )
 
 

@@ -44,8 +44,13 @@ class Models:
         name = reference_name(self.settings)
         if name is None:
             return None
-        loaded = self._get("reference", name, study)
-        _check_same_tokens(self.model(study), loaded.name, loaded.tokenizer)
+        loaded, model = self._get("reference", name, study), self.model(study)
+        _check_same_tokens(model, loaded.name, loaded.tokenizer)
+        if loaded.fingerprint == model.fingerprint:
+            raise UserError(
+                f"{name}: has the very weights of {model.name}, so it saw whatever that saw. "
+                "Name another model as reference; an early checkpoint as NAME@REVISION."
+            )
         return loaded
 
     def tokenizer(self) -> Any:
@@ -64,7 +69,8 @@ class Models:
         """
         name = reference_name(self.settings)
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
-            _check_same_tokens(self.model(), name, load_tokenizer(name))
+            folder, revision = _split_revision(name)
+            _check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:
@@ -79,9 +85,12 @@ class Models:
 def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     """Load one model as the settings say."""
     wanted = settings.model
+    source, revision = name, wanted.revision
+    if role == "reference":
+        source, revision = _split_revision(name)
     loaded = load_model(
-        str(_embedded_folder(role)) if name == EMBEDDED else name,
-        revision=wanted.revision if role == "model" else None,
+        str(_embedded_folder(role)) if source == EMBEDDED else source,
+        revision=revision,
         dtype=wanted.dtype,
         device=wanted.device,
         bos=wanted.bos,
@@ -89,6 +98,14 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     )
     check_fits(loaded, settings.sequences.length)
     return loaded
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    """A reference's name and hub revision from `NAME@REVISION`; a path that is there is no such."""
+    if Path(name).exists() or "@" not in name:
+        return name, None
+    source, _, revision = name.rpartition("@")
+    return source, revision
 
 
 def _embedded_folder(role: str) -> Path:

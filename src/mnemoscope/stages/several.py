@@ -61,6 +61,7 @@ def put_together(studies: Sequence[Study]) -> Together:
     for study in studies:
         study.require("benchmark")
     _check_alike(studies)
+    _check_different_models(studies)
     models = _name_models(studies)
     tables = [_model_rows(study) for study in studies]
     draws = [main_draws(study, stream=stream) for stream, study in enumerate(studies)]
@@ -159,6 +160,19 @@ def _rules(study: Study) -> dict[str, Any]:
         head, _, tail = name.partition(".")
         found[name] = values[head][tail]
     return found
+
+
+def _check_different_models(studies: Sequence[Study]) -> None:
+    """Refuse one model counted twice, as from a copied study."""
+    seen: dict[str, Study] = {}
+    for study in studies:
+        fingerprint = study.record["models"]["model"]["fingerprint"]
+        other = seen.setdefault(fingerprint, study)
+        if other is not study:
+            raise UserError(
+                f"{study.folder}: made of the same model as {other.folder}, which would count "
+                "twice. Name one study a model."
+            )
 
 
 def _name_models(studies: Sequence[Study]) -> tuple[str, ...]:
