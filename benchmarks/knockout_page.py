@@ -1,0 +1,73 @@
+"""The tables of `docs/knockout.md`, from a study with a knockout.
+
+mnemoscope knockout STUDY
+python benchmarks/knockout_page.py STUDY --write docs/knockout.md
+"""
+
+import argparse
+from pathlib import Path
+
+import polars as pl
+
+import mnemoscope as ms
+
+
+def share(value: float, low: float, high: float, scale: float = 100, digits: int = 0) -> str:
+    """A figure and its interval, a true minus sign."""
+    text = f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def specificity_lines(study: ms.Study) -> list[str]:
+    """A line a class and strength."""
+    lines = [
+        "| taxonomy | edges of | strength, % | broken of its own class, % | by random edges of "
+        "equal mass, % | specificity |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in study.read("specificity.parquet").iter_rows(named=True):
+        index = share(row["specificity"], row["low"], row["high"], scale=1, digits=2)
+        lines.append(
+            f"| {row['sample']} | {row['class']} | {row['strength']:g} "
+            f"| {100 * row['broken_own']:.0f} | {100 * row['broken_own_equal_mass']:.0f} "
+            f"| {index} |"
+        )
+    return lines
+
+
+def survival_lines(study: ms.Study, strength: float) -> list[str]:
+    """A line a kind of cut at one strength, and the copy edges."""
+    lines = [
+        f"| taxonomy | cut, {strength:g} % of edges | edges of | tried on | edges | attention on "
+        "them, % | survive, % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    table = study.read("knockout.parquet")
+    chosen = table.filter(
+        (pl.col("strength") == strength) | pl.col("choice").str.starts_with("copy")
+    )
+    for row in chosen.iter_rows(named=True):
+        survival = share(row["survival"], row["low"], row["high"])
+        lines.append(
+            f"| {row['sample']} | {row['choice']} | {row['edges_of'] or '–'} | {row['class']} "
+            f"| {row['n_edges']:,.0f} | {100 * row['mass']:.1f} | {survival} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    made = ms.Study(options.study)
+    found = "\n".join([*specificity_lines(made), "", *survival_lines(made, options.strength), ""])
+    print(found)
+    if options.write:
+        text = options.write.read_text(encoding="utf-8")
+        head, _, rest = text.partition("<!-- tables -->\n")
+        _, _, tail = rest.partition("<!-- end of tables -->\n")
+        options.write.write_text(
+            f"{head}<!-- tables -->\n{found}<!-- end of tables -->\n{tail}", encoding="utf-8"
+        )
