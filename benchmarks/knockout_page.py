@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import polars as pl
+from pages import write_tables
 
 import mnemoscope as ms
 
@@ -65,9 +66,4 @@ if __name__ == "__main__":
     found = "\n".join([*specificity_lines(made), "", *survival_lines(made, options.strength), ""])
     print(found)
     if options.write:
-        text = options.write.read_text(encoding="utf-8")
-        head, _, rest = text.partition("<!-- tables -->\n")
-        _, _, tail = rest.partition("<!-- end of tables -->\n")
-        options.write.write_text(
-            f"{head}<!-- tables -->\n{found}<!-- end of tables -->\n{tail}", encoding="utf-8"
-        )
+        write_tables(options.write, found)

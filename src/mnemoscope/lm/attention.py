@@ -15,6 +15,7 @@ from torch import nn
 from mnemoscope.errors import UserError
 from mnemoscope.lm.backend import (
     attention_modules,
+    claimed,
     eager_attention,
     evaluation_mode,
     implementation,
@@ -152,7 +153,7 @@ def pooled_attention(
         if lm.attention_route == "interface":
             register(_IMPLEMENTATION, _pooling_attention)
             stack.enter_context(implementation(lm, _IMPLEMENTATION))
-            stack.enter_context(_collecting(lm.model, pool))
+            stack.enter_context(claimed(lm.model, _pools, pool, "captured"))
         else:
             stack.enter_context(implementation(lm, "eager"))
             stack.enter_context(_hooks(lm.model, pool))
@@ -174,19 +175,6 @@ def _pooling_attention(
         _pools[module].add(weights)
         _pools[module].end_forward_when_full()
     return output, None
-
-
-@contextmanager
-def _collecting(model: nn.Module, pool: HeadPool) -> Iterator[None]:
-    modules = list(model.modules())
-    if any(module in _pools for module in modules):
-        raise RuntimeError("the attention of this model is already being captured")
-    _pools.update(dict.fromkeys(modules, pool))
-    try:
-        yield
-    finally:
-        for module in modules:
-            _pools.pop(module, None)
 
 
 @contextmanager

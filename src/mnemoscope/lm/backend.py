@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "attention_modules",
     "attention_route",
+    "claimed",
     "eager_attention",
     "evaluation_mode",
     "implementation",
@@ -70,6 +71,26 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
         for module in named
         if not any(other in named for other in module.modules() if other is not module)
     ]
+
+
+@contextmanager
+def claimed(
+    model: nn.Module, owners: dict[nn.Module, Any], owner: Any, doing: str
+) -> Iterator[None]:
+    """Enter every module of a model in a registry for this block: one owner at a time.
+
+    Raises:
+        RuntimeError: the model has an owner already; says what is being done to it.
+    """
+    modules = list(model.modules())
+    if any(module in owners for module in modules):
+        raise RuntimeError(f"the attention of this model is already being {doing}")
+    owners.update(dict.fromkeys(modules, owner))
+    try:
+        yield
+    finally:
+        for module in modules:
+            owners.pop(module, None)
 
 
 @contextmanager

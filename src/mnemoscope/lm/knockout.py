@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from mnemoscope.errors import UserError
 from mnemoscope.lm.backend import (
     attention_modules,
+    claimed,
     eager_attention,
     evaluation_mode,
     implementation,
@@ -59,7 +60,7 @@ def cut_attention(
         if lm.attention_route == "interface":
             register(_IMPLEMENTATION, _cutting_attention)
             stack.enter_context(implementation(lm, _IMPLEMENTATION))
-            stack.enter_context(_working(lm.model, scissors))
+            stack.enter_context(claimed(lm.model, _at_work, scissors, "cut"))
         else:
             stack.enter_context(implementation(lm, "eager"))
             stack.enter_context(_around_modules(lm.model, scissors))
@@ -183,19 +184,6 @@ def _cutting_attention(
     if module not in _at_work:
         return run(), None
     return _at_work[module].attend(run, n_keys=key.shape[2]), None
-
-
-@contextmanager
-def _working(model: nn.Module, scissors: _Scissors) -> Iterator[None]:
-    modules = list(model.modules())
-    if any(module in _at_work for module in modules):
-        raise RuntimeError("the attention of this model is already being cut")
-    _at_work.update(dict.fromkeys(modules, scissors))
-    try:
-        yield
-    finally:
-        for module in modules:
-            _at_work.pop(module, None)
 
 
 @contextmanager
