@@ -26,6 +26,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.python
+	@echo "Installing PyTorch and the rest into $(VENV), once: some minutes."
 	$(BIN)/pip install --quiet $(foreach word,$(TORCH),'$(word)')
 	touch $@
 

@@ -51,12 +51,19 @@ class _Lines:
     def _print(self) -> None:
         of_total = f" of {self._total:,}" if self._total is not None else ""
         seconds = time.monotonic() - self._started
-        rate = f", {self._done / seconds:,.0f} a second" if seconds >= 1 else ""
+        rate = f", {_rate(self._done / seconds)}" if seconds >= 1 and self._done else ""
         print(
             f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s{rate}",
             file=self._stream,
             flush=True,
         )
+
+
+def _rate(a_second: float) -> str:
+    """Units a second, or seconds a unit where that is the larger number."""
+    if a_second >= 1:
+        return f"{a_second:,.0f} a second"
+    return f"{1 / a_second:,.0f} s each"
 
 
 _Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]

@@ -126,3 +126,20 @@ def test_a_reference_of_another_tokenizer_is_refused(capsys, document, tmp_path)
     )
     assert status == 2
     assert "another tokenizer" in complaint
+
+
+def test_a_study_is_no_place_for_an_audit(capsys, document, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.yaml").write_text("title: mine\n")
+    status, _, said = run(capsys, "embedded", document, "-o", study, "-q")
+    assert status == 2
+    assert "a study stands here" in said
+    assert [one.name for one in study.iterdir()] == ["study.yaml"]
+
+
+def test_a_refusal_leaves_no_empty_folder(capsys, document, tmp_path):
+    for arguments in (("embedded", tmp_path / "none.txt"), (tmp_path / "no.gguf", document)):
+        status, _, said = run(capsys, *arguments, "-o", tmp_path / "out", "-q")
+        assert status == 2, said
+        assert not (tmp_path / "out").exists()

@@ -80,6 +80,6 @@ def test_delta_weighs_by_the_maxima_over_heads_whatever_the_pooling(study, monke
     trained = SimpleNamespace(facts={"did_train": True})
     monkeypatch.setattr(localize, "load_outcome", lambda _: trained)
     monkeypatch.setattr(localize, "decisiveness", note)
-    localize._delta(study, job, "gradient")
+    localize._of_cnn(study, job)
     assert job.setting.pooling == handed["maps"].pooling == "mean"
     assert handed["maxima"].pooling == "max"

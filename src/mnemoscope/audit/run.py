@@ -45,6 +45,8 @@ def prepare_folder(out: Path) -> None:
     Raises:
         UserError: a file is in the way, or there is no permission.
     """
+    if (out / "study.yaml").exists():
+        raise UserError(f"{out}: a study stands here. Choose another folder with -o.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

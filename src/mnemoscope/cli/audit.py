@@ -1,6 +1,8 @@
 """The verb audit: which passages of documents a model repeats, guessed or recalled."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,22 +168,35 @@ def _audit(
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 
-    prepare_folder(out)
-    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
-    for one in reading.skipped:
-        say(f"Not read: {one.name}: {one.reason}")
-    lm = _load(model, "model", revision, given)
-    beside = _reference_name(model, reference)
-    return audit_documents(
-        lm,
-        reading,
-        out,
-        settings=settings,
-        reference=None if beside is None else _load(beside, "reference", None, given),
-        command=["mnemoscope", *sys.argv[1:]],
-        names={"model": model, "reference": beside or ""},
-        redo=redo,
-    )
+    with _folder_of_something(out):
+        prepare_folder(out)
+        reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+        for one in reading.skipped:
+            say(f"Not read: {one.name}: {one.reason}")
+        lm = _load(model, "model", revision, given)
+        beside = _reference_name(model, reference)
+        return audit_documents(
+            lm,
+            reading,
+            out,
+            settings=settings,
+            reference=None if beside is None else _load(beside, "reference", None, given),
+            command=["mnemoscope", *sys.argv[1:]],
+            names={"model": model, "reference": beside or ""},
+            redo=redo,
+        )
+
+
+@contextmanager
+def _folder_of_something(out: Path) -> Iterator[None]:
+    """Leave no empty folder behind a refusal."""
+    was_there = out.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
 
 
 def _reference_name(model: str, reference: str | None) -> str | None:
@@ -232,8 +247,9 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
     for row in record["skipped"]:
         print(f"{row['document']}: not read: {row['reason']}")
     whole = record["summary"]
+    documents = f"{whole['documents']} document{'' if whole['documents'] == 1 else 's'}"
     print(
-        f"{whole['documents']} documents, {whole['characters']:,} characters: "
+        f"{documents}, {whole['characters']:,} characters: "
         f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
         f"({whole['guess_spans']} passages), {_share(whole['recalled'])} recalled "
         f"({whole['recall_spans']} passages)."

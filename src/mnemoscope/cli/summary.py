@@ -13,7 +13,8 @@ from mnemoscope.study import Study
 __all__ = ["print_summary"]
 
 _CONTROLS = {
-    "blind": "blind",
+    "statistics": "regression",
+    "blind": "best blind",
     "reference": "reference",
     "control": "control",
     "logits": "logits",
@@ -37,6 +38,10 @@ def print_summary(study: Study) -> None:
                 _cell(found.get("model"), "excess", "excess_low", "excess_high", signed=True),
             )
         page.print(table)
+        page.print(
+            "regression: on pooled statistics of the same attention, no CNN; best blind: the "
+            "better of CNN and n-grams on the tokens alone"
+        )
     for number, (sample, entry) in enumerate(samples.items(), 1):
         page.print(f"{number}  {sample}: {_counts(sample, entry)}")
         verdict = rows.get(sample, {}).get("model", {}).get("verdict")

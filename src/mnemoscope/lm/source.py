@@ -74,7 +74,7 @@ def find_source(
         if path.suffix.lower() != ".gguf":
             raise UserError(f"{name}: a file, but not .gguf. Give the folder that the model is in.")
         return Source(str(name), str(path.parent), path.name, True, None)
-    if not _HUB_NAME.fullmatch(str(name)):
+    if path.suffix.lower() == ".gguf" or not _HUB_NAME.fullmatch(str(name)):
         raise UserError(f"{name}: no such model folder or file. Check the path.")
     return Source(str(name), str(name), None, False, revision)
 

@@ -1,6 +1,8 @@
 """Read and write tables larger than memory: lazily, batch by batch, whole or not at all."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -75,6 +77,18 @@ def map_table(
     return register_io_source(batches, schema=schema)
 
 
+@contextmanager
+def _numbered_errors() -> Iterator[None]:
+    """Give the system's errors their number back, which Polars leaves in the text alone."""
+    try:
+        yield
+    except OSError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if error.errno is not None or number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
 def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
     """Write a table whole or not at all, without holding it in memory.
 
@@ -89,7 +103,7 @@ def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
     """
     path = Path(path)
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, _numbered_errors():
             if path.suffix == ".parquet":
                 table.sink_parquet(
                     temporary,
