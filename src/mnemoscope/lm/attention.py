@@ -6,21 +6,14 @@ attention modules (route ``hooks``). Nothing per head outlives its layer.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.backend import (
-    attention_modules,
-    claimed,
-    eager_attention,
-    evaluation_mode,
-    implementation,
-    register,
-)
+from mnemoscope.lm.backend import attention_modules, claimed, eager_attention, rerouted
 
 if TYPE_CHECKING:
     from mnemoscope.lm.language_model import LanguageModel
@@ -148,15 +141,8 @@ def pooled_attention(
         RuntimeError: the model is already being captured.
     """
     pool = HeadPool(lm, keep_heads=keep_heads, ends_forward=ends_forward)
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(lm.model))
-        if lm.attention_route == "interface":
-            register(_IMPLEMENTATION, _pooling_attention)
-            stack.enter_context(implementation(lm, _IMPLEMENTATION))
-            stack.enter_context(claimed(lm.model, _pools, pool, "captured"))
-        else:
-            stack.enter_context(implementation(lm, "eager"))
-            stack.enter_context(_hooks(lm.model, pool))
+    claim, hooks = claimed(lm.model, _pools, pool, "captured"), _hooks(lm.model, pool)
+    with rerouted(lm, _IMPLEMENTATION, _pooling_attention, claim=claim, hooks=hooks):
         yield pool
 
 

@@ -6,7 +6,7 @@ Families that use transformers' attention interface take a function of ours by i
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +25,48 @@ __all__ = [
     "attention_route",
     "claimed",
     "eager_attention",
-    "evaluation_mode",
     "implementation",
-    "register",
+    "rerouted",
 ]
 
 
-def register(name: str, function: Callable[..., Any]) -> None:
-    """Make an attention function known to transformers, with the mask that eager code takes.
+@contextmanager
+def rerouted(
+    lm: "LanguageModel",
+    name: str,
+    function: Callable[..., Any],
+    *,
+    claim: AbstractContextManager[None],
+    hooks: AbstractContextManager[None],
+) -> Iterator[None]:
+    """Run a model without dropout and with attention of ours; as before afterwards.
 
     Args:
-        name: must not contain "sdpa", "flash", "flex_attention" or a slash: transformers reads
-            names.
-        function: called as transformers' `AttentionInterface` calls its functions.
+        lm: the model.
+        name: of the function, for transformers; must not contain "sdpa", "flash",
+            "flex_attention" or a slash: transformers reads names.
+        function: on route ``interface``, called as transformers' `AttentionInterface` calls its
+            functions.
+        claim: entered on route ``interface``: tells the function whose module it serves.
+        hooks: entered on route ``hooks``, around the family's own eager code.
+
+    Raises:
+        UserError: the model keeps its own attention.
     """
+    with ExitStack() as stack:
+        stack.enter_context(_evaluation_mode(lm.model))
+        if lm.attention_route == "interface":
+            _register(name, function)
+            stack.enter_context(implementation(lm, name))
+            stack.enter_context(claim)
+        else:
+            stack.enter_context(implementation(lm, "eager"))
+            stack.enter_context(hooks)
+        yield
+
+
+def _register(name: str, function: Callable[..., Any]) -> None:
+    """Make an attention function known to transformers, with the mask that eager code takes."""
     AttentionInterface.register(name, function)
     # Without it transformers passes no mask and every token sees the later ones.
     AttentionMaskInterface.register(name, eager_mask)
@@ -94,7 +122,7 @@ def claimed(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Without dropout inside this block; every module is as before afterwards."""
     was_training = [module for module in model.modules() if module.training]
     model.eval()

@@ -6,7 +6,7 @@ the result of its softmax is changed, so soft-capping, sinks, grouped keys and w
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.backend import (
-    attention_modules,
-    claimed,
-    eager_attention,
-    evaluation_mode,
-    implementation,
-    register,
-)
+from mnemoscope.lm.backend import attention_modules, claimed, eager_attention, rerouted
 
 if TYPE_CHECKING:
     from mnemoscope.lm.language_model import LanguageModel
@@ -55,15 +48,9 @@ def cut_attention(
         RuntimeError: the model is already being cut.
     """
     scissors = _Scissors(lm, edges, renormalize=renormalize)
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(lm.model))
-        if lm.attention_route == "interface":
-            register(_IMPLEMENTATION, _cutting_attention)
-            stack.enter_context(implementation(lm, _IMPLEMENTATION))
-            stack.enter_context(claimed(lm.model, _at_work, scissors, "cut"))
-        else:
-            stack.enter_context(implementation(lm, "eager"))
-            stack.enter_context(_around_modules(lm.model, scissors))
+    claim = claimed(lm.model, _at_work, scissors, "cut")
+    hooks = _around_modules(lm.model, scissors)
+    with rerouted(lm, _IMPLEMENTATION, _cutting_attention, claim=claim, hooks=hooks):
         yield
 
 

@@ -4,6 +4,9 @@ An edge is (layer, query, key) with key ≤ query. The last query is left out ev
 reads decides the token after the sequence. Edges are bool tensors (layers, T, T), True is cut.
 """
 
+from bisect import bisect_left
+from operator import neg
+
 import torch
 from torch import Tensor
 
@@ -115,11 +118,8 @@ def random_keys(edges: Tensor, generator: torch.Generator) -> Tensor:
 
 def _draw_near(values: list[float], target: float, generator: torch.Generator) -> int:
     """A random one of the places whose values (falling) lie nearest to the target."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if values[middle] > target else (low, middle)
-    first = max(0, min(low - _NEAREST // 2, len(values) - _NEAREST))
+    place = bisect_left(values, -target, key=neg)
+    first = max(0, min(place - _NEAREST // 2, len(values) - _NEAREST))
     last = min(len(values), first + _NEAREST)
     return first + int(torch.randint(last - first, (), generator=generator))
 

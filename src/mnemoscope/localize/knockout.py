@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mnemoscope.cnn.intervals import interval_of
 from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.knockout import cut_attention
 from mnemoscope.lm.language_model import LanguageModel
@@ -132,5 +133,4 @@ def _resample(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
 
 
 def _share(value: float, resampled: np.ndarray) -> Share:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Share(value, float(low), float(high))
+    return Share(value, *interval_of(resampled))

@@ -6,7 +6,7 @@ in `knockout/` under the hash of what decides it, so a stopped run goes on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -278,6 +278,14 @@ def _size(edges: _Edges, subject: _Subject) -> dict[str, tuple[float, float]]:
     return sizes
 
 
+def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cut]]:
+    """The draws of each kind of cut, by choice, class of the edges and strength, in order."""
+    kinds: dict[tuple[str, str, float | None], list[Cut]] = {}
+    for cut in cuts:
+        kinds.setdefault((cut.choice, cut.edges_of, cut.strength), []).append(cut)
+    return kinds
+
+
 def _rows(
     subject: _Subject,
     outcomes: dict[Cut, pl.DataFrame],
@@ -285,13 +293,7 @@ def _rows(
     seed: int,
 ) -> Iterator[dict[str, object]]:
     """One row a kind of cut and tried class, over its draws."""
-    kinds = dict.fromkeys((cut.choice, cut.edges_of, cut.strength) for cut in outcomes)
-    for choice, edges_of, strength in kinds:
-        draws = [
-            cut
-            for cut in outcomes
-            if (cut.choice, cut.edges_of, cut.strength) == (choice, edges_of, strength)
-        ]
+    for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
         for name in subject.mass:
             parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
             survival = mean_share(
@@ -321,46 +323,32 @@ def _specificities(
     subject: _Subject, outcomes: dict[Cut, pl.DataFrame], seed: int
 ) -> Iterator[dict[str, object]]:
     """For each class and strength: broken by its decisive edges, and by random ones as heavy."""
-    names = list(subject.mass)
-    strengths = dict.fromkeys(cut.strength for cut in outcomes if cut.choice == "decisive")
-    for strength in strengths:
-        for own in names:
-            chosen = {
-                choice: [
-                    outcomes[cut]
-                    for cut in outcomes
-                    if (cut.choice, cut.edges_of, cut.strength) == (choice, own, strength)
-                ]
-                for choice in ("decisive", "equal mass")
-            }
-            broken = {
-                choice: {name: [_broken(frame, name) for frame in frames] for name in names}
-                for choice, frames in chosen.items()
-            }
-            row: dict[str, object] = {
-                "sample": subject.delta.sample,
-                "class": own,
-                "strength": strength,
-                "broken_own": float(broken["decisive"][own][0].mean()),
-                "broken_own_equal_mass": float(np.mean(broken["equal mass"][own])),
-                "broken_others": {
-                    name: float(broken["decisive"][name][0].mean()) for name in names if name != own
-                },
-                "specificity": None,
-                "low": None,
-                "high": None,
-            }
-            if len(names) > 1:
-                index = specificity(
-                    {name: values[0] for name, values in broken["decisive"].items()},
-                    broken["equal mass"],
-                    own,
-                    n_resamples=_N_RESAMPLES,
-                    seed=seed,
-                )
-                row |= {"specificity": index.value, "low": index.low, "high": index.high}
-            row["broken_others"] = json.dumps(row["broken_others"])
-            yield row
+    names, kinds = list(subject.mass), _by_kind(outcomes)
+    for choice, own, strength in kinds:
+        if choice != "decisive":
+            continue
+        (decisive,) = kinds[choice, own, strength]
+        broken = {name: _broken(outcomes[decisive], name) for name in names}
+        by_equal_mass = {
+            name: [_broken(outcomes[cut], name) for cut in kinds["equal mass", own, strength]]
+            for name in names
+        }
+        others = {name: float(broken[name].mean()) for name in names if name != own}
+        row: dict[str, object] = {
+            "sample": subject.delta.sample,
+            "class": own,
+            "strength": strength,
+            "broken_own": float(broken[own].mean()),
+            "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
+            "broken_others": json.dumps(others),
+            "specificity": None,
+            "low": None,
+            "high": None,
+        }
+        if others:
+            index = specificity(broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed)
+            row |= {"specificity": index.value, "low": index.low, "high": index.high}
+        yield row
 
 
 def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
