@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_families import FAMILIES, random_tokens
+from tiny_families import FAMILIES, MORE_FAMILIES, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm import continue_sequences, cut_attention, suffix_logprobs
@@ -12,6 +12,8 @@ from mnemoscope.lm.knockout import _CutSoftmax, _Scissors
 
 T = 64
 LAYERS = 3
+# Makes its own bias of positions out of the mask and takes no mask of four axes.
+TAKES_NO_MASK = {"bloom"}
 
 
 def no_edges(*batch):
@@ -41,19 +43,56 @@ def test_cutting_nothing_changes_no_logit(build, tokens, family, adds_bos):
     assert torch.equal(with_nothing, logits_of(lm, table))
 
 
-def test_a_cut_is_a_mask_where_rows_are_renormalized(build, tokens):
-    """Outside oracle: transformers' own additive mask before the softmax, in one layer of all."""
-    lm, table = build("llama"), tokens(3)
-    edges = some_edges()[:1].expand(LAYERS, T, T)  # one mask serves all layers
-    mask = torch.zeros(1, 1, T, T).masked_fill(edges[:1, None] | ~torch.ones(T, T).tril().bool(),
-                                                torch.finfo(torch.float32).min)  # fmt: skip
+@pytest.mark.parametrize("name", sorted({*FAMILIES, *MORE_FAMILIES} - TAKES_NO_MASK))
+def test_a_cut_is_a_mask_where_rows_are_renormalized(build, tokens, name):
+    """Outside oracle: transformers' own additive mask before the softmax, the same in all layers.
+
+    It stands after a soft-cap, beside windows and sinks, so the cut has to fit all of these.
+    """
+    lm, table = build(name), tokens(3)
+    edges = some_edges()[:1]  # one mask serves all layers
+    ids, cut = torch.from_numpy(table).long(), edges.expand(LAYERS, T, T)
     lm.model.set_attn_implementation("eager")
+    # OPT counts positions along the mask unless it is told them.
+    positions = {"position_ids": torch.arange(T).expand(3, T)} if name == "opt" else {}
+    masks = {"attention_mask": masks_without(edges[0], lm.model.config)}
     with torch.no_grad():
-        ids = torch.from_numpy(table).long()
-        masked = lm.model(input_ids=ids, attention_mask=mask.expand(3, 1, T, T)).logits
+        masked = lm.model(input_ids=ids, **masks, **positions).logits
     # Division by the sum that is left instead of a smaller softmax: float32 rounding.
-    torch.testing.assert_close(logits_of(lm, table, edges, renormalize=True), masked,
+    torch.testing.assert_close(logits_of(lm, table, cut, renormalize=True), masked,
                                atol=2e-4, rtol=1e-4)  # fmt: skip
+    assert (logits_of(lm, table) - masked).abs().amax() > 0.1
+
+
+def masks_without(edges, config):
+    """Additive masks of four axes, (query, key) edges masked; one a kind of layer where several."""
+    steps_back = torch.arange(T)[:, None] - torch.arange(T)
+    full = (steps_back >= 0) & ~edges
+    window = getattr(config, "sliding_window", None)
+    if not window:
+        return additive(full)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    masks = {
+        "full_attention": additive(full),
+        "sliding_attention": additive(full & (steps_back < window)),
+    }
+    return masks if len(kinds) > 1 else masks[kinds.pop()]
+
+
+def additive(allowed):
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(3, 1, T, T).masked_fill(~allowed, lowest)
+
+
+@pytest.mark.parametrize("name", MORE_FAMILIES)
+def test_cutting_nothing_changes_no_logit_of_further_families(build, tokens, name):
+    lm, table = build(name), tokens(3)
+    assert torch.equal(logits_of(lm, table, no_edges()), logits_of(lm, table))
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "gemma3_text", "olmo2", "gptj"])
+def test_decoding_with_a_cut_is_full_recomputation_in_further_families(build, tokens, name):
+    check_decoding(build(name), tokens(4))
 
 
 @pytest.mark.parametrize("n_sinks", [0, 1])
@@ -77,7 +116,10 @@ def test_a_row_attends_to_what_is_left_of_it(build, n_sinks):
 
 def test_decoding_with_a_cut_is_full_recomputation_with_that_cut(build, tokens, family):
     """Each step's query row is cut with a cache as it is when everything is read again."""
-    lm, table = build(family), tokens(4)
+    check_decoding(build(family), tokens(4))
+
+
+def check_decoding(lm, table):
     edges = some_edges(0.2)
     with cut_attention(lm, edges):
         cached = next(continue_sequences(lm, table, batch_size=4)).tokens

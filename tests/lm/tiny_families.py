@@ -37,11 +37,29 @@ FAMILIES = {
     "gpt_neo": {**COMMON, "num_layers": 3, "num_heads": 4, "window_size": 24,
                 "attention_types": [[["global", "local", "global"], 1]]},
 }  # fmt: skip
+# Further ones for tests that name them: not every test of every family goes through these.
+OF_OLDER_CODE = {**COMMON, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 80}
+MORE_FAMILIES = {
+    "codegen": {**OF_OLDER_CODE, "rotary_dim": 4, "n_ctx": 80},
+    "cohere": GROUPED,
+    "gemma": GROUPED,
+    "gemma3_text": {**GROUPED, "sliding_window": 24, "query_pre_attn_scalar": 8},
+    "gpt_bigcode": OF_OLDER_CODE,
+    "gpt_oss": {**GROUPED, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 24},
+    "gptj": {**OF_OLDER_CODE, "rotary_dim": 4},
+    "granite": GROUPED,
+    "mixtral": GROUPED,
+    "olmo": COMMON,
+    "olmo2": GROUPED,
+    "phi3": {**COMMON, "num_key_value_heads": 4},
+    "starcoder2": GROUPED,
+}
 
 
 def make_model(family, **changes):
     torch.manual_seed(7)
-    config = AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
+    values = (FAMILIES | MORE_FAMILIES)[family]
+    config = AutoConfig.for_model(family, **{**values, **changes})
     # Falcon chooses its attention when built; `load_model` builds it eager, so does this.
     backend = {"attn_implementation": "eager"} if family == "falcon" else {}
     return AutoModelForCausalLM.from_config(config, **backend).eval()
