@@ -126,10 +126,12 @@ def _rank(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
     np.left_shift(ids, n_bits, out=ids)
     np.bitwise_or(ids, np.arange(width, dtype=kind), out=ids)
     ids.sort(axis=1)
-    is_new = np.ones(ids.shape, dtype=bool)
-    np.greater_equal(ids[:, 1:] ^ ids[:, :-1], 1 << n_bits, out=is_new[:, 1:])
-    ids &= (1 << n_bits) - 1
-    return _sort_back(ids, is_new)
+    line = ids.ravel()
+    is_new = np.empty(line.shape, dtype=bool)
+    np.greater_equal(line[1:] ^ line[:-1], 1 << n_bits, out=is_new[1:])
+    is_new = is_new.reshape(ids.shape)
+    is_new[:, :1] = True
+    return _sort_back(ids, n_bits, is_new)
 
 
 def _small_ids(
@@ -137,19 +139,26 @@ def _small_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids from 0 to below a limit: themselves for any usual vocabulary, else numbered anew."""
     sides = prefixes, suffixes
-    if all(not side.size or (side.min() >= 0 and side.max() < limit) for side in sides):
+    unsigned = [side.view(f"u{side.itemsize}") for side in sides]  # a negative id is a huge one
+    if all(not side.size or side.max() < limit for side in unsigned):
         return sides
     both = np.concatenate(sides, axis=1)
     both = np.unique(both, return_inverse=True)[1].reshape(both.shape)
     return both[:, : prefixes.shape[1]], both[:, prefixes.shape[1] :]
 
 
-def _sort_back(places: np.ndarray, is_new: np.ndarray) -> np.ndarray:
-    """Number the sorted ids of each row, and bring the numbers to the ids' places."""
+def _sort_back(ids: np.ndarray, n_bits: int, is_new: np.ndarray) -> np.ndarray:
+    """Number the sorted ids of each row, and bring the numbers to the ids' places.
+
+    Args:
+        ids: sorted, shape (rows, width), each with its place in the lowest bits.
+        n_bits: how many bits a place takes.
+        is_new: shape (rows, width): whether an id differs from the one before.
+    """
     is_short = is_new.shape[1] < 256
-    rank, both, n_bits = (np.uint8, np.uint16, 8) if is_short else (np.uint32, np.uint64, 32)
-    pairs: npt.NDArray[Any] = places.astype(both)
-    np.left_shift(pairs, n_bits, out=pairs)
+    rank, both, most_bits = (np.uint8, np.uint16, 16) if is_short else (np.uint32, np.uint64, 64)
+    pairs: npt.NDArray[Any] = ids.astype(both)
+    np.left_shift(pairs, most_bits - n_bits, out=pairs)  # nothing but the place is left
     ranks = _count_up(is_new) if is_short else np.cumsum(is_new, axis=1, dtype=rank)
     np.bitwise_or(pairs, ranks, out=pairs)
     pairs.sort(axis=1)
@@ -198,18 +207,20 @@ def _common_trigrams(ranks: np.ndarray, n_prefix: int) -> np.ndarray:
     n_rows, width = ranks.shape
     if min(n_prefix, width - n_prefix) < 3:
         return np.zeros(n_rows, dtype=np.int64)
-    grams = np.sort(_trigrams(ranks, n_prefix), axis=1).ravel()
-    steps = np.full(grams.shape, 2, dtype=grams.dtype)  # the last one: no common trigram
+    grams = _trigrams(ranks, n_prefix)
+    grams.sort(axis=1)
+    grams = grams.ravel()
+    steps = np.empty_like(grams)
     np.bitwise_xor(grams[1:], grams[:-1], out=steps[:-1])
+    steps[-1] = 2  # no common trigram
     places = np.flatnonzero(steps == 1)
-    common = np.bincount(places // width, minlength=n_rows)
+    found = [places]
     reach = 0
     while places.size:
         reach += 1
-        places = places[steps[places - reach] == 0]
-        places = places[steps[places + reach] == 0]
-        common += np.bincount(places // width, minlength=n_rows)
-    return common
+        places = places[(steps[places - reach] | steps[places + reach]) == 0]
+        found.append(places)
+    return np.bincount(np.concatenate(found) // width, minlength=n_rows)
 
 
 def _trigrams(ranks: np.ndarray, n_prefix: int) -> np.ndarray:
