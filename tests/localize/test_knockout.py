@@ -64,6 +64,8 @@ def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all() -> N
     assert (whole.score == 1).tolist() == whole.survives.tolist()
     assert broken.survives.sum() == 0
     assert broken.logprob.mean() < whole.logprob.mean() - 1
-    none = torch.zeros(1, *shape, dtype=torch.bool)
-    same = cut_and_continue(lm, tokens, lambda rows: none.repeat(len(rows), 1, 1, 1), **cut)
-    np.testing.assert_array_equal(same.score, whole.score)
+    each = torch.zeros(len(tokens), *shape, dtype=torch.bool)
+    each[12:] = torch.ones(shape).tril().bool()
+    own = cut_and_continue(lm, tokens, each, **cut)
+    np.testing.assert_array_equal(own.score[:12], whole.score[:12])
+    np.testing.assert_array_equal(own.score[12:], broken.score[12:])

@@ -39,7 +39,7 @@ def study(tiny_studies, tmp_path) -> Study:
 
 def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
     table = done.read("knockout.parquet")
-    for name, of_class in (("random", 1), ("decisive", 2), ("highest mass", 2), ("equal mass", 2),
+    for name, of_class in (("random", 1), ("decisive", 3), ("highest mass", 2), ("equal mass", 2),
                            ("same layers", 2)):  # fmt: skip
         rows = table.filter(choice=name)
         assert rows.height == 2 * of_class * 2, name  # strengths, whose edges, tried classes
@@ -49,6 +49,24 @@ def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
     assert table["mass"].is_between(0, 1 + 1e-6).all()
     assert table["survival"].is_between(table["low"], table["high"]).all()
     assert set(table.filter(pl.col("choice").str.contains("random|equal|same"))["draws"]) == {2}
+
+
+def test_copy_edges_stand_beside_as_many_others_of_every_sequence(done) -> None:
+    table = done.read("knockout.parquet").filter(pl.col("choice").str.starts_with("copy"))
+    kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
+    copies, equal = kinds["copy"], kinds["copy, equal mass"]
+    assert copies["n_edges"] > 0
+    assert equal["n_edges"] == copies["n_edges"]
+    # The mass of each sequence's own attention is what is matched, to a few per cent of it.
+    assert equal["mass"] == pytest.approx(copies["mass"], rel=0.1)
+    assert kinds["copy, random"]["n_edges"] <= copies["n_edges"]
+
+
+def test_delta_of_non_memo_is_tried_on_the_memorized_and_has_no_index(done) -> None:
+    rows = done.read("knockout.parquet").filter(edges_of="Non-Memo")
+    assert set(rows["choice"]) == {"decisive"}
+    assert rows.height == len(FEW["strengths"]) * 2
+    assert "Non-Memo" not in done.read("specificity.parquet")["class"].to_list()
 
 
 def test_what_is_not_cut_survives(done) -> None:

@@ -5,7 +5,7 @@ of a class's edges is how much more of their own class they break than of the ot
 classes, beyond what random edges of equal attention mass do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Share(NamedTuple):
 def cut_and_continue(
     lm: LanguageModel,
     tokens: np.ndarray,
-    edges: torch.Tensor | Callable[[np.ndarray], torch.Tensor],
+    edges: torch.Tensor,
     *,
     renormalize: bool,
     batch_size: int,
@@ -56,7 +56,7 @@ def cut_and_continue(
     Args:
         lm: the model.
         tokens: int32, shape (n, T).
-        edges: bool (layers, T, T), or what gives (b, layers, T, T) for b rows of `tokens`.
+        edges: bool, (layers, T, T) for all sequences alike or (n, layers, T, T) for each its own.
         renormalize: as `cut_attention`.
         batch_size: sequences a forward pass.
         prefix: tokens of the prefix.
@@ -67,7 +67,7 @@ def cut_and_continue(
     scores, logprobs = [], []
     for start in range(0, len(tokens), batch_size):
         rows = tokens[start : start + batch_size]
-        cut = edges if isinstance(edges, torch.Tensor) else edges(rows)
+        cut = edges if edges.ndim == 3 else edges[start : start + batch_size]
         with cut_attention(lm, cut, renormalize=renormalize):
             found = continue_sequences(lm, rows, batch_size=len(rows), prefix=prefix)
             scores += [batch.score for batch in found]

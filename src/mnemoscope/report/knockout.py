@@ -91,7 +91,18 @@ class SpecificityRow:
 
 @dataclass(frozen=True)
 class CopyRow:
-    """One class with its copy edges cut, beside as many random keys of every query."""
+    """One class with its copy edges cut, beside as many others of each sequence.
+
+    Attributes:
+        class_name: of the sequences.
+        n_edges: copy edges of a sequence, mean.
+        mass: share of the sequences' attention on them, a fraction.
+        survival: with the copy edges cut.
+        random: with as many random keys of every query cut.
+        random_mass: share of the attention on these.
+        equal: with as many other edges of about the same attention cut.
+        equal_mass: share of the attention on these.
+    """
 
     class_name: str
     n_edges: float
@@ -99,6 +110,8 @@ class CopyRow:
     survival: Estimate
     random: Estimate
     random_mass: float
+    equal: Estimate
+    equal_mass: float
 
 
 @dataclass(frozen=True)

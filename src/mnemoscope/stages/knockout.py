@@ -6,7 +6,7 @@ in `knockout/` under the hash of what decides it, so a stopped run goes on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from mnemoscope.atomic_write import write_parquet
 from mnemoscope.errors import UserError
+from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.localize.edges import (
     copy_edges,
@@ -45,7 +46,6 @@ KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
 
 _N_RESAMPLES = 1000
-_Edges = torch.Tensor | Callable[[np.ndarray], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Cut:
     Attributes:
         sample: the sample whose Δ it comes from.
         choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
-            `copy, random` or `nothing`.
-        edges_of: the class whose Δ or mass ranks the edges, empty where none does.
+            `copy, random`, `copy, equal mass` or `nothing`.
+        edges_of: the class whose Δ or mass ranks the edges, empty where none does; of Non-Memo
+            only the decisive edges are tried, on the memorized classes.
         strength: per cent of all edges; null where each sequence has its own edges.
         draw: number of the random draw.
     """
@@ -73,9 +74,10 @@ class _Subject:
     """One sample, ready to be cut: its Δ, its classes' mean attention, the sequences to try."""
 
     delta: StoredDelta
-    mass: dict[str, torch.Tensor]
+    mass: dict[str, torch.Tensor]  # of each memorized class, over its evaluation sequences
     tried: pl.DataFrame  # sequence_id, class
     tokens: np.ndarray
+    attention: torch.Tensor  # of each sequence tried, mean over heads: (n, layers, T, T)
 
 
 def knockout_stage(study: Study, models: Models) -> None:
@@ -131,7 +133,10 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         tried = _sequences_to_try(study, delta)
         table = study.sequences.select("sequence_id", "tokens")
         rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
-        yield _Subject(delta, _mean_attention(study, delta), tried, token_matrix(rows))
+        tokens = token_matrix(rows)
+        captured = capture_pooled(model, tokens, batch_size=study.settings.model.batch_size)
+        attention = torch.cat([batch.mean for batch in captured])
+        yield _Subject(delta, _mean_attention(study, delta), tried, tokens, attention)
 
 
 def _check_classes(study: Study, delta: StoredDelta) -> None:
@@ -178,8 +183,8 @@ def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]
     return found
 
 
-def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, _Edges]]:
-    """Every cut of one sample, with its edges."""
+def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]:
+    """Every cut of one sample, with its edges: of all sequences, or (n, …) of each its own."""
     wanted, delta = study.settings.knockout, subject.delta
     shape = torch.from_numpy(delta.delta[0])
     cut = partial(Cut, delta.sample)
@@ -189,6 +194,8 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, _Edges]]:
         n = count_edges(strength, *shape.shape[:2])
         for draw in range(wanted.draws):
             yield cut("random", "", strength, draw), random_edges(shape, n, generator(draw, n))
+        if delta.n_used[0] > 0:
+            yield cut("decisive", delta.classes[0], strength, 0), largest_edges(shape, n)
         for index, name in enumerate(delta.classes[1:], start=1):
             decisive = largest_edges(torch.from_numpy(delta.delta[index]), n)
             mass = subject.mass[name]
@@ -199,26 +206,21 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, _Edges]]:
                 layers = same_layer_edges(decisive, generator(draw, n, index, 1))
                 yield cut("equal mass", name, strength, draw), equal
                 yield cut("same layers", name, strength, draw), layers
-    copies = partial(_copies, n_layers=len(shape))
+    copies = copy_edges(torch.from_numpy(subject.tokens), len(shape))
     yield cut("copy", "", None, 0), copies
     for draw in range(wanted.draws):
-        yield cut("copy, random", "", None, draw), partial(_not_copies, copies, wanted.seed, draw)
+        drawn = [_beside(row, copies, subject, generator(draw, row)) for row in range(len(copies))]
+        keys, equal = (torch.stack(edges) for edges in zip(*drawn, strict=True))
+        yield cut("copy, random", "", None, draw), keys
+        yield cut("copy, equal mass", "", None, draw), equal
 
 
-def _copies(tokens: np.ndarray, n_layers: int) -> torch.Tensor:
-    return copy_edges(torch.from_numpy(tokens), n_layers)
-
-
-def _not_copies(
-    copies: Callable[[np.ndarray], torch.Tensor], seed: int, draw: int, tokens: np.ndarray
-) -> torch.Tensor:
-    """As many other keys for every query; seeded by the tokens, so that batches do not matter."""
-    return torch.stack(
-        [
-            random_keys(copies(row[None])[0], _generator(seed, draw, int(row.sum())))
-            for row in tokens
-        ]
-    )
+def _beside(
+    row: int, copies: torch.Tensor, subject: _Subject, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For a sequence's copy edges as many other keys of each query, and as heavy other edges."""
+    equal = equal_mass_edges(copies[row], subject.attention[row], generator)
+    return random_keys(copies[row], generator), equal
 
 
 def _generator(*seeds: int) -> torch.Generator:
@@ -228,7 +230,7 @@ def _generator(*seeds: int) -> torch.Generator:
 
 
 def _outcome(
-    study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: _Edges
+    study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: torch.Tensor
 ) -> pl.DataFrame:
     """What one cut did to each sequence: read back when it is there, else found and written."""
     path = _path(study, subject, cut, edges)
@@ -252,11 +254,10 @@ def _outcome(
     return frame
 
 
-def _path(study: Study, subject: _Subject, cut: Cut, edges: _Edges) -> Path:
+def _path(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> Path:
     """The file of one cut, named by the hash of all that decides it."""
     basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
-    if isinstance(edges, torch.Tensor):
-        basis.update(np.packbits(edges.numpy()).tobytes())
+    basis.update(np.packbits(edges.numpy()).tobytes())
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
     facts = study.record["models"]["model"]
     wanted = study.settings.knockout
@@ -265,16 +266,20 @@ def _path(study: Study, subject: _Subject, cut: Cut, edges: _Edges) -> Path:
     return study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
 
 
-def _size(edges: _Edges, subject: _Subject) -> dict[str, tuple[float, float]]:
-    """Edges cut, and the share of all attention on them, for the sequences of each class."""
+def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:
+    """Edges cut, and the share of all attention on them, for the sequences of each class.
+
+    Edges that each sequence has its own are weighed by its own attention: the class's mean would
+    miss what singles them out.
+    """
     sizes = {}
     for name, mass in subject.mass.items():
-        cut = edges
-        if not isinstance(cut, torch.Tensor):
-            rows = subject.tokens[(subject.tried["class"] == name).to_numpy()]
-            cut = cut(rows).double().mean(dim=0)
-        held = (cut * mass)[:, :-1].sum() / mass[:, :-1].sum()
-        sizes[name] = (float(cut.sum()), float(held))
+        cut, attention = edges[None], mass[None]
+        if edges.ndim == 4:
+            rows = torch.from_numpy((subject.tried["class"] == name).to_numpy())
+            cut, attention = edges[rows], subject.attention[rows]
+        held = (cut * attention)[:, :, :-1].sum() / attention[:, :, :-1].sum()
+        sizes[name] = (float(cut.sum() / len(cut)), float(held))
     return sizes
 
 
@@ -325,7 +330,7 @@ def _specificities(
     """For each class and strength: broken by its decisive edges, and by random ones as heavy."""
     names, kinds = list(subject.mass), _by_kind(outcomes)
     for choice, own, strength in kinds:
-        if choice != "decisive":
+        if choice != "decisive" or own not in names:
             continue
         (decisive,) = kinds[choice, own, strength]
         broken = {name: _broken(outcomes[decisive], name) for name in names}

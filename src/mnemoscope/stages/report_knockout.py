@@ -109,16 +109,20 @@ def _specificity(row: dict[str, Any]) -> SpecificityRow:
 
 
 def _copies(rows: pl.DataFrame) -> Iterator[CopyRow]:
-    """Copy edges beside random keys, a row a class that was tried with both."""
-    random = {row["class"]: row for row in rows.filter(choice="copy, random").to_dicts()}
+    """Copy edges beside their controls, a row a class."""
+    random, equal = (
+        {row["class"]: row for row in rows.filter(choice=f"copy, {control}").to_dicts()}
+        for control in ("random", "equal mass")
+    )
     for row in rows.filter(choice="copy").to_dicts():
-        if row["class"] in random:
-            beside = random[row["class"]]
-            yield CopyRow(
-                class_name=row["class"],
-                n_edges=row["n_edges"],
-                mass=row["mass"],
-                survival=_survival(row),
-                random=_survival(beside),
-                random_mass=beside["mass"],
-            )
+        name = row["class"]
+        yield CopyRow(
+            class_name=name,
+            n_edges=row["n_edges"],
+            mass=row["mass"],
+            survival=_survival(row),
+            random=_survival(random[name]),
+            random_mass=random[name]["mass"],
+            equal=_survival(equal[name]),
+            equal_mass=equal[name]["mass"],
+        )
