@@ -1,7 +1,8 @@
 """The CNN: network, presets, training, prediction, metrics and their intervals.
 
 `train_cnn` trains one on a map source, `predict_logits` uses it, `scores` and
-`bootstrap_scores` judge it, `save_cnn` and `load_cnn` keep it.
+`bootstrap_scores` judge it, `fit_calibration` makes its scores probabilities,
+`save_cnn` and `load_cnn` keep it.
 """
 
 from importlib import import_module
@@ -11,14 +12,19 @@ _HOMES = {  # resolved on first use: importing the room loads no torch
     "PAPER_GRID": "presets",
     "PRESETS": "presets",
     "AttentionCnn": "network",
+    "Calibration": "calibration",
     "CnnSetting": "presets",
     "TrainedCnn": "trained",
     "TrainingHistory": "trained",
     "TrainingPreset": "presets",
+    "apply_calibration": "calibration",
     "bootstrap_difference": "intervals",
     "bootstrap_scores": "intervals",
+    "brier": "calibration",
     "confusion_matrix": "metrics",
+    "ece": "calibration",
     "f1_per_class": "metrics",
+    "fit_calibration": "calibration",
     "get_preset": "presets",
     "load_cnn": "files",
     "min_f1": "metrics",
@@ -33,14 +39,19 @@ __all__ = [
     "PAPER_GRID",
     "PRESETS",
     "AttentionCnn",
+    "Calibration",
     "CnnSetting",
     "TrainedCnn",
     "TrainingHistory",
     "TrainingPreset",
+    "apply_calibration",
     "bootstrap_difference",
     "bootstrap_scores",
+    "brier",
     "confusion_matrix",
+    "ece",
     "f1_per_class",
+    "fit_calibration",
     "get_preset",
     "load_cnn",
     "min_f1",

@@ -1,0 +1,199 @@
+"""Turn a CNN's scores into probabilities that mean what they say, and measure whether they do.
+
+A probability is calibrated when of all cases that get 0.8, eight in ten are so. Two classes: of a
+CNN with more, the difference of two classes' logits. The cases here must be those that neither
+trained the CNN nor chose it, and what is measured must be measured on yet others.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ENOUGH_FOR_ISOTONIC",
+    "Bin",
+    "Calibration",
+    "apply_calibration",
+    "brier",
+    "ece",
+    "fit_calibration",
+    "reliability",
+]
+
+ENOUGH_FOR_ISOTONIC = 1000
+"""Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
+
+_Method = Literal["temperature", "isotonic"]
+_N_BINS = 10
+_NO_PENALTY = 1e8  # scikit-learn's C; targets off 0 and 1 keep the solution finite
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration; plain values.
+
+    Attributes:
+        method: ``temperature`` divides the logits by a number; ``isotonic`` is a rising step
+            function of them.
+        n: cases it was fitted on.
+        temperature: above 1: the CNN was too sure; infinite: its order was no better than
+            chance, and everything gets 0.5. None for ``isotonic``.
+        knots: logit and probability of each corner of the step function, between which it is
+            linear; empty for ``temperature``.
+    """
+
+    method: _Method
+    n: int
+    temperature: float | None = None
+    knots: tuple[tuple[float, float], ...] = ()
+
+
+class Bin(NamedTuple):
+    """One bin of a reliability diagram.
+
+    Attributes:
+        low: where it begins.
+        high: where it ends.
+        n: cases in it.
+        mean: of their probabilities.
+        share: of them that are so.
+    """
+
+    low: float
+    high: float
+    n: int
+    mean: float
+    share: float
+
+
+def fit_calibration(
+    logits: npt.ArrayLike, is_so: npt.ArrayLike, method: _Method | None = None
+) -> Calibration:
+    """Fit a calibration on held-out cases of two classes.
+
+    Args:
+        logits: log-odds as the CNN gives them, shape (n,), finite.
+        is_so: which of the two it is, shape (n,), bool.
+        method: None takes ``isotonic`` from `ENOUGH_FOR_ISOTONIC` cases on, else ``temperature``.
+
+    Raises:
+        ValueError: shapes differ, a logit is not finite, or there is one class only.
+
+    Source: temperature, Guo et al., arXiv 1706.04599, as a logistic regression through the
+        origin; its targets are Platt's, (k + 1) / (k + 2) of k cases in place of 1, so that
+        classes told apart without a mistake do not make it infinitely sure.
+    """
+    values, truth = _check(logits, is_so)
+    if truth.all() or not truth.any():
+        raise ValueError("a calibration wants cases of both classes")
+    chosen = method or ("isotonic" if len(values) >= ENOUGH_FOR_ISOTONIC else "temperature")
+    if chosen == "isotonic":
+        return Calibration("isotonic", len(values), knots=_fit_isotonic(values, truth))
+    return Calibration("temperature", len(values), temperature=_fit_temperature(values, truth))
+
+
+def apply_calibration(calibration: Calibration, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Probabilities of logits, shape (n,), float64; never falling where logits rise."""
+    values = np.asarray(logits, dtype=np.float64)
+    if calibration.temperature is not None:
+        scaled = values / calibration.temperature
+        return np.asarray(np.exp(-np.logaddexp(0.0, -scaled)))
+    places, heights = np.array(calibration.knots).T
+    return np.asarray(np.interp(values, places, heights))
+
+
+def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
+    """Mean squared distance of probabilities from what is so; 0.25 is always saying 0.5."""
+    values, truth = _check(probabilities, is_so)
+    return float(np.mean((values - truth) ** 2))
+
+
+def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS) -> float:
+    """Expected calibration error: how far probabilities are from shares, a mean over the cases.
+
+    Args:
+        probabilities: shape (n,), between 0 and 1.
+        is_so: shape (n,), bool.
+        n_bins: bins of equal width.
+    """
+    bins = reliability(probabilities, is_so, n_bins)
+    return sum(one.n * abs(one.mean - one.share) for one in bins) / sum(one.n for one in bins)
+
+
+def reliability(
+    probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS
+) -> list[Bin]:
+    """The reliability diagram: what was said and what was so, bin by bin; empty bins left out.
+
+    Args:
+        probabilities: shape (n,), n at least 1, between 0 and 1.
+        is_so: shape (n,), bool.
+        n_bins: bins of equal width; a value on a border belongs to the upper one, 1 to the last.
+
+    Raises:
+        ValueError: shapes differ, or a value is no probability.
+    """
+    values, truth = _check(probabilities, is_so)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError("probabilities lie between 0 and 1")
+    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    owner = np.searchsorted(edges[1:-1], values, side="right")
+    return [
+        Bin(
+            float(edges[number]),
+            float(edges[number + 1]),
+            int(inside.sum()),
+            float(values[inside].mean()),
+            float(truth[inside].mean()),
+        )
+        for number in range(n_bins)
+        if (inside := owner == number).any()
+    ]
+
+
+def _check(
+    values: npt.ArrayLike, is_so: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Both as arrays of one length."""
+    numbers, truth = np.asarray(values, dtype=np.float64), np.asarray(is_so, dtype=bool)
+    if numbers.ndim != 1 or numbers.shape != truth.shape or not len(numbers):
+        raise ValueError(f"{numbers.shape} values, {truth.shape} truths: one axis, equal, not 0")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a value is not finite")
+    return numbers, truth
+
+
+def _smooth_targets(truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """What stands in place of 1 and of 0."""
+    n_so, n_not = int(truth.sum()), int((~truth).sum())
+    return (n_so + 1) / (n_so + 2), 1 / (n_not + 2)
+
+
+def _fit_temperature(values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    """The temperature of the greatest likelihood; infinite where none helps."""
+    from sklearn.linear_model import LogisticRegression
+
+    high, low = _smooth_targets(truth)
+    spread = float(np.abs(values).max()) or 1.0  # the solver is at home near 1
+    wanted = np.where(truth, high, low)
+    rows = np.concatenate([values, values])[:, None] / spread
+    both = np.repeat([1, 0], len(values))
+    model: Any = LogisticRegression(C=_NO_PENALTY, fit_intercept=False, tol=1e-10, max_iter=1000)
+    model.fit(rows, both, sample_weight=np.concatenate([wanted, 1 - wanted]))
+    slope = float(model.coef_[0, 0]) / spread
+    return 1 / slope if slope > 0 else math.inf
+
+
+def _fit_isotonic(
+    values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]
+) -> tuple[tuple[float, float], ...]:
+    """Corners of the rising step function; never 0 nor 1, which no finite sample shows."""
+    from sklearn.isotonic import IsotonicRegression
+
+    n = len(values)
+    model = IsotonicRegression(y_min=1 / (n + 2), y_max=(n + 1) / (n + 2), out_of_bounds="clip")
+    model.fit(values, truth.astype(float))
+    return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))

@@ -1,0 +1,128 @@
+"""The calibration: closed forms, scikit-learn beside it, and scores that were off repaired."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+
+from mnemoscope.cnn.calibration import (
+    ENOUGH_FOR_ISOTONIC,
+    apply_calibration,
+    brier,
+    ece,
+    fit_calibration,
+    reliability,
+)
+
+
+def cases(n: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `sharpness` times too large, and what is so; the honest logits are N(0, 4)."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(0, 2, n)
+    return sharpness * honest, generator.random(n) < 1 / (1 + np.exp(-honest))
+
+
+def test_a_temperature_is_found_in_closed_form() -> None:
+    # Logits of +-1, three in four as they say: the likelihood is greatest where the probability
+    # is the (smoothed) share. Of 60 cases a class, 61/62 and 1/62 stand for 1 and 0.
+    logits = np.repeat([1.0, -1.0], 60)
+    is_so = np.tile([True, True, True, False], 15)
+    is_so = np.concatenate([is_so, ~is_so])
+    share = 0.75 * (61 / 62) + 0.25 * (1 / 62)
+    found = fit_calibration(logits, is_so, "temperature")
+    assert found.temperature == pytest.approx(1 / math.log(share / (1 - share)), rel=1e-4)
+    assert apply_calibration(found, [1.0])[0] == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("sharpness", [0.25, 1.0, 3.0])
+def test_logits_that_were_too_sure_or_too_shy_are_repaired(sharpness: float) -> None:
+    logits, is_so = cases(4000, sharpness)
+    others, truth = cases(4000, sharpness, seed=1)
+    found = fit_calibration(logits, is_so, "temperature")
+    # the slope's standard error at 4,000 cases is near 0.02 of itself; five of them are allowed
+    assert found.temperature == pytest.approx(sharpness, rel=0.1)
+    raw = 1 / (1 + np.exp(-others))
+    repaired = apply_calibration(found, others)
+    assert ece(repaired, truth) < 0.03
+    assert brier(repaired, truth) <= brier(raw, truth) + 1e-3
+    if sharpness != 1.0:
+        assert ece(repaired, truth) < ece(raw, truth) / 2
+
+
+def test_isotonic_repairs_what_no_temperature_can() -> None:
+    logits, is_so = cases(4000, 1.0)
+    others, truth = cases(4000, 1.0, seed=1)
+    shifted = apply_calibration(fit_calibration(logits + 3, is_so), others + 3)
+    assert fit_calibration(logits + 3, is_so).method == "isotonic"
+    assert ece(shifted, truth) < 0.04
+    by_temperature = fit_calibration(logits + 3, is_so, "temperature")
+    assert ece(apply_calibration(by_temperature, others + 3), truth) > 0.1
+
+
+def test_the_number_of_cases_chooses_the_method() -> None:
+    logits, is_so = cases(ENOUGH_FOR_ISOTONIC, 1.0)
+    assert fit_calibration(logits, is_so).method == "isotonic"
+    assert fit_calibration(logits[:-1], is_so[:-1]).method == "temperature"
+
+
+def test_classes_told_apart_without_a_mistake_stay_finite() -> None:
+    for method in ("temperature", "isotonic"):
+        found = fit_calibration([-3.0, -2.0, 2.0, 3.0], [False, False, True, True], method)
+        values = apply_calibration(found, [-100.0, -3.0, 3.0])
+        assert 0 <= values[0] <= values[1] < 0.5 < values[2] < 1
+
+
+def test_an_order_that_is_upside_down_says_nothing() -> None:
+    logits, is_so = cases(500, 1.0)
+    found = fit_calibration(-logits, is_so)
+    assert found.temperature == math.inf
+    assert (apply_calibration(found, logits) == 0.5).all()
+
+
+def test_brier_and_reliability_are_those_of_scikit_learn() -> None:
+    logits, is_so = cases(777, 2.0)
+    probabilities = 1 / (1 + np.exp(-logits))
+    assert brier(probabilities, is_so) == pytest.approx(brier_score_loss(is_so, probabilities))
+    shares, means = calibration_curve(is_so, probabilities, n_bins=10)
+    bins = reliability(probabilities, is_so)
+    assert [one.share for one in bins] == pytest.approx(shares.tolist())
+    assert [one.mean for one in bins] == pytest.approx(means.tolist())
+    assert sum(one.n for one in bins) == 777
+
+
+def test_the_calibration_error_of_known_cases() -> None:
+    # Four cases of 0.75, two of them so: off by a quarter; four of 0.1, none so: off by a tenth.
+    probabilities = [0.75] * 4 + [0.1] * 4
+    is_so = [True, True, False, False, False, False, False, False]
+    assert ece(probabilities, is_so) == pytest.approx((0.25 + 0.1) / 2)
+    assert ece([0.0, 1.0], [False, True]) == 0
+    assert ece([0.0, 1.0], [True, False]) == 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=4, max_size=60).filter(
+        lambda rows: len({so for _, so in rows}) == 2
+    ),
+    st.sampled_from(["temperature", "isotonic"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_probabilities_never_fall_where_logits_rise(
+    rows: list[tuple[float, bool]], method: str
+) -> None:
+    found = fit_calibration([value for value, _ in rows], [so for _, so in rows], method)
+    values = apply_calibration(found, np.linspace(-50, 50, 101))
+    assert ((values >= 0) & (values <= 1)).all()
+    assert (np.diff(values) >= -1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "is_so"),
+    [([1.0], [True]), ([1.0, math.nan], [True, False]), ([1.0, 2.0], [True]), ([], [])],
+)
+def test_what_cannot_be_fitted_is_refused(logits: list[float], is_so: list[bool]) -> None:
+    with pytest.raises(ValueError, match=r"classes|finite|one axis"):
+        fit_calibration(logits, is_so)
