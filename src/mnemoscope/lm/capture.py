@@ -12,6 +12,7 @@ from mnemoscope.lm.attention import Enough, PooledMaps, pooled_attention
 from mnemoscope.lm.batching import check_tokens, run_batches
 from mnemoscope.lm.forward import prepend_bos
 from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.lm.padding import Span, check_padded, run_padded
 
 __all__ = ["capture_pooled"]
 
@@ -21,7 +22,12 @@ _one_map_a_layer: WeakSet[nn.Module] = WeakSet()
 
 
 def capture_pooled(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, keep_heads: bool = False
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    attention_mask: npt.ArrayLike | None = None,
+    keep_heads: bool = False,
 ) -> Iterator[PooledMaps]:
     """Capture the attention of whole sequences, pooled over heads.
 
@@ -29,9 +35,11 @@ def capture_pooled(
 
     Args:
         lm: the model.
-        tokens: sequences as the model is to read them, shape (n, T), integers; equal lengths, so
-            there is no padding.
+        tokens: sequences as the model is to read them, shape (n, T), integers.
         batch_size: sequences at once; halved, and said so, when memory runs out.
+        attention_mask: of a padded table, shape (n, T): 1 for a token, 0 for padding on the left
+            or right. Maps are 0 in padded rows and columns, elsewhere those of the sequence alone
+            (bit for bit, where as many sequences are in the batch); see `mnemoscope.lm.padding`.
         keep_heads: give every head's maps too (`PooledMaps.heads`).
 
     Returns:
@@ -43,6 +51,14 @@ def capture_pooled(
             non-finite attention, attention to later tokens (on the way), with the layer.
         NoRoomError: not even one sequence fits into memory.
     """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask)
+        return run_padded(
+            lm,
+            padded,
+            batch_size,
+            lambda batch, span: _in_place(_capture_batch(lm, batch, keep_heads), span),
+        )
     table = check_tokens(lm, tokens)
     return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch, keep_heads))
 
@@ -60,3 +76,9 @@ def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> 
         maps = pool.maps()
     _one_map_a_layer.add(lm.model)
     return maps
+
+
+def _in_place(maps: PooledMaps, span: Span) -> PooledMaps:
+    """Put the maps of sequences where these stand in a padded table, zeros around them."""
+    around = (*span.padding, *span.padding)
+    return PooledMaps(*(None if one is None else nn.functional.pad(one, around) for one in maps))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import torch
 from mnemoscope.lm.batching import check_tokens, run_batches
 from mnemoscope.lm.forward import best_two, check_finite, last_logits, new_cache, prepend_bos
 from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.lm.padding import Span, check_padded, run_padded
 
 __all__ = ["Continuations", "continue_sequences", "greedy_tokens"]
 
@@ -22,7 +23,7 @@ class Continuations(NamedTuple):
     """One batch of continuations.
 
     Attributes:
-        tokens: shape (batch, T - prefix), int32.
+        tokens: shape (batch, T - prefix), int32; -1 where the suffix is padded.
         score: memorization score (batch,), float32: share of positions where the continuation is
             the suffix; 1.0 is memorized.
         smallest_gap: (batch,), float32: the smallest difference between the two best logits of
@@ -35,7 +36,12 @@ class Continuations(NamedTuple):
 
 
 def continue_sequences(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    attention_mask: npt.ArrayLike | None = None,
 ) -> Iterator[Continuations]:
     """Continue the prefix of every sequence greedily and compare with its suffix.
 
@@ -44,6 +50,8 @@ def continue_sequences(
         tokens: sequences, shape (n, T), integers.
         batch_size: sequences at once; halved, and said so, when memory runs out.
         prefix: tokens that the model is shown; it continues T - prefix.
+        attention_mask: of a padded table, shape (n, T): 1 for a token, 0 for padding on the left
+            or right. Prefix and suffix are then the tokens before and from column `prefix` on.
 
     Returns:
         An iterator of batches in the order of the rows.
@@ -52,6 +60,14 @@ def continue_sequences(
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
         NoRoomError: not even one sequence fits into memory.
     """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
+        return run_padded(
+            lm,
+            padded,
+            batch_size,
+            lambda batch, span: _in_place(_continue_batch(lm, batch, prefix - span.first), span),
+        )
     table = check_tokens(lm, tokens, prefix=prefix)
     return run_batches(lm, table, batch_size, lambda batch: _continue_batch(lm, batch, prefix))
 
@@ -91,3 +107,9 @@ def _continue_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Cont
     return Continuations(
         decoded.to("cpu", torch.int32).numpy(), score.cpu().numpy(), gap.cpu().numpy()
     )
+
+
+def _in_place(found: Continuations, span: Span) -> Continuations:
+    """Make the tokens as many as the table's suffix has columns."""
+    n_missing = span.padding[1]
+    return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, n_missing)), constant_values=-1))

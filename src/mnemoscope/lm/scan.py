@@ -15,8 +15,9 @@ import torch
 from mnemoscope.lm.batching import check_tokens, run_batches
 from mnemoscope.lm.forward import best_two, check_finite, last_logits, new_cache, prepend_bos
 from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.lm.padding import check_padded, run_padded
 
-__all__ = ["Scan", "scan_memorized"]
+__all__ = ["Scan", "compare", "scan_memorized"]
 
 # Suffix tokens asked of every sequence before the rest is asked of those still right. Most texts
 # fail on the first few; each more costs every sequence one position of about 36.
@@ -38,7 +39,12 @@ class Scan(NamedTuple):
 
 
 def scan_memorized(
-    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    attention_mask: npt.ArrayLike | None = None,
 ) -> Iterator[Scan]:
     """Say of every sequence whether the model continues its prefix with its suffix.
 
@@ -50,6 +56,7 @@ def scan_memorized(
         tokens: sequences, shape (n, T), integers.
         batch_size: sequences at once; halved, and said so, when memory runs out.
         prefix: tokens of the prefix; the other T - prefix are judged.
+        attention_mask: of a padded table, as `continue_sequences` takes it.
 
     Returns:
         An iterator of batches in the order of the rows.
@@ -58,6 +65,14 @@ def scan_memorized(
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
         NoRoomError: not even one sequence fits into memory.
     """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
+        return run_padded(
+            lm,
+            padded,
+            batch_size,
+            lambda batch, span: _scan_batch(lm, batch, prefix - span.first),
+        )
     table = check_tokens(lm, tokens, prefix=prefix)
     return run_batches(lm, table, batch_size, lambda batch: _scan_batch(lm, batch, prefix))
 
@@ -85,7 +100,7 @@ def _judge_rest(
         return _judge(lm, tokens, n_asked, None)
     cache.batch_select_indices(rows)
     logits = last_logits(lm, tokens[:, first - 1 : -1], n_asked, cache)
-    return _compare(logits, tokens[:, first:])
+    return compare(logits, tokens[:, first:])
 
 
 def _judge(
@@ -93,10 +108,10 @@ def _judge(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Judge the last `n_asked` of (batch, length) tokens from the beginning."""
     logits = last_logits(lm, prepend_bos(lm, tokens[:, :-1]), n_asked, cache)
-    return _compare(logits, tokens[:, -n_asked:])
+    return compare(logits, tokens[:, -n_asked:])
 
 
-def _compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Give (batch,) all right, and (batch,) the smallest gap up to the first wrong token."""
     best, gap = best_two(logits)
     agrees = best == wanted

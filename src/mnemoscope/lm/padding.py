@@ -1,0 +1,165 @@
+"""Padded tables: every row is read without its padding, beside rows padded in the same way.
+
+Nothing is masked away: what a family makes of a mask, of positions or of distances between tokens
+cannot matter, so a padded sequence gives what the sequence alone gives, in every family.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.batching import check_tokens, run_batches
+from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["PaddedTable", "Span", "check_padded", "run_padded"]
+
+# Rows among which those padded alike are read together; results wait for the last of them.
+_WINDOW = 256
+
+_Rows = TypeVar("_Rows", bound=tuple[Any, ...])
+
+
+class Span(NamedTuple):
+    """Where the tokens of a row stand in a padded table.
+
+    Attributes:
+        first: column of the first token.
+        end: the column after the last one.
+        length: columns of the table.
+    """
+
+    first: int
+    end: int
+    length: int
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Padded columns before and after the tokens."""
+        return self.first, self.length - self.end
+
+
+class PaddedTable(NamedTuple):
+    """A checked table.
+
+    Attributes:
+        tokens: (n, T), int64, 0 where padded.
+        spans: (n, 2), int64: first column and the column after the last.
+    """
+
+    tokens: torch.Tensor
+    spans: npt.NDArray[np.int64]
+
+
+def check_padded(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    attention_mask: npt.ArrayLike,
+    *,
+    prefix: int | None = None,
+) -> PaddedTable:
+    """Check a padded table of tokens against a model.
+
+    Args:
+        lm: the model that will read them.
+        tokens: shape (n, T), integers; any integer where padded.
+        attention_mask: the same shape: 1 for a token, 0 for padding, on the left, on the right or
+            on both sides.
+        prefix: columns before it are the prefix, padded or not, where the caller splits
+            sequences; each row needs a token on either side.
+
+    Returns:
+        The table on the CPU.
+
+    Raises:
+        UserError: as `check_tokens`; a mask of another shape or with other values; a row without
+            tokens, with a hole between them, or with none before or after `prefix`.
+    """
+    mask = _checked_mask(attention_mask, np.shape(tokens))
+    table = check_tokens(lm, np.where(mask, np.asarray(tokens), 0), prefix=prefix)
+    first, n_tokens = mask.argmax(axis=1), mask.sum(axis=1)
+    end = mask.shape[1] - mask[:, ::-1].argmax(axis=1)
+    _refuse_rows(n_tokens == 0, "no token at all, only padding. Drop the row.")
+    _refuse_rows(end - first != n_tokens, "padding between its tokens. Pad on the sides only.")
+    if prefix is not None:
+        _refuse_rows(
+            (first >= prefix) | (end <= prefix),
+            f"no token before or none from column {prefix} on, where its suffix begins. "
+            "Drop the row, or set another prefix.",
+        )
+    return PaddedTable(table, np.stack([first, end], axis=1))
+
+
+def run_padded(
+    lm: LanguageModel,
+    table: PaddedTable,
+    batch_size: int,
+    step: Callable[[torch.Tensor, Span], _Rows],
+) -> Iterator[_Rows]:
+    """Apply `step` to batches of rows padded in the same way; results in the order of the table.
+
+    Args:
+        lm: the model.
+        table: of `check_padded`.
+        batch_size: rows a batch, halved where memory runs out (`run_batches`). A batch is full
+            where many of 256 rows in succession are padded alike: sort the table by length.
+        step: gets (batch, length of the sequences) int64 on the model's device and where they
+            stood; gives a named tuple of arrays or tensors with one row a sequence, or None.
+
+    Yields:
+        What `step` returns, of up to 256 rows (or `batch_size`, if more) at a time.
+    """
+    window = max(1, _WINDOW // max(1, batch_size)) * max(1, batch_size)
+    for start in range(0, len(table.tokens), window):
+        rows = slice(start, start + window)
+        yield _run_window(lm, table.tokens[rows], table.spans[rows], batch_size, step)
+
+
+def _run_window(
+    lm: LanguageModel,
+    tokens: torch.Tensor,
+    spans: npt.NDArray[np.int64],
+    batch_size: int,
+    step: Callable[[torch.Tensor, Span], _Rows],
+) -> _Rows:
+    order = np.lexsort((spans[:, 1], spans[:, 0]))
+    changes = np.flatnonzero(np.diff(spans[order], axis=0).any(axis=1)) + 1
+    done: list[_Rows] = []
+    for begin, stop in pairwise([0, *changes.tolist(), len(order)]):
+        group = order[begin:stop]
+        first, end = spans[group[0]].tolist()
+        span = Span(first, end, tokens.shape[1])
+        alike = tokens[torch.from_numpy(group), span.first : span.end]
+        done += run_batches(lm, alike, batch_size, lambda batch, span=span: step(batch, span))  # type: ignore[misc]
+    return _joined(done, np.argsort(order))
+
+
+def _joined(parts: list[_Rows], order: npt.NDArray[np.int64]) -> _Rows:
+    """Join named tuples field by field and put their rows in order."""
+    fields: list[Any] = []
+    for columns in zip(*parts, strict=True):
+        if columns[0] is None:
+            fields.append(None)
+        elif isinstance(columns[0], torch.Tensor):
+            fields.append(torch.cat(columns)[torch.from_numpy(order)])
+        else:
+            fields.append(np.concatenate(columns)[order])
+    return type(parts[0])(*fields)
+
+
+def _checked_mask(mask: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    found = np.asarray(mask)
+    if found.shape != shape:
+        raise UserError(f"attention_mask: shape {found.shape}, the tokens have {shape}.")
+    if not np.isin(found, (0, 1)).all():
+        raise UserError("attention_mask: values other than 1 (a token) and 0 (padding).")
+    return found.astype(bool)
+
+
+def _refuse_rows(is_bad: npt.NDArray[np.bool_], what: str) -> None:
+    if is_bad.any():
+        raise UserError(f"tokens, row {int(is_bad.argmax())}: {what}")

@@ -1,0 +1,184 @@
+"""Padded tables give what their sequences give alone, in every family; the padding itself is zero.
+
+Oracles: the same sequences without padding (bit for bit at one batch size), and transformers' own
+padded forward with `attention_mask` (within float32 rounding).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import capture_pooled, continue_sequences, scan_memorized
+
+FAMILIES = (
+    "llama", "gpt_neox", "gpt2", "gemma2", "mistral", "qwen3", "opt", "phi",
+    "bloom", "falcon", "mpt", "gpt_neo",
+)  # fmt: skip
+SIDES = ("left", "right")
+# Another batch size sums the products of matrices in another order.
+ROUNDING = 1e-5
+
+
+def padded(tokens, length: int, side: str, filler: int = 0):
+    """The rows with padding around, and their mask."""
+    n_more = length - tokens.shape[1]
+    around = ((0, 0), (n_more, 0) if side == "left" else (0, n_more))
+    return (
+        np.pad(tokens, around, constant_values=filler),
+        np.pad(np.ones_like(tokens), around),
+    )
+
+
+def place(side: str, n_tokens: int, length: int) -> slice:
+    return slice(length - n_tokens, length) if side == "left" else slice(n_tokens)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_maps_are_those_of_the_sequence_alone_and_zero_around(build, tokens, name, side):
+    lm, rows = build(name, adds_bos=name == "llama"), tokens(5, length=41)
+    table, mask = padded(rows, 64, side)
+    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=5))
+    alone = next(capture_pooled(lm, rows, batch_size=5))
+    inside = place(side, 41, 64)
+    for found, wanted in ((here.mean, alone.mean), (here.max, alone.max)):
+        assert torch.equal(found[:, :, inside, inside], wanted)
+        assert found.shape == (5, lm.n_layers, 64, 64)
+        found[:, :, inside, inside] = 0
+        assert not found.any()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "gemma2", "mistral", "bloom"])
+def test_maps_are_those_of_a_masked_forward_but_for_rounding(build, tokens, name, side):
+    """What a user gets from transformers with a mask and positions counted from the first token."""
+    lm = build(name)
+    table, mask = padded(tokens(3, length=40), 64, side)
+    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=3))
+    lm.model.set_attn_implementation("eager")
+    positions = {} if name == "bloom" else {"position_ids": _positions(mask)}
+    with torch.no_grad():
+        weights = lm.model(
+            torch.from_numpy(table).long(),
+            attention_mask=torch.from_numpy(mask).long(),
+            output_attentions=True,
+            use_cache=False,
+            **positions,
+        ).attentions
+    inside = place(side, 40, 64)
+    own = torch.stack(weights, dim=1)[..., inside, inside]
+    found = here.mean[..., inside, inside]
+    torch.testing.assert_close(found, own.mean(dim=2), atol=ROUNDING, rtol=0)
+
+
+def _positions(mask) -> torch.Tensor:
+    return torch.from_numpy(mask).long().cumsum(dim=1).sub(1).clamp_min(0)
+
+
+def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens):
+    lm, length = build("gemma2"), 32
+    lengths = np.random.default_rng(0).integers(1, length + 1, 300)
+    table, mask = tokens(300, length=length), np.zeros((300, length), dtype=bool)
+    for row, n_tokens in enumerate(lengths):
+        mask[row, place(SIDES[row % 2], n_tokens, length)] = True
+    batches = list(capture_pooled(lm, table, attention_mask=mask, batch_size=1))
+    found = torch.cat([batch.max for batch in batches])
+    for row in (0, 1, 17, 255, 256, 299):
+        alone = next(capture_pooled(lm, table[row][mask[row]][None], batch_size=1))
+        inside = place(SIDES[row % 2], lengths[row], length)
+        assert torch.equal(found[row, :, inside, inside], alone.max[0])
+    assert torch.equal(found.sum(dim=1).diagonal(dim1=1, dim2=2) > 0, torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_batch_sizes_give_the_same_maps_but_for_rounding(build, tokens, name):
+    lm = build(name)
+    table, mask = tokens(12), np.ones((12, 64), dtype=int)
+    mask[::3, 50:] = 0
+    mask[1::3, :9] = 0
+    whole = torch.cat([b.mean for b in capture_pooled(lm, table, batch_size=12)])
+    found = {
+        size: torch.cat(
+            [b.mean for b in capture_pooled(lm, table, attention_mask=mask, batch_size=size)]
+        )
+        for size in (1, 2, 3, 7, 12)
+    }
+    for maps in found.values():
+        torch.testing.assert_close(maps, found[1], atol=ROUNDING, rtol=0)
+        torch.testing.assert_close(maps[2::3], whole[2::3], atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("length", [8, 31, 64, 65, 80])
+def test_every_length_gives_the_models_own_attention(build, tokens, length):
+    lm, rows = build("gemma2"), tokens(4, length=length)
+    found = next(capture_pooled(lm, rows, batch_size=4))
+    lm.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        own = lm.model(torch.from_numpy(rows).long(), output_attentions=True).attentions
+    assert torch.equal(found.mean, torch.stack(own, dim=1).mean(dim=2))
+
+
+def test_a_mask_without_padding_changes_nothing(build, tokens):
+    lm, rows = build("gpt_neox"), tokens(300, length=16)
+    mask = np.ones_like(rows)
+    plain = torch.cat([b.mean for b in capture_pooled(lm, rows, batch_size=100)])
+    masked = capture_pooled(lm, rows, attention_mask=mask, batch_size=100)
+    assert torch.equal(torch.cat([b.mean for b in masked]), plain)
+
+
+def test_every_head_is_placed_too(build, tokens):
+    lm, rows = build("gpt_neox"), tokens(2, length=20)
+    table, mask = padded(rows, 24, "left")
+    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=2, keep_heads=True))
+    alone = next(capture_pooled(lm, rows, batch_size=2, keep_heads=True))
+    assert torch.equal(here.heads[:, :, 4:, 4:], alone.heads)
+    assert here.heads[:, :, :4].abs().sum() == here.heads[:, :, :, :4].abs().sum() == 0
+
+
+def test_continuations_and_scan_are_those_of_the_sequences_alone(memorizer, tokens):
+    seen = tokens(24, seed=5)
+    table, mask = seen.copy(), np.ones_like(seen)
+    mask[8:16, :10] = 0  # shorter prefix
+    mask[16:, 50:] = 0  # shorter suffix
+    table[mask == 0] = -100
+    arguments = {"attention_mask": mask, "batch_size": 8}
+    found = next(continue_sequences(memorizer, table, **arguments))
+    scanned = next(scan_memorized(memorizer, table, **arguments))
+    groups = (
+        (slice(0, 8), seen[:8], 32),
+        (slice(8, 16), seen[8:16, 10:], 22),
+        (slice(16, 24), seen[16:, :50], 32),
+    )
+    for rows, alone, prefix in groups:
+        wanted = next(continue_sequences(memorizer, alone, batch_size=8, prefix=prefix))
+        n_tokens = wanted.tokens.shape[1]
+        assert np.array_equal(found.tokens[rows, :n_tokens], wanted.tokens)
+        assert (found.tokens[rows, n_tokens:] == -1).all()
+        assert np.array_equal(found.score[rows], wanted.score)
+        assert np.array_equal(scanned.is_memorized[rows], wanted.score == 1)
+    assert scanned.is_memorized.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: mask.__setitem__(1, 0), "row 1: no token at all"),
+        (lambda mask: mask.__setitem__((2, 30), 0), "row 2: padding between"),
+        (lambda mask: mask.__setitem__((0, slice(32, None)), 0), "row 0: no token before or none"),
+        (lambda mask: mask.__setitem__((0, slice(0, 32)), 0), "row 0: no token before or none"),
+        (lambda mask: mask.__setitem__((0, 0), 2), "values other than 1"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_refused_with_its_row(build, tokens, change, words):
+    mask = np.ones((3, 64), dtype=int)
+    change(mask)
+    with pytest.raises(UserError, match=words):
+        continue_sequences(build("gpt2"), tokens(3), attention_mask=mask, batch_size=3)
+
+
+def test_a_mask_of_another_shape_is_refused(build, tokens):
+    with pytest.raises(UserError, match=r"shape \(3, 63\), the tokens have \(3, 64\)"):
+        capture_pooled(
+            build("gpt2"), tokens(3), attention_mask=np.ones((3, 63), dtype=int), batch_size=3
+        )
