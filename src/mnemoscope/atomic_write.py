@@ -17,7 +17,14 @@ from mnemoscope.errors import NoRoomError, UserError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["atomic_path", "write_bytes", "write_json", "write_parquet", "write_text"]
+__all__ = [
+    "atomic_path",
+    "made_folder",
+    "write_bytes",
+    "write_json",
+    "write_parquet",
+    "write_text",
+]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _TOO_LARGE = errno.EFBIG
@@ -49,6 +56,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise _explain(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def made_folder(folder: Path | str) -> Path:
+    """Make a folder for what is written, with its parents, where it is not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
+    return Path(folder)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

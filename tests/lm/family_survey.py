@@ -11,7 +11,8 @@ from tiny_families import COMMON, FAMILIES, GROUPED, random_tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import LanguageModel, capture_pooled, wrap_model
+from mnemoscope.lm import LanguageModel, capture_pooled, cut_attention, wrap_model
+from mnemoscope.lm.forward import last_logits
 
 MOST_PARAMETERS = 15_000_000
 
@@ -39,12 +40,15 @@ class Finding(NamedTuple):
         family: transformers' `model_type`.
         route: `interface`, `hooks`, or `-` where none was tried.
         verdict: `exact`, `differs`, `refused` or `not built`.
+        knockout: `exact` where cutting no edge changes no logit and cutting some does, else
+            `differs`, `refused`, or `-` where capture is not exact.
         note: the refusal, the difference, or why no tiny model of it can be built.
     """
 
     family: str
     route: str
     verdict: str
+    knockout: str = "-"
     note: str = ""
 
 
@@ -98,6 +102,28 @@ def largest_difference(lm: LanguageModel, n: int = 3) -> float:
     return float(max(found))
 
 
+def knockout_verdict(lm: LanguageModel) -> tuple[str, str]:
+    """Cut nothing, then a third of the edges: `exact`, `differs` or `refused`, and the refusal."""
+    length = 64
+    ids = torch.from_numpy(random_tokens(3, length)).long()
+    edges = torch.rand(lm.n_layers, length, length, generator=torch.Generator().manual_seed(0))
+    some = (edges > 2 / 3).tril(diagonal=-1)
+    if lm.model._can_set_attn_implementation():
+        lm.model.set_attn_implementation("eager")
+    logits = []
+    with torch.no_grad():
+        logits.append(last_logits(lm, ids, length))
+        try:
+            for cut in (torch.zeros_like(some), some):
+                with cut_attention(lm, cut):
+                    logits.append(last_logits(lm, ids, length))
+        except UserError as error:
+            return "refused", _first_words(error, lm.name)
+    plain, with_nothing, without_some = logits
+    is_exact = torch.equal(plain, with_nothing) and not torch.equal(plain, without_some)
+    return "exact" if is_exact else "differs", ""
+
+
 def examine(family: str) -> Finding:
     """Build, capture, compare; with other settings where these do not fit the family."""
     finding = Finding(family, "-", "not built")
@@ -110,19 +136,22 @@ def examine(family: str) -> Finding:
 
 
 def _examine(family: str, settings: dict) -> Finding:
-    route = "-"
+    route, knockout, why = "-", "-", ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             lm = build_family(family, settings)
             route = lm.attention_route
             difference = largest_difference(lm)
+            if difference == 0.0:
+                knockout, why = knockout_verdict(lm)
     except UserError as error:
-        return Finding(family, route, "refused", _first_words(error, family))
+        return Finding(family, route, "refused", note=_first_words(error, family))
     except Exception as error:
-        return Finding(family, "-", "not built", _first_words(error))
-    exact = difference == 0.0
-    return Finding(family, route, "exact" if exact else "differs", "" if exact else str(difference))
+        return Finding(family, "-", "not built", note=_first_words(error))
+    if difference != 0.0:
+        return Finding(family, route, "differs", note=str(difference))
+    return Finding(family, route, "exact", knockout, why)
 
 
 def _first_words(error: Exception, name: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Pooled capture is exact on every family that shows its attention; the others are refused.
+"""Capture and knockout are exact on every family that shows its attention; others are refused.
 
 `MNEMOSCOPE_WRITE_DOCS=1 pytest tests/lm/test_families.py -m slow` writes `docs/families.md`.
 """
@@ -29,20 +29,23 @@ Capture pools the attention weights inside the model's own code. Here is every f
 installed transformers ({version}) knows as a causal language model: a tiny random model of it was
 built, its maps were captured, and they were compared with the same model's `output_attentions`,
 pooled, in float32. *Exact* means that no number differs. Route `interface` runs our attention
-function inside the family's own, `hooks` reads what its eager code returns.
+function inside the family's own, `hooks` reads what its eager code returns. Knockout is *exact*
+where cutting no edge changes no logit (and cutting a third of them does).
 
 {n_exact} of {n} families are exact, {n_refused} are refused with one line, {n_unbuilt} could not be
 built tiny with the settings of the survey (multimodal wrappers, fixed sizes, missing packages):
-these were not tried. Made by `tests/lm/test_families.py`.
+these were not tried. Knockout is exact on {n_cut} of the {n_exact}.
+Made by `tests/lm/test_families.py`.
 
-| family | route | capture | note |
-|---|---|---|---|
+| family | route | capture | knockout | note |
+|---|---|---|---|---|
 """
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_maps_are_the_models_own_attention_pooled(name):
-    assert examine(name).verdict == "exact"
+def test_maps_are_the_models_own_attention_pooled_and_cutting_nothing_changes_nothing(name):
+    found = examine(name)
+    assert (found.verdict, found.knockout) == ("exact", "exact")
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "gemma2", "gpt_oss", "bloom", "mixtral"])
@@ -67,10 +70,11 @@ def test_a_family_with_two_maps_a_layer_is_refused():
 
 
 def test_the_page_says_of_the_named_families_what_the_tests_found():
-    rows = dict(line.split(" | ")[0:3:2] for line in _rows(PAGE.read_text(encoding="utf-8")))
-    assert {name: rows[name] for name in NAMED} == dict.fromkeys(NAMED, "exact")
+    cells = [line.split(" | ") for line in _rows(PAGE.read_text(encoding="utf-8"))]
+    rows = {family: (capture, knockout) for family, _, capture, knockout, *_ in cells}
+    assert {name: rows[name] for name in NAMED} == dict.fromkeys(NAMED, ("exact", "exact"))
     assert {name: rows[name] for name in WITHOUT_ATTENTION} == dict.fromkeys(
-        WITHOUT_ATTENTION, "refused"
+        WITHOUT_ATTENTION, ("refused", "-")
     )
 
 
@@ -90,14 +94,16 @@ def _page(findings: list[Finding]) -> str:
         version=transformers.__version__,
         n=len(findings),
         n_exact=count("exact"),
+        n_cut=[one.knockout for one in findings].count("exact"),
         n_refused=count("refused"),
         n_unbuilt=count("not built"),
     )
     return head + "".join(
-        f"| {one.family} | {one.route} | {one.verdict} | {one.note} |\n" for one in findings
+        f"| {one.family} | {one.route} | {one.verdict} | {one.knockout} | {one.note} |\n"
+        for one in findings
     )
 
 
 def _rows(page: str) -> list[str]:
-    lines = page.split("|---|---|---|---|\n")[1].splitlines()
+    lines = page.split("|---|---|---|---|---|\n")[1].splitlines()
     return [line.removeprefix("| ").removesuffix(" |") for line in lines]

@@ -40,7 +40,6 @@ __all__ = [
     "continue_",
     "init",
     "knockout",
-    "localize",
     "report",
     "run",
     "sequences",
@@ -237,36 +236,6 @@ def train(
     Example: mnemoscope train my-study --set train.preset=paper
     """
     stage_verb(study, "train", {}, _with_controls(set_, no_controls), redo=redo, quiet=quiet)
-
-
-def localize(
-    study: StudyFolder,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export",
-            help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
-            show_default=False,
-        ),
-    ] = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
-) -> None:
-    """Find where in the attention each class is decided.
-
-    Example: mnemoscope localize my-study --export figures
-    """
-    if export is not None:
-        from mnemoscope.report.print_figures import check_matplotlib
-
-        check_matplotlib()
-    stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
-    if export is not None:
-        from mnemoscope.stages.export import export_localization
-
-        written = export_localization(Study(study), export)
-        print(f"Wrote {len(written)} figures and tables into {export}.")
 
 
 def knockout(

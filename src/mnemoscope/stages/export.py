@@ -2,16 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-
-from mnemoscope.atomic_write import write_bytes, write_parquet
+from mnemoscope.atomic_write import made_folder, write_bytes
 from mnemoscope.errors import UserError
-from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.print_figures import (
     MOST_LAYERS_IN_A_ROW,
     check_matplotlib,
@@ -20,20 +16,21 @@ from mnemoscope.report.print_figures import (
     maps_print,
     profile_print,
 )
+from mnemoscope.stages.delta_tables import write_delta_tables
 from mnemoscope.stages.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
 from mnemoscope.stages.localize import (
     AGREEMENT_FILE,
     REGIONS_FILE,
     SHAPES_FILE,
+    SOURCES,
     StoredDelta,
     load_deltas,
 )
 from mnemoscope.stages.report_knockout import knockout_of
 from mnemoscope.study import Study
 
-__all__ = ["export_localization"]
+__all__ = ["draw_deltas", "export_localization"]
 
-_SOURCES = ("model", "reference", "blind")
 _PANELS = {"model": "model", "reference": "reference model"}
 
 
@@ -57,25 +54,19 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
     """
     check_matplotlib()
     study.require("localize")
-    deltas = [one for source in _SOURCES for one in load_deltas(study, source)]
+    deltas = [one for source in SOURCES for one in load_deltas(study, source)]
     if not deltas:
         raise UserError(
             f"{study.folder}: no Δ to export, since no CNN trained. Train on more sequences."
         )
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
-    return [*_tables(study, deltas, folder), *_figures(study, deltas, folder)]
+    folder = made_folder(folder)
+    tables, figures = _tables(study, deltas, folder), draw_deltas(deltas, folder)
+    return [*tables, *figures, *_knockouts(study, deltas, folder)]
 
 
 def _tables(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
     """The numbers."""
-    for name, rows in (("delta", _delta_rows), ("profile", _profile_rows)):
-        path = folder / f"{name}.parquet"
-        write_parquet(path, pl.concat([rows(one) for one in deltas]))
-        yield path
+    yield from write_delta_tables(deltas, folder)
     names = [REGIONS_FILE, AGREEMENT_FILE, SHAPES_FILE]
     names += [KNOCKOUT_FILE, SPECIFICITY_FILE] if study.is_done("knockout") else []
     for name in names:
@@ -84,44 +75,18 @@ def _tables(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[P
             yield folder / name
 
 
-def _delta_rows(one: StoredDelta) -> pl.DataFrame:
-    """A row a class, layer and causal edge."""
-    query, key = np.tril_indices(one.delta.shape[-1])
-    n_classes, n_layers = one.delta.shape[:2]
-    shape = (n_classes, n_layers, len(query))
-    index, layer = np.indices(shape)[:2].reshape(2, -1)
-    return pl.DataFrame(
-        {
-            **_names(one),
-            "class": np.array(one.classes)[index],
-            "layer": (layer + 1).astype(np.int32),
-            "query": np.broadcast_to(query + 1, shape).ravel().astype(np.int32),
-            "key": np.broadcast_to(key + 1, shape).ravel().astype(np.int32),
-            "delta": one.delta[:, :, query, key].ravel(),
-        }
-    )
+def _knockouts(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
+    """The knockout of every taxonomy."""
+    for sample, classes in {one.sample: one.classes for one in deltas}.items():
+        view = knockout_of(study, sample)
+        if view is not None:
+            figure = knockout_print(view, classes, title=sample)
+            yield from _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
 
 
-def _profile_rows(one: StoredDelta) -> pl.DataFrame:
-    """A row a class and layer: ΣΔ over the largest ΣΔ of all classes and layers."""
-    profile = layer_profile(one.delta)
-    index, layer = np.indices(profile.shape).reshape(2, -1)
-    return pl.DataFrame(
-        {
-            **_names(one),
-            "class": np.array(one.classes)[index],
-            "layer": (layer + 1).astype(np.int32),
-            "profile": profile.ravel(),
-        }
-    )
-
-
-def _names(one: StoredDelta) -> dict[str, Any]:
-    return {"sample": one.sample, "source": one.source, "attribution": one.attribution}
-
-
-def _figures(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
-    """Maps and profiles of every sample and attribution, and the knockout of every taxonomy."""
+def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[Path]:
+    """Draw maps and profiles of every sample and attribution into a folder, made where missing."""
+    folder = made_folder(folder)
     for one in deltas:
         if one.source == "blind":
             continue  # two channels of token repetitions are no attention
@@ -139,11 +104,6 @@ def _figures(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[
             figure = profile_print(beside, one.classes, title=f"{one.sample}: {one.attribution}")
             stem = f"{_slug(one.sample)}-{one.attribution}"
             yield from _write(folder / f"{stem}-profile", drawn(figure))
-    for sample, classes in {one.sample: one.classes for one in deltas}.items():
-        view = knockout_of(study, sample)
-        if view is not None:
-            figure = knockout_print(view, classes, title=sample)
-            yield from _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
 
 
 def _maps(one: StoredDelta, title: str) -> Iterator[tuple[str, Any]]:

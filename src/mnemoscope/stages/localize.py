@@ -5,8 +5,10 @@ beside the model's own: what they show too belongs to the text.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from mnemoscope.atomic_write import write_bytes
+from mnemoscope.atomic_write import write_bytes, write_parquet
 from mnemoscope.benchmark.blind import BLIND_CHANNELS
 from mnemoscope.cnn.files import load_cnn
 from mnemoscope.errors import DamagedDataError
@@ -34,9 +36,14 @@ __all__ = [
     "DECISIVENESS_FILE",
     "REGIONS_FILE",
     "SHAPES_FILE",
+    "SOURCES",
     "StoredDelta",
     "load_deltas",
     "localize_stage",
+    "mean_copies",
+    "region_rows",
+    "write_deltas",
+    "write_regions",
 ]
 
 DECISIVENESS_FILE = "decisiveness.safetensors"
@@ -44,7 +51,7 @@ REGIONS_FILE = "regions.parquet"
 AGREEMENT_FILE = "agreement.parquet"
 SHAPES_FILE = "attention.parquet"
 
-_SOURCES = ("model", "reference", "blind")
+SOURCES = ("model", "reference", "blind")
 _AGREEMENT_SCHEMA = {
     **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
     **dict.fromkeys(("pearson", "spearman", "overlap"), pl.Float64),
@@ -68,6 +75,8 @@ class StoredDelta:
         n_used, n_skipped, n_wrong: evaluation sequences a class, summed over the CNNs.
         n_cnns: how many CNNs were averaged.
         source: whose maps the CNNs read: `model`, `reference` or `blind`.
+        n_says: of each class the CNNs that used a sequence of it, over which Δ is the mean; empty
+            in a file written before several models were averaged.
     """
 
     sample: str
@@ -79,6 +88,7 @@ class StoredDelta:
     n_wrong: tuple[int, ...]
     n_cnns: int
     source: str = "model"
+    n_says: tuple[int, ...] = ()
 
 
 def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
@@ -109,11 +119,11 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
                 stored += _averaged(study, sample, found)
                 agreements += agreement_rows(study, sample, found)
         counts["maps"] = len(stored)
-        study.write(REGIONS_FILE, pl.DataFrame(list(_regions(study, stored)), _REGIONS_SCHEMA))
+        write_regions(study.folder, _regions(study, stored))
         shapes = [row for one in samples for row in shape_rows(study, one)]
         study.write(SHAPES_FILE, pl.DataFrame(shapes))
         study.write(AGREEMENT_FILE, pl.DataFrame(agreements, _AGREEMENT_SCHEMA))
-        _write(study, stored)
+        write_deltas(study.folder, stored)
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
@@ -121,7 +131,7 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
 
     Args:
         study: with the stage done.
-        source: `model`, `reference` or `blind`.
+        source: one of `SOURCES`.
 
     Raises:
         DamagedDataError: the file cannot be read.
@@ -130,8 +140,10 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     try:
         with safe_open(path, framework="np") as file:
             for number, facts in enumerate(json.loads(file.metadata()["facts"])):
-                lists = ("classes", "n_used", "n_skipped", "n_wrong")
-                plain = facts | {name: tuple(facts[name]) for name in lists}
+                plain: dict[str, Any] = {
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in facts.items()
+                }
                 if plain.get("source", "model") == source:
                     yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -141,18 +153,19 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
         ) from None
 
 
-def _write(study: Study, stored: list[StoredDelta]) -> None:
-    """Δ and what belongs to it, in one file."""
+def write_deltas(folder: Path, stored: Sequence[StoredDelta]) -> Path:
+    """Write Δ and what belongs to it in one file, and say which."""
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
     data = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
-    write_bytes(study.folder / DECISIVENESS_FILE, data)
+    write_bytes(folder / DECISIVENESS_FILE, data)
+    return folder / DECISIVENESS_FILE
 
 
 def _can_be_localized(job: Job) -> bool:
     """True for CNNs that see one map a layer, as Δ has it: means or maxima over heads."""
     is_pooled = job.setting is not None and job.setting.pooling in ("mean", "max")
-    return job.source in _SOURCES and is_pooled
+    return job.source in SOURCES and is_pooled
 
 
 def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
@@ -192,7 +205,7 @@ def _halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
 def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[StoredDelta]:
     """Δ averaged over the CNNs of each source and attribution."""
     classes = sample_rows(study, sample).classes
-    for source in _SOURCES:
+    for source in SOURCES:
         for attribution in study.settings.localize.attributions:
             parts = [
                 pooled(one.halves)
@@ -222,33 +235,49 @@ def _stored(
         n_wrong=tuple(mean.n_wrong.tolist()),
         n_cnns=len(parts),
         source=source,
+        n_says=tuple(torch.stack([part.n_used > 0 for part in parts]).sum(dim=0).tolist()),
     )
 
 
-def _regions(study: Study, stored: list[StoredDelta]) -> Iterator[dict[str, Any]]:
-    """Where Δ of each class lies, a row a region."""
-    copies: dict[tuple[str, str], np.ndarray] = {}
-    for one in stored:
-        for index, name in enumerate(one.classes):
-            if (one.sample, name) not in copies:
-                copies[one.sample, name] = _mean_copies(study, one.sample, name)
-            channels = BLIND_CHANNELS if one.source == "blind" else ()
-            found = find_regions(one.delta[index], copies[one.sample, name], channels=channels)
-            for region in found:
-                yield {
-                    "sample": one.sample,
-                    "source": one.source,
-                    "attribution": one.attribution,
-                    "class": name,
-                    "region": region.name,
-                    "share": region.share if one.n_used[index] else None,
-                    "even": region.even,
-                    "ratio": region.ratio if one.n_used[index] else None,
-                }
+def write_regions(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Write the rows of `region_rows`, and say where."""
+    write_parquet(folder / REGIONS_FILE, pl.DataFrame(list(rows), _REGIONS_SCHEMA))
+    return folder / REGIONS_FILE
 
 
-def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
+def region_rows(one: StoredDelta, copies: Callable[[str], np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Where Δ of each class lies, a row a region.
+
+    Args:
+        one: Δ of a sample, source and attribution.
+        copies: gives for a class what `mean_copies` does.
+    """
+    channels = BLIND_CHANNELS if one.source == "blind" else ()
+    for index, name in enumerate(one.classes):
+        for region in find_regions(one.delta[index], copies(name), channels=channels):
+            yield {
+                "sample": one.sample,
+                "source": one.source,
+                "attribution": one.attribution,
+                "class": name,
+                "region": region.name,
+                "share": region.share if one.n_used[index] else None,
+                "even": region.even,
+                "ratio": region.ratio if one.n_used[index] else None,
+            }
+
+
+def mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
     """Of each edge the share of a class's evaluation sequences of which it is a copy edge."""
     rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
     mean: np.ndarray = class_copies(study, rows).double().mean(dim=0).numpy()
     return mean
+
+
+def _regions(study: Study, stored: list[StoredDelta]) -> Iterator[dict[str, Any]]:
+    """The rows of all maps of a study; copies of a class are found once."""
+    for sample in dict.fromkeys(one.sample for one in stored):
+        copies = cache(partial(mean_copies, study, sample))
+        for one in stored:
+            if one.sample == sample:
+                yield from region_rows(one, copies)

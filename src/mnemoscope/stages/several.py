@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_json, write_parquet
+from mnemoscope.atomic_write import made_folder, write_json, write_parquet
 from mnemoscope.benchmark.comparison import (
     Comparison,
     OurFigures,
@@ -21,7 +21,15 @@ from mnemoscope.stages.compare import COMPARISON_FILE, CONCLUSIONS_FILE, main_dr
 from mnemoscope.stages.labels import aliases_of, samples_of
 from mnemoscope.study import Study, is_study, stage_named
 
-__all__ = ["TOGETHER_FILE", "Together", "put_together", "write_together"]
+__all__ = [
+    "TOGETHER_FILE",
+    "Together",
+    "check_alike",
+    "check_different_models",
+    "name_models",
+    "put_together",
+    "write_together",
+]
 
 TOGETHER_FILE = "together.parquet"
 TOGETHER = "together"
@@ -60,9 +68,9 @@ def put_together(studies: Sequence[Study]) -> Together:
     """
     for study in studies:
         study.require("benchmark")
-    _check_alike(studies)
-    _check_different_models(studies)
-    models = _name_models(studies)
+    check_alike(studies)
+    check_different_models(studies)
+    models = name_models(studies)
     tables = [_model_rows(study) for study in studies]
     draws = [main_draws(study, stream=stream) for stream, study in enumerate(studies)]
     entries = [samples_of(study) for study in studies]
@@ -95,10 +103,7 @@ def write_together(folder: Path, together: Together) -> list[Path]:
     """
     if is_study(folder):
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
+    made_folder(folder)
     paths = [folder / name for name in (TOGETHER_FILE, COMPARISON_FILE, CONCLUSIONS_FILE)]
     write_parquet(paths[0], together.frame)
     write_parquet(paths[1], together.comparison.frame)
@@ -106,14 +111,22 @@ def write_together(folder: Path, together: Together) -> list[Path]:
     return paths
 
 
-def _check_alike(studies: Sequence[Study]) -> None:
-    """Refuse studies whose figures are not of one kind."""
+def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
+    """Refuse studies whose figures are not of one kind.
+
+    Args:
+        studies: two or more.
+        also: further settings that have to be equal, `section.key`.
+
+    Raises:
+        UserError: a study named twice, or made by other rules, with the difference.
+    """
     first = studies[0]
     folders = [study.folder.resolve() for study in studies]
     for place, study in enumerate(studies[1:], 1):
         if folders[place] in folders[:place]:
             raise UserError(f"{study.folder}: named twice, and would count twice. Name it once.")
-        ours, theirs = _rules(first), _rules(study)
+        ours, theirs = _rules(first, also), _rules(study, also)
         lines = [
             f"{key}: {ours[key]!r} in {first.folder}, {theirs[key]!r} in {study.folder}"
             for key in ours
@@ -150,19 +163,19 @@ def _shared_there(name: str, study: Study) -> str:
     return "" if alias is None else f" (in {study.folder} it labels as '{alias.of}' does)"
 
 
-def _rules(study: Study) -> dict[str, Any]:
-    """The settings that decide how classes are drawn and CNNs trained."""
+def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
+    """The settings that decide how classes are drawn and CNNs trained, and those named."""
     values = study.settings.as_dict()
     names = [f"label.{key}" for key in values["label"]]
     names += [name for name in stage_named("train").settings if name.startswith("train.")]
     found = {}
-    for name in [one for one in (*names, *_ALSO) if one not in _FREE]:
+    for name in [one for one in (*names, *_ALSO, *also) if one not in _FREE]:
         head, _, tail = name.partition(".")
         found[name] = values[head][tail]
     return found
 
 
-def _check_different_models(studies: Sequence[Study]) -> None:
+def check_different_models(studies: Sequence[Study]) -> None:
     """Refuse one model counted twice, as from a copied study."""
     seen: dict[str, Study] = {}
     for study in studies:
@@ -175,7 +188,7 @@ def _check_different_models(studies: Sequence[Study]) -> None:
             )
 
 
-def _name_models(studies: Sequence[Study]) -> tuple[str, ...]:
+def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
     """What each model is called: its name without a folder; the study's where two are equal."""
     names = [Path(study.record["models"]["model"]["name"]).name for study in studies]
     if len(set(names)) < len(names):
