@@ -20,7 +20,9 @@ MAY_IMPORT = {
     "cnn": {"maps"},
     "benchmark": {"taxonomy", "lm", "maps", "cnn"},
     "localize": {"cnn", "maps", "lm"},
-    "report": {"sequences", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize"},
+    "analysis": {"sequences", "taxonomy", "lm", "maps"},
+    "training": {"sequences", "taxonomy", "lm"},
+    "report": {"sequences", "taxonomy", "lm", "maps", "cnn", "benchmark", "localize", "analysis"},
     "engine": set(),
     "audit": {"sequences", "taxonomy", "lm", "maps", "cnn"},
     "embedded": {"lm", "sequences", "taxonomy"},
@@ -135,6 +137,7 @@ def _documented(docstring: str) -> set[str]:
         "import mnemoscope",
         "import mnemoscope.cli.app",
         "import mnemoscope.study",
+        "import mnemoscope.analysis.registry",
         "import mnemoscope.embedded",
     ],
 )

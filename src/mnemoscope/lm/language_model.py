@@ -56,6 +56,7 @@ def wrap_model(
     name: str = "in memory",
     revision: str | None = None,
     bos: str = "auto",
+    fingerprint: str | None = None,
 ) -> LanguageModel:
     """Describe a model that is already in memory, and set it to evaluation mode.
 
@@ -65,6 +66,7 @@ def wrap_model(
         name: what messages and records call it.
         revision: recorded as it is.
         bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
+        fingerprint: what to record in place of the weights' own, which costs a pass over them.
 
     Returns:
         The model with its figures; the weights are not copied.
@@ -93,7 +95,7 @@ def wrap_model(
         vocab_size=int(model.get_input_embeddings().num_embeddings),
         max_positions=_max_positions(text),
         bos_id=find_bos(tokenizer, bos),
-        fingerprint=fingerprint_model(model),
+        fingerprint=fingerprint_model(model) if fingerprint is None else fingerprint,
         attention_route=attention_route(model),
     )
 

@@ -1,0 +1,156 @@
+"""What was seen, step by step, in Parquet: one file a check, so that a kill loses nothing.
+
+A folder holds `windows.parquet` (what is watched), `watch.json` (of which windows, by which
+versions) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens
+that are the argmax after the true ones), `logprob` (mean a suffix token, natural logarithm) and,
+where the windows were decoded, `memorization_score`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mnemoscope import atomic_write
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.training.windows import WatchedWindows
+
+__all__ = ["History", "HistoryWriter", "read_history"]
+
+_FORMAT = 1
+_PART = re.compile(r"step-(\d+)\.parquet")
+_LIBRARIES = ("mnemoscope", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class History:
+    """All checks of one run.
+
+    Attributes:
+        windows: table of `WatchedWindows`.
+        checks: `step` (i64) and the columns of a check, sorted by step, windows in their order.
+    """
+
+    windows: pl.DataFrame = field(repr=False)
+    checks: pl.DataFrame = field(repr=False)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps at which was looked, rising."""
+        return self.checks["step"].unique().sort().to_list()
+
+    def joined(self) -> pl.DataFrame:
+        """Checks with `source` and `class` of their window."""
+        known = self.windows.select("window", "source", "class")
+        return self.checks.join(known, on="window", how="left", maintain_order="left")
+
+
+class HistoryWriter:
+    """Adds checks to a folder; opening it again goes on where it stood.
+
+    Attributes:
+        folder: of the history.
+    """
+
+    def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
+        """Open the folder, or make it.
+
+        Args:
+            folder: made where it is missing.
+            windows: what is watched.
+            facts: of the run, recorded in `watch.json`.
+
+        Raises:
+            UserError: the folder holds a history of other windows, or cannot be written to.
+        """
+        self.folder = Path(folder)
+        record = self.folder / "watch.json"
+        if record.exists():
+            if _read_record(self.folder)["windows"] != windows.digest:
+                raise UserError(
+                    f"{self.folder}: holds a history of other windows. Give another folder, or "
+                    "watch the same texts with the same tokenizer."
+                )
+            return
+        try:
+            (self.folder / "checks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be made ({error.strerror}).") from error
+        atomic_write.write_parquet(self.folder / "windows.parquet", windows.table)
+        versions = {name: metadata.version(name) for name in _LIBRARIES}
+        atomic_write.write_json(
+            record,
+            {"format": _FORMAT, "windows": windows.digest, "versions": versions, **facts},
+        )
+
+    def has(self, step: int) -> bool:
+        """Whether a step has been looked at."""
+        return self._path(step).exists()
+
+    def add(self, step: int, check: pl.DataFrame) -> None:
+        """Write one check, whole or not at all; a check of the same step is replaced.
+
+        Raises:
+            NoRoomError: the disk is full.
+        """
+        atomic_write.write_parquet(self._path(step), check)
+
+    def drop_after(self, step: int) -> int:
+        """Forget checks after a step from which a run begins anew; gives how many they were."""
+        late = [path for found, path in _parts(self.folder) if found > step]
+        for path in late:
+            path.unlink()
+        return len(late)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / "checks" / f"step-{step:09d}.parquet"
+
+
+def read_history(folder: Path | str) -> History:
+    """Read what a callback, a watch or `mnemoscope track` wrote.
+
+    Raises:
+        UserError: no history there, or no check in it yet.
+        DamagedDataError: a file of it is torn.
+    """
+    folder = Path(folder)
+    _read_record(folder)
+    parts = list(_parts(folder))
+    if not parts:
+        raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
+    frames = [
+        _read(path).select(pl.lit(step, dtype=pl.Int64).alias("step"), pl.all())
+        for step, path in parts
+    ]
+    return History(_read(folder / "windows.parquet"), pl.concat(frames, how="diagonal"))
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "watch.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no history of memorization (no watch.json).")
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedDataError(f"{path}: cannot be read. Begin a new history.") from error
+    if found.get("format") != _FORMAT:
+        raise UserError(f"{path}: format {found.get('format')}, this version reads {_FORMAT}.")
+    return found
+
+
+def _parts(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The checks of a folder by step, rising."""
+    named = [(_PART.fullmatch(path.name), path) for path in (folder / "checks").glob("step-*")]
+    yield from sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DamagedDataError(f"{path}: cannot be read. Delete it; the others stay.") from error

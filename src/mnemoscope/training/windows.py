@@ -1,0 +1,199 @@
+"""What is watched: a fixed set of windows, each Guess or Recall by the rule on its text."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.bos import find_bos
+from mnemoscope.sequences.features import add_features
+from mnemoscope.sequences.patterns import PatternMode
+from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.sequences.windows import WindowCutter
+from mnemoscope.taxonomy.nodes import parse_node
+
+__all__ = ["CONTROL", "GUESS", "RECALL", "WatchedWindows"]
+
+GUESS = "Guess"
+RECALL = "Recall"
+CONTROL = "control"
+"""Source of windows that are kept out of training: what is reproduced of them is no memory."""
+
+_COLUMNS = ["window", "source", "class", "tokens", "text"]
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class WatchedWindows:
+    """Windows and what is known of them before any model sees them.
+
+    Attributes:
+        table: columns `window` (its name, each once), `source` (``document``, ``canary``,
+            ``control`` or a word of the user's), `class` (``Guess`` where its text lets it be
+            guessed by the paper's rule Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all
+            of one length, and `text`.
+        bos_id: token that the model sees in front of each, or None.
+    """
+
+    table: pl.DataFrame = field(repr=False)
+    bos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.table.is_empty():
+            raise UserError("no window to watch. Give longer texts.")
+        if self.table["window"].is_duplicated().any():
+            twice = self.table.filter(pl.col("window").is_duplicated())["window"][0]
+            raise UserError(f"window '{twice}' is there twice. Give each text another name.")
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Mapping[str, str] | Sequence[str],
+        tokenizer: Any,
+        *,
+        source: str = "document",
+        length: int = 64,
+        stride: int = 64,
+        most: int = _MOST,
+        seed: int = 0,
+        bos: str = "auto",
+        patterns: PatternMode = "published",
+    ) -> "WatchedWindows":
+        """Cut texts into windows; of more than `most` a seeded sample is kept, in order.
+
+        Args:
+            texts: by name, or without names (they are then called 0, 1, …).
+            tokenizer: the model's, a Hugging Face tokenizer.
+            source: ``document``, ``canary``, ``control`` for texts kept out of training, or any.
+            length: tokens a window, an even number; the first half is the prefix.
+            stride: tokens from one window to the next.
+            most: how many windows are kept.
+            seed: of the sample.
+            bos: as for `load_model`.
+            patterns: mode of `find_pattern`.
+
+        Raises:
+            UserError: no text as long as a window, or an odd length.
+        """
+        _check_length(length)
+        cutter = WindowCutter(tokenizer, length=length, stride=stride)
+        named = texts if isinstance(texts, Mapping) else dict(enumerate(texts))
+        rows = [
+            (f"{source}:{name}:{number}", source, window.tokens, window.text)
+            for name, text in named.items()
+            for number, window in enumerate(cutter.cut(text))
+        ]
+        if not rows:
+            raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
+        if len(rows) > most:
+            kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
+            rows = [rows[row] for row in kept]
+        frame = pl.DataFrame(
+            rows,
+            schema={
+                "window": pl.String,
+                "source": pl.String,
+                "tokens": pl.List(pl.Int32),
+                "text": pl.String,
+            },
+            orient="row",
+        )
+        return cls(_classify(frame, length, patterns), find_bos(tokenizer, bos))
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pl.DataFrame | Path | str,
+        tokenizer: Any,
+        *,
+        source: str = "document",
+        most: int | None = None,
+        seed: int = 0,
+        bos: str = "auto",
+        patterns: PatternMode = "published",
+    ) -> "WatchedWindows":
+        """Watch the sequences of a table: `sequence_id` and `tokens`, all of one length.
+
+        Args:
+            table: a frame, or a `.parquet` or `.jsonl` file.
+            tokenizer: the model's; it writes the tokens out for the rule on patterns.
+            source: of windows for which the table's own column `source` says nothing.
+            most: keep a seeded sample of so many; None keeps all.
+            seed: of the sample.
+            bos: as for `load_model`.
+            patterns: mode of `find_pattern`.
+
+        Raises:
+            UserError: columns missing, tokens of several lengths or of an odd one.
+        """
+        frame = table if isinstance(table, pl.DataFrame) else read_table(table)
+        tokens = token_matrix(frame)
+        _check_length(tokens.shape[1])
+        if most is not None and frame.height > most:
+            kept = np.sort(np.random.default_rng(seed).permutation(frame.height)[:most])
+            frame, tokens = frame[kept.tolist()], tokens[kept]
+        texts = WindowCutter(tokenizer, length=tokens.shape[1]).decode(tokens.tolist())
+        has_source = frame.schema.get("source") == pl.String
+        rows = frame.select(
+            pl.col("sequence_id").cast(pl.String).alias("window"),
+            (pl.col("source").fill_null(source) if has_source else pl.lit(source)).alias("source"),
+            pl.col("tokens").cast(pl.List(pl.Int32)),
+            pl.Series("text", texts, dtype=pl.String),
+        )
+        return cls(_classify(rows, tokens.shape[1], patterns), find_bos(tokenizer, bos))
+
+    def __add__(self, other: "WatchedWindows") -> "WatchedWindows":
+        """Watch both; their windows must be of one length and one tokenizer's."""
+        if (self.length, self.bos_id) != (other.length, other.bos_id):
+            raise UserError(
+                f"windows of {self.length} and {other.length} tokens, or of two tokenizers, cannot "
+                "be watched together. Cut both in the same way."
+            )
+        return WatchedWindows(pl.concat([self.table, other.table]), self.bos_id)
+
+    def __len__(self) -> int:
+        return self.table.height
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """Token ids, int32, shape (windows, length)."""
+        return token_matrix(self.table)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a window."""
+        return len(self.table["tokens"][0])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of names, tokens, classes and the prepended token."""
+        found = hashlib.sha256(np.ascontiguousarray(self.tokens, dtype="<i4").tobytes())
+        found.update(repr((self.tokens.shape, self.bos_id)).encode())
+        for row in self.table.select("window", "source", "class").iter_rows():
+            found.update(repr(row).encode())
+        return found.hexdigest()
+
+
+def _check_length(length: int) -> None:
+    if length < 2 or length % 2:
+        raise UserError(
+            f"windows of {length} tokens: an even number is needed, half is the prefix."
+        )
+
+
+def _classify(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
+    """Add the class that a window has once it is reproduced."""
+    ids = pl.Series("sequence_id", range(frame.height), dtype=pl.Int64)
+    features = add_features(
+        frame.select(ids, "text", "tokens"), length=length, patterns=patterns, code="off"
+    )
+    is_guess = features.select(parse_node(GUESS).expression).to_series()
+    classes = [GUESS if guess else RECALL for guess in is_guess]
+    return frame.with_columns(pl.Series("class", classes, dtype=pl.String)).select(_COLUMNS)

@@ -1,0 +1,65 @@
+"""A small network of the embedded architecture and texts that it can learn within seconds."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from mnemoscope.embedded import model_path
+from mnemoscope.training import WatchedWindows, make_canaries
+
+N_TEXTS = 6
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(model_path())
+
+
+@pytest.fixture(scope="session")
+def texts(tokenizer) -> SimpleNamespace:
+    """Texts that are trained on, twins that are not, and one that can be guessed."""
+    return SimpleNamespace(
+        trained=make_canaries(tokenizer, N_TEXTS, seed=0),
+        held_out=make_canaries(tokenizer, N_TEXTS, seed=1),
+        guessable=["\n".join(f"{i}. item number {i}" for i in range(10, 60))],
+    )
+
+
+@pytest.fixture(scope="session")
+def windows(texts, tokenizer) -> WatchedWindows:
+    return (
+        WatchedWindows.from_texts(texts.trained, tokenizer, source="canary", stride=4096)
+        + WatchedWindows.from_texts(texts.held_out, tokenizer, source="control", stride=4096)
+        + WatchedWindows.from_texts(texts.guessable, tokenizer, most=3)
+    )
+
+
+@pytest.fixture
+def network(tokenizer) -> GPTNeoXForCausalLM:
+    """The embedded architecture, smaller, with dropout so that random draws matter."""
+    torch.manual_seed(0)
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=128,
+            hidden_dropout=0.05,
+            attention_dropout=0.05,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def rows(texts, tokenizer) -> list[dict[str, list[int]]]:
+    """Training examples: the first window of each trained text."""
+    ids = [tokenizer(text)["input_ids"][:64] for text in texts.trained]
+    assert np.shape(ids) == (N_TEXTS, 64)
+    return [{"input_ids": one, "labels": one} for one in ids]

@@ -1,0 +1,49 @@
+"""One process of a training run in parallel; run by `test_ddp.py`, not by itself."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+sys.path.append(str(Path(__file__).parent))
+
+from test_callback import Logger, make_trainer
+
+from mnemoscope.embedded import model_path
+from mnemoscope.training import MemorizationCallback, WatchedWindows, make_canaries
+
+
+def main(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    texts = make_canaries(tokenizer, 4, seed=0)
+    ids = [tokenizer(text)["input_ids"][:64] for text in texts]
+    torch.manual_seed(0)
+    network = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+        )
+    )
+    rows = [{"input_ids": one, "labels": one} for one in ids]
+    trainer = make_trainer(
+        network, rows, folder, per_device_train_batch_size=2, max_steps=200, ddp_backend="gloo"
+    )
+    logger = Logger()
+    windows = WatchedWindows.from_texts(texts, tokenizer, source="canary", stride=4096)
+    trainer.add_callback(logger)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
+    trainer.train()
+    seen = [step for step, logs in logger.logs if "memorization/recall" in logs]
+    rank = torch.distributed.get_rank()
+    weights = sum(value.double().sum().item() for value in network.state_dict().values())
+    (folder / f"rank-{rank}.txt").write_text(
+        f"{torch.distributed.get_world_size()} {trainer.state.global_step} {weights!r} {len(seen)}"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,169 @@
+"""The Trainer logs memorization, stops on it, and resumes with it."""
+
+from copy import deepcopy
+
+import polars as pl
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from mnemoscope.errors import UserError
+from mnemoscope.training import MemorizationCallback, WatchedWindows, read_history
+
+
+class Logger(TrainerCallback):
+    """Stands where TensorBoard's callback does, and gets what it gets."""
+
+    def __init__(self) -> None:
+        self.logs: list[tuple[int, dict]] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append((state.global_step, dict(logs)))
+
+
+def make_trainer(network, rows, folder, **settings) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        **{
+            "per_device_train_batch_size": len(rows),
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "constant",
+            "max_steps": 40,
+            "logging_steps": 1000,
+            "save_strategy": "no",
+            "report_to": [],
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "seed": 0,
+        }
+        | settings,
+    )
+    return Trainer(network, arguments, train_dataset=rows)
+
+
+def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_path):
+    trainer = make_trainer(network, rows, tmp_path)
+    logger = Logger()
+    trainer.add_callback(logger)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=15))
+    trainer.train()
+    logged = {step: logs for step, logs in logger.logs if "memorization/recall" in logs}
+    assert list(logged) == [0, 15, 30, 40]
+    history = read_history(tmp_path / "memorization")
+    assert history.steps == [0, 15, 30, 40]
+    shares = (
+        history.joined()
+        .filter(pl.col("source") == "canary")
+        .group_by("step", maintain_order=True)
+        .agg(pl.col("is_memorized").mean())
+    )
+    assert {step: logs["memorization/recall"] for step, logs in logged.items()} == dict(
+        shares.iter_rows()
+    )
+    assert logged[40]["memorization/recall"] > 0.5 > logged[0]["memorization/recall"] == 0
+    assert logged[40]["memorization/control"] == 0
+    assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
+
+
+def test_steps_are_optimizer_steps_under_gradient_accumulation(network, rows, windows, tmp_path):
+    trainer = make_trainer(
+        network,
+        rows,
+        tmp_path,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=3,
+        max_steps=6,
+    )
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
+    trainer.train()
+    assert read_history(tmp_path / "memorization").steps == [0, 2, 4, 6]
+
+
+def test_training_stops_above_the_share(network, rows, windows, tmp_path, caplog):
+    trainer = make_trainer(network, rows, tmp_path, max_steps=200)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
+    trainer.train()
+    assert trainer.state.global_step < 100
+    seen = read_history(tmp_path / "memorization").joined().filter(pl.col("source") == "canary")
+    shares = seen.group_by("step", maintain_order=True).agg(pl.col("is_memorized").mean())
+    values = shares["is_memorized"].to_list()
+    assert values[-1] > 0.4
+    assert max(values[:-1]) <= 0.4
+    assert "training stops" in caplog.text
+
+
+def test_resumed_run_sees_what_an_undisturbed_one_sees(rows, windows, tokenizer, tmp_path):
+    # Not GPT-NeoX: transformers' Trainer does not find its head again in a checkpoint.
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    network = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, attention_dropout=0.1, **sizes)
+    )
+    settings = {"save_strategy": "steps", "save_steps": 8, "max_steps": 16}
+    twin = deepcopy(network)
+    whole = make_trainer(network, rows, tmp_path / "whole", **settings)
+    whole.add_callback(MemorizationCallback(whole, windows, every=4))
+    whole.train()
+    # The same run, given up at step 12 and taken up from its checkpoint of step 8.
+    first = make_trainer(deepcopy(twin), rows, tmp_path / "again", **settings | {"max_steps": 12})
+    first.add_callback(MemorizationCallback(first, windows, every=4))
+    first.train()
+    second = make_trainer(twin, rows, tmp_path / "again", **settings)
+    second.add_callback(MemorizationCallback(second, windows, every=4))
+    second.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-8"))
+    for path in sorted((tmp_path / "whole" / "memorization" / "checks").iterdir()):
+        other = tmp_path / "again" / "memorization" / "checks" / path.name
+        assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_adapters_are_watched_in_training(network, rows, windows, tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(
+        network, peft.LoraConfig(r=32, lora_alpha=64, target_modules="all-linear")
+    )
+    trainer = make_trainer(adapted, rows, tmp_path, max_steps=10)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=10))
+    trainer.train()
+    logprobs = (
+        read_history(tmp_path / "memorization")
+        .joined()
+        .filter(pl.col("source") == "canary")
+        .group_by("step", maintain_order=True)
+        .agg(pl.col("logprob").mean())["logprob"]
+    )
+    assert logprobs[1] > logprobs[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"every": 0}, "every 0"),
+        ({"stop_recall": 1.5}, "share from 0 to 1"),
+        ({"stop_recall": -0.1}, "share from 0 to 1"),
+    ],
+)
+def test_bad_settings_are_refused(network, rows, windows, tmp_path, settings, words):
+    trainer = make_trainer(network, rows, tmp_path)
+    with pytest.raises(UserError, match=words):
+        MemorizationCallback(trainer, windows, **settings)
+
+
+def test_stop_without_recall_windows_and_spread_models_are_refused(
+    network, rows, texts, tokenizer, tmp_path
+):
+    trainer = make_trainer(network, rows, tmp_path)
+    guesses = WatchedWindows.from_texts(texts.guessable, tokenizer)
+    with pytest.raises(UserError, match="none of the watched windows"):
+        MemorizationCallback(trainer, guesses, stop_recall=0.1)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(UserError, match="FSDP"):
+        MemorizationCallback(trainer, guesses)
+
+
+def test_default_generator_is_where_it_would_be(network, windows):
+    from mnemoscope.training import MemorizationWatch
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    MemorizationWatch(windows).check(network, 0)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,145 @@
+"""A look at a model in training: right figures, and a model that does not notice."""
+
+import copy
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.lm import scan_memorized, wrap_model
+from mnemoscope.training import MemorizationWatch, WatchedWindows, read_history
+
+
+def train(network, rows, n_steps, watch=None, every=5):
+    """A loop of one's own; gives the losses."""
+    torch.manual_seed(1)
+    network.train()
+    batch = torch.tensor([row["input_ids"] for row in rows])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    losses = []
+    for step in range(1, n_steps + 1):
+        loss = network(input_ids=batch, labels=batch).loss
+        loss.backward()
+        if watch is not None and step % every == 0:
+            watch.check(network, step)  # with gradients waiting
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_does_not_notice_that_it_is_watched(network, rows, windows, tmp_path):
+    twin = copy.deepcopy(network)
+    watched = train(network, rows, 12, MemorizationWatch(windows, tmp_path / "m"))
+    assert watched == train(twin, rows, 12)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+
+
+def test_every_module_gets_its_own_mode_back(network, windows):
+    network.train()
+    network.gpt_neox.layers[0].eval()
+    before = {name: module.training for name, module in network.named_modules()}
+    MemorizationWatch(windows).check(network, 1)
+    assert {name: module.training for name, module in network.named_modules()} == before
+    assert len(set(before.values())) == 2
+
+
+def test_figures_are_those_of_the_models_own_logits(network, rows, windows, tmp_path):
+    train(network, rows, 60)
+    watch = MemorizationWatch(windows, tmp_path / "m", batch_size=5)
+    metrics = watch.check(network, 60)
+    network.eval()
+    tokens = torch.from_numpy(windows.tokens.astype(np.int64))
+    with torch.no_grad():
+        logits = network(input_ids=tokens).logits[:, 31:-1]
+    right = (logits.argmax(-1) == tokens[:, 32:]).numpy()
+    logprobs = torch.log_softmax(logits, -1).gather(2, tokens[:, 32:, None]).squeeze(2).numpy()
+    seen = read_history(tmp_path / "m").joined()
+    assert seen["is_memorized"].to_list() == right.all(1).tolist()
+    assert np.allclose(seen["right"], right.mean(1), atol=1e-6)
+    assert np.allclose(seen["logprob"], logprobs.mean(1), atol=1e-4)
+    scan = scan_memorized(wrap_model(network), windows.tokens, batch_size=32)
+    assert seen["is_memorized"].to_list() == np.concatenate([b.is_memorized for b in scan]).tolist()
+    is_canary = (windows.table["source"] == "canary").to_numpy()
+    assert metrics["memorization/recall"] == right[is_canary].all(1).mean()
+    assert metrics["memorization/recall_logprob"] == pytest.approx(
+        logprobs[is_canary].mean(), abs=1e-4
+    )
+
+
+def test_trained_canaries_are_recalled_and_their_twins_are_not(network, rows, windows, tmp_path):
+    watch = MemorizationWatch(windows, tmp_path / "m")
+    watch.check(network, 0)
+    train(network, rows, 80, watch, every=20)
+    seen = read_history(tmp_path / "m")
+    assert seen.steps == [0, 20, 40, 60, 80]
+    share = seen.joined().group_by("source", "step").agg(pl.col("is_memorized").mean())
+    by_key = {(source, step): value for source, step, value in share.iter_rows()}
+    assert by_key["canary", 0] == 0
+    assert by_key["canary", 80] > 0.5
+    assert all(value == 0 for (source, _), value in by_key.items() if source == "control")
+
+
+def test_wrapped_models_are_seen_as_the_plain_one(network, windows):
+    plain = MemorizationWatch(windows).check(network, 0)
+    wrapped = MemorizationWatch(windows).check(torch.nn.DataParallel(network), 0)
+    plain.pop("memorization/seconds")
+    wrapped.pop("memorization/seconds")
+    assert plain == wrapped
+
+
+def test_adapters_of_weights_are_seen_and_prompts_refused(network, windows):
+    peft = pytest.importorskip("peft")
+    plain = MemorizationWatch(windows).check(copy.deepcopy(network), 0)
+    adapted = peft.get_peft_model(
+        copy.deepcopy(network), peft.LoraConfig(target_modules=["query_key_value"])
+    )
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    seen = MemorizationWatch(windows).check(adapted, 0)
+    merged = MemorizationWatch(windows).check(adapted.merge_and_unload(), 0)
+    assert seen["memorization/recall_logprob"] == pytest.approx(
+        merged["memorization/recall_logprob"], abs=1e-4
+    )
+    assert abs(seen["memorization/recall_logprob"] - plain["memorization/recall_logprob"]) > 1e-2
+    prompted = peft.get_peft_model(
+        copy.deepcopy(network),
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    )
+    with pytest.raises(UserError, match="prompts or prefixes"):
+        MemorizationWatch(windows).check(prompted, 0)
+
+
+def test_history_of_other_windows_is_refused(network, windows, tokenizer, texts, tmp_path):
+    MemorizationWatch(windows, tmp_path / "m").check(network, 0)
+    other = WatchedWindows.from_texts(texts.trained, tokenizer)
+    with pytest.raises(UserError, match="history of other windows"):
+        MemorizationWatch(other, tmp_path / "m")
+    assert MemorizationWatch(windows, tmp_path / "m").begin(0) == 0
+
+
+def test_missing_empty_and_torn_histories_say_what_is_wrong(network, windows, tmp_path):
+    with pytest.raises(UserError, match="no history"):
+        read_history(tmp_path)
+    watch = MemorizationWatch(windows, tmp_path / "m")
+    with pytest.raises(UserError, match="holds no check"):
+        read_history(tmp_path / "m")
+    watch.check(network, 7)
+    part = tmp_path / "m" / "checks" / "step-000000007.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(DamagedDataError, match=r"step-000000007.parquet: cannot be read"):
+        read_history(tmp_path / "m")
+
+
+def test_a_model_of_other_tokens_is_refused(windows):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    small = GPTNeoXForCausalLM(
+        GPTNeoXConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    with pytest.raises(UserError, match="another tokenizer"):
+        MemorizationWatch(windows).check(small, 0)

@@ -1,0 +1,82 @@
+"""What is watched: right tokens, right classes, the same draw for the same seed."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.embedded import sequences_path
+from mnemoscope.errors import UserError
+from mnemoscope.sequences.rouge import rouge_3, rouge_l
+from mnemoscope.training import WatchedWindows, make_canaries
+
+
+def test_counting_text_is_guess_and_drawn_words_are_recall(windows):
+    found = dict(windows.table.group_by("source").agg(pl.col("class").unique()).iter_rows())
+    assert found == {"canary": ["Recall"], "control": ["Recall"], "document": ["Guess"]}
+
+
+def test_class_is_the_papers_rule_on_the_embedded_sequences(tokenizer):
+    windows = WatchedWindows.from_table(sequences_path(), tokenizer, most=400, seed=3)
+    halves = np.split(windows.tokens, 2, axis=1)
+    by_rouge = (rouge_l(*halves) >= 0.5) | (rouge_3(*halves) >= 0.5)
+    is_guess = (windows.table["class"] == "Guess").to_numpy()
+    assert by_rouge.any()
+    assert is_guess[by_rouge].all()  # the others are Guess by pattern or not at all
+    table = pl.read_parquet(sequences_path()).with_columns(pl.col("sequence_id").cast(pl.String))
+    joined = windows.table.join(table, left_on="window", right_on="sequence_id")
+    assert joined.height == 400
+    assert joined["tokens"].to_list() == joined["tokens_right"].to_list()
+
+
+def test_tokens_are_those_of_the_text(tokenizer, texts):
+    windows = WatchedWindows.from_texts({"a": texts.guessable[0]}, tokenizer, stride=16, most=999)
+    ids = tokenizer(texts.guessable[0], add_special_tokens=False)["input_ids"]
+    assert len(windows) == (len(ids) - 64) // 16 + 1
+    for number, row in enumerate(windows.tokens.tolist()):
+        assert row == ids[16 * number : 16 * number + 64]
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31), most=st.integers(1, 20))
+def test_sample_depends_on_the_seed_alone_and_keeps_the_order(tokenizer, seed, most):
+    texts = ["\n".join(f"{i}. item number {i}" for i in range(200))]
+    draws = [
+        WatchedWindows.from_texts(texts, tokenizer, stride=8, most=most, seed=seed)
+        for _ in range(2)
+    ]
+    assert draws[0].digest == draws[1].digest
+    numbers = [int(name.rsplit(":")[-1]) for name in draws[0].table["window"]]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == most
+
+
+def test_digest_tells_other_windows_apart(windows, tokenizer, texts):
+    other = WatchedWindows.from_texts(texts.trained, tokenizer, source="canary", stride=4096)
+    assert windows.digest != other.digest
+
+
+def test_canaries_differ_and_come_back_with_their_seed(tokenizer):
+    one, again, other = (make_canaries(tokenizer, 8, seed=seed) for seed in (0, 0, 1))
+    assert one == again
+    assert len({*one, *other}) == 16
+    assert all(len(tokenizer(text)["input_ids"]) >= 64 for text in one)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [(["short"], "no text of 64 tokens among 1"), ([], "no text of 64 tokens among 0")],
+)
+def test_texts_without_a_window_are_refused(tokenizer, texts, words):
+    with pytest.raises(UserError, match=words):
+        WatchedWindows.from_texts(texts, tokenizer)
+
+
+def test_odd_length_and_twice_the_same_window_are_refused(tokenizer, texts, windows):
+    with pytest.raises(UserError, match="even number"):
+        WatchedWindows.from_texts(texts.trained, tokenizer, length=63)
+    with pytest.raises(UserError, match="is there twice"):
+        windows + windows
+    with pytest.raises(UserError, match="cannot be watched together"):
+        windows + WatchedWindows.from_texts(texts.trained, tokenizer, length=32, source="x")
