@@ -91,6 +91,10 @@ class SequenceSettings(_Settings):
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
     )
+    pad: bool = Field(
+        default=False,
+        description="Take a table's shorter tokens too, padded on the right; for capture alone.",
+    )
     limit: int | None = Field(
         default=None, ge=1, description="Keep at most this many sequences, drawn at random."
     )

@@ -28,6 +28,7 @@ _TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
 # Settings that came later, each with the value under which a stage gives what it gave without.
 NEUTRAL: dict[str, Any] = {
+    "sequences.pad": False,
     "label.both_splits": False,
     "capture.per_head": False,
     "train.device": "cpu",

@@ -7,6 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.stages.models import Models
+from mnemoscope.stages.sequences import found_study
 from mnemoscope.study import Study
 from tiny_models import save_model
 
@@ -34,7 +36,7 @@ def stored(folder, pooling: str) -> torch.Tensor:
     return unpack_triangle(maps.read(torch.arange(len(maps))))
 
 
-@pytest.mark.parametrize("length", [64, 16])
+@pytest.mark.parametrize("length", [64, 16, 78])
 def test_a_table_of_tokens_is_enough(tiny, tmp_path, call, length):
     table, folder = tokens_table(tmp_path / "t.parquet", length=length), tmp_path / "study"
     chosen = [] if length == 64 else ["--set", f"sequences.length={length}"]
@@ -78,15 +80,95 @@ def test_rows_of_unequal_length_are_refused(tiny, tmp_path, refused):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_rows_are_refused_whichever_side(tiny, tmp_path, refused, side):
+def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(tiny, tmp_path, call, side):
+    """At one batch size bit for bit: the padded rows share one batch, here and alone."""
+    place = slice(20, 64) if side == "left" else slice(0, 44)
     mask = np.ones((12, 64), dtype=np.int64)
-    mask[5, slice(None, 4) if side == "left" else slice(-4, None)] = 0
+    mask[4:7] = 0
+    mask[4:7, place] = 1
     table = tokens_table(
         tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask.tolist())
     )
     folder = tmp_path / "study"
+    done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
+    assert done.status == 0, done.err
+    tokens = np.array(pl.read_parquet(table)["tokens"].to_list())
+    mean, largest = pooled_afterwards(tiny.model, tokens[4:7, place])
+    for pooling, wanted in (("mean", mean), ("max", largest)):
+        found = stored(folder, pooling)[4:7]
+        assert torch.equal(found[:, :, place, place], wanted.half())
+        found[:, :, place, place] = 0
+        assert not found.any()
+    whole, _ = pooled_afterwards(tiny.model, np.delete(tokens, slice(4, 7), axis=0))
+    kept = [row for row in range(12) if row not in (4, 5, 6)]
+    assert torch.equal(stored(folder, "mean")[kept], whole.half())
+
+
+def test_shorter_rows_are_padded_where_that_is_asked_for(tiny, tmp_path, call):
+    table, folder = tokens_table(tmp_path / "t.parquet"), tmp_path / "study"
+    frame = pl.read_parquet(table)
+    shorter = pl.when(pl.col("sequence_id") == 10).then(pl.col("tokens").list.head(50))
+    frame.with_columns(shorter.otherwise("tokens").alias("tokens")).write_parquet(table)
+    flags = ("--model", tiny.model, "--sequences", table, "--set", "sequences.pad=true")
+    done = call("capture", *flags, "-o", folder)
+    assert done.status == 0, done.err
+    tokens = np.array([pl.read_parquet(table)["tokens"][3].to_list()])
+    assert tokens.shape == (1, 50)
+    assert torch.equal(stored(folder, "mean")[3, :, :50, :50], _mean(tiny, tokens))
+    assert not stored(folder, "mean")[3, :, 50:].any()
+
+
+def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call):
+    mask = np.ones((12, 64), dtype=np.int64)
+    mask[::5, :9] = 0
+    table = tokens_table(
+        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask.tolist())
+    )
+    flags = ("--model", tiny.model, "--sequences", table, "--set", "capture.shard_rows=4", "-q")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert call("capture", *flags, "-o", whole).status == 0
+    settings = Study(whole).settings
+    found_study(parts, settings, Models(settings))
+    for part in ("1/2", "2/2"):
+        done = call("capture", parts, "--part", part, "-q")
+        assert done.status == 0, done.err
+    assert call("merge", parts).status == 0
+    for file in (whole / "maps" / "model").iterdir():
+        assert (parts / "maps" / "model" / file.name).read_bytes() == file.read_bytes()
+
+
+def _mean(tiny, tokens):
+    return pooled_afterwards(tiny.model, tokens)[0][0].half()
+
+
+@pytest.mark.parametrize("verb", ["continue", "features"])
+def test_verbs_that_need_whole_sequences_refuse_padded_ones(tiny, tmp_path, call, refused, verb):
+    mask = [[1] * 64] * 11 + [[0] * 5 + [1] * 59]
+    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
+    folder = tmp_path / "study"
+    flags = ("--model", tiny.model, "--sequences", table, "-o", folder)
+    assert call("capture", *flags).status == 0
+    assert "1 of 12 sequences are padded" in refused(verb, folder)
+    if verb == "continue":
+        assert "1 of 12 sequences are padded" in refused(verb, folder, "--part", "1/2")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([1] * 30 + [0] + [1] * 33, "row 0: padding between its tokens"),
+        ([0] * 64, "row 0: no token at all"),
+        ([2] * 64, "values other than 1"),
+        ([0] + [1] * 62, "shape"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_refused(tiny, tmp_path, refused, row, words):
+    mask = [row] * 12
+    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
+    folder = tmp_path / "study"
     line = refused("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
-    assert "row 5: padded" in line
+    assert str(table) in line
+    assert words in line
     assert not folder.exists()
 
 

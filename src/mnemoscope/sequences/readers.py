@@ -54,6 +54,7 @@ def read_sequences(
     length: int = 64,
     stride: int = 64,
     limit: int | None = None,
+    pad: bool = False,
 ) -> ReadResult:
     """Read sequences; the text of a document is cut into windows of equally many tokens.
 
@@ -67,6 +68,7 @@ def read_sequences(
         length: tokens a sequence.
         stride: tokens from one window of a document to the next.
         limit: stop after this many sequences; None reads all.
+        pad: take a table's shorter `tokens` too, padded on the right (`attention_mask`).
 
     Raises:
         UserError: nothing there, nothing that is text, no text as long as a sequence, or a table
@@ -75,7 +77,7 @@ def read_sequences(
     """
     path = _existing(path)
     if _is_table(path):
-        return _read_rows(path, tokenizer, length, stride, limit)
+        return _read_rows(path, tokenizer, length, stride, limit, pad=pad)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
     return _read_documents(path, WindowCollector(cutter, limit=limit))
 
@@ -112,7 +114,13 @@ def _corpus_arrays(path: Path, tokenizer: Any | None) -> Iterator[np.ndarray]:
 
 
 def _read_rows(
-    path: Path, tokenizer: Any | None, length: int, stride: int, limit: int | None
+    path: Path,
+    tokenizer: Any | None,
+    length: int,
+    stride: int,
+    limit: int | None,
+    *,
+    pad: bool,
 ) -> ReadResult:
     """Sequences of a table, from its tokens or from its texts."""
     frame = read_table(path)
@@ -122,7 +130,7 @@ def _read_rows(
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], str(path))
     if has_values(frame, "tokens"):
-        frame = take_tokens(frame, tokenizer, length=length, where=str(path))
+        frame = take_tokens(frame, tokenizer, length=length, where=str(path), pad=pad)
         frame = frame if limit is None else frame.head(limit)
         document = "document" if has_values(frame, "document") else "sequence_id"
         return ReadResult(frame, frame[document].n_unique())

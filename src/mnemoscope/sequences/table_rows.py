@@ -54,7 +54,7 @@ def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def take_tokens(
-    frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str
+    frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str, pad: bool = False
 ) -> pl.DataFrame:
     """Check rows that are sequences already, and complete them.
 
@@ -63,6 +63,7 @@ def take_tokens(
         tokenizer: decodes them into `text` where the table has none; None leaves it out.
         length: tokens a sequence.
         where: name of the table for messages.
+        pad: pad shorter rows on the right, and say so in `attention_mask`.
 
     Returns:
         The table, rows numbered where they have no `sequence_id`.
@@ -72,11 +73,25 @@ def take_tokens(
     """
     if "sequence_id" not in frame.columns:
         frame = frame.with_columns(_numbers())
+    if pad:
+        frame = _pad(frame, length)
     check_sequences(frame, where=where, length=length)
     if not has_values(frame, "text") and tokenizer is not None:
         texts = WindowCutter(tokenizer, length=length).decode(frame["tokens"].to_list())
         frame = frame.with_columns(pl.Series("text", texts, dtype=pl.String))
     return _in_order(frame)
+
+
+def _pad(frame: pl.DataFrame, length: int) -> pl.DataFrame:
+    """Lengthen `tokens`, and `attention_mask` (ones where there is none), with zeros."""
+    tokens = pl.col("tokens").cast(pl.List(pl.Int64))
+    n_missing = (pl.lit(length) - tokens.list.len().cast(pl.Int64)).clip(0)
+    zeros = pl.lit(0, dtype=pl.Int64).repeat_by(n_missing)
+    ones = pl.lit(1, dtype=pl.Int64).repeat_by(tokens.list.len())
+    mask = pl.col("attention_mask") if "attention_mask" in frame.columns else ones
+    return frame.with_columns(
+        tokens.list.concat(zeros).alias("tokens"), mask.list.concat(zeros).alias("attention_mask")
+    )
 
 
 def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> pl.DataFrame:

@@ -12,9 +12,12 @@ import torch
 
 from mnemoscope.config import StudySettings
 from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.lm.batching import noting_halved
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
+from mnemoscope.lm.one_forward import capture_and_scan
+from mnemoscope.lm.scan import Scan
 from mnemoscope.maps.meta import META_NAME, POOLED
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import triangle_size
@@ -23,6 +26,8 @@ from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.decoding import decode_missing
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.padding import mask_of
+from mnemoscope.stages.verdicts import hand_over, note_verdicts, verdict_folder
 from mnemoscope.study import Study
 
 __all__ = [
@@ -38,6 +43,7 @@ __all__ = [
     "repair_maps",
     "shown_tokens",
     "store_of",
+    "store_roles",
     "tensors_of",
     "wanted_maps",
 ]
@@ -59,17 +65,24 @@ def heads_role(role: str) -> str:
 
 
 def capture_stage(study: Study, models: Models) -> None:
-    """Capture what the samples ask for and the stores lack; without samples, every sequence."""
+    """Capture what the samples ask for and the stores lack; without samples, every sequence.
+
+    In the latter case a study with the setting `continue.scan` gets its verdicts in the same
+    forward; `continue` takes them over.
+    """
     study.require("sequences")
     settings = study.settings
-    with study.finishing("capture") as counts:
+    with study.finishing("capture") as counts, noting_halved(counts):
         model = models.model(study)
         wanted = wanted_maps(study)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
         check_head_bytes(model, wanted.height, settings)
         decode_missing(study, model, wanted)
         tokens = shown_tokens(study.sequences, wanted)
-        _capture(study, "model", model, wanted, tokens)
+        verdicts = verdict_folder(study)
+        _capture(study, "model", model, wanted, tokens, verdicts)
+        if verdicts is not None and verdicts.is_dir():
+            hand_over(study, verdicts)
         reference = models.reference(study) if study.is_done("label") else None
         if reference is not None and settings.benchmark.controls:
             _capture(study, "reference", reference, wanted, tokens)
@@ -179,51 +192,69 @@ def check_head_bytes(model: LanguageModel, n_rows: int, settings: StudySettings)
         )
 
 
+def store_roles(settings: StudySettings, role: str) -> list[str]:
+    """The folders that a model's maps go to: pooled, and every head's where that is asked for."""
+    return [role, heads_role(role)] if settings.capture.per_head else [role]
+
+
 def tensors_of(role: str) -> tuple[str, ...]:
     """What a role's folder holds of each sequence."""
     return ("heads",) if role.endswith("-heads") else POOLED
 
 
 def _capture(
-    study: Study, role: str, model: LanguageModel, wanted: pl.DataFrame, tokens: np.ndarray
+    study: Study,
+    role: str,
+    model: LanguageModel,
+    wanted: pl.DataFrame,
+    tokens: np.ndarray,
+    verdicts: Path | None = None,
 ) -> None:
-    """Capture one model's maps of the rows that its stores lack."""
-    roles = [role, heads_role(role)] if study.settings.capture.per_head else [role]
-    for each in roles:
-        writer = store_of(study, maps_folder(study, each), each, model)
-        fill_store(study, each, writer, model, wanted, tokens)
+    """Capture one model's maps of the rows that its stores lack; verdicts with the pooled ones."""
+    settings = study.settings
+    for each in store_roles(settings, role):
+        writer = store_of(settings, maps_folder(study, each), each, model)
+        mask = mask_of(study.sequences, wanted)
+        noted = verdicts if each == role and mask is None else None
+        fill_store(settings, each, writer, model, wanted, tokens, mask, verdicts=noted)
 
 
-def store_of(study: Study, folder: Path, role: str, model: LanguageModel) -> MapWriter:
+def store_of(settings: StudySettings, folder: Path, role: str, model: LanguageModel) -> MapWriter:
     """Open a folder for the maps of a role, see `MapWriter`."""
     tensors = tensors_of(role)
     return MapWriter(
         folder,
         n_layers=model.n_layers * (model.n_heads if "heads" in tensors else 1),
-        length=study.settings.sequences.length,
+        length=settings.sequences.length,
         fingerprint=_fingerprint(model),
-        shard_rows=study.settings.capture.shard_rows,
+        shard_rows=settings.capture.shard_rows,
         tensors=tensors,
     )
 
 
 def fill_store(
-    study: Study,
+    settings: StudySettings,
     role: str,
     writer: MapWriter,
     model: LanguageModel,
     wanted: pl.DataFrame,
     tokens: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    verdicts: Path | None = None,
 ) -> None:
     """Capture what one store lacks, a shard at a time.
 
     Args:
-        study: for its settings.
+        settings: of the study.
         role: `model`, `reference` or `...-heads`.
         writer: as `store_of` opens it.
         model: whose attention is captured.
         wanted: as `wanted_maps` gives it.
         tokens: what is shown, int32, shape (rows of `wanted`, length).
+        mask: of padded tokens, the same shape.
+        verdicts: where the verdicts of the same forwards go (`stages.verdicts`); only for pooled
+            maps of tokens without padding.
     """
     for error in writer.damaged:
         say(f"Redoing what is damaged: {error}")
@@ -232,7 +263,12 @@ def fill_store(
     with track(f"Capturing ({role})", total=len(missing)) as progress:
         for start in range(0, len(missing), writer.shard_rows):
             rows = missing[start : start + writer.shard_rows]
-            maps = _maps(model, tokens[rows], study, progress, writer.meta.tensors)
+            if verdicts is None:
+                part = None if mask is None else mask[rows]
+                maps = _maps(model, tokens[rows], part, settings, progress, writer.meta.tensors)
+            else:
+                maps, scans = _maps_and_scans(model, tokens[rows], settings, progress)
+                note_verdicts(verdicts, ids[rows], scans)
             writer.append_tensors(ids[rows], [suffixes[row] for row in rows], maps)
     writer.close()
 
@@ -240,19 +276,41 @@ def fill_store(
 def _maps(
     model: LanguageModel,
     tokens: np.ndarray,
-    study: Study,
+    mask: np.ndarray | None,
+    settings: StudySettings,
     progress: Progress,
     tensors: tuple[str, ...],
 ) -> dict[str, torch.Tensor]:
     """Maps of one shard's sequences by name, each float32 (rows, channels, T, T)."""
-    batch_size = study.settings.model.batch_size
+    batch_size = settings.model.batch_size
     batches = []
     for batch in capture_pooled(
-        model, tokens, batch_size=batch_size, keep_heads="heads" in tensors
+        model,
+        tokens,
+        attention_mask=mask,
+        batch_size=batch_size,
+        keep_heads="heads" in tensors,
     ):
         batches.append(batch)
         progress.advance(len(batch.mean))
     return {name: torch.cat([getattr(one, name) for one in batches]) for name in tensors}
+
+
+def _maps_and_scans(
+    model: LanguageModel, tokens: np.ndarray, settings: StudySettings, progress: Progress
+) -> tuple[dict[str, torch.Tensor], list[Scan]]:
+    """Pooled maps as `_maps`, and the verdicts of the same forwards."""
+    batches, scans = [], []
+    for maps, scan in capture_and_scan(
+        model,
+        tokens,
+        batch_size=settings.model.batch_size,
+        prefix=tokens.shape[1] // 2,
+    ):
+        batches.append(maps)
+        scans.append(scan)
+        progress.advance(len(maps.mean))
+    return {name: torch.cat([getattr(one, name) for one in batches]) for name in POOLED}, scans
 
 
 def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
@@ -260,13 +318,14 @@ def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) ->
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
     shard_rows = study.settings.capture.shard_rows
     blocks = range(0, rows.height, shard_rows)
-    frames = [logprobs_of(study, model, rows[start : start + shard_rows]) for start in blocks]
+    settings = study.settings
+    frames = [logprobs_of(settings, model, rows[start : start + shard_rows]) for start in blocks]
     study.write(LOGPROBS_FILE, pl.concat(frames))
 
 
-def logprobs_of(study: Study, model: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
+def logprobs_of(settings: StudySettings, model: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     """Log-probabilities of some rows' suffix tokens: `sequence_id`, `logprobs` list<f32>."""
-    batch_size = study.settings.model.batch_size
+    batch_size = settings.model.batch_size
     values = suffix_logprobs(model, token_matrix(rows), batch_size=batch_size)
     return rows.select("sequence_id").with_columns(
         pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))

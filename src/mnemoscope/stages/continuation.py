@@ -12,16 +12,21 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.atomic_write import write_parquet
+from mnemoscope.config import StudySettings
+from mnemoscope.lm.batching import noting_halved
 from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.padding import refuse_padding
 from mnemoscope.stages.scan_check import check_scan
 from mnemoscope.study import Study
 
 __all__ = [
+    "as_found",
+    "chunk_folder",
     "chunk_name",
     "chunks_of",
     "continue_chunk",
@@ -38,17 +43,17 @@ def continue_stage(study: Study, models: Models) -> None:
     score and continuation stay null until a stage needs them.
     """
     study.require("sequences")
+    refuse_padding(study)
     scan = study.settings.continue_.scan
-    with study.finishing("continue") as counts:
+    with study.finishing("continue") as counts, noting_halved(counts):
         model = models.model(study)
         tokens = token_matrix(study.sequences)
         part_rows = study.settings.continue_.part_rows
-        # Named for what decides a part, so that a run with other settings does not take it over.
-        parts = study.folder / "continuation" / f"{study.key('continue')[:12]}-{part_rows}"
+        parts = chunk_folder(study)
         parts.mkdir(parents=True, exist_ok=True)
         with track("Scanning" if scan else "Continuing", total=len(tokens)) as progress:
             frames = [
-                continue_chunk(parts / chunk_name(start), model, rows, study, progress)
+                continue_chunk(parts / chunk_name(start), model, rows, study.settings, progress)
                 for start, rows in chunks_of(tokens, part_rows)
             ]
         keep_verdicts_of(study, model, tokens, pl.concat(frames), counts)
@@ -126,6 +131,15 @@ def decode(
     return pl.concat(frames)
 
 
+def chunk_folder(study: Study) -> Path:
+    """Where finished chunks of the table wait for the others.
+
+    Named for what decides a chunk, so that a run with other settings does not take it over.
+    """
+    part_rows = study.settings.continue_.part_rows
+    return study.folder / "continuation" / f"{study.key('continue')[:12]}-{part_rows}"
+
+
 def chunks_of(tokens: np.ndarray, part_rows: int) -> list[tuple[int, np.ndarray]]:
     """Chunks of the table with the row they begin at."""
     return [
@@ -139,15 +153,19 @@ def chunk_name(start: int) -> str:
 
 
 def continue_chunk(
-    path: Path, model: LanguageModel, tokens: np.ndarray, study: Study, progress: Progress
+    path: Path,
+    model: LanguageModel,
+    tokens: np.ndarray,
+    settings: StudySettings,
+    progress: Progress,
 ) -> pl.DataFrame:
     """One chunk of the table: read back when it is there and whole, else made and written."""
     with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         frame = pl.read_parquet(path)
         progress.advance(len(tokens))
         return frame
-    batch_size = study.settings.model.batch_size
-    if study.settings.continue_.scan:
+    batch_size = settings.model.batch_size
+    if settings.continue_.scan:
         frame = _scan(model, tokens, batch_size=batch_size, progress=progress)
     else:
         frame = decode(model, tokens, batch_size=batch_size, progress=progress)
@@ -165,8 +183,12 @@ def _scan(
             pl.DataFrame({"is_memorized": batch.is_memorized, "smallest_gap": batch.smallest_gap})
         )
         progress.advance(len(batch.is_memorized))
-    frame = pl.concat(frames)
-    return frame.with_columns(
+    return as_found(pl.concat(frames))
+
+
+def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Columns as `decode` gives them of `is_memorized` and `smallest_gap`: score 1 or null."""
+    return verdicts.with_columns(
         pl.when("is_memorized").then(1.0).cast(pl.Float32).alias("memorization_score"),
         pl.lit(None, dtype=pl.List(pl.Int32)).alias("continuation"),
     ).select("is_memorized", "memorization_score", "continuation", "smallest_gap")

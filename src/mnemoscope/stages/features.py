@@ -11,6 +11,7 @@ from mnemoscope.sequences.pattern_modes import compare_modes, describe_agreement
 from mnemoscope.sequences.readers import read_corpus
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.padding import refuse_padding
 from mnemoscope.stages.published_split import PUBLISHED_PATTERNS
 from mnemoscope.stages.sequences import GIVEN
 from mnemoscope.study import Study
@@ -23,6 +24,7 @@ FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates
 def features_stage(study: Study, models: Models) -> None:
     """Add the feature columns to the study's table; what cannot be known is null, and said."""
     study.require("sequences")
+    refuse_padding(study)
     settings = study.settings
     with study.finishing("features") as counts:
         corpus = None

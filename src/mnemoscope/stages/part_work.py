@@ -19,16 +19,17 @@ from mnemoscope.stages.capture import (
     LOGPROBS_FILE,
     check_head_bytes,
     fill_store,
-    heads_role,
     logprobs_of,
     maps_folder,
     shown_tokens,
     store_of,
+    store_roles,
     wanted_maps,
 )
 from mnemoscope.stages.continuation import chunk_name, chunks_of, continue_chunk
 from mnemoscope.stages.decoding import DECODED, decode_block, lacking_blocks
 from mnemoscope.stages.models import Models, reference_name
+from mnemoscope.stages.padding import mask_of, refuse_padding
 from mnemoscope.stages.parts import Part, working_on
 from mnemoscope.study import Study
 
@@ -89,11 +90,12 @@ def captured_roles(study: Study) -> tuple[str, ...]:
 
 def _continue(study: Study, model: LanguageModel, part: Part, folder: Path) -> None:
     """Continue or scan every n-th chunk of the table."""
+    refuse_padding(study)
     chunks = chunks_of(token_matrix(study.sequences), study.settings.continue_.part_rows)
     mine = [chunk for number, chunk in enumerate(chunks) if part.is_mine(number)]
     with track(f"Part {part}", total=sum(len(rows) for _, rows in mine)) as progress:
         for start, rows in mine:
-            continue_chunk(folder / chunk_name(start), model, rows, study, progress)
+            continue_chunk(folder / chunk_name(start), model, rows, study.settings, progress)
 
 
 def _capture(
@@ -103,11 +105,7 @@ def _capture(
     wanted = wanted_maps(study)
     model = models.model()
     check_head_bytes(model, wanted.height, study.settings)
-    stores = [
-        (role, each)
-        for role in roles
-        for each in ([role, heads_role(role)] if study.settings.capture.per_head else [role])
-    ]
+    stores = [(role, each) for role in roles for each in store_roles(study.settings, role)]
     loaded = {role: models.model() if role == "model" else models.reference(None) for role in roles}
     rows = {}
     for role, each in stores:
@@ -115,7 +113,7 @@ def _capture(
         assert lm is not None
         path = folder / f"rows-{each}.parquet"
         if not path.is_file():
-            store = store_of(study, maps_folder(study, each), each, lm)
+            store = store_of(study.settings, maps_folder(study, each), each, lm)
             write_parquet(
                 path, pl.DataFrame({"row": _my_rows(store, wanted, part)}, schema={"row": pl.Int64})
             )
@@ -127,8 +125,9 @@ def _capture(
             lm = loaded[role]
             assert lm is not None
             target = folder / MAPS_FOLDER / each
-            writer = store_of(study, target, each, lm)
-            fill_store(study, each, writer, lm, mine, shown_tokens(table, mine))
+            writer = store_of(study.settings, target, each, lm)
+            tokens, mask = shown_tokens(table, mine), mask_of(table, mine)
+            fill_store(study.settings, each, writer, lm, mine, tokens, mask)
     if study.is_done("label") and study.settings.benchmark.controls:
         _logprobs(study, model, wanted, part, folder)
 
@@ -153,7 +152,7 @@ def _decode(
     if not path.is_file():
         total = sum(frame.height for _, frame in blocks)
         with track("Continuing the sampled Non-Memo", total=total) as progress:
-            found = [decode_block(study, model, frame, progress) for _, frame in blocks]
+            found = [decode_block(study.settings, model, frame, progress) for _, frame in blocks]
         write_parquet(path, pl.concat(found))
     decoded = pl.read_parquet(path)
     merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
@@ -170,7 +169,7 @@ def _logprobs(
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
     shard_rows = study.settings.capture.shard_rows
     frames = [
-        logprobs_of(study, model, rows[start : start + shard_rows])
+        logprobs_of(study.settings, model, rows[start : start + shard_rows])
         for number, start in enumerate(range(0, rows.height, shard_rows))
         if part.is_mine(number)
     ]

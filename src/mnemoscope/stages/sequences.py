@@ -10,18 +10,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
 from mnemoscope.errors import UserError
 from mnemoscope.flow import TABLE_FILE
 from mnemoscope.lm.capture import capture_pooled
+from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.lm.padding import check_padded
 from mnemoscope.progress import say
 from mnemoscope.sequences.readers import ReadResult, read_sequences
 from mnemoscope.sequences.schema import check_sequences, read_table, token_matrix
 from mnemoscope.sequences.split_files import HUB_NAME, is_split_folder
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models, reference_name
+from mnemoscope.stages.padding import whole_mask
 from mnemoscope.stages.published_split import read_published
 from mnemoscope.stages.training_count import check_inputs
 from mnemoscope.study import Study, check_free
@@ -90,31 +94,28 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     result = _read(settings, models)
     where, length = settings.sequences.source, settings.sequences.length
     check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
-    _refuse_padding(result.frame, where)
+    mask = _checked_mask(result.frame, model, where)
     # One forward, so that attention that cannot be captured is refused before hours of work.
-    next(capture_pooled(model, token_matrix(result.frame[:1]), batch_size=1))
+    first, its_mask = token_matrix(result.frame[:1]), None if mask is None else mask[:1]
+    next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
     if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
         result = replace(result, frame=_limit(result.frame, settings.sequences))
     return result
 
 
-def _refuse_padding(frame: pl.DataFrame, where: str) -> None:
-    """Refuse rows that their own attention mask calls padded.
+def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.ndarray | None:
+    """The table's `attention_mask` where it says that rows are padded: these can be captured.
 
-    Sequences are read in equal lengths, every token as it is: only then is a sequence alone
-    exactly what it is in a batch, and position 0 its first token.
+    Raises:
+        UserError: as `check_padded`, with the row.
     """
-    mask = frame.get_column("attention_mask", default=None)
-    if mask is None or not isinstance(mask.dtype, pl.List | pl.Array):
-        return
-    lists = mask.arr.to_list() if isinstance(mask.dtype, pl.Array) else mask
-    is_padded = lists.cast(pl.List(pl.Int64)).list.min().fill_null(1) == 0
-    if is_padded.any():
-        raise UserError(
-            f"{where}, row {int(is_padded.arg_max() or 0)}: padded (its attention_mask has a 0). "
-            "Sequences of one length without padding are needed: take the padding off and drop "
-            "shorter rows, or set sequences.length."
-        )
+    try:
+        mask = whole_mask(frame)
+        if mask is not None:
+            check_padded(model, token_matrix(frame), mask)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return mask
 
 
 def _read(settings: StudySettings, models: Models) -> ReadResult:
@@ -137,6 +138,7 @@ def _read(settings: StudySettings, models: Models) -> ReadResult:
         models.model().tokenizer,
         length=wanted.length,
         stride=wanted.stride or wanted.length,
+        pad=wanted.pad,
     )
 
 
