@@ -6,6 +6,7 @@ import typer
 
 from mnemoscope import __version__
 from mnemoscope.cli import (
+    analyze,
     audit,
     benchmark,
     demo,
@@ -64,6 +65,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "localize": localize.localize,
     "knockout": study.knockout,
     "search": search.search,
+    "analyze": analyze.analyze,
     "report": study.report,
     "audit": audit.audit,
     "describe": describe.describe,

@@ -30,6 +30,7 @@ __all__ = [
     "Split",
     "StudyFolder",
     "Taxonomies",
+    "assignment",
     "merge_flags",
 ]
 
@@ -140,7 +141,7 @@ def merge_flags(
         base = load_settings(base)
     values = (base or StudySettings()).as_dict()
     given = {key: value for key, value in flags.items() if _is_given(value)}
-    for key, value in [*given.items(), *map(_assignment, assignments or [])]:
+    for key, value in [*given.items(), *map(assignment, assignments or [])]:
         _place(values, key, value)
     return parse_settings(values, where="settings")
 
@@ -150,7 +151,7 @@ def _is_given(value: Any) -> bool:
     return value is not None and value is not False and value != []
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
     """`train.seeds=[0, 1]` as a dotted key and a value."""
     key, separator, value = text.partition("=")
     if not separator:

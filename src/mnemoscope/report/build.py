@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from mnemoscope import __version__, atomic_write
 from mnemoscope.report import answer, examples, numbers, standing, views
+from mnemoscope.report.analysis import chart_view, heat_view
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.knockout import strength_place
 from mnemoscope.report.palette import (
@@ -106,10 +107,12 @@ def environment() -> jinja2.Environment:
         "best_without_memory": standing.best_without_memory,
         "by_excess": views.by_excess,
         "chart_groups": views.chart_groups,
+        "chart_view": chart_view,
         "class_dashes": CLASS_DASHES,
         "continuation_pieces": examples.continuation_pieces,
         "css_variables": css_variables,
         "dark": DARK,
+        "heat_view": heat_view,
         "input_words": views.INPUT_WORDS,
         "light": LIGHT,
         "n_class_colours": N_CLASS_COLOURS,

@@ -13,6 +13,7 @@ import numpy as np
 from mnemoscope.report.examples import Example
 
 if TYPE_CHECKING:
+    from mnemoscope.report.analysis import AnalysisSection
     from mnemoscope.report.knockout import KnockoutView
     from mnemoscope.report.published import PublishedView
 
@@ -278,6 +279,8 @@ class Benchmark:
         impossible: why this choice of sequences could not be measured, None when it was.
         pairs: names of the pairs of classes, in the order of every `auc`.
         inputs: the figures for each input of the CNNs alone; fewer than two are not shown.
+        over_statistics: min-F1 of the CNNs minus that of the regression on statistics of the same
+            maps, with its paired interval.
     """
 
     title: str
@@ -290,6 +293,7 @@ class Benchmark:
     impossible: str | None = None
     pairs: tuple[str, ...] = ()
     inputs: tuple[InputRow, ...] = ()
+    over_statistics: Estimate = Estimate(None)
 
     def row(self, source: str) -> BenchmarkRow | None:
         """Give the row of one source, None when it was not measured."""
@@ -409,6 +413,7 @@ class ReportContent:
         commands: shell lines that make this report again.
         created: when, in words; empty leaves it out.
         published: our figures beside the published ones, None where there are none to compare.
+        analyses: the neighbouring analyses that were run.
     """
 
     title: str
@@ -424,6 +429,7 @@ class ReportContent:
     commands: tuple[str, ...] = ()
     created: str = ""
     published: "PublishedView | None" = None
+    analyses: "tuple[AnalysisSection, ...]" = ()
 
 
 def _check_classes(name: str, benchmark: Benchmark, n_classes: int) -> None:

@@ -53,6 +53,19 @@ class Models:
             )
         return loaded
 
+    def other(self, name: str) -> LanguageModel:
+        """A further model, a folder or NAME@REVISION, with the same tokenizer; errors as `model`.
+
+        Args:
+            name: as the user wrote it; it is recorded by whoever asked.
+        """
+        if name not in self._loaded:
+            say(f"Loading {name}")
+            loaded = _load("reference", name, self.settings)
+            _check_same_tokens(self.model(), name, loaded.tokenizer)
+            self._loaded[name] = loaded
+        return self._loaded[name]
+
     def tokenizer(self) -> Any:
         """The tokenizer alone, without loading weights that are not needed."""
         if "model" in self._loaded:
@@ -135,5 +148,5 @@ def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{name}: another tokenizer than {model.name}'s, so the same ids would be "
-            "another text. Choose a reference model of the same family."
+            "another text. Choose a model of the same family."
         )

@@ -23,6 +23,7 @@ from mnemoscope.report.published import published_view
 from mnemoscope.stages.compare import has_comparison, load_comparison
 from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
+from mnemoscope.stages.report_analyses import analysis_sections
 from mnemoscope.stages.report_benchmarks import benchmarks_of
 from mnemoscope.stages.report_knockout import knockout_of
 from mnemoscope.stages.report_localize import localize_tables
@@ -65,6 +66,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         settings=_settings(study),
         commands=_commands(study),
         published=published_view(load_comparison(study)) if has_comparison(study) else None,
+        analyses=tuple(analysis_sections(study)),
     )
 
 

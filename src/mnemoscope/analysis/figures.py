@@ -1,0 +1,100 @@
+"""Figures of an analysis as data: what is drawn, not how; the report draws them.
+
+Plain values that go through JSON unchanged. Fractions stay fractions: `percent` says how they
+are printed. `None` is a gap.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Chart", "Figure", "HeatMap", "Series", "plain"]
+
+Values = tuple[float | None, ...]
+
+
+class _Frozen(BaseModel):
+    """Plain values, none added."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Series(_Frozen):
+    """One curve, one set of points or one row of bars, with its interval where there is one."""
+
+    name: str = Field(description="What it shows, for the legend.")
+    x: Values = Field(description="Places, or numbers of categories from 0.")
+    y: Values = Field(description="Values, None for a gap.")
+    low: Values = Field(default=(), description="Lower ends of the intervals.")
+    high: Values = Field(default=(), description="Upper ends of the intervals.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Series":
+        ends = {len(part) for part in (self.low, self.high) if part}
+        if len(self.x) != len(self.y) or ends - {len(self.y)}:
+            raise ValueError(f"series '{self.name}': x, y and interval differ in length")
+        return self
+
+
+class Chart(_Frozen):
+    """Curves, points or bars over one axis."""
+
+    kind: Literal["chart"] = "chart"
+    title: str = Field(description="What is seen, with its unit.")
+    series: tuple[Series, ...] = Field(min_length=1)
+    form: Literal["line", "points", "bars"] = "line"
+    x_label: str = ""
+    y_label: str = ""
+    x_names: tuple[str, ...] = Field(default=(), description="Categories; x counts from 0.")
+    marks: tuple[tuple[float, str], ...] = Field(
+        default=(), description="Upright lines at an x, each with a word."
+    )
+    percent: bool = Field(default=False, description="y are fractions, shown as per cent.")
+    log_x: bool = Field(default=False, description="Logarithmic x; all x > 0.")
+    log_y: bool = Field(default=False, description="Logarithmic y; all y > 0.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Chart":
+        xs = [x for series in self.series for x in series.x if x is not None]
+        if self.log_x and any(x <= 0 for x in xs):
+            raise ValueError(f"chart '{self.title}': a logarithmic x of 0 or less")
+        if self.log_y and any(y is not None and y <= 0 for one in self.series for y in one.y):
+            raise ValueError(f"chart '{self.title}': a logarithmic y of 0 or less")
+        return self
+
+
+class HeatMap(_Frozen):
+    """A table of values as colours."""
+
+    kind: Literal["heat"] = "heat"
+    title: str = Field(description="What is seen, with its unit.")
+    values: tuple[Values, ...] = Field(min_length=1, description="Row by row.")
+    row_names: tuple[str, ...]
+    column_names: tuple[str, ...]
+    row_label: str = ""
+    column_label: str = ""
+    percent: bool = Field(default=False, description="Values are fractions, shown as per cent.")
+    diverging: bool = Field(default=False, description="Two colours, one for each sign.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "HeatMap":
+        widths = {len(row) for row in self.values}
+        if len(self.values) != len(self.row_names) or widths != {len(self.column_names)}:
+            raise ValueError(f"heat map '{self.title}': names and values differ in number")
+        return self
+
+
+Figure = Chart | HeatMap
+
+
+def plain(values: npt.ArrayLike | Iterable[float | None] | Sequence[float]) -> Values:
+    """Give numbers as a figure wants them: Python floats, None where they are not finite.
+
+    >>> plain([1, float("nan")])
+    (1.0, None)
+    """
+    numbers = np.asarray(list(values), dtype=np.float64)  # type: ignore[arg-type]
+    return tuple(float(one) if np.isfinite(one) else None for one in numbers)

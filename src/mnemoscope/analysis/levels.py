@@ -1,0 +1,255 @@
+"""Score levels and how they change from one model to the next: what stays memorized?
+
+Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
+Models", arXiv 2405.11577; section 4 of the related work: levels of the memorization score and the
+row-normalised transition matrix between sizes.
+Run it: mnemoscope analyze levels STUDY --second MODEL
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.decoding import decode_rows, draw_rows
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.shares import Share, share_of
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["LEVELS", "Settings", "analyse", "level_of", "stays", "transitions"]
+
+LEVELS = ("very low", "low", "medium", "high", "very high")
+"""Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
+
+_ENDS = np.array([0.2, 0.4, 0.6, 0.8])
+_ROUNDING = 1e-6
+
+
+class Settings(AnalysisSettings):
+    """Settings of `levels`."""
+
+    n_sequences: int | None = Field(
+        default=2000, ge=10, description="Sequences that every model continues; null: all."
+    )
+
+
+def level_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Give the number of the level of each score.
+
+    Args:
+        scores: shape (n,), fractions in [0, 1].
+
+    Returns:
+        Shape (n,), 0 (very low) to 4 (very high).
+
+    >>> level_of([0.2, 0.21875, 1.0]).tolist()
+    [0, 1, 4]
+    """
+    values = np.asarray(scores, dtype=np.float64) - _ROUNDING
+    found: npt.NDArray[np.int64] = np.searchsorted(_ENDS, values).astype(np.int64)
+    return found
+
+
+def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Count how many sequences go from each level to each.
+
+    Args:
+        before: scores under the first model, shape (n,).
+        after: scores of the same sequences under the second.
+
+    Returns:
+        Counts, shape (5, 5): rows from, columns to.
+    """
+    counts = np.zeros((len(LEVELS), len(LEVELS)), dtype=np.int64)
+    np.add.at(counts, (level_of(before), level_of(after)), 1)
+    return counts
+
+
+def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, Share]:
+    """Say how much of what was memorized stays so.
+
+    Args:
+        before: scores under the first model, shape (n,).
+        after: scores of the same sequences under the second.
+
+    Returns:
+        `very high` (score over .8 in both) and `memorized` (score 1 in both), shares of those
+        that were so before.
+    """
+    first, second = np.asarray(before), np.asarray(after)
+    top, later = level_of(first) == 4, level_of(second) == 4
+    whole, whole_later = first == 1, second == 1
+    return {
+        "very high": share_of(int((top & later).sum()), int(top.sum())),
+        "memorized": share_of(int((whole & whole_later).sum()), int(whole.sum())),
+    }
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Score the same sequences under every model and follow them from one to the next.
+
+    The study's model comes last. Its own scores are used where the study has them.
+
+    Args:
+        inputs: with at least one other model.
+        settings: how many sequences.
+    """
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    others = inputs.other_models()
+    names = [*(name for name, _ in others), "this model"]
+    scores = [_scores(inputs, lm, rows, name) for name, lm in others]
+    scores.append(_own_scores(inputs, rows))
+    frames = {
+        "scores": rows.select("sequence_id").with_columns(
+            pl.Series(name, values) for name, values in zip(names, scores, strict=True)
+        ),
+        "levels": _level_frame(names, scores),
+        "transitions": _transition_frame(names, scores),
+        "stays": _stays_frame(names, scores),
+    }
+    return AnalysisResult(
+        sentence=_sentence(names, scores),
+        frames=frames,
+        figures=(*_heat_maps(names, scores), _level_chart(names, scores)),
+        further=(
+            f"{rows.height:,} sequences, each continued by {len(names)} models.",
+            "A score counts the right tokens at their places in a free-running continuation: one "
+            "token skipped spoils all that follow, so the middle levels are thinly filled.",
+        ),
+    )
+
+
+def _scores(
+    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, name: str
+) -> npt.NDArray[np.float64]:
+    decoded = decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
+    return decoded["memorization_score"].to_numpy().astype(np.float64)
+
+
+def _own_scores(inputs: AnalysisInputs, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """Scores of the study's model, decoded where it has only scanned."""
+    known = rows.select("sequence_id", "tokens", "memorization_score")
+    lacking = known.filter(pl.col("memorization_score").is_null())
+    if lacking.is_empty():
+        return known["memorization_score"].to_numpy().astype(np.float64)
+    found = decode_rows(inputs, inputs.model(), lacking, label="Continuing with this model")
+    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
+    both = joined["memorization_score"].fill_null(joined["memorization_score_new"])
+    return both.to_numpy().astype(np.float64)
+
+
+def _level_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> pl.DataFrame:
+    """Sequences in each level under each model."""
+    rows = []
+    for name, values in zip(names, scores, strict=True):
+        counts = np.bincount(level_of(values), minlength=len(LEVELS))
+        for level, count in zip(LEVELS, counts.tolist(), strict=True):
+            share = share_of(count, len(values))
+            rows.append(
+                {"model": name, "level": level, "n": count, "share": share.value}
+                | {"low": share.low, "high": share.high}
+            )
+    return pl.DataFrame(rows)
+
+
+def _transition_frame(
+    names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
+) -> pl.DataFrame:
+    """Every entry of every transition matrix."""
+    rows = []
+    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
+        counts = transitions(before, after)
+        for i, line in enumerate(counts):
+            for j, count in enumerate(line.tolist()):
+                share = share_of(count, int(line.sum()))
+                rows.append(
+                    {"from_model": first, "to_model": second}
+                    | {"from": LEVELS[i], "to": LEVELS[j], "n": count}
+                    | {"share": share.value, "low": share.low, "high": share.high}
+                )
+    return pl.DataFrame(rows)
+
+
+def _stays_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> pl.DataFrame:
+    """What stays, for each pair of neighbours."""
+    rows = []
+    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
+        for what, share in stays(before, after).items():
+            n = int((np.asarray(before) == 1).sum()) if what == "memorized" else None
+            n = int((level_of(before) == 4).sum()) if n is None else n
+            rows.append(
+                {"from_model": first, "to_model": second, "what": what, "n_before": n}
+                | {"share": share.value, "low": share.low, "high": share.high}
+            )
+    return pl.DataFrame(rows)
+
+
+def _sentence(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> str:
+    share = stays(scores[-2], scores[-1])["very high"]
+    n = int((level_of(scores[-2]) == 4).sum())
+    memorized = share_of(int((scores[-1] == 1).sum()), len(scores[-1]))
+    if not n:
+        return (
+            f"{names[-2]} holds no sequence at the very high level (score over .8), so there is "
+            f"nothing that could stay; {names[-1]} has memorized {memorized} of them."
+        )
+    return (
+        f"Of {n:,} sequences very highly memorized by {names[-2]} (score over .8), {share} stay "
+        f"so in {names[-1]}, which has memorized {memorized} of all."
+    )
+
+
+def _heat_maps(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> "list[HeatMap]":
+    """A row-normalised transition matrix a pair of neighbours."""
+    maps = []
+    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
+        counts = transitions(before, after)
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+        maps.append(
+            HeatMap(
+                title=f"Where the sequences of each level go, from {first} to {second} "
+                "(per cent of a row)",
+                values=tuple(plain(row) for row in shares),
+                row_names=tuple(
+                    f"{level} ({int(total):,})"
+                    for level, total in zip(LEVELS, totals[:, 0], strict=True)
+                ),
+                column_names=LEVELS,
+                row_label=first,
+                column_label=second,
+                percent=True,
+            )
+        )
+    return maps
+
+
+def _level_chart(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> Chart:
+    """Share of the sequences in each level under each model."""
+    frame = _level_frame(names, scores)
+    return Chart(
+        title="Sequences in each level, per cent (95 % interval)",
+        form="bars",
+        x_names=LEVELS,
+        percent=True,
+        series=tuple(
+            Series(
+                name=name,
+                x=tuple(float(i) for i in range(len(LEVELS))),
+                y=plain(part["share"]),
+                low=plain(part["low"]),
+                high=plain(part["high"]),
+            )
+            for name in names
+            for part in [frame.filter(pl.col("model") == name)]
+        ),
+    )

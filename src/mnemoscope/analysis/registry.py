@@ -1,0 +1,126 @@
+"""The analyses by name: what each answers and needs, and the one way to run it.
+
+Importing this loads no analysis: an entry names its module, which is imported when it is run.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Literal
+
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult, Cost
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError, nearest
+
+__all__ = ["ENTRIES", "NEEDS", "Entry", "Need", "entry_named", "run_analysis"]
+
+Need = Literal[
+    "scores",
+    "features",
+    "classes",
+    "duplicates",
+    "maps",
+    "model",
+    "second model",
+    "checkpoints",
+    "corpus",
+]
+
+NEEDS: dict[Need, str] = {
+    "scores": "sequences, memorized or not (mnemoscope continue)",
+    "features": "their features (mnemoscope features)",
+    "classes": "their classes (mnemoscope label)",
+    "duplicates": "how often each stands in training (column duplicates)",
+    "maps": "stored attention (mnemoscope capture)",
+    "model": "the model itself",
+    "second model": "a second model or checkpoints (--second, --checkpoint)",
+    "checkpoints": "checkpoints of one run (--checkpoint, twice or more)",
+    "corpus": "the training texts (--corpus)",
+}
+"""What each need means, and how it is met."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One analysis.
+
+    Attributes:
+        name: as the user types it; the module's name too.
+        title: heading in the report.
+        answers: the question in one line.
+        needs: what a study must have; refused in one line otherwise.
+        source: paper and arXiv number.
+        published: what `--published` computes otherwise and why that is not the default; empty
+            where there is no such variant.
+        uses: what it uses where it is there, and does without elsewhere.
+        version: raised when the numbers change, so that stored results are made anew.
+    """
+
+    name: str
+    title: str
+    answers: str
+    needs: tuple[Need, ...]
+    source: str
+    published: str = ""
+    uses: tuple[Need, ...] = ()
+    version: int = 1
+
+    def settings_kind(self) -> type[AnalysisSettings]:
+        """The model of its settings (`Settings` of its module)."""
+        kind: type[AnalysisSettings] = self._module().Settings
+        return kind
+
+    def _module(self) -> Any:
+        return import_module(f"mnemoscope.analysis.{self.name}")
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="levels",
+        title="Levels of memorization, from one model to the next",
+        answers="Does what one model has memorized stay memorized in the next?",
+        needs=("scores", "model", "second model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+    ),
+)
+"""Every analysis, in the order of `analyze --list` and of the report."""
+
+
+def entry_named(name: str) -> Entry:
+    """Give the entry of this name.
+
+    Raises:
+        UserError: there is none, with the nearest.
+    """
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry
+    known = [entry.name for entry in ENTRIES]
+    hint = nearest(name, known) or f" Known: {', '.join(known)}."
+    raise UserError(f"analyze {name}: no such analysis.{hint}")
+
+
+def run_analysis(
+    entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings | None = None
+) -> AnalysisResult:
+    """Run one analysis and say what it cost.
+
+    Args:
+        entry: which one.
+        inputs: what it works on.
+        settings: of its kind; the defaults when None.
+
+    Returns:
+        Its result, cost included.
+
+    Raises:
+        UserError: `published` where there is no such variant, or what the analysis refuses.
+    """
+    settings = settings or entry.settings_kind()()
+    if settings.published and not entry.published:
+        raise UserError(f"analyze {entry.name}: --published: there is no other variant. Leave it.")
+    before, started = inputs.forwards.n, time.monotonic()
+    result: AnalysisResult = entry._module().analyse(inputs, settings)
+    seconds = time.monotonic() - started
+    return replace(result, cost=Cost(round(seconds, 3), inputs.forwards.n - before))

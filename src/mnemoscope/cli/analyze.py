@@ -1,0 +1,164 @@
+"""The verb analyze: the neighbouring analyses on a study, one by one or all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnemoscope.cli.options import Quiet, assignment
+from mnemoscope.cli.study import shown
+from mnemoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mnemoscope.stages.analyze import Asked, Outcome
+
+__all__ = ["analyze"]
+
+_Name = Annotated[
+    str | None,
+    typer.Argument(help="An analysis, or 'all'. See --list.", show_default=False),
+]
+_Study = Annotated[
+    Path | None, typer.Argument(metavar="STUDY", help="A study folder.", show_default=False)
+]
+_List = Annotated[
+    bool, typer.Option("--list", help="Say what each answers and what it needs, in a line.")
+]
+_Second = Annotated[
+    str | None,
+    typer.Option("--second", help="A second model with the same tokenizer.", show_default=False),
+]
+_Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder that "
+        "holds them.",
+        show_default=False,
+    ),
+]
+_Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        help="The training texts: texts, tables, or flat files of token ids.",
+        show_default=False,
+    ),
+]
+_Published = Annotated[
+    bool,
+    typer.Option("--published", help="Compute as published, defects included, beside the other."),
+]
+_Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of all that is drawn at random (default 0).")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the analysis, for example n_sequences=500; repeatable.",
+        show_default=False,
+    ),
+]
+_RedoResult = Annotated[bool, typer.Option("--redo", help="Make it anew although it is there.")]
+
+
+def analyze(
+    name: _Name = None,
+    study: _Study = None,
+    list_: _List = False,
+    second: _Second = None,
+    checkpoint: _Checkpoints = None,
+    corpus: _Corpus = None,
+    published: _Published = False,
+    seed: _Seed = None,
+    set_: _Set = None,
+    redo: _RedoResult = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at memorization from the neighbouring works' sides, on the same study.
+
+    Example: mnemoscope analyze levels my-study --second gpt2
+    """
+    if list_:
+        _print_list()
+        return
+    if name is None or study is None:
+        raise UserError(
+            "analyze: name an analysis and a study, as 'mnemoscope analyze levels my-study'. "
+            "'mnemoscope analyze --list' names the analyses."
+        )
+    from mnemoscope.stages.analyze import Asked
+
+    if second is not None and checkpoint:
+        raise UserError("analyze: --second and --checkpoint say the same thing. Give one of them.")
+    values: dict[str, Any] = dict(map(assignment, set_ or []))
+    if name == "all" and values:
+        raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
+    values |= {"published": True} if published else {}
+    values |= {"seed": seed} if seed is not None else {}
+    _run(name, study, Asked(second, tuple(checkpoint or ()), corpus, values, redo), quiet)
+
+
+def _run(name: str, folder: Path, asked: "Asked", quiet: bool) -> None:
+    """Run one or all, print what came of it, and renew the report once."""
+    from mnemoscope.analysis.registry import entry_named
+    from mnemoscope.stages.analyze import analyze as analyze_one
+    from mnemoscope.stages.analyze import analyze_all, refresh_report
+    from mnemoscope.stages.models import Models
+    from mnemoscope.study import Study
+
+    entry = None if name == "all" else entry_named(name)
+    opened = Study(folder)
+    with shown(quiet), opened.lock():
+        models, outcomes = Models(opened.settings), []
+        for outcome in (
+            analyze_all(opened, asked, models)
+            if entry is None
+            else [analyze_one(opened, entry, asked, models)]
+        ):
+            _print_outcome(outcome)
+            outcomes.append(outcome)
+        if all(outcome.was_done or outcome.result is None for outcome in outcomes):
+            return
+        if refresh_report(opened, models):
+            print(f"Wrote {folder / 'report.html'}.")
+
+
+def _print_outcome(outcome: "Outcome") -> None:
+    """The result in its sentence, with its cost; or why there is none."""
+    name, result = outcome.entry.name, outcome.result
+    if result is None:
+        print(f"{name}: left out. {outcome.refused.removeprefix(f'analyze {name}: ')}")
+        return
+    if outcome.was_done:
+        print(f"{name}: nothing to do, {outcome.folder} is there. {result.sentence}")
+        return
+    print(f"{name}: {result.sentence}")
+    for line in result.further:
+        print(f"  {line}")
+    print(
+        f"  Wrote {outcome.folder}: {result.seconds:.1f} s, "
+        f"{result.forward_passes:,} sequences through a model."
+    )
+
+
+def _print_list() -> None:
+    """A line an analysis."""
+    from rich.table import Table
+
+    from mnemoscope.analysis.registry import ENTRIES
+    from mnemoscope.cli.published import console
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("analysis", "answers", "needs", "--published"):
+        table.add_column(column, overflow="fold")
+    for entry in ENTRIES:
+        needs = ", ".join(entry.needs)
+        needs += f" (uses {', '.join(entry.uses)})" if entry.uses else ""
+        table.add_row(entry.name, entry.answers, needs, "yes" if entry.published else "")
+    console().print(table)
+    print(
+        "Run one: mnemoscope analyze NAME STUDY. All that can be run: mnemoscope analyze all STUDY"
+    )

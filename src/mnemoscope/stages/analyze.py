@@ -1,0 +1,312 @@
+"""The verb `analyze`: the neighbouring analyses on a study, each kept under what decided it.
+
+A second call with the same settings and inputs does nothing; another setting makes it anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
+from mnemoscope.analysis.registry import ENTRIES, Entry, Need, run_analysis
+from mnemoscope.analysis.settings import AnalysisSettings, parse_settings
+from mnemoscope.errors import UserError
+from mnemoscope.maps.store import MapStore
+from mnemoscope.progress import say
+from mnemoscope.sequences.corpus import Corpus, open_corpus
+from mnemoscope.stages.analysis_store import (
+    StoredResult,
+    load_result,
+    result_folder,
+    shelf_of,
+    store_result,
+)
+from mnemoscope.stages.capture import maps_folder
+from mnemoscope.stages.labels import LABELS_FILE
+from mnemoscope.stages.models import Models, reference_name
+from mnemoscope.stages.report import report_stage
+from mnemoscope.study import Study
+
+__all__ = ["Asked", "Outcome", "analyze", "analyze_all", "refresh_report"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked of an analysis.
+
+    Attributes:
+        second: a second model with the same tokenizer: folder, hub name, NAME@REVISION.
+        checkpoints: checkpoints of one run in their order, or one folder of them.
+        corpus: the training texts.
+        values: settings by name, checked by the analysis.
+        redo: make it anew although it is there.
+    """
+
+    second: str | None = None
+    checkpoints: tuple[str, ...] = ()
+    corpus: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    redo: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of asking for one analysis: a result, or why there is none."""
+
+    entry: Entry
+    result: StoredResult | None
+    was_done: bool = False
+    refused: str = ""
+    folder: Path = Path()
+
+
+def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome:
+    """Run one analysis unless its result is there; the study is to be locked.
+
+    Args:
+        study: with what the analysis needs.
+        entry: which one.
+        asked: settings and inputs.
+        models: the study's.
+
+    Raises:
+        UserError: a need that the study does not meet, a setting or input that cannot be used.
+    """
+    where = f"analyze {entry.name}"
+    settings = parse_settings(entry.settings_kind(), asked.values, where=where)
+    if settings.published and not entry.published:
+        raise UserError(f"{where}: --published: there is no other variant. Leave it out.")
+    names = _other_names(study, entry, asked)
+    _check_needs(study, entry, asked, names)
+    inputs = _facts(study, entry, asked, names)
+    key = _key(entry, settings, inputs)
+    folder = result_folder(study, entry, published=settings.published)
+    known = None if asked.redo else load_result(folder)
+    if known is not None and known.key == key:
+        return Outcome(entry, known, was_done=True, folder=folder)
+    say(f"{entry.name}: {entry.answers}")
+    result = run_analysis(entry, _inputs(study, entry, asked, names, models), settings)
+    stored = store_result(
+        folder,
+        result,
+        name=entry.name,
+        key=key,
+        settings=settings.model_dump(mode="json"),
+        inputs=inputs,
+    )
+    return Outcome(entry, stored, folder=folder)
+
+
+def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]:
+    """Run every analysis whose needs are met; the others say what they lack.
+
+    Args:
+        study: locked.
+        asked: inputs for all; of the settings, those that every analysis has.
+        models: the study's.
+    """
+    for entry in ENTRIES:
+        if asked.values.get("published") and not entry.published:
+            yield Outcome(entry, None, refused="there is no published variant.")
+            continue
+        try:
+            yield analyze(study, entry, asked, models)
+        except UserError as error:
+            yield Outcome(entry, None, refused=str(error))
+
+
+def refresh_report(study: Study, models: Models) -> bool:
+    """Write the report again where the study has one; False where it has none yet."""
+    if not study.is_done("report"):
+        return False
+    report_stage(study, models)
+    return True
+
+
+# -- needs ----------------------------------------------------------------------------------
+
+
+def _check_needs(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> None:
+    """Refuse in one line what the study lacks, with how to get it."""
+    missing = next((need for need in entry.needs if not _has(study, need, asked, names)), None)
+    if missing is not None:
+        raise UserError(
+            f"analyze {entry.name}: needs {_LACKING[missing].format(study=study.folder)}"
+        )
+
+
+def _has(study: Study, need: Need, asked: Asked, names: tuple[str, ...]) -> bool:
+    """Whether a need is met."""
+    if need in _STAGES:
+        return study.is_done(_STAGES[need])
+    if need == "duplicates":
+        table = study.sequences
+        return "duplicates" in table.columns and table["duplicates"].null_count() < table.height
+    if need == "second model":
+        return bool(names)
+    if need == "checkpoints":
+        return len(names) > 1 and bool(asked.checkpoints)
+    if need == "corpus":
+        return _corpus_path(study, asked) is not None
+    return True
+
+
+_STAGES: dict[str, str] = {
+    "scores": "continue",
+    "features": "features",
+    "classes": "label",
+    "maps": "capture",
+}
+_LACKING: dict[Need, str] = {
+    "scores": "memorization scores. Run 'mnemoscope continue {study}' first.",
+    "features": "features. Run 'mnemoscope features {study}' first.",
+    "classes": "classes. Run 'mnemoscope label {study}' first.",
+    "maps": "stored attention. Run 'mnemoscope capture {study}' first.",
+    "duplicates": "the column duplicates. Give a table that has it, or count them with "
+    "'mnemoscope duplicates --sequences TABLE --corpus TEXTS -o OUT'.",
+    "model": "the model.",
+    "second model": "a second model with the same tokenizer. Give one: --second MODEL, or "
+    "--checkpoint MODEL@REVISION.",
+    "checkpoints": "two checkpoints of one run or more. Give them in their order: --checkpoint "
+    "MODEL@REVISION, repeated, or a folder that holds them.",
+    "corpus": "the training texts. Give them: --corpus PATH (texts, tables or flat token files).",
+}
+
+
+# -- inputs ---------------------------------------------------------------------------------
+
+
+def _wants(entry: Entry, *needs: Need) -> bool:
+    return bool({*entry.needs, *entry.uses} & set(needs))
+
+
+def _other_names(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
+    """Models beside the study's own: checkpoints, else the second one, else the reference."""
+    if not _wants(entry, "second model", "checkpoints"):
+        return ()
+    if asked.checkpoints:
+        return _expand(asked.checkpoints)
+    second = asked.second or reference_name(study.settings)
+    return (second,) if second is not None else ()
+
+
+def _expand(names: tuple[str, ...]) -> tuple[str, ...]:
+    """A folder of checkpoints as its checkpoints, by the number in their names."""
+    if len(names) > 1 or (Path(names[0]) / "config.json").is_file() or not Path(names[0]).is_dir():
+        return names
+    folders = [path.parent for path in Path(names[0]).glob("*/config.json")]
+    if not folders:
+        raise UserError(
+            f"--checkpoint {names[0]}: no checkpoint in it (a folder with config.json). "
+            "Name the folder that holds them, or each of them."
+        )
+    return tuple(str(path) for path in sorted(folders, key=lambda one: (_number(one), one.name)))
+
+
+def _number(folder: Path) -> int:
+    digits = "".join(letter if letter.isdigit() else " " for letter in folder.name).split()
+    return int(digits[-1]) if digits else -1
+
+
+def _corpus_path(study: Study, asked: Asked) -> str | None:
+    return asked.corpus or study.settings.features.corpus
+
+
+def _open_corpus(study: Study, asked: Asked, models: Models) -> Corpus | None:
+    path = _corpus_path(study, asked)
+    return (
+        None if path is None else open_corpus(Path(path), tokenizer=models.tokenizer(), dtype=None)
+    )
+
+
+def _inputs(
+    study: Study, entry: Entry, asked: Asked, names: tuple[str, ...], models: Models
+) -> AnalysisInputs:
+    """What the analysis works on."""
+    has_labels, has_maps = study.is_done("label"), study.is_done("capture")
+    given = asked.checkpoints or asked.second
+    return AnalysisInputs(
+        where=str(study.folder),
+        table=study.sequences,
+        labels=study.read(LABELS_FILE) if has_labels else None,
+        length=study.settings.sequences.length,
+        batch_size=study.settings.model.batch_size,
+        load_model=lambda: models.model(study),
+        others=tuple(
+            OtherModel(
+                name if given else "the reference",
+                (lambda name=name: models.other(name))  # type: ignore[misc]
+                if given
+                else (lambda: _reference(models, study)),
+            )
+            for name in names
+        ),
+        corpus=_open_corpus(study, asked, models) if _wants(entry, "corpus") else None,
+        maps=MapStore(maps_folder(study, "model")) if has_maps and _wants(entry, "maps") else None,
+        shelf=shelf_of(study),
+    )
+
+
+def _reference(models: Models, study: Study) -> Any:
+    loaded = models.reference(study)
+    if loaded is None:  # its name was there when the needs were checked
+        raise UserError(f"{study.folder}: no reference model. Give one: --second MODEL.")
+    return loaded
+
+
+# -- keys -----------------------------------------------------------------------------------
+
+
+def _facts(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> dict[str, Any]:
+    """Which inputs decide the result, as plain values that the result records."""
+    facts: dict[str, Any] = {
+        "model": study.record["models"].get("model", {}).get("fingerprint"),
+        "table": _table_hash(study),
+        "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
+    }
+    if _wants(entry, "second model", "checkpoints"):
+        facts["others"] = [[name, _signature(name)] for name in names]
+    if _wants(entry, "corpus") and (path := _corpus_path(study, asked)):
+        facts["corpus"] = [path, _signature(path)]
+    if _wants(entry, "maps"):
+        facts["maps"] = study.key("capture")
+    return facts
+
+
+_DECISIVE = ("sequence_id", "tokens", "is_memorized", "memorization_score", "duplicates", "genre")
+
+
+def _table_hash(study: Study) -> str:
+    """Hash of what stands in the table, without the columns that other verbs may add."""
+    table = study.sequences
+    chosen = table.select([name for name in _DECISIVE if name in table.columns])
+    digest = hashlib.sha256()
+    for name in chosen.columns:
+        column = chosen[name]
+        values = column.explode() if column.dtype == pl.List else column
+        digest.update(name.encode())
+        digest.update(json.dumps(values.to_list()).encode())
+    return digest.hexdigest()
+
+
+def _signature(name: str) -> str | None:
+    """Names, sizes and times of the files of a local folder or file; None for a hub name."""
+    path = Path(name)
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    stats = [
+        [str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files
+    ]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def _key(entry: Entry, settings: AnalysisSettings, inputs: dict[str, Any]) -> str:
+    """Hash of all that decides a result."""
+    basis = [entry.name, entry.version, settings.model_dump(mode="json"), inputs]
+    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
