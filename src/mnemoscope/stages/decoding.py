@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from mnemoscope.config import StudySettings
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
@@ -48,10 +49,10 @@ def lacking_blocks(study: Study, wanted: pl.DataFrame) -> list[tuple[int, pl.Dat
 
 
 def decode_block(
-    study: Study, model: LanguageModel, lacking: pl.DataFrame, progress: Progress
+    settings: StudySettings, model: LanguageModel, lacking: pl.DataFrame, progress: Progress
 ) -> pl.DataFrame:
     """Decode one of `lacking_blocks`: columns `sequence_id` and `DECODED`."""
-    batch_size = study.settings.model.batch_size
+    batch_size = settings.model.batch_size
     found = decode(model, token_matrix(lacking), batch_size=batch_size, progress=progress)
     return lacking.select("sequence_id").with_columns(found.select(DECODED).get_columns())
 
@@ -73,5 +74,5 @@ def decode_missing(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> 
         return
     total = sum(rows.height for _, rows in blocks)
     with track("Continuing the sampled Non-Memo", total=total) as progress:
-        found = [decode_block(study, model, rows, progress) for _, rows in blocks]
+        found = [decode_block(study.settings, model, rows, progress) for _, rows in blocks]
     keep_decoded(study, pl.concat(found))
