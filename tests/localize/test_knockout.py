@@ -6,6 +6,9 @@ import torch
 
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm import load_model
+from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.knockout import cut_attention
+from mnemoscope.localize.edges import random_edges
 from mnemoscope.localize.knockout import cut_and_continue, mean_share, specificity
 from mnemoscope.sequences.schema import read_table, token_matrix
 
@@ -69,3 +72,16 @@ def test_cutting_nothing_breaks_nothing_and_cutting_everything_breaks_all() -> N
     own = cut_and_continue(lm, tokens, each, **cut)
     np.testing.assert_array_equal(own.score[:12], whole.score[:12])
     np.testing.assert_array_equal(own.score[12:], broken.score[12:])
+
+
+def test_survivors_and_scores_are_those_of_decoding_every_sequence() -> None:
+    """One forward says who survives; here all are decoded under the same cut."""
+    lm = load_model(model_path())
+    table = read_table(sequences_path())
+    tokens = token_matrix(table.filter(table["duplicates"] > 12).head(24))
+    edges = random_edges(torch.zeros(lm.n_layers, 64, 64), 400, torch.Generator().manual_seed(0))
+    found = cut_and_continue(lm, tokens, edges, renormalize=False, batch_size=9)
+    with cut_attention(lm, edges):
+        decoded = [batch.score for batch in continue_sequences(lm, tokens, batch_size=24)]
+    assert 0 < found.survives.sum() < len(tokens)
+    np.testing.assert_array_equal(found.score, np.concatenate(decoded))

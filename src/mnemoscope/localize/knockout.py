@@ -5,8 +5,9 @@ of a class's edges is how much more of their own class they break than of the ot
 classes, beyond what random edges of equal attention mass do.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from mnemoscope.cnn.intervals import interval_of
 from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.knockout import cut_attention
 from mnemoscope.lm.language_model import LanguageModel
-from mnemoscope.lm.logprobs import suffix_logprobs
+from mnemoscope.lm.logprobs import TeacherForced, teacher_forced
 
 __all__ = ["CutOutcome", "Share", "cut_and_continue", "mean_share", "specificity"]
+
+_Answer = TypeVar("_Answer")
 
 
 class CutOutcome(NamedTuple):
@@ -53,6 +56,10 @@ def cut_and_continue(
 ) -> CutOutcome:
     """Continue sequences greedily while edges are cut.
 
+    One forward tells log-probabilities and survivors: a sequence survives when each suffix token
+    is the argmax after the true ones before it, which is the verdict of decoding up to ties of
+    rounding. Only the others are decoded, for their score.
+
     Args:
         lm: the model.
         tokens: int32, shape (n, T).
@@ -64,16 +71,46 @@ def cut_and_continue(
     Raises:
         UserError: edges that do not fit the model, or a family whose edges cannot be cut.
     """
-    scores, logprobs = [], []
+    ask = partial(_asked, lm, renormalize=renormalize, batch_size=batch_size)
+    judged = ask(partial(_judge, lm, prefix=prefix), tokens, edges)
+    score = np.concatenate([batch.is_right for batch in judged]).all(axis=1).astype(np.float32)
+    broken = np.flatnonzero(score < 1)
+    if len(broken):
+        own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
+        score[broken] = np.concatenate(
+            ask(partial(_decode, lm, prefix=prefix), tokens[broken], own)
+        )
+    logprobs = np.concatenate([batch.logprobs for batch in judged])
+    return CutOutcome(score == 1.0, score, logprobs.mean(axis=1))
+
+
+def _asked(
+    lm: LanguageModel,
+    question: Callable[[np.ndarray], _Answer],
+    tokens: np.ndarray,
+    edges: torch.Tensor,
+    *,
+    renormalize: bool,
+    batch_size: int,
+) -> list[_Answer]:
+    """What a question gives of each batch of sequences while their edges are cut."""
+    answers = []
     for start in range(0, len(tokens), batch_size):
-        rows = tokens[start : start + batch_size]
-        cut = edges if edges.ndim == 3 else edges[start : start + batch_size]
+        rows = slice(start, start + batch_size)
+        cut = edges if edges.ndim == 3 else edges[rows]
         with cut_attention(lm, cut, renormalize=renormalize):
-            found = continue_sequences(lm, rows, batch_size=len(rows), prefix=prefix)
-            scores += [batch.score for batch in found]
-            logprobs.append(suffix_logprobs(lm, rows, batch_size=len(rows), prefix=prefix))
-    score = np.concatenate(scores)
-    return CutOutcome(score == 1.0, score, np.concatenate(logprobs).mean(axis=1))
+            answers.append(question(tokens[rows]))
+    return answers
+
+
+def _judge(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> TeacherForced:
+    return teacher_forced(lm, tokens, batch_size=len(tokens), prefix=prefix)
+
+
+def _decode(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> np.ndarray:
+    """Memorization scores, (batch,)."""
+    found = continue_sequences(lm, tokens, batch_size=len(tokens), prefix=prefix)
+    return np.concatenate([batch.score for batch in found])
 
 
 def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Share:
