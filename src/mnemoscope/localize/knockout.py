@@ -74,7 +74,7 @@ def cut_and_continue(
     ask = partial(_asked, lm, renormalize=renormalize, batch_size=batch_size)
     judged = ask(partial(_judge, lm, prefix=prefix), tokens, edges)
     is_right = np.concatenate([batch.is_right for batch in judged])
-    score: np.ndarray = is_right.all(axis=1).astype(np.float32)
+    score = np.asarray(is_right.all(axis=1), dtype=np.float32)
     broken = np.flatnonzero(score < 1)
     if len(broken):
         own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
