@@ -47,7 +47,7 @@ def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[s
         The page; the same audit always gives the same page.
     """
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
-    by_ease = sorted(rows, key=lambda row: (-row["extraction_logprob"], row["number"]))
+    by_ease = sorted(rows, key=lambda row: (-_ease(row), row["number"]))
     recalled = [row for row in by_ease if row["verdict"] == "recall"]
     guessed = [row for row in by_ease if row["verdict"] == "guess"]
     shown = (recalled + guessed)[:MOST_CARDS]
@@ -146,6 +146,12 @@ def _environment() -> jinja2.Environment:
     return made
 
 
+def _ease(row: Mapping[str, Any]) -> float:
+    """What spans are ordered by; a chance that nobody knows comes last."""
+    chance = row["extraction_logprob"]
+    return -math.inf if chance is None else float(chance)
+
+
 def _percent(value: float) -> str:
     """A share as a percentage that does not round something to nothing."""
     if 0 < value < 0.0005:
@@ -183,15 +189,16 @@ def _marks(text: str) -> list[Mark]:
 
 def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The evidence of one span token by token."""
-    reference = row["reference_logprobs"] or [None] * len(row["token_logprobs"])
+    n = len(row["suffix_pieces"])
+    reference = row["reference_logprobs"] or [None] * n
     columns = zip(
         row["suffix_pieces"],
         row["continuation_pieces"],
-        row["window_tokens"][-len(row["token_logprobs"]) :],
+        row["window_tokens"][-n:],
         row["continuation_tokens"],
-        row["token_logprobs"],
+        row["token_logprobs"] or [None] * n,
         reference,
-        row["alternatives"],
+        row["alternatives"] or [[]] * n,
         strict=True,
     )
     return [
@@ -201,7 +208,7 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "is_right": token == other,
             "logprob": logprob,
             "reference": beside,
-            "ratio": None if beside is None else logprob - beside,
+            "ratio": None if beside is None or logprob is None else logprob - beside,
             "alternatives": [one for one in choices if one["text"] != wanted][:2],
         }
         for wanted, written, token, other, logprob, beside, choices in columns

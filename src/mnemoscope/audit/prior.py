@@ -16,7 +16,7 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.tokens import Tokens
 from mnemoscope.lm.language_model import LanguageModel
 
-__all__ = ["Prior", "find_priors", "other_prefixes"]
+__all__ = ["Prior", "compare_prefixes", "find_priors", "other_prefixes"]
 
 _FROM_OTHERS, _FROM_SAME = "other documents", "other places of the document"
 
@@ -69,7 +69,9 @@ def find_priors(
     is_whole = np.asarray(found.is_right.all(axis=1))
     ends = np.cumsum([len(piece) for piece in pieces])
     return [
-        _prior(own, sums[end - len(prefixes) : end], is_whole[end - len(prefixes) : end], source)
+        compare_prefixes(
+            own, sums[end - len(prefixes) : end], is_whole[end - len(prefixes) : end], source
+        )
         for own, end, (prefixes, source) in zip(own_logprobs, ends, others, strict=True)
     ]
 
@@ -112,9 +114,20 @@ def other_prefixes(
     return np.array(rows, dtype=np.int32).reshape(-1, settings.prefix), source
 
 
-def _prior(
+def compare_prefixes(
     own: float, others: npt.NDArray[np.float64], is_whole: npt.NDArray[np.bool_], source: str
 ) -> Prior | None:
+    """The prior of one window.
+
+    Args:
+        own: log-probability of the suffix after its own prefix.
+        others: the same after k others, shape (k,).
+        is_whole: after which of them the model writes the whole suffix, shape (k,).
+        source: where they come from, in words.
+
+    Returns:
+        None where there was no other prefix.
+    """
     if not len(others):
         return None
     average = float(logsumexp(others)) - float(np.log(len(others)))

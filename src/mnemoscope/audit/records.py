@@ -71,6 +71,8 @@ SPAN_COLUMNS: dict[str, Any] = {
 class SpanEvidence:
     """What was asked about the window that speaks for a span; S tokens of the suffix.
 
+    A model behind an API does not tell everything: what it does not tell is None.
+
     Attributes:
         window: token ids of the window.
         suffix_pieces: text of each token of the suffix.
@@ -88,11 +90,11 @@ class SpanEvidence:
     window: list[int]
     suffix_pieces: list[str]
     continuation_pieces: list[str]
-    logprobs: list[float]
-    sampling_logprob: float
+    logprobs: list[float] | None
+    sampling_logprob: float | None
     tries: int | None
-    alternatives: list[list[dict[str, Any]]]
-    alone_logprobs: list[float]
+    alternatives: list[list[dict[str, Any]]] | None
+    alone_logprobs: list[float] | None
     prior: Prior | None
     reference_score: float | None
     reference_logprobs: list[float] | None
@@ -157,20 +159,20 @@ def _found(span: Span, places: dict[str, int], text: str) -> dict[str, Any]:
 
 def _asked(evidence: SpanEvidence) -> dict[str, Any]:
     """What the models' outputs say."""
-    values, alone = np.array(evidence.logprobs), np.array(evidence.alone_logprobs)
-    both = ~np.isnan(alone)
-    reference, prior = evidence.reference_logprobs, evidence.prior
+    own, reference, prior = evidence.logprobs, evidence.reference_logprobs, evidence.prior
+    chance, ratio = evidence.sampling_logprob, None
+    if own is not None and reference is not None:
+        ratio = float((np.array(own) - reference).mean())
     return {
-        "extraction_logprob": evidence.sampling_logprob,
-        "extraction_probability": float(np.exp(evidence.sampling_logprob)),
+        "extraction_logprob": chance,
+        "extraction_probability": None if chance is None else float(np.exp(chance)),
         "tries": evidence.tries,
-        "perplexity": float(np.exp(-values[both].mean())),
-        "perplexity_without_prefix": float(np.exp(-alone[both].mean())),
+        **_perplexities(own, evidence.alone_logprobs),
         "prior_gain": prior and prior.gain,
         "prior_reproduced": prior and prior.n_reproduced,
         "prior_prefixes": prior and prior.n_prefixes,
         "prior_source": prior and prior.source,
-        "log_likelihood_ratio": None if reference is None else float((values - reference).mean()),
+        "log_likelihood_ratio": ratio,
         "reference_score": evidence.reference_score,
         "reference_logprobs": reference,
         "window_tokens": evidence.window,
@@ -178,6 +180,21 @@ def _asked(evidence: SpanEvidence) -> dict[str, Any]:
         "continuation_pieces": evidence.continuation_pieces,
         "token_logprobs": evidence.logprobs,
         "alternatives": evidence.alternatives,
+    }
+
+
+def _perplexities(own: list[float] | None, alone: list[float] | None) -> dict[str, float | None]:
+    """With and without the prefix, over the tokens that both know."""
+    if own is None:
+        return {}
+    values = np.array(own)
+    if alone is None:
+        return {"perplexity": float(np.exp(-values.mean()))}
+    others = np.array(alone)
+    both = ~np.isnan(others)
+    return {
+        "perplexity": float(np.exp(-values[both].mean())),
+        "perplexity_without_prefix": float(np.exp(-others[both].mean())),
     }
 
 

@@ -33,7 +33,16 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.language_model import LanguageModel, check_fits
 from mnemoscope.progress import say, track
 
-__all__ = ["audit_documents", "audit_spans", "prepare_folder"]
+__all__ = [
+    "audit_documents",
+    "audit_spans",
+    "find_hits",
+    "finished_audit",
+    "prepare_folder",
+    "span_places",
+    "summaries",
+    "write_audit",
+]
 
 
 def prepare_folder(out: Path) -> None:
@@ -95,7 +104,7 @@ def audit_documents(
     _check_models(lm, reference, settings)
     tokens = _tokenize(reading.documents, lm)
     key = _key(lm, reference, reading.documents, tokens, settings)
-    done = _finished(out, key, redo)
+    done = finished_audit(out, key, redo=redo)
     if done is not None:
         say(f"{out}: this audit is already there.")
         return done
@@ -115,9 +124,9 @@ def audit_documents(
         "reference": None if reference is None else model_facts(reference, names["reference"]),
         "settings": settings.model_dump(),
         "encoding": reading.encoding,
-        **_summaries(reading, tokens, windows, frame, settings),
+        **summaries(reading, tokens, windows, frame, settings),
     }
-    _write(out, record, reading.documents, frame)
+    write_audit(out, record, reading.documents, frame)
     parts.remove()
     return record
 
@@ -144,7 +153,7 @@ def audit_spans(
     Returns:
         Columns `records.SPAN_COLUMNS`, in the order of documents and characters.
     """
-    hits = _hits(lm, tokens, windows, settings)
+    hits = find_hits(lm.tokenizer, tokens, windows, settings)
     places = [
         (number, first)
         for number, found in hits.items()
@@ -163,7 +172,7 @@ def audit_spans(
                 evidence,
                 document=documents[number].name,
                 text=documents[number].text,
-                places=_places(tokens[number], span, settings),
+                places=span_places(tokens[number], span, settings),
                 threshold=settings.threshold,
             )
             for (number, span), evidence in zip(spans, asked, strict=True)
@@ -213,8 +222,17 @@ def _key(
     return whole.hexdigest()
 
 
-def _finished(out: Path, key: str, redo: bool) -> dict[str, Any] | None:
-    """The audit that is already there, if it is this one; another one is not written over."""
+def finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
+    """The audit that is already there, if it is this one; another one is not written over.
+
+    Args:
+        out: the audit's folder.
+        key: hash of everything that decides what this audit says.
+        redo: take away another one.
+
+    Raises:
+        UserError: another one is there.
+    """
     path = out / "audit.json"
     if not path.is_file():
         return None
@@ -236,14 +254,21 @@ def _finished(out: Path, key: str, redo: bool) -> dict[str, Any] | None:
     return None
 
 
-def _hits(
-    lm: LanguageModel, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
+def find_hits(
+    tokenizer: Any, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
 ) -> dict[int, list[Hit]]:
-    """The hits of each document that has any, in order, each judged by the rule."""
+    """The hits of each document that has any, in order, each judged by the rule.
+
+    Args:
+        tokenizer: gives the text of the tokens.
+        tokens: of every document.
+        windows: columns `scan.SCHEMA`.
+        settings: of the audit.
+    """
     rows = windows.filter(pl.col("continuation").is_not_null())
     places = list(rows.select("document", "first").iter_rows())
     ids = cut(tokens, places, settings.length)
-    rulings = rule_windows(lm.tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
+    rulings = rule_windows(tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
     found: dict[int, list[Hit]] = {}
     for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
         is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
@@ -254,7 +279,7 @@ def _hits(
     return found
 
 
-def _places(tokens: Tokens, span: Span, settings: AuditSettings) -> dict[str, int]:
+def span_places(tokens: Tokens, span: Span, settings: AuditSettings) -> dict[str, int]:
     """Characters of a span and of the window that speaks for it."""
     start, end = character_range(tokens, span.first, span.last)
     first, last = span.hit.first, span.hit.first + settings.length
@@ -268,7 +293,7 @@ def _places(tokens: Tokens, span: Span, settings: AuditSettings) -> dict[str, in
     }
 
 
-def _summaries(
+def summaries(
     reading: Reading,
     tokens: Sequence[Tokens],
     windows: pl.DataFrame,
@@ -298,7 +323,7 @@ def _summaries(
     return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
 
 
-def _write(
+def write_audit(
     out: Path, record: dict[str, Any], documents: Sequence[Document], frame: pl.DataFrame
 ) -> None:
     """Write everything, `audit.json` last."""

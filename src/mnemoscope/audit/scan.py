@@ -15,7 +15,7 @@ from mnemoscope.audit.tokens import Tokens
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.progress import track
 
-__all__ = ["SCHEMA", "coarse_starts", "cut", "fine_starts", "scan_windows"]
+__all__ = ["SCHEMA", "coarse_starts", "counts_as_hit", "cut", "fine_starts", "scan_windows"]
 
 SCHEMA: dict[str, Any] = {
     "document": pl.Int64,
@@ -85,7 +85,9 @@ def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) ->
     """
     rows = coarse.select("first", "common", "score").sort("first").rows()
     enough = min(settings.refine_from, settings.suffix)
-    is_hit = {first for first, _, score in rows if score is not None and _hits(score, settings)}
+    is_hit = {
+        first for first, _, score in rows if score is not None and counts_as_hit(score, settings)
+    }
     known = {first for first, *_ in rows}
     found: set[int] = set()
     for (left, left_common, _), (right, right_common, _) in pairwise(rows):
@@ -111,7 +113,8 @@ def cut(
     return np.stack(rows) if rows else np.empty((0, length), dtype=np.int32)
 
 
-def _hits(score: float, settings: AuditSettings) -> bool:
+def counts_as_hit(score: float, settings: AuditSettings) -> bool:
+    """True where so large a share of right tokens makes a window a hit."""
     return score >= 1 - settings.n_allowed / settings.suffix - 1e-9
 
 
@@ -152,7 +155,7 @@ def _part(
     )
     score = np.concatenate([batch.score for batch in batches])
     continuations = [row for batch in batches for row in batch.tokens.tolist()]
-    is_hit = [not np.isnan(one) and _hits(one, settings) for one in score]
+    is_hit = [not np.isnan(one) and counts_as_hit(one, settings) for one in score]
     return pl.DataFrame(
         {
             "document": [number for number, _ in places],

@@ -59,12 +59,17 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     return record, frame
 
 
-def verify_audit(out: Path, load: Callable[[dict[str, Any]], LanguageModel]) -> Verification:
+def verify_audit(
+    out: Path,
+    load: Callable[[dict[str, Any]], LanguageModel],
+    ask: Callable[[dict[str, Any], pl.DataFrame], list[bool]] | None = None,
+) -> Verification:
     """Repeat the spans of an audit.
 
     Args:
         out: the audit's folder.
         load: gives the model that an audit's `model` speaks of.
+        ask: asks the service of an audit behind an API again, see `remote_verify`.
 
     Raises:
         UserError: no audit there, or the model cannot be loaded.
@@ -74,10 +79,16 @@ def verify_audit(out: Path, load: Callable[[dict[str, Any]], LanguageModel]) -> 
     problems, notes = _check_documents(record)
     if file_sha256(out / "spans.parquet") != record["spans_sha256"]:
         problems.append("spans.parquet was changed after the audit.")
-    lm = load(record["model"])
-    if lm.fingerprint != record["model"]["fingerprint"]:
-        problems.append(f"{lm.name}: other weights than those that were audited.")
-    holds = _repeat(lm, frame, settings)
+    if record.get("api"):
+        if ask is None:
+            raise UserError(f"{out}: of a model behind an API, which is not asked again here.")
+        notes.append("the weights behind an API cannot be checked, only what it writes now.")
+        holds = ask(record, frame)
+    else:
+        lm = load(record["model"])
+        if lm.fingerprint != record["model"]["fingerprint"]:
+            problems.append(f"{lm.name}: other weights than those that were audited.")
+        holds = _repeat(lm, frame, settings)
     for row, ok in zip(frame.iter_rows(named=True), holds, strict=True):
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")

@@ -8,12 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnemoscope.cli.audit_endpoint import (
+    ApiKeyEnv,
+    Concurrency,
+    DryRun,
+    Endpoint,
+    Logprobs,
+    PriceIn,
+    PriceOut,
+    PromptAs,
+    RequestsPerMinute,
+    Retries,
+    ServedModel,
+    Timeout,
+    Tokenizer,
+    ask_service_again,
+    audit_behind,
+    check_alone,
+)
 from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.config import EMBEDDED
 from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from mnemoscope.audit.summary import Gate
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.language_model import LanguageModel
@@ -105,13 +125,47 @@ def audit(
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
+    endpoint: Endpoint = None,
+    served_model: ServedModel = None,
+    tokenizer: Tokenizer = None,
+    prompt_as: PromptAs = None,
+    logprobs: Logprobs = None,
+    api_key_env: ApiKeyEnv = None,
+    concurrency: Concurrency = None,
+    requests_per_minute: RequestsPerMinute = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    dry_run: DryRun = False,
     redo: Redo = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the passages of documents that a model repeats, and say: guessed or recalled.
 
     Example: mnemoscope audit embedded README.md -o audit
+
+    Example: mnemoscope audit --endpoint http://localhost:8000/v1 --model NAME README.md -o audit
     """
+    service = {
+        "url": endpoint,
+        "model": served_model,
+        "prompt_as": prompt_as,
+        "logprobs": logprobs,
+        "api_key_env": api_key_env,
+        "concurrency": concurrency,
+        "requests_per_minute": requests_per_minute,
+        "timeout": timeout,
+        "retries": retries,
+    }
+    costs = {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
+    if endpoint is None:
+        named = {f"--{name.replace('_', '-')}": value for name, value in service.items()}
+        check_alone(
+            {**named, **costs, "--dry-run": dry_run},
+            wanted="with --endpoint",
+            refused="with a model that runs here",
+        )
     given = {"dtype": dtype or "float32", "device": device or "auto"}
     if verify is not None:
         _refuse_beside_verify(model, documents, out)
@@ -119,11 +173,13 @@ def audit(
             found = _verify(verify, given["device"])
         _print_verification(verify, found)
         return
-    if model is None or not documents:
+    if endpoint is not None and model is not None:
+        documents, model = [model, *(documents or [])], None
+    if (model is None and endpoint is None) or not documents:
         raise UserError(
             "audit wants a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
         )
-    if out is None:
+    if out is None and not dry_run:
         raise UserError("audit wants a folder for the result: add -o DIR.")
     from mnemoscope.audit.settings import audit_settings
     from mnemoscope.audit.summary import parse_gate
@@ -135,17 +191,40 @@ def audit(
         prefix=prefix,
         suffix=suffix,
         temperature=temperature,
-        top_k=top_k,
+        top_k=0 if top_k is None and endpoint is not None else top_k,
         probability=probability,
         patterns=patterns,
         n_prefixes=n_prefixes,
         batch_size=batch_size,
         seed=seed,
     )
-    with shown(quiet):
-        record = _audit(
-            model, documents, out, settings, reference, revision, encoding, given, redo=redo
+    if endpoint is not None:
+        local = {"--reference": reference, "--batch-size": batch_size}
+        check_alone(
+            {**local, "--dtype": dtype, "--device": device},
+            wanted="with a model that runs here",
+            refused="with --endpoint",
         )
+    with shown(quiet), _folder_of_something(out or Path()):
+        if model is not None and out is not None:
+            record: dict[str, Any] | None = _audit(
+                model, documents, out, settings, reference, revision, encoding, given, redo=redo
+            )
+        else:
+            record = audit_behind(
+                service,
+                documents,
+                out,
+                settings,
+                tokenizer=tokenizer,
+                revision=revision,
+                encoding=encoding,
+                prices=(price_in, price_out),
+                dry_run=dry_run,
+                redo=redo,
+            )
+    if record is None or out is None:
+        return
     _print_record(out, record)
     if gate is not None:
         _judge(gate, record)
@@ -168,23 +247,22 @@ def _audit(
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 
-    with _folder_of_something(out):
-        prepare_folder(out)
-        reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
-        for one in reading.skipped:
-            say(f"Not read: {one.name}: {one.reason}")
-        lm = _load(model, "model", revision, given)
-        beside = _reference_name(model, reference)
-        return audit_documents(
-            lm,
-            reading,
-            out,
-            settings=settings,
-            reference=None if beside is None else _load(beside, "reference", None, given),
-            command=["mnemoscope", *sys.argv[1:]],
-            names={"model": model, "reference": beside or ""},
-            redo=redo,
-        )
+    prepare_folder(out)
+    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+    for one in reading.skipped:
+        say(f"Not read: {one.name}: {one.reason}")
+    lm = _load(model, "model", revision, given)
+    beside = _reference_name(model, reference)
+    return audit_documents(
+        lm,
+        reading,
+        out,
+        settings=settings,
+        reference=None if beside is None else _load(beside, "reference", None, given),
+        command=["mnemoscope", *sys.argv[1:]],
+        names={"model": model, "reference": beside or ""},
+        redo=redo,
+    )
 
 
 @contextmanager
@@ -229,7 +307,10 @@ def _verify(folder: Path, device: str) -> "Verification":
         given = {"dtype": facts["dtype"], "device": device}
         return _load(facts["name"], "model", facts["revision"], given)
 
-    return verify_audit(folder, load)
+    def ask(record: dict[str, Any], frame: "pl.DataFrame") -> list[bool]:
+        return ask_service_again(folder, record, frame)
+
+    return verify_audit(folder, load, ask)
 
 
 def _print_verification(folder: Path, found: "Verification") -> None:
