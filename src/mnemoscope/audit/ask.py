@@ -1,4 +1,4 @@
-"""Gather the evidence of all spans: the audited model, other prefixes, the reference model."""
+"""Gather the evidence of all spans: the audited model, other prefixes, reference model, CNNs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mnemoscope.audit.cnn_ground import CnnGround, recall_probabilities
 from mnemoscope.audit.continuing import continue_windows
 from mnemoscope.audit.evidence import Evidence, alone_logprobs, gather_evidence, tries_needed
 from mnemoscope.audit.prior import find_priors, other_prefixes
@@ -30,6 +31,7 @@ def ask_about(
     *,
     settings: AuditSettings,
     reference: LanguageModel | None = None,
+    cnn: CnnGround | None = None,
 ) -> list[SpanEvidence]:
     """Ask the models about the window of each span.
 
@@ -39,6 +41,7 @@ def ask_about(
         spans: number of the document and the span.
         settings: of the audit.
         reference: a model of the same tokenizer, or None.
+        cnn: the CNNs of a study of the audited model, or None.
 
     Returns:
         One piece of evidence a span.
@@ -47,7 +50,7 @@ def ask_about(
     with track("evidence", total=len(spans), unit="spans") as progress:
         for start in range(0, len(spans), _SPANS_AT_ONCE):
             chunk = spans[start : start + _SPANS_AT_ONCE]
-            found += _ask(lm, documents, chunk, settings, reference)
+            found += _ask(lm, documents, chunk, settings, reference, cnn)
             progress.advance(len(chunk))
     return found
 
@@ -75,6 +78,7 @@ def _ask(
     spans: Sequence[tuple[int, Span]],
     settings: AuditSettings,
     reference: LanguageModel | None,
+    cnn: CnnGround | None,
 ) -> list[SpanEvidence]:
     places = [(number, span.hit.first) for number, span in spans]
     windows = cut(documents, places, settings.length)
@@ -84,6 +88,7 @@ def _ask(
     others = [other_prefixes(documents, place, settings) for place in places]
     priors = find_priors(lm, windows, asked.logprobs.sum(axis=1), others, settings)
     scores, logprobs = _ask_reference(reference, windows, settings)
+    probabilities = recall_probabilities(cnn, lm, windows, batch_size=settings.batch_size)
     return [
         SpanEvidence(
             window=windows[row].tolist(),
@@ -97,6 +102,7 @@ def _ask(
             prior=priors[row],
             reference_score=None if scores is None else float(scores[row]),
             reference_logprobs=None if logprobs is None else logprobs[row].tolist(),
+            probability=probabilities[row],
         )
         for row, (_, span) in enumerate(spans)
     ]

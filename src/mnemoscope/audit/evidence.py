@@ -73,7 +73,7 @@ def alone_logprobs(
     table = check_tokens(lm, suffixes)
 
     def ask(batch: torch.Tensor) -> npt.NDArray[np.float64]:
-        known = batch if lm.bos_id is not None else batch[:, 1:]
+        known = batch if lm.before else batch[:, 1:]
         with torch.inference_mode():
             logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), known.shape[1])
             values = _chosen(logits.float().log_softmax(dim=-1), known)

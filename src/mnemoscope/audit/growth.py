@@ -91,7 +91,7 @@ def _reach(lm: LanguageModel, n_left: int, settings: AuditSettings) -> int:
     """Tokens of prefix and what may follow, within the document and the model's positions."""
     reach = min(n_left, settings.length + settings.max_growth)
     if lm.max_positions is not None:
-        reach = min(reach, lm.max_positions - (lm.bos_id is not None))
+        reach = min(reach, lm.max_positions - len(lm.before))
     return max(reach, settings.length)
 
 

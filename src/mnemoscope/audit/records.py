@@ -13,6 +13,7 @@ from mnemoscope.audit.spans import Span
 
 __all__ = ["SPAN_COLUMNS", "SpanEvidence", "span_frame", "span_row"]
 
+_EVEN = 0.5
 _PIECES = pl.List(pl.String)
 _VALUES = pl.List(pl.Float64)
 _CHOICES = pl.List(pl.List(pl.Struct({"text": pl.String, "logprob": pl.Float64})))
@@ -50,6 +51,7 @@ SPAN_COLUMNS: dict[str, Any] = {
     "rule_says": pl.String,
     "prior_says": pl.String,
     "reference_says": pl.String,
+    "cnn_says": pl.String,
     "grounds_disagree": pl.Boolean,
     "window_token": pl.Int64,
     "window_start": pl.Int64,
@@ -85,6 +87,7 @@ class SpanEvidence:
         prior: see `prior`, None where it was not asked.
         reference_score: share of matching tokens of the reference model, None without one.
         reference_logprobs: as `logprobs`, of the reference model.
+        probability: that it is Recall, as the CNNs say; None where none says anything.
     """
 
     window: list[int]
@@ -98,6 +101,7 @@ class SpanEvidence:
     prior: Prior | None
     reference_score: float | None
     reference_logprobs: list[float] | None
+    probability: float | None = None
 
 
 def span_row(
@@ -126,7 +130,7 @@ def span_row(
     reference = evidence.reference_score
     reproduces = None if reference is None else reference >= threshold - 1e-9
     row["reference_reproduces"] = reproduces
-    return row | _grounds(span, evidence.prior, reproduces)
+    return row | _grounds(span, evidence, reproduces)
 
 
 def span_frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
@@ -175,6 +179,7 @@ def _asked(evidence: SpanEvidence) -> dict[str, Any]:
         "log_likelihood_ratio": ratio,
         "reference_score": evidence.reference_score,
         "reference_logprobs": reference,
+        "probability": evidence.probability,
         "window_tokens": evidence.window,
         "suffix_pieces": evidence.suffix_pieces,
         "continuation_pieces": evidence.continuation_pieces,
@@ -198,17 +203,20 @@ def _perplexities(own: list[float] | None, alone: list[float] | None) -> dict[st
     }
 
 
-def _grounds(span: Span, prior: Prior | None, reference: bool | None) -> dict[str, Any]:
+def _grounds(span: Span, evidence: SpanEvidence, reference: bool | None) -> dict[str, Any]:
     """What each ground says by itself, and whether they differ."""
     # What comes out after half of the other prefixes or more needs none of its own. That it does
     # need its own says little (docs/audit.md), so the prior never says recall.
+    prior, probability = evidence.prior, evidence.probability
     comes_anyway = prior is not None and 2 * prior.n_reproduced >= prior.n_prefixes
     prior_says = GUESS if comes_anyway else None
     reference_says = None if reference is None else (GUESS if reference else RECALL)
-    said = {span.verdict, prior_says, reference_says} - {None}
+    cnn_says = None if probability is None else (RECALL if probability >= _EVEN else GUESS)
+    said = {span.verdict, prior_says, reference_says, cnn_says} - {None}
     return {
         "rule_says": span.hit.ruling.verdict,
         "prior_says": prior_says,
         "reference_says": reference_says,
+        "cnn_says": cnn_says,
         "grounds_disagree": len(said) > 1,
     }

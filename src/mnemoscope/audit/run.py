@@ -17,6 +17,7 @@ import polars as pl
 from mnemoscope.atomic_write import write_json, write_parquet, write_text
 from mnemoscope.audit.ask import ask_about, check_same_tokens
 from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, versions
+from mnemoscope.audit.cnn_ground import CnnGround
 from mnemoscope.audit.growth import grow
 from mnemoscope.audit.page import render_page
 from mnemoscope.audit.parts import Parts
@@ -30,12 +31,14 @@ from mnemoscope.audit.summary import overall, summarize
 from mnemoscope.audit.texts import Document, Reading
 from mnemoscope.audit.tokens import Tokens, character_range, tokenize
 from mnemoscope.errors import UserError
+from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel, check_fits
 from mnemoscope.progress import say, track
 
 __all__ = [
     "audit_documents",
     "audit_spans",
+    "check_long_enough",
     "find_hits",
     "finished_audit",
     "prepare_folder",
@@ -76,6 +79,7 @@ def audit_documents(
     *,
     settings: AuditSettings | None = None,
     reference: LanguageModel | None = None,
+    cnn: CnnGround | None = None,
     command: Sequence[str] = (),
     names: dict[str, str] | None = None,
     redo: bool = False,
@@ -88,6 +92,7 @@ def audit_documents(
         out: folder of the audit; a run that was stopped there goes on.
         settings: of the audit; None takes the defaults.
         reference: a model that cannot have seen the documents, or None.
+        cnn: the CNNs of a study of the audited model, or None.
         command: recorded, so that someone else can repeat it.
         names: what `model` and `reference` were called, where that is not their path.
         redo: write over an audit of other documents or settings.
@@ -97,13 +102,16 @@ def audit_documents(
 
     Raises:
         UserError: another audit is in the folder, a reference of another family, a model without
-            tokenizer or with too few positions.
+            tokenizer or with too few positions, no document as long as a window.
     """
     settings = settings or AuditSettings()
     prepare_folder(out)
+    if settings.chat_template:
+        lm = in_chat(lm, settings.instruction)
     _check_models(lm, reference, settings)
     tokens = _tokenize(reading.documents, lm)
-    key = _key(lm, reference, reading.documents, tokens, settings)
+    check_long_enough(tokens, settings)
+    key = _key(lm, reference, reading.documents, tokens, settings, cnn)
     done = finished_audit(out, key, redo=redo)
     if done is not None:
         say(f"{out}: this audit is already there.")
@@ -111,7 +119,7 @@ def audit_documents(
     parts = Parts(out, key)
     windows = scan_windows(lm, tokens, settings=settings, parts=parts)
     frame = audit_spans(
-        lm, reading.documents, tokens, windows, settings=settings, reference=reference
+        lm, reading.documents, tokens, windows, settings=settings, reference=reference, cnn=cnn
     )
     names = {"model": lm.name, "reference": reference.name if reference else "", **(names or {})}
     record = {
@@ -122,6 +130,7 @@ def audit_documents(
         "versions": versions(),
         "model": model_facts(lm, names["model"]),
         "reference": None if reference is None else model_facts(reference, names["reference"]),
+        "cnn": None if cnn is None else cnn.facts,
         "settings": settings.model_dump(),
         "encoding": reading.encoding,
         **summaries(reading, tokens, windows, frame, settings),
@@ -139,6 +148,7 @@ def audit_spans(
     *,
     settings: AuditSettings,
     reference: LanguageModel | None = None,
+    cnn: CnnGround | None = None,
 ) -> pl.DataFrame:
     """Make the table of spans from continued windows.
 
@@ -149,6 +159,7 @@ def audit_spans(
         windows: from `scan_windows`.
         settings: of the audit.
         reference: a model of the same tokenizer, or None.
+        cnn: the CNNs of a study of the audited model, or None.
 
     Returns:
         Columns `records.SPAN_COLUMNS`, in the order of documents and characters.
@@ -164,7 +175,7 @@ def audit_spans(
     for number, found in hits.items():
         mine = {first: growth for (owner, first), growth in grown.items() if owner == number}
         spans += [(number, span) for span in find_spans(found, mine, len(tokens[number].ids))]
-    asked = ask_about(lm, tokens, spans, settings=settings, reference=reference)
+    asked = ask_about(lm, tokens, spans, settings=settings, reference=reference, cnn=cnn)
     return span_frame(
         [
             span_row(
@@ -200,12 +211,32 @@ def _tokenize(documents: Sequence[Document], lm: LanguageModel) -> list[Tokens]:
     return found
 
 
+def check_long_enough(tokens: Sequence[Tokens], settings: AuditSettings) -> None:
+    """Refuse documents of which nothing can be asked.
+
+    Args:
+        tokens: of every document.
+        settings: of the audit.
+
+    Raises:
+        UserError: all are shorter than one window.
+    """
+    longest = max((len(one.ids) for one in tokens), default=0)
+    if longest < settings.length:
+        which = "the document is" if len(tokens) == 1 else f"all {len(tokens)} documents are"
+        raise UserError(
+            f"nothing to ask: {which} shorter than one window of {settings.length} tokens (the "
+            f"longest has {longest}). Give longer ones, or a smaller --prefix and --suffix."
+        )
+
+
 def _key(
     lm: LanguageModel,
     reference: LanguageModel | None,
     documents: Sequence[Document],
     tokens: Sequence[Tokens],
     settings: AuditSettings,
+    cnn: CnnGround | None,
 ) -> str:
     """Hash of everything that decides what an audit says."""
     whole = hashlib.sha256()
@@ -216,6 +247,8 @@ def _key(
         "settings": settings.model_dump(),
         "documents": [[document.name, document.sha256] for document in documents],
     }
+    if cnn is not None:
+        facts["cnn"] = {name: fact for name, fact in cnn.facts.items() if name != "study"}
     whole.update(json.dumps(facts, sort_keys=True).encode())
     for one in tokens:
         whole.update(hashlib.sha256(one.ids.tobytes()).digest())

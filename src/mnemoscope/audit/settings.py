@@ -48,6 +48,15 @@ class AuditSettings(BaseModel):
         default=8, ge=0, description="Other prefixes of the prior; 0 leaves it out."
     )
     batch_size: int = Field(default=64, ge=1, description="Windows a forward pass.")
+    chat_template: bool = Field(
+        default=False,
+        description="Speak to a chat-tuned model in its chat template: the text begins its answer.",
+    )
+    instruction: str = Field(
+        default="Continue this text.",
+        min_length=1,
+        description="What the user of that chat asks for.",
+    )
     seed: int = Field(default=0, description="Draws the other prefixes.")
 
     @property

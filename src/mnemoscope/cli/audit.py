@@ -34,6 +34,8 @@ from mnemoscope.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+    from mnemoscope.audit.cnn_ground import CnnGround
+    from mnemoscope.audit.settings import AuditSettings
     from mnemoscope.audit.summary import Gate
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.language_model import LanguageModel
@@ -42,6 +44,7 @@ __all__ = ["audit"]
 
 _GATE_FAILED = 3
 _NO_REFERENCE = "none"
+_MAKE_STUDY = "auto"
 
 _Out = Annotated[
     Path | None,
@@ -123,6 +126,23 @@ def audit(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Hub revision of the model.")
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study",
+            help="A finished study of this model, whose CNNs then give probabilities; 'auto' "
+            "makes one of free texts.",
+            show_default=False,
+        ),
+    ] = None,
+    chat_template: Annotated[
+        bool,
+        typer.Option("--chat-template", help="A chat-tuned model's answer begins with the text."),
+    ] = False,
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", help="Also write a JUnit report.", show_default=False),
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     endpoint: Endpoint = None,
@@ -184,6 +204,8 @@ def audit(
     from mnemoscope.audit.settings import audit_settings
     from mnemoscope.audit.summary import parse_gate
 
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UserError(f"--junit {junit}: no such folder. Make it first.")
     gate = parse_gate(fail_if) if fail_if is not None else None
     settings = audit_settings(
         threshold=threshold,
@@ -197,18 +219,29 @@ def audit(
         n_prefixes=n_prefixes,
         batch_size=batch_size,
         seed=seed,
+        chat_template=chat_template,
     )
     if endpoint is not None:
+        here = {"--study": study, "--chat-template": chat_template}
         local = {"--reference": reference, "--batch-size": batch_size}
         check_alone(
-            {**local, "--dtype": dtype, "--device": device},
+            {**local, "--dtype": dtype, "--device": device, **here},
             wanted="with a model that runs here",
             refused="with --endpoint",
         )
     with shown(quiet), _folder_of_something(out or Path()):
         if model is not None and out is not None:
             record: dict[str, Any] | None = _audit(
-                model, documents, out, settings, reference, revision, encoding, given, redo=redo
+                model,
+                documents,
+                out,
+                settings,
+                reference,
+                revision,
+                encoding,
+                given,
+                study=study,
+                redo=redo,
             )
         else:
             record = audit_behind(
@@ -226,6 +259,8 @@ def audit(
     if record is None or out is None:
         return
     _print_record(out, record)
+    if junit is not None:
+        _write_junit(junit, out, record)
     if gate is not None:
         _judge(gate, record)
 
@@ -234,12 +269,13 @@ def _audit(
     model: str,
     sources: list[str],
     out: Path,
-    settings: Any,
+    settings: "AuditSettings",
     reference: str | None,
     revision: str | None,
     encoding: str,
     given: dict[str, str],
     *,
+    study: str | None,
     redo: bool,
 ) -> dict[str, Any]:
     """Read, load and audit; nothing is loaded for documents that cannot be read."""
@@ -251,6 +287,7 @@ def _audit(
     reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
     for one in reading.skipped:
         say(f"Not read: {one.name}: {one.reason}")
+    folder = _study_folder(study, model, out, settings, revision, given)
     lm = _load(model, "model", revision, given)
     beside = _reference_name(model, reference)
     return audit_documents(
@@ -259,10 +296,41 @@ def _audit(
         out,
         settings=settings,
         reference=None if beside is None else _load(beside, "reference", None, given),
+        cnn=None if folder is None else _ground(folder, lm, settings),
         command=["mnemoscope", *sys.argv[1:]],
         names={"model": model, "reference": beside or ""},
         redo=redo,
     )
+
+
+def _study_folder(
+    study: str | None,
+    model: str,
+    out: Path,
+    settings: "AuditSettings",
+    revision: str | None,
+    given: dict[str, str],
+) -> Path | None:
+    """Where the study is that is to be asked; made where that is wanted."""
+    if study is None:
+        return None
+    if study != _MAKE_STUDY:
+        return Path(study)
+    from mnemoscope.stages.auto_study import make_study
+
+    return make_study(out, settings, model=model, revision=revision, **given).folder
+
+
+def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "CnnGround":
+    """The CNNs of a study of this model; says so where they give no probability."""
+    from mnemoscope.progress import say
+    from mnemoscope.stages.audit_study import check_study, read_ground
+    from mnemoscope.stages.models import facts_of
+
+    ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
+    if ground.facts["reason"] is not None:
+        say(f"No probabilities from {folder}: {ground.facts['reason']}.")
+    return ground
 
 
 @contextmanager
@@ -336,6 +404,16 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
         f"({whole['recall_spans']} passages)."
     )
     print(f"Wrote {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+
+
+def _write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
+    import polars as pl
+
+    from mnemoscope.atomic_write import write_text
+    from mnemoscope.audit.junit import junit_xml
+
+    write_text(path, junit_xml(record, pl.read_parquet(out / "spans.parquet")))
+    print(f"Wrote {path}.")
 
 
 def _share(share: dict[str, float]) -> str:

@@ -54,7 +54,7 @@ class HeadPool:
         self._lm = lm
         self._ends_forward = ends_forward
         self._heads: list[torch.Tensor] | None = [] if keep_heads else None
-        self._skipped = 0 if lm.bos_id is None else 1
+        self._skipped = len(lm.before)
         self._means: list[torch.Tensor] = []
         self._maxima: list[torch.Tensor] = []
 

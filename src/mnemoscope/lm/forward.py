@@ -82,10 +82,11 @@ def check_finite(lm: LanguageModel, gap: torch.Tensor) -> None:
 
 
 def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Put the model's beginning-of-sequence token in front of (batch, length), where it has one."""
-    if lm.bos_id is None:
+    """Put before (batch, length) what the model is to read first: a token, a chat, or nothing."""
+    if not lm.before:
         return tokens
-    return torch.cat([tokens.new_full((len(tokens), 1), lm.bos_id), tokens], dim=1)
+    before = tokens.new_tensor(lm.before).expand(len(tokens), -1)
+    return torch.cat([before, tokens], dim=1)
 
 
 @remember

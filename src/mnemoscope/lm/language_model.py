@@ -32,6 +32,8 @@ class LanguageModel:
         bos_id: token prepended to every sequence, or None.
         fingerprint: SHA-256 of weights and configuration (see `fingerprint_model`).
         attention_route: ``interface`` or ``hooks``, how attention is captured.
+        chat: tokens of a chat's beginning (see `mnemoscope.lm.chat`) that stand before every
+            sequence in place of `bos_id`; none in plain text.
     """
 
     model: Any = field(repr=False)
@@ -47,6 +49,12 @@ class LanguageModel:
     bos_id: int | None
     fingerprint: str
     attention_route: str
+    chat: tuple[int, ...] = ()
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Tokens that stand before every sequence and are none of its own."""
+        return self.chat or (() if self.bos_id is None else (self.bos_id,))
 
 
 def wrap_model(
@@ -105,14 +113,15 @@ def check_fits(lm: LanguageModel, length: int) -> None:
 
     Args:
         lm: the model.
-        length: tokens of a sequence, without the prepended one.
+        length: tokens of a sequence, without those that are prepended.
 
     Raises:
-        UserError: `length` (and one more where a token is prepended) exceeds `max_positions`.
+        UserError: `length` and what is prepended exceed `max_positions`.
     """
-    needed = length + (lm.bos_id is not None)
-    if lm.max_positions is not None and needed > lm.max_positions:
-        with_bos = " and one for the prepended token" if lm.bos_id is not None else ""
+    n_before = len(lm.before)
+    if lm.max_positions is not None and length + n_before > lm.max_positions:
+        words = "one for the prepended token" if n_before == 1 else f"{n_before} before them"
+        with_bos = f" and {words}" if n_before else ""
         raise UserError(
             f"{lm.name}: has {lm.max_positions} positions, sequences of {length} tokens need "
             f"{length}{with_bos}. Choose a model with more, or shorter sequences."
