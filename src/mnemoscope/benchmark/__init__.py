@@ -35,12 +35,19 @@ if TYPE_CHECKING:
         published_table,
     )
     from mnemoscope.benchmark.several import TOGETHER_SCHEMA, score_together
-    from mnemoscope.benchmark.statistics import STATISTICS, classify_statistics, map_statistics
+    from mnemoscope.benchmark.statistics import (
+        ALL_STATISTICS,
+        STATISTICS,
+        all_statistics,
+        classify_statistics,
+        map_statistics,
+    )
     from mnemoscope.benchmark.table import SOURCES, score_benchmark
     from mnemoscope.benchmark.verdict import BenchmarkFigures, Verdict, give_verdict
     from mnemoscope.benchmark.votes import Votes, collect_votes
 
 __all__ = [
+    "ALL_STATISTICS",
     "BENCHMARK_SCHEMA",
     "COMPARISON_SCHEMA",
     "CONTROLS",
@@ -63,6 +70,7 @@ __all__ = [
     "RankCorrelation",
     "Verdict",
     "Votes",
+    "all_statistics",
     "auc_pairs",
     "blind_maps",
     "bootstrap_auc",
@@ -93,6 +101,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ALL_STATISTICS": "statistics",
     "COMPARISON_SCHEMA": "comparison",
     "Comparison": "comparison",
     "OurFigures": "comparison",
@@ -122,6 +131,7 @@ _MODULES = {
     "STATISTICS": "statistics",
     "Verdict": "verdict",
     "Votes": "votes",
+    "all_statistics": "statistics",
     "auc_pairs": "auc",
     "blind_maps": "blind",
     "bootstrap_auc": "auc",

@@ -79,6 +79,11 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "difference_before": _Share,
     "difference_after": _Share,
     "matched_note": pl.String,
+    # Min-F1 of all the model's CNNs minus that of the regression on statistics of the same maps,
+    # paired as the excess is.
+    "over_statistics": _Share,
+    "over_statistics_low": _Share,
+    "over_statistics_high": _Share,
 }
 
 BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)

@@ -30,6 +30,7 @@ __all__ = [
     "draw_seeds",
     "measure_excess",
     "min_f1_drawn",
+    "min_f1_gap",
     "over_largest",
 ]
 
@@ -88,15 +89,8 @@ def measure_excess(
     """
     _check_pairs(model, controls)
     sources = {"model": model, **controls}
-    once = Resamples(np.ones((1, len(model.true)), dtype=np.int32), None)
-    observed = {name: float(min_f1_drawn(votes, once)[0]) for name, votes in sources.items()}
     sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
-    seeds = {name: votes.seeds for name, votes in sources.items()}
-    runs = draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
-    drawn = {
-        name: min_f1_drawn(votes, Resamples(sequences, runs[name]))
-        for name, votes in sources.items()
-    }
+    observed, drawn = _min_f1_of_all(sources, sequences, seed)
     low, high = interval_of(over_largest(drawn))
     strongest = max(controls, key=lambda name: observed[name])
     found = Excess(observed["model"] - observed[strongest], low, high, strongest, observed["model"])
@@ -104,6 +98,47 @@ def measure_excess(
         return found
     values, intervals = _auc_excess(sources, sequences, n_resamples, seed)
     return replace(found, auc=values, auc_intervals=intervals)
+
+
+def min_f1_gap(
+    model: Votes, other: Votes, *, n_resamples: int, seed: int
+) -> tuple[float, Interval]:
+    """Min-F1 of the CNNs minus that of another reader of the same sequences.
+
+    Sequences and seeds are drawn as by `measure_excess`.
+
+    Args:
+        model: predictions of the CNNs.
+        other: predictions of the other reader.
+        n_resamples: bootstrap resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        The difference, a fraction, and its paired 95 % interval.
+
+    Raises:
+        ValueError: the other was evaluated on other sequences or classes.
+    """
+    _check_pairs(model, {"other": other})
+    sources = {"model": model, "other": other}
+    sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
+    observed, drawn = _min_f1_of_all(sources, sequences, seed)
+    return observed["model"] - observed["other"], interval_of(drawn["model"] - drawn["other"])
+
+
+def _min_f1_of_all(
+    sources: Mapping[str, Votes], sequences: NDArray[np.int32], seed: int
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Each source's min-F1 as it is, and in every resample of the sequences and of the seeds."""
+    once = Resamples(np.ones((1, sequences.shape[1]), dtype=np.int32), None)
+    observed = {name: float(min_f1_drawn(votes, once)[0]) for name, votes in sources.items()}
+    seeds = {name: votes.seeds for name, votes in sources.items()}
+    runs = draw_seeds(seeds, len(sequences), np.random.default_rng([seed, _SEEDS_STREAM]))
+    drawn = {
+        name: min_f1_drawn(votes, Resamples(sequences, runs[name]))
+        for name, votes in sources.items()
+    }
+    return observed, drawn
 
 
 def _auc_excess(

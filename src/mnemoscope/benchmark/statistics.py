@@ -1,4 +1,4 @@
-"""A plain reader of the same maps: logistic regression on 14 statistics a layer.
+"""A plain reader of the same maps: logistic regression on a few statistics a layer.
 
 It stands beside the CNN so that a CNN that failed to train is not taken for absent evidence:
 with a few hundred sequences a class it is often the better of the two.
@@ -11,10 +11,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mnemoscope.benchmark.baseline import BaselineFit, fit_baseline
+from mnemoscope.benchmark.blind import blind_maps
 from mnemoscope.maps.dataset import MapSource
+from mnemoscope.maps.shape import SHAPES, attention_shape
 from mnemoscope.maps.triangle import unpack_triangle
 
-__all__ = ["STATISTICS", "classify_statistics", "map_statistics"]
+__all__ = [
+    "ALL_STATISTICS",
+    "STATISTICS",
+    "all_statistics",
+    "classify_statistics",
+    "map_statistics",
+]
 
 STATISTICS = (
     "prefix to prefix: mean",
@@ -33,6 +41,8 @@ STATISTICS = (
     "to the first token",
 )
 """What `map_statistics` gives of each layer, in order (query to key; causal entries only)."""
+ALL_STATISTICS = (*STATISTICS, *SHAPES)
+"""What `all_statistics` gives of each layer, in order."""
 
 _ROWS_AT_ONCE = 256
 _SMALLEST_WEIGHT = 1e-12
@@ -59,6 +69,28 @@ def map_statistics(maps: MapSource) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
+    """Sum up each layer of each map in 22 numbers: those of `map_statistics` and its shape.
+
+    The shape (`maps.shape`) is how concentrated the rows are (entropy, Gini coefficient) and what
+    share of the weight lies on the first token, near the diagonal, on the sequence's copy edges
+    and in the blocks of prefix and suffix. Which edges are copies is read off the tokens.
+
+    Args:
+        maps: n maps.
+        tokens: token ids of the same sequences as shown to the model, shape (n, T), integer.
+
+    Returns:
+        Shape (n, layers, 22), float64, in the order of `ALL_STATISTICS`.
+    """
+    marks = blind_maps(tokens)
+    shapes = []
+    for rows in torch.split(torch.arange(len(maps)), _ROWS_AT_ONCE):
+        copies = unpack_triangle(marks.read(rows)[:, 1]) > 0
+        shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies))
+    return np.concatenate([map_statistics(maps), torch.cat(shapes).numpy()], axis=-1)
+
+
 def classify_statistics(
     train_statistics: np.ndarray, train_labels: np.ndarray, eval_statistics: np.ndarray, seed: int
 ) -> BaselineFit:
@@ -68,9 +100,9 @@ def classify_statistics(
     regression (L2, C = 1).
 
     Args:
-        train_statistics: shape (n_train, layers, 14), or (n_train, columns).
+        train_statistics: shape (n_train, layers, figures), or (n_train, columns).
         train_labels: class index of each, shape (n_train,).
-        eval_statistics: shape (n_eval, layers, 14), or (n_eval, columns).
+        eval_statistics: shape (n_eval, layers, figures), or (n_eval, columns).
         seed: of the solver.
 
     Returns:

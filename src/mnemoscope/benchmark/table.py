@@ -14,7 +14,7 @@ import polars as pl
 
 from mnemoscope.benchmark.auc import PairwiseAuc, bootstrap_auc, pair_names
 from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
-from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess
+from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess, min_f1_gap
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.benchmark.votes import Votes, collect_votes
@@ -78,6 +78,7 @@ def score_benchmark(
                     like, present, tuple(names), row["training_min_f1"], n_resamples, seed
                 )
                 row |= _matched_columns(judged, n_resamples, seed)
+                row |= _regression_columns(judged, n_resamples, seed)
             rows.append(row)
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
 
@@ -271,6 +272,17 @@ def _matched_columns(judged: Mapping[str, _Judged], n_resamples: int, seed: int)
         **_per_class("matched_f1", model.scores.f1, model.intervals.f1),
         **_one("matched_blind_min_f1", "matched_blind", text.scores.min_f1, text.intervals.min_f1),
     }
+
+
+def _regression_columns(
+    judged: Mapping[str, _Judged], n_resamples: int, seed: int
+) -> dict[str, Any]:
+    """How far the CNNs are above a regression on a few statistics of the same maps."""
+    if not {"model", "statistics"} <= judged.keys():
+        return {}
+    model, plain = (judged[name].votes for name in ("model", "statistics"))
+    value, interval = min_f1_gap(model, plain, n_resamples=n_resamples, seed=seed)
+    return _one("over_statistics", "over_statistics", value, interval)
 
 
 def _one(name: str, stem: str, value: float, interval: Interval) -> dict[str, Any]:

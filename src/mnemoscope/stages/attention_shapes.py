@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.localize.attention_shape import SHAPES, attention_shape
+from mnemoscope.maps.shape import SHAPES, attention_shape
 from mnemoscope.localize.edges import copy_edges
 from mnemoscope.maps.dataset import rows_at_once
 from mnemoscope.maps.store import MapStore

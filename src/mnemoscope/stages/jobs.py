@@ -21,7 +21,7 @@ from mnemoscope.benchmark.baseline import BaselineFit
 from mnemoscope.benchmark.blind import blind_maps, ngram_logits
 from mnemoscope.benchmark.control_task import permute_labels
 from mnemoscope.benchmark.logits import classify_logprobs
-from mnemoscope.benchmark.statistics import classify_statistics, map_statistics
+from mnemoscope.benchmark.statistics import ALL_STATISTICS, all_statistics, classify_statistics
 from mnemoscope.cnn.files import save_cnn
 from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -226,7 +226,10 @@ def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> BaselineFit:
     if job.source == "logits":
         train, evaluation = (_logprobs(study, part) for part in parts)
         return classify_logprobs(train, labels, evaluation, job.seed)
-    train, evaluation = (map_statistics(job_maps(study, job, part)) for part in parts)
+    train, evaluation = (
+        all_statistics(job_maps(study, job, part), shown_tokens(study.sequences, part))
+        for part in parts
+    )
     return classify_statistics(train, labels, evaluation, job.seed)
 
 
@@ -366,6 +369,8 @@ def make_job(
     ]
     if source == "control" and not _has_non_memo(rows):
         basis.append("all labels permuted")
+    if source == "statistics":
+        basis.append(ALL_STATISTICS)
     device = study.settings.train.device if setting else "cpu"
     if device != "cpu":  # which is what every study had before there was a choice
         basis.append(device)

@@ -72,6 +72,7 @@ def _benchmark(
         cnn=_cnn(study, sample, runs, n_classes),
         pairs=tuple(model["auc_pairs"]) if model else (),
         inputs=tuple(_inputs(study, sample, n_classes)),
+        over_statistics=_over_statistics(model),
     )
 
 
@@ -117,6 +118,13 @@ def _estimates(row: dict[str, Any], name: str, n_lacking: int) -> tuple[Estimate
         return (_NO_ESTIMATE,) * n_lacking
     lists = zip(row[name], row[f"{name}_low"], row[f"{name}_high"], strict=True)
     return tuple(Estimate(*values) for values in lists)
+
+
+def _over_statistics(model: dict[str, Any] | None) -> Estimate:
+    """How far the CNNs are above the regression; no figure in a table of before there was one."""
+    if model is None or "over_statistics" not in model:
+        return _NO_ESTIMATE
+    return _estimate(model, "over_statistics", "over_statistics")
 
 
 def _excess(model: dict[str, Any] | None) -> Excess | None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from mnemoscope.localize.attention_shape import SHAPES
 from mnemoscope.localize.regions import Region, region_sentence
+from mnemoscope.maps.shape import SHAPES
 from mnemoscope.report.content import Table
 from mnemoscope.report.numbers import points
 from mnemoscope.stages.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
@@ -162,8 +162,8 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
         rows=tuple(rows),
         summary="Means over the evaluation sequences of each class, weights averaged over the "
         "heads. A Gini coefficient of 0 is attention spread evenly over the keys, near 1 one key "
-        "that draws all. What a logistic regression on such numbers reaches stands beside the CNNs "
-        "in the chart above (“Regression, on pooled statistics”).",
+        "that draws all. What a logistic regression on these and further numbers reaches stands "
+        "beside the CNNs in the chart above (“Regression, on pooled statistics”).",
     )
 
 

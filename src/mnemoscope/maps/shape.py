@@ -1,15 +1,16 @@
 """What attention looks like in a few numbers a layer: how concentrated it is, and on what.
 
-Beside Δ, which says what a CNN reads: here nothing is learned. The logistic regression on such
-numbers is the baseline `statistics` of the benchmark.
+Beside Δ, which says what a CNN reads: here nothing is learned. These numbers are among those that
+the benchmark's baseline `statistics` reads.
 """
 
 import torch
 from torch import Tensor
 
-from mnemoscope.localize.regions import NEAR_DIAGONAL
+__all__ = ["NEAR_DIAGONAL", "SHAPES", "attention_shape"]
 
-__all__ = ["SHAPES", "attention_shape"]
+NEAR_DIAGONAL = 4
+"""Keys so many tokens back or fewer are near the diagonal (the query itself among them)."""
 
 SHAPES = (
     "entropy of a row, nats",

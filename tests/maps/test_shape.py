@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnemoscope.localize.attention_shape import SHAPES, attention_shape
+from mnemoscope.maps.shape import SHAPES, attention_shape
 
 LENGTH = 16
 NO_COPIES = torch.zeros(1, LENGTH, LENGTH, dtype=torch.bool)
