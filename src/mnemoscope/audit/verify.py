@@ -14,6 +14,7 @@ from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.texts import read_documents
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel
 
 __all__ = ["Verification", "read_audit", "verify_audit"]
@@ -88,6 +89,8 @@ def verify_audit(
         lm = load(record["model"])
         if lm.fingerprint != record["model"]["fingerprint"]:
             problems.append(f"{lm.name}: other weights than those that were audited.")
+        if settings.chat_template:
+            lm = in_chat(lm, settings.instruction)
         holds = _repeat(lm, frame, settings)
     for row, ok in zip(frame.iter_rows(named=True), holds, strict=True):
         if not ok:
