@@ -56,6 +56,11 @@ class ModelSettings(_Settings):
     device: str = Field(
         default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, cuda:1, mps."
     )
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None,
+        description="Spread the model over GPUs, memory and disk in place of device: auto, "
+        "balanced, sequential, or a device for each module.",
+    )
     batch_size: int = Field(default=64, ge=1, description="Sequences a forward pass.")
     bos: Literal["auto", "always", "never"] = Field(
         default="auto",

@@ -19,7 +19,9 @@ class Stage:
     optional: bool = False  # made by its own verb, not by `run`
 
 
-_MODEL = ("model.name", "model.revision", "model.dtype", "model.device", "model.bos")
+_MODEL = tuple(
+    f"model.{key}" for key in ("name", "revision", "dtype", "device", "device_map", "bos")
+)
 _TOKENS = ("sequences", "model.name", "model.revision")
 _CNN_SETTINGS = ("preset", "kernels", "filters", "poolings", "seeds", "device")
 _FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
@@ -28,6 +30,7 @@ _TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
 # Settings that came later, each with the value under which a stage gives what it gave without.
 NEUTRAL: dict[str, Any] = {
+    "model.device_map": None,
     "sequences.pad": False,
     "label.both_splits": False,
     "capture.per_head": False,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
@@ -83,18 +84,33 @@ def test_what_is_no_whole_adapter_is_refused(adapter, base, tmp_path):
         load_model(adapter)
 
 
-def test_quantized_weights_are_refused_with_their_method(base, tmp_path):
-    import shutil
-
+def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(
+    adapter, base, tmp_path
+):
+    with pytest.raises(UserError, match="merged on one device"):
+        load_model(adapter, device_map="auto")
+    pytest.importorskip("bitsandbytes")
     folder = shutil.copytree(base, tmp_path / "quantized")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"quantized weights \(bitsandbytes\) are not read"):
+    named = json.loads((adapter / "adapter_config.json").read_text())
+    named["base_model_name_or_path"] = str(folder)
+    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(UserError, match="merging an adapter would round"):
+        load_model(adapter)
+
+
+def test_quantized_weights_are_refused_with_their_method(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "quantized")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"quantized weights \(gptq\) are not read"):
         load_model(folder)
 
 
-def test_a_model_on_several_devices_is_refused(base):
+def test_a_model_moved_apart_without_a_device_map_is_refused(base):
     model = AutoModelForCausalLM.from_pretrained(base)
     model.gpt_neox.layers[1].to("meta")
     with pytest.raises(UserError, match=r"spread over several devices \(cpu, meta\)"):

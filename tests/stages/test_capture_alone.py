@@ -1,5 +1,7 @@
 """`mnemoscope capture` without labels or text: any table of ids and tokens, in one length."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -185,3 +187,23 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path, refused)
     table = tokens_table(tmp_path / "t.parquet")
     line = refused("capture", "--model", model, "--sequences", table, "-o", tmp_path / "study")
     assert "has 32 positions" in line
+
+
+def test_a_spread_model_gives_the_same_store_and_is_recorded(tiny, tmp_path, call):
+    """The second layer waits on disk; nothing of the maps may change."""
+    table = tokens_table(tmp_path / "t.parquet")
+    where = dict.fromkeys(
+        ("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb", "lm_head",
+         "gpt_neox.emb_dropout", "gpt_neox.layers.0"), "cpu",
+    )  # fmt: skip
+    chosen = f"model.device_map={json.dumps(where | {'gpt_neox.layers.1': 'disk'})}"
+    flags = ("--model", tiny.model, "--sequences", table)
+    done = call("capture", *flags, "-o", tmp_path / "spread", "--set", chosen)
+    assert done.status == 0, done.err
+    assert call("capture", *flags, "-o", tmp_path / "alone").status == 0
+    for file in (tmp_path / "alone" / "maps" / "model").iterdir():
+        assert (tmp_path / "spread" / "maps" / "model" / file.name).read_bytes() == (
+            file.read_bytes()
+        )
+    spread = Study(tmp_path / "spread").record["models"]["model"]
+    assert (spread["device_map"], spread["quantization"]) == ("cpu: 6, disk: 1 modules", None)

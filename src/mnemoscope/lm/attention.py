@@ -95,7 +95,7 @@ class HeadPool:
                 f"{self._lm.name}: gave {len(self._means)} maps of its {self._lm.n_layers} layers. "
                 "Only models with one attention a layer are read."
             )
-        maps = PooledMaps(torch.stack(self._means, dim=1), torch.stack(self._maxima, dim=1))
+        maps = PooledMaps(_stacked(self._means), _stacked(self._maxima))
         self._check(maps)
         heads = None if self._heads is None else torch.cat(self._heads, dim=1)
         return PooledMaps(maps.mean.cpu(), maps.max.cpu(), heads)
@@ -191,3 +191,8 @@ def _first(is_bad: torch.Tensor) -> int | None:
     """The first layer of (batch, layers, query, key) with anything true."""
     layers = is_bad.any(dim=3).any(dim=2).any(dim=0).nonzero()
     return int(layers[0]) if len(layers) else None
+
+
+def _stacked(layers: list[torch.Tensor]) -> torch.Tensor:
+    """The maps of all layers, gathered on the first one's device where they are on several."""
+    return torch.stack([one.to(layers[0].device) for one in layers], dim=1)

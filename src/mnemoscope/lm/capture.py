@@ -64,7 +64,8 @@ def capture_pooled(
 
 
 def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> PooledMaps:
-    is_known = lm.model in _one_map_a_layer
+    # What accelerate brought for the moment must go back when its module ends.
+    is_known = lm.model in _one_map_a_layer and lm.device_map is None
     with pooled_attention(lm, keep_heads=keep_heads, ends_forward=is_known) as pool:
         with torch.inference_mode(), suppress(Enough):
             lm.model.base_model(

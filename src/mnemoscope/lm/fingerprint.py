@@ -43,12 +43,28 @@ def fingerprint_model(model: Any) -> str:
         dict and the JSON of what the configuration sets, without volatile keys.
     """
     tensors = sorted(model.state_dict().items())
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(lambda item: _digest(item[1]), tensors))
+    if any(tensor.device.type == "meta" for _, tensor in tensors):
+        digests = [_digest(_present(model, name, tensor)) for name, tensor in tensors]
+    else:
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            digests = list(pool.map(lambda item: _digest(item[1]), tensors))
     whole = hashlib.sha256(json.dumps(_stable_config(model), sort_keys=True).encode())
     for (name, tensor), digest in zip(tensors, digests, strict=True):
         whole.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} {digest}".encode())
     return whole.hexdigest()
+
+
+def _present(model: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with its values; accelerate keeps those of some modules in memory or on disk."""
+    if tensor.device.type != "meta":
+        return tensor
+    from accelerate.utils import align_module_device
+
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module, "cpu"):
+        present: torch.Tensor = getattr(module, leaf).detach().clone()
+    return present
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -90,7 +90,7 @@ class _Scissors:
         keys, and a window may have dropped the first keys.
         """
         n_queries, n_columns = weights.shape[-2:]
-        keep = self._keep_now(n_queries, n_keys or n_columns)
+        keep = self._keep_now(n_queries, n_keys or n_columns).to(weights.device)
         if keep.all():
             return weights
         keep = nn.functional.pad(keep, (0, n_columns - keep.shape[-1]), value=True)[:, None]
@@ -181,10 +181,13 @@ def _around_modules(model: nn.Module, scissors: _Scissors) -> Iterator[None]:
     def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: scissors.attend(lambda: forward(*args, **kwargs))
 
+    own = {module: module.__dict__.get("forward") for module in modules}  # accelerate sets one
     for module in modules:
         module.forward = wrapped(module.forward)
     try:
         yield
     finally:
-        for module in modules:
+        for module, forward in own.items():
             del module.forward
+            if forward is not None:
+                module.forward = forward

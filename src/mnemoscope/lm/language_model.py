@@ -7,6 +7,12 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.backend import attention_route
 from mnemoscope.lm.bos import find_bos
 from mnemoscope.lm.fingerprint import fingerprint_model
+from mnemoscope.lm.placement import (
+    describe_device_map,
+    describe_quantization,
+    input_device,
+    is_spread,
+)
 
 __all__ = ["LanguageModel", "check_fits", "wrap_model"]
 
@@ -24,7 +30,8 @@ class LanguageModel:
         name: the name or path it was asked for by.
         revision: the hub revision asked for, or None.
         dtype: ``float32``, ``float16``, ``bfloat16``: the dtype of the weights.
-        device: where it is, as torch spells it (``cpu``, ``cuda:0``, ``mps``).
+        device: where it is, as torch spells it (``cpu``, ``cuda:0``, ``mps``); of a model on
+            several devices where its token ids go.
         n_layers: number of layers, each with one attention map.
         n_heads: query heads a layer.
         vocab_size: rows of the input embedding; token ids are below it.
@@ -32,6 +39,8 @@ class LanguageModel:
         bos_id: token prepended to every sequence, or None.
         fingerprint: SHA-256 of weights and configuration (see `fingerprint_model`).
         attention_route: ``interface`` or ``hooks``, how attention is captured.
+        device_map: how many modules are on which device, None where one holds all.
+        quantization: how the weights in memory are quantized, or None.
         chat: tokens of a chat's beginning (see `mnemoscope.lm.chat`) that stand before every
             sequence in place of `bos_id`; none in plain text.
     """
@@ -49,6 +58,8 @@ class LanguageModel:
     bos_id: int | None
     fingerprint: str
     attention_route: str
+    device_map: str | None = None
+    quantization: str | None = None
     chat: tuple[int, ...] = ()
 
     @property
@@ -85,10 +96,11 @@ def wrap_model(
     text = model.config.get_text_config()
     if not getattr(text, "num_attention_heads", None):
         raise UserError(f"{name}: model type '{text.model_type}' has no attention to look at.")
-    if len(devices := sorted({str(one.device) for one in model.parameters()})) > 1:
+    devices = sorted({str(one.device) for one in model.parameters()})
+    if len(devices) > 1 and not is_spread(model):
         raise UserError(
-            f"{name}: spread over several devices ({', '.join(devices)}). One device a process is "
-            "read: load it on one, and use several by parts (capture --part)."
+            f"{name}: spread over several devices ({', '.join(devices)}) by something other than "
+            "a device_map of transformers. Load it with one (model.device_map), or on one device."
         )
     weights = next(model.parameters())
     return LanguageModel(
@@ -97,7 +109,7 @@ def wrap_model(
         name=name,
         revision=revision,
         dtype=str(weights.dtype).removeprefix("torch."),
-        device=str(weights.device),
+        device=str(input_device(model)),
         n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
         vocab_size=int(model.get_input_embeddings().num_embeddings),
@@ -105,6 +117,8 @@ def wrap_model(
         bos_id=find_bos(tokenizer, bos),
         fingerprint=fingerprint_model(model) if fingerprint is None else fingerprint,
         attention_route=attention_route(model),
+        device_map=describe_device_map(model),
+        quantization=describe_quantization(model),
     )
 
 

@@ -1,7 +1,7 @@
 """Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, Us
 from mnemoscope.lm.adapter import find_adapter, merge_adapter
 from mnemoscope.lm.device import check_dtype, find_device
 from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
+from mnemoscope.lm.placement import check_bitsandbytes, check_device_map
 from mnemoscope.lm.quiet import quiet_transformers
 from mnemoscope.lm.source import Source, find_source
 
@@ -48,6 +49,7 @@ def load_model(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    device_map: str | Mapping[str, int | str] | None = None,
     bos: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
@@ -61,6 +63,8 @@ def load_model(
         revision: hub branch, tag or commit.
         dtype: ``float32`` (exact figures), ``float16``, ``bfloat16``, or ``auto`` as stored.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device_map: spread the model over several devices, memory and disk as transformers does
+            (``auto``, or a device for each module); in place of `device`.
         bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
         trust_remote_code: run the Python code that comes with the model.
 
@@ -80,15 +84,21 @@ def load_model(
     else:
         source = find_source(adapter.base, revision or adapter.revision)
     arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
+    if device_map is not None:
+        device_map = check_device_map(device_map, device=device)
+        _check_may_spread(source, is_adapter=adapter is not None)
     with _loading(source):
         config = AutoConfig.from_pretrained(source.location, **arguments)
         _check_is_causal(source, config)
-        _check_not_quantized(source, config)
+        if _is_quantized(source, config, is_adapter=adapter is not None) and device_map is None:
+            device_map = {"": str(torch_device)}  # bitsandbytes' weights are not moved afterwards
+        placement = {} if device_map is None else {"device_map": device_map}
         tokenizer = _read_tokenizer(source, trust_remote_code)
-        model = _read_weights(source, dtype=torch_dtype, **arguments)
+        model = _read_weights(source, dtype=torch_dtype, **placement, **arguments)
         if adapter is not None:
             model = merge_adapter(model, adapter)
-        model = model.to(torch_device)
+        if device_map is None:
+            model = model.to(torch_device)
     lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
     _check_looks_back(lm)
     return lm
@@ -218,18 +228,39 @@ def _check_is_causal(source: Source, config: Any) -> None:
         )
 
 
-def _check_not_quantized(source: Source, config: Any) -> None:
-    """Refuse weights that are stored quantized; GGUF's are turned into plain ones when read."""
+def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
+    """True of weights that bitsandbytes has quantized; refuse those of any other method.
+
+    GGUF's are turned into plain ones when they are read.
+    """
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
-        return
-    method = (quantization if isinstance(quantization, dict) else vars(quantization)).get(
-        "quant_method", "unknown"
-    )
+        return False
+    settings = quantization if isinstance(quantization, dict) else vars(quantization)
+    method = settings.get("quant_method", "unknown")
+    method = getattr(method, "value", method)
+    if method == "bitsandbytes":
+        check_bitsandbytes(source.name)
+        if is_adapter:
+            raise UserError(
+                f"{source.name}: quantized, and merging an adapter would round its weights again. "
+                "Name the plain model as its base in adapter_config.json."
+            )
+        return True
     raise UserError(
-        f"{source.name}: quantized weights ({getattr(method, 'value', method)}) are not read. Give "
-        "the model as it was before, with --dtype bfloat16, or a .gguf file of it."
+        f"{source.name}: quantized weights ({method}) are not read. Give the model as it was "
+        "before, with --dtype bfloat16, or a .gguf file of it."
     )
+
+
+def _check_may_spread(source: Source, *, is_adapter: bool) -> None:
+    """Refuse a `device_map` for what is turned into plain weights on one device."""
+    if is_adapter or source.gguf_file is not None:
+        what = "an adapter is merged" if is_adapter else "a .gguf file is read"
+        raise UserError(
+            f"{source.name}: {what} on one device, so without a device_map. Save the model as "
+            "plain safetensors, or name one device."
+        )
 
 
 def _check_looks_back(lm: LanguageModel) -> None:

@@ -1,5 +1,7 @@
 """The language models of a study, loaded when a stage first needs them and only once."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from mnemoscope.lm.loading import LanguageModel, check_fits, load_model, load_to
 from mnemoscope.progress import say
 from mnemoscope.study import Study
 
-__all__ = ["Models", "facts_of", "reference_name"]
+__all__ = ["ModelFacts", "Models", "check_unlike", "facts_of", "reference_name", "vocabulary_of"]
 
 
 def reference_name(settings: StudySettings) -> str | None:
@@ -46,12 +48,18 @@ class Models:
             return None
         loaded, model = self._get("reference", name, study), self.model(study)
         _check_same_tokens(model, loaded.name, loaded.tokenizer)
-        if loaded.fingerprint == model.fingerprint:
-            raise UserError(
-                f"{name}: has the very weights of {model.name}, so it saw whatever that saw. "
-                "Name another model as reference; an early checkpoint as NAME@REVISION."
-            )
+        check_unlike(name, loaded.fingerprint, model.name, model.fingerprint)
         return loaded
+
+    def alone(self, role: str) -> LanguageModel:
+        """The model of one role without the other, for a worker that serves this role only.
+
+        Args:
+            role: `model` or `reference`; whoever puts the roles together checks that they fit.
+        """
+        name = self.settings.model.name if role == "model" else reference_name(self.settings)
+        assert name is not None
+        return self._get(role, name, None)
 
     def other(self, name: str) -> LanguageModel:
         """A further model, a folder or NAME@REVISION, with the same tokenizer; errors as `model`.
@@ -106,6 +114,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
         revision=revision,
         dtype=wanted.dtype,
         device=wanted.device,
+        device_map=wanted.device_map,
         bos=wanted.bos,
         trust_remote_code=wanted.trust_remote_code,
     )
@@ -136,11 +145,43 @@ def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
         "fingerprint": loaded.fingerprint,
         "dtype": loaded.dtype,
         "device": loaded.device,
+        "device_map": loaded.device_map,
+        "quantization": loaded.quantization,
         "n_layers": loaded.n_layers,
         "n_heads": loaded.n_heads,
         "vocab_size": loaded.vocab_size,
         "bos_id": loaded.bos_id,
     }
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What `facts_of` records of a model, where the model itself is on another machine."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    device: str
+    n_layers: int
+    n_heads: int
+    vocab_size: int
+    bos_id: int | None
+
+
+def vocabulary_of(loaded: LanguageModel) -> str:
+    """SHA-256 of what each token id of a model means."""
+    pairs = sorted(loaded.tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+
+
+def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str) -> None:
+    """Refuse a reference that has the very weights of the model."""
+    if fingerprint == model_fingerprint:
+        raise UserError(
+            f"{name}: has the very weights of {model}, so it saw whatever that saw. "
+            "Name another model as reference; an early checkpoint as NAME@REVISION."
+        )
 
 
 def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:

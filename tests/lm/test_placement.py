@@ -1,0 +1,166 @@
+"""Spread models (accelerate) and quantized ones (bitsandbytes) give their own attention.
+
+Several devices are memory and disk here: accelerate brings a layer's weights for the moment, with
+the same hooks that carry activations from one GPU to the next.
+"""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from tiny_families import make_model, make_tokenizer, random_tokens
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import (
+    capture_pooled,
+    continue_sequences,
+    cut_attention,
+    load_model,
+    scan_memorized,
+    wrap_model,
+)
+
+FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "bloom", "gpt_neo")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for family in FAMILIES:
+        folder = made[family] = tmp_path_factory.mktemp("spread") / family
+        make_model(family).save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    return made
+
+
+def half_on_disk(folder) -> dict[str, str]:
+    """The first layer in memory, the others on disk."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    base = model.base_model_prefix
+    where = {name: "cpu" for name, _ in model.named_children() if name != base}
+    for name, module in model.base_model.named_children():
+        if isinstance(module, torch.nn.ModuleList):
+            where |= {f"{base}.{name}.{i}": "disk" if i else "cpu" for i in range(len(module))}
+        else:
+            where[f"{base}.{name}"] = "cpu"
+    return where
+
+
+def first_maps(lm):
+    tokens = random_tokens(4)
+    return [next(capture_pooled(lm, tokens, batch_size=4)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_spread_model_gives_what_it_gives_on_one_device(folders, name):
+    """No number differs: the same code on the same weights, wherever these wait."""
+    alone = load_model(folders[name])
+    spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
+    assert spread.device_map.endswith("disk: 2 modules")
+    assert (spread.device, spread.fingerprint) == ("cpu", alone.fingerprint)
+    for found, wanted in zip(first_maps(spread), first_maps(alone), strict=True):
+        assert torch.equal(found.mean, wanted.mean)
+        assert torch.equal(found.max, wanted.max)
+    tokens = random_tokens(4)
+    for ask in (continue_sequences, scan_memorized):
+        found, wanted = (next(ask(lm, tokens, batch_size=4)) for lm in (spread, alone))
+        assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_a_spread_model_is_left_as_it_was_found(folders, name):
+    """What accelerate brought is gone again, and its hooks are still there."""
+    spread = load_model(folders[name], device_map=half_on_disk(folders[name]))
+    before = [(key, value.device) for key, value in spread.model.state_dict().items()]
+    edges = torch.zeros(3, 64, 64, dtype=torch.bool)
+    edges[1, 40, 3] = True
+    tokens = random_tokens(2)
+    maps = next(capture_pooled(spread, tokens, batch_size=2))
+    with cut_attention(spread, edges):
+        next(continue_sequences(spread, tokens, batch_size=2))
+    assert [(key, value.device) for key, value in spread.model.state_dict().items()] == before
+    assert torch.equal(next(capture_pooled(spread, tokens, batch_size=2)).mean, maps.mean)
+
+
+def test_auto_on_one_device_is_that_device(folders):
+    lm = load_model(folders["llama"], device_map="auto")
+    assert lm.device_map is None
+    assert lm.fingerprint == load_model(folders["llama"]).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"device_map": "autos"}, "Did you mean 'auto'"),
+        ({"device_map": "auto", "device": "cpu"}, "give one of the two"),
+        ({"device_map": {"": "gpu"}}, "device 'gpu'"),
+        ({"device_map": {"": 99}}, "device 'cuda:99'"),
+        ({"device_map": {"lm_head": "cpu", "nowhere": "disk"}}, "cannot be loaded"),
+    ],
+)
+def test_a_device_map_that_cannot_be_followed_is_refused(folders, arguments, words):
+    with pytest.raises(UserError, match=words):
+        load_model(folders["llama"], **arguments)
+
+
+def test_without_accelerate_the_remedy_is_said(folders, monkeypatch):
+    hide(monkeypatch, "accelerate")
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[devices\]'"):
+        load_model(folders["llama"], device_map="auto")
+
+
+def hide(monkeypatch, package: str) -> None:
+    """Make a package look as if it were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a)
+    )
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """A model saved in 4 bits and one in 8, as bitsandbytes stores them."""
+    pytest.importorskip("bitsandbytes")
+    parent = tmp_path_factory.mktemp("quantized")
+    plain = make_model("llama", hidden_size=64, intermediate_size=128, head_dim=16)
+    plain.save_pretrained(parent / "plain")
+    kinds = {
+        "4bit nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        "8bit": {"load_in_8bit": True},
+    }
+    for name, settings in kinds.items():
+        model = AutoModelForCausalLM.from_pretrained(
+            parent / "plain",
+            quantization_config=BitsAndBytesConfig(**settings),
+            device_map={"": "cpu"},
+        )
+        model.save_pretrained(parent / name)
+        make_tokenizer().save_pretrained(parent / name)
+    return parent
+
+
+@pytest.mark.parametrize("kind", ["4bit nf4", "8bit"])
+def test_a_quantized_model_gives_its_own_attention(quantized, kind):
+    lm = load_model(quantized / kind, device="cpu")
+    assert (lm.quantization, lm.device) == (f"bitsandbytes {kind}", "cpu")
+    found = first_maps(lm)
+    tokens = torch.from_numpy(random_tokens(4)).long()
+    lm.model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        weights = lm.model(tokens, output_attentions=True, use_cache=False).attentions
+    own = torch.stack(weights, dim=1).float()
+    for batch in found:
+        assert torch.equal(batch.mean, own.mean(dim=2))
+        assert torch.equal(batch.max, own.amax(dim=2))
+    plain = AutoModelForCausalLM.from_pretrained(quantized / "plain")
+    assert lm.fingerprint != wrap_model(plain).fingerprint
+    assert lm.fingerprint == load_model(quantized / kind, device="cpu").fingerprint
+
+
+@pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
+def test_without_bitsandbytes_the_remedy_is_said(quantized, monkeypatch, package):
+    hide(monkeypatch, package)
+    with pytest.raises(UserError, match=rf"need {package}: pip install 'mnemoscope\[bitsandb"):
+        load_model(quantized / "8bit")
