@@ -1,12 +1,16 @@
 """Fixtures: the shipped models, and texts whose truth is known."""
 
 import random
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm import load_model
+
+sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
 
 _WORDS = [
     "lamp",

@@ -4,11 +4,29 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
 KEY = "sk-test-0123456789-secret"
+
+
+@lru_cache(maxsize=4096)
+def _generate(lm, prompt, n):
+    """Greedy tokens by transformers' own decoding, and the log-probabilities at each place."""
+    found = lm.model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=n,
+        min_new_tokens=n,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )
+    rows = [logits[0].float().log_softmax(-1) for logits in found.logits]
+    return found.sequences[0, len(prompt) :].tolist(), rows
 
 
 class Service:
@@ -30,7 +48,8 @@ class Service:
         self.lm, self.style = lm, style
         self.failures, self.bodies, self.headers, self.at = [], [], [], []
         self.n_requests, self.busy, self._now = 0, 0, 0
-        self.lock, self.dies_after = threading.Lock(), None
+        self.lock, self.model_lock = threading.Lock(), threading.Lock()
+        self.dies_after = None
 
     def complete(self, body):
         """A completion as the style has it."""
@@ -40,16 +59,11 @@ class Service:
         echo = bool(body.get("echo"))
         if echo and body.get("logprobs") is not None and self.style == "openai":
             return 400, {"error": {"message": "echo and logprobs cannot be used together."}}
-        ids, rows = list(prompt), []
-        with torch.inference_mode():
-            for _ in range(body["max_tokens"]):
-                logits = lm.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
-                rows.append(logits)
-                ids.append(int(logits.argmax()))
-            made = ids[len(prompt) :]
-            if echo and self.style == "vllm":
+        made, rows = _generate(lm, tuple(prompt), body["max_tokens"])
+        if echo and self.style == "vllm":
+            with torch.inference_mode():
                 logits = lm.model(torch.tensor([prompt])).logits[0, :-1].float().log_softmax(-1)
-                rows, made = [None, *logits, *rows], ids
+            rows, made = [None, *logits, *rows], [*prompt, *made]
         text = lm.tokenizer.decode(made, skip_special_tokens=True)
         choice = {"index": 0, "text": text, "finish_reason": "length"}
         if body.get("logprobs") is not None and self.style != "text":
@@ -57,21 +71,17 @@ class Service:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
         return 200, {"model": body["model"], "choices": [choice], "usage": usage}
 
+    def _top(self, row, n):
+        best = row.topk(n)
+        texts = self.lm.tokenizer.batch_decode(best.indices[:, None].tolist())
+        return dict(zip(texts, best.values.tolist(), strict=True))
+
     def _logprobs(self, made, rows, n):
         texts = self.lm.tokenizer.batch_decode([[one] for one in made])
-        values = [None if row is None else float(row[one]) for one, row in zip(made, rows)]
-        tops = [None if row is None else row.topk(n) for row in rows]
-        tops = [
-            None
-            if top is None
-            else list(
-                zip(
-                    self.lm.tokenizer.batch_decode(top.indices[:, None].tolist()),
-                    top.values.tolist(),
-                )
-            )
-            for top in tops
+        values = [
+            None if row is None else float(row[one]) for one, row in zip(made, rows, strict=True)
         ]
+        tops = [None if row is None else self._top(row, n) for row in rows]
         if self.style == "llama":
             return {
                 "content": [
@@ -79,15 +89,17 @@ class Service:
                         "id": one,
                         "token": text,
                         "logprob": value,
-                        "top_logprobs": [{"token": t, "logprob": v} for t, v in top or []],
+                        "top_logprobs": [
+                            {"token": t, "logprob": v} for t, v in (top or {}).items()
+                        ],
                     }
-                    for one, text, value, top in zip(made, texts, values, tops)
+                    for one, text, value, top in zip(made, texts, values, tops, strict=True)
                 ]
             }
         return {
             "tokens": texts,
             "token_logprobs": values,
-            "top_logprobs": [None if top is None else dict(top) for top in tops],
+            "top_logprobs": tops,
         }
 
 
@@ -107,17 +119,14 @@ def _handler(service):
                 failure = service.failures.pop(0) if service.failures else None
                 if service.dies_after is not None and len(service.bodies) >= service.dies_after:
                     failure = (503, {}, "down")
-            try:
-                self._answer(body, failure)
-            finally:
-                with service.lock:
-                    service._now -= 1
+            self._answer(body, failure)
 
         def _answer(self, body, failure):
             if failure == "drop":
+                self._leave()
                 self.close_connection = True
                 self.connection.close()
-                return
+                return None
             if failure == "slow":
                 time.sleep(1.0)
             if isinstance(failure, tuple):
@@ -131,13 +140,19 @@ def _handler(service):
             if body["model"] != "embedded":
                 text = f"The model `{body['model']}` does not exist."
                 return self._send(404, json.dumps({"error": {"message": text}}).encode())
-            status, answer = service.complete(body)
+            with service.model_lock:
+                status, answer = service.complete(body)
             if status == 200:
                 with service.lock:
                     service.bodies.append(body)
             return self._send(status, json.dumps(answer).encode())
 
+        def _leave(self):
+            with service.lock:
+                service._now -= 1
+
         def _send(self, status, data, headers=()):
+            self._leave()
             try:
                 self.send_response(status)
                 for name, value in dict(headers).items():

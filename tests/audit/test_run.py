@@ -158,7 +158,7 @@ def test_parts_of_other_documents_are_not_used(tmp_path, lm, new_text, monkeypat
         reading = read_documents([str(tmp_path / "a.txt")])
         return audit_documents(lm, reading, tmp_path / "out")
 
-    monkeypatch.setattr("mnemoscope.audit.run._write", _dies)
+    monkeypatch.setattr("mnemoscope.audit.run.write_audit", _dies)
     with pytest.raises(KeyboardInterrupt):
         run(1)
     assert list((tmp_path / "out" / "parts").glob("windows-*"))

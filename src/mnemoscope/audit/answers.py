@@ -159,6 +159,7 @@ class AnswerStore:
         for line in text.split("\n"):
             try:
                 row = json.loads(line)
-                self._answers[row.pop("request")] = Answer(**row)
+                name = row.pop("request")
+                self._answers[name] = Answer(**row)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # torn or altered: it is asked again

@@ -114,6 +114,12 @@ class Asker:
         self.n_cut += sum(one.is_cut and _is_right(one) for one in found)
         return found
 
+    @property
+    def can_judge(self) -> bool:
+        """True where a text can be sent as tokens, so that each has its log-probability."""
+        service = self.client.settings
+        return service.logprobs and service.prompt_as == "tokens"
+
     def judge(self, rows: Sequence[list[int]]) -> list[Answer] | None:
         """Ask for the log-probability of each token of texts, or find that it is not given.
 
@@ -124,8 +130,7 @@ class Asker:
             Answers whose `logprobs` begin with one entry a token; None where the service does not
             give them.
         """
-        service = self.client.settings
-        if not rows or not service.logprobs or service.prompt_as == "text":
+        if not rows or not self.can_judge:
             return None
         bodies = [self.client.body(row, 1, echo=True) for row in rows]
         found: list[Answer] = []

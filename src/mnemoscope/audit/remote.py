@@ -20,6 +20,7 @@ from mnemoscope.audit.growth import Growth, is_copied
 from mnemoscope.audit.records import span_frame, span_row
 from mnemoscope.audit.remote_evidence import gather_remote_evidence
 from mnemoscope.audit.run import (
+    check_long_enough,
     find_hits,
     finished_audit,
     prepare_folder,
@@ -35,7 +36,7 @@ from mnemoscope.audit.words import Splitter
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say
 
-__all__ = ["audit_endpoint"]
+__all__ = ["audit_endpoint", "check_settings"]
 
 
 def audit_endpoint(
@@ -67,13 +68,10 @@ def audit_endpoint(
     Raises:
         UserError: another audit is in the folder, or the service does not answer.
     """
-    if settings.temperature != 1 or settings.top_k != 0:
-        raise UserError(
-            "--temperature, --top-k: an API does not give the probabilities that these need. "
-            "Leave them out: the chance of one try is at temperature 1 from all tokens."
-        )
+    check_settings(settings)
     prepare_folder(out)
     asker = Asker(client, splitter, reading.documents, settings)
+    check_long_enough(asker.tokens, settings)
     key = _key(asker, reading, settings)
     done = finished_audit(out, key, redo=redo)
     if done is not None:
@@ -110,6 +108,22 @@ def audit_endpoint(
     }
     write_audit(out, record, reading.documents, frame)
     return record
+
+
+def check_settings(settings: AuditSettings) -> None:
+    """Refuse a sampling whose chances a service does not give.
+
+    Args:
+        settings: of the audit.
+
+    Raises:
+        UserError: another temperature than 1, or a `top_k`.
+    """
+    if settings.temperature != 1 or settings.top_k != 0:
+        raise UserError(
+            "--temperature, --top-k: an API does not give the probabilities that these need. "
+            "Leave them out: the chance of one try is at temperature 1 from all tokens."
+        )
 
 
 def _scan(asker: Asker, settings: AuditSettings) -> pl.DataFrame:
@@ -247,10 +261,14 @@ def _notes(asker: Asker, frame: pl.DataFrame, *, is_judged: bool) -> list[str]:
     n_without = frame["extraction_logprob"].null_count()
     if is_judged or not frame.height:
         return notes
-    notes.append(
-        "The service does not judge a given text (log-probabilities of a prompt): no perplexity "
-        "without the prefix and no gain over other prefixes."
-    )
+    missing = "no perplexity without the prefix and no gain over other prefixes."
+    if asker.can_judge:
+        notes.append(f"The service gives no log-probabilities of a prompt: {missing}")
+    else:
+        notes.append(
+            f"It was not asked to judge a given text: {missing} That takes --tokenizer, prompts "
+            "as tokens and log-probabilities."
+        )
     if n_without:
         notes.append(
             f"For {n_without:,} of {frame.height:,} passages the chance of one try is not known: "

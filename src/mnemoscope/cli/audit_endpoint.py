@@ -105,12 +105,13 @@ def audit_behind(
     from mnemoscope.audit.asking import Asker
     from mnemoscope.audit.endpoint import Client, endpoint_settings
     from mnemoscope.audit.estimate import estimate_cost
-    from mnemoscope.audit.remote import audit_endpoint
+    from mnemoscope.audit.remote import audit_endpoint, check_settings
     from mnemoscope.audit.run import prepare_folder
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 
     prompt_as = service["prompt_as"] or ("tokens" if tokenizer else "text")
+    check_settings(settings)
     chosen = endpoint_settings(**{**service, "prompt_as": prompt_as})
     if not dry_run and out is not None:
         prepare_folder(out)

@@ -1,0 +1,392 @@
+"""A model behind an API: the audit of the same model here, and a service that misbehaves."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import polars as pl
+import pytest
+from served import KEY, serving
+
+from mnemoscope.audit import endpoint as endpoint_module
+from mnemoscope.audit.answers import AnswerStore, parse_answer
+from mnemoscope.audit.asking import Asker
+from mnemoscope.audit.endpoint import Client, endpoint_settings
+from mnemoscope.audit.remote import audit_endpoint
+from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.words import ModelTokens, Words
+from mnemoscope.cli import main
+from mnemoscope.errors import UserError
+from mnemoscope.lm.bos import find_bos
+
+SETTINGS = AuditSettings(top_k=0, n_prefixes=2, stride=16, max_growth=24)
+SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "common_prefix", "verbatim_length")
+JUDGED = ("perplexity_without_prefix", "prior_gain", "prior_reproduced")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(endpoint_module, "_FIRST_DELAY", 0.01)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory, trained, new_text):
+    path = tmp_path_factory.mktemp("document") / "text.txt"
+    pieces = [new_text(3, 12), trained[0], new_text(4, 6)]
+    path.write_text(" é😀 ".join(pieces), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(document, tmp_path_factory, lm):
+    """The audit of the same model on this machine."""
+    out = tmp_path_factory.mktemp("here")
+    audit_documents(lm, read_documents([str(document)]), out, settings=SETTINGS)
+    return pl.read_parquet(out / "spans.parquet")
+
+
+def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
+    """Audit behind the service; the record and the spans."""
+    out.mkdir(exist_ok=True)
+    splitter = Words() if words else ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
+    service = {"model": "embedded", "prompt_as": "text" if words else "tokens", **service}
+    client = Client(endpoint_settings(url=url, **service), AnswerStore(out / "answers.jsonl"))
+    record = audit_endpoint(
+        client, splitter, read_documents([str(document)]), out, settings=settings
+    )
+    return record, pl.read_parquet(out / "spans.parquet")
+
+
+def text_client(url, **service):
+    return Client(endpoint_settings(url=url, **{"model": "embedded", "retries": 2, **service}))
+
+
+def answer_of(client, n=2):
+    return client.ask([client.body([1, 2, 3], n)], label="test")[0]
+
+
+@pytest.mark.parametrize("style", ["vllm", "llama", "openai", "text"])
+def test_the_spans_are_those_of_the_same_model_here(style, document, here, lm, tmp_path):
+    with serving(lm, style) as (service, url):
+        record, spans = asked(lm, url, document, tmp_path / "out")
+    assert here.height > 0
+    assert spans.select(SPAN).rows() == here.select(SPAN).rows()
+    assert spans["continuation_pieces"].to_list() == here["continuation_pieces"].to_list()
+    assert service.n_requests >= record["api"]["requests"] > 0
+    # A service in float32 of the same weights; log-probabilities differ by rounding alone.
+    if style == "text":
+        assert spans["extraction_probability"].null_count() == spans.height
+    else:
+        ours, theirs = here["extraction_logprob"], spans["extraction_logprob"]
+        assert theirs.to_list() == pytest.approx(ours.to_list(), abs=1e-3)
+        assert spans["tries"].to_list() == here["tries"].to_list()
+    for column in JUDGED:
+        if style == "vllm":
+            assert spans[column].to_list() == pytest.approx(here[column].to_list(), rel=1e-4)
+        else:
+            assert spans[column].null_count() == spans.height
+    assert spans["probability"].null_count() == spans.height
+    notes = " ".join(record["api"]["notes"])
+    assert "No CNN" in notes
+    assert ("gives no log-probabilities of a prompt" in notes) == (style != "vllm")
+    assert "No CNN" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+
+
+def test_prompts_as_text_give_the_same_spans_where_the_text_cuts_the_same(
+    document, here, lm, tmp_path
+):
+    with serving(lm, "text") as (_, url):
+        _, spans = asked(lm, url, document, tmp_path / "out", prompt_as="text")
+    assert spans.select("start", "end", "verdict").rows() == (
+        here.select("start", "end", "verdict").rows()
+    )
+
+
+def test_without_a_tokenizer_words_count_and_places_are_exact(
+    trained, new_text, lm, sequences, tmp_path
+):
+    document = tmp_path / "text.txt"
+    text = f"{new_text(3, 8)} {trained[0]} é😀 {new_text(5, 12)}"
+    document.write_text(text, encoding="utf-8")
+    settings = AuditSettings(top_k=0, prefix=12, suffix=8, stride=4)
+    with serving(lm, "openai") as (service, url):
+        record, spans = asked(lm, url, document, tmp_path / "out", words=True, settings=settings)
+    assert all(isinstance(body["prompt"], str) for body in service.bodies)
+    assert record["api"]["pieces"] == "words"
+    assert spans.height
+    first, last = text.index(trained[0]), text.index(trained[0]) + len(trained[0])
+    for row in spans.iter_rows(named=True):
+        assert text[row["start"] : row["end"]] == row["text"]
+        assert first <= row["start"] < row["end"] <= last
+    assert any("words" in note for note in record["api"]["notes"])
+
+
+def test_four_at_once_give_the_bytes_of_one(document, lm, tmp_path):
+    with serving(lm) as (service, url):
+        asked(lm, url, document, tmp_path / "one", concurrency=1)
+        assert service.busy == 1
+    with serving(lm) as (service, url):
+        asked(lm, url, document, tmp_path / "four", concurrency=4)
+        assert service.busy > 1
+    one, four = (tmp_path / name / "spans.parquet" for name in ("one", "four"))
+    assert one.read_bytes() == four.read_bytes()
+
+
+def test_what_was_answered_is_not_asked_again(document, lm, tmp_path):
+    with serving(lm) as (whole, url):
+        asked(lm, url, document, tmp_path / "whole", concurrency=1)
+    with serving(lm) as (service, url):
+        service.dies_after = 20
+        with pytest.raises(UserError, match=r"no answer after 1 try \(last: status 503\)"):
+            asked(lm, url, document, tmp_path / "out", concurrency=1, retries=0)
+        assert not (tmp_path / "out" / "audit.json").exists()
+        with (tmp_path / "out" / "answers.jsonl").open("a") as handle:
+            handle.write('{"request": "torn')  # a run that was killed while it wrote
+        service.dies_after = None
+        asked(lm, url, document, tmp_path / "out", concurrency=1)
+        assert len(service.bodies) == len(whole.bodies)
+        asked(lm, url, document, tmp_path / "out", concurrency=1)  # it is there already
+        assert len(service.bodies) == len(whole.bodies)
+    one, two = (tmp_path / name / "spans.parquet" for name in ("whole", "out"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
+    out = tmp_path / "out"
+    with serving(lm) as (service, url):
+        command = [sys.executable, "-m", "mnemoscope", "audit", "--endpoint", url]
+        command += ["--model", "embedded", "--tokenizer", "embedded", str(document), "-o", str(out)]
+        command += ["--concurrency", "1", "--requests-per-minute", "600", "--stride", "16"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(service.bodies) < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        n_answered = len(AnswerStore(out / "answers.jsonl")._answers)
+        assert 4 <= n_answered <= len(service.bodies)
+        before = len(service.bodies)
+        asked(lm, url, document, out, settings=AuditSettings(top_k=0, stride=16, n_prefixes=0))
+        kept = len(AnswerStore(out / "answers.jsonl")._answers)
+        assert len(service.bodies) - before == kept - n_answered
+
+
+def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    with serving(lm) as (service, url):
+        arguments = ["audit", "--endpoint", url, "--model", "embedded", str(document)]
+        arguments += ["--tokenizer", "embedded", "--stride", "16", "--other-prefixes", "0"]
+        arguments += ["-o", str(out)]
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 0
+        assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
+        monkeypatch.setenv("OTHER_KEY", "wrong-key-9876543210")
+        with pytest.raises(SystemExit) as left:
+            main([*arguments[:-1], str(tmp_path / "other"), "--api-key-env", "OTHER_KEY"])
+    assert left.value.code == 2
+    shown = capsys.readouterr()
+    assert "refuses the key, status 401" in shown.err
+    assert "OTHER_KEY" in shown.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"audit.json", "audit.html", "answers.jsonl"}
+    for secret in (KEY, "wrong-key-9876543210"):
+        assert secret not in shown.out + shown.err
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert not (tmp_path / "other").exists()
+
+
+def test_it_waits_as_long_as_the_service_asks(lm):
+    with serving(lm) as (service, url):
+        service.failures = [(429, {"Retry-After": "0.4"}, '{"error": {"message": "slow down"}}')]
+        assert answer_of(text_client(url)).completion_tokens == 2
+        assert service.at[1] - service.at[0] >= 0.4
+        service.failures = [(429, {"Retry-After": "7200"}, "")]
+        with pytest.raises(UserError, match="asks to wait 7,200 s"):
+            answer_of(text_client(url))
+        assert service.n_requests == 3
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [(500, {}, "oops"), (503, {}, "")],
+        ["drop"],
+        ["slow"],
+        [(200, {}, "{not json"), (200, {}, '{"choices": []}')],
+        [(200, {}, '{"choices": [{"text": "a", "logprobs": {"tokens": 3}}]}')],
+    ],
+    ids=["500s", "dropped connection", "timeout", "malformed JSON", "malformed log-probabilities"],
+)
+def test_what_goes_wrong_for_a_while_is_tried_again(failures, lm):
+    with serving(lm) as (service, url):
+        service.failures = list(failures)
+        answer = answer_of(text_client(url, timeout=0.5))
+        assert service.n_requests == len(failures) + 1
+    assert len(answer.tokens) == len(answer.logprobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ((500, {}, '{"error": {"message": "broken\\nhere"}}'), r"status 500 \(broken here\)"),
+        ("drop", "no answer after 3 tries"),
+        ("slow", "none within 0.3 s"),
+        ((200, {}, "<html>"), "an answer that is no completion"),
+    ],
+)
+def test_what_stays_wrong_is_one_line(failure, words, lm):
+    with serving(lm) as (service, url):
+        service.failures = [failure] * 9
+        with pytest.raises(UserError, match=words) as raised:
+            answer_of(text_client(url, timeout=0.3))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ((302, {"Location": "http://127.0.0.1:1/"}, ""), "sends us elsewhere"),
+        ((400, {}, '{"error": {"message": "no ids"}}'), r"\(no ids\).*--prompt-as text"),
+        ((429, {}, '{"error": {"code": "insufficient_quota", "message": "pay"}}'), "429 .pay"),
+    ],
+)
+def test_what_trying_again_cannot_mend_is_said_at_once(failure, words, lm):
+    with serving(lm) as (service, url):
+        service.failures = [failure]
+        with pytest.raises(UserError, match=words):
+            answer_of(text_client(url))
+        assert service.n_requests == 1
+        with pytest.raises(UserError, match="no model 'other' that completes text there"):
+            answer_of(text_client(url, model="other"))
+        assert service.n_requests == 2
+
+
+def test_a_service_that_is_not_there_is_one_line():
+    with pytest.raises(UserError, match=r"no answer after 1 try .*refused"):
+        answer_of(text_client("http://127.0.0.1:9", retries=0))
+
+
+def test_requests_keep_their_pace(lm):
+    with serving(lm) as (service, url):
+        client = text_client(url, requests_per_minute=600, concurrency=4)
+        client.ask([client.body([one], 1) for one in range(5)], label="test")
+        assert max(service.at) - min(service.at) >= 0.35  # four gaps of 0.1 s, less some jitter
+
+
+def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
+    with serving(lm) as (service, url):
+        settings = endpoint_settings(url=url, model="embedded", requests_per_minute=60)
+        client = Client(settings, AnswerStore(tmp_path / "answers.jsonl"))
+
+        def advance():
+            raise KeyboardInterrupt
+
+        bodies = {str(one): client.body([one], 1) for one in range(60)}
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            client._ask(bodies, advance)
+        assert time.monotonic() - started < 10  # a minute were they all asked
+    assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl")._answers) == len(service.bodies)
+    assert threading.active_count() < 20
+
+
+def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, capsys):
+    with serving(lm) as (service, url):
+        arguments = ["audit", "--endpoint", url, "--model", "embedded", str(document)]
+        arguments += ["--tokenizer", "embedded", "-o", str(tmp_path / "out"), "--dry-run"]
+        with pytest.raises(SystemExit) as left:
+            main([*arguments, "--price-in", "1000", "--price-out", "2000"])
+        assert service.n_requests == 0
+        client = text_client(url)
+        splitter = ModelTokens(lm.tokenizer, None)
+        reading = read_documents([str(document)])
+        places = Asker(client, splitter, reading.documents, AuditSettings()).coarse_places()
+    assert left.value.code == 0
+    assert not (tmp_path / "out").exists()
+    n = len(places)
+    said = capsys.readouterr().out
+    assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
+    n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
+    assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
+    assert f": at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} in" in said
+
+
+def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, capsys):
+    out = tmp_path / "out"
+    with serving(lm) as (service, url):
+        arguments = ["audit", "--endpoint", url, "--model", "embedded", "--tokenizer", "embedded"]
+        arguments += ["--other-prefixes", "0"]
+        with pytest.raises(SystemExit):
+            main([*arguments, str(document), "-o", str(out), "--stride", "16"])
+        before, n_spans = service.n_requests, pl.read_parquet(out / "spans.parquet").height
+        with pytest.raises(SystemExit) as left:
+            main(["audit", "--verify", str(out)])
+        assert left.value.code == 0
+        assert service.n_requests - before >= n_spans > 0
+        service.lm = reference  # the service runs another model under the same name
+        with pytest.raises(SystemExit) as left:
+            main(["audit", "--verify", str(out)])
+    assert left.value.code == 3
+    said = capsys.readouterr().out
+    assert f"{n_spans} of {n_spans} passages hold." in said
+    assert "weights behind an API cannot be checked" in said
+    assert "does not hold" in said
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--endpoint", "ftp://a"], "wanted a base address"),
+        (["--endpoint", "http://u:p4ss@a/v1"], "only the base address"),
+        (["--endpoint", "http://a/v1?key=1"], "only the base address"),
+        (["--endpoint", "http://a", "--reference", "embedded"], "--reference: only with a model"),
+        (["--endpoint", "http://a", "--top-k", "40"], "--temperature, --top-k: an API"),
+        (["--endpoint", "http://a", "--prompt-as", "tokens"], "without --tokenizer"),
+        (["--endpoint", "http://a", "--concurrency", "0"], "--concurrency 0"),
+        (["--concurrency", "2"], "--concurrency: only with --endpoint"),
+        (["--dry-run"], "--dry-run: only with --endpoint"),
+    ],
+)
+def test_bad_input_is_one_line(extra, words, document, tmp_path, capsys):
+    arguments = ["audit", str(document), "-o", str(tmp_path / "out"), *extra]
+    if "--endpoint" in extra:
+        arguments += ["--model", "embedded"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "p4ss" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_name_is_refused(document, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["audit", "--endpoint", "http://a", str(document), "-o", str(tmp_path / "out")])
+    assert left.value.code == 2
+    assert "--model" in capsys.readouterr().err
+
+
+def test_the_shapes_of_answers_are_one():
+    row = {
+        "id": 7,
+        "token": " a",
+        "logprob": -0.5,
+        "top_logprobs": [{"token": " a", "logprob": -0.5}],
+    }
+    llama = {"choices": [{"text": " a", "logprobs": {"content": [row]}}]}
+    lists = {"tokens": [" a"], "token_logprobs": [-0.5], "top_logprobs": [{" a": -0.5}]}
+    vllm = {"choices": [{"text": " a", "token_ids": [7], "logprobs": lists}]}
+    assert parse_answer(llama) == parse_answer(vllm)
+    never = {"choices": [{"text": "a", "logprobs": {**lists, "token_logprobs": [-3.4e38]}}]}
+    assert parse_answer(never).logprobs == [None]
+    assert json.loads(json.dumps(parse_answer(vllm)._asdict()))["token_ids"] == [7]
