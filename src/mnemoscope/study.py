@@ -139,7 +139,8 @@ class Study:
 
     def _drop_unfinished(self, settings: StudySettings) -> None:
         """Drop what a stage that was stopped half-way made with other settings."""
-        if self._differences(stage_named("continue"), settings):
+        changed = self._differences(stage_named("continue"), settings)
+        if any(not line.startswith("continue.") for line in changed):  # maps know no verdicts
             self.forget("continue")
         if settings.capture.reference != self.settings.capture.reference:
             self.record["models"].pop("reference", None)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mnemoscope.lm.knockout import cut_attention
     from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
     from mnemoscope.lm.loading import load_model, load_tokenizer
-    from mnemoscope.lm.logprobs import suffix_logprobs
+    from mnemoscope.lm.logprobs import TeacherForced, suffix_logprobs, teacher_forced
+    from mnemoscope.lm.one_forward import capture_and_scan
     from mnemoscope.lm.scan import Scan, scan_memorized
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "LanguageModel",
     "PooledMaps",
     "Scan",
+    "TeacherForced",
+    "capture_and_scan",
     "capture_pooled",
     "check_fits",
     "continue_sequences",
@@ -32,6 +35,7 @@ __all__ = [
     "pooled_attention",
     "scan_memorized",
     "suffix_logprobs",
+    "teacher_forced",
     "wrap_model",
 ]
 
@@ -40,6 +44,8 @@ _MODULES = {
     "LanguageModel": "language_model",
     "PooledMaps": "attention",
     "Scan": "scan",
+    "TeacherForced": "logprobs",
+    "capture_and_scan": "one_forward",
     "capture_pooled": "capture",
     "check_fits": "language_model",
     "continue_sequences": "continuation",
@@ -50,6 +56,7 @@ _MODULES = {
     "pooled_attention": "attention",
     "scan_memorized": "scan",
     "suffix_logprobs": "logprobs",
+    "teacher_forced": "logprobs",
     "wrap_model": "language_model",
 }
 

@@ -3,7 +3,9 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +14,15 @@ import torch
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.language_model import LanguageModel, check_fits
 
-__all__ = ["check_tokens", "run_batches"]
+__all__ = ["check_tokens", "noting_halved", "run_batches"]
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 # How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+_halved: ContextVar[list[int] | None] = ContextVar("halved", default=None)
 
 
 def check_tokens(
@@ -51,6 +55,23 @@ def check_tokens(
         )
     check_fits(lm, table.shape[1])
     return torch.from_numpy(table.astype(np.int64))
+
+
+@contextmanager
+def noting_halved(counts: dict[str, Any]) -> Iterator[None]:
+    """Record the smallest batch size that memory forced inside this block, where it did.
+
+    Args:
+        counts: gets `batch_size_halved_to`, also after an error; left alone where all went well.
+    """
+    sizes: list[int] = []
+    token = _halved.set(sizes)
+    try:
+        yield
+    finally:
+        _halved.reset(token)
+        if sizes:
+            counts["batch_size_halved_to"] = min(sizes)
 
 
 def run_batches(
@@ -117,6 +138,8 @@ def _free(lm: LanguageModel, batch_size: int) -> None:
             "Use --dtype bfloat16, another device or a smaller model."
         )
     _log.warning("out of memory on %s: going on with batch size %d", lm.device, batch_size)
+    if (sizes := _halved.get()) is not None:
+        sizes.append(batch_size)
     if lm.device.startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()

@@ -85,7 +85,7 @@ def greedy_tokens(
     Returns:
         Tokens (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
     """
-    cache = new_cache(lm)
+    cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1)
     fed = prepend_bos(lm, prefixes)
     chosen: list[torch.Tensor] = []
     gaps: list[torch.Tensor] = []

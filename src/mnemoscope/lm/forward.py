@@ -9,9 +9,9 @@ from functools import cache as remember
 from typing import Any, NamedTuple
 
 import torch
-from transformers import DynamicCache
 
 from mnemoscope.errors import UserError
+from mnemoscope.lm.kv_cache import roomy_cache
 from mnemoscope.lm.language_model import LanguageModel
 
 __all__ = ["best_two", "check_finite", "last_logits", "new_cache", "prepend_bos"]
@@ -24,13 +24,26 @@ class _Names(NamedTuple):
     keep: str | None
 
 
-def new_cache(lm: LanguageModel) -> Any | None:
-    """Give an empty key-value cache, or None for a family that has none."""
-    return DynamicCache(config=lm.model.config) if _names(lm.model.__class__).cache else None
+def new_cache(lm: LanguageModel, n_tokens: int = 0) -> Any | None:
+    """Give an empty key-value cache, or None for a family that has none.
+
+    Args:
+        lm: the model.
+        n_tokens: how many tokens will be read, where that is known: room is set aside for them
+            and for a prepended token.
+    """
+    if not _names(lm.model.__class__).cache:
+        return None
+    return roomy_cache(lm.model.config, n_tokens + (lm.bos_id is not None))
 
 
 def last_logits(
-    lm: LanguageModel, input_ids: torch.Tensor, n_last: int, cache: Any | None = None
+    lm: LanguageModel,
+    input_ids: torch.Tensor,
+    n_last: int,
+    cache: Any | None = None,
+    *,
+    output_attentions: bool = False,
 ) -> torch.Tensor:
     """Run one forward and give the logits of the last positions.
 
@@ -39,6 +52,7 @@ def last_logits(
         input_ids: shape (batch, length), int64, on the model's device; without padding.
         n_last: how many positions, counted from the end.
         cache: from `new_cache`; holds what came before and is extended in place.
+        output_attentions: have the family's eager code give its weights, for hooks to take.
 
     Returns:
         Logits of shape (batch, n_last, vocabulary) in the model's dtype.
@@ -52,6 +66,8 @@ def last_logits(
         arguments[names.keep] = n_last
     if names.cache is None:
         del arguments["use_cache"]
+    if output_attentions:
+        arguments["output_attentions"] = True
     logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
     return logits[:, -n_last:]
 
@@ -60,16 +76,21 @@ def best_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the best token and how far ahead of the second best it is.
 
     Args:
-        logits: shape (..., vocabulary), any float dtype.
+        logits: shape (..., vocabulary), any float dtype; written to and put back, so it must be
+            no tensor that somebody else reads meanwhile.
 
     Returns:
         The argmax (...,) int64, first index on ties, and the gap (...,) float32, which is NaN
         where the best logit is not finite.
     """
     logits = logits.float()
-    values = logits.topk(2, dim=-1).values
-    gap = values[..., 0] - values[..., 1]
-    return logits.argmax(dim=-1), gap.masked_fill(~values[..., 0].isfinite(), torch.nan)
+    best = logits.argmax(dim=-1, keepdim=True)
+    largest = logits.gather(-1, best)
+    # The maximum of what is left is several times as fast as `topk`, and needs no copy.
+    logits.scatter_(-1, best, -torch.inf)
+    gap = largest.squeeze(-1) - logits.amax(dim=-1)
+    logits.scatter_(-1, best, largest)
+    return best.squeeze(-1), gap.masked_fill(~largest.squeeze(-1).isfinite(), torch.nan)
 
 
 def check_finite(lm: LanguageModel, gap: torch.Tensor) -> None:

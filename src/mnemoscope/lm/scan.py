@@ -19,9 +19,11 @@ from mnemoscope.lm.padding import check_padded, run_padded
 
 __all__ = ["Scan", "compare", "scan_memorized"]
 
-# Suffix tokens asked of every sequence before the rest is asked of those still right. Most texts
-# fail on the first few; each more costs every sequence one position of about 36.
-_FIRST_TOKENS = 4
+# Suffix tokens after which those sequences are asked on that are still right. Half of all texts
+# fail on the first one, most on the first four; a step costs a forward of few rows.
+_STEPS = (1, 4)
+# A family without a key-value cache reads the prefix again in every step.
+_STEPS_WITHOUT_CACHE = (4,)
 
 
 class Scan(NamedTuple):
@@ -48,8 +50,8 @@ def scan_memorized(
 ) -> Iterator[Scan]:
     """Say of every sequence whether the model continues its prefix with its suffix.
 
-    Two steps: the prefix and the first suffix tokens of all, then the rest for the sequences
-    right so far, on top of their key-value cache.
+    In steps: the prefix and the first suffix token of all, then three more and then the rest for
+    the sequences right so far, on top of their key-value cache.
 
     Args:
         lm: the model; its native attention backend is used.
@@ -78,37 +80,45 @@ def scan_memorized(
 
 
 def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
-    first = prefix + min(_FIRST_TOKENS, batch.shape[1] - prefix)
+    length = batch.shape[1]
+    gap = torch.full((len(batch),), torch.inf, device=batch.device)
+    alive = torch.arange(len(batch), device=batch.device)
     with torch.inference_mode():
-        cache = new_cache(lm)
-        is_right, gap = _judge(lm, batch[:, :first], first - prefix, cache)
-        alive = is_right.nonzero().squeeze(1)
-        if first < batch.shape[1] and len(alive):
-            right_after, gap_after = _judge_rest(lm, batch[alive], first, cache, alive)
-            is_right[alive] = right_after
-            gap[alive] = torch.minimum(gap[alive], gap_after)
+        cache = new_cache(lm, length - 1)
+        begin = prefix
+        for end in _ends(length, prefix, has_cache=cache is not None):
+            is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
+            gap[alive] = torch.minimum(gap[alive], gap_here)
+            if not is_right.all():
+                alive = alive[is_right]
+                if cache is not None and end < length:
+                    rows = is_right.nonzero().squeeze(1)
+                    # On several devices each layer's cache is its own; indices on the CPU fit all.
+                    cache.batch_select_indices(rows if lm.device_map is None else rows.cpu())
+            if not len(alive):
+                break
+            begin = end
     check_finite(lm, gap)
-    return Scan(is_right.cpu().numpy(), gap.cpu().numpy())
+    is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    is_memorized[alive] = True
+    return Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
 
 
-def _judge_rest(
-    lm: LanguageModel, tokens: torch.Tensor, first: int, cache: Any | None, rows: torch.Tensor
+def _ends(length: int, prefix: int, *, has_cache: bool) -> list[int]:
+    """The columns before which each step ends."""
+    steps = _STEPS if has_cache else _STEPS_WITHOUT_CACHE
+    return [*(prefix + step for step in steps if prefix + step < length), length]
+
+
+def _step(
+    lm: LanguageModel, tokens: torch.Tensor, begin: int, prefix: int, cache: Any | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Judge the tokens from `first` on, of the rows of the batch that are kept in the cache."""
-    n_asked = tokens.shape[1] - first
-    if cache is None:
-        return _judge(lm, tokens, n_asked, None)
-    cache.batch_select_indices(rows)
-    logits = last_logits(lm, tokens[:, first - 1 : -1], n_asked, cache)
-    return compare(logits, tokens[:, first:])
-
-
-def _judge(
-    lm: LanguageModel, tokens: torch.Tensor, n_asked: int, cache: Any | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Judge the last `n_asked` of (batch, length) tokens from the beginning."""
-    logits = last_logits(lm, prepend_bos(lm, tokens[:, :-1]), n_asked, cache)
-    return compare(logits, tokens[:, -n_asked:])
+    """Judge the tokens (batch, length) from `begin` on, which follow those in the cache."""
+    fed = tokens[:, begin - 1 : -1]
+    if cache is None or begin == prefix:
+        fed = prepend_bos(lm, tokens[:, :-1])
+    logits = last_logits(lm, fed, tokens.shape[1] - begin, cache)
+    return compare(logits, tokens[:, begin:])
 
 
 def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
