@@ -47,6 +47,7 @@ def audit_endpoint(
     *,
     settings: AuditSettings,
     tokenizer_name: str | None = None,
+    tokenizer_revision: str | None = None,
     command: Sequence[str] = (),
     redo: bool = False,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def audit_endpoint(
         out: folder of the audit; a run that was stopped asks only what is missing.
         settings: of the audit; temperature 1 and all tokens, since a service gives no more.
         tokenizer_name: recorded, so that someone else can repeat it.
+        tokenizer_revision: of a tokenizer of the hub, recorded too.
         command: recorded too.
         redo: write over an audit of other documents or settings.
 
@@ -101,7 +103,11 @@ def audit_endpoint(
         "model": _facts(client.settings.model, splitter),
         "reference": None,
         "cnn": None,
-        "api": _api(asker, frame, tokenizer_name, is_judged=is_judged),
+        "api": {
+            "tokenizer": tokenizer_name,
+            "tokenizer_revision": tokenizer_revision,
+            **_api(asker, frame, is_judged=is_judged),
+        },
         "settings": settings.model_dump(),
         "encoding": reading.encoding,
         **summaries(reading, asker.tokens, windows, frame, settings),
@@ -217,15 +223,12 @@ def _facts(name: str, splitter: Splitter) -> dict[str, Any]:
     return {"name": name, **unknown, "files": {}, "bos_id": splitter.bos_id}
 
 
-def _api(
-    asker: Asker, frame: pl.DataFrame, tokenizer_name: str | None, *, is_judged: bool
-) -> dict[str, Any]:
+def _api(asker: Asker, frame: pl.DataFrame, *, is_judged: bool) -> dict[str, Any]:
     """What the service gave, and in words what it did not."""
     service, answers = asker.client.settings, list(asker.answers.values())
     return {
         "endpoint": service.url,
         "settings": service.model_dump(exclude={"url", "model"}),
-        "tokenizer": tokenizer_name,
         "pieces": "tokens" if asker.splitter.is_model else "words",
         "answered_as": sorted({one.model for one in answers if one.model}),
         "requests": len(answers),

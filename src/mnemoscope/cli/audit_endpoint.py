@@ -133,6 +133,7 @@ def audit_behind(
         out,
         settings=settings,
         tokenizer_name=tokenizer,
+        tokenizer_revision=revision,
         command=["mnemoscope", *sys.argv[1:]],
         redo=redo,
     )
@@ -147,7 +148,7 @@ def ask_service_again(folder: Path, record: dict[str, Any], frame: "pl.DataFrame
     chosen = endpoint_settings(
         url=api["endpoint"], model=record["model"]["name"], **api["settings"]
     )
-    splitter = _splitter(api["tokenizer"], None)
+    splitter = _splitter(api["tokenizer"], api["tokenizer_revision"])
     return ask_again(Client(chosen), splitter, folder, record, frame)
 
 
