@@ -78,6 +78,16 @@ BAD = {
     "no model": (["./nothing/here", "DOC", "-o", "OUT"], "no such model"),
     "verify nothing": (["--verify", "OUT"], "no audit in it"),
     "verify and more": (["embedded", "--verify", "OUT"], "and no more"),
+    "no such study": (["embedded", "DOC", "-o", "OUT", "--study", "nowhere"], "no such folder"),
+    "no template": (["embedded", "DOC", "-o", "OUT", "--chat-template"], "no chat template"),
+    "report nowhere": (
+        ["embedded", "DOC", "-o", "OUT", "--junit", "no/where/x.xml"],
+        "no such folder",
+    ),
+    "auto in a chat": (
+        ["embedded", "DOC", "-o", "OUT", "--study", "auto", "--chat-template"],
+        "plain text",
+    ),
     "too long a window": (["embedded", "DOC", "-o", "OUT", "--prefix", "500"], "positions"),
 }
 
@@ -92,6 +102,21 @@ def test_mistakes_get_one_line_and_status_2(capsys, document, tmp_path, name):
     assert complaint.count("\n") == 1
     assert said == ""
     assert not (tmp_path / "out" / "audit.json").exists()
+
+
+@pytest.mark.parametrize("texts", [["Too short."], ["Too short.", "This one as well.", ""]])
+def test_where_nothing_can_be_asked_the_status_is_2(capsys, tmp_path, texts):
+    paths = [tmp_path / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    out = tmp_path / "out"
+    status, said, complaint = run(
+        capsys, "embedded", *paths, "-o", out, "-q", "--reference", "none"
+    )
+    assert status == 2
+    assert said == ""
+    assert "shorter than one window of 64 tokens" in complaint
+    assert not out.exists()
 
 
 def test_a_model_without_tokenizer_is_refused(capsys, document, tmp_path):

@@ -213,10 +213,19 @@ def _grounds(span: Span, evidence: SpanEvidence, reference: bool | None) -> dict
     reference_says = None if reference is None else (GUESS if reference else RECALL)
     cnn_says = None if probability is None else (RECALL if probability >= _EVEN else GUESS)
     said = {span.verdict, prior_says, reference_says, cnn_says} - {None}
-    return {
+    return _verdict(span, cnn_says, reference_says) | {
         "rule_says": span.hit.ruling.verdict,
         "prior_says": prior_says,
         "reference_says": reference_says,
         "cnn_says": cnn_says,
         "grounds_disagree": len(said) > 1,
     }
+
+
+def _verdict(span: Span, cnn: str | None, reference: str | None) -> dict[str, Any]:
+    """The rule's verdict; where CNN and reference were asked too, that of two of the three."""
+    # docs/audit.md, "Which ground is right?", measures both.
+    if cnn is None or cnn != reference or cnn == span.verdict:
+        return {}
+    of_rule = f"CNN and reference model both say {cnn}, against the rule"
+    return {"verdict": cnn, "reason": f"{of_rule}: {span.hit.ruling.reason}"}
