@@ -36,7 +36,8 @@ def known_texts() -> list[KnownText]:
     found = []
     for block in whole.split("\n== ")[1:]:
         head, _, text = block.partition("\n")
-        found.append(KnownText(*(part.strip() for part in head.split("|")), text.strip()))
+        title, source, licence = (part.strip() for part in head.split("|"))
+        found.append(KnownText(title, source, licence, text.strip()))
     return found
 
 
