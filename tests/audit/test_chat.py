@@ -1,4 +1,4 @@
-"""An audit in a chat template: recorded, repeated by verify, and another audit than the plain one."""
+"""An audit in a chat template: recorded, repeated by verify, and none of plain text."""
 
 import copy
 from dataclasses import replace
