@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mnemoscope.cli.engine import EngineFlags, EngineOption, RayAddress, RayWorkers, Storage
 from mnemoscope.cli.options import Quiet, Redo, Set, StudyFolder
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.study import Study
@@ -37,6 +38,10 @@ def search(
     objective: _Objective = None,
     candidates: _Candidates = None,
     capture_all: _CaptureAll = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -53,7 +58,8 @@ def search(
         "search.candidates": candidates,
         "search.capture_all": capture_all,
     }
-    stage_verb(study, "search", flags, set_, redo=redo, quiet=quiet)
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    stage_verb(study, "search", flags, set_, redo=redo, quiet=quiet, where=where)
     _print(Study(study))
 
 

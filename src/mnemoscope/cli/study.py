@@ -6,6 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from mnemoscope.cli.engine import (
+    EngineFlags,
+    EngineOption,
+    RayAddress,
+    RayWorkers,
+    Storage,
+    working_with,
+)
 from mnemoscope.cli.options import (
     BatchSize,
     CheckLabels,
@@ -47,6 +55,9 @@ __all__ = [
     "stage_verb",
     "train",
 ]
+
+
+LOCAL = EngineFlags()
 
 
 def shown(quiet: bool) -> AbstractContextManager[None]:
@@ -102,6 +113,10 @@ def run(
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
     ] = False,
     check_labels: CheckLabels = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     quiet: Quiet = False,
 ) -> None:
     """Do what is missing of all stages, up to the report.
@@ -128,7 +143,8 @@ def run(
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.stages.run import run as run_study
 
-    with shown(quiet):
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    with shown(quiet), working_with(where):
         if check_labels:
             _check_labels(chosen, out, redo)
             return
@@ -172,6 +188,10 @@ def continue_(
     device: Device = None,
     batch_size: BatchSize = None,
     part: PartOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -181,7 +201,8 @@ def continue_(
     Example: mnemoscope continue my-study
     """
     flags = _model_flags(model, revision, dtype, device, batch_size) | {"continue.scan": scan}
-    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet, part=part)
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet, part=part, where=where)
 
 
 def capture(
@@ -199,6 +220,10 @@ def capture(
     device: Device = None,
     batch_size: BatchSize = None,
     part: PartOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -221,12 +246,17 @@ def capture(
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
         _found(folder, flags, set_, quiet)
-    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet, part=part)
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet, part=part, where=where)
 
 
 def train(
     study: StudyFolder,
     no_controls: NoControls = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -235,7 +265,9 @@ def train(
 
     Example: mnemoscope train my-study --set train.preset=paper
     """
-    stage_verb(study, "train", {}, _with_controls(set_, no_controls), redo=redo, quiet=quiet)
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    chosen = _with_controls(set_, no_controls)
+    stage_verb(study, "train", {}, chosen, redo=redo, quiet=quiet, where=where)
 
 
 def knockout(
@@ -265,16 +297,19 @@ def stage_verb(
     redo: bool,
     quiet: bool,
     part: str | None = None,
+    where: EngineFlags = LOCAL,
 ) -> None:
     """Run one stage of a study, or a part of it, and say what comes next."""
     study = Study(folder)
     settings = merge_flags(study.settings, flags, assignments)
     if part is not None:
+        if where != LOCAL:
+            raise UserError("--part: a part is one process. Leave out --engine, or --part.")
         _run_part(study, stage, part, settings, redo=redo, quiet=quiet)
         return
     from mnemoscope.stages.run import run_stage
 
-    with shown(quiet):
+    with shown(quiet), working_with(where):
         was_done = not run_stage(study, stage, settings, redo=redo)
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["n_workers", "run_tasks"]
+from mnemoscope.engine.storage import Storage
+
+__all__ = ["LocalEngine", "n_workers", "run_tasks"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Task = TypeVar("Task")
@@ -64,6 +67,57 @@ def run_tasks(
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class LocalEngine:
+    """The engine of this machine: tasks in processes of their own, blocks in this one."""
+
+    is_cluster = False
+    storage = None
+
+    def run_tasks(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        *,
+        workers: int,
+        gpus: float = 0.0,  # noqa: ARG002 - processes of one machine share its accelerator
+    ) -> Iterator[Any]:
+        """Run a function on each task, see `run_tasks`."""
+        return run_tasks(function, tasks, workers=n_workers(workers))
+
+    @contextmanager
+    def workers(
+        self,
+        make: Callable[[], Callable[[Any], Any]],
+        *,
+        gpus: float,  # noqa: ARG002
+        at_most: int,  # noqa: ARG002
+    ) -> Iterator["_Here"]:
+        """The one worker is this process."""
+        yield _Here(make())
+
+    def n_gpus(self) -> int:
+        """None that would have to be asked for."""
+        return 0
+
+    def check_sees(self, path: Path) -> None:
+        """This machine sees what this machine sees."""
+
+    def check_storage(self, storage: Storage) -> None:
+        """Of a bucket too: it was opened here."""
+
+
+class _Here:
+    """A worker that is this process."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
+
+    def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Work on the blocks in order."""
+        for number, block in enumerate(blocks):
+            yield number, self._work(block)
 
 
 @contextmanager

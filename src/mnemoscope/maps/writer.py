@@ -174,10 +174,46 @@ class MapWriter:
         rows = store.index.filter(pl.col("shard") == name)
         if not len(self.missing(rows["sequence_id"].to_numpy(), rows["suffix"].to_list())):
             return
+        self._take(store.folder / name, rows)
+
+    def take_file(
+        self,
+        path: Path,
+        sequence_ids: Sequence[int] | np.ndarray,
+        suffixes: Sequence[str] | str,
+        *,
+        sha256: str,
+    ) -> None:
+        """Take over a shard that another process wrote with the same model and settings.
+
+        Args:
+            path: the file; its content is taken as it is.
+            sequence_ids: of its rows, in order.
+            suffixes: "own" or "true" for each, or one for all.
+            sha256: of the file.
+
+        Raises:
+            DamagedDataError: it is no shard of this shape.
+            NoRoomError: the disk is full.
+            ValueError: a map that is already there.
+        """
+        keys = key_frame(sequence_ids, suffixes)
+        if len(self.missing(sequence_ids, suffixes)) != len(keys):
+            raise ValueError("a map of this shard is already stored; ask missing() first")
+        check_shape(path, rows=len(keys), meta=self.meta)
+        entries = keys.with_columns(
+            pl.lit("").alias("shard"),
+            pl.int_range(len(keys), dtype=pl.Int64).alias("row"),
+            pl.lit(sha256).alias("sha256"),
+        )
+        self._take(path, entries)
+
+    def _take(self, path: Path, rows: pl.DataFrame) -> None:
+        """Give a whole shard the next free name here, then name it in the index."""
         self._prepare()
         own_name = free_shard_name(self._index)
         with atomic_path(self.folder / own_name) as temporary:
-            _link_or_copy(store.folder / name, temporary)
+            _link_or_copy(path, temporary)
         index = pl.concat([self._index, rows.with_columns(pl.lit(own_name).alias("shard"))])
         write_index(self.folder, index)
         self._index = index

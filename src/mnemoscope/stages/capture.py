@@ -25,7 +25,7 @@ from mnemoscope.progress import Progress, say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.decoding import decode_missing
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
-from mnemoscope.stages.models import Models
+from mnemoscope.stages.models import ModelFacts, Models
 from mnemoscope.stages.padding import mask_of
 from mnemoscope.stages.verdicts import hand_over, note_verdicts, verdict_folder
 from mnemoscope.study import Study
@@ -178,7 +178,9 @@ def _check_possible(study: Study) -> None:
     raise UserError(f"{study.folder}: no taxonomy can be trained. {said}{more}")
 
 
-def check_head_bytes(model: LanguageModel, n_rows: int, settings: StudySettings) -> None:
+def check_head_bytes(
+    model: LanguageModel | ModelFacts, n_rows: int, settings: StudySettings
+) -> None:
     """Refuse to store every head where the model or the sample is too large for it."""
     if not settings.capture.per_head:
         return
@@ -219,7 +221,9 @@ def _capture(
         fill_store(settings, each, writer, model, wanted, tokens, mask, verdicts=noted)
 
 
-def store_of(settings: StudySettings, folder: Path, role: str, model: LanguageModel) -> MapWriter:
+def store_of(
+    settings: StudySettings, folder: Path, role: str, model: LanguageModel | ModelFacts
+) -> MapWriter:
     """Open a folder for the maps of a role, see `MapWriter`."""
     tensors = tensors_of(role)
     return MapWriter(
@@ -332,7 +336,7 @@ def logprobs_of(settings: StudySettings, model: LanguageModel, rows: pl.DataFram
     )
 
 
-def _fingerprint(model: LanguageModel) -> dict[str, Any]:
+def _fingerprint(model: LanguageModel | ModelFacts) -> dict[str, Any]:
     """What must be equal for two captures to stand in one store."""
     return {
         "weights": model.fingerprint,

@@ -1,7 +1,7 @@
 """The language models of a study, loaded when a stage first needs them and only once."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,11 @@ class ModelFacts:
     n_heads: int
     vocab_size: int
     bos_id: int | None
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "ModelFacts":
+        """Read what `facts_of` gave; what else it may record is left aside."""
+        return cls(**{one.name: facts[one.name] for one in fields(cls)})
 
 
 def vocabulary_of(loaded: LanguageModel) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnemoscope.config import StudySettings
+from mnemoscope.engine import current_engine
 from mnemoscope.progress import say
 from mnemoscope.stages.benchmark import benchmark_stage
 from mnemoscope.stages.capture import capture_stage, damaged_maps, repair_maps
@@ -16,6 +17,7 @@ from mnemoscope.stages.models import Models
 from mnemoscope.stages.report import report_stage
 from mnemoscope.stages.search import search_stage
 from mnemoscope.stages.sequences import found_study
+from mnemoscope.stages.spread import repair_spread, spread_capture, spread_continue
 from mnemoscope.stages.training import train_stage
 from mnemoscope.study import STAGES, Study, is_study
 
@@ -32,6 +34,10 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "knockout": knockout_stage,
     "search": search_stage,
     "report": report_stage,
+}
+_ON_A_CLUSTER: dict[str, Callable[[Study, Models], None]] = {
+    "continue": spread_continue,
+    "capture": spread_capture,
 }
 
 
@@ -61,7 +67,7 @@ def run(
         for name in names[: names.index(until) + 1 if until else len(names)]:
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 say(f"{name}: {_PURPOSE[name]}")
-                STAGE_FUNCTIONS[name](study, models)
+                _function(name)(study, models)
     return study
 
 
@@ -90,14 +96,24 @@ def run_stage(
         if redo:
             study.forget(stage)
         if not study.is_done(stage):
-            STAGE_FUNCTIONS[stage](study, Models(study.settings))
+            _function(stage)(study, Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
             for error in damaged:
                 say(f"Repairing: {error}")
-            repair_maps(study, Models(study.settings))
+            if current_engine().is_cluster:
+                repair_spread(study)
+            else:
+                repair_maps(study, Models(study.settings))
         else:
             return False
     return True
+
+
+def _function(stage: str) -> Callable[[Study, Models], None]:
+    """What does a stage where the work runs now."""
+    if current_engine().is_cluster and stage in _ON_A_CLUSTER:
+        return _ON_A_CLUSTER[stage]
+    return STAGE_FUNCTIONS[stage]
 
 
 _PURPOSE = {

@@ -10,7 +10,7 @@ from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.progress import track
 
-__all__ = ["check_scan"]
+__all__ = ["check_scan", "draw_rows"]
 
 _SEED = 0
 
@@ -40,7 +40,7 @@ def check_scan(
     Returns:
         `checked`, `disagree`, and where some do, `largest_gap_of_these`; all in plain numbers.
     """
-    rows = _draw(found["is_memorized"].to_numpy(), n_rows)
+    rows = draw_rows(found["is_memorized"].to_numpy(), n_rows)
     if not len(rows):
         return {"checked": 0, "disagree": 0}
     with track("Checking scan against decoding", total=len(rows)) as progress:
@@ -58,8 +58,11 @@ def check_scan(
     return counts
 
 
-def _draw(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
-    """Row numbers, in rising order: up to half memorized, the rest not, filled from either."""
+def draw_rows(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
+    """Row numbers, in rising order: up to half memorized, the rest not, filled from either.
+
+    Of the rows that were drawn, as many drawn again are all of them.
+    """
     order = np.random.default_rng(_SEED).permutation(len(is_memorized))
     memorized, others = order[is_memorized[order]], order[~is_memorized[order]]
     n_memorized = min(len(memorized), max(n_rows // 2, n_rows - len(others)))

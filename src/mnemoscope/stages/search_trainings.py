@@ -13,7 +13,6 @@ import polars as pl
 
 from mnemoscope.benchmark.votes import Votes
 from mnemoscope.engine import run_tasks
-from mnemoscope.engine.local import n_workers
 from mnemoscope.progress import track
 from mnemoscope.stages.jobs import (
     Job,
@@ -25,6 +24,7 @@ from mnemoscope.stages.jobs import (
     run_job_on,
 )
 from mnemoscope.stages.search_rows import Candidate, has_reference
+from mnemoscope.stages.training import training_gpus
 from mnemoscope.stages.training_count import BASELINES, settings_of
 from mnemoscope.study import Study
 
@@ -81,10 +81,10 @@ def train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
         for job in _jobs(study, candidate, rung)
     ]
     todo = [task for task in tasks if not is_finished(task.job)]
-    workers = n_workers(study.settings.train.workers)
+    workers, gpus = study.settings.train.workers, training_gpus(study)
     with track(f"Searching ({rung.name})", total=len(tasks), unit="CNNs and baselines") as progress:
         progress.advance(len(tasks) - len(todo))
-        for _ in run_tasks(run_search_task, todo, workers=workers):
+        for _ in run_tasks(run_search_task, todo, workers=workers, gpus=gpus):
             progress.advance()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.engine import run_tasks
+from mnemoscope.engine import current_engine, run_tasks
 from mnemoscope.engine.local import n_workers
 from mnemoscope.lm.device import find_device
 from mnemoscope.maps.store import MapStore
@@ -26,9 +26,10 @@ from mnemoscope.stages.jobs import (
     true_labels,
 )
 from mnemoscope.stages.models import Models
-from mnemoscope.study import Study
+from mnemoscope.stages.spread import gpus_for
+from mnemoscope.study import SETTINGS_FILE, Study
 
-__all__ = ["PREDICTIONS_FILE", "RUNS_FILE", "train_stage"]
+__all__ = ["PREDICTIONS_FILE", "RUNS_FILE", "train_stage", "training_gpus"]
 
 PREDICTIONS_FILE = "predictions.parquet"
 RUNS_FILE = "runs.parquet"
@@ -52,7 +53,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         workers = _n_processes(study)
         with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
             progress.advance(len(jobs) - len(todo))
-            for _ in run_tasks(run_job, todo, workers=workers):
+            for _ in run_tasks(run_job, todo, workers=workers, gpus=training_gpus(study)):
                 progress.advance()
         _gather(study, jobs)
         counts |= {"trainings": len(jobs)}
@@ -65,10 +66,23 @@ def _n_processes(study: Study) -> int:
         UserError: no such device here.
     """
     wanted = study.settings.train
+    if current_engine().is_cluster:
+        return wanted.workers
     workers = n_workers(wanted.workers)
     if find_device(wanted.device).type == "cpu" or wanted.workers:
         return workers
     return min(workers, _MOST_ON_ACCELERATOR)
+
+
+def training_gpus(study: Study) -> float:
+    """Share of an accelerator that a training on a cluster is given; checks what it reads.
+
+    Raises:
+        UserError: a machine of the cluster does not see the study.
+    """
+    engine, device = current_engine(), study.settings.train.device
+    engine.check_sees(study.folder / SETTINGS_FILE)
+    return gpus_for(device, engine) / _MOST_ON_ACCELERATOR
 
 
 def _check_maps(study: Study) -> None:
