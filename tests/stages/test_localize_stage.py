@@ -1,6 +1,7 @@
 """The stage `localize`: Δ beside the reference's and the tokens', its regions and its checks."""
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -109,6 +110,10 @@ def test_the_report_sets_it_all_below_the_maps(done) -> None:
     assert "All evaluation sequences count" in stable.summary
     sane = tables["Does Δ depend on what the CNN learned?"]
     assert "guided: with random weights in the top layer D keeps a correlation of" in sane.summary
+    gists = [table.gist for table in tables.values()]
+    assert all(gists)
+    assert all(name in gists[0] for name in ("Non-Memo", "Recite[5]", "Recollect"))
+    assert re.fullmatch(r"gradient (passes|fails), guided (passes|fails)", gists[3])
     (result,) = [one for one in taxonomy_results(done) if one.name == SAMPLE]
     assert [maps.attribution for maps in result.beside] == ["gradient", "guided"]
 

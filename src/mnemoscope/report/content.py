@@ -387,12 +387,14 @@ class Table:
         columns: column names; the first column names the row.
         rows: text, or numbers: whole ones are shown as counts, others as per cent.
         summary: what to read out of it, in plain words.
+        gist: the same in one line, for a table that is folded.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
     summary: str = ""
+    gist: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ __all__ = [
 FORMATS = ("svg", "pdf", "png")
 _WIDTH_INCHES = 7.0  # the text width of a two-column page
 _DPI = 300
+_SHADES = 64  # of a map, more than can be told apart; each one makes the files larger
 MOST_LAYERS_IN_A_ROW = 8
 _STYLE = {
     "font.size": 8,
@@ -113,6 +114,8 @@ def maps_print(
                     ax.set_title(f"layer {place + 1}", fontsize=7, pad=2)
                 if place % columns == 0:
                     ax.set_ylabel(f"{classes[index]}\nquery" if place == 0 else "query")
+                has_map_below = number < len(shown) - 1 or place + columns < n_layers
+                ax.tick_params(labelleft=place % columns == 0, labelbottom=not has_map_below)
                 if number * rows_a_class + place // columns == n_rows - 1:
                     ax.set_xlabel("key", labelpad=1)
         bar = figure.colorbar(image, cax=figure.add_axes(side))
@@ -225,7 +228,7 @@ def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
     half = length / 2 + 0.5
     image = ax.imshow(
         values,
-        cmap=ListedColormap(map_ramp(np.linspace(0, 1, 256))),
+        cmap=ListedColormap(map_ramp(np.linspace(0, 1, _SHADES))),
         vmin=0,
         vmax=1,
         extent=(0.5, length + 0.5, length + 0.5, 0.5),

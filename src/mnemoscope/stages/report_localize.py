@@ -1,6 +1,7 @@
 """What the report says of Δ beyond its maps: regions, memory or text, stability, sanity."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -98,7 +99,20 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
         "over the evaluation sequences as Δ is. The tokens alone are the blind baseline’s maps: "
         "two channels in place of layers. A region that the reference model shows as strongly "
         "belongs to the text.",
+        gist=_strongest_regions(named.filter(pl.col("source") == "model")),
     )
+
+
+def _strongest_regions(regions: pl.DataFrame) -> str:
+    """Name for each class the region that is furthest above an even spread."""
+    best = regions.drop_nulls("ratio").sort("ratio", descending=True, maintain_order=True)
+    best = best.unique("class", keep="first", maintain_order=True)
+    ratios = {
+        row["class"]: f"{row['region'].partition(' (')[0]} {row['ratio']:.1f}×"
+        for row in best.to_dicts()
+    }
+    names = [one for one in regions["class"].unique(maintain_order=True) if one in ratios]
+    return "; ".join(f"{name}: {ratios[name]}" for name in names)
 
 
 def _of_the_text(
@@ -144,7 +158,22 @@ def _layer_table(regions: pl.DataFrame, attribution: str) -> Table:
         columns=("share of Δ", *names),
         rows=tuple(rows),
         summary="Each row of model or reference adds up to 100 %.",
+        gist=f"strongest layer, model / reference: {_strongest_layers(layers)}",
     )
+
+
+def _strongest_layers(layers: pl.DataFrame) -> str:
+    """For each class the layer with the largest share, of the model and of the reference."""
+    said = []
+    for name in layers["class"].unique(maintain_order=True):
+        own = layers.filter(pl.col("class") == name).drop_nulls("share")
+        best = [
+            own.filter(source=source).sort("share").tail(1)["region"].to_list()
+            for source in ("model", "reference")
+        ]
+        shown = " / ".join(one[0].removeprefix("layer ") if one else "–" for one in best)
+        said.append(f"{name} {shown}")
+    return ", ".join(said)
 
 
 def _shape_table(shapes: pl.DataFrame) -> Table:
@@ -164,6 +193,7 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
         "heads. A Gini coefficient of 0 is attention spread evenly over the keys, near 1 one key "
         "that draws all. What a logistic regression on these and further numbers reaches stands "
         "beside the CNNs in the chart above (“Regression, on pooled statistics”).",
+        gist="entropy, Gini coefficient and where the mass lies, by class and layer",
     )
 
 
@@ -198,7 +228,16 @@ def _stability_table(checks: pl.DataFrame, correct_only: bool) -> Table:
                 else "All evaluation sequences count, rightly classified or not."
             )
         ),
+        gist=_stability_gist(checks),
     )
+
+
+def _stability_gist(checks: pl.DataFrame) -> str:
+    """Mean correlations over classes and attributions, and where attributions part."""
+    words = {"halves": "halves", "seeds": "seeds", "attributions": "attributions"}
+    means = {word: _mean(checks.filter(check=check)["pearson"]) for check, word in words.items()}
+    known = [f"{word} {mean:.2f}" for word, mean in means.items() if mean is not None]
+    return f"mean correlation between {', '.join(known)}" if known else ""
 
 
 def _disagreement(checks: pl.DataFrame) -> str:
@@ -231,33 +270,61 @@ def _sanity_table(checks: pl.DataFrame) -> Table:
         title="Does Δ depend on what the CNN learned?",
         columns=("correlation with the trained CNN’s", *words),
         rows=tuple(rows),
-        summary=" ".join(_sanity_sentences(checks, random))
+        summary=" ".join(_sanity_sentences(checks))
         + " One CNN, up to 64 sequences a class, all of them counted. D is the attribution alone, "
         "Δ the mean of D times the attention, which stays the same and keeps Δ alike whatever the "
         "CNN is. Pearson, Spearman, overlap of the top 1 %. Checks after Adebayo et al., arXiv "
         "1810.03292.",
+        gist=_sanity_gist(checks),
     )
 
 
-def _sanity_sentences(checks: pl.DataFrame, random: list[str]) -> Iterator[str]:
-    """Say for each attribution whether D loses its structure with the CNN's top layer."""
+class _Sanity(NamedTuple):
+    """Mean correlations of one attribution's D with the trained CNN's; None where unknown."""
+
+    attribution: str
+    top: float  # the top layer is random
+    floor: float  # all are
+    permuted: float | None
+
+    @property
+    def fails(self) -> bool:
+        """True where most of the structure does not come from what the top learned."""
+        return self.top - self.floor > _KEEPS
+
+
+def _sanity(checks: pl.DataFrame) -> Iterator[_Sanity]:
+    """What is left of each attribution's D."""
+    random = checks.filter(check="randomized")["against"].unique(maintain_order=True).to_list()
     for attribution in checks["attribution"].unique(maintain_order=True):
         own = checks.filter((pl.col("attribution") == attribution) & (pl.col("of") == "D"))
         top, floor = (
             _mean(own.filter(against=layer)["pearson"]) for layer in (random[0], random[-1])
         )
-        permuted = _mean(own.filter(check="permuted")["pearson"])
-        if top is None or floor is None:
-            continue
-        told = f"{attribution}: with random weights in the top layer D keeps a correlation of "
-        told += f"{top:.2f}, with all layers random {floor:.2f}"
-        told += "" if permuted is None else f", with a CNN of permuted labels {permuted:.2f}"
-        fails = top - floor > _KEEPS
+        if top is not None and floor is not None:
+            permuted = _mean(own.filter(check="permuted")["pearson"])
+            yield _Sanity(attribution, top, floor, permuted)
+
+
+def _sanity_sentences(checks: pl.DataFrame) -> Iterator[str]:
+    """Say for each attribution whether D loses its structure with the CNN's top layer."""
+    for one in _sanity(checks):
+        told = f"{one.attribution}: with random weights in the top layer D keeps a correlation of "
+        told += f"{one.top:.2f}, with all layers random {one.floor:.2f}"
+        if one.permuted is not None:
+            told += f", with a CNN of permuted labels {one.permuted:.2f}"
         yield told + (
             ": it fails the check, most of its structure does not come from what the top learned."
-            if fails
+            if one.fails
             else ": what it had beyond the floor of a random CNN is lost with the top layer."
         )
+
+
+def _sanity_gist(checks: pl.DataFrame) -> str:
+    """Which attributions pass."""
+    return ", ".join(
+        f"{one.attribution} {'fails' if one.fails else 'passes'}" for one in _sanity(checks)
+    )
 
 
 def _mean(values: pl.Series) -> float | None:
