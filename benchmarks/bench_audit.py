@@ -1,6 +1,6 @@
 """Measure the audit on the embedded model, whose truth is known: finds, alarms, grounds, speed.
 
-python benchmarks/bench_audit.py [--documents 6] [--sequences 240] [--only finds]
+python benchmarks/bench_audit.py [--documents 6] [--sequences 240] [--swap] [--only finds]
 """
 
 import argparse
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.stats import beta
+from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.audit.ask import ask_about
+from mnemoscope.audit.cnn_ground import recall_probabilities
 from mnemoscope.audit.continuing import continue_windows
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import audit_documents
@@ -23,8 +24,13 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Hit, Span
 from mnemoscope.audit.texts import read_documents
 from mnemoscope.audit.tokens import Tokens, character_range, tokenize
+from mnemoscope.config import EMBEDDED
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm import continue_sequences, load_model, scan_memorized
+from mnemoscope.stages.audit_study import read_ground
+from mnemoscope.stages.auto_study import study_settings
+from mnemoscope.stages.run import run
+from mnemoscope.taxonomy.splitting import find_groups
 
 SUBJECTS = [
     "the lamp",
@@ -179,18 +185,43 @@ def measure_alarms(lm, reference, sequences, n_documents):
         )
 
 
-def measure_grounds(lm, reference, sequences, n_sequences):
-    """Each ground against both truths, on sequences that the model reproduces."""
+def halves_by_group(sequences):
+    """Two halves of the sequences, no group of near duplicates (a template's form) in both."""
+    groups = find_groups(sequences)
+    names = groups.unique().sort()
+    first = names.sample(len(names) // 2, seed=0)
+    return sequences.filter(groups.is_in(first.implode())), sequences.filter(
+        ~groups.is_in(first.implode())
+    )
+
+
+def ask_cnns(lm, sequences, windows):
+    """Probabilities of windows by the CNNs of a study of sequences."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "others.parquet")
+        sequences.write_parquet(source)
+        settings = study_settings(str(source), model=EMBEDDED, device="cpu")
+        ground = read_ground(run(settings, Path(folder, "study"), until="train"))
+        found = np.array(recall_probabilities(ground, lm, windows, batch_size=64))
+    fit, measured = ground.facts["calibration"], ground.facts["measured"]
+    print(
+        f"cnn: study of {sequences.height:,} other sequences ({ground.facts['sequences']}), "
+        f"{len(ground.cnns)} CNNs; {fit['method']} {fit['temperature']} fitted on "
+        f"{fit['n_guess']} Guess + {fit['n_recall']} Recall; on {measured['n_guess']} + "
+        f"{measured['n_recall']} others ECE {measured['ece']:.3f} (as it was "
+        f"{measured['ece_uncalibrated']:.3f}), Brier {measured['brier']:.3f} "
+        f"({measured['brier_uncalibrated']:.3f}), AUC against the rule {measured['auc']:.3f}"
+    )
+    return found
+
+
+def ask_fold(lm, reference, asked, others, n_sequences):
+    """What every ground says of sequences that the model reproduces; CNNs trained on others."""
     settings = AuditSettings()
     half = n_sequences // 2
-    pool = pl.concat(
-        [
-            sequences.filter(pl.col("duplicates") > 5).sample(2 * half, seed=0),
-            sequences.filter(pl.col("held_out") & (pl.col("genre") == "template")).sample(
-                3 * half, seed=0
-            ),
-        ]
-    )
+    is_new_template = pl.col("held_out") & (pl.col("genre") == "template")
+    kinds = [asked.filter(pl.col("duplicates") > 5), asked.filter(is_new_template)]
+    pool = pl.concat([one.sample(min(3 * half, one.height), seed=0) for one in kinds])
     windows = np.array(pool["tokens"].to_list(), dtype=np.int32)
     is_memo = np.concatenate(
         [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
@@ -199,45 +230,54 @@ def measure_grounds(lm, reference, sequences, n_sequences):
     rows = np.concatenate(
         [np.flatnonzero(is_memo & kind)[:half] for kind in (is_trained, ~is_trained)]
     )
-    windows, is_trained = windows[rows], is_trained[rows]
+    windows = windows[rows]
     places = np.arange(64)
     documents = [Tokens(one, places, places + 1) for one in windows]
     rulings = rule_windows(lm.tokenizer, windows, prefix=32, patterns="published")
-    spans = [
-        (
-            number,
-            Span(
-                32,
-                64,
-                ruling.verdict,
-                Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling),
-                1,
-                32,
-                False,
-            ),
-        )
-        for number, ruling in enumerate(rulings)
-    ]
+    spans = []
+    for number, ruling in enumerate(rulings):
+        hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling)
+        spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
     found = ask_about(lm, documents, spans, settings=settings, reference=reference)
-    not_by_reference = np.array([one.reference_score < settings.threshold for one in found])
-    ratio = np.array([sum(one.logprobs) - sum(one.reference_logprobs) for one in found])
-    gain = np.array([one.prior.gain for one in found])
-    rule = np.array([one.verdict == "recall" for one in rulings])
-    rouge = -np.array([max(one.rouge_l, one.rouge_3) for one in rulings])
-    needs_own = np.array([2 * one.prior.n_reproduced < one.prior.n_prefixes for one in found])
+    return {
+        "is_trained": is_trained[rows],
+        "rule": np.array([one.verdict == "recall" for one in rulings]),
+        "rouge": -np.array([max(one.rouge_l, one.rouge_3) for one in rulings]),
+        "score": np.array([one.reference_score for one in found]),
+        "ratio": np.array([sum(one.logprobs) - sum(one.reference_logprobs) for one in found]),
+        "gain": np.array([one.prior.gain for one in found]),
+        "needs_own": np.array([2 * one.prior.n_reproduced < one.prior.n_prefixes for one in found]),
+        "probability": ask_cnns(lm, others, windows),
+    }
+
+
+def measure_grounds(lm, reference, sequences, n_sequences, swap):
+    """Each ground against both truths, on one half; the CNNs were trained on the other."""
+    asked, others = halves_by_group(sequences)[:: -1 if swap else 1]
+    all_of = ask_fold(lm, reference, asked, others, n_sequences)
+    is_trained, rule, needs_own = (all_of[name] for name in ("is_trained", "rule", "needs_own"))
+    not_by_reference = all_of["score"] < AuditSettings().threshold
+    cnn = all_of["probability"] >= 0.5
     print(
-        f"grounds: {len(rows)} reproduced sequences, {int(is_trained.sum())} trained more than "
+        f"grounds: {len(rule)} reproduced sequences, {int(is_trained.sum())} trained more than "
         f"five times, {int((~is_trained).sum())} never (held-out templates); the reference "
-        f"reproduces {int((~not_by_reference).sum())}"
+        f"reproduces {int((~not_by_reference).sum())}; rule and CNN agree on "
+        f"{int((rule == cnn).sum())}"
     )
+    two_of_three = rule.astype(int) + cnn + not_by_reference >= 2
     truths = {"trained": is_trained, "reference does not": not_by_reference}
     grounds = {
         "rule": (rule, rule.astype(float)),
-        "ROUGE alone (graded)": (rule, rouge),
-        "prior": (needs_own, gain),
-        "reference": (not_by_reference, ratio),
+        "ROUGE alone (graded)": (rule, all_of["rouge"]),
+        "cnn": (cnn, all_of["probability"]),
+        "rule and cnn": (rule & cnn, None),
+        "rule or cnn": (rule | cnn, None),
+        "prior": (needs_own, all_of["gain"]),
+        "reference": (not_by_reference, all_of["ratio"]),
         "rule and reference": (rule & not_by_reference, None),
         "rule or reference": (rule | not_by_reference, None),
+        "cnn and reference": (cnn & not_by_reference, None),
+        "two of rule, cnn, reference": (two_of_three, None),
     }
     for truth_name, truth in truths.items():
         print(f"truth: {truth_name} ({int(truth.sum())} of {len(truth)})")
@@ -245,10 +285,14 @@ def measure_grounds(lm, reference, sequences, n_sequences):
             if truth_name != "trained" and "reference" in name:
                 continue  # it would be asked about itself
             hits, said = int((says & truth).sum()), int(says.sum())
+            better = int(((says == truth) & (rule != truth)).sum())
+            worse = int(((says != truth) & (rule == truth)).sum())
+            p = binomtest(better, better + worse).pvalue if better + worse else 1.0
             print(
-                f"  {name:22s} AUC {auc(truth, graded)}  precision {hits}/{said} "
+                f"  {name:27s} AUC {auc(truth, graded)}  precision {hits}/{said} "
                 f"{interval(hits, said)}  recall {hits}/{int(truth.sum())} "
-                f"{interval(hits, int(truth.sum()))}"
+                f"{interval(hits, int(truth.sum()))}  beside the rule {better} more right, "
+                f"{worse} more wrong, p = {p:.2g}"
             )
 
 
@@ -299,6 +343,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--sequences", type=int, default=240)
+    parser.add_argument("--swap", action="store_true", help="grounds: the halves change places")
     parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed"])
     wanted = parser.parse_args()
     lm = load_model(str(model_path()), device="cpu")
@@ -309,7 +354,7 @@ def main():
     if wanted.only in (None, "alarms"):
         measure_alarms(lm, reference, sequences, wanted.documents)
     if wanted.only in (None, "grounds"):
-        measure_grounds(lm, reference, sequences, wanted.sequences)
+        measure_grounds(lm, reference, sequences, wanted.sequences, wanted.swap)
     if wanted.only in (None, "speed"):
         measure_speed(lm, sequences)
 
