@@ -73,6 +73,7 @@ class AnalysisInputs:
         batch_size: sequences a forward pass.
         others: the second model, or the checkpoints in their order; empty without.
         corpus: the training texts, as `mnemoscope duplicates --corpus` takes them, or None.
+        split: which published split the table is, for example `deduped_12b`, or None.
         maps: the store of the model's pooled attention, None without stage capture.
         shelf: keeps frames that are dear to make, across analyses and runs.
         forwards: counts what goes through the models.
@@ -86,6 +87,7 @@ class AnalysisInputs:
     batch_size: int = 64
     others: tuple[OtherModel, ...] = ()
     corpus: "Corpus | None" = None
+    split: str | None = None
     maps: "MapStore | None" = None
     shelf: Shelf = make_always
     forwards: Forwards = field(default_factory=Forwards)

@@ -77,10 +77,41 @@ class Entry:
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
+        name="predict",
+        title="Can memorization be predicted?",
+        answers="How well do simple models tell memorized sequences from others, and by what?",
+        needs=("scores", "features", "model"),
+        uses=("corpus",),
+        source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
+        published="As published, AUCs are those of hard predictions, the scaler has seen the test "
+        "rows, near duplicates may stand on both sides (split by row, seed 1024), and both halves' "
+        "perplexities divide by the tokens of the whole. The published likelihood-ratio test (of "
+        "penalised fits, on hard predictions, one degree of freedom) is not valid and not given.",
+    ),
+    Entry(
+        name="dependencies",
+        title="What goes with being memorized",
+        answers="Which features of a sequence go with its being memorized, and where?",
+        needs=("scores", "features", "model"),
+        uses=("corpus",),
+        source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
+        published="As published, the divergence of perplexities is the entropy of two raw sampled "
+        "vectors normalised to sum 1, which is no divergence of densities and depends on the order "
+        "of the draw; and both halves' perplexities divide by the tokens of the whole.",
+    ),
+    Entry(
         name="levels",
         title="Levels of memorization, from one model to the next",
         answers="Does what one model has memorized stay memorized in the next?",
         needs=("scores", "model", "second model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+    ),
+    Entry(
+        name="boundary",
+        title="Around the boundary of prefix and continuation",
+        answers="Do token frequency and entropy jump where the model begins to speak?",
+        needs=("scores", "model"),
+        uses=("corpus",),
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
 )

@@ -247,6 +247,7 @@ def _inputs(
             for name in names
         ),
         corpus=_open_corpus(study, asked, models) if _wants(entry, "corpus") else None,
+        split=study.settings.sequences.split,
         maps=MapStore(maps_folder(study, "model")) if has_maps and _wants(entry, "maps") else None,
         shelf=shelf_of(study),
     )

@@ -1,0 +1,307 @@
+"""Token frequency and entropy by position around the boundary of prefix and continuation.
+
+Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
+Models", arXiv 2405.11577; section 4 of the related work: the frequency boundary effect and the
+inverse effect in entropy, for sequences memorized whole, in half, in a quarter and not at all.
+Run it: mnemoscope analyze boundary STUDY --corpus TEXTS
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.decoding import decode_rows, draw_rows, hash_ids, model_basis
+from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.predictors import count_tokens
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError
+from mnemoscope.sequences.schema import token_matrix
+
+__all__ = ["GROUPS", "Mean", "Settings", "analyse", "boundary_differences", "group_of", "mean_of"]
+
+GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
+"""Groups and the score in their middle."""
+
+_ROUNDING = 1e-6
+_Z = 1.959964
+
+Mean = tuple[float, float, float]
+"""A mean and its 95 % interval."""
+
+
+class Settings(AnalysisSettings):
+    """Settings of `boundary`."""
+
+    n_sequences: int | None = Field(
+        default=2000, ge=10, description="Sequences drawn by the seed; null: all."
+    )
+    tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        lt=0.125,
+        description="How far a score may lie from .5, .25 or 0 to belong to that group.",
+    )
+    minimum: int = Field(default=10, ge=2, description="Sequences that a group needs.")
+
+
+def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
+    """Give each score its group: memorized is exactly 1, the others within a tolerance.
+
+    Args:
+        scores: shape (n,), fractions in [0, 1].
+        tolerance: below .125, so that no two groups touch.
+
+    Returns:
+        A name of `GROUPS`, or None for a score between them.
+    """
+    found: list[str | None] = []
+    for score in np.asarray(scores, dtype=np.float64):
+        near = [
+            name
+            for name, middle in GROUPS.items()
+            if abs(score - middle) <= (_ROUNDING if middle == 1 else tolerance + _ROUNDING)
+        ]
+        found.append(near[0] if near else None)
+    return found
+
+
+def mean_of(values: npt.ArrayLike) -> Mean:
+    """Give the mean of values with its 95 % interval (normal approximation).
+
+    Args:
+        values: shape (n,), at least two.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    middle = float(numbers.mean())
+    reach = _Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
+    return middle, middle - reach, middle + reach
+
+
+def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> npt.NDArray[np.float64]:
+    """Give what the first continued token has beyond the last of the prefix.
+
+    Args:
+        values: of every position, shape (n, T).
+        prefix: tokens of the prefix.
+
+    Returns:
+        Shape (n,).
+    """
+    table = np.asarray(values, dtype=np.float64)
+    found: npt.NDArray[np.float64] = table[:, prefix] - table[:, prefix - 1]
+    return found
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Follow frequency and entropy over the positions of prefix and continuation.
+
+    A sequence is shown as prefix and the model's own continuation, which for a memorized one is
+    its suffix.
+
+    Args:
+        inputs: a study and its model; the corpus where there is one.
+        settings: how many sequences, which groups.
+
+    Raises:
+        UserError: memorized or not memorized sequences are too few.
+    """
+    rows = _decoded(inputs, draw_rows(inputs.table, settings.n_sequences, settings.seed))
+    groups = group_of(rows["memorization_score"].to_numpy(), tolerance=settings.tolerance)
+    rows = rows.with_columns(pl.Series("group", groups, dtype=pl.String))
+    kept = [name for name in GROUPS if (rows["group"] == name).sum() >= settings.minimum]
+    _refuse_small(rows, kept, settings)
+    rows = rows.filter(pl.col("group").is_in(kept))
+    tokens = np.concatenate(
+        [token_matrix(rows)[:, : inputs.prefix], token_matrix(rows, "continuation")], axis=1
+    )
+    counts = count_tokens(inputs)
+    padded = np.pad(counts, (0, max(0, int(tokens.max()) + 1 - len(counts))))
+    frequency = 100.0 * padded[tokens] / max(int(counts.sum()), 1)
+    entropy = _entropy(inputs, rows, tokens)
+    curves = pl.concat(
+        _curves(name, values, rows["group"], kept)
+        for name, values in (("frequency", frequency), ("entropy", entropy))
+    )
+    differences = pl.concat(
+        _differences(name, values, rows["group"], kept, inputs.prefix)
+        for name, values in (("frequency", frequency), ("entropy", entropy))
+    )
+    return AnalysisResult(
+        sentence=_sentence(differences),
+        frames={"differences": differences, "curves": curves},
+        figures=(
+            _curve_chart(curves, "frequency", kept, inputs.prefix),
+            _curve_chart(curves, "entropy", kept, inputs.prefix),
+            _difference_chart(differences, "frequency", kept),
+            _difference_chart(differences, "entropy", kept),
+        ),
+        further=tuple(_further(inputs, rows, kept, settings)),
+    )
+
+
+def _decoded(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows, each with score and continuation; a memorized one's is its suffix."""
+    half = inputs.prefix
+    known = rows.select(
+        "sequence_id", "tokens", "is_memorized", "memorization_score", "continuation"
+    ).with_columns(
+        continuation=pl.when(pl.col("is_memorized"))
+        .then(pl.col("tokens").list.slice(half))
+        .otherwise("continuation")
+    )
+    lacking = known.filter(
+        pl.col("continuation").is_null() | pl.col("memorization_score").is_null()
+    )
+    if lacking.is_empty():
+        return known
+    found = decode_rows(inputs, inputs.model(), lacking, label="Continuing")
+    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
+    return joined.with_columns(
+        pl.coalesce("continuation", "continuation_new").alias("continuation"),
+        pl.coalesce("memorization_score", "memorization_score_new").alias("memorization_score"),
+    ).drop("continuation_new", "memorization_score_new")
+
+
+def _refuse_small(rows: pl.DataFrame, kept: list[str], settings: Settings) -> None:
+    for name in ("memorized", "not memorized"):
+        if name not in kept:
+            n = int((rows["group"] == name).sum())
+            raise UserError(
+                f"analyze boundary: {n} sequences of the group '{name}', {settings.minimum} are "
+                "needed. Take more (--set n_sequences=null), or lower --set minimum=N."
+            )
+
+
+def _entropy(
+    inputs: AnalysisInputs, rows: pl.DataFrame, tokens: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Entropy of every token's prediction, shape (n, T); the first has none (NaN)."""
+    from mnemoscope.lm.entropy import next_token_entropy
+
+    lm = inputs.model()
+
+    def make() -> pl.DataFrame:
+        values = next_token_entropy(lm, tokens, batch_size=inputs.batch_size)
+        return rows.select(
+            "sequence_id", pl.Series("entropy", values.tolist(), dtype=pl.List(pl.Float32))
+        )
+
+    basis = {**model_basis(lm), "ids": hash_ids(rows), "prefix": inputs.prefix}
+    kept = inputs.shelf("entropy", basis, make)
+    values = np.array(kept["entropy"].to_list(), dtype=np.float64)
+    return np.concatenate([np.full((len(values), 1), np.nan), values], axis=1)
+
+
+def _curves(
+    what: str, values: npt.NDArray[np.float64], groups: pl.Series, kept: list[str]
+) -> pl.DataFrame:
+    """Mean by position, counted from 1, for every group."""
+    rows = []
+    for name in kept:
+        inside = values[(groups == name).to_numpy()]
+        for position in range(values.shape[1]):
+            column = inside[:, position]
+            middle, low, high = (
+                mean_of(column) if np.isfinite(column).all() else (float("nan"),) * 3
+            )
+            rows.append(
+                {"what": what, "group": name, "position": position + 1, "n": len(column)}
+                | {"mean": middle, "low": low, "high": high}
+            )
+    return pl.DataFrame(rows)
+
+
+def _differences(
+    what: str, values: npt.NDArray[np.float64], groups: pl.Series, kept: list[str], prefix: int
+) -> pl.DataFrame:
+    """Boundary difference of every group."""
+    each = boundary_differences(values, prefix=prefix)
+    rows = []
+    for name in kept:
+        inside = each[(groups == name).to_numpy()]
+        middle, low, high = mean_of(inside)
+        rows.append(
+            {"what": what, "group": name, "n": len(inside)}
+            | {"difference": middle, "low": low, "high": high}
+        )
+    return pl.DataFrame(rows)
+
+
+def _sentence(differences: pl.DataFrame) -> str:
+    """Both boundary differences, of the memorized and of the others."""
+    said = []
+    for what, unit in (("frequency", "per cent of the tokens"), ("entropy", "nats")):
+        rows = {row["group"]: row for row in differences.filter(what=what).iter_rows(named=True)}
+        shown = [f"{_signed(rows[name])} where {name}" for name in ("memorized", "not memorized")]
+        said.append(f"{what} changes by {' and '.join(shown)} ({unit})")
+    text = "; ".join(said)
+    return f"From the last token of the prefix to the first of the continuation, {text}."
+
+
+def _signed(row: dict[str, float]) -> str:
+    text = f"{row['difference']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _curve_chart(curves: pl.DataFrame, what: str, kept: list[str], prefix: int) -> Chart:
+    titles = {
+        "frequency": "Mean frequency of the token at each position, per cent of all tokens",
+        "entropy": "Mean entropy of the prediction of each token, nats",
+    }
+    part = curves.filter(what=what)
+    return Chart(
+        title=titles[what],
+        x_label="position",
+        marks=((prefix + 0.5, "boundary"),),
+        series=tuple(
+            Series(
+                name=name,
+                x=plain(rows["position"]),
+                y=plain(rows["mean"]),
+                low=plain(rows["low"]),
+                high=plain(rows["high"]),
+            )
+            for name in kept
+            for rows in [part.filter(group=name)]
+        ),
+    )
+
+
+def _difference_chart(differences: pl.DataFrame, what: str, kept: list[str]) -> Chart:
+    rows = differences.filter(what=what)
+    unit = "per cent of all tokens" if what == "frequency" else "nats"
+    return Chart(
+        title=f"Boundary difference in {what}, {unit} (95 % interval)",
+        form="bars",
+        x_names=tuple(kept),
+        series=(
+            Series(
+                name="first continued token minus last of the prefix",
+                x=plain(range(rows.height)),
+                y=plain(rows["difference"]),
+                low=plain(rows["low"]),
+                high=plain(rows["high"]),
+            ),
+        ),
+    )
+
+
+def _further(
+    inputs: AnalysisInputs, rows: pl.DataFrame, kept: list[str], settings: Settings
+) -> Iterator[str]:
+    counts = {name: int((rows["group"] == name).sum()) for name in kept}
+    said = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    yield f"Sequences: {said}; half, quarter and none within {settings.tolerance:g} of the score."
+    missing = [name for name in GROUPS if name not in kept]
+    if missing:
+        yield f"Fewer than {settings.minimum} sequences, left out: {', '.join(missing)}."
+    if inputs.corpus is None:
+        yield (
+            "No corpus was given: frequencies are those of the study's own sequences, which are "
+            "few and chosen. --corpus counts them in the training texts."
+        )

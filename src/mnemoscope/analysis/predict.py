@@ -1,0 +1,443 @@
+"""Logistic models of memorized or not: a baseline, one a category, and the optimal partition.
+
+Source: Prashanth et al. 2024, "Recite, Reconstruct, Recollect", arXiv 2406.17746; sections 1.11
+to 1.13 and 1.16 of the related work.
+Run it: mnemoscope analyze predict STUDY --corpus TEXTS
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.calibration import FIGURES, figures_of, resampled
+from mnemoscope.analysis.classes import PRASHANTH, categories_of
+from mnemoscope.analysis.decoding import draw_rows
+from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.logistic import PartModels, RatioTest, fit_parts, likelihood_ratio
+from mnemoscope.analysis.partition import Candidate, assign_parts, candidates
+from mnemoscope.analysis.predictors import FEATURES, add_predictors
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+from mnemoscope.taxonomy.splitting import find_groups
+
+__all__ = ["Data", "Settings", "analyse", "best_partition", "model_all", "split_rows"]
+
+_Floats = npt.NDArray[np.float64]
+_PERPLEXITIES = ("generation_perplexity", "prompt_perplexity", "sequence_perplexity")
+_WORDS = {
+    "baseline": "baseline",
+    "taxonomic": "one a category",
+    "optimal": "optimal partition",
+    "no perplexity": "baseline without perplexities",
+}
+
+
+class Settings(AnalysisSettings):
+    """Settings of `predict`."""
+
+    n_sequences: int | None = Field(
+        default=None, ge=40, description="Sequences drawn by the seed; null: all."
+    )
+    taxonomy: str = Field(default=PRASHANTH, description="Whose categories have a model each.")
+    partition: bool = Field(default=True, description="Search the optimal partition.")
+    partition_rows: int = Field(
+        default=1500, ge=40, description="Training rows that the partition is searched on."
+    )
+    n_resamples: int = Field(default=500, ge=50, description="Resamples of the test rows.")
+    minimum: int = Field(
+        default=20, ge=5, description="Memorized and other sequences needed on either side."
+    )
+    tests: bool = Field(
+        default=True, description="Likelihood-ratio tests of unpenalised fits (statsmodels)."
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the models see.
+
+    Attributes:
+        features: values of each feature by name, shape (n,).
+        label: memorized, shape (n,).
+        category: number of the category of every row, and their names.
+        names: of the categories.
+        is_test: shape (n,).
+    """
+
+    features: Mapping[str, _Floats]
+    label: npt.NDArray[np.bool_]
+    category: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    is_test: npt.NDArray[np.bool_]
+
+    def matrix(self, names: Sequence[str]) -> _Floats:
+        """Columns of features, shape (n, features)."""
+        return np.stack([self.features[name] for name in names], axis=1)
+
+
+def split_rows(
+    label: npt.NDArray[np.bool_],
+    category: npt.NDArray[np.int64],
+    groups: Sequence[str] | None,
+    *,
+    seed: int,
+) -> npt.NDArray[np.bool_]:
+    """Put a fifth of the rows aside for the test, stratified by label and category.
+
+    Args:
+        label: memorized.
+        category: of every row.
+        groups: near duplicates stay on one side; None splits by row, as published.
+        seed: of the split.
+
+    Returns:
+        True for test rows.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+    strata = 2 * category + label
+    if groups is None:
+        rare = np.bincount(strata, minlength=strata.max() + 1)[strata] < 2
+        strata = np.where(rare, -1 - label, strata)
+        kept = strata if np.unique(strata, return_counts=True)[1].min() > 1 else label
+        chosen = train_test_split(
+            np.arange(len(label)), test_size=0.2, stratify=kept, random_state=seed
+        )[1]
+    else:
+        import warnings
+
+        folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a stratum of fewer than five rows
+            chosen = next(folds.split(np.zeros(len(label)), strata, list(groups)))[1]
+    found = np.zeros(len(label), dtype=bool)
+    found[chosen] = True
+    return found
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Fit the models on four fifths of the sequences and judge them on the last.
+
+    Args:
+        inputs: a study with features and its model; the corpus where there is one.
+        settings: which sequences and models.
+
+    Raises:
+        UserError: too few sequences of either label, or no feature with variance.
+    """
+    data, left_out, n_unknown = _data(inputs, settings)
+    scores, weights, tests, candidate, n_eligible = model_all(data, settings)
+    frames = {"scores": scores, "weights": weights}
+    if tests is not None:
+        frames["tests"] = tests
+    return AnalysisResult(
+        sentence=_sentence(scores),
+        frames=frames,
+        figures=tuple(_figures(scores, weights)),
+        further=tuple(_further(inputs, data, settings, left_out, n_unknown, candidate, n_eligible)),
+    )
+
+
+def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], int]:
+    """Features, labels and split; features left out; rows without a category."""
+    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    rows = draw_rows(known, settings.n_sequences, settings.seed)
+    rows = rows.with_columns(categories_of(rows, settings.taxonomy))
+    whole = rows.filter(pl.col("category").is_not_null())
+    _refuse_one_sided(whole["is_memorized"].to_numpy(), settings.minimum)
+    table = add_predictors(inputs, whole, published=settings.published)
+    features = {
+        name: table[name].fill_null(float("nan")).to_numpy().astype(np.float64) for name in FEATURES
+    }
+    kept = {
+        name: values
+        for name, values in features.items()
+        if np.isfinite(values).all() and values.min() < values.max()
+    }
+    if not kept:
+        raise UserError("analyze predict: no feature with any variance. Add sequences.")
+    names = tuple(whole["category"].unique().sort().to_list())
+    category = whole["category"].replace_strict(
+        {name: number for number, name in enumerate(names)}, return_dtype=pl.Int64
+    )
+    label = whole["is_memorized"].to_numpy().astype(bool)
+    groups = None if settings.published else find_groups(whole).to_list()
+    seed = 1024 if settings.published and settings.seed == 0 else settings.seed
+    is_test = split_rows(label, category.to_numpy(), groups, seed=seed)
+    data = Data(kept, label, category.to_numpy(), names, is_test)
+    for side in (is_test, ~is_test):
+        _refuse_one_sided(label[side], max(2, settings.minimum // 5))
+    return data, [name for name in FEATURES if name not in kept], rows.height - whole.height
+
+
+def _refuse_one_sided(label: npt.NDArray[np.bool_], minimum: int) -> None:
+    n_yes = int(label.sum())
+    n_no = len(label) - n_yes
+    if min(n_yes, n_no) < minimum:
+        raise UserError(
+            f"analyze predict: {n_yes} memorized sequences and {n_no} others; {minimum} of each "
+            "are needed. Add sequences, or lower it with --set minimum=N."
+        )
+
+
+def model_all(
+    data: Data, settings: Settings
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None, Candidate | None, int]:
+    """Fit every model and judge it.
+
+    Args:
+        data: features, labels and split.
+        settings: which models.
+
+    Returns:
+        Scores (a row a model, category and figure), weights (a row a model, part and feature),
+        tests (None without), the best partition (None without) and how many were eligible.
+    """
+    names = list(data.features)
+    alone = np.zeros(len(data.label), dtype=np.int64)
+    plans: dict[str, tuple[list[str], npt.NDArray[np.int64], list[str]]] = {
+        "baseline": (names, alone, ["all"]),
+        "taxonomic": (names, data.category, list(data.names)),
+    }
+    candidate, n_eligible = None, 0
+    if settings.partition:
+        candidate, n_eligible = best_partition(data, settings)
+        if candidate is not None:
+            parts = assign_parts(candidate, data.features)
+            plans["optimal"] = (names, parts, ["first", "second", "rest"])
+    without = [name for name in names if name not in _PERPLEXITIES]
+    if without and len(without) < len(names):
+        plans["no perplexity"] = (without, alone, ["all"])
+    scores, weights = [], []
+    for model, (used, parts, part_names) in plans.items():
+        fitted = _fit_plan(data, used, parts, published=settings.published)
+        test = data.is_test
+        probabilities = fitted.predict(data.matrix(used)[test], parts[test])
+        scores += list(_scores(model, probabilities, data, settings))
+        for part, values in fitted.weights(len(used)).items():
+            weights += [
+                {"model": model, "part": part_names[part], "feature": name, "weight": float(value)}
+                for name, value in zip(used, values, strict=True)
+            ]
+    tests = _tests(data, names) if settings.tests and not settings.published else None
+    return pl.DataFrame(scores), pl.DataFrame(weights), tests, candidate, n_eligible
+
+
+def _fit_plan(
+    data: Data, names: list[str], parts: npt.NDArray[np.int64], *, published: bool
+) -> PartModels:
+    """Fit on the training rows; the scaler on all rows where published."""
+    values, train = data.matrix(names), ~data.is_test
+    unscaled = tuple(i for i, name in enumerate(names) if name == "is_templating")
+    return fit_parts(
+        values[train],
+        data.label[train],
+        parts[train],
+        unscaled=unscaled,
+        leaky=values if published else None,
+        leaky_parts=parts if published else None,
+    )
+
+
+def best_partition(data: Data, settings: Settings) -> tuple[Candidate | None, int]:
+    """Find the partition whose models have the best F1 on rows put aside within training.
+
+    A candidate is eligible when each of its parts holds both labels among the fitted rows.
+
+    Args:
+        data: features, labels and split; test rows are not looked at.
+        settings: how many rows, which seed.
+
+    Returns:
+        The best candidate, None where none is eligible; and how many are.
+    """
+    train = np.flatnonzero(~data.is_test)
+    generator = np.random.default_rng(settings.seed)
+    chosen = generator.permutation(train)[: settings.partition_rows]
+    n_fit = int(0.8 * len(chosen))
+    fit, aside = chosen[:n_fit], chosen[n_fit:]
+    memorized = {name: values[fit][data.label[fit]] for name, values in data.features.items()}
+    values = data.matrix(list(data.features))
+    best: tuple[float, Candidate | None] = (-1.0, None)
+    n_eligible, known = 0, {}
+    every = list(candidates(memorized))
+    with track("Partitions", total=len(every), unit="partitions") as progress:
+        for candidate in every:
+            progress.advance()
+            parts = assign_parts(candidate, data.features)
+            if any(len(np.unique(data.label[fit][parts[fit] == k])) < 2 for k in range(3)):
+                continue
+            n_eligible += 1
+            key = parts[chosen].tobytes()
+            if key not in known:
+                fitted = fit_parts(values[fit], data.label[fit], parts[fit])
+                probabilities = fitted.predict(values[aside], parts[aside])
+                known[key] = figures_of(probabilities, data.label[aside])["f1"]
+            if known[key] > best[0]:
+                best = known[key], candidate
+    return best[1], n_eligible
+
+
+def _scores(
+    model: str, probabilities: _Floats, data: Data, settings: Settings
+) -> Iterator[dict[str, object]]:
+    """The figures of one model over all test rows and within each category."""
+    label, category = data.label[data.is_test], data.category[data.is_test]
+    parts = {"all": np.arange(len(label))}
+    parts |= {name: np.flatnonzero(category == k) for k, name in enumerate(data.names)}
+    for name, rows in parts.items():
+        p, y = probabilities[rows], label[rows]
+        if not len(rows):
+            continue
+
+        def figures(
+            drawn: npt.NDArray[np.int64], p: _Floats = p, y: npt.NDArray[np.bool_] = y
+        ) -> dict[str, float]:
+            return figures_of(p[drawn], y[drawn], hard=settings.published)
+
+        found = figures(np.arange(len(rows)))
+        ends = resampled(figures, len(rows), n_resamples=settings.n_resamples, seed=settings.seed)
+        for figure in FIGURES:
+            yield {
+                "model": model,
+                "category": name,
+                "figure": figure,
+                "value": found[figure],
+                "low": ends[figure][0],
+                "high": ends[figure][1],
+                "n": len(rows),
+                "n_memorized": int(y.sum()),
+            }
+
+
+def _tests(data: Data, names: list[str]) -> pl.DataFrame:
+    """Likelihood ratios on the training rows: each feature, and one model a category."""
+    train = ~data.is_test
+    values = data.matrix(names)[train]
+    values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
+    label, category = data.label[train], data.category[train]
+    rows = []
+    for column, name in enumerate(names):
+        test = likelihood_ratio(np.delete(values, column, axis=1), values, label)
+        rows.append(_test_row(f"{name.replace('_', ' ')}, given all others", test))
+    indicators = (category[:, None] == np.arange(1, len(data.names))).astype(np.float64)
+    crossed = [values, indicators, *(values * one[:, None] for one in indicators.T)]
+    if indicators.shape[1]:
+        test = likelihood_ratio(values, np.concatenate(crossed, axis=1), label)
+        rows.append(_test_row("one model a category, against one for all", test))
+    return pl.DataFrame(rows, schema_overrides={"reason": pl.String})
+
+
+def _test_row(what: str, test: RatioTest) -> dict[str, object]:
+    return {"test": what, **test._asdict()}
+
+
+def _figure(scores: pl.DataFrame, model: str, figure: str, category: str = "all") -> str:
+    """`71.2 % [68.0, 74.1]`."""
+    row = scores.filter(model=model, figure=figure, category=category).row(0, named=True)
+    return f"{100 * row['value']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def _sentence(scores: pl.DataFrame) -> str:
+    """The F1 of every model."""
+    models = scores["model"].unique(maintain_order=True).to_list()
+    said = ", ".join(f"{_WORDS[model]} {_figure(scores, model, 'f1')}" for model in models)
+    return f"F1 of predicting memorized or not, on sequences put aside: {said}."
+
+
+def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
+    """Figures of the models over all; F1 by category; weights."""
+    models = scores["model"].unique(maintain_order=True).to_list()
+    categories = scores["category"].unique(maintain_order=True).to_list()
+    yield _score_chart(
+        "Figures of each model on the sequences put aside, per cent (95 % interval)",
+        scores.filter(category="all"),
+        "figure",
+        ("ROC AUC", "PR AUC", "precision", "recall", "F1", "ECE"),
+        FIGURES,
+        models,
+    )
+    yield _score_chart(
+        "F1 within each category, per cent (95 % interval)",
+        scores.filter(figure="f1"),
+        "category",
+        tuple(categories),
+        categories,
+        models,
+    )
+    alone = weights.filter(model="baseline")
+    others = weights.filter(model="taxonomic")
+    names = alone["feature"].to_list()
+    parts = others["part"].unique(maintain_order=True).to_list()
+    series = [Series(name="baseline", x=plain(range(len(names))), y=plain(alone["weight"]))]
+    for part in parts:
+        rows = others.filter(part=part)
+        series.append(Series(name=part, x=plain(range(len(names))), y=plain(rows["weight"])))
+    yield Chart(
+        title="Weight of each feature, standardised: the baseline and one model a category",
+        form="bars",
+        x_names=tuple(name.replace("_", " ") for name in names),
+        series=tuple(series),
+    )
+
+
+def _score_chart(
+    title: str,
+    rows: pl.DataFrame,
+    column: str,
+    words: tuple[str, ...],
+    keys: Sequence[str],
+    models: list[str],
+) -> Chart:
+    """A dot with its interval a model and key, side by side."""
+    series = []
+    for number, model in enumerate(models):
+        found = {row[column]: row for row in rows.filter(model=model).iter_rows(named=True)}
+        shift = 0.16 * (number - (len(models) - 1) / 2)
+        places = [(place + shift, found[key]) for place, key in enumerate(keys) if key in found]
+        series.append(
+            Series(
+                name=_WORDS[model],
+                x=plain([place for place, _ in places]),
+                y=plain([row["value"] for _, row in places]),
+                low=plain([row["low"] for _, row in places]),
+                high=plain([row["high"] for _, row in places]),
+            )
+        )
+    return Chart(title=title, form="points", x_names=words, percent=True, series=tuple(series))
+
+
+def _further(
+    inputs: AnalysisInputs,
+    data: Data,
+    settings: Settings,
+    left_out: list[str],
+    n_unknown: int,
+    candidate: Candidate | None,
+    n_eligible: int,
+) -> Iterator[str]:
+    """What the reader must know."""
+    n_test = int(data.is_test.sum())
+    split = "by row" if settings.published else "near duplicates on one side"
+    yield f"{len(data.label) - n_test:,} sequences to fit, {n_test:,} put aside ({split})."
+    if candidate is not None:
+        yield f"Optimal partition: {candidate}, the best of {n_eligible} eligible ones of 810."
+    elif settings.partition:
+        yield "No partition has both labels in each of its parts, so there is no optimal one."
+    if left_out:
+        yield f"Left out, being unknown or the same for every sequence: {', '.join(left_out)}."
+    if n_unknown:
+        yield f"{n_unknown:,} sequences without a category (a feature is missing) were left out."
+    if inputs.corpus is None:
+        yield "No corpus was given: token frequencies are those of the study's own sequences."
+    yield (
+        "Perplexity of the second half is close to the label itself: a memorized suffix is a "
+        "likely one. The baseline without perplexities says what the rest can do."
+    )

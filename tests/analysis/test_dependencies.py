@@ -1,0 +1,156 @@
+"""Coefficients against scipy's and closed forms; divergence of Gaussians; published shares."""
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+
+from mnemoscope.analysis.coefficients import chatterjee_xi, coefficients
+from mnemoscope.analysis.dependencies import Settings, coefficient_table, divergence_table
+from mnemoscope.analysis.divergence import binned_kl, kl_interval, published_kl
+from mnemoscope.analysis.predictors import FEATURES
+from mnemoscope.analysis.proportions import (
+    PUBLISHED_LAST_ROW,
+    by_size,
+    by_step,
+    own_proportions,
+    pooled_last_row,
+    published_row,
+)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "binary"])
+def test_xi_is_scipys(kind: str) -> None:
+    """Without ties of x the order is given, so the two agree to rounding."""
+    if not hasattr(scipy.stats, "chatterjeexi"):
+        pytest.skip("this scipy has no chatterjeexi")
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=300)
+    y = x**2 + generator.normal(size=300)
+    y = (y > 1).astype(float) if kind == "binary" else y
+    theirs = scipy.stats.chatterjeexi(x, y).statistic
+    assert chatterjee_xi(x, y) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_xi_closed_forms() -> None:
+    """Strictly monotone without ties: (n - 2)/(n + 1). Binary y, h ones on top of n: by hand."""
+    n = 50
+    assert chatterjee_xi(range(n), range(n)) == pytest.approx((n - 2) / (n + 1))
+    h = 20
+    label = [0] * (n - h) + [1] * h
+    # one step of r from n-h to n (|step| = h); sum of l(n-l) over ones: h(n-h) each
+    by_hand = 1 - n * h / (2 * h * h * (n - h))
+    assert chatterjee_xi(range(n), label) == pytest.approx(by_hand)
+    assert np.isnan(chatterjee_xi([1, 2], [1, 1]))
+
+
+def test_xi_breaks_ties_by_the_seed_alone() -> None:
+    x, y = np.zeros(400), np.random.default_rng(1).random(400) < 0.5
+    found = [chatterjee_xi(x, y, seed=seed) for seed in range(40)]
+    assert chatterjee_xi(x, y, seed=3) == found[3]
+    assert len(set(found)) > 10
+    # independent: mean 0, standard deviation 1/sqrt(n) for a fair coin, 40 draws
+    assert abs(np.mean(found)) < 4 / np.sqrt(400 * 40)
+    assert chatterjee_xi(x, y, seed=0) == chatterjee_xi(x.copy(), y.copy(), seed=0)
+
+
+def test_pearson_and_spearman_are_scipys_and_intervals_cover() -> None:
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=400)
+    y = (0.8 * x + generator.normal(size=400) > 0).astype(float)
+    found = coefficients(x, y, n_resamples=100)
+    assert found["pearson"].value == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
+    assert found["spearman"].value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    fisher = scipy.stats.pearsonr(x, y).confidence_interval()
+    assert found["pearson"].low == pytest.approx(fisher.low, abs=0.03)  # two methods, one width
+    assert found["pearson"].high == pytest.approx(fisher.high, abs=0.03)
+    for one in found.values():
+        assert one.low < one.value < one.high
+
+
+def test_the_interval_of_xi_covers_the_truth() -> None:
+    """Independent x and y: ξ = 0; of 60 samples 95 % should cover, 80 % is 5 sd below."""
+    generator = np.random.default_rng(3)
+    covered = 0
+    for seed in range(60):
+        x, y = generator.random(300), generator.random(300) < 0.4
+        one = coefficients(x, y, seed=seed, n_resamples=50)["xi"]
+        covered += one.low <= 0 <= one.high
+    assert covered >= 48
+
+
+def test_the_divergence_of_two_gaussians() -> None:
+    """KL(N(1,1) || N(0,1)) = 1/2 nats; 40 bins lose a few per cent of it."""
+    generator = np.random.default_rng(4)
+    first, second = generator.normal(1, 1, 20_000), generator.normal(0, 1, 20_000)
+    assert binned_kl(first, second, n_bins=40) == pytest.approx(0.5, abs=0.05)
+    assert binned_kl(second, second) == 0
+    found = kl_interval(first[:400], second[:400], n_bins=10, n_resamples=50, seed=0)
+    assert found["low"] < found["kl"] < found["high"]
+    assert found["shuffled"] < 0.1 < found["low"]
+
+
+def test_the_published_divergence_is_none() -> None:
+    """Of two samples of one distribution it stays away from 0, whatever their size."""
+    values = np.exp(np.random.default_rng(5).normal(size=4000))
+    assert published_kl(values, values) > 0.3
+    assert binned_kl(values, values) == 0
+
+
+def _planted(n: int = 600) -> tuple[pl.DataFrame, np.ndarray]:
+    generator = np.random.default_rng(6)
+    memorized = generator.random(n) < 0.5
+    columns = {name: generator.normal(size=n) for name in FEATURES}
+    columns["duplicates"] = np.where(memorized, 8.0, 7.0) + generator.integers(0, 2, n)
+    columns["generation_perplexity"] = np.exp(
+        np.where(memorized, 0.0, 1.0)
+    ) + 0.1 * generator.random(n)
+    columns["n_near"] = np.zeros(n)
+    return pl.DataFrame(columns), memorized
+
+
+def test_tables_of_planted_features() -> None:
+    features, memorized = _planted()
+    kind = pl.Series("kind", ["text"] * 300 + ["code"] * 300)
+    category = pl.Series("category", ["A"] * 590 + ["B"] * 10)
+    table = coefficient_table(features, memorized, kind, category, Settings(n_resamples=50))
+    assert table.filter(feature="n_near").is_empty()  # no variance: left out
+    assert table.filter(category="B").is_empty()  # ten rows: too few
+    pearson = table.filter(coefficient="pearson", kind="all", category="all")
+    strongest = pearson.sort(pl.col("value").abs())["feature"].to_list()[-2:]
+    assert set(strongest) == {"duplicates", "generation_perplexity"}
+    assert pearson.filter(feature="generation_perplexity")["value"].item() < -0.9
+    found = divergence_table(features, memorized, Settings(n_resamples=50))
+    assert found["duplicates"].to_list() == ["6–10"]
+    assert found["kl"].item() > 1
+    published = divergence_table(features, memorized, Settings(n_resamples=50, published=True))
+    assert published["low"].null_count() == 1
+
+
+def test_published_shares_by_size_are_those_of_their_counts() -> None:
+    """Per cent printed with one decimal; 12b's rows of the two tables are one row."""
+    for row in by_size().iter_rows(named=True):
+        counts = [row[name] for name in ("recitation", "reconstruction", "recollection")]
+        for name, n in zip(("recitation", "reconstruction", "recollection"), counts, strict=True):
+            assert row[f"{name}_percent"] == pytest.approx(100 * n / sum(counts), abs=0.06)
+    assert by_size()["size"].n_unique() == by_size().height  # one checkpoint each
+    assert by_step()["size"].unique().to_list() == ["12b"]  # one size
+
+
+def test_the_published_last_row_pools_every_size() -> None:
+    assert pooled_last_row() == pytest.approx(PUBLISHED_LAST_ROW, abs=0.006)
+    true = by_size().filter(pl.col("size") == "12b")
+    assert true["recollection_percent"].item() == pytest.approx(13.3)
+    assert abs(pooled_last_row()[2] - 13.35) > 2  # what the pooling did
+
+
+def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None:
+    assert published_row(None) is None
+    assert published_row("duped_12b") is None
+    row = published_row("deduped_12b")
+    assert row == published_row("memories_deduped_12b")
+    assert row is not None
+    assert row["Recite[5]"] == pytest.approx(0.837, abs=5e-4)
+    category = pl.Series(["Recite[5]", "Recollect", "Recollect", None, "Reconstruct"])
+    own = own_proportions(category, pl.Series([True, True, False, True, True]))
+    assert own["n"].to_list() == [1, 1, 1]

@@ -1,0 +1,157 @@
+"""The one shape of all analyses: figures through JSON, settings, entries, refusals, resuming."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs, Forwards, count_forwards
+from mnemoscope.analysis.registry import ENTRIES, NEEDS, Entry, entry_named, run_analysis
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import parse_settings
+from mnemoscope.errors import UserError
+from mnemoscope.report.analysis import chart_view, heat_view, value_text
+
+CHART = Chart(
+    title="Shares",
+    series=(
+        Series(
+            name="a",
+            x=(0.0, 1.0, 2.0),
+            y=(0.1, None, 0.9),
+            low=(0.0, None, 0.8),
+            high=(0.2, None, 1.0),
+        ),
+    ),
+    x_names=("x", "y", "z"),
+    percent=True,
+)
+HEAT = HeatMap(
+    title="T",
+    values=((0.5, None), (-1.0, 0.0)),
+    row_names=("r", "s"),
+    column_names=("c", "d"),
+    diverging=True,
+)
+
+
+@pytest.mark.parametrize("figure", [CHART, HEAT])
+def test_a_figure_goes_through_json_unchanged(figure: Figure) -> None:
+    text = json.dumps(figure.model_dump(mode="json"))
+    assert TypeAdapter(Chart | HeatMap).validate_json(text) == figure
+
+
+def test_a_figure_refuses_what_does_not_fit_together() -> None:
+    with pytest.raises(ValidationError, match="differ in length"):
+        Series(name="a", x=(1.0,), y=(1.0, 2.0))
+    with pytest.raises(ValidationError, match="differ in number"):
+        HeatMap(title="T", values=((1.0,),), row_names=("a", "b"), column_names=("c",))
+    with pytest.raises(ValidationError, match="logarithmic"):
+        Chart(title="T", series=(Series(name="a", x=(0.0,), y=(1.0,)),), log_x=True)
+    assert plain([1, float("inf"), float("nan")]) == (1.0, None, None)
+
+
+def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:
+    view = chart_view(CHART)
+    assert [len(run) for run in view.series[0].runs] == [1, 1]
+    first, last = view.series[0].points
+    assert first.y > last.y  # SVG counts from the top
+    assert first.low > first.y > first.high
+    assert 58 < first.x < last.x < 626
+    assert [tick.text for tick in view.y_ticks] == ["0", "20", "40", "60", "80", "100"]
+    assert "[80, 100]" in last.text
+
+
+def test_a_heat_map_shows_signs_and_leaves_gaps() -> None:
+    view = heat_view(HEAT)
+    assert [cell.strength for cell in view.cells] == [0.5, -1.0, 0.0]
+    assert view.shows_values
+    assert value_text(-0.123456, False) == "\N{MINUS SIGN}0.123"
+
+
+def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
+    for entry in ENTRIES:
+        module = entry._module()
+        first = module.__doc__.splitlines()[0]
+        assert first.endswith((".", "?")), entry.name
+        assert "Source:" in module.__doc__
+        assert "arXiv" in entry.source
+        assert set(entry.needs) | set(entry.uses) <= set(NEEDS)
+        described = entry.settings_kind().model_fields.values()
+        assert all(field.description for field in described), entry.name
+    names = [entry.name for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+
+
+def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean .levels."):
+        entry_named("level")
+    kind = entry_named("levels").settings_kind()
+    with pytest.raises(UserError, match="Did you mean .n_sequences."):
+        parse_settings(kind, {"n_sequence": 3}, where="analyze levels")
+    with pytest.raises(UserError, match="got 3"):
+        parse_settings(kind, {"n_sequences": 3}, where="analyze levels")
+
+
+def test_published_is_refused_where_there_is_no_such_variant() -> None:
+    entry = entry_named("levels")
+    assert not entry.published
+    settings = entry.settings_kind()(published=True)
+    inputs = AnalysisInputs(where="", table=pl.DataFrame(), load_model=lambda: None)
+    with pytest.raises(UserError, match="no other variant"):
+        run_analysis(entry, inputs, settings)
+
+
+def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:
+    from mnemoscope.lm.logprobs import suffix_logprobs
+
+    forwards = Forwards()
+    lm = count_forwards(count_forwards(tiny_model, forwards), forwards)
+    suffix_logprobs(lm, [[1] * 8] * 5, batch_size=2, prefix=4)
+    assert forwards.n == 5
+
+
+@pytest.fixture
+def tiny_model():
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from mnemoscope.lm.language_model import wrap_model
+
+    config = GPTNeoXConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    return wrap_model(GPTNeoXForCausalLM(config), bos="never")
+
+
+def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
+    from mnemoscope.errors import DamagedDataError
+    from mnemoscope.stages.analysis_store import load_result, store_result
+
+    folder = tmp_path / "levels"
+    result = AnalysisResult("It is so.", {"t": pl.DataFrame({"a": [1, 2]})}, (CHART, HEAT))
+    facts = {"name": "levels", "key": "k", "settings": {"seed": 0}, "inputs": {}}
+    assert load_result(folder) is None
+    store_result(folder, result, **facts)
+    again = AnalysisResult("It is so.", {"u": pl.DataFrame({"a": [1]})}, (CHART, HEAT))
+    store_result(folder, again, **facts)  # another run's tables do not stay
+    assert sorted(path.name for path in folder.iterdir()) == ["result.json", "u.parquet"]
+    stored = load_result(folder)
+    assert stored is not None
+    assert stored.figures == (CHART, HEAT)
+    assert stored.frames == {"u": 1}
+    (folder / "result.json").write_text("{")
+    with pytest.raises(DamagedDataError, match="Delete"):
+        load_result(folder)
+
+
+def test_an_entry_is_plain_data() -> None:
+    entry = Entry("x", "X", "Why?", ("scores",), "arXiv")
+    assert entry.version == 1

@@ -1,0 +1,70 @@
+"""Levels and transitions against a table made by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
+from mnemoscope.analysis.levels import Settings, analyse, level_of, stays, transitions
+
+
+def test_levels_end_where_the_paper_says() -> None:
+    """Up to .2 very low, .4 low, .6 medium, .8 high; all scores k/32 as float32 too."""
+    scores = np.arange(33) / 32
+    by_rule = [sum(k / 32 > end for end in (0.2, 0.4, 0.6, 0.8)) for k in range(33)]
+    assert level_of(scores).tolist() == by_rule
+    assert level_of(scores.astype(np.float32)).tolist() == by_rule
+    assert level_of([0.2, 0.4, 0.6, 0.8, 1.0]).tolist() == [0, 1, 2, 3, 4]
+    assert level_of(np.array([0.2, 0.4, 0.6, 0.8], dtype=np.float32)).tolist() == [0, 1, 2, 3]
+
+
+def test_transitions_of_a_table_made_by_hand() -> None:
+    before = [0.0, 0.1, 0.3, 0.5, 0.7, 1.0, 1.0, 0.9]
+    after = [0.0, 1.0, 0.3, 0.9, 0.1, 1.0, 0.9, 0.5]
+    wanted = np.zeros((5, 5), dtype=int)
+    for row, column in [(0, 0), (0, 4), (1, 1), (2, 4), (3, 0), (4, 4), (4, 4), (4, 2)]:
+        wanted[row, column] += 1
+    assert transitions(before, after).tolist() == wanted.tolist()
+    share = stays(before, after)
+    assert share["very high"].value == pytest.approx(2 / 3)
+    assert share["memorized"].value == pytest.approx(1 / 2)
+    # Wilson's interval of 1 of 2, from its closed form
+    z = 1.959964
+    middle, reach = (1 + z * z / 2) / (2 + z * z), z * np.sqrt(2 * 0.25 + z * z / 4) / (2 + z * z)
+    assert share["memorized"].low == pytest.approx(middle - reach, abs=1e-5)
+    assert share["memorized"].high == pytest.approx(middle + reach, abs=1e-5)
+
+
+def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models whose scores are known: the frames hold the table made by hand."""
+    import mnemoscope.analysis.levels as module
+
+    own = pl.Series("memorization_score", [1.0] * 18 + [0.0] * 2, dtype=pl.Float32)
+    other = [1.0] * 10 + [0.0] * 10
+    table = pl.DataFrame({"sequence_id": range(20), "tokens": [[0] * 4] * 20}).with_columns(own)
+
+    def decoded(inputs, lm, rows, *, label):
+        return pl.DataFrame({"memorization_score": other})
+
+    monkeypatch.setattr(module, "decode_rows", decoded)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
+    inputs = AnalysisInputs(
+        where="", table=table, load_model=lambda: None, others=(OtherModel("small", lambda: None),)
+    )
+    result = analyse(inputs, Settings())
+    assert "10 sequences" in result.sentence
+    assert "100.0 %" in result.sentence
+    moved = result.frames["transitions"].filter(pl.col("n") > 0)
+    assert moved.select("from", "to", "n").rows() == [
+        ("very low", "very low", 2),
+        ("very low", "very high", 8),
+        ("very high", "very high", 10),
+    ]
+    empty = result.frames["transitions"].filter(pl.col("from") == "medium")
+    assert empty["share"].is_nan().all()
+    assert result.figures[0].values[2] == (None,) * 5
+
+
+def test_nothing_highly_memorized_before_is_said_not_divided_by() -> None:
+    share = stays([0.0, 0.1], [1.0, 0.1])
+    assert str(share["memorized"]) == "none to count"
