@@ -72,8 +72,8 @@ def run_tasks(
 class LocalEngine:
     """The engine of this machine: tasks in processes of their own, blocks in this one."""
 
-    is_cluster = False
-    storage = None
+    is_cluster: bool = False
+    storage: str | None = None
 
     def run_tasks(
         self,

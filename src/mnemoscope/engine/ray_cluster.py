@@ -36,7 +36,7 @@ class RayEngine:
             storage cannot be written to.
     """
 
-    is_cluster = True
+    is_cluster: bool = True
 
     def __init__(
         self, address: str | None = None, *, n_workers: int = 0, storage: str | None = None
@@ -107,7 +107,8 @@ class RayEngine:
 
         self._n_fitting(1, gpus)
         remote = ray.remote(_run_one).options(num_cpus=1, num_gpus=gpus, max_retries=3)
-        waiting, running = iter(tasks), set()
+        waiting = iter(tasks)
+        running: set[Any] = set()
         most = workers or self._n_workers or len(tasks)
         try:
             while True:

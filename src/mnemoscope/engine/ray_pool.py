@@ -39,7 +39,7 @@ class ActorPool:
         import ray
 
         self._ray = ray
-        self._kind = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+        self._kind: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
         self._arguments = (ray.put(make), threads, str(Path.cwd()))
         self._n, self._failed_starts = n, 0
         self._idle: list[Any] = []
@@ -89,7 +89,7 @@ class ActorPool:
 
     def _start(self) -> None:
         """Ask for one more worker; it counts as busy until it is ready."""
-        actor = self._kind.remote()
+        actor: Any = self._kind.remote()
         self._running[actor.prepare.remote(*self._arguments)] = (actor, None)
 
     def _give(self, actor: Any, number: int, block: Any) -> None:
