@@ -1,6 +1,7 @@
 """Pooled capture against the plain forward, against `output_attentions`, and decoding.
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_capture.py [--repeats N] [MODEL_FOLDER ...]
+     … --decode 16 32 64: only decoding, ours and `generate` each at its best of these batch sizes.
 
 Ratios of processor time (and of the clock, in brackets), medians over repeats; in every repeat
 all ways run one after the other, so that a busy machine touches them alike.
@@ -10,7 +11,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.forward import prepend_bos
 from mnemoscope.lm.language_model import LanguageModel, wrap_model
 from mnemoscope.lm.loading import load_model
+from mnemoscope.lm.one_forward import capture_and_scan
+from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.maps.store import MapWriter
 
 LENGTH = 64
@@ -62,6 +66,37 @@ def written(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
             writer.append(ids, "true", maps.mean, maps.max)
             start += len(ids)
         writer.close()
+
+
+@contextmanager
+def without_last_layer(lm: LanguageModel) -> Iterator[None]:
+    """The base model but for its last layer."""
+    base = lm.model.base_model
+    layers, n = base.layers, base.config.num_hidden_layers
+    base.layers, base.config.num_hidden_layers = layers[:-1], n - 1
+    try:
+        yield
+    finally:
+        base.layers, base.config.num_hidden_layers = layers, n
+
+
+def least(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
+    """What no way to the last layer's attention can leave out: all layers before it."""
+    with without_last_layer(lm):
+        plain(lm, batches)
+
+
+def together(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
+    """Maps and verdicts of one forward."""
+    for _ in capture_and_scan(lm, tokens, batch_size=batch_size):
+        pass
+
+
+def apart(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
+    """The scan, then the capture."""
+    for _ in scan_memorized(lm, tokens, batch_size=batch_size):
+        pass
+    pooled(lm, tokens, batch_size)
 
 
 def afterwards(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
@@ -136,6 +171,9 @@ def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: 
         "pooled": lambda: pooled(lm, tokens, batch_size),
         "written": lambda: written(lm, tokens, batch_size),
         "afterwards": lambda: afterwards(lm, batches),
+        "least": lambda: least(lm, batches),
+        "together": lambda: together(lm, tokens, batch_size),
+        "apart": lambda: apart(lm, tokens, batch_size),
     }
     if decode:
         ways["greedy"] = lambda: greedy(lm, tokens, batch_size)
@@ -149,8 +187,35 @@ def report(lm: LanguageModel, *, n: int, batch_size: int, repeats: int, decode: 
     print(f"  capture / plain base forward: {ratio(found, 'pooled', 'plain')}")
     print(f"  capture and store / plain base forward: {ratio(found, 'written', 'plain')}")
     print(f"  output_attentions and head / capture: {ratio(found, 'afterwards', 'pooled')}")
+    print(f"  the same / plain base forward: {ratio(found, 'afterwards', 'plain')}")
+    print(
+        f"  the same / all layers but the last (the limit): {ratio(found, 'afterwards', 'least')}"
+    )
+    print(f"  scan, then capture / both in one forward: {ratio(found, 'apart', 'together')}")
     if decode:
         print(f"  generate / our continuation: {ratio(found, 'generate', 'greedy')}")
+
+
+def report_decoding(lm: LanguageModel, sizes: list[int], repeats: int) -> None:
+    """Ours and `generate`, sequences a second of processor time, each at its best batch size."""
+    n = max(sizes)
+    tokens = np.random.default_rng(0).integers(1, lm.vocab_size, (n, LENGTH))
+    ways: dict[str, Callable[[], None]] = {}
+    for size in sizes:
+        batches = list(torch.from_numpy(tokens).split(size))
+        ways[f"ours {size}"] = lambda size=size: greedy(lm, tokens, size)
+        ways[f"generate {size}"] = lambda batches=batches: generate(lm, batches)
+    found = measure(ways, repeats)
+    print(f"{lm.name}, {lm.dtype}, {lm.device}, sequences a second of processor time:")
+    best = {}
+    for way in ("ours", "generate"):
+        rates = [n / statistics.median(cpu for cpu, _ in found[f"{way} {size}"]) for size in sizes]
+        best[way] = max(rates)
+        said = ", ".join(
+            f"{rate:.1f} (batch {size})" for rate, size in zip(rates, sizes, strict=True)
+        )
+        print(f"  {way}: {said}")
+    print(f"  best / best: {best['ours'] / best['generate']:.2f}")
 
 
 def main() -> None:
@@ -158,12 +223,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=["embedded", "pythia", "folders"])
     parser.add_argument("--batch-size", type=int, default=32, help="of the embedded model")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--decode", nargs="+", type=int, metavar="BATCH", default=[])
+    parser.add_argument("--model", action="append", type=Path, default=[], help="for --decode")
     parser.add_argument("folders", nargs="*", type=Path)
     arguments = parser.parse_args()
+    if arguments.decode:
+        for folder in arguments.model or [model_path()]:
+            lm = load_model(folder, dtype=arguments.dtype)
+            report_decoding(lm, arguments.decode, arguments.repeats)
+        return
     if arguments.only in (None, "embedded"):
         size = arguments.batch_size
         report(
-            load_model(model_path()),
+            load_model(model_path(), dtype=arguments.dtype),
             n=2 * size,
             batch_size=size,
             repeats=arguments.repeats,
@@ -172,7 +245,8 @@ def main() -> None:
     if arguments.only in (None, "pythia"):
         report(random_pythia(), n=8, batch_size=8, repeats=arguments.repeats, decode=False)
     for folder in arguments.folders:
-        report(load_model(folder), n=8, batch_size=8, repeats=arguments.repeats, decode=True)
+        lm = load_model(folder, dtype=arguments.dtype)
+        report(lm, n=8, batch_size=8, repeats=arguments.repeats, decode=False)
 
 
 if __name__ == "__main__":

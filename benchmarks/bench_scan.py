@@ -1,40 +1,105 @@
-"""Scan against greedy decoding on the embedded model: verdicts that differ, and time.
+"""Scan against greedy decoding, by dtype and batch size: verdicts that differ, and time.
 
-Run: .venv/bin/python benchmarks/bench_scan.py [SEQUENCES]
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_scan.py [--dtype D] [--batch-size N …]
+     … --model FOLDER --study STUDY: a model's sequences and verdicts out of a study.
+
+The table is made of real sequences, 1 % of them (`--memorized`) memorized. Processor time of
+one process, scan and decoding one after the other, medians over repeats.
 """
 
-import sys
+import argparse
+import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continuation import continue_sequences
+from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.lm.loading import load_model
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.sequences.schema import read_table, token_matrix
 
 
-def main() -> None:
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    model = load_model(model_path())
-    tokens = token_matrix(read_table(sequences_path()).sample(n, seed=0))
-    started = time.perf_counter()
-    scans = list(scan_memorized(model, tokens, batch_size=64))
-    scan_seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    scores = np.concatenate([one.score for one in continue_sequences(model, tokens, batch_size=64)])
-    decode_seconds = time.perf_counter() - started
-    scanned = np.concatenate([one.is_memorized for one in scans])
-    gaps = np.concatenate([one.smallest_gap for one in scans])
-    differs = scanned != (scores == 1.0)
-    print(f"{n:,} sequences, {scanned.mean():.1%} memorized, {differs.sum()} verdicts differ")
-    if differs.any():
-        print(f"largest gap of the two best logits among them: {gaps[differs].max():.2g}")
+def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and which sequences are memorized: of a study, or of the embedded model by scan."""
+    if study is not None:
+        table = pl.read_parquet(study / "sequences.parquet")
+        return token_matrix(table), table["is_memorized"].to_numpy()
+    tokens = token_matrix(read_table(sequences_path()).sample(2000, seed=0))
+    scans = scan_memorized(load_model(model_path()), tokens, batch_size=64)
+    return tokens, np.concatenate([one.is_memorized for one in scans])
+
+
+def draw(tokens: np.ndarray, memorized: np.ndarray, n: int, share: float) -> np.ndarray:
+    """A table of n sequences with this share memorized, in random order."""
+    random = np.random.default_rng(0)
+    n_memorized = max(1, round(share * n))
+    rows = [
+        random.choice(np.flatnonzero(is_wanted), size, replace=False)
+        for is_wanted, size in ((memorized, n_memorized), (~memorized, n - n_memorized))
+    ]
+    return tokens[random.permutation(np.concatenate(rows))]
+
+
+def scan(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts and smallest gaps by teacher forcing."""
+    batches = list(scan_memorized(lm, tokens, batch_size=batch_size))
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))  # type: ignore[return-value]
+
+
+def decode(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+    """Verdicts by greedy decoding."""
+    batches = continue_sequences(lm, tokens, batch_size=batch_size)
+    return np.concatenate([one.score for one in batches]) == 1.0
+
+
+def timed(function: Callable[[], object]) -> tuple[float, object]:
+    """Seconds of the processor, and what came out."""
+    started = time.process_time()
+    found = function()
+    return time.process_time() - started, found
+
+
+def report(lm: LanguageModel, tokens: np.ndarray, batch_size: int, repeats: int) -> None:
+    """Print both times and count the verdicts that differ."""
+    scan(lm, tokens[:batch_size], batch_size)
+    ratios, seconds = [], []
+    for _ in range(repeats):
+        scanning, (verdicts, gaps) = timed(lambda: scan(lm, tokens, batch_size))  # type: ignore[misc]
+        decoding, decoded = timed(lambda: decode(lm, tokens, batch_size))
+        ratios.append(decoding / scanning)
+        seconds.append((scanning, decoding))
+    differs = verdicts != decoded
+    largest = f", largest gap among them {gaps[differs].max():.2g}" if differs.any() else ""
+    scanning, decoding = np.median(seconds, axis=0)
     print(
-        f"scan {scan_seconds:.1f} s, decoding {decode_seconds:.1f} s: "
-        f"{decode_seconds / scan_seconds:.2f} times as fast"
+        f"{lm.name}, {lm.dtype}, {lm.device}, batch {batch_size}: {len(tokens):,} sequences, "
+        f"{verdicts.mean():.1%} memorized; scan {scanning:.1f} s, decoding {decoding:.1f} s: "
+        f"{statistics.median(ratios):.2f} times as fast; {differs.sum()} verdicts differ{largest}",
+        flush=True,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("n", nargs="?", type=int, default=600)
+    parser.add_argument("--memorized", type=float, default=0.01)
+    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[64])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--study", type=Path, help="of that model, with the stage continue done")
+    arguments = parser.parse_args()
+    tokens, memorized = known_verdicts(arguments.study)
+    table = draw(tokens, memorized, arguments.n, arguments.memorized)
+    for dtype in arguments.dtype:
+        lm = load_model(arguments.model or model_path(), dtype=dtype)
+        for batch_size in arguments.batch_size:
+            report(lm, table, batch_size, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def test_attention_that_is_not_finite_on_the_way_keeps_no_map_of_it(
     from mnemoscope.lm.attention import HeadPool
 
     def spoil(self, weights, add=HeadPool.add):
-        add(self, weights * float("nan") if len(self._means) == 1 else weights)
+        add(self, weights * float("nan") if self._n_pooled == 1 else weights)
 
     Study(study).forget("capture")
     shutil.rmtree(study / "maps")

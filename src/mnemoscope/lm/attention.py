@@ -55,8 +55,8 @@ class HeadPool:
         self._ends_forward = ends_forward
         self._heads: list[torch.Tensor] | None = [] if keep_heads else None
         self._skipped = len(lm.before)
-        self._means: list[torch.Tensor] = []
-        self._maxima: list[torch.Tensor] = []
+        self._n_pooled = 0
+        self._maps: PooledMaps | None = None
 
     def add(self, weights: torch.Tensor) -> None:
         """Pool one layer's weights (batch, heads, query, key) in float32, without the BOS token.
@@ -65,10 +65,27 @@ class HeadPool:
         maximum is exact in any dtype.
         """
         kept = weights[:, :, self._skipped :, self._skipped :]
-        self._means.append(kept.mean(dim=1, dtype=torch.float32))
-        self._maxima.append(kept.amax(dim=1).float())
+        if self._maps is None:
+            self._maps = self._room_for(kept)
+        if self._n_pooled < self._lm.n_layers:
+            _pool_into(self._maps.mean[:, self._n_pooled], self._maps.max[:, self._n_pooled], kept)
+        self._n_pooled += 1
         if self._heads is not None:
             self._heads.append(kept.float().cpu())
+
+    def _room_for(self, weights: torch.Tensor) -> PooledMaps:
+        """Maps of all layers, on the device of the first.
+
+        No inference tensors, whatever the mode, so that they may take part in a gradient later.
+        """
+        shape = (len(weights), self._lm.n_layers, *weights.shape[2:])
+        with torch.inference_mode(False):
+            mean, largest = (torch.empty(shape, device=weights.device) for _ in range(2))
+        return PooledMaps(mean, largest)
+
+    def ends_with_next(self) -> bool:
+        """Whether the forward will end with the attention that is computed next."""
+        return self._ends_forward and self._n_pooled == self._lm.n_layers - 1
 
     def end_forward_when_full(self) -> None:
         """Leave the forward after the last layer's attention, where that was asked for.
@@ -76,7 +93,7 @@ class HeadPool:
         Raises:
             Enough: there is nothing more to pool.
         """
-        if self._ends_forward and len(self._means) == self._lm.n_layers:
+        if self._ends_forward and self._n_pooled == self._lm.n_layers:
             raise Enough
 
     def maps(self) -> PooledMaps:
@@ -85,23 +102,26 @@ class HeadPool:
         Raises:
             UserError: layers are missing, or weights are non-finite or look ahead; says where.
         """
-        if len(self._means) < self._lm.n_layers:
+        if self._maps is None or self._n_pooled < self._lm.n_layers:
             raise UserError(
-                f"{self._lm.name}: gave the attention of {len(self._means)} of its "
+                f"{self._lm.name}: gave the attention of {self._n_pooled} of its "
                 f"{self._lm.n_layers} layers. Only models with attention in every layer are read."
             )
-        if len(self._means) > self._lm.n_layers:
+        if self._n_pooled > self._lm.n_layers:
             raise UserError(
-                f"{self._lm.name}: gave {len(self._means)} maps of its {self._lm.n_layers} layers. "
+                f"{self._lm.name}: gave {self._n_pooled} maps of its {self._lm.n_layers} layers. "
                 "Only models with one attention a layer are read."
             )
-        maps = PooledMaps(_stacked(self._means), _stacked(self._maxima))
-        self._check(maps)
+        self._check(self._maps)
         heads = None if self._heads is None else torch.cat(self._heads, dim=1)
-        return PooledMaps(maps.mean.cpu(), maps.max.cpu(), heads)
+        return PooledMaps(self._maps.mean.cpu(), self._maps.max.cpu(), heads)
 
     def _check(self, maps: PooledMaps) -> None:
         # A non-finite weight makes its mean non-finite; a weight above 0 its maximum above 0.
+        # A sum and extremes of everything take a fraction of a look at each weight.
+        ahead = maps.max.triu(diagonal=1).aminmax()
+        if maps.mean.sum().isfinite() and ahead.min == 0 and ahead.max == 0:
+            return
         layer = _first(~maps.mean.isfinite())
         if layer is not None:
             raise UserError(
@@ -156,10 +176,13 @@ def _pooling_attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention as the model's eager code does and hand its weights to the pool."""
     eager = eager_attention(module.__class__)
+    pool = _pools.get(module)
+    if pool is not None and pool.ends_with_next():
+        value = value[..., :0]  # nobody will read what this attention makes of it
     output, weights = eager(module, query, key, value, attention_mask, **kwargs)
-    if module in _pools:
-        _pools[module].add(weights)
-        _pools[module].end_forward_when_full()
+    if pool is not None:
+        pool.add(weights)
+        pool.end_forward_when_full()
     return output, None
 
 
@@ -193,6 +216,12 @@ def _first(is_bad: torch.Tensor) -> int | None:
     return int(layers[0]) if len(layers) else None
 
 
-def _stacked(layers: list[torch.Tensor]) -> torch.Tensor:
-    """The maps of all layers, gathered on the first one's device where they are on several."""
-    return torch.stack([one.to(layers[0].device) for one in layers], dim=1)
+def _pool_into(mean: torch.Tensor, largest: torch.Tensor, weights: torch.Tensor) -> None:
+    """Pool (batch, heads, query, key) into two maps, straight where they can be written so."""
+    is_alike = weights.dtype == mean.dtype and weights.device == mean.device
+    if is_alike and not weights.requires_grad:
+        torch.mean(weights, dim=1, out=mean)
+        torch.amax(weights, dim=1, out=largest)
+    else:
+        mean.copy_(weights.mean(dim=1, dtype=torch.float32))
+        largest.copy_(weights.amax(dim=1))

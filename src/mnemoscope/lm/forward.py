@@ -30,11 +30,11 @@ def new_cache(lm: LanguageModel, n_tokens: int = 0) -> Any | None:
     Args:
         lm: the model.
         n_tokens: how many tokens will be read, where that is known: room is set aside for them
-            and for a prepended token.
+            and for the tokens put before them.
     """
     if not _names(lm.model.__class__).cache:
         return None
-    return roomy_cache(lm.model.config, n_tokens + (lm.bos_id is not None))
+    return roomy_cache(lm.model.config, n_tokens + len(lm.before))
 
 
 def last_logits(
