@@ -316,7 +316,7 @@ def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, ca
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
     assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
-    assert f": at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} in" in said
+    assert f", at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} at these prices" in said
 
 
 def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, capsys):

@@ -36,7 +36,10 @@ class Estimate(NamedTuple):
         """One line for the person who pays."""
         about = "" if self.is_exact else "about "
         known = f" ({self.answered:,} more are answered already)" if self.answered else ""
-        price = "" if self.price is None else f": at most {self.price:,.2f} in your currency"
+        price = ""
+        if self.price is not None:
+            shown = "less than 0.01" if self.price < 0.01 else f"at most {self.price:,.2f}"
+            price = f", {shown} at these prices"
         return (
             f"{self.requests:,} requests{known}, {about}{self.prompt_tokens:,} prompt tokens and "
             f"at most {self.completion_tokens:,} completion tokens{price}. A passage that is found "
@@ -71,7 +74,7 @@ def estimate_cost(
     price = None
     if price_in is not None and price_out is not None:
         price = (n_in * price_in + n_out * price_out) / 1e6
-    judged = 2 + settings.n_prefixes if asker.splitter.is_model else 0
+    judged = 2 + settings.n_prefixes if asker.can_judge else 0
     a_passage = 2 * (settings.stride - 1) + _GROWN + judged
     return Estimate(
         len(missing), len(bodies) - len(missing), n_in, n_out, is_exact, a_passage, price
