@@ -87,10 +87,10 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
 
 
 def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="Did you mean .levels."):
+    with pytest.raises(UserError, match=r"Did you mean .levels."):
         entry_named("level")
     kind = entry_named("levels").settings_kind()
-    with pytest.raises(UserError, match="Did you mean .n_sequences."):
+    with pytest.raises(UserError, match=r"Did you mean .n_sequences."):
         parse_settings(kind, {"n_sequence": 3}, where="analyze levels")
     with pytest.raises(UserError, match="got 3"):
         parse_settings(kind, {"n_sequences": 3}, where="analyze levels")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mnemoscope.errors import UserError
 
-__all__ = ["PartModels", "RatioTest", "fit_parts", "likelihood_ratio"]
+__all__ = ["PartModels", "RatioTest", "fit_parts", "is_separated", "likelihood_ratio"]
 
 _Floats = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
@@ -154,6 +154,9 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
     both = int(np.linalg.matrix_rank(np.concatenate(designs, axis=1)))
     if both > ranks[1] or dof < 1:
         return RatioTest(float("nan"), dof, float("nan"), "the models are not nested")
+    if is_separated(_independent(designs[1]), label):
+        reason = "the features separate the labels, so there is no finite maximum"
+        return RatioTest(float("nan"), dof, float("nan"), reason)
     fits = []
     for design in map(_independent, designs):
         fitted, reason = _unpenalised(sm, design, label)
@@ -162,6 +165,23 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
         fits.append(float(fitted))
     statistic = max(2 * (fits[1] - fits[0]), 0.0)
     return RatioTest(statistic, dof, float(chi2.sf(statistic, dof)))
+
+
+def is_separated(design: _Floats, label: _Flags) -> bool:
+    """Say whether a plane separates the labels, wholly or but for rows that lie on it.
+
+    Exactly then a logistic model has no finite maximum-likelihood fit (Albert and Anderson 1984);
+    it is a linear programme (Konis 2007).
+
+    Args:
+        design: shape (n, k), of full rank, with the intercept.
+        label: shape (n,).
+    """
+    from scipy.optimize import linprog
+
+    signed = np.where(label, 1.0, -1.0)[:, None] * (design / np.abs(design).max(axis=0))
+    found = linprog(-signed.mean(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    return bool(found.status == 0 and -found.fun > 1e-9)
 
 
 def _independent(design: _Floats) -> _Floats:
@@ -177,7 +197,7 @@ def _independent(design: _Floats) -> _Floats:
 
 def _unpenalised(sm: Any, design: _Floats, label: _Flags) -> tuple[float, str]:
     """Log-likelihood of a maximum-likelihood fit, or why there is none."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
             fit = sm.Logit(label.astype(float), design).fit(disp=0, maxiter=200)
@@ -185,7 +205,4 @@ def _unpenalised(sm: Any, design: _Floats, label: _Flags) -> tuple[float, str]:
             return float("nan"), f"no unpenalised fit ({type(error).__name__})"
     if not fit.mle_retvals["converged"]:
         return float("nan"), "the unpenalised fit does not converge"
-    fitted = fit.predict()
-    if np.minimum(fitted, 1 - fitted).max() < 1e-6 or np.abs(fit.params).max() > 50:
-        return float("nan"), "the features separate the labels, so there is no finite maximum"
     return float(fit.llf), ""

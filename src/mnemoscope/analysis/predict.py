@@ -31,6 +31,7 @@ __all__ = ["Data", "Settings", "analyse", "best_partition", "model_all", "split_
 
 _Floats = npt.NDArray[np.float64]
 _PERPLEXITIES = ("generation_perplexity", "prompt_perplexity", "sequence_perplexity")
+_PLAIN = ("shannon_length", "is_templating")
 _WORDS = {
     "baseline": "baseline",
     "taxonomic": "one a category",
@@ -46,6 +47,11 @@ class Settings(AnalysisSettings):
         default=None, ge=40, description="Sequences drawn by the seed; null: all."
     )
     taxonomy: str = Field(default=PRASHANTH, description="Whose categories have a model each.")
+    logarithms: bool = Field(
+        default=False,
+        description="Perplexities, duplicates and frequencies as logarithms: their tails are "
+        "long. The published models take them as they are.",
+    )
     partition: bool = Field(default=True, description="Search the optimal partition.")
     partition_rows: int = Field(
         default=1500, ge=40, description="Training rows that the partition is searched on."
@@ -156,6 +162,11 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     features = {
         name: table[name].fill_null(float("nan")).to_numpy().astype(np.float64) for name in FEATURES
     }
+    if settings.logarithms:
+        features = {
+            name: values if name in _PLAIN else np.log1p(np.maximum(values, 0.0))
+            for name, values in features.items()
+        }
     kept = {
         name: values
         for name, values in features.items()

@@ -136,6 +136,7 @@ class HeatView(NamedTuple):
     cell_height: float
     cells: list[HeatCell]
     shows_values: bool
+    is_slanted: bool
     columns: list[Tick]
     rows: list[Tick]
 
@@ -284,7 +285,9 @@ def heat_view(heat: HeatMap) -> HeatView:
     left = 12.0 + 6.6 * min(max(map(len, heat.row_names)), 26) + (16 if heat.row_label else 0)
     cell_width = min((WIDTH - left - 8) / n_columns, 92.0)
     cell_height = min(max(cell_width * 0.62, 8.0), 34.0) if n_columns <= 12 else cell_width
-    top = 44.0 if heat.column_label else 24.0
+    longest = max(map(len, heat.column_names))
+    is_slanted = longest > 3 and 6.4 * longest > max(cell_width, 44.0)
+    top = (44.0 if heat.column_label else 24.0) + (2.9 * min(longest, 26) if is_slanted else 0.0)
     largest = max((abs(v) for row in heat.values for v in row if v is not None), default=0.0)
     scale = 1.0 if heat.percent and not heat.diverging and largest > 0.25 else largest or 1.0
     cells = [
@@ -292,7 +295,7 @@ def heat_view(heat: HeatMap) -> HeatView:
             left + column * cell_width,
             top + row * cell_height,
             value / scale,
-            value_text(value, heat.percent),
+            _cell_text(value, heat.percent),
             f"{heat.row_names[row]}, {heat.column_names[column]}: "
             f"{value_text(value, heat.percent)}",
         )
@@ -310,9 +313,16 @@ def heat_view(heat: HeatMap) -> HeatView:
         cell_height=cell_height,
         cells=cells,
         shows_values=n_columns <= 12 and cell_height >= 16,
-        columns=_names(heat.column_names, left, cell_width, least=44.0),
+        is_slanted=is_slanted,
+        columns=_names(heat.column_names, left, cell_width, least=18.0 if is_slanted else 44.0),
         rows=_names(heat.row_names, top, cell_height, least=13.0),
     )
+
+
+def _cell_text(value: float, percent: bool) -> str:
+    """A value short enough for its cell."""
+    short = value if percent or abs(value) >= 100 else float(f"{value:.2g}")
+    return value_text(short, percent)
 
 
 def _names(names: Sequence[str], start: float, size: float, *, least: float) -> list[Tick]:

@@ -1,0 +1,116 @@
+"""Frequency and entropy around the boundary: planted frequencies, a model of known entropy."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.analysis.boundary import (
+    Settings,
+    analyse,
+    boundary_differences,
+    group_of,
+    mean_of,
+)
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.errors import UserError
+from mnemoscope.lm.entropy import next_token_entropy
+from mnemoscope.lm.language_model import wrap_model
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """A model whose head is zero: every prediction is uniform over 16 tokens, ln 16 nats."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=16,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    model = GPTNeoXForCausalLM(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    return wrap_model(model, bos="never")
+
+
+def test_a_uniform_model_has_the_entropy_of_its_vocabulary(lm) -> None:
+    entropy = next_token_entropy(lm, np.ones((3, 8), dtype=int), batch_size=2)
+    assert entropy.shape == (3, 7)
+    assert entropy == pytest.approx(np.log(16), abs=1e-5)
+
+
+def test_groups_are_memorized_exactly_and_the_others_within_the_tolerance() -> None:
+    scores = [1.0, 31 / 32, 0.5, 0.6, 0.61, 0.25, 0.36, 0.1, 0.0]
+    found = group_of(scores, tolerance=0.1)
+    near = ["half", "half", None, "quarter", None, "not memorized", "not memorized"]
+    assert found == ["memorized", None, *near]
+
+
+def test_means_and_differences_by_hand() -> None:
+    assert boundary_differences([[1, 2, 5, 0], [0, 4, 1, 0]], prefix=2).tolist() == [3.0, -3.0]
+    middle, low, high = mean_of([1.0, 3.0])
+    assert middle == 2
+    assert high - middle == pytest.approx(1.959964 * np.sqrt(2) / np.sqrt(2))
+    assert middle - low == pytest.approx(high - middle)
+
+
+def _planted(n: int = 30) -> pl.DataFrame:
+    """Token 1 is rare and token 2 frequent; memorized rows go up at the boundary, others down.
+
+    Every row holds eight tokens: four of the prefix, four of the suffix; ids 3 fill up.
+    """
+    up, down = [3, 3, 3, 1, 2, 3, 3, 3], [3, 3, 3, 2, 1, 3, 3, 3]
+    rows = {
+        "sequence_id": list(range(2 * n)),
+        "tokens": [up] * n + [[*down[:4], 3, 3, 3, 3]] * n,
+        "is_memorized": [True] * n + [False] * n,
+        "memorization_score": [1.0] * n + [0.0] * n,
+        "continuation": [None] * n + [down[4:]] * n,
+    }
+    types = {"tokens": pl.List(pl.Int32), "continuation": pl.List(pl.Int32)}
+    return pl.DataFrame(rows, schema_overrides=types)
+
+
+class _Corpus:
+    """1 stands ten times among a hundred tokens, 2 thirty times, 3 sixty times."""
+
+    n_tokens = 100
+
+    def identity(self) -> str:
+        return "planted"
+
+    def chunks(self, place, k):
+        from mnemoscope.sequences.corpus_chunks import Chunk
+
+        tokens = np.array([1] * 10 + [2] * 30 + [3] * 60)
+        yield Chunk(tokens[:50], None, 50, 50), place
+        yield Chunk(tokens[50:], None, 50, 100), place
+
+
+def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
+    inputs = AnalysisInputs(
+        where="", table=_planted(), load_model=lambda: lm, length=8, corpus=_Corpus()
+    )
+    result = analyse(inputs, Settings())
+    found = {
+        (row["what"], row["group"]): row["difference"]
+        for row in result.frames["differences"].to_dicts()
+    }
+    assert found["frequency", "memorized"] == pytest.approx(20)  # 30 % - 10 %
+    assert found["frequency", "not memorized"] == pytest.approx(-20)
+    assert found["entropy", "memorized"] == pytest.approx(0, abs=1e-5)
+    curves = result.frames["curves"].filter(what="frequency", group="memorized")
+    assert curves["mean"].to_list() == pytest.approx([60, 60, 60, 10, 30, 60, 60, 60])
+    assert inputs.forwards.n == 60
+    assert "half, quarter" in result.further[1]
+
+
+def test_too_few_of_a_group_is_refused_in_one_line(lm) -> None:
+    table = _planted(4)
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: lm, length=8)
+    with pytest.raises(UserError, match="4 sequences of the group 'memorized', 10 are needed"):
+        analyse(inputs, Settings())

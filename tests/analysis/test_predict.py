@@ -1,0 +1,232 @@
+"""Logistic models on tables whose truth is planted; perplexities and partitions by closed form."""
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mnemoscope.analysis.calibration import expected_calibration_error, figures_of
+from mnemoscope.analysis.logistic import fit_parts, is_separated, likelihood_ratio
+from mnemoscope.analysis.partition import PARTITION_FEATURES, assign_parts, candidates
+from mnemoscope.analysis.predict import Data, Settings, best_partition, model_all, split_rows
+from mnemoscope.analysis.predictors import frequency_columns, similar_texts, three_perplexities
+from mnemoscope.sequences.measures import shannon_length
+
+COEFFICIENTS = np.array([1.5, -1.0, 0.0])
+
+
+def _logistic(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose log-odds are .3 plus the coefficients times standard normal features."""
+    generator = np.random.default_rng(seed)
+    values = generator.normal(size=(n, 3))
+    odds = 0.3 + values @ COEFFICIENTS
+    return values, generator.random(n) < 1 / (1 + np.exp(-odds))
+
+
+def test_the_baseline_finds_planted_coefficients() -> None:
+    """20,000 rows: standard errors near .02; C = 1 shrinks by less than that."""
+    values, label = _logistic(20_000)
+    fitted = fit_parts(values * [1, 10, 100], label, np.zeros(len(label), dtype=int))
+    assert fitted.weights(3)[0] == pytest.approx(COEFFICIENTS, abs=0.1)
+    probabilities = fitted.predict(values * [1, 10, 100], np.zeros(len(label), dtype=int))
+    best = roc_auc_score(label, values @ COEFFICIENTS)
+    assert roc_auc_score(label, probabilities) == pytest.approx(best, abs=0.002)
+
+
+def test_one_model_a_part_finds_a_sign_that_turns() -> None:
+    """Where the coefficient turns with the part, one model for all is blind, two are not."""
+    generator = np.random.default_rng(1)
+    x, part = generator.normal(size=(4000, 1)), generator.integers(0, 2, 4000)
+    label = generator.random(4000) < 1 / (1 + np.exp(-3 * x[:, 0] * (2 * part - 1)))
+    alone = fit_parts(x, label, np.zeros(4000, dtype=int)).predict(x, np.zeros(4000, dtype=int))
+    apart = fit_parts(x, label, part)
+    assert roc_auc_score(label, alone) == pytest.approx(0.5, abs=0.05)
+    assert roc_auc_score(label, apart.predict(x, part)) > 0.9
+    weights = apart.weights(1)
+    assert weights[0][0] < -2 < 2 < weights[1][0]
+
+
+def test_the_scaler_sees_the_training_rows_alone_unless_as_published() -> None:
+    values, label = _logistic(400)
+    parts = np.zeros(400, dtype=int)
+    model = fit_parts(values[:200], label[:200], parts[:200]).models[0]
+    assert model[0].mean_ == pytest.approx(values[:200].mean(axis=0))
+    leaky = fit_parts(
+        values[:200], label[:200], parts[:200], leaky=values, leaky_parts=parts
+    ).models[0]
+    assert leaky[0].mean_ == pytest.approx(values.mean(axis=0))
+    left = fit_parts(values, label, parts, unscaled=(2,)).models[0]
+    assert left[0].transform(values)[:, 2] == pytest.approx(values[:, 2])
+
+
+def test_a_part_with_one_label_predicts_it() -> None:
+    values = np.arange(8.0)[:, None]
+    label = np.array([True] * 4 + [False, True] * 2)
+    fitted = fit_parts(values, label, np.array([0] * 4 + [1] * 4))
+    assert fitted.predict(values, np.zeros(8, dtype=int)).tolist() == [1.0] * 8
+    unknown = fitted.predict(values, np.full(8, 7))
+    assert unknown == pytest.approx(label.mean())
+
+
+def test_likelihood_ratios_hold_their_level_and_find_an_effect() -> None:
+    pytest.importorskip("statsmodels")
+    p_values = []
+    for seed in range(40):
+        values, label = _logistic(400, seed)
+        p_values.append(likelihood_ratio(values[:, :2], values, label).p_value)
+    # The third coefficient is 0: of 40 p-values 2 are below .05 on average, 8 are 4 sd above.
+    assert sum(p < 0.05 for p in p_values) <= 8
+    assert np.mean(p_values) > 0.3
+    values, label = _logistic(400)
+    found = likelihood_ratio(values[:, 1:], values, label)
+    assert (found.dof, found.reason) == (1, "")
+    assert found.p_value < 1e-10
+
+
+def test_likelihood_ratios_are_refused_where_they_are_not_valid() -> None:
+    pytest.importorskip("statsmodels")
+    values, label = _logistic(100)
+    separated = likelihood_ratio(values, np.column_stack([values, label * 2.0 - 1]), label)
+    assert "separate" in separated.reason
+    assert np.isnan(separated.p_value)
+    assert "nested" in likelihood_ratio(values[:, :1], values[:, 1:], label).reason
+    design = np.column_stack([np.ones(100), values])
+    assert not is_separated(design, label)
+    touching = np.column_stack([np.ones(4), [-1.0, 0.0, 0.0, 1.0]])  # all but rows on the plane
+    assert is_separated(touching, np.array([False, False, True, True]))
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two bins in use: .65 confident and right half the time, .95 and always right."""
+    probabilities = np.array([0.65, 0.65, 0.05, 0.95])
+    label = np.array([True, False, False, True])
+    assert expected_calibration_error(probabilities, label) == pytest.approx(
+        0.5 * 0.15 + 0.5 * 0.05
+    )
+    calibrated = np.random.default_rng(0).random(50_000)
+    drawn = np.random.default_rng(1).random(50_000) < calibrated
+    assert expected_calibration_error(calibrated, drawn) < 0.01
+
+
+def test_figures_by_hand_and_hard_aucs() -> None:
+    probabilities = np.array([0.9, 0.6, 0.8, 0.1])
+    label = np.array([True, False, True, False])
+    found = figures_of(probabilities, label)
+    assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
+    assert found["f1"] == pytest.approx(0.8)
+    hard = figures_of(probabilities, label, hard=True)
+    assert hard["roc_auc"] == pytest.approx(0.75)  # one of two negatives is tied with the positives
+    assert np.isnan(figures_of(probabilities, np.ones(4, dtype=bool))["roc_auc"])
+
+
+def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
+    generator = np.random.default_rng(2)
+    values = {name: generator.normal(size=50) for name in PARTITION_FEATURES}
+    every = list(candidates(values))
+    assert len(every) == 810
+    assert len({(one.first, one.second) for one in every}) == 810
+    one = every[17]
+    parts = assign_parts(one, values)
+    is_first = values[one.first[0]] >= one.thresholds[0]
+    assert (parts[is_first] == 0).all()
+    assert ((parts == 1) == (~is_first & (values[one.second[0]] >= one.thresholds[1]))).all()
+
+
+def _planted_data(n: int = 900) -> Data:
+    """A sign that turns with the number of duplicates: only a partition by it can see it."""
+    generator = np.random.default_rng(3)
+    duplicates = generator.integers(0, 3, n).astype(float)
+    x = generator.normal(size=n)
+    label = generator.random(n) < 1 / (
+        1 + np.exp(-4 * x * np.array([1, -1, 1])[duplicates.astype(int)])
+    )
+    return Data(
+        {"duplicates": duplicates, "shannon_length": generator.normal(size=n), "avg_frequency": x},
+        label,
+        (duplicates == 1).astype(np.int64),
+        ("even", "odd"),
+        np.arange(n) % 5 == 0,
+    )
+
+
+def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
+    data = _planted_data()
+    candidate, n_eligible = best_partition(data, Settings(partition_rows=600))
+    assert candidate is not None
+    assert "duplicates" in {candidate.first[0], candidate.second[0]}
+    assert 0 < n_eligible <= 54
+    settings = Settings(n_resamples=50, tests=False, partition_rows=600)
+    scores, weights, tests, _, _ = model_all(data, settings)
+    assert tests is None
+    f1 = {row["model"]: row for row in scores.filter(figure="f1", category="all").to_dicts()}
+    assert f1["taxonomic"]["low"] > f1["baseline"]["high"]
+    assert f1["taxonomic"]["value"] > 0.8
+    turned = weights.filter(model="taxonomic", feature="avg_frequency")
+    signs = dict(turned.select("part", "weight").rows())
+    assert signs["odd"] < 0 < signs["even"]
+
+
+def test_near_duplicates_stay_on_one_side() -> None:
+    generator = np.random.default_rng(4)
+    groups = [str(number) for number in generator.integers(0, 40, 300)]
+    label, category = generator.random(300) < 0.5, generator.integers(0, 3, 300)
+    test = split_rows(label, category, groups, seed=0)
+    sides = {
+        group: {bool(test[i]) for i, one in enumerate(groups) if one == group}
+        for group in set(groups)
+    }
+    assert all(len(side) == 1 for side in sides.values())
+    assert 0.1 < test.mean() < 0.3
+    by_row = split_rows(label, category, None, seed=0)
+    assert by_row.sum() == 60
+
+
+def test_published_perplexity_is_a_product_and_corrected_ones_are_its_powers() -> None:
+    """related work: sequence = prompt x generation; corrected = published^(63/31), ^(63/32)."""
+    generator = np.random.default_rng(5)
+    logprobs = -generator.exponential(size=(20, 63))
+    tokens = generator.integers(1, 100, (20, 64))
+    published = three_perplexities(logprobs, tokens, published=True)
+    product = published["prompt_perplexity"] * published["generation_perplexity"]
+    assert published["sequence_perplexity"] == pytest.approx(product, rel=1e-6)
+    own = three_perplexities(logprobs, tokens)
+    assert own["prompt_perplexity"] == pytest.approx(published["prompt_perplexity"] ** (63 / 31))
+    assert own["generation_perplexity"] == pytest.approx(
+        published["generation_perplexity"] ** (63 / 32)
+    )
+    assert own["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 31:].mean(axis=1)))
+    tokens[0, :5] = 0  # published: as many tokens at the end are dropped, wherever the zeros are
+    dropped = three_perplexities(logprobs, tokens, published=True)["sequence_perplexity"][0]
+    assert dropped == pytest.approx(np.exp(-logprobs[0, :58].mean()))
+    tokens[1] = 0
+    assert three_perplexities(logprobs, tokens, published=True)["prompt_perplexity"][1] == -1
+
+
+def test_shannon_lengths_of_the_related_work() -> None:
+    found = [shannon_length(text) for text in ("", "aaaa", "ab", "abcd", "aab")]
+    assert found == pytest.approx([0, 0, 1, 2, 4 / 3])
+
+
+def test_token_frequencies_count_multiplicity() -> None:
+    counts = np.array([0, 10, 20, 40])
+    found = frequency_columns(np.array([[1, 1, 2, 3], [1, 1, 1, 9]], dtype=np.int32), counts)
+    assert found["avg_frequency"].tolist() == [20.0, 7.5]
+    assert found["median_frequency"].tolist() == [15.0, 10.0]
+    assert found["min_frequency"].tolist() == [10.0, 0.0]  # 9 was never seen
+    assert found["max_frequency"].tolist() == [40.0, 10.0]
+    assert found["p25_frequency"].tolist() == [10.0, 0.0]  # elements of the list itself
+    assert found["p75_frequency"].tolist() == [20.0, 10.0]
+
+
+def test_similar_texts_are_counted_and_near_ones_among_them() -> None:
+    base = "the quick brown fox jumps over the lazy dog and runs away again " * 2
+    texts = [base, base.replace("lazy", "lame"), base, "nothing of the kind stands here at all"]
+    similar, near = similar_texts(texts)
+    assert similar.tolist() == [2, 2, 2, 0]
+    assert near.tolist() == [1, 2, 1, 0]  # an equal text is no edit away
+
+
+def test_settings_say_their_ranges() -> None:
+    assert pl.DataFrame({"a": [Settings().n_resamples]}).item() == 500
+    with pytest.raises(ValueError, match="greater than or equal to 50"):
+        Settings(n_resamples=3)
