@@ -1,4 +1,4 @@
-"""The store of pooled attention maps: written once, memory-mapped ever after.
+"""The store of pooled attention maps: written once, read row by row ever after.
 
 `MapWriter` appends, `MapStore` opens, `StoredMaps` and `TensorMaps` hand maps to the CNNs.
 """

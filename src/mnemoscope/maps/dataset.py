@@ -1,16 +1,16 @@
-"""Maps as the CNNs read them: from the store's memory map, or from a tensor.
+"""Maps as the CNNs read them: from the store's files, or from a tensor.
 
 Both are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
-from mnemoscope.maps.shard import open_tensor
+from mnemoscope.maps.row_files import RowFiles
 from mnemoscope.maps.triangle import triangle_length, triangle_size
 
 __all__ = ["MapSource", "Pooling", "StoredMaps", "TensorMaps", "rows_at_once"]
@@ -85,9 +85,9 @@ class TensorMaps:
 
 
 class StoredMaps:
-    """One pooling of chosen sequences of a store, read row by row from the memory map.
+    """One pooling of chosen sequences of a store, read row by row from its shards.
 
-    A shard is mapped when a row of it is first asked for; each worker process maps its own.
+    A shard is opened when a row of it is first asked for; each worker process opens its own.
     """
 
     def __init__(
@@ -111,21 +111,20 @@ class StoredMaps:
             pooling: which tensor of the shards to read.
         """
         self.n_layers, self.length, self.pooling = n_layers, length, pooling
-        self._shards = list(shards)
-        self._shard_of, self._row_of = shard_of, row_of
-        self._mapped: dict[int, np.ndarray] = {}
+        self._files = RowFiles(shards, pooling)
+        self._shard_of, self._row_of = shard_of.numpy(), row_of.numpy()
+        self._shape = (n_layers, triangle_size(length))
 
     def __len__(self) -> int:
         return len(self._shard_of)
 
     def __getitem__(self, position: int) -> torch.Tensor:
-        return self.read(torch.tensor([position]))[0]
+        maps = np.empty(self._shape, dtype=np.float16)
+        self._files.read_row(maps, int(self._shard_of[position]), int(self._row_of[position]))
+        return torch.from_numpy(maps)
 
     def __getitems__(self, positions: list[int]) -> list[torch.Tensor]:
         return list(self.read(torch.tensor(positions, dtype=torch.long)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}}
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         """Packed maps at these positions; see `MapSource.read`.
@@ -134,17 +133,7 @@ class StoredMaps:
             IndexError: a position outside the data set.
             DamagedDataError: a shard has vanished or been cut since the store was opened.
         """
-        rows = torch.as_tensor(rows, dtype=torch.long)
-        shard_of, row_of = self._shard_of[rows].numpy(), self._row_of[rows].numpy()
-        shape = (len(rows), self.n_layers, triangle_size(self.length))
-        maps = np.empty(shape, dtype=np.float16)
-        in_order_of_files = np.lexsort((row_of, shard_of)).tolist()
-        for position in in_order_of_files:
-            maps[position] = self._weights(int(shard_of[position]))[row_of[position]]
+        chosen = torch.as_tensor(rows, dtype=torch.long).numpy()
+        maps = np.empty((len(rows), *self._shape), dtype=np.float16)
+        self._files.read(maps, self._shard_of[chosen], self._row_of[chosen])
         return torch.from_numpy(maps)
-
-    def _weights(self, shard: int) -> np.ndarray:
-        """The pooling's tensor of one shard, float16, mapped on first use."""
-        if shard not in self._mapped:
-            self._mapped[shard] = open_tensor(self._shards[shard], self.pooling).numpy()
-        return self._mapped[shard]

@@ -5,6 +5,7 @@ tensor `heads`, (rows, layers · heads, ...), in their place. Any safetensors re
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.maps.meta import StoreMeta
 from mnemoscope.maps.triangle import triangle_size
 
-__all__ = ["check_checksum", "check_shape", "open_tensor", "shard_bytes"]
+__all__ = ["check_checksum", "check_shape", "gone", "shard_bytes", "tensor_start"]
 
 _READ_BYTES = 1 << 20
 
@@ -32,17 +33,24 @@ def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return cast(bytes, save(ordered))
 
 
-def open_tensor(path: Path, pooling: str) -> torch.Tensor:
-    """Map one tensor of a shard into memory; its rows are read when they are used.
+def tensor_start(path: Path, name: str) -> int:
+    """Say at which byte of a shard a tensor begins; its rows follow each other without a gap.
 
     Raises:
         DamagedDataError: the file is gone, cut short or no shard.
     """
     try:
-        with safe_open(path, framework="pt") as shard:
-            return cast(torch.Tensor, shard.get_tensor(pooling))
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, "is missing or is no whole shard", None) from error
+        with open(path, "rb") as file:
+            n_header = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(n_header))
+        return 8 + n_header + int(header[name]["data_offsets"][0])
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise gone(path) from error
+
+
+def gone(path: Path) -> DamagedDataError:
+    """The error for a shard that was whole when its store was opened."""
+    return _damaged(path, "is missing or is no whole shard", None)
 
 
 def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:

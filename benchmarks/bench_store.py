@@ -1,0 +1,114 @@
+"""Random access to a store of maps beside a raw read of the same bytes, warm and cold.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_store.py [LAYERS ...]
+
+Rows are read in one random order, alone (`dataset[row]`) and 32 at a time (`dataset.read`), and the
+same bytes with `os.pread` into new memory, by turns; ratios of medians over repetitions. Cold: the
+page cache is told to drop the shards before each. Unpacking the triangle is timed apart.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from mnemoscope.maps import MapStore, MapWriter, unpack_triangle
+from mnemoscope.maps.shard import tensor_start
+from mnemoscope.maps.triangle import triangle_size
+
+N_ROWS, REPETITIONS, BATCH = 512, 7, 32
+
+
+def make_store(folder: Path, n_layers: int) -> None:
+    """512 random maps in two shards, on the disk."""
+    with MapWriter(folder, n_layers=n_layers, fingerprint={}) as writer:
+        for start in range(0, N_ROWS, 64):
+            maps = torch.rand(64, n_layers, 64, 64).tril()
+            writer.append(np.arange(start, start + 64), "true", maps, maps)
+    os.sync()
+
+
+def drop(folder: Path) -> None:
+    """Ask the system to forget the shards."""
+    for path in folder.glob("*.safetensors"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def seconds(work, folder: Path, cold: bool) -> float:
+    if cold:
+        drop(folder)
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(folder: Path, order: list[int], n_layers: int, *, at_once: int, cold: bool) -> None:
+    """Print how fast the data set reads beside raw reads."""
+    store = MapStore(folder)
+    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
+    n_bytes = n_layers * triangle_size(64) * 2
+    shards = sorted(folder.glob("*.safetensors"))
+    files = [(os.open(path, os.O_RDONLY), tensor_start(path, "mean")) for path in shards]
+    places = [(*files[row // 256], row % 256) for row in order]
+    batches = [torch.tensor(order[at : at + at_once]) for at in range(0, N_ROWS, at_once)]
+
+    def raw() -> None:
+        for descriptor, start, row in places:
+            os.pread(descriptor, n_bytes, start + row * n_bytes)
+
+    def ours() -> None:
+        if at_once == 1:
+            for row in order:
+                maps[row]
+        else:
+            for batch in batches:
+                maps.read(batch)
+
+    ours(), raw()
+    times = [(seconds(raw, folder, cold), seconds(ours, folder, cold)) for _ in range(REPETITIONS)]
+    theirs, own = (median(one) for one in zip(*times, strict=True))
+    gigabytes = N_ROWS * n_bytes / 1e9
+    print(
+        f"{n_layers} layers, {at_once:2d} at once, {'cold' if cold else 'warm'}: raw "
+        f"{gigabytes / theirs:.2f} GB/s, store {gigabytes / own:.2f} GB/s: {theirs / own:.2f} of it"
+    )
+    for descriptor, _ in files:
+        os.close(descriptor)
+
+
+def time_unpacking(folder: Path, n_layers: int) -> None:
+    """Print what putting the triangle back in place costs beside reading it."""
+    store = MapStore(folder)
+    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
+    rows = torch.randperm(N_ROWS)[:BATCH]
+    read = median(seconds(lambda: maps.read(rows), folder, False) for _ in range(REPETITIONS))
+    packed = maps.read(rows)
+    unpack = median(
+        seconds(lambda: unpack_triangle(packed), folder, False) for _ in range(REPETITIONS)
+    )
+    print(
+        f"{n_layers} layers, {BATCH} maps: read {read * 1e3:.2f} ms, unpack {unpack * 1e3:.2f} ms"
+    )
+
+
+def main() -> None:
+    for n_layers in [int(one) for one in sys.argv[1:]] or [4, 12, 36]:
+        with tempfile.TemporaryDirectory(dir=".") as name:
+            folder = Path(name)
+            make_store(folder, n_layers)
+            order = torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(0)).tolist()
+            for cold in (False, True):
+                for at_once in (1, BATCH):
+                    compare(folder, order, n_layers, at_once=at_once, cold=cold)
+            time_unpacking(folder, n_layers)
+
+
+if __name__ == "__main__":
+    main()
