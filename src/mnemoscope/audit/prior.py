@@ -105,11 +105,10 @@ def other_prefixes(
     else:
         source = _FROM_SAME
         n = len(documents[number].ids) - settings.prefix + 1
-        far = [
-            one for one in range(n) if not first - settings.prefix < one < first + settings.length
-        ]
-        size = settings.n_prefixes if far else 0
-        places = [(number, int(one)) for one in generator.choice(far or [0], size)]
+        before, after = max(first - settings.prefix + 1, 0), first + settings.length
+        far = np.concatenate([np.arange(before), np.arange(after, max(n, after))])
+        drawn = generator.choice(far, settings.n_prefixes) if len(far) else far
+        places = [(number, int(one)) for one in drawn]
     rows = [documents[owner].ids[start : start + settings.prefix] for owner, start in places]
     return np.array(rows, dtype=np.int32).reshape(-1, settings.prefix), source
 

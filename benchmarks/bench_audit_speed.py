@@ -1,0 +1,133 @@
+"""Seconds of an audit, against the naive loop of one `generate` call a window.
+
+    OMP_NUM_THREADS=2 python benchmarks/bench_audit_speed.py [--model FOLDER] [--characters N ...]
+
+The text is this Python's standard library, in the order of its file names. The naive loop runs on
+a sample of the windows that the audit asked; its results are compared with the audit's there.
+"""
+
+import argparse
+import sysconfig
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnemoscope.audit.parts import Parts
+from mnemoscope.audit.run import audit_spans
+from mnemoscope.audit.scan import scan_windows
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.tokens import tokenize
+from mnemoscope.embedded import model_path
+from mnemoscope.lm import load_model
+
+
+def standard_library(n_characters):
+    """The first so many characters of the standard library's modules."""
+    found, size = [], 0
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        text = path.read_bytes().decode("utf-8", "replace")[: n_characters - size]
+        found.append(text)
+        size += len(text)
+        if size >= n_characters:
+            break
+    return "".join(found)
+
+
+def measure(lm, n_characters):
+    """Audit a text; seconds by the clock and of all threads for windows and for the rest."""
+    settings = AuditSettings()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "text.txt")
+        path.write_bytes(standard_library(n_characters).encode("utf-8"))
+        documents = read_documents([str(path)]).documents
+        tokens = [tokenize(documents[0].text, lm.tokenizer)]
+        clocks = [(time.perf_counter(), time.process_time())]
+        windows = scan_windows(lm, tokens, settings=settings, parts=Parts(Path(folder), "speed"))
+        clocks.append((time.perf_counter(), time.process_time()))
+        spans = audit_spans(lm, documents, tokens, windows, settings=settings)
+        clocks.append((time.perf_counter(), time.process_time()))
+    (scan, scan_cpu), (rest, rest_cpu) = (
+        [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)
+    )
+    print(
+        f"{n_characters:,} characters, {len(tokens[0].ids):,} tokens, {windows.height:,} windows, "
+        f"{spans.height} passages: {scan + rest:.1f} s ({scan_cpu + rest_cpu:.1f} s of CPU), of "
+        f"which windows {scan:.1f} ({scan_cpu:.1f}), passages and evidence {rest:.1f} "
+        f"({rest_cpu:.1f}); {1000 * scan_cpu / windows.height:.2f} ms of CPU a window",
+        flush=True,
+    )
+    return tokens[0], windows, scan + rest, scan_cpu + rest_cpu
+
+
+def naive(lm, tokens, windows, n_sample):
+    """One `generate` call a window; seconds a window, and whether the results are the audit's."""
+    settings = AuditSettings()
+    generator = np.random.default_rng(0)
+    hits = np.flatnonzero(windows["continuation"].is_not_null().to_numpy())
+    others = np.flatnonzero(windows["continuation"].is_null().to_numpy())
+    n_hits = min(len(hits), n_sample // 4)
+    rows = np.concatenate(
+        [
+            generator.choice(hits, n_hits, replace=False),
+            generator.choice(others, min(n_sample - n_hits, len(others)), replace=False),
+        ]
+    )
+    n_same, start, start_cpu = 0, time.perf_counter(), time.process_time()
+    for row in rows:
+        found = windows.row(int(row), named=True)
+        window = torch.tensor(tokens.ids[found["first"] : found["first"] + settings.length]).long()
+        prompt = window[None, : settings.prefix]
+        if lm.bos_id is not None:
+            prompt = torch.cat([torch.tensor([[lm.bos_id]]), prompt], dim=1)
+        made = lm.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=settings.suffix,
+            min_new_tokens=settings.suffix,
+            do_sample=False,
+            pad_token_id=0,
+        )[0, -settings.suffix :]
+        is_right = (made == window[settings.prefix :]).numpy()
+        is_hit = is_right.sum() >= settings.suffix - settings.n_allowed
+        same_text = not is_hit or made.tolist() == found["continuation"]
+        is_same = is_hit == (found["continuation"] is not None) and same_text
+        n_same += is_same and int(np.cumprod(is_right).sum()) == found["common"]
+    seconds = (time.perf_counter() - start) / len(rows)
+    seconds_cpu = (time.process_time() - start_cpu) / len(rows)
+    print(
+        f"one generate call a window, {len(rows)} windows, {n_hits} of them hits: "
+        f"{1000 * seconds:.1f} ms ({1000 * seconds_cpu:.1f} of CPU) a window; the same result as "
+        f"the audit for {n_same} of {len(rows)}",
+        flush=True,
+    )
+    return seconds, seconds_cpu
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=str(model_path()))
+    parser.add_argument("--characters", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--sample", type=int, default=48, help="0: no naive loop")
+    wanted = parser.parse_args()
+    lm = load_model(wanted.model, device="cpu")
+    print(f"{Path(wanted.model).name}, {torch.get_num_threads()} threads")
+    for n_characters in wanted.characters:
+        tokens, windows, clock, cpu = measure(lm, n_characters)
+        if wanted.sample:
+            seconds, seconds_cpu = naive(lm, tokens, windows, wanted.sample)
+            n = windows.height
+            print(
+                f"naive loop over {n:,} windows, extrapolated: {n * seconds:.0f} s "
+                f"({n * seconds_cpu:.0f} of CPU) without any evidence; the whole audit is "
+                f"{n * seconds / clock:.1f} ({n * seconds_cpu / cpu:.1f} by CPU) times as fast",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
