@@ -144,6 +144,19 @@ def test_a_class_without_delta_is_refused(refused, study) -> None:
     assert "no correctly classified sequence of class 'Recite[5]'" in said
 
 
+def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:
+    """The labels of a class are gone: there is nothing to break."""
+    labels = study.read("labels.parquet")
+    name = "Non-Memo, Recite[5], Recollect"
+    without = labels.with_columns(
+        pl.when(pl.col(name) != "Recollect").then(pl.col(name)).alias(name)
+    )
+    study.write("labels.parquet", without)
+    said = refused("knockout", study.folder, "-q")
+    assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
+    assert not (study.folder / "knockout.parquet").exists()
+
+
 def test_delta_of_another_depth_is_refused(refused, study) -> None:
     plant(study, lambda delta, facts: delta.repeat(1, 2, 1, 1))
     assert "Δ of 4 layers" in refused("knockout", study.folder, "-q")
