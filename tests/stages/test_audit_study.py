@@ -1,0 +1,187 @@
+"""A study's CNNs asked by an audit: the same figures by another way, refusals, and reasons."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import brier_score_loss
+
+from mnemoscope.audit.cnn_ground import recall_probabilities
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.embedded import model_path
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+from mnemoscope.stages import audit_study, auto_study
+from mnemoscope.stages.audit_study import check_study, read_ground
+from mnemoscope.stages.auto_study import MEMORIZED_A_CLASS, make_study
+from mnemoscope.stages.models import facts_of
+from mnemoscope.study import Study
+
+NAME = "Non-Memo, Guess, Recall"
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_model(str(model_path()), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def study(small_demo, lm):
+    return check_study(small_demo, facts_of(lm, "embedded"), AuditSettings())
+
+
+@pytest.fixture(scope="module")
+def ground(study):
+    return read_ground(study)
+
+
+@pytest.fixture(scope="module")
+def evaluated(study):
+    """Memorized evaluation sequences with the probabilities that the study itself kept."""
+    said = study.read("predictions.parquet").filter(taxonomy=NAME, source="model")
+    rows = study.read("samples.parquet").filter(sample=NAME, split="eval")
+    rows = rows.filter(pl.col("class") != "Non-Memo")
+    columns = said.select("sequence_id", "probabilities")
+    return rows.join(columns, on="sequence_id").join(
+        study.sequences.select("sequence_id", "tokens"), on="sequence_id"
+    )
+
+
+def by_hand(ground, probabilities):
+    """Sigmoid of the log-odds of Recall against Guess over the temperature."""
+    odds = [math.log(max(p[2], 1e-7) / max(p[1], 1e-7)) for p in probabilities]
+    return [1 / (1 + math.exp(-one / ground.calibration.temperature)) for one in odds]
+
+
+def test_windows_get_what_the_study_said_of_the_same_sequences(ground, evaluated, lm):
+    windows = np.array(evaluated["tokens"].to_list(), dtype=np.int32)
+    found = recall_probabilities(ground, lm, windows, batch_size=16)
+    # another batch size changes the last bits of attention in float16
+    assert found == pytest.approx(by_hand(ground, evaluated["probabilities"]), abs=5e-3)
+
+
+def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evaluated, study):
+    rows = evaluated.with_columns(
+        said=pl.Series(by_hand(ground, evaluated["probabilities"])),
+        odds=pl.Series([math.log(p[2] / p[1]) for p in evaluated["probabilities"]]),
+        is_recall=pl.col("class") == "Recall",
+    )
+    fitted, measured = audit_study._halves(rows)
+    assert not set(fitted["group"]) & set(measured["group"])
+    assert fitted.height + measured.height == rows.height
+    trained = study.read("samples.parquet").filter(sample=NAME, split="train")
+    assert not set(trained["sequence_id"]) & set(rows["sequence_id"])
+    facts = ground.facts["measured"]
+    assert facts["n_guess"] + facts["n_recall"] == measured.height
+    expected = brier_score_loss(measured["is_recall"], measured["said"])
+    assert facts["brier"] == pytest.approx(expected, rel=1e-4)
+    assert sum(one["n"] for one in facts["bins"]) == measured.height
+
+
+@pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
+def test_other_windows_are_refused(small_demo, lm, settings):
+    with pytest.raises(UserError, match=r"32|plain text"):
+        check_study(small_demo, facts_of(lm, "embedded"), AuditSettings(**settings))
+
+
+def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
+    impossible = read_ground(Study(tiny_studies["report"]))
+    assert impossible.calibration is None
+    assert "could not train" in impossible.facts["reason"]
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_study, "ENOUGH_A_CLASS", 1000)
+        assert "too few held-out sequences" in read_ground(study).facts["reason"]
+    with monkeypatch.context() as patch:
+        known = audit_study.load_outcome
+
+        def untrained(job):
+            outcome = known(job)
+            return replace(outcome, facts=outcome.facts | {"did_train": False})
+
+        patch.setattr(audit_study, "load_outcome", untrained)
+        assert "did not train" in read_ground(study).facts["reason"]
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_study, "USABLE_POOLINGS", ("max",))
+        assert "see mean" in read_ground(study).facts["reason"]
+
+
+def test_without_calibration_nothing_is_said(lm):
+    assert recall_probabilities(None, lm, np.zeros((3, 64), np.int32), batch_size=2) == [None] * 3
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory, study):
+    """A passage that the model was trained on."""
+    rows = study.sequences.filter(
+        pl.col("is_memorized") & (pl.col("genre") == "prose") & (pl.col("duplicates") > 5)
+    )
+    path = tmp_path_factory.mktemp("documents") / "a.txt"
+    path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 9)
+    return path
+
+
+def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
+    call, document, small_demo, tmp_path
+):
+    out = tmp_path / "out"
+    report = tmp_path / "junit.xml"
+    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
+    result = call(*arguments, "--study", small_demo, "--junit", report)
+    assert result.status == 0, result.err
+    spans = pl.read_parquet(out / "spans.parquet")
+    assert spans.height
+    assert spans["probability"].is_between(0, 1).all()
+    says = pl.when(pl.col("probability") >= 0.5).then(pl.lit("recall")).otherwise(pl.lit("guess"))
+    assert spans["cnn_says"].equals(spans.select(says).to_series(), check_names=False)
+    facts = json.loads((out / "audit.json").read_text())["cnn"]
+    assert facts["reason"] is None
+    assert facts["calibration"]["method"] == "temperature"
+    page = (out / "audit.html").read_text()
+    assert "Brier score" in page
+    assert page.count("<circle") == len(facts["measured"]["bins"])
+    assert "<testsuite" in report.read_text()
+    assert "other documents, settings" in call(*arguments).err
+
+
+@pytest.mark.parametrize(
+    ("which", "words"), [("small_demo", "another model"), ("nowhere", "no such folder")]
+)
+def test_a_study_that_is_none_of_this_model_is_refused(
+    refused, document, small_demo, tiny, tmp_path, which, words
+):
+    folder = small_demo if which == "small_demo" else Path("nowhere")
+    line = refused("audit", tiny.model, document, "-o", tmp_path / "x", "-q", "--study", folder)
+    assert words in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_study_that_was_not_trained_is_refused(refused, document, tiny, tiny_studies, tmp_path):
+    out = tmp_path / "x"
+    folder = tiny_studies["label"]
+    line = refused("audit", tiny.model, document, "-o", out, "-q", "--study", folder)
+    assert "stage 'train' has not been run" in line
+
+
+def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
+    said = []
+    monkeypatch.setattr(auto_study, "say", said.append)
+    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
+    assert "Of 150 sequences the model has memorized" in said[0]
+    assert f"each wants {MEMORIZED_A_CLASS}" in said[1]
+    assert not (made.folder / "maps").exists()
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.parquet")}
+    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
+    after = {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.parquet")}
+    assert before == after
+    found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
+    assert "could not train" in read_ground(found).facts["reason"]
+
+
+def test_auto_refuses_other_windows_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="Give both as 32"):
+        make_study(tmp_path, AuditSettings(prefix=8), model="embedded")
+    assert not list(tmp_path.iterdir())
