@@ -17,6 +17,7 @@ from mnemoscope.cli import (
     search,
     study,
     tables,
+    track,
 )
 
 __all__ = ["app", "verbs"]
@@ -66,6 +67,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "knockout": study.knockout,
     "search": search.search,
     "analyze": analyze.analyze,
+    "track": track.track,
     "report": study.report,
     "audit": audit.audit,
     "describe": describe.describe,

@@ -27,7 +27,7 @@ from mnemoscope.report.palette import (
     map_ramp,
 )
 
-__all__ = ["environment", "render_report", "write_report"]
+__all__ = ["asset", "environment", "render_report", "write_report"]
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
@@ -44,14 +44,14 @@ def render_report(content: ReportContent) -> str:
     Returns:
         The page; the same content always gives the same page.
     """
-    script = Markup(_asset("report.js"))
+    script = Markup(asset("report.js"))
     page = environment().get_template("report.html.j2")
     html = page.render(
         content=content,
         version=__version__,
         script=script,
         script_hash=_csp_hash(script),
-        style=Markup(_asset("report.css")),
+        style=Markup(asset("report.css")),
         deltas=views.delta_views(content.taxonomies),
         is_folded=len(content.taxonomies) > MOST_OPEN_TAXONOMIES,
         size_mark=_SIZE_MARK,
@@ -128,7 +128,7 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """Read one of our own files that go into the page."""
     return resources.files("mnemoscope.report").joinpath("templates", name).read_text("utf-8")
 

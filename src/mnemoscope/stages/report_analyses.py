@@ -12,7 +12,7 @@ from mnemoscope.report.numbers import count, seconds_text
 from mnemoscope.stages.analysis_store import StoredResult, stored_results
 from mnemoscope.study import Study
 
-__all__ = ["analysis_sections"]
+__all__ = ["analysis_sections", "table_of"]
 
 _MOST_ROWS = 40
 
@@ -39,7 +39,7 @@ def _section(study: Study, entry: Entry, result: StoredResult, folder: Path) -> 
         further=result.further,
         figures=result.figures,
         tables=tuple(
-            _table(name, study.read(f"{place}/{name}.parquet"), f"{place}/{name}.parquet")
+            table_of(name, study.read(f"{place}/{name}.parquet"), f"{place}/{name}.parquet")
             for name in result.frames
         ),
         cost=f"{seconds_text(result.seconds)} and {count(result.forward_passes)} sequences "
@@ -49,7 +49,7 @@ def _section(study: Study, entry: Entry, result: StoredResult, folder: Path) -> 
     )
 
 
-def _table(name: str, frame: pl.DataFrame, file: str) -> AnalysisTable:
+def table_of(name: str, frame: pl.DataFrame, file: str) -> AnalysisTable:
     """The first rows of a table as text; columns of lists are left to the file."""
     shown = frame.select(
         column for column, kind in frame.schema.items() if not isinstance(kind, pl.List | pl.Array)

@@ -1,0 +1,66 @@
+"""What watching memorization costs a training run: 256 windows every 100 steps.
+
+Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_watch.py [BLOCKS]
+
+The embedded architecture, trained on its own sequences with the recipe's batch size and optimizer,
+one thread. Blocks of 100 optimizer steps and single checks of 256 windows take turns, so that both
+meet the same machine; the share is the median check over the median block and check together.
+CPU seconds of this one process.
+"""
+
+import sys
+import tempfile
+import time
+from statistics import median
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.embedded.pretrain import new_model
+from mnemoscope.embedded.settings import SETTINGS
+from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.training import MemorizationWatch, WatchedWindows
+
+STEPS = 100
+N_WINDOWS = 256
+
+
+def main() -> None:
+    n_blocks = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    torch.set_num_threads(1)
+    setting = SETTINGS["full"]
+    torch.manual_seed(0)
+    model = new_model(setting).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    table = read_table(sequences_path())
+    rows = torch.from_numpy(token_matrix(table).astype(np.int64))
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    windows = WatchedWindows.from_table(table, tokenizer, most=N_WINDOWS)
+    blocks, checks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        watch = MemorizationWatch(windows, folder)
+        watch.check(model, 0)
+        for block in range(1, n_blocks + 1):
+            started = time.process_time()
+            for _ in range(STEPS):
+                batch = rows[torch.randint(len(rows), (setting.batch_size,))]
+                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            blocks.append(time.process_time() - started)
+            started = time.process_time()
+            watch.check(model, block * STEPS)
+            checks.append(time.process_time() - started)
+            print(f"{STEPS} steps {blocks[-1]:.2f} s, check {checks[-1]:.3f} s", flush=True)
+    share = median(checks) / (median(blocks) + median(checks))
+    print(
+        f"batch {setting.batch_size} of 64: {STEPS} steps {median(blocks):.2f} s, a check of "
+        f"{len(windows)} windows {median(checks):.3f} s: {100 * share:.2f} % of the time"
+    )
+
+
+if __name__ == "__main__":
+    main()

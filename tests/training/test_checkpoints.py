@@ -1,0 +1,81 @@
+"""Checkpoints are found in their order, or it is said what is wrong with them."""
+
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.training.checkpoints import find_checkpoints, lacking_steps, signature
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+
+
+def test_a_trainers_folder_is_read_in_the_order_of_its_steps(tmp_path):
+    make(tmp_path, "checkpoint-1000", "checkpoint-90", "checkpoint-200")
+    (tmp_path / "runs").mkdir()
+    found = find_checkpoints([str(tmp_path)])
+    assert [one.step for one in found] == [90, 200, 1000]
+    assert found[0].name == str(tmp_path / "checkpoint-90")
+    assert {one.revision for one in found} == {None}
+
+
+def test_revisions_of_the_hub_give_their_steps():
+    names = ["EleutherAI/pythia-70m@step143000", "EleutherAI/pythia-70m@step1000"]
+    found = find_checkpoints(names)
+    assert [(one.name, one.revision, one.step) for one in found] == [
+        ("EleutherAI/pythia-70m", "step1000", 1000),
+        ("EleutherAI/pythia-70m", "step143000", 143000),
+    ]
+
+
+def test_names_without_numbers_keep_their_order(tmp_path):
+    make(tmp_path, "first", "then")
+    found = find_checkpoints([str(tmp_path / "then"), str(tmp_path / "first")])
+    assert [(one.step, one.name.rsplit("/", 1)[-1]) for one in found] == [(0, "then"), (1, "first")]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "words"),
+    [
+        (["checkpoint-1"], ["."], "1 checkpoint named, two or more"),
+        ([], ["."], "holds no checkpoint"),
+        (["a-1", "b-1"], ["."], "are both step 1"),
+        (["a-1", "b"], ["."], "no step in the name"),
+    ],
+)
+def test_what_cannot_be_tracked_is_refused(tmp_path, monkeypatch, names, given, words):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, *names)
+    with pytest.raises(UserError, match=words):
+        find_checkpoints(given)
+
+
+def test_a_checkpoint_without_a_model_is_named(tmp_path):
+    make(tmp_path, "checkpoint-1", "checkpoint-3")
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(UserError, match=r"checkpoint-2: holds no model"):
+        find_checkpoints([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("steps", "lacking"),
+    [
+        ([100, 200, 500, 600, 700], [300, 400]),
+        ([100, 200, 300], []),
+        ([1, 2, 4, 8], []),
+        ([10, 20, 30, 45], []),
+        ([5], []),
+    ],
+)
+def test_gaps_are_seen_only_in_an_even_row(steps, lacking):
+    assert lacking_steps(steps) == lacking
+
+
+def test_signature_tells_changed_weights(tmp_path):
+    make(tmp_path, "checkpoint-1", "checkpoint-2")
+    one = find_checkpoints([str(tmp_path)])[0]
+    before = signature(one)
+    (tmp_path / "checkpoint-1" / "model.safetensors").write_bytes(b"x")
+    assert signature(one) != before

@@ -1,0 +1,77 @@
+"""Becoming memorized and being forgotten, against tables worked out by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnemoscope.training.survival import follow, survival, turnover
+
+STEPS = (0, 10, 20, 30)
+SEEN = {
+    "never": (0, 0, 0, 0),
+    "kept": (0, 1, 1, 1),
+    "forgotten": (0, 1, 0, 0),
+    "flickers": (1, 0, 1, 0),
+    "late": (0, 0, 0, 1),
+}
+
+
+def checks_of(seen: dict[str, tuple[int, ...]]) -> pl.DataFrame:
+    rows = [
+        (step, window, bool(values[place]))
+        for place, step in enumerate(STEPS)
+        for window, values in seen.items()
+    ]
+    return pl.DataFrame(rows, schema=["step", "window", "is_memorized"], orient="row")
+
+
+def test_each_window_is_followed():
+    found = {row[0]: row[1:] for row in follow(checks_of(SEEN)).iter_rows()}
+    assert found == {
+        "never": (None, None, 0, 0, False),
+        "kept": (10, None, 3, 1, True),
+        "forgotten": (10, 20, 1, 2, False),
+        "flickers": (0, 10, 2, 3, False),
+        "late": (30, None, 1, 1, True),
+    }
+
+
+def test_turnover_counts_every_window_once():
+    found = turnover(checks_of(SEEN)).rows()
+    assert found == [
+        (0, 10, 0, 2, 1, 2),
+        (10, 20, 1, 1, 1, 2),
+        (20, 30, 1, 1, 1, 2),
+    ]
+
+
+def test_survival_is_the_product_worked_out_by_hand():
+    # Ages: 5 forgotten, 8 censored, 10 forgotten (two), 20 censored, of five windows.
+    followed = pl.DataFrame(
+        {
+            "window": list("abcde"),
+            "first_memorized": [0, 12, 0, 5, 0],
+            "forgotten": [5, None, 10, 15, None],
+        }
+    )
+    found = survival(followed, 20)
+    assert found["age"].to_list() == [0, 5, 8, 10, 20]
+    assert found["at_risk"].to_list() == [5, 5, 4, 3, 1]
+    by_hand = [1, 4 / 5, 4 / 5, 4 / 5 * 1 / 3, 4 / 5 * 1 / 3]
+    assert np.allclose(found["survives"], by_hand)
+    inside = found.drop_nans()
+    assert ((inside["low"] <= inside["survives"]) & (inside["survives"] <= inside["high"])).all()
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * len(STEPS)), min_size=1, max_size=30))
+def test_without_censoring_survival_is_the_plain_share(rows):
+    seen = {str(place): (*row[:-1], False) for place, row in enumerate(rows)}
+    followed = follow(checks_of(seen))
+    known = followed.drop_nulls("first_memorized").filter(pl.col("first_memorized") < 30)
+    found = survival(followed, 30)
+    assert found.is_empty() == known.is_empty()
+    ages = (known["forgotten"] - known["first_memorized"]).to_numpy()
+    for age, survives in found.select("age", "survives").iter_rows():
+        assert survives == pytest.approx((ages > age).mean())
