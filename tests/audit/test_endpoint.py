@@ -126,6 +126,9 @@ def test_without_a_tokenizer_words_count_and_places_are_exact(
         assert text[row["start"] : row["end"]] == row["text"]
         assert first <= row["start"] < row["end"] <= last
     assert any("words" in note for note in record["api"]["notes"])
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "Shown 12 words of a text" in page
+    assert "--reference" not in page
 
 
 def test_four_at_once_give_the_bytes_of_one(document, lm, tmp_path):
@@ -165,7 +168,7 @@ def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
         command += ["--model", "embedded", "--tokenizer", "embedded", str(document), "-o", str(out)]
         command += ["--concurrency", "1", "--requests-per-minute", "600", "--stride", "16"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(service.bodies) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
