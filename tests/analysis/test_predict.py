@@ -6,7 +6,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.analysis.calibration import expected_calibration_error, figures_of
-from mnemoscope.analysis.logistic import fit_parts, is_separated, likelihood_ratio
+from mnemoscope.analysis.logistic import (
+    fit_parts,
+    is_separated,
+    likelihood_ratio,
+    separating_features,
+)
 from mnemoscope.analysis.partition import PARTITION_FEATURES, assign_parts, candidates
 from mnemoscope.analysis.predict import Data, Settings, best_partition, model_all, split_rows
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts, three_perplexities
@@ -94,6 +99,14 @@ def test_likelihood_ratios_are_refused_where_they_are_not_valid() -> None:
     assert not is_separated(design, label)
     touching = np.column_stack([np.ones(4), [-1.0, 0.0, 0.0, 1.0]])  # all but rows on the plane
     assert is_separated(touching, np.array([False, False, True, True]))
+
+
+def test_the_feature_that_separates_is_named_and_the_others_are_not() -> None:
+    """A flag that only some positive rows have separates, though most rows lie on the plane."""
+    values, label = _logistic(300)
+    flag = label & (values[:, 0] > 1)
+    assert separating_features(np.column_stack([values, flag]), label) == [3]
+    assert separating_features(values, label) == []
 
 
 def test_calibration_error_by_hand() -> None:

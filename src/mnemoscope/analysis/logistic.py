@@ -14,11 +14,19 @@ import numpy.typing as npt
 
 from mnemoscope.errors import UserError
 
-__all__ = ["PartModels", "RatioTest", "fit_parts", "is_separated", "likelihood_ratio"]
+__all__ = [
+    "PartModels",
+    "RatioTest",
+    "fit_parts",
+    "is_separated",
+    "likelihood_ratio",
+    "separating_features",
+]
 
 _Floats = npt.NDArray[np.float64]
 _Flags = npt.NDArray[np.bool_]
 _Parts = npt.NDArray[np.int64]
+_NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 
 
 @dataclass(frozen=True)
@@ -170,18 +178,43 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
 def is_separated(design: _Floats, label: _Flags) -> bool:
     """Say whether a plane separates the labels, wholly or but for rows that lie on it.
 
-    Exactly then a logistic model has no finite maximum-likelihood fit (Albert and Anderson 1984);
-    it is a linear programme (Konis 2007).
+    Exactly then a logistic model has no finite maximum-likelihood fit (Albert and Anderson 1984).
 
     Args:
         design: shape (n, k), of full rank, with the intercept.
         label: shape (n,).
     """
+    return bool(_separating_plane(design, label).any())
+
+
+def separating_features(values: _Floats, label: _Flags) -> list[int]:
+    """Give columns without which nothing separates the labels.
+
+    Args:
+        values: features, shape (n, k); an intercept is added.
+        label: shape (n,).
+    """
+    kept, found = list(range(values.shape[1])), []
+    while kept:
+        design = np.column_stack([np.ones(len(values)), values[:, kept]])
+        weights = np.abs(_separating_plane(design, label)[1:])
+        if not weights.any():
+            break
+        found.append(kept.pop(int(weights.argmax())))
+    return sorted(found)
+
+
+def _separating_plane(design: _Floats, label: _Flags) -> _Floats:
+    """Weights of a separating plane, all 0 where there is none: a linear programme (Konis 2007)."""
     from scipy.optimize import linprog
 
-    signed = np.where(label, 1.0, -1.0)[:, None] * (design / np.abs(design).max(axis=0))
+    scale = np.abs(design).max(axis=0)
+    signed = np.where(label, 1.0, -1.0)[:, None] * (design / np.where(scale > 0, scale, 1.0))
     found = linprog(-signed.mean(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
-    return bool(found.status == 0 and -found.fun > 1e-9)
+    if found.status != 0 or -found.fun <= _NO_PLANE:
+        return np.zeros(design.shape[1])
+    weights: _Floats = np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0)
+    return weights
 
 
 def _independent(design: _Floats) -> _Floats:
@@ -197,12 +230,16 @@ def _independent(design: _Floats) -> _Floats:
 
 def _unpenalised(sm: Any, design: _Floats, label: _Flags) -> tuple[float, str]:
     """Log-likelihood of a maximum-likelihood fit, or why there is none."""
+    reason = ""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        try:
-            fit = sm.Logit(label.astype(float), design).fit(disp=0, maxiter=200)
-        except Exception as error:  # statsmodels has no common type for what can go wrong here
-            return float("nan"), f"no unpenalised fit ({type(error).__name__})"
-    if not fit.mle_retvals["converged"]:
-        return float("nan"), "the unpenalised fit does not converge"
-    return float(fit.llf), ""
+        for method in ("newton", "bfgs"):  # long tails send Newton's first steps astray
+            try:
+                fit = sm.Logit(label.astype(float), design).fit(disp=0, maxiter=2000, method=method)
+            except Exception as error:  # statsmodels has no common type for what can go wrong
+                reason = f"no unpenalised fit ({type(error).__name__})"
+                continue
+            if fit.mle_retvals["converged"] and np.isfinite(fit.llf):
+                return float(fit.llf), ""
+            reason = "the unpenalised fit does not converge"
+    return float("nan"), reason

@@ -18,7 +18,13 @@ from mnemoscope.analysis.classes import PRASHANTH, categories_of
 from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.logistic import PartModels, RatioTest, fit_parts, likelihood_ratio
+from mnemoscope.analysis.logistic import (
+    PartModels,
+    RatioTest,
+    fit_parts,
+    likelihood_ratio,
+    separating_features,
+)
 from mnemoscope.analysis.partition import Candidate, assign_parts, candidates
 from mnemoscope.analysis.predictors import FEATURES, add_predictors
 from mnemoscope.analysis.result import AnalysisResult
@@ -335,7 +341,13 @@ def _tests(data: Data, names: list[str]) -> pl.DataFrame:
     values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
     label, category = data.label[train], data.category[train]
     rows = []
-    for column, name in enumerate(names):
+    separating = separating_features(values, label)
+    for column in separating:
+        reason = "separates the labels by itself or with others, so it is left out of the tests"
+        test = RatioTest(float("nan"), 1, float("nan"), reason)
+        rows.append(_test_row(names[column].replace("_", " "), test))
+    values = np.delete(values, separating, axis=1)
+    for column, name in enumerate(np.delete(np.array(names), separating).tolist()):
         test = likelihood_ratio(np.delete(values, column, axis=1), values, label)
         rows.append(_test_row(f"{name.replace('_', ' ')}, given all others", test))
     indicators = (category[:, None] == np.arange(1, len(data.names))).astype(np.float64)

@@ -1,0 +1,111 @@
+"""The verb analyze: lists, refuses in one line, stores, does nothing twice, is in the report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Path:
+    shutil.copytree(tiny_studies["report"], tmp_path / "study")
+    return tmp_path / "study"
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_list_says_what_each_answers_and_needs(call) -> None:
+    from mnemoscope.analysis.registry import ENTRIES
+
+    result = call("analyze", "--list")
+    assert result.status == 0
+    for entry in ENTRIES:
+        assert entry.name in result.out
+        assert entry.needs[0] in result.out
+
+
+def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call) -> None:
+    """`levels` of a model and itself; a changed setting makes it anew, the same one does not."""
+    arguments = ("analyze", "levels", study, "--second", tiny.model, "--set", "n_sequences=12")
+    first = call(*arguments, "-q")
+    assert first.status == 0, first.err
+    assert "100.0 %" in first.out or "nothing that could stay" in first.out
+    folder = study / "analysis" / "levels"
+    stored = json.loads((folder / "result.json").read_text())
+    assert stored["settings"]["n_sequences"] == 12
+    assert stored["settings"]["seed"] == 0
+    assert stored["forward_passes"] > 0
+    assert {f"{name}.parquet" for name in stored["frames"]} == {
+        path.name for path in folder.glob("*.parquet")
+    }
+    page = (study / "report.html").read_text(encoding="utf-8")
+    assert stored["sentence"].split(",")[0] in page
+    assert 'id="analysis-1"' in page
+    before = stamps(folder)
+    again = call(*arguments, "-q")
+    assert "nothing to do" in again.out
+    assert stamps(folder) == before
+    other = call(*arguments, "--seed", "1", "-q")
+    assert other.status == 0
+    assert stamps(folder) != before
+    assert json.loads((folder / "result.json").read_text())["settings"]["seed"] == 1
+    # the model against itself: everything stays where it was
+    moved = pl.read_parquet(folder / "transitions.parquet").filter(pl.col("n") > 0)
+    assert (moved["from"] == moved["to"]).all()
+
+
+def test_what_a_study_lacks_is_said_with_the_remedy(study, tiny_studies, tmp_path, refused) -> None:
+    settings = study / "study.yaml"
+    lines = settings.read_text().splitlines()
+    kept = ["  reference: null" if one.startswith("  reference:") else one for one in lines]
+    settings.write_text("\n".join(kept))
+    assert "--second MODEL" in refused("analyze", "levels", study)
+    assert not (study / "analysis").exists()
+    begun = tmp_path / "begun"
+    shutil.copytree(tiny_studies["sequences"], begun)
+    assert f"mnemoscope continue {begun}" in refused("analyze", "boundary", begun)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("levles",), "Did you mean 'levels'"),
+        (("boundary", "--set", "tolerence=0.1"), "Did you mean 'tolerance'"),
+        (("boundary", "--set", "tolerance=0.5"), "less than 0.125"),
+        (("boundary", "--set", "tolerance"), "wants KEY=VALUE"),
+        (("boundary", "--published"), "no other variant"),
+        (("levels", "--second", "nowhere/at-all-that-is"), "nowhere"),
+        (("levels", "--second", "a", "--checkpoint", "b"), "Give one of them"),
+        (("boundary", "--corpus", "not-there"), "not-there"),
+        (("boundary", "--set", "minimum=1000"), "1000 are needed"),
+        (("all", "--set", "seed=3"), "of one analysis"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(study, refused, arguments, said) -> None:
+    name, *rest = arguments
+    assert said in refused("analyze", name, study, *rest)
+    assert not (study / "analysis" / name).exists()
+
+
+def test_a_verb_without_a_study_says_what_it_wants(refused) -> None:
+    assert "--list" in refused("analyze")
+    assert "--list" in refused("analyze", "levels")
+
+
+def test_a_folder_of_checkpoints_is_followed_by_number(tmp_path) -> None:
+    from mnemoscope.errors import UserError
+    from mnemoscope.stages.analyze import _expand
+
+    for step in (100, 20, 3):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
+    found = [Path(name).name for name in _expand((str(tmp_path),))]
+    assert found == ["checkpoint-3", "checkpoint-20", "checkpoint-100"]
+    assert _expand(("a", "b")) == ("a", "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no checkpoint in it"):
+        _expand((str(tmp_path / "empty"),))
