@@ -191,6 +191,14 @@ class TestRefusals:
         (folder / "tokenizer.json").write_text("{}")
         assert "tokenizer" in refusal(UserError, load_model, folder)
 
+    def test_tokenizer_whose_merges_fit_no_vocabulary(self, folder):
+        path = folder / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        tokenizer["model"] = {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}
+        path.write_text(json.dumps(tokenizer))
+        said = refusal(UserError, load_model, folder)
+        assert "its tokenizer cannot be read" in said
+
     def test_own_code_is_not_run_unasked(self, folder):
         edit_config(
             folder,

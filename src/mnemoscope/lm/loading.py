@@ -121,7 +121,10 @@ def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, **source.arguments(), trust_remote_code=trust_remote_code
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
+        known = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
+        if not known and type(error) is not Exception:  # what the tokenizers library raises
+            raise
         raise UserError(
             f"{source.name}: its tokenizer cannot be read ({_first_line(error)}). Copy the files "
             "of the model's tokenizer again."
