@@ -133,6 +133,21 @@ def test_the_tables_hold_what_is_not_drawn(page) -> None:
     assert "64.0 %" in copies
 
 
+def test_a_single_memorized_class_has_its_shares_but_no_specificity(
+    study, content, build_taxonomy
+) -> None:
+    (row, *_) = (row for row in index_rows() if row["class"] == "Guess" and row["strength"] == 1)
+    alone = row | {"broken_others": "{}", "specificity": None, "low": None, "high": None}
+    cuts = study.read("knockout.parquet").filter(pl.col("class") == "Guess")
+    frames = {"knockout.parquet": cuts, "specificity.parquet": pl.DataFrame([alone])}
+    study.read = frames.__getitem__
+    view = knockout_of(study, ", ".join(NAMES))
+    taxonomy = replace(build_taxonomy(NAMES, n_layers=1), knockout=view)
+    text = words(render_report(replace(content, taxonomies=(taxonomy,))))
+    assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text
+    assert "None" not in text
+
+
 def test_without_a_knockout_the_page_says_nothing_of_it(study, content) -> None:
     assert "-knockout" not in render_report(content)
     assert knockout_of(study, "Non-Memo, Code, Others") is None
