@@ -6,7 +6,7 @@ categories; the divergence of perplexity between memorized and not at each band 
 Run it: mnemoscope analyze dependencies STUDY
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -128,9 +128,10 @@ def coefficient_table(
                     {"feature": feature, "kind": kind_name, "category": group, **entry}
                     for entry in _of_group(values[rows], memorized[rows], settings)
                 ]
-    schema = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
-    schema |= dict.fromkeys(("value", "low", "high"), pl.Float64)
-    return pl.DataFrame(found, schema={**schema, "n": pl.Int64, "n_memorized": pl.Int64})
+    words = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
+    numbers = dict.fromkeys(("value", "low", "high"), pl.Float64)
+    counts = dict.fromkeys(("n", "n_memorized"), pl.Int64)
+    return pl.DataFrame(found, schema={**words, **numbers, **counts})
 
 
 def _of_group(
@@ -169,6 +170,7 @@ def divergence_table(
         if min(len(first), len(second)) < settings.minimum:
             continue
         name = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} and more"
+        figures: Mapping[str, float | None]
         if settings.published:
             figure = published_kl(np.exp(first), np.exp(second), seed=settings.seed)
             figures = {"kl": figure, "low": None, "high": None, "shuffled": None}

@@ -70,23 +70,23 @@ def add_predictors(
         texts = rows["text"].to_list()
         columns |= _kept_similarities(inputs, rows, texts)
         columns["shannon_length"] = [shannon_length(text) for text in texts]
-    given = {
-        name: rows[name].cast(pl.Float64)
-        for name in ("duplicates", "n_similar", "n_near")
-        if name in rows.columns
+    made: dict[str, pl.Series] = {
+        name: _column(name, values, rows.height) for name, values in columns.items()
     }
+    for name in ("duplicates", "n_similar", "n_near"):
+        if name in rows.columns:  # a user's own column knows better
+            made[name] = rows[name].cast(pl.Float64)
     if {"is_incrementing", "is_repeating"} <= set(rows.columns):
         either = rows["is_incrementing"] | rows["is_repeating"]
-        given["is_templating"] = either.cast(pl.Float64)
-    made = {
-        name: pl.Series(name, values, dtype=pl.Float64)
-        if values is not None
-        else pl.Series(name, [None] * rows.height, dtype=pl.Float64)
-        for name, values in columns.items()
-    }
-    return rows.select("sequence_id").with_columns(
-        **{name: series.alias(name) for name, series in {**made, **given}.items()}
-    )
+        made["is_templating"] = either.cast(pl.Float64).alias("is_templating")
+    return rows.select("sequence_id").with_columns(made.values())
+
+
+def _column(name: str, values: npt.ArrayLike | None, n_rows: int) -> pl.Series:
+    """A feature as a column; null throughout where it is not known."""
+    if values is None:
+        return pl.Series(name, [None] * n_rows, dtype=pl.Float64)
+    return pl.Series(name, np.asarray(values, dtype=np.float64))
 
 
 def count_tokens(inputs: AnalysisInputs) -> npt.NDArray[np.int64]:
