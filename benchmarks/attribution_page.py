@@ -71,6 +71,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--name", default="checks", help="of the tables, as the page has several")
     options = parser.parse_args()
     study = ms.Study(options.study)
     taxonomies = study.settings.label.taxonomies
@@ -82,4 +83,4 @@ if __name__ == "__main__":
     ]
     print("\n".join(lines))
     if options.write:
-        write_tables(options.write, "\n".join(lines), name="checks")
+        write_tables(options.write, "\n".join(lines), name=options.name)
