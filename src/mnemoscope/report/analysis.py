@@ -283,7 +283,7 @@ def heat_view(heat: HeatMap) -> HeatView:
     """
     n_rows, n_columns = len(heat.row_names), len(heat.column_names)
     left = 12.0 + 6.6 * min(max(map(len, heat.row_names)), 26) + (16 if heat.row_label else 0)
-    cell_width = min((WIDTH - left - 8) / n_columns, 92.0)
+    cell_width = min((WIDTH - left - 60) / n_columns, 92.0)
     cell_height = min(max(cell_width * 0.62, 8.0), 34.0) if n_columns <= 12 else cell_width
     longest = max(map(len, heat.column_names))
     is_slanted = longest > 3 and 6.4 * longest > max(cell_width, 44.0)
@@ -305,7 +305,7 @@ def heat_view(heat: HeatMap) -> HeatView:
     ]
     return HeatView(
         heat=heat,
-        width=left + n_columns * cell_width + 8,
+        width=left + n_columns * cell_width + (60 if is_slanted else 8),
         height=top + n_rows * cell_height + 8,
         left=left,
         top=top,
