@@ -318,7 +318,14 @@ def _study_folder(
         return Path(study)
     from mnemoscope.stages.auto_study import make_study
 
-    return make_study(out, settings, model=model, revision=revision, **given).folder
+    return make_study(
+        out,
+        settings,
+        model=model,
+        revision=revision,
+        dtype=given["dtype"],
+        device=given["device"],
+    ).folder
 
 
 def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "CnnGround":

@@ -127,9 +127,8 @@ def _rank(prefixes: np.ndarray, suffixes: np.ndarray) -> np.ndarray:
     np.bitwise_or(ids, np.arange(width, dtype=kind), out=ids)
     ids.sort(axis=1)
     line = ids.ravel()
-    is_new = np.empty(line.shape, dtype=bool)
-    np.greater_equal(line[1:] ^ line[:-1], 1 << n_bits, out=is_new[1:])
-    is_new = is_new.reshape(ids.shape)
+    is_new: npt.NDArray[np.bool_] = np.empty(ids.shape, dtype=bool)
+    np.greater_equal(line[1:] ^ line[:-1], 1 << n_bits, out=is_new.ravel()[1:])
     is_new[:, :1] = True
     return _sort_back(ids, n_bits, is_new)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from mnemoscope.errors import UserError
 from mnemoscope.report.content import Estimate
 from mnemoscope.report.knockout import (
     CopyRow,
@@ -116,6 +117,11 @@ def _copies(rows: pl.DataFrame) -> Iterator[CopyRow]:
     )
     for row in rows.filter(choice="copy").to_dicts():
         name = row["class"]
+        if name not in equal:
+            raise UserError(
+                f"knockout.parquet: the copy edges of '{name}' lack their control of equal mass, "
+                "which an earlier version did not measure. Make it anew: knockout --redo."
+            )
         yield CopyRow(
             class_name=name,
             n_edges=row["n_edges"],
