@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-__all__ = ["Progress", "say", "show_progress", "track"]
+__all__ = ["Opener", "Progress", "follow_progress", "say", "show_progress", "track"]
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -66,8 +66,9 @@ def _rate(a_second: float) -> str:
     return f"{1 / a_second:,.0f} s each"
 
 
-_Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
-_openers: list[_Opener] = []
+Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
+"""Begins to follow one computation: label, total, unit; gives it and what ends it."""
+_openers: list[Opener] = []
 
 
 @contextmanager
@@ -102,7 +103,13 @@ def say(message: str) -> None:
 def show_progress(stream: TextIO | None = None) -> Iterator[None]:
     """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
     stream = stream or sys.stderr
-    opener = _rich_opener() if _is_interactive(stream) else _line_opener(stream)
+    with follow_progress(_rich_opener() if _is_interactive(stream) else _line_opener(stream)):
+        yield
+
+
+@contextmanager
+def follow_progress(opener: Opener) -> Iterator[None]:
+    """Hand every computation inside this block to `opener`; what it raises stops the work."""
     _openers.append(opener)
     try:
         yield
@@ -115,7 +122,7 @@ def _is_interactive(stream: TextIO) -> bool:
     return stream.isatty() or "ipykernel" in sys.modules
 
 
-def _line_opener(stream: TextIO) -> _Opener:
+def _line_opener(stream: TextIO) -> Opener:
     def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
         lines = _Lines(label, total, unit, stream)
         return lines, lines.close
@@ -123,7 +130,7 @@ def _line_opener(stream: TextIO) -> _Opener:
     return open_
 
 
-def _rich_opener() -> _Opener:
+def _rich_opener() -> Opener:
     def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
         from rich.console import Console
         from rich.progress import (

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mnemoscope.audit.marks import Mark, mark_hidden
 
-__all__ = ["Stretch", "render_page", "stretches"]
+__all__ = ["Stretch", "environment", "render_page", "stretches"]
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -53,7 +53,7 @@ def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[s
     shown = (recalled + guessed)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= _WHOLE_UP_TO
     page = (
-        _environment()
+        environment()
         .get_template("audit.html.j2")
         .render(
             record=record,
@@ -125,8 +125,8 @@ def _documents(
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    """Templates; every text is escaped."""
+def environment() -> jinja2.Environment:
+    """Give the templates of an audit, its cards among them; every text is escaped."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("mnemoscope.audit"),
         autoescape=True,
