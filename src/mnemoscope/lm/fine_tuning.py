@@ -1,0 +1,169 @@
+"""Train a copy of a model a few steps further, up or down the gradient: same rows, same bytes.
+
+One thread, so that a sum has one order, and a generator of random numbers of each step's own. The
+model that was given is left as it was.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.lm.batching import check_tokens
+from mnemoscope.lm.fingerprint import fingerprint_model
+from mnemoscope.lm.forward import last_logits, prepend_bos
+from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["FineTuning", "StepSettings", "one_thread"]
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is made: AdamW at a constant learning rate, gradients clipped.
+
+    Attributes:
+        learning_rate: of every step; there is no warm-up.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip_norm: largest norm of the gradient.
+        ascent: go up the loss, to unlearn.
+        seed: of what is random in a step (dropout).
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    ascent: bool = False
+    seed: int = 0
+
+
+class FineTuning:
+    """A copy of a model in float32 and the optimizer that trains it.
+
+    Attributes:
+        lm: the copy as trained so far, in evaluation mode, ready for the other functions of this
+            room. Its `fingerprint` is that of the beginning; `digest` gives today's.
+        step: how many steps it has made.
+    """
+
+    def __init__(self, lm: LanguageModel, settings: StepSettings) -> None:
+        """Copy the model.
+
+        Args:
+            lm: on one device, its weights not quantized.
+            settings: of every step.
+
+        Raises:
+            UserError: a model that is quantized or spread over devices.
+            NoRoomError: memory is too small for a copy.
+        """
+        if lm.quantization is not None or lm.device_map is not None:
+            how = "quantized" if lm.quantization is not None else "spread over devices"
+            raise UserError(
+                f"{lm.name}: its weights are {how}, and cannot be trained here. Load it plain, on "
+                "one device."
+            )
+        with _room_for(lm):
+            model = copy.deepcopy(lm.model).float()
+        for weight in model.parameters():
+            weight.requires_grad_(True)
+        self.lm = replace(lm, model=model.eval(), dtype="float32")
+        self.step = 0
+        self._settings = settings
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+
+    def train(self, tokens: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
+        """Make one step.
+
+        Args:
+            tokens: the batch, shape (batch, T), integers.
+            counted: the same shape, bool: tokens that the loss counts; None counts all. The first
+                token of a row is counted only where something stands before it.
+
+        Returns:
+            The loss before the step: mean cross-entropy of the counted tokens, nats.
+
+        Raises:
+            UserError: tokens that do not fit the model, none counted, or a loss that is not finite.
+            NoRoomError: memory is too small for the gradients.
+        """
+        batch = check_tokens(self.lm, tokens).to(self.lm.device)
+        mask = np.ones(batch.shape, dtype=bool) if counted is None else np.asarray(counted, bool)
+        with one_thread(), _seeded(self._settings.seed, self.step), _room_for(self.lm):
+            self.lm.model.train()
+            try:
+                loss = self._loss(batch, torch.from_numpy(mask).to(batch.device))
+                (-loss if self._settings.ascent else loss).backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self._settings.clip_norm)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            finally:
+                self.lm.model.eval()
+        self.step += 1
+        return self._finite(loss.item())
+
+    def digest(self) -> str:
+        """SHA-256 of the copy's weights as they are now (`fingerprint_model`)."""
+        return fingerprint_model(self.lm.model)
+
+    def _loss(self, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        fed = prepend_bos(self.lm, batch[:, :-1])
+        n_judged = min(batch.shape[1], fed.shape[1])  # the first token may have none before it
+        wanted = batch[:, -n_judged:].masked_fill(~mask[:, -n_judged:], -100)
+        if not bool((wanted >= 0).any()):
+            raise UserError("a batch of which no token is counted cannot be trained on.")
+        logits = last_logits(self.lm, fed, n_judged)
+        return torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100
+        )
+
+    def _finite(self, loss: float) -> float:
+        if not np.isfinite(loss):
+            raise UserError(
+                f"{self.lm.name}: the loss of step {self.step} is not finite. "
+                "Take a smaller learning_rate."
+            )
+        return loss
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in one thread, so that sums have one order; put back what was set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _seeded(seed: int, step: int) -> Iterator[None]:
+    """Give a step random numbers that depend on nothing but its number."""
+    devices: list[Any] = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        yield
+
+
+@contextmanager
+def _room_for(lm: LanguageModel) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise NoRoomError(
+            f"{lm.name}: too large to be trained on {lm.device}: weights, gradients and optimizer "
+            "take 16 bytes a parameter. Take a smaller batch_size or model."
+        ) from error

@@ -1,0 +1,118 @@
+"""Continued training: an undisturbed loop of plain torch is the oracle, bit for bit."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+from mnemoscope.lm.best_tokens import best_tokens
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from tests.tiny_models import save_model
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return load_model(save_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def batches(n: int = 4) -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 300, (n, 3, 24)).astype(np.int32)
+
+
+def test_steps_are_those_of_a_plain_loop_and_the_given_model_stays(lm) -> None:
+    before = copy.deepcopy(lm.model.state_dict())
+    tuning = FineTuning(lm, StepSettings(1e-3))
+    losses = [tuning.train(batch) for batch in batches()]
+
+    plain = copy.deepcopy(lm.model).train()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    torch.set_num_threads(1)
+    expected = []
+    for batch in torch.from_numpy(batches()).long():
+        logits = plain(input_ids=batch[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    assert losses == expected
+    for name, value in plain.state_dict().items():
+        assert torch.equal(tuning.lm.model.state_dict()[name], value), name
+    assert all(torch.equal(lm.model.state_dict()[name], value) for name, value in before.items())
+    assert tuning.digest() != lm.fingerprint
+
+
+def test_ascent_goes_up_what_descent_goes_down(lm) -> None:
+    batch = batches(1)[0]
+    down, up = FineTuning(lm, StepSettings(1e-3)), FineTuning(lm, StepSettings(1e-3, ascent=True))
+    first = down.train(batch)
+    assert up.train(batch) == first
+    for _ in range(3):
+        lower, higher = down.train(batch), up.train(batch)
+    assert lower < first < higher
+
+
+def test_dropout_is_that_of_the_step_and_outside_numbers_go_on(tmp_path) -> None:
+    """Two runs with dropout agree whatever was drawn in between; the outside generator stays."""
+    lm = load_model(save_model(tmp_path / "dropping", hidden_dropout=0.3, attention_dropout=0.3))
+    digests = []
+    for n_drawn in (0, 5):
+        torch.manual_seed(0)
+        tuning = FineTuning(lm, StepSettings(1e-3))
+        for batch in batches(2):
+            torch.rand(n_drawn)
+            state = torch.get_rng_state()
+            tuning.train(batch)
+            assert torch.equal(torch.get_rng_state(), state)
+        digests.append(tuning.digest())
+    assert digests[0] == digests[1]
+    other = FineTuning(lm, StepSettings(1e-3, seed=1))
+    for batch in batches(2):
+        other.train(batch)
+    assert other.digest() != digests[0]
+
+
+def test_only_counted_tokens_move_the_weights(lm) -> None:
+    """Two batches that differ in the last token, which is not counted, train alike."""
+    first = batches(1)[0]
+    second = first.copy()
+    second[:, -1] = (second[:, -1] + 1) % 300
+    counted = np.ones(first.shape, dtype=bool)
+    counted[:, -1] = False
+    digests = set()
+    for batch in (first, second):
+        tuning = FineTuning(lm, StepSettings(1e-3))
+        tuning.train(batch, counted)
+        digests.add(tuning.digest())
+    assert len(digests) == 1
+    with pytest.raises(UserError, match="no token is counted"):
+        FineTuning(lm, StepSettings(1e-3)).train(first, np.zeros(first.shape, dtype=bool))
+
+
+def test_a_rate_that_blows_up_is_refused_in_one_line(lm) -> None:
+    tuning = FineTuning(lm, StepSettings(1e30))
+    with pytest.raises(UserError, match="smaller learning_rate"):
+        for batch in batches(4):
+            tuning.train(batch)
+
+
+def test_best_tokens_follow_greedy_decoding_up_to_the_first_other(lm) -> None:
+    """A continuation is what the model says at each place; generate of transformers says it too."""
+    prompt = torch.from_numpy(batches(1)[0][:, :8]).long()
+    written = lm.model.generate(prompt, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+    tokens = written.numpy()
+    if (tokens == 0).any():  # min_new_tokens forbids the end of text, which greedy may choose
+        tokens = tokens[(tokens != 0).all(axis=1)]
+    best = best_tokens(lm, tokens, batch_size=2, prefix=8)
+    runs = (best == tokens[:, 8:]).cumprod(axis=1).sum(axis=1)
+    expected = []
+    for row in tokens:
+        logits = lm.model(torch.from_numpy(row[None, :-1])).logits[0, 7:]
+        right = (logits.argmax(-1).numpy() == row[8:]).tolist()
+        expected.append(right.index(False) if False in right else len(right))
+    assert runs.tolist() == expected
+    assert max(expected) == 12
