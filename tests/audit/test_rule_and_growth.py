@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from mnemoscope.audit.growth import grow, is_copied
+from mnemoscope.audit.growth import grow
 from mnemoscope.audit.rule import find_step, rule_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.tokens import tokenize
 from mnemoscope.lm import continue_sequences
+from mnemoscope.lm.verbatim import is_copied
 from mnemoscope.sequences import add_features
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy

@@ -16,7 +16,7 @@ from mnemoscope.audit.answers import Answer
 from mnemoscope.audit.asking import Asker
 from mnemoscope.audit.chain import SCHEMA_VERSION, versions
 from mnemoscope.audit.endpoint import Client
-from mnemoscope.audit.growth import Growth, is_copied
+from mnemoscope.audit.growth import Growth
 from mnemoscope.audit.records import span_frame, span_row
 from mnemoscope.audit.remote_evidence import gather_remote_evidence
 from mnemoscope.audit.run import (
@@ -34,6 +34,7 @@ from mnemoscope.audit.spans import Span, find_spans, places_to_grow
 from mnemoscope.audit.texts import Reading
 from mnemoscope.audit.words import Splitter
 from mnemoscope.errors import UserError
+from mnemoscope.lm.verbatim import is_copied
 from mnemoscope.progress import say
 
 __all__ = ["audit_endpoint", "check_settings"]

@@ -1,0 +1,88 @@
+"""How far a model writes a text on without a mistake, and whether it merely copied its prompt.
+
+One teacher-forced forward: as long as every token is the model's own choice, it is what greedy
+decoding would have written. After Huang, Yang, Potts (arXiv 2407.17817), on tokens, with their
+guard: what the prompt already holds is copied, not remembered.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mnemoscope.lm.batching import check_tokens, run_batches
+from mnemoscope.lm.forward import last_logits, prepend_bos
+from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["as_words", "is_copied", "right_tokens", "run_lengths"]
+
+_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
+_SHOWN_CHARACTERS = 32
+_WORD = re.compile(r"[A-Za-z0-9]+")
+
+
+def right_tokens(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int
+) -> npt.NDArray[np.bool_]:
+    """Say of every token after the prefix whether the true ones before it make it the best.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: shape (n, T), integers.
+        batch_size: rows at once; halved, and said so, when memory runs out.
+        prefix: tokens of the prefix, at least 1.
+
+    Returns:
+        Shape (n, T - prefix), bool.
+
+    Raises:
+        UserError: tokens that do not fit the model.
+        NoRoomError: not even one row fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    found = run_batches(lm, table, batch_size, lambda batch: _right(lm, batch, prefix))
+    return np.concatenate(list(found))
+
+
+def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Count the right tokens in a row from the first on.
+
+    Args:
+        is_right: shape (..., n), bool.
+
+    >>> run_lengths([[True, True, False, True]]).tolist()
+    [2]
+    """
+    counted: npt.NDArray[np.int64] = np.cumprod(is_right, axis=-1, dtype=np.int64).sum(axis=-1)
+    return counted
+
+
+def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
+    """True where the prompt already holds what was written, or its first 32 characters.
+
+    Args:
+        tokenizer: gives the texts; they are compared as words of letters and digits.
+        prompt: token ids that the model was shown.
+        written: token ids that it wrote; five or fewer are never called copied.
+    """
+    written = np.asarray(written)
+    if len(written) <= _SHORTEST_COPY:
+        return False
+    shown, text = as_words(tokenizer, prompt), as_words(tokenizer, written)
+    return bool(text) and (text in shown or text[:_SHOWN_CHARACTERS] in shown)
+
+
+def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
+    """Give tokens as their words of ASCII letters and digits, one space between them."""
+    text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
+    return " ".join(_WORD.findall(text))
+
+
+def _right(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> npt.NDArray[np.bool_]:
+    wanted = batch[:, prefix:]
+    with torch.inference_mode():
+        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
+        is_right: npt.NDArray[np.bool_] = (logits.argmax(dim=-1) == wanted).cpu().numpy()
+    return is_right

@@ -1,0 +1,135 @@
+"""Hidden states are transformers' own; one that is replaced changes exactly what it should."""
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hidden_states import collected_states, decoder_layers, hidden_states
+from mnemoscope.lm.patching import patched_states
+
+
+def _logits(lm, tokens):
+    with torch.inference_mode():
+        return lm.model(input_ids=torch.as_tensor(tokens).long(), use_cache=False).logits
+
+
+def _n_hooks(lm):
+    return sum(len(module._forward_pre_hooks) for module in lm.model.modules())
+
+
+def test_states_are_those_of_output_hidden_states(build, tokens, family):
+    lm, table = build(family), tokens(3, length=12)
+    with torch.inference_mode():
+        theirs = lm.model(
+            input_ids=torch.from_numpy(table).long(), output_hidden_states=True, use_cache=False
+        ).hidden_states
+    theirs = torch.stack(theirs, dim=1).numpy()
+    mine = np.concatenate(
+        list(hidden_states(lm, table, batch_size=3, layers=range(lm.n_layers + 1)))
+    )
+    assert mine.shape == (3, lm.n_layers + 1, 12, 32)
+    np.testing.assert_array_equal(mine, theirs)
+    assert _n_hooks(lm) == 0
+
+
+def test_positions_batches_and_the_bos_token(build, tokens):
+    """The BOS token is read and not counted; the last state alone is the default."""
+    lm, table = build("llama", adds_bos=True), tokens(5, length=10)
+    with_bos = np.concatenate([np.full((5, 1), lm.bos_id), table], axis=1)
+    with torch.inference_mode():
+        theirs = lm.model(
+            input_ids=torch.from_numpy(with_bos).long(), output_hidden_states=True
+        ).hidden_states[-1]
+    mine = np.concatenate(list(hidden_states(lm, table, batch_size=2, positions=slice(4, None))))
+    assert mine.shape == (5, 1, 6, 32)
+    np.testing.assert_allclose(mine[:, 0], theirs[:, 5:].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_every_state_of_another_sequence_gives_its_logits(build, tokens, family):
+    """At any layer: a model that has another sequence's states in mind says what it would say."""
+    lm, table = build(family), tokens(4, length=12)
+    other = tokens(4, length=12, seed=9)
+    places = torch.arange(12).expand(4, -1)
+    wanted, own = _logits(lm, other), _logits(lm, table)
+    for layer in range(lm.n_layers):
+        with torch.inference_mode(), collected_states(lm, [layer]) as found:
+            lm.model(input_ids=torch.from_numpy(other).long(), use_cache=False)
+        with patched_states(lm, layer, places, found[layer]):
+            got = _logits(lm, table)
+        assert torch.equal(got, wanted)
+        assert not torch.equal(got, own)
+    assert torch.equal(_logits(lm, table), own)  # and as it was
+
+
+def test_one_state_changes_nothing_before_its_position_and_its_own_nothing(build, tokens, family):
+    lm, table = build(family), tokens(4, length=12)
+    own = _logits(lm, table)
+    positions = torch.tensor([[0], [3], [7], [11]])
+    for layer in range(lm.n_layers):
+        with torch.inference_mode(), collected_states(lm, [layer]) as found:
+            lm.model(input_ids=torch.from_numpy(table).long(), use_cache=False)
+        there = found[layer][torch.arange(4)[:, None], positions]
+        with patched_states(lm, layer, positions, there):
+            assert torch.equal(_logits(lm, table), own)
+        with patched_states(lm, layer, positions, there + 1.0 + torch.rand_like(there)):
+            changed = _logits(lm, table)
+        for row, position in enumerate(positions[:, 0].tolist()):
+            assert torch.equal(changed[row, :position], own[row, :position])
+            assert not torch.equal(changed[row, position], own[row, position])
+
+
+def test_a_replaced_embedding_is_a_replaced_token(build, tokens):
+    """Recomputed without any hook: state 0 of rotary models is the token alone."""
+    lm, table = build("llama", adds_bos=True), tokens(4, length=12)
+    positions, new = torch.tensor([[2], [5], [9], [0]]), torch.tensor([[7], [8], [9], [10]])
+    embedded = lm.model.get_input_embeddings()(new)
+    with_token = torch.from_numpy(table).long().scatter(1, positions, new)
+    bos = torch.full((4, 1), lm.bos_id)
+    with patched_states(lm, 0, positions, embedded.detach()):
+        got = _logits(lm, torch.cat([bos, torch.from_numpy(table).long()], dim=1))
+    torch.testing.assert_close(got, _logits(lm, torch.cat([bos, with_token], dim=1)))
+
+
+def test_a_state_replaced_in_the_middle_is_recomputed_layer_by_layer(build, tokens):
+    """GPT-2's last layers, final norm and head called by hand on the changed state."""
+    lm, table = build("gpt2"), torch.from_numpy(tokens(2, length=12)).long()
+    states = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[4], [6]])
+    with patched_states(lm, 1, positions, states):
+        got = _logits(lm, table)
+    inner = lm.model.transformer
+    with torch.inference_mode():
+        state = inner.wte(table) + inner.wpe(torch.arange(12))
+        mask = torch.full((12, 12), -torch.inf).triu(1)[None, None]
+        for number, layer in enumerate(inner.h):
+            if number == 1:
+                state = state.scatter(1, positions[..., None].expand(-1, -1, 32), states)
+            out = layer(state, attention_mask=mask)
+            state = out[0] if isinstance(out, tuple) else out
+        wanted = lm.model.lm_head(inner.ln_f(state))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_are_gone_after_an_error(build, tokens):
+    lm = build("gpt_neox")
+    with pytest.raises(UserError, match="forward is of"):
+        with patched_states(lm, 1, torch.tensor([[20]]), torch.zeros(1, 1, 32)):
+            _logits(lm, tokens(1, length=12))
+    with pytest.raises(ZeroDivisionError), collected_states(lm, [0, 2]):
+        raise ZeroDivisionError
+    assert _n_hooks(lm) == 0
+
+
+def test_what_cannot_be_given_is_refused_in_one_line(build, tokens):
+    lm, table = build("gpt_neox"), tokens(2, length=8)
+    with pytest.raises(UserError, match="no hidden state 4; it has 0 to 3"):
+        hidden_states(lm, table, batch_size=2, layers=[4])
+    one = torch.tensor([[0]])
+    with pytest.raises(UserError, match="no hidden state 3; it has 0 to 2"):
+        with patched_states(lm, 3, one, torch.zeros(1, 1, 32)):
+            pass
+    with pytest.raises(UserError, match="wanted"):
+        with patched_states(lm, 0, one, torch.zeros(2, 1, 32)):
+            pass
+    assert len(decoder_layers(lm)) == 3
