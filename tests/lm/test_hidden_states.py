@@ -113,9 +113,9 @@ def test_a_state_replaced_in_the_middle_is_recomputed_layer_by_layer(build, toke
 
 def test_hooks_are_gone_after_an_error(build, tokens):
     lm = build("gpt_neox")
-    with pytest.raises(UserError, match="forward is of"):
-        with patched_states(lm, 1, torch.tensor([[20]]), torch.zeros(1, 1, 32)):
-            _logits(lm, tokens(1, length=12))
+    beyond = patched_states(lm, 1, torch.tensor([[20]]), torch.zeros(1, 1, 32))
+    with pytest.raises(UserError, match="forward is of"), beyond:
+        _logits(lm, tokens(1, length=12))
     with pytest.raises(ZeroDivisionError), collected_states(lm, [0, 2]):
         raise ZeroDivisionError
     assert _n_hooks(lm) == 0
@@ -126,10 +126,10 @@ def test_what_cannot_be_given_is_refused_in_one_line(build, tokens):
     with pytest.raises(UserError, match="no hidden state 4; it has 0 to 3"):
         hidden_states(lm, table, batch_size=2, layers=[4])
     one = torch.tensor([[0]])
-    with pytest.raises(UserError, match="no hidden state 3; it has 0 to 2"):
-        with patched_states(lm, 3, one, torch.zeros(1, 1, 32)):
-            pass
-    with pytest.raises(UserError, match="wanted"):
-        with patched_states(lm, 0, one, torch.zeros(2, 1, 32)):
-            pass
+    last = patched_states(lm, 3, one, torch.zeros(1, 1, 32))
+    with pytest.raises(UserError, match="no hidden state 3; it has 0 to 2"), last:
+        pass
+    misfit = patched_states(lm, 0, one, torch.zeros(2, 1, 32))
+    with pytest.raises(UserError, match="wanted"), misfit:
+        pass
     assert len(decoder_layers(lm)) == 3

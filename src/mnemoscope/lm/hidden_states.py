@@ -96,9 +96,9 @@ def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
     """
     attention = set(attention_modules(lm.model))
     for module in lm.model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == lm.n_layers:
-            if all(attention & set(layer.modules()) for layer in module):
-                return list(module)
+        is_list = isinstance(module, nn.ModuleList) and len(module) == lm.n_layers
+        if is_list and all(attention & set(layer.modules()) for layer in module.children()):
+            return list(module.children())
     raise UserError(f"{lm.name}: no list of its {lm.n_layers} layers to be found in it.")
 
 

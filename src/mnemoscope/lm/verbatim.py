@@ -55,7 +55,8 @@ def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
     >>> run_lengths([[True, True, False, True]]).tolist()
     [2]
     """
-    counted: npt.NDArray[np.int64] = np.cumprod(is_right, axis=-1, dtype=np.int64).sum(axis=-1)
+    ones = np.asarray(is_right, dtype=np.int64)
+    counted: npt.NDArray[np.int64] = np.cumprod(ones, axis=-1).sum(axis=-1)
     return counted
 
 
