@@ -61,7 +61,7 @@ def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_p
         shares.iter_rows()
     )
     assert logged[40]["memorization/recall"] > 0.5 > logged[0]["memorization/recall"] == 0
-    assert logged[40]["memorization/control"] == 0
+    assert logged[40]["memorization/control_recall"] == 0
     assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
 
 

@@ -21,12 +21,11 @@ from mnemoscope.training.windows import CONTROL, GUESS, RECALL
 __all__ = ["PAGE", "TrackResults", "track_results", "write_track_page"]
 
 PAGE = "track.html"
-_NEVER = "nothing of them was memorized before the last check"
-_GROUPS = {
-    RECALL: "Recall: the text does not give it away",
-    GUESS: "Guess: the text gives it away",
-    CONTROL: "kept out of training",
-}
+_KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
+
+
+Group = tuple[str, str]
+"""A source and a class."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def write_track_page(folder: Path) -> TrackResults:
         write_parquet(folder / f"{name}.parquet", frame)
     section = AnalysisSection(
         name="track",
-        title="Memorization by step",
+        title="What comes out, what stays, what is forgotten",
         question="Which windows does the model reproduce at which step, and which does it forget?",
         source="",
         sentence=results.sentence,
@@ -71,7 +70,7 @@ def write_track_page(folder: Path) -> TrackResults:
             table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
         ),
     )
-    write_page(folder / PAGE, Page(title=f"Memorization in {folder.name}", sections=(section,)))
+    write_page(folder / PAGE, Page(title="Memorization by step", sections=(section,)))
     return results
 
 
@@ -81,37 +80,50 @@ def track_results(history: History) -> TrackResults:
     Args:
         history: of one check or more.
     """
-    checks = history.joined().with_columns(_group())
+    checks = history.joined()
+    groups = _groups(history.windows)
     shares = _shares(checks)
     followed = follow(history.checks).join(
         history.windows.select("window", "source", "class", "text"), on="window", how="left"
     )
-    lasting = pl.concat(_survivals(followed, history.steps[-1]), how="vertical")
+    lasting = pl.concat(
+        _of_group(followed, group).pipe(survival, history.steps[-1]).select(*_literals(group), "*")
+        for group in groups
+    )
     frames = {
         "shares": shares,
         "windows": followed,
         "turnover": turnover(history.checks),
         "survival": lasting,
     }
-    figures: list[Figure] = [_share_chart(shares, history.steps)]
+    figures: list[Figure] = [_share_chart(shares, groups, history.steps)]
     if not lasting.is_empty():
-        figures.append(_survival_chart(lasting))
+        figures.append(_survival_chart(lasting, groups))
     if "memorization_score" in checks.columns:
         frames["levels"], heat = _levels(checks, history.steps)
         figures += heat
-    further = tuple(_further(history, followed, checks))
+    further = tuple(_further(history, followed))
     return TrackResults(_sentence(shares, history.steps[-1]), further, frames, tuple(figures))
 
 
-def _group() -> pl.Expr:
-    """What a window is counted with: its class, or that it was kept out of training."""
-    is_control = pl.col("source") == CONTROL
-    return pl.when(is_control).then(pl.lit(CONTROL)).otherwise("class").alias("group")
+def _groups(windows: pl.DataFrame) -> list[Group]:
+    """Sources and classes that there are, what was kept out of training last."""
+    found = windows.select("source", "class").unique(maintain_order=True).rows()
+    return sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
+
+
+def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
+    source, kind = group
+    return frame.filter((pl.col("source") == source) & (pl.col("class") == kind))
+
+
+def _literals(group: Group) -> tuple[pl.Expr, pl.Expr]:
+    return pl.lit(group[0]).alias("source"), pl.lit(group[1]).alias("class")
 
 
 def _shares(checks: pl.DataFrame) -> pl.DataFrame:
     """Windows reproduced, by group and step, with intervals."""
-    counted = checks.group_by("group", "step", maintain_order=True).agg(
+    counted = checks.group_by("source", "class", "step", maintain_order=True).agg(
         pl.len().alias("n"),
         pl.col("is_memorized").sum().alias("memorized"),
         pl.col("logprob").mean(),
@@ -122,27 +134,19 @@ def _shares(checks: pl.DataFrame) -> pl.DataFrame:
     ).rename({"value": "share"})
 
 
-def _survivals(followed: pl.DataFrame, last: int) -> Iterator[pl.DataFrame]:
-    """How long memory lasts, of each group that has any."""
-    grouped = followed.with_columns(_group())
-    for name in _GROUPS:
-        found = survival(grouped.filter(pl.col("group") == name), last)
-        yield found.select(pl.lit(name).alias("group"), pl.all())
-
-
-def _share_chart(shares: pl.DataFrame, steps: Sequence[int]) -> Chart:
+def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[int]) -> Chart:
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
             Series(
-                name=f"{words} ({part['n'][0]:,})",
+                name=f"{', '.join(group)} ({part['n'][0]:,})",
                 x=plain(part["step"]),
                 y=plain(part["share"]),
                 low=plain(part["low"]),
                 high=plain(part["high"]),
             )
-            for name, words in _GROUPS.items()
-            if not (part := shares.filter(pl.col("group") == name)).is_empty()
+            for group in groups
+            for part in [_of_group(shares, group)]
         ),
         form="line" if len(steps) > 1 else "points",
         x_label="step",
@@ -150,17 +154,18 @@ def _share_chart(shares: pl.DataFrame, steps: Sequence[int]) -> Chart:
     )
 
 
-def _survival_chart(lasting: pl.DataFrame) -> Chart:
+def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
     """Curves that fall by steps."""
     series = []
-    for name, words in _GROUPS.items():
-        part = lasting.filter(pl.col("group") == name)
-        if part.is_empty():
+    for group in groups:
+        part = _of_group(lasting, group)
+        if part.is_empty():  # keeps its colour, so that both charts have the same
+            series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
             continue
         x, y, low, high = (part[column].to_list() for column in ("age", "survives", "low", "high"))
         series.append(
             Series(
-                name=words,
+                name=", ".join(group),
                 x=plain(_stairs(x, later=True)),
                 y=plain(_stairs(y)),
                 low=plain(_stairs(low)),
@@ -210,20 +215,25 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
 
 def _sentence(shares: pl.DataFrame, last: int) -> str:
     """The last check in words, what was kept out of training beside it."""
-    found = {row["group"]: row for row in shares.filter(pl.col("step") == last).to_dicts()}
-    parts = [
-        f"{share_of(row['memorized'], row['n'])} of the {row['n']:,} {words}"
-        for name, words in (
-            (RECALL, "windows that cannot be guessed"),
-            (GUESS, "windows that can be guessed"),
-            (CONTROL, "windows kept out of training"),
-        )
-        if (row := found.get(name)) is not None
-    ]
-    return f"At step {last:,} the model reproduces {', and '.join(parts)}."
+    now = shares.filter(pl.col("step") == last)
+    is_control = pl.col("source") == CONTROL
+    parts = []
+    for kind, words in _KINDS.items():
+        of_kind = now.filter(pl.col("class") == kind)
+        watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
+        if of_kind.is_empty():
+            continue
+        said = f"{_share(watched)} of the {watched['n'].sum():,} windows that {words}"
+        beside = f", and {_share(kept_out)} of such windows kept out of training"
+        parts.append(said + (beside if kept_out.height else ""))
+    return f"At step {last:,} the model reproduces {'; '.join(parts)}."
 
 
-def _further(history: History, followed: pl.DataFrame, checks: pl.DataFrame) -> Iterator[str]:
+def _share(counted: pl.DataFrame) -> Share:
+    return share_of(int(counted["memorized"].sum()), int(counted["n"].sum()))
+
+
+def _further(history: History, followed: pl.DataFrame) -> Iterator[str]:
     seen = followed.drop_nulls("first_memorized")
     lost = seen.drop_nulls("forgotten")
     yield (
@@ -231,7 +241,7 @@ def _further(history: History, followed: pl.DataFrame, checks: pl.DataFrame) -> 
         f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
         "between two checks is not seen."
     )
-    if not (checks["source"] == CONTROL).any():
+    if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "
             "model could have written anyway: watch held-out texts as controls beside these."

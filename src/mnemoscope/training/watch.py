@@ -120,16 +120,17 @@ def metrics_of(windows: WatchedWindows, check: pl.DataFrame) -> dict[str, float]
         check: as `look` gives it.
 
     Returns:
-        By name, each below `memorization/`: `guess` and `recall` (share of the windows of that
-        class that are reproduced, those kept out of training aside), `control` (share of these),
-        and `…_logprob` (mean log-probability of a suffix token). What has no window is left out.
+        By name, each below `memorization/`: `recall` and `guess` (share of the windows of that
+        class that are reproduced), `control_recall` and `control_guess` (the same of those that
+        were kept out of training), and each with `_logprob` (mean log-probability of a suffix
+        token). What has no window is left out.
     """
     table = windows.table.select("window", "source", "class").join(check, on="window")
     is_control = pl.col("source") == CONTROL
     groups = {
-        "guess": ~is_control & (pl.col("class") == GUESS),
-        "recall": ~is_control & (pl.col("class") == RECALL),
-        "control": is_control,
+        f"{name}{kind.lower()}": rule & (pl.col("class") == kind)
+        for name, rule in (("", ~is_control), ("control_", is_control))
+        for kind in (RECALL, GUESS)
     }
     metrics = {}
     for name, rule in groups.items():
