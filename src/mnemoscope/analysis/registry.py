@@ -114,6 +114,36 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("corpus",),
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
+    Entry(
+        name="psmi",
+        title="What hidden states tell of the next token",
+        answers="Does a low mutual information of hidden state and label go with memorization?",
+        needs=("scores", "model"),
+        uses=("classes", "second model"),
+        source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
+        published="As published, densities are divided and not their logarithms, with no floor of "
+        "a label's spread: what underflows, or has no spread, is no number.",
+    ),
+    Entry(
+        name="length",
+        title="Verbatim memorization length",
+        answers="How many tokens of a sequence come out in a row, from its best prompt?",
+        needs=("scores", "model"),
+        uses=("features",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+        published="As published, texts are compared as words of letters and digits, and the match "
+        "is cut from the raw text by the number of characters of the words, and one more: it "
+        "loses what punctuation and blanks took. The last start is missed, and prompts of one "
+        "text share one answer.",
+    ),
+    Entry(
+        name="dynamics",
+        title="Learning and forgetting, token by token",
+        answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
+        needs=("scores", "features", "model"),
+        uses=("second model", "corpus"),
+        source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
+    ),
 )
 """Every analysis, in the order of `analyze --list` and of the report."""
 

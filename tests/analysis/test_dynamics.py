@@ -1,0 +1,125 @@
+"""M, T and mean runs in closed form; forgetting on a tiny model that is taught a batch."""
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.tiny_models import make_sequences, save_model
+
+from mnemoscope.analysis.dynamics import ARMS, Settings, analyse, epochs_to, insertions_of
+from mnemoscope.analysis.dynamics_measures import (
+    KINDS,
+    RightTokens,
+    difference_of_means,
+    mean_of,
+    mean_run,
+)
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+from mnemoscope.sequences.features import add_features
+
+
+def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
+    """Tokens right with probability p: a row of T has Tp of them in p + (T-1)p(1-p) runs."""
+    rng = np.random.default_rng(0)
+    for p in (0.3, 0.7, 0.9):
+        right = rng.random((4000, 63)) < p
+        found = mean_run(right)
+        expected = 63 * p / (p + 62 * p * (1 - p))
+        error = (found.high - found.low) / (2 * 1.96)
+        assert abs(found.value - expected) < 4 * error  # chance: 6e-5
+        assert error < 0.02 * expected
+    assert mean_run(np.ones((3, 7), dtype=bool)).value == 7
+    assert np.isnan(mean_run(np.zeros((3, 7), dtype=bool)).value)
+
+
+def test_the_interval_of_a_share_is_that_of_the_normal_approximation() -> None:
+    values = np.random.default_rng(1).random(4000) < 0.3
+    found, reach = mean_of(values), 1.96 * np.sqrt(0.3 * 0.7 / 4000)
+    assert found.value == values.mean()
+    assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
+    # paired: what is common to both cancels, so the interval of a constant difference is a point
+    both = difference_of_means(values + 0.25, values)
+    assert (both.low, both.high) == pytest.approx((0.25, 0.25))
+
+
+def test_t_is_the_first_epoch_at_the_threshold_or_above() -> None:
+    assert epochs_to([0.1, 0.89, 0.9, 0.5], 0.9) == 2
+    assert epochs_to([0.95, 0.1], 0.9) == 0
+    assert epochs_to([0.1, 0.2], 0.9) is None
+
+
+def test_kinds_of_a_table_made_by_hand() -> None:
+    """Four letters, of which two right and one more a letter; one digit, wrong kind."""
+    kinds = np.array([KINDS.index(one) for one in ("letters", "letters", "digits", "signs")])
+    tokens = RightTokens(np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]]))
+    rows = {row["kind"]: row for row in tokens.by_kind(kinds)}
+    assert set(rows) == {"letters", "digits"}
+    assert (rows["letters"]["right_token"], rows["letters"]["right_kind"]) == (0.5, 0.75)
+    assert (rows["digits"]["right_token"], rows["digits"]["right_kind"]) == (0.0, 0.0)
+
+
+def test_every_arm_reads_for_the_last_time_at_one_step() -> None:
+    settings = Settings(n_repeats=3, gap=4)
+    special = np.zeros((2, 8), dtype=np.int32)
+    steps = {arm: sorted(insertions_of(arm, special, settings)) for arm in ARMS}
+    assert steps == {"never": [], "once": [8], "repeated": [6, 7, 8], "spaced": [0, 4, 8]}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A random model, two thirds of whose sequences it reproduces; a third it cannot know."""
+    folder = save_model(tmp_path_factory.mktemp("model") / "tiny")
+    lm = load_model(folder)
+    table = make_sequences(folder, 120).with_columns(
+        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
+        is_memorized=pl.int_range(pl.len()) % 3 < 2,
+        text=pl.lit("none"),
+    )
+    table = add_features(table, length=64, code="off")
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
+
+
+@pytest.fixture(scope="module")
+def result(inputs):
+    settings = Settings(
+        n_special=8, batch_size=8, learning_rate=1e-2, epochs=3, n_repeats=6, gap=2, steps_after=5
+    )
+    return analyse(inputs, settings)
+
+
+def test_memorized_sequences_have_every_suffix_token_right(inputs, result) -> None:
+    """The planted two thirds: M of their suffix is 1, and scan and M agree on all."""
+    tokens = {row["group"]: row for row in result.frames["tokens"].iter_rows(named=True)}
+    assert tokens["memorized"]["n"] == 80
+    assert tokens["memorized"]["m_suffix"] == 1
+    assert tokens["memorized"]["m"] > 32 / 63 - 1e-9
+    assert tokens["not memorized, not trained on"]["m_suffix"] < 0.1
+    assert result.frames["agreement"].row(0) == (120, 0)
+
+
+def test_what_is_read_is_learnt_and_more_readings_teach_more(result) -> None:
+    floors = {row["arm"]: row for row in result.frames["floors"].iter_rows(named=True)}
+    assert floors["never"]["above_never"] == 0
+    assert floors["repeated"]["peak"] > floors["once"]["peak"] >= floors["never"]["peak"]
+    assert floors["repeated"]["above_never_low"] > 0
+    learning = result.frames["learning"]
+    assert learning["m"].to_list() == sorted(learning["m"].to_list())
+    assert learning["loss"][-1] < learning["loss"][0]
+    assert learning["steps"].to_list() == [0, 1, 2, 3]
+
+
+def test_before_the_first_reading_an_arm_is_the_control(result) -> None:
+    """Same rows, same bytes: the arms part only where they read the special batch."""
+    curve = result.frames["forgetting"]
+    at_start = curve.filter(pl.col("step") == 0)["m"].to_list()
+    assert len(at_start) == len(ARMS)
+    assert len(set(at_start)) == 1
+    assert result.frames["floors"]["weights_at_end"].n_unique() == len(ARMS)
+
+
+def test_too_few_unseen_sequences_are_refused_in_one_line(inputs) -> None:
+    with pytest.raises(UserError, match=r"40 sequences are not memorized.* and 200 are needed"):
+        analyse(inputs, Settings(n_special=100))
+    with pytest.raises(UserError, match="batch_size 16 is above n_special 8"):
+        analyse(inputs, Settings(n_special=8))
