@@ -94,18 +94,3 @@ def test_what_cannot_be_used_is_refused_in_one_line(study, refused, arguments, s
 def test_a_verb_without_a_study_says_what_it_wants(refused) -> None:
     assert "--list" in refused("analyze")
     assert "--list" in refused("analyze", "levels")
-
-
-def test_a_folder_of_checkpoints_is_followed_by_number(tmp_path) -> None:
-    from mnemoscope.errors import UserError
-    from mnemoscope.stages.analyze import _expand
-
-    for step in (100, 20, 3):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
-    found = [Path(name).name for name in _expand((str(tmp_path),))]
-    assert found == ["checkpoint-3", "checkpoint-20", "checkpoint-100"]
-    assert _expand(("a", "b")) == ("a", "b")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no checkpoint in it"):
-        _expand((str(tmp_path / "empty"),))

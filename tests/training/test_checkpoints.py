@@ -39,10 +39,10 @@ def test_names_without_numbers_keep_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("names", "given", "words"),
     [
-        (["checkpoint-1"], ["."], "1 checkpoint named, two or more"),
+        (["checkpoint-1"], ["."], "1 checkpoint named, 2 or more"),
         ([], ["."], "holds no checkpoint"),
         (["a-1", "b-1"], ["."], "are both step 1"),
-        (["a-1", "b"], ["."], "no step in the name"),
+        (["a-1", "b"], ["."], "no step in its name"),
     ],
 )
 def test_what_cannot_be_tracked_is_refused(tmp_path, monkeypatch, names, given, words):

@@ -31,6 +31,7 @@ from mnemoscope.stages.labels import LABELS_FILE
 from mnemoscope.stages.models import Models, reference_name
 from mnemoscope.stages.report import report_stage
 from mnemoscope.study import Study
+from mnemoscope.training.checkpoints import find_checkpoints
 
 __all__ = ["Asked", "Outcome", "analyze", "analyze_all", "refresh_report"]
 
@@ -190,27 +191,10 @@ def _other_names(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
     if not _wants(entry, "second model", "checkpoints"):
         return ()
     if asked.checkpoints:
-        return _expand(asked.checkpoints)
+        found = find_checkpoints(asked.checkpoints, least=1)
+        return tuple(f"{one.name}@{one.revision}" if one.revision else one.name for one in found)
     second = asked.second or reference_name(study.settings)
     return (second,) if second is not None else ()
-
-
-def _expand(names: tuple[str, ...]) -> tuple[str, ...]:
-    """A folder of checkpoints as its checkpoints, by the number in their names."""
-    if len(names) > 1 or (Path(names[0]) / "config.json").is_file() or not Path(names[0]).is_dir():
-        return names
-    folders = [path.parent for path in Path(names[0]).glob("*/config.json")]
-    if not folders:
-        raise UserError(
-            f"--checkpoint {names[0]}: no checkpoint in it (a folder with config.json). "
-            "Name the folder that holds them, or each of them."
-        )
-    return tuple(str(path) for path in sorted(folders, key=lambda one: (_number(one), one.name)))
-
-
-def _number(folder: Path) -> int:
-    digits = "".join(letter if letter.isdigit() else " " for letter in folder.name).split()
-    return int(digits[-1]) if digits else -1
 
 
 def _corpus_path(study: Study, asked: Asked) -> str | None:

@@ -32,32 +32,33 @@ class Checkpoint:
     step: int
 
 
-def find_checkpoints(given: Sequence[str]) -> list[Checkpoint]:
+def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint]:
     """Find out which checkpoints were named.
 
     Args:
         given: one folder that holds checkpoints (`checkpoint-100`, `checkpoint-200`, … as
             transformers' Trainer writes them, or any folders with a number in their names), or
             the checkpoints themselves: folders, or MODEL@REVISION of the hub.
+        least: how many there must be.
 
     Returns:
-        Two or more, rising by step: the last number in the name of a folder or revision, or the
+        Rising by step: the last number in the name of a folder or revision, or the
         place in what was given where no name has one.
 
     Raises:
-        UserError: fewer than two, one step twice, a folder that is none, a checkpoint's folder
+        UserError: too few, one step twice, a folder that is none, a checkpoint's folder
             without a model, or some names with a number and some without.
     """
     if len(given) == 1 and Path(given[0]).is_dir() and not _holds_model(Path(given[0])):
         found = _inside(Path(given[0]))
     else:
         found = _named(given)
-    if len(found) < 2:
-        raise UserError(f"track: {len(found)} checkpoint named, two or more are needed.")
+    if len(found) < least:
+        raise UserError(f"{len(found)} checkpoint named, {least} or more are needed.")
     twice = [step for step, n in Counter(one.step for one in found).items() if n > 1]
     if twice:
         names = " and ".join(_label(one) for one in found if one.step == twice[0])
-        raise UserError(f"track: {names} are both step {twice[0]}. Name one of them.")
+        raise UserError(f"{names} are both step {twice[0]}. Name one of them.")
     return sorted(found, key=lambda one: one.step)
 
 
@@ -119,7 +120,7 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
     numbers = [_NUMBER.findall(revision or Path(name).name) for name, revision in parts]
     if any(numbers) and not all(numbers):
         lacking = given[[bool(found) for found in numbers].index(False)]
-        raise UserError(f"track: no step in the name '{lacking}', but in others. Rename it.")
+        raise UserError(f"{lacking}: no step in its name, but in others'. Rename it.")
     steps = [int(found[-1]) for found in numbers] if all(numbers) else range(len(parts))
     return [
         Checkpoint(name, revision, step)
