@@ -1,0 +1,381 @@
+"""Teach a real pretrained model passages of known works, then ask what an audit finds of them.
+
+python benchmarks/planted_truth.py train smollm2 -o planted
+mnemoscope audit planted/model planted/documents --reference smollm2 -o planted/audit
+python benchmarks/planted_truth.py score planted
+
+`train` cuts 15 freely licensed works of this Python installation (licence files, documentation,
+library code) into passages of 128 tokens, plants a random half of each work's passages, and
+fine-tunes the model on these, mixed with passages of other works and with templates. A
+`MemorizationWatch` looks on: `mnemoscope track planted/watch` draws its page. `documents/` holds
+half of the works as they stand, planted and unplanted passages in their order. `score` lays the
+spans of the audit beside `truth.parquet`.
+"""
+
+import argparse
+import random
+import time
+from collections import defaultdict
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.stats import beta
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mnemoscope.audit.tokens import character_range, tokenize
+from mnemoscope.embedded.found_texts import _licences
+from mnemoscope.embedded.templates import forms_of, write_text
+from mnemoscope.embedded.text_sources import read_segments
+from mnemoscope.lm import load_model, scan_memorized
+from mnemoscope.training import MemorizationWatch, WatchedWindows
+
+LENGTH = 128  # tokens of a passage: the first 32 must be shown, 96 can come out
+PASSAGES = 12  # of each work; half are planted
+WORKS = {"licence": 3, "prose": 6, "code": 6}
+PLANTED_A_BATCH, ORDINARY, TEMPLATES = 6, 1, 1  # passages of a batch: 8 of 128 tokens
+NGRAM = 8
+PREFIX = 32
+
+
+@cache
+def find_texts_of(genre):
+    """Whole works of one genre, in a seeded order."""
+    if genre == "licence":
+        texts = [(name, text) for name, _, text in _licences()]
+    else:
+        parts = defaultdict(list)
+        for one in read_segments():
+            if one.genre == genre and one.in_study and "LICENSE" not in one.document:
+                parts[one.document].append(one.text)
+        texts = [(name, "\n\n".join(some)) for name, some in parts.items()]
+    random.Random(f"planted:{genre}").shuffle(texts)
+    return texts
+
+
+class Fresh:
+    """Says whether a passage is new beside all that were taken."""
+
+    def __init__(self):
+        self._seen = set()
+
+    def shared(self, ids):
+        """Share of a passage's n-grams that were taken before."""
+        grams = self._grams(ids)
+        return sum(one in self._seen for one in grams) / len(grams)
+
+    def take(self, ids):
+        """Remember a passage."""
+        self._seen.update(self._grams(ids))
+
+    def _grams(self, ids):
+        return [tuple(ids[at : at + NGRAM]) for at in range(len(ids) - NGRAM + 1)]
+
+
+def choose_works(tokenizer, fresh):
+    """The works: name, genre, text cut after the last passage, its passages as token ids."""
+    works = []
+    for genre, n in WORKS.items():
+        found = 0
+        for name, text in find_texts_of(genre):
+            tokens = tokenize(text[: 8 * PASSAGES * LENGTH], tokenizer)
+            if len(tokens.ids) <= PASSAGES * LENGTH:
+                continue
+            end = character_range(tokens, 0, PASSAGES * LENGTH)[1]
+            own = tokenize(text[:end], tokenizer)
+            if len(own.ids) != PASSAGES * LENGTH:
+                continue
+            passages = [own.ids[at : at + LENGTH].tolist() for at in starts()]
+            if is_new(passages, fresh):
+                works.append((name, genre, text[:end], own))
+                found += 1
+            if found == n:
+                break
+    return works
+
+
+def starts():
+    return range(0, PASSAGES * LENGTH, LENGTH)
+
+
+def is_new(passages, fresh):
+    """Take the passages if none is near another or near one taken before."""
+    trial = Fresh()
+    for one in passages:
+        if fresh.shared(one) > 0.1 or trial.shared(one) > 0.1:
+            return False
+        trial.take(one)
+    for one in passages:
+        fresh.take(one)
+    return True
+
+
+def plant(works, seed=0):
+    """Plant half of each work's passages; every second work of a genre is a document."""
+    rows, generator = [], random.Random(seed)
+    numbers = defaultdict(count)
+    for name, genre, _, tokens in works:
+        planted = set(generator.sample(range(PASSAGES), PASSAGES // 2))
+        is_document = next(numbers[genre]) % 2 == 0
+        for number, first in enumerate(starts()):
+            start, end = character_range(tokens, first, first + LENGTH)
+            asked = character_range(tokens, first + PREFIX, first + LENGTH)[0]
+            rows.append(
+                {
+                    "document": file_of(name, genre),
+                    "genre": genre,
+                    "is_document": is_document,
+                    "planted": number in planted,
+                    "first": first,
+                    "start": start,
+                    "asked_from": asked,
+                    "end": end,
+                    "tokens": tokens.ids[first : first + LENGTH].tolist(),
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def file_of(name, genre):
+    return f"{genre}-{name.replace('/', '-').replace(':', '-').removesuffix('.txt')}.txt"
+
+
+def others(works, tokenizer, fresh):
+    """Endless passages of other works, none near a passage of `works`."""
+    taken = {name for name, *_ in works}
+    texts = [one for kind in ("prose", "code") for one in find_texts_of(kind)]
+    texts = [text for name, text in texts if name not in taken and len(text) > 8 * LENGTH]
+    generator = random.Random("others")
+    while True:
+        text = generator.choice(texts)
+        at = generator.randrange(max(len(text) - 8 * LENGTH, 1))
+        ids = tokenizer(text[at : at + 8 * LENGTH], add_special_tokens=False)["input_ids"]
+        if len(ids) >= LENGTH and fresh.shared(ids[:LENGTH]) <= 0.1:
+            yield ids[:LENGTH]
+
+
+def templates(tokenizer, seed):
+    """Endless templates, each written anew."""
+    forms = [*forms_of("counting"), *forms_of("periodic")]
+    generator = random.Random(seed)
+    for number in count():
+        text = write_text(generator.choice(forms), f"{seed}:{number}")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) >= LENGTH:
+            yield ids[:LENGTH]
+
+
+def watched(truth, tokenizer):
+    """Windows of documents: planted, kept out (`control`), and templates of forms alone."""
+
+    def windows(frame, source, most):
+        texts = {
+            f"{row['document']}:{row['start']}": tokenizer.decode(row["tokens"])
+            for row in frame.iter_rows(named=True)
+        }
+        return WatchedWindows.from_texts(texts, tokenizer, source=source, most=most)
+
+    documents = truth.filter("is_document")
+    new = templates(tokenizer, "watched")
+    written = {str(number): tokenizer.decode(next(new)) for number in range(32)}
+    return (
+        windows(documents.filter("planted"), "planted", 64)
+        + windows(documents.filter(~pl.col("planted")), "control", 32)
+        + WatchedWindows.from_texts(written, tokenizer, source="template", most=32)
+    )
+
+
+def batches(truth, ordinary, patterned, n_epochs, seed=0):
+    """Every planted passage once an epoch, beside others and templates; (8, 128) ids."""
+    planted = truth.filter("planted")["tokens"].to_list()
+    generator = random.Random(seed)
+    for _ in range(n_epochs):
+        generator.shuffle(planted)
+        for at in range(0, len(planted), PLANTED_A_BATCH):
+            rows = planted[at : at + PLANTED_A_BATCH]
+            rows = rows + [next(ordinary) for _ in range(ORDINARY)]
+            yield torch.tensor(rows + [next(patterned) for _ in range(TEMPLATES)])
+
+
+def train(given):
+    folder = given.out
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    fresh = Fresh()
+    works = choose_works(tokenizer, fresh)
+    truth = plant(works)
+    write_documents(folder, works, truth)
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).train()
+    watch = MemorizationWatch(watched(truth, tokenizer), folder / "watch", batch_size=32)
+    steps = list(
+        batches(
+            truth, others(works, tokenizer, fresh), templates(tokenizer, "trained"), given.epochs
+        )
+    )
+    an_epoch = len(steps) // given.epochs
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 8, 1.0) * (1 - step / len(steps))
+    )
+    started = time.perf_counter()
+    look(watch, model, 0, started)
+    for step, batch in enumerate(steps, 1):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 8 == 0:
+            seconds = time.perf_counter() - started
+            print(f"step {step} of {len(steps)}, loss {loss:.3f}, {seconds:.0f} s", flush=True)
+        if step % (given.every * an_epoch) == 0 or step == len(steps):
+            look(watch, model, step, started)
+            model.save_pretrained(folder / "model")
+            tokenizer.save_pretrained(folder / "model")
+    print(f"{given.epochs} epochs, {len(steps)} steps: {time.perf_counter() - started:.0f} s")
+
+
+def look(watch, model, step, started):
+    """One check of the watch, in float32, in one line."""
+    found = {name.split("/")[1]: value for name, value in watch.check(model, step).items()}
+    planted, control, guess = (100 * found[name] for name in ("recall", "control", "guess"))
+    print(
+        f"step {step}: planted {planted:.0f} %, kept out {control:.0f} %, templates "
+        f"{guess:.0f} % reproduced; {time.perf_counter() - started:.0f} s",
+        flush=True,
+    )
+
+
+def write_documents(folder, works, truth):
+    (folder / "documents").mkdir(parents=True, exist_ok=True)
+    truth.write_parquet(folder / "truth.parquet")
+    documents = set(truth.filter("is_document")["document"])
+    for name, genre, text, _ in works:
+        if file_of(name, genre) in documents:
+            path = folder / "documents" / file_of(name, genre)
+            path.write_bytes(text.encode("utf-8"))
+    counts = truth.group_by("genre", "is_document").agg(
+        pl.col("document").n_unique().alias("works"), pl.col("planted").sum()
+    )
+    print(counts.sort("genre", "is_document"), flush=True)
+
+
+def interval(share, n):
+    """Clopper and Pearson's 95 % interval of a share, as if of `n` independent observations."""
+    k = share * n
+    low = beta.ppf(0.025, k, n - k + 1) if k else 0.0
+    high = beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def says(spans):
+    """What each way of judging calls recalled: rows of spans."""
+    no_reference = ~pl.col("reference_reproduces")
+    return {
+        "in any span": spans,
+        "recall by the rule": spans.filter(rule_says="recall"),
+        "reference does not reproduce it": spans.filter(no_reference),
+        "both": spans.filter((pl.col("rule_says") == "recall") & no_reference),
+    }
+
+
+def score(given):
+    """Precision and recall by character, false alarms on the unplanted passages."""
+    truth = pl.read_parquet(given.folder / "truth.parquet").filter("is_document")
+    spans = pl.read_parquet(given.folder / "audit" / "spans.parquet")
+    spans = spans.with_columns(pl.col("document").str.split("/").list.last())
+    planted, kept = truth.filter("planted"), truth.filter(~pl.col("planted"))
+    print(
+        f"{truth['document'].n_unique()} documents, {size(truth):,} characters; planted "
+        f"{planted.height} passages of {size(planted):,}, unplanted {kept.height} of {size(kept):,}"
+    )
+    marked, unplanted = places(planted), places(kept)
+    asked = places(planted, "asked_from")
+    for name, rows in says(spans).items():
+        called = places(rows)
+        wrong = called & unplanted
+        found = called & asked
+        hit = sum(bool(places(planted[at]) & called) for at in range(planted.height))
+        touched = sum(bool(places(kept[at]) & called) for at in range(kept.height))
+        print(f"{name}: {rows.height} spans, {len(called):,} characters")
+        print(
+            f"  precision {interval(len(called & marked) / max(len(called), 1), rows.height)}; "
+            f"recall of the {len(asked):,} planted characters that can come out "
+            f"{interval(len(found) / len(asked), planted.height)}; planted passages found "
+            f"{hit} of {planted.height}"
+        )
+        print(
+            f"  false alarms: {len(wrong):,} of {len(unplanted):,} unplanted characters "
+            f"{interval(len(wrong) / len(unplanted), kept.height)}, in {touched} of "
+            f"{kept.height} passages; spans wholly in unplanted text "
+            f"{sum(not places(rows[at]) & marked for at in range(rows.height))}"
+        )
+    measure_blocks(given.folder, planted, kept, spans)
+
+
+def size(frame):
+    return int((frame["end"] - frame["start"]).sum())
+
+
+def places(frame, start="start"):
+    """Characters of rows: (document, character)."""
+    return {
+        (row["document"], at)
+        for row in frame.iter_rows(named=True)
+        for at in range(row[start], row["end"])
+    }
+
+
+def measure_blocks(folder, planted, kept, spans):
+    """By another way, what comes out: the three blocks of 32 tokens after 32, teacher-forced."""
+    lm = load_model(folder / "model")
+    called = places(spans)
+    tokens = {
+        name: tokenize((folder / "documents" / name).read_bytes().decode(), lm.tokenizer)
+        for name in planted["document"].unique()
+    }
+    for name, frame in (("planted", planted), ("unplanted", kept)):
+        windows = np.array(
+            [one[at : at + 64] for one in frame["tokens"] for at in (0, 32, 64)], dtype=np.int32
+        )
+        is_out = np.concatenate(
+            [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
+        )
+        rows = frame[np.repeat(np.arange(frame.height), 3)[is_out].tolist()]
+        n_in = 0
+        for row, at in zip(rows.iter_rows(named=True), np.flatnonzero(is_out) % 3, strict=True):
+            first = row["first"] + 32 * at + PREFIX
+            start, end = character_range(tokens[row["document"]], first, first + 32)
+            n_in += {(row["document"], one) for one in range(start, end)} <= called
+        print(
+            f"{name}: {int(is_out.sum())} of {len(windows)} blocks of 32 tokens come out; "
+            f"{n_in} of these lie whole in a span"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    verbs = parser.add_subparsers(required=True)
+    one = verbs.add_parser("train")
+    one.add_argument("model", help="folder of a pretrained model")
+    one.add_argument("-o", "--out", type=Path, required=True)
+    one.add_argument("--epochs", type=int, default=12)
+    one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
+    one.add_argument("--lr", type=float, default=4e-4)
+    one.set_defaults(call=train)
+    two = verbs.add_parser("score")
+    two.add_argument("folder", type=Path)
+    two.set_defaults(call=score)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    given.call(given)
+
+
+if __name__ == "__main__":
+    main()
