@@ -6,7 +6,7 @@ in `knockout/` under the hash of what decides it, so a stopped run goes on.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,45 +28,23 @@ from mnemoscope.localize.edges import (
     random_keys,
     same_layer_edges,
 )
-from mnemoscope.localize.knockout import cut_and_continue, mean_share, specificity
+from mnemoscope.localize.knockout import cut_and_continue
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.progress import say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.capture import maps_folder
 from mnemoscope.stages.jobs import sample_rows
+from mnemoscope.stages.knockout_rows import Cut, cut_rows, specificity_rows, statements
 from mnemoscope.stages.labels import LABELS_FILE, samples_of
 from mnemoscope.stages.localize import StoredDelta, load_deltas
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
-__all__ = ["KNOCKOUT_FILE", "SPECIFICITY_FILE", "knockout_stage", "statements"]
+__all__ = ["KNOCKOUT_FILE", "SPECIFICITY_FILE", "knockout_stage"]
 
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
-
-_N_RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One set of edges to cut.
-
-    Attributes:
-        sample: the sample whose Δ it comes from.
-        choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
-            `copy, random`, `copy, equal mass` or `nothing`.
-        edges_of: the class whose Δ or mass ranks the edges, empty where none does; of Non-Memo
-            only the decisive edges are tried, on the memorized classes.
-        strength: per cent of all edges; null where each sequence has its own edges.
-        draw: number of the random draw.
-    """
-
-    sample: str
-    choice: str
-    edges_of: str
-    strength: float | None
-    draw: int
 
 
 @dataclass(frozen=True)
@@ -99,8 +77,9 @@ def knockout_stage(study: Study, models: Models) -> None:
                     outcomes[cut] = _outcome(study, model, subject, cut, edges)
                     bar.advance()
             sizes = {cut: _size(edges, subject) for cut, edges in cuts}
-            rows += list(_rows(subject, outcomes, sizes, study.settings.knockout.seed))
-            indices += list(_specificities(subject, outcomes, study.settings.knockout.seed))
+            names, seed = tuple(subject.mass), study.settings.knockout.seed
+            rows += list(cut_rows(names, outcomes, sizes, seed=seed))
+            indices += list(specificity_rows(names, outcomes, seed=seed))
         study.write(KNOCKOUT_FILE, pl.DataFrame(rows, infer_schema_length=None))
         study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
         counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
@@ -281,98 +260,3 @@ def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, floa
         held = (cut * attention)[:, :, :-1].sum() / attention[:, :, :-1].sum()
         sizes[name] = (float(cut.sum() / len(cut)), float(held))
     return sizes
-
-
-def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cut]]:
-    """The draws of each kind of cut, by choice, class of the edges and strength, in order."""
-    kinds: dict[tuple[str, str, float | None], list[Cut]] = {}
-    for cut in cuts:
-        kinds.setdefault((cut.choice, cut.edges_of, cut.strength), []).append(cut)
-    return kinds
-
-
-def _rows(
-    subject: _Subject,
-    outcomes: dict[Cut, pl.DataFrame],
-    sizes: dict[Cut, dict[str, tuple[float, float]]],
-    seed: int,
-) -> Iterator[dict[str, object]]:
-    """One row a kind of cut and tried class, over its draws."""
-    for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
-        for name in subject.mass:
-            parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
-            survival = mean_share(
-                [part["survives"].to_numpy() for part in parts],
-                n_resamples=_N_RESAMPLES,
-                seed=seed,
-            )
-            yield {
-                "sample": subject.delta.sample,
-                "choice": choice,
-                "edges_of": edges_of,
-                "strength": strength,
-                "class": name,
-                "n": parts[0].height,
-                "draws": len(draws),
-                "n_edges": float(np.mean([sizes[cut][name][0] for cut in draws])),
-                "mass": float(np.mean([sizes[cut][name][1] for cut in draws])),
-                "survival": survival.value,
-                "low": survival.low,
-                "high": survival.high,
-                "score": float(np.mean([part["score"].to_numpy().mean() for part in parts])),
-                "logprob": float(np.mean([part["logprob"].to_numpy().mean() for part in parts])),
-            }
-
-
-def _specificities(
-    subject: _Subject, outcomes: dict[Cut, pl.DataFrame], seed: int
-) -> Iterator[dict[str, object]]:
-    """For each class and strength: broken by its decisive edges, and by random ones as heavy."""
-    names, kinds = list(subject.mass), _by_kind(outcomes)
-    for choice, own, strength in kinds:
-        if choice != "decisive" or own not in names:
-            continue
-        (decisive,) = kinds[choice, own, strength]
-        broken = {name: _broken(outcomes[decisive], name) for name in names}
-        by_equal_mass = {
-            name: [_broken(outcomes[cut], name) for cut in kinds["equal mass", own, strength]]
-            for name in names
-        }
-        others = {name: float(broken[name].mean()) for name in names if name != own}
-        row: dict[str, object] = {
-            "sample": subject.delta.sample,
-            "class": own,
-            "strength": strength,
-            "broken_own": float(broken[own].mean()),
-            "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
-            "broken_others": json.dumps(others),
-            "specificity": None,
-            "low": None,
-            "high": None,
-        }
-        if others:
-            index = specificity(broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed)
-            row |= {"specificity": index.value, "low": index.low, "high": index.high}
-        yield row
-
-
-def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
-    """Which sequences of a class are no longer reproduced."""
-    return ~frame.filter(pl.col("class") == name)["survives"].to_numpy()
-
-
-def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Say the result in words, a line a class and strength.
-
-    Args:
-        indices: rows of `specificity.parquet`.
-    """
-    for row in indices:
-        others = json.loads(str(row["broken_others"]))
-        said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
-        yield (
-            f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
-            f"{row['class']} breaks {row['broken_own']:.0%} of {row['class']}"
-            + (f" and {said}" if said else "")
-            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it."
-        )

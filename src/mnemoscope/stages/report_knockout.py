@@ -17,7 +17,8 @@ from mnemoscope.report.knockout import (
     KnockoutView,
     SpecificityRow,
 )
-from mnemoscope.stages.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE, statements
+from mnemoscope.stages.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
+from mnemoscope.stages.knockout_rows import statements
 from mnemoscope.study import Study
 
 __all__ = ["knockout_of"]
