@@ -1,0 +1,496 @@
+"""How far hidden states tell the token they lead to, and does a low value go with memorization?
+
+Source: "PSMI", arXiv 2409.18858 (ECAI 2025); section 2 of the related work: pointwise sliced mutual
+information of the hidden state at the predicting token and the label, by layer; low predicts
+memorized. Here the state at the last token of the prefix and the first token of the suffix.
+Run it: mnemoscope analyze psmi STUDY --second MODEL
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.decoding import draw_rows
+from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.sliced import Sliced, sliced_information
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+from mnemoscope.sequences.schema import token_matrix
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["Separation", "Settings", "analyse", "separation", "within_labels"]
+
+_Floats = npt.NDArray[np.float64]
+
+OWN = "this model"
+PUBLISHED_FPR = 0.073
+"""Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
+
+_TPR = 0.75
+_OFF = "psmi"
+
+
+class Settings(AnalysisSettings):
+    """Settings of `psmi`."""
+
+    n_sequences: int | None = Field(
+        default=5000, ge=20, description="Sequences drawn by the seed; null: all."
+    )
+    label: Literal["token", "class"] = Field(
+        default="token",
+        description="What the state is to tell: the first token of the suffix, or the class.",
+    )
+    taxonomy: str | None = Field(
+        default=None, description="Whose classes the means are given of; null: the study's first."
+    )
+    minimum: int = Field(default=20, ge=2, description="Sequences that a label needs.")
+    n_layers: int = Field(
+        default=8, ge=1, description="At most so many layers, evenly spread, the last among them."
+    )
+    n_directions: int | None = Field(
+        default=None, ge=2, description="Directions; null: until the lowest values have settled."
+    )
+    max_directions: int = Field(
+        default=6000, ge=500, multiple_of=500, description="Where the automatic stop gives up."
+    )
+    n_resamples: int = Field(default=500, ge=50, description="Resamples of every interval.")
+
+
+class Separation(NamedTuple):
+    """How well low values tell memorized sequences from others, each with its 95 % interval.
+
+    Attributes:
+        auc: ROC AUC of the negative value: over .5 where memorized sequences have low values.
+        auc_low, auc_high: its interval.
+        fpr: share of the others flagged where .75 of the memorized are.
+        fpr_low, fpr_high: its interval.
+    """
+
+    auc: float
+    auc_low: float
+    auc_high: float
+    fpr: float
+    fpr_low: float
+    fpr_high: float
+
+
+def separation(
+    values: npt.ArrayLike, memorized: npt.ArrayLike, *, seed: int, n_resamples: int
+) -> Separation:
+    """Judge "low means memorized" at every threshold, and at a true-positive rate of .75.
+
+    Args:
+        values: shape (n,); −inf is lowest, NaN is left out.
+        memorized: bool, shape (n,).
+        seed: of the resamples, drawn within memorized and others.
+        n_resamples: how many.
+
+    Returns:
+        NaN throughout where one side is empty.
+    """
+    found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
+    low, high = (np.sort(found[side & ~np.isnan(found)]) for side in (is_memorized, ~is_memorized))
+    if not len(low) or not len(high):
+        return Separation(*[float("nan")] * 6)
+    generator = np.random.default_rng(seed)
+    draws = np.array(
+        [
+            _auc_and_fpr(
+                np.sort(generator.choice(low, len(low))), np.sort(generator.choice(high, len(high)))
+            )
+            for _ in range(n_resamples)
+        ]
+    )
+    auc, fpr = _auc_and_fpr(low, high)
+    ends = np.quantile(draws, [0.025, 0.975], axis=0)
+    return Separation(auc, *ends[:, 0].tolist(), fpr, *ends[:, 1].tolist())
+
+
+def within_labels(
+    values: npt.ArrayLike,
+    memorized: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    seed: int,
+    n_resamples: int,
+) -> tuple[float, float, float]:
+    """Give the AUC of pairs that share their label: a rare label alone makes a value high.
+
+    Args:
+        values: shape (n,).
+        memorized: bool, shape (n,).
+        labels: shape (n,).
+        seed: of the resamples, drawn within label and side.
+        n_resamples: how many.
+
+    Returns:
+        AUC of low values for memorized, every pair of one label counted alike, with its 95 %
+        interval; NaN where no label has both.
+    """
+    found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
+    named, usable = np.asarray(labels), ~np.isnan(found)
+    sides = [
+        tuple(
+            np.sort(found[(named == one) & side & usable]) for side in (is_memorized, ~is_memorized)
+        )
+        for one in np.unique(named)
+    ]
+    both = [(low, high) for low, high in sides if len(low) and len(high)]
+    if not both:
+        return float("nan"), float("nan"), float("nan")
+    weights = np.array([len(low) * len(high) for low, high in both], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+
+    def auc(pairs: list[tuple[_Floats, _Floats]]) -> float:
+        return float(np.average([_auc_and_fpr(*pair)[0] for pair in pairs], weights=weights))
+
+    drawn = [
+        auc(
+            [
+                (np.sort(generator.choice(a, len(a))), np.sort(generator.choice(b, len(b))))
+                for a, b in both
+            ]
+        )
+        for _ in range(n_resamples)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return auc(both), float(low), float(high)
+
+
+def _auc_and_fpr(memorized: _Floats, others: _Floats) -> tuple[float, float]:
+    """AUC of low meaning memorized, and the share of others up to the .75 quantile; both sorted."""
+    above = len(others) - np.searchsorted(others, memorized, side="right")
+    ties = np.searchsorted(others, memorized, side="right") - np.searchsorted(others, memorized)
+    auc = float((above + 0.5 * ties).mean() / len(others))
+    threshold = memorized[int(np.ceil(_TPR * len(memorized))) - 1]
+    return auc, float(np.searchsorted(others, threshold, side="right") / len(others))
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Give PSMI of every layer's states with the label, under the model and any other.
+
+    Args:
+        inputs: with its model; a second one that never saw the sequences is the control.
+        settings: which rows, label and layers.
+
+    Raises:
+        UserError: too few rows share a label, nothing or everything is memorized.
+    """
+    classes = _classes(inputs, settings)
+    known = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    rows = draw_rows(known, settings.n_sequences, settings.seed)
+    named = rows.join(classes, on="sequence_id", how="left", maintain_order="left")
+    named = _labelled(named, inputs.prefix, settings)
+    models = [(OWN, inputs.model()), *inputs.other_models()]
+    frames = [_of_model(inputs, lm, named, name, settings) for name, lm in models]
+    layers = pl.concat([one[0] for one in frames])
+    values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
+        column for one in frames for column in one[1]
+    )
+    means = _class_means(named, values, settings)
+    return AnalysisResult(
+        sentence=_sentence(layers, settings),
+        frames={"layers": layers, "classes": means, "sequences": values},
+        figures=tuple(_figures(layers, means, settings)),
+        further=tuple(_further(layers, means, rows.height, named, settings)),
+    )
+
+
+def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    """Columns `sequence_id` and `class`; memorized or not where the study has no labels."""
+    labels, table = inputs.labels, inputs.table
+    if labels is None:
+        if settings.label == "class" or settings.taxonomy is not None:
+            raise UserError(f"analyze {_OFF}: no classes in {inputs.where}. Run mnemoscope label.")
+        word = pl.when("is_memorized").then(pl.lit("memorized")).otherwise(pl.lit("not memorized"))
+        return table.select("sequence_id", word.alias("class"))
+    known = [name for name in labels.columns if name != "sequence_id"]
+    name = settings.taxonomy or known[0]
+    if name not in known:
+        raise UserError(f"analyze {_OFF}: taxonomy '{name}': not labelled. Known: {known}.")
+    return labels.select("sequence_id", pl.col(name).alias("class"))
+
+
+def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
+    """Rows with a column `label` that at least `minimum` of them share."""
+    token = pl.col("tokens").list.get(prefix).cast(pl.String)
+    label = token if settings.label == "token" else pl.col("class")
+    found = rows.with_columns(label=label).filter(pl.col("label").is_not_null())
+    found = found.filter(pl.len().over("label") >= settings.minimum)
+    if found["label"].n_unique() < 2:
+        raise UserError(
+            f"analyze {_OFF}: fewer than two labels that {settings.minimum} of {rows.height} "
+            "sequences share. Take more sequences, or --set minimum=2."
+        )
+    if found["is_memorized"].n_unique() < 2:
+        raise UserError(
+            f"analyze {_OFF}: of {found.height} sequences all are memorized, or none. Take more."
+        )
+    return found
+
+
+def _of_model(
+    inputs: AnalysisInputs,
+    lm: "LanguageModel",
+    rows: pl.DataFrame,
+    model: str,
+    settings: Settings,
+) -> tuple[pl.DataFrame, list[pl.Series]]:
+    """A row a layer, and the value of each sequence at each layer."""
+    layers = _layers(lm.n_layers, settings.n_layers)
+    states = _states(inputs, lm, rows, layers)
+    label = rows["label"].to_numpy()
+    shuffled = np.random.default_rng(settings.seed).permutation(label)
+    memorized = rows["is_memorized"].to_numpy()
+    lines, columns = [], []
+    with track(f"Directions, {model}", total=len(layers), unit="layers") as progress:
+        for place, layer in enumerate(layers):
+            found = _sliced(states[:, place], label, settings)
+            null = _sliced(states[:, place], shuffled, settings, n_directions=500)
+            lines.append(
+                {"model": model, "layer": layer, "n": rows.height}
+                | _means(found, null, memorized)
+                | separation(
+                    found.values, memorized, seed=settings.seed, n_resamples=settings.n_resamples
+                )._asdict()
+                | _within(found.values, memorized, label, settings)
+            )
+            columns.append(pl.Series(f"{model}, layer {layer}", found.values))
+            progress.advance()
+    return pl.DataFrame(lines), columns
+
+
+def _within(
+    values: _Floats, memorized: npt.NDArray[np.bool_], label: npt.ArrayLike, settings: Settings
+) -> dict[str, float]:
+    """AUC among sequences of one label; none where the label is the class."""
+    none = (float("nan"),) * 3
+    found = (
+        within_labels(
+            values, memorized, label, seed=settings.seed, n_resamples=settings.n_resamples
+        )
+        if settings.label == "token"
+        else none
+    )
+    return dict(zip(("within", "within_low", "within_high"), found, strict=True))
+
+
+def _layers(n_layers: int, most: int) -> list[int]:
+    """States 1 to the last, evenly spread; state 0 knows its own token alone."""
+    if n_layers <= most:
+        return list(range(1, n_layers + 1))
+    return sorted({round(one) for one in np.linspace(n_layers, 1, most).tolist()} | {n_layers})
+
+
+def _states(
+    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, layers: list[int]
+) -> npt.NDArray[np.float32]:
+    """States at the last token of the prefix, which foretell the first of the suffix."""
+    from mnemoscope.lm.hidden_states import hidden_states
+
+    batches = hidden_states(
+        lm,
+        token_matrix(rows)[:, : inputs.prefix],
+        batch_size=inputs.batch_size,
+        layers=layers,
+        positions=slice(-1, None),
+    )
+    return np.concatenate([batch[:, :, 0] for batch in batches])
+
+
+def _sliced(
+    states: npt.NDArray[np.float32],
+    label: npt.ArrayLike,
+    settings: Settings,
+    n_directions: int | None = None,
+) -> Sliced:
+    return sliced_information(
+        states,
+        label,
+        seed=settings.seed,
+        n_directions=n_directions or settings.n_directions,
+        max_directions=settings.max_directions,
+        published=settings.published,
+    )
+
+
+def _means(found: Sliced, null: Sliced, memorized: npt.NDArray[np.bool_]) -> dict[str, object]:
+    """Means of finite values, and how many directions it took."""
+
+    def mean(values: _Floats) -> float:
+        kept = values[np.isfinite(values)]
+        return float(kept.mean()) if len(kept) else float("nan")
+
+    return {
+        "memorized": mean(found.values[memorized]),
+        "not_memorized": mean(found.values[~memorized]),
+        "shuffled": mean(null.values),
+        "not_finite": int((~np.isfinite(found.values)).sum()),
+        "n_directions": found.n_directions,
+        "settled": found.settled,
+    }
+
+
+def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+    """Mean value of each class at each layer, and its AUC against what is not memorized."""
+    generator = np.random.default_rng(settings.seed)
+    lines = []
+    for name in sorted(named["class"].drop_nulls().unique()):
+        part = values.filter(pl.col("class") == name)
+        for column in values.columns[4:]:
+            kept = part[column].to_numpy()
+            kept = kept[np.isfinite(kept)]
+            if not len(kept):
+                continue
+            drawn = generator.choice(kept, (settings.n_resamples, len(kept))).mean(axis=1)
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            auc = _against_others(values, column, name, settings)
+            model, layer = column.rsplit(", layer ", 1)
+            lines.append(
+                {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
+                | {"psmi": float(kept.mean()), "low": float(low), "high": float(high)}
+                | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
+            )
+    return pl.DataFrame(lines)
+
+
+def _against_others(values: pl.DataFrame, column: str, name: str, settings: Settings) -> Separation:
+    """How low the values of one memorized class are beside those of what is not memorized."""
+    one = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
+    if not one["is_memorized"].any() or settings.label == "class":
+        return Separation(*[float("nan")] * 6)
+    return separation(
+        one[column].to_numpy(),
+        one["is_memorized"].to_numpy(),
+        seed=settings.seed,
+        n_resamples=settings.n_resamples,
+    )
+
+
+def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
+    last = layers.filter(pl.col("model") == OWN).row(-1, named=True)
+    if settings.label == "class":
+        return (
+            f"At the last layer the state at the end of the prefix tells the class by "
+            f"{last['memorized']:.2f} nats where memorized and {last['not_memorized']:.2f} where "
+            f"not; with labels shuffled by {last['shuffled']:.2f}."
+        )
+    auc = f"{last['auc']:.3f} [{last['auc_low']:.3f}, {last['auc_high']:.3f}]"
+    if last["auc_low"] > 0.5:
+        words = "low PSMI goes with memorization"
+    elif last["auc_high"] < 0.5:
+        words = "high PSMI, not low, goes with memorization"
+    else:
+        words = "PSMI does not go with memorization"
+    return (
+        f"At the last layer {words}: ROC AUC of low PSMI {auc}; the mean is "
+        f"{last['memorized']:.2f} nats where memorized, {last['not_memorized']:.2f} where not, "
+        f"and {last['shuffled']:.2f} with labels shuffled."
+    )
+
+
+def _further(
+    layers: pl.DataFrame,
+    means: pl.DataFrame,
+    n_drawn: int,
+    named: pl.DataFrame,
+    settings: Settings,
+) -> Iterator[str]:
+    what = "first tokens of the suffix" if settings.label == "token" else "classes"
+    yield (
+        f"{named.height:,} of {n_drawn:,} sequences: those whose label at least "
+        f"{settings.minimum} share; {named['label'].n_unique()} {what} are the labels."
+    )
+    own = layers.filter(pl.col("model") == OWN)
+    last = own.row(-1, named=True)
+    if settings.label == "token":
+        yield (
+            f"Where .75 of the memorized are flagged as low, {100 * last['fpr']:.1f} % "
+            f"[{100 * last['fpr_low']:.1f}, {100 * last['fpr_high']:.1f}] of the others are too "
+            f"(the paper, of fine-tuned 7B models: {100 * PUBLISHED_FPR:.1f} % on average)."
+        )
+    else:
+        yield "The class says whether a sequence is memorized, so no AUC is read from this."
+    if settings.label == "token":
+        yield (
+            "Among sequences that share their first token of the suffix the AUC is "
+            f"{last['within']:.3f} [{last['within_low']:.3f}, {last['within_high']:.3f}]: a rare "
+            "token alone makes PSMI high."
+        )
+    yield from _by_class(means)
+    for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
+        other = layers.filter(pl.col("model") == name).row(-1, named=True)
+        yield (
+            f"The same of {name}: AUC {other['auc']:.3f} "
+            f"[{other['auc_low']:.3f}, {other['auc_high']:.3f}]. A model that never saw the "
+            "sequences shows what the texts alone give."
+        )
+    open_ends = own.filter(~pl.col("settled"))["layer"].to_list()
+    if open_ends:
+        yield (
+            f"Not settled within {settings.max_directions} directions: layers "
+            f"{', '.join(map(str, open_ends))}. Raise max_directions."
+        )
+    if n_lost := int(own["not_finite"].sum()):
+        yield f"{n_lost:,} values over all layers underflowed and are no numbers."
+
+
+def _by_class(means: pl.DataFrame) -> Iterator[str]:
+    """One sentence: each memorized class against what is not memorized, at the last layer."""
+    last = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_nan())
+    last = last.filter(pl.col("layer") == pl.col("layer").max())
+    parts = [
+        f"{one['class']} {one['auc']:.3f} [{one['auc_low']:.3f}, {one['auc_high']:.3f}]"
+        for one in last.iter_rows(named=True)
+    ]
+    if parts:
+        yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
+
+
+def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> Iterator[Chart]:
+    """AUC by layer and model, and the mean of each class by layer."""
+    if settings.label == "token":
+        yield Chart(
+            title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
+            x_label="layer",
+            series=tuple(
+                Series(
+                    name=str(name),
+                    x=plain(part["layer"]),
+                    y=plain(part["auc"]),
+                    low=plain(part["auc_low"]),
+                    high=plain(part["auc_high"]),
+                )
+                for name in layers["model"].unique(maintain_order=True)
+                for part in [layers.filter(pl.col("model") == name)]
+            ),
+        )
+    own = means.filter(pl.col("model") == OWN)
+    null = layers.filter(pl.col("model") == OWN)
+    yield Chart(
+        title="Mean PSMI of each class, by layer, nats (95 % interval)",
+        x_label="layer",
+        series=(
+            *(
+                Series(
+                    name=str(name),
+                    x=plain(part["layer"]),
+                    y=plain(part["psmi"]),
+                    low=plain(part["low"]),
+                    high=plain(part["high"]),
+                )
+                for name in own["class"].unique(maintain_order=True)
+                for part in [own.filter(pl.col("class") == name)]
+            ),
+            Series(name="labels shuffled", x=plain(null["layer"]), y=plain(null["shuffled"])),
+        ),
+    )
