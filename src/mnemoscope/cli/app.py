@@ -7,6 +7,7 @@ import typer
 from mnemoscope import __version__
 from mnemoscope.cli import (
     analyze,
+    app_verb,
     audit,
     benchmark,
     demo,
@@ -70,6 +71,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "track": track.track,
     "report": study.report,
     "audit": audit.audit,
+    "app": app_verb.app,
     "describe": describe.describe,
 }
 for _name, _function in _VERBS.items():

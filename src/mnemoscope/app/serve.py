@@ -1,0 +1,207 @@
+"""Serve the app on this machine alone: `mnemoscope app [STUDY|AUDIT]`."""
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.app.browse import BrowsedStudy
+from mnemoscope.app.limits import MOST_BYTES
+from mnemoscope.app.models import Models
+from mnemoscope.app.result import Result, open_audit
+from mnemoscope.config import EMBEDDED
+from mnemoscope.embedded import model_path
+from mnemoscope.errors import UserError
+from mnemoscope.study import Study, is_study
+
+__all__ = ["HOST", "Guard", "check_host", "find_socket", "make_app", "open_target", "serve_app"]
+
+HOST = "127.0.0.1"
+_NAMES = ("127.0.0.1", "localhost")
+_FIRST_PORT = 7860
+_PORTS_TRIED = 20
+_MOST_BODY = 8 * MOST_BYTES  # of any request; what is too large for an audit gets a sentence
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
+    "'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; object-src 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Scope]]
+_Send = Callable[[_Scope], Awaitable[None]]
+_Asgi = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+
+class Guard:
+    """Stands before the app: this machine's names only, no outside requests, bounded bodies.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: _Asgi) -> None:
+        self._app = app
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = {
+            key.decode("latin-1").lower(): value.decode("latin-1")
+            for key, value in scope["headers"]
+        }
+        # A page elsewhere may point its own name at this machine; its requests carry that name.
+        if given.get("host", "").rpartition(":")[0] not in _NAMES:
+            await _refuse(send, 403, "wrong host")
+            return
+        length = given.get("content-length", "0")
+        if not length.isdigit() or int(length) > _MOST_BODY or "transfer-encoding" in given:
+            await _refuse(send, 413, "too large")
+            return
+
+        async def guarded(message: _Scope) -> None:
+            if message["type"] == "http.response.start":
+                own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *own]
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+async def _refuse(send: _Send, code: int, reason: str) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": reason.encode()})
+
+
+def check_host(host: str) -> None:
+    """Refuse to listen to other machines.
+
+    Raises:
+        UserError: another host than this machine.
+    """
+    if host not in _NAMES:
+        raise UserError(
+            f"--host {host}: the app listens to this machine alone ({HOST}); it has no accounts, "
+            "and reads any model folder that is typed. From elsewhere use an SSH tunnel: "
+            f"ssh -L {_FIRST_PORT}:{HOST}:{_FIRST_PORT} MACHINE."
+        )
+
+
+def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None]:
+    """Open what the app is to show: a study, an audit, or nothing.
+
+    Raises:
+        UserError: neither, or a study that is not finished.
+    """
+    if target is None:
+        return None, None
+    if is_study(target):
+        name = str(Study(target).record["models"].get("model", {}).get("name", ""))
+        folder = str(model_path()) if name == EMBEDDED else name
+        return BrowsedStudy(target, folder if Path(folder).exists() else None), None
+    if (target / "audit.json").is_file():
+        return None, open_audit(target)
+    if not target.exists():
+        raise UserError(f"{target}: no such folder. Check the path.")
+    raise UserError(f"{target}: neither a study (study.yaml) nor an audit (audit.json).")
+
+
+def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Any:
+    """The whole app, to be served by any ASGI server.
+
+    Args:
+        browsed: a study, or None.
+        opened: an audit, or None.
+        device: where models are loaded.
+    """
+    # Before gradio is imported: it reads them then.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from mnemoscope.app.blocks import Shop, make_blocks
+    from mnemoscope.app.style import head, theme
+
+    models = Models(None if browsed is None else browsed.model, device)
+    blocks = make_blocks(Shop(models, browsed, opened))
+    bare = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = gr.mount_gradio_app(
+        bare,
+        blocks,
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        max_file_size=MOST_BYTES,
+        ssr_mode=False,
+        show_error=False,
+        head=head(),
+        theme=theme(),
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+    return Guard(app)
+
+
+def find_socket(port: int | None) -> socket.socket:
+    """Take a port of this machine.
+
+    Args:
+        port: the one that is wanted; 0 takes any free one, None the first free from 7860 on.
+
+    Raises:
+        UserError: it is in use, or no port.
+    """
+    tried = range(_FIRST_PORT, _FIRST_PORT + _PORTS_TRIED) if port is None else [port]
+    for one in tried:
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((HOST, one))
+        except (OSError, OverflowError):
+            made.close()
+            continue
+        return made
+    which = f"ports {tried[0]} to {tried[-1]} are" if port is None else f"port {port} is"
+    raise UserError(f"{which} in use or not free to take. Choose another with --port.")
+
+
+def serve_app(
+    target: Path | None,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    device: str = "auto",
+    when_ready: Callable[[str], None] = print,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        target: a study, an audit, or None.
+        host: `127.0.0.1` or `localhost`; another is refused.
+        port: see `find_socket`.
+        device: where models are loaded.
+        when_ready: is told the address.
+
+    Raises:
+        UserError: another host, a port in use, a target that cannot be shown.
+    """
+    check_host(host)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    browsed, opened = open_target(target)
+    made = find_socket(port)
+    app = make_app(browsed, opened, device)
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    when_ready(f"http://{HOST}:{made.getsockname()[1]}/")
+    uvicorn.Server(config).run(sockets=[made])
