@@ -137,12 +137,27 @@ ENTRIES: tuple[Entry, ...] = (
         "text share one answer.",
     ),
     Entry(
+        name="perturb",
+        title="Changed prompts, before and after unlearning",
+        answers="What is still reproduced from a changed prompt, and does unlearned text come back?",
+        needs=("scores", "features", "model"),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+    ),
+    Entry(
         name="dynamics",
         title="Learning and forgetting, token by token",
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
         needs=("scores", "features", "model"),
         uses=("second model", "corpus"),
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
+    ),
+    Entry(
+        name="trigger",
+        title="What memorized tokens hang on",
+        answers="Which hidden states of the prefix does each memorized token depend on?",
+        needs=("scores", "model"),
+        uses=("features",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
 )
 """Every analysis, in the order of `analyze --list` and of the report."""

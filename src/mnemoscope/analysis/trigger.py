@@ -1,0 +1,367 @@
+"""Causal dependency on the trigger: which hidden states does each memorized token hang on?
+
+Source: Huang, Yang, Potts 2024, "Demystifying Verbatim Memorization in Large Language Models",
+arXiv 2407.17817; section 3.3 of the related work: replace one hidden state (layer, position) of
+the trigger by that of a random prompt; it is causal for a memorized token that changes.
+Run it: mnemoscope analyze trigger STUDY
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.boundary import Mean, mean_of
+from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.groups import groups_of, members
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+from mnemoscope.sequences.schema import token_matrix
+
+if TYPE_CHECKING:
+    from mnemoscope.analysis.trigger_patches import Changes
+
+__all__ = ["Settings", "analyse", "draw_donors"]
+
+_BLOCK = 16
+_MINIMUM = 2
+
+
+class Settings(AnalysisSettings):
+    """Settings of `trigger`."""
+
+    n_sequences: int | None = Field(
+        default=80, ge=2, description="Memorized sequences drawn by the seed; null: all."
+    )
+
+
+def draw_donors(ids: npt.ArrayLike, pool: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
+    """Draw for each sequence another one of the study, whose prefix is the random prompt.
+
+    Args:
+        ids: sequence ids, shape (n,).
+        pool: sequence ids to draw from, at least two, without repeats.
+        seed: of the draw.
+
+    Returns:
+        Places in the pool, shape (n,); never that of the sequence itself.
+    """
+    wanted, others = np.asarray(ids), np.asarray(pool)
+    rng = np.random.default_rng(seed)
+    places = rng.integers(0, len(others), len(wanted))
+    # The next place is another sequence for certain: ids do not repeat.
+    return np.where(others[places] == wanted, (places + 1) % len(others), places)
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Replace every state of the prefix of memorized sequences and see which tokens change.
+
+    Args:
+        inputs: a study and its model.
+        settings: how many sequences.
+
+    Raises:
+        UserError: fewer than two sequences are memorized.
+    """
+    known = inputs.table.filter(pl.col("is_memorized"))
+    if known.height < _MINIMUM:
+        raise UserError(
+            f"analyze trigger: {known.height} sequences are memorized, {_MINIMUM} are needed. "
+            "Take a study with more."
+        )
+    rows = draw_rows(known, settings.n_sequences, settings.seed)
+    changes = _changes(inputs, rows, settings.seed)
+    groups = groups_of(rows)
+    states, tokens = _state_frame(changes), _token_frame(changes)
+    shares = _share_frame(changes, groups)
+    return AnalysisResult(
+        sentence=_sentence(shares),
+        frames={
+            "shares": shares,
+            "tokens": tokens,
+            "states": states,
+            "by_token": _by_token_frame(changes),
+            "changes": _change_frame(changes, rows),
+        },
+        figures=(
+            _state_map(changes),
+            _position_map(changes),
+            _token_chart(tokens),
+            _layer_chart(changes, groups),
+        ),
+        further=tuple(_further(inputs, changes, rows)),
+    )
+
+
+def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> "Changes":
+    """What each replaced state changes, kept in blocks of sequences."""
+    from mnemoscope.analysis.trigger_patches import Changes
+
+    lm, half = inputs.model(), inputs.prefix
+    pool = inputs.table["sequence_id"].to_numpy()
+    chosen = draw_donors(rows["sequence_id"].to_numpy(), pool, seed)
+    donors = inputs.table[chosen]
+    blocks = range(0, rows.height, _BLOCK)
+    with track("Replacing states", total=rows.height * lm.n_layers * (half + 1)) as progress:
+        parts = [
+            inputs.shelf(
+                "patched",
+                {
+                    **model_basis(lm),
+                    "prefix": half,
+                    "ids": hash_ids(rows[start : start + _BLOCK]),
+                    "donors": hash_ids(donors[start : start + _BLOCK]),
+                },
+                lambda start=start: _patch(inputs, rows, donors, start, progress),  # type: ignore[misc]
+            )
+            for start in blocks
+        ]
+    kept = pl.concat(parts)
+    n, suffix = rows.height, inputs.length - half
+    shapes = ((n, lm.n_layers, half, suffix), (n, lm.n_layers, suffix), (n, suffix))
+    return Changes(
+        *(
+            np.array(kept[name].to_list(), dtype=bool).reshape(shape)
+            for name, shape in zip(Changes._fields, shapes, strict=True)
+        )
+    )
+
+
+def _patch(
+    inputs: AnalysisInputs, rows: pl.DataFrame, donors: pl.DataFrame, start: int, progress: object
+) -> pl.DataFrame:
+    from mnemoscope.analysis.trigger_patches import find_changes
+
+    block = rows[start : start + _BLOCK]
+    found = find_changes(
+        inputs.model(),
+        token_matrix(block),
+        token_matrix(donors[start : start + _BLOCK])[:, : inputs.prefix],
+        batch_size=inputs.batch_size,
+        progress=progress,  # type: ignore[arg-type]
+    )
+    return block.select(
+        "sequence_id",
+        pl.Series("donor_id", donors["sequence_id"][start : start + _BLOCK]),
+        *(
+            pl.Series(name, part.reshape(len(part), -1).tolist(), dtype=pl.List(pl.Boolean))
+            for name, part in zip(found._fields, found, strict=True)
+        ),
+    )
+
+
+def _shares(changes: "Changes") -> dict[str, npt.NDArray[np.float64]]:
+    """Of each sequence the share of its tokens that are so, shape (n,)."""
+    right = changes.is_right
+    count = np.maximum(right.sum(axis=1), 1)
+    alone = right & ~changes.one.any(axis=(1, 2))
+    untouched = right & ~changes.all_of_layer[:, 0]
+    return {
+        "depend on no single state": alone.sum(axis=1) / count,
+        "depend on no state at all": untouched.sum(axis=1) / count,
+        "depend on several together": (alone & ~untouched).sum(axis=1) / count,
+    }
+
+
+def _share_frame(changes: "Changes", groups: pl.Series) -> pl.DataFrame:
+    """Shares of the tokens, by group."""
+    parts = {"all": list(range(len(groups))), **members(groups)}
+    rows = []
+    for name, places in parts.items():
+        if len(places) < _MINIMUM:
+            continue
+        for what, values in _shares(changes).items():
+            middle, low, high = _within(mean_of(values[places]))
+            rows.append(
+                {"group": name, "n": len(places), "tokens": what}
+                | {"share": middle, "low": low, "high": high}
+            )
+    return pl.DataFrame(rows)
+
+
+def _within(mean: Mean) -> Mean:
+    """A mean of shares, its interval inside [0, 1]."""
+    return mean[0], max(mean[1], 0.0), min(mean[2], 1.0)
+
+
+def _token_frame(changes: "Changes") -> pl.DataFrame:
+    """By token of the suffix, from 1: how many sequences' token depends on nothing."""
+    right = changes.is_right
+    alone, untouched = ~changes.one.any(axis=(1, 2)), ~changes.all_of_layer[:, 0]
+    rows = []
+    for token in range(right.shape[1]):
+        kept = right[:, token]
+        n = int(kept.sum())
+        rows.append(
+            {"token": token + 1, "n": n}
+            | {"no_single_state": float(alone[kept, token].mean()) if n else None}
+            | {"no_state_at_all": float(untouched[kept, token].mean()) if n else None}
+            | {"mean_states": float(changes.one[kept, ..., token].sum()) / n if n else None}
+        )
+    return pl.DataFrame(rows)
+
+
+def _state_frame(changes: "Changes") -> pl.DataFrame:
+    """By state: the share of tokens that change, averaged over sequences."""
+    values = _by_state(changes)
+    return pl.DataFrame(
+        [
+            {"state": layer, "position": position + 1}
+            | dict(zip(("share", "low", "high"), _within(mean_of(column)), strict=True))
+            for layer in range(values.shape[1])
+            for position, column in enumerate(values[:, layer].T)
+        ]
+    )
+
+
+def _by_state(changes: "Changes") -> npt.NDArray[np.float64]:
+    """Share of each sequence's tokens that each state changes, (n, layers, prefix)."""
+    count = np.maximum(changes.is_right.sum(axis=1), 1)[:, None, None]
+    found: npt.NDArray[np.float64] = changes.one.sum(axis=3) / count
+    return found
+
+
+def _by_token_frame(changes: "Changes") -> pl.DataFrame:
+    """The map of states for each token: in how many sequences it changes."""
+    counts = changes.one.sum(axis=0)
+    layer, position, token = np.indices(counts.shape)
+    return pl.DataFrame(
+        {
+            "state": layer.ravel(),
+            "position": position.ravel() + 1,
+            "token": token.ravel() + 1,
+            "n_changed": counts.ravel(),
+            "n": np.broadcast_to(changes.is_right.sum(axis=0), counts.shape).ravel(),
+        }
+    )
+
+
+def _change_frame(changes: "Changes", rows: pl.DataFrame) -> pl.DataFrame:
+    """Of each sequence the tokens (from 1) that each state changes, where it changes any."""
+    ids = rows["sequence_id"].to_list()
+    found = [
+        (ids[row], int(layer), int(position) + 1, (np.flatnonzero(bits) + 1).tolist())
+        for (row, layer, position), bits in (
+            (place, changes.one[place]) for place in np.ndindex(changes.one.shape[:3])
+        )
+        if bits.any()
+    ]
+    schema = {"sequence_id": pl.Int64, "state": pl.Int32, "position": pl.Int32}
+    return pl.DataFrame(found, schema={**schema, "tokens": pl.List(pl.Int32)}, orient="row")
+
+
+def _sentence(shares: pl.DataFrame) -> str:
+    said = {row["tokens"]: row for row in shares.filter(group="all").iter_rows(named=True)}
+    single, none, several = (
+        _percent(said[f"depend on {what}"])
+        for what in ("no single state", "no state at all", "several together")
+    )
+    n = said["depend on no single state"]["n"]
+    return (
+        f"Of the tokens of {n:,} memorized sequences, {single} depend on no single hidden state of "
+        f"the prefix: {none} come out after another prefix altogether, once the tokens before them "
+        f"are there, and {several} need the prefix but no one state of it."
+    )
+
+
+def _percent(row: dict[str, float]) -> str:
+    return f"{100 * row['share']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def _names(n_layers: int) -> tuple[str, ...]:
+    return ("embedding", *(f"after layer {layer}" for layer in range(1, n_layers)))
+
+
+def _state_map(changes: "Changes") -> HeatMap:
+    values = _by_state(changes).mean(axis=0)
+    return HeatMap(
+        title="Tokens that change when this one state is another prefix's, per cent",
+        values=tuple(plain(row) for row in values),
+        row_names=_names(len(values)),
+        column_names=tuple(str(position + 1) for position in range(values.shape[1])),
+        row_label="state",
+        column_label="position in the prefix",
+        percent=True,
+    )
+
+
+def _position_map(changes: "Changes") -> HeatMap:
+    """Which position each token hangs on, in any layer."""
+    count = np.maximum(changes.is_right.sum(axis=0), 1)[:, None]
+    values = changes.one.any(axis=1).sum(axis=0).T / count
+    return HeatMap(
+        title="Sequences whose token depends on this position, in some layer, per cent",
+        values=tuple(plain(row) for row in values),
+        row_names=tuple(str(token + 1) for token in range(values.shape[0])),
+        column_names=tuple(str(position + 1) for position in range(values.shape[1])),
+        row_label="token of the suffix",
+        column_label="position in the prefix",
+        percent=True,
+    )
+
+
+def _token_chart(tokens: pl.DataFrame) -> Chart:
+    names = {
+        "no_single_state": "depend on no single state",
+        "no_state_at_all": "come out after another prefix",
+    }
+    return Chart(
+        title="Tokens that do without the prefix, by their place in the suffix, per cent",
+        x_label="token of the suffix",
+        percent=True,
+        series=tuple(
+            Series(name=name, x=plain(tokens["token"]), y=plain(tokens[column].cast(pl.Float64)))
+            for column, name in names.items()
+        ),
+    )
+
+
+def _layer_chart(changes: "Changes", groups: pl.Series) -> Chart:
+    """Share of tokens that hang on some state of a layer, by group."""
+    count = np.maximum(changes.is_right.sum(axis=1), 1)[:, None]
+    values = changes.one.any(axis=2).sum(axis=2) / count
+    series = []
+    for name, places in members(groups).items():
+        if len(places) < _MINIMUM:
+            continue
+        means = [_within(mean_of(column)) for column in values[places].T]
+        middle, low, high = np.array(means).T
+        series.append(
+            Series(
+                name=f"{name} ({len(places):,})",
+                x=plain(range(len(means))),
+                y=plain(middle),
+                low=plain(low),
+                high=plain(high),
+            )
+        )
+    return Chart(
+        title="Tokens that depend on some one state of this depth, per cent (95 % interval)",
+        form="bars",
+        x_names=_names(values.shape[1]),
+        percent=True,
+        series=tuple(series),
+    )
+
+
+def _further(inputs: AnalysisInputs, changes: "Changes", rows: pl.DataFrame) -> list[str]:
+    said = [
+        "Each token is judged after the true tokens before it, so a change is its own and not that "
+        "of an earlier token. The other prefix is that of another sequence of the study, drawn "
+        "once for each: a state that happens to be alike in both is not found.",
+        f"The last layer's output is left out: at position {inputs.prefix} it decides the first "
+        "token alone, elsewhere nothing.",
+    ]
+    wrong = int((~changes.is_right).sum())
+    if wrong:
+        said.append(
+            f"{wrong} tokens in {int((~changes.is_right).any(axis=1).sum())} of {rows.height} "
+            "sequences are not the best ones in this forward (rounding), and left out."
+        )
+    return said
