@@ -1,0 +1,116 @@
+"""The states a token hangs on, found in a network in which they are built in."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.trigger import Settings, analyse, draw_donors
+from mnemoscope.analysis.trigger_patches import find_changes
+from mnemoscope.errors import UserError
+
+sys.path.append(str(Path(__file__).parent))
+
+from built_networks import COPYING_LAYER, copying_network
+
+VOCABULARY, LENGTH, PREFIX = 24, 16, 8
+# Suffix tokens 0 to 3 are copied from positions 0, 2, 4, 6 of the prefix, 4 to 7 from the suffix.
+SOURCES = {7: 0, 8: 2, 9: 4, 10: 6, 11: 8, 12: 9, 13: 10, 14: 11}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return copying_network(SOURCES, vocabulary=VOCABULARY, length=LENGTH)
+
+
+def _sequences(n: int, seed: int = 0) -> np.ndarray:
+    """Sequences that the network has by heart: each suffix token is its source's."""
+    rng = np.random.default_rng(seed)
+    tokens = np.stack([rng.permutation(VOCABULARY)[:LENGTH] for _ in range(n)])
+    for query, source in SOURCES.items():
+        tokens[:, query + 1] = tokens[:, source]
+    return tokens
+
+
+def _wanted(tokens: np.ndarray, donors: np.ndarray) -> np.ndarray:
+    """What is built in, (n, layers, prefix, suffix), from the tokens alone."""
+    changed = np.zeros((len(tokens), 3, PREFIX, LENGTH - PREFIX), dtype=bool)
+    for query, source in SOURCES.items():
+        if source < PREFIX:
+            differs = tokens[:, source] != donors[:, source]
+            for layer in range(COPYING_LAYER + 1):
+                changed[:, layer, source, query - 7] = differs
+    # After the copying layer the asking position holds what the donor's would say.
+    changed[:, COPYING_LAYER + 1, 7, 0] = tokens[:, 0] != donors[:, 0]
+    return changed
+
+
+def test_the_states_that_are_built_in_are_found_and_no_others(lm) -> None:
+    tokens, donors = _sequences(12), _sequences(12, seed=5)[:, :PREFIX]
+    found = find_changes(lm, tokens, donors, batch_size=7)
+    assert found.is_right.all()
+    wanted = _wanted(tokens, donors)
+    assert wanted.sum() > 80
+    np.testing.assert_array_equal(found.one, wanted)
+    # all states of a layer at once: up to the copying layer all sources are replaced
+    np.testing.assert_array_equal(found.all_of_layer[:, :2], wanted[:, :2].any(axis=2))
+    np.testing.assert_array_equal(found.all_of_layer[:, 2], wanted[:, 2].any(axis=1))
+
+
+def test_a_state_replaced_by_its_own_changes_nothing(lm) -> None:
+    tokens = _sequences(5)
+    found = find_changes(lm, tokens, tokens[:, :PREFIX], batch_size=64)
+    assert not found.one.any()
+    assert not found.all_of_layer.any()
+
+
+def test_half_the_tokens_depend_on_none(lm) -> None:
+    """The analysis on a study: 4 of 8 tokens are copied from the suffix itself."""
+    tokens = _sequences(30)
+    table = pl.DataFrame(
+        {
+            "sequence_id": np.arange(30) + 50,
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "is_memorized": True,
+        }
+    )
+    inputs = AnalysisInputs(
+        where="", table=table, load_model=lambda: lm, length=LENGTH, batch_size=64
+    )
+    result = analyse(inputs, Settings(n_sequences=None, seed=3))
+    donors = tokens[draw_donors(table["sequence_id"], table["sequence_id"], 3), :PREFIX]
+    wanted = 1 - _wanted(tokens, donors).any(axis=(1, 2)).mean()
+    shares = result.frames["shares"].filter(group="all")
+    assert shares["share"].to_list() == pytest.approx([wanted, wanted, 0.0])
+    assert 0.5 <= wanted < 0.56  # a donor may hold the same token by chance
+    tokens_frame = result.frames["tokens"]
+    assert tokens_frame["no_single_state"].to_list()[4:] == [1.0] * 4
+    assert max(tokens_frame["no_single_state"].to_list()[:4]) < 0.2
+    touched = result.frames["by_token"].filter(pl.col("n_changed") > 0)
+    assert set(touched.select("state", "position", "token").rows()) == {
+        *((layer, 2 * token + 1, token + 1) for layer in (0, 1) for token in range(4)),
+        (2, 8, 1),
+    }
+    named = result.frames["changes"].filter(state=0, position=3)
+    assert named["tokens"].to_list() == [[2]] * named.height
+    assert f"{100 * wanted:.1f} %" in result.sentence
+
+
+def test_no_sequence_is_its_own_donor() -> None:
+    pool = np.array([4, 9, 2])
+    for seed in range(50):
+        places = draw_donors(pool, pool, seed)
+        assert (pool[places] != pool).all()
+    assert len({tuple(draw_donors(pool, pool, seed)) for seed in range(50)}) > 4
+
+
+def test_too_few_memorized_sequences_are_refused(lm) -> None:
+    table = pl.DataFrame(
+        {"sequence_id": [1, 2], "tokens": [[0] * 16] * 2, "is_memorized": [True, False]}
+    )
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: lm, length=LENGTH)
+    with pytest.raises(UserError, match="1 sequences are memorized, 2 are needed"):
+        analyse(inputs, Settings())
