@@ -69,7 +69,7 @@ def _continue_batch(
     wanted = batch[:, prefix:]
     chosen = torch.full_like(wanted, LEFT)
     alive = torch.arange(len(batch), device=batch.device)
-    cache, fed = new_cache(lm), prepend_bos(lm, batch[:, :prefix])
+    cache, fed = new_cache(lm, batch.shape[1] - 1), prepend_bos(lm, batch[:, :prefix])
     with torch.inference_mode():
         for step in range(wanted.shape[1]):
             best, gap = best_two(last_logits(lm, fed, 1, cache))
