@@ -159,6 +159,24 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("features",),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
+    Entry(
+        name="embeddings",
+        title="How the last hidden state moves while the model writes",
+        answers="Do states of well and badly remembered continuations part, and when?",
+        needs=("scores", "model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+    ),
+    Entry(
+        name="tokens",
+        title="Which generated tokens are right?",
+        answers="Do hidden states and entropy tell of each token whether it is the text's own?",
+        needs=("scores", "model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+        published="As published, the encoder takes the batch for the sequence: it attends from one "
+        "sequence to the others and never from token to token, so a prediction depends on what "
+        "else is in the batch. Sequences right throughout are left out, rows are split without "
+        "regard to near duplicates, and training is of batch 128 at 1e-4.",
+    ),
 )
 """Every analysis, in the order of `analyze --list` and of the report."""
 

@@ -1,0 +1,385 @@
+"""Dynamics of the last hidden state while the model writes, by how much of it is right.
+
+Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
+Models", arXiv 2405.11577; section 4 of the related work: last states of generated tokens averaged
+by score level, their pairwise cosine and Euclidean distances step by step, and a projection.
+Run it: mnemoscope analyze embeddings STUDY
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.generated import Generated, generate_by_level, states_of
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError
+
+__all__ = [
+    "METRICS",
+    "Distance",
+    "Settings",
+    "analyse",
+    "distances",
+    "from_top",
+    "mean_states",
+    "project",
+]
+
+METRICS = ("cosine", "euclidean")
+
+_Array = npt.NDArray[np.float64]
+
+
+class Settings(AnalysisSettings):
+    """Settings of `embeddings`."""
+
+    n_sequences: int | None = Field(
+        default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
+    )
+    n_steps: int = Field(
+        default=16, ge=2, description="Generated tokens followed; a level is how many are right."
+    )
+    per_level: int = Field(default=100, ge=2, description="Sequences a level at most.")
+    minimum: int = Field(default=5, ge=2, description="Sequences that a level needs.")
+    n_resamples: int = Field(
+        default=200, ge=20, description="Bootstrap samples and shuffles behind an interval."
+    )
+
+
+class Distance(NamedTuple):
+    """Distance of one level's mean state from the top level's at one step.
+
+    Attributes:
+        value: of the means.
+        low: end of the 95 % bootstrap interval over sequences.
+        high: its other end.
+        chance: 95th percentile of the distance when the two levels' sequences are shuffled.
+    """
+
+    value: float
+    low: float
+    high: float
+    chance: float
+
+
+def mean_states(
+    states: npt.NDArray[np.floating], level: npt.NDArray[np.int64], levels: list[int]
+) -> _Array:
+    """Average states over the sequences of each level.
+
+    Args:
+        states: shape (n, steps, width).
+        level: shape (n,).
+        levels: which.
+
+    Returns:
+        Shape (levels, steps, width).
+    """
+    return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
+
+
+def distances(means: _Array, metric: str) -> _Array:
+    """Give the distance of every two levels at every step.
+
+    Args:
+        means: shape (levels, steps, width).
+        metric: `cosine` (1 - cosine of the angle) or `euclidean`.
+
+    Returns:
+        Shape (steps, levels, levels).
+    """
+    from scipy.spatial.distance import cdist
+
+    return np.stack([cdist(step, step, metric) for step in means.transpose(1, 0, 2)])
+
+
+def project(means: _Array) -> tuple[_Array, _Array]:
+    """Project mean states on their two principal components, those of all levels and steps.
+
+    Args:
+        means: shape (levels, steps, width).
+
+    Returns:
+        Places, shape (levels, steps, 2), and the share of the variance of each component.
+    """
+    from sklearn.decomposition import PCA
+
+    flat = means.reshape(-1, means.shape[2])
+    fitted = PCA(n_components=2, svd_solver="full").fit(flat)
+    return fitted.transform(flat).reshape(*means.shape[:2], 2), fitted.explained_variance_ratio_
+
+
+def from_top(
+    one: npt.NDArray[np.floating],
+    top: npt.NDArray[np.floating],
+    *,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, list[Distance]]:
+    """Follow the distance of two groups' mean states with its interval and with what chance gives.
+
+    Args:
+        one: states of one group, shape (n, steps, width).
+        top: of the other, shape (m, steps, width).
+        n_resamples: bootstrap samples, and as many shuffles.
+        seed: of both.
+
+    Returns:
+        For each metric one `Distance` a step. The interval is the basic bootstrap's: a resampled
+        mean is noisier than the mean, which makes distances larger, and this takes that back.
+    """
+    rng = np.random.default_rng(seed)
+    both = np.concatenate([one, top]).astype(np.float64)
+    n, m = len(one), len(top)
+    straight = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
+    is_one = np.arange(n + m) < n
+    drawn = np.concatenate(
+        [rng.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (n, m)], axis=1
+    )
+    mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
+    found: dict[str, list[Distance]] = {metric: [] for metric in METRICS}
+    for step in both.transpose(1, 0, 2):
+        own = _apart(step, straight[None], is_one[None])
+        again = _apart(step, drawn, np.broadcast_to(is_one, drawn.shape))
+        by_chance = _apart(step, np.where(mixed, 1 / n, 1 / m), mixed)
+        for metric in METRICS:
+            value = float(own[metric][0])
+            low, high = 2 * value - np.quantile(again[metric], [0.975, 0.025])
+            chance = float(np.quantile(by_chance[metric], 0.95))
+            found[metric].append(Distance(value, max(float(low), 0.0), float(high), chance))
+    return found
+
+
+def _apart(
+    states: _Array, weights: _Array, is_one: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Distances of the weighted means of two groups, for each row of weights (rows, n + m)."""
+    first, second = (np.where(side, weights, 0) @ states for side in (is_one, ~is_one))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return {
+        "cosine": 1 - (first * second).sum(axis=1) / lengths,
+        "euclidean": np.linalg.norm(first - second, axis=1),
+    }
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Average the states of each level and follow their distances while the model writes.
+
+    Args:
+        inputs: a study and its model.
+        settings: levels and steps.
+
+    Raises:
+        UserError: the top level or all others hold too few sequences.
+    """
+    generated = generate_by_level(
+        inputs,
+        n_sequences=settings.n_sequences,
+        n_steps=settings.n_steps,
+        per_level=settings.per_level,
+        seed=settings.seed,
+        where="analyze embeddings",
+    )
+    levels = _levels(generated, settings)
+    states = states_of(inputs, generated)
+    means = mean_states(states, generated.level, levels)
+    followed = _followed(states, generated.level, levels, settings)
+    pairs = _pairs(means, levels)
+    places, explained = project(means)
+    return AnalysisResult(
+        sentence=_sentence(followed, pairs, levels, settings.n_steps),
+        frames={
+            "from_top": followed,
+            "pairs": pairs,
+            "places": _place_frame(places, levels),
+            "levels": _count_frame(generated),
+        },
+        figures=(
+            _distance_chart(followed, "cosine", levels, settings.n_steps),
+            _distance_chart(followed, "euclidean", levels, settings.n_steps),
+            _pair_map(means, levels),
+            _place_chart(places, explained, levels),
+        ),
+        further=tuple(_further(generated, levels, settings)),
+    )
+
+
+def _levels(generated: Generated, settings: Settings) -> list[int]:
+    counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
+    levels = [level for level, n in enumerate(counts) if n >= settings.minimum]
+    if len(levels) < 2 or levels[-1] != settings.n_steps:
+        raise UserError(
+            f"analyze embeddings: {int(counts[-1])} sequences with all {settings.n_steps} tokens "
+            f"right and {int(counts[:-1].sum())} others; {settings.minimum} of the first and of "
+            "some other level are needed. Take more (--set n_sequences=null) or lower minimum."
+        )
+    return levels
+
+
+def _followed(
+    states: npt.NDArray[np.floating],
+    level: npt.NDArray[np.int64],
+    levels: list[int],
+    settings: Settings,
+) -> pl.DataFrame:
+    """Distance of every level from the top one at every step."""
+    top, rows = states[level == levels[-1]], []
+    for one in levels[:-1]:
+        group = states[level == one]
+        found = from_top(group, top, n_resamples=settings.n_resamples, seed=settings.seed)
+        for metric, steps in found.items():
+            rows += [
+                {"metric": metric, "level": one, "n": len(group), "step": step, **way._asdict()}
+                for step, way in enumerate(steps, start=1)
+            ]
+    return pl.DataFrame(rows).rename({"value": "distance"})
+
+
+def _pairs(means: _Array, levels: list[int]) -> pl.DataFrame:
+    """Distance of every two levels at every step."""
+    by_metric = {metric: distances(means, metric) for metric in METRICS}
+    rows = [
+        {"step": step + 1, "level": levels[i], "other": levels[j]}
+        | {metric: float(by_metric[metric][step, i, j]) for metric in METRICS}
+        for step in range(means.shape[1])
+        for i in range(len(levels))
+        for j in range(i)
+    ]
+    return pl.DataFrame(rows)
+
+
+def _place_frame(places: _Array, levels: list[int]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"level": level, "step": step + 1, "first": float(x), "second": float(y)}
+            for level, way in zip(levels, places, strict=True)
+            for step, (x, y) in enumerate(way)
+        ]
+    )
+
+
+def _count_frame(generated: Generated) -> pl.DataFrame:
+    counts = np.bincount(generated.level, minlength=generated.n_steps + 1)
+    return pl.DataFrame({"level": np.arange(len(counts)), "n": counts})
+
+
+def _order(pairs: pl.DataFrame, step: int) -> float:
+    """Rank correlation of how far two levels are apart in score and in cosine distance."""
+    from scipy.stats import spearmanr
+
+    part = pairs.filter(step=step)
+    apart = (part["level"] - part["other"]).to_numpy()
+    if len(set(apart.tolist())) < 2:
+        return float("nan")
+    return float(spearmanr(apart, part["cosine"].to_numpy()).statistic)
+
+
+def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
+    lowest = followed.filter(metric="cosine", level=levels[0])
+    said = [
+        f"{row['distance']:.3f} [{row['low']:.3f}, {row['high']:.3f}] (shuffled: up to "
+        f"{row['chance']:.3f})"
+        for row in (lowest.row(0, named=True), lowest.row(-1, named=True))
+    ]
+    text = (
+        f"The mean last state of sequences with {levels[0]} of {n_steps} generated tokens right "
+        f"lies at a cosine distance of {said[0]} from that of those all right where the first "
+        f"token is chosen, and of {said[1]} at token {n_steps}"
+    )
+    order = _order(pairs, n_steps)
+    if order != order:
+        return f"{text}."
+    return (
+        f"{text}; the further two levels are apart in score, the further are their states: rank "
+        f"correlation {order:.2f} over {pairs.filter(step=n_steps).height} pairs of levels."
+    )
+
+
+def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_steps: int) -> Chart:
+    """Distances from the top level of a few others, spread over the scale."""
+    others = levels[:-1]
+    shown = sorted({others[round(i)] for i in np.linspace(0, len(others) - 1, 5)})
+    part = followed.filter(metric=metric)
+    series = [
+        Series(
+            name=f"{level} of {n_steps} right ({rows['n'][0]:,})",
+            x=plain(rows["step"]),
+            y=plain(rows["distance"]),
+            low=plain(rows["low"]),
+            high=plain(rows["high"]),
+        )
+        for level in shown
+        for rows in [part.filter(level=level)]
+    ]
+    chance = part.filter(level=shown[0])
+    series.append(
+        Series(
+            name=f"{shown[0]} of {n_steps}, shuffled with the top level (95th percentile)",
+            x=plain(chance["step"]),
+            y=plain(chance["chance"]),
+        )
+    )
+    word = {"cosine": "Cosine", "euclidean": "Euclidean"}[metric]
+    return Chart(
+        title=f"{word} distance of a level's mean state from that of sequences all right",
+        x_label="generated token",
+        series=tuple(series),
+    )
+
+
+def _pair_map(means: _Array, levels: list[int]) -> HeatMap:
+    values = distances(means, "cosine")[-1]
+    names = tuple(str(level) for level in levels)
+    return HeatMap(
+        title=f"Cosine distance of every two levels' mean states at token {means.shape[1]}",
+        values=tuple(plain(row) for row in values),
+        row_names=names,
+        column_names=names,
+        row_label="right tokens",
+        column_label="right tokens",
+    )
+
+
+def _place_chart(places: _Array, explained: _Array, levels: list[int]) -> Chart:
+    """Every level's mean states as points on two components; no order of steps is drawn."""
+    shown = sorted({levels[round(i)] for i in np.linspace(0, len(levels) - 1, 6)})
+    return Chart(
+        title="Mean states on their first two principal components, one point a step",
+        form="points",
+        x_label=f"first ({100 * explained[0]:.0f} % of the variance)",
+        y_label=f"second ({100 * explained[1]:.0f} %)",
+        series=tuple(
+            Series(name=f"{level} right", x=plain(way[:, 0]), y=plain(way[:, 1]))
+            for level, way in zip(levels, places, strict=True)
+            if level in shown
+        ),
+    )
+
+
+def _further(generated: Generated, levels: list[int], settings: Settings) -> list[str]:
+    counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
+    said = [
+        f"{len(generated.tokens):,} sequences, at most {settings.per_level} of each score level; a "
+        "state is the one from which a token is chosen, after the last normalisation.",
+        "Levels differ in their texts too: what the states show of the text is not told apart here "
+        "from what they show of memory.",
+    ]
+    missing = [str(level) for level in range(settings.n_steps + 1) if level not in levels]
+    if missing:
+        said.append(
+            f"Fewer than {settings.minimum} sequences, left out: {', '.join(missing)} of "
+            f"{settings.n_steps} right."
+        )
+    small = [level for level in levels if counts[level] < settings.per_level // 2]
+    if small:
+        said.append(
+            f"{len(small)} of {len(levels)} levels hold fewer than {settings.per_level // 2} "
+            "sequences: means of few lie apart by chance, so look at the shuffled distance."
+        )
+    return said

@@ -1,0 +1,367 @@
+"""Can it be told of each generated token whether it is right, from states and entropy?
+
+Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
+Models", arXiv 2405.11577; section 4 of the related work: an encoder on the last hidden states and
+the entropy of generated tokens, its token and full-sequence accuracy.
+Run it: mnemoscope analyze tokens STUDY
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.boundary import mean_of
+from mnemoscope.analysis.decoding import hash_ids, model_basis
+from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.generated import Generated, generate_by_level, states_of
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.shares import share_of
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+from mnemoscope.taxonomy.splitting import find_groups
+
+__all__ = ["Settings", "Sides", "analyse", "score", "split_rows"]
+
+_TEST, _HELD_BACK = 0.2, 0.125  # of the rows; of the rest
+_MINIMUM = 50
+_PUBLISHED = {"batch_size": 128, "learning_rate": 1e-4, "batch_first": False}
+
+
+class Settings(AnalysisSettings):
+    """Settings of `tokens`."""
+
+    n_sequences: int | None = Field(
+        default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
+    )
+    n_steps: int = Field(
+        default=16,
+        ge=2,
+        description="Generated tokens of a sequence; a level is how many are right.",
+    )
+    per_level: int = Field(
+        default=100, ge=2, description="Sequences a level at most (the original: 2,000)."
+    )
+    n_epochs: int = Field(default=30, ge=1, description="Epochs of training at most.")
+
+
+class Sides(NamedTuple):
+    """Which rows are for what.
+
+    Attributes:
+        is_test: a fifth, shape (n,).
+        held_back: an eighth of the rest, which decides when to stop.
+    """
+
+    is_test: npt.NDArray[np.bool_]
+    held_back: npt.NDArray[np.bool_]
+
+
+def split_rows(groups: npt.ArrayLike, seed: int) -> Sides:
+    """Split by group: what is near-equal is on one side.
+
+    Args:
+        groups: shape (n,); rows of one group stay together.
+        seed: of the draw.
+    """
+    names, places = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(places)
+
+    def draw(free: npt.NDArray[np.bool_], wanted: float) -> npt.NDArray[np.bool_]:
+        order = [one for one in rng.permutation(len(names)) if free[one]]
+        room, chosen = wanted, np.zeros(len(names), dtype=bool)
+        for one in order:
+            if sizes[one] <= room:
+                chosen[one] = True
+                room -= sizes[one]
+        return chosen
+
+    n = len(places)
+    test = draw(np.ones(len(names), dtype=bool), _TEST * n)
+    held = draw(~test, _HELD_BACK * (1 - _TEST) * n)
+    return Sides(test[places], held[places])
+
+
+def score(
+    guessed: npt.NDArray[np.bool_], is_right: npt.NDArray[np.bool_], name: str
+) -> list[dict[str, object]]:
+    """Give token and full-sequence accuracy with their intervals over sequences.
+
+    Args:
+        guessed: what a predictor says, shape (n, steps).
+        is_right: what is so.
+        name: of the predictor.
+    """
+    hit = guessed == is_right
+    middle, low, high = mean_of(hit.mean(axis=1))
+    full = share_of(int(hit.all(axis=1).sum()), len(hit))
+    token = {"accuracy": middle, "low": max(low, 0.0), "high": min(high, 1.0)}
+    whole = {"accuracy": full.value, "low": full.low, "high": full.high}
+    return [
+        {"predictor": name, "of": what, **values}
+        for what, values in (("tokens", token), ("full sequences", whole))
+    ]
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Train the predictor on some sequences and try it on others, beside two that know less.
+
+    Args:
+        inputs: a study and its model.
+        settings: levels, steps and training.
+
+    Raises:
+        UserError: too few sequences, or tokens of one kind only.
+    """
+    generated = _generated(inputs, settings)
+    states, entropy = states_of(inputs, generated), _entropy(inputs, generated)
+    groups = (
+        np.arange(len(states)) if settings.published else find_groups(generated.rows).to_numpy()
+    )
+    sides = split_rows(groups, settings.seed)
+    right = generated.is_right
+    _refuse(right, sides)
+    test = right[sides.is_test]
+    chances = {
+        "states and entropy": _encoded(states, entropy, right, sides, settings),
+        "entropy alone": _by_entropy(entropy, right, sides),
+        "always the commoner": np.full(test.shape, float(right[~sides.is_test].mean())),
+    }
+    scores = pl.DataFrame(
+        [row for name, one in chances.items() for row in score(one > 0.5, test, name)]
+    )
+    steps = _step_frame(chances, test)
+    levels = _level_frame(chances["states and entropy"] > 0.5, test)
+    return AnalysisResult(
+        sentence=_sentence(scores, len(test)),
+        frames={"scores": scores, "levels": levels, "steps": steps},
+        figures=(_score_chart(scores), _step_chart(steps), _level_chart(levels, settings.n_steps)),
+        further=tuple(_further(generated, sides, chances, test, settings)),
+    )
+
+
+def _generated(inputs: AnalysisInputs, settings: Settings) -> Generated:
+    """Sequences of all levels; as published without those that are right throughout."""
+    found = generate_by_level(
+        inputs,
+        n_sequences=settings.n_sequences,
+        n_steps=settings.n_steps,
+        per_level=settings.per_level,
+        seed=settings.seed,
+        where="analyze tokens",
+    )
+    if settings.published:
+        found = found.keep(np.flatnonzero(found.level < settings.n_steps))
+    if len(found.tokens) < _MINIMUM:
+        raise UserError(
+            f"analyze tokens: {len(found.tokens)} sequences, {_MINIMUM} are needed. Take more "
+            "(--set n_sequences=null, --set per_level=N)."
+        )
+    return found
+
+
+def _entropy(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.float32]:
+    """Entropy of the prediction of each generated token, shape (n, steps)."""
+    from mnemoscope.lm.entropy import next_token_entropy
+
+    lm, n_steps = inputs.model(), generated.n_steps
+
+    def make() -> pl.DataFrame:
+        values = next_token_entropy(lm, generated.tokens, batch_size=inputs.batch_size)
+        last = np.ascontiguousarray(values[:, -n_steps:])
+        return generated.rows.select(
+            "sequence_id", pl.Series("entropy", last, dtype=pl.Array(pl.Float32, n_steps))
+        )
+
+    basis = {**model_basis(lm), "ids": hash_ids(generated.rows), "steps": n_steps}
+    found: npt.NDArray[np.float32] = (
+        inputs.shelf("step_entropy", {**basis, "prefix": inputs.prefix}, make)["entropy"]
+        .to_numpy()
+        .reshape(-1, n_steps)
+    )
+    return found
+
+
+def _refuse(right: npt.NDArray[np.bool_], sides: Sides) -> None:
+    for rows in (sides.is_test, sides.held_back, ~sides.is_test & ~sides.held_back):
+        if rows.sum() < 2 or len(np.unique(right[rows])) < 2:
+            raise UserError(
+                "analyze tokens: one side of the split holds right tokens only or wrong ones only. "
+                "Take more sequences (--set n_sequences=null, --set per_level=N)."
+            )
+
+
+def _encoded(
+    states: npt.NDArray[np.float32],
+    entropy: npt.NDArray[np.float32],
+    right: npt.NDArray[np.bool_],
+    sides: Sides,
+    settings: Settings,
+) -> npt.NDArray[np.float64]:
+    from mnemoscope.analysis.tokens_predictor import (
+        Training,
+        predict_probabilities,
+        train_predictor,
+    )
+
+    quirks = _PUBLISHED if settings.published else {}
+    training = Training(n_epochs=settings.n_epochs, seed=settings.seed, **quirks)  # type: ignore[arg-type]
+    known = ~sides.is_test
+    with track("Training the predictor, epochs", total=settings.n_epochs) as progress:
+        model = train_predictor(
+            states[known], entropy[known], right[known], sides.held_back[known], training, progress
+        )
+    test = sides.is_test
+    return predict_probabilities(model, states[test], entropy[test], batch_size=training.batch_size)
+
+
+def _by_entropy(
+    entropy: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], sides: Sides
+) -> npt.NDArray[np.float64]:
+    from mnemoscope.analysis.tokens_predictor import predict_by_entropy
+
+    return predict_by_entropy(entropy, right, sides.is_test)
+
+
+def _step_frame(
+    chances: dict[str, npt.NDArray[np.float64]], test: npt.NDArray[np.bool_]
+) -> pl.DataFrame:
+    """Token accuracy at each place."""
+    rows = []
+    for name, one in chances.items():
+        hit = (one > 0.5) == test
+        for step in range(test.shape[1]):
+            share = share_of(int(hit[:, step].sum()), len(hit))
+            rows.append({"predictor": name, "step": step + 1, **_named(share)})
+    return pl.DataFrame(rows)
+
+
+def _level_frame(guessed: npt.NDArray[np.bool_], test: npt.NDArray[np.bool_]) -> pl.DataFrame:
+    """Token and full-sequence accuracy at each score level."""
+    level, hit = test.sum(axis=1), guessed == test
+    rows = []
+    for one in np.unique(level).tolist():
+        inside = hit[level == one]
+        full = share_of(int(inside.all(axis=1).sum()), len(inside))
+        rows.append(
+            {"level": one, "n": len(inside), "tokens": float(inside.mean())}
+            | {"full": full.value, "low": full.low, "high": full.high}
+        )
+    return pl.DataFrame(rows)
+
+
+def _named(share: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("accuracy", "low", "high"), share, strict=True))
+
+
+def _sentence(scores: pl.DataFrame, n: int) -> str:
+    said = {
+        (row["predictor"], row["of"]): f"{100 * row['accuracy']:.1f} % "
+        f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        for row in scores.iter_rows(named=True)
+    }
+    return (
+        f"States and entropy tell of {said['states and entropy', 'tokens']} of the generated "
+        f"tokens whether they are right, and of {said['states and entropy', 'full sequences']} of "
+        f"{n:,} sequences for all tokens at once; entropy alone of "
+        f"{said['entropy alone', 'tokens']} and {said['entropy alone', 'full sequences']}, always "
+        f"saying the commoner of {said['always the commoner', 'tokens']}."
+    )
+
+
+def _score_chart(scores: pl.DataFrame) -> Chart:
+    names = scores["predictor"].unique(maintain_order=True).to_list()
+    return Chart(
+        title="Tokens, and whole sequences, told rightly, per cent (95 % interval)",
+        form="bars",
+        x_names=("tokens", "full sequences"),
+        percent=True,
+        series=tuple(
+            Series(
+                name=name,
+                x=(0.0, 1.0),
+                y=plain(rows["accuracy"]),
+                low=plain(rows["low"]),
+                high=plain(rows["high"]),
+            )
+            for name in names
+            for rows in [scores.filter(predictor=name)]
+        ),
+    )
+
+
+def _step_chart(steps: pl.DataFrame) -> Chart:
+    names = steps["predictor"].unique(maintain_order=True).to_list()
+    return Chart(
+        title="Tokens told rightly, by their place, per cent (95 % interval)",
+        x_label="generated token",
+        percent=True,
+        series=tuple(
+            Series(
+                name=name,
+                x=plain(rows["step"]),
+                y=plain(rows["accuracy"]),
+                low=plain(rows["low"]),
+                high=plain(rows["high"]),
+            )
+            for name in names
+            for rows in [steps.filter(predictor=name)]
+        ),
+    )
+
+
+def _level_chart(levels: pl.DataFrame, n_steps: int) -> Chart:
+    return Chart(
+        title=f"Told rightly by states and entropy, by how many of {n_steps} tokens are right, "
+        "per cent",
+        x_label="right tokens of the sequence",
+        form="points",
+        percent=True,
+        series=(
+            Series(name="tokens", x=plain(levels["level"]), y=plain(levels["tokens"])),
+            Series(
+                name="full sequences",
+                x=plain(levels["level"]),
+                y=plain(levels["full"]),
+                low=plain(levels["low"]),
+                high=plain(levels["high"]),
+            ),
+        ),
+    )
+
+
+def _further(
+    generated: Generated,
+    sides: Sides,
+    chances: dict[str, npt.NDArray[np.float64]],
+    test: npt.NDArray[np.bool_],
+    settings: Settings,
+) -> list[str]:
+    from sklearn.metrics import roc_auc_score
+
+    areas = {
+        name: float(roc_auc_score(test.ravel(), one.ravel()))
+        for name, one in list(chances.items())[:2]
+    }
+    n_test, n_held = int(sides.is_test.sum()), int(sides.held_back.sum())
+    said = [
+        f"{len(generated.tokens):,} sequences, at most {settings.per_level} a level: "
+        f"{len(generated.tokens) - n_test - n_held:,} to learn from, {n_held} to decide when to "
+        f"stop, {n_test} to try it on; "
+        + ("split by row." if settings.published else "near-equal texts on one side."),
+        "ROC AUC over tokens: " + ", ".join(f"{name} {area:.3f}" for name, area in areas.items()),
+        "The encoder sees all generated tokens of a sequence, later ones too.",
+    ]
+    counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
+    thin = [str(level) for level, n in enumerate(counts) if n < settings.per_level // 2]
+    if thin:
+        said.append(
+            f"Levels of fewer than {settings.per_level // 2} sequences: {', '.join(thin)} of "
+            f"{settings.n_steps} right."
+        )
+    return said
