@@ -125,6 +125,16 @@ ENTRIES: tuple[Entry, ...] = (
         "a label's spread: what underflows, or has no spread, is no number.",
     ),
     Entry(
+        name="neurons",
+        title="Neurons of each class",
+        answers="Do neurons spread, and share what they know, otherwise where text is memorized?",
+        needs=("scores", "classes", "model"),
+        uses=("second model",),
+        source="Bansal et al.: Measures of Information Reflect Memorization, arXiv 2210.09404",
+        published="As the paper's first equation is printed, p ln 1/p is averaged over samples, "
+        "which weighs each bin by p twice and is not Shannon's entropy.",
+    ),
+    Entry(
         name="length",
         title="Verbatim memorization length",
         answers="How many tokens of a sequence come out in a row, from its best prompt?",
