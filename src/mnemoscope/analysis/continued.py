@@ -84,7 +84,8 @@ def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDA
     wanted = n_steps * batch_size
     n_rounds = -(-wanted // len(rows))
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(max(1, n_rounds))])[:wanted]
-    return rows[order].reshape(n_steps, batch_size, rows.shape[1])
+    batches: npt.NDArray[np.int32] = rows[order].reshape(n_steps, batch_size, rows.shape[1])
+    return batches
 
 
 def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:

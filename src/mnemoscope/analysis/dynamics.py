@@ -25,7 +25,6 @@ from mnemoscope.analysis.continued import (
 )
 from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
 from mnemoscope.analysis.dynamics_measures import (
-    Estimate,
     RightTokens,
     difference_of_means,
     kinds_of,
@@ -344,10 +343,10 @@ def _forgetting_frames(
             | mean_of(matrix[lowest]).columns("floor")
             | {"weights_at_end": part["weights_at_end"][0]}
         )
-    for row in floors:
-        above: Estimate = difference_of_means(at_floor[row["arm"]], at_floor["never"])
-        more: Estimate = difference_of_means(at_floor[row["arm"]], at_floor["once"])
-        row |= above.columns("above_never") | more.columns("above_once")
+    for arm, row in zip(ARMS, floors, strict=True):
+        for other in ("never", "once"):
+            above = difference_of_means(at_floor[arm], at_floor[other])
+            row |= above.columns(f"above_{other}")
     return pl.DataFrame(rows), pl.DataFrame(floors)
 
 

@@ -1,0 +1,399 @@
+"""Stress tests of what is memorized: how much of it bears a changed prompt, or comes back by one?
+
+Source: Huang, Yang, Potts 2024, "Demystifying Verbatim Memorization in Large Language Models",
+arXiv 2407.17817; section 3.4 of the related work: the prompt window shifted, words swapped for
+near-synonyms, after unlearning by gradient ascent. Case, typos and random words are added, and
+texts never learnt as a control: the best of many prompts finds a few more tokens of any text.
+Run it: mnemoscope analyze perturb STUDY
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.continued import unseen_rows
+from mnemoscope.analysis.decoding import hash_ids, model_basis
+from mnemoscope.analysis.dynamics_measures import mean_of
+from mnemoscope.analysis.dynamics_words import interval
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.perturb_words import charts, sentence
+from mnemoscope.analysis.prompts import AS_IT_IS, Prompt, Vocabulary, make_prompts
+from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.shares import share_of
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.taxonomy.nodes import parse_node
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.fine_tuning import FineTuning
+    from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = ["Settings", "analyse", "recovery", "suffix_runs"]
+
+
+class Settings(AnalysisSettings):
+    """Settings of `perturb`."""
+
+    n_sequences: int = Field(
+        default=100, ge=10, description="Memorized sequences of each of Guess and Recall, at most."
+    )
+    n_unlearned: int = Field(
+        default=90, ge=5, description="Recalled sequences that are unlearned, and unseen controls."
+    )
+    n_words: int = Field(default=1, ge=1, description="Words changed in a prompt.")
+    shifts: tuple[int, ...] = Field(
+        default=(1, 2, 4, 8), min_length=1, description="Tokens by which the prompt is shifted."
+    )
+    learning_rate: float = Field(default=5e-5, gt=0, description="Of gradient ascent (AdamW).")
+    batch_size: int = Field(default=16, ge=1, description="Sequences a step of gradient ascent.")
+    forgotten: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Ascent stops when so small a share of the suffixes is reproduced.",
+    )
+    max_steps: int = Field(default=80, ge=1, description="Steps of gradient ascent, at most.")
+    every: int = Field(
+        default=2, ge=1, description="Steps from one look at what is left to the next."
+    )
+
+
+def suffix_runs(
+    lm: "LanguageModel", prompts: Sequence[Prompt], *, batch_size: int
+) -> npt.NDArray[np.int64]:
+    """Count the tokens of the suffix that follow each prompt verbatim.
+
+    Args:
+        lm: the model.
+        prompts: of any lengths; those of one length are asked together.
+        batch_size: prompts a forward pass.
+
+    Returns:
+        Shape (prompts,). A window shifted to the left must reproduce the end of the prefix first,
+        which does not count.
+    """
+    from mnemoscope.lm.verbatim import right_tokens, run_lengths
+
+    found = np.zeros(len(prompts), dtype=np.int64)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault((len(prompt.ids), len(prompt.wanted)), []).append(number)
+    for (n_shown, _), members in groups.items():
+        rows = np.stack(
+            [np.concatenate([prompts[one].ids, prompts[one].wanted]) for one in members]
+        )
+        right = right_tokens(lm, rows, batch_size=batch_size, prefix=n_shown)
+        before = np.array([prompts[one].n_before for one in members])
+        found[members] = np.maximum(0, run_lengths(right) - before)
+    return found
+
+
+def recovery(runs: pl.DataFrame) -> pl.DataFrame:
+    """Say of each sequence how many tokens its best changed prompt gives beyond the prompt itself.
+
+    Args:
+        runs: columns `sequence_id`, `kind`, `tokens`.
+
+    Returns:
+        Columns `sequence_id`, `as_it_is`, `best` (of the changed prompts), `best_kind`,
+        `n_prompts` and `recovered` (best minus as it is, 0 where none is better).
+    """
+    plain = runs.filter(pl.col("kind") == AS_IT_IS).select(
+        "sequence_id", pl.col("tokens").alias("as_it_is")
+    )
+    changed = (
+        runs.filter(pl.col("kind") != AS_IT_IS)
+        .group_by("sequence_id", maintain_order=True)
+        .agg(
+            pl.col("tokens").max().alias("best"),
+            pl.col("kind").get(pl.col("tokens").arg_max()).alias("best_kind"),
+            pl.len().alias("n_prompts"),
+        )
+    )
+    return plain.join(changed, on="sequence_id", how="left", maintain_order="left").with_columns(
+        recovered=(pl.col("best") - pl.col("as_it_is")).clip(lower_bound=0)
+    )
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Ask for memorized sequences by changed prompts, before and after unlearning some of them.
+
+    Args:
+        inputs: with features.
+        settings: how many sequences, which changes, how they are unlearned.
+    """
+    if max(settings.shifts) >= inputs.prefix or min(settings.shifts) < 1:
+        raise UserError(
+            f"analyze perturb: shifts {list(settings.shifts)}: each must be from 1 to "
+            f"{inputs.prefix - 1}, below the {inputs.prefix} tokens of the prefix."
+        )
+    groups = _groups(inputs, settings)
+    lm = inputs.model()
+    vocabulary = _vocabulary(lm)
+    asked = {
+        name: _prompts(inputs, rows, vocabulary, settings)
+        for name, rows in groups.items()
+        if name != "Recall, not unlearned"
+    }
+    basis = {
+        **model_basis(lm),
+        "settings": settings.model_dump(mode="json"),
+        "ids": [hash_ids(rows) for rows in groups.values()],
+    }
+    first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
+    before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
+    unlearning = _Unlearning(inputs, settings, groups, asked)
+    steps = inputs.shelf("unlearning", basis, lambda: unlearning.made["steps"])
+    after = inputs.shelf("prompted-after", basis, lambda: unlearning.made["after"])
+    beside = inputs.shelf("beside", basis, lambda: unlearning.made["beside"])
+    frames = {**_frames(before, after, inputs), "unlearning": steps, "beside": beside}
+    return AnalysisResult(
+        sentence=sentence(frames, settings),
+        frames=frames,
+        figures=charts(frames),
+        further=_further(frames, groups, settings),
+    )
+
+
+# -- who is asked, and how ------------------------------------------------------------------
+
+
+def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:
+    """Memorized sequences, guessed and recalled, some of these unlearned; unseen as a control.
+
+    What is unlearned is among the recalled ones; `Recall, not unlearned` is as many others.
+    """
+    table = inputs.table.filter(pl.col("is_memorized"))
+    is_guess = parse_node("Guess").expression.fill_null(True)
+    parts = {"Recall": table.filter(~is_guess), "Guess": table.filter(is_guess)}
+    rng = np.random.default_rng(settings.seed)
+    drawn = {name: part[rng.permutation(part.height)] for name, part in parts.items()}
+    groups = {name: part[: settings.n_sequences] for name, part in drawn.items()}
+    n = min(settings.n_unlearned, groups["Recall"].height)
+    if n < 5:
+        raise UserError(
+            f"analyze perturb: {n} sequences are memorized and not guessable, and 5 at least are "
+            "needed. Give a table with more."
+        )
+    groups["unlearned"] = groups["Recall"][:n]
+    groups["Recall, not unlearned"] = drawn["Recall"][n : 2 * n]
+    groups["unseen"] = unseen_rows(inputs, n, settings.seed, where="analyze perturb")
+    return {name: rows for name, rows in groups.items() if rows.height}
+
+
+def _vocabulary(lm: "LanguageModel") -> Vocabulary:
+    weights = lm.model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    return Vocabulary(lm.tokenizer, weights)
+
+
+def _prompts(
+    inputs: AnalysisInputs, rows: pl.DataFrame, vocabulary: Vocabulary, settings: Settings
+) -> list[tuple[int, Prompt]]:
+    """Every prompt of every sequence, with its id; a sequence's own seed decides its words."""
+    found = []
+    for sequence, row in zip(rows["sequence_id"].to_list(), token_matrix(rows), strict=True):
+        rng = np.random.default_rng([settings.seed, abs(int(sequence))])
+        made = make_prompts(
+            row.astype(np.int64),
+            vocabulary,
+            prefix=inputs.prefix,
+            shifts=settings.shifts,
+            n_words=settings.n_words,
+            rng=rng,
+        )
+        found += [(sequence, prompt) for prompt in made]
+    return found
+
+
+def _ask(
+    inputs: AnalysisInputs, lm: "LanguageModel", asked: dict[str, list[tuple[int, Prompt]]]
+) -> pl.DataFrame:
+    """Tokens of the suffix after every prompt of every group."""
+    parts = []
+    for name, prompts in asked.items():
+        runs = suffix_runs(lm, [one for _, one in prompts], batch_size=inputs.batch_size)
+        parts.append(
+            pl.DataFrame(
+                {
+                    "group": [name] * len(prompts),
+                    "sequence_id": [sequence for sequence, _ in prompts],
+                    "kind": [prompt.kind for _, prompt in prompts],
+                    "tokens": runs,
+                    "of": [len(one.wanted) - one.n_before for _, one in prompts],
+                }
+            )
+        )
+    return pl.concat(parts)
+
+
+# -- unlearning -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Unlearning:
+    """A copy of the model that goes up the loss of some suffixes; run once, when first asked."""
+
+    inputs: AnalysisInputs
+    settings: Settings
+    groups: dict[str, pl.DataFrame]
+    asked: dict[str, list[tuple[int, Prompt]]]
+
+    @cached_property
+    def made(self) -> dict[str, pl.DataFrame]:
+        """The steps, what became of other sequences, and what prompts give afterwards."""
+        from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+
+        settings = self.settings
+        steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
+        tuning = FineTuning(self.inputs.model(), steps)
+        first = self._beside(tuning.lm)
+        looks = self._climb(tuning)
+        last = self._beside(tuning.lm).drop("n")
+        asked = {name: self.asked[name] for name in ("unlearned", "unseen")}
+        return {
+            "steps": pl.DataFrame(looks, infer_schema_length=None),
+            "beside": first.join(
+                last.rename(lambda name: name if name == "group" else f"after_{name}"),
+                on="group",
+                maintain_order="left",
+            ),
+            "after": _ask(self.inputs, tuning.lm, asked),
+        }
+
+    def _climb(self, tuning: "FineTuning") -> list[dict[str, Any]]:
+        """Go up until so little is left; look at what is left on the way."""
+        settings, rows = self.settings, token_matrix(self.groups["unlearned"])
+        counted = np.zeros(rows.shape, dtype=bool)
+        counted[:, self.inputs.prefix :] = True
+        rng, order = np.random.default_rng(settings.seed), list[int]()
+        looks = [self._left(tuning, rows, None)]
+        with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
+            while tuning.step < settings.max_steps and looks[-1]["share"] > settings.forgotten:
+                order = order or rng.permutation(len(rows)).tolist()
+                batch, order = order[: settings.batch_size], order[settings.batch_size :]
+                loss = tuning.train(rows[batch], counted[batch])
+                if tuning.step % settings.every == 0 or tuning.step == settings.max_steps:
+                    looks.append(self._left(tuning, rows, loss))
+                progress.advance()
+        return looks
+
+    def _left(
+        self, tuning: "FineTuning", rows: npt.NDArray[np.int32], loss: float | None
+    ) -> dict[str, Any]:
+        """What is still reproduced of what is unlearned."""
+        right = self._right(tuning.lm, rows)
+        tokens = mean_of(_runs(right))
+        found: dict[str, Any] = {"step": tuning.step, "loss": loss}
+        found |= {"share": tokens.value / right.shape[1]}
+        return found | {"memorized": float(right.all(axis=1).mean())} | tokens.columns("tokens")
+
+    def _beside(self, lm: "LanguageModel") -> pl.DataFrame:
+        """Tokens reproduced, and right tokens, of what is not unlearned."""
+        n = self.settings.n_unlearned
+        found: list[dict[str, Any]] = []
+        for name in ("Recall, not unlearned", "Guess", "unseen"):
+            rows = self.groups.get(name)
+            if rows is not None:
+                right = self._right(lm, token_matrix(rows[:n]))
+                row: dict[str, Any] = {"group": name, "n": len(right)}
+                row |= mean_of(_runs(right)).columns("tokens")
+                found.append(row | mean_of(right.mean(axis=1)).columns("right"))
+        return pl.DataFrame(found)
+
+    def _right(self, lm: "LanguageModel", rows: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        from mnemoscope.lm.verbatim import right_tokens
+
+        return right_tokens(lm, rows, batch_size=self.inputs.batch_size, prefix=self.inputs.prefix)
+
+
+def _runs(is_right: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    from mnemoscope.lm.verbatim import run_lengths
+
+    return run_lengths(is_right)
+
+
+# -- tables ---------------------------------------------------------------------------------
+
+
+def _frames(
+    before: pl.DataFrame, after: pl.DataFrame, inputs: AnalysisInputs
+) -> dict[str, pl.DataFrame]:
+    """Prompts by kind, recovery by sequence and in sum."""
+    later = after.with_columns(
+        pl.col("group").replace({"unseen": "unseen, model after unlearning"})
+    )
+    parts = {
+        str(name[0]): part
+        for name, part in pl.concat([before, later]).group_by("group", maintain_order=True)
+    }
+    recovered = {name: recovery(part) for name, part in parts.items()}
+    return {
+        "prompts": pl.concat(_by_kind(name, part) for name, part in parts.items()),
+        "recovery": pl.DataFrame(
+            [
+                {"group": name, "n": part.height, "suffix": inputs.length - inputs.prefix}
+                | {"n_prompts": part["n_prompts"].cast(pl.Float64).to_numpy().mean()}
+                | mean_of(part["as_it_is"]).columns("as_it_is")
+                | mean_of(part["best"]).columns("best")
+                | mean_of(part["recovered"]).columns("recovered")
+                for name, part in recovered.items()
+            ]
+        ),
+        "sequences": pl.concat(
+            part.with_columns(pl.lit(name).alias("group")) for name, part in recovered.items()
+        ),
+    }
+
+
+def _by_kind(group: str, runs: pl.DataFrame) -> pl.DataFrame:
+    """Tokens and whole suffixes by what was done to the prompt."""
+    rows = []
+    for kind in runs["kind"].unique(maintain_order=True):
+        part = runs.filter(pl.col("kind") == kind)
+        whole = share_of(int((part["tokens"] == part["of"]).sum()), part.height)
+        rows.append(
+            {"group": group, "kind": kind, "n": part.height}
+            | mean_of(part["tokens"]).columns("tokens")
+            | {"whole": whole.value, "whole_low": whole.low, "whole_high": whole.high}
+        )
+    return pl.DataFrame(rows)
+
+
+def _further(
+    frames: dict[str, pl.DataFrame], groups: dict[str, pl.DataFrame], settings: Settings
+) -> tuple[str, ...]:
+    last = frames["unlearning"].row(-1, named=True)
+    beside = {row["group"]: row for row in frames["beside"].iter_rows(named=True)}
+    stopped = (
+        "until so little was left"
+        if last["share"] <= settings.forgotten
+        else f"and stopped there, with {last['share']:.0%} of the suffixes left"
+    )
+    unseen, kept = beside["unseen"], beside.get("Recall, not unlearned")
+    others = (
+        ""
+        if kept is None
+        else f", other recalled sequences from {interval(kept, 'tokens', scale=1)} to "
+        f"{interval(kept, 'after_tokens', scale=1)} tokens in a row"
+    )
+    words = frames["prompts"].filter((pl.col("kind") == "case") & (pl.col("group") == "Recall"))
+    n_words = int(words["n"][0]) if words.height else 0
+    return (
+        f"Gradient ascent went {last['step']} steps up the loss of the suffixes, {stopped}. What "
+        f"it does to the rest: right tokens of unseen text go from "
+        f"{interval(unseen, 'right', unit=' %')} to {interval(unseen, 'after_right', unit=' %')}"
+        f"{others}.",
+        f"Near-synonyms are the nearest words in the model's input embeddings. {n_words} of "
+        f"{groups['Recall'].height} recalled prefixes have {settings.n_words} word(s) that are "
+        "one token, and were changed.",
+        "A shifted window moves prompt and question: of one shifted to the right fewer tokens "
+        "are left to reproduce, one shifted to the left must say the end of the prefix first.",
+    )

@@ -1,0 +1,169 @@
+"""Changed prompts by hand, suffix runs against greedy decoding, unlearning on a tiny model."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tests.tiny_models import make_sequences, make_tokenizer, save_model
+
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.perturb import Settings, analyse, recovery, suffix_runs
+from mnemoscope.analysis.prompts import AS_IT_IS, WORD_KINDS, Vocabulary, make_prompts
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+from mnemoscope.lm.continuation import greedy_tokens
+from mnemoscope.sequences.features import add_features
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """Words whose neighbours are known: each lies beside the one before it."""
+    tokenizer = make_tokenizer()
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(len(tokenizer), 16)).astype(np.float32)
+    words = Vocabulary(tokenizer, embeddings).words.tolist()
+    for first, second in zip(words[::2], words[1::2], strict=False):
+        embeddings[second] = embeddings[first] + 0.01
+    return Vocabulary(tokenizer, embeddings)
+
+
+def test_windows_are_shifted_both_ways(vocabulary) -> None:
+    row = np.zeros(12, dtype=np.int64) + np.arange(12)
+    rng = np.random.default_rng(0)
+    made = {
+        one.kind: one
+        for one in make_prompts(row, vocabulary, prefix=6, shifts=(2,), n_words=1, rng=rng)
+    }
+    assert set(made) == {AS_IT_IS, "2 later", "2 earlier"}  # these ids are no words
+    assert made["2 later"].ids.tolist() == [2, 3, 4, 5, 6, 7]
+    assert made["2 later"].wanted.tolist() == [8, 9, 10, 11]
+    assert made["2 earlier"].ids.tolist() == [0, 1, 2, 3]
+    assert made["2 earlier"].wanted.tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert (made["2 later"].n_before, made["2 earlier"].n_before) == (0, 2)
+
+
+def test_words_are_changed_in_place_and_as_their_kind_says(vocabulary) -> None:
+    """The texts say it: same letters swapped, capitals, the known neighbour; the rest stays."""
+    text = "based the library\n the licence works on the library.\n"
+    tokenizer = vocabulary.tokenizer
+    row = np.array(tokenizer.encode(text) * 4)[:24]
+    places = vocabulary.places(row[:12])
+    assert places
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        made = make_prompts(row, vocabulary, prefix=12, shifts=(1,), n_words=1, rng=rng)
+        changed = {one.kind: one.ids for one in made if one.kind in WORD_KINDS}
+        near, other = changed["near-synonym"], changed["random word"]
+        place = int(np.flatnonzero(near != row[:12])[0])
+        assert place in places
+        assert np.flatnonzero(other != row[:12]).tolist() == [place]
+        word = vocabulary.pieces[row[place]]
+        rest = len(row[:12]) - place - 1
+        for kind in ("case", "typo"):
+            assert changed[kind][:place].tolist() == row[:place].tolist()
+            assert (
+                changed[kind][len(changed[kind]) - rest :].tolist() == row[place + 1 : 12].tolist()
+            )
+        capitals = changed["case"][place : len(changed["case"]) - rest]
+        assert tokenizer.decode(capitals) == word.upper()
+        if "typo" in changed:
+            typo = tokenizer.decode(changed["typo"][place : len(changed["typo"]) - rest])
+            assert typo != word.strip()
+            assert sorted(typo.strip()) == sorted(word.strip())
+            assert typo.strip()[0] == word.strip()[0]
+
+
+def test_the_near_synonym_is_the_planted_neighbour(vocabulary) -> None:
+    words = vocabulary.words.tolist()
+    pairs = list(zip(words[::2], words[1::2], strict=False))
+    found = [vocabulary.near(first) == [second] for first, second in pairs]
+    alike = [
+        vocabulary.pieces[second].startswith(vocabulary.pieces[first])
+        or vocabulary.pieces[first].startswith(vocabulary.pieces[second])
+        or vocabulary.pieces[first].strip()[0].isupper()
+        != vocabulary.pieces[second].strip()[0].isupper()
+        for first, second in pairs
+    ]
+    assert any(found)
+    assert all(yes or no for yes, no in zip(found, alike, strict=True))
+
+
+def test_recovery_of_a_table_made_by_hand() -> None:
+    runs = pl.DataFrame(
+        {
+            "sequence_id": [1, 1, 1, 2, 2],
+            "kind": [AS_IT_IS, "typo", "case", AS_IT_IS, "typo"],
+            "tokens": [3, 9, 5, 7, 2],
+        }
+    )
+    found = recovery(runs).select("as_it_is", "best", "best_kind", "n_prompts", "recovered")
+    assert found.rows() == [(3, 9, "typo", 2, 6), (7, 2, "typo", 1, 0)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def inputs(folder):
+    """Two thirds of the sequences are what the model says; of a third it knows nothing."""
+    lm = load_model(folder)
+    table = make_sequences(folder, 90).with_columns(
+        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
+        is_memorized=pl.int_range(pl.len()) % 3 < 2,
+        text=pl.lit("none"),
+    )
+    table = add_features(table, length=64, code="off")
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
+
+
+def test_runs_are_those_of_greedy_decoding(folder, inputs, vocabulary) -> None:
+    lm = load_model(folder)
+    rng = np.random.default_rng(0)
+    rows = np.array(inputs.table["tokens"].to_list())[:6]
+    prompts = [
+        prompt
+        for row in rows
+        for prompt in make_prompts(row, vocabulary, prefix=32, shifts=(1, 5), n_words=1, rng=rng)
+    ]
+    found = suffix_runs(lm, prompts, batch_size=8).tolist()
+    for prompt, n in zip(prompts, found, strict=True):
+        shown = torch.from_numpy(prompt.ids)[None]
+        written = greedy_tokens(lm, shown, len(prompt.wanted))[0][0].numpy() == prompt.wanted
+        expected = len(written) if written.all() else int(np.argmin(written))
+        assert n == max(0, expected - prompt.n_before)
+    plain = [n for prompt, n in zip(prompts, found, strict=True) if prompt.kind == AS_IT_IS]
+    assert plain == [32, 32, plain[2], 32, 32, plain[5]]
+    assert max(plain[2], plain[5]) < 32
+
+
+def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs) -> None:
+    weights = inputs.load_model().model.get_output_embeddings().weight
+    before = weights.detach().clone()
+    settings = Settings(
+        n_sequences=20, n_unlearned=8, learning_rate=3e-3, shifts=(1, 4), batch_size=8, max_steps=40
+    )
+    result = analyse(inputs, settings)
+    steps = result.frames["unlearning"]
+    assert steps["memorized"][0] == 1
+    assert steps["share"][-1] <= 0.1 < steps["share"][0]
+    back = {row["group"]: row for row in result.frames["recovery"].iter_rows(named=True)}
+    assert back["Recall"]["as_it_is"] == 32
+    assert back["unlearned"]["as_it_is"] == pytest.approx(steps["tokens"][-1])
+    assert back["unlearned"]["best"] >= 0
+    assert {"unseen", "unseen, model after unlearning"} <= set(back)
+    assert torch.equal(weights, before)
+    assert "come back" in result.sentence
+
+
+def test_shifts_beyond_the_prefix_are_refused_in_one_line(inputs) -> None:
+    with pytest.raises(UserError, match="each must be from 1 to 31"):
+        analyse(inputs, Settings(shifts=(1, 32)))
+    nothing = AnalysisInputs(
+        where="",
+        table=inputs.table.with_columns(is_memorized=pl.lit(value=False)),
+        load_model=inputs.load_model,
+    )
+    with pytest.raises(UserError, match="0 sequences are memorized and not guessable"):
+        analyse(nothing, Settings())
