@@ -43,7 +43,7 @@ class Settings(AnalysisSettings):
     """Settings of `length`."""
 
     n_sequences: int | None = Field(
-        default=300, ge=10, description="Sequences drawn by the seed; null: all."
+        default=200, ge=10, description="Sequences drawn by the seed; null: all."
     )
     prompt_lengths: tuple[int, ...] = Field(
         default=(8, 16, 32, 64),

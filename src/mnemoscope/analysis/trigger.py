@@ -37,7 +37,7 @@ class Settings(AnalysisSettings):
     """Settings of `trigger`."""
 
     n_sequences: int | None = Field(
-        default=80, ge=2, description="Memorized sequences drawn by the seed; null: all."
+        default=60, ge=2, description="Memorized sequences drawn by the seed; null: all."
     )
 
 

@@ -1,0 +1,150 @@
+"""Verbatim length on planted truth: exactly k tokens come out, and copies do not count."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.length import Settings, analyse, best_of
+from mnemoscope.analysis.length_prompts import prompts_of, published_answer, words_in_common
+from mnemoscope.errors import UserError
+from mnemoscope.lm import continue_sequences, load_model
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from built_networks import copying_network
+
+from tiny_models import make_tokenizer, save_model
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return load_model(save_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+def _inputs(lm, tokens, is_memorized=False) -> AnalysisInputs:
+    table = pl.DataFrame(
+        {
+            "sequence_id": np.arange(len(tokens)),
+            "tokens": pl.Series(np.asarray(tokens).tolist(), dtype=pl.List(pl.Int32)),
+            "is_memorized": np.broadcast_to(is_memorized, len(tokens)),
+        }
+    )
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm, batch_size=8)
+
+
+def _planted(lm, planted: list[int]) -> np.ndarray:
+    """Sequences of which exactly so many tokens come out after their 32-token prefix."""
+    tokens = np.random.default_rng(0).integers(1, 300, (len(planted), 64)).astype(np.int32)
+    written = next(continue_sequences(lm, tokens, batch_size=len(planted))).tokens
+    for row, k in enumerate(planted):
+        tokens[row, 32 : 32 + k] = written[row, :k]
+        if k < 32:
+            tokens[row, 32 + k] = (written[row, k] + 1) % 300 or 1  # the mistake
+    return tokens
+
+
+def test_exactly_the_planted_tokens_come_out(lm) -> None:
+    planted = [0, 1, 5, 15, 16, 17, 25, 31, 32] * 2
+    inputs = _inputs(lm, _planted(lm, planted), [k == 32 for k in planted])
+    result = analyse(inputs, Settings(prompt_lengths=(32,), n_sequences=None))
+    found = result.frames["answers"].filter(pl.col("start") == 0)
+    assert found["n_tokens"].to_list() == planted
+    shares = result.frames["shares"].row(0, named=True)
+    assert shares["share_with_copies"] == pytest.approx(10 / 18)
+    # from a later start nothing more comes out than what is left of it
+    best = result.frames["lengths"]["with_copies"].to_numpy()
+    assert (best >= planted).all()
+    assert (best[np.array(planted) < 16] < 16).all()
+
+
+def test_every_prompt_is_what_greedy_decoding_says(lm) -> None:
+    """All lengths and starts of some sequences, against a decoding of each alone."""
+    tokens = _planted(lm, [20, 32, 7])
+    answers = analyse(_inputs(lm, tokens), Settings(least=20, n_sequences=None)).frames["answers"]
+    assert answers.height == 3 * (37 + 29 + 13)  # starts 0 to 64 - P - 20 of P = 8, 16, 32
+    for row in answers.sample(25, seed=1).iter_rows(named=True):
+        shown = tokens[row["sequence_id"], None, row["start"] :]
+        written = next(continue_sequences(lm, shown, batch_size=1, prefix=row["prompt"])).tokens[0]
+        right = written == shown[0, row["prompt"] :]
+        assert row["n_tokens"] == (len(right) if right.all() else int(right.argmin()))
+
+
+def test_what_is_copied_from_the_prompt_does_not_count() -> None:
+    """A network that only repeats what stood 16 tokens before brings out everything, and 0."""
+    tokenizer = make_tokenizer()
+    lm = copying_network(
+        {q: q - 15 for q in range(15, 64)}, vocabulary=320, length=64, tokenizer=tokenizer
+    )
+    letters = [tokenizer.convert_tokens_to_ids(one) for one in "abcdefghijklmnopqrstuvwxyz"]
+    periods = [np.random.default_rng(seed).permutation(letters)[:16] for seed in range(6)]
+    result = analyse(
+        _inputs(lm, np.array([np.tile(one, 4) for one in periods]), True),
+        Settings(prompt_lengths=(32,), least=30),
+    )
+    lengths = result.frames["lengths"]
+    assert lengths["with_copies"].to_list() == [32] * 6
+    assert lengths["length"].to_list() == [0] * 6
+    assert lengths["prompt"].null_count() == 6
+    assert "0.0 % [0.0, " in result.sentence
+
+
+def test_the_best_prompt_of_a_table_made_by_hand() -> None:
+    answers = pl.DataFrame(
+        {
+            "sequence_id": [7, 7, 7, 9, 9],
+            "prompt": [8, 8, 16, 8, 16],
+            "start": [0, 1, 0, 0, 0],
+            "n_tokens": [3, 12, 30, 6, 0],
+            "is_copied": [False, False, True, True, False],
+        }
+    )
+    assert best_of(answers).rows() == [(7, 12, 8, 1, 30, 1), (9, 0, None, None, 6, 1)]
+
+
+def test_the_published_range_misses_the_last_start() -> None:
+    corrected, published = (
+        prompts_of(128, (8, 16, 32, 64), least=64, misses_last=quirk) for quirk in (False, True)
+    )
+    assert len(corrected) == 57 + 49 + 33 + 1
+    missed = {one for one in corrected if one not in published}
+    assert missed == {(8, 56), (16, 48), (32, 32), (64, 0)}
+    assert len(missed) + len(published) == len(corrected)
+
+
+def test_words_forgive_punctuation_and_the_published_match_is_cut_too_short() -> None:
+    """'alpha, beta; gamma' and 'alpha beta gamma' are the same words."""
+    tokenizer = make_tokenizer()
+    ids = tokenizer.encode
+    label, written = ids("alpha, beta; gamma"), ids("alpha beta gamma delta")
+    assert words_in_common(tokenizer, written, label) == len(label)
+    assert words_in_common(tokenizer, ids("alpha betty"), label) == len(ids("alpha, bet"))
+    assert words_in_common(tokenizer, ids("zeta"), label) == 0
+    # 16 characters of words in common: 17 of the raw text, which has 18
+    n, copied = published_answer(tokenizer, "nothing alike", written, label)
+    assert (n, copied) == (len(ids("alpha, beta; gamm")), False)
+    # and one more than there is in common, where nothing is
+    assert published_answer(tokenizer, "", ids("zeta"), label)[0] == 1
+    assert published_answer(tokenizer, "see alpha, beta; gamma", written, label)[1]
+
+
+def test_words_and_published_run_on_a_study(lm) -> None:
+    tokens = _planted(lm, [0, 32, 20])
+    some = {"prompt_lengths": (32,), "n_sequences": None, "least": 29}
+    exact = analyse(_inputs(lm, tokens), Settings(**some)).frames["answers"]
+    words = analyse(_inputs(lm, tokens), Settings(**some, compare="words")).frames["answers"]
+    assert (words["n_tokens"] >= exact["n_tokens"]).all()  # words forgive, never the other way
+    published = analyse(_inputs(lm, tokens), Settings(**some, published=True)).frames["answers"]
+    assert published["start"].max() == exact["start"].max() - 1
+
+
+def test_no_room_for_any_prompt_is_refused_in_one_line(lm) -> None:
+    inputs = _inputs(lm, _planted(lm, [0]))
+    with pytest.raises(UserError, match="leave no 64 tokens after a prompt of 8") as error:
+        analyse(inputs, Settings(least=64))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="a prompt of 0 tokens"):
+        analyse(inputs, Settings(prompt_lengths=(0, 8)))
