@@ -263,6 +263,14 @@ class LocalizeSettings(_Settings):
         description="gradient (what the published code computes), guided (what the paper says); "
         "integrated gradients and occlusion of blocks need the extra attribution (Captum).",
     )
+    attribution_sequences: int | None = Field(
+        default=32,
+        ge=2,
+        description="Evaluation sequences of each class that integrated gradients and occlusion "
+        "read, which take tens of passes each: a seeded draw; null reads all. gradient and "
+        "guided always read all.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
     correct_only: bool = Field(
         default=True,
         description="Only evaluation sequences that the CNN classifies correctly (the paper's "

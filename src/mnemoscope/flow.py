@@ -37,6 +37,8 @@ NEUTRAL: dict[str, Any] = {
     "train.device": "cpu",
     "benchmark.control_taxonomies": None,
     "benchmark.control_settings": 1,
+    "localize.attribution_sequences": 32,  # gradient and guided read all, as ever
+    "localize.seed": 0,
     "localize.correct_only": True,
     "localize.sanity": True,
 }

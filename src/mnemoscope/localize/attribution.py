@@ -17,6 +17,7 @@ from mnemoscope.errors import UserError, nearest
 
 __all__ = [
     "ATTRIBUTIONS",
+    "COSTLY",
     "OF_CAPTUM",
     "Attribution",
     "Contrast",
@@ -38,6 +39,8 @@ last two are Captum's, in the extra `attribution`.
 """
 ATTRIBUTIONS: tuple[str, ...] = get_args(Attribution)
 OF_CAPTUM = ("integrated", "occlusion")
+COSTLY = OF_CAPTUM
+"""Those that run the network tens of times a sequence, where the others need one pass."""
 
 _STEPS = 16
 _BLOCK = 8

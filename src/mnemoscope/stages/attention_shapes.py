@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.maps.shape import SHAPES, attention_shape
 from mnemoscope.localize.edges import copy_edges
 from mnemoscope.maps.dataset import rows_at_once
+from mnemoscope.maps.shape import SHAPES, attention_shape
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.stages.capture import maps_folder, shown_tokens

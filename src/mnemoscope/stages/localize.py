@@ -20,6 +20,7 @@ from safetensors.torch import save
 from mnemoscope.atomic_write import write_bytes, write_parquet
 from mnemoscope.benchmark.blind import BLIND_CHANNELS
 from mnemoscope.cnn.files import load_cnn
+from mnemoscope.cnn.trained import TrainedCnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.localize.attribution import check_attributions
 from mnemoscope.localize.decisiveness import Decisiveness, average, decisiveness, pooled
@@ -28,6 +29,7 @@ from mnemoscope.progress import track
 from mnemoscope.stages.attention_shapes import class_copies, shape_rows
 from mnemoscope.stages.jobs import Job, job_maps, jobs_of, load_outcome, sample_rows
 from mnemoscope.stages.localize_checks import LocalizedCnn, agreement_rows
+from mnemoscope.stages.localize_rows import in_halves, rows_read, rows_shared
 from mnemoscope.stages.models import Models
 from mnemoscope.study import Study
 
@@ -175,31 +177,31 @@ def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
     """
     if not load_outcome(job).facts["did_train"]:
         return []
-    assert job.setting is not None
-    wanted, rows = study.settings.localize, sample_rows(study, job.sample).evaluation
-    trained = load_cnn(job.cnn_path)
-    largest = replace(job, setting=replace(job.setting, pooling="max"))
-    found = []
-    for attribution in wanted.attributions:
-        halves = tuple(
-            decisiveness(
-                trained,
-                job_maps(study, job, half),
-                torch.from_numpy(half["class_index"].to_numpy().copy()),
-                attribution=attribution,
-                max_maps=job_maps(study, largest, half),
-                correct_only=wanted.correct_only,
-            )
-            for half in _halves(rows)
-        )
-        found.append(LocalizedCnn(job, attribution, halves))
+    trained, found = load_cnn(job.cnn_path), []
+    shared = rows_shared(study, job.sample)
+    for attribution in study.settings.localize.attributions:
+        rows = rows_read(study, job.sample, attribution)
+        ask = partial(_delta_of, study, job, trained, attribution)
+        halves = tuple(ask(half) for half in in_halves(rows))
+        alike = pooled(halves) if len(rows) == len(shared) else ask(shared)
+        found.append(LocalizedCnn(job, attribution, halves, alike))
     return found
 
 
-def _halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """Two halves of every class; near duplicates, which are one group, stay together."""
-    turn = pl.col("group").rank("dense").over("class") % 2
-    return [rows.filter(turn == 1), rows.filter(turn == 0)]
+def _delta_of(
+    study: Study, job: Job, trained: TrainedCnn, attribution: str, rows: pl.DataFrame
+) -> Decisiveness:
+    """Δ of one CNN from some of its evaluation sequences."""
+    assert job.setting is not None
+    largest = replace(job, setting=replace(job.setting, pooling="max"))
+    return decisiveness(
+        trained,
+        job_maps(study, job, rows),
+        torch.from_numpy(rows["class_index"].to_numpy().copy()),
+        attribution=attribution,
+        max_maps=job_maps(study, largest, rows),
+        correct_only=study.settings.localize.correct_only,
+    )
 
 
 def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[StoredDelta]:

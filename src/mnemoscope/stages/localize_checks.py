@@ -14,6 +14,7 @@ from mnemoscope.localize.agreement import Agreement, agreement, mean_agreement
 from mnemoscope.localize.decisiveness import Decisiveness, average, pooled
 from mnemoscope.localize.sanity import ClassMeans, class_means, randomized
 from mnemoscope.stages.jobs import Job, is_finished, job_maps, jobs_of, sample_rows
+from mnemoscope.stages.localize_rows import rows_read
 from mnemoscope.study import Study
 
 __all__ = ["LocalizedCnn", "agreement_rows"]
@@ -24,11 +25,19 @@ _BOTH = ("D", "Δ")
 
 @dataclass(frozen=True)
 class LocalizedCnn:
-    """Δ of one CNN by one attribution, from each half of the evaluation sequences."""
+    """Δ of one CNN by one attribution.
+
+    Attributes:
+        job: of the CNN.
+        attribution: its name.
+        halves: from each half of the evaluation sequences that it reads.
+        shared: from those that all attributions read, on which they are compared.
+    """
 
     job: Job
     attribution: str
     halves: tuple[Decisiveness, ...]
+    shared: Decisiveness
 
 
 def agreement_rows(
@@ -63,6 +72,10 @@ def _all(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[dict[
         name: average([pooled(one.halves) for one in model if one.attribution == name])
         for name in attributions
     }
+    shared = {
+        name: average([one.shared for one in model if one.attribution == name])
+        for name in attributions
+    }
     for attribution in attributions:
         own = [one for one in model if one.attribution == attribution]
         halves = [average([one.halves[part] for one in own]) for part in (0, 1)]
@@ -74,7 +87,7 @@ def _all(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[dict[
         yield from _compared(seeds, attribution, "seeds", "other seeds")
         for other in attributions:
             if other != attribution:
-                pair = [whole[attribution], whole[other]]
+                pair = [shared[attribution], shared[other]]
                 yield from _compared(pair, attribution, "attributions", other)
         reference = [
             pooled(one.halves)
@@ -139,7 +152,7 @@ def _means(
 ) -> ClassMeans:
     """D, Δ and attention of the first evaluation sequences of each class."""
     assert job.setting is not None
-    rows = sample_rows(study, sample).evaluation
+    rows = rows_read(study, sample, attribution)
     rows = rows.filter(pl.int_range(pl.len()).over("class") < _SANITY_SEQUENCES)
     largest = replace(job, setting=replace(job.setting, pooling="max"))
     labels: np.ndarray = rows["class_index"].to_numpy().copy()

@@ -39,7 +39,9 @@ __all__ = [
 
 MODELS_FILE = "models.parquet"
 _COUNTS = ("n_used", "n_skipped", "n_wrong")
-_SETTINGS = ("localize.attributions", "localize.correct_only")
+_SETTINGS = tuple(
+    f"localize.{name}" for name in ("attributions", "attribution_sequences", "correct_only")
+)
 _Key = tuple[str, str, str]  # sample, source, attribution
 
 

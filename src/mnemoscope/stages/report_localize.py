@@ -1,9 +1,7 @@
-"""What the report says of Δ beyond its maps: regions, memory or text, stability, sanity."""
+"""What the report says of Δ beyond its maps: regions, memory or text, the attention itself."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from mnemoscope.localize.regions import Region, region_sentence
@@ -11,20 +9,13 @@ from mnemoscope.maps.shape import SHAPES
 from mnemoscope.report.content import Table
 from mnemoscope.report.numbers import points
 from mnemoscope.stages.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
+from mnemoscope.stages.report_checks import check_tables
 from mnemoscope.study import Study
 
 __all__ = ["localize_tables"]
 
 _MUCH = 1.5  # times an even spread
 _MORE = 0.05  # of ΣΔ, a fraction
-_KEEPS = 0.3  # correlation beyond that of wholly random weights
-_STABLE = ("halves", "seeds", "attributions", "reference", "attention")
-_STABLE_WORDS = {
-    "halves": "other half of the sequences",
-    "seeds": "other CNN seeds",
-    "reference": "Δ of the reference model",
-    "attention": "the mean attention itself",
-}
 
 
 def localize_tables(study: Study, sample: str) -> Iterator[Table]:
@@ -45,12 +36,7 @@ def localize_tables(study: Study, sample: str) -> Iterator[Table]:
     if "reference" in shown["source"]:
         yield _layer_table(shown, first)
     checks = study.read(AGREEMENT_FILE).filter(pl.col("sample") == sample)
-    stable = checks.filter(pl.col("check").is_in(_STABLE))
-    if not stable.is_empty():
-        yield _stability_table(stable, study.settings.localize.correct_only)
-    sane = checks.filter(pl.col("check").is_in(["randomized", "permuted"]))
-    if not sane.is_empty():
-        yield _sanity_table(sane)
+    yield from check_tables(checks, study.settings.localize)
     if (study.folder / SHAPES_FILE).is_file():
         yield _shape_table(study.read(SHAPES_FILE).filter(pl.col("sample") == sample))
 
@@ -199,143 +185,3 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
 
 def _gap(own: float | None, other: float | None) -> float | None:
     return None if own is None or other is None else own - other
-
-
-def _stability_table(checks: pl.DataFrame, correct_only: bool) -> Table:
-    """How alike Δ is between halves, seeds, attributions, models, and to the attention."""
-    keys = checks.select("check", "against").unique(maintain_order=True).rows()
-    columns = {}
-    for check, against in keys:
-        columns[check, against] = _STABLE_WORDS.get(check, f"Δ by {against}")
-    rows = []
-    for attribution in checks["attribution"].unique(maintain_order=True):
-        for name in checks["class"].unique(maintain_order=True):
-            own = checks.filter((pl.col("attribution") == attribution) & (pl.col("class") == name))
-            cells = [_correlations(own, check, against, "Δ") for check, against in columns]
-            rows.append((f"{name}, {attribution}", *cells))
-    return Table(
-        title="Is Δ stable, and do the attributions agree?",
-        columns=("Δ of", *columns.values()),
-        rows=tuple(rows),
-        summary=(
-            f"{_disagreement(checks)}Pearson and Spearman correlation over all causal edges of all "
-            "layers, then the overlap of the top 1 % of edges. Halves are of the evaluation "
-            "sequences, near duplicates on one side; a dash: a single seed, or no sequence that "
-            "counts. "
-            + (
-                "Correctly classified sequences alone count."
-                if correct_only
-                else "All evaluation sequences count, rightly classified or not."
-            )
-        ),
-        gist=_stability_gist(checks),
-    )
-
-
-def _stability_gist(checks: pl.DataFrame) -> str:
-    """Mean correlations over classes and attributions, and where attributions part."""
-    words = {"halves": "halves", "seeds": "seeds", "attributions": "attributions"}
-    means = {word: _mean(checks.filter(check=check)["pearson"]) for check, word in words.items()}
-    known = [f"{word} {mean:.2f}" for word, mean in means.items() if mean is not None]
-    return f"mean correlation between {', '.join(known)}" if known else ""
-
-
-def _disagreement(checks: pl.DataFrame) -> str:
-    """Name the pair of attributions whose Δ agrees least."""
-    pairs = checks.filter(pl.col("check") == "attributions").drop_nulls("spearman")
-    if pairs.is_empty():
-        return ""
-    worst = pairs.sort("overlap", maintain_order=True).row(0, named=True)
-    return (
-        f"The attributions disagree most on {worst['class']}: of the top 1 % of edges by "
-        f"{worst['attribution']} and by {worst['against']}, {worst['overlap']:.0%} are the same "
-        f"(rank correlation {worst['spearman']:.2f}). "
-    )
-
-
-def _sanity_table(checks: pl.DataFrame) -> Table:
-    """What is left of D and Δ when the CNN did not learn this."""
-    keys = checks.select("check", "against").unique(maintain_order=True).rows()
-    random = [against for check, against in keys if check == "randomized"]
-    words = [f"random from {one} up" for one in random[:-1]] + ["all layers random"]
-    words += [against for check, against in keys if check == "permuted"]
-    rows = []
-    for attribution in checks["attribution"].unique(maintain_order=True):
-        for name in checks["class"].unique(maintain_order=True):
-            own = checks.filter((pl.col("attribution") == attribution) & (pl.col("class") == name))
-            for of in ("D", "Δ"):
-                cells = [_correlations(own, check, against, of) for check, against in keys]
-                rows.append((f"{name}, {attribution}: {of}", *cells))
-    return Table(
-        title="Does Δ depend on what the CNN learned?",
-        columns=("correlation with the trained CNN’s", *words),
-        rows=tuple(rows),
-        summary=" ".join(_sanity_sentences(checks))
-        + " One CNN, up to 64 sequences a class, all of them counted. D is the attribution alone, "
-        "Δ the mean of D times the attention, which stays the same and keeps Δ alike whatever the "
-        "CNN is. Pearson, Spearman, overlap of the top 1 %. Checks after Adebayo et al., arXiv "
-        "1810.03292.",
-        gist=_sanity_gist(checks),
-    )
-
-
-class _Sanity(NamedTuple):
-    """Mean correlations of one attribution's D with the trained CNN's; None where unknown."""
-
-    attribution: str
-    top: float  # the top layer is random
-    floor: float  # all are
-    permuted: float | None
-
-    @property
-    def fails(self) -> bool:
-        """True where most of the structure does not come from what the top learned."""
-        return self.top - self.floor > _KEEPS
-
-
-def _sanity(checks: pl.DataFrame) -> Iterator[_Sanity]:
-    """What is left of each attribution's D."""
-    random = checks.filter(check="randomized")["against"].unique(maintain_order=True).to_list()
-    for attribution in checks["attribution"].unique(maintain_order=True):
-        own = checks.filter((pl.col("attribution") == attribution) & (pl.col("of") == "D"))
-        top, floor = (
-            _mean(own.filter(against=layer)["pearson"]) for layer in (random[0], random[-1])
-        )
-        if top is not None and floor is not None:
-            permuted = _mean(own.filter(check="permuted")["pearson"])
-            yield _Sanity(attribution, top, floor, permuted)
-
-
-def _sanity_sentences(checks: pl.DataFrame) -> Iterator[str]:
-    """Say for each attribution whether D loses its structure with the CNN's top layer."""
-    for one in _sanity(checks):
-        told = f"{one.attribution}: with random weights in the top layer D keeps a correlation of "
-        told += f"{one.top:.2f}, with all layers random {one.floor:.2f}"
-        if one.permuted is not None:
-            told += f", with a CNN of permuted labels {one.permuted:.2f}"
-        yield told + (
-            ": it fails the check, most of its structure does not come from what the top learned."
-            if one.fails
-            else ": what it had beyond the floor of a random CNN is lost with the top layer."
-        )
-
-
-def _sanity_gist(checks: pl.DataFrame) -> str:
-    """Which attributions pass."""
-    return ", ".join(
-        f"{one.attribution} {'fails' if one.fails else 'passes'}" for one in _sanity(checks)
-    )
-
-
-def _mean(values: pl.Series) -> float | None:
-    known = values.drop_nulls()
-    return None if known.is_empty() else float(np.mean(known.to_numpy()))
-
-
-def _correlations(rows: pl.DataFrame, check: str, against: str, of: str) -> str:
-    """`.83 · .75 · 61 %`, or a dash."""
-    found = rows.filter(check=check, against=against, of=of).to_dicts()
-    if not found or found[0]["pearson"] is None:
-        return "–"
-    one = found[0]
-    return f"{one['pearson']:.2f} · {one['spearman']:.2f} · {one['overlap']:.0%}"
