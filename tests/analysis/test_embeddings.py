@@ -9,6 +9,7 @@ from mnemoscope.analysis.embeddings import (
     analyse,
     distances,
     from_top,
+    mean_noise,
     mean_states,
     project,
 )
@@ -59,20 +60,42 @@ def test_the_projection_is_scikit_learn_s_and_the_closed_form() -> None:
     np.testing.assert_allclose(explained, (values**2 / (values**2).sum())[:2])
 
 
+def test_noise_is_taken_off_without_bias() -> None:
+    """Over many draws of small groups the squared distance of their true means comes out."""
+    true = np.array([[0.5, 0, 0, 1], [0, 0.5, 0, 1.0]])
+    plain, freed, angles = [], [], []
+    level = np.repeat([0, 1], 8)
+    for _ in range(600):
+        states = (true[level] + RNG.normal(size=(16, 4)) * 0.5)[:, None]
+        means, noise = mean_states(states, level, [0, 1]), mean_noise(states, level, [0, 1])
+        one = distances(means, "euclidean")[0, 0, 1]
+        plain.append(one**2)
+        freed.append(one**2 - noise.sum())
+        assert distances(means, "euclidean", noise)[0, 0, 1] == pytest.approx(
+            np.sqrt(max(freed[-1], 0))
+        )
+        angles.append(distances(means, "cosine", noise)[0, 0, 1])
+    # variance .25 in 4 dimensions over 8 sequences, twice: .25 too much
+    assert np.mean(plain) == pytest.approx(0.5 + 0.25, abs=0.06)
+    assert np.mean(freed) == pytest.approx(0.5, abs=0.06)
+    assert np.median(angles) == pytest.approx(1 - 1 / 1.25, abs=0.04)
+    short = np.array([[[0.1, 0.0]], [[2.0, 0.0]]])  # the first no longer than its noise
+    assert np.isnan(distances(short, "cosine", np.array([[0.5], [0.1]]))[0, 0, 1])
+
+
 def test_groups_that_part_at_a_step_are_told_from_chance_there_alone() -> None:
     one, top = RNG.normal(size=(60, 3, 10)) + 1, RNG.normal(size=(80, 3, 10)) + 1
     one[:, 2] += np.linspace(-2, 2, 10)  # they part at the third step
     found = from_top(one, top, n_resamples=300, seed=1)
     for metric in ("cosine", "euclidean"):
         same, parted = found[metric][0], found[metric][2]
-        assert same.value < 1.3 * same.chance
-        assert parted.value > 3 * parted.chance
-        assert parted.low <= parted.value <= parted.high
-        assert parted.low > parted.chance
+        assert same.plain < 1.3 * same.chance
+        assert same.low == 0.0
+        assert parted.plain > 3 * parted.chance
+        assert parted.chance < parted.low <= parted.freed <= parted.high
     wanted = np.linalg.norm(np.linspace(-2, 2, 10))  # the distance that is planted
     assert found["euclidean"][2].low < wanted < found["euclidean"][2].high
-    again = from_top(one, top, n_resamples=300, seed=1)
-    assert again == found
+    assert from_top(one, top, n_resamples=300, seed=1) == found
 
 
 def test_levels_are_drawn_evenly_by_the_seed() -> None:
@@ -108,10 +131,10 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch) -> N
         "rank correlation 0.9" in result.sentence
     )
     far = result.frames["from_top"].filter(metric="cosine", level=0)
-    assert far["distance"].to_list()[0] < 0.001
-    assert far["distance"].to_list()[1:] == pytest.approx([1 - np.cos(1)] * 3, rel=0.05)
+    assert far["plain"].to_list()[0] < 0.001
+    assert far["plain"].to_list()[1:] == pytest.approx([1 - np.cos(1)] * 3, rel=0.05)
     last = result.frames["pairs"].filter(step=4, level=4, other=0)
-    assert last["cosine"].item() == pytest.approx(far["distance"][-1])
+    assert last["cosine"].item() == pytest.approx(far["plain"][-1])
     assert len(result.figures) == 4
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "analyse",
     "distances",
     "from_top",
+    "mean_noise",
     "mean_states",
     "project",
 ]
@@ -34,6 +35,8 @@ __all__ = [
 METRICS = ("cosine", "euclidean")
 
 _Array = npt.NDArray[np.float64]
+
+_REACH = np.array([-1.959964, 1.959964])
 
 
 class Settings(AnalysisSettings):
@@ -56,16 +59,18 @@ class Distance(NamedTuple):
     """Distance of one level's mean state from the top level's at one step.
 
     Attributes:
-        value: of the means.
-        low: end of the 95 % bootstrap interval over sequences.
+        plain: of the two means as they are.
+        chance: 95th percentile of `plain` when the two levels' sequences are shuffled.
+        freed: freed of the noise of the means, see `distances`.
+        low: end of the 95 % interval of `freed`, by the bootstrap's spread over sequences.
         high: its other end.
-        chance: 95th percentile of the distance when the two levels' sequences are shuffled.
     """
 
-    value: float
+    plain: float
+    chance: float
+    freed: float
     low: float
     high: float
-    chance: float
 
 
 def mean_states(
@@ -84,19 +89,59 @@ def mean_states(
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
 
-def distances(means: _Array, metric: str) -> _Array:
+def mean_noise(
+    states: npt.NDArray[np.floating], level: npt.NDArray[np.int64], levels: list[int]
+) -> _Array:
+    """Give the expected squared distance of each mean state from the one of endless sequences.
+
+    Args:
+        states: shape (n, steps, width).
+        level: shape (n,).
+        levels: which, of two sequences at least.
+
+    Returns:
+        Shape (levels, steps): the summed variances of the states over their number.
+    """
+    groups = [states[level == one].astype(np.float64) for one in levels]
+    return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
+
+
+def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array:
     """Give the distance of every two levels at every step.
+
+    Means of few sequences lie apart by chance, in hundreds of dimensions the most of it. With
+    `noise`, squared lengths and squared distances are freed of what is expected of that.
 
     Args:
         means: shape (levels, steps, width).
         metric: `cosine` (1 - cosine of the angle) or `euclidean`.
+        noise: of `mean_noise`, shape (levels, steps); None for the distances as they are.
 
     Returns:
-        Shape (steps, levels, levels).
+        Shape (steps, levels, levels); NaN where a mean is no longer than its noise.
     """
     from scipy.spatial.distance import cdist
 
-    return np.stack([cdist(step, step, metric) for step in means.transpose(1, 0, 2)])
+    plain = np.stack([cdist(step, step, metric) for step in means.transpose(1, 0, 2)])
+    if noise is None:
+        return plain
+    loss = noise.T
+    if metric == "euclidean":
+        freed = np.sqrt(np.maximum(plain**2 - loss[:, :, None] - loss[:, None, :], 0.0))
+    else:
+        scale = _scale(means, noise).T
+        freed = np.clip(1 - (1 - plain) * scale[:, :, None] * scale[:, None, :], 0.0, 2.0)
+    same = np.arange(len(means))
+    freed[:, same, same] = 0.0
+    return freed
+
+
+def _scale(means: _Array, noise: _Array) -> _Array:
+    """Length of each mean over what its length is without noise, (levels, steps)."""
+    squared = (means**2).sum(axis=-1)
+    left = np.where(squared > noise, squared - noise, np.nan)
+    scale: _Array = np.sqrt(squared / left)
+    return scale
 
 
 def project(means: _Array) -> tuple[_Array, _Array]:
@@ -131,28 +176,35 @@ def from_top(
         seed: of both.
 
     Returns:
-        For each metric one `Distance` a step. The interval is the basic bootstrap's: a resampled
-        mean is noisier than the mean, which makes distances larger, and this takes that back.
+        For each metric one `Distance` a step.
     """
     rng = np.random.default_rng(seed)
     both = np.concatenate([one, top]).astype(np.float64)
     n, m = len(one), len(top)
-    straight = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
     is_one = np.arange(n + m) < n
     drawn = np.concatenate(
         [rng.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (n, m)], axis=1
     )
     mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
+    side = (~is_one).astype(np.int64)
+    means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1])
+    scale = _scale(means, noise).prod(axis=0)
     found: dict[str, list[Distance]] = {metric: [] for metric in METRICS}
-    for step in both.transpose(1, 0, 2):
-        own = _apart(step, straight[None], is_one[None])
-        again = _apart(step, drawn, np.broadcast_to(is_one, drawn.shape))
-        by_chance = _apart(step, np.where(mixed, 1 / n, 1 / m), mixed)
+    every = {metric: distances(means, metric)[:, 0, 1] for metric in METRICS}
+    freed = {metric: distances(means, metric, noise)[:, 0, 1] for metric in METRICS}
+    for step, states in enumerate(both.transpose(1, 0, 2)):
+        again = _apart(states, drawn, np.broadcast_to(is_one, drawn.shape))
+        shuffled = _apart(states, np.where(mixed, 1 / n, 1 / m), mixed)
+        squared = freed["euclidean"][step] ** 2 + _REACH * (again["euclidean"] ** 2).std()
+        ends = {
+            "cosine": freed["cosine"][step] + scale[step] * _REACH * again["cosine"].std(),
+            "euclidean": np.sqrt(np.maximum(squared, 0.0)),
+        }
         for metric in METRICS:
-            value = float(own[metric][0])
-            low, high = 2 * value - np.quantile(again[metric], [0.975, 0.025])
-            chance = float(np.quantile(by_chance[metric], 0.95))
-            found[metric].append(Distance(value, max(float(low), 0.0), float(high), chance))
+            chance = float(np.quantile(shuffled[metric], 0.95))
+            low, high = (max(float(end), 0.0) for end in ends[metric])
+            values = float(every[metric][step]), chance, float(freed[metric][step])
+            found[metric].append(Distance(*values, low, high))
     return found
 
 
@@ -190,7 +242,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     states = states_of(inputs, generated)
     means = mean_states(states, generated.level, levels)
     followed = _followed(states, generated.level, levels, settings)
-    pairs = _pairs(means, levels)
+    noise = mean_noise(states, generated.level, levels)
+    pairs = _pairs(means, noise, levels)
     places, explained = project(means)
     return AnalysisResult(
         sentence=_sentence(followed, pairs, levels, settings.n_steps),
@@ -203,7 +256,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=(
             _distance_chart(followed, "cosine", levels, settings.n_steps),
             _distance_chart(followed, "euclidean", levels, settings.n_steps),
-            _pair_map(means, levels),
+            _pair_map(means, noise, levels),
             _place_chart(places, explained, levels),
         ),
         further=tuple(_further(generated, levels, settings)),
@@ -238,15 +291,16 @@ def _followed(
                 {"metric": metric, "level": one, "n": len(group), "step": step, **way._asdict()}
                 for step, way in enumerate(steps, start=1)
             ]
-    return pl.DataFrame(rows).rename({"value": "distance"})
+    return pl.DataFrame(rows)
 
 
-def _pairs(means: _Array, levels: list[int]) -> pl.DataFrame:
-    """Distance of every two levels at every step."""
+def _pairs(means: _Array, noise: _Array, levels: list[int]) -> pl.DataFrame:
+    """Distance of every two levels at every step, plain and freed of noise."""
     by_metric = {metric: distances(means, metric) for metric in METRICS}
+    by_metric |= {f"{metric}_freed": distances(means, metric, noise) for metric in METRICS}
     rows = [
         {"step": step + 1, "level": levels[i], "other": levels[j]}
-        | {metric: float(by_metric[metric][step, i, j]) for metric in METRICS}
+        | {name: float(values[step, i, j]) for name, values in by_metric.items()}
         for step in range(means.shape[1])
         for i in range(len(levels))
         for j in range(i)
@@ -270,27 +324,24 @@ def _count_frame(generated: Generated) -> pl.DataFrame:
 
 
 def _order(pairs: pl.DataFrame, step: int) -> float:
-    """Rank correlation of how far two levels are apart in score and in cosine distance."""
+    """Rank correlation of how far two levels are apart in score and in their states."""
     from scipy.stats import spearmanr
 
     part = pairs.filter(step=step)
     apart = (part["level"] - part["other"]).to_numpy()
     if len(set(apart.tolist())) < 2:
         return float("nan")
-    return float(spearmanr(apart, part["cosine"].to_numpy()).statistic)
+    return float(spearmanr(apart, part["euclidean_freed"].to_numpy()).statistic)
 
 
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
-    lowest = followed.filter(metric="cosine", level=levels[0])
-    said = [
-        f"{row['distance']:.3f} [{row['low']:.3f}, {row['high']:.3f}] (shuffled: up to "
-        f"{row['chance']:.3f})"
-        for row in (lowest.row(0, named=True), lowest.row(-1, named=True))
-    ]
+    lowest = followed.filter(metric="euclidean", level=levels[0])
+    first, last = lowest.row(0, named=True), lowest.row(-1, named=True)
     text = (
         f"The mean last state of sequences with {levels[0]} of {n_steps} generated tokens right "
-        f"lies at a cosine distance of {said[0]} from that of those all right where the first "
-        f"token is chosen, and of {said[1]} at token {n_steps}"
+        f"lies, freed of the noise of means, at a Euclidean distance of {_said(first)} from that "
+        f"of those all right where the first token is chosen, and of {_said(last)} at token "
+        f"{n_steps}"
     )
     order = _order(pairs, n_steps)
     if order != order:
@@ -298,6 +349,13 @@ def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_
     return (
         f"{text}; the further two levels are apart in score, the further are their states: rank "
         f"correlation {order:.2f} over {pairs.filter(step=n_steps).height} pairs of levels."
+    )
+
+
+def _said(row: dict[str, float]) -> str:
+    return (
+        f"{row['freed']:.2f} [{row['low']:.2f}, {row['high']:.2f}] (as it is {row['plain']:.2f}; "
+        f"levels shuffled give up to {row['chance']:.2f})"
     )
 
 
@@ -310,34 +368,37 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
         Series(
             name=f"{level} of {n_steps} right ({rows['n'][0]:,})",
             x=plain(rows["step"]),
-            y=plain(rows["distance"]),
+            y=plain(rows["freed"]),
             low=plain(rows["low"]),
             high=plain(rows["high"]),
         )
         for level in shown
         for rows in [part.filter(level=level)]
     ]
-    chance = part.filter(level=shown[0])
-    series.append(
-        Series(
-            name=f"{shown[0]} of {n_steps}, shuffled with the top level (95th percentile)",
-            x=plain(chance["step"]),
-            y=plain(chance["chance"]),
+    lowest = part.filter(level=shown[0])
+    for column, name in (("plain", "as it is"), ("chance", "shuffled with the top level")):
+        series.append(
+            Series(
+                name=f"{shown[0]} of {n_steps}, {name}",
+                x=plain(lowest["step"]),
+                y=plain(lowest[column]),
+            )
         )
-    )
     word = {"cosine": "Cosine", "euclidean": "Euclidean"}[metric]
     return Chart(
-        title=f"{word} distance of a level's mean state from that of sequences all right",
+        title=f"{word} distance of a level's mean state from that of sequences all right, freed "
+        "of noise (95 % interval)",
         x_label="generated token",
         series=tuple(series),
     )
 
 
-def _pair_map(means: _Array, levels: list[int]) -> HeatMap:
-    values = distances(means, "cosine")[-1]
+def _pair_map(means: _Array, noise: _Array, levels: list[int]) -> HeatMap:
+    values = distances(means, "euclidean", noise)[-1]
     names = tuple(str(level) for level in levels)
     return HeatMap(
-        title=f"Cosine distance of every two levels' mean states at token {means.shape[1]}",
+        title=f"Euclidean distance of every two levels' mean states at token {means.shape[1]}, "
+        "freed of noise",
         values=tuple(plain(row) for row in values),
         row_names=names,
         column_names=names,
@@ -380,6 +441,6 @@ def _further(generated: Generated, levels: list[int], settings: Settings) -> lis
     if small:
         said.append(
             f"{len(small)} of {len(levels)} levels hold fewer than {settings.per_level // 2} "
-            "sequences: means of few lie apart by chance, so look at the shuffled distance."
+            "sequences: means of few lie apart by chance, which is what is taken off."
         )
     return said

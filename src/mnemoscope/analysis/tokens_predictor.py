@@ -47,7 +47,7 @@ class Training:
     n_epochs: int = 30
     patience: int = 5
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     batch_first: bool = True
     seed: int = 0
 

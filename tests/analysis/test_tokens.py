@@ -1,0 +1,147 @@
+"""The token predictor on planted signals: learnt, batch-first, with level 1 included."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.analysis.generated import generate_by_level, states_of
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.tokens import Settings, _generated, analyse, score, split_rows
+from mnemoscope.analysis.tokens_predictor import (
+    Predictor,
+    Training,
+    predict_by_entropy,
+    predict_probabilities,
+    train_predictor,
+)
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tiny_models import make_sequences, save_model
+
+SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
+
+
+def _planted(n: int = 400, steps: int = 6, width: int = 8):
+    """A token is right where its state lies on one side of a plane; entropy says nothing."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(n, steps, width)).astype(np.float32)
+    is_right = states @ rng.normal(size=width) > 0
+    return states, rng.random((n, steps)).astype(np.float32), is_right
+
+
+def test_a_planted_linear_signal_is_learnt_and_entropy_alone_is_at_chance() -> None:
+    states, entropy, is_right = _planted()
+    is_test = np.arange(400) >= 300
+    held_back = np.arange(300) >= 260
+    before = torch.random.get_rng_state()
+    model = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
+    assert torch.equal(before, torch.random.get_rng_state())
+    chance = predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
+    assert ((chance > 0.5) == is_right[300:]).mean() > 0.93
+    blind = predict_by_entropy(entropy, is_right, is_test)
+    assert abs(((blind > 0.5) == is_right[300:]).mean() - 0.5) < 0.08  # 600 tokens: 4 errors
+    again = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
+    same = predict_probabilities(again, states[300:], entropy[300:], batch_size=32)
+    np.testing.assert_array_equal(chance, same)
+
+
+def test_entropy_that_decides_is_used_by_both() -> None:
+    states, entropy, _ = _planted()
+    is_right, is_test = entropy < 0.4, np.arange(400) >= 300
+    assert ((predict_by_entropy(entropy, is_right, is_test) > 0.5) == is_right[300:]).mean() > 0.95
+    held_back = np.arange(300) >= 260
+    model = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
+    chance = predict_probabilities(model, states[300:], entropy[300:], batch_size=32)
+    # the entropy is one of 513 inputs of the last layer; the commoner answer gives .6
+    assert ((chance > 0.5) == is_right[300:]).mean() > 0.7
+
+
+def test_a_prediction_depends_on_its_own_sequence_and_as_published_on_the_others() -> None:
+    states, entropy, _ = _planted(n=8)
+    other = states.copy()
+    other[4:] = 9.0  # the same first four sequences among others
+    moved = states.copy()
+    moved[0, 5] += 3.0  # a later token of the first
+    for batch_first, depends in ((True, False), (False, True)):
+        torch.manual_seed(0)
+        model = Predictor(8, Training(n_layers=1, n_heads=2, batch_first=batch_first)).eval()
+        own, among, later = (
+            predict_probabilities(model, one, entropy, batch_size=8)
+            for one in (states, other, moved)
+        )
+        assert (not np.allclose(own[:4], among[:4], atol=1e-5)) == depends
+        # and attends from token to token exactly where it should
+        assert (not np.allclose(own[0, :5], later[0, :5], atol=1e-5)) != depends
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> AnalysisInputs:
+    """Two thirds of the sequences come out whole; of the rest hardly a token."""
+    folder = save_model(tmp_path_factory.mktemp("model"))
+    lm = load_model(folder, device="cpu")
+    table = make_sequences(folder, 150).with_columns(
+        is_memorized=pl.int_range(150) % 3 < 2, group=pl.int_range(150).cast(pl.String)
+    )
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm, batch_size=50)
+
+
+def test_level_one_is_included_and_as_published_left_out(inputs) -> None:
+    settings = {"per_level": 100, "n_sequences": None}
+    level = _generated(inputs, Settings(**settings)).level
+    assert (level == 16).sum() == 100
+    assert set(level[level < 16]) >= {0}
+    assert (_generated(inputs, Settings(**settings, published=True)).level < 16).all()
+
+
+def test_states_are_those_the_tokens_are_chosen_from(inputs) -> None:
+    """The head on each state gives the generated token as its best one."""
+    generated = generate_by_level(
+        inputs, n_sequences=40, n_steps=16, per_level=9, seed=0, where="test"
+    )
+    states = states_of(inputs, generated)
+    head = inputs.model().model.get_output_embeddings()
+    with torch.no_grad():
+        best = head(torch.from_numpy(states)).argmax(dim=-1).numpy()
+    np.testing.assert_array_equal(best, generated.tokens[:, 32:])
+    wanted = np.stack(generated.rows["tokens"].to_numpy())[:, 32:48]
+    np.testing.assert_array_equal(generated.is_right, generated.tokens[:, 32:] == wanted)
+
+
+def test_the_analysis_runs_whole_and_beats_the_commoner(inputs) -> None:
+    result = analyse(inputs, Settings(n_sequences=None, n_epochs=2))
+    scores = result.frames["scores"]
+    assert scores.height == 6
+    assert scores["accuracy"].is_between(0, 1).all()
+    assert "30 sequences" in result.sentence
+    commoner = scores.filter(predictor="always the commoner", of="tokens")["accuracy"].item()
+    assert 0.5 < commoner < 0.85
+
+
+def test_groups_stay_on_one_side_and_sizes_are_kept() -> None:
+    groups = np.repeat(np.arange(200), 3)
+    sides = split_rows(groups, 0)
+    for rows in sides:
+        assert set(groups[rows]).isdisjoint(groups[~rows])
+    assert not (sides.is_test & sides.held_back).any()
+    assert sides.is_test.sum() == pytest.approx(120, abs=3)
+    assert sides.held_back.sum() == pytest.approx(60, abs=3)
+
+
+def test_accuracies_of_a_table_made_by_hand() -> None:
+    right = np.array([[True, True], [False, True], [False, False], [True, False]])
+    guess = np.array([[True, True], [True, True], [False, False], [False, True]])
+    tokens, full = score(guess, right, "x")
+    assert (tokens["accuracy"], full["accuracy"]) == (0.625, 0.5)
+
+
+def test_too_few_sequences_are_refused_in_one_line(inputs) -> None:
+    with pytest.raises(UserError, match="50 are needed") as error:
+        analyse(inputs, Settings(n_sequences=20))
+    assert "\n" not in str(error.value)
