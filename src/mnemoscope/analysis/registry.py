@@ -154,6 +154,16 @@ ENTRIES: tuple[Entry, ...] = (
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
+        name="inject",
+        title="A text put into training, beside a control run",
+        answers="How far is a text reproduced that is put into training every N steps?",
+        needs=("scores", "features", "model"),
+        uses=("corpus",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+        published="As published, the padding before a text shorter than a row counts in the loss, "
+        "so that the model is taught padding too; texts of whole rows give the same either way.",
+    ),
+    Entry(
         name="dynamics",
         title="Learning and forgetting, token by token",
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
@@ -186,6 +196,14 @@ ENTRIES: tuple[Entry, ...] = (
         "sequence to the others and never from token to token, so a prediction depends on what "
         "else is in the batch. Sequences right throughout are left out, rows are split without "
         "regard to near duplicates, and training is of batch 128 at 1e-4.",
+    ),
+    Entry(
+        name="copying",
+        title="Copies from the training texts",
+        answers="What does a model, a tuned one above all, copy verbatim, nearly, or in idea?",
+        needs=("scores", "model"),
+        uses=("duplicates", "maps", "second model"),
+        source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),
 )
 """Every analysis, in the order of `analyze --list` and of the report."""
