@@ -60,10 +60,10 @@ def test_kinds_of_a_table_made_by_hand() -> None:
 
 
 def test_every_arm_reads_for_the_last_time_at_one_step() -> None:
-    settings = Settings(n_repeats=3, gap=4)
+    settings = Settings(n_repeats=3, gap=4, steps_before=1)
     special = np.zeros((2, 8), dtype=np.int32)
     steps = {arm: sorted(insertions_of(arm, special, settings)) for arm in ARMS}
-    assert steps == {"never": [], "once": [8], "repeated": [6, 7, 8], "spaced": [0, 4, 8]}
+    assert steps == {"never": [], "once": [9], "repeated": [7, 8, 9], "spaced": [1, 5, 9]}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,14 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(inputs):
     settings = Settings(
-        n_special=8, batch_size=8, learning_rate=1e-2, epochs=3, n_repeats=6, gap=2, steps_after=5
+        n_special=8,
+        batch_size=8,
+        learning_rate=1e-2,
+        epochs=3,
+        n_repeats=6,
+        gap=2,
+        steps_before=1,
+        steps_after=5,
     )
     return analyse(inputs, settings)
 

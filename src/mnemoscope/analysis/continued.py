@@ -40,6 +40,7 @@ def run_arm(
     look: "Callable[[LanguageModel, int], _Look]",
     *,
     every: int,
+    pad: int = 0,
     progress: Progress | None = None,
 ) -> list[_Look]:
     """Train through the stream and look at the model on the way.
@@ -47,9 +48,11 @@ def run_arm(
     Args:
         tuning: the copy of a model that is trained, at its beginning.
         stream: all batches, shape (steps, batch, length).
-        insertions: rows that replace others; none in a control.
+        insertions: rows that replace others; none in a control. An id below 0 is padding that the
+            loss does not count.
         look: gets the model and how many steps it has made.
         every: steps from one look to the next; the first is before any step, the last at the end.
+        pad: what padding is read as.
         progress: is told every step.
 
     Returns:
@@ -60,7 +63,7 @@ def run_arm(
         rows = batch.copy()
         for place, row in insertions.get(step, {}).items():
             rows[place] = row
-        tuning.train(rows)
+        tuning.train(np.where(rows < 0, pad, rows), rows >= 0)
         if progress is not None:
             progress.advance()
         if tuning.step % every == 0 or tuning.step == len(stream):

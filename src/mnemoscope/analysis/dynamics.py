@@ -64,7 +64,12 @@ class Settings(AnalysisSettings):
     epochs: int = Field(default=20, ge=1, description="Epochs of the learning curve, at most.")
     n_repeats: int = Field(default=4, ge=2, description="Times that a repeated batch is read.")
     gap: int = Field(default=5, ge=2, description="Steps between two readings when spaced.")
-    steps_after: int = Field(default=40, ge=5, description="Steps after the last reading.")
+    steps_before: int = Field(
+        default=10,
+        ge=0,
+        description="Steps before the first reading: a fresh optimizer's first ones are larger.",
+    )
+    steps_after: int = Field(default=30, ge=5, description="Steps after the last reading.")
     every: int = Field(default=5, ge=1, description="Steps from one look to the next.")
 
 
@@ -212,8 +217,8 @@ def _learning(
     for name, lm in models:
         curve = inputs.shelf(
             "learning",
-            {**model_basis(lm), "settings": settings.model_dump(mode="json")}
-            | {"rows": _digest(special, others), "length": inputs.length},
+            {**model_basis(lm), "settings": _chosen(settings, _TEACHING, "threshold", "epochs")}
+            | {"rows": _digest(special, others)},
             lambda lm=lm, name=name: _learn(lm, name, settings, special, others),  # type: ignore[misc]
         )
         curves.append(curve.with_columns(pl.lit(name).alias("model")))
@@ -280,7 +285,7 @@ def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl
     lm = inputs.model()
     basis = {
         **model_basis(lm),
-        "settings": settings.model_dump(mode="json"),
+        "settings": _chosen(settings, _TEACHING, *_FORGETTING),
         "rows": _digest(special, rows),
     }
     arms = [
@@ -319,10 +324,11 @@ def _arm(
 def _forgetting_frames(
     curves: pl.DataFrame, settings: Settings
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The curves with their intervals, and each arm's floor: its lowest M after the last reading.
+    """The curves with their intervals, each arm's peak, and its floor: its lowest M from there on.
 
-    The floor is the M of one step, the same for all sequences, so that its interval is that of a
-    mean; differences are paired over sequences.
+    M goes on rising for a while after a reading, since the optimizer goes on in its direction, so
+    the floor is looked for from the peak on. It is the M of one step, the same for all sequences:
+    its interval is that of a mean; differences are paired over sequences.
     """
     last = _last_reading(settings) + 1
     rows, floors = [], []
@@ -335,11 +341,13 @@ def _forgetting_frames(
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() >= last
-        lowest = int(np.argmin(np.where(later, matrix.mean(axis=1), np.inf)))
+        means = matrix.mean(axis=1)
+        peak = int(np.argmax(np.where(later, means, -np.inf)))
+        lowest = peak + int(np.argmin(means[peak:]))
         at_floor[arm] = matrix[lowest]
-        peak = matrix[later].mean(axis=1).max()
         floors.append(
-            {"arm": arm, "peak": float(peak), "floor_at_step": int(part["step"][lowest])}
+            {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
+            | {"floor_at_step": int(part["step"][lowest])}
             | mean_of(matrix[lowest]).columns("floor")
             | {"weights_at_end": part["weights_at_end"][0]}
         )
@@ -352,7 +360,16 @@ def _forgetting_frames(
 
 def _last_reading(settings: Settings) -> int:
     """The step, from 0, at which every arm reads the special batch for the last time."""
-    return (settings.n_repeats - 1) * settings.gap
+    return settings.steps_before + (settings.n_repeats - 1) * settings.gap
+
+
+_TEACHING = ("batch_size", "learning_rate", "seed")
+_FORGETTING = ("n_repeats", "gap", "steps_before", "steps_after", "every")
+
+
+def _chosen(settings: Settings, names: tuple[str, ...], *more: str) -> dict[str, Any]:
+    """The settings that decide something kept."""
+    return settings.model_dump(mode="json", include={*names, *more})
 
 
 def _step_settings(settings: Settings) -> Any:
@@ -382,6 +399,7 @@ def _further(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[str, 
         f"numerical ties: they disagree on {disagree:,} of {n:,} sequences.",
         f"Every run is of one seed: intervals are over the {settings.n_special} special sequences "
         f"({settings.batch_size} where forgetting is followed), not over runs.",
-        "A fresh optimizer at a constant rate continues the training: its first steps are larger "
-        "than those of the run that made the model." + beside,
+        "After a reading M goes on rising, since AdamW goes on in its direction; the lowest M is "
+        "looked for from the peak on. Sequences of the study on which the model is trained on "
+        "are known to it, so little pushes what was read out again." + beside,
     )

@@ -34,9 +34,9 @@ def sentence(frames: dict[str, pl.DataFrame], settings: Any) -> str:
     return (
         f"Teacher-forced, the model has {interval(whole, 'm', unit=' %')} of all tokens right, in "
         f"runs of {interval(whole, 'mean_run', scale=1)} tokens; it {time}; of a batch read once, "
-        f"its later lowest M is {interval(floors['once'], 'above_never')} points above that of a "
-        f"run that never read it, and {settings.n_repeats} readings in a row or spaced keep "
-        f"{interval(floors['repeated'], 'above_once')} and "
+        f"the lowest M from its peak on is {interval(floors['once'], 'above_never')} points above "
+        f"that of a run that never read it, and {settings.n_repeats} readings in a row or spaced "
+        f"keep {interval(floors['repeated'], 'above_once')} and "
         f"{interval(floors['spaced'], 'above_once')} points more than one."
     )
 

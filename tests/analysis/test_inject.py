@@ -1,0 +1,161 @@
+"""Injection: the control run is an undisturbed loop of plain torch, what is put in is learnt."""
+
+import copy
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tests.tiny_models import make_sequences, save_model
+
+from mnemoscope.analysis.continued import run_arm, stream_rows, training_rows
+from mnemoscope.analysis.inject import (
+    Injected,
+    Settings,
+    analyse,
+    insertions_of,
+    verbatim_lengths,
+)
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.errors import UserError
+from mnemoscope.lm import load_model
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.fingerprint import fingerprint_model
+from mnemoscope.sequences.features import add_features
+
+SETTINGS = Settings(
+    n_texts=2,
+    every=2,
+    n_insertions=30,
+    steps_after=2,
+    batch_size=4,
+    learning_rate=1e-2,
+    prompts=(8, 32),
+    stride=64,
+)
+
+
+def inputs_of(folder, n: int = 90) -> AnalysisInputs:
+    """Two thirds of the sequences are what the model says; of a third it knows nothing."""
+    lm = load_model(folder)
+    table = make_sequences(folder, n).with_columns(
+        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
+        is_memorized=pl.int_range(pl.len()) % 3 < 2,
+        text=pl.lit("none"),
+    )
+    table = add_features(table, length=64, code="off")
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return inputs_of(save_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def result(inputs):
+    return analyse(inputs, SETTINGS)
+
+
+def plain_digest(lm, stream, insertions=None) -> str:
+    """Weights after a training loop that knows nothing of ours."""
+    model = copy.deepcopy(lm.model).train()
+    torch.set_num_threads(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.98), weight_decay=0.01)
+    for step, batch in enumerate(stream):
+        rows = batch.copy()
+        for place, row in (insertions or {}).get(step, {}).items():
+            rows[place] = row
+        ids = torch.from_numpy(rows).long()
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return fingerprint_model(model)
+
+
+def test_the_control_run_is_an_undisturbed_run_bit_for_bit(inputs, result) -> None:
+    """Same weights at the end as a plain loop without looks, insertions or anything of ours."""
+    n_steps = 2 * 30 + 2
+    stream = stream_rows(training_rows(inputs, n_steps * 4, where=""), n_steps, 4, 0)
+    runs = dict(result.frames["runs"].select("arm", "weights_at_end").rows())
+    assert runs["control"] == plain_digest(inputs.load_model(), stream)
+    assert runs["treated"] != runs["control"]
+
+
+def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(inputs) -> None:
+    lm = inputs.load_model()
+    rng = np.random.default_rng(5)
+    stream = rng.integers(1, 300, (6, 4, 64)).astype(np.int32)
+    text = Injected("planted", "text", rng.integers(1, 300, 64).astype(np.int32))
+    settings = SETTINGS.model_copy(update={"n_insertions": 2})
+    put = insertions_of([text], settings, length=64)
+    assert sorted(put) == [0, 2]
+    tuning = FineTuning(lm, StepSettings(1e-2))
+    run_arm(tuning, stream, put, lambda now, step: None, every=3)
+    assert tuning.digest() == plain_digest(lm, stream, put)
+
+
+def test_texts_take_turns_every_n_steps() -> None:
+    """Text j at steps s ≡ j (mod N); two texts of one step stand side by side."""
+    texts = [Injected(str(j), "text", np.full(64, j, dtype=np.int32)) for j in range(5)]
+    put = insertions_of(texts, Settings(every=4, n_insertions=3), length=64)
+    seen = {(step, int(row[0])) for step, rows in put.items() for row in rows.values()}
+    assert seen == {(4 * turn + j % 4, j) for turn in range(3) for j in range(5)}
+    assert sorted(put[4]) == [0, 1]
+
+
+def test_what_is_put_in_is_learnt_and_the_control_does_not_know_it(result) -> None:
+    effect = result.frames["effect"].filter(pl.col("kind") == "text").sort("step")
+    assert effect["more"][0] == 0  # before any step both runs are the model
+    last = result.frames["effect"].filter(pl.col("step") == 60)
+    assert (last["more"] > 20).all()
+    control = result.frames["lengths"].filter(pl.col("arm") == "control")
+    assert control["length"].max() < 8
+    texts = result.frames["texts"]
+    assert (texts["after_last"] > texts["before"]).all()
+
+
+def test_lengths_are_what_greedy_decoding_writes_from_the_best_prompt(inputs) -> None:
+    """A planted text: from its prefix of 32 the model says all of the rest."""
+    rows = np.array(inputs.table["tokens"].to_list(), dtype=np.int32)
+    settings = Settings(prompts=(32,), stride=64)
+    found = verbatim_lengths(
+        inputs.model(), [rows[0], rows[2], rows[1][:50]], settings, batch_size=4
+    )
+    assert found.tolist()[0] == 32
+    assert found.tolist()[2] == 18
+    assert found.tolist()[1] < 32
+
+
+def test_padding_counts_only_as_published(inputs) -> None:
+    """A short text: the default's loss leaves the padding out, the published one's does not."""
+    text = " the licence works" * 12
+    ids = inputs.model().tokenizer.encode(text)
+    assert 24 <= len(ids) < 64
+    short = {"texts": (text,), "every": 2, "n_insertions": 1, "steps_after": 0, "batch_size": 2}
+    runs = {}
+    for published in (False, True):
+        found = analyse(inputs, Settings(**short, published=published))
+        runs[published] = dict(found.frames["runs"].select("arm", "weights_at_end").rows())
+    assert runs[True]["control"] == runs[False]["control"]
+    assert runs[True]["treated"] != runs[False]["treated"]
+
+
+def test_another_family_of_models_is_trained_on_too(tmp_path) -> None:
+    folder = save_model(tmp_path / "llama", family="llama")
+    settings = SETTINGS.model_copy(update={"n_insertions": 1, "steps_after": 0})
+    result = analyse(inputs_of(folder, 30), settings)
+    assert result.frames["lengths"].height == 2 * 2 * 2
+    assert result.frames["runs"]["weights_at_end"].n_unique() == 2
+
+
+def test_what_does_not_fit_is_refused_in_one_line(inputs) -> None:
+    with pytest.raises(UserError, match="do not fit into batches of 2"):
+        analyse(inputs, Settings(n_texts=4, every=2, batch_size=2))
+    with pytest.raises(UserError, match=r"text 0 has .* tokens, and 24 at least"):
+        analyse(inputs, Settings(texts=("too short",)))
+    with pytest.raises(UserError, match="30 sequences are not memorized"):
+        analyse(inputs, Settings(n_texts=50))
