@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -11,6 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from mnemoscope.config import StudySettings
 from mnemoscope.localize.edges import count_edges
+from mnemoscope.localize.knockout import CutOutcome
+from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.stages import knockout
 from mnemoscope.stages.run import run_stage
 from mnemoscope.study import Study
@@ -96,9 +100,99 @@ def test_specificity_follows_from_the_shares(done) -> None:
         chosen = cuts.filter(choice="decisive", edges_of=row["class"], strength=row["strength"])
         survival = dict(chosen.select("class", "survival").rows())
         assert row["broken_own"] == pytest.approx(1 - survival[row["class"]])
+        equal = cuts.filter(choice="equal mass", edges_of=row["class"], strength=row["strength"])
+        equal = dict(equal.select("class", "survival").rows())
+        assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[row["class"]])
         (other,) = set(survival) - {row["class"]}
         assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - survival[other])}
+        gains = {name: equal[name] - survival[name] for name in survival}
+        assert row["specificity"] == pytest.approx(gains[row["class"]] - gains[other])
         assert row["low"] <= row["specificity"] <= row["high"]
+
+
+class Watched:
+    """Stands in for the model under a cut and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[np.ndarray, torch.Tensor, dict]] = []
+
+    def __call__(self, model, tokens, edges, **options) -> CutOutcome:
+        self.asked.append((tokens, edges, options))
+        n = len(tokens)
+        return CutOutcome(np.ones(n, bool), np.ones(n, np.float32), np.zeros(n, np.float32))
+
+
+def test_the_edges_that_are_cut_are_those_that_the_row_names(study, monkeypatch) -> None:
+    """Against NumPy's order of Δ and of the mean attention in the store."""
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1))
+    names = [(row["choice"], row["edges_of"]) for row in study.read("knockout.parquet").filter(
+        pl.col("class") == "Recollect").to_dicts()]  # fmt: skip
+    cut = {name: edges.numpy() for name, (_, edges, _) in zip(names, watched.asked, strict=True)}
+    possible = np.broadcast_to(np.tri(64, dtype=bool) & (np.arange(64) < 63)[:, None], (2, 64, 64))
+    n = count_edges(2.0, 2, 64)
+
+    def largest(values):
+        return possible & (values >= np.sort(values[possible])[-n])
+
+    delta = load_file(study.folder / "decisiveness.safetensors")["0000"].numpy()
+    mass = class_means_of(study)
+    assert not cut["nothing", ""].any()
+    for index, name in enumerate(("Non-Memo", "Recite[5]", "Recollect")):
+        assert np.array_equal(cut["decisive", name], largest(delta[index])), name
+    for name in ("Recite[5]", "Recollect"):
+        assert np.array_equal(cut["highest mass", name], largest(mass[name])), name
+        decisive, equal = cut["decisive", name], cut["equal mass", name]
+        assert not (decisive & equal).any()
+        assert mass[name][equal].sum() == pytest.approx(mass[name][decisive].sum(), rel=0.05)
+        by_layer = cut["same layers", name].sum(axis=(1, 2))
+        assert np.array_equal(by_layer, decisive.sum(axis=(1, 2)))
+    assert cut["random", ""].sum() == n
+    assert all((edges & ~possible).sum() == 0 for edges in cut.values())
+
+
+def class_means_of(study: Study) -> dict[str, np.ndarray]:
+    """Mean over heads and evaluation sequences of each memorized class, read from the store."""
+    sample = "Non-Memo, Recite[5], Recollect"
+    rows = study.read("samples.parquet").filter(sample=sample, split="eval")
+    store, found = MapStore(study.folder / "maps" / "model"), {}
+    for name in ("Recite[5]", "Recollect"):
+        own = rows.filter(pl.col("class") == name)
+        maps = store.dataset(own["sequence_id"].to_numpy(), own["suffix"].to_list(), "mean")
+        whole = unpack_triangle(maps.read(torch.arange(own.height))).double()
+        found[name] = whole.mean(dim=0).float().numpy()
+    return found
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_settings_reach_the_model_that_is_cut(study, monkeypatch, renormalize) -> None:
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    wanted = settings_of(study, strengths=[2.0], draws=1, n_sequences=3, renormalize=renormalize)
+    run_stage(study, "knockout", wanted)
+    assert {options["renormalize"] for _, _, options in watched.asked} == {renormalize}
+    assert {options["prefix"] for _, _, options in watched.asked} == {32}
+    # A cut done otherwise is another cut, so nothing is read back.
+    before = len(watched.asked)
+    run_stage(study, "knockout", settings_of(
+        study, strengths=[2.0], draws=1, n_sequences=3, renormalize=not renormalize
+    ), redo=True)  # fmt: skip
+    assert len(watched.asked) == 2 * before
+
+
+def test_sequences_on_which_delta_was_measured_come_last(study, monkeypatch) -> None:
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1, n_sequences=3))
+    (tokens, *_), *_ = watched.asked
+    text = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
+    tried = [text[tuple(row)] for row in tokens.tolist()]
+    sample = "Non-Memo, Recite[5], Recollect"
+    measured = study.read("samples.parquet").filter(sample=sample, split="eval")["sequence_id"]
+    labels = dict(study.read("labels.parquet").select("sequence_id", sample).rows())
+    assert [labels[one] for one in tried] == ["Recite[5]"] * 3 + ["Recollect"] * 3
+    assert not set(tried) & set(measured)
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> None:
