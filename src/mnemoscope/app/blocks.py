@@ -56,6 +56,7 @@ class Shop:
             self.jobs[session] = job
             for standing in self.desk.follow(job):
                 yield status(standing=standing), None
+            self.jobs.pop(session, None)
             yield status("Done."), job.result()
         except Cancelled:
             yield status("Cancelled."), None
@@ -75,8 +76,7 @@ class Shop:
         """The card of a passage at once, then its maps when the desk is free."""
         card = render_card(result, number)
         yield card, status("Reading its attention …" if self.desk.is_free else _WAITING)
-        with self.desk.turn():
-            maps = passage_maps(self.models, result, number)
+        maps = self.desk.ask(lambda: passage_maps(self.models, result, number))
         yield card, render_maps(maps, *delta_for(self.browsed, result, number))
 
     def sequence(self, number: Any, taxonomy: str, class_name: str) -> tuple[str, str]:

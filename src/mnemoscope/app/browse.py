@@ -188,7 +188,7 @@ class BrowsedStudy:
     def _row(self, sequence_id: Any) -> dict[str, Any]:
         found = (
             self._table.filter(pl.col("sequence_id") == sequence_id)
-            if isinstance(sequence_id, int)
+            if type(sequence_id) is int
             else self._table.clear()
         )
         if found.is_empty():

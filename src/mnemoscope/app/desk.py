@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +39,20 @@ class Standing:
 
 
 class Job:
-    """Work that waits for its turn and then runs in a thread of its own.
+    """Work that waits for its turn.
 
     Args:
         work: the work; it reports through `mnemoscope.progress`.
+
+    Attributes:
+        standing: how it stands.
+        ended: set once it has ended, whatever came of it.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
         self._cancelled = threading.Event()
+        self.ended = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
         self.standing = Standing()
@@ -100,72 +104,63 @@ class _Follower:
 
 
 class Desk:
-    """Lets one job run at a time; the others wait in the order of coming."""
+    """Runs one job at a time in a thread of its own; the others wait in the order of coming.
+
+    A job needs no reader: it ends, and the next begins, whatever became of who asked for it.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[object] = deque()
-        self._change = threading.Condition()
+        self._jobs: deque[Job] = deque()  # the first one runs
+        self._lock = threading.Lock()
 
     def follow(self, job: Job) -> Iterator[Standing]:
-        """Wait, run the job, and say every moment how it stands.
-
-        The desk is free again once the job's thread has ended, whatever became of its reader.
+        """Wait, have the job run, and say every moment how it stands.
 
         Raises:
             UserError: too many wait already.
             Cancelled: it was cancelled while it waited.
         """
-        ticket = self._take_ticket()
-        thread: threading.Thread | None = None
+        self._submit(job)
         try:
-            while n_before := self._before(ticket):
-                job.check()
-                yield Standing(n_before=n_before)
-                self._pause()
-            thread = threading.Thread(target=job.run, daemon=True)
-            thread.start()
-            while thread.is_alive():
-                yield job.standing
-                thread.join(_POLL_SECONDS)
+            while not job.ended.is_set():
+                n_before = self._before(job)
+                if n_before:
+                    job.check()
+                yield Standing(n_before=n_before) if n_before else job.standing
+                job.ended.wait(_POLL_SECONDS)
         finally:
-            if thread is not None and thread.is_alive():
-                job.cancel()
-                thread.join()
-            self._leave(ticket)
+            job.cancel()  # of no account once it has ended
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the desk and hold it: for work of a moment."""
-        ticket = self._take_ticket()
-        try:
-            while self._before(ticket):
-                self._pause()
-            yield
-        finally:
-            self._leave(ticket)
+    def ask(self, work: Callable[[], Any]) -> Any:
+        """Wait for the desk, do work of a moment, and give what comes of it."""
+        job = Job(work)
+        self._submit(job)
+        job.ended.wait()
+        return job.result()
 
     @property
     def is_free(self) -> bool:
         """True while nothing runs and nobody waits."""
-        return not self._waiting
+        return not self._jobs
 
-    def _take_ticket(self) -> object:
-        ticket = object()
-        with self._change:
-            if len(self._waiting) > MOST_WAITING:
+    def _submit(self, job: Job) -> None:
+        with self._lock:
+            if len(self._jobs) > MOST_WAITING:
                 raise UserError("too many audits wait already. Try again in a minute.")
-            self._waiting.append(ticket)
-        return ticket
+            self._jobs.append(job)
+            if len(self._jobs) == 1:
+                threading.Thread(target=self._work_off, daemon=True).start()
 
-    def _before(self, ticket: object) -> int:
-        with self._change:
-            return self._waiting.index(ticket)
+    def _work_off(self) -> None:
+        """Run jobs until none is left."""
+        while True:
+            self._jobs[0].run()
+            with self._lock:
+                self._jobs.popleft().ended.set()
+                if not self._jobs:
+                    return
 
-    def _pause(self) -> None:
-        with self._change:
-            self._change.wait(_POLL_SECONDS)
-
-    def _leave(self, ticket: object) -> None:
-        with self._change:
-            self._waiting.remove(ticket)
-            self._change.notify_all()
+    def _before(self, job: Job) -> int:
+        """How many come before it; 0 also once it has ended."""
+        with self._lock:
+            return self._jobs.index(job) if job in self._jobs else 0

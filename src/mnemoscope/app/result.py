@@ -49,7 +49,7 @@ class Result:
         Raises:
             UserError: there is no such span.
         """
-        if not isinstance(number, int) or not 1 <= number <= len(self.rows):
+        if type(number) is not int or not 1 <= number <= len(self.rows):
             raise UserError("no such passage.")
         return self.rows[number - 1]
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mnemoscope.app.browse import BrowsedStudy
 from mnemoscope.app.limits import MOST_BYTES
@@ -43,15 +44,20 @@ class Guard:
 
     Args:
         app: what answers.
+        shop: what the app shows and runs, for those who look in from outside.
     """
 
-    def __init__(self, app: _Asgi) -> None:
+    def __init__(self, app: _Asgi, shop: Any = None) -> None:
         self._app = app
+        self.shop = shop
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer one request, or refuse it."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # the app speaks nothing else
+            await send({"type": "websocket.close"})
             return
         given = {
             key.decode("latin-1").lower(): value.decode("latin-1")
@@ -60,6 +66,9 @@ class Guard:
         # A page elsewhere may point its own name at this machine; its requests carry that name.
         if given.get("host", "").rpartition(":")[0] not in _NAMES:
             await _refuse(send, 403, "wrong host")
+            return
+        if "origin" in given and urlsplit(given["origin"]).netloc != given["host"]:
+            await _refuse(send, 403, "another site")
             return
         length = given.get("content-length", "0")
         if not length.isdigit() or int(length) > _MOST_BODY or "transfer-encoding" in given:
@@ -114,7 +123,7 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
     raise UserError(f"{target}: neither a study (study.yaml) nor an audit (audit.json).")
 
 
-def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Any:
+def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Guard:
     """The whole app, to be served by any ASGI server.
 
     Args:
@@ -131,7 +140,8 @@ def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = 
     from mnemoscope.app.style import head, theme
 
     models = Models(None if browsed is None else browsed.model, device)
-    blocks = make_blocks(Shop(models, browsed, opened))
+    shop = Shop(models, browsed, opened)
+    blocks = make_blocks(shop)
     bare = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app = gr.mount_gradio_app(
         bare,
@@ -148,7 +158,7 @@ def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = 
         pwa=False,
         mcp_server=False,
     )
-    return Guard(app)
+    return Guard(app, shop)
 
 
 def find_socket(port: int | None) -> socket.socket:
@@ -166,6 +176,7 @@ def find_socket(port: int | None) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((HOST, one))
+            made.listen()
         except (OSError, OverflowError):
             made.close()
             continue

@@ -1,0 +1,29 @@
+"""Fixtures: an audit of a document whose truth is known, with all that can be in it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.embedded import sequences_path
+
+sys.path.append(str(Path(__file__).parent))  # for `hostile`
+
+
+@pytest.fixture(scope="session")
+def passages() -> list[str]:
+    """Texts that the embedded model saw more than five times, prose."""
+    rows = pl.read_parquet(sequences_path())
+    rows = rows.filter((pl.col("duplicates") > 5) & (pl.col("genre") == "prose"))
+    return rows["text"].head(3).to_list()
+
+
+@pytest.fixture(scope="session")
+def document(passages: list[str]) -> str:
+    """Two passages that the embedded model knows within words that it does not."""
+    words = ["lamp", "hill", "green", "seven", "birds", "marrow", "lane", "sing", "supper", "moss"]
+    generator = np.random.default_rng(5)
+    filler = [" ".join(generator.choice(words, 25)) for _ in range(3)]
+    return f"{filler[0]}.\n\n{passages[0]}\n\n{filler[1]}.\n\n{passages[1]}\n\n{filler[2]}."

@@ -1,0 +1,195 @@
+"""The app in a real browser: the whole visit, hostile documents, cancel, two sessions at once."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from hostile import HOSTILE
+
+from mnemoscope.app.browse import BrowsedStudy
+from mnemoscope.app.serve import find_socket, make_app
+from mnemoscope.embedded import model_path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
+MARK = ".result mark[data-pick]"
+
+
+@pytest.fixture(scope="module")
+def app(small_demo) -> Iterator[SimpleNamespace]:
+    """The app with a finished study, served by a thread of this process."""
+    import uvicorn
+
+    browsed = BrowsedStudy(small_demo, str(model_path()))
+    made = find_socket(0)
+    served = make_app(browsed, None, "cpu")
+    server = uvicorn.Server(uvicorn.Config(served, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [made]}, daemon=True)
+    thread.start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{made.getsockname()[1]}/", shop=served.shop)
+    server.should_exit = server.force_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield made
+        made.close()
+
+
+class Visit:
+    """A visitor's page, and all that it asked of the network and complained of."""
+
+    def __init__(self, browser, url: str, **options) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.asked, self.trouble = [], []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.goto(url)
+        self.page.wait_for_selector("#start")
+
+    def audit(self, text: str) -> None:
+        self.page.fill("#document textarea", text)
+        self.page.click("#start")
+
+    def wait_for(self, words: str) -> None:
+        self.page.wait_for_function(
+            "words => document.querySelector('#status').innerText.includes(words)", arg=words
+        )
+
+
+@pytest.fixture
+def visit(browser, app) -> Iterator:
+    made = []
+
+    def start(**options) -> Visit:
+        made.append(Visit(browser, app.url, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.context.close()
+
+
+def wait_until_free(app) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while not app.shop.desk.is_free:
+        assert time.monotonic() < end, "the desk stays taken"
+        time.sleep(0.1)
+
+
+def test_the_whole_visit(app, visit, document) -> None:
+    one = visit(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = one.page
+    one.audit(document)
+    page.wait_for_selector(MARK)
+    assert page.locator(f"{MARK}.recall").count() >= 2
+    assert "it must have recalled" in page.inner_text(".result")
+
+    # By keyboard alone: Tab reaches a passage, Enter chooses it.
+    page.focus(".result summary")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") in ("PRE", "MARK")
+    if page.evaluate("document.activeElement.tagName") == "PRE":  # it scrolls, so it has focus
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.pick") == "1"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".pictures .stack img.delta")
+    assert "Chance of one try" in page.inner_text(".evidence")
+    assert page.locator(".pictures .stack").count() == 4
+    delta = page.locator(".pictures .stack img.delta").first
+    assert delta.is_visible()
+    page.uncheck(".pictures .with-delta")
+    assert not delta.is_visible()
+
+    page.get_by_role("tab", name="The study").click()
+    page.wait_for_selector("#sequences button[data-pick]")
+    assert "Confusion matrix" in page.inner_text("#figures")
+    page.get_by_label("Guess", exact=True).check()
+    page.wait_for_function(
+        "() => document.querySelector('#sequences').innerText.includes('sequences of Guess')"
+    )
+    page.locator("#sequences button[data-pick]").first.click()
+    page.wait_for_selector("#sequence-maps .stack, #sequence-maps .status")
+    assert "Sequence" in page.inner_text("#sequence")
+    assert one.trouble == []
+    assert [url for url in one.asked if not url.startswith((app.url, "data:", "blob:"))] == []
+
+
+def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
+    one = visit(
+        viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True
+    )
+    page = one.page
+    one.audit(HOSTILE + document + HOSTILE)
+    page.wait_for_selector(MARK)
+    assert page.evaluate("window.hurt") is None
+    assert page.locator(".result img, .result script").count() == 0
+    text = page.inner_text(".result")
+    assert "<script>window.hurt = 1</script>" in text
+    assert "U+202E" in text
+    page.locator(MARK).first.tap()
+    page.wait_for_selector(".pictures .stack")
+    assert page.evaluate("window.hurt") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(int(part) for part in ground[4:-1].split(",")[:3]) < 3 * 60
+
+    # What cannot be audited gets a sentence.
+    upload = page.locator("#upload input[type=file]")
+    upload.set_input_files(
+        {"name": "bad.txt", "mimeType": "text/plain", "buffer": b"caf\xe9 \xff" * 50}
+    )
+    page.wait_for_selector("#upload :text('bad')")
+    page.click("#start")
+    one.wait_for("bad.txt: unknown encoding")
+    assert page.locator("#status [role=alert]").count() == 1
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    page.fill("#document textarea", "")
+    page.evaluate(
+        """() => {
+          const box = document.querySelector('#document textarea');
+          box.value = 'x'.repeat(10000000);
+          box.dispatchEvent(new Event('input', {bubbles: true}));
+        }"""
+    )
+    page.click("#start")
+    one.wait_for("10.0 MB, more than the 4 MB")
+    assert one.trouble == []
+
+
+def test_two_sessions_and_cancel(app, visit, document) -> None:
+    long = " ".join(f"word{number}" for number in range(20_000))  # 200,000 characters, one line
+    first, second = visit(), visit()
+    first.audit(long)
+    first.wait_for("windows")
+    second.audit(document)
+    second.wait_for("Waiting: 1 before yours.")
+    first.page.click("#cancel")
+    first.wait_for("Cancelled.")
+    second.page.wait_for_selector(MARK)
+    assert first.page.locator(MARK).count() == 0
+
+    # Who leaves without a word keeps nobody waiting either.
+    first.audit(long)
+    first.wait_for("windows")
+    first.context.close()
+    wait_until_free(app)
+    assert second.page.locator(MARK).count() >= 2
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the browser's own hanging up

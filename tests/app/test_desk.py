@@ -1,0 +1,153 @@
+"""The desk: one at a time, in order, cancelled where wanted, free again whatever happens."""
+
+import threading
+import time
+
+import pytest
+
+from mnemoscope.app import desk as desk_module
+from mnemoscope.app.desk import Cancelled, Desk, Job
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+
+LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch) -> None:
+    monkeypatch.setattr(desk_module, "_POLL_SECONDS", 0.005)
+
+
+class Steps:
+    """Work of many steps, each waiting for `go`."""
+
+    def __init__(self, n: int = 3) -> None:
+        self.n, self.n_done, self.go, self.began = n, 0, threading.Semaphore(0), threading.Event()
+
+    def __call__(self) -> int:
+        self.began.set()
+        with track("steps", total=self.n, unit="steps") as progress:
+            for _ in range(self.n):
+                assert self.go.acquire(timeout=LONG)
+                self.n_done += 1
+                progress.advance()
+        return self.n_done
+
+
+def wait_until(is_so) -> None:
+    end = time.monotonic() + LONG
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_progress_is_told_and_the_result_given() -> None:
+    work, desk = Steps(), Desk()
+    job = Job(work)
+    seen = set()
+    for standing in desk.follow(job):
+        seen.add((standing.label, standing.done, standing.total))
+        work.go.release()
+    assert job.result() == 3
+    assert ("steps", 0, 3) in seen
+    assert desk.is_free
+
+
+def test_jobs_run_one_at_a_time_in_the_order_of_coming() -> None:
+    desk, order, running = Desk(), [], []
+
+    def work(name: int):
+        def run() -> int:
+            running.append(name)
+            assert running == [name]
+            time.sleep(0.01)
+            running.remove(name)
+            order.append(name)
+            return name
+
+        return run
+
+    first = Steps(1)
+    held = desk.follow(Job(first))
+    next(held)
+    jobs = [Job(work(number)) for number in range(4)]
+    followers = [desk.follow(job) for job in jobs]
+    assert [next(one).n_before for one in followers] == [1, 2, 3, 4]
+    first.go.release()
+    for one in followers:
+        list(one)
+    assert order == [0, 1, 2, 3]
+    assert [job.result() for job in jobs] == [0, 1, 2, 3]
+
+
+def test_a_running_job_stops_at_its_next_step() -> None:
+    work, desk = Steps(1000), Desk()
+    job = Job(work)
+    follower = desk.follow(job)
+    next(follower)
+    assert work.began.wait(LONG)
+    job.cancel()
+    work.go.release(1000)
+    list(follower)
+    with pytest.raises(Cancelled):
+        job.result()
+    assert work.n_done <= 1
+
+
+def test_a_waiting_job_is_cancelled_without_having_run() -> None:
+    first, second, desk = Steps(1), Steps(1), Desk()
+    held = desk.follow(Job(first))
+    next(held)
+    job = Job(second)
+    follower = desk.follow(job)
+    next(follower)
+    job.cancel()
+    with pytest.raises(Cancelled):
+        list(follower)
+    first.go.release()
+    wait_until(lambda: desk.is_free)
+    assert not second.began.is_set()
+
+
+def test_a_reader_that_goes_cancels_and_the_next_one_has_its_turn() -> None:
+    work, desk = Steps(1000), Desk()
+    follower = desk.follow(Job(work))
+    next(follower)
+    follower.close()
+    work.go.release(1000)
+    assert desk.ask(lambda: "next") == "next"
+    assert work.n_done <= 1
+
+
+def test_a_reader_that_never_comes_back_blocks_nobody() -> None:
+    work, desk = Steps(1), Desk()
+    kept = desk.follow(Job(work))
+    next(kept)
+    work.go.release()
+    assert desk.ask(lambda: "next") == "next"
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
+    desk = Desk()
+
+    def fail() -> None:
+        raise UserError("so it is")
+
+    job = Job(fail)
+    list(desk.follow(job))
+    with pytest.raises(UserError, match="so it is"):
+        job.result()
+    assert desk.ask(lambda: 1) == 1
+
+
+def test_a_crowd_is_refused() -> None:
+    work, desk = Steps(1), Desk()
+    followers = [desk.follow(Job(work)), *[desk.follow(Job(int)) for _ in range(8)]]
+    for one in followers:
+        next(one)
+    with pytest.raises(UserError, match="too many"):
+        next(desk.follow(Job(int)))
+    work.go.release()
+    for one in followers:
+        list(one)
+    assert desk.is_free

@@ -1,0 +1,319 @@
+"""What the views show: hostile text escaped, pictures that are the maps, figures of the study."""
+
+import base64
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from hostile import HOSTILE
+
+from mnemoscope.app.blocks import status
+from mnemoscope.app.browse import PAGE_ROWS, BrowsedStudy
+from mnemoscope.app.limits import read_visit
+from mnemoscope.app.models import Models
+from mnemoscope.app.pictures import (
+    MAP_INK,
+    ClassDelta,
+    SequenceMaps,
+    render_maps,
+    strongest_edges,
+)
+from mnemoscope.app.result import Result, open_audit, render_card, render_result
+from mnemoscope.app.visit import audit_work, delta_for, passage_maps
+from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.texts import read_documents
+from mnemoscope.embedded import model_path
+from mnemoscope.errors import UserError
+from mnemoscope.lm import capture_pooled, load_model
+
+PAPER = "Non-Memo, Guess, Recall"
+
+
+class Page(HTMLParser):
+    """All tags, all attributes and all text of a piece of HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.text, self.images = set(), [], "", []
+        self.picks = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        self.attributes += [name for name, _ in attrs]
+        self.picks += [int(value) for name, value in attrs if name == "data-pick"]
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+    def assert_harmless(self) -> None:
+        assert not self.tags & {"script", "iframe", "object", "embed", "form", "link", "style"}
+        assert not [name for name in self.attributes if name.startswith("on")]
+        assert all(image["src"].startswith("data:image/png;base64,") for image in self.images)
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def result(models, document) -> Result:
+    """The audit of a document that holds two passages and all that can hurt a page."""
+    reading = read_visit(HOSTILE + document + HOSTILE, None)
+    return audit_work(models, None, reading, "embedded")()
+
+
+def test_an_audit_finds_the_passages_and_leaves_nothing_on_disk(
+    models, passages, document, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = audit_work(models, None, read_visit(document, None), "embedded")()
+    recalled = [row["text"] for row in found.rows if row["verdict"] == "recall"]
+    for text in passages[:2]:  # the first half of each is what the model is shown
+        tail = text[3 * len(text) // 4 :].strip()
+        assert any(tail[:20] in one for one in recalled)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
+    assert result.rows
+    page = Page(render_result(result))
+    page.assert_harmless()
+    for shown in ("<script>window.hurt = 1</script>", "${window.hurt = 1}", "{{value}}", "</pre>"):
+        assert shown in page.text
+    assert "U+202E" in page.text
+    assert "U+200B" in page.text
+    assert "\u202e" not in page.text
+    assert page.picks == [row["number"] for row in result.rows]
+
+
+def test_every_text_of_an_audit_is_escaped(result) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    row = dict(result.rows[0])
+    row |= {name: evil for name, value in row.items() if isinstance(value, str)}
+    row |= {"verdict": "recall", "document": evil}
+    row |= {"suffix_pieces": [evil] * len(row["suffix_pieces"])}
+    row |= {"continuation_pieces": [evil] * len(row["continuation_pieces"])}
+    record = json.loads(json.dumps(result.record))
+    record["model"]["name"] = evil
+    record["documents"][0]["document"] = evil
+    record["skipped"] = [{"document": evil, "reason": evil}]
+    record["cnn"] = {"reason": evil, "study": evil}
+    made = Result(record, [row], {evil: evil * 40}, evil)
+    for html in (render_result(made), render_card(made, 1), status(evil, is_error=True)):
+        Page(html).assert_harmless()
+        assert "<img src=x" not in html
+        assert evil in Page(html).text.replace("\n", "")
+
+
+def test_the_card_is_that_of_the_audit_page(result) -> None:
+    page = Page(render_card(result, 1))
+    page.assert_harmless()
+    row = result.row(1)
+    for shown in (row["reason"][1:], "Chance of one try", "Token by token", row["verdict"]):
+        assert shown in page.text
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9, None, "1", 1.0, True, [1], float("nan")])
+def test_a_number_that_a_page_made_up_is_refused(result, number) -> None:
+    with pytest.raises(UserError, match="no such passage"):
+        render_card(result, number)
+
+
+def test_the_maps_of_a_passage_are_those_of_its_window(models, result) -> None:
+    maps = passage_maps(models, result, 1)
+    tokens = result.row(1)["window_tokens"]
+    wanted = next(capture_pooled(load_model(model_path()), [tokens], batch_size=1))
+    np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(maps.max, wanted.max[0].numpy(), atol=1e-6)
+    assert result.row(1)["suffix_pieces"][5] == maps.pieces[32 + 5]
+
+
+def test_maps_of_other_weights_are_not_shown(models, result) -> None:
+    record = json.loads(json.dumps(result.record))
+    record["model"]["fingerprint"] = "0" * 64
+    with pytest.raises(UserError, match="other weights"):
+        passage_maps(models, Result(record, result.rows, result.texts, result.model), 1)
+    with pytest.raises(UserError, match="no such folder"):
+        passage_maps(models, Result(result.record, result.rows, result.texts, "hub/model"), 1)
+
+
+def hand_made() -> tuple[SequenceMaps, ClassDelta]:
+    mean = np.zeros((2, 4, 4), dtype=np.float32)
+    mean[0] = np.tril(np.full((4, 4), 0.1))
+    mean[1, 3, 1] = 0.5
+    scaled = np.zeros_like(mean)
+    scaled[0, 2, 0], scaled[1, 3, 1] = 1.0, 0.4
+    return SequenceMaps(mean, np.minimum(2 * mean, 1), ("a", "<b>", "c", "d")), ClassDelta(
+        "R", scaled
+    )
+
+
+def test_the_strongest_edges_are_those_of_attention_times_delta() -> None:
+    edges = strongest_edges(*hand_made())
+    assert [(one.layer, one.query, one.key) for one in edges] == [(2, 4, 2), (1, 3, 1)]
+    assert edges[0].weight == pytest.approx(0.5)
+
+
+def test_a_picture_is_its_map() -> None:
+    from PIL import Image
+
+    maps, delta = hand_made()
+    page = Page(render_maps(maps, delta))
+    page.assert_harmless()
+    assert len(page.images) == 2 * 3
+    picture = Image.open(io.BytesIO(base64.b64decode(page.images[0]["src"].partition(",")[2])))
+    pixels = np.asarray(picture.convert("RGBA"))
+    assert (pixels[..., :3] == MAP_INK).all()
+    # Ink is the square root of the weight over the layer's maximum, in 8 bits.
+    wanted = 255 * np.sqrt(np.tril(maps.mean[0]) / maps.mean[0].max())
+    np.testing.assert_allclose(pixels[..., 3], wanted, atol=0.51)
+
+
+def test_delta_of_another_shape_is_left_out_and_said() -> None:
+    maps, delta = hand_made()
+    other = ClassDelta("R", delta.scaled[:1])
+    page = Page(render_maps(maps, other))
+    assert len(page.images) == 2 * 2
+    assert "another shape" in page.text
+
+
+@pytest.fixture(scope="module")
+def audit_folder(tmp_path_factory, document):
+    folder = tmp_path_factory.mktemp("audits")
+    source = folder / "text.txt"
+    source.write_text(document, encoding="utf-8")
+    audit_documents(
+        load_model(model_path()),
+        read_documents([str(source)]),
+        folder / "audit",
+        settings=AuditSettings(n_prefixes=0),
+        names={"model": "embedded"},
+    )
+    return SimpleNamespace(folder=folder / "audit", source=source)
+
+
+def test_an_audit_folder_opens_with_its_document(audit_folder, document) -> None:
+    opened = open_audit(audit_folder.folder)
+    assert opened.texts == {str(audit_folder.source): document}
+    assert document.strip()[:80] in Page(render_result(opened)).text
+
+
+def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, document) -> None:
+    audit_folder.source.write_text("something else " * 50, encoding="utf-8")
+    opened = open_audit(audit_folder.folder)
+    page = Page(render_result(opened))
+    audit_folder.source.write_text(document, encoding="utf-8")
+    assert "was changed since" in page.text
+    assert "something else" not in page.text
+    assert page.picks == [row["number"] for row in opened.rows]
+
+
+def test_a_text_outside_the_audit_folder_is_not_read(audit_folder, document, tmp_path) -> None:
+    folder = tmp_path / "audit"
+    shutil.copytree(audit_folder.folder, folder)
+    record = json.loads((folder / "audit.json").read_text())
+    (tmp_path / "outside.txt").write_text(document, encoding="utf-8")
+    record["documents"][0]["text_file"] = "../outside.txt"
+    (folder / "audit.json").write_text(json.dumps(record))
+    assert list(open_audit(folder).texts.values()) == [None]
+
+
+@pytest.fixture(scope="module")
+def browsed(small_demo) -> BrowsedStudy:
+    return BrowsedStudy(small_demo, str(model_path()))
+
+
+def test_a_study_without_its_last_stages_is_refused(tiny_studies) -> None:
+    with pytest.raises(UserError, match="benchmark"):
+        BrowsedStudy(tiny_studies["train"])
+
+
+def test_classes_and_confusion_are_those_of_the_study(browsed, small_demo) -> None:
+    page = Page(browsed.render_taxonomy(PAPER))
+    page.assert_harmless()
+    labels = pl.read_parquet(small_demo / "labels.parquet")[PAPER]
+    counts = dict(labels.value_counts().iter_rows())
+    said = pl.read_parquet(small_demo / "predictions.parquet")
+    said = said.filter(taxonomy=PAPER, source="model")
+    for index, name in enumerate(("Non-Memo", "Guess", "Recall")):
+        assert f"{counts[name]:,}" in page.text
+        right = said.filter((pl.col("true") == index) & (pl.col("predicted") == index)).height
+        assert f"{right:,}" in page.text
+
+
+def test_sequences_by_class_are_all_there_page_by_page(browsed, small_demo) -> None:
+    labels = pl.read_parquet(small_demo / "labels.parquet").filter(pl.col(PAPER) == "Guess")
+    n_pages = -(-labels.height // PAGE_ROWS)
+    seen = []
+    for number in range(1, n_pages + 1):
+        seen += Page(browsed.render_sequences(PAPER, "Guess", number)).picks
+    assert seen == labels["sequence_id"].to_list()
+    last = seen[PAGE_ROWS * (n_pages - 1) :]
+    assert Page(browsed.render_sequences(PAPER, "Guess", 10**6)).picks == last
+
+
+def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, small_demo) -> None:
+    rows = pl.read_parquet(small_demo / "samples.parquet").filter(sample=PAPER)
+    number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
+    row = (
+        pl.read_parquet(small_demo / "sequences.parquet")
+        .filter(sequence_id=number)
+        .row(0, named=True)
+    )
+    page = Page(browsed.render_sequence(number))
+    page.assert_harmless()
+    assert row["text"][:40] in page.text
+    maps = browsed.maps(number)
+    wanted = next(capture_pooled(load_model(model_path()), [row["tokens"]], batch_size=1))
+    np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=2e-3)  # float16
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda one: one.render_taxonomy("../x"),
+        lambda one: one.render_sequences(PAPER, "Recite", 1),
+        lambda one: one.render_sequence(-1),
+        lambda one: one.render_sequence("1"),
+        lambda one: one.maps(True),
+    ],
+)
+def test_what_a_page_made_up_is_refused(browsed, ask) -> None:
+    with pytest.raises(UserError, match="no such"):
+        ask(browsed)
+
+
+def test_delta_is_that_of_the_verdict(browsed, result) -> None:
+    delta, note = delta_for(browsed, result, 1)
+    assert note == ""
+    assert delta.name.lower() == result.row(1)["verdict"]
+    stored = browsed.taxonomy(PAPER).deltas[0].delta
+    index = ["non-memo", "guess", "recall"].index(delta.name.lower())
+    largest = stored.max(axis=(0, 2, 3))
+    np.testing.assert_allclose(delta.scaled, stored[index] / largest[:, None, None], atol=1e-6)
+    assert delta_for(None, result, 1)[0] is None
+
+
+def test_models_are_folders_that_are_there(models) -> None:
+    assert models.named("embedded") == "embedded"
+    assert models.named("folder", f" {model_path()} ") == str(model_path())
+    for choice, folder in (
+        ("folder", "gpt2"),
+        ("folder", ""),
+        ("study", None),
+        ("x", None),
+        (None, None),
+    ):
+        with pytest.raises(UserError):
+            models.named(choice, folder)
