@@ -35,12 +35,12 @@ class Generated:
     @property
     def n_steps(self) -> int:
         """Generated tokens of a sequence."""
-        return self.is_right.shape[1]
+        return int(self.is_right.shape[1])
 
     @property
     def level(self) -> npt.NDArray[np.int64]:
         """Right tokens of each sequence, shape (n,)."""
-        return self.is_right.sum(axis=1)
+        return np.asarray(self.is_right.sum(axis=1), dtype=np.int64)
 
     def keep(self, chosen: npt.NDArray[np.integer[Any]]) -> "Generated":
         """These sequences alone."""

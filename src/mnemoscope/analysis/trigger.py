@@ -193,7 +193,8 @@ def _within(mean: Mean) -> Mean:
 def _token_frame(changes: "Changes") -> pl.DataFrame:
     """By token of the suffix, from 1: how many sequences' token depends on nothing."""
     right = changes.is_right
-    alone, untouched = ~changes.one.any(axis=(1, 2)), ~changes.all_of_layer[:, 0]
+    alone = np.asarray(~changes.one.any(axis=(1, 2)))
+    untouched = ~changes.all_of_layer[:, 0]
     rows = []
     for token in range(right.shape[1]):
         kept = right[:, token]
