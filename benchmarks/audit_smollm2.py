@@ -28,6 +28,7 @@ from mnemoscope.embedded.audit_texts import known_texts
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.lm.loading import load_tokenizer
 
+TEMPLATE_CHARACTERS = 200  # two or three windows: around what comes out every start is tried
 KINDS = ("template", "known", "licence", "prose", "code")
 
 
@@ -48,12 +49,12 @@ def texts_of(kind, given):
         forms = [*forms_of("counting"), *forms_of("periodic")]
         random.Random(0).shuffle(forms)
         for number, form in enumerate(islice(cycle(forms), given.templates)):
-            yield f"{form}-{number}.txt", write_text(form, f"plain:{number}")
+            yield f"{form}-{number}.txt", write_text(form, f"plain:{number}")[:TEMPLATE_CHARACTERS]
     elif kind == "known":
         for number, known in enumerate(known_texts()):
             yield f"known-{number:02d}.txt", known.text
     else:
-        found = [one for one in find_texts_of(kind) if len(one[1]) > 1000]
+        found = [one for one in find_texts_of(kind) if len(one[1]) > given.characters]
         for name, text in found[: given.documents]:
             yield file_of(name, kind), text[: given.characters]
 
@@ -122,9 +123,9 @@ def main():
     verbs = parser.add_subparsers(required=True)
     one = verbs.add_parser("gather")
     one.add_argument("-o", "--out", type=Path, required=True)
-    one.add_argument("--templates", type=int, default=60, help="written anew")
+    one.add_argument("--templates", type=int, default=40, help="written anew")
     one.add_argument("--documents", type=int, default=40, help="of each other kind")
-    one.add_argument("--characters", type=int, default=3000, help="of each, at most")
+    one.add_argument("--characters", type=int, default=1000, help="of each, at most")
     one.set_defaults(call=gather)
     two = verbs.add_parser("count")
     two.add_argument("folder", type=Path)

@@ -20,7 +20,6 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 from scipy.stats import beta
@@ -30,8 +29,7 @@ from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.embedded.found_texts import _licences
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.text_sources import read_segments
-from mnemoscope.lm import load_model, scan_memorized
-from mnemoscope.training import MemorizationWatch, WatchedWindows
+from mnemoscope.training import MemorizationWatch, WatchedWindows, read_history
 
 LENGTH = 128  # tokens of a passage: the first 32 must be shown, 96 can come out
 PASSAGES = 12  # of each work; half are planted
@@ -316,7 +314,7 @@ def score(given):
             f"{kept.height} passages; spans wholly in unplanted text "
             f"{sum(not places(rows[at]) & marked for at in range(rows.height))}"
         )
-    measure_blocks(given.folder, planted, kept, spans)
+    compare_watch(given.folder, truth, spans)
 
 
 def size(frame):
@@ -332,30 +330,28 @@ def places(frame, start="start"):
     }
 
 
-def measure_blocks(folder, planted, kept, spans):
-    """By another way, what comes out: the three blocks of 32 tokens after 32, teacher-forced."""
-    lm = load_model(folder / "model")
-    called = places(spans)
+def compare_watch(folder, truth, spans):
+    """By another way, what comes out: the watch's windows after the last step, teacher-forced."""
+    history = read_history(folder / "watch")
+    seen = history.joined().filter(step=history.steps[-1])
+    asked = {(row["document"], row["start"]): row for row in truth.iter_rows(named=True)}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokens = {
-        name: tokenize((folder / "documents" / name).read_bytes().decode(), lm.tokenizer)
-        for name in planted["document"].unique()
+        name: tokenize((folder / "documents" / name).read_bytes().decode("utf-8"), tokenizer)
+        for name in truth["document"].unique()
     }
-    for name, frame in (("planted", planted), ("unplanted", kept)):
-        windows = np.array(
-            [one[at : at + 64] for one in frame["tokens"] for at in (0, 32, 64)], dtype=np.int32
-        )
-        is_out = np.concatenate(
-            [one.is_memorized for one in scan_memorized(lm, windows, batch_size=64)]
-        )
-        rows = frame[np.repeat(np.arange(frame.height), 3)[is_out].tolist()]
+    called = places(spans)
+    for source in ("planted", "control"):
+        rows = seen.filter(source=source)
         n_in = 0
-        for row, at in zip(rows.iter_rows(named=True), np.flatnonzero(is_out) % 3, strict=True):
-            first = row["first"] + 32 * at + PREFIX
-            start, end = character_range(tokens[row["document"]], first, first + 32)
-            n_in += {(row["document"], one) for one in range(start, end)} <= called
+        for window in rows.filter("is_memorized")["window"]:
+            document, start, number = window.removeprefix(f"{source}:").rsplit(":", 2)
+            first = asked[document, int(start)]["first"] + 64 * int(number) + PREFIX
+            start, end = character_range(tokens[document], first, first + 32)
+            n_in += {(document, one) for one in range(start, end)} <= called
         print(
-            f"{name}: {int(is_out.sum())} of {len(windows)} blocks of 32 tokens come out; "
-            f"{n_in} of these lie whole in a span"
+            f"watch, {source}: {int(rows['is_memorized'].sum())} of {rows.height} suffixes come "
+            f"out; {n_in} of these lie whole in a span"
         )
 
 
