@@ -115,6 +115,61 @@ ENTRIES: tuple[Entry, ...] = (
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
+        name="embeddings",
+        title="How the last hidden state moves while the model writes",
+        answers="Do states of well and badly remembered continuations part, and when?",
+        needs=("scores", "model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+    ),
+    Entry(
+        name="tokens",
+        title="Which generated tokens are right?",
+        answers="Do hidden states and entropy tell of each token whether it is the text's own?",
+        needs=("scores", "model"),
+        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
+        published="As published, the encoder takes the batch for the sequence: it attends from one "
+        "sequence to the others and never from token to token, so a prediction depends on what "
+        "else is in the batch. Sequences right throughout are left out, rows are split without "
+        "regard to near duplicates, and training is of batch 128 at 1e-4.",
+    ),
+    Entry(
+        name="length",
+        title="Verbatim memorization length",
+        answers="How many tokens of a sequence come out in a row, from its best prompt?",
+        needs=("scores", "model"),
+        uses=("features",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+        published="As published, texts are compared as words of letters and digits, and the match "
+        "is cut from the raw text by the number of characters of the words, and one more: it "
+        "loses what punctuation and blanks took. The last start is missed, and prompts of one "
+        "text share one answer.",
+    ),
+    Entry(
+        name="trigger",
+        title="What memorized tokens hang on",
+        answers="Which hidden states of the prefix does each memorized token depend on?",
+        needs=("scores", "model"),
+        uses=("features",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+    ),
+    Entry(
+        name="perturb",
+        title="Changed prompts, before and after unlearning",
+        answers="What is still reproduced from a changed prompt, and does unlearned text come back?",
+        needs=("scores", "features", "model"),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+    ),
+    Entry(
+        name="inject",
+        title="A text put into training, beside a control run",
+        answers="How far is a text reproduced that is put into training every N steps?",
+        needs=("scores", "features", "model"),
+        uses=("corpus",),
+        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
+        published="As published, the padding before a text shorter than a row counts in the loss, "
+        "so that the model is taught padding too; texts of whole rows give the same either way.",
+    ),
+    Entry(
         name="psmi",
         title="What hidden states tell of the next token",
         answers="Does a low mutual information of hidden state and label go with memorization?",
@@ -135,67 +190,12 @@ ENTRIES: tuple[Entry, ...] = (
         "which weighs each bin by p twice and is not Shannon's entropy.",
     ),
     Entry(
-        name="length",
-        title="Verbatim memorization length",
-        answers="How many tokens of a sequence come out in a row, from its best prompt?",
-        needs=("scores", "model"),
-        uses=("features",),
-        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-        published="As published, texts are compared as words of letters and digits, and the match "
-        "is cut from the raw text by the number of characters of the words, and one more: it "
-        "loses what punctuation and blanks took. The last start is missed, and prompts of one "
-        "text share one answer.",
-    ),
-    Entry(
-        name="perturb",
-        title="Changed prompts, before and after unlearning",
-        answers="What is still reproduced from a changed prompt, and does unlearned text come back?",
-        needs=("scores", "features", "model"),
-        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-    ),
-    Entry(
-        name="inject",
-        title="A text put into training, beside a control run",
-        answers="How far is a text reproduced that is put into training every N steps?",
-        needs=("scores", "features", "model"),
-        uses=("corpus",),
-        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-        published="As published, the padding before a text shorter than a row counts in the loss, "
-        "so that the model is taught padding too; texts of whole rows give the same either way.",
-    ),
-    Entry(
         name="dynamics",
         title="Learning and forgetting, token by token",
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
         needs=("scores", "features", "model"),
         uses=("second model", "corpus"),
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
-    ),
-    Entry(
-        name="trigger",
-        title="What memorized tokens hang on",
-        answers="Which hidden states of the prefix does each memorized token depend on?",
-        needs=("scores", "model"),
-        uses=("features",),
-        source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-    ),
-    Entry(
-        name="embeddings",
-        title="How the last hidden state moves while the model writes",
-        answers="Do states of well and badly remembered continuations part, and when?",
-        needs=("scores", "model"),
-        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
-    ),
-    Entry(
-        name="tokens",
-        title="Which generated tokens are right?",
-        answers="Do hidden states and entropy tell of each token whether it is the text's own?",
-        needs=("scores", "model"),
-        source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
-        published="As published, the encoder takes the batch for the sequence: it attends from one "
-        "sequence to the others and never from token to token, so a prediction depends on what "
-        "else is in the batch. Sequences right throughout are left out, rows are split without "
-        "regard to near duplicates, and training is of batch 128 at 1e-4.",
     ),
     Entry(
         name="copying",
