@@ -35,7 +35,8 @@ def bin_edges(
         found: npt.NDArray[np.float64] = np.quantile(values, inner, axis=0)
         return found
     low, high = values.min(axis=0), values.max(axis=0)
-    return low + inner[:, None] * (high - low)
+    even: npt.NDArray[np.float64] = low + inner[:, None] * (high - low)
+    return even
 
 
 def binned(activations: npt.ArrayLike, edges: npt.NDArray[np.float64]) -> Codes:

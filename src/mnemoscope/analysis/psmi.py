@@ -112,7 +112,8 @@ def separation(
     )
     auc, fpr = _auc_and_fpr(low, high)
     ends = np.quantile(draws, [0.025, 0.975], axis=0)
-    return Separation(auc, *ends[:, 0].tolist(), fpr, *ends[:, 1].tolist())
+    auc_low, auc_high, fpr_low, fpr_high = (float(one) for one in ends.T.ravel())
+    return Separation(auc, auc_low, auc_high, fpr, fpr_low, fpr_high)
 
 
 def within_labels(

@@ -61,7 +61,7 @@ def output_matrices(lm: LanguageModel) -> list[nn.Module]:
 
 def _output_matrix(lm: LanguageModel, number: int, layer: nn.Module) -> nn.Module:
     of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}
-    found = [
+    found: list[nn.Module] = [
         module
         for name, module in layer.named_modules()
         if name.rsplit(".", 1)[-1] in _NAMES and module not in of_attention

@@ -73,4 +73,4 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "all" if value is None else str(value)
+    return "null" if value is None else str(value)
