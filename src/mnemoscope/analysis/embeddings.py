@@ -347,8 +347,8 @@ def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_
     if order != order:
         return f"{text}."
     return (
-        f"{text}; the further two levels are apart in score, the further are their states: rank "
-        f"correlation {order:.2f} over {pairs.filter(step=n_steps).height} pairs of levels."
+        f"{text}; over {pairs.filter(step=n_steps).height} pairs of levels, how far they are apart "
+        f"in score and how far in their states there have a rank correlation of {order:.2f}."
     )
 
 
@@ -362,7 +362,7 @@ def _said(row: dict[str, float]) -> str:
 def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_steps: int) -> Chart:
     """Distances from the top level of a few others, spread over the scale."""
     others = levels[:-1]
-    shown = sorted({others[round(i)] for i in np.linspace(0, len(others) - 1, 5)})
+    shown = sorted({others[round(i)] for i in np.linspace(0, len(others) - 1, 3)})
     part = followed.filter(metric=metric)
     series = [
         Series(

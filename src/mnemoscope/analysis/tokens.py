@@ -44,7 +44,7 @@ class Settings(AnalysisSettings):
         description="Generated tokens of a sequence; a level is how many are right.",
     )
     per_level: int = Field(
-        default=100, ge=2, description="Sequences a level at most (the original: 2,000)."
+        default=200, ge=2, description="Sequences a level at most (the original: 2,000)."
     )
     n_epochs: int = Field(default=30, ge=1, description="Epochs of training at most.")
 
@@ -270,7 +270,8 @@ def _sentence(scores: pl.DataFrame, n: int) -> str:
         f"tokens whether they are right, and of {said['states and entropy', 'full sequences']} of "
         f"{n:,} sequences for all tokens at once; entropy alone of "
         f"{said['entropy alone', 'tokens']} and {said['entropy alone', 'full sequences']}, always "
-        f"saying the commoner of {said['always the commoner', 'tokens']}."
+        f"saying the commoner of {said['always the commoner', 'tokens']} and "
+        f"{said['always the commoner', 'full sequences']}."
     )
 
 
