@@ -189,7 +189,7 @@ def _epoch(
     batch_size: int,
 ) -> None:
     model.train()
-    for batch in torch.split(rows[torch.randperm(len(rows))], batch_size):  # type: ignore[no-untyped-call]
+    for batch in torch.split(rows[torch.randperm(len(rows))], batch_size):
         optimizer.zero_grad()
         _nll(model(x[batch], h[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -207,7 +207,7 @@ def _loss(
     with torch.no_grad():
         parts = [
             float(_nll(model(x[batch], h[batch]), y[batch])) * len(batch)
-            for batch in torch.split(rows, batch_size)  # type: ignore[no-untyped-call]
+            for batch in torch.split(rows, batch_size)
         ]
     return sum(parts) / len(rows)
 
