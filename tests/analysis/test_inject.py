@@ -1,6 +1,7 @@
 """Injection: the control run is an undisturbed loop of plain torch, what is put in is learnt."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -21,12 +22,13 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm import load_model
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.fingerprint import fingerprint_model
+from mnemoscope.sequences.corpus import open_corpus
 from mnemoscope.sequences.features import add_features
 
 SETTINGS = Settings(
     n_texts=2,
-    every=2,
-    n_insertions=30,
+    every=3,
+    n_insertions=16,
     steps_after=2,
     batch_size=4,
     learning_rate=1e-2,
@@ -78,7 +80,7 @@ def plain_digest(lm, stream, insertions=None) -> str:
 
 def test_the_control_run_is_an_undisturbed_run_bit_for_bit(inputs, result) -> None:
     """Same weights at the end as a plain loop without looks, insertions or anything of ours."""
-    n_steps = 2 * 30 + 2
+    n_steps = 3 * 16 + 2
     stream = stream_rows(training_rows(inputs, n_steps * 4, where=""), n_steps, 4, 0)
     runs = dict(result.frames["runs"].select("arm", "weights_at_end").rows())
     assert runs["control"] == plain_digest(inputs.load_model(), stream)
@@ -92,7 +94,7 @@ def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(inputs) -> N
     text = Injected("planted", "text", rng.integers(1, 300, 64).astype(np.int32))
     settings = SETTINGS.model_copy(update={"n_insertions": 2})
     put = insertions_of([text], settings, length=64)
-    assert sorted(put) == [0, 2]
+    assert sorted(put) == [0, 3]
     tuning = FineTuning(lm, StepSettings(1e-2))
     run_arm(tuning, stream, put, lambda now, step: None, every=3)
     assert tuning.digest() == plain_digest(lm, stream, put)
@@ -110,8 +112,8 @@ def test_texts_take_turns_every_n_steps() -> None:
 def test_what_is_put_in_is_learnt_and_the_control_does_not_know_it(result) -> None:
     effect = result.frames["effect"].filter(pl.col("kind") == "text").sort("step")
     assert effect["more"][0] == 0  # before any step both runs are the model
-    last = result.frames["effect"].filter(pl.col("step") == 60)
-    assert (last["more"] > 20).all()
+    last = result.frames["effect"].filter(pl.col("step") == 48)
+    assert (last["more"] > 10).all()
     control = result.frames["lengths"].filter(pl.col("arm") == "control")
     assert control["length"].max() < 8
     texts = result.frames["texts"]
@@ -135,7 +137,14 @@ def test_padding_counts_only_as_published(inputs) -> None:
     text = " the licence works" * 12
     ids = inputs.model().tokenizer.encode(text)
     assert 24 <= len(ids) < 64
-    short = {"texts": (text,), "every": 2, "n_insertions": 1, "steps_after": 0, "batch_size": 2}
+    short = {
+        "texts": (text,),
+        "prompts": (8,),
+        "every": 2,
+        "n_insertions": 1,
+        "steps_after": 0,
+        "batch_size": 2,
+    }
     runs = {}
     for published in (False, True):
         found = analyse(inputs, Settings(**short, published=published))
@@ -155,7 +164,28 @@ def test_another_family_of_models_is_trained_on_too(tmp_path) -> None:
 def test_what_does_not_fit_is_refused_in_one_line(inputs) -> None:
     with pytest.raises(UserError, match="do not fit into batches of 2"):
         analyse(inputs, Settings(n_texts=4, every=2, batch_size=2))
+    with pytest.raises(UserError, match="each must be from 1 to 56"):
+        analyse(inputs, Settings(prompts=(8, 60)))
     with pytest.raises(UserError, match=r"text 0 has .* tokens, and 24 at least"):
         analyse(inputs, Settings(texts=("too short",)))
     with pytest.raises(UserError, match="30 sequences are not memorized"):
         analyse(inputs, Settings(n_texts=50))
+
+
+def test_a_corpus_is_trained_on_in_its_own_rows(inputs, tmp_path) -> None:
+    """Windows of 64 tokens of each document, none across two; too short a corpus is refused."""
+    tokenizer = inputs.model().tokenizer
+    texts = {"a": "the licence applies to works. " * 40, "b": "def add(a, b): return " * 30}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    ids = [tokenizer.encode(text) for text in texts.values()]
+    wanted = [one[k : k + 64] for one in ids for k in range(0, len(one) - 63, 64)]
+    corpus = open_corpus(tmp_path, tokenizer=tokenizer, dtype=None)
+    found = training_rows(replace(inputs, corpus=corpus), 1000, where="")
+    assert found.tolist() == wanted
+    assert len(training_rows(replace(inputs, corpus=corpus), 2, where="")) == 2
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "c.txt").write_text("too short")
+    short = open_corpus(tmp_path / "short", tokenizer=tokenizer, dtype=None)
+    with pytest.raises(UserError, match="no text of 64 tokens"):
+        training_rows(replace(inputs, corpus=short), 2, where="analyze inject")

@@ -157,6 +157,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         settings: what is put in, and how often.
     """
     texts = _texts(inputs, settings)
+    shortest = min(len(text.ids) for text in texts)
+    if not 1 <= min(settings.prompts) <= max(settings.prompts) <= shortest - _LEAST:
+        raise UserError(
+            f"analyze inject: prompts {list(settings.prompts)}: each must be from 1 to "
+            f"{shortest - _LEAST}, so that {_LEAST} tokens of the shortest text are left."
+        )
     lm = inputs.model()
     n_steps = settings.every * settings.n_insertions + settings.steps_after
     rows = training_rows(inputs, n_steps * settings.batch_size, where="analyze inject")
@@ -403,9 +409,8 @@ def _further(texts: Sequence[Injected], settings: Settings) -> tuple[str, ...]:
         "The length is the most that any prompt brings out, of "
         f"{', '.join(map(str, settings.prompts))} tokens and every {settings.stride}th start, "
         "without what stands in the prompt already.",
-        f"Of the rows that are trained on {share:.1%} are texts put in. Published runs put one in "
-        f"10,000 steps into batches of hundreds: what is learnt here is learnt under far less "
-        f"else, and faster.{pads}",
+        f"Of the rows that are trained on {share:.1%} are texts put in. Published runs put in one "
+        f"row in 10,000: what is learnt here is learnt under far less else, and faster.{pads}",
         "Both runs read the same rows from the same weights: the control run is, bit for bit, a "
         "run that nobody disturbed. One seed; the intervals are over texts.",
     )
