@@ -121,7 +121,9 @@ def test_levels_are_drawn_evenly_by_the_seed() -> None:
 def _study(monkeypatch: pytest.MonkeyPatch, level: np.ndarray, states: np.ndarray) -> None:
     import mnemoscope.analysis.embeddings as module
 
-    rows = pl.DataFrame({"sequence_id": np.arange(len(level))})
+    rows = pl.DataFrame(
+        {"sequence_id": np.arange(len(level)), "genre": np.where(level > 1, "prose", "code")}
+    )
     is_right = np.arange(4) < level[:, None]
     generated = Generated(rows, np.zeros((len(level), 8), dtype=np.int32), is_right)
     monkeypatch.setattr(module, "generate_by_level", lambda *args, **kwargs: generated)
@@ -148,6 +150,9 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch) -> N
     last = result.frames["pairs"].filter(step=4, level=4, other=0)
     assert last["cosine"].item() == pytest.approx(far["plain"][-1])
     assert len(result.figures) == 4
+    counts = result.frames["levels"]
+    assert counts["n"].to_list() == [20] * 5
+    assert counts["genre_code"].to_list() == [1, 1, 0, 0, 0]
 
 
 def test_no_sequence_all_right_is_refused_in_one_line(monkeypatch) -> None:

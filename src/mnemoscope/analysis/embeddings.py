@@ -319,8 +319,17 @@ def _place_frame(places: _Array, levels: list[int]) -> pl.DataFrame:
 
 
 def _count_frame(generated: Generated) -> pl.DataFrame:
+    """Sequences of each level and, where the table knows genres, the share of each."""
     counts = np.bincount(generated.level, minlength=generated.n_steps + 1)
-    return pl.DataFrame({"level": np.arange(len(counts)), "n": counts})
+    frame = pl.DataFrame({"level": np.arange(len(counts)), "n": counts})
+    if "genre" not in generated.rows.columns:
+        return frame
+    rows = generated.rows.select("genre").with_columns(pl.Series("level", generated.level))
+    genres = sorted(rows["genre"].drop_nulls().unique())
+    shares = rows.group_by("level").agg(
+        (pl.col("genre") == genre).mean().alias(f"genre_{genre}") for genre in genres
+    )
+    return frame.join(shares, on="level", how="left", maintain_order="left")
 
 
 def _order(pairs: pl.DataFrame, step: int) -> float:
