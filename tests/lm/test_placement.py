@@ -159,6 +159,31 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     assert lm.fingerprint == load_model(quantized / kind, device="cpu").fingerprint
 
 
+def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path):
+    """Where bitsandbytes can (no fast path on this processor), the model is read."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    make_model("llama", hidden_size=48, intermediate_size=80, head_dim=12).save_pretrained(
+        tmp_path / "plain"
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain",
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True),
+        device_map={"": "cpu"},
+    )
+    fast = any(
+        module.support_avx512bf16_for_cpu
+        for module in model.modules()
+        if isinstance(module, modules.Linear4bit)
+    )
+    model.save_pretrained(tmp_path / "4bit")
+    make_tokenizer().save_pretrained(tmp_path / "4bit")
+    if fast:
+        with pytest.raises(UserError, match=r"4bit: bitsandbytes 4bit .*cannot compute .* on cpu"):
+            load_model(tmp_path / "4bit", device="cpu")
+    else:
+        assert load_model(tmp_path / "4bit", device="cpu").quantization
+
+
 @pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
 def test_without_bitsandbytes_the_remedy_is_said(quantized, monkeypatch, package):
     hide(monkeypatch, package)

@@ -155,6 +155,21 @@ def test_verbs_that_need_whole_sequences_refuse_padded_ones(tiny, tmp_path, call
         assert "1 of 12 sequences are padded" in refused(verb, folder, "--part", "1/2")
 
 
+@pytest.mark.parametrize("only", [(), ("--check-labels",)], ids=["run", "check-labels"])
+def test_run_refuses_padded_rows_before_anything_is_written(tiny, tmp_path, call, refused, only):
+    mask = [[1] * 64] * 11 + [[0] * 5 + [1] * 59]
+    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
+    flags = ("--model", tiny.model, "--sequences", table)
+    line = refused("run", *flags, "-o", tmp_path / "study", *only)
+    assert f"{table}: 1 of 12 sequences are padded" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+    assert call("sequences", table, "--model", tiny.model, "-o", tmp_path / "there").status == 0
+    settings = (tmp_path / "there" / "study.yaml").read_bytes()
+    flags = ("-o", tmp_path / "there", "--set", "model.batch_size=3", "--redo", *only)
+    assert "1 of 12 sequences are padded" in refused("run", *flags)
+    assert (tmp_path / "there" / "study.yaml").read_bytes() == settings
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

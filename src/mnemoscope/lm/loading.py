@@ -274,10 +274,27 @@ def _check_looks_back(lm: LanguageModel) -> None:
     """
     pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
     pair[1, 1] = lm.vocab_size - 1
-    with torch.inference_mode():
-        first, second = lm.model(input_ids=pair, use_cache=False).logits[:, 0].float()
+    first, second = _logits(lm, pair)[:, 0].float()
     if bool((first - second).abs().max() > 0.05 * first.std()):
         raise UserError(
             f"{lm.name}: what it says after a token depends on later tokens, so it is no causal "
             "language model. Choose another."
         )
+
+
+def _logits(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of the model's first forward: bitsandbytes sees here only what it cannot compute.
+
+    On some processors it wants the widths of 4-bit weights to be multiples of 32 and 64.
+    """
+    try:
+        with torch.inference_mode():
+            logits: torch.Tensor = lm.model(input_ids=tokens, use_cache=False).logits
+    except (AssertionError, RuntimeError) as error:
+        if lm.quantization is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{lm.name}: {lm.quantization} cannot compute with these weights on {lm.device} "
+            f"({_first_line(error)}). Use another --device, or the model as it was before."
+        ) from error
+    return logits

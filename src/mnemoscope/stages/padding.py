@@ -7,7 +7,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.study import Study
 
-__all__ = ["mask_of", "refuse_padding", "whole_mask"]
+__all__ = ["mask_of", "refuse_padded_rows", "refuse_padding", "whole_mask"]
 
 _MASK = "attention_mask"
 
@@ -45,11 +45,24 @@ def refuse_padding(study: Study) -> None:
     Raises:
         UserError: says how many rows are padded.
     """
-    mask = whole_mask(study.sequences)
+    refuse_padded_rows(study.sequences, where=str(study.folder))
+
+
+def refuse_padded_rows(table: pl.DataFrame, *, where: str) -> None:
+    """Refuse a table with padded rows where prefix and suffix must be whole.
+
+    Args:
+        table: of sequences.
+        where: the file or the study that it stands in.
+
+    Raises:
+        UserError: says how many rows are padded.
+    """
+    mask = whole_mask(table)
     if mask is not None:
         n_padded = int((mask == 0).any(axis=1).sum())
         raise UserError(
-            f"{study.folder}: {n_padded:,} of {len(mask):,} sequences are padded: 'mnemoscope "
+            f"{where}: {n_padded:,} of {len(mask):,} sequences are padded: 'mnemoscope "
             "capture' reads them, prefix and suffix of equal length they have not. Found a study "
             "of the others, or with a smaller sequences.length."
         )

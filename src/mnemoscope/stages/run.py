@@ -14,6 +14,7 @@ from mnemoscope.stages.knockout import knockout_stage
 from mnemoscope.stages.labels import label_stage
 from mnemoscope.stages.localize import localize_stage
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.padding import refuse_padding
 from mnemoscope.stages.report import report_stage
 from mnemoscope.stages.search import search_stage
 from mnemoscope.stages.sequences import found_study
@@ -60,7 +61,11 @@ def run(
             and finished parts of the present one are kept.
     """
     folder, models = Path(folder), Models(settings)
-    study = Study(folder) if is_study(folder) else found_study(folder, settings, models)
+    if is_study(folder):
+        study = Study(folder)
+        refuse_padding(study)
+    else:
+        study = found_study(folder, settings, models, only_whole=True)
     with study.lock():
         study.adopt(settings, redo=redo)
         names = [stage.name for stage in STAGES if not stage.optional]

@@ -25,7 +25,7 @@ from mnemoscope.sequences.schema import check_sequences, read_table, token_matri
 from mnemoscope.sequences.split_files import HUB_NAME, is_split_folder
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models, reference_name
-from mnemoscope.stages.padding import whole_mask
+from mnemoscope.stages.padding import refuse_padded_rows, whole_mask
 from mnemoscope.stages.published_split import read_published
 from mnemoscope.stages.training_count import check_inputs
 from mnemoscope.study import Study, check_free
@@ -37,7 +37,9 @@ GIVEN = ("duplicates", "is_code")
 """Features that a user's table may know better than we do."""
 
 
-def found_study(folder: Path | str, settings: StudySettings, models: Models) -> Study:
+def found_study(
+    folder: Path | str, settings: StudySettings, models: Models, *, only_whole: bool = False
+) -> Study:
     """Read and check the sequences, then make the study folder with them.
 
     Args:
@@ -45,6 +47,7 @@ def found_study(folder: Path | str, settings: StudySettings, models: Models) -> 
         settings: of the whole study; taxonomies and model are checked here too, so that a
             refusal leaves no folder behind.
         models: the study's models.
+        only_whole: refuse padded rows: what comes next needs prefix and suffix of each.
 
     Raises:
         UserError: anything in the settings, the sequences or the model that cannot be used.
@@ -52,6 +55,8 @@ def found_study(folder: Path | str, settings: StudySettings, models: Models) -> 
     check_free(Path(folder))
     result = check_sources(settings, models)
     frame = result.frame
+    if only_whole:
+        refuse_padded_rows(frame, where=settings.sequences.source)
     with _new_folder(Path(folder)) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:
