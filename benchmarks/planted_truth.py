@@ -40,13 +40,19 @@ PREFIX = 32
 
 
 @cache
+def segments():
+    """Prose and code of the standard library, read once."""
+    return read_segments()
+
+
+@cache
 def find_texts_of(genre):
     """Whole works of one genre, in a seeded order."""
     if genre == "licence":
         texts = [(name, text) for name, _, text in _licences()]
     else:
         parts = defaultdict(list)
-        for one in read_segments():
+        for one in segments():
             if one.genre == genre and one.in_study and "LICENSE" not in one.document:
                 parts[one.document].append(one.text)
         texts = [(name, "\n\n".join(some)) for name, some in parts.items()]
@@ -244,8 +250,8 @@ def look(watch, model, step, started):
     found = {name.split("/")[1]: value for name, value in watch.check(model, step).items()}
     planted, control, guess = (100 * found[name] for name in ("recall", "control", "guess"))
     print(
-        f"step {step}: planted {planted:.0f} %, kept out {control:.0f} %, templates "
-        f"{guess:.0f} % reproduced; {time.perf_counter() - started:.0f} s",
+        f"step {step}: planted {planted:.0f} %, kept out {control:.0f} %, given away by "
+        f"their text {guess:.0f} % reproduced; {time.perf_counter() - started:.0f} s",
         flush=True,
     )
 
@@ -333,6 +339,19 @@ def places(frame, start="start"):
 def compare_watch(folder, truth, spans):
     """By another way, what comes out: the watch's windows after the last step, teacher-forced."""
     history = read_history(folder / "watch")
+    half = pl.col("window").str.split(":").list.last().alias("half")
+    shares = history.joined().with_columns(
+        pl.when(source="planted").then(half).otherwise(pl.lit("")).alias("half")
+    )
+    for row in (
+        shares.group_by("step", "source", "half", maintain_order=True)
+        .agg(pl.len(), pl.col("is_memorized").sum())
+        .iter_rows(named=True)
+    ):
+        print(
+            f"watch, step {row['step']}: {row['source']} {row['half']}: {row['is_memorized']} of "
+            f"{row['len']} suffixes come out"
+        )
     seen = history.joined().filter(step=history.steps[-1])
     asked = {(row["document"], row["start"]): row for row in truth.iter_rows(named=True)}
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
