@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from mnemoscope.config import parse_settings
+from mnemoscope.lm import batching
 from mnemoscope.stages.run import run
 from mnemoscope.study import Study
 from tiny_models import make_sequences, save_model
@@ -97,6 +98,30 @@ def test_merged_parts_are_what_one_process_makes(stage, begun, whole, call):
     assert_same(study, whole[stage])
     assert "Nothing to do" in call(stage, study, "-q").out
     assert "Nothing to do" in call(stage, study, "--part", "1/2", "-q").out
+
+
+def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, whole, call):
+    study = begun("continue")
+    make_parts(call, study, "continue", (1, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.lm.batching._try", lack_memory_once())
+        make_parts(call, study, "continue", (2,))
+    make_parts(call, study, "continue", (2,))  # finished: nothing is done again or forgotten
+    assert call("merge", study, "-q").status == 0
+    counts = Study(study).manifest("continue")["counts"]
+    wanted = Study(whole["continue"]).manifest("continue")["counts"]
+    assert counts == wanted | {"batch_size_halved_to": 3}
+
+
+def lack_memory_once():
+    """The first batch of all finds no memory."""
+    attempt, seen = batching._try, []
+
+    def lacking(*arguments):
+        seen.append(1)
+        return None if len(seen) == 1 else attempt(*arguments)
+
+    return lacking
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")

@@ -114,8 +114,8 @@ def test_without_the_setting_nothing_is_judged(captured):
     assert "Verdicts" not in done.err
 
 
-@pytest.mark.parametrize("flags", [(), SCAN], ids=["capture", "capture and scan"])
-def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags):
+def limit_memory(patch) -> None:
+    """Let no more than six rows fit into memory."""
     forward = GPTNeoXModel.forward
 
     @functools.wraps(forward)
@@ -125,9 +125,28 @@ def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, *arguments, **named)
 
+    patch.setattr(GPTNeoXModel, "forward", small)
+
+
+def test_a_halved_batch_of_a_killed_run_is_on_record(captured, call, tmp_path):
+    """The run after it has memory enough: the shards of the first were made with less."""
+    with pytest.MonkeyPatch.context() as patch:
+        limit_memory(patch)
+        patch.setattr(capture, "note_verdicts", no_scan)
+        with pytest.raises(AssertionError):
+            captured("killed", *SCAN)
+    folder = tmp_path / "killed"
+    assert call("capture", folder).status == 0
+    counts = Study(folder).manifest("capture")["counts"]
+    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
+    assert [path.name for path in (folder / "maps").iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("flags", [(), SCAN], ids=["capture", "capture and scan"])
+def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags):
     plain, _ = captured("plain", *flags)
     assert "batch_size_halved_to" not in Study(plain).manifest("capture")["counts"]
-    monkeypatch.setattr(GPTNeoXModel, "forward", small)
+    limit_memory(monkeypatch)
     folder, done = captured("halved", *flags)
     counts = Study(folder).manifest("capture")["counts"]
     assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)

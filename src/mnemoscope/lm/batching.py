@@ -14,7 +14,7 @@ import torch
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.language_model import LanguageModel, check_fits
 
-__all__ = ["check_tokens", "noting_halved", "run_batches"]
+__all__ = ["check_tokens", "note_halved", "noting_halved", "run_batches"]
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 # How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
-_halved: ContextVar[list[int] | None] = ContextVar("halved", default=None)
+_halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
 def check_tokens(
@@ -58,20 +58,35 @@ def check_tokens(
 
 
 @contextmanager
-def noting_halved(counts: dict[str, Any]) -> Iterator[None]:
+def noting_halved(
+    counts: dict[str, Any], keep: Callable[[int], None] | None = None
+) -> Iterator[None]:
     """Record the smallest batch size that memory forced inside this block, where it did.
 
     Args:
         counts: gets `batch_size_halved_to`, also after an error; left alone where all went well.
+        keep: told each new smallest size at once, for a record that outlives the process.
     """
     sizes: list[int] = []
-    token = _halved.set(sizes)
+
+    def note(size: int) -> None:
+        sizes.append(size)
+        if keep is not None:
+            keep(min(sizes))
+
+    token = _halved.set(note)
     try:
         yield
     finally:
         _halved.reset(token)
         if sizes:
             counts["batch_size_halved_to"] = min(sizes)
+
+
+def note_halved(size: int) -> None:
+    """Tell the block of `noting_halved` that runs now of a smaller batch size, if there is one."""
+    if (note := _halved.get()) is not None:
+        note(size)
 
 
 def run_batches(
@@ -138,8 +153,7 @@ def _free(lm: LanguageModel, batch_size: int) -> None:
             "Use --dtype bfloat16, another device or a smaller model."
         )
     _log.warning("out of memory on %s: going on with batch size %d", lm.device, batch_size)
-    if (sizes := _halved.get()) is not None:
-        sizes.append(batch_size)
+    note_halved(batch_size)
     if lm.device.startswith("cuda"):
         gc.collect()
         torch.cuda.empty_cache()

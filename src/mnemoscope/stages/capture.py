@@ -12,7 +12,6 @@ import torch
 
 from mnemoscope.config import StudySettings
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.lm.batching import noting_halved
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
@@ -24,6 +23,7 @@ from mnemoscope.maps.triangle import triangle_size
 from mnemoscope.progress import Progress, say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.decoding import decode_missing
+from mnemoscope.stages.halving import halved_on_record
 from mnemoscope.stages.labels import SAMPLES_FILE, samples_of
 from mnemoscope.stages.models import ModelFacts, Models
 from mnemoscope.stages.padding import mask_of
@@ -72,7 +72,8 @@ def capture_stage(study: Study, models: Models) -> None:
     """
     study.require("sequences")
     settings = study.settings
-    with study.finishing("capture") as counts, noting_halved(counts):
+    halved = study.folder / "maps" / "halved"
+    with study.finishing("capture") as counts, halved_on_record(counts, halved):
         model = models.model(study)
         wanted = wanted_maps(study)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
@@ -89,6 +90,7 @@ def capture_stage(study: Study, models: Models) -> None:
             counts["reference"] = wanted.height
         if study.is_done("label") and settings.benchmark.controls:
             _write_logprobs(study, model, wanted)
+    halved.unlink(missing_ok=True)
 
 
 def damaged_maps(study: Study) -> list[DamagedDataError]:

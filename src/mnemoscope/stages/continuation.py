@@ -13,12 +13,12 @@ import polars as pl
 
 from mnemoscope.atomic_write import write_parquet
 from mnemoscope.config import StudySettings
-from mnemoscope.lm.batching import noting_halved
 from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stages.halving import halved_on_record
 from mnemoscope.stages.models import Models
 from mnemoscope.stages.padding import refuse_padding
 from mnemoscope.stages.scan_check import check_scan
@@ -45,7 +45,8 @@ def continue_stage(study: Study, models: Models) -> None:
     study.require("sequences")
     refuse_padding(study)
     scan = study.settings.continue_.scan
-    with study.finishing("continue") as counts, noting_halved(counts):
+    halved = chunk_folder(study) / "halved"
+    with study.finishing("continue") as counts, halved_on_record(counts, halved):
         model = models.model(study)
         tokens = token_matrix(study.sequences)
         part_rows = study.settings.continue_.part_rows

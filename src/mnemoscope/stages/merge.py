@@ -7,6 +7,7 @@ stage's manifest stands, so a merge that is killed can be run again.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import polars as pl
 
@@ -17,6 +18,7 @@ from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.capture import LOGPROBS_FILE, maps_folder, wanted_maps
 from mnemoscope.stages.continuation import chunk_name, chunks_of, keep_verdicts_of
 from mnemoscope.stages.decoding import keep_decoded
+from mnemoscope.stages.halving import HALVED
 from mnemoscope.stages.models import Models, facts_of
 from mnemoscope.stages.part_work import DECODED_FILE, MAPS_FOLDER
 from mnemoscope.stages.parts import PartRecord, find_parts, part_settings
@@ -80,6 +82,7 @@ def _merge_continue(study: Study, records: list[PartRecord], *, check: bool) -> 
             model = models.model()
             _check_same_device(study, facts_of(model, study.settings.model.name)["device"])
         keep_verdicts_of(study, model, tokens, pl.concat(frames), counts)
+        _note_halved(counts, records)
     shutil.rmtree(study.folder / "continuation", ignore_errors=True)
 
 
@@ -111,6 +114,14 @@ def _merge_capture(study: Study, records: list[PartRecord]) -> None:
             counts["reference"] = wanted.height
         if study.is_done("label") and study.settings.benchmark.controls:
             _merge_logprobs(study, records, wanted)
+        _note_halved(counts, records)
+
+
+def _note_halved(counts: dict[str, Any], records: list[PartRecord]) -> None:
+    """Say of a stage that memory forced smaller batches in a part, as one process does."""
+    sizes = [record.values[HALVED] for record in records if HALVED in record.values]
+    if sizes:
+        counts[HALVED] = min(sizes)
 
 
 def _map_roles(record: PartRecord) -> list[str]:

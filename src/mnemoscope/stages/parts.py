@@ -17,6 +17,7 @@ from typing import Any
 from mnemoscope.atomic_write import write_json
 from mnemoscope.config import StudySettings, parse_settings
 from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.stages.halving import HALVED, halved_on_record
 from mnemoscope.stages.models import Models, facts_of, reference_name
 from mnemoscope.study import Study, hold_folder, versions
 
@@ -25,6 +26,7 @@ __all__ = ["Part", "PartRecord", "find_parts", "parse_part", "part_settings", "w
 _TEXT = re.compile(r"(\d{1,6})/(\d{1,6})")
 _FOLDER = re.compile(r"(\d{1,6})-of-(\d{1,6})")
 _RECORD = "part.json"
+_HALVED_FILE = "halved"
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ def working_on(
         write_json(folder / _RECORD, values | {"finished": False})
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
-        yield folder
-        write_json(folder / _RECORD, values | {"finished": True})
+        counts: dict[str, Any] = {}
+        with halved_on_record(counts, folder / _HALVED_FILE):
+            yield folder
+        write_json(folder / _RECORD, values | counts | {"finished": True})
 
 
 def read_record(part: Part, folder: Path) -> PartRecord:
@@ -177,7 +181,7 @@ def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | Non
     """The first value that differs, in words; None where two parts fit together."""
     here, there = dict(_flat(found)), dict(_flat(wanted))
     for key in sorted(here.keys() | there.keys()):
-        if key != "finished" and here.get(key) != there.get(key):
+        if key not in ("finished", HALVED) and here.get(key) != there.get(key):
             name = key.removeprefix("settings.")
             return f"{name} {here.get(key)!r} (here {there.get(key)!r})"
     return None
@@ -227,7 +231,7 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.suffix in (".json", ".parquet"):
+        elif path.suffix in (".json", ".parquet") or path.name == _HALVED_FILE:
             path.unlink()
 
 

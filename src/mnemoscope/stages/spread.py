@@ -22,6 +22,7 @@ from mnemoscope.config import StudySettings
 from mnemoscope.engine import Engine, Workers, current_engine
 from mnemoscope.engine.storage import Storage
 from mnemoscope.errors import UserError
+from mnemoscope.lm.batching import note_halved
 from mnemoscope.progress import say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.blocks import Block, BlockRecord, BlockWorker
@@ -36,6 +37,7 @@ from mnemoscope.stages.capture import (
 )
 from mnemoscope.stages.continuation import chunk_folder, chunk_name, chunks_of, keep_verdicts_of
 from mnemoscope.stages.decoding import keep_decoded, lacking_blocks
+from mnemoscope.stages.halving import halved_on_record
 from mnemoscope.stages.models import ModelFacts, Models, check_unlike, reference_name
 from mnemoscope.stages.padding import mask_of, refuse_padding
 from mnemoscope.stages.part_work import captured_roles
@@ -58,7 +60,6 @@ class _Crew:
     def __init__(self, study: Study, stage: str, role: str, *, at_most: int) -> None:
         self.engine = current_engine()
         self.storage = _storage(study, stage, self.engine)
-        self.halved: list[int] = []
         self._study, self._role, self._at_most = study, role, at_most
         self._stack = ExitStack()
 
@@ -140,7 +141,7 @@ class _Crew:
     def _check_same(self, record: BlockRecord) -> None:
         """Refuse workers that do not hold the same model, format and kind of device."""
         if record.halved is not None:
-            self.halved.append(record.halved)
+            note_halved(record.halved)
         if difference := first_difference(record.facts, self._first.facts):
             raise UserError(
                 f"{self._study.folder}: two workers of the cluster differ: {difference}. Give all "
@@ -152,7 +153,8 @@ def spread_continue(study: Study, models: Models) -> None:  # noqa: ARG001 - as 
     """The stage `continue`, chunk by chunk on the workers; see `continuation.continue_stage`."""
     study.require("sequences")
     refuse_padding(study)
-    with study.finishing("continue") as counts:
+    halved = chunk_folder(study) / "halved"
+    with study.finishing("continue") as counts, halved_on_record(counts, halved):
         tokens = token_matrix(study.sequences)
         folder = chunk_folder(study)
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +175,6 @@ def spread_continue(study: Study, models: Models) -> None:  # noqa: ARG001 - as 
             check = _check(crew, tokens, found, study.settings)
         keep_verdicts_of(study, None, tokens, found, counts)
         counts["scan_check"] = check
-        _note_halved(counts, crew)
     crew.storage.remove_all()
     shutil.rmtree(study.folder / "continuation")
 
@@ -182,7 +183,8 @@ def spread_capture(study: Study, models: Models) -> None:  # noqa: ARG001 - as a
     """The stage `capture`, shard by shard on the workers; see `capture.capture_stage`."""
     study.require("sequences")
     settings = study.settings
-    with study.finishing("capture") as counts:
+    halved = study.folder / "maps" / "halved"
+    with study.finishing("capture") as counts, halved_on_record(counts, halved):
         wanted = wanted_maps(study)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
         with _Crew(study, "capture", "model", at_most=_n_shards(wanted, settings)) as crew:
@@ -196,7 +198,7 @@ def spread_capture(study: Study, models: Models) -> None:  # noqa: ARG001 - as a
         if "reference" in captured_roles(study):
             _capture_reference(study, wanted, crew)
             counts["reference"] = wanted.height
-        _note_halved(counts, crew)
+    halved.unlink(missing_ok=True)
     crew.storage.remove_all()
 
 
@@ -323,7 +325,6 @@ def _capture_reference(study: Study, wanted: pl.DataFrame, model: _Crew) -> None
                 "another text. Choose a model of the same family."
             )
         _fill(study, crew, "reference", wanted)
-        model.halved += crew.halved
 
 
 def _logprobs(study: Study, crew: _Crew, wanted: pl.DataFrame) -> None:
@@ -340,9 +341,3 @@ def _logprobs(study: Study, crew: _Crew, wanted: pl.DataFrame) -> None:
 def _n_shards(wanted: pl.DataFrame, settings: StudySettings) -> int:
     """Workers that a capture has use for."""
     return -(-wanted.height // settings.capture.shard_rows)
-
-
-def _note_halved(counts: dict[str, Any], crew: _Crew) -> None:
-    """Say of a stage that memory forced smaller batches, as one process does."""
-    if crew.halved:
-        counts["batch_size_halved_to"] = min(crew.halved)
