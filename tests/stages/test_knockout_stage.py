@@ -201,9 +201,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> No
     path.unlink()
     (done.folder / "manifests" / "knockout.json").unlink()
     lost = sorted((done.folder / "knockout").iterdir())[:3]
-    for one in lost:
+    for one in lost[1:]:
         one.unlink()
-    asked = []
+    lost[0].write_bytes(lost[0].read_bytes()[:100])  # torn by a disk; said, and cut again
+    asked, said = [], []
+    monkeypatch.setattr(knockout, "say", said.append)
     original = knockout.cut_and_continue
     monkeypatch.setattr(
         knockout, "cut_and_continue", lambda *a, **k: asked.append(1) or original(*a, **k)
@@ -211,6 +213,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> No
     run_stage(done, "knockout", done.settings)
     assert len(asked) == len(lost)
     assert path.read_bytes() == before
+    assert said[0] == f"{lost[0]}: damaged; this cut is made again."
 
 
 def test_the_report_is_made_again_after_a_knockout(done) -> None:

@@ -213,8 +213,9 @@ def _outcome(
 ) -> pl.DataFrame:
     """What one cut did to each sequence: read back when it is there, else found and written."""
     path = _path(study, subject, cut, edges)
-    if path.is_file():
-        return pl.read_parquet(path)
+    kept = _kept(path)
+    if kept is not None:
+        return kept
     found = cut_and_continue(
         model,
         subject.tokens,
@@ -231,6 +232,17 @@ def _outcome(
     path.parent.mkdir(exist_ok=True)
     write_parquet(path, frame)
     return frame
+
+
+def _kept(path: Path) -> pl.DataFrame | None:
+    """What an earlier run wrote of a cut; None where there is nothing, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+        say(f"{path}: damaged; this cut is made again.")
+        return None
 
 
 def _path(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> Path:
