@@ -29,6 +29,8 @@ def choices(study_model: str | None) -> list[tuple[str, str]]:
     offered = [("Embedded model", EMBEDDED), ("A folder on this machine", FOLDER)]
     if study_model is None:
         return offered
+    if study_model == EMBEDDED:
+        return [("Embedded model, the study's", EMBEDDED), offered[-1]]
     return [(f"The study's: {study_model}", OF_STUDY), *offered]
 
 
