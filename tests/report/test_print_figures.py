@@ -79,6 +79,23 @@ def test_survival_is_drawn_by_strength() -> None:
     assert figure.axes[0].lines[0].get_linewidth() > figure.axes[1].lines[0].get_linewidth()
 
 
+def test_one_strength_alone_is_seen() -> None:
+    """A line through one point draws nothing: each curve is a mark beside the others."""
+    (point,) = (KnockoutPoint(1.0, Estimate(0.6, 0.5, 0.7), 10, 0.1, 0.5, -1.0),)
+    own = KnockoutCurve("decisive", "Guess", "most decisive for Guess", (point,))
+    curves = (own, replace(own, choice="random", edges_of="", name="random edges"))
+    figure = knockout_print(KnockoutView((KnockoutPanel("Guess", 40, curves),), (1.0,)), CLASSES)
+    (ax,) = figure.axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [pytest.approx([60])] * 2
+    assert len({line.get_marker() for line in ax.lines} - {"None"}) == 2
+    places = [line.get_xdata()[0] for line in ax.lines]
+    assert places[0] < 1.0 < places[1]
+    low, high = ax.get_xlim()
+    assert low < places[0]
+    assert places[1] < high
+    assert ax.get_xticks().tolist() == [1.0]
+
+
 def test_without_matplotlib_the_way_to_it_is_said(monkeypatch) -> None:
     monkeypatch.setattr(print_figures, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):

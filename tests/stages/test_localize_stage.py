@@ -15,7 +15,7 @@ from mnemoscope.localize import attribution
 from mnemoscope.stages import export, localize, localize_rows
 from mnemoscope.stages.jobs import load_outcome
 from mnemoscope.stages.localize import load_deltas
-from mnemoscope.stages.localize_rows import rows_read
+from mnemoscope.stages.localize_rows import in_halves, rows_read
 from mnemoscope.stages.report_content import taxonomy_results
 from mnemoscope.stages.report_localize import localize_tables
 from mnemoscope.stages.run import run_stage
@@ -137,6 +137,20 @@ def test_costly_attributions_read_a_seeded_few_of_each_class(done) -> None:
     seeds = [drawn("occlusion", attribution_sequences=2, seed=seed) for seed in range(1, 5)]
     assert not all(few.equals(other) for other in seeds)
     assert drawn("occlusion", attribution_sequences=None).equals(whole)
+
+
+def test_halves_share_no_sequence_and_keep_near_duplicates_together() -> None:
+    rows = pl.DataFrame(
+        {
+            "sequence_id": range(12),
+            "class": ["Guess"] * 6 + ["Recall"] * 6,
+            "group": [7, 7, 3, 3, 9, 1, 2, 4, 6, 8, 10, 12],
+        }
+    )
+    first, second = in_halves(rows)
+    assert sorted([*first["sequence_id"], *second["sequence_id"]]) == list(range(12))
+    assert not set(first["group"]) & set(second["group"])
+    assert first["class"].value_counts(sort=True)["count"].to_list() == [3, 3]
 
 
 def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(

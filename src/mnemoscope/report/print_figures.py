@@ -53,6 +53,8 @@ _LINES = {
     "longdashdot": (0, (8, 2, 1, 2)),
 }
 _CONTROLS = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
+_MARKS = "osD^vP*<>X"
+_APART = 1.05  # from one mark to the next where there is a single strength
 
 
 def check_matplotlib() -> None:
@@ -243,8 +245,8 @@ def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
 
 
 def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
-    """Draw the curves of one tried class, with their intervals as bands."""
-    for curve in panel.curves:
+    """Draw the curves of one tried class, with their intervals as bands; one strength as marks."""
+    for place, curve in enumerate(panel.curves):
         if curve.choice == "decisive":
             style = _style_of_class(classes.index(curve.edges_of))
             width = 1.8 if curve.edges_of == panel.class_name else 1.0
@@ -256,6 +258,10 @@ def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
             [100 * (getattr(point.survival, name) or 0.0) for point in curve.points]
             for name in ("value", "low", "high")
         )
+        if len(strengths) == 1:  # a curve of one point is no line: side by side, each its mark
+            strengths = [strengths[0] * _APART ** (place - (len(panel.curves) - 1) / 2)]
+            style |= {"marker": _MARKS[place % len(_MARKS)], "ms": 3 * width}
+            ax.vlines(strengths, low, high, color=style["color"], lw=0.6)
         ax.plot(strengths, value, lw=width, label=curve.name, **style)
         ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
 
