@@ -37,7 +37,7 @@ VALUES = {
         "minimum": 10,
     },
     "capture": {"shard_rows": 16},
-    "train": {"preset": "paper", "seeds": [0]},
+    "train": {"preset": "paper", "seeds": [0], "kernels": [6], "filters": [10]},
     "benchmark": {"n_resamples": 100},
 }
 STAGES = ("continue", "features", "label", "capture", "train")
