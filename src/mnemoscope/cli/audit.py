@@ -163,9 +163,9 @@ def audit(
 ) -> None:
     """Find the passages of documents that a model repeats, and say: guessed or recalled.
 
-    Example: mnemoscope audit embedded README.md -o audit
+    A model behind an API: mnemoscope audit --endpoint URL --model NAME README.md -o audit
 
-    Example: mnemoscope audit --endpoint http://localhost:8000/v1 --model NAME README.md -o audit
+    Example: mnemoscope audit embedded README.md -o audit
     """
     service = {
         "url": endpoint,
