@@ -155,7 +155,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="perturb",
         title="Changed prompts, before and after unlearning",
-        answers="What is still reproduced from a changed prompt, and does unlearned text come back?",
+        answers="What comes out after a changed prompt, and does unlearned text come back?",
         needs=("scores", "features", "model"),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
