@@ -188,10 +188,12 @@ def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | Non
 
 
 def table_digest(study: Study) -> str:
-    """SHA-256 of the ids and tokens of a study's table."""
+    """SHA-256 of the ids and tokens of a study's table, and of what is padding, where rows are."""
     table = study.sequences
     digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
-    digest.update(table["tokens"].explode().to_numpy().astype("int32").tobytes())
+    for column in ("tokens", "attention_mask"):
+        if column in table.columns:
+            digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
     return digest.hexdigest()
 
 
