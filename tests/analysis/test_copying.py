@@ -2,6 +2,7 @@
 
 import random
 import types
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -93,6 +94,14 @@ def test_planted_copies_are_found_and_not_shuffled_nor_before_tuning(planted) ->
     assert result.frames["shares"].filter(kind="idea")["n"].null_count() == 6
     assert any("Idea copies were not looked for" in line for line in result.further)
     assert "attention" not in result.frames
+
+
+def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:
+    assert not any("never saw" in line for line in analyse(planted, Settings()).further)
+    table = planted.table.drop("duplicates")
+    result = analyse(replace(planted, table=table), Settings())
+    assert any("every row is taken for training text" in line for line in result.further)
+    assert set(result.frames["shares"]["rows"]) == {"trained on"}
 
 
 def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:

@@ -5,9 +5,11 @@ import polars as pl
 import pytest
 import scipy.stats
 
+from mnemoscope.analysis import dependencies
 from mnemoscope.analysis.coefficients import chatterjee_xi, coefficients
 from mnemoscope.analysis.dependencies import Settings, coefficient_table, divergence_table
 from mnemoscope.analysis.divergence import binned_kl, kl_interval, published_kl
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.predictors import FEATURES
 from mnemoscope.analysis.proportions import (
     PUBLISHED_LAST_ROW,
@@ -16,7 +18,9 @@ from mnemoscope.analysis.proportions import (
     own_proportions,
     pooled_last_row,
     published_row,
+    published_shares,
 )
+from mnemoscope.analysis.result import AnalysisResult
 
 
 @pytest.mark.parametrize("kind", ["continuous", "binary"])
@@ -154,3 +158,38 @@ def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None
     category = pl.Series(["Recite[5]", "Recollect", "Recollect", None, "Reconstruct"])
     own = own_proportions(category, pl.Series([True, True, False, True, True]))
     assert own["n"].to_list() == [1, 1, 1]
+    others = own_proportions(pl.Series(["Recall", "Guess", "Recall"]), pl.Series([True] * 3))
+    assert others.select("category", "n").rows() == [("Guess", 1), ("Recall", 2)]
+
+
+def _of_split(split: str | None, taxonomy: str, monkeypatch) -> AnalysisResult:
+    """The analysis on planted features of a study that reads this split."""
+    features, memorized = _planted(200)
+    names = ("Recite[5]", "Reconstruct", "Recollect") if "Recite" in taxonomy else ("Guess",) * 3
+    category = pl.Series("category", [names[i % 3] for i in range(200)])
+    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows, published: features)
+    monkeypatch.setattr(dependencies, "categories_of", lambda rows, taxonomy: category)
+    table = pl.DataFrame({"sequence_id": range(200), "is_memorized": memorized})
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, split=split)
+    settings = Settings(n_sequences=None, n_resamples=50, taxonomy=taxonomy)
+    return dependencies.analyse(inputs, settings)
+
+
+def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(monkeypatch) -> None:
+    """Over size one checkpoint, over training one size; the pooled row is named and in neither."""
+    theirs = Settings().taxonomy
+    found = _of_split("deduped_1b", theirs, monkeypatch)
+    assert found.frames["proportions"]["published"].sum() == pytest.approx(1)
+    shares = found.frames["published_shares"]
+    assert shares.equals(published_shares())
+    over_size, over_training = (shares.filter(over=one) for one in ("size", "training"))
+    assert over_size["step_share"].unique().to_list() == [1.0]
+    assert over_training["size"].unique().to_list() == ["12b"]
+    assert over_training["step_share"].to_list() == [0.16, 0.3, 0.44, 0.58, 0.72, 0.86, 1.0]
+    assert 11.34 not in shares["recollection_percent"].to_list()
+    assert any("84.56 / 4.10 / 11.34 %" in line for line in found.further)
+    for split, taxonomy in ((None, theirs), ("deduped_1b", "Non-Memo, Guess, Recall")):
+        other = _of_split(split, taxonomy, monkeypatch)
+        assert "published_shares" not in other.frames
+        assert other.frames["proportions"]["published"].null_count() > 0
+        assert not any("84.56" in line for line in other.further)

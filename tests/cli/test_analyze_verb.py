@@ -7,6 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mnemoscope.analysis.registry import ENTRIES
+
 
 @pytest.fixture
 def study(tiny_studies, tmp_path) -> Path:
@@ -19,8 +21,6 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def test_the_list_says_what_each_answers_and_needs(call) -> None:
-    from mnemoscope.analysis.registry import ENTRIES
-
     result = call("analyze", "--list")
     assert result.status == 0
     for entry in ENTRIES:
@@ -68,6 +68,61 @@ def test_what_a_study_lacks_is_said_with_the_remedy(study, tiny_studies, tmp_pat
     begun = tmp_path / "begun"
     shutil.copytree(tiny_studies["sequences"], begun)
     assert f"mnemoscope continue {begun}" in refused("analyze", "boundary", begun)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_analysis_names_the_stage_that_a_bare_study_lacks(
+    entry, tiny_studies, refused
+) -> None:
+    """What needs features or classes says so of a study that was only continued."""
+    begun, continued = tiny_studies["sequences"], tiny_studies["continue"]
+    said = refused("analyze", entry.name, begun)
+    assert f"needs memorization scores. Run 'mnemoscope continue {begun}' first." in said
+    stages = {"features": "features", "classes": "label"}
+    first = next((stages[need] for need in entry.needs if need in stages), None)
+    if first is not None:
+        assert f"'mnemoscope {first} {continued}' first" in refused(
+            "analyze", entry.name, continued
+        )
+    assert not (begun / "analysis").exists()
+
+
+def test_all_leaves_out_what_a_study_lacks_and_says_how_to_get_it(
+    tiny_studies, tmp_path, call
+) -> None:
+    begun = tmp_path / "begun"
+    shutil.copytree(tiny_studies["sequences"], begun)
+    result = call("analyze", "all", begun, "-q")
+    assert result.status == 0
+    lines = result.out.strip().splitlines()
+    assert [line.partition(":")[0] for line in lines] == [entry.name for entry in ENTRIES]
+    assert all("left out. needs memorization scores. Run" in line for line in lines)
+    assert not (begun / "analysis").exists()
+
+
+def test_a_second_model_of_another_tokenizer_is_refused(study, tiny, tmp_path, refused) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    other = shutil.copytree(tiny.model, tmp_path / "other")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(other)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(other)
+    for option in ("--second", "--checkpoint"):
+        assert "another tokenizer" in refused("analyze", "levels", study, option, other, "-q")
+    assert not (study / "analysis" / "levels").exists()
+
+
+def test_a_checkpoint_missing_in_the_middle_is_said(study, tiny, tmp_path, call, refused) -> None:
+    for step in (100, 200, 300, 500):
+        shutil.copytree(tiny.model, tmp_path / "run" / f"checkpoint-{step}")
+    arguments = ("analyze", "levels", study, "--set", "n_sequences=10", "-q", "--checkpoint")
+    result = call(*arguments, tmp_path / "run")
+    assert result.status == 0, result.err
+    assert "No check of step 400:" in result.out
+    stored = json.loads((study / "analysis" / "levels" / "result.json").read_text())
+    assert any("No check of step 400:" in line for line in stored["further"])
+    (tmp_path / "run" / "checkpoint-400").mkdir()
+    assert "checkpoint-400: holds no model" in refused(*arguments, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

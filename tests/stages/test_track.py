@@ -101,6 +101,19 @@ def test_a_second_run_loads_nothing_and_a_changed_checkpoint_is_looked_at_again(
     assert again["step-000000300.parquet"] != before["step-000000300.parquet"]
 
 
+def test_a_checkpoint_missing_in_the_middle_is_said_on_the_page(tiny, run, tmp_path):
+    """Steps 100, 200, 300, 500: 400 is missing, and without it nothing seems to be."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(tiny.model, copy / "checkpoint-500")
+    missing = track_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
+    assert missing == [400]
+    further = write_track_page(tmp_path / "t").further
+    assert any("No check of step 400:" in line for line in further)
+    assert "No check of step 400:" in (tmp_path / "t" / "track.html").read_text()
+    track_checkpoints(asked(tiny, run, decode=False, most=30), tmp_path / "u")
+    assert not any("No check of" in line for line in write_track_page(tmp_path / "u").further)
+
+
 def test_page_says_the_result_and_escapes_what_it_shows(tracked):
     page = (tracked / "track.html").read_text()
     assert "At step 300 the model reproduces 0.0 %" in page

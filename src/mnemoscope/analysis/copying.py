@@ -36,6 +36,11 @@ KINDS = ("verbatim", "near", "idea")
 
 OWN = "this model"
 SHUFFLED = "words shuffled"
+_NOT_COUNTED = (
+    "The study does not say what the model was trained on (no duplicates), so every row is taken "
+    "for training text: a copy may be of a text that it never saw. Count them: mnemoscope "
+    "duplicates."
+)
 
 
 class Settings(AnalysisSettings):
@@ -151,13 +156,21 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames={"shares": shares, "copies": found}
         | ({"attention": attention} if attention is not None else {}),
         figures=tuple(_figures(shares, attention)),
-        further=tuple(_further(shares, found, attention, len(texts), settings)),
+        further=(
+            *_further(shares, found, attention, len(texts), settings),
+            *([] if _is_counted(inputs.table) else [_NOT_COUNTED]),
+        ),
     )
+
+
+def _is_counted(table: pl.DataFrame) -> bool:
+    """Whether it is known of any row how often it stands in training."""
+    return "duplicates" in table.columns and table["duplicates"].null_count() < table.height
 
 
 def _trained(table: pl.DataFrame) -> pl.Series:
     """Which rows the model was trained on: those with duplicates, all where none are counted."""
-    if "duplicates" not in table.columns or table["duplicates"].null_count() == table.height:
+    if not _is_counted(table):
         return pl.Series([True] * table.height)
     return table["duplicates"].fill_null(0) > 0
 
@@ -305,7 +318,7 @@ def _further(
     yield (
         f"{own.height:,} continuations, looked for in the {n_texts:,} training texts that the "
         f"table holds; {n_short:,} are shorter than {settings.n_characters} characters and can be "
-        "no copy."
+        "no verbatim or near copy."
     )
     if settings.sentence_model is None:
         yield "Idea copies were not looked for: no --set sentence_model=FOLDER."

@@ -20,7 +20,12 @@ from mnemoscope.analysis.divergence import kl_interval, published_kl
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.predictors import FEATURES, add_predictors
-from mnemoscope.analysis.proportions import own_proportions, published_row
+from mnemoscope.analysis.proportions import (
+    PUBLISHED_LAST_ROW,
+    own_proportions,
+    published_row,
+    published_shares,
+)
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -30,6 +35,11 @@ __all__ = ["BANDS", "Settings", "analyse", "coefficient_table", "divergence_tabl
 BANDS = ((0, 0), (1, 1), (2, 2), (3, 5), (6, 10), (11, 50), (51, 999), (1000, None))
 """Bands of duplicates, both ends within."""
 
+_ARTEFACT = (
+    "Table published_shares has the published shares of the categories by size and, for 12b, by "
+    "share of training. The row published for 12b at its end ("
+    f"{' / '.join(f'{one:.2f}' for one in PUBLISHED_LAST_ROW)} %) pools every size and is left out."
+)
 _KINDS = ("all", "text", "code")
 _NAMES = {"pearson": "Pearson", "spearman": "Spearman", "xi": "Chatterjee's ξ"}
 
@@ -67,17 +77,23 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     table = coefficient_table(features, memorized, kind, category, settings)
     perplexity = divergence_table(features, memorized, settings)
     proportions = own_proportions(category, rows["is_memorized"])
+    is_theirs = settings.taxonomy == PRASHANTH
+    published = published_row(inputs.split) if is_theirs else None
     left_out = [name for name in FEATURES if table.filter(feature=name).is_empty()]
     return AnalysisResult(
         sentence=_sentence(table),
         frames={
             "coefficients": table,
             "perplexity_by_duplicates": perplexity,
-            "proportions": _beside(proportions, published_row(inputs.split)),
+            "proportions": _beside(proportions, published),
             "features": features.with_columns(category, kind, rows["is_memorized"]),
-        },
+        }
+        | ({} if published is None else {"published_shares": published_shares()}),
         figures=tuple(_figures(table, perplexity)),
-        further=tuple(_further(inputs, rows, left_out, perplexity, settings)),
+        further=(
+            *_further(inputs, rows, left_out, perplexity, settings),
+            *([] if published is None else [_ARTEFACT]),
+        ),
     )
 
 

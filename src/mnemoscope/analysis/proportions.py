@@ -19,6 +19,7 @@ __all__ = [
     "own_proportions",
     "pooled_last_row",
     "published_row",
+    "published_shares",
 ]
 
 CATEGORIES = {
@@ -56,6 +57,20 @@ def by_step() -> pl.DataFrame:
     )
 
 
+def published_shares() -> pl.DataFrame:
+    """Give both published tables under one another.
+
+    Returns:
+        `over` (`size` or `training`), `size`, `step_share` and the per cent of each category; of
+        the rows over size all are at the end, of those over training all are 12b's.
+    """
+    names = ("size", "step_share", *(f"{name}_percent" for name in CATEGORIES.values()))
+    parts = {"size": by_size(), "training": by_step()}
+    return pl.concat(
+        part.select(pl.lit(over).alias("over"), *names) for over, part in parts.items()
+    )
+
+
 def pooled_last_row() -> tuple[float, ...]:
     """Pool every size at the last step, as was published for 12b: per cent of each category."""
     totals = by_size().select(pl.col(list(CATEGORIES.values())).sum()).row(0)
@@ -63,7 +78,7 @@ def pooled_last_row() -> tuple[float, ...]:
 
 
 def own_proportions(category: pl.Series, memorized: pl.Series) -> pl.DataFrame:
-    """Count the categories of the memorized sequences.
+    """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
     Args:
         category: of every row, null where unknown.
@@ -74,7 +89,8 @@ def own_proportions(category: pl.Series, memorized: pl.Series) -> pl.DataFrame:
     """
     chosen = category.filter(memorized.fill_null(False)).drop_nulls()
     rows = []
-    for name in CATEGORIES:
+    is_theirs = set(chosen) <= set(CATEGORIES)
+    for name in CATEGORIES if is_theirs else chosen.unique().sort():
         n = int((chosen == name).sum())
         share = share_of(n, len(chosen))
         rows.append(

@@ -94,6 +94,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Which features of a sequence go with its being memorized, and where?",
         needs=("scores", "features", "model"),
         uses=("corpus",),
+        version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
         published="As published, the divergence of perplexities is the entropy of two raw sampled "
         "vectors normalised to sum 1, which is no divergence of densities and depends on the order "

@@ -6,7 +6,7 @@ A second call with the same settings and inputs does nothing; another setting ma
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from mnemoscope.stages.labels import LABELS_FILE
 from mnemoscope.stages.models import Models, reference_name
 from mnemoscope.stages.report import report_stage
 from mnemoscope.study import Study
-from mnemoscope.training.checkpoints import find_checkpoints
+from mnemoscope.training.checkpoints import describe_lacking, find_checkpoints
 
 __all__ = ["Asked", "Outcome", "analyze", "analyze_all", "refresh_report"]
 
@@ -92,6 +92,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         return Outcome(entry, known, was_done=True, folder=folder)
     say(f"{entry.name}: {entry.answers}")
     result = run_analysis(entry, _inputs(study, entry, asked, names, models), settings)
+    result = replace(result, further=(*result.further, *_gaps(entry, asked)))
     stored = store_result(
         folder,
         result,
@@ -195,6 +196,13 @@ def _other_names(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
         return tuple(f"{one.name}@{one.revision}" if one.revision else one.name for one in found)
     second = asked.second or reference_name(study.settings)
     return (second,) if second is not None else ()
+
+
+def _gaps(entry: Entry, asked: Asked) -> list[str]:
+    """What is to be said of checkpoints that seem to be missing among those that were named."""
+    if not (asked.checkpoints and _wants(entry, "second model", "checkpoints")):
+        return []
+    return describe_lacking([one.step for one in find_checkpoints(asked.checkpoints, least=1)])
 
 
 def _corpus_path(study: Study, asked: Asked) -> str | None:

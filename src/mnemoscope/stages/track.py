@@ -15,7 +15,6 @@ from mnemoscope.atomic_write import write_json
 from mnemoscope.errors import UserError
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.lm.loading import load_model, load_tokenizer
-from mnemoscope.progress import say
 from mnemoscope.progress import track as show_track
 from mnemoscope.sequences.readers import read_sequences
 from mnemoscope.stages.continuation import decode
@@ -89,11 +88,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
                 known[str(checkpoint.step)] = found
                 write_json(out / _LOOKED_AT, known)
             progress.advance(1)
-    lacking = lacking_steps([one.step for one in checkpoints])
-    if lacking:
-        shown = ", ".join(f"{step:,}" for step in lacking[:5])
-        say(f"No checkpoint of step {shown}{' and more' if len(lacking) > 5 else ''} was named.")
-    return lacking
+    return lacking_steps([one.step for one in checkpoints])
 
 
 def _windows(asked: TrackAsked, tokenizer: Any) -> WatchedWindows:

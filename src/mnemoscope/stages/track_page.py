@@ -14,6 +14,7 @@ from mnemoscope.atomic_write import write_parquet
 from mnemoscope.report.analysis import AnalysisSection
 from mnemoscope.report.sections import Page, write_page
 from mnemoscope.stages.report_analyses import table_of
+from mnemoscope.training.checkpoints import describe_lacking
 from mnemoscope.training.history import History, read_history
 from mnemoscope.training.survival import follow, survival, turnover
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL
@@ -241,6 +242,7 @@ def _further(history: History, followed: pl.DataFrame) -> Iterator[str]:
         f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
         "between two checks is not seen."
     )
+    yield from describe_lacking(history.steps)
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "

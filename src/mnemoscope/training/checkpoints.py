@@ -10,7 +10,7 @@ from typing import Any
 
 from mnemoscope.errors import UserError
 
-__all__ = ["Checkpoint", "find_checkpoints", "lacking_steps", "signature"]
+__all__ = ["Checkpoint", "describe_lacking", "find_checkpoints", "lacking_steps", "signature"]
 
 _NUMBER = re.compile(r"\d+")
 _TRAINERS = re.compile(r"checkpoint-\d+")
@@ -80,6 +80,19 @@ def lacking_steps(steps: Sequence[int]) -> list[int]:
         step for before, after in pairwise(steps) for step in range(before + usual, after, usual)
     ]
     return between[:_MOST_LACKING]
+
+
+def describe_lacking(steps: Sequence[int]) -> list[str]:
+    """Say in one sentence which steps seem to be missing; nothing where none does.
+
+    >>> describe_lacking([100, 200, 300, 500])
+    ['No check of step 400: what changed there is counted at the next one.']
+    """
+    lacking = lacking_steps(steps)
+    shown = ", ".join(f"{step:,}" for step in lacking[:5])
+    more = " and more" if len(lacking) > 5 else ""
+    said = f"No check of step {shown}{more}: what changed there is counted at the next one."
+    return [said] if lacking else []
 
 
 def signature(checkpoint: Checkpoint) -> list[Any]:
