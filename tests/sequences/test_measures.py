@@ -11,6 +11,7 @@ from scipy.stats import entropy
 
 from mnemoscope.sequences.measures import (
     TEXT_MEASURES,
+    huffman_length,
     measure_text,
     shannon_length,
     token_entropy,
@@ -31,6 +32,21 @@ def test_shannon_length_is_within_a_bit_of_the_entropy(text: str) -> None:
     bound = entropy(counts, base=2)
     # 1e-9: the rounding of both sides.
     assert len(counts) == 1 or bound - 1e-9 <= shannon_length(text) < bound + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"), [("", 0), ("aaaa", 0), ("ab", 1), ("abcd", 2), ("aab", 1), ("aabc", 1.5)]
+)
+def test_huffman_length_of_known_texts(text: str, bits: float) -> None:
+    assert huffman_length(text) == pytest.approx(bits)
+
+
+@given(st.text(min_size=2))
+def test_huffman_length_lies_between_the_entropy_and_shannons(text: str) -> None:
+    counts = list(Counter(text).values())
+    if len(counts) > 1:
+        bound = entropy(counts, base=2)
+        assert bound - 1e-9 <= huffman_length(text) <= shannon_length(text) + 1e-9
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=8, max_size=8), min_size=1, max_size=5))

@@ -12,7 +12,7 @@ __all__ = ["AnalysisSettings", "parse_settings"]
 class AnalysisSettings(BaseModel):
     """Settings that each analysis adds its own to."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="Seed of all that is drawn at random.")
     published: bool = Field(

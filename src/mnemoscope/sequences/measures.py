@@ -4,6 +4,7 @@ Nodes compare them with a threshold (`mnemoscope search`); no model is asked.
 """
 
 from collections import Counter
+from heapq import heapify, heappop, heappush
 from math import ceil, log2
 
 import numpy as np
@@ -13,7 +14,14 @@ import polars as pl
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.sequences.table_rows import has_values
 
-__all__ = ["TEXT_MEASURES", "measure_text", "shannon_length", "token_entropy", "token_frequency"]
+__all__ = [
+    "TEXT_MEASURES",
+    "huffman_length",
+    "measure_text",
+    "shannon_length",
+    "token_entropy",
+    "token_frequency",
+]
 
 TEXT_MEASURES = ("shannon_length", "token_entropy", "token_frequency")
 """The columns of `measure_text`."""
@@ -56,6 +64,25 @@ def shannon_length(text: str) -> float:
     if len(counts) < 2:
         return 0.0
     return sum(n / total * ceil(log2(total / n) - _ROUNDING) for n in counts)
+
+
+def huffman_length(text: str) -> float:
+    """Mean length of Huffman's code words of a text's characters, in bits a character.
+
+    What the published column is named for: from the entropy to below one bit more, and never
+    above `shannon_length`; 0 for a text of one character or none.
+
+    >>> huffman_length("aaab")
+    1.0
+    """
+    heap = list(Counter(text).values())
+    heapify(heap)
+    bits = 0
+    while len(heap) > 1:  # each merging makes all words below it one bit longer
+        merged = heappop(heap) + heappop(heap)
+        bits += merged
+        heappush(heap, merged)
+    return bits / max(len(text), 1)
 
 
 def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
