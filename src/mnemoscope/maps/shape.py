@@ -4,8 +4,10 @@ Beside Δ, which says what a CNN reads: here nothing is learned. These numbers a
 the benchmark's baseline `statistics` reads.
 """
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the names of the numbers are asked for where nothing is computed
+    from torch import Tensor
 
 __all__ = ["NEAR_DIAGONAL", "SHAPES", "attention_shape"]
 
@@ -27,7 +29,7 @@ SHAPES = (
 _SMALLEST_WEIGHT = 1e-12
 
 
-def attention_shape(maps: Tensor, copies: Tensor) -> Tensor:
+def attention_shape(maps: "Tensor", copies: "Tensor") -> "Tensor":
     """Sum up each layer of each map.
 
     Entropy and Gini are means over the rows of queries 1 and later, each row scaled to sum 1; the
@@ -42,6 +44,8 @@ def attention_shape(maps: Tensor, copies: Tensor) -> Tensor:
     Returns:
         float64 (n, layers, 8), in the order of `SHAPES`.
     """
+    import torch
+
     maps = maps.double()
     length = maps.shape[-1]
     half = length // 2
@@ -61,8 +65,10 @@ def attention_shape(maps: Tensor, copies: Tensor) -> Tensor:
     return torch.stack([entropy, _gini(rows), *masses], dim=-1)
 
 
-def _gini(rows: Tensor) -> Tensor:
+def _gini(rows: "Tensor") -> "Tensor":
     """Mean Gini coefficient of the rows of queries 1 and later, over the keys each may look at."""
+    import torch
+
     length = rows.shape[-1]
     # Zeros above the diagonal sort first, so a row of q + 1 keys ends the sorted row.
     place = torch.arange(1, length + 1, dtype=rows.dtype)
@@ -71,5 +77,5 @@ def _gini(rows: Tensor) -> Tensor:
     weighted = (rank * rows.sort(dim=-1).values).sum(-1)
     total = rows.sum(-1).clamp_min(_SMALLEST_WEIGHT)
     gini = 2 * weighted / (n_keys[:, 0] * total) - (n_keys[:, 0] + 1) / n_keys[:, 0]
-    mean: Tensor = gini[..., 1:].mean(-1)
+    mean: "Tensor" = gini[..., 1:].mean(-1)
     return mean
