@@ -3,9 +3,12 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
+from mnemoscope.analysis import predictors
 from mnemoscope.analysis.calibration import expected_calibration_error, figures_of
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.logistic import (
     fit_parts,
     is_separated,
@@ -36,6 +39,29 @@ def test_the_baseline_finds_planted_coefficients() -> None:
     probabilities = fitted.predict(values * [1, 10, 100], np.zeros(len(label), dtype=int))
     best = roc_auc_score(label, values @ COEFFICIENTS)
     assert roc_auc_score(label, probabilities) == pytest.approx(best, abs=0.002)
+
+
+def test_the_model_is_the_published_one() -> None:
+    """L2 with C = 1 and balanced weights: the minimum of that loss, written out, by scipy."""
+    values, label = _logistic(80)
+    values, label = values[:60], label & (np.arange(80) % 3 > 0)
+    label = label[:60]
+    scaled = (values - values.mean(axis=0)) / values.std(axis=0)
+    weight = np.where(label, 30 / label.sum(), 30 / (60 - label.sum()))
+    sign = np.where(label, 1.0, -1.0)
+
+    def loss(parameters: np.ndarray) -> float:
+        odds = parameters[0] + scaled @ parameters[1:]
+        penalty = 0.5 * float(parameters[1:] @ parameters[1:])
+        return penalty + float(weight @ np.logaddexp(0, -sign * odds))
+
+    best = minimize(loss, np.zeros(4), tol=1e-10).x
+    parts = np.zeros(60, dtype=int)
+    fitted = fit_parts(values, label, parts)
+    assert fitted.weights(3)[0] == pytest.approx(best[1:], abs=1e-3)
+    odds = best[0] + scaled @ best[1:]
+    # the solver of scikit-learn stops at a gradient of 1e-4
+    assert fitted.predict(values, parts) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-3)
 
 
 def test_one_model_a_part_finds_a_sign_that_turns() -> None:
@@ -116,6 +142,9 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(probabilities, label) == pytest.approx(
         0.5 * 0.15 + 0.5 * 0.05
     )
+    # five bins: .65 and .75 fall into one, where a right and a wrong answer cancel in part
+    one_bin = figures_of(np.array([0.65, 0.75]), np.array([True, False]))
+    assert one_bin["ece"] == pytest.approx(0.2)
     calibrated = np.random.default_rng(0).random(50_000)
     drawn = np.random.default_rng(1).random(50_000) < calibrated
     assert expected_calibration_error(calibrated, drawn) < 0.01
@@ -142,6 +171,8 @@ def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
     parts = assign_parts(one, values)
     is_first = values[one.first[0]] >= one.thresholds[0]
     assert (parts[is_first] == 0).all()
+    on_the_edge = dict.fromkeys(PARTITION_FEATURES, np.array(one.thresholds))
+    assert assign_parts(one, on_the_edge)[0] == 0  # a value at the threshold reaches it
     assert ((parts == 1) == (~is_first & (values[one.second[0]] >= one.thresholds[1]))).all()
 
 
@@ -229,6 +260,20 @@ def test_token_frequencies_count_multiplicity() -> None:
     assert found["max_frequency"].tolist() == [40.0, 10.0]
     assert found["p25_frequency"].tolist() == [10.0, 0.0]  # elements of the list itself
     assert found["p75_frequency"].tolist() == [20.0, 10.0]
+
+
+def test_columns_of_the_table_count_before_what_is_made_of_it(monkeypatch) -> None:
+    monkeypatch.setattr(predictors, "_logprobs", lambda inputs, rows: np.zeros((2, 3)))
+    given = {"duplicates": [4, 5], "n_similar": [6, 7], "n_near": [8, 9]}
+    rows = pl.DataFrame(
+        {"sequence_id": [0, 1], "tokens": [[1, 2, 3, 4]] * 2, "text": ["one two"] * 2, **given}
+    )
+    inputs = AnalysisInputs(where="", table=rows, load_model=lambda: None, length=4)
+    found = predictors.add_predictors(inputs, rows)
+    assert found.select(*given).to_dict(as_series=False) == given
+    made = predictors.add_predictors(inputs, rows.drop(*given))
+    assert made["n_similar"].to_list() == [1, 1]
+    assert made["duplicates"].null_count() == made["is_templating"].null_count() == 2
 
 
 def test_similar_texts_are_counted_and_near_ones_among_them() -> None:

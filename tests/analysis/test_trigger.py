@@ -60,6 +60,19 @@ def test_the_states_that_are_built_in_are_found_and_no_others(lm) -> None:
     np.testing.assert_array_equal(found.all_of_layer[:, 2], wanted[:, 2].any(axis=1))
 
 
+def test_a_token_that_is_not_the_models_own_never_counts_as_changed(lm) -> None:
+    """The first token of the suffix is another than the network says, whatever is replaced."""
+    tokens, donors = _sequences(6), _sequences(6, seed=5)[:, :PREFIX]
+    said = tokens[:, PREFIX].copy()
+    tokens[:, PREFIX] = (said + 1) % VOCABULARY
+    found = find_changes(lm, tokens, donors, batch_size=64)
+    assert not found.is_right[:, 0].any()
+    assert found.is_right[:, 1:4].all()
+    assert not found.one[..., 0].any()
+    assert not found.all_of_layer[..., 0].any()
+    assert found.one[..., 1:4].any()
+
+
 def test_a_state_replaced_by_its_own_changes_nothing(lm) -> None:
     tokens = _sequences(5)
     found = find_changes(lm, tokens, tokens[:, :PREFIX], batch_size=64)

@@ -65,6 +65,13 @@ def test_survival_is_the_product_worked_out_by_hand():
     assert ((inside["low"] <= inside["survives"]) & (inside["survives"] <= inside["high"])).all()
 
 
+def test_what_is_first_memorized_at_the_last_check_says_nothing_of_lasting():
+    late = follow(checks_of({"late": SEEN["late"], "never": SEEN["never"]}))
+    assert survival(late, 30).is_empty()
+    both = survival(follow(checks_of({"late": SEEN["late"], "kept": SEEN["kept"]})), 30)
+    assert both.select("age", "survives", "at_risk").rows() == [(0, 1.0, 1), (20, 1.0, 1)]
+
+
 @given(st.lists(st.tuples(*[st.booleans()] * len(STEPS)), min_size=1, max_size=30))
 def test_without_censoring_survival_is_the_plain_share(rows):
     seen = {str(place): (*row[:-1], False) for place, row in enumerate(rows)}
