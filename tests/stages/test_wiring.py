@@ -76,12 +76,12 @@ def test_delta_weighs_by_the_maxima_over_heads_whatever_the_pooling(study, monke
 
     def note(*arguments, **named):
         handed.update(maps=arguments[1], maxima=named["max_maps"])
-        raise StopIteration  # what it was given is all that is asked
+        raise InterruptedError  # what it was given is all that is asked
 
     trained = SimpleNamespace(facts={"did_train": True})
     monkeypatch.setattr(localize, "load_outcome", lambda _: trained)
     monkeypatch.setattr(localize, "decisiveness", note)
-    with pytest.raises(StopIteration):
+    with pytest.raises(InterruptedError):
         localize._of_cnn(study, job)
     assert job.setting.pooling == handed["maps"].pooling == "mean"
     assert handed["maxima"].pooling == "max"

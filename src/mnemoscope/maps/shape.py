@@ -77,5 +77,5 @@ def _gini(rows: "Tensor") -> "Tensor":
     weighted = (rank * rows.sort(dim=-1).values).sum(-1)
     total = rows.sum(-1).clamp_min(_SMALLEST_WEIGHT)
     gini = 2 * weighted / (n_keys[:, 0] * total) - (n_keys[:, 0] + 1) / n_keys[:, 0]
-    mean: "Tensor" = gini[..., 1:].mean(-1)
+    mean: Tensor = gini[..., 1:].mean(-1)
     return mean
