@@ -227,7 +227,8 @@ def _judge_plateau(sweep: Mapping[str, Measured]) -> Conclusion:
     judged = [one for one in (_judge_series(name, sweep) for name in _SERIES) if one is not None]
     if not judged:
         n = len(sweep)
-        reason = f"{n} of the 27 settings of ρ were measured, too few of any one measure."
+        were = "was" if n == 1 else "were"
+        reason = f"{n} of the 27 settings of ρ {were} measured, too few of any one measure."
         return Conclusion("plateau", claim, "cannot be told", reason)
     verdicts = [one.verdict for one in judged]
     verdict: VerdictWord = "cannot be told"
