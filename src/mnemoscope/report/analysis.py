@@ -295,7 +295,7 @@ def heat_view(heat: HeatMap) -> HeatView:
             left + column * cell_width,
             top + row * cell_height,
             value / scale,
-            _cell_text(value, heat.percent),
+            _cell_text(value, heat.percent, largest),
             f"{heat.row_names[row]}, {heat.column_names[column]}: "
             f"{value_text(value, heat.percent)}",
         )
@@ -319,10 +319,12 @@ def heat_view(heat: HeatMap) -> HeatView:
     )
 
 
-def _cell_text(value: float, percent: bool) -> str:
-    """A value short enough for its cell."""
-    short = value if percent or abs(value) >= 100 else float(f"{value:.2g}")
-    return value_text(short, percent)
+def _cell_text(value: float, percent: bool, largest: float) -> str:
+    """A value short enough for its cell: two digits, none below a hundredth of the largest."""
+    if percent or abs(value) >= 100:
+        return value_text(value, percent)
+    finest = max(1, 2 - math.ceil(math.log10(largest))) if largest else 1
+    return value_text(round(float(f"{value:.2g}"), min(finest, 300)), percent)
 
 
 def _names(names: Sequence[str], start: float, size: float, *, least: float) -> list[Tick]:
