@@ -379,9 +379,11 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
         if not shared:
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-        if not shared:
-            os.truncate(descriptor, 0)
+        try:
+            yield
+        finally:
+            if not shared:
+                os.truncate(descriptor, 0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

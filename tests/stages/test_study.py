@@ -372,6 +372,9 @@ def test_a_second_process_is_refused_with_the_firsts_number(begun) -> None:
     with begun.lock():
         pass
     assert (begun.folder / ".lock").read_bytes() == b""
+    with pytest.raises(UserError, match="refused"), begun.lock():
+        raise UserError("refused")
+    assert (begun.folder / ".lock").read_bytes() == b""
 
 
 def test_what_a_killed_process_left_is_swept_up(study) -> None:
