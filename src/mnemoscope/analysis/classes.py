@@ -1,12 +1,15 @@
 """The category a sequence falls into by its own features, memorized or not."""
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 
-__all__ = ["PRASHANTH", "categories_of", "kinds_of"]
+__all__ = ["PRASHANTH", "categories_of", "kinds_of", "refuse_one_sided"]
 
 _CODE, _TEXT = "code", "text"
 
@@ -35,3 +38,23 @@ def kinds_of(rows: pl.DataFrame) -> pl.Series:
     is_code = pl.col("is_code")
     kind = pl.when(is_code).then(pl.lit(_CODE)).when(~is_code).then(pl.lit(_TEXT))
     return rows.select(kind.alias("kind")).to_series()
+
+
+def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: str) -> None:
+    """Refuse rows of which too few are memorized, or too few are not.
+
+    Args:
+        memorized: shape (n,).
+        minimum: of each.
+        where: the analysis, for the message.
+
+    Raises:
+        UserError: fewer than `minimum` of either.
+    """
+    n_yes = int(memorized.sum())
+    n_no = len(memorized) - n_yes
+    if min(n_yes, n_no) < minimum:
+        raise UserError(
+            f"{where}: {n_yes} memorized sequences and {n_no} others; {minimum} of each are "
+            "needed. Add sequences, or lower it with --set minimum=N."
+        )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.classes import PRASHANTH, categories_of, kinds_of
+from mnemoscope.analysis.classes import PRASHANTH, categories_of, kinds_of, refuse_one_sided
 from mnemoscope.analysis.coefficients import Coefficient, coefficients
 from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.divergence import kl_interval, published_kl
@@ -28,7 +28,6 @@ from mnemoscope.analysis.proportions import (
 )
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
-from mnemoscope.errors import UserError
 
 __all__ = ["BANDS", "Settings", "analyse", "coefficient_table", "divergence_table"]
 
@@ -72,7 +71,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     features = add_predictors(inputs, rows, published=settings.published)
     memorized = rows["is_memorized"].to_numpy()
-    _refuse_one_sided(memorized, settings.minimum)
+    refuse_one_sided(memorized, settings.minimum, where="analyze dependencies")
     category, kind = categories_of(rows, settings.taxonomy), kinds_of(rows)
     table = coefficient_table(features, memorized, kind, category, settings)
     perplexity = divergence_table(features, memorized, settings)
@@ -95,16 +94,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *([] if published is None else [_ARTEFACT]),
         ),
     )
-
-
-def _refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int) -> None:
-    n_yes = int(memorized.sum())
-    n_no = len(memorized) - n_yes
-    if min(n_yes, n_no) < minimum:
-        raise UserError(
-            f"analyze dependencies: {n_yes} memorized sequences and {n_no} others; {minimum} of "
-            "each are needed. Add sequences, or lower it with --set minimum=N."
-        )
 
 
 def coefficient_table(

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.calibration import FIGURES, figures_of, resampled
-from mnemoscope.analysis.classes import PRASHANTH, categories_of
+from mnemoscope.analysis.classes import PRASHANTH, categories_of, refuse_one_sided
 from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
@@ -163,7 +163,7 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     rows = rows.with_columns(categories_of(rows, settings.taxonomy))
     whole = rows.filter(pl.col("category").is_not_null())
-    _refuse_one_sided(whole["is_memorized"].to_numpy(), settings.minimum)
+    refuse_one_sided(whole["is_memorized"].to_numpy(), settings.minimum, where="analyze predict")
     table = add_predictors(inputs, whole, published=settings.published)
     features = {
         name: table[name].fill_null(float("nan")).to_numpy().astype(np.float64) for name in FEATURES
@@ -190,18 +190,8 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     is_test = split_rows(label, category.to_numpy(), groups, seed=seed)
     data = Data(kept, label, category.to_numpy(), names, is_test)
     for side in (is_test, ~is_test):
-        _refuse_one_sided(label[side], max(2, settings.minimum // 5))
+        refuse_one_sided(label[side], max(2, settings.minimum // 5), where="analyze predict")
     return data, [name for name in FEATURES if name not in kept], rows.height - whole.height
-
-
-def _refuse_one_sided(label: npt.NDArray[np.bool_], minimum: int) -> None:
-    n_yes = int(label.sum())
-    n_no = len(label) - n_yes
-    if min(n_yes, n_no) < minimum:
-        raise UserError(
-            f"analyze predict: {n_yes} memorized sequences and {n_no} others; {minimum} of each "
-            "are needed. Add sequences, or lower it with --set minimum=N."
-        )
 
 
 def model_all(

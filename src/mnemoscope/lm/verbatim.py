@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from mnemoscope.lm.batching import check_tokens, run_batches
-from mnemoscope.lm.forward import last_logits, prepend_bos
+from mnemoscope.lm.best_tokens import best_tokens
 from mnemoscope.lm.language_model import LanguageModel
 
 __all__ = ["as_words", "is_copied", "right_tokens", "run_lengths"]
@@ -41,9 +39,9 @@ def right_tokens(
         UserError: tokens that do not fit the model.
         NoRoomError: not even one row fits into memory.
     """
-    table = check_tokens(lm, tokens, prefix=prefix)
-    found = run_batches(lm, table, batch_size, lambda batch: _right(lm, batch, prefix))
-    return np.concatenate(list(found))
+    best = best_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
+    is_right: npt.NDArray[np.bool_] = best == np.asarray(tokens)[:, prefix:]
+    return is_right
 
 
 def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -79,11 +77,3 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
     """Give tokens as their words of ASCII letters and digits, one space between them."""
     text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
     return " ".join(_WORD.findall(text))
-
-
-def _right(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> npt.NDArray[np.bool_]:
-    wanted = batch[:, prefix:]
-    with torch.inference_mode():
-        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-        is_right: npt.NDArray[np.bool_] = (logits.argmax(dim=-1) == wanted).cpu().numpy()
-    return is_right
