@@ -2,15 +2,17 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mnemoscope import __version__
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.language_model import LanguageModel
 
-__all__ = ["SCHEMA_VERSION", "file_sha256", "model_facts", "versions"]
+__all__ = ["SCHEMA_VERSION", "file_sha256", "model_facts", "record_head", "versions"]
 
 SCHEMA_VERSION = 1
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
@@ -18,6 +20,44 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "rapidfuzz", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
+
+
+def record_head(
+    key: str,
+    command: Sequence[str],
+    settings: AuditSettings,
+    encoding: str,
+    *,
+    model: Mapping[str, Any],
+    reference: Mapping[str, Any] | None = None,
+    cnn: Mapping[str, Any] | None = None,
+    api: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `audit.json` begins with: who asked whom, how, and by which versions.
+
+    Args:
+        key: hash of everything that decides what the audit says.
+        command: as it was given.
+        settings: of the audit.
+        encoding: in which text files were read.
+        model: as `model_facts`.
+        reference: as `model_facts`, None without one.
+        cnn: as `CnnGround.facts`, None where no study was asked.
+        api: what a service gave and what not; None of a model that ran here, and then no key.
+    """
+    return {
+        "schema": "mnemoscope audit",
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "command": list(command),
+        "versions": versions(),
+        "model": model,
+        "reference": reference,
+        "cnn": cnn,
+        **({} if api is None else {"api": api}),
+        "settings": settings.model_dump(),
+        "encoding": encoding,
+    }
 
 
 def versions() -> dict[str, str]:

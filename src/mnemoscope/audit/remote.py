@@ -14,23 +14,20 @@ import polars as pl
 
 from mnemoscope.audit.answers import Answer
 from mnemoscope.audit.asking import Asker
-from mnemoscope.audit.chain import SCHEMA_VERSION, versions
+from mnemoscope.audit.chain import SCHEMA_VERSION, record_head
 from mnemoscope.audit.endpoint import Client
+from mnemoscope.audit.found import find_hits, frame_of, grown_spans, summaries
 from mnemoscope.audit.growth import Growth
-from mnemoscope.audit.records import span_frame, span_row
 from mnemoscope.audit.remote_evidence import gather_remote_evidence
 from mnemoscope.audit.run import (
     check_long_enough,
-    find_hits,
     finished_audit,
     prepare_folder,
-    span_places,
-    summaries,
     write_audit,
 )
 from mnemoscope.audit.scan import SCHEMA, counts_as_hit, fine_starts
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Span, find_spans, places_to_grow
+from mnemoscope.audit.spans import Span
 from mnemoscope.audit.texts import Reading
 from mnemoscope.audit.words import Splitter
 from mnemoscope.errors import UserError
@@ -83,36 +80,20 @@ def audit_endpoint(
     windows = _scan(asker, settings)
     spans = _spans(asker, windows, settings)
     evidence, is_judged = gather_remote_evidence(asker, spans, settings)
-    rows = [
-        span_row(
-            span,
-            one,
-            document=reading.documents[number].name,
-            text=reading.documents[number].text,
-            places=span_places(asker.tokens[number], span, settings),
-            threshold=settings.threshold,
-        )
-        for (number, span), one in zip(spans, evidence, strict=True)
-    ]
-    frame = span_frame(rows)
-    record = {
-        "schema": "mnemoscope audit",
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
-        "command": list(command),
-        "versions": versions(),
-        "model": _facts(client.settings.model, splitter),
-        "reference": None,
-        "cnn": None,
-        "api": {
+    frame = frame_of(reading.documents, asker.tokens, spans, evidence, settings)
+    head = record_head(
+        key,
+        command,
+        settings,
+        reading.encoding,
+        model=_facts(client.settings.model, splitter),
+        api={
             "tokenizer": tokenizer_name,
             "tokenizer_revision": tokenizer_revision,
             **_api(asker, frame, is_judged=is_judged),
         },
-        "settings": settings.model_dump(),
-        "encoding": reading.encoding,
-        **summaries(reading, asker.tokens, windows, frame, settings),
-    }
+    )
+    record = head | summaries(reading, asker.tokens, windows, frame, settings)
     write_audit(out, record, reading.documents, frame)
     return record
 
@@ -171,17 +152,7 @@ def _continue(
 def _spans(asker: Asker, windows: pl.DataFrame, settings: AuditSettings) -> list[tuple[int, Span]]:
     """Spans of every document, grown by asking for more."""
     hits = find_hits(asker.splitter.tokenizer, asker.tokens, windows, settings)
-    places = [
-        (number, first)
-        for number, found in hits.items()
-        for first in places_to_grow(found, len(asker.tokens[number].ids))
-    ]
-    grown = dict(zip(places, _grow(asker, places, settings), strict=True))
-    spans: list[tuple[int, Span]] = []
-    for number, found in hits.items():
-        mine = {first: growth for (owner, first), growth in grown.items() if owner == number}
-        spans += [(number, span) for span in find_spans(found, mine, len(asker.tokens[number].ids))]
-    return spans
+    return grown_spans(asker.tokens, hits, lambda places: _grow(asker, places, settings))
 
 
 def _grow(asker: Asker, places: list[tuple[int, int]], settings: AuditSettings) -> list[Growth]:

@@ -11,25 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from mnemoscope.atomic_write import write_json, write_parquet, write_text
 from mnemoscope.audit.ask import ask_about, check_same_tokens
-from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, versions
+from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, record_head
 from mnemoscope.audit.cnn_ground import CnnGround
+from mnemoscope.audit.found import find_hits, frame_of, grown_spans, summaries
 from mnemoscope.audit.growth import grow
 from mnemoscope.audit.page import render_page
 from mnemoscope.audit.parts import Parts
-from mnemoscope.audit.records import span_frame, span_row
-from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.sarif import sarif_log
-from mnemoscope.audit.scan import coarse_starts, cut, scan_windows
+from mnemoscope.audit.scan import scan_windows
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Hit, Span, find_spans, places_to_grow
-from mnemoscope.audit.summary import overall, summarize
 from mnemoscope.audit.texts import Document, Reading
-from mnemoscope.audit.tokens import Tokens, character_range, tokenize
+from mnemoscope.audit.tokens import Tokens, tokenize
 from mnemoscope.errors import UserError
 from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel, check_fits
@@ -39,11 +35,8 @@ __all__ = [
     "audit_documents",
     "audit_spans",
     "check_long_enough",
-    "find_hits",
     "finished_audit",
     "prepare_folder",
-    "span_places",
-    "summaries",
     "write_audit",
 ]
 
@@ -122,19 +115,16 @@ def audit_documents(
         lm, reading.documents, tokens, windows, settings=settings, reference=reference, cnn=cnn
     )
     names = {"model": lm.name, "reference": reference.name if reference else "", **(names or {})}
-    record = {
-        "schema": "mnemoscope audit",
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
-        "command": list(command),
-        "versions": versions(),
-        "model": model_facts(lm, names["model"]),
-        "reference": None if reference is None else model_facts(reference, names["reference"]),
-        "cnn": None if cnn is None else cnn.facts,
-        "settings": settings.model_dump(),
-        "encoding": reading.encoding,
-        **summaries(reading, tokens, windows, frame, settings),
-    }
+    head = record_head(
+        key,
+        command,
+        settings,
+        reading.encoding,
+        model=model_facts(lm, names["model"]),
+        reference=None if reference is None else model_facts(reference, names["reference"]),
+        cnn=None if cnn is None else cnn.facts,
+    )
+    record = head | summaries(reading, tokens, windows, frame, settings)
     write_audit(out, record, reading.documents, frame)
     parts.remove()
     return record
@@ -165,30 +155,9 @@ def audit_spans(
         Columns `records.SPAN_COLUMNS`, in the order of documents and characters.
     """
     hits = find_hits(lm.tokenizer, tokens, windows, settings)
-    places = [
-        (number, first)
-        for number, found in hits.items()
-        for first in places_to_grow(found, len(tokens[number].ids))
-    ]
-    grown = dict(zip(places, grow(lm, tokens, places, settings), strict=True))
-    spans: list[tuple[int, Span]] = []
-    for number, found in hits.items():
-        mine = {first: growth for (owner, first), growth in grown.items() if owner == number}
-        spans += [(number, span) for span in find_spans(found, mine, len(tokens[number].ids))]
+    spans = grown_spans(tokens, hits, lambda places: grow(lm, tokens, places, settings))
     asked = ask_about(lm, tokens, spans, settings=settings, reference=reference, cnn=cnn)
-    return span_frame(
-        [
-            span_row(
-                span,
-                evidence,
-                document=documents[number].name,
-                text=documents[number].text,
-                places=span_places(tokens[number], span, settings),
-                threshold=settings.threshold,
-            )
-            for (number, span), evidence in zip(spans, asked, strict=True)
-        ]
-    )
+    return frame_of(documents, tokens, spans, asked, settings)
 
 
 def _check_models(
@@ -285,75 +254,6 @@ def finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
         )
     path.unlink()
     return None
-
-
-def find_hits(
-    tokenizer: Any, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
-) -> dict[int, list[Hit]]:
-    """The hits of each document that has any, in order, each judged by the rule.
-
-    Args:
-        tokenizer: gives the text of the tokens.
-        tokens: of every document.
-        windows: columns `scan.SCHEMA`.
-        settings: of the audit.
-    """
-    rows = windows.filter(pl.col("continuation").is_not_null())
-    places = list(rows.select("document", "first").iter_rows())
-    ids = cut(tokens, places, settings.length)
-    rulings = rule_windows(tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
-    found: dict[int, list[Hit]] = {}
-    for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
-        is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
-        begin = row["first"] + settings.prefix
-        covered = (begin + int(is_right[0]), begin + int(is_right[-1]) + 1)
-        hit = Hit(row["first"], row["common"], row["score"], row["continuation"], covered, ruling)
-        found.setdefault(row["document"], []).append(hit)
-    return found
-
-
-def span_places(tokens: Tokens, span: Span, settings: AuditSettings) -> dict[str, int]:
-    """Characters of a span and of the window that speaks for it."""
-    start, end = character_range(tokens, span.first, span.last)
-    first, last = span.hit.first, span.hit.first + settings.length
-    window_start, window_end = character_range(tokens, first, last)
-    return {
-        "start": start,
-        "end": end,
-        "window_start": window_start,
-        "suffix_start": int(tokens.starts[first + settings.prefix]),
-        "window_end": window_end,
-    }
-
-
-def summaries(
-    reading: Reading,
-    tokens: Sequence[Tokens],
-    windows: pl.DataFrame,
-    frame: pl.DataFrame,
-    settings: AuditSettings,
-) -> dict[str, Any]:
-    """Documents with their shares, what was passed over, and the whole."""
-    rows = []
-    for number, (document, own) in enumerate(zip(reading.documents, tokens, strict=True)):
-        spans = frame.filter(pl.col("document") == document.name)
-        row = summarize(
-            document.name,
-            n_characters=len(document.text),
-            n_tokens=len(own.ids),
-            n_windows=windows.filter(pl.col("document") == number).height,
-            suffix=settings.suffix,
-            spans=spans.select("start", "end", "verdict").rows(),
-        )
-        text_file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
-        row |= {
-            "sha256": document.sha256,
-            "text_file": text_file,
-            "is_too_short": not coarse_starts(len(own.ids), settings),
-        }
-        rows.append(row)
-    skipped = [{"document": one.name, "reason": one.reason} for one in reading.skipped]
-    return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
 
 
 def write_audit(
