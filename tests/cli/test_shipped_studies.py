@@ -88,10 +88,16 @@ def test_dry_runs_of_the_shipped_pythia_studies_need_nothing_on_disk(
     tmp_path, monkeypatch, call
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
     for name in PYTHIA:
         result = call("run", name, "--dry-run")
         assert result.status == 0, result.err
         assert "not on disk" in result.out
+        first = result.out.splitlines()[0]
+        assert first.startswith("In short: attention of ")
+        for words in (" CNNs and their controls", "on disk", "GPU's memory", "in all"):
+            assert words in first
+        assert first.endswith("(assumed for a GPU, cuda, of which none is here).")
         assert "cost | this study | published pipeline" in result.out  # plain: no terminal here
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,7 @@ from mnemoscope.stages.plan_overlap import (
     distinct_partitions,
     known_classes,
 )
-from mnemoscope.stages.plan_rows import CostRow, Facts, Speed, cost_rows, explain
+from mnemoscope.stages.plan_rows import CostRow, Facts, Speed, cost_rows, explain, summarize
 from mnemoscope.stages.training_count import check_inputs, controlled_taxonomies, n_trainings
 from mnemoscope.stages.variants import variants
 from mnemoscope.study import STAGES, Study, check_free, is_study
@@ -95,6 +95,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         has_reference=has_reference,
     )
     lines = [
+        summarize(facts),
         f"Study {folder} ({'there already' if study else 'new'}).",
         model.line,
         *_data_lines(settings, data),
@@ -160,7 +161,7 @@ def _model(settings: StudySettings, study: Study | None, *, is_needed: bool) -> 
         None,
         shape,
         f"Model {wanted.name}: {shown} (not on disk; from {shape.source}), "
-        f"{wanted.dtype} on {wanted.device}.",
+        f"planned in {wanted.dtype} on {wanted.device}.",
     )
 
 

@@ -28,7 +28,7 @@ from mnemoscope.stages.published_cost import (
 from mnemoscope.stages.training_count import settings_of
 from mnemoscope.taxonomy.names import Taxonomy
 
-__all__ = ["CostRow", "Facts", "Speed", "cost_rows", "explain"]
+__all__ = ["CostRow", "Facts", "Speed", "cost_rows", "explain", "summarize"]
 
 _UNKNOWN = "not known"
 _CONTROL_SOURCES = ("control", "blind", "reference", "ngram", "logits")
@@ -107,6 +107,53 @@ def cost_rows(facts: Facts) -> list[CostRow]:
     return rows
 
 
+def summarize(facts: Facts) -> str:
+    """The whole study in a sentence: what, how much storage, memory and time, on what."""
+    model, shape = facts.settings.model, facts.shape
+    has_controls = facts.settings.benchmark.controls
+    what = f"attention of {_range(facts.overlap)} sequences, {facts.trainings['model']:,} CNNs"
+    what += " and their controls" if has_controls else ""
+    if shape is None:
+        return f"In short: {what}; storage, memory and time are not known without the model."
+    own, control = _language_model_seconds(facts, shape)
+    trained, judged, _ = _training_seconds(facts, shape)
+    seconds = own + trained + ((control + judged) if has_controls else 0)
+    length = facts.settings.sequences.length
+    memory = memory_bytes(shape, dtype=model.dtype, batch_size=model.batch_size, length=length)
+    needed = _size(memory.weights + memory.activations)
+    where = "of memory" if _kind(model.device) == "cpu" else "of the GPU's memory"
+    return (
+        f"In short: {what}: {_stored(facts, shape)} on disk, {needed} {where}, "
+        f"{_about(seconds)} in all{_assumption(facts)}."
+    )
+
+
+def _assumption(facts: Facts) -> str:
+    """Say of the times what they rest on: an assumed speed, an assumed device."""
+    if facts.speed is not None:
+        return ""
+    device = _kind(facts.settings.model.device)
+    if device == "cpu":
+        return " (assumed for processor cores, not measured)"
+    is_there = device == _kind("auto")
+    return f" (assumed for a GPU, {device}{'' if is_there else ', of which none is here'})"
+
+
+def _stored(facts: Facts, shape: ModelShape) -> str:
+    """Bytes of the maps, or their bounds."""
+    overlap, controls = facts.overlap, facts.settings.benchmark.controls
+    n_stores = 2 if facts.has_reference and controls else 1
+    each = _bytes_each(facts, shape) * n_stores
+    low, high = (_size(n * each) for n in (overlap.at_least, overlap.at_most))
+    return high if low == high else f"{low} to {high}"
+
+
+def _bytes_each(facts: Facts, shape: ModelShape) -> int:
+    """Bytes stored a sequence."""
+    n_tensors = 2 + (shape.n_heads if facts.settings.capture.per_head else 0)
+    return map_bytes(shape.n_layers, facts.settings.sequences.length, n_tensors=n_tensors)
+
+
 def _pass_rows(facts: Facts) -> list[CostRow]:
     """Forward passes by kind; the published labels come with its data set."""
     rows = []
@@ -128,18 +175,14 @@ def _is_bound(one: Passes, facts: Facts) -> bool:
 def _byte_rows(facts: Facts, shape: ModelShape) -> list[CostRow]:
     """Bytes on disk and on the device."""
     model, length = facts.settings.model, facts.settings.sequences.length
-    n_tensors = 2 + (shape.n_heads if facts.settings.capture.per_head else 0)
-    each = map_bytes(shape.n_layers, length, n_tensors=n_tensors)
+    each = _bytes_each(facts, shape)
     heads = bytes_a_sequence(shape, length)
     kept = "mean, max and all heads" if facts.settings.capture.per_head else "pooled"
-    n_stores = 2 if facts.has_reference and facts.settings.benchmark.controls else 1
-    low, high = (n * each * n_stores for n in (facts.overlap.at_least, facts.overlap.at_most))
-    stored = _size(high) if low == high else f"{_size(low)} to {_size(high)}"
     memory = memory_bytes(shape, dtype=model.dtype, batch_size=model.batch_size, length=length)
     needed = f"{_size(memory.weights)} + {_size(memory.activations)}"
     return [
         CostRow("attention, a sequence", f"{_size(each)}, {kept}", f"{_size(heads)}, all heads"),
-        CostRow("attention, stored", stored, _size(facts.published.n_bytes)),
+        CostRow("attention, stored", _stored(facts, shape), _size(facts.published.n_bytes)),
         CostRow("memory: weights + a batch", needed, "the same weights"),
     ]
 
@@ -147,16 +190,24 @@ def _byte_rows(facts: Facts, shape: ModelShape) -> list[CostRow]:
 def _time_rows(facts: Facts, shape: ModelShape) -> list[CostRow]:
     """Time of the language model and of the CNNs; controls apart."""
     length = facts.settings.sequences.length
-    own = sum(_seconds(one, facts, shape) for one in facts.passes if not one.is_control)
+    own, control = _language_model_seconds(facts, shape)
     theirs = facts.published.n_sequences * length * _seconds_a_token(facts, shape)
     rows = [CostRow("time: language model", _about(own), _about(theirs))]
-    control = sum(_seconds(one, facts, shape) for one in facts.passes if one.is_control)
     trained, judged, published = _training_seconds(facts, shape)
     rows.append(CostRow("time: CNNs", _about(trained), _about(published)))
     if facts.settings.benchmark.controls:
         rows.append(CostRow("time: controls, language model", _about(control), "none"))
         rows.append(CostRow("time: controls, CNNs", _about(judged), "none"))
     return rows
+
+
+def _language_model_seconds(facts: Facts, shape: ModelShape) -> tuple[float, float]:
+    """Forward passes of the study itself, and of its controls."""
+    own, control = (
+        sum(_seconds(one, facts, shape) for one in facts.passes if one.is_control == is_control)
+        for is_control in (False, True)
+    )
+    return own, control
 
 
 def _seconds(one: Passes, facts: Facts, shape: ModelShape) -> float:
