@@ -414,7 +414,7 @@ def is_study(folder: Path) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of what makes the numbers."""
-    names = ("torch", "transformers", "safetensors", "polars", "numpy", "scikit-learn", "rapidfuzz")
+    names = ("torch", "transformers", "safetensors", "polars", "numpy", "scikit-learn", "numba")
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in names}
 

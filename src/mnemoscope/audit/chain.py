@@ -17,7 +17,7 @@ __all__ = ["SCHEMA_VERSION", "file_sha256", "model_facts", "record_head", "versi
 SCHEMA_VERSION = 1
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "rapidfuzz", "scipy")
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "numba", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 

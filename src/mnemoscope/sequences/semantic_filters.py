@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.progress import track
 from mnemoscope.sequences.columns import COLUMNS, is_kind
-from mnemoscope.sequences.rouge import rouge_3, rouge_l
+from mnemoscope.sequences.rouge import rouge_scores
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.sequences.split_files import find_split
 
-__all__ = ["LENGTH", "Split", "read_split", "take_rows"]
+__all__ = ["FURTHER", "LENGTH", "Split", "read_split", "take_rows"]
 
 LENGTH = 64
 """Tokens of every sequence of the data set."""
@@ -40,6 +41,15 @@ _KINDS = {
     "tokens": COLUMNS["tokens"].kind,
     "text": COLUMNS["text"].kind,
 }
+FURTHER = {
+    "prompt_perplexity": COLUMNS["memorization_score"].kind,
+    "generation_perplexity": COLUMNS["memorization_score"].kind,
+    "sequence_perplexity": COLUMNS["memorization_score"].kind,
+    "frequencies": COLUMNS["tokens"].kind,
+    "0_8_templates": COLUMNS["duplicates"].kind,
+    "0_8_snowclones": COLUMNS["duplicates"].kind,
+}
+"""What the neighbouring analyses read of a split, and its kind; a copy may lack any of it."""
 
 
 @dataclass(frozen=True)
@@ -111,25 +121,28 @@ def read_split(
 
 
 def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give sequences their tokens and texts.
+    """Give sequences their tokens and texts, and what `FURTHER` names where every file has it.
 
     Args:
         split: from `read_split`.
         rows: some rows of `split.rows`.
 
     Returns:
-        The rows in the order of the files, with `tokens` and `text`.
+        The rows in the order of the files, with `tokens`, `text` and the further columns.
 
     Raises:
         DamagedDataError: a file that is torn.
     """
     rows = rows.sort("row")
     n_all = sum(split.n_rows.values())
+    schemas = [pl.read_parquet_schema(path) for path in _all(split.files)]
+    also = [name for name in FURTHER if all(name in schema for schema in schemas)]
+    names = ["tokens", "text", *also]
     found = [
         frame.with_columns(pl.col("tokens").cast(pl.List(pl.Int32)))
-        for frame in _slices(split.files, ["tokens", "text"], rows["row"], "texts", n_all)
+        for frame in _slices(split.files, names, rows["row"], "texts", n_all)
     ]
-    return rows.with_columns(pl.concat(found).select("text", "tokens").get_columns())
+    return rows.with_columns(pl.concat(found).select("text", "tokens", *also).get_columns())
 
 
 def _rouge(files: dict[str, list[Path]], wanted: pl.Series, n_all: int) -> list[pl.Series]:
@@ -138,8 +151,8 @@ def _rouge(files: dict[str, list[Path]], wanted: pl.Series, n_all: int) -> list[
     scores: dict[str, list[pl.Series]] = {"rouge_l": [], "rouge_3": []}
     for frame in _slices(files, ["tokens"], wanted, "ROUGE", n_all):
         tokens = token_matrix(frame)
-        for name, measure in (("rouge_l", rouge_l), ("rouge_3", rouge_3)):
-            scores[name].append(pl.Series(name, measure(tokens[:, :half], tokens[:, half:])))
+        for name, values in rouge_scores(tokens[:, :half], tokens[:, half:])._asdict().items():
+            scores[name].append(pl.Series(name, values))
     return [pl.concat(found) for found in scores.values()]
 
 
@@ -158,9 +171,10 @@ def _slices(
                 if last > first:
                     lazy = pl.scan_parquet(path, glob=False).slice(start, n_slice)
                     frame = _collect(lazy.select(columns), path)[wanted[first:last] - low]
-                    if isinstance(frame.schema["tokens"], pl.Array):
-                        frame = frame.with_columns(pl.col("tokens").arr.to_list())
+                    frame = frame.with_columns(cs.array().arr.to_list())
                     _check_tokens(frame["tokens"], path, wanted[first:last] - before)
+                    if "frequencies" in frame.columns:
+                        _check_frequencies(frame["frequencies"], path, wanted[first:last] - before)
                     yield frame
                 progress.advance(n_slice)
             before += n_here
@@ -196,7 +210,8 @@ def _check_schema(path: Path) -> None:
             raise UserError(
                 f"{path}: no column '{name}'. The files of the data set hold it; copy them again."
             )
-        if not is_kind(schema[name], kind):
+    for name, kind in {**_KINDS, **FURTHER}.items():
+        if name in schema and not is_kind(schema[name], kind):
             raise UserError(f"{path}, column '{name}': {schema[name]} where {kind} are needed.")
 
 
@@ -217,6 +232,17 @@ def _check_tokens(lists: pl.Series, path: Path, places: pl.Series) -> None:
         raise UserError(
             f"{path}, column 'tokens', row {places[place // LENGTH]}: {ids[place]} is no token "
             "id. Copy the file again."
+        )
+
+
+def _check_frequencies(lists: pl.Series, path: Path, places: pl.Series) -> None:
+    """Refuse lists that do not have a count a token; a row may have none at all (null)."""
+    is_wrong = lists.list.len().ne(LENGTH) | lists.list.eval(pl.element().is_null()).list.any()
+    if is_wrong.any():
+        row = int(is_wrong.fill_null(False).arg_max() or 0)
+        raise UserError(
+            f"{path}, column 'frequencies', row {places[row]}: {LENGTH} counts are needed, one a "
+            "token. Copy the file again, or drop the column."
         )
 
 
