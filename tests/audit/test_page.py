@@ -86,3 +86,22 @@ def test_signs_stand_for_what_cannot_be_seen():
     marks = mark_hidden("a\x00b\u2066c\n")
     assert [one.text for one in marks if one.is_sign] == ["U+0000", "U+2066"]
     assert "".join(one.text for one in marks if not one.is_sign) == "abc\n"
+
+
+def page_of(folder, lm, text):
+    name = folder / "text.txt"
+    name.write_text(text)
+    record = audit_documents(lm, read_documents([str(name)]), folder / "out")
+    page = (folder / "out" / "audit.html").read_text()
+    return record["summary"], " ".join(re.sub(r"<[^>]+>", "", page.split("<body>")[1]).split())
+
+
+def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, lm, new_text):
+    summary, page = page_of(tmp_path, lm, new_text(7, 300))
+    assert summary["reproduced"]["characters"] == 0
+    assert "repeats nothing of this document" in page
+    assert f"asked at {summary['windows']} places and did so nowhere" in page
+    bound = f"at most {100 * summary['reproduced']['high']:.1f}\u00a0% would".replace("\u00a0", " ")
+    assert bound in page
+    assert "does not prove that the model never saw the document" in page
+    assert "Recalled means" not in page
