@@ -2,6 +2,7 @@
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_scan.py [--dtype D] [--batch-size N …]
      … --model FOLDER --study STUDY: a model's sequences and verdicts out of a study.
+     … --random: random weights of Pythia-160m's shape; memorized is what they say themselves.
 
 The table is made of real sequences, 1 % of them (`--memorized`) memorized. Processor time of
 one process, scan and decoding one after the other, medians over repeats.
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
+from bench_capture import LENGTH, random_pythia
 
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.lm.language_model import LanguageModel, wrap_model
 from mnemoscope.lm.loading import load_model
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.sequences.schema import read_table, token_matrix
@@ -32,6 +35,16 @@ def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:
     tokens = token_matrix(read_table(sequences_path()).sample(2000, seed=0))
     scans = scan_memorized(load_model(model_path()), tokens, batch_size=64)
     return tokens, np.concatenate([one.is_memorized for one in scans])
+
+
+def own_words(lm: LanguageModel, n: int, share: float) -> np.ndarray:
+    """Random tokens, of which a share end as the model itself goes on from their first half."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, lm.vocab_size, (n, LENGTH))
+    chosen = random.choice(n, max(1, round(share * n)), replace=False)
+    said = list(continue_sequences(lm, tokens[chosen], batch_size=len(chosen)))
+    tokens[chosen, LENGTH // 2 :] = np.concatenate([one.tokens for one in said])
+    return tokens
 
 
 def draw(tokens: np.ndarray, memorized: np.ndarray, n: int, share: float) -> np.ndarray:
@@ -93,7 +106,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--study", type=Path, help="of that model, with the stage continue done")
+    parser.add_argument("--random", action="store_true")
     arguments = parser.parse_args()
+    if arguments.random:
+        for dtype in arguments.dtype:
+            model = random_pythia().model.to(getattr(torch, dtype))
+            lm = wrap_model(model, name="random, Pythia-160m's shape")
+            table = own_words(lm, arguments.n, arguments.memorized)
+            for batch_size in arguments.batch_size:
+                report(lm, table, batch_size, arguments.repeats)
+        return
     tokens, memorized = known_verdicts(arguments.study)
     table = draw(tokens, memorized, arguments.n, arguments.memorized)
     for dtype in arguments.dtype:

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mnemoscope.cli import main
 from mnemoscope.config import parse_settings
+from mnemoscope.errors import DamagedDataError
 from mnemoscope.maps import MapStore
 from mnemoscope.stages.run import run, run_stage
 from mnemoscope.study import Study
@@ -122,6 +124,13 @@ def damage(shard: Path, how: str) -> None:
         save_file({name: one.flip(0).clone() for name, one in load_file(shard).items()}, shard)
 
 
+def read_all(study: Path, *, verify: bool) -> torch.Tensor:
+    """Open a store and read all its maps, the shards compared on opening or when asked for."""
+    store = MapStore(study / "maps" / "model", verify=verify)
+    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
+    return maps.read(torch.arange(len(maps)))
+
+
 @pytest.mark.parametrize("how", ["truncated", "bit-flipped", "missing", "foreign"])
 def test_damaged_shards_are_named_and_capture_redoes_just_those(
     how, captured, tmp_path, call, refused
@@ -132,12 +141,16 @@ def test_damaged_shards_are_named_and_capture_redoes_just_those(
     for position in (3, 90):
         damage(shards[position], how)
     assert str(shards[3]) in refused("describe", study / "maps" / "model")
+    for verify in (True, False):
+        with pytest.raises(DamagedDataError, match=f"{shards[3].name}.*'mnemoscope capture STUDY'"):
+            read_all(study, verify=verify)
     done = call("capture", study)
     assert done.status == 0, done.err
     assert all(str(shards[position]) in done.err for position in (3, 90))
     assert maps_of(study) == maps_of(captured)
     redone = [path for path in shards if path.stat().st_mtime_ns != times[path]]
     assert redone == [shards[3], shards[90]]
+    assert torch.equal(read_all(study, verify=True), read_all(captured, verify=True))
     assert "Nothing to do" in call("capture", study, "-q").out
 
 

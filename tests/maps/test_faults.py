@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,7 @@ import torch
 from map_folders import capture, content, maps_of, writer_of
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.maps import MapStore, unpack_triangle, verified
 from mnemoscope.maps import index as index_module
 
 KILLED = """
@@ -83,20 +84,82 @@ def test_torn_shard_is_named_and_only_its_rows_are_redone(tmp_path, keep):
     assert content(tmp_path) == whole
 
 
-def test_rotten_byte_is_found_by_check_and_redone(tmp_path):
+def flip(path: Path, at: int = -5) -> None:
+    """Change one bit of a file where it stands; its length stays."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_found_on_opening_and_redone(tmp_path):
     capture(tmp_path, range(11))
     whole = content(tmp_path)
-    path = tmp_path / "shard-00002.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
-    store = MapStore(tmp_path)  # the length is right, so opening cannot know
+    flip(tmp_path / "shard-00002.safetensors")
     with pytest.raises(DamagedDataError, match=r"shard-00002.*content has changed.*its 3 seq"):
-        store.check()
+        MapStore(tmp_path)
+    assert len(MapStore(tmp_path, verify=False).damaged()) == 1
     assert len(writer_of(tmp_path).damaged) == 1
     assert capture(tmp_path, range(11)) == [8, 9, 10]
     assert content(tmp_path) == whole
     MapStore(tmp_path).check()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_opened_without_a_look_no_map_of_a_damaged_shard_is_given(tmp_path, pooling):
+    """Whole shards beside it may be read; no file of ours is left in the folder."""
+    capture(tmp_path, range(11))
+    before = set(content(tmp_path))
+    flip(tmp_path / "shard-00001.safetensors")
+    store = MapStore(tmp_path, verify=False)
+    for ids in ([5], range(11)):
+        with pytest.raises(DamagedDataError, match=r"shard-00001.*'mnemoscope capture"):
+            store.dataset(ids, "own", pooling)
+    found = store.dataset([0, 10], "own", pooling).read(torch.arange(2))
+    assert torch.equal(unpack_triangle(found), maps_of([0, 10], pooling).half())
+    assert set(content(tmp_path)) == before
+
+
+def test_a_shard_that_changes_after_it_was_seen_is_looked_at_again(tmp_path, monkeypatch):
+    """The size, and even the time of the last change of content, may be as they were."""
+    monkeypatch.setattr(verified, "_TICK_SECONDS", -3600.0)  # else what is new is not remembered
+    capture(tmp_path, range(4))
+    path = tmp_path / "shard-00000.safetensors"
+    before = path.stat().st_mtime_ns
+    MapStore(tmp_path)
+    time.sleep(0.05)  # more than the tick in which this system keeps times
+    flip(path)
+    os.utime(path, ns=(before, before))
+    with pytest.raises(DamagedDataError, match="content has changed"):
+        MapStore(tmp_path)
+
+
+def test_a_shard_that_has_just_changed_is_not_remembered(tmp_path, monkeypatch):
+    """Changed again in the same tick of its file system, it would look the same."""
+    capture(tmp_path, range(4))
+    monkeypatch.setattr(verified, "_identity", lambda *_: (time.time_ns(),) * 2)
+    monkeypatch.setattr(verified, "_whole", seen := set())
+    MapStore(tmp_path)
+    assert not seen
+    monkeypatch.setattr(verified, "_identity", lambda *_: (time.time_ns() - 10**10,) * 2)
+    MapStore(tmp_path)
+    assert len(seen) == 1
+
+
+def test_a_whole_shard_is_read_once_a_process(tmp_path, monkeypatch):
+    """What a second opening costs: no checksum, unless one asks for it (`check`)."""
+    capture(tmp_path, range(11))
+    monkeypatch.setattr(verified, "_TICK_SECONDS", -3600.0)  # else what is new is not remembered
+    looked = []
+    real = verified.check_checksum
+    monkeypatch.setattr(
+        verified, "check_checksum", lambda path, **kw: (looked.append(path.name), real(path, **kw))
+    )
+    MapStore(tmp_path, verify=False).dataset([0], "own", "mean")
+    assert looked == ["shard-00000.safetensors"]
+    MapStore(tmp_path).dataset(range(11), "own", "max")
+    assert sorted(looked) == [f"shard-0000{n}.safetensors" for n in range(3)]
+    MapStore(tmp_path).check()
+    assert len(looked) == 6
 
 
 @pytest.mark.parametrize("kind", ["other rows", "other layers", "other tensors", "other text"])
@@ -120,14 +183,14 @@ def test_foreign_shard_is_found(tmp_path, kind):
     MapStore(tmp_path).check()
 
 
-def test_swapped_shards_are_found_by_check(tmp_path):
+def test_swapped_shards_are_found_on_opening(tmp_path):
     capture(tmp_path, range(8))
     first, second = tmp_path / "shard-00000.safetensors", tmp_path / "shard-00001.safetensors"
     shutil.move(first, tmp_path / "aside")
     shutil.move(second, first)
     shutil.move(tmp_path / "aside", second)
     with pytest.raises(DamagedDataError, match="shard-00000"):
-        MapStore(tmp_path).check()
+        MapStore(tmp_path)
 
 
 def test_damaged_shard_never_lends_its_name_while_it_is_rewritten(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ class BrowsedStudy:
 
     @cached_property
     def _store(self) -> MapStore:
-        return MapStore(maps_folder(self.study, "model"))
+        return MapStore(maps_folder(self.study, "model"), verify=False)
 
     @cached_property
     def _tokenizer(self) -> Any:

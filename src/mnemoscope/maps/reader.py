@@ -1,4 +1,4 @@
-"""Open a folder of pooled maps for reading; a damaged one is refused when it is opened."""
+"""Open a folder of pooled maps for reading; a damaged shard is refused before a map is read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.maps.dataset import Pooling, StoredMaps
 from mnemoscope.maps.index import count_rows, find_rows, key_frame, read_index
 from mnemoscope.maps.meta import StoreMeta, read_meta
-from mnemoscope.maps.shard import check_checksum, check_shape
+from mnemoscope.maps.shard import check_shape
+from mnemoscope.maps.verified import damaged_shards, require_whole
 
 __all__ = ["MapStore"]
 
@@ -19,16 +20,25 @@ __all__ = ["MapStore"]
 class MapStore:
     """An existing folder of maps, opened for reading."""
 
-    def __init__(self, folder: Path | str, *, fingerprint: dict[str, Any] | None = None) -> None:
-        """Open a folder and look at the length and header of every shard.
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        fingerprint: dict[str, Any] | None = None,
+        verify: bool = True,
+    ) -> None:
+        """Open a folder, look at the header of every shard and compare its content.
 
         Args:
             folder: as a `MapWriter` left it.
             fingerprint: where given, the maps must be of this model and these settings.
+            verify: read every shard now and compare it with its sha256 (about 1.5 GB/s a core,
+                once a process while the file stays the same). False: only those shards, when a
+                `dataset` is made, whose maps it gives; no map is given unseen.
 
         Raises:
             UserError: no maps there, or maps of another fingerprint.
-            DamagedDataError: a shard is missing, cut short or another file's content.
+            DamagedDataError: a shard is missing, cut short, another file's or has changed.
         """
         self.folder = Path(folder)
         self.meta = read_meta(self.folder)
@@ -43,6 +53,8 @@ class MapStore:
             ) from None
         for name, rows, _ in count_rows(self.index):
             check_shape(self.folder / name, rows=rows, meta=self.meta)
+        if verify:
+            require_whole(self.folder, count_rows(self.index))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -58,23 +70,17 @@ class MapStore:
         return self.meta.length
 
     def check(self) -> None:
-        """Read every shard and compare it with its sha256 (about 1 GB/s).
+        """Read every shard, also one seen before, and compare it with its sha256.
 
         Raises:
             DamagedDataError: naming the first shard whose content has changed.
         """
-        for name, rows, sha256 in count_rows(self.index):
-            check_checksum(self.folder / name, rows=rows, sha256=sha256)
+        if found := self.damaged():
+            raise found[0]
 
     def damaged(self) -> list[DamagedDataError]:
         """What is wrong with each shard whose content is not what was written; as `check`."""
-        found = []
-        for name, rows, sha256 in count_rows(self.index):
-            try:
-                check_checksum(self.folder / name, rows=rows, sha256=sha256)
-            except DamagedDataError as error:
-                found.append(error)
-        return found
+        return damaged_shards(self.folder, count_rows(self.index))
 
     def rows(
         self, sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
@@ -104,7 +110,7 @@ class MapStore:
         suffixes: Sequence[str] | str,
         pooling: Pooling,
     ) -> StoredMaps:
-        """These maps as the CNNs read them, in the order given.
+        """These maps as the CNNs read them, in the order given; their shards are whole.
 
         Args:
             sequence_ids: shape (n,).
@@ -113,9 +119,11 @@ class MapStore:
 
         Raises:
             UserError: a map is not stored.
+            DamagedDataError: a shard of theirs has changed since it was written.
         """
         chosen = self.index[self.rows(sequence_ids, suffixes)]
         names = sorted(chosen["shard"].unique())
+        require_whole(self.folder, [one for one in count_rows(self.index) if one[0] in set(names)])
         number = {name: position for position, name in enumerate(names)}
         return StoredMaps(
             [self.folder / name for name in names],

@@ -71,7 +71,7 @@ def searched_rows(study: Study) -> pl.DataFrame:
     suffix = pl.when(pl.col("is_memorized")).then(pl.lit("true")).otherwise(own)
     rows = table.filter(pl.col("is_memorized").is_not_null()).with_columns(suffix=suffix)
     for role in ("model", "reference") if has_reference(study) else ("model",):
-        stored = MapStore(maps_folder(study, role)).index.select("sequence_id", "suffix")
+        stored = MapStore(maps_folder(study, role), verify=False).index
         rows = rows.join(stored, on=["sequence_id", "suffix"], how="semi")
     if rows["is_memorized"].n_unique() < 2:
         raise UserError(

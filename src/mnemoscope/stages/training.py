@@ -90,7 +90,7 @@ def _check_maps(study: Study) -> None:
     for role in ("model", "reference"):
         for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
             if folder.is_dir():
-                MapStore(folder).check()
+                MapStore(folder)
 
 
 def _gather(study: Study, jobs: list[Job]) -> None:

@@ -1,0 +1,66 @@
+"""What comparing every shard with its sha256 costs: opening a store and reading all its maps.
+
+Run: .venv/bin/python benchmarks/bench_opening.py [LAYERS]
+
+512 random maps in two shards in the page cache, by the clock: the checksums alone, opening and one
+pass over all maps in random order with them and without, and what a second opening costs.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from bench_store import BATCH, N_ROWS, make_store
+
+from mnemoscope.maps import MapStore, verified
+
+REPETITIONS = 7
+
+
+def read_all(store: MapStore, order: torch.Tensor) -> None:
+    """One pass over all maps, as a training reads them."""
+    maps = store.dataset(store.index["sequence_id"].to_numpy(), "true", "mean")
+    for rows in order.split(BATCH):
+        maps.read(rows)
+
+
+def seconds(folder: Path, order: torch.Tensor, *, is_compared: bool) -> tuple[float, float]:
+    """Opening, and opening with one pass over all maps."""
+    verified._whole.clear()
+    if not is_compared:  # as if this process had seen them
+        for path in folder.glob("*.safetensors"):
+            sha256 = MapStore(folder, verify=False).index.filter(shard=path.name)["sha256"][0]
+            verified._whole.add(verified._identity(path, sha256))
+    start = time.perf_counter()
+    store = MapStore(folder)
+    opened = time.perf_counter() - start
+    read_all(store, order)
+    return opened, time.perf_counter() - start
+
+
+def main() -> None:
+    n_layers = int(sys.argv[1]) if len(sys.argv) > 1 else 36
+    order = torch.randperm(N_ROWS, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        make_store(folder, n_layers)
+        time.sleep(2 * verified._TICK_SECONDS)
+        pairs = [
+            (*seconds(folder, order, is_compared=True), *seconds(folder, order, is_compared=False))
+            for _ in range(REPETITIONS)
+        ]
+        size = sum(path.stat().st_size for path in folder.iterdir())
+    opened, whole, again, plain = (median(one) for one in zip(*pairs, strict=True))
+    print(
+        f"{n_layers} layers, {N_ROWS} maps, {size / 1e6:.0f} MB: opened in {opened * 1e3:.1f} ms "
+        f"({size / opened / 1e9:.2f} GB/s), again in {again * 1e3:.1f} ms; opened and all maps "
+        f"read once {whole * 1e3:.1f} ms, without comparing {plain * 1e3:.1f} ms: "
+        f"{median(a / b for _, a, _, b in pairs):.2f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
