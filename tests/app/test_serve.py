@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from mnemoscope.app.serve import HOST, Guard, check_host, find_socket, open_target
+from mnemoscope.app.serve import HOST, Guard, find_socket, open_target
+from mnemoscope.app.target import check_host
 from mnemoscope.errors import UserError
 
 

@@ -213,7 +213,6 @@ class TestRefusals:
         assert "no revision 'main'" in message
 
     def test_hub_that_cannot_be_reached(self, monkeypatch):
-        # As HF_HUB_OFFLINE=1; a network that fails takes the same way after the hub's retries.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         message = refusal(UserError, load_model, "somebody/some-model")
         assert "somebody/some-model: " in message
@@ -236,6 +235,7 @@ class TestRefusals:
         def fail(*_args, **_kwargs):
             raise OSError("several\nlines") from cause
 
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_args, **_kwargs: None)
         monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
         assert message in refusal(UserError, load_model, "somebody/some-model")
 

@@ -12,16 +12,14 @@ from mnemoscope.app.browse import BrowsedStudy
 from mnemoscope.app.limits import MOST_BYTES
 from mnemoscope.app.models import Models
 from mnemoscope.app.result import Result, open_audit
+from mnemoscope.app.target import FIRST_PORT, HOST, NAMES, check_host, check_target
 from mnemoscope.config import EMBEDDED
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.study import Study, is_study
 
-__all__ = ["HOST", "Guard", "check_host", "find_socket", "make_app", "open_target", "serve_app"]
+__all__ = ["HOST", "Guard", "find_socket", "make_app", "open_target", "serve_app"]
 
-HOST = "127.0.0.1"
-_NAMES = ("127.0.0.1", "localhost")
-_FIRST_PORT = 7860
 _PORTS_TRIED = 20
 _MOST_BODY = 8 * MOST_BYTES  # of any request; what is too large for an audit gets a sentence
 _HEADERS = {
@@ -64,7 +62,7 @@ class Guard:
             for key, value in scope["headers"]
         }
         # A page elsewhere may point its own name at this machine; its requests carry that name.
-        if given.get("host", "").rpartition(":")[0] not in _NAMES:
+        if given.get("host", "").rpartition(":")[0] not in NAMES:
             await _refuse(send, 403, "wrong host")
             return
         if "origin" in given and urlsplit(given["origin"]).netloc != given["host"]:
@@ -90,37 +88,20 @@ async def _refuse(send: _Send, code: int, reason: str) -> None:
     await send({"type": "http.response.body", "body": reason.encode()})
 
 
-def check_host(host: str) -> None:
-    """Refuse to listen to other machines.
-
-    Raises:
-        UserError: another host than this machine.
-    """
-    if host not in _NAMES:
-        raise UserError(
-            f"--host {host}: the app listens to this machine alone ({HOST}); it has no accounts, "
-            "and reads any model folder that is typed. From elsewhere use an SSH tunnel: "
-            f"ssh -L {_FIRST_PORT}:{HOST}:{_FIRST_PORT} MACHINE."
-        )
-
-
 def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None]:
     """Open what the app is to show: a study, an audit, or nothing.
 
     Raises:
         UserError: neither, or a study that is not finished.
     """
+    check_target(target)
     if target is None:
         return None, None
     if is_study(target):
         name = str(Study(target).record["models"].get("model", {}).get("name", ""))
         folder = str(model_path()) if name == EMBEDDED else name
         return BrowsedStudy(target, folder if Path(folder).exists() else None), None
-    if (target / "audit.json").is_file():
-        return None, open_audit(target)
-    if not target.exists():
-        raise UserError(f"{target}: no such folder. Check the path.")
-    raise UserError(f"{target}: neither a study (study.yaml) nor an audit (audit.json).")
+    return None, open_audit(target)
 
 
 def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Guard:
@@ -170,7 +151,7 @@ def find_socket(port: int | None) -> socket.socket:
     Raises:
         UserError: it is in use, or no port.
     """
-    tried = range(_FIRST_PORT, _FIRST_PORT + _PORTS_TRIED) if port is None else [port]
+    tried = range(FIRST_PORT, FIRST_PORT + _PORTS_TRIED) if port is None else [port]
     for one in tried:
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

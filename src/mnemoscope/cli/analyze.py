@@ -89,8 +89,6 @@ def analyze(
             "analyze: name an analysis and a study, as 'mnemoscope analyze levels my-study'. "
             "'mnemoscope analyze --list' names the analyses."
         )
-    from mnemoscope.stages.analyze import Asked
-
     if second is not None and checkpoint:
         raise UserError("analyze: --second and --checkpoint say the same thing. Give one of them.")
     values: dict[str, Any] = dict(map(assignment, set_ or []))
@@ -98,7 +96,20 @@ def analyze(
         raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
     values |= {"published": True} if published else {}
     values |= {"seed": seed} if seed is not None else {}
+    _check_names(name, study)
+    from mnemoscope.stages.analyze import Asked
+
     _run(name, study, Asked(second, tuple(checkpoint or ()), corpus, values, redo), quiet)
+
+
+def _check_names(name: str, study: Path) -> None:
+    """Refuse an analysis or a study that is not there, before torch is loaded."""
+    from mnemoscope.analysis.registry import entry_named
+    from mnemoscope.study import Study
+
+    if name != "all":
+        entry_named(name)
+    Study(study)
 
 
 def _run(name: str, folder: Path, asked: "Asked", quiet: bool) -> None:

@@ -34,6 +34,10 @@ def app(
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install 'mnemoscope[app]'.")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
+    from mnemoscope.app.target import check_host, check_target
+
+    check_host(host)
+    check_target(target)
     from mnemoscope.app.serve import serve_app
 
     serve_app(target, host=host, port=port, device=device or "auto", when_ready=_print_address)

@@ -26,10 +26,11 @@ def merge(
 
     Example: mnemoscope merge my-study
     """
+    opened = Study(study)
     from mnemoscope.stages.merge import merge_parts
 
     with shown(quiet):
-        stages = merge_parts(Study(study), check=not no_check)
+        stages = merge_parts(opened, check=not no_check)
     names = [entry.name for entry in STAGES if not entry.optional]
     following = names[names.index(stages[-1]) + 1]
     print(f"Merged {' and '.join(stages)} of {study}. Next: mnemoscope {following} {study}")

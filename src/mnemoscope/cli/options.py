@@ -24,6 +24,7 @@ __all__ = [
     "Redo",
     "Reference",
     "Revision",
+    "RunOut",
     "Scan",
     "Sequences",
     "Set",
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+RunOut = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Where the result goes (default: study).", show_default=False),
+]
 StudyFolder = Annotated[Path, typer.Argument(help="A study folder.", show_default=False)]
 Model = Annotated[
     str | None,

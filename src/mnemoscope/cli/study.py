@@ -29,6 +29,7 @@ from mnemoscope.cli.options import (
     Redo,
     Reference,
     Revision,
+    RunOut,
     Scan,
     Sequences,
     Set,
@@ -37,9 +38,9 @@ from mnemoscope.cli.options import (
     Taxonomies,
     merge_flags,
 )
-from mnemoscope.config import StudySettings, settings_template
+from mnemoscope.config import EMBEDDED, StudySettings, settings_template
 from mnemoscope.errors import UserError
-from mnemoscope.progress import show_progress
+from mnemoscope.progress import say, show_progress
 from mnemoscope.stages.shipped_studies import find_study_file, shipped_path
 from mnemoscope.study import STAGES, Study, is_study
 
@@ -58,6 +59,7 @@ __all__ = [
 
 
 LOCAL = EngineFlags()
+_STUDY = Path("study")
 
 
 def shown(quiet: bool) -> AbstractContextManager[None]:
@@ -93,7 +95,7 @@ def run(
             help="YAML file, or the name of a shipped study such as pythia-12b.", show_default=False
         ),
     ] = None,
-    out: Out = Path("study"),
+    out: RunOut = None,
     model: Model = None,
     sequences: Sequences = None,
     split: Split = None,
@@ -123,6 +125,12 @@ def run(
 
     Example: mnemoscope run --model gpt2 --sequences texts/ -o my-study
     """
+    if not any((settings, out, model, sequences, set_)) and not is_study(_STUDY):
+        raise UserError(
+            "run: of what? Give --model and --sequences, or a study file, and -o for the result. "
+            "'mnemoscope demo' does it on the shipped model."
+        )
+    out = out or _STUDY
     flags = _model_flags(model, revision, dtype, device, batch_size) | {
         "sequences.source": sequences,
         "sequences.split": split,
@@ -140,6 +148,8 @@ def run(
 
         print_plan(plan(chosen, out, redo=redo))
         return
+    with shown(quiet):
+        _announce(chosen, out)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.stages.run import run as run_study
 
@@ -150,6 +160,22 @@ def run(
             return
         study = run_study(chosen, out, redo=redo)
     print_summary(study)
+
+
+def _announce(settings: StudySettings, out: Path) -> None:
+    """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
+    if is_study(out):
+        say(f"Going on with the study {out}.")
+        return
+    from mnemoscope.stages.presence import check_names
+
+    check_names(settings)
+    source = settings.sequences.source
+    say(
+        f"A new study in {out}: {settings.model.name} on "
+        f"{'the shipped sequences' if source == EMBEDDED else source}, up to {out}/report.html. "
+        "--dry-run says what it takes."
+    )
 
 
 def sequences(
@@ -168,12 +194,16 @@ def sequences(
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
-    from mnemoscope.stages.models import Models
-    from mnemoscope.stages.sequences import found_study
+    from mnemoscope.stages.presence import check_names
 
     flags = _model_flags(model, revision, dtype, device, batch_size)
     flags |= {"sequences.source": source, "sequences.split": split}
     chosen = merge_flags(None, flags, set_)
+    with shown(quiet):
+        check_names(chosen)
+    from mnemoscope.stages.models import Models
+    from mnemoscope.stages.sequences import found_study
+
     with shown(quiet):
         study = found_study(out, chosen, Models(chosen))
     print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope continue {out}")
@@ -339,10 +369,14 @@ def _run_part(
 
 def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, quiet: bool) -> None:
     """Found a study on the way to another stage."""
+    from mnemoscope.stages.presence import check_names
+
+    settings = merge_flags(None, flags, assignments)
+    with shown(quiet):
+        check_names(settings)
     from mnemoscope.stages.models import Models
     from mnemoscope.stages.sequences import found_study
 
-    settings = merge_flags(None, flags, assignments)
     with shown(quiet):
         found_study(folder, settings, Models(settings))
 

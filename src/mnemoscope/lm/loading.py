@@ -7,13 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -21,26 +14,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
 from mnemoscope.lm.adapter import find_adapter, merge_adapter
 from mnemoscope.lm.device import check_dtype, find_device
+from mnemoscope.lm.hub import NO_FILE, UNREACHABLE, check_on_hub, hub_reason
 from mnemoscope.lm.language_model import LanguageModel, check_fits, wrap_model
 from mnemoscope.lm.placement import check_bitsandbytes, check_device_map
 from mnemoscope.lm.quiet import quiet_transformers
 from mnemoscope.lm.source import Source, find_source
 
 __all__ = ["LanguageModel", "check_fits", "load_model", "load_tokenizer", "wrap_model"]
-
-_UNREACHABLE = "no such folder here, and the hub cannot be reached. Check path or connection."
-_NO_FILE = (
-    "the hub has it, but without config.json or safetensors weights. Choose another revision or "
-    "model."
-)
-# What the hub's client raises, the special before the general, and what the user can do.
-_HUB_REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (GatedRepoError, "needs a permission on the hub that you lack. Ask for it on its page."),
-    (RepositoryNotFoundError, "no folder here and no model on the hub has this name. Check it."),
-    (RevisionNotFoundError, "has no such revision on the hub. Check --revision."),
-    (LocalEntryNotFoundError, _UNREACHABLE),
-    (EntryNotFoundError, _NO_FILE),
-)
 
 
 def load_model(
@@ -164,6 +144,8 @@ def _loading(source: Source) -> Iterator[None]:
     if source.gguf_file is not None:
         _check_gguf_extra(source)
     try:
+        if not source.is_local:
+            check_on_hub(source.location, source.revision)
         with quiet_transformers(reads_gguf=source.gguf_file is not None):
             yield
     except torch.OutOfMemoryError as error:
@@ -190,21 +172,10 @@ def _reason(error: Exception, source: Source) -> str:
         return "comes with Python code of its own. If you trust it, use --trust-remote-code."
     if source.is_local or not isinstance(error, OSError):
         return f"cannot be loaded ({_first_line(error)}). Is it a causal language model?"
-    for cause in _causes(error):
-        for kind, reason in _HUB_REASONS:
-            if isinstance(cause, kind):
-                return reason
-    if "safetensors" in str(error):
-        return _NO_FILE
-    return _UNREACHABLE
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, nearest first."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
+    reason = hub_reason(error)
+    if reason is None:
+        reason = NO_FILE if "safetensors" in str(error) else UNREACHABLE
+    return reason
 
 
 def _first_line(error: BaseException) -> str:

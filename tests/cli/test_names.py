@@ -1,0 +1,96 @@
+"""Names that stand for nothing are refused at once: before torch is loaded, without waiting."""
+
+import json
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from transformers import AutoConfig
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import check_on_hub
+from mnemoscope.lm.loading import load_model
+
+WRONG = {
+    ("analyze", "levls", "nosuch"): "no such analysis",
+    ("analyze", "levels", "nosuch"): "nosuch: no such folder",
+    ("app", "nosuch"): "nosuch: no such folder",
+    ("app", "--host", "0.0.0.0"): "this machine alone",
+    ("audit", "nosuch/", "text.txt", "-o", "a"): "nosuch/: no such model folder or file",
+    ("audit", "embedded", "nosuch.txt", "-o", "a"): "nosuch.txt: no such file or folder",
+    ("audit", "embedded", "text.txt", "-o", "a", "--study", "nosuch"): "nosuch: no such folder",
+    ("audit", "embedded", "text.txt", "-o", "a", "--reference", "./no"): "./no: no such model",
+    ("audit", "some/model", "text.txt", "-o", "a"): "the hub cannot be reached",
+    ("merge", "nosuch"): "nosuch: no such folder",
+    ("report", "nosuch"): "nosuch: no such folder",
+    ("run",): "run: of what?",
+    ("run", "--model", "./nosuch", "-o", "s"): "./nosuch: no such model folder or file",
+    ("run", "--model", "some/model", "-o", "s"): "the hub cannot be reached",
+    ("run", "--sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
+    ("run", "--reference", "./nosuch@1", "-o", "s"): "./nosuch: no such model folder or file",
+    ("sequences", "nosuch", "-o", "s"): "nosuch: no such file or folder",
+}
+
+
+def test_a_wrong_name_is_refused_before_torch_is_loaded(tmp_path) -> None:
+    (tmp_path / "text.txt").write_text("words", encoding="utf-8")
+    code = (
+        "import io, json, sys\n"
+        "from contextlib import redirect_stderr\n"
+        "from mnemoscope.cli import main\n"
+        "said = []\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    with redirect_stderr(io.StringIO()) as lines:\n"
+        "        try:\n"
+        "            main(arguments)\n"
+        "        except SystemExit as left:\n"
+        "            said.append([left.code, lines.getvalue().splitlines()[-1]])\n"
+        "    assert 'torch' not in sys.modules, arguments\n"
+        "print(json.dumps(said))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(WRONG))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PATH": ""},
+    )
+    for (status, line), words in zip(json.loads(done.stdout), WRONG.values(), strict=True):
+        assert status == 2
+        assert words in line
+    assert [one.name for one in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path) -> list[str]:
+    """Names that the hub is asked for; nobody answers, and its client may not try again."""
+    names: list[str] = []
+
+    def nobody(_api, name, **_options):
+        names.append(name)
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", nobody)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_a, **_k: pytest.fail("it loads"))
+    check_on_hub.cache_clear()
+    return names
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(asked) -> None:
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        load_model("somebody/some-model")
+    assert asked == ["somebody/some-model"]
+
+
+def test_a_new_study_says_what_comes_before_it_begins(call, tmp_path, monkeypatch) -> None:
+    def stop(*_args, **_options):
+        raise UserError("it begins")
+
+    monkeypatch.setattr("mnemoscope.stages.run.run", stop)
+    result = call("run", "-o", tmp_path / "new")
+    assert f"A new study in {tmp_path / 'new'}: embedded on the shipped sequences" in result.err
+    assert result.err.index("A new study") < result.err.index("it begins")
+    assert "A new study" not in call("run", "-o", tmp_path / "new", "-q").err
