@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 EMBEDDED = "embedded"
+NO_MODEL = "none"
+"""Name of the model of a study that has none: a split read for its labels and features alone."""
 PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
 PAPER_NAME = "Non-Memo, Guess, Recall"
 
@@ -45,7 +47,8 @@ class ModelSettings(_Settings):
 
     name: str = Field(
         default=EMBEDDED,
-        description="Folder, Hugging Face hub name, .gguf file, or 'embedded' (the shipped model).",
+        description="Folder, Hugging Face hub name, .gguf file, 'embedded' (the shipped model), or "
+        "'none': a split of the paper's data set, for the analyses that need no model.",
     )
     revision: str | None = Field(
         default=None, description="Hub revision (branch, tag, commit); null is the default one."

@@ -9,9 +9,10 @@ from mnemoscope.analysis.boundary import (
     analyse,
     boundary_differences,
     group_of,
-    mean_of,
 )
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import normal_mean
+from mnemoscope.analysis.pairs import count_pairs
 from mnemoscope.errors import UserError
 from mnemoscope.lm.entropy import next_token_entropy
 from mnemoscope.lm.language_model import wrap_model
@@ -52,7 +53,7 @@ def test_groups_are_memorized_exactly_and_the_others_within_the_tolerance() -> N
 
 def test_means_and_differences_by_hand() -> None:
     assert boundary_differences([[1, 2, 5, 0], [0, 4, 1, 0]], prefix=2).tolist() == [3.0, -3.0]
-    middle, low, high = mean_of([1.0, 3.0])
+    middle, low, high = normal_mean([1.0, 3.0])
     assert middle == 2
     assert high - middle == pytest.approx(1.959964 * np.sqrt(2) / np.sqrt(2))
     assert middle - low == pytest.approx(high - middle)
@@ -103,10 +104,51 @@ def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
     assert found["frequency", "memorized"] == pytest.approx(20)  # 30 % - 10 %
     assert found["frequency", "not memorized"] == pytest.approx(-20)
     assert found["entropy", "memorized"] == pytest.approx(0, abs=1e-5)
+    # 98 2-grams in two documents of 50 tokens: 9 of (1, 1), one (1, 2), 29 of (2, 2), one (2, 3),
+    # 58 of (3, 3). Memorized rows go from (3, 1), never seen, to (1, 2).
+    assert found["2-gram frequency", "memorized"] == pytest.approx(1000 * 1 / 98)
+    assert found["2-gram frequency", "not memorized"] == pytest.approx(0)  # (3, 2) to (2, 1)
+    curves = result.frames["curves"].filter(what="2-gram frequency", group="memorized")
+    threes = 1000 * 58 / 98
+    once = 1000 / 98
+    wanted = [None, threes, threes, 0, once, once, threes, threes]
+    assert curves["mean"].fill_nan(None).to_list() == [
+        None if one is None else pytest.approx(one) for one in wanted
+    ]
     curves = result.frames["curves"].filter(what="frequency", group="memorized")
     assert curves["mean"].to_list() == pytest.approx([60, 60, 60, 10, 30, 60, 60, 60])
     assert inputs.forwards.n == 60
     assert "half, quarter" in result.further[1]
+
+
+def test_pairs_are_counted_in_every_document_and_across_none() -> None:
+    """A real corpus of three documents against a count by hand with a dictionary."""
+    from collections import Counter
+    from itertools import pairwise
+
+    generator = np.random.default_rng(0)
+    documents = [generator.integers(0, 5, n).tolist() for n in (40, 1, 17)]
+    by_hand = Counter(pair for one in documents for pair in pairwise(one))
+
+    class Corpus(_Corpus):
+        def chunks(self, place, k):
+            from mnemoscope.sequences.corpus_chunks import group_documents
+
+            for chunk in group_documents((np.array(one), 0) for one in documents):
+                yield chunk, place
+
+    tokens = generator.integers(0, 6, (7, 9)).astype(np.int32)  # 5 is never seen
+    table = pl.DataFrame({"tokens": tokens.tolist()}, schema={"tokens": pl.List(pl.Int32)})
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, corpus=Corpus())
+    found = count_pairs(inputs, tokens)
+    assert found.total == 39 + 0 + 16
+    assert found.each.tolist() == [
+        [by_hand[pair] for pair in pairwise(row)] for row in tokens.tolist()
+    ]
+    own = Counter(pair for row in tokens.tolist() for pair in pairwise(row))
+    alone = count_pairs(AnalysisInputs(where="", table=table, load_model=lambda: None), tokens)
+    assert alone.total == 7 * 8
+    assert alone.each.tolist() == [[own[pair] for pair in pairwise(row)] for row in tokens.tolist()]
 
 
 def test_too_few_of_a_group_is_refused_in_one_line(lm) -> None:

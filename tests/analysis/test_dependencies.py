@@ -21,6 +21,7 @@ from mnemoscope.analysis.proportions import (
     published_shares,
 )
 from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["continuous", "binary"])
@@ -193,3 +194,43 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(mon
         assert "published_shares" not in other.frames
         assert other.frames["proportions"]["published"].null_count() > 0
         assert not any("84.56" in line for line in other.further)
+
+
+def _of_features(features: pl.DataFrame, memorized: list[bool], monkeypatch) -> AnalysisResult:
+    """The analysis on features that are given."""
+    n = len(memorized)
+    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows, published: features)
+    table = pl.DataFrame(
+        {"sequence_id": range(n), "is_memorized": memorized, "duplicates": [2] * n}
+        | dict.fromkeys(("is_incrementing", "is_repeating"), [False] * n)
+    )
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
+    return dependencies.analyse(inputs, Settings(n_resamples=50))
+
+
+def test_features_that_never_vary_are_refused_and_one_that_does_is_enough(monkeypatch) -> None:
+    half = [True, False] * 30
+    constant = pl.DataFrame(dict.fromkeys(FEATURES, [1.0] * 60))
+    with pytest.raises(UserError, match="no feature differs between two sequences"):
+        _of_features(constant, half, monkeypatch)
+    unknown = constant.with_columns(pl.lit(None, dtype=pl.Float64).alias(n) for n in FEATURES)
+    known = unknown.with_columns(generation_perplexity=pl.lit(2.0))
+    with pytest.raises(UserError, match="no feature differs"):
+        _of_features(known, half, monkeypatch)
+    few = np.where(np.arange(60) < 30, np.arange(60.0), np.nan)  # known of 15 and 15
+    with pytest.raises(UserError, match="20 memorized and as many others"):
+        _of_features(constant.with_columns(n_near=few), half, monkeypatch)
+    varying = constant.with_columns(n_near=np.arange(60.0))
+    result = _of_features(varying, half, monkeypatch)
+    assert result.frames["coefficients"]["feature"].unique().to_list() == ["n_near"]
+    assert result.sentence.count("n near by") == 3
+    left_out = next(line for line in result.further if line.startswith("Left out"))
+    assert all(name in left_out for name in FEATURES if name != "n_near")
+
+
+def test_one_sided_labels_are_refused(monkeypatch) -> None:
+    features = pl.DataFrame(dict.fromkeys(FEATURES, np.arange(60.0)))
+    for n_yes in (0, 19, 60):
+        said = f"{n_yes} memorized sequences and {60 - n_yes} others; 20 of each are needed"
+        with pytest.raises(UserError, match=said):
+            _of_features(features, [True] * n_yes + [False] * (60 - n_yes), monkeypatch)

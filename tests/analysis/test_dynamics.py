@@ -9,11 +9,10 @@ from mnemoscope.analysis.dynamics import ARMS, Settings, analyse, epochs_to, ins
 from mnemoscope.analysis.dynamics_measures import (
     KINDS,
     RightTokens,
-    difference_of_means,
-    mean_of,
     mean_run,
 )
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import resampled_difference, resampled_mean
 from mnemoscope.errors import UserError
 from mnemoscope.lm import load_model
 from mnemoscope.sequences.features import add_features
@@ -35,11 +34,11 @@ def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
 
 def test_the_interval_of_a_share_is_that_of_the_normal_approximation() -> None:
     values = np.random.default_rng(1).random(4000) < 0.3
-    found, reach = mean_of(values), 1.96 * np.sqrt(0.3 * 0.7 / 4000)
+    found, reach = resampled_mean(values), 1.96 * np.sqrt(0.3 * 0.7 / 4000)
     assert found.value == values.mean()
     assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
     # paired: what is common to both cancels, so the interval of a constant difference is a point
-    both = difference_of_means(values + 0.25, values)
+    both = resampled_difference(values + 0.25, values)
     assert (both.low, both.high) == pytest.approx((0.25, 0.25))
 
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs, Forwards, count_forwards
-from mnemoscope.analysis.registry import ENTRIES, NEEDS, Entry, entry_named, run_analysis
+from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, Entry, entry_named, run_analysis
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import parse_settings
 from mnemoscope.errors import UserError
@@ -79,9 +79,12 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
         assert first.endswith((".", "?")), entry.name
         assert "Source:" in module.__doc__
         assert "arXiv" in entry.source
-        assert set(entry.needs) | set(entry.uses) <= set(NEEDS)
+        assert set(entry.needs) <= set(NEEDS)
+        assert set(entry.uses) <= set(USES) - set(entry.needs)
         described = entry.settings_kind().model_fields.values()
         assert all(field.description for field in described), entry.name
+    assert {need for entry in ENTRIES for need in entry.needs} == set(NEEDS)  # no need unused
+    assert {use for entry in ENTRIES for use in entry.uses} == set(USES)
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
 

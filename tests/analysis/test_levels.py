@@ -54,6 +54,9 @@ def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) ->
     result = analyse(inputs, Settings())
     assert "10 sequences" in result.sentence
     assert "100.0 %" in result.sentence
+    assert "90.0 %" in result.sentence
+    assert "of all 20 sequences" in result.sentence
+    assert not any("incrementing" in line for line in result.further)  # no features, no patterns
     moved = result.frames["transitions"].filter(pl.col("n") > 0)
     assert moved.select("from", "to", "n").rows() == [
         ("very low", "very low", 2),
@@ -68,3 +71,33 @@ def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_highly_memorized_before_is_said_not_divided_by() -> None:
     share = stays([0.0, 0.1], [1.0, 0.1])
     assert str(share["memorized"]) == "none to count"
+
+
+def test_patterns_among_what_was_reproduced_are_counted_and_the_draw_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the 12 reproduced before, 5 count and 2 repeat; what is not known (null) is no pattern."""
+    import mnemoscope.analysis.levels as module
+
+    table = pl.DataFrame(
+        {
+            "sequence_id": range(20),
+            "tokens": [[0] * 4] * 20,
+            "memorization_score": [1.0] * 20,
+            "is_incrementing": [True] * 5 + [False] * 6 + [None] + [True] * 8,
+            "is_repeating": [False] * 5 + [True] * 2 + [False] * 4 + [None] + [False] * 8,
+        }
+    )
+    before = {number: float(number < 12) for number in range(20)}
+
+    def decoded(inputs, lm, rows, *, label):
+        return pl.DataFrame({"memorization_score": [before[i] for i in rows["sequence_id"]]})
+
+    monkeypatch.setattr(module, "decode_rows", decoded)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
+    others = (OtherModel("small", lambda: None),)
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, others=others)
+    said = analyse(inputs, Settings()).further[1]
+    assert said.startswith("Of 12 sequences that small reproduces whole, 7 are incrementing or")
+    few = analyse(inputs, Settings(n_sequences=10))
+    assert "of the 10 sequences drawn of 20." in few.sentence

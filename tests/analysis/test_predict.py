@@ -16,8 +16,16 @@ from mnemoscope.analysis.logistic import (
     separating_features,
 )
 from mnemoscope.analysis.partition import PARTITION_FEATURES, assign_parts, candidates
-from mnemoscope.analysis.predict import Data, Settings, best_partition, model_all, split_rows
+from mnemoscope.analysis.predict import (
+    Data,
+    Settings,
+    analyse,
+    best_partition,
+    model_all,
+    split_rows,
+)
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts, three_perplexities
+from mnemoscope.errors import UserError
 from mnemoscope.sequences.measures import shannon_length
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
@@ -288,3 +296,70 @@ def test_settings_say_their_ranges() -> None:
     assert pl.DataFrame({"a": [Settings().n_resamples]}).item() == 500
     with pytest.raises(ValueError, match="greater than or equal to 50"):
         Settings(n_resamples=3)
+
+
+def _refused(monkeypatch, table: pl.DataFrame, features: dict, **settings: object) -> str:
+    """What `analyse` says of planted features, in one line."""
+    made = pl.DataFrame(dict.fromkeys(predictors.FEATURES, 1.0) | features, nan_to_null=False)
+    made = made if made.height == table.height else pl.concat([made] * table.height)
+    monkeypatch.setattr("mnemoscope.analysis.predict.add_predictors", lambda *a, **k: made)
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
+    with pytest.raises(UserError) as refused:
+        analyse(inputs, Settings(tests=False, partition=False, **settings))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def _rows(memorized: list[bool], **columns: object) -> pl.DataFrame:
+    n = len(memorized)
+    tokens = np.random.default_rng(7).integers(1, 2000, (n, 64)).tolist()
+    known = {"duplicates": [2] * n, "is_incrementing": [False] * n, "is_repeating": [False] * n}
+    return pl.DataFrame(
+        {"sequence_id": range(n), "tokens": tokens, "is_memorized": memorized} | known | columns
+    )
+
+
+def test_groups_too_small_and_one_sided_labels_are_refused(monkeypatch) -> None:
+    varying = {"duplicates": np.arange(60.0)}
+    for n_yes in (0, 19, 60):
+        said = _refused(monkeypatch, _rows([True] * n_yes + [False] * (60 - n_yes)), varying)
+        assert said.startswith(
+            f"analyze predict: {n_yes} memorized sequences and {60 - n_yes} others; 20 of each"
+        )
+    assert "--set minimum=N" in said
+    half = [True, False] * 30
+    one_text = _rows(half).with_columns(pl.Series("tokens", [[5] * 64] * 60))
+    said = _refused(monkeypatch, one_text, varying)  # all near duplicates: one side of the split
+    assert ", sequences " in said
+    assert "0 memorized sequences and 0 others; 4 of each are needed" in said
+
+
+def test_features_without_variance_or_unknown_are_refused(monkeypatch) -> None:
+    half = [True, False] * 30
+    assert "nothing to predict from" in _refused(monkeypatch, _rows(half), {})
+    gap = np.where(np.arange(60) == 3, np.nan, np.arange(60.0))
+    assert "nothing to predict from" in _refused(monkeypatch, _rows(half), {"n_near": gap})
+    unknown = _rows(half, duplicates=pl.Series([None] * 60, dtype=pl.Int64))
+    said = _refused(monkeypatch, unknown, {})
+    assert "since duplicates is not known of any" in said
+    assert "--set taxonomy=NAMES" in said
+
+
+def test_a_feature_without_variance_is_left_out_and_named(monkeypatch) -> None:
+    """One constant and one with a gap stand aside; the model learns from the third."""
+    n = 200
+    memorized = (np.arange(n) % 2 == 0).tolist()
+    features = dict.fromkeys(predictors.FEATURES, np.ones(n)) | {
+        "shannon_length": np.where(memorized, 1.0, 0.0) + np.arange(n) / n,
+        "n_near": np.where(np.arange(n) == 3, np.nan, np.arange(n)),
+    }
+    monkeypatch.setattr(
+        "mnemoscope.analysis.predict.add_predictors", lambda *a, **k: pl.DataFrame(features)
+    )
+    inputs = AnalysisInputs(where="", table=_rows(memorized), load_model=lambda: None)
+    result = analyse(inputs, Settings(tests=False, partition=False, n_resamples=50))
+    left_out = next(line for line in result.further if line.startswith("Left out"))
+    assert "n_near" in left_out
+    assert "duplicates" in left_out
+    assert "shannon_length" not in left_out
+    assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]

@@ -97,6 +97,24 @@ def test_the_automatic_stop_is_near_many_directions() -> None:
     assert few.n_directions == 500
 
 
+def test_the_stop_comes_when_the_noise_of_directions_allows() -> None:
+    """The change of a mean from half of K directions to all is .8 spread / sqrt(K) on average.
+
+    One axis of 64 tells: the lowest values are small beside their spread, and more than 6,000
+    directions are needed. The rule stops at the first block that looks settled, so somewhat
+    before that number.
+    """
+    vectors, labels = gaussian_classes(60, 2.0, width=64)
+    found = sliced_information(vectors, labels, seed=0)
+    lowest = np.argsort(found.values)[:6]
+    ratio = (found.spread[lowest] / np.abs(found.values[lowest])).mean()
+    needed = (0.8 * ratio / 0.05) ** 2
+    assert found.settled
+    assert needed / 4 < found.n_directions < 2 * needed
+    assert found.n_directions > 6_000
+    assert not sliced_information(vectors, labels, seed=0, max_directions=6_000).settled
+
+
 def test_what_underflows_as_published_is_finite_here() -> None:
     """A row 200 spreads off, and a label whose rows are all one point."""
     vectors, labels = gaussian_classes(2_000, 1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.registry import ENTRIES
+from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
 
 
 @pytest.fixture
@@ -26,6 +26,11 @@ def test_the_list_says_what_each_answers_and_needs(call) -> None:
     for entry in ENTRIES:
         assert entry.name in result.out
         assert entry.needs[0] in result.out
+    said = " ".join(result.out.split())
+    for word in (*NEEDS, *USES, "--published"):
+        assert word in said
+    assert "the study's reference model" in said
+    assert "beside the corrected one, which is the default" in said
 
 
 def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call) -> None:
@@ -145,6 +150,29 @@ def test_a_checkpoint_missing_in_the_middle_is_said(study, tiny, tmp_path, call,
         (("levels", "--second", "a", "--checkpoint", "b"), "Give one of them"),
         (("boundary", "--corpus", "not-there"), "not-there"),
         (("boundary", "--set", "minimum=1000"), "1000 are needed"),
+        (("predict", "--set", "minimum=1000"), "1000 of each are needed"),
+        (("predict", "--set", "n_sequences=39"), "greater than or equal to 40"),
+        (("predict", "--set", "partition_rows=3"), "greater than or equal to 40"),
+        (("predict", "--set", "taxonomy=Foo"), "Foo"),
+        (("dependencies", "--set", "minimum=1000"), "1000 of each are needed"),
+        (("dependencies", "--set", "minimum=1"), "greater than or equal to 5"),
+        (("dependencies", "--set", "n_bins=1"), "greater than or equal to 2"),
+        (("dependencies", "--set", "taxonomy=Foo"), "Foo"),
+        (("levels", "--set", "n_sequences=3"), "greater than or equal to 10"),
+        (("embeddings", "--set", "minimum=1000"), "1000 of the first"),
+        (("tokens", "--set", "n_steps=99"), "suffixes of 32 tokens"),
+        (("length", "--set", "prompt_lengths=[0]"), "Ask from 1 on"),
+        (("length", "--set", "prompt_lengths=[64]"), "leave no"),
+        (("trigger", "--set", "n_sequences=0"), "greater than or equal to"),
+        (("perturb", "--set", "shifts=[40]"), "below the 32 tokens of the prefix"),
+        (("inject", "--set", "texts=[]"), "none given"),
+        (("inject", "--set", "texts=[a]"), "Give a longer one"),
+        (("psmi", "--set", "minimum=1000"), "fewer than two labels"),
+        (("psmi", "--set", "taxonomy=Foo"), "not labelled"),
+        (("neurons", "--set", "minimum=1000"), "groups too small"),
+        (("neurons", "--set", "taxonomy=Foo"), "not labelled"),
+        (("dynamics", "--set", "n_special=1000"), "2000 are needed"),
+        (("copying", "--set", "near=1.5"), "less than or equal to 1"),
         (("all", "--set", "seed=3"), "of one analysis"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Token frequency and entropy by position around the boundary of prefix and continuation.
+"""Frequency of tokens and 2-grams, and entropy, by position around prefix and continuation.
 
 Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
-Models", arXiv 2405.11577; section 4 of the related work: the frequency boundary effect and the
-inverse effect in entropy, for sequences memorized whole, in half, in a quarter and not at all.
+Models", arXiv 2405.11577; section 4 of the related work: the frequency boundary effect (of 1-grams
+or 2-grams) and the inverse effect in entropy, for sequences memorized whole, in half, in a quarter
+and not at all.
 Run it: mnemoscope analyze boundary STUDY --corpus TEXTS
 """
 
@@ -14,24 +15,28 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.decoding import decode_rows, draw_rows, hash_ids, model_basis
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.predictors import count_tokens
+from mnemoscope.analysis.means import normal_mean
+from mnemoscope.analysis.pairs import count_pairs
+from mnemoscope.analysis.predictors import count_tokens, frequency_source
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
 from mnemoscope.sequences.schema import token_matrix
 
-__all__ = ["GROUPS", "Mean", "Settings", "analyse", "boundary_differences", "group_of", "mean_of"]
+__all__ = ["GROUPS", "Settings", "analyse", "boundary_differences", "group_of"]
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
 """Groups and the score in their middle."""
+UNITS = {
+    "frequency": "per cent of all tokens",
+    "2-gram frequency": "per mille of all 2-grams",
+    "entropy": "nats",
+}
+"""What is followed, and its unit."""
 
 _ROUNDING = 1e-6
-_Z = 1.959964
-
-Mean = tuple[float, float, float]
-"""A mean and its 95 % interval."""
 
 
 class Settings(AnalysisSettings):
@@ -68,18 +73,6 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
         ]
         found.append(near[0] if near else None)
     return found
-
-
-def mean_of(values: npt.ArrayLike) -> Mean:
-    """Give the mean of values with its 95 % interval (normal approximation).
-
-    Args:
-        values: shape (n,), at least two.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    middle = float(numbers.mean())
-    reach = _Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
-    return middle, middle - reach, middle + reach
 
 
 def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> npt.NDArray[np.float64]:
@@ -119,29 +112,44 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     tokens = np.concatenate(
         [token_matrix(rows)[:, : inputs.prefix], token_matrix(rows, "continuation")], axis=1
     )
-    counts = count_tokens(inputs)
-    padded = np.pad(counts, (0, max(0, int(tokens.max()) + 1 - len(counts))))
-    frequency = 100.0 * padded[tokens] / max(int(counts.sum()), 1)
-    entropy = _entropy(inputs, rows, tokens)
+    measured = {
+        "frequency": _frequency(inputs, tokens),
+        "2-gram frequency": _pair_frequency(inputs, tokens),
+        "entropy": _entropy(inputs, rows, tokens),
+    }
     curves = pl.concat(
-        _curves(name, values, rows["group"], kept)
-        for name, values in (("frequency", frequency), ("entropy", entropy))
+        _curves(name, values, rows["group"], kept) for name, values in measured.items()
     )
     differences = pl.concat(
         _differences(name, values, rows["group"], kept, inputs.prefix)
-        for name, values in (("frequency", frequency), ("entropy", entropy))
+        for name, values in measured.items()
     )
     return AnalysisResult(
         sentence=_sentence(differences),
         frames={"differences": differences, "curves": curves},
         figures=(
-            _curve_chart(curves, "frequency", kept, inputs.prefix),
-            _curve_chart(curves, "entropy", kept, inputs.prefix),
-            _difference_chart(differences, "frequency", kept),
-            _difference_chart(differences, "entropy", kept),
+            *(_curve_chart(curves, what, kept, inputs.prefix) for what in UNITS),
+            *(_difference_chart(differences, what, kept) for what in UNITS),
         ),
         further=tuple(_further(inputs, rows, kept, settings)),
     )
+
+
+def _frequency(inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Share of every token among all that are counted, per cent, shape (n, T)."""
+    counts = count_tokens(inputs)
+    padded = np.pad(counts, (0, max(0, int(tokens.max()) + 1 - len(counts))))
+    found: npt.NDArray[np.float64] = 100.0 * padded[tokens] / max(int(counts.sum()), 1)
+    return found
+
+
+def _pair_frequency(
+    inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Share of the 2-gram that ends at every token, per mille; the first token ends none (NaN)."""
+    counts = count_pairs(inputs, tokens)
+    share = 1000.0 * counts.each / max(counts.total, 1)
+    return np.concatenate([np.full((len(tokens), 1), np.nan), share], axis=1)
 
 
 def _decoded(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
@@ -207,7 +215,7 @@ def _curves(
         for position in range(values.shape[1]):
             column = inside[:, position]
             middle, low, high = (
-                mean_of(column) if np.isfinite(column).all() else (float("nan"),) * 3
+                normal_mean(column) if np.isfinite(column).all() else (float("nan"),) * 3
             )
             rows.append(
                 {"what": what, "group": name, "position": position + 1, "n": len(column)}
@@ -224,7 +232,7 @@ def _differences(
     rows = []
     for name in kept:
         inside = each[(groups == name).to_numpy()]
-        middle, low, high = mean_of(inside)
+        middle, low, high = normal_mean(inside)
         rows.append(
             {"what": what, "group": name, "n": len(inside)}
             | {"difference": middle, "low": low, "high": high}
@@ -233,9 +241,9 @@ def _differences(
 
 
 def _sentence(differences: pl.DataFrame) -> str:
-    """Both boundary differences, of the memorized and of the others."""
+    """Every boundary difference, of the memorized and of the others."""
     said = []
-    for what, unit in (("frequency", "per cent of the tokens"), ("entropy", "nats")):
+    for what, unit in UNITS.items():
         rows = {row["group"]: row for row in differences.filter(what=what).iter_rows(named=True)}
         shown = [f"{_signed(rows[name])} where {name}" for name in ("memorized", "not memorized")]
         said.append(f"{what} changes by {' and '.join(shown)} ({unit})")
@@ -251,6 +259,8 @@ def _signed(row: dict[str, float]) -> str:
 def _curve_chart(curves: pl.DataFrame, what: str, kept: list[str], prefix: int) -> Chart:
     titles = {
         "frequency": "Mean frequency of the token at each position, per cent of all tokens",
+        "2-gram frequency": "Mean frequency of the 2-gram that ends at each position, per mille of "
+        "all 2-grams",
         "entropy": "Mean entropy of the prediction of each token, nats",
     }
     part = curves.filter(what=what)
@@ -259,13 +269,7 @@ def _curve_chart(curves: pl.DataFrame, what: str, kept: list[str], prefix: int) 
         x_label="position",
         marks=((prefix + 0.5, "boundary"),),
         series=tuple(
-            Series(
-                name=name,
-                x=plain(rows["position"]),
-                y=plain(rows["mean"]),
-                low=plain(rows["low"]),
-                high=plain(rows["high"]),
-            )
+            series_of(name, rows, "mean", x="position")
             for name in kept
             for rows in [part.filter(group=name)]
         ),
@@ -274,20 +278,11 @@ def _curve_chart(curves: pl.DataFrame, what: str, kept: list[str], prefix: int) 
 
 def _difference_chart(differences: pl.DataFrame, what: str, kept: list[str]) -> Chart:
     rows = differences.filter(what=what)
-    unit = "per cent of all tokens" if what == "frequency" else "nats"
     return Chart(
-        title=f"Boundary difference in {what}, {unit} (95 % interval)",
+        title=f"Boundary difference in {what}, {UNITS[what]} (95 % interval)",
         form="bars",
         x_names=tuple(kept),
-        series=(
-            Series(
-                name="first continued token minus last of the prefix",
-                x=plain(range(rows.height)),
-                y=plain(rows["difference"]),
-                low=plain(rows["low"]),
-                high=plain(rows["high"]),
-            ),
-        ),
+        series=(series_of("first continued token minus last of the prefix", rows, "difference"),),
     )
 
 
@@ -300,8 +295,6 @@ def _further(
     missing = [name for name in GROUPS if name not in kept]
     if missing:
         yield f"Fewer than {settings.minimum} sequences, left out: {', '.join(missing)}."
+    yield f"Token frequencies are those of {frequency_source(inputs)}."
     if inputs.corpus is None:
-        yield (
-            "No corpus was given: frequencies are those of the study's own sequences, which are "
-            "few and chosen. --corpus counts them in the training texts."
-        )
+        yield "2-grams are counted in the study's own sequences; --corpus counts them in a corpus."

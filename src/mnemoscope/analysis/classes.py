@@ -9,7 +9,7 @@ from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 
-__all__ = ["PRASHANTH", "categories_of", "kinds_of", "refuse_one_sided"]
+__all__ = ["PRASHANTH", "categories_of", "kinds_of", "refuse_one_sided", "refuse_unknown"]
 
 _CODE, _TEXT = "code", "text"
 
@@ -38,6 +38,29 @@ def kinds_of(rows: pl.DataFrame) -> pl.Series:
     is_code = pl.col("is_code")
     kind = pl.when(is_code).then(pl.lit(_CODE)).when(~is_code).then(pl.lit(_TEXT))
     return rows.select(kind.alias("kind")).to_series()
+
+
+def refuse_unknown(rows: pl.DataFrame, category: pl.Series, taxonomy: str, *, where: str) -> None:
+    """Refuse rows of which none has a category, since a feature is missing throughout.
+
+    Args:
+        rows: what the categories are of.
+        category: from `categories_of`.
+        taxonomy: its name.
+        where: the analysis, for the message.
+
+    Raises:
+        UserError: every category is null.
+    """
+    if category.null_count() < len(category):
+        return
+    columns = sorted(parse_taxonomy(taxonomy).columns)
+    missing = [name for name in columns if rows[name].null_count() == rows.height]
+    raise UserError(
+        f"{where}: no sequence has a category of '{taxonomy}', since {', '.join(missing)} is not "
+        "known of any. Give the column, count duplicates (--set features.corpus=TEXTS in "
+        "'mnemoscope features'), or choose categories without it: --set taxonomy=NAMES."
+    )
 
 
 def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: str) -> None:

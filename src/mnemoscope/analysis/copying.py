@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mnemoscope.analysis.copied_text import PassageIndex, idea_scores, near_scores, nearest_texts
 from mnemoscope.analysis.decoding import decode_rows, draw_rows
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.psmi import separation
 from mnemoscope.analysis.result import AnalysisResult
@@ -344,13 +344,7 @@ def _figures(shares: pl.DataFrame, attention: pl.DataFrame | None) -> Iterator[C
         x_names=tuple(kinds),
         percent=True,
         series=tuple(
-            Series(
-                name=f"{model}, {rows}",
-                x=tuple(float(place) for place in range(len(kinds))),
-                y=plain(part["share"]),
-                low=plain(part["low"]),
-                high=plain(part["high"]),
-            )
+            series_of(f"{model}, {rows}", part, "share")
             for model, rows in groups
             for part in [shares.filter(pl.col("kind").is_in(kinds), model=model, rows=rows)]
         ),
@@ -361,12 +355,11 @@ def _figures(shares: pl.DataFrame, attention: pl.DataFrame | None) -> Iterator[C
         title="ROC AUC of flat attention for memorized, by layer (95 % interval; .5: no relation)",
         x_label="layer",
         series=tuple(
-            Series(
-                name="high entropy" if measure == "entropy" else "low Gini coefficient",
-                x=plain(part["layer"]),
-                y=plain(part["auc"]),
-                low=plain(part["low"]),
-                high=plain(part["high"]),
+            series_of(
+                "high entropy" if measure == "entropy" else "low Gini coefficient",
+                part,
+                "auc",
+                x="layer",
             )
             for measure in ("entropy", "Gini")
             for part in [attention.filter(measure=measure)]

@@ -19,7 +19,7 @@ from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.divergence import kl_interval, published_kl
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.predictors import FEATURES, add_predictors
+from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source
 from mnemoscope.analysis.proportions import (
     PUBLISHED_LAST_ROW,
     own_proportions,
@@ -28,6 +28,7 @@ from mnemoscope.analysis.proportions import (
 )
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.errors import UserError
 
 __all__ = ["BANDS", "Settings", "analyse", "coefficient_table", "divergence_table"]
 
@@ -65,7 +66,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         settings: which sequences, categories and resamples.
 
     Raises:
-        UserError: too few sequences are memorized, or too few are not.
+        UserError: too few sequences are memorized, or too few are not; no feature varies.
     """
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)
@@ -74,6 +75,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     refuse_one_sided(memorized, settings.minimum, where="analyze dependencies")
     category, kind = categories_of(rows, settings.taxonomy), kinds_of(rows)
     table = coefficient_table(features, memorized, kind, category, settings)
+    if table.filter(kind="all", category="all").is_empty():
+        raise UserError(
+            "analyze dependencies: no feature differs between two sequences that are known of "
+            f"{settings.minimum} memorized and as many others, so nothing can go with it. Give a "
+            "table of other texts, or with more features."
+        )
     perplexity = divergence_table(features, memorized, settings)
     proportions = own_proportions(category, rows["is_memorized"])
     is_theirs = settings.taxonomy == PRASHANTH
@@ -300,8 +307,7 @@ def _further(
     settings: Settings,
 ) -> Iterator[str]:
     """What the reader must know."""
-    of_corpus = "the corpus" if inputs.corpus is not None else "the study's own sequences"
-    yield f"{rows.height:,} sequences; token frequencies are those of {of_corpus}."
+    yield f"{rows.height:,} sequences; token frequencies are those of {frequency_source(inputs)}."
     if left_out:
         names = ", ".join(left_out)
         yield f"Left out, being unknown or the same for every sequence: {names}."

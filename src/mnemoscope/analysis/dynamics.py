@@ -26,13 +26,12 @@ from mnemoscope.analysis.continued import (
 from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
 from mnemoscope.analysis.dynamics_measures import (
     RightTokens,
-    difference_of_means,
     kinds_of,
-    mean_of,
     mean_run,
 )
 from mnemoscope.analysis.dynamics_words import charts, sentence
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import resampled_difference, resampled_mean
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -146,9 +145,9 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
     names = kinds_of(inputs.model().tokenizer, inputs.model().vocab_size)
     for name, mask in groups.items():
         part = right[mask]
-        share, run = mean_of(part.is_right.mean(axis=1)), mean_run(part.is_right)
+        share, run = resampled_mean(part.is_right.mean(axis=1)), mean_run(part.is_right)
         suffix = part.is_right[:, inputs.prefix - 1 :]
-        in_suffix = mean_of(suffix.mean(axis=1))
+        in_suffix = resampled_mean(suffix.mean(axis=1))
         found.append(
             {"group": name, "n": int(mask.sum()), "contexts": part.is_right.size}
             | share.columns("m")
@@ -263,7 +262,10 @@ def _look(
         teacher_forced(tuning.lm, rows, batch_size=settings.batch_size, prefix=1)
         for rows in (special, others)
     )
-    share, beside = mean_of(taught.is_right.mean(axis=1)), mean_of(other.is_right.mean(axis=1))
+    share, beside = (
+        resampled_mean(taught.is_right.mean(axis=1)),
+        resampled_mean(other.is_right.mean(axis=1)),
+    )
     return {
         "steps": tuning.step,
         **share.columns("m"),
@@ -337,7 +339,7 @@ def _forgetting_frames(
         part = curves.filter(pl.col("arm") == arm)
         matrix = np.array(part["m"].to_list())
         rows += [
-            {"arm": arm, "step": step} | mean_of(values).columns("m")
+            {"arm": arm, "step": step} | resampled_mean(values).columns("m")
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() >= last
@@ -348,12 +350,12 @@ def _forgetting_frames(
         floors.append(
             {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
             | {"floor_at_step": int(part["step"][lowest])}
-            | mean_of(matrix[lowest]).columns("floor")
+            | resampled_mean(matrix[lowest]).columns("floor")
             | {"weights_at_end": part["weights_at_end"][0]}
         )
     for arm, row in zip(ARMS, floors, strict=True):
         for other in ("never", "once"):
-            above = difference_of_means(at_floor[arm], at_floor[other])
+            above = resampled_difference(at_floor[arm], at_floor[other])
             row |= above.columns(f"above_{other}")
     return pl.DataFrame(rows), pl.DataFrame(floors)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.analysis.figures import Chart, Figure, Series, plain
+from mnemoscope.analysis.figures import Chart, Figure, Series, series_of
 
 __all__ = ["charts", "interval", "sentence"]
 
@@ -84,13 +84,7 @@ def _curves(
         (key, frame.filter(pl.col(by) == key)) for key in frame[by].unique(maintain_order=True)
     ]
     return tuple(
-        Series(
-            name=name.format(key),
-            x=plain(part[x]),
-            y=plain(part[y]),
-            low=() if bare else plain(part[f"{y}_low"]),
-            high=() if bare else plain(part[f"{y}_high"]),
-        )
+        series_of(name.format(key), part, y, x=x, ends=None if bare else (f"{y}_low", f"{y}_high"))
         for key, part in parts
     )
 
@@ -104,13 +98,7 @@ def _kinds_chart(frame: pl.DataFrame) -> Chart:
         percent=True,
         x_names=tuple(part["kind"]),
         series=tuple(
-            Series(
-                name=name,
-                x=tuple(float(place) for place in range(part.height)),
-                y=plain(part[column]),
-                low=plain(part[f"{column}_low"]),
-                high=plain(part[f"{column}_high"]),
-            )
+            series_of(name, part, column, ends=(f"{column}_low", f"{column}_high"))
             for name, column in (
                 ("a token of this kind (R)", "right_kind"),
                 ("this token (R mem)", "right_token"),

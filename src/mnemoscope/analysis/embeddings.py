@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.generated import Generated, generate_by_level, states_of
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.result import AnalysisResult
@@ -374,13 +374,7 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
     shown = sorted({others[round(i)] for i in np.linspace(0, len(others) - 1, 3)})
     part = followed.filter(metric=metric)
     series = [
-        Series(
-            name=f"{level} of {n_steps} right ({rows['n'][0]:,})",
-            x=plain(rows["step"]),
-            y=plain(rows["freed"]),
-            low=plain(rows["low"]),
-            high=plain(rows["high"]),
-        )
+        series_of(f"{level} of {n_steps} right ({rows['n'][0]:,})", rows, "freed", x="step")
         for level in shown
         for rows in [part.filter(level=level)]
     ]

@@ -5,13 +5,16 @@ are printed. `None` is a gap.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Chart", "Figure", "HeatMap", "Series", "plain"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Chart", "Figure", "HeatMap", "Series", "plain", "series_of"]
 
 Values = tuple[float | None, ...]
 
@@ -98,3 +101,25 @@ def plain(values: npt.ArrayLike | Iterable[float | None] | Sequence[float]) -> V
     """
     numbers = np.asarray(list(values), dtype=np.float64)  # type: ignore[arg-type]
     return tuple(float(one) if np.isfinite(one) else None for one in numbers)
+
+
+def series_of(
+    name: str,
+    rows: "pl.DataFrame",
+    y: str,
+    *,
+    x: str | None = None,
+    ends: Sequence[str] | None = ("low", "high"),
+) -> Series:
+    """Make a series of a frame's columns.
+
+    Args:
+        name: for the legend.
+        rows: one a point.
+        y: its column.
+        x: column of the places; None numbers the rows from 0, as categories are.
+        ends: columns of the interval; None without one.
+    """
+    low, high = ((), ()) if ends is None else (plain(rows[end]) for end in ends)
+    places = range(rows.height) if x is None else rows[x]
+    return Series(name=name, x=plain(places), y=plain(rows[y]), low=low, high=high)

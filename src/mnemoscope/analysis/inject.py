@@ -23,11 +23,11 @@ from mnemoscope.analysis.continued import (
     unseen_rows,
 )
 from mnemoscope.analysis.decoding import model_basis
-from mnemoscope.analysis.dynamics_measures import difference_of_means, mean_of
 from mnemoscope.analysis.dynamics_words import interval
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.length_prompts import Prompt, by_tokens
+from mnemoscope.analysis.means import resampled_difference, resampled_mean
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -299,7 +299,7 @@ def _frames(
         rows.append(
             {"arm": arm, "kind": kind, "step": step, "n": part.height}
             | {"insertions": so_far if arm == "treated" else 0}
-            | mean_of(part["length"]).columns("length")
+            | resampled_mean(part["length"]).columns("length")
         )
     lengths = pl.DataFrame(rows)
     effects = []
@@ -310,7 +310,7 @@ def _frames(
         effects.append(
             {"kind": kind, "step": step, "n": len(treated)}
             | {"insertions": min(int(str(step)) // settings.every, settings.n_insertions)}
-            | difference_of_means(treated, control).columns("more")
+            | resampled_difference(treated, control).columns("more")
         )
     return {
         "lengths": lengths,
@@ -378,12 +378,8 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart,
         for arm in ARMS:
             part = lengths.filter((pl.col("kind") == kind) & (pl.col("arm") == arm))
             series.append(
-                Series(
-                    name=f"{kind}, {arm}",
-                    x=plain(part["step"]),
-                    y=plain(part["length"]),
-                    low=plain(part["length_low"]),
-                    high=plain(part["length_high"]),
+                series_of(
+                    f"{kind}, {arm}", part, "length", x="step", ends=("length_low", "length_high")
                 )
             )
     return (

@@ -74,6 +74,7 @@ class AnalysisInputs:
         others: the second model, or the checkpoints in their order; empty without.
         corpus: the training texts, as `mnemoscope duplicates --corpus` takes them, or None.
         split: which published split the table is, for example `deduped_12b`, or None.
+        has_model: whether there is a model to ask; else labels and perplexities are the table's.
         maps: the store of the model's pooled attention, None without stage capture.
         shelf: keeps frames that are dear to make, across analyses and runs.
         forwards: counts what goes through the models.
@@ -88,6 +89,7 @@ class AnalysisInputs:
     others: tuple[OtherModel, ...] = ()
     corpus: "Corpus | None" = None
     split: str | None = None
+    has_model: bool = True
     maps: "MapStore | None" = None
     shelf: Shelf = make_always
     forwards: Forwards = field(default_factory=Forwards)

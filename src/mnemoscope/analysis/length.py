@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.analysis.groups import groups_of, members
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.length_prompts import Prompt, by_tokens, by_words, prompts_of
@@ -264,13 +264,7 @@ def _prompt_chart(by_prompt: pl.DataFrame) -> Chart:
         x_names=tuple(f"{length} tokens" for length in lengths),
         percent=True,
         series=tuple(
-            Series(
-                name=name,
-                x=plain(range(len(lengths))),
-                y=plain(rows["share"]),
-                low=plain(rows["low"]),
-                high=plain(rows["high"]),
-            )
+            series_of(name, rows, "share")
             for name in names
             for rows in [by_prompt.filter(group=name)]
         ),

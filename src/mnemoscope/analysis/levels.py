@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.decoding import decode_rows, draw_rows
-from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
@@ -117,11 +117,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         "stays": _stays_frame(names, scores),
     }
     return AnalysisResult(
-        sentence=_sentence(names, scores),
+        sentence=_sentence(names, scores, of=_drawn(rows.height, inputs.table.height)),
         frames=frames,
         figures=(*_heat_maps(names, scores), _level_chart(names, scores)),
         further=(
             f"{rows.height:,} sequences, each continued by {len(names)} models.",
+            *_patterns(rows, names, scores),
             "A score counts the right tokens at their places in a free-running continuation: one "
             "token skipped spoils all that follow, so the middle levels are thinly filled.",
         ),
@@ -193,18 +194,41 @@ def _stays_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
     return pl.DataFrame(rows)
 
 
-def _sentence(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> str:
+def _drawn(n: int, n_all: int) -> str:
+    """What a share is of: all sequences, or those that were drawn."""
+    return f"all {n:,} sequences" if n == n_all else f"the {n:,} sequences drawn of {n_all:,}"
+
+
+def _patterns(
+    rows: pl.DataFrame, names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
+) -> list[str]:
+    """How many of what the model before reproduces whole are patterns, which need no memory."""
+    flags = ("is_incrementing", "is_repeating")
+    if not set(flags) <= set(rows.columns):
+        return []
+    is_pattern = (rows["is_incrementing"] | rows["is_repeating"]).fill_null(False).to_numpy()
+    whole = scores[-2] == 1
+    n_whole, n_both = int(whole.sum()), int((whole & is_pattern).sum())
+    if not n_whole:
+        return []
+    return [
+        f"Of {n_whole:,} sequences that {names[-2]} reproduces whole, {n_both:,} are incrementing "
+        f"or repeating ({share_of(n_both, n_whole)}): patterns are continued without memory."
+    ]
+
+
+def _sentence(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]], *, of: str) -> str:
     share = stays(scores[-2], scores[-1])["very high"]
     n = int((level_of(scores[-2]) == 4).sum())
     memorized = share_of(int((scores[-1] == 1).sum()), len(scores[-1]))
     if not n:
         return (
             f"{names[-2]} holds no sequence at the very high level (score over .8), so there is "
-            f"nothing that could stay; {names[-1]} has memorized {memorized} of them."
+            f"nothing that could stay; {names[-1]} has memorized {memorized} of {of}."
         )
     return (
         f"Of {n:,} sequences very highly memorized by {names[-2]} (score over .8), {share} stay "
-        f"so in {names[-1]}, which has memorized {memorized} of all."
+        f"so in {names[-1]}, which has memorized {memorized} of {of}."
     )
 
 
@@ -242,13 +266,7 @@ def _level_chart(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
         x_names=LEVELS,
         percent=True,
         series=tuple(
-            Series(
-                name=name,
-                x=tuple(float(i) for i in range(len(LEVELS))),
-                y=plain(part["share"]),
-                low=plain(part["low"]),
-                high=plain(part["high"]),
-            )
+            series_of(name, part, "share")
             for name in names
             for part in [frame.filter(pl.col("model") == name)]
         ),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.information import (
     bin_edges,
     binned,
@@ -357,13 +357,7 @@ def _figures(measures: pl.DataFrame, names: list[str], settings: Settings) -> It
             title=f"{title}, by layer (95 % interval)",
             x_label="layer",
             series=tuple(
-                Series(
-                    name=name,
-                    x=plain(part["layer"]),
-                    y=plain(part[columns[0]]),
-                    low=plain(part[columns[1]]),
-                    high=plain(part[columns[2]]),
-                )
+                series_of(name, part, columns[0], x="layer", ends=columns[1:])
                 for name in names
                 for part in [own.filter(pl.col("class") == name)]
             ),

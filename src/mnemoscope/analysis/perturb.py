@@ -19,9 +19,9 @@ from pydantic import Field
 
 from mnemoscope.analysis.continued import unseen_rows
 from mnemoscope.analysis.decoding import hash_ids, model_basis
-from mnemoscope.analysis.dynamics_measures import mean_of
 from mnemoscope.analysis.dynamics_words import interval
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import resampled_mean
 from mnemoscope.analysis.perturb_words import charts, sentence
 from mnemoscope.analysis.prompts import AS_IT_IS, Prompt, Vocabulary, make_prompts
 from mnemoscope.analysis.result import AnalysisResult
@@ -290,7 +290,7 @@ class _Unlearning:
     ) -> dict[str, Any]:
         """What is still reproduced of what is unlearned."""
         right = self._right(tuning.lm, rows)
-        tokens = mean_of(_runs(right))
+        tokens = resampled_mean(_runs(right))
         found: dict[str, Any] = {"step": tuning.step, "loss": loss}
         found |= {"share": tokens.value / right.shape[1]}
         return found | {"memorized": float(right.all(axis=1).mean())} | tokens.columns("tokens")
@@ -304,8 +304,8 @@ class _Unlearning:
             if rows is not None:
                 right = self._right(lm, token_matrix(rows[:n]))
                 row: dict[str, Any] = {"group": name, "n": len(right)}
-                row |= mean_of(_runs(right)).columns("tokens")
-                found.append(row | mean_of(right.mean(axis=1)).columns("right"))
+                row |= resampled_mean(_runs(right)).columns("tokens")
+                found.append(row | resampled_mean(right.mean(axis=1)).columns("right"))
         return pl.DataFrame(found)
 
     def _right(self, lm: "LanguageModel", rows: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
@@ -341,9 +341,9 @@ def _frames(
             [
                 {"group": name, "n": part.height, "suffix": inputs.length - inputs.prefix}
                 | {"n_prompts": part["n_prompts"].cast(pl.Float64).to_numpy().mean()}
-                | mean_of(part["as_it_is"]).columns("as_it_is")
-                | mean_of(part["best"]).columns("best")
-                | mean_of(part["recovered"]).columns("recovered")
+                | resampled_mean(part["as_it_is"]).columns("as_it_is")
+                | resampled_mean(part["best"]).columns("best")
+                | resampled_mean(part["recovered"]).columns("recovered")
                 for name, part in recovered.items()
             ]
         ),
@@ -361,7 +361,7 @@ def _by_kind(group: str, runs: pl.DataFrame) -> pl.DataFrame:
         whole = share_of(int((part["tokens"] == part["of"]).sum()), part.height)
         rows.append(
             {"group": group, "kind": kind, "n": part.height}
-            | mean_of(part["tokens"]).columns("tokens")
+            | resampled_mean(part["tokens"]).columns("tokens")
             | {"whole": whole.value, "whole_low": whole.low, "whole_high": whole.high}
         )
     return pl.DataFrame(rows)

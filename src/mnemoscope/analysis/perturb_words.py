@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.dynamics_words import interval
-from mnemoscope.analysis.figures import Chart, Figure, Series, plain
+from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
 
 __all__ = ["charts", "sentence"]
 
@@ -61,12 +61,12 @@ def charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
             title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
             x_label="steps of gradient ascent",
             series=(
-                Series(
-                    name="what is unlearned",
-                    x=plain(steps["step"]),
-                    y=plain(steps["tokens"]),
-                    low=plain(steps["tokens_low"]),
-                    high=plain(steps["tokens_high"]),
+                series_of(
+                    "what is unlearned",
+                    steps,
+                    "tokens",
+                    x="step",
+                    ends=("tokens_low", "tokens_high"),
                 ),
             ),
         ),

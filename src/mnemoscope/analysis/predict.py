@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.calibration import FIGURES, figures_of, resampled
-from mnemoscope.analysis.classes import PRASHANTH, categories_of, refuse_one_sided
+from mnemoscope.analysis.classes import PRASHANTH, categories_of, refuse_one_sided, refuse_unknown
 from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
@@ -26,7 +26,7 @@ from mnemoscope.analysis.logistic import (
     separating_features,
 )
 from mnemoscope.analysis.partition import Candidate, assign_parts, candidates
-from mnemoscope.analysis.predictors import FEATURES, add_predictors
+from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -162,6 +162,7 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     rows = rows.with_columns(categories_of(rows, settings.taxonomy))
+    refuse_unknown(rows, rows["category"], settings.taxonomy, where="analyze predict")
     whole = rows.filter(pl.col("category").is_not_null())
     refuse_one_sided(whole["is_memorized"].to_numpy(), settings.minimum, where="analyze predict")
     table = add_predictors(inputs, whole, published=settings.published)
@@ -179,7 +180,10 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
         if np.isfinite(values).all() and values.min() < values.max()
     }
     if not kept:
-        raise UserError("analyze predict: no feature with any variance. Add sequences.")
+        raise UserError(
+            "analyze predict: no feature is known of every sequence and differs between two, so "
+            "there is nothing to predict from. Give a table of other texts, or with more features."
+        )
     names = tuple(whole["category"].unique().sort().to_list())
     category = whole["category"].replace_strict(
         {name: number for number, name in enumerate(names)}, return_dtype=pl.Int64
@@ -189,8 +193,9 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     seed = 1024 if settings.published and settings.seed == 0 else settings.seed
     is_test = split_rows(label, category.to_numpy(), groups, seed=seed)
     data = Data(kept, label, category.to_numpy(), names, is_test)
-    for side in (is_test, ~is_test):
-        refuse_one_sided(label[side], max(2, settings.minimum // 5), where="analyze predict")
+    for side, words in ((is_test, "put aside"), (~is_test, "left to fit")):
+        least = max(2, settings.minimum // 5)
+        refuse_one_sided(label[side], least, where=f"analyze predict, sequences {words}")
     return data, [name for name in FEATURES if name not in kept], rows.height - whole.height
 
 
@@ -448,8 +453,7 @@ def _further(
         yield f"Left out, being unknown or the same for every sequence: {', '.join(left_out)}."
     if n_unknown:
         yield f"{n_unknown:,} sequences without a category (a feature is missing) were left out."
-    if inputs.corpus is None:
-        yield "No corpus was given: token frequencies are those of the study's own sequences."
+    yield f"Token frequencies are those of {frequency_source(inputs)}."
     yield (
         "Perplexity of the second half is close to the label itself: a memorized suffix is a "
         "likely one. The baseline without perplexities says what the rest can do."

@@ -22,6 +22,8 @@ __all__ = [
     "add_predictors",
     "count_tokens",
     "frequency_columns",
+    "frequency_source",
+    "given_perplexities",
     "similar_texts",
     "three_perplexities",
 ]
@@ -47,6 +49,7 @@ FEATURES: Mapping[str, str] = {
 _MOST_ROWS_AT_ONCE = 512
 _SIMILAR, _NEAR = 0.8, 20
 _BLOCK = 1024
+_GIVEN_COUNTS = "published_frequencies"
 
 
 def add_predictors(
@@ -65,7 +68,10 @@ def add_predictors(
     tokens = token_matrix(rows)
     columns: dict[str, npt.ArrayLike | None] = dict.fromkeys(FEATURES)
     columns |= frequency_columns(tokens, count_tokens(inputs))
-    columns |= three_perplexities(_logprobs(inputs, rows), tokens, published=published)
+    if inputs.has_model:
+        columns |= three_perplexities(_logprobs(inputs, rows), tokens, published=published)
+    else:
+        columns |= given_perplexities(rows, tokens, published=published)
     if "text" in rows.columns and rows["text"].null_count() == 0:
         texts = rows["text"].to_list()
         columns |= _kept_similarities(inputs, rows, texts)
@@ -90,7 +96,9 @@ def _column(name: str, values: npt.ArrayLike | None, n_rows: int) -> pl.Series:
 
 
 def count_tokens(inputs: AnalysisInputs) -> npt.NDArray[np.int64]:
-    """Count every token id in the corpus, or in the study's table where there is no corpus."""
+    """Count every token id in the corpus; without one `frequency_source` says in what."""
+    if inputs.corpus is None and _GIVEN_COUNTS in inputs.table.columns:
+        return _given_counts(inputs.table)
     if inputs.corpus is None:
         return np.bincount(token_matrix(inputs.table).ravel()).astype(np.int64)
     corpus = inputs.corpus
@@ -109,6 +117,24 @@ def count_tokens(inputs: AnalysisInputs) -> npt.NDArray[np.int64]:
         return pl.DataFrame({"count": counts})
 
     return inputs.shelf("tokens", {"corpus": corpus.identity()}, make)["count"].to_numpy()
+
+
+def frequency_source(inputs: AnalysisInputs) -> str:
+    """Say of what text the counts of `count_tokens` are, as the end of a sentence."""
+    if inputs.corpus is not None:
+        return "the corpus"
+    if _GIVEN_COUNTS in inputs.table.columns:
+        return "the data set's own, counted in the model's whole training text"
+    return "the study's own sequences, which are few and chosen (--corpus counts in the corpus)"
+
+
+def _given_counts(table: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Counts of the token ids that stand in a table which brings each token's own."""
+    rows = table.select("tokens", _GIVEN_COUNTS).drop_nulls()
+    ids = rows["tokens"].explode().to_numpy()
+    counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
+    counts[ids] = rows[_GIVEN_COUNTS].explode().to_numpy()
+    return counts
 
 
 def frequency_columns(
@@ -165,6 +191,33 @@ def three_perplexities(
     found = {}
     for name, nats, n in zip(names, (first, whole - first, whole), ends, strict=True):
         found[name] = np.where(n > 0, np.exp(-nats / np.maximum(n, 1)), -1.0)
+    return found
+
+
+def given_perplexities(
+    rows: pl.DataFrame, tokens: npt.NDArray[np.int32], *, published: bool = False
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Read the perplexities of a split, and mend them as `three_perplexities` computes them.
+
+    A published half is exp(-sum / N) with N tokens of the whole that count; its own number of
+    tokens in place of N is a power of it.
+
+    Args:
+        rows: with the three columns `published_…_perplexity`.
+        tokens: shape (n, T).
+        published: leave them as they are.
+
+    Returns:
+        As `three_perplexities`; NaN where the data set has none (null, NaN, or its sentinel -1).
+    """
+    kept = np.maximum(tokens.shape[1] - 1 - (tokens == 0).sum(axis=1), 0)
+    parts = {"prompt": kept // 2, "generation": kept - kept // 2, "sequence": kept}
+    found = {}
+    for name, own in parts.items():
+        given = rows[f"published_{name}_perplexity"].cast(pl.Float64).fill_null(float("nan"))
+        values = np.where(given.to_numpy() > 0, given.to_numpy(), np.nan)
+        power = 1.0 if published else kept / np.maximum(own, 1)
+        found[f"{name}_perplexity"] = np.where(own > 0, values**power, np.nan)
     return found
 
 

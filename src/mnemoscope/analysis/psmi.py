@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.decoding import draw_rows
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
@@ -60,7 +60,10 @@ class Settings(AnalysisSettings):
         default=None, ge=2, description="Directions; null: until the lowest values have settled."
     )
     max_directions: int = Field(
-        default=6000, ge=500, multiple_of=500, description="Where the automatic stop gives up."
+        default=30_000,
+        ge=500,
+        multiple_of=500,
+        description="Where the automatic stop gives up; the published package has no such end.",
     )
     n_resamples: int = Field(default=500, ge=50, description="Resamples of every interval.")
 
@@ -464,13 +467,7 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> I
             title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
             x_label="layer",
             series=tuple(
-                Series(
-                    name=str(name),
-                    x=plain(part["layer"]),
-                    y=plain(part["auc"]),
-                    low=plain(part["auc_low"]),
-                    high=plain(part["auc_high"]),
-                )
+                series_of(str(name), part, "auc", x="layer", ends=("auc_low", "auc_high"))
                 for name in layers["model"].unique(maintain_order=True)
                 for part in [layers.filter(pl.col("model") == name)]
             ),
@@ -482,13 +479,7 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> I
         x_label="layer",
         series=(
             *(
-                Series(
-                    name=str(name),
-                    x=plain(part["layer"]),
-                    y=plain(part["psmi"]),
-                    low=plain(part["low"]),
-                    high=plain(part["high"]),
-                )
+                series_of(str(name), part, "psmi", x="layer")
                 for name in own["class"].unique(maintain_order=True)
                 for part in [own.filter(pl.col("class") == name)]
             ),

@@ -13,32 +13,33 @@ from mnemoscope.analysis.result import AnalysisResult, Cost
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["ENTRIES", "NEEDS", "Entry", "Need", "entry_named", "run_analysis"]
+__all__ = ["ENTRIES", "NEEDS", "USES", "Entry", "Need", "Use", "entry_named", "run_analysis"]
 
-Need = Literal[
-    "scores",
-    "features",
-    "classes",
-    "duplicates",
-    "maps",
-    "model",
-    "second model",
-    "checkpoints",
-    "corpus",
-]
+Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
+Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]
 
+_SECOND = (
+    "a second model or checkpoints of one run (--second, --checkpoint); without either the "
+    "study's reference model, where it has one"
+)
 NEEDS: dict[Need, str] = {
-    "scores": "sequences, memorized or not (mnemoscope continue)",
+    "scores": "sequences, memorized or not (mnemoscope continue), or a split's own labels",
     "features": "their features (mnemoscope features)",
     "classes": "their classes (mnemoscope label)",
+    "perplexities": "the model, or a split of usvsnsp/semantic-filters that brings them",
+    "model": "the model itself",
+    "second model": _SECOND,
+}
+"""What an analysis cannot do without, and how it is met."""
+USES: dict[Use, str] = {
+    "features": NEEDS["features"],
+    "classes": NEEDS["classes"],
     "duplicates": "how often each stands in training (column duplicates)",
     "maps": "stored attention (mnemoscope capture)",
-    "model": "the model itself",
-    "second model": "a second model or checkpoints (--second, --checkpoint)",
-    "checkpoints": "checkpoints of one run (--checkpoint, twice or more)",
+    "second model": _SECOND,
     "corpus": "the training texts (--corpus)",
 }
-"""What each need means, and how it is met."""
+"""What an analysis uses where it is there, and how to give it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Entry:
     needs: tuple[Need, ...]
     source: str
     published: str = ""
-    uses: tuple[Need, ...] = ()
+    uses: tuple[Use, ...] = ()
     version: int = 1
 
     def settings_kind(self) -> type[AnalysisSettings]:
@@ -80,8 +81,8 @@ ENTRIES: tuple[Entry, ...] = (
         name="predict",
         title="Can memorization be predicted?",
         answers="How well do simple models tell memorized sequences from others, and by what?",
-        needs=("scores", "features", "model"),
-        uses=("corpus",),
+        needs=("scores", "features", "perplexities"),
+        uses=("duplicates", "corpus"),
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
         published="As published, AUCs are those of hard predictions, the scaler has seen the test "
         "rows, near duplicates may stand on both sides (split by row, seed 1024), and both halves' "
@@ -92,8 +93,8 @@ ENTRIES: tuple[Entry, ...] = (
         name="dependencies",
         title="What goes with being memorized",
         answers="Which features of a sequence go with its being memorized, and where?",
-        needs=("scores", "features", "model"),
-        uses=("corpus",),
+        needs=("scores", "features", "perplexities"),
+        uses=("duplicates", "corpus"),
         version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
         published="As published, the divergence of perplexities is the entropy of two raw sampled "
@@ -105,6 +106,8 @@ ENTRIES: tuple[Entry, ...] = (
         title="Levels of memorization, from one model to the next",
         answers="Does what one model has memorized stay memorized in the next?",
         needs=("scores", "model", "second model"),
+        uses=("features",),
+        version=2,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -113,6 +116,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do token frequency and entropy jump where the model begins to speak?",
         needs=("scores", "model"),
         uses=("corpus",),
+        version=2,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -195,7 +199,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="Learning and forgetting, token by token",
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
         needs=("scores", "features", "model"),
-        uses=("second model", "corpus"),
+        uses=("duplicates", "second model", "corpus"),
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
     ),
     Entry(

@@ -45,7 +45,7 @@ def sliced_information(
     *,
     seed: int,
     n_directions: int | None = None,
-    max_directions: int = 6000,
+    max_directions: int = 30_000,
     published: bool = False,
 ) -> Sliced:
     """Give each row's mean of ln N(z; its label's μ, σ) − ln Σ p N(z; each label's μ, σ).

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.boundary import mean_of
 from mnemoscope.analysis.decoding import hash_ids, model_basis
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.analysis.generated import Generated, generate_by_level, states_of
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import normal_mean
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.analysis.shares import share_of
@@ -98,7 +98,7 @@ def score(
         name: of the predictor.
     """
     hit = guessed == is_right
-    middle, low, high = mean_of(hit.mean(axis=1))
+    middle, low, high = normal_mean(hit.mean(axis=1))
     full = share_of(int(hit.all(axis=1).sum()), len(hit))
     token = {"accuracy": middle, "low": max(low, 0.0), "high": min(high, 1.0)}
     whole = {"accuracy": full.value, "low": full.low, "high": full.high}
@@ -283,13 +283,7 @@ def _score_chart(scores: pl.DataFrame) -> Chart:
         x_names=("tokens", "full sequences"),
         percent=True,
         series=tuple(
-            Series(
-                name=name,
-                x=(0.0, 1.0),
-                y=plain(rows["accuracy"]),
-                low=plain(rows["low"]),
-                high=plain(rows["high"]),
-            )
+            series_of(name, rows, "accuracy")
             for name in names
             for rows in [scores.filter(predictor=name)]
         ),
@@ -303,13 +297,7 @@ def _step_chart(steps: pl.DataFrame) -> Chart:
         x_label="generated token",
         percent=True,
         series=tuple(
-            Series(
-                name=name,
-                x=plain(rows["step"]),
-                y=plain(rows["accuracy"]),
-                low=plain(rows["low"]),
-                high=plain(rows["high"]),
-            )
+            series_of(name, rows, "accuracy", x="step")
             for name in names
             for rows in [steps.filter(predictor=name)]
         ),
@@ -325,13 +313,7 @@ def _level_chart(levels: pl.DataFrame, n_steps: int) -> Chart:
         percent=True,
         series=(
             Series(name="tokens", x=plain(levels["level"]), y=plain(levels["tokens"])),
-            Series(
-                name="full sequences",
-                x=plain(levels["level"]),
-                y=plain(levels["full"]),
-                low=plain(levels["low"]),
-                high=plain(levels["high"]),
-            ),
+            series_of("full sequences", levels, "full", x="level"),
         ),
     )
 

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.boundary import Mean, mean_of
 from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
 from mnemoscope.analysis.groups import groups_of, members
 from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.means import Estimate, normal_mean
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -177,7 +177,7 @@ def _share_frame(changes: "Changes", groups: pl.Series) -> pl.DataFrame:
         if len(places) < _MINIMUM:
             continue
         for what, values in _shares(changes).items():
-            middle, low, high = _within(mean_of(values[places]))
+            middle, low, high = _within(normal_mean(values[places]))
             rows.append(
                 {"group": name, "n": len(places), "tokens": what}
                 | {"share": middle, "low": low, "high": high}
@@ -185,9 +185,9 @@ def _share_frame(changes: "Changes", groups: pl.Series) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _within(mean: Mean) -> Mean:
+def _within(mean: Estimate) -> Estimate:
     """A mean of shares, its interval inside [0, 1]."""
-    return mean[0], max(mean[1], 0.0), min(mean[2], 1.0)
+    return Estimate(mean.value, max(mean.low, 0.0), min(mean.high, 1.0))
 
 
 def _token_frame(changes: "Changes") -> pl.DataFrame:
@@ -214,7 +214,7 @@ def _state_frame(changes: "Changes") -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"state": layer, "position": position + 1}
-            | dict(zip(("share", "low", "high"), _within(mean_of(column)), strict=True))
+            | dict(zip(("share", "low", "high"), _within(normal_mean(column)), strict=True))
             for layer in range(values.shape[1])
             for position, column in enumerate(values[:, layer].T)
         ]
@@ -331,7 +331,7 @@ def _layer_chart(changes: "Changes", groups: pl.Series) -> Chart:
     for name, places in members(groups).items():
         if len(places) < _MINIMUM:
             continue
-        means = [_within(mean_of(column)) for column in values[places].T]
+        means = [_within(normal_mean(column)) for column in values[places].T]
         middle, low, high = np.array(means).T
         series.append(
             Series(

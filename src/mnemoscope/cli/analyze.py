@@ -159,7 +159,7 @@ def _print_list() -> None:
     """A line an analysis."""
     from rich.table import Table
 
-    from mnemoscope.analysis.registry import ENTRIES
+    from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
     from mnemoscope.cli.published import console
 
     table = Table(box=None, pad_edge=False)
@@ -170,6 +170,16 @@ def _print_list() -> None:
         needs += f" (uses {', '.join(entry.uses)})" if entry.uses else ""
         table.add_row(entry.name, entry.answers, needs, "yes" if entry.published else "")
     console().print(table)
+    words = Table(box=None, pad_edge=False, show_header=False)
+    for word, meaning in {**USES, **NEEDS}.items():
+        words.add_row(word, meaning)
+    words.add_row(
+        "--published",
+        "the published computation where it has a defect, beside the corrected one, which is the "
+        "default; docs/analyses.md says what each does otherwise",
+    )
+    print()
+    console().print(words)
     print(
         "Run one: mnemoscope analyze NAME STUDY. All that can be run: mnemoscope analyze all STUDY"
     )

@@ -38,7 +38,7 @@ from mnemoscope.cli.options import (
     Taxonomies,
     merge_flags,
 )
-from mnemoscope.config import EMBEDDED, StudySettings, settings_template
+from mnemoscope.config import EMBEDDED, NO_MODEL, StudySettings, settings_template
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say, show_progress
 from mnemoscope.stages.shipped_studies import find_study_file, shipped_path
@@ -206,7 +206,8 @@ def sequences(
 
     with shown(quiet):
         study = found_study(out, chosen, Models(chosen))
-    print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope continue {out}")
+    verb = "features" if chosen.model.name == NO_MODEL else "continue"
+    print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope {verb} {out}")
 
 
 def continue_(
@@ -348,6 +349,8 @@ def stage_verb(
     if stage == "capture" and not study.is_done("label"):
         following = ["continue"]  # every sequence was captured, without labels
     hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
+    if settings.model.name == NO_MODEL:
+        hint = f" Next: mnemoscope analyze predict {folder}"
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
 
 

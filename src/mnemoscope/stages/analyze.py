@@ -13,12 +13,13 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
-from mnemoscope.analysis.registry import ENTRIES, Entry, Need, run_analysis
+from mnemoscope.analysis.registry import ENTRIES, Entry, Need, Use, run_analysis
 from mnemoscope.analysis.settings import AnalysisSettings, parse_settings
 from mnemoscope.errors import UserError
 from mnemoscope.maps.store import MapStore
 from mnemoscope.progress import say
 from mnemoscope.sequences.corpus import Corpus, open_corpus
+from mnemoscope.stages.analysis_rows import Rows, has_model, rows_for
 from mnemoscope.stages.analysis_store import (
     StoredResult,
     load_result,
@@ -83,16 +84,17 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
     if settings.published and not entry.published:
         raise UserError(f"{where}: --published: there is no other variant. Leave it out.")
     names = _other_names(study, entry, asked)
-    _check_needs(study, entry, asked, names)
-    inputs = _facts(study, entry, asked, names)
+    _check_needs(study, entry, names)
+    rows = rows_for(study, entry)
+    inputs = rows.facts | _facts(study, entry, asked, names)
     key = _key(entry, settings, inputs)
     folder = result_folder(study, entry, published=settings.published)
     known = None if asked.redo else load_result(folder)
     if known is not None and known.key == key:
         return Outcome(entry, known, was_done=True, folder=folder)
     say(f"{entry.name}: {entry.answers}")
-    result = run_analysis(entry, _inputs(study, entry, asked, names, models), settings)
-    result = replace(result, further=(*result.further, *_gaps(entry, asked)))
+    result = run_analysis(entry, _inputs(study, entry, asked, names, models, rows), settings)
+    result = replace(result, further=(*rows.lines, *result.further, *_gaps(entry, asked)))
     stored = store_result(
         folder,
         result,
@@ -133,63 +135,58 @@ def refresh_report(study: Study, models: Models) -> bool:
 # -- needs ----------------------------------------------------------------------------------
 
 
-def _check_needs(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> None:
+def _check_needs(study: Study, entry: Entry, names: tuple[str, ...]) -> None:
     """Refuse in one line what the study lacks, with how to get it."""
-    missing = next((need for need in entry.needs if not _has(study, need, asked, names)), None)
-    if missing is not None:
-        raise UserError(
-            f"analyze {entry.name}: needs {_LACKING[missing].format(study=study.folder)}"
-        )
+    missing = next((need for need in entry.needs if not _has(study, need, names)), None)
+    if missing is None:
+        return
+    lacking = _LACKING[missing]
+    if not has_model(study) and missing in ("classes", "scores"):
+        lacking = _LACKING["model"]
+    raise UserError(f"analyze {entry.name}: needs {lacking.format(study=study.folder)}")
 
 
-def _has(study: Study, need: Need, asked: Asked, names: tuple[str, ...]) -> bool:
+def _has(study: Study, need: Need, names: tuple[str, ...]) -> bool:
     """Whether a need is met."""
     if need in _STAGES:
-        return study.is_done(_STAGES[need])
-    if need == "duplicates":
-        table = study.sequences
-        return "duplicates" in table.columns and table["duplicates"].null_count() < table.height
+        has_labels = need == "scores" and not has_model(study)
+        return study.is_done(_STAGES[need]) or has_labels
+    if need == "perplexities":
+        return has_model(study) or "published_sequence_perplexity" in study.sequences.columns
     if need == "second model":
         return bool(names)
-    if need == "checkpoints":
-        return len(names) > 1 and bool(asked.checkpoints)
-    if need == "corpus":
-        return _corpus_path(study, asked) is not None
-    return True
+    return has_model(study)
 
 
 _STAGES: dict[str, str] = {
     "scores": "continue",
     "features": "features",
     "classes": "label",
-    "maps": "capture",
 }
 _LACKING: dict[Need, str] = {
     "scores": "memorization scores. Run 'mnemoscope continue {study}' first.",
     "features": "features. Run 'mnemoscope features {study}' first.",
     "classes": "classes. Run 'mnemoscope label {study}' first.",
-    "maps": "stored attention. Run 'mnemoscope capture {study}' first.",
-    "duplicates": "the column duplicates. Give a table that has it, or count them with "
-    "'mnemoscope duplicates --sequences TABLE --corpus TEXTS -o OUT'.",
-    "model": "the model.",
+    "perplexities": "perplexities, and {study} has neither a model nor the columns of the data set "
+    "(prompt_perplexity, generation_perplexity, sequence_perplexity). Found a study with a model: "
+    "--model NAME.",
+    "model": "the model, and {study} has none (model.name none). Found a study with one: --model "
+    "NAME.",
     "second model": "a second model with the same tokenizer. Give one: --second MODEL, or "
     "--checkpoint MODEL@REVISION.",
-    "checkpoints": "two checkpoints of one run or more. Give them in their order: --checkpoint "
-    "MODEL@REVISION, repeated, or a folder that holds them.",
-    "corpus": "the training texts. Give them: --corpus PATH (texts, tables or flat token files).",
 }
 
 
 # -- inputs ---------------------------------------------------------------------------------
 
 
-def _wants(entry: Entry, *needs: Need) -> bool:
-    return bool({*entry.needs, *entry.uses} & set(needs))
+def _wants(entry: Entry, what: Use) -> bool:
+    return what in {*entry.needs, *entry.uses}
 
 
 def _other_names(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
     """Models beside the study's own: checkpoints, else the second one, else the reference."""
-    if not _wants(entry, "second model", "checkpoints"):
+    if not _wants(entry, "second model"):
         return ()
     if asked.checkpoints:
         found = find_checkpoints(asked.checkpoints, least=1)
@@ -200,7 +197,7 @@ def _other_names(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
 
 def _gaps(entry: Entry, asked: Asked) -> list[str]:
     """What is to be said of checkpoints that seem to be missing among those that were named."""
-    if not (asked.checkpoints and _wants(entry, "second model", "checkpoints")):
+    if not (asked.checkpoints and _wants(entry, "second model")):
         return []
     return describe_lacking([one.step for one in find_checkpoints(asked.checkpoints, least=1)])
 
@@ -217,14 +214,19 @@ def _open_corpus(study: Study, asked: Asked, models: Models) -> Corpus | None:
 
 
 def _inputs(
-    study: Study, entry: Entry, asked: Asked, names: tuple[str, ...], models: Models
+    study: Study,
+    entry: Entry,
+    asked: Asked,
+    names: tuple[str, ...],
+    models: Models,
+    rows: Rows,
 ) -> AnalysisInputs:
     """What the analysis works on."""
     has_labels, has_maps = study.is_done("label"), study.is_done("capture")
     given = asked.checkpoints or asked.second
     return AnalysisInputs(
         where=str(study.folder),
-        table=study.sequences,
+        table=rows.table,
         labels=study.read(LABELS_FILE) if has_labels else None,
         length=study.settings.sequences.length,
         batch_size=study.settings.model.batch_size,
@@ -240,9 +242,14 @@ def _inputs(
         ),
         corpus=_open_corpus(study, asked, models) if _wants(entry, "corpus") else None,
         split=study.settings.sequences.split,
-        maps=MapStore(maps_folder(study, "model")) if has_maps and _wants(entry, "maps") else None,
+        has_model=has_model(study),
+        maps=_open_maps(study) if has_maps and _wants(entry, "maps") else None,
         shelf=shelf_of(study),
     )
+
+
+def _open_maps(study: Study) -> MapStore:
+    return MapStore(maps_folder(study, "model"), verify=False)
 
 
 def _reference(models: Models, study: Study) -> Any:
@@ -262,7 +269,7 @@ def _facts(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> 
         "table": _table_hash(study),
         "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
     }
-    if _wants(entry, "second model", "checkpoints"):
+    if _wants(entry, "second model"):
         facts["others"] = [[name, _signature(name)] for name in names]
     if _wants(entry, "corpus") and (path := _corpus_path(study, asked)):
         facts["corpus"] = [path, _signature(path)]

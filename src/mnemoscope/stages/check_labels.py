@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mnemoscope.config import StudySettings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.scan import scan_memorized
 from mnemoscope.progress import track
@@ -16,9 +15,8 @@ from mnemoscope.sequences.columns import PUBLISHED_VERDICT
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.sequences.table_rows import has_values
 from mnemoscope.stages.models import Models
-from mnemoscope.stages.published_split import per_class
+from mnemoscope.stages.published_split import is_plain
 from mnemoscope.study import Study
-from mnemoscope.taxonomy.draw import order_keys
 
 __all__ = ["CHECK_FILE", "GAPS", "LabelCheck", "check_labels"]
 
@@ -61,7 +59,7 @@ def check_labels(study: Study, models: Models) -> LabelCheck:
             "column is_memorized or memorization_score, or a split of the paper's data set."
         )
     rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
-    frame = _scan(rows, study, models).with_columns(_plain(rows, study.settings))
+    frame = _scan(rows, study, models).with_columns(is_plain(rows, study.settings))
     check = LabelCheck(frame, _lines(frame, study, models))
     study.write(CHECK_FILE, frame)
     return check
@@ -83,16 +81,6 @@ def _scan(rows: pl.DataFrame, study: Study, models: Models) -> pl.DataFrame:
         is_memorized=pl.Series(np.concatenate(found)),
         smallest_gap=pl.Series(np.concatenate(gaps)),
     )
-
-
-def _plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
-    """Rows that are a uniform sample of their label."""
-    if settings.sequences.split is None:
-        return pl.Series("is_plain", np.ones(rows.height, dtype=bool))
-    keys = order_keys(rows["sequence_id"].to_numpy(), settings.label.seed)
-    place = pl.col("key").rank("ordinal").over(PUBLISHED_VERDICT)
-    ranked = rows.select(PUBLISHED_VERDICT).with_columns(key=pl.Series(keys))
-    return ranked.select((place <= per_class(settings)).alias("is_plain")).to_series()
 
 
 def _lines(frame: pl.DataFrame, study: Study, models: Models) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.config import EMBEDDED, StudySettings
+from mnemoscope.config import EMBEDDED, NO_MODEL, StudySettings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.loading import LanguageModel, check_fits, load_model, load_tokenizer
 from mnemoscope.progress import say
@@ -26,11 +26,12 @@ class Models:
 
     Args:
         settings: which models, number format and device.
+        model: the model, where it was loaded so already.
     """
 
-    def __init__(self, settings: StudySettings) -> None:
+    def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
         self.settings = settings
-        self._loaded: dict[str, LanguageModel] = {}
+        self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
 
     def model(self, study: Study | None = None) -> LanguageModel:
         """The model that is looked at.
@@ -79,6 +80,7 @@ class Models:
         if "model" in self._loaded:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
+        _refuse_none(name)
         folder = str(_embedded_folder("model")) if name == EMBEDDED else name
         return load_tokenizer(folder, revision=self.settings.model.revision)
 
@@ -95,12 +97,22 @@ class Models:
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
         if role not in self._loaded:
+            _refuse_none(name)
             say(f"Loading the {role} {name}")
             self._loaded[role] = _load(role, name, self.settings)
         loaded = self._loaded[role]
         if study is not None:
             study.remember_model(role, facts_of(loaded, name))
         return loaded
+
+
+def _refuse_none(name: str) -> None:
+    """Say that there is no model where the settings say so."""
+    if name == NO_MODEL:
+        raise UserError(
+            f"model.name '{NO_MODEL}': this needs a language model, and the study has none. Found "
+            "a study with one: --model NAME."
+        )
 
 
 def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:

@@ -14,19 +14,37 @@ import polars as pl
 from mnemoscope.config import StudySettings
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say
+from mnemoscope.sequences.columns import PUBLISHED_VERDICT
 from mnemoscope.sequences.readers import ReadResult
-from mnemoscope.sequences.semantic_filters import LENGTH, Split, read_split, take_rows
+from mnemoscope.sequences.semantic_filters import FURTHER, LENGTH, Split, read_split, take_rows
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 
-__all__ = ["PUBLISHED_PATTERNS", "candidates", "fit_labels", "per_class", "read_published"]
+__all__ = [
+    "PUBLISHED_PATTERNS",
+    "VERDICT_NAME",
+    "candidates",
+    "fit_labels",
+    "is_plain",
+    "per_class",
+    "read_published",
+]
 
 PUBLISHED_PATTERNS = ("is_incrementing", "is_repeating")
 """Flags that the data set gives, kept in the columns `published_…`."""
+_FEATURES = {
+    **{name: f"published_{name}" for name in FURTHER},
+    "0_8_templates": "n_similar",
+    "0_8_snowclones": "n_near",
+}
+"""Our names of what the neighbouring analyses read. The published names of the last two look
+swapped: ordinary rows hold 1 template (themselves) and 0 snowclones, and what is within few edits
+is a part of what is alike (related work, section 1.10)."""
 MEMORIZED = "memorized"
-_VERDICT = Taxonomy(f"{NON_MEMO}, {MEMORIZED}", (NON_MEMO, MEMORIZED), ())
+VERDICT_NAME = f"{NON_MEMO}, {MEMORIZED}"
+_VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, MEMORIZED), ())
 """Not of the study: so that a plain sample of the labels is there to be checked."""
 
 
@@ -65,13 +83,28 @@ def read_published(settings: StudySettings) -> ReadResult:
     facts = _facts(split, settings, classes)
     say(_summary(split, int(kept.sum()), settings))
     frame = take_rows(split, ordered.filter(pl.Series(kept)))
-    return ReadResult(_name_columns(frame), n_documents=frame.height, facts=facts)
+    return ReadResult(_name_columns(frame, also), n_documents=frame.height, facts=facts)
 
 
 def per_class(settings: StudySettings) -> int:
     """Sequences of a class that are kept, where there are as many."""
     wanted = settings.label.n_train + settings.label.n_eval
     return math.ceil(settings.sequences.margin * wanted)
+
+
+def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
+    """Say which rows are a uniform sample of their published label.
+
+    Args:
+        rows: of the study's table, with `published_is_memorized`.
+        settings: of the study; a table that was read whole is such a sample as it is.
+    """
+    if settings.sequences.split is None:
+        return pl.Series("is_plain", np.ones(rows.height, dtype=bool))
+    keys = order_keys(rows["sequence_id"].to_numpy(), settings.label.seed)
+    place = pl.col("key").rank("ordinal").over(PUBLISHED_VERDICT)
+    ranked = rows.select(PUBLISHED_VERDICT).with_columns(key=pl.Series(keys))
+    return ranked.select((place <= per_class(settings)).alias("is_plain")).to_series()
 
 
 def candidates(
@@ -112,7 +145,7 @@ def fit_labels(
     return ranked.select(fit.alias(labels.name)).to_series()
 
 
-def _name_columns(frame: pl.DataFrame) -> pl.DataFrame:
+def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
     """What the data set says of a sequence, under names that no stage overwrites."""
     score = pl.col("memorization_score")
     return frame.select(
@@ -124,17 +157,18 @@ def _name_columns(frame: pl.DataFrame) -> pl.DataFrame:
         (score == 1).alias("published_is_memorized"),
         score.alias("published_memorization_score"),
         *[pl.col(name).alias(f"published_{name}") for name in PUBLISHED_PATTERNS],
-        *_further(frame),
+        *[pl.col(name).alias(ours) for name, ours in _FEATURES.items() if name in frame.columns],
+        *_further(frame, also),
     )
 
 
-def _further(frame: pl.DataFrame) -> list[str]:
+def _further(frame: pl.DataFrame, also: list[str]) -> list[str]:
     """Columns that a taxonomy of the user's asked for."""
     known = {"row", "rouge_l", "rouge_3", "sequence_id", "text", "tokens", "duplicates", "is_code"}
     return [
         name
-        for name in frame.columns
-        if name not in known | {"memorization_score", *PUBLISHED_PATTERNS}
+        for name in also
+        if name in frame.columns and name not in known | {"memorization_score", *PUBLISHED_PATTERNS}
     ]
 
 

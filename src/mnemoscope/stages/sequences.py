@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.config import EMBEDDED, SequenceSettings, StudySettings
+from mnemoscope.config import EMBEDDED, NO_MODEL, SequenceSettings, StudySettings
 from mnemoscope.errors import UserError
 from mnemoscope.flow import TABLE_FILE
 from mnemoscope.lm.capture import capture_pooled
@@ -60,7 +60,8 @@ def found_study(
     with _new_folder(Path(folder)) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:
-            models.model(study)
+            if settings.model.name != NO_MODEL:
+                models.model(study)
             study.write(TABLE_FILE, frame)
             counts |= {
                 "sequences": frame.height,
@@ -93,6 +94,8 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
         UserError: anything that cannot be used.
     """
     load_taxonomies(settings.label.taxonomies)
+    if settings.model.name == NO_MODEL:
+        return _check_without_model(settings)
     check_inputs(settings, has_reference=reference_name(settings) is not None)
     model = models.model()
     models.check_reference()
@@ -105,6 +108,23 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
     if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
         result = replace(result, frame=_limit(result.frame, settings.sequences))
+    return result
+
+
+def _check_without_model(settings: StudySettings) -> ReadResult:
+    """The same of a split that is read for its own labels and features, with no model at all.
+
+    Raises:
+        UserError: another source than a split; as `read_published`.
+    """
+    wanted = settings.sequences
+    if wanted.split is None:
+        raise UserError(
+            f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, since it "
+            "brings labels and tokens. Name it (--split deduped_12b), or give --model NAME."
+        )
+    result = read_published(settings)
+    check_sequences(result.frame, where=wanted.source, length=wanted.length)
     return result
 
 

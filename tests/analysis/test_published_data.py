@@ -1,0 +1,307 @@
+"""Analyses of a SYNTHETIC copy of `usvsnsp/semantic-filters`, its planted facts found again.
+
+The copy's files are read a second time by Polars alone: what the analyses say is compared with
+them, with the shares from which the copy was drawn, and with scipy.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import synthetic_semantic_filters as synthetic
+
+from mnemoscope.analysis.predictors import given_perplexities, three_perplexities
+from mnemoscope.analysis.registry import entry_named
+from mnemoscope.stages.analysis_rows import rows_for
+from mnemoscope.study import Study
+from tiny_models import make_sequences
+
+N_PILE, N_MEMORIES = 1200, 400
+PERPLEXITIES = ("prompt_perplexity", "generation_perplexity", "sequence_perplexity")
+
+
+def whole(source: Path) -> pl.DataFrame:
+    """The copy by Polars alone, one row a sequence, the pile's first."""
+    files = sorted((source / "data").glob("*.parquet"), reverse=True)  # pile before memories
+    return pl.concat([pl.read_parquet(one) for one in files]).unique("sequence_id", keep="first")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("copy")
+    synthetic.write_copy(folder, N_PILE, N_MEMORIES, vocab_size=2000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(source, tmp_path_factory) -> Path:
+    """A study of the copy with its features and no model; read only."""
+    from mnemoscope.cli import main
+
+    folder = tmp_path_factory.mktemp("of-copy") / "study"
+    split = ("--split", "deduped_12b", "--model", "none", "-q", "-o", folder)
+    for line in (("sequences", source, *split), ("features", folder, "-q")):
+        with pytest.raises(SystemExit) as left:
+            main([str(one) for one in line])
+        assert left.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def no_model(monkeypatch) -> None:
+    """Loading any model fails."""
+
+    def load(*names: object, **options: object) -> None:
+        raise AssertionError(f"a model was asked for: {names}")
+
+    monkeypatch.setattr("mnemoscope.stages.models.load_model", load)
+    monkeypatch.setattr("mnemoscope.stages.models.load_tokenizer", load)
+
+
+def test_dependencies_find_what_was_planted_without_a_model(study, source, call, no_model) -> None:
+    result = call("analyze", "dependencies", study, "--set", "n_resamples=50", "-q")
+    assert result.status == 0, result.err
+    assert "No model was asked" in result.out
+    assert "the data set's own, counted in the model's whole training text" in result.out
+    folder = study / "analysis" / "dependencies"
+    assert json.loads((folder / "result.json").read_text())["forward_passes"] == 0
+    truth = whole(source)
+    memorized = truth["memorization_score"] == 1
+    found = pl.read_parquet(folder / "coefficients.parquet").filter(kind="all", category="all")
+    value = {(row["feature"], row["coefficient"]): row["value"] for row in found.to_dicts()}
+    # 1. duplicates: drawn by another law where memorized
+    duplicates = truth["sequence_duplicates"]
+    theirs = scipy.stats.spearmanr(duplicates, memorized).statistic
+    assert value["duplicates", "spearman"] == pytest.approx(theirs, abs=1e-9)
+    assert theirs > 0.6
+    # 2. perplexities: drawn without regard to the label; 4 standard errors of a correlation
+    for name in PERPLEXITIES:
+        assert abs(value[name, "spearman"]) < 4 / np.sqrt(truth.height)
+    assert "duplicates by Spearman" in result.out
+    # 3. features are those that the files give
+    features = pl.read_parquet(folder / "features.parquet").join(truth, on="sequence_id")
+    assert features.height == truth.height
+    for name in ("max", "avg", "min", "p25", "p75"):
+        ours, given = features[f"{name}_frequency"], features[f"{name}_frequency_right"]
+        assert ours.to_numpy() == pytest.approx(given.to_numpy(), rel=1e-12)
+    given = features["generation_perplexity_right"].to_numpy().astype(np.float64)
+    mended = features["generation_perplexity"].to_numpy()
+    assert mended == pytest.approx(given ** (63 / 32), rel=1e-6)
+
+
+def test_class_proportions_are_the_planted_ones_beside_the_published(study, source, call) -> None:
+    result = call("analyze", "dependencies", study, "--set", "n_resamples=50", "-q")
+    assert result.status == 0, result.err
+    folder = study / "analysis" / "dependencies"
+    shares = pl.read_parquet(folder / "proportions.parquet")
+    own = {row["category"]: row for row in shares.to_dicts()}
+    truth = whole(source).filter(pl.col("memorization_score") == 1)
+    recite = truth["sequence_duplicates"] > 5
+    pattern = truth["is_incrementing"] | truth["is_repeating"]
+    counts = {
+        "Recite[5]": recite.sum(),
+        "Reconstruct": (~recite & pattern).sum(),
+        "Recollect": (~recite & ~pattern).sum(),
+    }
+    assert {name: row["n"] for name, row in own.items()} == counts
+    planted = sum(
+        p
+        for n, p in zip(synthetic._DUPLICATES, synthetic._DUPLICATES_MEMORIZED, strict=True)
+        if n > 5
+    )
+    assert planted == pytest.approx(0.84)
+    assert own["Recite[5]"]["low"] < planted < own["Recite[5]"]["high"]
+    published = [own[name]["published"] for name in counts]
+    assert published == pytest.approx([0.837, 0.0295, 0.1335], abs=5e-4)  # 12b, section 1.15
+    over = pl.read_parquet(folder / "published_shares.parquet")
+    assert over.filter(over="size")["size"].to_list() == [
+        "70m",
+        "410m",
+        "1b",
+        "1.4b",
+        "2.8b",
+        "6.9b",
+        "12b",
+    ]
+
+
+def test_predict_reaches_what_the_planted_duplicates_allow(study, source, call, no_model) -> None:
+    """Only duplicates tell: ROC AUC is P(more) + P(as many) / 2 of the two laws they are of."""
+    options = ["partition=false", "tests=false", "n_resamples=50", "logarithms=true"]
+    sets = [one for option in options for one in ("--set", option)]
+    result = call("analyze", "predict", study, *sets, "-q")
+    assert result.status == 0, result.err
+    assert "No model was asked" in result.out
+    assert "Left out, being unknown or the same for every sequence: n_similar, n_near." in (
+        result.out
+    )
+    memorized = np.array(synthetic._DUPLICATES_MEMORIZED) / sum(synthetic._DUPLICATES_MEMORIZED)
+    other = np.array(synthetic._DUPLICATES_OTHER) / sum(synthetic._DUPLICATES_OTHER)
+    below = np.concatenate([[0.0], np.cumsum(other)[:-1]])
+    planted = float(memorized @ (below + other / 2))
+    scores = pl.read_parquet(study / "analysis" / "predict" / "scores.parquet")
+    row = scores.filter(model="baseline", figure="roc_auc", category="all").row(0, named=True)
+    # The interval of the test rows, and what twelve features without a sign cost the fit.
+    assert row["low"] - 0.03 < planted < row["high"] + 0.03
+    assert planted == pytest.approx(0.93, abs=0.01)
+    weights = pl.read_parquet(study / "analysis" / "predict" / "weights.parquet")
+    weights = weights.filter(model="baseline").sort(pl.col("weight").abs())
+    assert weights["feature"][-1] == "duplicates"
+    assert (
+        json.loads((study / "analysis" / "predict" / "result.json").read_text())["forward_passes"]
+        == 0
+    )
+
+
+def test_perplexities_of_the_data_set_are_mended_to_our_own() -> None:
+    """The published rule and back again, token ids 0 among the sequences; -1 is no perplexity."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 9, (12, 64)).astype(np.int32)
+    logprobs = -generator.exponential(size=(12, 63))
+    published = three_perplexities(logprobs, tokens, published=True)
+    frame = pl.DataFrame({f"published_{name}": published[name] for name in PERPLEXITIES})
+    for name, values in three_perplexities(logprobs, tokens).items():
+        assert given_perplexities(frame, tokens)[name] == pytest.approx(values)
+    for name, values in given_perplexities(frame, tokens, published=True).items():
+        assert values == pytest.approx(published[name])
+    tokens[0, 5:9] = 0  # four trailing tokens are not counted: 59 are, 29 of the first half
+    published = three_perplexities(logprobs, tokens, published=True)
+    frame = pl.DataFrame({f"published_{name}": published[name] for name in PERPLEXITIES})
+    found = given_perplexities(frame, tokens)
+    assert found["prompt_perplexity"][0] == pytest.approx(np.exp(-logprobs[0, :29].mean()))
+    assert found["generation_perplexity"][0] == pytest.approx(np.exp(-logprobs[0, 29:59].mean()))
+    broken = frame.with_columns(published_prompt_perplexity=pl.lit(-1.0))
+    assert np.isnan(given_perplexities(broken, tokens)["prompt_perplexity"]).all()
+
+
+def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path, call) -> None:
+    """Few of a class are kept: all of the rare ones, so shares come from a sample by label."""
+    folder = tmp_path / "study"
+    few = [f"label.{name}" for name in ("n_train=40", "n_eval=10", "minimum=6")]
+    sets = [one for option in few for one in ("--set", option)]
+    arguments = ("--split", "deduped_12b", "--model", "none", *sets, "-q", "-o", folder)
+    assert call("sequences", source, *arguments).status == 0
+    assert call("features", folder, "-q").status == 0
+    opened = Study(folder)
+    kept, plain = opened.sequences, rows_for(opened, entry_named("predict"))
+    assert plain.table["is_memorized"].sum() == 100  # 2 x (40 + 10)
+    assert plain.table.height == 200 < kept.height
+    assert "50.0 % of them" in plain.lines[1]
+    n_memorized = (whole(source)["memorization_score"] == 1).sum()
+    share = 100 * n_memorized / whole(source).height
+    assert f"{share:.1f} % of the whole split" in plain.lines[1]
+    assert rows_for(opened, entry_named("neurons")).table.height == kept.height
+    result = call("analyze", "dependencies", folder, "--set", "n_resamples=50", "-q")
+    assert result.status == 0, result.err
+    shares = pl.read_parquet(folder / "analysis" / "dependencies" / "proportions.parquet")
+    assert shares["n"].sum() == 100
+    row = shares.filter(category="Recite[5]").row(0, named=True)
+    assert row["low"] < 0.84 < row["high"]
+    of_kept = kept.filter("published_is_memorized")["duplicates"] > 5
+    assert of_kept.mean() < row["share"] - 0.05  # what all kept rows would have said
+
+
+def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused) -> None:
+    for name in ("boundary", "levels", "trigger", "neurons"):
+        said = refused("analyze", name, study)
+        assert said.endswith("has none (model.name none). Found a study with one: --model NAME.")
+        assert not (study / "analysis" / name).exists()
+    assert "the study has none" in refused("continue", study, "-q")
+    assert "the study has none" in refused("analyze", "predict", study, "--corpus", source, "-q")
+    (tmp_path / "a.txt").write_text("text " * 100)
+    out = tmp_path / "out"
+    said = refused("sequences", tmp_path / "a.txt", "--model", "none", "-o", out, "-q")
+    assert "only a split of usvsnsp/semantic-filters is read without a model" in said
+    assert not out.exists()
+
+
+def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
+    source, tmp_path, call, refused
+) -> None:
+    def rewritten(name: str, change) -> Path:
+        (tmp_path / name / "data").mkdir(parents=True)
+        for path in (source / "data").glob("*.parquet"):
+            change(pl.read_parquet(path)).write_parquet(tmp_path / name / "data" / path.name)
+        return tmp_path / name
+
+    split = ("--split", "deduped_12b", "--model", "none", "-q", "-o")
+    bare = rewritten("bare", lambda frame: frame.drop(*PERPLEXITIES))
+    folder = tmp_path / "of-bare"
+    assert call("sequences", bare, *split, folder).status == 0
+    assert call("features", folder, "-q").status == 0
+    said = refused("analyze", "predict", folder)
+    assert "needs perplexities" in said
+    assert "--model NAME" in said
+    torn = rewritten("torn", lambda frame: frame.with_columns(pl.col("frequencies").list.head(63)))
+    assert "column 'frequencies', row 0: 64 counts" in refused(
+        "sequences", torn, *split, tmp_path / "of-torn"
+    )
+    text = rewritten(
+        "text", lambda frame: frame.with_columns(loss=0, sequence_perplexity=pl.lit("a"))
+    )
+    assert "column 'sequence_perplexity': String where numbers are needed" in refused(
+        "sequences", text, *split, tmp_path / "of-text"
+    )
+
+
+@pytest.fixture(scope="module")
+def own_study(tiny, tmp_path_factory) -> Path:
+    """A study of a copy whose memorized rows the tiny model does reproduce, with that model."""
+    from mnemoscope.config import parse_settings
+    from mnemoscope.stages.run import run
+
+    folder = tmp_path_factory.mktemp("own")
+    truth = make_sequences(tiny.model)
+    is_memorized = np.arange(truth.height) % 3 < 2
+    frame = synthetic.make_rows(
+        truth["sequence_id"].to_numpy(), is_memorized, seed=0, vocab_size=300
+    )
+    tokens = np.array(truth["tokens"].to_list(), dtype=np.int64)
+    frame = frame.with_columns(
+        pl.Series("tokens", tokens.tolist(), dtype=pl.List(pl.Int64)),
+        pl.Series("frequencies", (10**10 // (1 + tokens)).tolist(), dtype=pl.List(pl.Int64)),
+    )
+    memories = frame.filter(pl.col("memorization_score") == 1)
+    for name, rows in (("pile_deduped_70m", frame), ("memories_deduped_70m", memories)):
+        synthetic.write_split(folder, name, iter([rows]), n_shards=1, n_rows=rows.height)
+    values = {
+        **tiny.values,
+        "sequences": {"source": str(folder), "split": "deduped_70m"},
+        "label": {**tiny.values["label"], "n_train": 80},  # 200 of each label are kept: all
+    }
+    run(parse_settings(values, where="test"), folder / "study", until="features")
+    return folder / "study"
+
+
+def test_levels_of_a_split_give_the_planted_share(own_study, tiny, call) -> None:
+    """Two thirds of 240 are the model's own continuations: from it to itself they all stay."""
+    result = call("analyze", "levels", own_study, "--second", tiny.model, "-q")
+    assert result.status == 0, result.err
+    stays = pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet")
+    row = stays.filter(what="memorized").row(0, named=True)
+    assert (row["n_before"], row["share"]) == (160, 1.0)
+
+
+def test_boundary_counts_by_the_data_sets_own_frequencies(own_study, call) -> None:
+    """Mean of count(first of the suffix) - count(last of the prefix), from the files' lists."""
+    result = call("analyze", "boundary", own_study, "--set", "tolerance=0.12", "-q")
+    assert result.status == 0, result.err
+    table = pl.read_parquet(own_study / "sequences.parquet").filter("is_memorized")
+    counts = np.array(table["published_frequencies"].to_list(), dtype=np.float64)
+    everything = pl.read_parquet(own_study / "sequences.parquet")
+    pairs = everything.select(
+        pl.col("tokens").explode(), pl.col("published_frequencies").explode()
+    ).unique()
+    planted = 100 * (counts[:, 32] - counts[:, 31]).mean() / pairs["published_frequencies"].sum()
+    found = pl.read_parquet(own_study / "analysis" / "boundary" / "differences.parquet")
+    row = found.filter(what="frequency", group="memorized").row(0, named=True)
+    assert row["n"] == 160
+    assert row["difference"] == pytest.approx(planted, rel=1e-6)
+    assert "the data set's own" in result.out
