@@ -34,6 +34,7 @@ from mnemoscope.progress import say, track
 __all__ = [
     "audit_documents",
     "audit_spans",
+    "check_audit",
     "check_long_enough",
     "finished_audit",
     "prepare_folder",
@@ -60,7 +61,7 @@ def prepare_folder(out: Path) -> None:
         raise UserError(f"{out}: cannot be made ({error.strerror}). Choose another.") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"{out}: no permission to write here. Choose another place with -o.")
-    for name in ("texts", "parts"):
+    for name in ("texts", "parts", "study"):
         if (out / name).is_symlink():
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
@@ -248,12 +249,50 @@ def finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
     if is_this and (out / "audit.html").is_file():
         return dict(record)
     if not redo:
-        raise UserError(
-            f"{out}: holds an audit of other documents, settings or another model. Choose another "
-            "folder with -o, or --redo to write over it."
-        )
+        raise _is_other(out)
     path.unlink()
     return None
+
+
+def check_audit(
+    lm: LanguageModel,
+    reading: Reading,
+    out: Path,
+    settings: AuditSettings,
+    reference: LanguageModel | None,
+    *,
+    redo: bool,
+) -> None:
+    """Refuse what `audit_documents` would refuse, before a study is made for it at length.
+
+    Args:
+        lm: as `audit_documents`.
+        reading: as there.
+        out: as there.
+        settings: as there.
+        reference: as there.
+        redo: as there.
+
+    Raises:
+        UserError: as there; an audit that asked no study is another one than is wanted.
+    """
+    _check_models(lm, reference, settings)
+    check_long_enough(_tokenize(reading.documents, lm), settings)
+    if redo or not (out / "audit.json").is_file():
+        return
+    try:
+        asked = json.loads((out / "audit.json").read_text(encoding="utf-8"))["cnn"]
+    except (OSError, ValueError, KeyError, TypeError):
+        asked = None
+    if asked is None:
+        raise _is_other(out)
+
+
+def _is_other(out: Path) -> UserError:
+    return UserError(
+        f"{out}: holds an audit of other documents, settings or another model. Choose another "
+        "folder with -o, or --redo to write over it."
+    )
 
 
 def write_audit(

@@ -1,7 +1,7 @@
 """The CNN: network, presets, training, prediction, metrics and their intervals.
 
 `train_cnn` trains one on a map source, `predict_logits` uses it, `scores` and
-`bootstrap_scores` judge it, `fit_calibration` makes its scores probabilities,
+`bootstrap_scores` judge it, `choose_calibration` makes its scores probabilities,
 `save_cnn` and `load_cnn` keep it.
 """
 
@@ -21,6 +21,7 @@ _HOMES = {  # resolved on first use: importing the room loads no torch
     "bootstrap_difference": "intervals",
     "bootstrap_scores": "intervals",
     "brier": "calibration",
+    "choose_calibration": "calibration_choice",
     "confusion_matrix": "metrics",
     "ece": "calibration",
     "f1_per_class": "metrics",
@@ -48,6 +49,7 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_scores",
     "brier",
+    "choose_calibration",
     "confusion_matrix",
     "ece",
     "f1_per_class",

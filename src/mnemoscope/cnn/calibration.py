@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "AS_IT_IS",
     "ENOUGH_FOR_ISOTONIC",
     "Bin",
     "Calibration",
@@ -26,7 +27,7 @@ __all__ = [
 ENOUGH_FOR_ISOTONIC = 1000
 """Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
 
-_Method = Literal["temperature", "isotonic"]
+_Method = Literal["none", "temperature", "isotonic"]
 _N_BINS = 10
 _NO_PENALTY = 1e8  # scikit-learn's C; targets off 0 and 1 keep the solution finite
 
@@ -36,19 +37,23 @@ class Calibration:
     """A fitted calibration; plain values.
 
     Attributes:
-        method: ``temperature`` divides the logits by a number; ``isotonic`` is a rising step
-            function of them.
+        method: ``none`` leaves the logits as they are; ``temperature`` divides them by a number;
+            ``isotonic`` is a rising step function of them.
         n: cases it was fitted on.
         temperature: above 1: the CNN was too sure; infinite: its order was no better than
-            chance, and everything gets 0.5. None for ``isotonic``.
+            chance, and everything gets 0.5. 1 for ``none``, None for ``isotonic``.
         knots: logit and probability of each corner of the step function, between which it is
-            linear; empty for ``temperature``.
+            linear; empty for the others.
     """
 
     method: _Method
     n: int
     temperature: float | None = None
     knots: tuple[tuple[float, float], ...] = ()
+
+
+AS_IT_IS = Calibration("none", 0, temperature=1.0)
+"""No calibration: the CNN's own probabilities."""
 
 
 class Bin(NamedTuple):
@@ -70,7 +75,9 @@ class Bin(NamedTuple):
 
 
 def fit_calibration(
-    logits: npt.ArrayLike, is_so: npt.ArrayLike, method: _Method | None = None
+    logits: npt.ArrayLike,
+    is_so: npt.ArrayLike,
+    method: Literal["temperature", "isotonic"] | None = None,
 ) -> Calibration:
     """Fit a calibration on held-out cases of two classes.
 

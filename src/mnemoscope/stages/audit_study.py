@@ -1,7 +1,8 @@
 """Take from a finished study what an audit asks of it: trained CNNs and their calibration.
 
-The evaluation sequences of the study never trained its CNNs. Half of them, by groups of near
-duplicates, fit the calibration; the other half say how good it is.
+The evaluation sequences of the study never trained its CNNs. They choose and fit the calibration,
+and say how good it is by cross-fitting: each is judged by a calibration that neither it nor a near
+duplicate of it took part in.
 """
 
 import math
@@ -12,18 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.audit.cnn_ground import USABLE_POOLINGS, CnnGround, log_odds
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.cnn.calibration import (
-    Calibration,
+    AS_IT_IS,
     apply_calibration,
     brier,
     ece,
     fit_calibration,
     reliability,
 )
+from mnemoscope.cnn.calibration_choice import choose_calibration, cross_fitted
 from mnemoscope.cnn.files import load_cnn
 from mnemoscope.config import PAPER_NAME
 from mnemoscope.errors import UserError
@@ -36,11 +37,10 @@ from mnemoscope.taxonomy.partition import match_classes
 
 __all__ = ["ENOUGH_A_CLASS", "check_study", "check_windows", "read_ground"]
 
-ENOUGH_A_CLASS = 20
-"""Held-out sequences of each class that a calibration, and its measurement, take at least."""
+ENOUGH_A_CLASS = 40
+"""Held-out sequences of each class that a calibration and its measurement take at least."""
 
-_SEED = 0  # of the halves
-_AS_IT_IS = Calibration("temperature", 0, temperature=1.0)
+_GROUPS_A_CLASS = 4  # for a choice among calibrations within every fold
 
 
 def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
@@ -117,20 +117,20 @@ def read_ground(study: Study) -> CnnGround:
     if not usable:
         return CnnGround(facts | {"reason": _why_no_cnn(jobs)})
     rows = _evaluation_rows(study, found, usable)
-    halves = _halves(rows)
-    if halves is None or min(min(_counts(one).values()) for one in halves) < ENOUGH_A_CLASS:
+    if not _is_enough(rows):
         return CnnGround(facts | {"reason": _why_too_few(rows)})
-    fitted, measured = halves
-    calibration = fit_calibration(fitted["odds"].to_numpy(), fitted["is_recall"].to_numpy())
-    if calibration.temperature == math.inf:
+    odds, truth = rows["odds"].to_numpy(), rows["is_recall"].to_numpy()
+    if fit_calibration(odds, truth, "temperature").temperature == math.inf:
         return CnnGround(facts | {"reason": "on held-out sequences its CNNs are at chance"})
+    choice = choose_calibration(odds, truth, rows["group"].to_numpy())
+    chosen = asdict(choice.calibration) | {"brier_by_method": choice.brier}
     facts |= {
         "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
-        "calibration": asdict(calibration) | _counts(fitted),
-        "measured": _measure(calibration, measured) | _counts(measured),
+        "calibration": chosen | _counts(rows),
+        "measured": _measure(rows) | _counts(rows),
     }
     cnns = tuple(load_cnn(job.cnn_path) for job in usable)
-    return CnnGround(facts, cnns, found.guess, found.recall, calibration)
+    return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
 
 
 def _counts_by_rule(study: Study) -> dict[str, int]:
@@ -231,14 +231,10 @@ def _odds(probabilities: list[list[float]], found: _Found) -> float:
     return float(log_odds(average, guess=found.guess, recall=found.recall)[0])
 
 
-def _halves(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame] | None:
-    """Two halves with about as many of each class, no group in both; None where too few."""
-    by_class = rows.group_by("is_recall").agg(pl.col("group").n_unique())
-    if by_class.height < 2 or by_class["group"].to_numpy().min() < 2:
-        return None
-    splitter = StratifiedGroupKFold(n_splits=2, shuffle=True, random_state=_SEED)
-    first, second = next(splitter.split(rows, rows["is_recall"], rows["group"]))
-    return rows[first.tolist()], rows[second.tolist()]
+def _is_enough(rows: pl.DataFrame) -> bool:
+    """Whether calibration and its measurement have enough of either class, in enough groups."""
+    n_groups = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"]
+    return min(_counts(rows).values()) >= ENOUGH_A_CLASS and n_groups.min() >= _GROUPS_A_CLASS
 
 
 def _counts(rows: pl.DataFrame) -> dict[str, int]:
@@ -249,16 +245,16 @@ def _counts(rows: pl.DataFrame) -> dict[str, int]:
 def _why_too_few(rows: pl.DataFrame) -> str:
     counts = _counts(rows)
     return (
-        f"too few held-out sequences: {counts['n_guess']} Guess and {counts['n_recall']} Recall "
-        f"in groups that can be halved; calibration and its measurement each want "
-        f"{ENOUGH_A_CLASS} of either"
+        f"too few held-out sequences: {counts['n_guess']} Guess and {counts['n_recall']} Recall; "
+        f"calibration and its measurement want {ENOUGH_A_CLASS} of either, in at least "
+        f"{_GROUPS_A_CLASS} groups of near duplicates"
     )
 
 
-def _measure(calibration: Calibration, rows: pl.DataFrame) -> dict[str, Any]:
-    """How good the probabilities are on sequences that did not fit them, and were without."""
-    odds, truth = rows["odds"].to_numpy(), rows["is_recall"].to_numpy()
-    said, raw = apply_calibration(calibration, odds), apply_calibration(_AS_IT_IS, odds)
+def _measure(rows: pl.DataFrame) -> dict[str, Any]:
+    """How good probabilities are that the sequences had no part in, and were without."""
+    odds, truth, groups = (rows[one].to_numpy() for one in ("odds", "is_recall", "group"))
+    said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
     return {
         "auc": float(roc_auc_score(truth, odds)),
         "ece": ece(said, truth),

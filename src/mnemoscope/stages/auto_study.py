@@ -8,18 +8,19 @@ from pathlib import Path
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.config import EMBEDDED, PAPER_NAME, SequenceSettings, StudySettings, parse_settings
 from mnemoscope.embedded.audit_texts import audit_texts
-from mnemoscope.lm.loading import load_tokenizer
+from mnemoscope.lm.loading import LanguageModel, load_tokenizer
 from mnemoscope.progress import say
 from mnemoscope.sequences.schema import write_table
 from mnemoscope.stages.audit_study import ENOUGH_A_CLASS, check_windows
 from mnemoscope.stages.labels import samples_of
+from mnemoscope.stages.models import Models
 from mnemoscope.stages.run import run
-from mnemoscope.study import Study
+from mnemoscope.study import Study, is_study
 
 __all__ = ["MEMORIZED_A_CLASS", "make_study", "study_settings"]
 
-MEMORIZED_A_CLASS = 6 * ENOUGH_A_CLASS
-"""Guess and Recall each: 80 to train on, and 20 each to calibrate and to measure with."""
+MEMORIZED_A_CLASS = 3 * ENOUGH_A_CLASS
+"""Guess and Recall each: 80 to train on, and 40 to calibrate and to measure with."""
 
 _FOLDER = "study"
 _TEXTS = "study-texts.parquet"
@@ -33,6 +34,7 @@ def make_study(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    lm: LanguageModel | None = None,
     limit: int | None = None,
 ) -> Study:
     """Make the study, or finish it, up to its trained CNNs.
@@ -44,6 +46,7 @@ def make_study(
         revision: of the hub.
         dtype: as the model is audited; another one is another model.
         device: where it runs.
+        lm: the model itself, where it is loaded already.
         limit: sequences at most; None takes all.
 
     Returns:
@@ -51,10 +54,12 @@ def make_study(
         and its label stage says why.
 
     Raises:
-        UserError: windows of another length, or in a chat.
+        UserError: windows of another length, or in a chat; or a study of other settings is there.
         MnemoscopeError: as `stages.run.run`.
     """
     check_windows("auto", SequenceSettings().length, audit)
+    folder = out / _FOLDER
+    _announce(folder)
     source = EMBEDDED if model == EMBEDDED else str(_write_texts(out, model, revision))
     settings = study_settings(
         source,
@@ -65,7 +70,8 @@ def make_study(
         batch_size=audit.batch_size,
         limit=limit,
     )
-    study = run(settings, out / _FOLDER, until="label")
+    models = Models(settings, lm)
+    study = run(settings, folder, until="label", models=models)
     entry = samples_of(study)[PAPER_NAME]
     counts = entry["counts"]
     say(
@@ -76,7 +82,17 @@ def make_study(
     if "impossible" in entry:
         say(f"No probabilities: each wants {MEMORIZED_A_CLASS} of them.")
         return study
-    return run(settings, out / _FOLDER, until="train")
+    return run(settings, folder, until="train", models=models)
+
+
+def _announce(folder: Path) -> None:
+    """Say whether a study is made, finished or asked again."""
+    if not is_study(folder):
+        say(f"{folder}: making a study of this model first")
+    elif not Study(folder).is_done("train"):
+        say(f"{folder}: going on with the study that was begun")
+    else:
+        say(f"{folder}: the study of this model is already there")
 
 
 def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:

@@ -43,7 +43,12 @@ _ON_A_CLUSTER: dict[str, Callable[[Study, Models], None]] = {
 
 
 def run(
-    settings: StudySettings, folder: Path | str, *, redo: bool = False, until: str | None = None
+    settings: StudySettings,
+    folder: Path | str,
+    *,
+    redo: bool = False,
+    until: str | None = None,
+    models: Models | None = None,
 ) -> Study:
     """Make a study, or finish one: every stage that is missing, in order.
 
@@ -52,6 +57,7 @@ def run(
         folder: a new or empty folder, or a study made with the same settings.
         redo: make stages anew whose settings differ from the study's, instead of refusing.
         until: name of the last stage to run, all of them when None.
+        models: of these settings, where some are loaded already.
 
     Returns:
         The study, with all stages done.
@@ -60,7 +66,7 @@ def run(
         MnemoscopeError: what the user can mend, damaged data, or a full disk; finished stages
             and finished parts of the present one are kept.
     """
-    folder, models = Path(folder), Models(settings)
+    folder, models = Path(folder), models or Models(settings)
     if is_study(folder):
         study = Study(folder)
         refuse_padding(study)
