@@ -2,9 +2,10 @@
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_store.py [LAYERS ...]
 
-Rows are read in one random order, alone (`dataset[row]`) and 32 at a time (`dataset.read`), and the
-same bytes with `os.pread` into new memory, by turns; ratios of medians over repetitions. Cold: the
-page cache is told to drop the shards before each. Unpacking the triangle is timed apart.
+Rows are read in one random order, alone (`dataset[row]`) and 32 at a time (`dataset.read`, which
+is what training and a `DataLoader` call), and the same bytes with `os.pread` into new memory, one
+row or a list of 32 held at a time, by turns; ratios of medians over repetitions. Cold: the page
+cache is told to drop the shards before each. Unpacking the triangle is timed apart.
 """
 
 import os
@@ -21,7 +22,7 @@ from mnemoscope.maps import MapStore, MapWriter, unpack_triangle
 from mnemoscope.maps.shard import tensor_start
 from mnemoscope.maps.triangle import triangle_size
 
-N_ROWS, REPETITIONS, BATCH = 512, 7, 32
+N_ROWS, REPETITIONS, BATCH = 512, 21, 32
 
 
 def make_store(folder: Path, n_layers: int) -> None:
@@ -60,8 +61,11 @@ def compare(folder: Path, order: list[int], n_layers: int, *, at_once: int, cold
     batches = [torch.tensor(order[at : at + at_once]) for at in range(0, N_ROWS, at_once)]
 
     def raw() -> None:
-        for descriptor, start, row in places:
-            os.pread(descriptor, n_bytes, start + row * n_bytes)
+        for at in range(0, N_ROWS, at_once):
+            [
+                os.pread(file, n_bytes, start + row * n_bytes)
+                for file, start, row in places[at : at + at_once]
+            ]
 
     def ours() -> None:
         if at_once == 1:

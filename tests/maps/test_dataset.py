@@ -11,7 +11,14 @@ from map_folders import capture, maps_of
 from torch.utils.data import DataLoader
 
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps import MapStore, MapWriter, TensorMaps, pack_triangle, unpack_triangle
+from mnemoscope.maps import (
+    MapStore,
+    MapWriter,
+    TensorMaps,
+    pack_triangle,
+    row_files,
+    unpack_triangle,
+)
 from mnemoscope.maps.dataset import rows_at_once
 
 
@@ -52,6 +59,8 @@ def test_reading_a_row_does_not_read_the_file(tmp_path):
             writer.append(np.arange(start, start + 64), "own", maps, maps)
     del maps
     stored = MapStore(tmp_path).dataset(np.arange(256), "own", "mean")
+    capture(tmp_path / "small", range(2))
+    MapStore(tmp_path / "small").dataset(range(2), "own", "mean").read(torch.arange(2))  # imports
     before = resident_bytes()
     stored.read(torch.tensor([3, 200]))
     assert resident_bytes() - before < 10e6
@@ -63,6 +72,25 @@ def test_rows_of_many_shards_come_in_the_order_asked_for(tmp_path):
     rows = [17, 3, 29, 3, 0, 16, 28]
     assert torch.equal(maps.read(torch.tensor(rows)), pack_triangle(maps_of(rows, "mean").half()))
     assert maps.read(torch.tensor([], dtype=torch.long)).shape == (0, 3, 36)
+
+
+def test_a_batch_over_more_shards_than_may_be_open_comes_whole_each_time(tmp_path):
+    capture(tmp_path, range(90), shard_rows=1)
+    maps = MapStore(tmp_path).dataset(range(90), "own", "mean")
+    for seed in range(3):
+        rows = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(maps.read(rows), pack_triangle(maps_of(rows, "mean").half()))
+        assert torch.equal(maps[rows[0]], maps.read(rows[:1])[0])
+
+
+def test_a_system_without_the_compiled_read_reads_the_same(tmp_path, monkeypatch):
+    capture(tmp_path, range(30), shard_rows=4)
+    maps = MapStore(tmp_path).dataset(range(30), "own", "mean")
+    rows = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    compiled = maps.read(rows)
+    monkeypatch.setattr("mnemoscope.maps.row_reads._compiled", lambda: None)
+    monkeypatch.setattr("mnemoscope.maps.row_files._fill", row_files._fill_by_two_calls)
+    assert torch.equal(maps.read(rows), compiled)
 
 
 def test_large_maps_are_taken_a_few_at_a_time():

@@ -112,15 +112,15 @@ class StoredMaps:
         """
         self.n_layers, self.length, self.pooling = n_layers, length, pooling
         self._files = RowFiles(shards, pooling)
-        self._shard_of, self._row_of = shard_of.numpy(), row_of.numpy()
+        self._places = torch.stack([shard_of, row_of]).numpy()
         self._shape = (n_layers, triangle_size(length))
 
     def __len__(self) -> int:
-        return len(self._shard_of)
+        return int(self._places.shape[1])
 
     def __getitem__(self, position: int) -> torch.Tensor:
         maps = np.empty(self._shape, dtype=np.float16)
-        self._files.read_row(maps, int(self._shard_of[position]), int(self._row_of[position]))
+        self._files.read_row(maps, self._places.item(0, position), self._places.item(1, position))
         return torch.from_numpy(maps)
 
     def __getitems__(self, positions: list[int]) -> list[torch.Tensor]:
@@ -135,5 +135,5 @@ class StoredMaps:
         """
         chosen = torch.as_tensor(rows, dtype=torch.long).numpy()
         maps = np.empty((len(rows), *self._shape), dtype=np.float16)
-        self._files.read(maps, self._shard_of[chosen], self._row_of[chosen])
+        self._files.read(maps, self._places[:, chosen])
         return torch.from_numpy(maps)

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mnemoscope.maps.row_reads import read_rows
 from mnemoscope.maps.shard import gone, tensor_start
 
 __all__ = ["RowFiles"]
 
 _MOST_OPEN = 32
+_CLOSED = -1
 
 
 class RowFiles:
@@ -29,8 +31,8 @@ class RowFiles:
             tensor: name of the tensor that is read, float16.
         """
         self._shards, self._tensor = list(shards), tensor
-        self._starts: dict[int, int] = {}
-        self._open: dict[int, int] = {}  # descriptors, the latest opened last
+        self._open: dict[int, tuple[int, int]] = {}  # descriptor and start, the latest opened last
+        self._files = np.full((2, len(self._shards)), _CLOSED)  # the same, by shard
 
     def __getstate__(self) -> tuple[list[Path], str]:
         return self._shards, self._tensor
@@ -39,7 +41,7 @@ class RowFiles:
         self.__init__(*state)  # type: ignore[misc]
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
+        for descriptor, _ in getattr(self, "_open", {}).values():
             os.close(descriptor)
 
     def read_row(self, maps: npt.NDArray[np.float16], shard: int, row: int) -> None:
@@ -48,49 +50,43 @@ class RowFiles:
         Raises:
             DamagedDataError: the shard has vanished or been cut.
         """
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            descriptor = self._open_shard(shard)
+        descriptor, start = self._open.get(shard) or self._open_shard(shard)
         n_bytes = maps.nbytes
-        if _fill(descriptor, maps, self._starts[shard] + row * n_bytes) != n_bytes:
+        if _fill(descriptor, maps, start + row * n_bytes) != n_bytes:
             raise gone(self._shards[shard])
 
-    def read(
-        self,
-        maps: npt.NDArray[np.float16],
-        shard_of: npt.NDArray[np.int64],
-        row_of: npt.NDArray[np.int64],
-    ) -> None:
-        """Fill an array row by row, in the order of files and of places in them.
+    def read(self, maps: npt.NDArray[np.float16], places: npt.NDArray[np.int64]) -> None:
+        """Fill an array row by row; shard by shard where not all may be open.
 
         Args:
             maps: float16, contiguous, shape (n, ...).
-            shard_of: for each row of it the position of the shard, shape (n,).
-            row_of: for each the row in that shard, shape (n,).
+            places: for each row of it the position of its shard and its row there, shape (2, n).
 
         Raises:
             DamagedDataError: as `read_row`.
         """
-        order = np.lexsort((row_of, shard_of))
-        columns = (order, shard_of[order], row_of[order])
-        n_bytes, current, descriptor, start = maps[:1].nbytes, -1, -1, 0
-        for position, shard, row in zip(*(one.tolist() for one in columns), strict=True):
-            if shard != current:
-                self.read_row(maps[position], shard, row)  # opens what is not open
-                current, descriptor, start = shard, self._open[shard], self._starts[shard]
-            elif _fill(descriptor, maps[position], start + row * n_bytes) != n_bytes:
-                raise gone(self._shards[shard])
+        few = len(self._shards) <= _MOST_OPEN
+        order = np.arange(len(maps)) if few else np.argsort(places[0], kind="stable")
+        done = 0
+        while (done := read_rows(maps, order, done, places, self._files)) < len(maps):
+            row = order.item(done)  # its shard is not open, it is not whole, or no such call here
+            self.read_row(maps[row], *places[:, row].tolist())
+            done += 1
 
-    def _open_shard(self, shard: int) -> int:
-        if shard not in self._starts:
-            self._starts[shard] = tensor_start(self._shards[shard], self._tensor)
+    def _open_shard(self, shard: int) -> tuple[int, int]:
+        """Open one, and close the oldest where too many are; gives descriptor and first byte."""
         if len(self._open) >= _MOST_OPEN:
-            os.close(self._open.pop(next(iter(self._open))))
+            oldest = next(iter(self._open))
+            os.close(self._open.pop(oldest)[0])
+            self._files[:, oldest] = _CLOSED
+        start = tensor_start(self._shards[shard], self._tensor)
         try:
-            self._open[shard] = os.open(self._shards[shard], os.O_RDONLY | _BINARY)
+            descriptor = os.open(self._shards[shard], os.O_RDONLY | _BINARY)
         except OSError as error:
             raise gone(self._shards[shard]) from error
-        return self._open[shard]
+        self._open[shard] = descriptor, start
+        self._files[:, shard] = descriptor, start
+        return descriptor, start
 
 
 _BINARY = getattr(os, "O_BINARY", 0)
