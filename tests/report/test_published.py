@@ -88,6 +88,22 @@ def test_conclusions_stand_with_verdict_and_figures_of_both(view, content) -> No
     assert "Spearman 1.00" in html
 
 
+def test_a_taxonomy_with_a_title_has_no_second_name(content) -> None:
+    own = "Non-Memo, Recite[5], Reconstruct, Recollect"
+    published = "Non-Memo, Recite[5], Reconstruct, Others"
+    ours = [
+        replace(figures(published, 0.5), taxonomy=own),
+        figures("Non-Memo, Guess, Others", 0.8),
+    ]
+    found = published_view(compare_with_published(ours), {own: "Prashanth et al."})
+    assert found is not None
+    assert [row.name for row in found.parts[0].rows] == ["Prashanth et al.", "Guess, Others"]
+    assert found.renamed == (("Prashanth et al.", "Recite[5], Reconstruct, Others"),)
+    html = render_report(replace(content, published=found))
+    assert html.count("Recite[5], Reconstruct, Others") == 1  # where it is explained
+    assert "the best of the others is Prashanth et al. with" in html
+
+
 def test_a_study_without_published_taxonomies_has_no_section(content) -> None:
     assert published_view(compare_with_published([])) is None
     assert 'id="published"' not in render_report(content)

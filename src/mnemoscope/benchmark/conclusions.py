@@ -194,13 +194,13 @@ def _judge_confused(catalogue: Mapping[str, Measured]) -> Conclusion:
         low, high = interval_of(drawn[pair] - largest)
         error_low, error_high = interval_of(drawn[pair])
     f1 = f1_per_class(chosen.confusion)
-    next_pair = " and ".join(classes[index] for index in rest)
+    next_pair = " and ".join([*classes[:-1], "Recollect"][index] for index in rest)
     reason = (
-        f"In {chosen.name} (Others is Recollect), of the decisions between the two "
+        f"In {chosen.name}, of the decisions between Recite and its last class, Recollect, "
         f"{_percent(errors[pair])} % {_ends(error_low, error_high)}are wrong (guessing: 50 %); "
         f"next come {next_pair} with {_percent(errors[rest])} %, "
         f"difference {_points(difference, low, high)}. "
-        f"F1 of {classes[1]} {_percent(float(f1[1]))}, of Others {_percent(float(f1[-1]))}."
+        f"F1 of {classes[1]} {_percent(float(f1[1]))}, of Recollect {_percent(float(f1[-1]))}."
     )
     if error_high is not None and error_high >= 0.5:
         reason += " They are told apart no better than by guessing."

@@ -4,7 +4,7 @@ Everything here is arranged from a `benchmark.Comparison`; nothing is measured.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -106,15 +106,30 @@ class ConclusionPair(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedView:
-    """The section of the report; parts without a taxonomy that was asked for are left out."""
+    """The section of the report; parts without a taxonomy that was asked for are left out.
+
+    Attributes:
+        parts: the tables.
+        conclusions: of the paper, here and published.
+        renamed: title and published name of each taxonomy that the page calls by a title.
+    """
 
     parts: tuple[PublishedPart, ...]
     conclusions: tuple[ConclusionPair, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
-def published_view(comparison: Comparison) -> PublishedView | None:
-    """Arrange a comparison for the page; None where the study has no published taxonomy."""
+def published_view(
+    comparison: Comparison, titles: Mapping[str, str] | None = None
+) -> PublishedView | None:
+    """Arrange a comparison for the page; None where the study has no published taxonomy.
+
+    Args:
+        comparison: from the study.
+        titles: what the page calls a taxonomy, by the study's name of it.
+    """
     parts = []
+    titles = _published_titles(comparison.frame, titles or {})
     for kind in WHOLES:
         rows = in_reading_order(comparison.frame, kind)
         asked = rows.filter(pl.col("state") != "absent")
@@ -125,7 +140,7 @@ def published_view(comparison: Comparison) -> PublishedView | None:
         parts.append(
             PublishedPart(
                 kind,
-                tuple(_measured_rows(measured)),
+                tuple(_measured_rows(measured, titles)),
                 tuple(_missing_rows(asked.filter(pl.col("min_f1").is_null()))),
                 rows.height - asked.height,
                 correlation,
@@ -134,7 +149,24 @@ def published_view(comparison: Comparison) -> PublishedView | None:
     if not parts:
         return None
     pairs = zip(comparison.conclusions, published_conclusions(), strict=True)
-    return PublishedView(tuple(parts), tuple(ConclusionPair(*pair) for pair in pairs))
+    conclusions = tuple(ConclusionPair(*(_retold(one, titles) for one in pair)) for pair in pairs)
+    renamed = tuple((title, short_name(name)) for name, title in titles.items())
+    return PublishedView(tuple(parts), conclusions, renamed)
+
+
+def _published_titles(frame: pl.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles by the published name of the taxonomies that were measured."""
+    rows = frame.filter(pl.col("kind") == "catalogue", pl.col("state") == "measured")
+    pairs = rows.select("published_name", "taxonomy").iter_rows()
+    return {published: titles[own] for published, own in pairs if own in titles}
+
+
+def _retold(conclusion: Conclusion, titles: Mapping[str, str]) -> Conclusion:
+    """A conclusion with titles in place of published names."""
+    reason = conclusion.reason
+    for name, title in titles.items():
+        reason = reason.replace(name, title)
+    return replace(conclusion, reason=reason)
 
 
 def in_reading_order(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -183,12 +215,14 @@ def short_name(taxonomy: str) -> str:
     return taxonomy.removeprefix(_PREFIX)
 
 
-def _measured_rows(frame: pl.DataFrame) -> Iterator[PublishedRow]:
+def _measured_rows(frame: pl.DataFrame, titles: Mapping[str, str]) -> Iterator[PublishedRow]:
     """Rows with figures."""
     for row in frame.iter_rows(named=True):
         is_rho = row["kind"] == "rho"
         yield PublishedRow(
-            name=rho_words(row) if is_rho else short_name(row["published_name"]),
+            name=rho_words(row)
+            if is_rho
+            else titles.get(row["published_name"]) or short_name(row["published_name"]),
             alias_of=short_name(row["taxonomy"]) if row["state"] == "alias" else "",
             n_classes=row["n_classes"],
             min_f1=Estimate(row["min_f1"], row["low"], row["high"]),

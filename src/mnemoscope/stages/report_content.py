@@ -65,7 +65,9 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         warnings=tuple(_warnings(study)),
         settings=_settings(study),
         commands=_commands(study),
-        published=published_view(load_comparison(study)) if has_comparison(study) else None,
+        published=(
+            published_view(load_comparison(study), _TITLES) if has_comparison(study) else None
+        ),
         analyses=tuple(analysis_sections(study)),
     )
 
