@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mnemoscope.config import parse_settings
 from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.stages.capture import logprobs_of
 from mnemoscope.stages.models import Models
 from mnemoscope.stages.sequences import found_study
 from mnemoscope.study import Study
@@ -222,3 +224,19 @@ def test_a_spread_model_gives_the_same_store_and_is_recorded(tiny, tmp_path, cal
         )
     spread = Study(tmp_path / "spread").record["models"]["model"]
     assert (spread["device_map"], spread["quantization"]) == ("cpu: 6, disk: 1 modules", None)
+
+
+@pytest.mark.parametrize("length", [16, 64, 78])
+def test_logprobs_are_of_the_second_half_whatever_the_length(tiny, tmp_path, length):
+    table = pl.read_parquet(tokens_table(tmp_path / "t.parquet", n=5, length=length))
+    settings = parse_settings(
+        {"model": {"name": str(tiny.model)}, "sequences": {"length": length}}, where="test"
+    )
+    found = logprobs_of(settings, Models(settings).alone("model"), table)
+    ids = torch.tensor(table["tokens"].to_list())
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(tiny.model)(ids).logits
+    every = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
+    wanted = every[:, length // 2 - 1 :].numpy()
+    # float32, by another attention code; log-probabilities down to about -40.
+    np.testing.assert_allclose(np.array(found["logprobs"].to_list()), wanted, atol=1e-3)

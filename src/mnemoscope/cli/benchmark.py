@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mnemoscope.cli.engine import EngineFlags, EngineOption, RayAddress, RayWorkers, Storage
 from mnemoscope.cli.options import Quiet, Redo, Set
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.errors import UserError
@@ -35,6 +36,10 @@ def benchmark(
     studies: _Studies,
     compare: _Compare = None,
     out: _OutFolder = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
     set_: Set = None,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -46,10 +51,11 @@ def benchmark(
     Example: mnemoscope benchmark my-study
     """
     _check(studies, compare, out)
-    if (len(studies) > 1 or compare is not None) and (set_ or redo):
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    if (len(studies) > 1 or compare is not None) and (set_ or redo or where != EngineFlags()):
         raise UserError(
-            "benchmark: --set and --redo change a study; several studies and --compare only read. "
-            "Give them in a run of their own."
+            "benchmark: --set, --redo and --engine are for scoring a study; several studies and "
+            "--compare only read. Give them in a run of their own."
         )
     if len(studies) > 1:
         _put_together(studies, out)
@@ -58,7 +64,7 @@ def benchmark(
     if compare is not None:
         _compare(Study(folder), *compare)
         return
-    stage_verb(folder, "benchmark", {}, set_, redo=redo, quiet=quiet)
+    stage_verb(folder, "benchmark", {}, set_, redo=redo, quiet=quiet, where=where)
     from mnemoscope.cli.published import print_comparison
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.stages.compare import load_comparison

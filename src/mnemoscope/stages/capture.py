@@ -331,8 +331,8 @@ def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) ->
 
 def logprobs_of(settings: StudySettings, model: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
     """Log-probabilities of some rows' suffix tokens: `sequence_id`, `logprobs` list<f32>."""
-    batch_size = settings.model.batch_size
-    values = suffix_logprobs(model, token_matrix(rows), batch_size=batch_size)
+    tokens, batch_size = token_matrix(rows), settings.model.batch_size
+    values = suffix_logprobs(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2)
     return rows.select("sequence_id").with_columns(
         pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
     )

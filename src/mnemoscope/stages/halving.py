@@ -8,7 +8,7 @@ from typing import Any
 from mnemoscope.atomic_write import write_text
 from mnemoscope.lm.batching import noting_halved
 
-__all__ = ["HALVED", "halved_on_record"]
+__all__ = ["HALVED", "halved_on_record", "read_halved"]
 
 HALVED = "batch_size_halved_to"
 """What the manifest of a stage and the record of a part call it."""
@@ -23,9 +23,7 @@ def halved_on_record(counts: dict[str, Any], file: Path) -> Iterator[None]:
         file: holds the size from the moment it is forced; stands with what was made so, and is
             the caller's to remove.
     """
-    before: list[int] = []
-    with suppress(OSError, ValueError):
-        before = [int(file.read_text(encoding="utf-8"))]
+    before = read_halved(file)
 
     def keep(size: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,3 +36,10 @@ def halved_on_record(counts: dict[str, Any], file: Path) -> Iterator[None]:
         sizes = [*before, *([counts[HALVED]] if HALVED in counts else [])]
         if sizes:
             counts[HALVED] = min(sizes)
+
+
+def read_halved(file: Path) -> list[int]:
+    """The size that `halved_on_record` left in a file; none where all went well."""
+    with suppress(OSError, ValueError):
+        return [int(file.read_text(encoding="utf-8"))]
+    return []

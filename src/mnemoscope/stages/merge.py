@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from mnemoscope.atomic_write import write_bytes
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.progress import track
@@ -20,8 +21,9 @@ from mnemoscope.stages.continuation import chunk_name, chunks_of, keep_verdicts_
 from mnemoscope.stages.decoding import keep_decoded
 from mnemoscope.stages.halving import HALVED
 from mnemoscope.stages.models import Models, facts_of
-from mnemoscope.stages.part_work import DECODED_FILE, MAPS_FOLDER
+from mnemoscope.stages.part_work import DECODED_FILE, MAPS_FOLDER, VERDICTS_FOLDER
 from mnemoscope.stages.parts import PartRecord, find_parts, part_settings
+from mnemoscope.stages.verdicts import hand_over, verdict_folder
 from mnemoscope.study import Study
 
 __all__ = ["merge_parts"]
@@ -104,17 +106,33 @@ def _merge_capture(study: Study, records: list[PartRecord]) -> None:
         roles = list(records[0].values["models"])
         map_roles = sorted({name for one in records for name in _map_roles(one)})
         stores = {role: _open_stores(study, records, role) for role in map_roles}
+        verdicts = _verdicts(records)
         decoded = [_frame(record, DECODED_FILE) for record in records]
         if any(frame is not None for frame in decoded):
             frames = [frame for frame in decoded if frame is not None]
             keep_decoded(study, pl.concat(frames).unique("sequence_id"))
         for role in map_roles:
             _merge_maps(study, stores[role], role, wanted)
+        if verdicts and (folder := verdict_folder(study)) is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in verdicts.items():
+                write_bytes(folder / name, data)
+            hand_over(study, folder)
         if "reference" in roles:
             counts["reference"] = wanted.height
         if study.is_done("label") and study.settings.benchmark.controls:
             _merge_logprobs(study, records, wanted)
         _note_halved(counts, records)
+
+
+def _verdicts(records: list[PartRecord]) -> dict[str, bytes]:
+    """Verdicts that the parts found in the forward of their maps: each file's name and content."""
+    found = {}
+    for record in records:
+        for path in sorted((record.folder / VERDICTS_FOLDER).glob("from-*.parquet")):
+            _frame(record, f"{VERDICTS_FOLDER}/{path.name}")
+            found[path.name] = path.read_bytes()
+    return found
 
 
 def _note_halved(counts: dict[str, Any], records: list[PartRecord]) -> None:
@@ -137,8 +155,6 @@ def _open_stores(study: Study, records: list[PartRecord], role: str) -> list[Map
         with _naming_the_part(study, record):
             has_maps = role in _map_roles(record)
             stores.append(MapStore(record.folder / MAPS_FOLDER / role) if has_maps else None)
-            if (store := stores[-1]) is not None:
-                store.check()
     return stores
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
+from mnemoscope.atomic_write import write_bytes, write_parquet
 from mnemoscope.config import StudySettings
+from mnemoscope.lm.batching import note_halved
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.maps.store import MapWriter
 from mnemoscope.progress import say, track
@@ -26,17 +27,20 @@ from mnemoscope.stages.capture import (
     store_roles,
     wanted_maps,
 )
-from mnemoscope.stages.continuation import chunk_name, chunks_of, continue_chunk
+from mnemoscope.stages.continuation import chunk_folder, chunk_name, chunks_of, continue_chunk
 from mnemoscope.stages.decoding import DECODED, decode_block, lacking_blocks
+from mnemoscope.stages.halving import read_halved
 from mnemoscope.stages.models import Models, reference_name
 from mnemoscope.stages.padding import mask_of, refuse_padding
 from mnemoscope.stages.parts import Part, working_on
+from mnemoscope.stages.verdicts import verdict_folder
 from mnemoscope.study import Study
 
-__all__ = ["DECODED_FILE", "MAPS_FOLDER", "captured_roles", "run_part"]
+__all__ = ["DECODED_FILE", "MAPS_FOLDER", "VERDICTS_FOLDER", "captured_roles", "run_part"]
 
 DECODED_FILE = "decoded.parquet"
 MAPS_FOLDER = "maps"
+VERDICTS_FOLDER = "verdicts"
 
 
 def run_part(
@@ -95,7 +99,17 @@ def _continue(study: Study, model: LanguageModel, part: Part, folder: Path) -> N
     mine = [chunk for number, chunk in enumerate(chunks) if part.is_mine(number)]
     with track(f"Part {part}", total=sum(len(rows) for _, rows in mine)) as progress:
         for start, rows in mine:
+            _take_over(chunk_folder(study), folder, chunk_name(start))
             continue_chunk(folder / chunk_name(start), model, rows, study.settings, progress)
+
+
+def _take_over(kept: Path, folder: Path, name: str) -> None:
+    """Take a chunk that the study holds already: from a capture's forward, or of a killed run."""
+    if (folder / name).is_file() or not (kept / name).is_file():
+        return
+    write_bytes(folder / name, (kept / name).read_bytes())
+    for size in read_halved(kept / "halved"):
+        note_halved(size)
 
 
 def _capture(
@@ -107,6 +121,7 @@ def _capture(
     check_head_bytes(model, wanted.height, study.settings)
     stores = [(role, each) for role in roles for each in store_roles(study.settings, role)]
     loaded = {role: models.model() if role == "model" else models.reference(None) for role in roles}
+    judged = None if verdict_folder(study) is None else folder / VERDICTS_FOLDER
     rows = {}
     for role, each in stores:
         lm = loaded[role]
@@ -127,7 +142,8 @@ def _capture(
             target = folder / MAPS_FOLDER / each
             writer = store_of(study.settings, target, each, lm)
             tokens, mask = shown_tokens(table, mine), mask_of(table, mine)
-            fill_store(study.settings, each, writer, lm, mine, tokens, mask)
+            noted = judged if each == "model" and mask is None else None
+            fill_store(study.settings, each, writer, lm, mine, tokens, mask, verdicts=noted)
     if study.is_done("label") and study.settings.benchmark.controls:
         _logprobs(study, model, wanted, part, folder)
 
