@@ -1,61 +1,107 @@
-"""A Ray cluster of two workers: the bytes of one process, whatever dies on the way."""
+"""A Ray cluster of several workers: the bytes of one process, whatever dies on the way."""
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
-pytest.importorskip("ray", reason="the extra [ray] is not installed")
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
-from mnemoscope.config import EMBEDDED, parse_settings  # noqa: E402
+from mnemoscope.config import parse_settings  # noqa: E402
 from mnemoscope.engine import run_tasks, use_engine  # noqa: E402
 from mnemoscope.engine.ray_cluster import RayEngine  # noqa: E402
 from mnemoscope.engine.storage import Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
+from mnemoscope.lm import batching, continue_sequences, load_model  # noqa: E402
+from mnemoscope.stages import spread  # noqa: E402
 from mnemoscope.stages.blocks import BlockWorker  # noqa: E402
 from mnemoscope.stages.models import Models  # noqa: E402
 from mnemoscope.stages.run import run_stage  # noqa: E402
 from mnemoscope.stages.sequences import found_study  # noqa: E402
 from mnemoscope.stages.spread import gpus_for  # noqa: E402
 from mnemoscope.study import Study  # noqa: E402
+from tiny_models import save_model  # noqa: E402
 
+LENGTH = 16
+STAGES = ("continue", "features", "label", "capture", "train", "benchmark")
 VALUES = {
-    "model": {"name": EMBEDDED, "batch_size": 16, "device": "cpu"},
-    "sequences": {"limit": 300, "source": EMBEDDED},
-    "continue": {"part_rows": 64, "scan": True, "check_rows": 16},
+    "model": {"batch_size": 16, "device": "cpu"},
+    "sequences": {"length": LENGTH},
+    "continue": {"part_rows": 32, "scan": True, "check_rows": 16},
     "label": {
-        "taxonomies": ["Non-Memo, Guess, Recall"],
-        "n_train": 16,
-        "n_eval": 8,
-        "minimum": 10,
+        "taxonomies": ["Non-Memo, Recite[5], Recollect", "Non-Memo, Recall"],
+        "n_train": 30,
+        "n_eval": 12,
+        "minimum": 12,
     },
     "capture": {"shard_rows": 16},
-    "train": {"preset": "paper", "seeds": [0], "kernels": [6], "filters": [10]},
+    "train": {"preset": "paper", "seeds": [0], "kernels": [3], "filters": [6]},
     "benchmark": {"n_resamples": 100},
+    "search": {
+        "nodes": ["Recite[2..9]", "Entropy[3.2..4]"],
+        "classes": [3],
+        "candidates": 2,
+        "finalists": 1,
+        "seeds": [0],
+        "beside": [],
+        "minimum": 8,
+    },
 }
-STAGES = ("continue", "features", "label", "capture", "train")
+SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
 
 
-class DyingWorker(BlockWorker):
-    """Kills its own process once, in the middle of a stage."""
+class FaultyWorker(BlockWorker):
+    """Has memory for six rows; where a mark is named, one worker kills itself and leaves it.
 
-    def __init__(self, mark, *arguments):
+    That one dies in its second block, when the first file of it is written and its record is not.
+    Of three blocks and two workers one worker gets two, so that one always dies.
+    """
+
+    def __init__(self, mark, memory, *arguments):
         super().__init__(*arguments)
-        self.mark, self.n_done = Path(mark), 0
+        self.mark, self.memory, self.n_done = mark, memory, 0
 
     def __call__(self, block):
         self.n_done += block.kind in ("verdicts", "maps")
-        if self.n_done == 2 and not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(block)
+        if self.n_done == 2 and self.mark is not None and is_first(self.mark):
+            self._storage.write = partial(write_and_die, Storage(self._storage.url))
+        with pytest.MonkeyPatch.context() as patch:
+            if self.memory is not None:
+                limit_memory(patch, self.memory)
+            return super().__call__(block)
+
+
+def is_first(mark: Path) -> bool:
+    """Whether nobody has left the mark before; leaves it."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_and_die(storage, name, data):
+    storage.write(name, data)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit_memory(patch, rows: int) -> None:
+    attempt = batching._try
+
+    def lacking(step, batch, device):
+        return attempt(step, batch, device) if len(batch) <= rows else None
+
+    patch.setattr(batching, "_try", lacking)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -72,64 +118,245 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
+def make_table(model: Path, n: int = 180) -> pl.DataFrame:
+    """Two thirds are reproduced, half of them with 9 duplicates."""
+    tokens = np.random.default_rng(0).integers(1, 300, (n, LENGTH)).astype(np.int32)
+    half = LENGTH // 2
+    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=half)
+    kind = np.arange(n) % 3
+    continued = np.concatenate([batch.tokens for batch in found])
+    tokens[kind < 2, half:] = continued[kind < 2]
+    return pl.DataFrame(
+        {
+            "sequence_id": np.arange(100, 100 + n),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "duplicates": np.array([9, 2, 2])[kind],
+            "is_code": np.arange(n) % 2 == 0,
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """One study by the stage it has come to, made by one process with one thread."""
+    """Studies by the stage they have come to, made by one process with one thread; read only.
+
+    `alone` and `halved` were captured without labels, the verdicts found in the same forward.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("ray") / "study"
-    settings = parse_settings(VALUES, where="test")
-    found_study(folder, settings, Models(settings))
-    copies = {"sequences": shutil.copytree(folder, folder.with_name("sequences"))}
-    for stage in STAGES:
-        run_stage(Study(folder), stage)
-        copies[stage] = shutil.copytree(folder, folder.with_name(stage))
+    folder = tmp_path_factory.mktemp("ray")
+    model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
+    make_table(model).write_parquet(folder / "table.parquet")
+    values = VALUES | {
+        "model": VALUES["model"] | {"name": str(model)},
+        "sequences": VALUES["sequences"] | {"source": str(folder / "table.parquet")},
+        "capture": VALUES["capture"] | {"reference": str(reference)},
+    }
+    settings = parse_settings(values, where="test")
+    found_study(folder / "study", settings, Models(settings))
+    copies = {"sequences": shutil.copytree(folder / "study", folder / "sequences")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
+        patch.setattr("mnemoscope.stages.training.n_workers", lambda asked: 1)
+        for stage in STAGES:
+            run_stage(Study(folder / "study"), stage)
+            copies[stage] = shutil.copytree(folder / "study", folder / stage)
+        for name in ("alone", "halved"):
+            copies[name] = shutil.copytree(copies["sequences"], folder / name)
+            run_stage(Study(copies[name]), "capture")
+            limit_memory(patch, 6)
     yield copies
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster of this machine with room for two workers."""
+def port() -> int:
+    """Where the server of the bucket listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(port):
+    """A cluster of this machine with room for three workers, who know the bucket's server."""
+    here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-        torch.set_num_threads(1)
-        with RayEngine(n_workers=2) as engine:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [here, here.parent, *sys.path])))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it counts what others use as well
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            patch.setenv(name, "us-east-1")
+        with RayEngine(n_workers=3) as engine:
             yield engine
 
 
+@pytest.fixture(scope="module")
+def bucket(port, cluster):
+    """An S3 bucket of a server on this machine; gives a client of it."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    system = s3fs.S3FileSystem()
+    system.mkdir("shards")
+    yield system
+    server.stop()
+
+
+BEFORE = {"continue": "sequences", "capture": "label", "train": "capture", "benchmark": "train"}
+
+
+def names_in(bucket) -> list[str]:
+    bucket.invalidate_cache()
+    return bucket.find("shards")
+
+
 def begun(whole, stage: str, folder: Path) -> Study:
-    before = {"continue": "sequences", "capture": "label", "train": "capture"}[stage]
-    return Study(shutil.copytree(whole[before], folder / "study"))
+    return Study(shutil.copytree(whole[BEFORE[stage]], folder / "study"))
 
 
-def test_training_on_ray_gives_what_processes_give(whole, cluster, tmp_path):
-    study = begun(whole, "train", tmp_path)
-    with use_engine(cluster):
-        run_stage(study, "train")
-    assert_same(study.folder, whole["train"])
+def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> Path | None:
+    """Let workers be faulty from here on; gives the mark that the killed one will leave."""
+    monkeypatch.setattr(spread, "BlockWorker", partial(FaultyWorker, mark, memory))
+    return mark
 
 
-@pytest.mark.parametrize("stage", ["continue", "capture"])
-def test_a_worker_that_is_killed_loses_nothing(stage, whole, cluster, tmp_path, monkeypatch):
-    mark = tmp_path / "died"
-    monkeypatch.setattr("mnemoscope.stages.spread.BlockWorker", partial(DyingWorker, mark))
-    study = begun(whole, stage, tmp_path)
-    with use_engine(cluster):
-        run_stage(study, stage)
-    assert mark.exists()
-    assert_same(study.folder, whole[stage])
-
-
-def test_one_worker_and_storage_elsewhere_give_the_same(whole, cluster, tmp_path, monkeypatch):
+def test_continue_is_that_of_one_process_with_three_workers_one_and_two_of_whom_one_is_killed(
+    whole, cluster, tmp_path, monkeypatch
+):
+    """The driver of the three ends early; of what it left, the one worker redoes what is torn."""
+    study = begun(whole, "continue", tmp_path)
+    monkeypatch.setattr(cluster, "_n_workers", 3)
+    with use_engine(cluster), monkeypatch.context() as patch:
+        patch.setattr(spread._Crew, "in_turn", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(study, "continue")
+    blocks = study.folder / "blocks"
+    left = sorted(path.with_suffix(".parquet") for path in blocks.glob("*.json"))
+    assert len(left) >= 2
+    left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
+    times = {path: path.stat().st_mtime_ns for path in left}
     monkeypatch.setattr(cluster, "_n_workers", 1)
-    monkeypatch.setattr(cluster, "storage", f"file://{tmp_path}/bucket")
-    monkeypatch.setattr(Storage, "_is_local", lambda self: False)  # copies, as of a bucket
+    seen = {}
+    with use_engine(cluster), monkeypatch.context() as patch:
+        patch.setattr(spread._Crew, "drop", lambda *_: seen.update(times_of(left)))
+        run_stage(study, "continue")
+    assert [path for path in left if seen[path] != times[path]] == left[:1]
+    assert_same(study.folder, whole["continue"])
+    monkeypatch.setattr(cluster, "_n_workers", 2)
+    mark = faulty(monkeypatch, mark=tmp_path / "died")
+    with use_engine(cluster):
+        run_stage(study, "continue", redo=True)
+    assert mark.exists()
+    assert_same(study.folder, whole["continue"])
+
+
+def cut_short(self, blocks):
+    """End the driver once two blocks are finished, before it takes them over."""
+    finished = self._workers.run(blocks)
+    for _ in range(2):
+        next(finished)
+    raise KeyboardInterrupt
+
+
+def times_of(paths: list[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
+def test_two_workers_of_whom_one_is_killed_capture_as_one_process(
+    whole, cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster, "_n_workers", 2)
+    mark = faulty(monkeypatch, mark=tmp_path / "died")
     study = begun(whole, "capture", tmp_path)
     with use_engine(cluster):
         run_stage(study, "capture")
+    assert mark.exists()
     assert_same(study.folder, whole["capture"])
-    assert not list((tmp_path / "bucket").iterdir())
+
+
+def test_three_workers_with_little_memory_capture_and_scan_in_one_forward_as_one_process(
+    whole, cluster, tmp_path, monkeypatch
+):
+    faulty(monkeypatch, memory=6)
+    study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
+    with use_engine(cluster):
+        run_stage(study, "capture")
+    assert_same(study.folder, whole["halved"])
+    counts = study.manifest("capture")["counts"]
+    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
+    verdicts = list(study.folder.glob("continuation/*/part-*.parquet"))
+    assert len(pl.concat(map(pl.read_parquet, verdicts))) == study.sequences.height
+
+
+def test_one_worker_captures_through_a_bucket_as_one_process(
+    whole, cluster, bucket, tmp_path, monkeypatch
+):
+    """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
+    monkeypatch.setattr(cluster, "_n_workers", 1)
+    monkeypatch.setattr(cluster, "storage", "s3://shards/study")
+    in_bucket, drop = [], spread._Crew.drop
+
+    def dropping(crew, record):
+        in_bucket.append(names_in(bucket))
+        drop(crew, record)
+
+    monkeypatch.setattr(spread._Crew, "drop", dropping)
+    study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
+    with use_engine(cluster):
+        run_stage(study, "capture")
+    assert_same(study.folder, whole["alone"])
+    n_shards = len(list(study.folder.glob("maps/*/*.safetensors")))
+    assert len(in_bucket) == n_shards > 6
+    assert all(any(name.endswith(".shard") for name in names) for names in in_bucket)
+    assert names_in(bucket) == []
+
+
+def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
+    storage = Storage("s3://shards/folder")
+    storage.check_writable()
+    digest = storage.write("a", b"content")
+    assert storage.read("a", digest) == b"content"
+    assert names_in(bucket) == ["shards/folder/a"]
+    bucket.pipe_file("shards/folder/a", b"Content")
+    with pytest.raises(DamagedDataError, match="changed since it was written"):
+        storage.read("a", digest)
+    assert storage.read("a") is None
+    with pytest.raises(UserError, match="the storage refuses"):
+        Storage("s3://no-such-bucket/folder").check_writable()
+    assert not bucket.exists("no-such-bucket")
+
+
+@pytest.mark.parametrize("stage", ["train", "benchmark"])
+def test_tasks_of_a_stage_give_what_one_process_gives(stage, whole, cluster, tmp_path):
+    study = begun(whole, stage, tmp_path)
+    with use_engine(cluster):
+        run_stage(study, stage)
+    assert_same(study.folder, whole[stage])
+
+
+def test_the_verb_search_on_a_running_cluster_writes_what_one_process_writes(
+    whole, cluster, tmp_path, call
+):
+    study = begun(whole, "train", tmp_path)
+    local = Path(shutil.copytree(study.folder, tmp_path / "local" / "study"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
+        one = call("search", local, *SEARCH, "-q")
+    assert one.status == 0, one.err
+    address = ray.get_runtime_context().gcs_address
+    verb = [Path(sys.executable).with_name("mnemoscope"), "search", study.folder, *SEARCH, "-q"]
+    done = subprocess.run(
+        [*verb, "--engine", "ray", "--ray-address", address],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Found by excess" in done.stdout
+    assert_same(study.folder, local)
 
 
 def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster):
@@ -137,38 +364,6 @@ def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster)
         assert sorted(run_tasks(abs, [-1, -2, -3], workers=2)) == [1, 2, 3]
         with pytest.raises(Exception, match="no such folder"):
             list(run_tasks(Study, ["/no/such"], workers=0))
-
-
-@pytest.mark.parametrize("how", ["altered", "killed"])
-def test_blocks_of_a_driver_that_was_killed_are_taken_over(how, whole, cluster, tmp_path):
-    """A driver that ends between two blocks leaves them in the storage."""
-    study = begun(whole, "continue", tmp_path)
-    with use_engine(cluster):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mnemoscope.stages.spread._Crew.take", stopped)
-            with pytest.raises(KeyboardInterrupt):
-                run_stage(study, "continue")
-        left = sorted((study.folder / "blocks").glob("*.parquet"))
-        assert left
-        if how == "altered":
-            left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
-        times = {path: path.stat().st_mtime_ns for path in left}
-        seen = {}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "mnemoscope.stages.spread._Crew.drop",
-                lambda *_: seen.update(
-                    {path: path.stat().st_mtime_ns for path in left if path.exists()}
-                ),
-            )
-            run_stage(study, "continue")
-    redone = [path for path in left if seen[path] != times[path]]
-    assert redone == (left[:1] if how == "altered" else [])
-    assert_same(study.folder, whole["continue"])
-
-
-def stopped(*_):
-    raise KeyboardInterrupt
 
 
 BAD = [

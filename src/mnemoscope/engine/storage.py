@@ -58,7 +58,8 @@ class Storage:
         """
         temporary = self._path(f"{name}.{uuid.uuid4().hex}.tmp")
         with self._explaining(name, is_read=False):
-            self._fs.makedirs(self._root, exist_ok=True)
+            if self._is_local() or self._root.startswith("/"):
+                self._fs.makedirs(self._root, exist_ok=True)  # of a bucket: would make the bucket
             try:
                 self._fs.pipe_file(temporary, data)
                 self._fs.mv(temporary, self._path(name))
