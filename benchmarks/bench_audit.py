@@ -206,9 +206,9 @@ def ask_cnns(lm, sequences, windows):
     fit, measured = ground.facts["calibration"], ground.facts["measured"]
     print(
         f"cnn: study of {sequences.height:,} other sequences ({ground.facts['sequences']}), "
-        f"{len(ground.cnns)} CNNs; {fit['method']} {fit['temperature']} fitted on "
-        f"{fit['n_guess']} Guess + {fit['n_recall']} Recall; on {measured['n_guess']} + "
-        f"{measured['n_recall']} others ECE {measured['ece']:.3f} (as it was "
+        f"{len(ground.cnns)} CNNs; calibration {fit['method']} {fit['temperature']}, chosen on "
+        f"{fit['n_guess']} Guess + {fit['n_recall']} Recall by {fit['brier_by_method']}; "
+        f"cross-fitted ECE {measured['ece']:.3f} (as it was "
         f"{measured['ece_uncalibrated']:.3f}), Brier {measured['brier']:.3f} "
         f"({measured['brier_uncalibrated']:.3f}), AUC against the rule {measured['auc']:.3f}"
     )
