@@ -329,9 +329,14 @@ def test_groups_too_small_and_one_sided_labels_are_refused(monkeypatch) -> None:
     assert "--set minimum=N" in said
     half = [True, False] * 30
     one_text = _rows(half).with_columns(pl.Series("tokens", [[5] * 64] * 60))
-    said = _refused(monkeypatch, one_text, varying)  # all near duplicates: one side of the split
-    assert ", sequences " in said
-    assert "0 memorized sequences and 0 others; 4 of each are needed" in said
+    said = _refused(monkeypatch, one_text, varying)
+    assert "1 groups of near duplicates, and 5 are needed" in said
+    texts = [[20] * 64] * 30 + [[1 + i] * 64 for i in (0, 1, 2, 3) for _ in range(5)]
+    texts = [texts[i // 2 if i % 2 == 0 else 30 + i // 2 % 20] for i in range(60)]
+    one_sided = _rows(half).with_columns(pl.Series("tokens", texts))  # memorized: one text
+    said = _refused(monkeypatch, one_sided, varying)
+    assert said.startswith("analyze predict, sequences ")
+    assert "4 of each are needed" in said
 
 
 def test_features_without_variance_or_unknown_are_refused(monkeypatch) -> None:

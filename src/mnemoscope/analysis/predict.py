@@ -38,6 +38,7 @@ __all__ = ["Data", "Settings", "analyse", "best_partition", "model_all", "split_
 _Floats = npt.NDArray[np.float64]
 _PERPLEXITIES = ("generation_perplexity", "prompt_perplexity", "sequence_perplexity")
 _PLAIN = ("shannon_length", "is_templating")
+_FOLDS = 5
 _WORDS = {
     "baseline": "baseline",
     "taxonomic": "one a category",
@@ -111,6 +112,9 @@ def split_rows(
 
     Returns:
         True for test rows.
+
+    Raises:
+        UserError: fewer than five groups of near duplicates.
     """
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
@@ -125,7 +129,14 @@ def split_rows(
     else:
         import warnings
 
-        folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
+        if len(set(groups)) < _FOLDS:
+            raise UserError(
+                f"analyze predict: {len(set(groups))} groups of near duplicates, and {_FOLDS} are "
+                "needed to put a fifth of the sequences aside. Give a table of other texts."
+            )
+        if np.unique(strata, return_counts=True)[1].max() < _FOLDS:
+            strata = label.astype(np.int64)
+        folds = StratifiedGroupKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a stratum of fewer than five rows
             chosen = next(folds.split(np.zeros(len(label)), strata, list(groups)))[1]

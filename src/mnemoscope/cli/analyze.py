@@ -171,7 +171,8 @@ def _print_list() -> None:
         table.add_row(entry.name, entry.answers, needs, "yes" if entry.published else "")
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
-    for word, meaning in {**USES, **NEEDS}.items():
+    meanings = {str(word): text for word, text in USES.items()}
+    for word, meaning in (meanings | {str(word): text for word, text in NEEDS.items()}).items():
         words.add_row(word, meaning)
     words.add_row(
         "--published",
