@@ -52,7 +52,8 @@ def parse_gate(text: str) -> Gate:
         )
     limit = float(match[3]) / (100 if match[4] else 1)
     if limit > 1:
-        raise UserError(f"--fail-if '{text}': more than the whole text. Did you mean {match[3]}%?")
+        hint = "" if match[4] else f" Did you mean {match[3]}%?"
+        raise UserError(f"--fail-if '{text}': more than the whole text.{hint}")
     return Gate(text.strip(), match[1], match[2], limit)
 
 

@@ -201,6 +201,10 @@ def audit(
         )
     if out is None and not dry_run:
         raise UserError("audit wants a folder for the result: add -o DIR.")
+    if model is not None:
+        with shown(quiet):
+            beside = _reference_name(model, reference)
+            _check_names(model, revision, beside, documents, study)
     from mnemoscope.audit.settings import audit_settings
     from mnemoscope.audit.summary import parse_gate
 
@@ -279,7 +283,7 @@ def _audit(
     redo: bool,
 ) -> dict[str, Any]:
     """Read, load and audit; nothing is loaded for documents that cannot be read."""
-    from mnemoscope.audit.run import audit_documents, prepare_folder
+    from mnemoscope.audit.run import audit_documents, check_audit, prepare_folder
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 
@@ -287,15 +291,19 @@ def _audit(
     reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
     for one in reading.skipped:
         say(f"Not read: {one.name}: {one.reason}")
-    folder = _study_folder(study, model, out, settings, revision, given)
     lm = _load(model, "model", revision, given)
     beside = _reference_name(model, reference)
+    other = None if beside is None else _load(beside, "reference", None, given)
+    folder = None if study is None else Path(study)
+    if study == _MAKE_STUDY:
+        check_audit(lm, reading, out, settings, other, redo=redo)
+        folder = _make_study(out, settings, model, revision, given, lm)
     return audit_documents(
         lm,
         reading,
         out,
         settings=settings,
-        reference=None if beside is None else _load(beside, "reference", None, given),
+        reference=other,
         cnn=None if folder is None else _ground(folder, lm, settings),
         command=["mnemoscope", *sys.argv[1:]],
         names={"model": model, "reference": beside or ""},
@@ -303,19 +311,33 @@ def _audit(
     )
 
 
-def _study_folder(
-    study: str | None,
-    model: str,
+def _check_names(
+    model: str, revision: str | None, reference: str | None, sources: list[str], study: str | None
+) -> None:
+    """Refuse what is not there before torch is loaded."""
+    from mnemoscope.lm.hub import check_model
+    from mnemoscope.study import Study
+
+    for source in sources:
+        if source != "-" and not Path(source).exists():
+            raise UserError(f"{source}: no such file or folder.")
+    if study not in (None, _MAKE_STUDY):
+        Study(Path(str(study)))
+    if model != EMBEDDED:
+        check_model(model, revision)
+    if reference is not None and reference != EMBEDDED:
+        check_model(reference)
+
+
+def _make_study(
     out: Path,
     settings: "AuditSettings",
+    model: str,
     revision: str | None,
     given: dict[str, str],
-) -> Path | None:
-    """Where the study is that is to be asked; made where that is wanted."""
-    if study is None:
-        return None
-    if study != _MAKE_STUDY:
-        return Path(study)
+    lm: "LanguageModel",
+) -> Path:
+    """Where the study is that was made of the model, or found finished."""
     from mnemoscope.stages.auto_study import make_study
 
     return make_study(
@@ -325,6 +347,7 @@ def _study_folder(
         revision=revision,
         dtype=given["dtype"],
         device=given["device"],
+        lm=lm,
     ).folder
 
 
@@ -337,6 +360,14 @@ def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "Cn
     ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
     if ground.facts["reason"] is not None:
         say(f"No probabilities from {folder}: {ground.facts['reason']}.")
+        return ground
+    fit, found = ground.facts["calibration"], ground.facts["measured"]
+    say(
+        f"Probabilities from {len(ground.cnns)} CNNs of {folder}, calibration: {fit['method']}. On "
+        f"{found['n_guess']} Guess and {found['n_recall']} Recall sequences held out: ECE "
+        f"{100 * found['ece']:.1f} % (as it was {100 * found['ece_uncalibrated']:.1f} %), AUC "
+        f"{found['auc']:.3f}"
+    )
     return ground
 
 
@@ -407,8 +438,8 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
     print(
         f"{documents}, {whole['characters']:,} characters: "
         f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
-        f"({whole['guess_spans']} passages), {_share(whole['recalled'])} recalled "
-        f"({whole['recall_spans']} passages)."
+        f"({_passages(whole['guess_spans'])}), {_share(whole['recalled'])} recalled "
+        f"({_passages(whole['recall_spans'])})."
     )
     print(f"Wrote {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
 
@@ -421,6 +452,10 @@ def _write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
 
     write_text(path, junit_xml(record, pl.read_parquet(out / "spans.parquet")))
     print(f"Wrote {path}.")
+
+
+def _passages(n: int) -> str:
+    return f"{n:,} passage{'' if n == 1 else 's'}"
 
 
 def _share(share: dict[str, float]) -> str:

@@ -89,10 +89,17 @@ def _announce(folder: Path) -> None:
     """Say whether a study is made, finished or asked again."""
     if not is_study(folder):
         say(f"{folder}: making a study of this model first")
-    elif not Study(folder).is_done("train"):
-        say(f"{folder}: going on with the study that was begun")
-    else:
+    elif Study(folder).is_done(_last_stage(Study(folder))):
         say(f"{folder}: the study of this model is already there")
+    else:
+        say(f"{folder}: going on with the study that was begun")
+
+
+def _last_stage(study: Study) -> str:
+    """The stage that ends it: where too few sequences are memorized nothing is trained."""
+    if not study.is_done("label"):
+        return "train"
+    return "label" if "impossible" in samples_of(study)[PAPER_NAME] else "train"
 
 
 def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:
