@@ -1,6 +1,7 @@
 """A Ray cluster of several workers: the bytes of one process, whatever dies on the way."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import torch
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
+import mnemoscope  # noqa: E402
 from mnemoscope.config import parse_settings  # noqa: E402
 from mnemoscope.engine import run_tasks, use_engine  # noqa: E402
 from mnemoscope.engine.ray_cluster import RayEngine  # noqa: E402
@@ -64,7 +66,7 @@ class FaultyWorker(BlockWorker):
     """Has memory for six rows; where a mark is named, one worker kills itself and leaves it.
 
     That one dies in its second block, when the first file of it is written and its record is not.
-    Of three blocks and two workers one worker gets two, so that one always dies.
+    There are more blocks than workers, so that one gets a second and dies, whatever the timing.
     """
 
     def __init__(self, mark, memory, *arguments):
@@ -72,7 +74,8 @@ class FaultyWorker(BlockWorker):
         self.mark, self.memory, self.n_done = mark, memory, 0
 
     def __call__(self, block):
-        self.n_done += block.kind in ("verdicts", "maps")
+        is_counted = block.kind in ("verdicts", "maps")
+        self.n_done += is_counted and self._finished(self._name(block)) is None
         if self.n_done == 2 and self.mark is not None and is_first(self.mark):
             self._storage.write = partial(write_and_die, Storage(self._storage.url))
         with pytest.MonkeyPatch.context() as patch:
@@ -222,12 +225,12 @@ def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> 
     return mark
 
 
-def test_continue_is_that_of_one_process_with_three_workers_one_and_two_of_whom_one_is_killed(
+def test_workers_of_any_number_continue_as_one_process_after_kills_of_driver_and_worker(
     whole, cluster, tmp_path, monkeypatch
 ):
-    """The driver of the three ends early; of what it left, the one worker redoes what is torn."""
+    """The driver of one worker ends early; what it left is kept but for what is torn."""
     study = begun(whole, "continue", tmp_path)
-    monkeypatch.setattr(cluster, "_n_workers", 3)
+    monkeypatch.setattr(cluster, "_n_workers", 1)
     with use_engine(cluster), monkeypatch.context() as patch:
         patch.setattr(spread._Crew, "in_turn", cut_short)
         with pytest.raises(KeyboardInterrupt):
@@ -236,20 +239,20 @@ def test_continue_is_that_of_one_process_with_three_workers_one_and_two_of_whom_
     left = sorted(path.with_suffix(".parquet") for path in blocks.glob("*.json"))
     assert len(left) >= 2
     left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
-    times = {path: path.stat().st_mtime_ns for path in left}
-    monkeypatch.setattr(cluster, "_n_workers", 1)
-    seen = {}
+    times, seen = times_of(left), {}
+    monkeypatch.setattr(cluster, "_n_workers", 3)
     with use_engine(cluster), monkeypatch.context() as patch:
         patch.setattr(spread._Crew, "drop", lambda *_: seen.update(times_of(left)))
+        mark = faulty(patch, mark=tmp_path / "died")
         run_stage(study, "continue")
+    assert mark.exists()
     assert [path for path in left if seen[path] != times[path]] == left[:1]
     assert_same(study.folder, whole["continue"])
-    monkeypatch.setattr(cluster, "_n_workers", 2)
-    mark = faulty(monkeypatch, mark=tmp_path / "died")
-    with use_engine(cluster):
-        run_stage(study, "continue", redo=True)
-    assert mark.exists()
-    assert_same(study.folder, whole["continue"])
+    for n in (2, 1):
+        monkeypatch.setattr(cluster, "_n_workers", n)
+        with use_engine(cluster):
+            run_stage(study, "continue", redo=True)
+        assert_same(study.folder, whole["continue"])
 
 
 def cut_short(self, blocks):
@@ -329,34 +332,29 @@ def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
 
 
 @pytest.mark.parametrize("stage", ["train", "benchmark"])
-def test_tasks_of_a_stage_give_what_one_process_gives(stage, whole, cluster, tmp_path):
+def test_tasks_of_a_stage_give_what_one_process_gives(stage, whole, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_n_workers", 2)
     study = begun(whole, stage, tmp_path)
     with use_engine(cluster):
         run_stage(study, stage)
     assert_same(study.folder, whole[stage])
 
 
-def test_the_verb_search_on_a_running_cluster_writes_what_one_process_writes(
-    whole, cluster, tmp_path, call
+def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(
+    whole, cluster, tmp_path, call, monkeypatch
 ):
-    study = begun(whole, "train", tmp_path)
-    local = Path(shutil.copytree(study.folder, tmp_path / "local" / "study"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
-        one = call("search", local, *SEARCH, "-q")
-    assert one.status == 0, one.err
-    address = ray.get_runtime_context().gcs_address
-    verb = [Path(sys.executable).with_name("mnemoscope"), "search", study.folder, *SEARCH, "-q"]
-    done = subprocess.run(
-        [*verb, "--engine", "ray", "--ray-address", address],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Found by excess" in done.stdout
-    assert_same(study.folder, local)
+    monkeypatch.setattr(RayEngine, "__enter__", lambda engine: engine)  # the cluster is there
+    monkeypatch.setattr(RayEngine, "__exit__", lambda engine, *_: None)
+    monkeypatch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
+    shown, folders = [], {}
+    for name, flags in (("local", ()), ("ray", ("--engine", "ray", "--ray-workers", 2))):
+        folders[name] = begun(whole, "train", tmp_path / name).folder
+        done = call("search", folders[name], *SEARCH, *flags, "-q")
+        assert done.status == 0, done.err
+        shown.append(done.out.replace(str(folders[name]), ""))
+    assert_same(folders["ray"], folders["local"])
+    assert "Found by excess" in shown[0]
+    assert shown[1] == shown[0]
 
 
 def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster):
@@ -417,6 +415,14 @@ def test_a_storage_knows_a_file_that_was_altered_and_leaves_no_temporary_one(tmp
 
 
 def test_the_local_engine_loads_no_ray():
-    code = "import mnemoscope.stages.run, sys; print('ray' in sys.modules)"
+    code = "import mnemoscope.engine, mnemoscope.cli, sys; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "False\n", done.stderr
+    lines = {
+        path.name: path.read_text().splitlines()
+        for path in Path(mnemoscope.__file__).parent.rglob("*.py")
+    }
+    lazy = [one for one, text in lines.items() if any("    import ray" in line for line in text)]
+    loading = re.compile("(import|from) (ray|mnemoscope.engine.ray_cluster)\\b")
+    assert lazy
+    assert [name for name, text in lines.items() if any(map(loading.match, text))] == []

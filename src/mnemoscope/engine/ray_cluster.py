@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.engine.local import n_workers
-from mnemoscope.engine.ray_pool import ActorPool, original_error, stand_in
+from mnemoscope.engine.ray_pool import ActorPool, end_actors, original_error, stand_in
 from mnemoscope.engine.storage import Storage
 from mnemoscope.errors import UserError
 
@@ -44,6 +44,7 @@ class RayEngine:
         self.address = address or os.environ.get("RAY_ADDRESS") or None
         self.storage = storage
         self._n_workers = n_workers
+        self._spare: tuple[tuple[Any, ...], list[Any]] = (), []
 
     def __enter__(self) -> "RayEngine":
         if find_spec("ray") is None:
@@ -78,6 +79,7 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         import ray
 
+        self._spare = (), []
         ray.shutdown()
 
     def run_tasks(
@@ -106,6 +108,7 @@ class RayEngine:
         import ray
 
         self._n_fitting(1, gpus)
+        self._take_spare(())  # the room is for the tasks
         remote = ray.remote(_run_one).options(num_cpus=1, num_gpus=gpus, max_retries=3)
         waiting = iter(tasks)
         running: set[Any] = set()
@@ -128,8 +131,10 @@ class RayEngine:
     def workers(
         self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
     ) -> Iterator[ActorPool]:
-        """Make actors ready, see `protocol.Engine`; they end with the block.
+        """Make actors ready, see `protocol.Engine`.
 
+        After the block they give back the memory of what they loaded, and their processes wait
+        for the next workers or end when tasks are to run; after an error they end at once.
         Each computes with as many threads as this process would, so that its numbers are the same.
 
         Raises:
@@ -139,11 +144,22 @@ class RayEngine:
         cpus = 1 if gpus else threads
         fitting = self._n_fitting(cpus, gpus)
         n = max(1, min(self._n_workers or fitting, at_most))
-        pool = ActorPool(make, n=n, cpus=cpus, gpus=gpus, threads=threads)
+        kind = cpus, gpus, threads
+        spare = self._take_spare(kind)
+        pool = ActorPool(make, n=n, cpus=cpus, gpus=gpus, threads=threads, spare=spare)
         try:
             yield pool
+            self._spare = kind, pool.release()
         finally:
             pool.close()
+
+    def _take_spare(self, kind: tuple[Any, ...]) -> list[Any]:
+        """Workers that were released and are of this kind; of any other they end."""
+        (found, actors), self._spare = self._spare, ((), [])
+        if found == kind:
+            return actors
+        end_actors(actors)
+        return []
 
     def n_gpus(self) -> int:
         """Accelerators of the cluster."""

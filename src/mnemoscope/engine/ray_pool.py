@@ -10,7 +10,7 @@ from typing import Any
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.progress import say
 
-__all__ = ["ActorPool", "original_error", "stand_in"]
+__all__ = ["ActorPool", "end_actors", "original_error", "stand_in"]
 
 _MOST_DEATHS = 3
 _SAY_EVERY_SECONDS = 60
@@ -25,6 +25,8 @@ class ActorPool:
         cpus: processor cores of each.
         gpus: accelerators of each.
         threads: torch threads of each, which with the batches decides the bits.
+        spare: what an earlier pool of the same cores, accelerators and threads has released; they
+            are taken first, since a process of its own costs seconds.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class ActorPool:
         cpus: int,
         gpus: float,
         threads: int,
+        spare: Sequence[Any] = (),
     ) -> None:
         import ray
 
@@ -42,7 +45,7 @@ class ActorPool:
         self._kind: Any = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
         self._arguments = (ray.put(make), threads, str(Path.cwd()))
         self._n, self._failed_starts = n, 0
-        self._idle: list[Any] = []
+        self._spare, self._idle = list(spare), list[Any]()
         self._running: dict[Any, tuple[Any, int | None]] = {}
         for _ in range(n):
             self._start()
@@ -79,17 +82,22 @@ class ActorPool:
                 n_left -= 1
                 yield number, result
 
+    def release(self) -> list[Any]:
+        """Give the free workers up, without what they loaded; the others end."""
+        free, self._spare, self._idle = [*self._spare, *self._idle], [], []
+        self.close()
+        for actor in free:
+            actor.forget.remote()
+        return free
+
     def close(self) -> None:
         """End all workers."""
-        actors = [*self._idle, *(actor for actor, _ in self._running.values())]
-        self._idle, self._running = [], {}
-        for actor in actors:
-            with suppress(Exception):
-                self._ray.kill(actor)
+        end_actors([*self._spare, *self._idle, *(actor for actor, _ in self._running.values())])
+        self._spare, self._idle, self._running = [], [], {}
 
     def _start(self) -> None:
         """Ask for one more worker; it counts as busy until it is ready."""
-        actor: Any = self._kind.remote()
+        actor: Any = self._spare.pop() if self._spare else self._kind.remote()
         self._running[actor.prepare.remote(*self._arguments)] = (actor, None)
 
     def _give(self, actor: Any, number: int, block: Any) -> None:
@@ -123,12 +131,32 @@ class _Actor:
 
         stand_in(folder)
         torch.set_num_threads(threads)
-        self._work = make()
+        self._work: Any = make()
         return os.getpid()
 
     def work(self, block: Any) -> Any:
         """Work on one block."""
         return self._work(block)
+
+    def forget(self) -> None:
+        """Give back the memory of what was loaded."""
+        import gc
+
+        import torch
+
+        self._work = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def end_actors(actors: Sequence[Any]) -> None:
+    """End workers, also those that have died."""
+    import ray
+
+    for actor in actors:
+        with suppress(Exception):
+            ray.kill(actor)
 
 
 def stand_in(folder: str) -> None:

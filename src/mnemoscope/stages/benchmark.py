@@ -88,8 +88,8 @@ def _score(tasks: list[ScoreTask]) -> tuple[pl.DataFrame, pl.DataFrame]:
             found.append(scored)
             progress.advance()
     found.sort(key=lambda scored: scored[0])
-    frames, inputs = ([scored[column] for scored in found] for column in (1, 2))
-    return pl.concat(frames, rechunk=True), pl.concat(inputs, rechunk=True)
+    frame = pl.concat((scored[1] for scored in found), rechunk=True)
+    return frame, pl.concat((scored[2] for scored in found), rechunk=True)
 
 
 def _control_settings(runs: pl.DataFrame) -> list[str] | None:

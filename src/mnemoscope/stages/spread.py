@@ -90,7 +90,7 @@ class _Crew:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, traceback)
 
     @property
     def facts(self) -> ModelFacts:
