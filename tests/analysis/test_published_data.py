@@ -220,6 +220,9 @@ def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused
     said = refused("sequences", tmp_path / "a.txt", "--model", "none", "-o", out, "-q")
     assert "only a split of usvsnsp/semantic-filters is read without a model" in said
     assert not out.exists()
+    split = ("--sequences", source, "--split", "deduped_12b", "--model", "none")
+    assert "'mnemoscope sequences SOURCE" in refused("run", *split, "-o", out, "-q")
+    assert not out.exists()
 
 
 def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(

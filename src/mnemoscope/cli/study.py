@@ -167,6 +167,12 @@ def _announce(settings: StudySettings, out: Path) -> None:
     if is_study(out):
         say(f"Going on with the study {out}.")
         return
+    if settings.model.name == NO_MODEL:
+        raise UserError(
+            f"run: model.name '{NO_MODEL}': what follows features needs a language model. Give "
+            "--model NAME, or found a study for the analyses that need none: 'mnemoscope sequences "
+            f"SOURCE --split SPLIT --model {NO_MODEL} -o STUDY'."
+        )
     from mnemoscope.stages.presence import check_names
 
     check_names(settings)
