@@ -7,7 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mnemoscope.config import parse_settings
 from mnemoscope.embedded import sequences_path
+from mnemoscope.stages.run import run
+from mnemoscope.taxonomy.catalogue import PAPER
 
 sys.path.append(str(Path(__file__).parent))  # for `hostile`
 
@@ -27,3 +30,18 @@ def document(passages: list[str]) -> str:
     generator = np.random.default_rng(5)
     filler = [" ".join(generator.choice(words, 25)) for _ in range(3)]
     return f"{filler[0]}.\n\n{passages[0]}\n\n{filler[1]}.\n\n{passages[1]}\n\n{filler[2]}."
+
+
+@pytest.fixture(scope="session")
+def app_study(tmp_path_factory) -> Path:
+    """A finished study of the embedded model: the paper's taxonomy, no controls; read only."""
+    settings = {
+        "sequences": {"limit": 600},
+        "continue": {"scan": True, "check_rows": 0},
+        "label": {"taxonomies": [PAPER], "n_train": 40, "n_eval": 20},
+        "train": {"seeds": [0]},
+        "benchmark": {"controls": False, "n_resamples": 100},
+    }
+    folder = tmp_path_factory.mktemp("app") / "study"
+    run(parse_settings(settings, where="app"), folder)
+    return folder

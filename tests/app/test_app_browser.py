@@ -24,11 +24,11 @@ MARK = ".result mark[data-pick]"
 
 
 @pytest.fixture(scope="module")
-def app(small_demo) -> Iterator[SimpleNamespace]:
+def app(app_study) -> Iterator[SimpleNamespace]:
     """The app with a finished study, served by a thread of this process."""
     import uvicorn
 
-    browsed = BrowsedStudy(small_demo, str(model_path()))
+    browsed = BrowsedStudy(app_study, str(model_path()))
     made = find_socket(0)
     served = make_app(browsed, None, "cpu")
     server = uvicorn.Server(uvicorn.Config(served, log_level="error", access_log=False))

@@ -134,6 +134,7 @@ def _audit_tab(shop: Shop) -> None:
         with gr.Column(scale=2):
             pasted = gr.Textbox(
                 label="Document",
+                placeholder="Paste a text here, or choose a file.",
                 lines=7,
                 max_lines=14,
                 elem_id="document",
@@ -144,14 +145,14 @@ def _audit_tab(shop: Shop) -> None:
                 label=f"or a file, up to {MOST_BYTES // 1_000_000} MB",
                 type="filepath",
                 file_types=list(TYPES),
-                height=120,
+                height=140,
                 elem_id="upload",
             )
             choice = gr.Radio(offered, value=offered[0][1], label="Model", elem_id="model")
             folder = gr.Textbox(label="Folder of the model", visible=False, elem_id="folder")
-    with gr.Row():
-        start = gr.Button("Audit", variant="primary", elem_id="start")
-        cancel = gr.Button("Cancel", elem_id="cancel")
+    with gr.Row(elem_id="buttons"):
+        start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
+        cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
     line = gr.HTML(status("Nothing is running."), apply_default_css=False, elem_id="status")
     state = gr.State(None)
     shown, clear = _result_view(shop, state, "")
@@ -167,17 +168,19 @@ def _audit_tab(shop: Shop) -> None:
         text: str, path: str | None, chosen: str, typed: str, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Audit, and show the result in place of the last one."""
-        yield status("Reading the document …"), None, "", *clear
+        kept = [gr.skip() for _ in clear]
+        yield status("Reading the document …"), gr.update(interactive=True), None, "", *clear
         for now, result in shop.audit(text, path, chosen, typed, str(request.session_hash)):
             if result is None:
-                yield now, gr.skip(), gr.skip(), *[gr.skip() for _ in clear]
+                yield now, gr.skip(), gr.skip(), gr.skip(), *kept
             else:
-                yield now, result, render_result(result), *clear
+                yield now, gr.skip(), result, render_result(result), *clear
+        yield gr.skip(), gr.update(interactive=False), gr.skip(), gr.skip(), *kept
 
     start.click(
         audit,
         [pasted, upload, choice, folder],
-        [line, state, *shown],
+        [line, cancel, state, *shown],
         api_visibility="private",
         show_progress="hidden",
         concurrency_limit=None,
