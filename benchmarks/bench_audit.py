@@ -1,6 +1,7 @@
 """Measure the audit on the embedded model, whose truth is known: finds, alarms, grounds, speed.
 
 python benchmarks/bench_audit.py [--documents 6] [--sequences 240] [--swap] [--only finds]
+python benchmarks/bench_audit.py --documents 3 --write FOLDER   # planted documents and new text
 """
 
 import argparse
@@ -185,6 +186,14 @@ def measure_alarms(lm, reference, sequences, n_documents):
         )
 
 
+def write_documents(sequences, n_documents, folder):
+    """Write planted documents and one of the grammar, to be audited from the command line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (text, _) in enumerate(planted_documents(sequences, n_documents)):
+        (folder / f"planted{number}.txt").write_text(text, encoding="utf-8")
+    (folder / "new.txt").write_text(write_new(random.Random(1), 60), encoding="utf-8")
+
+
 def halves_by_group(sequences):
     """Two halves of the sequences, no group of near duplicates (a template's form) in both."""
     groups = find_groups(sequences)
@@ -345,10 +354,14 @@ def main():
     parser.add_argument("--sequences", type=int, default=240)
     parser.add_argument("--swap", action="store_true", help="grounds: the halves change places")
     parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed"])
+    parser.add_argument("--write", type=Path, help="only write the documents there")
     wanted = parser.parse_args()
+    sequences = pl.read_parquet(sequences_path())
+    if wanted.write is not None:
+        write_documents(sequences, wanted.documents, wanted.write)
+        return
     lm = load_model(str(model_path()), device="cpu")
     reference = load_model(str(reference_path()), device="cpu")
-    sequences = pl.read_parquet(sequences_path())
     if wanted.only in (None, "finds"):
         measure_finds(lm, reference, sequences, wanted.documents)
     if wanted.only in (None, "alarms"):

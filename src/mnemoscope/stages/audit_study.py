@@ -180,7 +180,8 @@ def _match(name: str) -> tuple[int, int] | None:
 def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Found | str:
     """The classes' indices in what the CNNs were trained on."""
     if "impossible" in entry:
-        return f"the study could not train {sample}: {entry['impossible']}"
+        why = entry["impossible"].partition(". ")[0]  # what follows is advice to who makes a study
+        return f"the study could not train {sample}: {why}"
     wanted = [entry["classes"][one] for one in places]
     missing = [one for one in wanted if one not in entry["trained_classes"]]
     if missing:
