@@ -144,7 +144,8 @@ def quantized(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["4bit nf4", "8bit"])
 def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     lm = load_model(quantized / kind, device="cpu")
-    assert (lm.quantization, lm.device) == (f"bitsandbytes {kind}", "cpu")
+    computed = ", computed in float32" if kind.startswith("4bit") else ""
+    assert (lm.quantization, lm.device) == (f"bitsandbytes {kind}{computed}", "cpu")
     found = first_maps(lm)
     tokens = torch.from_numpy(random_tokens(4)).long()
     lm.model.set_attn_implementation("eager")
@@ -157,6 +158,48 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     plain = AutoModelForCausalLM.from_pretrained(quantized / "plain")
     assert lm.fingerprint != wrap_model(plain).fingerprint
     assert lm.fingerprint == load_model(quantized / kind, device="cpu").fingerprint
+
+
+BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+OTHERWISE = {
+    "compute dtype": BITS_4 | {"bnb_4bit_compute_dtype": "bfloat16"},
+    "kind": BITS_4 | {"bnb_4bit_quant_type": "fp4"},
+    "scales quantized too": BITS_4 | {"bnb_4bit_use_double_quant": True},
+    "8 bits": {"load_in_8bit": True},
+    "threshold": {"load_in_8bit": True, "llm_int8_threshold": 2.0},
+}
+
+
+def test_models_that_compute_otherwise_have_other_fingerprints(quantized, tmp_path):
+    """Same weights, other settings of bitsandbytes: other attention, so never one fingerprint."""
+    prints, words, maps = {}, {}, {}
+    for name, settings in {"base": BITS_4, "again": BITS_4, **OTHERWISE}.items():
+        model = AutoModelForCausalLM.from_pretrained(
+            quantized / "plain",
+            quantization_config=BitsAndBytesConfig(**settings),
+            device_map={"": "cpu"},
+        )
+        model.save_pretrained(tmp_path / name)
+        make_tokenizer().save_pretrained(tmp_path / name)
+        lm = load_model(tmp_path / name, device="cpu")
+        prints[name], words[name] = lm.fingerprint, lm.quantization
+        maps[name] = first_maps(lm)[0].mean
+    assert prints.pop("again") == prints["base"]
+    assert len(set(prints.values())) == len(prints)
+    assert words["compute dtype"] == "bitsandbytes 4bit nf4, computed in bfloat16"
+    assert words["scales quantized too"] == "bitsandbytes 4bit nf4 twice, computed in float32"
+    # What makes it worth telling apart: these attend otherwise. (A compute dtype does so where
+    # the processor has no kernel for 4 bits that computes in bfloat16 whatever is asked for.)
+    for name in ("kind", "scales quantized too"):
+        assert not torch.equal(maps[name], maps["base"])
+
+
+def test_where_quantized_weights_are_kept_is_no_other_model(quantized, tmp_path):
+    lm = load_model(quantized / "8bit", device="cpu")
+    lm.model.config.quantization_config.llm_int8_enable_fp32_cpu_offload = True
+    assert wrap_model(lm.model).fingerprint == lm.fingerprint
+    lm.model.config.quantization_config.llm_int8_threshold = 2.0
+    assert wrap_model(lm.model).fingerprint != lm.fingerprint
 
 
 def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path):

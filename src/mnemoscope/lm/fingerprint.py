@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mnemoscope.lm.placement import quantization_settings
+
 __all__ = ["fingerprint_model"]
 
 # Keys that say where a model came from or how it is run, not what it computes.
@@ -24,6 +26,15 @@ _VOLATILE = {
     "transformers_version",
     "use_cache",
 }
+# Of how weights are quantized: where they lie or are kept, not what is computed with them. Which
+# modules are left as they were shows in the state dict.
+_STORAGE = {
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "bnb_4bit_quant_storage",
+    "llm_int8_enable_fp32_cpu_offload",
+    "llm_int8_skip_modules",
+}
 _MAX_THREADS = 8
 
 
@@ -33,7 +44,8 @@ def fingerprint_model(model: Any) -> str:
     Always the state dict, also of big models: a hash of files would differ with their sharding
     and would not exist for a model made in memory. Tensors are hashed side by side (hashlib lets
     go of the interpreter lock), about as fast as they are read from disk. The loaded dtype is
-    part of it: in float16 other numbers are computed than in float32.
+    part of it: in float16 other numbers are computed than in float32. So is what bitsandbytes
+    computes with (its dtype, kind of 4 bits, threshold of 8), which no weight shows.
 
     Args:
         model: a `PreTrainedModel`.
@@ -84,7 +96,12 @@ def _stable_config(model: Any) -> dict[str, Any]:
     except (TypeError, ValueError):  # a configuration class that cannot be made without arguments
         defaults = {}
     chosen = {key: value for key, value in config.items() if value != defaults.get(key)}
-    return {"model_type": model.config.model_type, **_without_volatile(chosen)}
+    stable = {"model_type": model.config.model_type, **_without_volatile(chosen)}
+    quantization = quantization_settings(model)
+    if quantization:
+        kept = {key: str(value) for key, value in quantization.items() if key not in _STORAGE}
+        stable["quantization"] = kept
+    return stable
 
 
 def _without_volatile(value: Any) -> Any:

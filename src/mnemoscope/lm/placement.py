@@ -22,6 +22,7 @@ __all__ = [
     "describe_quantization",
     "input_device",
     "is_spread",
+    "quantization_settings",
 ]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -96,16 +97,29 @@ def describe_device_map(model: Any) -> str | None:
     return ", ".join(f"{name}: {count}" for name, count in Counter(named).items()) + " modules"
 
 
-def describe_quantization(model: Any) -> str | None:
-    """How the weights in memory are quantized, as ``bitsandbytes 4bit nf4``; None where not."""
+def quantization_settings(model: Any) -> dict[str, Any]:
+    """How the weights in memory are quantized, as transformers records it; empty where not."""
     if getattr(model, "hf_quantizer", None) is None:
-        return None
+        return {}
     config = model.config.quantization_config
     settings: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
     method = settings.get("quant_method", "unknown")
-    words = [str(getattr(method, "value", method))]
+    return {**settings, "quant_method": str(getattr(method, "value", method))}
+
+
+def describe_quantization(model: Any) -> str | None:
+    """As ``bitsandbytes 4bit nf4 twice, computed in bfloat16``; None of plain weights.
+
+    Twice: the scales of the quantized weights are quantized too.
+    """
+    settings = quantization_settings(model)
+    if not settings:
+        return None
+    words = [settings["quant_method"]]
     if settings.get("load_in_8bit"):
         words.append("8bit")
     if settings.get("load_in_4bit"):
         words += ["4bit", str(settings.get("bnb_4bit_quant_type", ""))]
+        words += ["twice"] if settings.get("bnb_4bit_use_double_quant") else []
+        words[-1] += f", computed in {settings.get('bnb_4bit_compute_dtype', 'float32')}"
     return " ".join(word for word in words if word)
