@@ -46,6 +46,9 @@ def test_documents_are_tests_and_recalled_passages_fail_them():
         "short.txt": ["skipped"],
         "x.pdf": ["skipped"],
     }
+    # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
+    assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
+    assert {tuple(sorted(case.keys())) for case in suite} == {("classname", "name")}
     failure = suite.find("testcase[@name='recalled.txt']/failure")
     assert failure.get("message") == "2 passages, 12.5 % recalled"
     assert "characters 5 to 25: nothing shows it" in failure.text

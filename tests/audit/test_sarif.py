@@ -35,3 +35,42 @@ def test_recalled_passages_stand_at_their_lines():
     assert lines[1][region["startColumn"] - 1 :].startswith("second")
     assert lines[2][: region["endColumn"] - 1] == "third"
     assert TEXT[region["charOffset"] :][: region["charLength"]] == TEXT[start:end]
+
+
+REQUIRED = {  # of OASIS' schema of SARIF 2.1.0: required names, and all that are used here
+    "log": ({"version", "runs"}, {"$schema"}),
+    "run": ({"tool"}, {"columnKind", "results"}),
+    "driver": ({"name"}, {"version", "rules"}),
+    "rule": ({"id"}, {"shortDescription", "defaultConfiguration"}),
+    "result": ({"message"}, {"ruleId", "level", "locations"}),
+    "physical": (set(), {"artifactLocation", "region"}),
+    "region": (
+        set(),
+        {"startLine", "startColumn", "endLine", "endColumn", "charOffset", "charLength"},
+    ),
+}
+
+
+def test_it_holds_what_the_standard_requires_and_nothing_it_does_not_know():
+    row = {"document": "a b/ü.txt", "start": 0, "end": len(TEXT), "verdict": "recall"}
+    log = log_of([row])
+    run = log["runs"][0]
+    result = run["results"][0]
+    physical = result["locations"][0]["physicalLocation"]
+    driver = run["tool"]["driver"]
+    found = {
+        "log": log,
+        "run": run,
+        "driver": driver,
+        "rule": driver["rules"][0],
+        "result": result,
+        "physical": physical,
+        "region": physical["region"],
+    }
+    for name, (required, known) in REQUIRED.items():
+        assert required <= set(found[name]) <= required | known, name
+    assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
+    assert result["level"] in ("none", "note", "warning", "error")
+    lines = [physical["region"][one] for one in ("startLine", "startColumn", "endLine")]
+    assert min(lines) >= 1
+    assert physical["region"]["charOffset"] >= 0

@@ -19,6 +19,7 @@ from mnemoscope.stages import audit_study, auto_study
 from mnemoscope.stages.audit_study import check_study, read_ground
 from mnemoscope.stages.auto_study import MEMORIZED_A_CLASS, make_study
 from mnemoscope.stages.models import facts_of
+from mnemoscope.stages.run import STAGE_FUNCTIONS
 from mnemoscope.study import Study
 
 NAME = "Non-Memo, Guess, Recall"
@@ -51,10 +52,17 @@ def evaluated(study):
     )
 
 
+def odds_of(probabilities):
+    """Log-odds of Recall against Guess."""
+    return np.array([math.log(max(p[2], 1e-7) / max(p[1], 1e-7)) for p in probabilities])
+
+
 def by_hand(ground, probabilities):
-    """Sigmoid of the log-odds of Recall against Guess over the temperature."""
-    odds = [math.log(max(p[2], 1e-7) / max(p[1], 1e-7)) for p in probabilities]
-    return [1 / (1 + math.exp(-one / ground.calibration.temperature)) for one in odds]
+    """What the calibration makes of the probabilities that the study kept."""
+    fit = ground.calibration
+    if fit.method == "isotonic":
+        return np.interp(odds_of(probabilities), *np.array(fit.knots).T)
+    return 1 / (1 + np.exp(-odds_of(probabilities) / fit.temperature))
 
 
 def test_windows_get_what_the_study_said_of_the_same_sequences(ground, evaluated, lm):
@@ -65,21 +73,17 @@ def test_windows_get_what_the_study_said_of_the_same_sequences(ground, evaluated
 
 
 def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evaluated, study):
-    rows = evaluated.with_columns(
-        said=pl.Series(by_hand(ground, evaluated["probabilities"])),
-        odds=pl.Series([math.log(p[2] / p[1]) for p in evaluated["probabilities"]]),
-        is_recall=pl.col("class") == "Recall",
-    )
-    fitted, measured = audit_study._halves(rows)
-    assert not set(fitted["group"]) & set(measured["group"])
-    assert fitted.height + measured.height == rows.height
     trained = study.read("samples.parquet").filter(sample=NAME, split="train")
-    assert not set(trained["sequence_id"]) & set(rows["sequence_id"])
+    assert not set(trained["sequence_id"]) & set(evaluated["sequence_id"])
     facts = ground.facts["measured"]
-    assert facts["n_guess"] + facts["n_recall"] == measured.height
-    expected = brier_score_loss(measured["is_recall"], measured["said"])
-    assert facts["brier"] == pytest.approx(expected, rel=1e-4)
-    assert sum(one["n"] for one in facts["bins"]) == measured.height
+    assert facts["n_guess"] + facts["n_recall"] == evaluated.height
+    assert sum(one["n"] for one in facts["bins"]) == evaluated.height
+    raw = 1 / (1 + np.exp(-odds_of(evaluated["probabilities"])))
+    truth = (evaluated["class"] == "Recall").to_numpy()
+    assert facts["brier_uncalibrated"] == pytest.approx(brier_score_loss(truth, raw), rel=1e-4)
+    # fitted on all of them, a calibration looks better than on those it has not seen
+    seen = brier_score_loss(truth, by_hand(ground, evaluated["probabilities"]))
+    assert seen <= facts["brier"] + 1e-6
 
 
 @pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
@@ -139,7 +143,8 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     assert spans["cnn_says"].equals(spans.select(says).to_series(), check_names=False)
     facts = json.loads((out / "audit.json").read_text())["cnn"]
     assert facts["reason"] is None
-    assert facts["calibration"]["method"] == "temperature"
+    scores = facts["calibration"]["brier_by_method"]
+    assert scores[facts["calibration"]["method"]] <= scores["none"]
     page = (out / "audit.html").read_text()
     assert "Brier score" in page
     assert page.count("<circle") == len(facts["measured"]["bins"])
@@ -170,15 +175,90 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
     said = []
     monkeypatch.setattr(auto_study, "say", said.append)
     made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
-    assert "Of 150 sequences the model has memorized" in said[0]
-    assert f"each wants {MEMORIZED_A_CLASS}" in said[1]
+    assert "making a study" in said[0]
+    assert "Of 150 sequences the model has memorized" in said[1]
+    assert f"each wants {MEMORIZED_A_CLASS}" in said[2]
     assert not (made.folder / "maps").exists()
     before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.parquet")}
-    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
+    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=150)
     after = {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.parquet")}
     assert before == after
+    assert "already there" in said[3]
     found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
     assert "could not train" in read_ground(found).facts["reason"]
+
+
+@pytest.fixture
+def small_auto(monkeypatch):
+    """`--study auto` of 500 sequences, with as few a class as they hold."""
+    known = auto_study.study_settings
+
+    def few(*arguments, **named):
+        made = known(*arguments, **named | {"limit": 500})
+        label = made.label.model_copy(update={"n_train": 60, "n_eval": 30, "minimum": 30})
+        train = made.train.model_copy(update={"workers": 1})
+        return made.model_copy(update={"label": label, "train": train})
+
+    monkeypatch.setattr(auto_study, "study_settings", few)
+    monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
+
+
+def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
+    call, document, small_auto, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    arguments = ("audit", "embedded", document, "-o", out, "--reference", "none", "--study", "auto")
+    with monkeypatch.context() as patch:
+        patch.setitem(STAGE_FUNCTIONS, "train", _dies)
+        assert call(*arguments).status != 0
+    assert not (out / "audit.json").exists()
+    maps = {path: path.stat().st_mtime_ns for path in out.rglob("maps/**/*.safetensors")}
+    assert maps
+    result = call(*arguments)
+    assert result.status == 0, result.err
+    assert "going on with the study that was begun" in result.err
+    assert "Probabilities from 3 CNNs" in result.err
+    assert {path: path.stat().st_mtime_ns for path in maps} == maps
+    assert pl.read_parquet(out / "spans.parquet")["probability"].null_count() == 0
+    record = json.loads((out / "audit.json").read_text())
+    assert record["cnn"]["reason"] is None
+
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
+    assert "this audit is already there" in call(*arguments).err
+    again = call(*arguments, "--stride", "16", "--redo")
+    assert again.status == 0, again.err
+    assert "study of this model is already there" in again.err
+    assert kept == {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
+    other = json.loads((out / "audit.json").read_text())
+    assert other["cnn"]["measured"] == record["cnn"]["measured"]
+
+
+def _dies(*_):
+    raise KeyboardInterrupt
+
+
+def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
+    refused, document, small_auto, tmp_path, tiny
+):
+    short = tmp_path / "short.txt"
+    short.write_text("Too short.")
+    auto = ("-q", "--study", "auto")
+    line = refused("audit", "embedded", short, "-o", tmp_path / "a", *auto)
+    assert "shorter than one window" in line
+    line = refused(
+        "audit", "embedded", document, "-o", tmp_path / "b", *auto, "--reference", tiny.model
+    )
+    assert "another tokenizer" in line
+    assert not list(tmp_path.rglob("study.yaml"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_auto_is_refused_beside_an_audit_that_asked_no_study(call, refused, document, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
+    assert call(*arguments).status == 0
+    assert "other documents, settings" in refused(*arguments, "--study", "auto")
+    assert not (out / "study").exists()
 
 
 def test_auto_refuses_other_windows_before_any_work(tmp_path):
