@@ -58,6 +58,13 @@ def test_gate_refuses_what_it_does_not_know(text):
         parse_gate(text)
 
 
+def test_gate_suggests_percent_only_where_it_was_left_out():
+    with pytest.raises(UserError, match=r"Did you mean 5%"):
+        parse_gate("recalled > 5")
+    with pytest.raises(UserError, match=r"more than the whole text\.$"):
+        parse_gate("recalled > 150%")
+
+
 def test_gate_names_the_nearest_word():
     with pytest.raises(UserError, match="Did you mean 'recalled'"):
         parse_gate("recaled > 1%")
