@@ -385,6 +385,11 @@ def test_bad_input_is_refused_in_one_line(flags, words, whole, tmp_path, refused
     assert content(study.folder) == before
 
 
+def test_what_only_reads_studies_takes_no_cluster(whole, refused):
+    both = "benchmark", whole["benchmark"], whole["train"]
+    assert "several studies and --compare only read" in refused(*both, "--engine", "ray", "-q")
+
+
 def test_without_ray_the_extra_is_named(whole, tmp_path, refused, monkeypatch):
     monkeypatch.setattr("mnemoscope.engine.ray_cluster.find_spec", lambda name: None)
     study = begun(whole, "continue", tmp_path)
