@@ -234,8 +234,8 @@ def _odds(probabilities: list[list[float]], found: _Found) -> float:
 
 def _is_enough(rows: pl.DataFrame) -> bool:
     """Whether calibration and its measurement have enough of either class, in enough groups."""
-    n_groups = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"]
-    return min(_counts(rows).values()) >= ENOUGH_A_CLASS and n_groups.min() >= _GROUPS_A_CLASS
+    by_class = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"].to_list()
+    return min(_counts(rows).values()) >= ENOUGH_A_CLASS and min(by_class) >= _GROUPS_A_CLASS
 
 
 def _counts(rows: pl.DataFrame) -> dict[str, int]:
