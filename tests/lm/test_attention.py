@@ -1,6 +1,8 @@
 """Captured maps are the model's own attention, pooled; and the model is left as it was."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -110,7 +112,7 @@ def test_half_precision_weights_are_pooled_in_float32(tokens, build, dtype):
 
 
 def test_maps_may_take_part_in_a_gradient(build, tokens):
-    mean, _ = capture(build("gpt_neox"), tokens(2))
+    mean, _, _ = next(capture_pooled(build("gpt_neox"), tokens(2), batch_size=2))
     scale = torch.ones((), requires_grad=True)
     (mean * scale).sum().backward()
     assert scale.grad == mean.sum()
@@ -160,6 +162,35 @@ def test_two_models_at_once_do_not_mix(build, tokens):
         one, two = pool_one.maps(), pool_two.maps()
     assert torch.equal(one.mean, eager_attentions(first, tokens(2), 2).mean(dim=2))
     assert torch.equal(two.mean, eager_attentions(second, tokens(2), 2).mean(dim=2))
+
+
+def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
+    """Every attention of either waits until the other computes one too."""
+    models = [build("llama"), build("llama", num_hidden_layers=3, num_attention_heads=2)]
+    n_layers = min(lm.n_layers for lm in models)
+    both = Barrier(2, timeout=60)
+    left = [n_layers, n_layers]
+
+    def meet(which: int):
+        def wait(*_):
+            if left[which]:
+                left[which] -= 1
+                both.wait()
+
+        return wait
+
+    for which, lm in enumerate(models):
+        for layer in lm.model.base_model.layers:
+            layer.self_attn.register_forward_pre_hook(meet(which))
+    before = [state_of(lm.model) for lm in models]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda lm: capture(lm, tokens(2)), models))
+    assert left == [0, 0]
+    assert [state_of(lm.model) for lm in models] == before
+    for lm, (mean, largest, *_) in zip(models, found, strict=True):
+        wanted = eager_attentions(lm, tokens(2), 2)
+        assert torch.equal(mean, wanted.mean(dim=2))
+        assert torch.equal(largest, wanted.amax(dim=2))
 
 
 def test_capturing_one_model_twice_at_once_is_refused(build):
