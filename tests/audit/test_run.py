@@ -246,6 +246,9 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
         verify_audit(tmp_path, lambda _: lm)
 
 
-def test_every_column_is_explained():
+def test_every_column_and_key_is_explained(made):
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
-    assert [name for name in SPAN_COLUMNS if f"`{name}`" not in page] == []
+    record = made[1]
+    names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
+    names += record["documents"][0]["recalled"]
+    assert [name for name in names if f"`{name}`" not in page] == []
