@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.lm import continue_sequences, scan_memorized, wrap_model
+from mnemoscope.lm.scan import compare
 
 
 def scan(lm, tokens, batch_size=16):
@@ -94,3 +95,12 @@ def test_suffix_shorter_than_the_first_step_is_judged(build, tokens):
     table[2, 63] = (decoded[2, 1] + 1) % 96
     verdict = next(scan_memorized(lm, table, batch_size=3, prefix=62)).is_memorized
     assert verdict.tolist() == [True, True, False]
+
+
+def test_the_smallest_gap_is_of_the_tokens_up_to_the_first_wrong_one():
+    """Counted by hand: what comes after a wrong token was not asked of the model that decodes."""
+    gaps_if_right = torch.tensor([[2.0, -1.0, 0.1], [-3.0, 0.5, 0.2], [2.0, 0.5, 1.0]])
+    logits = torch.stack([gaps_if_right, torch.zeros(3, 3)], dim=-1)  # negative: token 1 leads
+    is_right, gap = compare(logits, torch.zeros(3, 3, dtype=torch.long))
+    assert is_right.tolist() == [False, False, True]
+    assert gap.tolist() == [1.0, 3.0, 0.5]
