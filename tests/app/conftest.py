@@ -43,5 +43,5 @@ def app_study(tmp_path_factory) -> Path:
         "benchmark": {"controls": False, "n_resamples": 100},
     }
     folder = tmp_path_factory.mktemp("app") / "study"
-    run(parse_settings(settings, where="app"), folder)
+    run(parse_settings(settings, where="app"), folder, until="localize")
     return folder
