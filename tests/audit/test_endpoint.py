@@ -206,6 +206,17 @@ def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeyp
     assert not (tmp_path / "other").exists()
 
 
+def test_a_key_in_an_answer_is_hidden_and_a_word_that_stands_for_none_is_not(lm, monkeypatch):
+    said = json.dumps({"choices": [{"text": f"EMPTY words {KEY}"}]})
+    with serving(lm) as (service, url):
+        service.failures = [(200, {}, said)]
+        assert answer_of(text_client(url)).text == "EMPTY words [key]"
+        monkeypatch.setattr("served.KEY", "EMPTY")  # what a server without keys is told
+        monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+        service.failures = [(200, {}, said)]
+        assert answer_of(text_client(url)).text == f"EMPTY words {KEY}"
+
+
 def test_it_waits_as_long_as_the_service_asks(lm):
     with serving(lm) as (service, url):
         service.failures = [(429, {"Retry-After": "0.4"}, '{"error": {"message": "slow down"}}')]

@@ -69,3 +69,12 @@ def test_what_the_prompt_holds_is_called_copied(lm):
     assert is_copied(lm.tokenizer, prompt, ids(" birds of Marrow lane did not"))
     assert not is_copied(lm.tokenizer, prompt, ids(" copper boats cross the harbour twice"))
     assert not is_copied(lm.tokenizer, prompt, ids(" birds")[:1])  # too short to tell
+
+
+def test_the_guard_reads_every_script_and_not_only_its_numbers(lm):
+    def ids(text):
+        return tokenize(text, lm.tokenizer).ids
+
+    prompt = ids("Родился в 2020 году в городе на реке, где зимой темно")
+    assert is_copied(lm.tokenizer, prompt, ids("в городе на реке"))
+    assert not is_copied(lm.tokenizer, prompt, ids("совсем другие слова 2020 и ещё"))

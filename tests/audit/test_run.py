@@ -1,5 +1,6 @@
 """A whole audit on the embedded model: what it finds, resumes, refuses and verifies."""
 
+import io
 import json
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.audit import scan
+from mnemoscope.audit.chain import file_sha256
 from mnemoscope.audit.records import SPAN_COLUMNS
 from mnemoscope.audit.run import audit_documents
 from mnemoscope.audit.settings import AuditSettings
@@ -239,11 +241,47 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
         path.write_text(before)
     made[2].with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
     assert any("spans.parquet" in one for one in verify_audit(out, lambda _: lm).problems)
+    record = made[1]
+    for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
+        (out / "audit.json").write_text(json.dumps(record | damage))
+        with pytest.raises(DamagedDataError):
+            verify_audit(out, lambda _: lm)
+    (out / "audit.json").write_text(json.dumps(record))
     (out / "spans.parquet").write_bytes(b"torn")
     with pytest.raises(DamagedDataError):
         verify_audit(out, lambda _: lm)
     with pytest.raises(UserError, match="no audit"):
         verify_audit(tmp_path, lambda _: lm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": pl.col("start") + 1},
+        {"end": pl.col("end") - 1},
+        {"verdict": pl.lit("guess")},
+        {"text": pl.lit("other words")},
+        {"window_start": pl.col("window_start") - 1},
+        {"window_token": pl.col("window_token") + 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, lm, change):
+    made[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
+    record = made[1] | {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
+    (tmp_path / "audit.json").write_text(json.dumps(record))
+    found = verify_audit(tmp_path, lambda _: lm)
+    assert found.n_hold == 0
+    assert all("does not hold" in one for one in found.problems)
+
+
+def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained):
+    reading = read_documents(["-"], stdin=io.BytesIO(trained[0].encode()))
+    audit_documents(lm, reading, tmp_path / "out", settings=AuditSettings(n_prefixes=0))
+    found = verify_audit(tmp_path / "out", lambda _: lm)
+    assert (found.problems, found.n_hold) == ([], 1)
+    (tmp_path / "out" / "texts" / "00001.txt").write_text(trained[0].upper())
+    assert "-: its text was changed" in verify_audit(tmp_path / "out", lambda _: lm).problems[0]
 
 
 def test_every_column_and_key_is_explained(made):

@@ -39,6 +39,14 @@ def test_a_span_grows_to_where_the_model_goes_on_but_not_by_what_it_copies():
     assert (copied.last, copied.verbatim_length, copied.is_copied) == (64, 0, True)
 
 
+def test_what_growth_alone_reached_has_a_window_of_its_own_verdict():
+    hits = [hit(0), hit(1), *(hit(one, "guess", length=20) for one in (32, 33, 34, 80))]
+    grown = {0: Growth(100, False), 1: Growth(99, False)}
+    spans = find_spans(hits, grown, 300)
+    assert places(spans)[-1] == (85, 132, "recall")  # two recalled against one guessed
+    assert all(span.hit.ruling.verdict == span.verdict for span in spans)
+
+
 def test_only_the_ends_of_a_stretch_are_grown_and_only_windows_without_mistake():
     hits = [hit(0, score=0.9), hit(8), hit(16, "guess"), hit(24), hit(32, score=0.9), hit(200)]
     assert places_to_grow(hits, 400) == [8, 24, 200]

@@ -65,6 +65,14 @@ def test_gate_suggests_percent_only_where_it_was_left_out():
         parse_gate("recalled > 150%")
 
 
+def test_a_gate_that_lets_everything_through_is_refused():
+    with pytest.raises(UserError, match=r"Did you mean 1%"):
+        parse_gate("recalled > 1")
+    with pytest.raises(UserError, match="more than the whole"):
+        parse_gate("recalled > 100%")
+    assert parse_gate("recalled >= 100%").is_failed({"recalled": {"share": 1.0}})
+
+
 def test_gate_names_the_nearest_word():
     with pytest.raises(UserError, match="Did you mean 'recalled'"):
         parse_gate("recaled > 1%")

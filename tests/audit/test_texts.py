@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -58,7 +60,11 @@ def test_plain_texts_are_read_character_by_character(tmp_path):
         assert read_one(tmp_path / name).text == text
     (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert read_one(tmp_path / "marked.txt").text == text
-    (tmp_path / "wide.txt").write_bytes(text.encode("utf-16"))
+    for wide in ("utf-16", "utf-32"):
+        (tmp_path / "wide.txt").write_bytes(text.encode(wide))
+        assert read_one(tmp_path / "wide.txt").text == text
+    big = b"\0\0\xfe\xff" + text.encode("utf-32-be")
+    (tmp_path / "wide.txt").write_bytes(big)
     assert read_one(tmp_path / "wide.txt").text == text
 
 
@@ -150,8 +156,21 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
 def test_the_encoding_can_be_named(tmp_path):
     (tmp_path / "a.txt").write_bytes("Käse".encode("latin-1"))
     assert read_one(tmp_path / "a.txt", encoding="latin-1").text == "Käse"
-    with pytest.raises(UserError, match="no such encoding"):
-        read_one(tmp_path / "a.txt", encoding="klingon")
+    for name in ("klingon", "rot13", "hex", "undefined"):
+        with pytest.raises(UserError, match="no such encoding"):
+            read_one(tmp_path / "a.txt", encoding=name)
+
+
+def test_a_name_that_is_not_utf_8_is_said_and_the_others_go_on(tmp_path):
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    (tmp_path / "good.txt").write_text("good")
+    reading = read_documents([str(tmp_path)])
+    assert [one.text for one in reading.documents] == ["good"]
+    assert "not UTF-8" in reading.skipped[0].reason
+    assert reading.skipped[0].name.encode("utf-8").endswith(b"\\udcff.txt")
 
 
 @pytest.mark.parametrize("ending", [".pdf", ".docx", ".html"])

@@ -195,7 +195,8 @@ def published_answer(
     """
     from mnemoscope.lm.verbatim import as_words
 
-    pairs = zip(as_words(tokenizer, written), as_words(tokenizer, label), strict=False)
+    theirs, own = (as_words(tokenizer, ids, ascii_only=True) for ids in (written, label))
+    pairs = zip(theirs, own, strict=False)
     n_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     match = tokenizer.decode(list(label))[: n_common + 1]
     n = len(tokenizer.encode(match, add_special_tokens=False))

@@ -49,7 +49,7 @@ def record_head(
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
         "key": key,
-        "command": list(command),
+        "command": [one.encode("utf-8", "backslashreplace").decode() for one in command],
         "versions": versions(),
         "model": model,
         "reference": reference,

@@ -32,6 +32,7 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
 _MOST_BYTES = 16 * 2**20
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
+_SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 
 
@@ -256,7 +257,7 @@ class Client:
         except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
             raise _TryAgainError(_reason(error, self.settings.timeout)) from None
         try:
-            return parse_answer(json.loads(self._without_key(data)))
+            return parse_answer(json.loads(self._answer_text(data)))
         except ValueError as error:
             raise _TryAgainError(f"an answer that is no completion: {error}") from None
 
@@ -308,6 +309,11 @@ class Client:
     def _without_key(self, data: bytes) -> str:
         text = data.decode("utf-8", "replace")
         return text.replace(self._key, "[key]") if self._key else text
+
+    def _answer_text(self, data: bytes) -> str:
+        """An answer, without the key; one that is no secret may be a word of it."""
+        is_secret = len(self._key) >= _SHORTEST_SECRET
+        return self._without_key(data) if is_secret else data.decode("utf-8", "replace")
 
     def name(self, body: Any) -> str:
         """The content of a request as a key: the service and all that it was asked."""

@@ -127,7 +127,8 @@ def _span(
 
     # A piece that growth alone reached has no window over it: the nearest one speaks for it.
     inside = [hit for hit in hits if overlap(hit) > 0]
-    agreeing = [hit for hit in inside or hits if hit.ruling.verdict == verdict] or list(hits)
+    speaking = [hit for hit in inside if hit.ruling.verdict == verdict]
+    agreeing = speaking or [hit for hit in hits if hit.ruling.verdict == verdict]
     best = max(agreeing, key=lambda hit: (overlap(hit), hit.score, -hit.first))
     lengths = [grown[hit.first] for hit in inside if hit.first in grown]
     honest = [one.n_tokens for one in lengths if not one.is_copied]

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable
 from operator import ge, gt
 from typing import Any, NamedTuple
 
-from scipy.stats import beta
-
 from mnemoscope.audit.rule import GUESS, RECALL
 from mnemoscope.errors import UserError, nearest
 
@@ -51,7 +49,7 @@ def parse_gate(text: str) -> Gate:
             "(reproduced, guessed or recalled; > or >=; percent or a fraction)."
         )
     limit = float(match[3]) / (100 if match[4] else 1)
-    if limit > 1:
+    if limit > 1 or (limit == 1 and match[2] == ">"):  # a gate that lets everything through
         hint = "" if match[4] else f" Did you mean {match[3]}%?"
         raise UserError(f"--fail-if '{text}': more than the whole text.{hint}")
     return Gate(text.strip(), match[1], match[2], limit)
@@ -124,6 +122,8 @@ def share(part: int, whole: int, n_blocks: int) -> dict[str, Any]:
         whole: characters of the text.
         n_blocks: stretches.
     """
+    from scipy.stats import beta  # most of a second, and not every caller counts
+
     value = part / whole if whole else 0.0
     low, high = 0.0, 1.0
     tail, n_yes = (1 - _CONFIDENCE) / 2, value * n_blocks

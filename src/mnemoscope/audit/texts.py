@@ -20,7 +20,12 @@ __all__ = ["Document", "Reading", "Skipped", "read_documents"]
 STANDARD_INPUT = "-"
 _TABLES = (".jsonl", ".parquet")
 _SNIFFED_BYTES = 8192
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ def read_documents(
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
     for name, path in _files(sources, leave_out):
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        if shown != name:  # nothing that we write could name it
+            skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
+            continue
         try:
             for document in _read(name, path, stdin, encoding):
                 if document.text.strip():
@@ -95,8 +104,8 @@ def read_documents(
 
 def _check(sources: Sequence[str], encoding: str) -> None:
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        " ".encode(encoding)  # codecs.lookup also knows rot13 and zip, which give no characters
+    except (LookupError, ValueError):
         raise UserError(f"--encoding {encoding}: no such encoding. Try latin-1.") from None
     for source in sources:
         if source != STANDARD_INPUT and not Path(source).exists():
@@ -155,9 +164,7 @@ def _rows(name: str, path: Path) -> Iterator[Document]:
 
 def _decode(data: bytes, encoding: str) -> str:
     """Characters of a text file, line ends as they are, a byte order mark left out."""
-    for mark, marked in _MARKS.items():
-        if data.startswith(mark):
-            encoding = marked
+    encoding = next((own for mark, own in _MARKS.items() if data.startswith(mark)), encoding)
     if "16" not in encoding and "32" not in encoding and b"\0" in data[:_SNIFFED_BYTES]:
         raise UserError("a binary file, not a text.")
     try:

@@ -1,5 +1,6 @@
 """Repeat an audit's spans and say whether they still hold: `mnemoscope audit --verify DIR`."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ import polars as pl
 
 from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256
 from mnemoscope.audit.continuing import continue_windows
+from mnemoscope.audit.records import SPAN_COLUMNS
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.texts import Document, read_documents
+from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel
@@ -25,7 +28,8 @@ class Verification(NamedTuple):
 
     Attributes:
         n_spans: spans of the audit.
-        n_hold: spans whose window the model continues as recorded, with the same verdict.
+        n_hold: spans that stand in the document where the audit says, whose window the model
+            continues as recorded, and whose verdict follows from what the grounds say.
         problems: what does not hold, a line each; empty: everything does.
         notes: what could not be checked.
     """
@@ -53,11 +57,23 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         record = json.loads(path.read_text(encoding="utf-8"))
         later = record["schema_version"] > SCHEMA_VERSION
         frame = pl.read_parquet(out / "spans.parquet")
+        if not later:
+            frame = frame.select(*SPAN_COLUMNS)
+            _check_record(record)
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
         raise DamagedDataError(f"{out}: cannot be read as an audit. Make it again.") from error
     if later:
         raise UserError(f"{path}: of a later mnemoscope. Upgrade it.")
     return record, frame
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Refuse, by the error that it makes, a record without what is read of it."""
+    for name in ("model", "summary", "spans_sha256"):
+        _ = record[name]
+    for row in record["documents"]:
+        _ = row["document"], row["sha256"], row["text_file"]
+    AuditSettings(**record["settings"])
 
 
 def verify_audit(
@@ -74,10 +90,11 @@ def verify_audit(
 
     Raises:
         UserError: no audit there, or the model cannot be loaded.
+        DamagedDataError: a file that cannot be read.
     """
     record, frame = read_audit(out)
     settings = AuditSettings(**record["settings"])
-    problems, notes = _check_documents(record)
+    documents, problems, notes = _check_documents(out, record)
     if file_sha256(out / "spans.parquet") != record["spans_sha256"]:
         problems.append("spans.parquet was changed after the audit.")
     if record.get("api"):
@@ -91,7 +108,8 @@ def verify_audit(
             problems.append(f"{lm.name}: other weights than those that were audited.")
         if settings.chat_template:
             lm = in_chat(lm, settings.instruction)
-        holds = _repeat(lm, frame, settings)
+        stands = _stands(lm, frame, documents, settings)
+        holds = [all(both) for both in zip(_repeat(lm, frame, settings), stands, strict=True)]
     for row, ok in zip(frame.iter_rows(named=True), holds, strict=True):
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
@@ -121,28 +139,74 @@ def _repeat(lm: LanguageModel, frame: pl.DataFrame, settings: AuditSettings) -> 
     ]
 
 
-def _check_documents(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Compare every document with its hash; what is said is (problems, notes)."""
-    problems, notes, cache = [], [], dict[str, dict[str, str]]()
+def _stands(
+    lm: LanguageModel, frame: pl.DataFrame, documents: dict[str, Document], settings: AuditSettings
+) -> list[bool]:
+    """Whether each span and its window are what the document has there; True without it."""
+    tokens = {
+        name: tokenize(documents[name].text, lm.tokenizer)
+        for name in frame["document"].unique()
+        if name in documents
+    }
+    found = []
+    for row in frame.iter_rows(named=True):
+        is_so = row["verdict"] == _verdict_of(row)
+        if row["document"] in tokens:
+            own, first = tokens[row["document"]], row["window_token"]
+            last = first + settings.length
+            is_so &= documents[row["document"]].text[row["start"] : row["end"]] == row["text"]
+            is_so &= own.ids[first:last].tolist() == row["window_tokens"]
+            places = (row["window_start"], row["window_end"])
+            is_so = is_so and character_range(own, first, last) == places
+        found.append(is_so)
+    return found
+
+
+def _verdict_of(row: dict[str, Any]) -> str:
+    """What the recorded grounds come to, see `records`."""
+    says: list[str | None] = [row["rule_says"], row["cnn_says"], row["reference_says"]]
+    both = says[1] is not None and says[1] == says[2]
+    return str(says[1] if both else says[0])
+
+
+def _check_documents(
+    out: Path, record: dict[str, Any]
+) -> tuple[dict[str, Document], list[str], list[str]]:
+    """Compare every document with its hash: those that are the same, problems, notes."""
+    same: dict[str, Document] = {}
+    problems, notes, cache = [], [], dict[str, dict[str, Document]]()
     for row in record["documents"]:
         name = row["document"]
         source = name.rpartition("#")[0] if not Path(name).exists() and "#" in name else name
         if name == "-":
             notes.append("standard input is not there any more; its text stands in texts/.")
-            continue
-        if source not in cache:
-            cache[source] = _hashes(source, record)
+            cache[source] = _kept_input(out, row)
+        elif source not in cache:
+            cache[source] = _read_again(source, record)
         found = cache[source].get(name)
         if found is None:
             problems.append(f"{name}: cannot be read any more.")
-        elif found != row["sha256"]:
+        elif found.sha256 != row["sha256"]:
             problems.append(f"{name}: its text was changed after the audit.")
-    return problems, notes
+        else:
+            same[name] = found
+    return same, problems, notes
 
 
-def _hashes(source: str, record: dict[str, Any]) -> dict[str, str]:
+def _kept_input(out: Path, row: dict[str, Any]) -> dict[str, Document]:
+    """What standard input said, as the audit kept it."""
+    path = out / "texts" / Path(str(row["text_file"])).name
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {row["document"]: Document(row["document"], text, hashlib.sha256(data).hexdigest())}
+
+
+def _read_again(source: str, record: dict[str, Any]) -> dict[str, Document]:
     try:
         reading = read_documents([source], encoding=record.get("encoding", "utf-8"))
     except MnemoscopeError:
         return {}
-    return {document.name: document.sha256 for document in reading.documents}
+    return {document.name: document for document in reading.documents}

@@ -229,4 +229,11 @@ def _cnn(study: Study, sample: str, runs: pl.DataFrame, n_classes: int) -> CnnFa
             )
         )
     preset = study.settings.train.preset
-    return CnnFacts(preset=preset, settings=asdict(PRESETS[preset]), runs=tuple(found))
+    return CnnFacts(preset=preset, settings=_preset_facts(preset), runs=tuple(found))
+
+
+def _preset_facts(preset: str) -> dict[str, Any]:
+    """What a preset means, each name and value to be read one after the other."""
+    facts = asdict(PRESETS[preset])
+    every = facts.pop("scores_every_epoch")
+    return facts | {"evaluated": "after every epoch, summed" if every else "after the last epoch"}
