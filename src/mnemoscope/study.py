@@ -50,6 +50,10 @@ class Study:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._read_settings()
+
+    def _read_settings(self) -> None:
+        """Take settings and record as `study.yaml` has them now; errors as when it is opened."""
         path = self.folder / SETTINGS_FILE
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
@@ -337,6 +341,8 @@ class Study:
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the study for this process, and sweep up what a killed one left.
 
+        Settings and record are read again: another process may have changed them since.
+
         Args:
             shared: other processes that work on parts may hold it too, and nothing is swept up.
 
@@ -345,6 +351,7 @@ class Study:
             NoRoomError: the disk is full.
         """
         with hold_folder(self.folder, shared=shared):
+            self._read_settings()
             if not shared:
                 self._sweep()
             yield

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from mnemoscope.cli.study import stage_verb
 from mnemoscope.config import StudySettings, load_settings, parse_settings
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.stages.run import run, run_stage
@@ -30,11 +31,11 @@ def begun(tiny_studies, tmp_path) -> Study:
     return Study(tmp_path / "study")
 
 
-def changed(study: Study, **values) -> StudySettings:
+def changed(study: Study | StudySettings, **values) -> StudySettings:
     """The study's settings with some changed: `label={"seed": 1}`."""
-    plain = study.settings.as_dict()
+    plain = (study.settings if isinstance(study, Study) else study).as_dict()
     for section, entries in values.items():
-        plain[section] |= entries
+        plain[section] = plain[section] | entries if isinstance(entries, dict) else entries
     return parse_settings(plain, where="test")
 
 
@@ -375,6 +376,33 @@ def test_a_second_process_is_refused_with_the_firsts_number(begun) -> None:
     with pytest.raises(UserError, match="refused"), begun.lock():
         raise UserError("refused")
     assert (begun.folder / ".lock").read_bytes() == b""
+
+
+@pytest.mark.parametrize("verb", ["features", "run", "part"])
+def test_a_verb_keeps_what_another_process_changed_while_it_started(
+    begun, monkeypatch, verb
+) -> None:
+    hold = Study.lock
+
+    def hold_late(self, **shared):
+        monkeypatch.setattr(Study, "lock", hold)
+        scan = changed(begun, **{"continue": {"scan": True}})
+        run_stage(Study(begun.folder), "continue", scan)
+        return hold(self, **shared)
+
+    monkeypatch.setattr(Study, "lock", hold_late)
+    if verb == "features":
+        stage_verb(begun.folder, "features", {}, ["title=Ü"], redo=False, quiet=True)
+    elif verb == "run":
+        run(lambda present: changed(present, title="Ü"), begun.folder, until="features")
+    else:  # what the part would do is done: it sees that, and writes nothing
+        stage_verb(begun.folder, "continue", {}, [], redo=False, quiet=True, part="1/2")
+        assert not (begun.folder / "parts").exists()
+    left = Study(begun.folder)
+    assert left.settings.continue_.scan
+    assert left.record["models"]["model"]["fingerprint"]
+    assert left.is_done("continue")
+    assert verb == "part" or (left.is_done("features") and left.settings.title == "Ü")
 
 
 def test_what_a_killed_process_left_is_swept_up(study) -> None:

@@ -1,5 +1,6 @@
 """Verbs that work on a study: init, run, and one for each stage."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,8 +141,15 @@ def run(
         "features.patterns": patterns,
         "label.drop_small_classes": drop_small_classes,
     }
-    base = find_study_file(settings) if settings else _settings_of(out)
-    chosen = merge_flags(base, flags, _with_controls(set_, no_controls))
+    base, assignments = (
+        find_study_file(settings) if settings else None,
+        _with_controls(set_, no_controls),
+    )
+
+    def change(present: StudySettings) -> StudySettings:
+        return merge_flags(base or present, flags, assignments)
+
+    chosen = change(Study(out).settings if is_study(out) else StudySettings())
     if dry_run:
         from mnemoscope.cli.plan import print_plan
         from mnemoscope.stages.plan import plan
@@ -156,9 +164,9 @@ def run(
     where = EngineFlags(engine, ray_address, ray_workers, storage)
     with shown(quiet), working_with(where):
         if check_labels:
-            _check_labels(chosen, out, redo)
+            _check_labels(change, out, redo)
             return
-        study = run_study(chosen, out, redo=redo)
+        study = run_study(change, out, redo=redo)
     print_summary(study)
 
 
@@ -338,16 +346,20 @@ def stage_verb(
 ) -> None:
     """Run one stage of a study, or a part of it, and say what comes next."""
     study = Study(folder)
-    settings = merge_flags(study.settings, flags, assignments)
+
+    def change(present: StudySettings) -> StudySettings:
+        return merge_flags(present, flags, assignments)
+
+    change(study.settings)  # a mistake is said before torch is loaded and the study held
     if part is not None:
         if where != LOCAL:
             raise UserError("--part: a part is one process. Leave out --engine, or --part.")
-        _run_part(study, stage, part, settings, redo=redo, quiet=quiet)
+        _run_part(study, stage, part, change, redo=redo, quiet=quiet)
         return
     from mnemoscope.stages.run import run_stage
 
     with shown(quiet), working_with(where):
-        was_done = not run_stage(study, stage, settings, redo=redo)
+        was_done = not run_stage(study, stage, change, redo=redo)
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     outputs = STAGES[names.index(stage)].outputs
@@ -355,13 +367,19 @@ def stage_verb(
     if stage == "capture" and not study.is_done("label"):
         following = ["continue"]  # every sequence was captured, without labels
     hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
-    if settings.model.name == NO_MODEL:
+    if study.settings.model.name == NO_MODEL:
         hint = f" Next: mnemoscope analyze predict {folder}"
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
 
 
 def _run_part(
-    study: Study, stage: str, text: str, settings: StudySettings, *, redo: bool, quiet: bool
+    study: Study,
+    stage: str,
+    text: str,
+    change: Callable[[StudySettings], StudySettings],
+    *,
+    redo: bool,
+    quiet: bool,
 ) -> None:
     """Do one part of a stage and say where it stands."""
     from mnemoscope.stages.part_work import run_part
@@ -369,7 +387,7 @@ def _run_part(
 
     part = parse_part(text)
     with shown(quiet):
-        made = run_part(study, stage, part, settings, redo=redo)
+        made = run_part(study, stage, part, change, redo=redo)
     if made is None:
         print(f"Nothing to do: '{stage}' of {study.folder} is done.")
     else:
@@ -390,15 +408,15 @@ def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, q
         found_study(folder, settings, Models(settings))
 
 
-def _check_labels(settings: StudySettings, out: Path, redo: bool) -> None:
+def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, redo: bool) -> None:
     """Found the study where it is not there, scan what has a label, and say what came of it."""
     from mnemoscope.stages.check_labels import CHECK_FILE, check_labels
     from mnemoscope.stages.models import Models
     from mnemoscope.stages.run import run as run_study
 
-    study = run_study(settings, out, redo=redo, until="sequences")
+    study = run_study(change, out, redo=redo, until="sequences")
     with study.lock():
-        check = check_labels(study, Models(settings))
+        check = check_labels(study, Models(study.settings))
     print("\n".join(check.lines))
     print(f"Wrote {out / CHECK_FILE}. Next: mnemoscope run -o {out}")
 
@@ -423,8 +441,3 @@ def _model_flags(
 def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str]:
     """`--no-controls` as the assignment it stands for."""
     return [*(assignments or []), *(["benchmark.controls=false"] if no_controls else [])]
-
-
-def _settings_of(folder: Path) -> Any:
-    """Settings of the study that is there, None for a new one."""
-    return Study(folder).settings if is_study(folder) else None

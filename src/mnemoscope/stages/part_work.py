@@ -4,6 +4,7 @@ The blocks are those of one process (`continue.part_rows`, `capture.shard_rows`)
 in turn, so that the parts together make the same batches, and so the same bytes.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,12 @@ VERDICTS_FOLDER = "verdicts"
 
 
 def run_part(
-    study: Study, stage: str, part: Part, settings: StudySettings, *, redo: bool = False
+    study: Study,
+    stage: str,
+    part: Part,
+    settings: StudySettings | Callable[[StudySettings], StudySettings],
+    *,
+    redo: bool = False,
 ) -> Path | None:
     """Do one part of a stage; what an earlier, killed run of it finished is kept.
 
@@ -55,7 +61,7 @@ def run_part(
         study: an existing study whose earlier stages are done.
         stage: `continue` or `capture`.
         part: which.
-        settings: of the run, the same in every part.
+        settings: of the run, the same in every part; or a function of those the study has.
         redo: begin the part anew.
 
     Returns:
@@ -67,12 +73,13 @@ def run_part(
         MnemoscopeError: as the stage itself.
     """
     with study.lock(shared=True):
-        study.changed_stages(settings)
-        study.settings = settings
+        wanted = settings(study.settings) if callable(settings) else settings
+        study.changed_stages(wanted)
+        study.settings = wanted
         study.require("sequences")
         if study.is_done(stage):
             return None
-        models = Models(settings)
+        models = Models(wanted)
         roles = ("model",) if stage == "continue" else captured_roles(study)
         with working_on(study, stage, part, models, roles=roles, redo=redo) as folder:
             if stage == "continue":

@@ -24,6 +24,9 @@ from mnemoscope.study import STAGES, Study, is_study
 
 __all__ = ["STAGE_FUNCTIONS", "run", "run_stage"]
 
+# Settings, or what makes them of those that a study has once it is held.
+Wanted = StudySettings | Callable[[StudySettings], StudySettings]
+
 STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "continue": continue_stage,
     "features": features_stage,
@@ -43,7 +46,7 @@ _ON_A_CLUSTER: dict[str, Callable[[Study, Models], None]] = {
 
 
 def run(
-    settings: StudySettings,
+    settings: Wanted,
     folder: Path | str,
     *,
     redo: bool = False,
@@ -53,7 +56,7 @@ def run(
     """Make a study, or finish one: every stage that is missing, in order.
 
     Args:
-        settings: of the whole study.
+        settings: of the whole study; of one that is there also a function of those it has.
         folder: a new or empty folder, or a study made with the same settings.
         redo: make stages anew whose settings differ from the study's, instead of refusing.
         until: name of the last stage to run, all of them when None.
@@ -66,14 +69,17 @@ def run(
         MnemoscopeError: what the user can mend, damaged data, or a full disk; finished stages
             and finished parts of the present one are kept.
     """
-    folder, models = Path(folder), models or Models(settings)
+    folder = Path(folder)
     if is_study(folder):
         study = Study(folder)
         refuse_padding(study)
     else:
+        settings = _settle(settings, StudySettings())
+        models = models or Models(settings)
         study = found_study(folder, settings, models, only_whole=True)
     with study.lock():
-        study.adopt(settings, redo=redo)
+        study.adopt(_settle(settings, study.settings), redo=redo)
+        models = models or Models(study.settings)
         names = [stage.name for stage in STAGES if not stage.optional]
         for name in names[: names.index(until) + 1 if until else len(names)]:
             if name in STAGE_FUNCTIONS and not study.is_done(name):
@@ -83,7 +89,7 @@ def run(
 
 
 def run_stage(
-    study: Study, stage: str, settings: StudySettings | None = None, *, redo: bool = False
+    study: Study, stage: str, settings: Wanted | None = None, *, redo: bool = False
 ) -> bool:
     """Run one stage of a study whose needs are met; does nothing when it is done.
 
@@ -92,7 +98,7 @@ def run_stage(
     Args:
         study: an existing study.
         stage: one of `STAGE_FUNCTIONS`.
-        settings: changed settings, the study's own when None.
+        settings: changed settings, or a function of those it has; the study's own when None.
         redo: make it anew although it is done.
 
     Returns:
@@ -103,7 +109,7 @@ def run_stage(
         MnemoscopeError: as `run`.
     """
     with study.lock():
-        study.adopt(settings or study.settings, redo=redo)
+        study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
         if redo:
             study.forget(stage)
         if not study.is_done(stage):
@@ -118,6 +124,10 @@ def run_stage(
         else:
             return False
     return True
+
+
+def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
+    return wanted(present) if callable(wanted) else wanted
 
 
 def _function(stage: str) -> Callable[[Study, Models], None]:
