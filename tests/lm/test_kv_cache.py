@@ -47,6 +47,20 @@ def test_nothing_is_copied_while_there_is_room(build, tokens):
     assert cache.get_seq_length() == 40
 
 
+@pytest.mark.parametrize("change", ["batch_select_indices", "reorder_cache"])
+def test_rows_in_another_order_go_on_as_themselves(build, tokens, change):
+    """As many rows as before: nothing but the order says that the rooms are out of date."""
+    lm, ids = build("llama"), torch.from_numpy(tokens(4)).long()
+    order = torch.tensor([2, 0, 3, 1])
+    found = []
+    for cache in (roomy_cache(lm.model.config, 40), DynamicCache(config=lm.model.config)):
+        with torch.inference_mode():
+            last_logits(lm, ids[:, :20], 1, cache)
+            getattr(cache, change)(order)
+            found.append(last_logits(lm, ids[order, 20:25], 5, cache))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_best_two_are_those_of_topk_and_logits_stay(dtype):
     logits = torch.randn(5, 3, 97, generator=torch.Generator().manual_seed(0)).to(dtype)
