@@ -32,6 +32,8 @@ def test_rows_of_a_table_are_named_by_the_file_alone(tmp_path) -> None:
         "rows.jsonl#1",
         "rows.jsonl#2",
     ]
+    path.write_text('{"text": "a"}\n{"text": ""}\n')
+    assert [one.name for one in read_visit(None, path).skipped] == ["rows.jsonl#2"]
 
 
 @pytest.mark.parametrize("pasted", [None, "", " \n\t"])

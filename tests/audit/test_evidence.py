@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.audit.evidence import alone_logprobs, gather_evidence, tries_needed
-from mnemoscope.audit.prior import find_priors, other_prefixes
+from mnemoscope.audit.prior import compare_prefixes, find_priors, other_prefixes
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.tokens import Tokens
 from mnemoscope.lm import suffix_logprobs
@@ -38,6 +38,15 @@ def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, 
     for row, logprob in zip(windows, found.sampling_logprob, strict=True):
         # 1e-4: the model computes in float32, in batches of another shape
         assert math.exp(logprob) == pytest.approx(by_hand(lm, row, temperature, top_k), rel=1e-3)
+
+
+def test_what_is_not_among_the_top_k_is_never_drawn(lm, windows):
+    rows = windows[:, ::-1].copy()  # read backwards no text is likely
+    found = gather_evidence(lm, rows, AuditSettings(top_k=3))
+    chances = [by_hand(lm, row, 1.0, 3) for row in rows]
+    assert chances == [0.0] * len(rows)
+    assert (found.sampling_logprob == -math.inf).all()
+    assert np.isfinite(gather_evidence(lm, rows, AuditSettings(top_k=0)).sampling_logprob).all()
 
 
 def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
@@ -82,6 +91,14 @@ def test_prior_is_zero_where_the_others_are_the_own_prefix(lm, windows):
     for prior in find_priors(lm, windows, own, others, AuditSettings()):
         assert prior.gain == pytest.approx(0.0, abs=1e-3)  # float32, another batch
         assert prior.n_prefixes == 3
+
+
+def test_the_prior_averages_probabilities_and_not_their_logarithms():
+    others = np.log([0.5, 0.25, 0.0001])
+    prior = compare_prefixes(math.log(0.75), others, np.array([True, False, False]), "others")
+    assert prior.gain == pytest.approx(math.log(0.75 / ((0.5 + 0.25 + 0.0001) / 3)))
+    assert (prior.n_reproduced, prior.n_prefixes) == (1, 3)
+    assert compare_prefixes(-1.0, np.array([]), np.array([], dtype=bool), "others") is None
 
 
 def test_other_prefixes_come_from_other_documents_and_stay_the_same():

@@ -69,6 +69,9 @@ def test_what_the_prompt_holds_is_called_copied(lm):
     assert is_copied(lm.tokenizer, prompt, ids(" birds of Marrow lane did not"))
     assert not is_copied(lm.tokenizer, prompt, ids(" copper boats cross the harbour twice"))
     assert not is_copied(lm.tokenizer, prompt, ids(" birds")[:1])  # too short to tell
+    begun = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
+    assert is_copied(lm.tokenizer, prompt, ids(begun + " cross the harbour"))
+    assert not is_copied(lm.tokenizer, prompt, ids(begun[:26] + " will cross the harbour"))
 
 
 def test_the_guard_reads_every_script_and_not_only_its_numbers(lm):

@@ -28,6 +28,13 @@ def test_scores_that_are_right_are_left_alone():
     assert chosen.count("none") >= 6
 
 
+def test_a_better_score_that_noise_explains_is_not_taken():
+    logits, is_so, groups = cases(80, seed=0)
+    choice = choose_calibration(logits, is_so, groups)
+    assert choice.brier["temperature"] < choice.brier["none"]
+    assert choice.calibration.method == "none"
+
+
 @pytest.mark.parametrize("sharpness", [0.3, 3.0])
 def test_logits_that_are_too_sure_or_too_shy_get_a_temperature(sharpness):
     logits, is_so, groups = cases(400, sharpness=sharpness)

@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from mnemoscope.audit.texts import Document, Reading, read_documents
+from mnemoscope.audit.texts import Reading, read_documents
 from mnemoscope.errors import UserError
 
 __all__ = ["MOST_BYTES", "MOST_CHARACTERS", "TYPES", "read_visit"]
@@ -61,10 +61,14 @@ def _read_file(path: Path) -> Reading:
 def _named(reading: Reading, path: str, name: str) -> Reading:
     """The documents under the name that the visitor gave, not that of the copy."""
 
-    def renamed(document: Document) -> Document:
-        return replace(document, name=document.name.replace(path, name, 1))
+    def renamed(one: str) -> str:
+        return one.replace(path, name, 1)
 
-    return replace(reading, documents=[renamed(one) for one in reading.documents])
+    return replace(
+        reading,
+        documents=[replace(one, name=renamed(one.name)) for one in reading.documents],
+        skipped=[replace(one, name=renamed(one.name)) for one in reading.skipped],
+    )
 
 
 def _check_bytes(n: int, name: str) -> None:

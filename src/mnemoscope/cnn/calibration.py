@@ -188,7 +188,10 @@ def _fit_temperature(values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool
     wanted = np.where(truth, high, low)
     rows = np.concatenate([values, values])[:, None] / spread
     both = np.repeat([1, 0], len(values))
-    model: Any = LogisticRegression(C=_NO_PENALTY, fit_intercept=False, tol=1e-10, max_iter=1000)
+    # Newton's method: lbfgs, at so small a tolerance, now and then ends with a warning.
+    model: Any = LogisticRegression(
+        C=_NO_PENALTY, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000
+    )
     model.fit(rows, both, sample_weight=np.concatenate([wanted, 1 - wanted]))
     slope = float(model.coef_[0, 0]) / spread
     return 1 / slope if slope > 0 else math.inf
