@@ -5,7 +5,14 @@ import polars as pl
 import pytest
 from tests.tiny_models import make_sequences, save_model
 
-from mnemoscope.analysis.dynamics import ARMS, Settings, analyse, epochs_to, insertions_of
+from mnemoscope.analysis.dynamics import (
+    ARMS,
+    Settings,
+    _forgetting_frames,
+    analyse,
+    epochs_to,
+    insertions_of,
+)
 from mnemoscope.analysis.dynamics_measures import (
     KINDS,
     RightTokens,
@@ -65,6 +72,25 @@ def test_every_arm_reads_for_the_last_time_at_one_step() -> None:
     assert steps == {"never": [], "once": [9], "repeated": [7, 8, 9], "spaced": [1, 5, 9]}
 
 
+def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> None:
+    settings = Settings(n_repeats=2, gap=2, steps_before=0, every=1)  # all have read by step 3
+    means = {arm: [0.9, 0.0, 0.1, 0.3, 0.6, 0.4] for arm in ARMS}
+    means["never"] = [0.9, 0.0, 0.1, 0.1, 0.2, 0.1]
+    rows = [
+        {"arm": arm, "step": step, "m": [one - 0.05, one + 0.05], "weights_at_end": arm}
+        for arm in ARMS
+        for step, one in enumerate(means[arm])
+    ]
+    _, floors = _forgetting_frames(pl.DataFrame(rows), settings)
+    never, once = floors.row(0, named=True), floors.row(1, named=True)
+    assert (once["peak_at_step"], once["floor_at_step"]) == (4, 5)
+    assert (once["peak"], once["floor"]) == pytest.approx((0.6, 0.4))
+    assert (never["peak"], never["floor"]) == pytest.approx((0.2, 0.1))
+    above = [once[f"above_never{end}"] for end in ("", "_low", "_high")]
+    assert above == pytest.approx([0.3] * 3)  # paired: both sequences lie .3 apart
+    assert once["above_once"] == 0
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A random model, two thirds of whose sequences it reproduces; a third it cannot know."""
@@ -118,9 +144,14 @@ def test_what_is_read_is_learnt_and_more_readings_teach_more(result) -> None:
 def test_before_the_first_reading_an_arm_is_the_control(result) -> None:
     """Same rows, same bytes: the arms part only where they read the special batch."""
     curve = result.frames["forgetting"]
-    at_start = curve.filter(pl.col("step") == 0)["m"].to_list()
-    assert len(at_start) == len(ARMS)
-    assert len(set(at_start)) == 1
+    control = dict(curve.filter(arm="never").select("step", "m").rows())
+    assert sorted(control) == [0, 5, 10, 12, 15, 17]
+    for arm, first in {"once": 11, "repeated": 6, "spaced": 1}.items():  # read after so many steps
+        own = dict(curve.filter(arm=arm).select("step", "m").rows())
+        assert {step: own[step] for step in own if step <= first} == {
+            step: control[step] for step in control if step <= first
+        }
+        assert own[17] != control[17]
     assert result.frames["floors"]["weights_at_end"].n_unique() == len(ARMS)
 
 

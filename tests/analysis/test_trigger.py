@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.trigger import Settings, analyse, draw_donors
-from mnemoscope.analysis.trigger_patches import find_changes
+from mnemoscope.analysis.trigger import Settings, _shares, analyse, draw_donors
+from mnemoscope.analysis.trigger_patches import Changes, find_changes
 from mnemoscope.errors import UserError
 
 sys.path.append(str(Path(__file__).parent))
@@ -110,6 +110,19 @@ def test_half_the_tokens_depend_on_none(lm) -> None:
     named = result.frames["changes"].filter(state=0, position=3)
     assert named["tokens"].to_list() == [[2]] * named.height
     assert f"{100 * wanted:.1f} %" in result.sentence
+
+
+def test_tokens_that_need_several_states_are_told_from_those_that_need_none() -> None:
+    """Four tokens: one needs a state, one needs two together, one is not right, one needs none."""
+    one = np.zeros((1, 1, 2, 4), dtype=bool)
+    one[0, 0, 1, 0] = True
+    whole = np.array([[[True, True, False, False]]])
+    found = _shares(Changes(one, whole, np.array([[True, True, False, True]])))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "depend on no single state": [pytest.approx(2 / 3)],
+        "depend on no state at all": [pytest.approx(1 / 3)],
+        "depend on several together": [pytest.approx(1 / 3)],
+    }
 
 
 def test_no_sequence_is_its_own_donor() -> None:
