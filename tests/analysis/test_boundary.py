@@ -117,6 +117,9 @@ def test_planted_frequencies_come_back_and_entropy_does_not_move(lm) -> None:
     ]
     curves = result.frames["curves"].filter(what="frequency", group="memorized")
     assert curves["mean"].to_list() == pytest.approx([60, 60, 60, 10, 30, 60, 60, 60])
+    curves = result.frames["curves"].filter(what="entropy", group="memorized")
+    wanted = [None, *[pytest.approx(np.log(16), abs=1e-5)] * 7]  # nothing foretells the first
+    assert curves["mean"].fill_nan(None).to_list() == wanted
     assert inputs.forwards.n == 60
     assert "half, quarter" in result.further[1]
 

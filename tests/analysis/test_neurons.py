@@ -63,6 +63,11 @@ def test_a_shared_cause_and_a_narrow_range_are_found_in_their_class(planted) -> 
     assert low < 0.01
     assert high > -0.01
     measures = result.frames["measures"]
+    own = measures.filter(model="this model").group_by("class").agg(pl.col("above_shuffled").mean())
+    above = dict(own.rows())
+    said = frame.filter(measure="information", of="under this model", **{"class": "Guess"})
+    assert said["difference"][0] == pytest.approx(above["Guess"] - above["Non-Memo"], rel=1e-12)
+    assert (measures["above_shuffled"] == measures["information"] - measures["shuffled"]).all()
     assert measures["n"].unique().to_list() == [N]
     assert set(measures["class"]) == {"Non-Memo", "Guess", "Recall"}
     assert any("Rare (9)" in line for line in result.further)

@@ -12,6 +12,7 @@ from mnemoscope.analysis.prompts import AS_IT_IS, WORD_KINDS, Vocabulary, make_p
 from mnemoscope.errors import UserError
 from mnemoscope.lm import load_model
 from mnemoscope.lm.continuation import greedy_tokens
+from mnemoscope.lm.fine_tuning import FineTuning
 from mnemoscope.sequences.features import add_features
 
 
@@ -138,7 +139,16 @@ def test_runs_are_those_of_greedy_decoding(folder, inputs, vocabulary) -> None:
     assert max(plain[2], plain[5]) < 32
 
 
-def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs) -> None:
+def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs, monkeypatch) -> None:
+    counted = []
+    train = FineTuning.train
+
+    def watched(self, rows, is_counted):
+        counted.append(is_counted.all(axis=0))
+        assert (is_counted == is_counted[0]).all()
+        return train(self, rows, is_counted)
+
+    monkeypatch.setattr(FineTuning, "train", watched)
     weights = inputs.load_model().model.get_output_embeddings().weight
     before = weights.detach().clone()
     settings = Settings(
@@ -146,6 +156,7 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs) -> None:
     )
     result = analyse(inputs, settings)
     steps = result.frames["unlearning"]
+    assert np.array_equal(np.unique(counted, axis=0), [np.arange(64) >= 32])  # suffixes alone
     assert steps["memorized"][0] == 1
     assert steps["share"][-1] <= 0.1 < steps["share"][0]
     back = {row["group"]: row for row in result.frames["recovery"].iter_rows(named=True)}

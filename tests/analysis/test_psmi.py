@@ -50,13 +50,13 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
     token = generator.integers(0, 2, n)
     memorized = generator.random(n) < 0.3
     seen = np.where(memorized, 1 - token, token)
-    states = generator.standard_normal((n, 2, 6)).astype(np.float32)
-    states[:, 1, 0] += 3.0 * seen  # layer 1 knows nothing, layer 2 does
+    states = generator.standard_normal((n, 2, 4, 6)).astype(np.float32)
+    states[:, 1, -1, 0] += 3.0 * seen  # layer 1 and earlier tokens know nothing, layer 2 does
 
     def given(lm, tokens, *, batch_size, layers, positions):
         assert np.asarray(tokens).shape == (n, 4)
         assert list(layers) == [1, 2]
-        return iter([states[:, :, None]])
+        return iter([states[:, :, positions]])
 
     monkeypatch.setattr("mnemoscope.lm.hidden_states.hidden_states", given)
     monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)

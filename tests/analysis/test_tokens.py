@@ -1,6 +1,7 @@
 """The token predictor on planted signals: learnt, batch-first, with level 1 included."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_a_planted_linear_signal_is_learnt_and_entropy_alone_is_at_chance() -> N
     again = train_predictor(states[:300], entropy[:300], is_right[:300], held_back, SMALL)
     same = predict_probabilities(again, states[300:], entropy[300:], batch_size=32)
     np.testing.assert_array_equal(chance, same)
+
+
+def test_what_is_held_back_is_not_learnt_from() -> None:
+    """After one epoch the weights are the same whatever is so of the rows held back."""
+    states, entropy, is_right = _planted(80)
+    held_back = np.arange(80) >= 60
+    once = replace(SMALL, n_epochs=1)
+    other = np.where(held_back[:, None], ~is_right, is_right)
+    first, second = (
+        train_predictor(states, entropy, right, held_back, once) for right in (is_right, other)
+    )
+    far = states + 100 * held_back[:, None, None].astype(np.float32)
+    third = train_predictor(far, entropy, is_right, held_back, once)
+    for name, weights in first.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[name]), name
+        assert torch.equal(weights, third.state_dict()[name]), name
 
 
 def test_entropy_that_decides_is_used_by_both() -> None:
