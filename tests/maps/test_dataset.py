@@ -1,7 +1,9 @@
 """Reading: by several workers, row by row, never the whole file."""
 
+import errno
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,47 @@ def test_a_batch_over_more_shards_than_may_be_open_comes_whole_each_time(tmp_pat
         rows = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
         assert torch.equal(maps.read(rows), pack_triangle(maps_of(rows, "mean").half()))
         assert torch.equal(maps[rows[0]], maps.read(rows[:1])[0])
+
+
+def test_threads_that_share_a_data_set_get_their_own_rows(tmp_path):
+    """More shards than may be open: while one reads, another closes files and opens others."""
+    capture(tmp_path, range(90), shard_rows=1)
+    maps = MapStore(tmp_path).dataset(range(90), "own", "mean")
+    whole = pack_triangle(maps_of(range(90), "mean").half())
+
+    def read(seed: int) -> bool:
+        rows = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
+        one = int(rows[0])
+        return torch.equal(maps.read(rows), whole[rows]) and torch.equal(maps[one], whole[one])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(100)))
+
+
+def test_what_the_disk_refuses_to_read_names_the_shard(tmp_path, monkeypatch):
+    capture(tmp_path, range(8))
+    maps = MapStore(tmp_path).dataset(range(8), "own", "mean")
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("mnemoscope.maps.row_reads._compiled", lambda: None)
+    monkeypatch.setattr("mnemoscope.maps.row_files._fill", refuse)
+    for read in (lambda: maps[5], lambda: maps.read(torch.tensor([5]))):
+        with pytest.raises(DamagedDataError, match="shard-00001"):
+            read()
+
+
+def test_positions_count_from_the_end_as_in_a_list(tmp_path):
+    capture(tmp_path, range(6))
+    maps = MapStore(tmp_path).dataset(range(6), "own", "mean")
+    assert torch.equal(maps.read(torch.tensor([-1, -6])), maps.read(torch.tensor([5, 0])))
+    assert torch.equal(maps[-1], maps[5])
+    for outside in (6, -7):
+        with pytest.raises(IndexError):
+            maps.read(torch.tensor([outside]))
+        with pytest.raises(IndexError):
+            maps[outside]
 
 
 def test_a_system_without_the_compiled_read_reads_the_same(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ costs a fault more, and a file that is cut while it is mapped kills the process.
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,11 @@ _CLOSED = -1
 
 
 class RowFiles:
-    """The shards of one tensor, opened when a row is asked for; some 32 are open at a time."""
+    """The shards of one tensor, opened when a row is asked for; some 32 are open at a time.
+
+    Threads read one after another: one that opens a shard may close what another reads from, and
+    the number of a closed file goes to the next that is opened.
+    """
 
     def __init__(self, shards: Sequence[Path], tensor: str) -> None:
         """Point at shards; nothing is opened yet.
@@ -33,6 +38,7 @@ class RowFiles:
         self._shards, self._tensor = list(shards), tensor
         self._open: dict[int, tuple[int, int]] = {}  # descriptor and start, the latest opened last
         self._files = np.full((2, len(self._shards)), _CLOSED)  # the same, by shard
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> tuple[list[Path], str]:
         return self._shards, self._tensor
@@ -48,11 +54,15 @@ class RowFiles:
         """Fill one contiguous float16 array with a row.
 
         Raises:
-            DamagedDataError: the shard has vanished or been cut.
+            DamagedDataError: the shard has vanished, been cut or cannot be read.
         """
-        descriptor, start = self._open.get(shard) or self._open_shard(shard)
-        n_bytes = maps.nbytes
-        if _fill(descriptor, maps, start + row * n_bytes) != n_bytes:
+        with self._lock:
+            descriptor, start = self._open.get(shard) or self._open_shard(shard)
+            try:
+                n_read = _fill(descriptor, maps, start + row * maps.nbytes)
+            except OSError as error:
+                raise gone(self._shards[shard]) from error
+        if n_read != maps.nbytes:
             raise gone(self._shards[shard])
 
     def read(self, maps: npt.NDArray[np.float16], places: npt.NDArray[np.int64]) -> None:
@@ -68,10 +78,11 @@ class RowFiles:
         few = len(self._shards) <= _MOST_OPEN
         order = np.arange(len(maps)) if few else np.argsort(places[0], kind="stable")
         done = 0
-        while (done := read_rows(maps, order, done, places, self._files)) < len(maps):
-            row = order.item(done)  # its shard is not open, it is not whole, or no such call here
-            self.read_row(maps[row], *places[:, row].tolist())
-            done += 1
+        with self._lock:
+            while (done := read_rows(maps, order, done, places, self._files)) < len(maps):
+                row = order.item(done)  # its shard is not open or not whole, or no such call here
+                self.read_row(maps[row], *places[:, row].tolist())
+                done += 1
 
     def _open_shard(self, shard: int) -> tuple[int, int]:
         """Open one, and close the oldest where too many are; gives descriptor and first byte."""
