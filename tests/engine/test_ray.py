@@ -385,6 +385,29 @@ def test_bad_input_is_refused_in_one_line(flags, words, whole, tmp_path, refused
     assert content(study.folder) == before
 
 
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_lets_nobody_in_may_want_a_token(mode, monkeypatch):
+    """What Ray 2.60 says of a token that is missing: somebody listens, and that is all."""
+
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        with (
+            pytest.raises(UserError, match=r"no Ray cluster can be reached \(Failed to") as raised,
+            RayEngine(f"127.0.0.1:{head.getsockname()[1]}"),
+        ):
+            pass
+    assert ("set RAY_AUTH_MODE=token" in str(raised.value)) == (mode is None)
+    assert "\n" not in str(raised.value)
+
+
 def test_what_only_reads_studies_takes_no_cluster(whole, refused):
     both = "benchmark", whole["benchmark"], whole["train"]
     assert "several studies and --compare only read" in refused(*both, "--engine", "ray", "-q")

@@ -73,7 +73,9 @@ class RayEngine:
             else:
                 ray.init(address=self.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise _unreachable(self.address or "local", str(error)) from None
+            raise _unreachable(
+                self.address or "local", str(error), _token_hint(self.address)
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -297,9 +299,19 @@ def _check_reachable(address: str) -> None:
         raise _unreachable(address, str(error)) from None
 
 
-def _unreachable(address: str, reason: str) -> UserError:
+def _unreachable(address: str, reason: str, hint: str = "") -> UserError:
     said = " ".join(reason.split())[:200]
     return UserError(
-        f"--ray-address {address}: no Ray cluster can be reached ({said}). Start one with "
+        f"--ray-address {address}: no Ray cluster can be reached ({said}). {hint}Start one with "
         "'ray start --head', or leave it out for a cluster of this machine."
+    )
+
+
+def _token_hint(address: str | None) -> str:
+    """What may be missing where somebody listens and Ray gets no answer; it does not say so."""
+    if address is None or os.environ.get("RAY_AUTH_MODE") == "token":
+        return ""
+    return (
+        "If its head was started with token authentication, set RAY_AUTH_MODE=token here too, "
+        "with the same ~/.ray/auth_token. "
     )
