@@ -1,5 +1,7 @@
 """Logistic models on tables whose truth is planted; perplexities and partitions by closed form."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +17,12 @@ from mnemoscope.analysis.logistic import (
     likelihood_ratio,
     separating_features,
 )
-from mnemoscope.analysis.partition import PARTITION_FEATURES, assign_parts, candidates
+from mnemoscope.analysis.partition import (
+    PARTITION_FEATURES,
+    assign_parts,
+    candidates,
+    count_candidates,
+)
 from mnemoscope.analysis.predict import (
     Data,
     Settings,
@@ -175,6 +182,9 @@ def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
     every = list(candidates(values))
     assert len(every) == 810
     assert len({(one.first, one.second) for one in every}) == 810
+    few = {name: values[name] for name in (*PARTITION_FEATURES[:3], PARTITION_FEATURES[8])}
+    assert count_candidates(values) == 810
+    assert count_candidates({*few, "prompt_perplexity"}) == len(list(candidates(few))) == 108
     one = every[17]
     parts = assign_parts(one, values)
     is_first = values[one.first[0]] >= one.thresholds[0]
@@ -207,6 +217,11 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     assert candidate is not None
     assert "duplicates" in {candidate.first[0], candidate.second[0]}
     assert 0 < n_eligible <= 54
+    unknown = {
+        name: np.where(data.is_test, np.nan, values) for name, values in data.features.items()
+    }
+    blind = replace(data, features=unknown, label=data.label & ~data.is_test)
+    assert best_partition(blind, Settings(partition_rows=600)) == (candidate, n_eligible)
     settings = Settings(n_resamples=50, tests=False, partition_rows=600)
     scores, weights, tests, _, _ = model_all(data, settings)
     assert tests is None

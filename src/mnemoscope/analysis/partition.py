@@ -4,13 +4,20 @@ Source: Prashanth et al. 2024, arXiv 2406.17746, section 1.13 of the related wor
 of two of ten features, each at a quartile of the memorized sequences.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PARTITION_FEATURES", "QUANTILES", "Candidate", "assign_parts", "candidates"]
+__all__ = [
+    "PARTITION_FEATURES",
+    "QUANTILES",
+    "Candidate",
+    "assign_parts",
+    "candidates",
+    "count_candidates",
+]
 
 PARTITION_FEATURES = (
     "max_frequency",
@@ -70,6 +77,20 @@ def candidates(
         for second, second_q, second_at in places:
             if first != second:
                 yield Candidate((first, first_q), (second, second_q), (first_at, second_at))
+
+
+def count_candidates(known: Container[str], features: Sequence[str] = PARTITION_FEATURES) -> int:
+    """Give how many partitions there are of the features that are known.
+
+    Args:
+        known: names of features.
+        features: those that part the sequences.
+
+    >>> count_candidates(PARTITION_FEATURES)
+    810
+    """
+    n = sum(name in known for name in features)
+    return n * (n - 1) * len(QUANTILES) ** 2
 
 
 def assign_parts(

@@ -25,7 +25,12 @@ from mnemoscope.analysis.logistic import (
     likelihood_ratio,
     separating_features,
 )
-from mnemoscope.analysis.partition import Candidate, assign_parts, candidates
+from mnemoscope.analysis.partition import (
+    Candidate,
+    assign_parts,
+    candidates,
+    count_candidates,
+)
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
@@ -258,15 +263,19 @@ def _fit_plan(
 ) -> PartModels:
     """Fit on the training rows; the scaler on all rows where published."""
     values, train = data.matrix(names), ~data.is_test
-    unscaled = tuple(i for i, name in enumerate(names) if name == "is_templating")
     return fit_parts(
         values[train],
         data.label[train],
         parts[train],
-        unscaled=unscaled,
+        unscaled=_unscaled(names),
         leaky=values if published else None,
         leaky_parts=parts if published else None,
     )
+
+
+def _unscaled(names: Sequence[str]) -> tuple[int, ...]:
+    """Columns that are 0 or 1 already."""
+    return tuple(i for i, name in enumerate(names) if name == "is_templating")
 
 
 def best_partition(data: Data, settings: Settings) -> tuple[Candidate | None, int]:
@@ -290,7 +299,7 @@ def best_partition(data: Data, settings: Settings) -> tuple[Candidate | None, in
     values = data.matrix(list(data.features))
     best: tuple[float, Candidate | None] = (-1.0, None)
     n_eligible, known = 0, {}
-    every = list(candidates(memorized))
+    every, unscaled = list(candidates(memorized)), _unscaled(list(data.features))
     with track("Partitions", total=len(every), unit="partitions") as progress:
         for candidate in every:
             progress.advance()
@@ -300,7 +309,7 @@ def best_partition(data: Data, settings: Settings) -> tuple[Candidate | None, in
             n_eligible += 1
             key = parts[chosen].tobytes()
             if key not in known:
-                fitted = fit_parts(values[fit], data.label[fit], parts[fit])
+                fitted = fit_parts(values[fit], data.label[fit], parts[fit], unscaled=unscaled)
                 probabilities = fitted.predict(values[aside], parts[aside])
                 known[key] = figures_of(probabilities, data.label[aside])["f1"]
             if known[key] > best[0]:
@@ -457,7 +466,8 @@ def _further(
     split = "by row" if settings.published else "near duplicates on one side"
     yield f"{len(data.label) - n_test:,} sequences to fit, {n_test:,} put aside ({split})."
     if candidate is not None:
-        yield f"Optimal partition: {candidate}, the best of {n_eligible} eligible ones of 810."
+        n_all = count_candidates(data.features)
+        yield f"Optimal partition: {candidate}, the best of {n_eligible} eligible ones of {n_all}."
     elif settings.partition:
         yield "No partition has both labels in each of its parts, so there is no optimal one."
     if left_out:

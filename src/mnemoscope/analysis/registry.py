@@ -83,6 +83,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How well do simple models tell memorized sequences from others, and by what?",
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
+        version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
         published="As published, AUCs are those of hard predictions, the scaler has seen the test "
         "rows, near duplicates may stand on both sides (split by row, seed 1024), and both halves' "
@@ -162,6 +163,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="Changed prompts, before and after unlearning",
         answers="What comes out after a changed prompt, and does unlearned text come back?",
         needs=("scores", "features", "model"),
+        uses=("duplicates",),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -169,7 +171,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="A text put into training, beside a control run",
         answers="How far is a text reproduced that is put into training every N steps?",
         needs=("scores", "features", "model"),
-        uses=("corpus",),
+        uses=("duplicates", "corpus"),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
         published="As published, the padding before a text shorter than a row counts in the loss, "
         "so that the model is taught padding too; texts of whole rows give the same either way.",
