@@ -160,12 +160,13 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["missing"], "no history"),
+        (["missing"], "name what is watched: mnemoscope track missing --sequences PATH"),
         (["{run}", "other"], "--sequences is missing"),
         (["{run}/checkpoint-100", "--sequences", "{table}"], "1 checkpoint named"),
         (["{run}", "--sequences", "nothing.parquet"], "nothing.parquet"),
         (["{run}", "--sequences", "{table}", "--length", "63"], "63"),
         (["{run}", "--sequences", "{table}", "--dtype", "float8"], "float8"),
+        (["{run}", "--sequences", "{table}", "--device", "abacus"], "abacus"),
     ],
 )
 def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, capsys, arguments, words):
@@ -175,6 +176,7 @@ def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, capsys, argumen
     said = capsys.readouterr().err.strip()
     assert words in said
     assert len(said.splitlines()) == 1
+    assert not (tmp_path / "track").exists()
 
 
 def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, capsys):

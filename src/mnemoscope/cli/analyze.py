@@ -116,11 +116,13 @@ def _run(name: str, folder: Path, asked: "Asked", quiet: bool) -> None:
     """Run one or all, print what came of it, and renew the report once."""
     from mnemoscope.analysis.registry import entry_named
     from mnemoscope.stages.analyze import analyze as analyze_one
-    from mnemoscope.stages.analyze import analyze_all, refresh_report
+    from mnemoscope.stages.analyze import analyze_all, refresh_report, refuse_unused
     from mnemoscope.stages.models import Models
     from mnemoscope.study import Study
 
     entry = None if name == "all" else entry_named(name)
+    if entry is not None:
+        refuse_unused(entry, asked)
     opened = Study(folder)
     with shown(quiet), opened.lock():
         models, outcomes = Models(opened.settings), []

@@ -34,7 +34,7 @@ from mnemoscope.stages.report import report_stage
 from mnemoscope.study import Study
 from mnemoscope.training.checkpoints import describe_lacking, find_checkpoints
 
-__all__ = ["Asked", "Outcome", "analyze", "analyze_all", "refresh_report"]
+__all__ = ["Asked", "Outcome", "analyze", "analyze_all", "refresh_report", "refuse_unused"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,29 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
             yield analyze(study, entry, asked, models)
         except UserError as error:
             yield Outcome(entry, None, refused=str(error))
+
+
+def refuse_unused(entry: Entry, asked: Asked) -> None:
+    """Refuse an input that an analysis named alone does not look at; of all, each takes its own.
+
+    Args:
+        entry: which one.
+        asked: what was given.
+
+    Raises:
+        UserError: a model, checkpoints or a corpus that it has no use for.
+    """
+    given: dict[str, tuple[bool, Use]] = {
+        "--second": (asked.second is not None, "second model"),
+        "--checkpoint": (bool(asked.checkpoints), "second model"),
+        "--corpus": (asked.corpus is not None, "corpus"),
+    }
+    for option, (is_given, what) in given.items():
+        if is_given and not _wants(entry, what):
+            raise UserError(
+                f"analyze {entry.name}: {option}: it has no use for it. Leave it out "
+                "('mnemoscope analyze --list' says what each uses)."
+            )
 
 
 def refresh_report(study: Study, models: Models) -> bool:

@@ -13,6 +13,7 @@ import polars as pl
 
 from mnemoscope.atomic_write import write_json
 from mnemoscope.errors import UserError
+from mnemoscope.lm.device import check_dtype, find_device
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.lm.loading import load_model, load_tokenizer
 from mnemoscope.progress import track as show_track
@@ -74,6 +75,8 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
             tokenizers; a folder with a history of other windows.
     """
     checkpoints = find_checkpoints(asked.checkpoints)
+    check_dtype(asked.dtype)
+    find_device(asked.device)
     tokenizer = _tokenizer(checkpoints[0], asked)
     windows = _windows(asked, tokenizer)
     history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)

@@ -133,7 +133,10 @@ def read_history(folder: Path | str) -> History:
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "watch.json"
     if not path.is_file():
-        raise UserError(f"{folder}: holds no history of memorization (no watch.json).")
+        raise UserError(
+            f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
+            f"name what is watched: mnemoscope track {folder} --sequences PATH."
+        )
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
