@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_the_page_says_of_the_named_families_what_the_tests_found():
     assert {name: rows[name] for name in WITHOUT_ATTENTION} == dict.fromkeys(
         WITHOUT_ATTENTION, ("refused", "-")
     )
+
+
+def test_the_page_is_of_the_installed_families_and_counts_them_right():
+    page = PAGE.read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in _rows(page)]
+    verdicts = [capture for _, _, capture, *_ in cells]
+    shown = re.search(r"(\d+) of (\d+) families are exact, (\d+) are refused .*, (\d+) could", page)
+    counted = [verdicts.count("exact"), len(cells), *map(verdicts.count, ("refused", "not built"))]
+    assert [int(one) for one in shown.groups()] == counted
+    if f"({transformers.__version__})" in page:
+        assert [family for family, *_ in cells] == sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 from itertools import permutations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.config import StudySettings
+from mnemoscope.errors import DamagedDataError
 from mnemoscope.localize import attribution
 from mnemoscope.stages import export, localize, localize_rows
 from mnemoscope.stages.jobs import load_outcome
@@ -49,6 +51,35 @@ def done(tiny_studies, tmp_path_factory) -> Study:
         as_if_trained(monkeypatch)
         run_stage(study, "localize", settings_of(study, correct_only=False), redo=True)
     return Study(folder)
+
+
+def flip_bits(folder: Path) -> None:
+    """One bit in the last weight of every shard of the model's maps."""
+    for shard in (folder / "maps" / "model").glob("*.safetensors"):
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+
+
+def test_a_bit_that_flipped_in_a_map_stops_a_localization_by_name(
+    tiny_studies, tmp_path, monkeypatch
+) -> None:
+    study = Study(shutil.copytree(tiny_studies["benchmark"], tmp_path / "study"))
+    flip_bits(study.folder)
+    as_if_trained(monkeypatch)
+    with pytest.raises(DamagedDataError, match=r"model/shard-\d+.*content has changed"):
+        run_stage(study, "localize", settings_of(study, correct_only=False, sanity=False))
+    assert study.manifest("localize") is None
+    assert not (study.folder / "decisiveness.safetensors").exists()
+
+
+def test_a_benchmark_is_of_predictions_and_no_bit_of_a_map_moves_it(tiny_studies, tmp_path) -> None:
+    study = Study(shutil.copytree(tiny_studies["train"], tmp_path / "study"))
+    flip_bits(study.folder)
+    run_stage(study, "benchmark")
+    for name in ("benchmark.parquet", "inputs.parquet", "comparison.parquet"):
+        whole = tiny_studies["benchmark"] / name
+        assert (study.folder / name).read_bytes() == whole.read_bytes()
 
 
 def test_every_source_has_its_delta_and_the_models_is_the_default(done) -> None:
