@@ -36,10 +36,10 @@ def document(passages: list[str]) -> str:
 def app_study(tmp_path_factory) -> Path:
     """A finished study of the embedded model: the paper's taxonomy, no controls; read only."""
     settings = {
-        "sequences": {"limit": 600},
+        "sequences": {"limit": 450},
         "continue": {"scan": True, "check_rows": 0},
         "label": {"taxonomies": [PAPER], "n_train": 40, "n_eval": 20},
-        "train": {"seeds": [0]},
+        "train": {"seeds": [0], "workers": 1},
         "benchmark": {"controls": False, "n_resamples": 100},
     }
     folder = tmp_path_factory.mktemp("app") / "study"

@@ -161,6 +161,15 @@ def test_what_was_answered_is_not_asked_again(document, lm, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_torn_last_line_costs_its_own_answer_alone(tmp_path):
+    path, answer = tmp_path / "answers.jsonl", parse_answer({"choices": [{"text": "a"}]})
+    AnswerStore(path).put("first", answer)
+    path.write_text(path.read_text() + path.read_text()[:20])  # killed while it wrote
+    AnswerStore(path).put("second", answer)
+    found = AnswerStore(path)
+    assert [found.get(name) for name in ("first", "second")] == [answer, answer]
+
+
 def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
     out = tmp_path / "out"
     with serving(lm) as (service, url):
