@@ -4,12 +4,12 @@ python benchmarks/planted_truth.py train smollm2 -o planted
 mnemoscope audit planted/model planted/documents --reference smollm2 -o planted/audit
 python benchmarks/planted_truth.py score planted
 
-`train` cuts 15 freely licensed works of this Python installation (licence files, documentation,
+`train` cuts 33 freely licensed works of this Python installation (licence files, documentation,
 library code) into passages of 128 tokens, plants a random half of each work's passages, and
 fine-tunes the model on these, mixed with passages of other works and with templates. A
 `MemorizationWatch` looks on: `mnemoscope track planted/watch` draws its page. `documents/` holds
-half of the works as they stand, planted and unplanted passages in their order. `score` lays the
-spans of the audit beside `truth.parquet`.
+a quarter of the works as they stand, planted and unplanted passages in their order. `score` lays
+the spans of the audit beside `truth.parquet`.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from mnemoscope.training import MemorizationWatch, WatchedWindows, read_history
 
 LENGTH = 128  # tokens of a passage: the first 32 must be shown, 96 can come out
 PASSAGES = 12  # of each work; half are planted
-WORKS = {"licence": 3, "prose": 6, "code": 6}
+WORKS = {"licence": 3, "prose": 15, "code": 15}
+DOCUMENT_EVERY = 4  # so many works of a genre, the first is audited
 PLANTED_A_BATCH, ORDINARY, TEMPLATES = 6, 1, 1  # passages of a batch: 8 of 128 tokens
 NGRAM = 8
 PREFIX = 32
@@ -118,12 +119,12 @@ def is_new(passages, fresh):
 
 
 def plant(works, seed=0):
-    """Plant half of each work's passages; every second work of a genre is a document."""
+    """Plant half of each work's passages; every fourth work of a genre is a document."""
     rows, generator = [], random.Random(seed)
     numbers = defaultdict(count)
     for name, genre, _, tokens in works:
         planted = set(generator.sample(range(PASSAGES), PASSAGES // 2))
-        is_document = next(numbers[genre]) % 2 == 0
+        is_document = next(numbers[genre]) % DOCUMENT_EVERY == 0
         for number, first in enumerate(starts()):
             start, end = character_range(tokens, first, first + LENGTH)
             asked = character_range(tokens, first + PREFIX, first + LENGTH)[0]
@@ -248,7 +249,7 @@ def train(given):
 def look(watch, model, step, started):
     """One check of the watch, in float32, in one line."""
     found = {name.split("/")[1]: value for name, value in watch.check(model, step).items()}
-    planted, control, guess = (100 * found[name] for name in ("recall", "control", "guess"))
+    planted, control, guess = (100 * found[key] for key in ("recall", "control_recall", "guess"))
     print(
         f"step {step}: planted {planted:.0f} %, kept out {control:.0f} %, given away by "
         f"their text {guess:.0f} % reproduced; {time.perf_counter() - started:.0f} s",
@@ -280,12 +281,12 @@ def interval(share, n):
 
 def says(spans):
     """What each way of judging calls recalled: rows of spans."""
-    no_reference = ~pl.col("reference_reproduces")
+    no_reference, recalled = ~pl.col("reference_reproduces"), spans.filter(verdict="recall")
     return {
         "in any span": spans,
-        "recall by the rule": spans.filter(rule_says="recall"),
+        "recall, the verdict (of the rule, where no CNN was asked)": recalled,
         "reference does not reproduce it": spans.filter(no_reference),
-        "both": spans.filter((pl.col("rule_says") == "recall") & no_reference),
+        "both": recalled.filter(no_reference),
     }
 
 
@@ -380,7 +381,7 @@ def main():
     one = verbs.add_parser("train")
     one.add_argument("model", help="folder of a pretrained model")
     one.add_argument("-o", "--out", type=Path, required=True)
-    one.add_argument("--epochs", type=int, default=12)
+    one.add_argument("--epochs", type=int, default=8)
     one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
     one.add_argument("--lr", type=float, default=4e-4)
     one.set_defaults(call=train)
