@@ -1,13 +1,18 @@
 """Characters of tokens: exact, also inside characters of several bytes."""
 
+import unicodedata
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.embedded import model_path
 from mnemoscope.lm import load_tokenizer
 
 TOKENIZER = load_tokenizer(str(model_path()))
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def test_a_token_inside_a_character_belongs_to_the_whole_character():
@@ -18,6 +23,30 @@ def test_a_token_inside_a_character_belongs_to_the_whole_character():
     assert set(inside) == {(1, 2)}
     for first in range(1, 1 + len(inside)):
         assert text[slice(*character_range(tokens, first, first + 1))] == "😀"
+
+
+def composing():
+    """A tokenizer as Qwen's: characters composed (NFC), then bytes."""
+    made = Tokenizer(models.BPE(vocab={one: n for n, one in enumerate(BYTES)}, merges=[]))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+COMPOSING = composing()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("ae \u0301\u0327b漢😀", max_size=20))
+def test_a_combining_mark_belongs_to_its_letter(text):
+    # NFC writes e and its acute as one character, whose two bytes are a token each
+    tokens = tokenize(text, COMPOSING)
+    covered = {c for s, e in zip(tokens.starts, tokens.ends, strict=True) for c in range(s, e)}
+    assert covered == set(range(len(text)))
+    marks = {
+        end for end in tokens.ends.tolist() if unicodedata.combining(text[end : end + 1] or "a")
+    }
+    assert marks <= set(tokens.starts.tolist())  # a mark that has tokens of its own
 
 
 @settings(max_examples=60, deadline=None)
