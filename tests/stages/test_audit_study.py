@@ -111,6 +111,11 @@ def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(audit_study, "USABLE_POOLINGS", ("max",))
         assert "see mean" in read_ground(study).facts["reason"]
+    by_row = {key: one | {"split_by": "row"} for key, one in audit_study.samples_of(study).items()}
+    monkeypatch.setattr(audit_study, "samples_of", lambda _: by_row)
+    found = read_ground(study)
+    assert "split by row" in found.facts["reason"]
+    assert found.calibration is None
 
 
 def test_without_calibration_nothing_is_said(lm):

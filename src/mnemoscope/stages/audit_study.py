@@ -182,6 +182,8 @@ def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Foun
     if "impossible" in entry:
         why = entry["impossible"].partition(". ")[0]  # what follows is advice to who makes a study
         return f"the study could not train {sample}: {why}"
+    if entry.get("split_by") == "row":
+        return "the study is split by row: near duplicates of what is held out trained its CNNs"
     wanted = [entry["classes"][one] for one in places]
     missing = [one for one in wanted if one not in entry["trained_classes"]]
     if missing:
