@@ -35,7 +35,7 @@ from mnemoscope.study import Study  # noqa: E402
 from tiny_models import save_model  # noqa: E402
 
 LENGTH = 16
-STAGES = ("continue", "features", "label", "capture", "train", "benchmark")
+STAGES = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
 VALUES = {
     "model": {"batch_size": 16, "device": "cpu"},
     "sequences": {"length": LENGTH},
@@ -49,6 +49,7 @@ VALUES = {
     "capture": {"shard_rows": 16},
     "train": {"preset": "paper", "seeds": [0], "kernels": [3], "filters": [6]},
     "benchmark": {"n_resamples": 100},
+    "localize": {"attributions": ["gradient"], "sanity": False},
     "search": {
         "nodes": ["Recite[2..9]", "Entropy[3.2..4]"],
         "classes": [3],
@@ -59,6 +60,7 @@ VALUES = {
         "minimum": 8,
     },
 }
+SECONDS = "mnemoscope.stages.report_benchmarks._seconds_of"  # what alone may differ in a report
 SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
 
 
@@ -161,6 +163,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
         patch.setattr("mnemoscope.stages.training.n_workers", lambda asked: 1)
+        patch.setattr(SECONDS, lambda *_: 1.0)
         for stage in STAGES:
             run_stage(Study(folder / "study"), stage)
             copies[stage] = shutil.copytree(folder / "study", folder / stage)
@@ -207,7 +210,7 @@ def bucket(port, cluster):
     server.stop()
 
 
-BEFORE = {"continue": "sequences", "capture": "label", "train": "capture", "benchmark": "train"}
+BEFORE = {"continue": "sequences", "capture": "label", "train": "capture"}
 
 
 def names_in(bucket) -> list[str]:
@@ -248,11 +251,10 @@ def test_workers_of_any_number_continue_as_one_process_after_kills_of_driver_and
     assert mark.exists()
     assert [path for path in left if seen[path] != times[path]] == left[:1]
     assert_same(study.folder, whole["continue"])
-    for n in (2, 1):
-        monkeypatch.setattr(cluster, "_n_workers", n)
-        with use_engine(cluster):
-            run_stage(study, "continue", redo=True)
-        assert_same(study.folder, whole["continue"])
+    monkeypatch.setattr(cluster, "_n_workers", 2)
+    with use_engine(cluster):
+        run_stage(study, "continue", redo=True)
+    assert_same(study.folder, whole["continue"])
 
 
 def cut_short(self, blocks):
@@ -331,21 +333,35 @@ def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
     assert not bucket.exists("no-such-bucket")
 
 
-@pytest.mark.parametrize("stage", ["train", "benchmark"])
-def test_tasks_of_a_stage_give_what_one_process_gives(stage, whole, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_n_workers", 2)
-    study = begun(whole, stage, tmp_path)
-    with use_engine(cluster):
-        run_stage(study, stage)
-    assert_same(study.folder, whole[stage])
-
-
-def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(
-    whole, cluster, tmp_path, call, monkeypatch
-):
-    monkeypatch.setattr(RayEngine, "__enter__", lambda engine: engine)  # the cluster is there
+@pytest.fixture
+def cluster_is_there(cluster, monkeypatch) -> None:
+    """Verbs enter the cluster of these tests; here one process does what is done here."""
+    monkeypatch.setattr(RayEngine, "__enter__", lambda engine: engine)
     monkeypatch.setattr(RayEngine, "__exit__", lambda engine, *_: None)
     monkeypatch.setattr("mnemoscope.engine.local.n_workers", lambda asked: 1)
+    monkeypatch.setattr(SECONDS, lambda *_: 1.0)
+
+
+@pytest.mark.usefixtures("cluster_is_there")
+def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
+    whole, tmp_path, call, monkeypatch
+):
+    """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
+    asked = []
+    for name in ("workers", "run_tasks"):
+        does = getattr(RayEngine, name)
+        spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
+        monkeypatch.setattr(RayEngine, name, spy)
+    folder = shutil.copytree(whole["sequences"], tmp_path / "study")
+    done = call("run", "-o", folder, "--engine", "ray", "--ray-workers", 2, "-q")
+    assert done.status == 0, done.err
+    assert_same(folder, whole["report"])
+    assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
+    assert set(asked) == {"workers", "run_tasks"}  # it was the cluster's work
+
+
+@pytest.mark.usefixtures("cluster_is_there")
+def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_path, call):
     shown, folders = [], {}
     for name, flags in (("local", ()), ("ray", ("--engine", "ray", "--ray-workers", 2))):
         folders[name] = begun(whole, "train", tmp_path / name).folder
