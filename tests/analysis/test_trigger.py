@@ -113,15 +113,15 @@ def test_half_the_tokens_depend_on_none(lm) -> None:
 
 
 def test_tokens_that_need_several_states_are_told_from_those_that_need_none() -> None:
-    """Four tokens: one needs a state, one needs two together, one is not right, one needs none."""
-    one = np.zeros((1, 1, 2, 4), dtype=bool)
+    """Five tokens: one needs a state, two need both together, one is not right, one needs none."""
+    one = np.zeros((1, 1, 2, 5), dtype=bool)
     one[0, 0, 1, 0] = True
-    whole = np.array([[[True, True, False, False]]])
-    found = _shares(Changes(one, whole, np.array([[True, True, False, True]])))
+    whole = np.array([[[True, True, True, False, False]]])
+    found = _shares(Changes(one, whole, np.array([[True, True, True, False, True]])))
     assert {name: values.tolist() for name, values in found.items()} == {
-        "depend on no single state": [pytest.approx(2 / 3)],
-        "depend on no state at all": [pytest.approx(1 / 3)],
-        "depend on several together": [pytest.approx(1 / 3)],
+        "depend on no single state": [0.75],
+        "depend on no state at all": [0.25],
+        "depend on several together": [0.5],
     }
 
 
