@@ -9,6 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from hypothesis import settings
+
+# On a busy machine an example takes as long as it is let; timings belong in benchmarks.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 sys.path.append(str(Path(__file__).parent))  # for `tiny_models`
 
