@@ -36,7 +36,7 @@ def composing():
 COMPOSING = composing()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text("ae \u0301\u0327b漢😀", max_size=20))
 def test_a_combining_mark_belongs_to_its_letter(text):
     # NFC writes e and its acute as one character, whose two bytes are a token each
@@ -49,7 +49,7 @@ def test_a_combining_mark_belongs_to_its_letter(text):
     assert marks <= set(tokens.starts.tolist())  # a mark that has tokens of its own
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_tokens_cover_every_character_in_order(text):
     tokens = tokenize(text, TOKENIZER)
@@ -58,7 +58,7 @@ def test_tokens_cover_every_character_in_order(text):
     assert list(tokens.starts) == sorted(tokens.starts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text("abc déß漢😀\n", min_size=20, max_size=60), st.data())
 def test_a_range_of_tokens_decodes_to_its_characters(text, data):
     tokens = tokenize(text, TOKENIZER)

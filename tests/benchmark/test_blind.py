@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -32,7 +32,6 @@ def naive_blind_map(tokens: list[int]) -> np.ndarray:
     return channels
 
 
-@settings(deadline=None)
 @given(FEW_TOKENS)
 def test_blind_maps_equal_a_naive_double_loop(tokens: np.ndarray) -> None:
     maps = blind_maps(tokens)
@@ -42,7 +41,6 @@ def test_blind_maps_equal_a_naive_double_loop(tokens: np.ndarray) -> None:
     np.testing.assert_array_equal(unpacked, wanted)
 
 
-@settings(deadline=None)
 @given(FEW_TOKENS, st.randoms(use_true_random=False))
 def test_blind_maps_see_equality_only_and_not_which_token(tokens: np.ndarray, random) -> None:
     renamed = list(range(100, 105))
@@ -85,7 +83,6 @@ def test_the_commonest_ngrams_stay_where_there_are_too_many() -> None:
     assert counts.toarray().ravel().tolist() == [1, 1, 1]  # token 5, in all three
 
 
-@settings(deadline=None)
 @given(FEW_TOKENS, FEW_TOKENS)
 def test_every_count_equals_a_slow_count(train: np.ndarray, evaluation: np.ndarray) -> None:
     def ngrams(row: np.ndarray) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.benchmark.blind import ngram_logits
@@ -19,7 +19,6 @@ def arrays_of(sample: list[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np
     return np.arange(len(sample)) * 7 + 3, labels, splits
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.integers(0, 5))
 def test_every_class_keeps_its_size_in_each_split(sample, seed: int) -> None:
     ids, labels, splits = arrays_of(sample)
@@ -29,7 +28,6 @@ def test_every_class_keeps_its_size_in_each_split(sample, seed: int) -> None:
         assert sorted(before) == sorted(after)
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.integers(0, 5))
 def test_non_memo_keeps_its_own_among_several_memorized_classes(sample, seed: int) -> None:
     ids, labels, splits = arrays_of(sample)
@@ -38,7 +36,6 @@ def test_non_memo_keeps_its_own_among_several_memorized_classes(sample, seed: in
         np.testing.assert_array_equal(permuted == 0, labels == 0)
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_a_label_is_fixed_by_identity_and_not_by_row_order(sample, seed: int, random) -> None:
     ids, labels, splits = arrays_of(sample)

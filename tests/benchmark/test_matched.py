@@ -101,7 +101,7 @@ def test_vote_shares_are_balanced_too() -> None:
     assert match.n_per_class >= sum(at_most)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(5, 40))
 def test_whatever_the_scores_the_classes_come_out_equal(seed: int, k: int, n: int) -> None:
     generator = np.random.default_rng(seed)

@@ -109,7 +109,7 @@ def test_the_calibration_error_of_known_cases() -> None:
     ),
     st.sampled_from(["temperature", "isotonic"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_probabilities_never_fall_where_logits_rise(
     rows: list[tuple[float, bool]], method: str
 ) -> None:

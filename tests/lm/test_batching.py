@@ -29,7 +29,7 @@ def step_with_room_for(n_rows, error):
     return step
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n_rows=st.integers(0, 40),
     batch_size=st.integers(1, 50),

@@ -36,7 +36,7 @@ def is_possible(edges):
 
 
 @given(st.floats(0.01, 100))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_strength_is_that_share_of_the_edges(percent):
     n = count_edges(percent, L, T)
     assert n == max(1, round(percent / 100 * N_EDGES)) or abs(n - percent / 100 * N_EDGES) < 1

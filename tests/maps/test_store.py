@@ -27,7 +27,7 @@ def test_maps_come_back_in_the_order_asked_for(tmp_path, pooling):
     assert (len(maps), maps.n_layers, maps.length) == (30, N_LAYERS, LENGTH)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 20),
     shard_rows=st.integers(1, 7),

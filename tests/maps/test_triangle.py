@@ -16,7 +16,7 @@ from mnemoscope.maps.triangle import (
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     length=st.integers(1, 20),
     lead=st.lists(st.integers(0, 3), max_size=2),

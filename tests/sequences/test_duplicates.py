@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.sequences import corpus_chunks, suffix_index
@@ -34,14 +34,12 @@ def suffixes_and_corpus(draw):
 
 
 @given(suffixes_and_corpus())
-@settings(deadline=None)
 def test_counts_equal_a_count_by_hand(case):
     suffixes, corpus = case
     assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
 
 
 @given(suffixes_and_corpus())
-@settings(deadline=None)
 def test_a_hash_that_tells_nothing_apart_changes_no_count(case):
     suffixes, corpus = case
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +48,6 @@ def test_a_hash_that_tells_nothing_apart_changes_no_count(case):
 
 
 @given(suffixes_and_corpus(), st.integers(1, 12))
-@settings(deadline=None)
 def test_chunks_change_no_count(case, n_tokens):
     suffixes, corpus = case
     with pytest.MonkeyPatch.context() as patch:

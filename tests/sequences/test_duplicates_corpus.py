@@ -124,7 +124,7 @@ def small_pieces(patch, n):
 
 @pytest.mark.parametrize("write", FORMATS)
 @given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_counts_equal_a_count_by_hand(write, case, n, weak, tmp_path_factory):
     suffixes, documents = case
     path, read = write(tmp_path_factory.mktemp("c"), documents)
@@ -147,7 +147,7 @@ def test_counts_equal_a_count_by_hand(write, case, n, weak, tmp_path_factory):
 
 @pytest.mark.parametrize("write", FORMATS)
 @given(case=suffixes_and_documents(), n=st.integers(1, 12), stop=st.integers(0, 8))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_what_follows_a_place_is_read_from_there(write, case, n, stop, tmp_path_factory):
     """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
     suffixes, documents = case
@@ -189,7 +189,7 @@ def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monke
 
 
 @given(case=suffixes_and_documents(), separator=st.integers(0, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_separator_stands_inside_no_occurrence(case, separator, tmp_path_factory):
     """By hand: a separator belongs to the documents on both its sides."""
     suffixes, documents = case

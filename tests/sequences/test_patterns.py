@@ -226,14 +226,14 @@ texts = st.one_of(
 
 @pytest.mark.parametrize("mode", ["published", "strict"])
 @given(texts)
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=1500)
 @example("9 3 2 5 4 3 2 5 4 3 9")
 def test_equals_the_transcribed_rules(mode, text):
     assert find_pattern(text, mode) == transcribed_pattern(text, mode)
 
 
 @given(worded.map(" ".join))
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @example("alpha 1 beta 2 gamma")
 @example("'' alpha 1 beta")
 def test_lone_words_are_never_found_in_a_text_that_counts(text):
@@ -259,7 +259,7 @@ def test_pieces_of_source_files_equal_the_transcribed_rules():
 
 
 @given(texts)
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 def test_elements_equal_the_transcribed_steps(text):
     wanted = transcribed_elements(text)
     found = [int(one) if is_number(one) else one for one in split_counters(text)]
@@ -267,13 +267,13 @@ def test_elements_equal_the_transcribed_steps(text):
 
 
 @given(st.text(alphabet="ab", max_size=40))
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 def test_repeating_is_the_core_test_on_characters(text):
     assert find_pattern(text).is_repeating == transcribed_characters(text)
 
 
 @given(st.text(alphabet="ab", max_size=60), st.integers(1, 8), st.integers(0, 8))
-@settings(deadline=None, max_examples=2000)
+@settings(max_examples=2000)
 def test_smallest_period_is_the_smallest_that_fits(text, copies, cut):
     text = (text[:9] * copies)[cut:] + text[9:12]
     fitting = (p for p in range(1, len(text) // 2 + 1) if text[p:] == text[:-p])
@@ -281,7 +281,7 @@ def test_smallest_period_is_the_smallest_that_fits(text, copies, cut):
 
 
 @given(texts, st.sampled_from(["published", "strict"]))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_never_both(text, mode):
     assert sum(find_pattern(text, mode)) <= 1
 

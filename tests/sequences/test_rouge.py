@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -79,7 +79,6 @@ def test_blocks_do_not_change_a_score(monkeypatch):
 
 
 @given(st.lists(st.integers(0, 3), min_size=32, max_size=32))
-@settings(deadline=None)
 def test_equal_halves_score_one_and_strangers_zero(ids):
     half = np.array([ids])
     assert rouge_l(half, half) == rouge_3(half, half) == 1

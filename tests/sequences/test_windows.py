@@ -85,7 +85,7 @@ def test_a_character_split_between_windows_belongs_to_both(tokenizer):
     ),
     st.integers(1, 9),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_text_gives_ordered_offsets_around_its_windows(tokenizer, text, length):
     windows = cut_windows(text, tokenizer, length=length, stride=length)
     ids = own_ids(tokenizer, text)

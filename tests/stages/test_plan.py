@@ -127,7 +127,7 @@ def random_table(seed: int, n: int) -> pl.DataFrame:
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000), n=st.integers(400, 2500))
 def test_what_is_drawn_lies_within_the_bounds(seed, n) -> None:
     """The bounds hold for samples that are full; smaller classes only lower what is drawn."""

@@ -34,7 +34,7 @@ def label_all(frame: pl.DataFrame, taxonomies: list[Taxonomy]) -> dict[str, pl.S
     return {one.name: label_sequences(frame, one) for one in taxonomies}
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.lists(ROW, min_size=1, max_size=40))
 def test_aliases_are_exactly_what_a_comparison_of_all_labels_finds(rows: list[tuple]) -> None:
     frame = make_table(rows)

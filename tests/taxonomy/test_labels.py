@@ -73,7 +73,7 @@ ROW = st.tuples(
 TAXONOMIES = [*catalogue(), parse_taxonomy(PRASHANTH), parse_taxonomy("Non-Memo, Memo")]
 
 
-@settings(deadline=None, max_examples=40)  # the first call loads libraries
+@settings(max_examples=40)
 @given(st.lists(ROW, min_size=1, max_size=20), st.sampled_from(TAXONOMIES))
 def test_each_sequence_gets_the_one_class_of_the_definition(rows: list[Any], taxonomy: Any) -> None:
     frame = make_table(rows)
@@ -84,7 +84,7 @@ def test_each_sequence_gets_the_one_class_of_the_definition(rows: list[Any], tax
     assert sum(count_classes(labels, taxonomy.classes).values()) == len(rows)
 
 
-@settings(deadline=None, max_examples=40)  # the first call loads libraries
+@settings(max_examples=40)
 @given(st.lists(ROW, min_size=1, max_size=20), st.integers(0, 1200))
 def test_recite_and_recollect_complement_each_other(rows: list[Any], limit: int) -> None:
     frame = make_table(rows)

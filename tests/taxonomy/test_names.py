@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
@@ -110,7 +110,6 @@ def test_slugs_are_safe_for_files_and_all_different() -> None:
     assert parse_taxonomy(PRASHANTH).slug == "recite-5_reconstruct_recollect"
 
 
-@settings(deadline=None)  # the first call loads libraries
 @given(st.text(max_size=40))
 def test_any_last_name_is_taken_as_it_is_or_refused(last: str) -> None:
     try:

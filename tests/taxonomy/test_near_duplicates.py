@@ -29,7 +29,7 @@ def name_by_first(components: np.ndarray) -> list[int]:
     return [first.setdefault(component, row) for row, component in enumerate(components.tolist())]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_components_equal_those_of_every_pair(data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 2**32 - 1))

@@ -148,7 +148,7 @@ CASE = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(CASE)
 def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
     seed, split, match, drop = case
@@ -420,7 +420,6 @@ def test_ids_that_are_there_twice_are_refused() -> None:
         sample_classes(frame, pl.Series("class", ["Guess"] * 2), TAXONOMY, seed=0)
 
 
-@settings(deadline=None)  # the first call loads libraries
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 500))
 def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(
     weights: list[int], total: int

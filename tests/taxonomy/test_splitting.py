@@ -75,7 +75,7 @@ def test_tokens_that_cannot_be_compared_are_refused(tokens: list[list[int]] | No
         find_groups(frame)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_no_near_duplicate_stands_on_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)

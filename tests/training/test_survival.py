@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.training.survival import follow, survival, turnover
@@ -72,7 +72,6 @@ def test_what_is_first_memorized_at_the_last_check_says_nothing_of_lasting():
     assert both.select("age", "survives", "at_risk").rows() == [(0, 1.0, 1), (20, 1.0, 1)]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(*[st.booleans()] * len(STEPS)), min_size=1, max_size=30))
 def test_without_censoring_survival_is_the_plain_share(rows):
     seen = {str(place): (*row[:-1], False) for place, row in enumerate(rows)}

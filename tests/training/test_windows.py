@@ -38,7 +38,7 @@ def test_tokens_are_those_of_the_text(tokenizer, texts):
         assert row == ids[16 * number : 16 * number + 64]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), most=st.integers(1, 20))
 def test_sample_depends_on_the_seed_alone_and_keeps_the_order(tokenizer, seed, most):
     texts = ["\n".join(f"{i}. item number {i}" for i in range(200))]
