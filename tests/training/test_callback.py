@@ -65,6 +65,25 @@ def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_p
     assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
 
 
+def test_tensorboard_draws_what_the_callback_logs(
+    network, rows, windows, tmp_path, monkeypatch
+) -> None:
+    """Nothing stands in for it here: Trainer's own logger writes, TensorBoard's own reader reads."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    trainer = make_trainer(network, rows, tmp_path, report_to=["tensorboard"], max_steps=4)
+    trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
+    trainer.train()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    drawn = events.Scalars("train/memorization/recall_logprob")
+    logged = [entry for entry in trainer.state.log_history if "memorization/guess" in entry]
+    assert [one.step for one in drawn] == [0, 2, 4]
+    assert [one.value for one in drawn] == pytest.approx(
+        [entry["memorization/recall_logprob"] for entry in logged], rel=1e-6
+    )
+
+
 def test_steps_are_optimizer_steps_under_gradient_accumulation(network, rows, windows, tmp_path):
     trainer = make_trainer(
         network,

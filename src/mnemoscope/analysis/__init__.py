@@ -21,5 +21,5 @@ To add an analysis:
    in blocks, so that a run that was stopped goes on where it was; the basis holds all that
    decides the frame (`decoding.model_basis`, `decoding.hash_ids`).
 5. Storing, resuming, the report's section, `--list` and the errors of the command line come by
-   themselves. Add the witness test in `tests/analysis/` and the section in `docs/analyses.md`.
+   themselves. Add the witness test in `tests/analysis/` and the page `docs/analyses/NAME.md`.
 """

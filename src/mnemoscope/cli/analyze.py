@@ -179,7 +179,7 @@ def _print_list() -> None:
     words.add_row(
         "--published",
         "the published computation where it has a defect, beside the corrected one, which is the "
-        "default; docs/analyses.md says what each does otherwise",
+        "default; docs/analyses/NAME.md says what it does otherwise",
     )
     print()
     console().print(words)
