@@ -68,7 +68,7 @@ def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_p
 def test_tensorboard_draws_what_the_callback_logs(
     network, rows, windows, tmp_path, monkeypatch
 ) -> None:
-    """Nothing stands in for it here: Trainer's own logger writes, TensorBoard's own reader reads."""
+    """Trainer's own logger writes, TensorBoard's own reader reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
