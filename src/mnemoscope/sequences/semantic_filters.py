@@ -205,7 +205,7 @@ def _check_schema(path: Path) -> None:
         raise UserError(f"{path}: no permission to read it.") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise _torn(path, error) from error
-    for name, kind in _KINDS.items():
+    for name in _KINDS:
         if name not in schema:
             raise UserError(
                 f"{path}: no column '{name}'. The files of the data set hold it; copy them again."

@@ -120,8 +120,8 @@ def _check_without_model(settings: StudySettings) -> ReadResult:
     wanted = settings.sequences
     if wanted.split is None:
         raise UserError(
-            f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, since it "
-            "brings labels and tokens. Name it (--split deduped_12b), or give --model NAME."
+            f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, since "
+            "it brings labels and tokens. Name it (--split deduped_12b), or give --model NAME."
         )
     result = read_published(settings)
     check_sequences(result.frame, where=wanted.source, length=wanted.length)
