@@ -98,13 +98,17 @@ def describe_device_map(model: Any) -> str | None:
 
 
 def quantization_settings(model: Any) -> dict[str, Any]:
-    """How the weights in memory are quantized, as transformers records it; empty where not."""
+    """How the weights in memory are quantized, as transformers records it; empty where not.
+
+    Those of a GGUF file are not: they are read into plain ones.
+    """
     if getattr(model, "hf_quantizer", None) is None:
         return {}
     config = model.config.quantization_config
     settings: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
     method = settings.get("quant_method", "unknown")
-    return {**settings, "quant_method": str(getattr(method, "value", method))}
+    name = str(getattr(method, "value", method))
+    return {} if name == "gguf" else {**settings, "quant_method": name}
 
 
 def describe_quantization(model: Any) -> str | None:
