@@ -1,7 +1,8 @@
 """Pooled capture against the plain forward, against `output_attentions`, and decoding.
 
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_capture.py [--repeats N] [MODEL_FOLDER ...]
-     … --decode 16 32 64: only decoding, ours and `generate` each at its best of these batch sizes.
+     … --decode 16 32 64: only decoding, ours and `generate` each at its best of these batch sizes
+     (--model FOLDER, or --only pythia for random weights).
 
 Ratios of processor time (and of the clock, in brackets), medians over repeats; in every repeat
 all ways run one after the other, so that a busy machine touches them alike.
@@ -229,6 +230,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     arguments = parser.parse_args()
     if arguments.decode:
+        if arguments.only == "pythia":
+            report_decoding(random_pythia(), arguments.decode, arguments.repeats)
+            return
         for folder in arguments.model or [model_path()]:
             lm = load_model(folder, dtype=arguments.dtype)
             report_decoding(lm, arguments.decode, arguments.repeats)

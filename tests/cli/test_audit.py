@@ -35,7 +35,7 @@ def test_audit_verify_and_gate(capsys, document, tmp_path):
     )
     assert status == 3
     assert "Failed: recalled > 0.5%" in said
-    assert f"Wrote {out / 'audit.html'}" in said
+    assert f"In {out / 'audit.html'}" in said
     assert pl.read_parquet(out / "spans.parquet")["reference_reproduces"].null_count() == 0
     assert json.loads((out / "audit.json").read_text())["model"]["name"] == "embedded"
     status, said, _ = run(
@@ -50,6 +50,7 @@ def test_audit_verify_and_gate(capsys, document, tmp_path):
     status, said, _ = run(capsys, "--verify", out, "-q")
     assert status == 3
     assert "changed" in said
+    assert said.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
 
 
 def test_standard_input(capsys, monkeypatch, tmp_path):

@@ -39,7 +39,9 @@ def test_names_without_numbers_keep_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("names", "given", "words"),
     [
-        (["checkpoint-1"], ["."], "1 checkpoint named, 2 or more"),
+        (["checkpoint-1"], ["."], r"^\.: 1 checkpoint there, 2 or more"),
+        (["checkpoint-1"], ["checkpoint-1"], "^1 checkpoint named, 2 or more"),
+        ([], ["out/"], "^out/: no such folder: 1 checkpoint named, 2 or more"),
         ([], ["."], "holds no checkpoint"),
         (["a-1", "b-1"], ["."], "are both step 1"),
         (["a-1", "b"], ["."], "no step in its name"),

@@ -424,6 +424,8 @@ def _print_verification(folder: Path, found: "Verification") -> None:
         print(line)
     print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
     if found.problems:
+        n = len(found.problems)
+        print(f"{folder} does not hold: {n} problem{'' if n == 1 else 's'}, named above.")
         raise typer.Exit(_GATE_FAILED)
 
 
@@ -441,7 +443,7 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
         f"({_passages(whole['guess_spans'])}), {_share(whole['recalled'])} recalled "
         f"({_passages(whole['recall_spans'])})."
     )
-    print(f"Wrote {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
 
 
 def _write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
@@ -465,7 +467,7 @@ def _share(share: dict[str, float]) -> str:
 def _judge(gate: "Gate", record: dict[str, Any]) -> None:
     """Leave with status 3 if the condition holds."""
     if not gate.is_failed(record["summary"]):
-        print(f"Passed: not {gate.text}.")
+        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
         return
     print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
     raise typer.Exit(_GATE_FAILED)

@@ -104,6 +104,8 @@ def _continue(study: Study, model: LanguageModel, part: Part, folder: Path) -> N
     refuse_padding(study)
     chunks = chunks_of(token_matrix(study.sequences), study.settings.continue_.part_rows)
     mine = [chunk for number, chunk in enumerate(chunks) if part.is_mine(number)]
+    if not mine:
+        say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")
     with track(f"Part {part}", total=sum(len(rows) for _, rows in mine)) as progress:
         for start, rows in mine:
             _take_over(chunk_folder(study), folder, chunk_name(start))

@@ -82,7 +82,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)
     known = _looked_at(out)
     vocabulary = _vocabulary(tokenizer)
-    with show_track("Checkpoints", total=len(checkpoints)) as progress:
+    with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
         for checkpoint in checkpoints:
             found = [signature(checkpoint), asked.dtype, asked.decode]
             if known.get(str(checkpoint.step)) != found or not history.has(checkpoint.step):

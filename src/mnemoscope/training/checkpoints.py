@@ -54,7 +54,7 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     else:
         found = _named(given)
     if len(found) < least:
-        raise UserError(f"{len(found)} checkpoint named, {least} or more are needed.")
+        raise UserError(f"{_too_few(given, len(found))}, {least} or more are needed.")
     twice = [step for step, n in Counter(one.step for one in found).items() if n > 1]
     if twice:
         names = " and ".join(_label(one) for one in found if one.step == twice[0])
@@ -139,6 +139,16 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
         Checkpoint(name, revision, step)
         for (name, revision), step in zip(parts, steps, strict=True)
     ]
+
+
+def _too_few(given: Sequence[str], n_found: int) -> str:
+    only = given[0] if len(given) == 1 else ""
+    if only and Path(only).is_dir() and not _holds_model(Path(only)):
+        return f"{only}: {n_found} checkpoint{'' if n_found == 1 else 's'} there"
+    if only.endswith("/") or only.startswith((".", "/")):
+        missing = "" if Path(only).exists() else ": no such folder"
+        return f"{only}{missing}: 1 checkpoint named"
+    return f"{n_found} checkpoint{'' if n_found == 1 else 's'} named"
 
 
 def _holds_model(folder: Path) -> bool:
