@@ -8,23 +8,10 @@ import pytest
 from mnemoscope.lm import batching
 from mnemoscope.stages import capture, continuation
 from mnemoscope.study import Study
+from study_files import assert_same
 from tiny_models import make_sequences, save_model
 
 N = 3
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log.jsonl", ".lock")
-    }
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    found, wanted = content(folder), content(whole)
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
 @pytest.fixture

@@ -123,8 +123,8 @@ class MapStore:
         """
         chosen = self.index[self.rows(sequence_ids, suffixes)]
         names = sorted(chosen["shard"].unique())
-        require_whole(self.folder, [one for one in count_rows(self.index) if one[0] in set(names)])
         number = {name: position for position, name in enumerate(names)}
+        require_whole(self.folder, [one for one in count_rows(self.index) if one[0] in number])
         return StoredMaps(
             [self.folder / name for name in names],
             shard_of=torch.tensor([number[name] for name in chosen["shard"]], dtype=torch.long),

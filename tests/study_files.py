@@ -1,0 +1,19 @@
+"""The files of a study, byte for byte, for tests that compare two ways of making one."""
+
+from pathlib import Path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but the log of times and the locks."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("log.jsonl", ".lock")
+    }
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    """Both folders hold the same files with the same bytes."""
+    found, wanted = content(folder), content(whole)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
