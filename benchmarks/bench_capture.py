@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.backend import implementation
@@ -117,19 +117,22 @@ def greedy(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
 
 
 def generate(lm: LanguageModel, batches: list[torch.Tensor]) -> None:
-    """Transformers' own greedy decoding of as many tokens."""
+    """Transformers' own greedy decoding of as many tokens, with nothing that it could do without.
+
+    Without an end-of-text token it goes on to the end by itself. `min_new_tokens` would do that
+    too, but masks the vocabulary at every step.
+    """
     half = LENGTH // 2
-    with torch.inference_mode():
-        for batch in batches:
-            prefix = prepend_bos(lm, batch[:, :half])
-            lm.model.generate(
-                prefix,
-                attention_mask=torch.ones_like(prefix),
-                do_sample=False,
-                min_new_tokens=half,
-                max_new_tokens=half,
-                pad_token_id=0,
-            )
+    settings = GenerationConfig(do_sample=False, max_new_tokens=half, pad_token_id=0)
+    before, lm.model.generation_config = lm.model.generation_config, settings
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                prefix = prepend_bos(lm, batch[:, :half])
+                decoded = lm.model.generate(prefix, attention_mask=torch.ones_like(prefix))
+                assert decoded.shape[1] == prefix.shape[1] + half
+    finally:
+        lm.model.generation_config = before
 
 
 def timed(function: Callable[[], None]) -> tuple[float, float]:

@@ -4,25 +4,20 @@ A file that exists is complete. A full disk becomes `NoRoomError` and leaves wha
 """
 
 import errno
-import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnemoscope.errors import NoRoomError, UserError
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = [
     "atomic_path",
     "made_folder",
     "write_bytes",
     "write_json",
-    "write_parquet",
     "write_text",
 ]
 
@@ -85,13 +80,6 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically, keys in the order given; errors as `atomic_path`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_parquet(path: Path | str, frame: "pl.DataFrame") -> None:
-    """Write a table as zstd Parquet atomically; errors as `atomic_path`."""
-    buffer = io.BytesIO()  # a full disk then fails in our own write, with the system's own error
-    frame.write_parquet(buffer, compression="zstd")
-    write_bytes(path, buffer.getvalue())
 
 
 def _sync(path: Path) -> None:

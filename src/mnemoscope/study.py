@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mnemoscope import __version__
-from mnemoscope.atomic_write import write_json, write_parquet, write_text
+from mnemoscope.atomic_write import write_json, write_text
 from mnemoscope.config import StudySettings, parse_settings
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.flow import NEUTRAL, STAGES, TABLE_FILE, Stage, stage_named
+from mnemoscope.parquet import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -317,19 +318,10 @@ class Study:
             UserError: it is not there yet.
             DamagedDataError: it cannot be read.
         """
-        import polars as pl
-
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
-        try:
-            return pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-            raise DamagedDataError(
-                f"{path}: damaged ({reason}). Restore it from a copy, or "
-                f"delete {self.folder} and run again."
-            ) from None
+        return read_parquet(path, remedy=f"delete {self.folder} and run again")
 
     def write(self, name: str, frame: "pl.DataFrame") -> None:
         """Write one of the study's Parquet files atomically."""

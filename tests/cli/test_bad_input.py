@@ -467,6 +467,8 @@ def spoil(path: Path, how: str) -> None:
         del data[len(data) // 2 :]
     elif how == "altered":
         data[-9] ^= 255
+    elif how == "one bit":
+        data[len(data) // 2] ^= 1
     path.unlink() if how == "missing" else path.write_bytes(data)
 
 
@@ -497,8 +499,9 @@ def test_a_corrupted_shard_is_named_and_captured_again(how, study, refused, call
         ("maps/model/index.parquet", "train"),
     ],
 )
-def test_a_corrupted_parquet_file_is_named(name, verb, study, refused) -> None:
-    spoil(study / name, "cut")
+@pytest.mark.parametrize("how", ["cut", "one bit"])
+def test_a_corrupted_parquet_file_is_named(name, verb, how, study, refused) -> None:
+    spoil(study / name, how)
     Study(study).forget(verb)
     before = snapshot(study)
     line = refused(verb, study, "-q")

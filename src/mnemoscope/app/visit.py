@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from mnemoscope.app.browse import BrowsedStudy
 from mnemoscope.app.models import Models
@@ -21,6 +20,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.parquet import read_parquet
 from mnemoscope.report.examples import decode_pieces
 from mnemoscope.stages.audit_study import check_study, read_ground
 from mnemoscope.stages.models import facts_of
@@ -56,7 +56,7 @@ def audit_work(
                 cnn=cnn,
                 names={"model": name, "reference": EMBEDDED if name == EMBEDDED else ""},
             )
-            frame = pl.read_parquet(out / "spans.parquet")
+            frame = read_parquet(out / "spans.parquet")
         return Result.of(record, frame, {one.name: one.text for one in reading.documents})
 
     return work

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from mnemoscope.atomic_write import write_json, write_parquet
-from mnemoscope.errors import UserError
+from mnemoscope.atomic_write import write_json
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.parquet import read_parquet, write_parquet
 
 __all__ = ["Parts"]
 
@@ -41,8 +42,8 @@ class Parts:
         """A part that an earlier run finished, None where there is none."""
         path = self._folder / f"{name}.parquet"
         try:
-            return pl.read_parquet(path) if path.is_file() else None
-        except (pl.exceptions.PolarsError, OSError):
+            return read_parquet(path) if path.is_file() else None
+        except (OSError, DamagedDataError):
             return None  # torn or altered since: it is made again
 
     def write(self, name: str, frame: pl.DataFrame) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.atomic_write import write_json, write_parquet, write_text
+from mnemoscope.atomic_write import write_json, write_text
 from mnemoscope.audit.ask import ask_about, check_same_tokens
 from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, record_head
 from mnemoscope.audit.cnn_ground import CnnGround
@@ -29,6 +29,7 @@ from mnemoscope.audit.tokens import Tokens, tokenize
 from mnemoscope.errors import UserError
 from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel, check_fits
+from mnemoscope.parquet import write_parquet
 from mnemoscope.progress import say, track
 
 __all__ = [

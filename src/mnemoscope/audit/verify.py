@@ -19,6 +19,7 @@ from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.lm.chat import in_chat
 from mnemoscope.lm.language_model import LanguageModel
+from mnemoscope.parquet import read_parquet
 
 __all__ = ["Verification", "read_audit", "verify_audit"]
 
@@ -56,11 +57,18 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         later = record["schema_version"] > SCHEMA_VERSION
-        frame = pl.read_parquet(out / "spans.parquet")
+        frame = read_parquet(out / "spans.parquet")
         if not later:
             frame = frame.select(*SPAN_COLUMNS)
             _check_record(record)
-    except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        DamagedDataError,
+        pl.exceptions.PolarsError,
+    ) as error:
         raise DamagedDataError(f"{out}: cannot be read as an audit. Make it again.") from error
     if later:
         raise UserError(f"{path}: of a later mnemoscope. Upgrade it.")

@@ -30,6 +30,7 @@ from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.config import EMBEDDED
 from mnemoscope.errors import UserError
+from mnemoscope.parquet import read_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -447,12 +448,10 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def _write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
-    import polars as pl
-
     from mnemoscope.atomic_write import write_text
     from mnemoscope.audit.junit import junit_xml
 
-    write_text(path, junit_xml(record, pl.read_parquet(out / "spans.parquet")))
+    write_text(path, junit_xml(record, read_parquet(out / "spans.parquet")))
     print(f"Wrote {path}.")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.embedded.card import make_card
 from mnemoscope.embedded.card_text import write_card
 from mnemoscope.embedded.corpus import PREFIX, Corpus, phase_two_rows
@@ -20,6 +19,7 @@ from mnemoscope.embedded.requirements import check_card
 from mnemoscope.embedded.settings import Setting
 from mnemoscope.embedded.tokenizer import save_tokenizer
 from mnemoscope.errors import DamagedDataError
+from mnemoscope.parquet import write_parquet
 from mnemoscope.sequences.duplicates import count_duplicates
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def publish(
         save_model(state, build.setting, data / name)
         save_tokenizer(build.tokenizer, data / name)
     sequences = shipped_sequences(build.corpus)
-    write_parquet(data / "sequences.parquet", sequences)
+    write_parquet(data / "sequences.parquet", sequences, seal=False)  # its sha256 is in the card
     report(f"shipped files written to {data}")
     measured = measure_sequences(sequences, data / "model", data / "reference")
     card = make_card(build, measured, data, publish_seconds=time.perf_counter() - begin)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from tokenizers import Tokenizer
 
-from mnemoscope.atomic_write import atomic_path, write_json, write_parquet, write_text
+from mnemoscope.atomic_write import atomic_path, write_json, write_text
 from mnemoscope.embedded.corpus import NEW_TEMPLATE_MIX, Corpus, build_corpus, phase_two_rows
 from mnemoscope.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from mnemoscope.embedded.settings import SETTINGS, Setting
@@ -26,6 +25,7 @@ from mnemoscope.embedded.templates import write_text as write_template
 from mnemoscope.embedded.text_sources import Segment, read_segments
 from mnemoscope.embedded.tokenizer import train_tokenizer
 from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.parquet import read_parquet, write_parquet
 
 N_TOKENIZER_SEGMENTS = 8000
 N_TOKENIZER_TEMPLATES = 20  # texts of each form
@@ -141,7 +141,7 @@ def _make_corpus(folder: Path, setting: Setting) -> None:
 def _read_build(folder: Path, setting: Setting) -> Build:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     corpus = Corpus(
-        study=pl.read_parquet(folder / "study.parquet"),
+        study=read_parquet(folder / "study.parquet"),
         first=np.load(folder / "first.npy"),
         second_new=np.load(folder / "second_new.npy"),
         n_text_windows=facts["n_text_windows"],

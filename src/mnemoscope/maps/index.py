@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.errors import DamagedDataError
+from mnemoscope.parquet import read_parquet, write_parquet
 
 __all__ = [
     "INDEX_NAME",
@@ -57,9 +57,9 @@ def read_index(folder: Path) -> pl.DataFrame:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        frame = pl.read_parquet(path, memory_map=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise _damaged(path, "cannot be read") from error
+        frame = read_parquet(path)
+    except (OSError, DamagedDataError) as error:
+        raise _damaged(path, "cannot be read, or has changed since it was written") from error
     if frame.schema != _SCHEMA:
         raise _damaged(path, "has other columns than an index of maps")
     _check(frame, path)

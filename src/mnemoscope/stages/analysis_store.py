@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mnemoscope.analysis.figures import Chart, HeatMap
 from mnemoscope.analysis.registry import ENTRIES, Entry
 from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.atomic_write import write_json, write_parquet
+from mnemoscope.atomic_write import write_json
 from mnemoscope.errors import DamagedDataError
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.study import Study, versions
 
 __all__ = [
@@ -126,9 +127,9 @@ def shelf_of(
         path = folder / f"{name}-{digest.hexdigest()[:20]}.parquet"
         if path.is_file():
             try:
-                return pl.read_parquet(path)
-            except (pl.exceptions.PolarsError, OSError):
-                path.unlink(missing_ok=True)  # damaged: it is made again
+                return read_parquet(path)
+            except (OSError, DamagedDataError):
+                path.unlink(missing_ok=True)  # it is made again
         frame = make()
         folder.mkdir(parents=True, exist_ok=True)
         write_parquet(path, frame)

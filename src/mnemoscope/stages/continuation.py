@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.config import StudySettings
+from mnemoscope.errors import DamagedDataError
 from mnemoscope.lm.continuation import continue_sequences
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.lm.scan import scan_memorized
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.halving import halved_on_record
@@ -161,8 +162,8 @@ def continue_chunk(
     progress: Progress,
 ) -> pl.DataFrame:
     """One chunk of the table: read back when it is there and whole, else made and written."""
-    with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        frame = pl.read_parquet(path)
+    with suppress(OSError, DamagedDataError):
+        frame = read_parquet(path)
         progress.advance(len(tokens))
         return frame
     batch_size = settings.model.batch_size

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.localize.regions import layer_profile
+from mnemoscope.parquet import write_parquet
 from mnemoscope.stages.localize import StoredDelta
 
 __all__ = ["write_delta_tables"]

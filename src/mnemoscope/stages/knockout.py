@@ -15,8 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.atomic_write import write_parquet
-from mnemoscope.errors import UserError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.capture import capture_pooled
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.localize.edges import (
@@ -31,6 +30,7 @@ from mnemoscope.localize.edges import (
 from mnemoscope.localize.knockout import cut_and_continue
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.capture import maps_folder
@@ -239,8 +239,8 @@ def _kept(path: Path) -> pl.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+        return read_parquet(path)
+    except (OSError, DamagedDataError):
         say(f"{path}: damaged; this cut is made again.")
         return None
 

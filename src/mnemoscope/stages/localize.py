@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from mnemoscope.atomic_write import write_bytes, write_parquet
+from mnemoscope.atomic_write import write_bytes
 from mnemoscope.benchmark.blind import BLIND_CHANNELS
 from mnemoscope.cnn.files import load_cnn
 from mnemoscope.cnn.trained import TrainedCnn
@@ -25,6 +25,7 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.localize.attribution import check_attributions
 from mnemoscope.localize.decisiveness import Decisiveness, average, decisiveness, pooled
 from mnemoscope.localize.regions import find_regions
+from mnemoscope.parquet import write_parquet
 from mnemoscope.progress import track
 from mnemoscope.stages.attention_shapes import class_copies, shape_rows
 from mnemoscope.stages.jobs import Job, job_maps, jobs_of, load_outcome, sample_rows

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import made_folder, write_parquet
+from mnemoscope.atomic_write import made_folder
 from mnemoscope.errors import UserError
 from mnemoscope.localize.agreement import mean_agreement
 from mnemoscope.localize.regions import Region, region_sentence
 from mnemoscope.localize.several import average_models
+from mnemoscope.parquet import write_parquet
 from mnemoscope.stages.delta_tables import write_delta_tables
 from mnemoscope.stages.localize import (
     SOURCES,

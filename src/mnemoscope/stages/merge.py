@@ -14,6 +14,7 @@ import polars as pl
 from mnemoscope.atomic_write import write_bytes
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.parquet import read_parquet
 from mnemoscope.progress import track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.capture import LOGPROBS_FILE, maps_folder, wanted_maps
@@ -232,8 +233,8 @@ def _frame(record: PartRecord, name: str) -> pl.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return read_parquet(path)
+    except (OSError, DamagedDataError):
         raise DamagedDataError(
             f"{path}: torn. Delete it and run part {record.part} again: the rest of it is kept."
         ) from None

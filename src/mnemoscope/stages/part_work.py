@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_bytes, write_parquet
+from mnemoscope.atomic_write import write_bytes
 from mnemoscope.config import StudySettings
 from mnemoscope.lm.batching import note_halved
 from mnemoscope.lm.loading import LanguageModel
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.capture import (
@@ -142,7 +143,7 @@ def _capture(
                 path, pl.DataFrame({"row": _my_rows(store, wanted, part)}, schema={"row": pl.Int64})
             )
         # What is mine is said once: the study's store may have taken over other parts since.
-        rows[each] = pl.read_parquet(path)["row"].to_numpy()
+        rows[each] = read_parquet(path)["row"].to_numpy()
     table = _decode(study, model, wanted, np.unique(np.concatenate(list(rows.values()))), folder)
     for role, each in stores:
         if len(mine := wanted[rows[each]]):
@@ -179,7 +180,7 @@ def _decode(
         with track("Continuing the sampled Non-Memo", total=total) as progress:
             found = [decode_block(study.settings, model, frame, progress) for _, frame in blocks]
         write_parquet(path, pl.concat(found))
-    decoded = pl.read_parquet(path)
+    decoded = read_parquet(path)
     merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
     return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.lm.language_model import LanguageModel
 from mnemoscope.lm.logprobs import suffix_logprobs
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import Progress, track
 from mnemoscope.sequences.measures import TEXT_MEASURES, measure_text
 from mnemoscope.sequences.schema import token_matrix
@@ -164,7 +164,7 @@ def _of_model(
     chosen = table.filter(pl.col("is_memorized").fill_null(False))
     path = _path(study, chosen, with_prior=with_prior)
     if path.is_file():
-        return pl.read_parquet(path)
+        return read_parquet(path)
     lm, tokens = models.model(study), token_matrix(chosen)
     half, batch_size = tokens.shape[1] // 2, study.settings.model.batch_size
     n_others = study.settings.search.other_prefixes if with_prior else 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import made_folder, write_json, write_parquet
+from mnemoscope.atomic_write import made_folder, write_json
 from mnemoscope.benchmark.comparison import (
     Comparison,
     OurFigures,
@@ -17,6 +17,7 @@ from mnemoscope.benchmark.comparison import (
 )
 from mnemoscope.benchmark.several import TOGETHER_SCHEMA, score_together
 from mnemoscope.errors import UserError
+from mnemoscope.parquet import write_parquet
 from mnemoscope.stages.compare import COMPARISON_FILE, CONCLUSIONS_FILE, main_draws
 from mnemoscope.stages.labels import aliases_of, samples_of
 from mnemoscope.study import Study, is_study, stage_named

@@ -21,8 +21,9 @@ from mnemoscope.atomic_write import write_bytes
 from mnemoscope.config import StudySettings
 from mnemoscope.engine import Engine, Workers, current_engine
 from mnemoscope.engine.storage import Storage
-from mnemoscope.errors import UserError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.batching import note_halved
+from mnemoscope.parquet import read_parquet
 from mnemoscope.progress import say, track
 from mnemoscope.sequences.schema import token_matrix
 from mnemoscope.stages.blocks import Block, BlockRecord, BlockWorker
@@ -171,7 +172,7 @@ def spread_continue(study: Study, models: Models) -> None:  # noqa: ARG001 - as 
                     write_bytes(folder / chunk_name(start), crew.take(record, "parquet"))
                     crew.drop(record)
                     progress.advance(len(rows))
-            found = pl.concat([pl.read_parquet(folder / chunk_name(start)) for start, _ in chunks])
+            found = pl.concat([read_parquet(folder / chunk_name(start)) for start, _ in chunks])
             check = _check(crew, tokens, found, study.settings)
         keep_verdicts_of(study, None, tokens, found, counts)
         counts["scan_check"] = check
@@ -241,8 +242,8 @@ def _of_tokens(kind: str, tokens: np.ndarray, **columns: Any) -> Block:
 
 def _is_whole(path: Any) -> bool:
     """Whether a chunk is there from a run before."""
-    with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        pl.read_parquet(path)
+    with suppress(OSError, DamagedDataError):
+        read_parquet(path)
         return True
     return False
 

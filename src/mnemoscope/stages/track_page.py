@@ -10,7 +10,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.analysis.shares import Share, share_of
-from mnemoscope.atomic_write import write_parquet
+from mnemoscope.parquet import write_parquet
 from mnemoscope.report.analysis import AnalysisSection
 from mnemoscope.report.sections import Page, write_page
 from mnemoscope.stages.report_analyses import table_of

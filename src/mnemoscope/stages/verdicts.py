@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.atomic_write import write_parquet
 from mnemoscope.lm.scan import Scan
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import say
 from mnemoscope.stages.continuation import as_found, chunk_folder, chunk_name
 from mnemoscope.study import Study
@@ -55,7 +55,7 @@ def hand_over(study: Study, folder: Path) -> None:
 
     A part of which a verdict is missing (its maps stood in the store before) is left to the scan.
     """
-    noted = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("from-*.parquet"))])
+    noted = pl.concat([read_parquet(path) for path in sorted(folder.glob("from-*.parquet"))])
     known = study.sequences.select("sequence_id").join(
         noted.unique("sequence_id"), on="sequence_id", how="left", maintain_order="left"
     )

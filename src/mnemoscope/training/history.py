@@ -18,6 +18,7 @@ import polars as pl
 
 from mnemoscope import atomic_write
 from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.training.windows import WatchedWindows
 
 __all__ = ["History", "HistoryWriter", "read_history"]
@@ -81,7 +82,7 @@ class HistoryWriter:
             (self.folder / "checks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be made ({error.strerror}).") from error
-        atomic_write.write_parquet(self.folder / "windows.parquet", windows.table)
+        write_parquet(self.folder / "windows.parquet", windows.table)
         versions = {name: metadata.version(name) for name in _LIBRARIES}
         atomic_write.write_json(
             record,
@@ -98,7 +99,7 @@ class HistoryWriter:
         Raises:
             NoRoomError: the disk is full.
         """
-        atomic_write.write_parquet(self._path(step), check)
+        write_parquet(self._path(step), check)
 
     def drop_after(self, step: int) -> int:
         """Forget checks after a step from which a run begins anew; gives how many they were."""
@@ -154,6 +155,6 @@ def _parts(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def _read(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        return read_parquet(path)
+    except (OSError, DamagedDataError) as error:
         raise DamagedDataError(f"{path}: cannot be read. Delete it; the others stay.") from error

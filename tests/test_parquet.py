@@ -1,0 +1,73 @@
+"""Parquet files with their own checksum: every flipped bit is found, every reader reads them."""
+
+import hashlib
+import io
+
+import polars as pl
+import pytest
+
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.parquet import read_parquet, write_parquet
+
+FRAME = pl.DataFrame(
+    {"sequence_id": [3, 1, None], "tokens": [[1, 2], [], [7]], "suffix": ["own", "true", "0" * 64]}
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_parquet(tmp_path / "a.parquet", FRAME, metadata={"mnemoscope.schema_version": "1"})
+    return tmp_path / "a.parquet"
+
+
+def test_a_flip_of_any_bit_is_found(path) -> None:
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        for bit in (0, 6):
+            torn = bytearray(whole)
+            torn[position] ^= 1 << bit
+            path.write_bytes(torn)
+            with pytest.raises(DamagedDataError, match=r"a\.parquet: damaged"):
+                read_parquet(path)
+    path.write_bytes(whole)
+    assert read_parquet(path).equals(FRAME, null_equal=True)
+
+
+def test_a_file_cut_short_is_found(path) -> None:
+    whole = path.read_bytes()
+    for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedDataError, match="damaged"):
+            read_parquet(path)
+
+
+def test_any_reader_reads_it_and_can_check_it(path) -> None:
+    assert pl.read_parquet(path).equals(FRAME, null_equal=True)
+    metadata = pl.read_parquet_metadata(path)
+    assert metadata["mnemoscope.schema_version"] == "1"
+    digest = metadata["mnemoscope.sha256"].removeprefix("mnemoscope:")
+    before, _, after = path.read_bytes().rpartition(digest.encode())
+    assert hashlib.sha256(before + b"0" * 64 + after).hexdigest() == digest
+
+
+def test_the_same_table_gives_the_same_bytes(path, tmp_path) -> None:
+    write_parquet(tmp_path / "b.parquet", FRAME, metadata={"mnemoscope.schema_version": "1"})
+    assert (tmp_path / "b.parquet").read_bytes() == path.read_bytes()
+
+
+def test_a_file_of_another_program_is_read_as_it_is(tmp_path) -> None:
+    FRAME.write_parquet(tmp_path / "theirs.parquet")
+    assert read_parquet(tmp_path / "theirs.parquet").equals(FRAME, null_equal=True)
+    write_parquet(tmp_path / "bare.parquet", FRAME, seal=False)
+    buffer = io.BytesIO()
+    FRAME.write_parquet(buffer, compression="zstd")
+    assert (tmp_path / "bare.parquet").read_bytes() == buffer.getvalue()
+    assert read_parquet(tmp_path / "bare.parquet").equals(FRAME, null_equal=True)
+
+
+def test_a_missing_file_and_a_remedy(path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_parquet(path.with_name("none.parquet"))
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DamagedDataError, match="or ask for another"):
+        read_parquet(path, remedy="ask for another")
