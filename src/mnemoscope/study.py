@@ -411,11 +411,19 @@ def is_study(folder: Path) -> bool:
     return (folder / SETTINGS_FILE).is_file()
 
 
-def versions() -> dict[str, str]:
-    """Versions of what makes the numbers."""
-    names = ("torch", "transformers", "safetensors", "polars", "numpy", "scikit-learn", "numba")
+_LIBRARIES = (
+    "torch", "transformers", "safetensors", "polars", "numpy", "scipy", "scikit-learn", "numba",
+)  # fmt: skip
+
+
+def versions(*further: str) -> dict[str, str]:
+    """Versions of what makes the numbers.
+
+    Args:
+        further: distributions that made this one beside those of every study.
+    """
     found = {"mnemoscope": __version__, "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in names}
+    return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
 
 
 def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:

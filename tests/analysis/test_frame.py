@@ -1,6 +1,7 @@
 """The one shape of all analyses: figures through JSON, settings, entries, refusals, resuming."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -137,19 +138,24 @@ def tiny_model():
 def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
     from mnemoscope.errors import DamagedDataError
     from mnemoscope.stages.analysis_store import load_result, store_result
+    from mnemoscope.study import versions
 
     folder = tmp_path / "levels"
     result = AnalysisResult("It is so.", {"t": pl.DataFrame({"a": [1, 2]})}, (CHART, HEAT))
     facts = {"name": "levels", "key": "k", "settings": {"seed": 0}, "inputs": {}}
     assert load_result(folder) is None
     store_result(folder, result, **facts)
-    again = AnalysisResult("It is so.", {"u": pl.DataFrame({"a": [1]})}, (CHART, HEAT))
+    again = AnalysisResult(
+        "It is so.", {"u": pl.DataFrame({"a": [1]})}, (CHART, HEAT), libraries=("rapidfuzz",)
+    )
     store_result(folder, again, **facts)  # another run's tables do not stay
     assert sorted(path.name for path in folder.iterdir()) == ["result.json", "u.parquet"]
     stored = load_result(folder)
     assert stored is not None
     assert stored.figures == (CHART, HEAT)
     assert stored.frames == {"u": 1}
+    assert stored.versions == versions() | {"rapidfuzz": version("rapidfuzz")}
+    assert {"scipy", "torch"} < set(versions())
     (folder / "result.json").write_text("{")
     with pytest.raises(DamagedDataError, match="Delete"):
         load_result(folder)

@@ -19,7 +19,12 @@ from mnemoscope.analysis.decoding import draw_rows
 from mnemoscope.analysis.divergence import kl_interval, published_kl
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source
+from mnemoscope.analysis.predictors import (
+    FEATURES,
+    add_predictors,
+    frequency_source,
+    libraries_of,
+)
 from mnemoscope.analysis.proportions import (
     PUBLISHED_LAST_ROW,
     own_proportions,
@@ -100,6 +105,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *_further(inputs, rows, left_out, perplexity, settings),
             *([] if published is None else [_ARTEFACT]),
         ),
+        libraries=libraries_of(rows),
     )
 
 

@@ -31,7 +31,12 @@ from mnemoscope.analysis.partition import (
     candidates,
     count_candidates,
 )
-from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source
+from mnemoscope.analysis.predictors import (
+    FEATURES,
+    add_predictors,
+    frequency_source,
+    libraries_of,
+)
 from mnemoscope.analysis.result import AnalysisResult
 from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
@@ -170,6 +175,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         frames=frames,
         figures=tuple(_figures(scores, weights)),
         further=tuple(_further(inputs, data, settings, left_out, n_unknown, candidate, n_eligible)),
+        libraries=(
+            *libraries_of(inputs.table),
+            *(("statsmodels",) if tests is not None else ()),
+        ),
     )
 
 

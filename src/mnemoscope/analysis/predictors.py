@@ -24,6 +24,7 @@ __all__ = [
     "frequency_columns",
     "frequency_source",
     "given_perplexities",
+    "libraries_of",
     "similar_texts",
     "three_perplexities",
 ]
@@ -72,7 +73,7 @@ def add_predictors(
         columns |= three_perplexities(_logprobs(inputs, rows), tokens, published=published)
     else:
         columns |= given_perplexities(rows, tokens, published=published)
-    if "text" in rows.columns and rows["text"].null_count() == 0:
+    if _has_texts(rows):
         texts = rows["text"].to_list()
         columns |= _kept_similarities(inputs, rows, texts)
         columns["shannon_length"] = [shannon_length(text) for text in texts]
@@ -243,6 +244,15 @@ def _logprobs(inputs: AnalysisInputs, rows: pl.DataFrame) -> npt.NDArray[np.floa
             parts.append(np.array(kept["logprobs"].to_list(), dtype=np.float64))
             progress.advance(block.height)
     return np.concatenate(parts)
+
+
+def _has_texts(rows: pl.DataFrame) -> bool:
+    return "text" in rows.columns and rows["text"].null_count() == 0
+
+
+def libraries_of(rows: pl.DataFrame) -> tuple[str, ...]:
+    """Distributions that `add_predictors` uses on these rows beside those of every study."""
+    return ("rapidfuzz",) if _has_texts(rows) else ()
 
 
 def _kept_similarities(

@@ -34,6 +34,7 @@ class AnalysisResult:
         figures: to be drawn, the most important first.
         further: further sentences: what was left out, what cannot be said.
         cost: filled in by `registry.run_analysis`.
+        libraries: distributions that made it beside those of every study, for its record.
     """
 
     sentence: str
@@ -41,3 +42,4 @@ class AnalysisResult:
     figures: tuple[Figure, ...] = ()
     further: tuple[str, ...] = ()
     cost: Cost = field(default=Cost(0.0, 0))
+    libraries: tuple[str, ...] = ()

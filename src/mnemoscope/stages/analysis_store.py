@@ -110,7 +110,7 @@ def store_result(
         frames={table: frame.height for table, frame in result.frames.items()},
         seconds=result.cost.seconds,
         forward_passes=result.cost.forward_passes,
-        versions=versions(),
+        versions=versions(*result.libraries),
     )
     write_json(folder / RESULT_FILE, stored.model_dump(mode="json"))
     return stored
