@@ -1,20 +1,13 @@
-"""Passages against difflib, a planted copy and its shuffled words, the optional library."""
+"""Passages against difflib, a planted copy and its shuffled words."""
 
 import difflib
 import random
-import sys
-import types
-
-import numpy as np
-import pytest
 
 from mnemoscope.analysis.copied_text import (
     PassageIndex,
-    idea_scores,
     near_scores,
     nearest_texts,
 )
-from mnemoscope.errors import UserError
 
 PLANTED = "the quick brown fox jumps over the lazy dog and runs away into the dark wood"
 
@@ -68,26 +61,3 @@ def test_a_planted_copy_is_found_and_a_shuffled_one_not() -> None:
 def test_texts_too_short_for_anything_give_nothing() -> None:
     assert PassageIndex(["ab"], 50).longest("ab").source == -1
     assert nearest_texts(["a"], ["b", ""], 10).shape == (1, 2)
-
-
-def test_idea_copies_are_the_librarys_cosine_and_refused_without_it(monkeypatch) -> None:
-    nearest = np.array([[0, 1]])
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match=r"mnemoscope\[sentences\]"):
-        idea_scores("m", ["x"], ["y", "z"], nearest)
-    vectors = {"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [0.0, 1.0]}
-
-    class Encoder:
-        def __init__(self, name: str) -> None:
-            if name != "m":
-                raise OSError("no such model\nand more")
-
-        def encode(self, texts, *, normalize_embeddings: bool):
-            assert normalize_embeddings
-            return np.array([vectors[text] for text in texts])
-
-    module = types.SimpleNamespace(SentenceTransformer=Encoder)
-    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
-    assert idea_scores("m", ["x"], ["y", "z"], nearest) == pytest.approx([0.6])
-    with pytest.raises(UserError, match="no such model"):
-        idea_scores("n", ["x"], ["y", "z"], nearest)

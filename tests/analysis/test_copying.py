@@ -89,11 +89,40 @@ def test_planted_copies_are_found_and_not_shuffled_nor_before_tuning(planted) ->
         ("words shuffled", "never trained on"): 0.0,
         ("before tuning", "trained on"): 0.0,
         ("before tuning", "never trained on"): 0.0,
+        ("the texts' own suffixes", "never trained on"): 0.0,
     }
     assert "verbatim 100.0 %" in result.sentence
-    assert result.frames["shares"].filter(kind="idea")["n"].null_count() == 6
+    assert result.frames["shares"].filter(kind="idea")["n"].null_count() == 7
     assert any("Idea copies were not looked for" in line for line in result.further)
     assert "attention" not in result.frames
+    assert "ideas" not in result.frames
+    assert result.libraries == ("rapidfuzz",)
+
+
+def test_copies_in_idea_stand_beside_random_texts_and_the_prompt(planted, monkeypatch) -> None:
+    """Every text has the same embedding, so prompts are as like it as continuations are."""
+
+    class Same:
+        def __init__(self, name: str) -> None:
+            assert name == "m"
+
+        def encode(self, texts):
+            return np.ones((len(texts), 1))
+
+    monkeypatch.setattr(module, "SentenceModel", Same)
+    result = analyse(planted, Settings(sentence_model="m"))
+    assert result.frames["shares"].filter(kind="idea")["n"].to_list() == [0] * 7
+    ideas = result.frames["ideas"].filter(model="this model")
+    trained, never = (ideas.filter(rows=rows) for rows in ("trained on", "never trained on"))
+    assert trained["n"].to_list() == [0, 0, 0, 26]  # all are verbatim copies
+    assert never["n"].to_list() == [0, 0, 14, 0]
+    assert result.libraries == ("rapidfuzz", "sentence-transformers")
+    said = [line for line in result.further if line.startswith("Cosine of 0.8")]
+    assert "another 100.0 %" in next(line for line in said if "never trained on" in line)
+    both = [[one.name for one in figure.series] for figure in result.figures]
+    assert result.figures[1].title.startswith("Continuations with a cosine of 0.8")
+    assert both[0] == both[1]  # so each has one colour in both
+    assert len(both[0]) == 6
 
 
 def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -61,6 +64,27 @@ def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call) -> No
     # the model against itself: everything stays where it was
     moved = pl.read_parquet(folder / "transitions.parquet").filter(pl.col("n") > 0)
     assert (moved["from"] == moved["to"]).all()
+
+
+def test_another_sentence_model_in_the_same_folder_makes_the_copies_anew(
+    study, call, tmp_path, monkeypatch
+) -> None:
+    class Encoder:
+        def __init__(self, name: str) -> None: ...
+
+        def encode(self, texts, *, normalize_embeddings: bool):
+            return np.eye(len(texts))[:, :4]
+
+    library = types.SimpleNamespace(SentenceTransformer=Encoder)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    model = tmp_path / "sentences"
+    model.mkdir()
+    (model / "modules.json").write_text("[]")
+    arguments = ("analyze", "copying", study, "--set", f"sentence_model={model}", "-q")
+    assert call(*arguments).status == 0
+    assert "nothing to do" in call(*arguments).out
+    (model / "modules.json").write_text("[ ]")
+    assert "nothing to do" not in call(*arguments).out
 
 
 def test_what_a_study_lacks_is_said_with_the_remedy(study, tiny_studies, tmp_path, refused) -> None:

@@ -1,4 +1,4 @@
-"""Passages that one text has from others: verbatim, nearly, or in idea.
+"""Passages that one text has from others: verbatim or nearly.
 
 Source: Zeng et al. 2023, "Exploring Memorization in Fine-tuned Language Models", arXiv 2310.06714;
 section 5 of the related work. Verbatim is exact over all texts; near copies are looked for among
@@ -12,9 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.errors import UserError
-
-__all__ = ["Passage", "PassageIndex", "idea_scores", "near_scores", "nearest_texts"]
+__all__ = ["Passage", "PassageIndex", "near_scores", "nearest_texts"]
 
 _ROWS_AT_ONCE = 256
 
@@ -127,40 +125,3 @@ def near_scores(
             for text, row in zip(texts, nearest.tolist(), strict=True)
         ]
     )
-
-
-def idea_scores(
-    model: str, texts: Sequence[str], others: Sequence[str], nearest: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Give the best cosine of each text's sentence embedding with one of its nearest others.
-
-    Args:
-        model: name or folder of a sentence-transformers model.
-        texts: shape (n,).
-        others: texts that `nearest` counts.
-        nearest: from `nearest_texts`.
-
-    Returns:
-        Shape (n,).
-
-    Raises:
-        UserError: the library is not installed, or the model is not to be had.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise UserError(
-            "analyze copying: idea copies need sentence-transformers. Install the extra: "
-            "pip install 'mnemoscope[sentences]', or leave sentence_model out."
-        ) from None
-    try:
-        encoder = SentenceTransformer(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"analyze copying: sentence_model {model}: {reason}. Give a folder that holds one."
-        ) from None
-    first = np.asarray(encoder.encode(list(texts), normalize_embeddings=True))
-    second = np.asarray(encoder.encode(list(others), normalize_embeddings=True))
-    found: npt.NDArray[np.float64] = np.einsum("nd,nkd->nk", first, second[nearest]).max(axis=1)
-    return found

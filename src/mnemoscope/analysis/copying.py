@@ -7,16 +7,25 @@ Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.copied_text import PassageIndex, idea_scores, near_scores, nearest_texts
+from mnemoscope.analysis.copied_text import PassageIndex, near_scores, nearest_texts
 from mnemoscope.analysis.decoding import decode_rows, draw_rows
 from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.ideas import SentenceModel, find_ideas
+from mnemoscope.analysis.ideas_compared import (
+    COSINES,
+    ROWS,
+    compare_ideas,
+    idea_chart,
+    idea_words,
+    is_idea,
+)
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.psmi import separation
 from mnemoscope.analysis.result import AnalysisResult
@@ -36,6 +45,8 @@ KINDS = ("verbatim", "near", "idea")
 
 OWN = "this model"
 SHUFFLED = "words shuffled"
+SUFFIXES = "the texts' own suffixes"
+"""Control: what follows the prompts of rows never trained on, written by no model."""
 _NOT_COUNTED = (
     "The study does not say what the model was trained on (no duplicates), so every row is taken "
     "for training text: a copy may be of a text that it never saw. Count them: mnemoscope "
@@ -60,7 +71,7 @@ class Settings(AnalysisSettings):
     )
     sentence_model: str | None = Field(
         default=None,
-        description="A sentence-transformers model for idea copies; null: these stay null.",
+        description="Folder of a sentence-transformers model, for idea copies; null: none.",
     )
     idea: float = Field(
         default=0.8, gt=0, le=1, description="Cosine from which on a text is a copy in idea."
@@ -69,7 +80,11 @@ class Settings(AnalysisSettings):
 
 
 def copies(
-    continuations: Sequence[str], prompts: Sequence[str], texts: Sequence[str], settings: Settings
+    continuations: Sequence[str],
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    settings: Settings,
+    model: SentenceModel | None = None,
 ) -> pl.DataFrame:
     """Say of each continuation what it has copied from training texts and not from its prompt.
 
@@ -78,19 +93,19 @@ def copies(
         prompts: what it was shown; a passage that stands there is no copy of a training text.
         texts: training texts.
         settings: lengths and thresholds.
+        model: that embeds sentences; without one no copy in idea is looked for.
 
     Returns:
         Columns `kind` (one of `KINDS`, or null), `n_characters` and `passage` of the longest
         verbatim passage, `source` (number of its text, null without), `likeness` (of the nearest
-        passage), `idea` (cosine; null without a sentence model).
+        passage), `is_long` (long enough to be a copy), and cosines, null without a sentence model:
+        `idea` with the nearest texts, `idea_random` with others at random, `idea_prompt` with the
+        prompt.
     """
     index = PassageIndex(texts, settings.n_characters)
     nearest = nearest_texts(continuations, texts, settings.n_candidates)
     likeness = near_scores(continuations, texts, nearest)
     own = near_scores(continuations, prompts, np.arange(len(prompts))[:, None])
-    ideas = None
-    if settings.sentence_model is not None:
-        ideas = idea_scores(settings.sentence_model, continuations, texts, nearest)
     found = [
         index.longest(text, besides=prompt)
         for text, prompt in zip(continuations, prompts, strict=True)
@@ -104,18 +119,23 @@ def copies(
             "source": [one.source if one.source >= 0 else None for one in found],
             "likeness": likeness,
             "is_near": near,
-            "idea": pl.Series(ideas, dtype=pl.Float64)
-            if ideas is not None
-            else [None] * len(found),
+            "is_long": long,
         },
-        schema_overrides={"idea": pl.Float64, "passage": pl.String, "source": pl.Int64},
+        schema_overrides={"passage": pl.String, "source": pl.Int64},
     )
+    table = table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in COSINES)
+    if model is not None:
+        ideas = find_ideas(model, continuations, prompts, texts, nearest, seed=settings.seed)
+        table = table.with_columns(
+            pl.Series(name, one, dtype=pl.Float64).fill_nan(None)
+            for name, one in zip(COSINES, ideas, strict=True)
+        )
     kind = (
         pl.when(pl.col("n_characters") > 0)
         .then(pl.lit("verbatim"))
         .when("is_near")
         .then(pl.lit("near"))
-        .when(pl.col("idea") >= settings.idea)
+        .when(is_idea("idea", settings.idea))
         .then(pl.lit("idea"))
     )
     return table.select(kind.alias("kind"), pl.exclude("is_near"))
@@ -129,8 +149,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         settings: which rows and what counts as a copy.
 
     Raises:
-        UserError: no tokenizer, no training text, or idea copies without their library.
+        UserError: no tokenizer, no training text, or idea copies without their library or model.
     """
+    embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     lm = inputs.model()
     training = _trained(inputs.table)
@@ -141,25 +162,34 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "Count them: mnemoscope duplicates."
         )
     prompts = _decoded(lm, [one[: inputs.prefix] for one in rows["tokens"].to_list()])
+    look = _Look(prompts, texts, settings, embed)
     frames, models = [], [(OWN, lm), *inputs.other_models()]
     for name, one in models:
         said = _said(inputs, one, rows, name)
-        frames.append(_of(name, rows, said, prompts, texts, settings))
+        frames.append(look.at(name, rows, said))
         if name == OWN:
-            shuffled = _shuffled(said, settings.seed)
-            frames.append(_of(SHUFFLED, rows, shuffled, prompts, texts, settings))
+            frames.append(look.at(SHUFFLED, rows, _shuffled(said, settings.seed)))
+    never = ~_trained(rows)
+    if never.any():
+        left = rows.filter(never)
+        suffixes = _decoded(lm, [one[inputs.prefix :] for one in left["tokens"].to_list()])
+        there = look._replace(prompts=pl.Series(prompts, dtype=pl.String).filter(never).to_list())
+        frames.append(there.at(SUFFIXES, left, suffixes).with_columns(trained=pl.lit(False)))
     found = pl.concat(frames)
     shares = pl.DataFrame(list(_shares(found)))
+    ideas = compare_ideas(found, settings.idea) if embed is not None else None
     attention = _attention(inputs, settings)
     return AnalysisResult(
         sentence=_sentence(shares, settings),
         frames={"shares": shares, "copies": found}
+        | ({"ideas": ideas} if ideas is not None else {})
         | ({"attention": attention} if attention is not None else {}),
-        figures=tuple(_figures(shares, attention)),
+        figures=tuple(_figures(shares, ideas, attention, settings)),
         further=(
-            *_further(shares, found, attention, len(texts), settings),
+            *_further(shares, found, ideas, attention, len(texts), settings),
             *([] if _is_counted(inputs.table) else [_NOT_COUNTED]),
         ),
+        libraries=("rapidfuzz", *(("sentence-transformers",) if embed is not None else ())),
     )
 
 
@@ -193,25 +223,25 @@ def _shuffled(texts: list[str], seed: int) -> list[str]:
     return [" ".join(generator.permutation(text.split()).tolist()) for text in texts]
 
 
-def _of(
-    model: str,
-    rows: pl.DataFrame,
-    said: list[str],
-    prompts: list[str],
-    texts: list[str],
-    settings: Settings,
-) -> pl.DataFrame:
-    """Copies of one model's continuations, with what is known of their rows."""
-    with track(f"Looking for copies, {model}", total=len(said)) as progress:
-        found = copies(said, prompts, texts, settings)
-        progress.advance(len(said))
-    return found.select(
-        rows["sequence_id"],
-        pl.lit(model).alias("model"),
-        pl.Series("trained", _trained(rows)),
-        pl.Series("is_long", [len(text) >= settings.n_characters for text in said]),
-        pl.all(),
-    )
+class _Look(NamedTuple):
+    """Where copies are looked for, and how."""
+
+    prompts: list[str]
+    texts: list[str]
+    settings: Settings
+    embed: SentenceModel | None
+
+    def at(self, model: str, rows: pl.DataFrame, said: list[str]) -> pl.DataFrame:
+        """Copies of one model's continuations, with what is known of their rows."""
+        with track(f"Looking for copies, {model}", total=len(said)) as progress:
+            found = copies(said, self.prompts, self.texts, self.settings, self.embed)
+            progress.advance(len(said))
+        return found.select(
+            rows["sequence_id"],
+            pl.lit(model).alias("model"),
+            pl.Series("trained", _trained(rows)),
+            pl.all(),
+        )
 
 
 def _shares(found: pl.DataFrame) -> Iterator[dict[str, object]]:
@@ -227,7 +257,7 @@ def _shares(found: pl.DataFrame) -> Iterator[dict[str, object]]:
                 share = share_of(n, part.height) if n is not None else None
                 yield {
                     "model": model,
-                    "rows": "trained on" if trained else "never trained on",
+                    "rows": ROWS[trained],
                     "kind": kind,
                     "n": n,
                     "of": part.height,
@@ -305,6 +335,7 @@ def _sentence(shares: pl.DataFrame, settings: Settings) -> str:
 def _further(
     shares: pl.DataFrame,
     found: pl.DataFrame,
+    ideas: pl.DataFrame | None,
     attention: pl.DataFrame | None,
     n_texts: int,
     settings: Settings,
@@ -318,10 +349,12 @@ def _further(
     yield (
         f"{own.height:,} continuations, looked for in the {n_texts:,} training texts that the "
         f"table holds; {n_short:,} are shorter than {settings.n_characters} characters and can be "
-        "no verbatim or near copy."
+        "no copy."
     )
-    if settings.sentence_model is None:
+    if ideas is None:
         yield "Idea copies were not looked for: no --set sentence_model=FOLDER."
+    else:
+        yield from idea_words(ideas.filter(model=OWN), settings.idea)
     if attention is not None:
         parts = [
             f"layer {one['layer']} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
@@ -334,10 +367,17 @@ def _further(
         )
 
 
-def _figures(shares: pl.DataFrame, attention: pl.DataFrame | None) -> Iterator[Chart]:
-    """Shares by model and rows, and the AUC of flat attention by layer."""
+def _figures(
+    shares: pl.DataFrame,
+    ideas: pl.DataFrame | None,
+    attention: pl.DataFrame | None,
+    settings: Settings,
+) -> Iterator[Chart]:
+    """Shares by model and rows, what idea copies are worth, AUC of flat attention by layer."""
     kinds = [kind for kind in KINDS if shares.filter(kind=kind)["n"].null_count() == 0]
-    groups = shares.select("model", "rows").unique(maintain_order=True).rows()
+    # One control says enough of shuffled words, and the page has six colours.
+    shown = shares.filter((pl.col("model") != SHUFFLED) | (pl.col("rows") == ROWS[True]))
+    groups = shown.select("model", "rows").unique(maintain_order=True).rows()
     yield Chart(
         title="Continuations that copy training texts, per cent (95 % interval)",
         form="bars",
@@ -349,6 +389,8 @@ def _figures(shares: pl.DataFrame, attention: pl.DataFrame | None) -> Iterator[C
             for part in [shares.filter(pl.col("kind").is_in(kinds), model=model, rows=rows)]
         ),
     )
+    if ideas is not None:
+        yield idea_chart(ideas, groups, settings.idea)
     if attention is None:
         return
     yield Chart(

@@ -213,6 +213,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What does a model, a tuned one above all, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
+        version=2,
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),
 )

@@ -86,7 +86,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
     names = _other_names(study, entry, asked)
     _check_needs(study, entry, names)
     rows = rows_for(study, entry)
-    inputs = rows.facts | _facts(study, entry, asked, names)
+    inputs = rows.facts | _facts(study, entry, asked, names, settings)
     key = _key(entry, settings, inputs)
     folder = result_folder(study, entry, published=settings.published)
     known = None if asked.redo else load_result(folder)
@@ -285,7 +285,13 @@ def _reference(models: Models, study: Study) -> Any:
 # -- keys -----------------------------------------------------------------------------------
 
 
-def _facts(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> dict[str, Any]:
+def _facts(
+    study: Study,
+    entry: Entry,
+    asked: Asked,
+    names: tuple[str, ...],
+    settings: AnalysisSettings,
+) -> dict[str, Any]:
     """Which inputs decide the result, as plain values that the result records."""
     facts: dict[str, Any] = {
         "model": study.record["models"].get("model", {}).get("fingerprint"),
@@ -298,6 +304,8 @@ def _facts(study: Study, entry: Entry, asked: Asked, names: tuple[str, ...]) -> 
         facts["corpus"] = [path, _signature(path)]
     if _wants(entry, "maps"):
         facts["maps"] = study.key("capture")
+    if (name := getattr(settings, "sentence_model", None)) is not None:
+        facts["sentence_model"] = [name, _signature(name)]
     return facts
 
 
