@@ -171,6 +171,7 @@ def _of_split(split: str | None, taxonomy: str, monkeypatch) -> AnalysisResult:
     monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows, published: features)
     monkeypatch.setattr(dependencies, "categories_of", lambda rows, taxonomy: category)
     table = pl.DataFrame({"sequence_id": range(200), "is_memorized": memorized})
+    table = table.with_columns(text=pl.lit("a text"))
     inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, split=split)
     settings = Settings(n_sequences=None, n_resamples=50, taxonomy=taxonomy)
     return dependencies.analyse(inputs, settings)
@@ -181,6 +182,7 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(mon
     theirs = Settings().taxonomy
     found = _of_split("deduped_1b", theirs, monkeypatch)
     assert found.frames["proportions"]["published"].sum() == pytest.approx(1)
+    assert found.libraries == ("rapidfuzz",)  # edits between texts
     shares = found.frames["published_shares"]
     assert shares.equals(published_shares())
     over_size, over_training = (shares.filter(over=one) for one in ("size", "training"))

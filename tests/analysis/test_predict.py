@@ -383,3 +383,8 @@ def test_a_feature_without_variance_is_left_out_and_named(monkeypatch) -> None:
     assert "duplicates" in left_out
     assert "shannon_length" not in left_out
     assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]
+    assert result.libraries == ()
+    texts = _rows(memorized, text=[f"text {i}" for i in range(n)])
+    inputs = AnalysisInputs(where="", table=texts, load_model=lambda: None)
+    tested = analyse(inputs, Settings(tests=True, partition=False, n_resamples=50))
+    assert tested.libraries == ("rapidfuzz", "statsmodels")  # edits between texts, the tests
