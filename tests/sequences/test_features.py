@@ -159,7 +159,7 @@ def test_a_file_in_batches_gets_what_a_table_gets(ending, lacking, tmp_path, mon
 
 def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp_path):
     source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
-    for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a token id is below 0")]:
+    for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a number is below 0")]:
         pl.DataFrame({"sequence_id": [1, 2], "tokens": [[1] * 64, tokens]}).write_parquet(source)
         with pytest.raises(UserError, match=words):
             write_features(source, out)

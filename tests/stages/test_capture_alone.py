@@ -191,10 +191,59 @@ def test_a_mask_that_cannot_be_read_is_refused(tiny, tmp_path, refused, row, wor
     assert not folder.exists()
 
 
-def test_a_mask_of_ones_is_no_padding(tiny, tmp_path, call):
-    table = tokens_table(
-        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", [[1] * 64] * 12)
-    )
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (pl.Series([[0.5] * 64] * 12), "List(Float64) where lists of 0 and 1 are needed"),
+        (pl.Series([["1"] * 64] * 12), "List(String) where lists of 0 and 1 are needed"),
+        (pl.Series([[[1]] * 64] * 12), "where lists of 0 and 1 are needed"),
+        (pl.Series(["[1, 1]"] * 12), "String where lists of 0 and 1 are needed"),
+        (pl.Series([1] * 12), "Int64 where lists of 0 and 1 are needed"),
+        (pl.Series([[2**63] * 64] * 12, dtype=pl.List(pl.UInt64)), "does not fit List(Int64)"),
+        (pl.Series([[-1] * 64] * 12), "column 'attention_mask': a number is below 0"),
+        (pl.Series([[1] * 64] * 11 + [None]), "column 'attention_mask': lists of one length"),
+    ],
+)
+@pytest.mark.parametrize("pad", ["true", "false"])
+def test_a_mask_of_another_type_is_refused_and_not_passed_over(
+    tiny, tmp_path, refused, mask, words, pad
+):
+    table = tokens_table(tmp_path / "t.parquet", attention_mask=mask)
+    flags = ("--model", tiny.model, "--sequences", table, "--set", f"sequences.pad={pad}")
+    line = refused("capture", *flags, "-o", tmp_path / "study")
+    assert str(table) in line
+    assert words in line
+
+
+def test_an_empty_mask_does_not_hide_padding(tiny, tmp_path, call):
+    table, folder = tmp_path / "t.parquet", tmp_path / "study"
+    tokens = pl.Series("tokens", [[5] * 64, [5] * 40])
+    pl.DataFrame([tokens, pl.Series("attention_mask", [None, None])]).write_parquet(table)
+    flags = ("--model", tiny.model, "--sequences", table, "--set", "sequences.pad=true")
+    assert call("capture", *flags, "-o", folder).status == 0
+    assert (stored(folder, "max")[1, :, 40:] == 0).all()
+
+
+def test_a_jsonl_table_names_the_line_of_a_mask_that_is_none(tiny, tmp_path, refused):
+    rows = [{"tokens": [5] * 64, "attention_mask": mask} for mask in ([True] * 64, [1, 0.5])]
+    table = tmp_path / "t.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    flags = ("--model", tiny.model, "--sequences", table, "-o", tmp_path / "study")
+    assert "line 2, column 'attention_mask': [1, 0.5]" in refused("capture", *flags)
+
+
+@pytest.mark.parametrize(
+    "ones",
+    [
+        pl.Series([[1] * 64] * 12),
+        pl.Series([[True] * 64] * 12),
+        pl.Series([[1] * 64] * 12, dtype=pl.Array(pl.UInt8, 64)),
+        pl.Series([None] * 12),
+        pl.Series([None] * 12, dtype=pl.List(pl.Int64)),
+    ],
+)
+def test_a_mask_of_ones_or_none_at_all_is_no_padding(tiny, tmp_path, call, ones):
+    table = tokens_table(tmp_path / "t.parquet", attention_mask=ones)
     flags = ("--model", tiny.model, "--sequences", table, "-o", tmp_path / "study")
     assert call("capture", *flags).status == 0
 

@@ -26,6 +26,7 @@ _NUMBERS = "numbers"
 _BOOLEANS = "true or false"
 _STRINGS = "text"
 _TOKENS = "lists of integers"
+_MASK = "lists of 0 and 1"
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     _INTEGERS: (int,),
     _NUMBERS: (int, float),
@@ -52,6 +53,9 @@ COLUMNS: dict[str, Column] = {
     "sequence_id": Column(_INTEGERS, pl.Int64(), "identifies one sequence; no two are equal"),
     "text": Column(_STRINGS, pl.String(), "decode of the tokens"),
     "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, 64 a sequence"),
+    "attention_mask": Column(
+        _MASK, pl.List(pl.Int64()), "1 for a token, 0 for padding on the left or right"
+    ),
     "document": Column(_STRINGS, pl.String(), "the text the sequence was cut from"),
     "start": Column(_INTEGERS, pl.Int64(), "first character in the document"),
     "end": Column(_INTEGERS, pl.Int64(), "character after the last in the document"),
@@ -91,7 +95,9 @@ def is_kind(dtype: pl.DataType, kind: str) -> bool:
         return True
     if isinstance(dtype, pl.List | pl.Array):
         inner = dtype.inner
-        return kind == _TOKENS and (inner.is_integer() or inner == pl.Null)
+        if kind == _MASK and inner == pl.Boolean:
+            return True
+        return kind in (_TOKENS, _MASK) and (inner.is_integer() or inner == pl.Null)
     return {
         _INTEGERS: dtype.is_integer(),
         _NUMBERS: dtype.is_numeric(),
@@ -104,8 +110,9 @@ def is_value_of_kind(value: Any, kind: str) -> bool:
     """The same question for one value read from JSON; null is always allowed."""
     if value is None:
         return True
-    if kind == _TOKENS:
-        return isinstance(value, list) and set(map(type, value)) <= {int}
+    if kind in (_TOKENS, _MASK):
+        allowed = {int, bool} if kind == _MASK else {int}
+        return isinstance(value, list) and set(map(type, value)) <= allowed
     return isinstance(value, _PYTHON_TYPES[kind]) and (
         kind == _BOOLEANS or not isinstance(value, bool)
     )

@@ -170,7 +170,7 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
             f"{lengths.sort().head(5).to_list()}. Drop the other rows."
         )
     if not flat.cast(pl.Int64).is_between(0, np.iinfo(np.int32).max).all():
-        raise UserError(f"column '{column}': a token id is below 0 or does not fit 32 bits.")
+        raise UserError(f"column '{column}': a number is below 0 or does not fit 32 bits.")
     return flat.to_numpy().reshape(len(frame), -1).astype(np.int32)
 
 

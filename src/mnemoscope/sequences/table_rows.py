@@ -88,7 +88,7 @@ def _pad(frame: pl.DataFrame, length: int) -> pl.DataFrame:
     n_missing = (pl.lit(length) - tokens.list.len().cast(pl.Int64)).clip(0)
     zeros = pl.lit(0, dtype=pl.Int64).repeat_by(n_missing)
     ones = pl.lit(1, dtype=pl.Int64).repeat_by(tokens.list.len())
-    mask = pl.col("attention_mask") if "attention_mask" in frame.columns else ones
+    mask = pl.col("attention_mask") if has_values(frame, "attention_mask") else ones
     return frame.with_columns(
         tokens.list.concat(zeros).alias("tokens"), mask.list.concat(zeros).alias("attention_mask")
     )

@@ -16,13 +16,12 @@ def whole_mask(table: pl.DataFrame) -> np.ndarray | None:
     """The column `attention_mask` of a table, int32 (rows, length); None where nothing is padded.
 
     Raises:
-        UserError: lists of unequal lengths, or an id that is no integer.
+        UserError: lists of unequal lengths, a null or a number below 0 in them.
     """
     column = table.get_column(_MASK, default=None)
-    if column is None or not isinstance(column.dtype, pl.List | pl.Array):
+    if column is None or column.null_count() == len(column):
         return None
-    numbers = table.select(pl.col(_MASK).cast(pl.List(pl.Int64)))
-    mask = token_matrix(numbers, column=_MASK)
+    mask = token_matrix(table.select(_MASK), column=_MASK)
     return None if (mask == 1).all() else mask
 
 
