@@ -1,5 +1,6 @@
 """Parts of a capture that judges in the same forward: maps and verdicts of one process, merged."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, m
     whole, parted = founded("whole"), founded("parted")
     do(call, "capture", whole)
     in_parts(call, parted, "capture", (2, 3, 1))
-    do(call, "merge", parted)
+    merged = call("merge", parted, "-q")
+    assert f"Next: mnemoscope continue {parted}" in merged.out  # there are no labels yet
     assert list(parted.glob("continuation/*/part-*.parquet"))
     assert_same(parted, whole)
     monkeypatch.setattr(continuation, "scan_memorized", no_scan)
@@ -145,4 +147,22 @@ def test_parts_of_a_capture_by_other_counts_do_not_fit(founded, call, refused):
     in_parts(call, study, "capture")
     do(call, "capture", study, "--part", "2/2")  # overlaps with the others
     assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
+    assert not (study / "maps").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [(("versions", "torch"), "versions.torch 'other'"), (("table",), "table 'other'")],
+)
+def test_parts_of_another_version_or_table_are_refused(founded, call, refused, keys, words):
+    study = founded("study")
+    in_parts(call, study, "capture")
+    record = study / "parts" / "capture" / "3-of-3" / "part.json"
+    values = json.loads(record.read_text())
+    inner = values
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = "other"
+    record.write_text(json.dumps(values))
+    assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
     assert not (study / "maps").exists()

@@ -154,3 +154,25 @@ def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags
     assert call("continue", folder).status == 0
     counts = Study(folder).manifest("continue")["counts"]
     assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
+
+
+def test_a_torn_file_of_verdicts_is_left_to_the_scan(captured, monkeypatch, call, tmp_path):
+    whole, _ = captured("whole", *SCAN)
+    note = capture.note_verdicts
+
+    def torn(folder, ids, scans):
+        note(folder, ids, scans)
+        if ids[0] == sorted(Study(tmp_path / "torn").sequences["sequence_id"])[0]:
+            path = folder / f"from-{ids[0]}.parquet"
+            path.write_bytes(path.read_bytes()[:100])
+
+    monkeypatch.setattr(capture, "note_verdicts", torn)
+    folder, done = captured("torn", *SCAN)
+    assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
+    assert "Verdicts of 40 sequences found in the same forward" in done.err
+    for study in (whole, folder):
+        assert call("continue", study).status == 0
+    columns = ["sequence_id", "is_memorized"]
+    assert_frame_equal(
+        Study(folder).sequences.select(columns), Study(whole).sequences.select(columns)
+    )

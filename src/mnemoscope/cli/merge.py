@@ -33,4 +33,6 @@ def merge(
         stages = merge_parts(opened, check=not no_check)
     names = [entry.name for entry in STAGES if not entry.optional]
     following = names[names.index(stages[-1]) + 1]
+    if stages[-1] == "capture" and not opened.is_done("label"):
+        following = "continue"  # every sequence was captured, without labels
     print(f"Merged {' and '.join(stages)} of {study}. Next: mnemoscope {following} {study}")

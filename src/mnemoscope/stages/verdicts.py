@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mnemoscope.errors import DamagedDataError
 from mnemoscope.lm.scan import Scan
 from mnemoscope.parquet import read_parquet, write_parquet
 from mnemoscope.progress import say
@@ -17,6 +18,10 @@ from mnemoscope.stages.continuation import as_found, chunk_folder, chunk_name
 from mnemoscope.study import Study
 
 __all__ = ["hand_over", "note_verdicts", "verdict_folder"]
+
+_SCHEMA = pl.Schema(
+    {"sequence_id": pl.Int64(), "is_memorized": pl.Boolean(), "smallest_gap": pl.Float32()}
+)
 
 
 def verdict_folder(study: Study) -> Path | None:
@@ -53,9 +58,16 @@ def note_verdicts(folder: Path, ids: np.ndarray, scans: Sequence[Scan]) -> None:
 def hand_over(study: Study, folder: Path) -> None:
     """Turn the noted verdicts into the parts that `continue` finds done when it runs.
 
-    A part of which a verdict is missing (its maps stood in the store before) is left to the scan.
+    A part of which a verdict is missing (its maps stood in the store before, or the file of its
+    verdicts is torn) is left to the scan.
     """
-    noted = pl.concat([read_parquet(path) for path in sorted(folder.glob("from-*.parquet"))])
+    frames = [pl.DataFrame(schema=_SCHEMA)]
+    for path in sorted(folder.glob("from-*.parquet")):
+        try:
+            frames.append(read_parquet(path).select(*_SCHEMA))
+        except (OSError, DamagedDataError, pl.exceptions.PolarsError):
+            say(f"{path}: torn. 'mnemoscope continue' finds these verdicts anew.")
+    noted = pl.concat(frames)
     known = study.sequences.select("sequence_id").join(
         noted.unique("sequence_id"), on="sequence_id", how="left", maintain_order="left"
     )
