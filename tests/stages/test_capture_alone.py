@@ -96,6 +96,7 @@ def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(tiny, tm
     folder = tmp_path / "study"
     done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
     assert done.status == 0, done.err
+    assert "Next:" not in done.out  # continue would refuse padded rows
     tokens = np.array(pl.read_parquet(table)["tokens"].to_list())
     mean, largest = pooled_afterwards(tiny.model, tokens[4:7, place])
     for pooling, wanted in (("mean", mean), ("max", largest)):
@@ -136,7 +137,9 @@ def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call
     for part in ("1/2", "2/2"):
         done = call("capture", parts, "--part", part, "-q")
         assert done.status == 0, done.err
-    assert call("merge", parts).status == 0
+    merged = call("merge", parts)
+    assert merged.status == 0, merged.err
+    assert "Merged capture" in merged.out and "Next:" not in merged.out
     for file in (whole / "maps" / "model").iterdir():
         assert (parts / "maps" / "model" / file.name).read_bytes() == file.read_bytes()
 

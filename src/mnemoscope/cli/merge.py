@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.options import Quiet, StudyFolder
-from mnemoscope.cli.study import shown
+from mnemoscope.cli.study import after_unlabelled_capture, shown
 from mnemoscope.study import STAGES, Study
 
 __all__ = ["merge"]
@@ -32,7 +32,8 @@ def merge(
     with shown(quiet):
         stages = merge_parts(opened, check=not no_check)
     names = [entry.name for entry in STAGES if not entry.optional]
-    following = names[names.index(stages[-1]) + 1]
+    following = names[names.index(stages[-1]) + 1 :]
     if stages[-1] == "capture" and not opened.is_done("label"):
-        following = "continue"  # every sequence was captured, without labels
-    print(f"Merged {' and '.join(stages)} of {study}. Next: mnemoscope {following} {study}")
+        following = after_unlabelled_capture(opened)
+    hint = f" Next: mnemoscope {following[0]} {study}" if following else ""
+    print(f"Merged {' and '.join(stages)} of {study}.{hint}")

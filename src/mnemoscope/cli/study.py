@@ -365,11 +365,18 @@ def stage_verb(
     outputs = STAGES[names.index(stage)].outputs
     made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
     if stage == "capture" and not study.is_done("label"):
-        following = ["continue"]  # every sequence was captured, without labels
+        following = after_unlabelled_capture(study)
     hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
     if study.settings.model.name == NO_MODEL:
         hint = f" Next: mnemoscope analyze predict {folder}"
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
+
+
+def after_unlabelled_capture(study: Study) -> list[str]:
+    """The verb that follows where every sequence was captured; none for padded ones."""
+    from mnemoscope.stages.padding import whole_mask
+
+    return ["continue"] if whole_mask(study.sequences) is None else []
 
 
 def _run_part(
