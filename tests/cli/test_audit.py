@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -169,3 +171,72 @@ def test_a_refusal_leaves_no_empty_folder(capsys, document, tmp_path):
         status, _, said = run(capsys, *arguments, "-o", tmp_path / "out", "-q")
         assert status == 2, said
         assert not (tmp_path / "out").exists()
+
+
+def loads_torch(*arguments) -> tuple[int, str, bool]:
+    """Exit status, all that is said, and whether torch was imported, in a process of its own."""
+    code = (
+        "import sys; from mnemoscope.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
+    )
+    *said, last = done.stdout.splitlines()
+    return done.returncode, "\n".join([*said, done.stderr]), last == "True"
+
+
+def test_a_repeat_and_refusals_need_no_torch(capsys, document, tmp_path):
+    out, study, empty = tmp_path / "out", tmp_path / "study", tmp_path / "empty.txt"
+    study.mkdir()
+    (study / "study.yaml").write_text("title: mine\n")
+    empty.touch()
+    assert run(capsys, "embedded", document, "-o", out, "-q")[0] == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    status, said, is_heavy = loads_torch("audit", "embedded", document, "-o", out)
+    assert (status, is_heavy) == (0, False), said
+    assert "this audit is already there" in said
+    for arguments, words in (
+        (("audit", "embedded", document, "-o", out, "--stride", 16), "holds an audit of other"),
+        (("audit", "embedded", document, "-o", out, "--reference", "none"), "holds an audit of"),
+        (("audit", "embedded", document, "-o", study), "a study stands here"),
+        (("audit", "embedded", empty, "-o", tmp_path / "new"), "empty"),
+        (("audit", "embedded", document, "-o", out, "--dtype", "float64"), "dtype 'float64'"),
+        (("audit", "embedded", document, "-o", out, "--device", "gpu"), "device 'gpu'"),
+        (("audit", "--verify", study), "no audit in it"),
+    ):
+        status, said, is_heavy = loads_torch(*arguments)
+        assert (status, is_heavy) == (2, False), said
+        assert words in said
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+
+
+def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(document, tmp_path):
+    from mnemoscope.audit.folder import AskedModel, standing_audit
+    from mnemoscope.audit.settings import AuditSettings
+    from mnemoscope.audit.texts import read_documents
+
+    folder, out = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    for path in model_path().iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(SystemExit) as left:
+        main(["audit", str(folder), str(document), "-o", str(out), "-q"])
+    assert left.value.code == 0
+    reading, settings = read_documents([str(document)]), AuditSettings()
+    asked = AskedModel(folder, None, "float32")
+
+    def standing(model=asked, reference=None, **options):
+        return standing_audit(out, reading, settings, model, reference, redo=False, **options)
+
+    assert standing() == json.loads((out / "audit.json").read_text())
+    assert standing(asked._replace(dtype="auto")) is None
+    assert standing(asked._replace(revision="main")) is None
+    assert standing(asked._replace(place=tmp_path / "elsewhere")) is None
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    assert standing() is None
+    (folder / "config.json").write_bytes((model_path() / "config.json").read_bytes())
+    assert standing() is not None
+    (out / "spans.parquet").write_bytes(b"")
+    assert standing() is None

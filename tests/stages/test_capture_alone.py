@@ -139,7 +139,8 @@ def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call
         assert done.status == 0, done.err
     merged = call("merge", parts)
     assert merged.status == 0, merged.err
-    assert "Merged capture" in merged.out and "Next:" not in merged.out
+    assert "Merged capture" in merged.out
+    assert "Next:" not in merged.out
     for file in (whole / "maps" / "model").iterdir():
         assert (parts / "maps" / "model" / file.name).read_bytes() == file.read_bytes()
 

@@ -310,6 +310,8 @@ def test_a_study_without_maps_is_refused(refused, tmp_path, bare) -> None:
 
 def test_without_optuna_the_extra_is_named(refused, bare, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    # Said before the stages, and so torch, are loaded.
+    monkeypatch.setattr("mnemoscope.cli.search.stage_verb", lambda *_, **__: pytest.fail("loaded"))
     assert "mnemoscope[search]" in refused("search", bare, "-q")
 
 

@@ -5,14 +5,23 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemoscope import __version__
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import UserError
-from mnemoscope.lm.language_model import LanguageModel
 
-__all__ = ["SCHEMA_VERSION", "file_sha256", "model_facts", "record_head", "versions"]
+if TYPE_CHECKING:
+    from mnemoscope.lm.language_model import LanguageModel
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "file_sha256",
+    "model_facts",
+    "model_files",
+    "record_head",
+    "versions",
+]
 
 SCHEMA_VERSION = 1
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
@@ -71,7 +80,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def model_facts(lm: LanguageModel, name: str) -> dict[str, Any]:
+def model_facts(lm: "LanguageModel", name: str) -> dict[str, Any]:
     """What is recorded of a model.
 
     Args:
@@ -86,7 +95,7 @@ def model_facts(lm: LanguageModel, name: str) -> dict[str, Any]:
         "name": name,
         "revision": lm.revision,
         "fingerprint": lm.fingerprint,
-        "files": _files(Path(lm.name)),
+        "files": model_files(Path(lm.name)),
         "dtype": lm.dtype,
         "device": lm.device,
         "bos_id": lm.bos_id,
@@ -110,7 +119,12 @@ def file_sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _files(place: Path) -> dict[str, str]:
+def model_files(place: Path) -> dict[str, str]:
+    """SHA-256 of each file of a local model, by name; empty where `place` is none.
+
+    Args:
+        place: a model's folder, or one file.
+    """
     if place.is_file():
         return {place.name: file_sha256(place)}
     if not place.is_dir():

@@ -16,15 +16,11 @@ from mnemoscope.audit.answers import Answer
 from mnemoscope.audit.asking import Asker
 from mnemoscope.audit.chain import SCHEMA_VERSION, record_head
 from mnemoscope.audit.endpoint import Client
+from mnemoscope.audit.folder import finished_audit, prepare_folder
 from mnemoscope.audit.found import find_hits, frame_of, grown_spans, summaries
 from mnemoscope.audit.growth import Growth
 from mnemoscope.audit.remote_evidence import gather_remote_evidence
-from mnemoscope.audit.run import (
-    check_long_enough,
-    finished_audit,
-    prepare_folder,
-    write_audit,
-)
+from mnemoscope.audit.run import check_long_enough, write_audit
 from mnemoscope.audit.scan import SCHEMA, counts_as_hit, fine_starts
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Span

@@ -6,7 +6,6 @@ with `audit.json` holds a whole audit.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mnemoscope.atomic_write import write_json, write_text
 from mnemoscope.audit.ask import ask_about, check_same_tokens
 from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256, model_facts, record_head
 from mnemoscope.audit.cnn_ground import CnnGround
+from mnemoscope.audit.folder import finished_audit, other_audit, prepare_folder
 from mnemoscope.audit.found import find_hits, frame_of, grown_spans, summaries
 from mnemoscope.audit.growth import grow
 from mnemoscope.audit.page import render_page
@@ -37,34 +37,8 @@ __all__ = [
     "audit_spans",
     "check_audit",
     "check_long_enough",
-    "finished_audit",
-    "prepare_folder",
     "write_audit",
 ]
-
-
-def prepare_folder(out: Path) -> None:
-    """Make the audit's folder, or say why it cannot be.
-
-    Args:
-        out: the folder.
-
-    Raises:
-        UserError: a file is in the way, or there is no permission.
-    """
-    if (out / "study.yaml").exists():
-        raise UserError(f"{out}: a study stands here. Choose another folder with -o.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a file is in the way. Choose another folder with -o.") from None
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}). Choose another.") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: no permission to write here. Choose another place with -o.")
-    for name in ("texts", "parts", "study"):
-        if (out / name).is_symlink():
-            raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
 
 def audit_documents(
@@ -226,35 +200,6 @@ def _key(
     return whole.hexdigest()
 
 
-def finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None:
-    """The audit that is already there, if it is this one; another one is not written over.
-
-    Args:
-        out: the audit's folder.
-        key: hash of everything that decides what this audit says.
-        redo: take away another one.
-
-    Raises:
-        UserError: another one is there.
-    """
-    path = out / "audit.json"
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        is_this = record["key"] == key and record["spans_sha256"] == file_sha256(
-            out / "spans.parquet"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        record, is_this = {}, False
-    if is_this and (out / "audit.html").is_file():
-        return dict(record)
-    if not redo:
-        raise _is_other(out)
-    path.unlink()
-    return None
-
-
 def check_audit(
     lm: LanguageModel,
     reading: Reading,
@@ -286,14 +231,7 @@ def check_audit(
     except (OSError, ValueError, KeyError, TypeError):
         asked = None
     if asked is None:
-        raise _is_other(out)
-
-
-def _is_other(out: Path) -> UserError:
-    return UserError(
-        f"{out}: holds an audit of other documents, settings or another model. Choose another "
-        "folder with -o, or --redo to write over it."
-    )
+        raise other_audit(out)
 
 
 def write_audit(

@@ -11,6 +11,7 @@ import polars as pl
 
 from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256
 from mnemoscope.audit.continuing import continue_windows
+from mnemoscope.audit.folder import check_is_audit
 from mnemoscope.audit.records import SPAN_COLUMNS
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings
@@ -51,9 +52,8 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         UserError: no audit there, or one of a later version.
         DamagedDataError: a file that cannot be read.
     """
+    check_is_audit(out)
     path = out / "audit.json"
-    if not path.is_file():
-        raise UserError(f"{out}: no audit in it (audit.json). Make one with 'mnemoscope audit'.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         later = record["schema_version"] > SCHEMA_VERSION

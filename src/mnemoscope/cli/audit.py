@@ -26,24 +26,24 @@ from mnemoscope.cli.audit_endpoint import (
     audit_behind,
     check_alone,
 )
+from mnemoscope.cli.audit_said import judge, print_record, print_verification, write_junit
 from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.config import EMBEDDED
 from mnemoscope.errors import UserError
-from mnemoscope.parquet import read_parquet
+from mnemoscope.lm.names import check_device_name, check_dtype_name
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mnemoscope.audit.cnn_ground import CnnGround
+    from mnemoscope.audit.folder import AskedModel
     from mnemoscope.audit.settings import AuditSettings
-    from mnemoscope.audit.summary import Gate
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.language_model import LanguageModel
 
 __all__ = ["audit"]
 
-_GATE_FAILED = 3
 _NO_REFERENCE = "none"
 _MAKE_STUDY = "auto"
 
@@ -188,11 +188,13 @@ def audit(
             refused="with a model that runs here",
         )
     given = {"dtype": dtype or "float32", "device": device or "auto"}
+    check_dtype_name(given["dtype"])
+    check_device_name(given["device"])
     if verify is not None:
         _refuse_beside_verify(model, documents, out)
         with shown(quiet):
             found = _verify(verify, given["device"])
-        _print_verification(verify, found)
+        print_verification(verify, found)
         return
     if endpoint is not None and model is not None:
         documents, model = [model, *(documents or [])], None
@@ -263,11 +265,11 @@ def audit(
             )
     if record is None or out is None:
         return
-    _print_record(out, record)
+    print_record(out, record)
     if junit is not None:
-        _write_junit(junit, out, record)
+        write_junit(junit, out, record)
     if gate is not None:
-        _judge(gate, record)
+        judge(gate, record)
 
 
 def _audit(
@@ -284,7 +286,7 @@ def _audit(
     redo: bool,
 ) -> dict[str, Any]:
     """Read, load and audit; nothing is loaded for documents that cannot be read."""
-    from mnemoscope.audit.run import audit_documents, check_audit, prepare_folder
+    from mnemoscope.audit.folder import prepare_folder, standing_audit
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 
@@ -292,8 +294,17 @@ def _audit(
     reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
     for one in reading.skipped:
         say(f"Not read: {one.name}: {one.reason}")
-    lm = _load(model, "model", revision, given)
     beside = _reference_name(model, reference)
+    if study is None:
+        asked = _asked(model, "model", revision, given)
+        other_asked = None if beside is None else _asked(beside, "reference", None, given)
+        there = standing_audit(out, reading, settings, asked, other_asked, redo=redo)
+        if there is not None:
+            say(f"{out}: this audit is already there.")
+            return there
+    from mnemoscope.audit.run import audit_documents, check_audit
+
+    lm = _load(model, "model", revision, given)
     other = None if beside is None else _load(beside, "reference", None, given)
     folder = None if study is None else Path(study)
     if study == _MAKE_STUDY:
@@ -392,14 +403,27 @@ def _reference_name(model: str, reference: str | None) -> str | None:
 
 
 def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> "LanguageModel":
-    from mnemoscope.embedded import model_path, reference_path
     from mnemoscope.lm.loading import load_model
     from mnemoscope.progress import say
 
     say(f"Loading the {role} {name}")
-    if name == EMBEDDED:
-        name = str(reference_path() if role == "reference" else model_path())
-    return load_model(name, revision=revision, dtype=given["dtype"], device=given["device"])
+    place = _place(name, role)
+    return load_model(place, revision=revision, dtype=given["dtype"], device=given["device"])
+
+
+def _asked(name: str, role: str, revision: str | None, given: dict[str, str]) -> "AskedModel":
+    from mnemoscope.audit.folder import AskedModel
+
+    return AskedModel(Path(_place(name, role)), revision, given["dtype"])
+
+
+def _place(name: str, role: str) -> str:
+    """Where a model is: what was typed, but of the embedded ones their folder."""
+    from mnemoscope.embedded import model_path, reference_path
+
+    if name != EMBEDDED:
+        return name
+    return str(reference_path() if role == "reference" else model_path())
 
 
 def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: Path | None) -> None:
@@ -408,6 +432,9 @@ def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: P
 
 
 def _verify(folder: Path, device: str) -> "Verification":
+    from mnemoscope.audit.folder import check_is_audit
+
+    check_is_audit(folder)
     from mnemoscope.audit.verify import verify_audit
 
     def load(facts: dict[str, Any]) -> "LanguageModel":
@@ -418,55 +445,3 @@ def _verify(folder: Path, device: str) -> "Verification":
         return ask_service_again(folder, record, frame)
 
     return verify_audit(folder, load, ask)
-
-
-def _print_verification(folder: Path, found: "Verification") -> None:
-    for line in [*found.problems, *found.notes]:
-        print(line)
-    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
-    if found.problems:
-        n = len(found.problems)
-        print(f"{folder} does not hold: {n} problem{'' if n == 1 else 's'}, named above.")
-        raise typer.Exit(_GATE_FAILED)
-
-
-def _print_record(out: Path, record: dict[str, Any]) -> None:
-    for row in record["documents"]:
-        if row["is_too_short"]:
-            print(f"{row['document']}: shorter than one window, not asked.")
-    for row in record["skipped"]:
-        print(f"{row['document']}: not read: {row['reason']}")
-    whole = record["summary"]
-    documents = f"{whole['documents']} document{'' if whole['documents'] == 1 else 's'}"
-    print(
-        f"{documents}, {whole['characters']:,} characters: "
-        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
-        f"({_passages(whole['guess_spans'])}), {_share(whole['recalled'])} recalled "
-        f"({_passages(whole['recall_spans'])})."
-    )
-    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
-
-
-def _write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
-    from mnemoscope.atomic_write import write_text
-    from mnemoscope.audit.junit import junit_xml
-
-    write_text(path, junit_xml(record, read_parquet(out / "spans.parquet")))
-    print(f"Wrote {path}.")
-
-
-def _passages(n: int) -> str:
-    return f"{n:,} passage{'' if n == 1 else 's'}"
-
-
-def _share(share: dict[str, float]) -> str:
-    return f"{100 * share['share']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-
-
-def _judge(gate: "Gate", record: dict[str, Any]) -> None:
-    """Leave with status 3 if the condition holds."""
-    if not gate.is_failed(record["summary"]):
-        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
-        return
-    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
-    raise typer.Exit(_GATE_FAILED)

@@ -105,8 +105,8 @@ def audit_behind(
     from mnemoscope.audit.asking import Asker
     from mnemoscope.audit.endpoint import Client, endpoint_settings
     from mnemoscope.audit.estimate import estimate_cost
+    from mnemoscope.audit.folder import prepare_folder
     from mnemoscope.audit.remote import audit_endpoint, check_settings
-    from mnemoscope.audit.run import prepare_folder
     from mnemoscope.audit.texts import read_documents
     from mnemoscope.progress import say
 

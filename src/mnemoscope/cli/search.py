@@ -7,6 +7,7 @@ import typer
 from mnemoscope.cli.engine import EngineFlags, EngineOption, RayAddress, RayWorkers, Storage
 from mnemoscope.cli.options import Quiet, Redo, Set, StudyFolder
 from mnemoscope.cli.study import stage_verb
+from mnemoscope.stages.search_extra import check_optuna
 from mnemoscope.study import Study
 
 __all__ = ["search"]
@@ -58,6 +59,8 @@ def search(
         "search.candidates": candidates,
         "search.capture_all": capture_all,
     }
+    if redo or not Study(study).is_done("search"):
+        check_optuna()
     where = EngineFlags(engine, ray_address, ray_workers, storage)
     stage_verb(study, "search", flags, set_, redo=redo, quiet=quiet, where=where)
     _print(Study(study))

@@ -1,12 +1,11 @@
-"""Names of devices and dtypes, checked before anything is loaded onto them."""
+"""Devices and dtypes by name, checked before anything is loaded onto them."""
 
 import torch
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError
+from mnemoscope.lm.names import check_device_name, check_dtype_name
 
-__all__ = ["DTYPES", "check_dtype", "find_device"]
-
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+__all__ = ["check_dtype", "find_device"]
 
 
 def check_dtype(name: str) -> str | torch.dtype:
@@ -18,9 +17,7 @@ def check_dtype(name: str) -> str | torch.dtype:
     Raises:
         UserError: another name.
     """
-    if name not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise UserError(f"dtype '{name}' is not one of {known}.{nearest(name, DTYPES)}")
+    check_dtype_name(name)
     return (
         "auto"
         if name == "auto"
@@ -38,12 +35,10 @@ def find_device(name: str) -> torch.device:
     Raises:
         UserError: an unknown name, or a device that this machine (or this torch) has not.
     """
+    check_device_name(name)
     kind, _, index = name.partition(":")
     if name == "auto":
         return torch.device(_best_kind())
-    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
-        known = ("auto", "cpu", "cuda", "cuda:0", "mps")
-        raise UserError(f"device '{name}' is not one of {', '.join(known)}.{nearest(name, known)}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device '{name}': torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "

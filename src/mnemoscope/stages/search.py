@@ -19,8 +19,9 @@ from mnemoscope.benchmark.votes import Votes
 from mnemoscope.errors import UserError
 from mnemoscope.stages.capture import capture_rows
 from mnemoscope.stages.models import Models
+from mnemoscope.stages.search_extra import load_optuna
 from mnemoscope.stages.search_measures import add_measures
-from mnemoscope.stages.search_proposals import Proposals, load_optuna, propose_candidates
+from mnemoscope.stages.search_proposals import Proposals, propose_candidates
 from mnemoscope.stages.search_rows import PARTS, Candidate, candidate_of, searched_rows
 from mnemoscope.stages.search_trainings import Rung, collect, train
 from mnemoscope.stages.search_words import describe_search

@@ -20,11 +20,12 @@ from mnemoscope.benchmark.objective import ObjectiveName
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.progress import track
 from mnemoscope.stages.search_cheap import CheapScorer
+from mnemoscope.stages.search_extra import load_optuna
 from mnemoscope.stages.search_rows import Candidate, candidate_of, has_reference
 from mnemoscope.study import Study
 from mnemoscope.taxonomy.search_space import SearchSpace, propose
 
-__all__ = ["Proposals", "load_optuna", "propose_candidates"]
+__all__ = ["Proposals", "propose_candidates"]
 
 _MOST_PROPOSALS = 20
 """Proposals a wanted candidate: most spaces hold fewer divisions than names."""
@@ -51,21 +52,6 @@ class Proposals:
     n_small: int = 0
     n_untrained: int = 0
     largest_smallest: int = 0
-
-
-def load_optuna() -> Any:
-    """Import optuna, which proposes.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "search: needs optuna, which is not installed. pip install 'mnemoscope[search]'."
-        ) from None
-    return optuna
 
 
 def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
