@@ -21,6 +21,9 @@ pytestmark = [
 ]
 PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
 MARK = ".result mark[data-pick]"
+SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
+  .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"""
+"""What of the tables scrolls sideways."""
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,9 @@ def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
     page.wait_for_selector(".pictures .stack")
     assert page.evaluate("window.hurt") is None
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.locator("table.tokens").first.is_visible()
+    assert page.evaluate(SIDEWAYS) == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(int(part) for part in ground[4:-1].split(",")[:3]) < 3 * 60
 
@@ -172,6 +178,19 @@ def test_a_phone_at_night_and_a_hostile_document(app, visit, document) -> None:
     page.click("#start")
     one.wait_for("10.0 MB, more than the 4 MB")
     assert one.trouble == []
+
+
+def test_no_table_of_a_study_scrolls_sideways_on_a_phone(app, visit) -> None:
+    one = visit(viewport={"width": 390, "height": 844})
+    page = one.page
+    page.get_by_role("tab", name="The study").click()
+    page.wait_for_selector("#figures table.confusion")
+    assert page.locator("#figures .scroll").count() == 3
+    assert page.evaluate(SIDEWAYS) == []
+    # Without its header row each figure says which one it is.
+    said = "el => getComputedStyle(el, '::before').content"
+    cell = page.locator("#figures table.confusion td").first
+    assert cell.evaluate(said) == '"Non-Memo"'
 
 
 def test_two_sessions_and_cancel(app, visit, document) -> None:

@@ -96,6 +96,15 @@ def page_of(folder, lm, text):
     return record["summary"], " ".join(re.sub(r"<[^>]+>", "", page.split("<body>")[1]).split())
 
 
+def test_a_card_has_no_empty_figure_of_a_cnn_and_labels_for_a_phone(tmp_path, lm, trained):
+    page_of(tmp_path, lm, "\nA ferry crossed.\n".join(trained))
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "Chance of one try</dt>" in page
+    assert "CNN: probability of Recall" not in page
+    assert 'data-label="model wrote"' in page
+    assert 'data-label="recalled, 95 %"' in page
+
+
 def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, lm, new_text):
     summary, page = page_of(tmp_path, lm, new_text(7, 300))
     assert summary["reproduced"]["characters"] == 0

@@ -68,6 +68,7 @@ def _call(arguments: list[str]) -> int:
         message = " ".join(error.format_message().split())
         name = verb if verb in verbs() else ""
         command = f"mnemoscope {name}".strip()
+        message += "" if message.endswith((".", "?", "!")) else "."
         raise UserError(f"{message} See '{command} --help'.") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
