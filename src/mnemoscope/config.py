@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.names import check_device_name
 
 __all__ = [
     "BenchmarkSettings",
@@ -36,6 +37,14 @@ PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
 PAPER_NAME = "Non-Memo, Guess, Recall"
 
 
+def _device_name(name: str) -> str:
+    check_device_name(name)
+    return name
+
+
+_Device = Annotated[str, AfterValidator(_device_name)]
+
+
 class _Settings(BaseModel):
     """Refuses keys it does not know."""
 
@@ -56,7 +65,7 @@ class ModelSettings(_Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="float32", description="Number format of the weights; float32 gives exact figures."
     )
-    device: str = Field(
+    device: _Device = Field(
         default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, cuda:1, mps."
     )
     device_map: str | dict[str, int | str] | None = Field(
@@ -221,7 +230,7 @@ class TrainSettings(_Settings):
         "reference's).",
     )
     seeds: list[int] = Field(default=[0, 1, 2], description="One CNN a setting and seed.")
-    device: str = Field(
+    device: _Device = Field(
         default="cpu",
         description="Where CNNs train: cpu (the same bits every time), auto (cuda, then mps, then "
         "cpu), cuda, cuda:1, mps; an accelerator rounds otherwise. runs.parquet says which it was.",

@@ -19,6 +19,8 @@ WRONG = {
     ("app", "nosuch"): "nosuch: no such folder",
     ("app", "--host", "0.0.0.0"): "this machine alone",
     ("audit", "nosuch/", "text.txt", "-o", "a"): "nosuch/: no such model folder or file",
+    ("run", "--device", "gpu", "-o", "a"): "device 'gpu' is not one of",
+    ("run", "--set", "train.device=cuda:x", "-o", "a"): "device 'cuda:x' is not one of",
     ("audit", "embedded", "nosuch.txt", "-o", "a"): "nosuch.txt: no such file or folder",
     ("audit", "embedded", "text.txt", "-o", "a", "--study", "nosuch"): "nosuch: no such folder",
     ("audit", "embedded", "text.txt", "-o", "a", "--reference", "./no"): "./no: no such model",

@@ -37,7 +37,7 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
     if upload is not None:
         return _check_characters(_read_file(Path(upload)))
     if not (pasted or "").strip():
-        raise UserError("nothing to audit: paste a text, or choose a file.")
+        raise UserError("Nothing to audit: paste a text, or choose a file.")
     data = str(pasted).encode("utf-8", "replace")
     _check_bytes(len(data), "the text")
     reading = read_documents(["-"], stdin=io.BytesIO(data))

@@ -57,11 +57,11 @@ class Models:
             return self.checked(str(self._study_model["name"]))
         if choice == FOLDER:
             if not (folder or "").strip():
-                raise UserError("type the folder of the model.")
+                raise UserError("Type the folder of the model.")
             return self.checked(str(folder).strip())
         if choice == EMBEDDED:
             return EMBEDDED
-        raise UserError("choose a model.")
+        raise UserError("Choose a model.")
 
     def checked(self, name: str) -> str:
         """The name again, where it is the embedded model or a folder (or file) on this machine.

@@ -47,7 +47,7 @@ def ask_about(
         One piece of evidence a span.
     """
     found: list[SpanEvidence] = []
-    with track("evidence", total=len(spans), unit="spans") as progress:
+    with track("Gathering evidence", total=len(spans), unit="spans") as progress:
         for start in range(0, len(spans), _SPANS_AT_ONCE):
             chunk = spans[start : start + _SPANS_AT_ONCE]
             found += _ask(lm, documents, chunk, settings, reference, cnn)

@@ -37,6 +37,8 @@ def _decode_html(data: bytes) -> str:
 def _pdf(data: bytes) -> str:
     """Text of all pages, a form feed between two."""
     pypdf = _library("pypdf", "pypdf")
+    if b"%PDF-" not in data[:_HEAD_BYTES]:
+        raise UserError("no PDF, whatever its name says. If it is a text, let it end in .txt.")
     with _quiet("pypdf"):
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not _opens(reader):

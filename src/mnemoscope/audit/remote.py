@@ -112,7 +112,7 @@ def check_settings(settings: AuditSettings) -> None:
 
 def _scan(asker: Asker, settings: AuditSettings) -> pl.DataFrame:
     """Continue every stride-th window, then all around a find; columns `scan.SCHEMA`."""
-    coarse = _continue(asker, asker.coarse_places(), "windows", settings)
+    coarse = _continue(asker, asker.coarse_places(), "Asking", settings)
     places = [
         (number, first)
         for number, tokens in enumerate(asker.tokens)
@@ -121,7 +121,7 @@ def _scan(asker: Asker, settings: AuditSettings) -> pl.DataFrame:
         )
         if asker.is_whole(number, first)
     ]
-    fine = _continue(asker, places, "around", settings)
+    fine = _continue(asker, places, "Asking around finds", settings)
     return pl.concat([coarse, fine]).sort("document", "first")
 
 
@@ -158,7 +158,7 @@ def _grow(asker: Asker, places: list[tuple[int, int]], settings: AuditSettings) 
         min(wanted, len(asker.tokens[number].ids) - first - settings.prefix)
         for number, first in places
     ]
-    found = asker.continue_at(places, lengths, label="growth")
+    found = asker.continue_at(places, lengths, label="Following passages")
     grown = []
     for (number, first), one in zip(places, found, strict=True):
         begin = first + settings.prefix

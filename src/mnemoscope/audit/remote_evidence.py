@@ -49,7 +49,7 @@ def gather_remote_evidence(
         One piece of evidence a span, and whether the service judges a given text.
     """
     places = [(number, span.hit.first) for number, span in spans]
-    written = asker.continue_at(places, [settings.suffix] * len(places), label="evidence")
+    written = asker.continue_at(places, [settings.suffix] * len(places), label="Gathering evidence")
     judged = _judge(asker, places, settings)
     found = []
     for row, (number, span) in enumerate(spans):

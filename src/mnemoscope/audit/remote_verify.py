@@ -42,7 +42,7 @@ def ask_again(
     asker = Asker(client, splitter, documents, settings)
     rows = [row for row in frame.iter_rows(named=True) if _is_there(row, asker, numbers, settings)]
     places = [(numbers[row["document"]], row["window_token"]) for row in rows]
-    found = asker.continue_at(places, [settings.suffix] * len(places), label="spans")
+    found = asker.continue_at(places, [settings.suffix] * len(places), label="Asking again")
     same = {
         (row["document"], row["start"]): one.pieces == row["continuation_pieces"]
         for row, one in zip(rows, found, strict=True)

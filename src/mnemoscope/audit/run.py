@@ -148,7 +148,7 @@ def _check_models(
 
 
 def _tokenize(documents: Sequence[Document], lm: LanguageModel) -> list[Tokens]:
-    with track("tokens", total=len(documents), unit="documents") as progress:
+    with track("Tokenizing", total=len(documents), unit="documents") as progress:
         found = []
         for document in documents:
             found.append(tokenize(document.text, lm.tokenizer))

@@ -49,7 +49,7 @@ def scan_windows(
         for number, tokens in enumerate(documents)
         for first in coarse_starts(len(tokens.ids), settings)
     ]
-    coarse = _run(lm, documents, places, settings, parts, "windows")
+    coarse = _run(lm, documents, places, settings, parts, "windows", "Asking")
     places = [
         (number, first)
         for number, tokens in enumerate(documents)
@@ -57,7 +57,7 @@ def scan_windows(
             coarse.filter(pl.col("document") == number), len(tokens.ids), settings
         )
     ]
-    fine = _run(lm, documents, places, settings, parts, "around")
+    fine = _run(lm, documents, places, settings, parts, "around", "Asking around finds")
     return pl.concat([coarse, fine]).sort("document", "first")
 
 
@@ -125,17 +125,18 @@ def _run(
     settings: AuditSettings,
     parts: Parts,
     name: str,
+    label: str,
 ) -> pl.DataFrame:
-    """Continue windows part by part; a part that is there is read."""
+    """Continue windows part by part, under a label; a part that is there is read by its name."""
     size = settings.batch_size * _BATCHES_A_PART
     made = [pl.DataFrame(schema=SCHEMA)]
-    with track(name, total=len(places), unit="windows") as progress:
+    with track(label, total=len(places), unit="windows") as progress:
         for start in range(0, len(places), size):
-            chunk, label = places[start : start + size], f"{name}-{start // size:06d}"
-            frame = parts.read(label)
+            chunk, part = places[start : start + size], f"{name}-{start // size:06d}"
+            frame = parts.read(part)
             if frame is None or frame.height != len(chunk):
                 frame = _part(lm, documents, chunk, settings)
-                parts.write(label, frame)
+                parts.write(part, frame)
             made.append(frame)
             progress.advance(len(chunk))
     return pl.concat(made)

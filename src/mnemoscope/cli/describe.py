@@ -82,7 +82,10 @@ def _counts(manifest: dict[str, Any] | None) -> str:
     """The plain numbers of a manifest, on one line."""
     if manifest is None:
         return ""
-    numbers = {k: v for k, v in manifest["counts"].items() if isinstance(v, int)}
+    counts = manifest["counts"].items()
+    numbers = {
+        k: v for k, v in counts if isinstance(v, int) and not (v == 0 and k.endswith("_null"))
+    }
     samples = manifest["counts"].get("samples")
     if samples is not None:
         numbers["taxonomy samples"] = len(samples)
