@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["read_parquet", "write_parquet"]
 
 _KEY = "mnemoscope.sha256"
-_MARK = (
-    "mnemoscope:"  # beside the key, so that one flipped bit cannot hide that there is a checksum
-)
+# Beside the key, so that one flipped bit cannot hide that there is a checksum.
+_MARK = "mnemoscope:"
 _BLANK = b"0" * 64
 # As Thrift's compact protocol writes it: the key, then a string of 75 bytes as the next field.
 _BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.options import Quiet, StudyFolder
-from mnemoscope.cli.study import after_unlabelled_capture, shown
-from mnemoscope.study import STAGES, Study
+from mnemoscope.cli.study import next_verb, shown
+from mnemoscope.study import Study
 
 __all__ = ["merge"]
 
@@ -31,9 +31,4 @@ def merge(
 
     with shown(quiet):
         stages = merge_parts(opened, check=not no_check)
-    names = [entry.name for entry in STAGES if not entry.optional]
-    following = names[names.index(stages[-1]) + 1 :]
-    if stages[-1] == "capture" and not opened.is_done("label"):
-        following = after_unlabelled_capture(opened)
-    hint = f" Next: mnemoscope {following[0]} {study}" if following else ""
-    print(f"Merged {' and '.join(stages)} of {study}.{hint}")
+    print(f"Merged {' and '.join(stages)} of {study}.{next_verb(opened, stages[-1])}")

@@ -43,7 +43,7 @@ from mnemoscope.config import EMBEDDED, NO_MODEL, StudySettings, settings_templa
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say, show_progress
 from mnemoscope.stages.shipped_studies import find_study_file, shipped_path
-from mnemoscope.study import STAGES, Study, is_study
+from mnemoscope.study import STAGES, Study, is_study, stage_named
 
 __all__ = [
     "capture",
@@ -360,23 +360,23 @@ def stage_verb(
 
     with shown(quiet), working_with(where):
         was_done = not run_stage(study, stage, change, redo=redo)
+    outputs = stage_named(stage).outputs
+    made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
+    print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, stage)}")
+
+
+def next_verb(study: Study, stage: str) -> str:
+    """Say which verb goes on after a stage; nothing where none does."""
+    if study.settings.model.name == NO_MODEL:
+        return f" Next: mnemoscope analyze predict {study.folder}"
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
-    outputs = STAGES[names.index(stage)].outputs
-    made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
     if stage == "capture" and not study.is_done("label"):
-        following = after_unlabelled_capture(study)
-    hint = f" Next: mnemoscope {following[0]} {folder}" if following else ""
-    if study.settings.model.name == NO_MODEL:
-        hint = f" Next: mnemoscope analyze predict {folder}"
-    print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{hint}")
+        from mnemoscope.stages.padding import whole_mask
 
-
-def after_unlabelled_capture(study: Study) -> list[str]:
-    """The verb that follows where every sequence was captured; none for padded ones."""
-    from mnemoscope.stages.padding import whole_mask
-
-    return ["continue"] if whole_mask(study.sequences) is None else []
+        # Every sequence was captured, without labels; padded ones nothing else reads.
+        following = ["continue"] if whole_mask(study.sequences) is None else []
+    return f" Next: mnemoscope {following[0]} {study.folder}" if following else ""
 
 
 def _run_part(

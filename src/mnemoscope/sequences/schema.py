@@ -14,6 +14,7 @@ import polars as pl
 
 from mnemoscope.atomic_write import write_bytes
 from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.parquet import write_parquet
 from mnemoscope.sequences.columns import COLUMNS, conform, is_kind
 from mnemoscope.sequences.jsonl_faults import find_fault
 
@@ -69,12 +70,13 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
     """
     path = Path(path)
     _check_ending(path)
-    buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
     if path.suffix == ".parquet":
-        frame.write_parquet(buffer, compression="zstd", metadata=schema_metadata())
+        # Users edit these tables, and some programs would take an outdated checksum over.
+        write_parquet(path, frame, metadata=schema_metadata(), seal=False)
     else:
+        buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
         frame.write_ndjson(buffer)
-    write_bytes(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
 
 
 def schema_metadata() -> dict[str, str]:
