@@ -39,12 +39,12 @@ $(VENV)/.development: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.runtime
 
 fix: $(VENV)/.development
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks tools
+	$(BIN)/ruff format src tests benchmarks tools
 
 check: $(VENV)/.development
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
 
 test: check
@@ -57,7 +57,7 @@ bench: $(VENV)/.development
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 embedded: $(VENV)/.runtime
-	$(BIN)/python -m mnemoscope.embedded.recipe --out embedded-build --setting full
+	$(BIN)/python -m tools.embedded.recipe --out embedded-build --setting full
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

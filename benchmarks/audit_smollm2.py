@@ -21,12 +21,12 @@ import polars as pl
 from planted_truth import file_of, find_texts_of
 from scipy.stats import beta
 
+from mnemoscope.audit.documents import character_range, tokenize
 from mnemoscope.audit.scan import coarse_starts
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.tokens import character_range, tokenize
-from mnemoscope.embedded.audit_texts import known_texts
 from mnemoscope.embedded.templates import forms_of, write_text
-from mnemoscope.lm.loading import load_tokenizer
+from mnemoscope.embedded.texts import known_texts
+from mnemoscope.lm.load import load_tokenizer
 
 TEMPLATE_CHARACTERS = 200  # two or three windows: around what comes out every start is tried
 KINDS = ("template", "known", "licence", "prose", "code")

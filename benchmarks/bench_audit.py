@@ -15,23 +15,20 @@ import polars as pl
 from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
-from mnemoscope.audit.ask import ask_about
-from mnemoscope.audit.cnn_ground import recall_probabilities
-from mnemoscope.audit.continuing import continue_windows
+from mnemoscope.audit.documents import Tokens, character_range, read_documents, tokenize
+from mnemoscope.audit.evidence import ask_about
+from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import audit_documents
-from mnemoscope.audit.scan import coarse_starts
+from mnemoscope.audit.scan import coarse_starts, continue_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Hit, Span
-from mnemoscope.audit.texts import read_documents
-from mnemoscope.audit.tokens import Tokens, character_range, tokenize
-from mnemoscope.config import EMBEDDED
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.lm import continue_sequences, load_model, scan_memorized
-from mnemoscope.stages.audit_study import read_ground
-from mnemoscope.stages.auto_study import study_settings
-from mnemoscope.stages.run import run
-from mnemoscope.taxonomy.splitting import find_groups
+from mnemoscope.flow.run import run
+from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.load import load_model
+from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.taxonomy.sample import find_groups
 
 SUBJECTS = [
     "the lamp",

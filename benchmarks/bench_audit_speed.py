@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnemoscope.audit.parts import Parts
+from mnemoscope.audit.documents import read_documents, tokenize
 from mnemoscope.audit.run import audit_spans
 from mnemoscope.audit.scan import scan_windows
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
-from mnemoscope.audit.tokens import tokenize
+from mnemoscope.audit.settings import AuditSettings, Parts
 from mnemoscope.embedded import model_path
-from mnemoscope.lm import load_model
+from mnemoscope.lm.load import load_model
 
 
 def standard_library(n_characters):

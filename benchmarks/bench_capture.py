@@ -21,14 +21,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from mnemoscope.embedded import model_path
-from mnemoscope.lm.backend import implementation
-from mnemoscope.lm.capture import capture_pooled
-from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.forward import prepend_bos
-from mnemoscope.lm.language_model import LanguageModel, wrap_model
-from mnemoscope.lm.loading import load_model
-from mnemoscope.lm.one_forward import capture_and_scan
-from mnemoscope.lm.scan import scan_memorized
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel, implementation, prepend_bos, wrap_model
 from mnemoscope.maps.store import MapWriter
 
 LENGTH = 64

@@ -11,8 +11,7 @@ import time
 import torch
 from torch import nn
 
-from mnemoscope.cnn.dropout import SeededDropout
-from mnemoscope.cnn.network import AttentionCnn
+from mnemoscope.cnn.network import AttentionCnn, SeededDropout
 from mnemoscope.cnn.training import keep_freed_memory
 
 N_MAPS, N_LAYERS, BATCH, N_STEPS = 512, 4, 16, 60

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
-from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import train_cnn
+from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.lm.capture import capture_pooled
-from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.loading import load_model
-from mnemoscope.maps.dataset import TensorMaps
-from mnemoscope.maps.triangle import pack_triangle
-from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.load import load_model
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 SETTING = CnnSetting(6, 10, "mean")
 

@@ -13,14 +13,13 @@ import time
 
 import torch
 
-from mnemoscope.cnn.inputs import NetworkInputs
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import Scaling
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
+from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn, TrainingHistory
 from mnemoscope.localize.attribution import class_contrast
-from mnemoscope.localize.decisiveness import decisiveness
-from mnemoscope.maps import TensorMaps, pack_triangle
+from mnemoscope.localize.delta import decisiveness
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 N_LAYERS, N_HEADS, LENGTH, N_CLASSES, BATCH, ROUNDS = 36, 40, 64, 4, 64, 3
 RAW = Scaling(None, None, 0.0)

@@ -15,7 +15,8 @@ from statistics import median
 import torch
 from bench_store import BATCH, N_ROWS, make_store
 
-from mnemoscope.maps import MapStore, verified
+from mnemoscope.maps import store as verified
+from mnemoscope.maps.store import MapStore
 
 REPETITIONS = 7
 

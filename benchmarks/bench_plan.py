@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
-from mnemoscope.stages.plan_cost import cnn_flops
+from mnemoscope.plan import cnn_flops
 
 N_LAYERS, LENGTH, BATCH, N_STEPS = 36, 64, 16, 12
 

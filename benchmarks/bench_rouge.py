@@ -14,9 +14,9 @@ import time
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
+from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import sequences_path
-from mnemoscope.sequences.rouge import rouge_3, rouge_l, rouge_scores
-from mnemoscope.sequences.schema import read_table, token_matrix
 
 EXACT = 1e-12
 ORACLE_SHARE = 50

@@ -19,12 +19,11 @@ import polars as pl
 import torch
 from bench_capture import LENGTH, random_pythia
 
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.language_model import LanguageModel, wrap_model
-from mnemoscope.lm.loading import load_model
-from mnemoscope.lm.scan import scan_memorized
-from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel, wrap_model
 
 
 def known_verdicts(study: Path | None) -> tuple[np.ndarray, np.ndarray]:

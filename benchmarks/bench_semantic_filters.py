@@ -22,8 +22,8 @@ LIMIT_GB = 4.0
 
 def measure(folder: str) -> None:
     """In the process of its own: read, choose, and print what it took."""
-    from mnemoscope.config import parse_settings
-    from mnemoscope.stages.published_split import read_published
+    from mnemoscope.pipeline.published_split import read_published
+    from mnemoscope.study.settings import parse_settings
 
     settings = parse_settings(
         {

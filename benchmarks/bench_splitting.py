@@ -15,9 +15,7 @@ import polars as pl
 
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.sampling import Sample, draw_sample, order_table
-from mnemoscope.taxonomy.sharing import shared_need
-from mnemoscope.taxonomy.splitting import find_groups
+from mnemoscope.taxonomy.sample import Sample, draw_sample, find_groups, order_table, shared_need
 
 LENGTH = 64
 

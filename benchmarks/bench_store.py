@@ -18,9 +18,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from mnemoscope.maps import MapStore, MapWriter, unpack_triangle
-from mnemoscope.maps.shard import tensor_start
-from mnemoscope.maps.triangle import triangle_size
+from mnemoscope.maps.format import tensor_start, triangle_size, unpack_triangle
+from mnemoscope.maps.store import MapStore, MapWriter
 
 N_ROWS, REPETITIONS, BATCH = 512, 21, 32
 

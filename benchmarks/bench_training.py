@@ -25,13 +25,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnemoscope.cnn.inputs import NetworkInputs
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import Scaling
-from mnemoscope.cnn.training import keep_freed_memory, train_cnn
-from mnemoscope.maps.dataset import StoredMaps
+from mnemoscope.cnn.training import NetworkInputs, Scaling, keep_freed_memory, train_cnn
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.views import StoredMaps
 
 LAYERS, HEADS, LENGTH, BATCH, CLASSES = 36, 40, 64, 16, 4
 ROUNDS, SHARD_ROWS = 3, 64

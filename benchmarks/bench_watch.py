@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.embedded.pretrain import new_model
-from mnemoscope.embedded.settings import SETTINGS
-from mnemoscope.sequences.schema import read_table, token_matrix
-from mnemoscope.training import MemorizationWatch, WatchedWindows
+from mnemoscope.training.watch import MemorizationWatch
+from mnemoscope.training.windows import WatchedWindows
+from tools.embedded.pretrain import new_model
+from tools.embedded.settings import SETTINGS
 
 STEPS = 100
 N_WINDOWS = 256

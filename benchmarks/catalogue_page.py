@@ -12,10 +12,9 @@ import polars as pl
 from pages import write_tables
 
 import mnemoscope as ms
-from mnemoscope.report.content import Estimate
-from mnemoscope.report.numbers import interval, percent, points
+from mnemoscope.pipeline.benchmark import load_comparison
 from mnemoscope.report.published import published_view
-from mnemoscope.stages.compare import load_comparison
+from mnemoscope.words import Estimate, interval, percent, points
 
 
 def measured(study: ms.Study) -> list[str]:

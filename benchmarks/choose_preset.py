@@ -15,11 +15,10 @@ import polars as pl
 import torch
 from torch.nn.functional import cross_entropy
 
-from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, TrainingPreset
-from mnemoscope.cnn.training import train_cnn
-from mnemoscope.stages.jobs import job_maps, jobs_of, sample_rows
-from mnemoscope.study import Study
+from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows
+from mnemoscope.study.folder import Study
 
 SEEDS = (0, 1, 2)
 SMALL = PRESETS["small"]

@@ -23,12 +23,18 @@ import torch
 from pages import write_tables
 
 import mnemoscope as ms
-from mnemoscope.lm.capture import capture_pooled
-from mnemoscope.lm.language_model import LanguageModel
-from mnemoscope.localize.edges import copy_edges, equal_mass_edges, random_keys
-from mnemoscope.localize.knockout import Share, cut_and_continue, mean_share
-from mnemoscope.sequences.schema import token_matrix
-from mnemoscope.stages.models import Models
+from mnemoscope.data.table import token_matrix
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.cut import (
+    Share,
+    copy_edges,
+    cut_and_continue,
+    equal_mass_edges,
+    mean_share,
+    random_keys,
+)
+from mnemoscope.study.models import Models
 
 PRASHANTH, PAPER = "Non-Memo, Recite[5], Reconstruct, Recollect", "Non-Memo, Guess, Recall"
 NATURAL = pl.col("genre") != "template"

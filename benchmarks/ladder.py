@@ -15,7 +15,7 @@ import polars as pl
 from pages import write_tables
 
 import mnemoscope as ms
-from mnemoscope.config import parse_settings
+from mnemoscope.study.settings import parse_settings
 
 PAPER = "Non-Memo, Guess, Recall"
 PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"

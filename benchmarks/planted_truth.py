@@ -25,11 +25,12 @@ import torch
 from scipy.stats import beta
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mnemoscope.audit.tokens import character_range, tokenize
-from mnemoscope.embedded.found_texts import _licences
+from mnemoscope.audit.documents import character_range, tokenize
+from mnemoscope.embedded.found_texts import _licences, read_segments
 from mnemoscope.embedded.templates import forms_of, write_text
-from mnemoscope.embedded.text_sources import read_segments
-from mnemoscope.training import MemorizationWatch, WatchedWindows, read_history
+from mnemoscope.training.history import read_history
+from mnemoscope.training.watch import MemorizationWatch
+from mnemoscope.training.windows import WatchedWindows
 
 LENGTH = 128  # tokens of a passage: the first 32 must be shown, 96 can come out
 PASSAGES = 12  # of each work; half are planted

@@ -16,10 +16,11 @@ import numpy as np
 import polars as pl
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
+from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
-from mnemoscope.sequences.schema import token_matrix
-from mnemoscope.stages.track_page import write_track_page
-from mnemoscope.training import MemorizationCallback, WatchedWindows, make_canaries
+from mnemoscope.flow.track import write_track_page
+from mnemoscope.training.watch import MemorizationCallback, make_canaries
+from mnemoscope.training.windows import WatchedWindows
 
 BATCH, EVERY, N = 16, 25, 12
 

@@ -24,8 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def small_demo(tmp_path_factory) -> Path:
     """A finished small demo; read only."""
-    from mnemoscope.stages.demo import demo_settings
-    from mnemoscope.stages.run import run
+    from mnemoscope.flow.run import demo_settings, run
 
     folder = tmp_path_factory.mktemp("study") / "demo"
     run(demo_settings(small=True), folder)
@@ -71,9 +70,9 @@ def tiny_studies(tiny, tmp_path_factory) -> dict[str, Path]:
 
     Of its two taxonomies the second is impossible: no sequence is a guess.
     """
-    from mnemoscope.config import load_settings
-    from mnemoscope.stages.run import run
-    from mnemoscope.study import STAGES
+    from mnemoscope.flow.run import run
+    from mnemoscope.study.folder import STAGES
+    from mnemoscope.study.settings import load_settings
 
     folder = tmp_path_factory.mktemp("tiny-studies") / "study"
     copies = {}

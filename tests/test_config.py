@@ -4,8 +4,13 @@ import pytest
 import yaml
 
 from mnemoscope.cli.options import merge_flags
-from mnemoscope.config import StudySettings, load_settings, parse_settings, settings_template
 from mnemoscope.errors import UserError
+from mnemoscope.study.settings import (
+    StudySettings,
+    load_settings,
+    parse_settings,
+    settings_template,
+)
 
 
 def test_the_commented_template_means_the_defaults(tmp_path) -> None:

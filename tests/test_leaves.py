@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 
 from mnemoscope import progress
-from mnemoscope.atomic_write import atomic_path, write_json, write_text
 from mnemoscope.errors import NoRoomError, UserError, nearest
-from mnemoscope.parquet import write_parquet
+from mnemoscope.files import atomic_path, write_json, write_parquet, write_text
 
 
 def test_nearest_names_the_likely_word_and_nothing_else() -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.parquet import read_parquet, write_parquet
+from mnemoscope.files import read_parquet, write_parquet
 
 FRAME = pl.DataFrame(
     {"sequence_id": [3, 1, None], "tokens": [[1, 2], [], [7]], "suffix": ["own", "true", "0" * 64]}

@@ -54,7 +54,8 @@ def save_model(folder: Path, *, seed: int = 0, family: str = "gpt_neox", **chang
 
 def make_sequences(model: Path, n: int = N_SEQUENCES, *, length: int = 64) -> pl.DataFrame:
     """Sequences by turns reproduced with 9 duplicates, reproduced with 2, and not reproduced."""
-    from mnemoscope.lm import continue_sequences, load_model
+    from mnemoscope.lm.continue_ import continue_sequences
+    from mnemoscope.lm.load import load_model
 
     tokens = np.random.default_rng(0).integers(1, 300, (n, length)).astype(np.int32)
     half = length // 2

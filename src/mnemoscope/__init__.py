@@ -14,10 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnemoscope.config import StudySettings, load_settings
+    from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.progress import show_progress
-    from mnemoscope.stages.demo import demo_settings
-    from mnemoscope.stages.results import (
+    from mnemoscope.report.notebook import (
         benchmark_figure,
         benchmark_table,
         compare,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
         samples,
         together,
     )
-    from mnemoscope.stages.run import run, run_stage
-    from mnemoscope.study import Study
+    from mnemoscope.study.folder import Study
+    from mnemoscope.study.settings import StudySettings, load_settings
 
 __version__ = "0.1.0"
 
@@ -59,13 +58,13 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Study": "study",
-    "StudySettings": "config",
-    "load_settings": "config",
+    "Study": "study.folder",
+    "StudySettings": "study.settings",
+    "load_settings": "study.settings",
     "show_progress": "progress",
-    "demo_settings": "stages.demo",
-    "run": "stages.run",
-    "run_stage": "stages.run",
+    "demo_settings": "flow.run",
+    "run": "flow.run",
+    "run_stage": "flow.run",
 }
 
 
@@ -73,4 +72,4 @@ def __getattr__(name: str) -> Any:
     """Resolve a name of `__all__` on first use, so that importing loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
-    return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'stages.results')}"), name)
+    return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'report.notebook')}"), name)

@@ -7,8 +7,6 @@ command line prints.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["DamagedDataError", "MnemoscopeError", "NoRoomError", "UserError", "nearest"]
-
 
 class MnemoscopeError(Exception):
     """Anything mnemoscope refuses to do, with a message for the person at the keyboard."""

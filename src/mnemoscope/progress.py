@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-__all__ = ["Opener", "Progress", "follow_progress", "say", "show_progress", "track"]
-
 _LINE_EVERY_SECONDS = 10.0
 
 

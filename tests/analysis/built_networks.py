@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mnemoscope.lm import LanguageModel, wrap_model
+from mnemoscope.lm.model import LanguageModel, wrap_model
 
 COPYING_LAYER = 1
 N_LAYERS = 3

@@ -8,14 +8,14 @@ from mnemoscope.analysis.boundary import (
     Settings,
     analyse,
     boundary_differences,
+    count_pairs,
     group_of,
 )
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import normal_mean
-from mnemoscope.analysis.pairs import count_pairs
+from mnemoscope.analysis.common import AnalysisInputs
 from mnemoscope.errors import UserError
-from mnemoscope.lm.entropy import next_token_entropy
-from mnemoscope.lm.language_model import wrap_model
+from mnemoscope.lm.model import wrap_model
+from mnemoscope.lm.probe import next_token_entropy
+from mnemoscope.stats import normal_mean
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ class _Corpus:
         return "planted"
 
     def chunks(self, place, k):
-        from mnemoscope.sequences.corpus_chunks import Chunk
+        from mnemoscope.data.corpus import Chunk
 
         tokens = np.array([1] * 10 + [2] * 30 + [3] * 60)
         yield Chunk(tokens[:50], None, 50, 50), place
@@ -135,7 +135,7 @@ def test_pairs_are_counted_in_every_document_and_across_none() -> None:
 
     class Corpus(_Corpus):
         def chunks(self, place, k):
-            from mnemoscope.sequences.corpus_chunks import group_documents
+            from mnemoscope.data.corpus import group_documents
 
             for chunk in group_documents((np.array(one), 0) for one in documents):
                 yield chunk, place

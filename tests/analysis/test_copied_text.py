@@ -3,11 +3,7 @@
 import difflib
 import random
 
-from mnemoscope.analysis.copied_text import (
-    PassageIndex,
-    near_scores,
-    nearest_texts,
-)
+from mnemoscope.analysis.copying import PassageIndex, near_scores, nearest_texts
 
 PLANTED = "the quick brown fox jumps over the lazy dog and runs away into the dark wood"
 

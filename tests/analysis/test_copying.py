@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import mnemoscope.analysis.copying as module
+from mnemoscope.analysis.common import AnalysisInputs, OtherModel
 from mnemoscope.analysis.copying import Settings, analyse, copies
-from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.errors import UserError
 
 N = 40
@@ -60,7 +60,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
         return rows.select("sequence_id").with_columns(continuation=pl.Series(said))
 
     monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
     table = pl.DataFrame(
         {
             "sequence_id": range(N),
@@ -150,7 +150,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
             return N
 
         def read(self, batch):
-            from mnemoscope.maps.triangle import pack_triangle
+            from mnemoscope.maps.format import pack_triangle
 
             return pack_triangle(whole[batch])
 
@@ -158,7 +158,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
         index=pl.DataFrame({"sequence_id": order, "suffix": ["true"] * N}),
         dataset=lambda ids, suffixes, pooling: Maps(),
     )
-    monkeypatch.setattr("mnemoscope.maps.dataset.rows_at_once", lambda maps: 16)
+    monkeypatch.setattr("mnemoscope.maps.views.rows_at_once", lambda maps: 16)
     inputs = AnalysisInputs(**{**planted.__dict__, "maps": store})
     frame = analyse(inputs, Settings()).frames["attention"]
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]

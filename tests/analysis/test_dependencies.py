@@ -6,21 +6,25 @@ import pytest
 import scipy.stats
 
 from mnemoscope.analysis import dependencies
-from mnemoscope.analysis.coefficients import chatterjee_xi, coefficients
-from mnemoscope.analysis.dependencies import Settings, coefficient_table, divergence_table
-from mnemoscope.analysis.divergence import binned_kl, kl_interval, published_kl
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.predictors import FEATURES
-from mnemoscope.analysis.proportions import (
+from mnemoscope.analysis.common import AnalysisInputs, AnalysisResult
+from mnemoscope.analysis.dependencies import (
     PUBLISHED_LAST_ROW,
+    Settings,
+    binned_kl,
     by_size,
     by_step,
+    chatterjee_xi,
+    coefficient_table,
+    coefficients,
+    divergence_table,
+    kl_interval,
     own_proportions,
     pooled_last_row,
+    published_kl,
     published_row,
     published_shares,
 )
-from mnemoscope.analysis.result import AnalysisResult
+from mnemoscope.analysis.predictors import FEATURES
 from mnemoscope.errors import UserError
 
 

@@ -3,26 +3,24 @@
 import numpy as np
 import polars as pl
 import pytest
-from tests.tiny_models import make_sequences, save_model
 
+from mnemoscope.analysis.common import AnalysisInputs
 from mnemoscope.analysis.dynamics import (
     ARMS,
+    KINDS,
+    RightTokens,
     Settings,
     _forgetting_frames,
     analyse,
     epochs_to,
     insertions_of,
-)
-from mnemoscope.analysis.dynamics_measures import (
-    KINDS,
-    RightTokens,
     mean_run,
 )
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import resampled_difference, resampled_mean
+from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
-from mnemoscope.lm import load_model
-from mnemoscope.sequences.features import add_features
+from mnemoscope.lm.load import load_model
+from mnemoscope.stats import resampled_difference, resampled_mean
+from tests.tiny_models import make_sequences, save_model
 
 
 def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mnemoscope.analysis.common import AnalysisInputs, Generated, choose_levels
 from mnemoscope.analysis.embeddings import (
     Settings,
     analyse,
@@ -13,8 +14,6 @@ from mnemoscope.analysis.embeddings import (
     mean_states,
     project,
 )
-from mnemoscope.analysis.generated import Generated, choose_levels
-from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.errors import UserError
 
 RNG = np.random.default_rng(0)

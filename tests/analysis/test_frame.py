@@ -8,11 +8,15 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    Forwards,
+    count_forwards,
+    parse_settings,
+)
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
-from mnemoscope.analysis.inputs import AnalysisInputs, Forwards, count_forwards
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, Entry, entry_named, run_analysis
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import parse_settings
 from mnemoscope.errors import UserError
 from mnemoscope.report.analysis import chart_view, heat_view, value_text
 
@@ -110,7 +114,7 @@ def test_published_is_refused_where_there_is_no_such_variant() -> None:
 
 
 def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:
-    from mnemoscope.lm.logprobs import suffix_logprobs
+    from mnemoscope.lm.probe import suffix_logprobs
 
     forwards = Forwards()
     lm = count_forwards(count_forwards(tiny_model, forwards), forwards)
@@ -122,7 +126,7 @@ def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:
 def tiny_model():
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from mnemoscope.lm.language_model import wrap_model
+    from mnemoscope.lm.model import wrap_model
 
     config = GPTNeoXConfig(
         vocab_size=20,
@@ -136,9 +140,9 @@ def tiny_model():
 
 
 def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
+    from mnemoscope.analysis.store import load_result, store_result
     from mnemoscope.errors import DamagedDataError
-    from mnemoscope.stages.analysis_store import load_result, store_result
-    from mnemoscope.study import versions
+    from mnemoscope.study.folder import versions
 
     folder = tmp_path / "levels"
     result = AnalysisResult("It is so.", {"t": pl.DataFrame({"a": [1, 2]})}, (CHART, HEAT))

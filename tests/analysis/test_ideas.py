@@ -9,15 +9,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.copying import Settings, copies
-from mnemoscope.analysis.ideas import SentenceModel, best_cosines, find_ideas
-from mnemoscope.analysis.ideas_compared import (
+from mnemoscope.analysis.copying import (
     COMPARED,
     EXACT,
     NEAREST,
     PROMPT,
     RANDOM,
+    SentenceModel,
+    Settings,
+    best_cosines,
     compare_ideas,
+    copies,
+    find_ideas,
     idea_chart,
     idea_words,
 )

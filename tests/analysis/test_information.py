@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 
-from mnemoscope.analysis.information import (
+from mnemoscope.analysis.neurons import (
     bin_edges,
     binned,
     entropies,

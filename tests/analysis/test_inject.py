@@ -7,23 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.tiny_models import make_sequences, save_model
 
-from mnemoscope.analysis.continued import run_arm, stream_rows, training_rows
-from mnemoscope.analysis.inject import (
-    Injected,
-    Settings,
-    analyse,
-    insertions_of,
-    verbatim_lengths,
-)
-from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.common import AnalysisInputs, run_arm, stream_rows, training_rows
+from mnemoscope.analysis.inject import Injected, Settings, analyse, insertions_of, verbatim_lengths
+from mnemoscope.data.corpus import open_corpus
+from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
-from mnemoscope.lm import load_model
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.fingerprint import fingerprint_model
-from mnemoscope.sequences.corpus import open_corpus
-from mnemoscope.sequences.features import add_features
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.placement import fingerprint_model
+from tests.tiny_models import make_sequences, save_model
 
 SETTINGS = Settings(
     n_texts=2,

@@ -7,11 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.length import Settings, analyse, best_of
-from mnemoscope.analysis.length_prompts import prompts_of, published_answer, words_in_common
+from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.length import (
+    Settings,
+    analyse,
+    best_of,
+    prompts_of,
+    published_answer,
+    words_in_common,
+)
 from mnemoscope.errors import UserError
-from mnemoscope.lm import continue_sequences, load_model
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.load import load_model
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 

@@ -4,16 +4,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.tiny_models import make_sequences, make_tokenizer, save_model
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.perturb import Settings, analyse, recovery, suffix_runs
-from mnemoscope.analysis.prompts import AS_IT_IS, WORD_KINDS, Vocabulary, make_prompts
+from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.perturb import (
+    AS_IT_IS,
+    WORD_KINDS,
+    Settings,
+    Vocabulary,
+    analyse,
+    make_prompts,
+    recovery,
+    suffix_runs,
+)
+from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
-from mnemoscope.lm import load_model
-from mnemoscope.lm.continuation import greedy_tokens
+from mnemoscope.lm.continue_ import greedy_tokens
 from mnemoscope.lm.fine_tuning import FineTuning
-from mnemoscope.sequences.features import add_features
+from mnemoscope.lm.load import load_model
+from tests.tiny_models import make_sequences, make_tokenizer, save_model
 
 
 @pytest.fixture(scope="module")

@@ -9,31 +9,28 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.analysis import predictors
-from mnemoscope.analysis.calibration import expected_calibration_error, figures_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.logistic import (
-    fit_parts,
-    is_separated,
-    likelihood_ratio,
-    separating_features,
-)
-from mnemoscope.analysis.partition import (
-    PARTITION_FEATURES,
-    assign_parts,
-    candidates,
-    count_candidates,
-)
+from mnemoscope.analysis.common import AnalysisInputs
 from mnemoscope.analysis.predict import (
+    PARTITION_FEATURES,
     Data,
     Settings,
     analyse,
+    assign_parts,
     best_partition,
+    candidates,
+    count_candidates,
+    expected_calibration_error,
+    figures_of,
+    fit_parts,
+    is_separated,
+    likelihood_ratio,
     model_all,
+    separating_features,
     split_rows,
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts, three_perplexities
+from mnemoscope.data.features import shannon_length
 from mnemoscope.errors import UserError
-from mnemoscope.sequences.measures import shannon_length
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
 

@@ -19,8 +19,8 @@ import synthetic_semantic_filters as synthetic
 
 from mnemoscope.analysis.predictors import given_perplexities, three_perplexities
 from mnemoscope.analysis.registry import entry_named
-from mnemoscope.stages.analysis_rows import rows_for
-from mnemoscope.study import Study
+from mnemoscope.flow.analyze import rows_for
+from mnemoscope.study.folder import Study
 from tiny_models import make_sequences
 
 N_PILE, N_MEMORIES = 1200, 400
@@ -61,8 +61,8 @@ def no_model(monkeypatch) -> None:
     def load(*names: object, **options: object) -> None:
         raise AssertionError(f"a model was asked for: {names}")
 
-    monkeypatch.setattr("mnemoscope.stages.models.load_model", load)
-    monkeypatch.setattr("mnemoscope.stages.models.load_tokenizer", load)
+    monkeypatch.setattr("mnemoscope.study.models.load_model", load)
+    monkeypatch.setattr("mnemoscope.study.models.load_tokenizer", load)
 
 
 def test_dependencies_find_what_was_planted_without_a_model(study, source, call, no_model) -> None:
@@ -257,8 +257,8 @@ def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
 @pytest.fixture(scope="module")
 def own_study(tiny, tmp_path_factory) -> Path:
     """A study of a copy whose memorized rows the tiny model does reproduce, with that model."""
-    from mnemoscope.config import parse_settings
-    from mnemoscope.stages.run import run
+    from mnemoscope.flow.run import run
+    from mnemoscope.study.settings import parse_settings
 
     folder = tmp_path_factory.mktemp("own")
     truth = make_sequences(tiny.model)

@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from mnemoscope.analysis.sliced import sliced_information
+from mnemoscope.analysis.psmi import sliced_information
 from mnemoscope.errors import UserError
 
 

@@ -9,18 +9,21 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.generated import generate_by_level, states_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.tokens import Settings, _generated, analyse, score, split_rows
-from mnemoscope.analysis.tokens_predictor import (
+from mnemoscope.analysis.common import AnalysisInputs, generate_by_level, states_of
+from mnemoscope.analysis.tokens import (
     Predictor,
+    Settings,
     Training,
+    _generated,
+    analyse,
     predict_by_entropy,
     predict_probabilities,
+    score,
+    split_rows,
     train_predictor,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.lm import load_model
+from mnemoscope.lm.load import load_model
 
 sys.path.append(str(Path(__file__).parents[1]))
 

@@ -7,9 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.trigger import Settings, _shares, analyse, draw_donors
-from mnemoscope.analysis.trigger_patches import Changes, find_changes
+from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.trigger import (
+    Changes,
+    Settings,
+    _shares,
+    analyse,
+    draw_donors,
+    find_changes,
+)
 from mnemoscope.errors import UserError
 
 sys.path.append(str(Path(__file__).parent))

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.config import parse_settings
 from mnemoscope.embedded import sequences_path
-from mnemoscope.stages.run import run
+from mnemoscope.flow.run import run
+from mnemoscope.study.settings import parse_settings
 from mnemoscope.taxonomy.catalogue import PAPER
 
 sys.path.append(str(Path(__file__).parent))  # for `hostile`

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from hostile import HOSTILE
 
-from mnemoscope.app.browse import BrowsedStudy
 from mnemoscope.app.serve import find_socket, make_app
+from mnemoscope.app.views import BrowsedStudy
 from mnemoscope.embedded import model_path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

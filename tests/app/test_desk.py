@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from mnemoscope.app import desk as desk_module
-from mnemoscope.app.desk import Cancelled, Desk, Job
+from mnemoscope.app import page as desk_module
+from mnemoscope.app.page import Cancelled, Desk, Job
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mnemoscope.app import limits
-from mnemoscope.app.limits import MOST_BYTES, MOST_CHARACTERS, read_visit
+from mnemoscope.app import page as limits
+from mnemoscope.app.page import MOST_BYTES, MOST_CHARACTERS, read_visit
 from mnemoscope.errors import UserError
 
 

@@ -5,8 +5,7 @@ import socket
 
 import pytest
 
-from mnemoscope.app.serve import HOST, Guard, find_socket, open_target
-from mnemoscope.app.target import check_host
+from mnemoscope.app.serve import HOST, Guard, check_host, find_socket, open_target
 from mnemoscope.errors import UserError
 
 

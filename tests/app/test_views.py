@@ -12,25 +12,27 @@ import polars as pl
 import pytest
 from hostile import HOSTILE
 
-from mnemoscope.app.blocks import status
-from mnemoscope.app.browse import PAGE_ROWS, BrowsedStudy
-from mnemoscope.app.limits import read_visit
-from mnemoscope.app.models import Models
-from mnemoscope.app.pictures import (
+from mnemoscope.app.page import Models, audit_work, delta_for, passage_maps, read_visit, status
+from mnemoscope.app.views import (
     MAP_INK,
+    PAGE_ROWS,
+    BrowsedStudy,
     ClassDelta,
+    Result,
     SequenceMaps,
+    open_audit,
+    render_card,
     render_maps,
+    render_result,
     strongest_edges,
 )
-from mnemoscope.app.result import Result, open_audit, render_card, render_result
-from mnemoscope.app.visit import audit_work, delta_for, passage_maps
+from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.run import audit_documents
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.lm import capture_pooled, load_model
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.load import load_model
 
 PAPER = "Non-Memo, Guess, Recall"
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.embedded import model_path, reference_path, sequences_path
-from mnemoscope.lm import load_model
+from mnemoscope.lm.load import load_model
 
 sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
 

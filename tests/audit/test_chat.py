@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.run import audit_documents
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
 from mnemoscope.audit.verify import read_audit, verify_audit
 from mnemoscope.errors import UserError
 

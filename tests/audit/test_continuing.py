@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mnemoscope.audit.continuing import LEFT, continue_windows
+from mnemoscope.audit.scan import LEFT, continue_windows
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.lm import continue_sequences
+from mnemoscope.lm.continue_ import continue_sequences
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,11 @@ import polars as pl
 import pytest
 from served import KEY, serving
 
-from mnemoscope.audit import endpoint as endpoint_module
-from mnemoscope.audit.answers import AnswerStore, parse_answer
-from mnemoscope.audit.asking import Asker
-from mnemoscope.audit.endpoint import Client, endpoint_settings
-from mnemoscope.audit.remote import audit_endpoint
-from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit import service as endpoint_module
+from mnemoscope.audit.documents import ModelTokens, Words, read_documents
+from mnemoscope.audit.run import audit_documents, audit_endpoint
+from mnemoscope.audit.service import AnswerStore, Asker, Client, endpoint_settings, parse_answer
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
-from mnemoscope.audit.words import ModelTokens, Words
 from mnemoscope.cli import main
 from mnemoscope.errors import UserError
 from mnemoscope.lm.bos import find_bos

@@ -8,11 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.audit.evidence import alone_logprobs, gather_evidence, tries_needed
-from mnemoscope.audit.prior import compare_prefixes, find_priors, other_prefixes
+from mnemoscope.audit.documents import Tokens
+from mnemoscope.audit.evidence import (
+    alone_logprobs,
+    compare_prefixes,
+    find_priors,
+    gather_evidence,
+    other_prefixes,
+    tries_needed,
+)
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.tokens import Tokens
-from mnemoscope.lm import suffix_logprobs
+from mnemoscope.lm.probe import suffix_logprobs
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 import torch
 
+from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.run import audit_documents
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
-from mnemoscope.lm import continue_sequences, wrap_model
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.model import wrap_model
 
 _PLACE = Path(__file__).parents[1] / "lm" / "tiny_families.py"
 _SPEC = importlib.util.spec_from_file_location("tiny_families_of_lm", _PLACE)

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import polars as pl
 
-from mnemoscope.audit.junit import junit_xml
+from mnemoscope.audit.page import junit_xml
 
 HOSTILE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 

@@ -5,10 +5,9 @@ import re
 
 import pytest
 
-from mnemoscope.audit.marks import mark_hidden
+from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.page import _chance, stretches
 from mnemoscope.audit.run import audit_documents
-from mnemoscope.audit.texts import read_documents
 
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from mnemoscope.audit.growth import grow
+from mnemoscope.audit.documents import tokenize
 from mnemoscope.audit.rule import find_step, rule_windows
+from mnemoscope.audit.scan import grow
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.tokens import tokenize
-from mnemoscope.lm import continue_sequences
-from mnemoscope.lm.verbatim import is_copied
-from mnemoscope.sequences import add_features
+from mnemoscope.data.features import add_features
+from mnemoscope.lm.continue_ import continue_sequences, is_copied
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 

@@ -10,15 +10,13 @@ import polars as pl
 import pytest
 
 from mnemoscope.audit import scan
-from mnemoscope.audit.chain import file_sha256
-from mnemoscope.audit.records import SPAN_COLUMNS
-from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.documents import character_range, read_documents, tokenize
+from mnemoscope.audit.evidence import SPAN_COLUMNS
+from mnemoscope.audit.run import audit_documents, file_sha256
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import read_documents
-from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.audit.verify import verify_audit
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.lm import scan_memorized
+from mnemoscope.lm.continue_ import scan_memorized
 
 FILES = ("audit.json", "audit.html", "audit.sarif", "spans.parquet")
 

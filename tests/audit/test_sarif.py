@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from mnemoscope.audit.sarif import sarif_log
+from mnemoscope.audit.page import sarif_log
 
 TEXT = "first line\n😀 second line\nthird line"
 

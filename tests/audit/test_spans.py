@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.audit.growth import Growth
 from mnemoscope.audit.rule import Ruling
+from mnemoscope.audit.scan import Growth
 from mnemoscope.audit.spans import Hit, find_spans, places_to_grow
 
 SUFFIX = 32

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mnemoscope.audit.summary import overall, parse_gate, share, summarize
+from mnemoscope.audit.found import overall, parse_gate, share, summarize
 from mnemoscope.errors import UserError
 
 

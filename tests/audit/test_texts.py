@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.audit.texts import read_documents
+from mnemoscope.audit.documents import read_documents
 from mnemoscope.errors import UserError
 
 docx = pytest.importorskip("docx")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mnemoscope.audit.tokens import character_range, tokenize
+from mnemoscope.audit.documents import character_range, tokenize
 from mnemoscope.embedded import model_path
-from mnemoscope.lm import load_tokenizer
+from mnemoscope.lm.load import load_tokenizer
 
 TOKENIZER = load_tokenizer(str(model_path()))
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnemoscope.audit.records import SpanEvidence, span_row
+from mnemoscope.audit.evidence import SpanEvidence, span_row
 from mnemoscope.audit.rule import Ruling
 from mnemoscope.audit.spans import Hit, Span
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from mnemoscope.benchmark.votes import Votes
+from mnemoscope.benchmark.excess import Votes
 
 TAXONOMY = "Non-Memo, Guess, Recall"
 CLASSES = ("Non-Memo", "Guess", "Recall")

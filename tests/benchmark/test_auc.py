@@ -6,11 +6,17 @@ import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import roc_auc_score
 
-from mnemoscope.benchmark.auc import auc_of_each, auc_pairs, bootstrap_auc, pair_names
-from mnemoscope.benchmark.excess import measure_excess
+from mnemoscope.benchmark.excess import (
+    Votes,
+    auc_of_each,
+    auc_pairs,
+    bootstrap_auc,
+    collect_votes,
+    measure_excess,
+    pair_names,
+)
 from mnemoscope.benchmark.table import score_benchmark
-from mnemoscope.benchmark.votes import Votes, collect_votes
-from mnemoscope.cnn.intervals import draw_resamples
+from mnemoscope.cnn.metrics import draw_resamples
 
 TRUE = np.arange(120) % 4
 IDS = np.random.default_rng(5).permutation(120)

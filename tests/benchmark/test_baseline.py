@@ -6,7 +6,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
-from mnemoscope.benchmark.baseline import fit_baseline
+from mnemoscope.benchmark.baselines import fit_baseline
 
 
 def problem(n: int = 120) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mnemoscope.benchmark.blind import blind_maps, count_ngrams, ngram_logits
-from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.benchmark.baselines import blind_maps, count_ngrams, ngram_logits
+from mnemoscope.maps.format import unpack_triangle
 
 FEW_TOKENS = hnp.arrays(
     np.int32,

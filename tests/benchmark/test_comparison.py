@@ -7,16 +7,18 @@ import polars as pl
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from mnemoscope.benchmark.comparison import (
+from mnemoscope.benchmark.published import (
     COMPARISON_SCHEMA,
     OurFigures,
     compare_with_published,
     published_conclusions,
+    published_confusions,
+    published_rho,
+    published_table,
+    rho_name,
 )
-from mnemoscope.benchmark.conclusions import rho_name
-from mnemoscope.benchmark.correlation import FEWEST, correlate_ranks, kendall, spearman
-from mnemoscope.benchmark.published import published_confusions, published_rho, published_table
 from mnemoscope.cnn.metrics import scores
+from mnemoscope.stats import FEWEST, correlate_ranks, kendall, spearman
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 

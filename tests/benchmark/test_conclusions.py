@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mnemoscope.benchmark.comparison import published_conclusions
-from mnemoscope.benchmark.conclusions import (
+from mnemoscope.benchmark.published import (
     Measured,
     draw_conclusions,
     pair_errors,
+    published_conclusions,
+    published_confusions,
+    published_rho,
+    published_table,
     rho_name,
 )
-from mnemoscope.benchmark.published import published_confusions, published_rho, published_table
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 GUESS = "Non-Memo, Guess, Others"

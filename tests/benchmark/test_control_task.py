@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.benchmark.blind import ngram_logits
-from mnemoscope.benchmark.control_task import permute_labels
+from mnemoscope.benchmark.baselines import ngram_logits, permute_labels
 from mnemoscope.cnn.metrics import confusion_matrix, scores
 
 SAMPLES = st.lists(

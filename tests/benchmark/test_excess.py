@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
 
-from mnemoscope.benchmark.excess import measure_excess, min_f1_gap
-from mnemoscope.benchmark.votes import Votes
+from mnemoscope.benchmark.excess import Votes, measure_excess, min_f1_gap
 
 TRUE = np.arange(90) % 3
 

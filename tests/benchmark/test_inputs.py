@@ -5,10 +5,8 @@ import polars as pl
 import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 
-from mnemoscope.benchmark.excess import measure_excess
-from mnemoscope.benchmark.inputs import INPUTS_SCHEMA, score_inputs
-from mnemoscope.benchmark.table import score_benchmark
-from mnemoscope.benchmark.votes import collect_votes
+from mnemoscope.benchmark.excess import collect_votes, measure_excess
+from mnemoscope.benchmark.table import INPUTS_SCHEMA, score_benchmark, score_inputs
 
 TRUE = np.arange(180) % 3
 SEEDS = (0, 1)

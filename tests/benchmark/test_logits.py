@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mnemoscope.benchmark.logits import classify_logprobs, logprob_features
+from mnemoscope.benchmark.baselines import classify_logprobs, logprob_features
 
 
 def logprobs_of(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

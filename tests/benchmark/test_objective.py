@@ -7,9 +7,7 @@ import pytest
 from benchmark_cases import noisy, votes_of
 from sklearn.metrics import f1_score, roc_auc_score
 
-from mnemoscope.benchmark.excess import measure_excess
-from mnemoscope.benchmark.objective import OBJECTIVES, measure_objective
-from mnemoscope.benchmark.votes import Votes
+from mnemoscope.benchmark.excess import OBJECTIVES, Votes, measure_excess, measure_objective
 
 TRUE = np.repeat([0, 1, 2], 50)
 

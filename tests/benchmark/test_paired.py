@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
 
-from mnemoscope.benchmark.paired import compare_pair, resample_jointly
-from mnemoscope.benchmark.votes import Votes
+from mnemoscope.benchmark.excess import Votes, compare_pair, resample_jointly
 from mnemoscope.cnn.metrics import confusion_matrix, scores
 
 

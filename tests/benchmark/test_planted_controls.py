@@ -12,15 +12,13 @@ import pytest
 import torch
 from benchmark_cases import TAXONOMY, predictions_of
 
-from mnemoscope.benchmark.blind import blind_maps, ngram_logits
-from mnemoscope.benchmark.control_task import permute_labels
+from mnemoscope.benchmark.baselines import blind_maps, ngram_logits, permute_labels
 from mnemoscope.benchmark.matched import BALANCED
 from mnemoscope.benchmark.table import score_benchmark
-from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import train_cnn
-from mnemoscope.maps.dataset import MapSource, TensorMaps
-from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
+from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.views import MapSource, TensorMaps
 
 CLASSES = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
 N_TRAIN, N_EVAL, LENGTH = 320, 320, 16

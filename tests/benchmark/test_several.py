@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from mnemoscope.benchmark.published import published_confusions, published_table
-from mnemoscope.benchmark.several import score_together
+from mnemoscope.benchmark.table import score_together
 
 
 def three_models(confusion: np.ndarray, seed: int) -> list[np.ndarray]:

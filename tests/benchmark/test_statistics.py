@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from mnemoscope.benchmark.statistics import (
+from mnemoscope.benchmark.baselines import (
     ALL_STATISTICS,
     STATISTICS,
     all_statistics,
     classify_statistics,
     map_statistics,
 )
-from mnemoscope.maps.dataset import TensorMaps
-from mnemoscope.maps.triangle import pack_triangle
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 
 def random_maps(n: int, n_layers: int, length: int, seed: int = 0) -> torch.Tensor:

@@ -6,10 +6,8 @@ import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
-from mnemoscope.benchmark.excess import measure_excess
-from mnemoscope.benchmark.table import SOURCES, score_benchmark
-from mnemoscope.benchmark.votes import collect_votes
+from mnemoscope.benchmark.excess import collect_votes, measure_excess
+from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, SOURCES, score_benchmark
 
 TRUE = np.arange(240) % 3
 SEEDS = (0, 1)

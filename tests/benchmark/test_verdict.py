@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mnemoscope.benchmark.excess import Excess
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.benchmark.table import BenchmarkFigures, give_verdict
 
 ALL = ("blind", "ngram", "reference")
 SEEN = BenchmarkFigures(

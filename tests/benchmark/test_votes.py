@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from benchmark_cases import noisy, predictions_of
 
-from mnemoscope.benchmark.votes import collect_votes
+from mnemoscope.benchmark.excess import collect_votes
 from mnemoscope.errors import DamagedDataError
 
 TRUE = np.arange(12) % 3

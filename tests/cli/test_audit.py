@@ -213,9 +213,9 @@ def test_a_repeat_and_refusals_need_no_torch(capsys, document, tmp_path):
 
 
 def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(document, tmp_path):
-    from mnemoscope.audit.folder import AskedModel, standing_audit
+    from mnemoscope.audit.documents import read_documents
+    from mnemoscope.audit.run import AskedModel, standing_audit
     from mnemoscope.audit.settings import AuditSettings
-    from mnemoscope.audit.texts import read_documents
 
     folder, out = tmp_path / "model", tmp_path / "out"
     folder.mkdir()

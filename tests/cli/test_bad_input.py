@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from mnemoscope.study import Study
+from mnemoscope.study.folder import Study
 from tiny_models import VOCABULARY, save_model
 
 ROOT_READS_ALL = hasattr(os, "geteuid") and os.geteuid() == 0

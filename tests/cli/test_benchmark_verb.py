@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
-from mnemoscope.study import Study
+from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
@@ -29,7 +29,7 @@ def name_model(folder: Path, fingerprint: str) -> None:
 @pytest.fixture(scope="module")
 def planted(tiny_studies, tmp_path_factory) -> list[Path]:
     """Three benchmarked studies with planted predictions; read only."""
-    from mnemoscope.stages.run import run_stage
+    from mnemoscope.flow.run import run_stage
 
     place = tmp_path_factory.mktemp("planted")
     folders = [

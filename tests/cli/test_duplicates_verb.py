@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.sequences import corpus_flat
-from mnemoscope.sequences.count_progress import CountProgress, progress_path
-from mnemoscope.sequences.duplicates import count_duplicates
+from mnemoscope.data import corpus as corpus_flat
+from mnemoscope.data.duplicates import CountProgress, count_duplicates, progress_path
 from tiny_models import make_tokenizer
 
 PATIENCE_SECONDS = 120

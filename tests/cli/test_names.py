@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from mnemoscope.cli import main
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_on_hub
-from mnemoscope.lm.loading import load_model
+from mnemoscope.lm.load import load_model
 
 WRONG = {
     ("analyze", "levls", "nosuch"): "no such analysis",
@@ -92,7 +92,7 @@ def test_a_new_study_says_what_comes_before_it_begins(call, tmp_path, monkeypatc
     def stop(*_args, **_options):
         raise UserError("it begins")
 
-    monkeypatch.setattr("mnemoscope.stages.run.run", stop)
+    monkeypatch.setattr("mnemoscope.flow.run.run", stop)
     result = call("run", "-o", tmp_path / "new")
     assert f"A new study in {tmp_path / 'new'}: embedded on the shipped sequences" in result.err
     assert result.err.index("A new study") < result.err.index("it begins")

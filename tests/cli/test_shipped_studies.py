@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
-from mnemoscope.config import load_settings
-from mnemoscope.stages.shipped_studies import find_study_file, shipped_names, shipped_path
-from mnemoscope.stages.training_count import controlled_taxonomies, settings_of
+from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
+from mnemoscope.study.settings import load_settings
+from mnemoscope.study.shipped import find_study_file, shipped_names, shipped_path
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 PYTHIA = ["pythia-12b", "pythia-2.8b", "pythia-6.9b"]
@@ -138,7 +138,7 @@ def test_wheel_and_sdist_hold_the_studies(tmp_path, monkeypatch) -> None:
         names = set(archive.namelist())
         for name in shipped_names():
             assert f"mnemoscope/studies/{name}.yaml" in names
-        facts = yaml.safe_load(archive.read("mnemoscope/stages/data/pythia.yaml"))
+        facts = yaml.safe_load(archive.read("mnemoscope/studies/shapes/pythia.yaml"))
     assert facts["models"]["12b"]["layers"] == 36
     import tarfile
 

@@ -66,7 +66,7 @@ def test_every_verb_that_loads_a_model_takes_its_flags(verb) -> None:
 def test_an_error_of_ours_has_status_1_and_no_traceback_unless_asked(
     refused, monkeypatch, tmp_path
 ) -> None:
-    from mnemoscope.cli import describe
+    from mnemoscope.cli import tables as describe
 
     monkeypatch.setattr(describe, "is_study", lambda _: 1 / 0)
     line = refused("describe", tmp_path, status=1)
@@ -77,7 +77,7 @@ def test_an_error_of_ours_has_status_1_and_no_traceback_unless_asked(
 
 
 def test_an_interrupted_command_says_how_to_go_on(refused, monkeypatch, tmp_path) -> None:
-    from mnemoscope.cli import describe
+    from mnemoscope.cli import tables as describe
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -87,7 +87,7 @@ def test_an_interrupted_command_says_how_to_go_on(refused, monkeypatch, tmp_path
 
 
 def test_out_of_memory_says_what_to_do(refused, monkeypatch, tmp_path) -> None:
-    from mnemoscope.cli import describe
+    from mnemoscope.cli import tables as describe
 
     def exhaust(_):
         raise MemoryError

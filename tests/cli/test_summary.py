@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.cli.summary import print_summary
-from mnemoscope.study import Study
+from mnemoscope.study.folder import Study
 from planted_studies import GUESS, RECITE, plant
 
 SAME = f"{GUESS} (same genre)"
@@ -17,7 +17,7 @@ SAME = f"{GUESS} (same genre)"
 @pytest.fixture
 def study(tiny_studies, tmp_path) -> Study:
     """A benchmarked study with a repetition on matched sequences."""
-    from mnemoscope.stages.run import run_stage
+    from mnemoscope.flow.run import run_stage
 
     folder = plant(tiny_studies["train"], tmp_path / "study", right={RECITE: 0.5, GUESS: 0.9})
     path = folder / "manifests" / "label.json"

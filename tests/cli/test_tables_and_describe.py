@@ -8,7 +8,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from mnemoscope.maps.store import MapStore
-from mnemoscope.study import Study
+from mnemoscope.study.folder import Study
 
 
 def table(length: int = 64) -> pl.DataFrame:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.maps.dataset import TensorMaps
-from mnemoscope.maps.triangle import pack_triangle
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 SETTING = CnnSetting(6, 10, "mean")
 QUICK = replace(PRESETS["small"], epochs=1, min_steps=12)

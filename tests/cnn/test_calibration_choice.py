@@ -5,8 +5,14 @@ import pytest
 from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
-from mnemoscope.cnn.calibration import apply_calibration, brier, ece, fit_calibration
-from mnemoscope.cnn.calibration_choice import choose_calibration, cross_fitted
+from mnemoscope.cnn.calibration import (
+    apply_calibration,
+    brier,
+    choose_calibration,
+    cross_fitted,
+    ece,
+    fit_calibration,
+)
 
 
 def cases(n, seed=0, *, sharpness=1.0, shift=0.0):
@@ -88,7 +94,7 @@ def test_few_forms_of_many_cases_do_not_make_it_worse():
 
 
 def test_its_scores_are_those_of_folds_that_keep_groups_whole(monkeypatch):
-    monkeypatch.setattr("mnemoscope.cnn.calibration_choice._N_REPEATS", 1)
+    monkeypatch.setattr("mnemoscope.cnn.calibration._N_REPEATS", 1)
     logits, is_so, groups = few_forms(3)
     said = np.empty(len(logits))
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=7)

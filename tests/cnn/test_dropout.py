@@ -5,7 +5,7 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from mnemoscope.cnn.dropout import SeededDropout
+from mnemoscope.cnn.network import SeededDropout
 
 
 def seeded(p: float, seed: int = 0) -> SeededDropout:

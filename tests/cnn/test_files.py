@@ -7,10 +7,8 @@ import torch
 from cnn_problems import QUICK, SETTING, planted
 
 from mnemoscope.cnn.files import load_cnn, save_cnn
-from mnemoscope.cnn.prediction import predict_logits
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.trained import TrainedCnn
-from mnemoscope.cnn.training import train_cnn
+from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.errors import DamagedDataError, UserError
 
 PROBLEM = planted(48, seed=0)

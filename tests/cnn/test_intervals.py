@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from mnemoscope.cnn.intervals import (
+from mnemoscope.cnn.metrics import (
     bootstrap_difference,
     bootstrap_scores,
+    confusion_matrix,
     draw_resamples,
+    min_f1,
     min_f1_of_each,
     resample_confusions,
 )
-from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 
 
 def predict(
@@ -97,7 +98,7 @@ def test_blocks_of_runs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     true = np.repeat(np.arange(3), 20)
     predictions = predict(np.random.default_rng(0), true, 9, 0.6)
     whole = bootstrap_scores(predictions, true, n_classes=3, seed=0)
-    monkeypatch.setattr("mnemoscope.cnn.intervals._BLOCK_BYTES", 1)
+    monkeypatch.setattr("mnemoscope.cnn.metrics._BLOCK_BYTES", 1)
     assert bootstrap_scores(predictions, true, n_classes=3, seed=0) == whole
 
 

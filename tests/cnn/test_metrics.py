@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from mnemoscope.cnn.metrics import (
-    confusion_matrix,
-    f1_per_class,
-    min_f1,
-    precision_recall,
-    scores,
-)
+from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, min_f1, precision_recall, scores
 
 DATA = resources.files("mnemoscope.benchmark") / "data"
 MATRICES = json.loads((DATA / "taxonomy_confusions.json").read_text(encoding="utf-8"))

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mnemoscope.cnn.dropout import SeededDropout
-from mnemoscope.cnn.network import AttentionCnn, feature_side
+from mnemoscope.cnn.network import AttentionCnn, SeededDropout, feature_side
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
 from mnemoscope.errors import UserError
 

@@ -5,12 +5,11 @@ import pytest
 import torch
 from cnn_problems import attention
 
-from mnemoscope.cnn.inputs import NetworkInputs
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.scaling import fit_scaling, scale_maps
+from mnemoscope.cnn.training import NetworkInputs, fit_scaling, scale_maps
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.dataset import TensorMaps
-from mnemoscope.maps.triangle import pack_triangle
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 SMALL, PAPER = PRESETS["small"], PRESETS["paper"]
 

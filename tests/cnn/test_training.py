@@ -12,13 +12,17 @@ from scipy.stats import binom
 
 from mnemoscope.cnn.metrics import confusion_matrix, scores
 from mnemoscope.cnn.network import AttentionCnn
-from mnemoscope.cnn.prediction import evaluation_mode, predict_logits
 from mnemoscope.cnn.presets import PRESETS, TrainingPreset
-from mnemoscope.cnn.trained import TrainedCnn
-from mnemoscope.cnn.training import chance_test, train_cnn
+from mnemoscope.cnn.training import (
+    TrainedCnn,
+    chance_test,
+    evaluation_mode,
+    predict_logits,
+    train_cnn,
+)
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.dataset import TensorMaps
-from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 PAPER, SMALL = PRESETS["paper"], PRESETS["small"]
 SOONER = replace(SMALL, epochs=1, min_steps=300)

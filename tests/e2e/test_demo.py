@@ -8,12 +8,11 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.loading import load_model
-from mnemoscope.sequences.schema import read_table, token_matrix
-from mnemoscope.stages.demo import demo_settings
-from mnemoscope.stages.run import run
+from mnemoscope.flow.run import demo_settings, run
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.load import load_model
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ import pytest
 import torch
 import yaml
 
-from mnemoscope.lm import continue_sequences, load_model
-from mnemoscope.maps import MapStore, unpack_triangle
-from mnemoscope.study import Study
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.load import load_model
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
+from mnemoscope.study.folder import Study
 from tiny_models import make_sequences, save_model
 
 

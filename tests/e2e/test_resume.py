@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mnemoscope.study import Study
+from mnemoscope.study.folder import Study
 
 COMMAND = Path(sys.executable).with_name("mnemoscope")
 PATIENCE_SECONDS = 300

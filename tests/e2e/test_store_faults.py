@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mnemoscope.cli import main
-from mnemoscope.config import parse_settings
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps import MapStore
-from mnemoscope.stages.run import run, run_stage
-from mnemoscope.study import Study
+from mnemoscope.flow.run import run, run_stage
+from mnemoscope.maps.store import MapStore
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
 from tiny_models import save_model
 
 N_SEQUENCES = 320
@@ -67,7 +67,7 @@ def capturing() -> Iterator:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnemoscope.stages.run", "mnemoscope.cli.study"])
+    context.set_forkserver_preload(["mnemoscope.flow.run", "mnemoscope.cli.study"])
     started = []
 
     def start(study: Path):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mnemoscope.embedded.recipe import Build, prepare
-from mnemoscope.embedded.settings import TINY
+from tools.embedded.recipe import Build, prepare
+from tools.embedded.settings import TINY
 
-RECIPE = "mnemoscope.embedded.recipe"
+RECIPE = "tools.embedded.recipe"
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.embedded import audit_texts as module
+from mnemoscope.data.table import check_sequences
 from mnemoscope.embedded import model_path
-from mnemoscope.embedded.audit_texts import audit_texts, known_texts
-from mnemoscope.lm.loading import load_tokenizer
-from mnemoscope.sequences.schema import check_sequences
+from mnemoscope.embedded import texts as module
+from mnemoscope.embedded.texts import audit_texts, known_texts
+from mnemoscope.lm.load import load_tokenizer
 
 LICENCES = {"public domain", "may be copied freely", "licence text, verbatim copies permitted"}
 

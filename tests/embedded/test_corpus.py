@@ -4,10 +4,10 @@ from collections import Counter
 
 import numpy as np
 
-from mnemoscope.embedded.corpus import PREFIX, phase_two_rows, rouge_l
-from mnemoscope.embedded.ngrams import NGRAM
-from mnemoscope.embedded.publish import shipped_sequences
-from mnemoscope.embedded.settings import FULL, TINY
+from tools.embedded.corpus import PREFIX, phase_two_rows, rouge_l
+from tools.embedded.ngrams import NGRAM
+from tools.embedded.recipe import shipped_sequences
+from tools.embedded.settings import FULL, TINY
 
 
 def _stretches(rows: np.ndarray, n: int) -> set[bytes]:

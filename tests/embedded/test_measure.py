@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from mnemoscope.embedded.measure import matched_size
+from tools.embedded.measure import matched_size
 
 
 def _frame(counts: dict[tuple[str, str], int]) -> pl.DataFrame:

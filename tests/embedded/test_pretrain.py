@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mnemoscope.embedded.pretrain import Phase, learning_rate, train_phase
-from mnemoscope.embedded.settings import FULL, TINY
 from mnemoscope.errors import DamagedDataError
+from tools.embedded.pretrain import Phase, learning_rate, train_phase
+from tools.embedded.settings import FULL, TINY
 
 
 def _phase(folder: Path, seed: int = 1) -> Phase:
@@ -28,7 +28,7 @@ def _quiet(line: str) -> None:
 
 def test_interrupted_training_gives_the_weights_of_uninterrupted_training(tmp_path, monkeypatch):
     whole = train_phase(_phase(tmp_path / "whole"), TINY, report=_quiet)
-    from mnemoscope.embedded import pretrain
+    from tools.embedded import pretrain
 
     step = pretrain._Run._one_step
 

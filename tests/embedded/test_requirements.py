@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 
-from mnemoscope.embedded.requirements import (
-    UnmetRequirementError,
-    check_card,
-    judge_requirements,
-)
+from tools.embedded.requirements import UnmetRequirementError, check_card, judge_requirements
 
 
 def _card() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnemoscope.lm import wrap_model
+from mnemoscope.lm.model import wrap_model
 
 sys.path.append(str(Path(__file__).parent))  # for the modules beside the tests
 

@@ -11,8 +11,9 @@ from tiny_families import COMMON, FAMILIES, GROUPED, random_tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import LanguageModel, capture_pooled, cut_attention, wrap_model
-from mnemoscope.lm.forward import last_logits
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.intervene import cut_attention
+from mnemoscope.lm.model import LanguageModel, last_logits, wrap_model
 
 MOST_PARAMETERS = 15_000_000
 

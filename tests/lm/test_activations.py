@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.activations import neuron_activations, output_matrices
+from mnemoscope.lm.probe import neuron_activations, output_matrices
 
 
 def _n_hooks(lm):

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import capture_pooled, load_model, wrap_model
-from mnemoscope.lm.loading import load_tokenizer
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.model import wrap_model
 from tiny_models import save_model
 
 peft = pytest.importorskip("peft")

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import attention, capture_pooled, pooled_attention, wrap_model
+from mnemoscope.lm import attention
+from mnemoscope.lm.attention import capture_pooled, pooled_attention
+from mnemoscope.lm.model import wrap_model
 
 
 def capture(lm, tokens, batch_size=4):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import NoRoomError, UserError
-from mnemoscope.lm import capture_pooled
-from mnemoscope.lm.batching import run_batches
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.model import run_batches
 
 
 class Model:

@@ -6,9 +6,10 @@ import torch
 
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.lm import continue_sequences, load_model, wrap_model
-from mnemoscope.lm.capture import capture_pooled
-from mnemoscope.lm.chat import in_chat
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import in_chat, wrap_model
 
 TEMPLATE = (
     "{% for one in messages %}<{{ one.role }}>{{ one.content }}\n{% endfor %}"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import continue_sequences
+from mnemoscope.lm.continue_ import continue_sequences
 
 
 def decode(lm, tokens, batch_size=4, prefix=32):

@@ -14,7 +14,8 @@ from family_survey import Finding, build_family, examine, largest_difference, se
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import capture_pooled, wrap_model
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.model import wrap_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 NAMED = (

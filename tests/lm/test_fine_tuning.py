@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.tiny_models import save_model
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import load_model
-from mnemoscope.lm.best_tokens import best_tokens
+from mnemoscope.lm.continue_ import best_tokens
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.load import load_model
+from tests.tiny_models import save_model
 
 
 @pytest.fixture(scope="module")

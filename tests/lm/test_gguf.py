@@ -9,8 +9,9 @@ import torch
 from tokenizers import pre_tokenizers
 
 from mnemoscope.errors import NoRoomError, UserError
-from mnemoscope.lm import continue_sequences, convert_gguf, load_model
-from mnemoscope.lm.gguf import main
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.gguf import convert_gguf, main
+from mnemoscope.lm.load import load_model
 
 gguf = pytest.importorskip("gguf")
 

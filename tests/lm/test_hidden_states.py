@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.hidden_states import collected_states, decoder_layers, hidden_states
-from mnemoscope.lm.patching import patched_states
+from mnemoscope.lm.intervene import patched_states
+from mnemoscope.lm.probe import collected_states, decoder_layers, hidden_states
 
 
 def _logits(lm, tokens):

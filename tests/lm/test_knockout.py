@@ -6,9 +6,10 @@ import torch
 from tiny_families import FAMILIES, MORE_FAMILIES, random_tokens
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import continue_sequences, cut_attention, suffix_logprobs
-from mnemoscope.lm.forward import last_logits, prepend_bos
-from mnemoscope.lm.knockout import _CutSoftmax, _Scissors
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.intervene import _CutSoftmax, _Scissors, cut_attention
+from mnemoscope.lm.model import last_logits, prepend_bos
+from mnemoscope.lm.probe import suffix_logprobs
 
 T = 64
 LAYERS = 3

@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from mnemoscope.lm.forward import best_two, last_logits
-from mnemoscope.lm.kv_cache import roomy_cache
+from mnemoscope.lm.model import best_two, last_logits, roomy_cache
 
 
 def walk(lm, cache, tokens):

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
-from mnemoscope.lm import check_fits, load_model, load_tokenizer, wrap_model
+from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.model import check_fits, wrap_model
 
 
 @pytest.fixture

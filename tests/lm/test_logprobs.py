@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mnemoscope.lm import suffix_logprobs
+from mnemoscope.lm.probe import suffix_logprobs
 
 
 def test_logprobs_equal_cross_entropy(build, tokens, family):

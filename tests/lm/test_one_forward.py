@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import capture_and_scan, capture_pooled, continue_sequences, scan_memorized
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
 
 
 def both(lm, tokens, batch_size=4):

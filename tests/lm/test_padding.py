@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import capture_pooled, continue_sequences, scan_memorized
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 
 FAMILIES = (
     "llama", "gpt_neox", "gpt2", "gemma2", "mistral", "qwen3", "opt", "phi",

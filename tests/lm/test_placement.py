@@ -13,14 +13,11 @@ from tiny_families import make_model, make_tokenizer, random_tokens
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm import (
-    capture_pooled,
-    continue_sequences,
-    cut_attention,
-    load_model,
-    scan_memorized,
-    wrap_model,
-)
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.intervene import cut_attention
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import wrap_model
 
 FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "bloom", "gpt_neo")
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.lm import continue_sequences, scan_memorized, wrap_model
-from mnemoscope.lm.scan import compare
+from mnemoscope.lm.continue_ import compare, continue_sequences, scan_memorized
+from mnemoscope.lm.model import wrap_model
 
 
 def scan(lm, tokens, batch_size=16):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from mnemoscope.localize.agreement import agreement, mean_agreement
+from mnemoscope.localize.delta import agreement, mean_agreement
 
 
 def a_map(seed: int) -> np.ndarray:

@@ -8,11 +8,7 @@ from torch import nn
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
 from mnemoscope.localize import attribution
-from mnemoscope.localize.attribution import (
-    check_attributions,
-    class_contrast,
-    contrast_gradients,
-)
+from mnemoscope.localize.attribution import check_attributions, class_contrast, contrast_gradients
 
 ORACLES = {
     "gradient": lambda network, inputs, classes: Saliency(network).attribute(

@@ -7,9 +7,8 @@ from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import Scaling, fit_scaling, scale_maps
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
-from mnemoscope.localize.decisiveness import (
+from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory, fit_scaling, scale_maps
+from mnemoscope.localize.delta import (
     Decisiveness,
     average,
     decisiveness,
@@ -17,7 +16,8 @@ from mnemoscope.localize.decisiveness import (
     pooled,
 )
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.maps import TensorMaps, pack_triangle
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 RAW = Scaling(None, None, 0.0)
 N_LAYERS, N_HEADS, N_CLASSES = 3, 4, 3

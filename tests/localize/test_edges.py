@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.benchmark.blind import blind_maps
+from mnemoscope.benchmark.baselines import blind_maps
 from mnemoscope.errors import UserError
-from mnemoscope.localize.edges import (
+from mnemoscope.localize.cut import (
     copy_edges,
     count_edges,
     equal_mass_edges,
@@ -17,7 +17,7 @@ from mnemoscope.localize.edges import (
     random_keys,
     same_layer_edges,
 )
-from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.maps.format import unpack_triangle
 
 L, T = 3, 16
 N_EDGES = L * T * (T - 1) // 2

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.lm import load_model
-from mnemoscope.lm.continuation import continue_sequences
-from mnemoscope.lm.knockout import cut_attention
-from mnemoscope.localize.edges import random_edges
-from mnemoscope.localize.knockout import cut_and_continue, mean_share, specificity
-from mnemoscope.sequences.schema import read_table, token_matrix
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.intervene import cut_attention
+from mnemoscope.lm.load import load_model
+from mnemoscope.localize.cut import cut_and_continue, mean_share, random_edges, specificity
 
 ALL, NONE = np.ones(40, dtype=bool), np.zeros(40, dtype=bool)
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import scale_maps
-from mnemoscope.cnn.trained import TrainedCnn
-from mnemoscope.cnn.training import train_cnn
+from mnemoscope.cnn.training import TrainedCnn, scale_maps, train_cnn
 from mnemoscope.localize.attribution import contrast_gradients
-from mnemoscope.localize.decisiveness import decisiveness, normalized_gradients
+from mnemoscope.localize.delta import decisiveness, normalized_gradients
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.maps import TensorMaps, pack_triangle, unpack_triangle
+from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 N_LAYERS, LENGTH, N_CLASSES = 3, 64, 3
 REGIONS = {1: (0, slice(40, 48), slice(8, 16)), 2: (2, slice(48, 56), slice(28, 36))}

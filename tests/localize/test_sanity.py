@@ -5,11 +5,10 @@ from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import Scaling
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
-from mnemoscope.localize.decisiveness import decisiveness
-from mnemoscope.localize.sanity import class_means, randomized
-from mnemoscope.maps import TensorMaps, pack_triangle
+from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory
+from mnemoscope.localize.delta import class_means, decisiveness, randomized
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import TensorMaps
 
 N_LAYERS, N_CLASSES = 2, 3
 

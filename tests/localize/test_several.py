@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnemoscope.localize.decisiveness import Decisiveness, average
-from mnemoscope.localize.several import average_models
+from mnemoscope.localize.delta import Decisiveness, average, average_models
 
 SHAPE = (3, 2, 8, 8)  # classes, layers, query, key
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnemoscope.maps.writer import MapWriter
+from mnemoscope.maps.store import MapWriter
 
 N_LAYERS = 3
 LENGTH = 8

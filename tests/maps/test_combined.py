@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from mnemoscope.maps.combined import DifferenceMaps, StackedMaps
-from mnemoscope.maps.dataset import TensorMaps
 from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 
 ROWS = torch.tensor([3, 0, 3])
 

@@ -13,15 +13,10 @@ from map_folders import capture, maps_of
 from torch.utils.data import DataLoader
 
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps import (
-    MapStore,
-    MapWriter,
-    TensorMaps,
-    pack_triangle,
-    row_files,
-    unpack_triangle,
-)
-from mnemoscope.maps.dataset import rows_at_once
+from mnemoscope.maps import views as row_files
+from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.maps.views import TensorMaps, rows_at_once
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -107,8 +102,8 @@ def test_what_the_disk_refuses_to_read_names_the_shard(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("mnemoscope.maps.row_reads._compiled", lambda: None)
-    monkeypatch.setattr("mnemoscope.maps.row_files._fill", refuse)
+    monkeypatch.setattr("mnemoscope.maps.views._compiled", lambda: None)
+    monkeypatch.setattr("mnemoscope.maps.views._fill", refuse)
     for read in (lambda: maps[5], lambda: maps.read(torch.tensor([5]))):
         with pytest.raises(DamagedDataError, match="shard-00001"):
             read()
@@ -131,8 +126,8 @@ def test_a_system_without_the_compiled_read_reads_the_same(tmp_path, monkeypatch
     maps = MapStore(tmp_path).dataset(range(30), "own", "mean")
     rows = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     compiled = maps.read(rows)
-    monkeypatch.setattr("mnemoscope.maps.row_reads._compiled", lambda: None)
-    monkeypatch.setattr("mnemoscope.maps.row_files._fill", row_files._fill_by_two_calls)
+    monkeypatch.setattr("mnemoscope.maps.views._compiled", lambda: None)
+    monkeypatch.setattr("mnemoscope.maps.views._fill", row_files._fill_by_two_calls)
     assert torch.equal(maps.read(rows), compiled)
 
 

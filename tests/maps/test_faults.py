@@ -15,14 +15,16 @@ import torch
 from map_folders import capture, content, maps_of, writer_of
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.maps import MapStore, unpack_triangle, verified
-from mnemoscope.maps import index as index_module
+from mnemoscope.maps import format as index_module
+from mnemoscope.maps import store as verified
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
 
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
-import map_folders, mnemoscope.maps.writer as writer
+import map_folders, mnemoscope.maps.store as writer
 real, calls = writer.{name}, []
 def dying(path, *args):
     calls.append(path)
@@ -206,7 +208,7 @@ def test_damaged_shard_never_lends_its_name_while_it_is_rewritten(tmp_path, monk
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr("mnemoscope.maps.writer.write_index", stop_at_the_second)
+    monkeypatch.setattr("mnemoscope.maps.store.write_index", stop_at_the_second)
     backwards = [3, 2, 1, 0]
     with pytest.raises(KeyboardInterrupt):
         writer_of(tmp_path).append(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from map_folders import FINGERPRINT, LENGTH, N_LAYERS, capture, content, maps_of, writer_of
 
 from mnemoscope.errors import UserError
-from mnemoscope.maps import MapStore, unpack_triangle
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

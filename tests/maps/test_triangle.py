@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.maps.triangle import (
+from mnemoscope.maps.format import (
     pack_triangle,
     triangle_length,
     triangle_size,

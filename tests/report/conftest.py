@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.report import content as c
-from mnemoscope.report.examples import Example
+from mnemoscope.report.content import Example
 
 LENGTH = 64
 CLASSES = {

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from mnemoscope.benchmark.excess import Excess as Measured
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.benchmark.table import BenchmarkFigures, give_verdict
 from mnemoscope.report import content as c
 from mnemoscope.report.answer import answer, benchmark_sentence
-from mnemoscope.report.standing import Standing, best_without_memory, standing
+from mnemoscope.report.content import Standing, best_without_memory, standing
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mnemoscope.report.build import write_report
 from mnemoscope.report.content import ReportContent
+from mnemoscope.report.page import write_report
 
 CHROMIUM = next(
     (

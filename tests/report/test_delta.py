@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.report.delta import (
-    png_grey,
-    png_ink,
-    scale_by_layer,
-    strongest_layer,
-    zone_shares,
-)
+from mnemoscope.report.charts import png_grey, png_ink, scale_by_layer, strongest_layer, zone_shares
 
 
 def read_png(data: bytes) -> tuple[np.ndarray, dict[bytes, bytes]]:

@@ -5,8 +5,8 @@ import doctest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.report import examples
-from mnemoscope.report.examples import Example, continuation_pieces, decode_pieces, visible
+from mnemoscope.report import content as examples
+from mnemoscope.report.content import Example, continuation_pieces, decode_pieces, visible
 
 
 def test_examples_of_the_docstrings() -> None:

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from mnemoscope.config import StudySettings
-from mnemoscope.report.build import render_report
-from mnemoscope.report.knockout import strength_place
-from mnemoscope.stages.report_knockout import knockout_of
+from mnemoscope.report.content import strength_place
+from mnemoscope.report.gather import knockout_of
+from mnemoscope.report.page import render_report
+from mnemoscope.study.settings import StudySettings
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -6,11 +6,11 @@ from html import unescape
 
 import pytest
 
-from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
+from mnemoscope.benchmark.table import BENCHMARK_SCHEMA
 from mnemoscope.report import content as c
-from mnemoscope.report.build import render_report
-from mnemoscope.stages import report_benchmarks
-from mnemoscope.stages.report_content import _model
+from mnemoscope.report import gather as report_benchmarks
+from mnemoscope.report.gather import _model
+from mnemoscope.report.page import render_report
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 PAIRS = ("Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall")

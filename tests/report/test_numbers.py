@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.report import numbers
-from mnemoscope.report.content import Estimate
+from mnemoscope import words as numbers
+from mnemoscope.words import Estimate
 
 FRACTION = st.floats(-1, 1)
 

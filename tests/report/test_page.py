@@ -13,11 +13,10 @@ import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.report import content as c
-from mnemoscope.report.build import render_report, write_report
-from mnemoscope.report.examples import Example
-from mnemoscope.report.numbers import bytes_text
-from mnemoscope.report.standing import best_without_memory
-from mnemoscope.report.views import delta_views, setting_lines
+from mnemoscope.report.charts import delta_views, setting_lines
+from mnemoscope.report.content import Example, best_without_memory
+from mnemoscope.report.page import render_report, write_report
+from mnemoscope.words import bytes_text
 
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
 VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
@@ -310,7 +309,7 @@ def test_figures_that_do_not_fit_their_classes_are_refused(build_taxonomy) -> No
 
 def test_the_room_is_light_to_import() -> None:
     code = (
-        "import sys, mnemoscope.report.content, mnemoscope.report.build;"
+        "import sys, mnemoscope.report.content, mnemoscope.report.page;"
         "print([m for m in ('torch', 'transformers', 'plotly', 'polars') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

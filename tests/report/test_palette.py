@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mnemoscope.report.palette import DARK, LIGHT, class_colour, map_ramp
+from mnemoscope.report.charts import DARK, LIGHT, class_colour, map_ramp
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
 VISIONS = {

@@ -10,7 +10,7 @@ import pytest
 from mnemoscope import report
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report import content as c
-from mnemoscope.report.delta import scale_by_layer
+from mnemoscope.report.charts import scale_by_layer
 from mnemoscope.report.figures import benchmark_figure, delta_figure, layer_profile_figure
 from mnemoscope.report.picture import render_svg, write_svg
 

@@ -8,11 +8,11 @@ import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.report import print_figures
-from mnemoscope.report.content import Estimate
-from mnemoscope.report.delta import scale_by_layer
-from mnemoscope.report.knockout import KnockoutCurve, KnockoutPanel, KnockoutPoint, KnockoutView
-from mnemoscope.report.print_figures import drawn, knockout_print, maps_print, profile_print
+from mnemoscope.report import export as print_figures
+from mnemoscope.report.charts import scale_by_layer
+from mnemoscope.report.content import KnockoutCurve, KnockoutPanel, KnockoutPoint, KnockoutView
+from mnemoscope.report.export import drawn, knockout_print, maps_print, profile_print
+from mnemoscope.words import Estimate
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from mnemoscope.benchmark.comparison import OurFigures, compare_with_published
-from mnemoscope.benchmark.published import published_table
+from mnemoscope.benchmark.published import OurFigures, compare_with_published, published_table
 from mnemoscope.cnn.metrics import scores
-from mnemoscope.report.build import render_report
+from mnemoscope.report.page import render_report
 from mnemoscope.report.published import PublishedView, published_view
 from mnemoscope.taxonomy.names import parse_taxonomy
 

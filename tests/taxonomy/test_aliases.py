@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from taxonomy_tables import make_table
 
-from mnemoscope.taxonomy.aliases import find_aliases
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
+from mnemoscope.taxonomy.names import Taxonomy, find_aliases, parse_taxonomy
 
 ROW = st.tuples(
     st.sampled_from([0.5, 1.0, 1.0, 1.0, None]),

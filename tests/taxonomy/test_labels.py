@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from taxonomy_tables import label_by_hand, make_table
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH, catalogue
+from mnemoscope.taxonomy.catalogue import EXAMPLE, PAPER, PRASHANTH, catalogue, read_taxonomies
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.yaml_file import EXAMPLE, read_taxonomies
 
 # score, duplicates, incrementing, repeating, ROUGE-L, ROUGE-3, code
 HAND = make_table(

@@ -6,7 +6,7 @@ from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.taxonomy.near_duplicates import connect, find_near_duplicates
+from mnemoscope.taxonomy.groups import connect, find_near_duplicates
 
 
 def compare_every_pair(tokens: np.ndarray, similarity: float) -> list[int]:
@@ -58,7 +58,7 @@ def test_components_equal_those_of_every_pair(data: st.DataObject) -> None:
 def test_no_pair_is_missed_when_the_work_is_cut_into_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = "mnemoscope.taxonomy.near_duplicates"
+    module = "mnemoscope.taxonomy.groups"
     monkeypatch.setattr(f"{module}._PRODUCTS_PER_BLOCK", 500)
     monkeypatch.setattr(f"{module}._PAIRS_PER_CHECK", 7)
     rng = np.random.default_rng(3)

@@ -8,8 +8,7 @@ from taxonomy_tables import make_table
 
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
-from mnemoscope.taxonomy.partition import match_classes
+from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
 
 GRID = make_table(
     list(

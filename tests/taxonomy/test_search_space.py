@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
+from mnemoscope.search.space import SEARCHED, find_columns, make_space, propose
+from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES
-from mnemoscope.taxonomy.search_space import SEARCHED, find_columns, make_space, propose
-from mnemoscope.taxonomy.yaml_file import read_nodes
 
 N = 400
 OWN = """\

@@ -5,8 +5,14 @@ import polars as pl
 
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.sampling import Sample, draw_sample, order_table
-from mnemoscope.taxonomy.sharing import SharedNeed, draw_first, shared_need
+from mnemoscope.taxonomy.sample import (
+    Sample,
+    SharedNeed,
+    draw_first,
+    draw_sample,
+    order_table,
+    shared_need,
+)
 
 
 def test_sequences_maps_and_rows_without_sharing_are_counted() -> None:

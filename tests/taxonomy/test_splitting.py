@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.splitting import find_groups, split_by_group
+from mnemoscope.taxonomy.sample import find_groups, split_by_group
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from taxonomy_tables import COLUMNS, label_by_hand
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.taxonomy.catalogue import load_taxonomies
-from mnemoscope.taxonomy.table_labels import label_table
+from mnemoscope.taxonomy.labels import label_table
 
 DATA = resources.files("mnemoscope") / "benchmark" / "data"
 PUBLISHED = [

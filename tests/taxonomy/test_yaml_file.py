@@ -6,10 +6,9 @@ import polars as pl
 import pytest
 
 from mnemoscope.errors import UserError
+from mnemoscope.taxonomy.catalogue import EXAMPLE, make_node, read_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
-from mnemoscope.taxonomy.sql_rule import make_node
-from mnemoscope.taxonomy.yaml_file import EXAMPLE, read_taxonomies
 
 
 def read(tmp_path: Path, text: str) -> list[Taxonomy]:

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from mnemoscope.embedded import model_path
-from mnemoscope.training import WatchedWindows, make_canaries
+from mnemoscope.training.watch import make_canaries
+from mnemoscope.training.windows import WatchedWindows
 
 N_TEXTS = 6
 

@@ -11,7 +11,8 @@ sys.path.append(str(Path(__file__).parent))
 from test_callback import Logger, make_trainer
 
 from mnemoscope.embedded import model_path
-from mnemoscope.training import MemorizationCallback, WatchedWindows, make_canaries
+from mnemoscope.training.watch import MemorizationCallback, make_canaries
+from mnemoscope.training.windows import WatchedWindows
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from mnemoscope.errors import UserError
-from mnemoscope.training import MemorizationCallback, WatchedWindows, read_history
+from mnemoscope.training.history import read_history
+from mnemoscope.training.watch import MemorizationCallback
+from mnemoscope.training.windows import WatchedWindows
 
 
 class Logger(TrainerCallback):
@@ -180,7 +182,7 @@ def test_stop_without_recall_windows_and_spread_models_are_refused(
 
 
 def test_default_generator_is_where_it_would_be(network, windows):
-    from mnemoscope.training import MemorizationWatch
+    from mnemoscope.training.watch import MemorizationWatch
 
     torch.manual_seed(5)
     before = torch.get_rng_state()

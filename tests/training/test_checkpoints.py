@@ -3,7 +3,7 @@
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.training.checkpoints import find_checkpoints, lacking_steps, signature
+from mnemoscope.lm.checkpoints import find_checkpoints, lacking_steps, signature
 
 
 def make(folder, *names):

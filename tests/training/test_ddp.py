@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mnemoscope.training import read_history
+from mnemoscope.training.history import read_history
 
 
 def test_main_process_looks_and_both_stop_together(tmp_path):

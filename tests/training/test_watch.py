@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.lm import scan_memorized, wrap_model
-from mnemoscope.training import MemorizationWatch, WatchedWindows, read_history
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.model import wrap_model
+from mnemoscope.training.history import read_history
+from mnemoscope.training.watch import MemorizationWatch
+from mnemoscope.training.windows import WatchedWindows
 
 
 def train(network, rows, n_steps, watch=None, every=5):

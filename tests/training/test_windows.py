@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import UserError
-from mnemoscope.sequences.rouge import rouge_3, rouge_l
-from mnemoscope.training import WatchedWindows, make_canaries
+from mnemoscope.training.watch import make_canaries
+from mnemoscope.training.windows import WatchedWindows
 
 
 def test_counting_text_is_guess_and_drawn_words_are_recall(windows):

@@ -7,25 +7,95 @@ and not at all.
 Run it: mnemoscope analyze boundary STUDY --corpus TEXTS
 """
 
+import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.decoding import decode_rows, draw_rows, hash_ids, model_basis
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    decode_rows,
+    draw_rows,
+    hash_ids,
+    model_basis,
+)
 from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import normal_mean
-from mnemoscope.analysis.pairs import count_pairs
 from mnemoscope.analysis.predictors import count_tokens, frequency_source
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.data.duplicates import SuffixIndex
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.progress import track
+from mnemoscope.stats import normal_mean
 
-__all__ = ["GROUPS", "Settings", "analyse", "boundary_differences", "group_of"]
+# How often two tokens stand side by side: counts of 2-grams in the corpus or in the study itself.
+
+
+class PairCounts(NamedTuple):
+    """Counts of the 2-grams of some sequences.
+
+    Attributes:
+        each: of the 2-gram that ends at every token but the first, int64, shape (n, T - 1).
+        total: 2-grams in all that was counted.
+    """
+
+    each: npt.NDArray[np.int64]
+    total: int
+
+
+def count_pairs(inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]) -> PairCounts:
+    """Count the 2-grams of sequences in the corpus, or in the study's sequences without one.
+
+    No 2-gram spans two documents, or two sequences.
+
+    Args:
+        inputs: whose corpus is read; its counts are kept.
+        tokens: sequences, shape (n, T).
+    """
+    pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], axis=-1).reshape(-1, 2)
+    different, which = np.unique(pairs, axis=0, return_inverse=True)
+
+    def make() -> pl.DataFrame:
+        index, total = SuffixIndex(different), 0
+        for piece, ends in _pieces(inputs):
+            index.count(piece, ends)
+            total += int(np.maximum(np.diff(ends, prepend=0) - 1, 0).sum())
+        found = pl.DataFrame({"count": index.counts_of_rows()})
+        return found.with_columns(total=pl.lit(total, dtype=pl.Int64))
+
+    if inputs.corpus is None:
+        kept = make()
+    else:
+        basis = {
+            "corpus": inputs.corpus.identity(),
+            "pairs": hashlib.sha256(different.tobytes()).hexdigest(),
+        }
+        kept = inputs.shelf("pairs", basis, make)
+    each = kept["count"].to_numpy()[which.ravel()].reshape(len(tokens), -1)
+    return PairCounts(each, int(kept["total"][0]))
+
+
+def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens and the ends of their documents."""
+    if inputs.corpus is None:
+        table = token_matrix(inputs.table)
+        yield table.ravel(), np.arange(1, len(table) + 1) * table.shape[1]
+        return
+    from mnemoscope.data.corpus import Place
+
+    with track("Counting 2-grams", total=inputs.corpus.n_tokens, unit="tokens") as progress:
+        for chunk, _ in inputs.corpus.chunks(Place(), 2):
+            ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
+            yield chunk.tokens, ends
+            progress.advance(chunk.n_new)
+
+
+# Frequency of tokens and 2-grams, and entropy, by position around prefix and continuation.
 
 GROUPS = {"memorized": 1.0, "half": 0.5, "quarter": 0.25, "not memorized": 0.0}
 """Groups and the score in their middle."""
@@ -189,7 +259,7 @@ def _entropy(
     inputs: AnalysisInputs, rows: pl.DataFrame, tokens: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
     """Entropy of every token's prediction, shape (n, T); the first has none (NaN)."""
-    from mnemoscope.lm.entropy import next_token_entropy
+    from mnemoscope.lm.probe import next_token_entropy
 
     lm = inputs.model()
 

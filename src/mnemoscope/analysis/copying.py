@@ -6,7 +6,9 @@ them; attention is that of the model itself, an adaptation of their cross-attent
 Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,31 +16,372 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.copied_text import PassageIndex, near_scores, nearest_texts
-from mnemoscope.analysis.decoding import decode_rows, draw_rows
-from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.ideas import SentenceModel, find_ideas
-from mnemoscope.analysis.ideas_compared import (
-    COSINES,
-    ROWS,
-    compare_ideas,
-    idea_chart,
-    idea_words,
-    is_idea,
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    decode_rows,
+    draw_rows,
 )
-from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.psmi import separation
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
-from mnemoscope.analysis.shares import share_of
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
+from mnemoscope.stats import share_of
 
 if TYPE_CHECKING:
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
 
-__all__ = ["KINDS", "Settings", "analyse", "copies"]
+
+# Passages that one text has from others: verbatim or nearly.
+
+_ROWS_AT_ONCE = 256
+
+
+class Passage(NamedTuple):
+    """A passage that two texts share; empty where there is none.
+
+    Attributes:
+        text: the passage.
+        source: number of the text it stands in, -1 for none.
+    """
+
+    text: str
+    source: int
+
+
+class PassageIndex:
+    """All passages of a given least length in some texts, to be looked up exactly."""
+
+    def __init__(self, texts: Sequence[str], n_characters: int) -> None:
+        """Index the texts.
+
+        Args:
+            texts: where to look.
+            n_characters: how long a passage must be at least.
+        """
+        self._texts, self._n = texts, n_characters
+        self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, text in enumerate(texts):
+            for start in range(len(text) - n_characters + 1):
+                self._places[text[start : start + n_characters]].append((number, start))
+
+    def longest(self, text: str, besides: str = "") -> Passage:
+        """Give the longest passage of a text that stands in the index.
+
+        Args:
+            text: what is looked at.
+            besides: passages that stand in here do not count (a prompt that is taken up again).
+        """
+        found = Passage("", -1)
+        for passage in self._passages(text):
+            if len(passage.text) > len(found.text) and passage.text not in besides:
+                found = passage
+        return found
+
+    def _passages(self, text: str) -> Iterator[Passage]:
+        """Every passage that can be made no longer, each at its beginning."""
+        for start in range(len(text) - self._n + 1):
+            for number, place in self._places.get(text[start : start + self._n], ()):
+                other = self._texts[number]
+                if start and place and text[start - 1] == other[place - 1]:
+                    continue  # it began earlier
+                length = self._n
+                most = min(len(text) - start, len(other) - place)
+                while length < most and text[start + length] == other[place + length]:
+                    length += 1
+                yield Passage(text[start : start + length], number)
+
+
+def nearest_texts(
+    texts: Sequence[str], others: Sequence[str], n_nearest: int
+) -> npt.NDArray[np.int64]:
+    """Find for each text the others nearest to it, by TF-IDF cosine of character 3-grams.
+
+    Args:
+        texts: shape (n,).
+        others: where to look.
+        n_nearest: how many.
+
+    Returns:
+        Numbers of others, shape (n, at most n_nearest), nearest first.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    n_nearest = min(n_nearest, len(others))
+    found = TfidfVectorizer(analyzer="char", ngram_range=(3, 3), dtype=np.float32)
+    try:
+        vectors = found.fit_transform(others)
+    except ValueError:  # no text of three characters
+        return np.tile(np.arange(n_nearest), (len(texts), 1))
+    asked = found.transform(texts)
+    parts = []
+    for start in range(0, len(texts), _ROWS_AT_ONCE):
+        block = (asked[start : start + _ROWS_AT_ONCE] @ vectors.T).toarray()
+        parts.append(np.argsort(-block, axis=1, kind="stable")[:, :n_nearest])
+    return np.concatenate(parts).astype(np.int64)
+
+
+def near_scores(
+    texts: Sequence[str], others: Sequence[str], nearest: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Give the best likeness of each text to a passage of one of its nearest others.
+
+    Likeness is RapidFuzz's partial ratio: insertions and deletions against the passage of equal
+    length that fits best, from 0 to 1.
+
+    Args:
+        texts: shape (n,).
+        others: texts that `nearest` counts.
+        nearest: from `nearest_texts`.
+
+    Returns:
+        Shape (n,).
+    """
+    from rapidfuzz.fuzz import partial_ratio
+
+    return np.array(
+        [
+            max((partial_ratio(text, others[one]) for one in row), default=0.0) / 100
+            for text, row in zip(texts, nearest.tolist(), strict=True)
+        ]
+    )
+
+
+# Copies in idea: cosines of sentence embeddings, and the same against texts drawn at random.
+
+_MODULES_FILE = "modules.json"
+
+
+class SentenceModel:
+    """A sentence-transformers model that encodes each text once.
+
+    Args:
+        name: folder or hub name.
+
+    Raises:
+        UserError: the library is not installed, or the model is not to be had.
+    """
+
+    def __init__(self, name: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise UserError(
+                "analyze copying: idea copies need sentence-transformers. Install the extra: "
+                "pip install 'mnemoscope[sentences]', or leave sentence_model out."
+            ) from None
+        # The library takes any other folder too, a causal model's say, and pools it by the mean.
+        if Path(name).is_dir() and not (Path(name) / _MODULES_FILE).is_file():
+            raise UserError(
+                f"analyze copying: sentence_model {name}: no {_MODULES_FILE}, so it is no "
+                "sentence-transformers model. Give a folder that holds one."
+            )
+        try:
+            self._model = SentenceTransformer(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"analyze copying: sentence_model {name}: {reason}. Give a folder that holds one."
+            ) from None
+        self._vectors: dict[str, npt.NDArray[np.float32]] = {}
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Give the embedding of each text, of length 1; shape (n, size)."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            found = np.asarray(self._model.encode(new, normalize_embeddings=True), np.float32)
+            self._vectors |= dict(zip(new, found, strict=True))
+        return np.stack([self._vectors[text] for text in texts])
+
+
+class Ideas(NamedTuple):
+    """Best cosines of each continuation, shape (n,) each.
+
+    Attributes:
+        nearest: with the texts nearest to it.
+        random: with as many of the others, drawn at random; NaN where there are no others.
+        prompt: with its own prompt.
+    """
+
+    nearest: npt.NDArray[np.float64]
+    random: npt.NDArray[np.float64]
+    prompt: npt.NDArray[np.float64]
+
+
+def find_ideas(
+    model: SentenceModel,
+    continuations: Sequence[str],
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    nearest: npt.NDArray[np.int64],
+    *,
+    seed: int,
+) -> Ideas:
+    """Compare continuations with their nearest texts, with others at random and with their prompts.
+
+    Args:
+        model: that embeds.
+        continuations: shape (n,).
+        prompts: shape (n,).
+        texts: that `nearest` counts.
+        nearest: from `copied_text.nearest_texts`.
+        seed: of the draw.
+    """
+    drawn = _draw_others(nearest, len(texts), seed)
+    own = np.arange(len(prompts))[:, None]
+    return Ideas(
+        nearest=best_cosines(model, continuations, texts, nearest),
+        random=best_cosines(model, continuations, texts, drawn),
+        prompt=best_cosines(model, continuations, prompts, own),
+    )
+
+
+def best_cosines(
+    model: SentenceModel, texts: Sequence[str], others: Sequence[str], places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Give the best cosine of each text's sentence embedding with those of some others.
+
+    Args:
+        model: that embeds.
+        texts: shape (n,).
+        others: texts that `places` counts.
+        places: which others to compare with, shape (n, k).
+
+    Returns:
+        Shape (n,); NaN where k is 0.
+    """
+    if not places.size:
+        return np.full(len(texts), np.nan)
+    first, second = model.encode(texts), model.encode(others)
+    found: npt.NDArray[np.float64] = np.array(
+        [(second[row] @ one).max() for one, row in zip(first, places, strict=True)], dtype=float
+    )
+    return found
+
+
+def _draw_others(nearest: npt.NDArray[np.int64], n_texts: int, seed: int) -> npt.NDArray[np.int64]:
+    """As many texts as are nearest, or all that are left, at random and none of the nearest."""
+    generator = np.random.default_rng(seed)
+    everything = np.arange(n_texts)
+    n = min(nearest.shape[1], n_texts - nearest.shape[1])
+    return np.array(
+        [generator.choice(np.delete(everything, row), n, replace=False) for row in nearest],
+        dtype=np.int64,
+    ).reshape(len(nearest), n)
+
+
+# What a count of copies in idea is worth: texts at random, the prompt, exact copies beside it.
+
+COSINES = ("idea", "idea_random", "idea_prompt")
+"""Columns of cosines, in the order of `ideas.Ideas`."""
+
+ROWS = {True: "trained on", False: "never trained on"}
+"""Rows by whether the model was trained on them, in words."""
+
+NEAREST, RANDOM = "nearest texts", "texts at random"
+PROMPT, EXACT = "as like the prompt: not counted", "verbatim copies that reach it"
+COMPARED = (NEAREST, RANDOM, PROMPT, EXACT)
+"""What cosines are compared with; the first is the count of copies in idea."""
+
+
+def is_idea(column: str, least: float) -> pl.Expr:
+    """Say which continuations are copies in idea: long, like a text, and not as like their prompt.
+
+    Args:
+        column: cosines that are asked, one of `COSINES`.
+        least: cosine from which on a text is a copy in idea.
+    """
+    return pl.col("is_long") & (pl.col(column) >= least) & (pl.col("idea_prompt") < least)
+
+
+def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
+    """Set the copies in idea beside what texts at random, the prompt and exact copies give.
+
+    Args:
+        found: columns `model`, `trained` and those of `copying.copies`, with a sentence model.
+        least: cosine from which on a text is a copy in idea.
+
+    Returns:
+        One row for each model, rows and `compared` (one of `COMPARED`): `n` of `of` with `share`
+        and its interval `low`, `high`; `median`, of the cosines of all that are long enough.
+    """
+    is_left = pl.col("is_long") & ~pl.col("kind").is_in(["verbatim", "near"]).fill_null(False)
+    is_like = is_left & (pl.col("idea") >= least)
+    rules = {
+        NEAREST: ("idea", pl.col("kind") == "idea", pl.lit(True)),
+        RANDOM: ("idea_random", is_left & is_idea("idea_random", least), pl.lit(True)),
+        PROMPT: ("idea_prompt", is_like & (pl.col("idea_prompt") >= least), pl.lit(True)),
+        EXACT: ("idea", pl.col("idea") >= least, pl.col("kind") == "verbatim"),
+    }
+    lines = []
+    parts = found.partition_by("model", maintain_order=True)
+    sides = (one.filter(trained=trained) for one in parts for trained in ROWS)
+    for part in (one for one in sides if one.height):
+        for compared, (column, rule, whole) in rules.items():
+            rows = part.filter(whole)
+            share = share_of(rows.filter(rule).height, rows.height)
+            lines.append(
+                {"model": part["model"][0], "rows": ROWS[part["trained"][0]]}
+                | {"compared": compared, "n": rows.filter(rule).height, "of": rows.height}
+                | {"share": share.value, "low": share.low, "high": share.high}
+                | {"median": rows.filter("is_long")[column].median()}
+            )
+    return pl.DataFrame(lines, infer_schema_length=None).with_columns(
+        pl.col("share", "low", "high").fill_nan(None), pl.col("median").cast(pl.Float64)
+    )
+
+
+def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
+    """Say what the count of copies in idea is worth.
+
+    Args:
+        ideas: of one model, from `compare_ideas`.
+        least: cosine from which on a text is a copy in idea.
+    """
+    for rows in ideas["rows"].unique(maintain_order=True):
+        part = ideas.filter(rows=rows)
+        by = {one["compared"]: one for one in part.iter_rows(named=True)}
+        said = {name: share_of(one["n"], one["of"]) for name, one in by.items()}
+        medians = " and ".join(
+            "none" if by[name]["median"] is None else f"{by[name]['median']:.2f}"
+            for name in (NEAREST, RANDOM)
+        )
+        yield (
+            f"Cosine of {least:g} or more, {rows}: with the nearest texts {said[NEAREST]}; "
+            f"with as many texts at random {said[RANDOM]} (median cosine {medians}); another "
+            f"{said[PROMPT]} are that like their own prompt too and not counted."
+        )
+        if by[EXACT]["of"]:
+            yield (
+                f"How much of what is copied such a cosine finds: {said[EXACT]} of the verbatim "
+                f"copies {rows} have it."
+            )
+
+
+def idea_chart(ideas: pl.DataFrame, groups: Sequence[tuple[str, str]], least: float) -> Chart:
+    """Copies in idea beside what texts at random and the prompt give, as bars.
+
+    Args:
+        ideas: from `compare_ideas`.
+        groups: models and rows that are shown, in this order.
+        least: cosine from which on a text is a copy in idea.
+    """
+    shown = ideas.filter(pl.col("compared") != EXACT)
+    return Chart(
+        title=f"Continuations with a cosine of {least:g} or more, per cent (95 % interval)",
+        form="bars",
+        x_names=COMPARED[:3],
+        percent=True,
+        series=tuple(
+            series_of(f"{model}, {rows}", shown.filter(model=model, rows=rows), "share")
+            for model, rows in groups
+        ),
+    )
+
+
+# What a model copies from its training texts: verbatim, nearly, in idea; and how it attends.
 
 KINDS = ("verbatim", "near", "idea")
 """Kinds of copies; each continuation has the first that holds."""
@@ -300,9 +643,9 @@ def _shapes(store: "MapStore", rows: pl.DataFrame) -> npt.NDArray[np.float64]:
     """Entropy and Gini coefficient of each map and layer, (n, layers, 2), mean over heads."""
     import torch
 
-    from mnemoscope.maps.dataset import rows_at_once
+    from mnemoscope.maps.format import unpack_triangle
     from mnemoscope.maps.shape import attention_shape
-    from mnemoscope.maps.triangle import unpack_triangle
+    from mnemoscope.maps.views import rows_at_once
 
     maps = store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), "mean")
     parts = []

@@ -7,35 +7,324 @@ Run it: mnemoscope analyze dependencies STUDY
 """
 
 from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.classes import PRASHANTH, categories_of, kinds_of, refuse_one_sided
-from mnemoscope.analysis.coefficients import Coefficient, coefficients
-from mnemoscope.analysis.decoding import draw_rows
-from mnemoscope.analysis.divergence import kl_interval, published_kl
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    categories_of,
+    draw_rows,
+    kinds_of,
+    refuse_one_sided,
+)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.predictors import (
-    FEATURES,
-    add_predictors,
-    frequency_source,
-    libraries_of,
-)
-from mnemoscope.analysis.proportions import (
-    PUBLISHED_LAST_ROW,
-    own_proportions,
-    published_row,
-    published_shares,
-)
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.errors import UserError
+from mnemoscope.stats import share_of
+from mnemoscope.taxonomy.catalogue import PRASHANTH
 
-__all__ = ["BANDS", "Settings", "analyse", "coefficient_table", "divergence_table"]
+# Pearson, Spearman and Chatterjee's ξ of a feature with a label, each with its interval.
+
+_Floats = npt.NDArray[np.float64]
+
+
+class Coefficient(NamedTuple):
+    """A coefficient and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def chatterjee_xi(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> float:
+    """Give ξ(x → y): how far y is a function of x, from about 0 (independent) to 1.
+
+    The rows are sorted by x, equal x in an order drawn by the seed. With r_i the number of y up
+    to y_i and l_i the number from y_i on, ξ = 1 − n Σ|r_{i+1} − r_i| / (2 Σ l_i (n − l_i)).
+    It is not symmetric, and of two values of y only.
+
+    Args:
+        x: shape (n,).
+        y: shape (n,); may have ties.
+        seed: of the order of equal x.
+
+    Returns:
+        ξ; NaN where y has one value only.
+    """
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n = len(first)
+    drawn = np.random.default_rng(seed).random(n)
+    ordered = second[np.lexsort((drawn, first))]
+    ranked = np.sort(ordered)
+    r = np.searchsorted(ranked, ordered, side="right")
+    low = n - np.searchsorted(ranked, ordered, side="left")
+    spread = 2 * float((low.astype(np.float64) * (n - low)).sum())
+    return 1 - n * float(np.abs(np.diff(r)).sum()) / spread if spread else float("nan")
+
+
+def coefficients(
+    x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0, n_resamples: int = 200
+) -> dict[str, Coefficient]:
+    """Give all three coefficients.
+
+    Args:
+        x: the feature, finite, shape (n,), not constant.
+        y: the label, not constant.
+        seed: of ties and resamples.
+        n_resamples: bootstrap resamples, and subsamples of ξ.
+
+    Returns:
+        `pearson`, `spearman`, `xi`.
+    """
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    n = len(first)
+    draws = generator.integers(0, n, (n_resamples, n))
+    ranks_x, ranks_y = _ranks(first), _ranks(second)
+    found = {
+        "pearson": _booted(first, second, draws),
+        "spearman": _booted(ranks_x, ranks_y, draws),
+    }
+    found["xi"] = _subsampled(first, second, generator, n_resamples, seed)
+    return found
+
+
+def _ranks(values: _Floats) -> _Floats:
+    from scipy.stats import rankdata
+
+    ranked: _Floats = rankdata(values).astype(np.float64)
+    return ranked
+
+
+def _booted(first: _Floats, second: _Floats, draws: npt.NDArray[np.int64]) -> Coefficient:
+    """Correlation with a percentile interval; ranks keep their places in the whole sample."""
+    every = [_correlation(first[rows], second[rows]) for rows in draws]
+    return Coefficient(_correlation(first, second), *_ends(np.array(every)))
+
+
+def _correlation(first: _Floats, second: _Floats) -> float:
+    a, b = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale else float("nan")
+
+
+def _subsampled(
+    first: _Floats, second: _Floats, generator: np.random.Generator, n_draws: int, seed: int
+) -> Coefficient:
+    """ξ with the interval of m-out-of-n subsampling, m = n^(3/4)."""
+    n, value = len(first), chatterjee_xi(first, second, seed=seed)
+    m = max(8, round(n**0.75))
+    if m >= n:
+        return Coefficient(value, float("nan"), float("nan"))
+    roots = []
+    for draw in range(n_draws):
+        rows = generator.choice(n, m, replace=False)
+        part = chatterjee_xi(first[rows], second[rows], seed=seed + draw)
+        roots.append(np.sqrt(m / (1 - m / n)) * (part - value) / np.sqrt(n))
+    low, high = _ends(np.array(roots))
+    return Coefficient(value, value - high, value - low)
+
+
+def _ends(values: _Floats) -> tuple[float, float]:
+    kept = values[np.isfinite(values)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    low, high = np.quantile(kept, [0.025, 0.975])
+    return float(low), float(high)
+
+
+# How far two samples of a number lie apart: Kullback-Leibler over shared bins, with its null.
+
+_SMOOTHING = 0.5
+
+
+def binned_kl(first: npt.ArrayLike, second: npt.ArrayLike, *, n_bins: int = 20) -> float:
+    """Give KL(first‖second) of two samples over bins that both share, in nats.
+
+    The bins hold equal numbers of the two samples together; half a count is added to each, so
+    that an empty bin does not make it infinite. A plug-in estimate: too large for small samples,
+    which is what the shuffled null shows.
+
+    Args:
+        first: shape (n,).
+        second: shape (m,).
+        n_bins: bins, fewer where values are tied.
+
+    Returns:
+        Nats, at least 0.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    weights = np.concatenate([np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))])
+    both = np.concatenate([a, b])
+    order = np.argsort(both, kind="stable")
+    mass = np.cumsum(weights[order]) / 2
+    places = np.searchsorted(mass, np.arange(1, n_bins) / n_bins)
+    inner = np.unique(both[order][np.minimum(places, len(both) - 1)])
+    counts = [
+        np.bincount(np.searchsorted(inner, part, side="right"), minlength=len(inner) + 1)
+        for part in (a, b)
+    ]
+    p, q = ((one + _SMOOTHING) / (one + _SMOOTHING).sum() for one in counts)
+    return float((p * np.log(p / q)).sum())
+
+
+def published_kl(first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int = 0) -> float:
+    """Give the published figure: two equally many sampled values, each normalised to sum 1.
+
+    Args:
+        first: shape (n,), positive.
+        second: shape (m,), positive.
+        seed: of the sample.
+
+    Returns:
+        Nats; it depends on the order in which the values were drawn.
+    """
+    from scipy.stats import entropy
+
+    generator = np.random.default_rng(seed)
+    n = min(len(np.asarray(first)), len(np.asarray(second)))
+    a, b = (generator.choice(np.asarray(one), n) for one in (first, second))
+    return float(entropy(a, b))
+
+
+def kl_interval(
+    first: _Floats, second: _Floats, *, n_bins: int, n_resamples: int, seed: int
+) -> dict[str, float]:
+    """Give the divergence with its bootstrap interval, and its mean where labels are shuffled.
+
+    Args:
+        first: shape (n,).
+        second: shape (m,).
+        n_bins: as `binned_kl`.
+        n_resamples: of both.
+        seed: of the resamples.
+
+    Returns:
+        `kl`, `low`, `high`, `shuffled`; nats.
+    """
+    generator = np.random.default_rng(seed)
+    both, n = np.concatenate([first, second]), len(first)
+    draws, shuffled = [], []
+    for _ in range(n_resamples):
+        parts = (generator.choice(one, len(one)) for one in (first, second))
+        draws.append(binned_kl(*parts, n_bins=n_bins))
+        mixed = generator.permutation(both)
+        shuffled.append(binned_kl(mixed[:n], mixed[n:], n_bins=n_bins))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {
+        "kl": binned_kl(first, second, n_bins=n_bins),
+        "low": float(low),
+        "high": float(high),
+        "shuffled": float(np.mean(shuffled)),
+    }
+
+
+# How the memorized sequences share out among the categories, beside the published shares.
+
+CATEGORIES = {
+    "Recite[5]": "recitation",
+    "Reconstruct": "reconstruction",
+    "Recollect": "recollection",
+}
+"""Our classes and the published names."""
+
+PUBLISHED_LAST_ROW = (84.56, 4.10, 11.34)
+"""What was published for 12b at the end of training, per cent: it pools every size."""
+
+
+def _table() -> pl.DataFrame:
+    return pl.read_csv(
+        files("mnemoscope.analysis").joinpath("data", "proportions.csv").read_bytes()
+    )
+
+
+def by_size() -> pl.DataFrame:
+    """Give counts and per cent of each category by size, all at the end of training.
+
+    160m is left out by the paper.
+    """
+    return _table().filter(pl.col("step_share") == 1.0)
+
+
+def by_step() -> pl.DataFrame:
+    """Give per cent of each category through the training of 12b; the last row is 12b's own."""
+    return (
+        _table()
+        .filter(pl.col("size") == "12b")
+        .sort("step_share")
+        .select("size", "step_share", *(f"{name}_percent" for name in CATEGORIES.values()))
+    )
+
+
+def published_shares() -> pl.DataFrame:
+    """Give both published tables under one another.
+
+    Returns:
+        `over` (`size` or `training`), `size`, `step_share` and the per cent of each category; of
+        the rows over size all are at the end, of those over training all are 12b's.
+    """
+    names = ("size", "step_share", *(f"{name}_percent" for name in CATEGORIES.values()))
+    parts = {"size": by_size(), "training": by_step()}
+    return pl.concat(
+        part.select(pl.lit(over).alias("over"), *names) for over, part in parts.items()
+    )
+
+
+def pooled_last_row() -> tuple[float, ...]:
+    """Pool every size at the last step, as was published for 12b: per cent of each category."""
+    totals = by_size().select(pl.col(list(CATEGORIES.values())).sum()).row(0)
+    return tuple(100 * total / sum(totals) for total in totals)
+
+
+def own_proportions(category: pl.Series, memorized: pl.Series) -> pl.DataFrame:
+    """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
+
+    Args:
+        category: of every row, null where unknown.
+        memorized: of every row.
+
+    Returns:
+        `category`, `n`, `share` with `low` and `high`.
+    """
+    chosen = category.filter(memorized.fill_null(False)).drop_nulls()
+    rows = []
+    is_theirs = set(chosen) <= set(CATEGORIES)
+    for name in CATEGORIES if is_theirs else chosen.unique().sort():
+        n = int((chosen == name).sum())
+        share = share_of(n, len(chosen))
+        rows.append(
+            {"category": name, "n": n, "share": share.value}
+            | {"low": share.low, "high": share.high}
+        )
+    return pl.DataFrame(rows, schema_overrides={"n": pl.Int64})
+
+
+def published_row(split: str | None) -> dict[str, float] | None:
+    """Give the published shares of the split that a study reads, None where it is another.
+
+    Args:
+        split: as `sequences.split`, for example `deduped_12b` or `memories_deduped_12b`.
+
+    Returns:
+        Share of each of our classes, a fraction.
+    """
+    if split is None or not split.removeprefix("memories_").startswith("deduped_"):
+        return None
+    row = by_size().filter(pl.col("size") == split.rpartition("_")[2])
+    if row.is_empty():
+        return None
+    counts = {ours: row[name].item() for ours, name in CATEGORIES.items()}
+    return {name: count / sum(counts.values()) for name, count in counts.items()}
+
+
+# How far each feature goes with memorization: three coefficients, and perplexity by duplicates.
 
 BANDS = ((0, 0), (1, 1), (2, 2), (3, 5), (6, 10), (11, 50), (51, 999), (1000, None))
 """Bands of duplicates, both ends within."""

@@ -8,6 +8,7 @@ repeated and spaced, mean run of right tokens. Their parts of speech are kinds o
 Run it: mnemoscope analyze dynamics STUDY
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,34 +16,231 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.continued import (
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
     Insertions,
     Rows,
+    draw_rows,
+    hash_ids,
+    model_basis,
     run_arm,
     stream_rows,
     training_rows,
     unseen_rows,
 )
-from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
-from mnemoscope.analysis.dynamics_measures import (
-    RightTokens,
-    kinds_of,
-    mean_run,
-)
-from mnemoscope.analysis.dynamics_words import charts, sentence
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import resampled_difference, resampled_mean
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.figures import Chart, Figure, Series, series_of
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stats import Estimate, resampled_difference, resampled_mean, resampled_ratio
 
 if TYPE_CHECKING:
     from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["ARMS", "Settings", "analyse", "epochs_to", "insertions_of"]
+
+# Exact token memorization in numbers: shares of right tokens, mean runs, kinds of token.
+
+KINDS = ("letters", "digits", "signs", "white space", "mixed")
+"""What a token is written with, white space around it aside."""
+
+
+@dataclass(frozen=True)
+class RightTokens:
+    """True tokens and the model's own, at every place.
+
+    Attributes:
+        wanted: shape (n, T), int64.
+        best: the argmax after the true tokens before it, the same shape.
+    """
+
+    wanted: npt.NDArray[np.int64]
+    best: npt.NDArray[np.int64]
+
+    @property
+    def is_right(self) -> npt.NDArray[np.bool_]:
+        """Where both are one."""
+        found: npt.NDArray[np.bool_] = self.wanted == self.best
+        return found
+
+    def __getitem__(self, rows: npt.NDArray[Any]) -> "RightTokens":
+        """The same of some rows."""
+        return RightTokens(self.wanted[rows], self.best[rows])
+
+    def by_kind(self, kinds: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+        """R and R_mem of each kind of token.
+
+        Args:
+            kinds: number of the kind of each token id.
+
+        Returns:
+            A row a kind that occurs: `kind`, `n`, `right_kind` (R: share of its tokens for which
+            the model says a token of that kind) and `right_token` (R_mem: for which it says the
+            token), with intervals over sequences.
+        """
+        truth, said = kinds[self.wanted], kinds[self.best]
+        rows = []
+        for number, name in enumerate(KINDS):
+            here = truth == number
+            if here.any():
+                kind = resampled_ratio((here & (said == number)).sum(axis=1), here.sum(axis=1))
+                token = resampled_ratio((here & self.is_right).sum(axis=1), here.sum(axis=1))
+                rows.append(
+                    {"kind": name, "n": int(here.sum())}
+                    | kind.columns("right_kind")
+                    | token.columns("right_token")
+                )
+        return rows
+
+
+def mean_run(is_right: npt.ArrayLike) -> Estimate:
+    """Memory-unit length: the mean run of right tokens; a run ends with its sequence.
+
+    Args:
+        is_right: shape (n, T), bool.
+
+    >>> mean_run([[True, True, False, True], [False] * 4]).value
+    1.5
+    """
+    right = np.asarray(is_right, dtype=bool)
+    before = np.pad(right[:, :-1], ((0, 0), (1, 0)))
+    return resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1))
+
+
+def kind_of(text: str) -> str:
+    """Kind of a token by what it is written with.
+
+    >>> [kind_of(one) for one in (" the", "12", "();", "  ", "x1")]
+    ['letters', 'digits', 'signs', 'white space', 'mixed']
+    """
+    bare = text.strip()
+    if not bare:
+        return "white space"
+    if bare.isalpha():
+        return "letters"
+    if bare.isdecimal():
+        return "digits"
+    return "mixed" if any(one.isalnum() for one in bare) else "signs"
+
+
+def kinds_of(tokenizer: Any, vocab_size: int) -> npt.NDArray[np.int64]:
+    """Number of the kind of every token id; what the tokenizer does not know is mixed.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        vocab_size: ids that the model knows.
+    """
+    known = min(len(tokenizer), vocab_size)
+    texts = tokenizer.batch_decode([[index] for index in range(known)])
+    found = np.full(vocab_size, KINDS.index("mixed"), dtype=np.int64)
+    found[:known] = [KINDS.index(kind_of(text)) for text in texts]
+    return found
+
+
+# The result of `dynamics` in a sentence and in pictures.
+
+
+def interval(row: dict[str, Any], name: str, *, scale: float = 100, unit: str = "") -> str:
+    """`91.2 % [88.0, 94.1]` from three columns of a row."""
+    value, low, high = (scale * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f}{unit} [{low:.1f}, {high:.1f}]"
+
+
+def sentence(frames: dict[str, pl.DataFrame], settings: Any) -> str:
+    """The result: M, T(τ), and what is left after one reading.
+
+    Args:
+        frames: of `dynamics`.
+        settings: its settings.
+    """
+    whole = frames["tokens"].row(0, named=True)
+    learnt = frames["thresholds"].row(0, named=True)
+    floors = {row["arm"]: row for row in frames["floors"].iter_rows(named=True)}
+    time = (
+        f"does not reach M = {settings.threshold:g} on unseen sequences in {settings.epochs} epochs"
+        if learnt["epochs"] is None
+        else f"reaches M = {settings.threshold:g} on unseen sequences in {learnt['epochs']} epochs "
+        f"({learnt['steps']} steps)"
+    )
+    return (
+        f"Teacher-forced, the model has {interval(whole, 'm', unit=' %')} of all tokens right, in "
+        f"runs of {interval(whole, 'mean_run', scale=1)} tokens; it {time}; of a batch read once, "
+        f"the lowest M from its peak on is {interval(floors['once'], 'above_never')} points above "
+        f"that of a run that never read it, and {settings.n_repeats} readings in a row or spaced "
+        f"keep {interval(floors['repeated'], 'above_once')} and "
+        f"{interval(floors['spaced'], 'above_once')} points more than one."
+    )
+
+
+def charts(frames: dict[str, pl.DataFrame], *, last_reading: int) -> tuple[Figure, ...]:
+    """Forgetting, learning, right tokens by position and by kind.
+
+    Args:
+        frames: of `dynamics`.
+        last_reading: steps made when the special batch has been read for the last time.
+    """
+    return (
+        Chart(
+            title="M of the special batch while training goes on, per cent (95 % interval)",
+            series=_curves(frames["forgetting"], "arm", "step", "m"),
+            x_label="steps",
+            percent=True,
+            marks=((float(last_reading), "read for the last time"),),
+        ),
+        Chart(
+            title="M of unseen sequences while they are taught, and of others that are not, "
+            "per cent (95 % interval)",
+            series=(
+                *_curves(frames["learning"], "model", "epoch", "m", "{}, taught"),
+                *_curves(frames["learning"], "model", "epoch", "other_m", "{}, others"),
+            ),
+            x_label="epochs",
+            percent=True,
+        ),
+        Chart(
+            title="Right tokens by position, per cent",
+            series=_curves(frames["positions"], "group", "position", "m", bare=True),
+            x_label="position of the token",
+            percent=True,
+        ),
+        _kinds_chart(frames["kinds"]),
+    )
+
+
+def _curves(
+    frame: pl.DataFrame, by: str, x: str, y: str, name: str = "{}", *, bare: bool = False
+) -> tuple[Series, ...]:
+    """A curve a group."""
+    parts = [
+        (key, frame.filter(pl.col(by) == key)) for key in frame[by].unique(maintain_order=True)
+    ]
+    return tuple(
+        series_of(name.format(key), part, y, x=x, ends=None if bare else (f"{y}_low", f"{y}_high"))
+        for key, part in parts
+    )
+
+
+def _kinds_chart(frame: pl.DataFrame) -> Chart:
+    """Right kind and right token of each kind, in all sequences."""
+    part = frame.filter(pl.col("group") == "all")
+    return Chart(
+        title="Tokens of each kind: the kind right, and the token itself, per cent (95 % interval)",
+        form="bars",
+        percent=True,
+        x_names=tuple(part["kind"]),
+        series=tuple(
+            series_of(name, part, column, ends=(f"{column}_low", f"{column}_high"))
+            for name, column in (
+                ("a token of this kind (R)", "right_kind"),
+                ("this token (R mem)", "right_token"),
+            )
+        ),
+    )
+
+
+# Exact token memorization: how much of a text is right, how fast it is learnt, what is forgotten.
 
 ARMS = ("never", "once", "repeated", "spaced")
 """How often the special batch is read, and how: the last time is the same step in all."""
@@ -193,7 +391,7 @@ def _right_tokens(
     inputs: AnalysisInputs, lm: "LanguageModel", tokens: npt.NDArray[Any], ids: str
 ) -> RightTokens:
     """Every token but the first, judged after the true ones before it."""
-    from mnemoscope.lm.best_tokens import best_tokens
+    from mnemoscope.lm.continue_ import best_tokens
 
     def make() -> pl.DataFrame:
         best = best_tokens(lm, tokens, batch_size=inputs.batch_size)
@@ -256,7 +454,7 @@ def _learn(
 def _look(
     tuning: "FineTuning", special: Rows, others: Rows, settings: Settings
 ) -> dict[str, float]:
-    from mnemoscope.lm.logprobs import teacher_forced
+    from mnemoscope.lm.probe import teacher_forced
 
     taught, other = (
         teacher_forced(tuning.lm, rows, batch_size=settings.batch_size, prefix=1)
@@ -304,8 +502,8 @@ def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl
 def _arm(
     lm: "LanguageModel", arm: str, settings: Settings, special: Rows, stream: npt.NDArray[np.int32]
 ) -> pl.DataFrame:
+    from mnemoscope.lm.continue_ import right_tokens
     from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.verbatim import right_tokens
 
     last = _last_reading(settings) + 1
 

@@ -13,24 +13,16 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    Generated,
+    generate_by_level,
+    states_of,
+)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
-from mnemoscope.analysis.generated import Generated, generate_by_level, states_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
 from mnemoscope.errors import UserError
-
-__all__ = [
-    "METRICS",
-    "Distance",
-    "Settings",
-    "analyse",
-    "distances",
-    "from_top",
-    "mean_noise",
-    "mean_states",
-    "project",
-]
 
 METRICS = ("cosine", "euclidean")
 

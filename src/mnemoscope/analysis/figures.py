@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Chart", "Figure", "HeatMap", "Series", "plain", "series_of"]
 
 Values = tuple[float | None, ...]
 

@@ -15,29 +15,28 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.continued import (
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
     Insertions,
+    model_basis,
     run_arm,
     stream_rows,
     training_rows,
     unseen_rows,
 )
-from mnemoscope.analysis.decoding import model_basis
-from mnemoscope.analysis.dynamics_words import interval
+from mnemoscope.analysis.dynamics import interval
 from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.length_prompts import Prompt, by_tokens
-from mnemoscope.analysis.means import resampled_difference, resampled_mean
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.length import Prompt, by_tokens
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stats import resampled_difference, resampled_mean
 
 if TYPE_CHECKING:
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["ARMS", "Injected", "Settings", "analyse", "insertions_of", "verbatim_lengths"]
 
 ARMS = ("control", "treated")
 PLAIN, SHUFFLED = "text", "shuffled text"

@@ -15,17 +15,19 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.decoding import decode_rows, draw_rows
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    decode_rows,
+    draw_rows,
+)
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
-from mnemoscope.analysis.shares import Share, share_of
+from mnemoscope.stats import Share, share_of
 
 if TYPE_CHECKING:
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["LEVELS", "Settings", "analyse", "level_of", "stays", "transitions"]
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""

@@ -10,33 +10,323 @@ Run it: mnemoscope analyze perturb STUDY
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.continued import unseen_rows
-from mnemoscope.analysis.decoding import hash_ids, model_basis
-from mnemoscope.analysis.dynamics_words import interval
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import resampled_mean
-from mnemoscope.analysis.perturb_words import charts, sentence
-from mnemoscope.analysis.prompts import AS_IT_IS, Prompt, Vocabulary, make_prompts
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
-from mnemoscope.analysis.shares import share_of
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    hash_ids,
+    model_basis,
+    unseen_rows,
+)
+from mnemoscope.analysis.dynamics import interval
+from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.stats import resampled_mean, share_of
 from mnemoscope.taxonomy.nodes import parse_node
 
 if TYPE_CHECKING:
     from mnemoscope.lm.fine_tuning import FineTuning
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["Settings", "analyse", "recovery", "suffix_runs"]
+
+# Prompts that say nearly the same: shifted windows, near-synonyms, other words, case, typos.
+
+AS_IT_IS = "as it is"
+WORD_KINDS = ("near-synonym", "random word", "case", "typo")
+_SHORTEST_WORD = 3
+
+
+class Prompt(NamedTuple):
+    """One prompt and what should follow it.
+
+    Attributes:
+        kind: what was done to it.
+        ids: what the model is shown.
+        wanted: the tokens of the sequence after it.
+        n_before: how many of these stand before the suffix (of a window shifted to the left).
+    """
+
+    kind: str
+    ids: npt.NDArray[np.int64]
+    wanted: npt.NDArray[np.int64]
+    n_before: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words among a model's tokens.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer.
+        embeddings: the model's input embeddings, shape (vocabulary, width), float32.
+    """
+
+    tokenizer: Any
+    embeddings: npt.NDArray[np.float32]
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        """A letter before what is written out or read: no tokenizer strips what follows it."""
+        return list(self.tokenizer.encode("a", add_special_tokens=False))
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """What each token adds to a text, white space included."""
+        known = min(len(self.tokenizer), len(self.embeddings))
+        start = len(self.tokenizer.decode(self._anchor))
+        rows = [[*self._anchor, index] for index in range(known)]
+        return [text[start:] for text in self.tokenizer.batch_decode(rows)]
+
+    @cached_property
+    def words(self) -> npt.NDArray[np.int64]:
+        """Ids of tokens that are a space and a word of three ASCII letters or more."""
+        found = [index for index, piece in enumerate(self.pieces) if _is_word(piece)]
+        return np.array(found, dtype=np.int64)
+
+    def places(self, ids: npt.NDArray[np.int64]) -> list[int]:
+        """Where in a prompt a whole word is one token; its last token may go on, so not there."""
+        is_word = set(self.words.tolist())
+        return [
+            place
+            for place, index in enumerate(ids[:-1].tolist())
+            if index in is_word and not _goes_on(self.pieces[int(ids[place + 1])])
+        ]
+
+    def near(self, index: int) -> list[int] | None:
+        """The nearest other word of the same case, by the cosine of input embeddings."""
+        candidates = self._others(index)
+        if not len(candidates):
+            return None
+        cosines = self._unit[candidates] @ self._unit[index]
+        return [int(candidates[int(np.argmax(cosines))])]
+
+    def at_random(self, index: int, rng: np.random.Generator) -> list[int] | None:
+        """Any other word of the same case."""
+        candidates = self._others(index)
+        return [int(rng.choice(candidates))] if len(candidates) else None
+
+    def other_case(self, index: int) -> list[int] | None:
+        """The word in capitals; one that is so already in small letters."""
+        piece = self.pieces[index]
+        return self._read(piece.lower() if piece.isupper() else piece.upper())
+
+    def typo(self, index: int, rng: np.random.Generator) -> list[int] | None:
+        """The word with two unlike neighbouring letters swapped, the first letter staying."""
+        letters = list(self.pieces[index])
+        swaps = [k for k in range(2, len(letters) - 1) if letters[k] != letters[k + 1]]
+        if not swaps:
+            return None
+        k = int(rng.choice(swaps))
+        letters[k], letters[k + 1] = letters[k + 1], letters[k]
+        return self._read("".join(letters))
+
+    @cached_property
+    def _unit(self) -> npt.NDArray[np.float32]:
+        """Embeddings without what all words share, scaled to length 1."""
+        centred = self.embeddings - self.embeddings[self.words].mean(axis=0)
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        return np.asarray(centred / np.maximum(length, 1e-12), dtype=np.float32)
+
+    def _others(self, index: int) -> npt.NDArray[np.int64]:
+        """Words of the same case that are neither this one nor begin as it does to their end."""
+        word = self.pieces[index].strip()
+        return np.array(
+            [
+                other
+                for other in self.words.tolist()
+                if _case(self.pieces[other].strip()) == _case(word)
+                and not _one_begins_other(self.pieces[other].strip().lower(), word.lower())
+            ],
+            dtype=np.int64,
+        )
+
+    def _read(self, text: str) -> list[int] | None:
+        """Tokens of a piece of text, None where they would not stand alone."""
+        ids = list(self.tokenizer.encode("a" + text, add_special_tokens=False))
+        n = len(self._anchor)
+        return ids[n:] if ids[:n] == self._anchor and len(ids) > n else None
+
+
+def make_prompts(
+    row: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    *,
+    prefix: int,
+    shifts: tuple[int, ...],
+    n_words: int,
+    rng: np.random.Generator,
+) -> list[Prompt]:
+    """Give every prompt of one sequence.
+
+    Args:
+        row: its tokens, shape (length,).
+        vocabulary: of the model.
+        prefix: tokens of the prefix.
+        shifts: by how many tokens the window is moved, both ways.
+        n_words: words changed in a prompt, the same in every kind; a prefix with fewer has no such
+            prompts.
+        rng: chooses words, letters and which words are changed.
+
+    Returns:
+        The prefix itself first.
+    """
+    prompts = [Prompt(AS_IT_IS, row[:prefix], row[prefix:], 0)]
+    for shift in shifts:
+        later, earlier = prefix + shift, prefix - shift
+        prompts.append(Prompt(f"{shift} later", row[shift:later], row[later:], 0))
+        prompts.append(Prompt(f"{shift} earlier", row[:earlier], row[earlier:], shift))
+    places = vocabulary.places(row[:prefix])
+    if len(places) >= n_words:
+        chosen = sorted(rng.choice(places, n_words, replace=False).tolist())
+        for kind in WORD_KINDS:
+            changed = _change(row[:prefix], chosen, kind, vocabulary, rng)
+            if changed is not None:
+                prompts.append(Prompt(kind, changed, row[prefix:], 0))
+    return prompts
+
+
+def _change(
+    ids: npt.NDArray[np.int64],
+    places: list[int],
+    kind: str,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.int64] | None:
+    """The prompt with other tokens at these places, None where a word cannot be so changed."""
+    made: list[int] = []
+    for place, index in enumerate(ids.tolist()):
+        new: list[int] | None = [index]
+        if place in places:
+            new = {
+                "near-synonym": lambda index=index: vocabulary.near(index),
+                "random word": lambda index=index: vocabulary.at_random(index, rng),
+                "case": lambda index=index: vocabulary.other_case(index),
+                "typo": lambda index=index: vocabulary.typo(index, rng),
+            }[kind]()
+        if new is None:
+            return None
+        made += new
+    return np.array(made, dtype=np.int64)
+
+
+def _is_word(piece: str) -> bool:
+    bare = piece[1:]
+    return piece[:1] == " " and bare.isascii() and bare.isalpha() and len(bare) >= _SHORTEST_WORD
+
+
+def _goes_on(piece: str) -> bool:
+    """Whether a piece goes on with the word before it."""
+    return piece[:1].isalnum() or piece[:1] in {"'", "_", "\ufffd"}
+
+
+def _case(word: str) -> str:
+    return "upper" if word.isupper() else "title" if word[:1].isupper() else "lower"
+
+
+def _one_begins_other(first: str, second: str) -> bool:
+    return first.startswith(second) or second.startswith(first)
+
+
+# The result of `perturb` in a sentence and in pictures.
+
+
+def sentence(frames: dict[str, pl.DataFrame], settings: Any) -> str:
+    """What bears a changed word, and what comes back after unlearning.
+
+    Args:
+        frames: of `perturb`.
+        settings: its settings.
+    """
+    back = {row["group"]: row for row in frames["recovery"].iter_rows(named=True)}
+    gone, unseen = back["unlearned"], back["unseen"]
+    prompts = frames["prompts"]
+    typo = prompts.filter((pl.col("kind") == "typo") & (pl.col("group") == "Recall"))
+    word = "a typo" if settings.n_words == 1 else f"{settings.n_words} typos"
+    bears = (
+        f"{interval(typo.row(0, named=True), 'whole', unit=' %')} of recalled sequences come out "
+        f"whole after {word} in the prefix; "
+        if typo.height
+        else ""
+    )
+    return (
+        f"{bears}after unlearning by gradient ascent the prefix itself brings "
+        f"{interval(gone, 'as_it_is', scale=1)} of {gone['suffix']} tokens, and the best of "
+        f"{gone['n_prompts']:.0f} changed prompts {interval(gone, 'best', scale=1)}: "
+        f"{interval(gone, 'recovered', scale=1)} come back; of text never learnt the best prompt "
+        f"finds {interval(unseen, 'recovered', scale=1)} more."
+    )
+
+
+def charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
+    """Tokens by change, whole suffixes by change, the steps of unlearning.
+
+    Args:
+        frames: of `perturb`.
+    """
+    prompts, steps = frames["prompts"], frames["unlearning"]
+    return (
+        _bars(
+            prompts.filter(pl.col("group").is_in(["Recall", "Guess", "unlearned", "unseen"])),
+            "tokens",
+            "Tokens of the suffix reproduced in a row, by what was done to the prompt "
+            "(95 % interval)",
+        ),
+        _bars(
+            prompts.filter(pl.col("group").is_in(["Recall", "Guess"])),
+            "whole",
+            "Memorized sequences that come out whole, per cent (95 % interval)",
+            percent=True,
+        ),
+        Chart(
+            title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
+            x_label="steps of gradient ascent",
+            series=(
+                series_of(
+                    "what is unlearned",
+                    steps,
+                    "tokens",
+                    x="step",
+                    ends=("tokens_low", "tokens_high"),
+                ),
+            ),
+        ),
+    )
+
+
+def _bars(frame: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
+    """A row of bars a group, a bar a kind of change."""
+    kinds = frame["kind"].unique(maintain_order=True).to_list()
+    series = []
+    for group in frame["group"].unique(maintain_order=True):
+        rows = {row["kind"]: row for row in frame.filter(pl.col("group") == group).to_dicts()}
+        values = {
+            end: plain(rows.get(kind, {}).get(f"{column}{end}", float("nan")) for kind in kinds)
+            for end in ("", "_low", "_high")
+        }
+        series.append(
+            Series(
+                name=group,
+                x=tuple(float(place) for place in range(len(kinds))),
+                y=values[""],
+                low=values["_low"],
+                high=values["_high"],
+            )
+        )
+    return Chart(
+        title=title, form="bars", x_names=tuple(kinds), series=tuple(series), percent=percent
+    )
+
+
+# Stress tests of what is memorized: how much of it bears a changed prompt, or comes back by one?
 
 
 class Settings(AnalysisSettings):
@@ -80,7 +370,7 @@ def suffix_runs(
         Shape (prompts,). A window shifted to the left must reproduce the end of the prefix first,
         which does not count.
     """
-    from mnemoscope.lm.verbatim import right_tokens, run_lengths
+    from mnemoscope.lm.continue_ import right_tokens, run_lengths
 
     found = np.zeros(len(prompts), dtype=np.int64)
     groups: dict[tuple[int, int], list[int]] = {}
@@ -309,13 +599,13 @@ class _Unlearning:
         return pl.DataFrame(found)
 
     def _right(self, lm: "LanguageModel", rows: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        from mnemoscope.lm.verbatim import right_tokens
+        from mnemoscope.lm.continue_ import right_tokens
 
         return right_tokens(lm, rows, batch_size=self.inputs.batch_size, prefix=self.inputs.prefix)
 
 
 def _runs(is_right: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    from mnemoscope.lm.verbatim import run_lengths
+    from mnemoscope.lm.continue_ import run_lengths
 
     return run_lengths(is_right)
 

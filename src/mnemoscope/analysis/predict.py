@@ -5,47 +5,441 @@ to 1.13 and 1.16 of the related work.
 Run it: mnemoscope analyze predict STUDY --corpus TEXTS
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.calibration import FIGURES, figures_of, resampled
-from mnemoscope.analysis.classes import PRASHANTH, categories_of, refuse_one_sided, refuse_unknown
-from mnemoscope.analysis.decoding import draw_rows
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    categories_of,
+    draw_rows,
+    refuse_one_sided,
+    refuse_unknown,
+)
 from mnemoscope.analysis.figures import Chart, Series, plain
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.logistic import (
-    PartModels,
-    RatioTest,
-    fit_parts,
-    likelihood_ratio,
-    separating_features,
-)
-from mnemoscope.analysis.partition import (
-    Candidate,
-    assign_parts,
-    candidates,
-    count_candidates,
-)
-from mnemoscope.analysis.predictors import (
-    FEATURES,
-    add_predictors,
-    frequency_source,
-    libraries_of,
-)
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.taxonomy.splitting import find_groups
+from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy.sample import find_groups
 
-__all__ = ["Data", "Settings", "analyse", "best_partition", "model_all", "split_rows"]
+# Logistic models of memorized or not: one for all, or one a part; and likelihood-ratio tests.
 
 _Floats = npt.NDArray[np.float64]
+_Flags = npt.NDArray[np.bool_]
+_Parts = npt.NDArray[np.int64]
+_NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
+
+
+@dataclass(frozen=True)
+class PartModels:
+    """One pipeline a part; a part whose training rows have one label only predicts that label.
+
+    Attributes:
+        models: pipeline, or the constant probability, of each part.
+        fallback: share of memorized training rows, for a part that training did not hold.
+    """
+
+    models: dict[int, Any]
+    fallback: float
+
+    def predict(self, values: _Floats, parts: _Parts) -> _Floats:
+        """Give the probability of being memorized, shape (n,).
+
+        Args:
+            values: features, shape (n, features).
+            parts: of every row.
+        """
+        found = np.full(len(values), self.fallback)
+        for part, model in self.models.items():
+            rows = parts == part
+            if rows.any():
+                is_constant = isinstance(model, float)
+                found[rows] = model if is_constant else model.predict_proba(values[rows])[:, 1]
+        return found
+
+    def weights(self, n_features: int) -> dict[int, _Floats]:
+        """Give the weight of each standardised feature in each part; NaN of a constant part.
+
+        Args:
+            n_features: how many.
+        """
+        return {
+            part: np.full(n_features, np.nan)
+            if isinstance(model, float)
+            else np.asarray(model[-1].coef_[0], dtype=np.float64)
+            for part, model in self.models.items()
+        }
+
+
+def fit_parts(
+    values: _Floats,
+    label: _Flags,
+    parts: _Parts,
+    *,
+    unscaled: tuple[int, ...] = (),
+    leaky: _Floats | None = None,
+    leaky_parts: _Parts | None = None,
+) -> PartModels:
+    """Fit one logistic model a part.
+
+    Args:
+        values: features of the training rows, shape (n, features).
+        label: memorized, shape (n,).
+        parts: of every row, whole numbers; all 0 is one model for all.
+        unscaled: columns that are left as they are (0 or 1 already).
+        leaky: rows that the scaler is fitted on instead, test rows included, as published.
+        leaky_parts: parts of these rows.
+    """
+    models: dict[int, Any] = {}
+    for part in np.unique(parts).tolist():
+        rows = parts == part
+        share = float(label[rows].mean())
+        if share in (0.0, 1.0):
+            models[part] = share
+            continue
+        seen = values[rows]
+        if leaky is not None and leaky_parts is not None:
+            seen = leaky[leaky_parts == part]
+        models[part] = _fit(values[rows], label[rows], seen, unscaled)
+    return PartModels(models, float(label.mean()))
+
+
+def _fit(values: _Floats, label: _Flags, seen: _Floats, unscaled: tuple[int, ...]) -> Any:
+    """A pipeline of scaler and model; the scaler fitted on `seen`."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(seen)
+    for column in unscaled:
+        scaler.mean_[column], scaler.scale_[column], scaler.var_[column] = 0.0, 1.0, 1.0
+    model = LogisticRegression(C=1.0, max_iter=10_000, class_weight="balanced")
+    model.fit(scaler.transform(values), label)
+    return make_pipeline(scaler, model)
+
+
+class RatioTest(NamedTuple):
+    """A likelihood-ratio test of two nested, unpenalised fits.
+
+    Attributes:
+        statistic: twice the difference of the log-likelihoods; NaN where the test is not valid.
+        dof: parameters that the larger model has beyond the smaller.
+        p_value: of the chi-squared distribution; NaN where not valid.
+        reason: why it is not valid, empty where it is.
+    """
+
+    statistic: float
+    dof: int
+    p_value: float
+    reason: str = ""
+
+
+def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioTest:
+    """Test whether the columns that `larger` has beyond `smaller` add to the fit.
+
+    Both are fitted without penalty and without class weights, with an intercept. The test is
+    valid only where both fits converge at a finite maximum (no separation) and the columns of
+    `smaller` lie in the span of those of `larger`; else the reason is given.
+
+    Args:
+        smaller: features, shape (n, k).
+        larger: features, shape (n, m).
+        label: memorized, shape (n,).
+
+    Raises:
+        UserError: statsmodels is not installed.
+    """
+    try:
+        import statsmodels.api as sm
+        from scipy.stats import chi2
+    except ImportError:
+        raise UserError(
+            "analyze predict: tests need statsmodels. Install it: pip install "
+            "'mnemoscope[analysis]', or leave them out with --set tests=false."
+        ) from None
+    designs = [sm.add_constant(one, has_constant="add") for one in (smaller, larger)]
+    ranks = [int(np.linalg.matrix_rank(one)) for one in designs]
+    dof = ranks[1] - ranks[0]
+    both = int(np.linalg.matrix_rank(np.concatenate(designs, axis=1)))
+    if both > ranks[1] or dof < 1:
+        return RatioTest(float("nan"), dof, float("nan"), "the models are not nested")
+    if is_separated(_independent(designs[1]), label):
+        reason = "the features separate the labels, so there is no finite maximum"
+        return RatioTest(float("nan"), dof, float("nan"), reason)
+    fits = []
+    for design in map(_independent, designs):
+        fitted, reason = _unpenalised(sm, design, label)
+        if reason:
+            return RatioTest(float("nan"), dof, float("nan"), reason)
+        fits.append(float(fitted))
+    statistic = max(2 * (fits[1] - fits[0]), 0.0)
+    return RatioTest(statistic, dof, float(chi2.sf(statistic, dof)))
+
+
+def is_separated(design: _Floats, label: _Flags) -> bool:
+    """Say whether a plane separates the labels, wholly or but for rows that lie on it.
+
+    Exactly then a logistic model has no finite maximum-likelihood fit (Albert and Anderson 1984).
+
+    Args:
+        design: shape (n, k), of full rank, with the intercept.
+        label: shape (n,).
+    """
+    return bool(_separating_plane(design, label).any())
+
+
+def separating_features(values: _Floats, label: _Flags) -> list[int]:
+    """Give columns without which nothing separates the labels.
+
+    Args:
+        values: features, shape (n, k); an intercept is added.
+        label: shape (n,).
+    """
+    kept, found = list(range(values.shape[1])), []
+    while kept:
+        design = np.column_stack([np.ones(len(values)), values[:, kept]])
+        weights = np.abs(_separating_plane(design, label)[1:])
+        if not weights.any():
+            break
+        found.append(kept.pop(int(weights.argmax())))
+    return sorted(found)
+
+
+def _separating_plane(design: _Floats, label: _Flags) -> _Floats:
+    """Weights of a separating plane, all 0 where there is none: a linear programme (Konis 2007)."""
+    from scipy.optimize import linprog
+
+    scale = np.abs(design).max(axis=0)
+    signed = np.where(label, 1.0, -1.0)[:, None] * (design / np.where(scale > 0, scale, 1.0))
+    found = linprog(-signed.mean(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
+    if found.status != 0 or -found.fun <= _NO_PLANE:
+        return np.zeros(design.shape[1])
+    weights: _Floats = np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0)
+    return weights
+
+
+def _independent(design: _Floats) -> _Floats:
+    """Columns that span what all of them span."""
+    from scipy.linalg import qr
+
+    _, r, order = qr(design, mode="economic", pivoting=True)
+    size = np.abs(np.diag(r))
+    rank = int((size > 1e-9 * size[0]).sum())
+    kept: _Floats = design[:, np.sort(order[:rank])]
+    return kept
+
+
+def _unpenalised(sm: Any, design: _Floats, label: _Flags) -> tuple[float, str]:
+    """Log-likelihood of a maximum-likelihood fit, or why there is none."""
+    reason = ""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for method in ("newton", "bfgs"):  # long tails send Newton's first steps astray
+            try:
+                fit = sm.Logit(label.astype(float), design).fit(disp=0, maxiter=2000, method=method)
+            except Exception as error:  # statsmodels has no common type for what can go wrong
+                reason = f"no unpenalised fit ({type(error).__name__})"
+                continue
+            if fit.mle_retvals["converged"] and np.isfinite(fit.llf):
+                return float(fit.llf), ""
+            reason = "the unpenalised fit does not converge"
+    return float("nan"), reason
+
+
+# The optimal partition: three parts by two thresholds, out of 810, that predict best.
+
+PARTITION_FEATURES = (
+    "max_frequency",
+    "avg_frequency",
+    "min_frequency",
+    "median_frequency",
+    "n_similar",
+    "n_near",
+    "duplicates",
+    "shannon_length",
+    "is_templating",
+    "generation_perplexity",
+)
+"""The ten features whose quartiles part the sequences."""
+
+QUANTILES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A partition into part 0, part 1 and the rest.
+
+    Part 0 is where the first feature reaches its threshold, part 1 where only the second does.
+
+    Attributes:
+        first: name of the first feature and its quantile.
+        second: of the second.
+        thresholds: of both.
+    """
+
+    first: tuple[str, float]
+    second: tuple[str, float]
+    thresholds: tuple[float, float]
+
+    def __str__(self) -> str:
+        """`duplicates@.25 then shannon length@.5`."""
+        named = [f"{name.replace('_', ' ')}@{q:g}" for name, q in (self.first, self.second)]
+        return " then ".join(named)
+
+
+def candidates(
+    memorized: Mapping[str, npt.NDArray[np.float64]],
+    features: Sequence[str] = PARTITION_FEATURES,
+) -> Iterator[Candidate]:
+    """Give every ordered pair of two features at a quantile each: 810 of ten features.
+
+    Args:
+        memorized: values of each feature among the memorized training sequences; features that
+            are not in it are left out.
+        features: names in order.
+    """
+    known = [name for name in features if name in memorized]
+    places = [
+        (name, q, float(np.quantile(memorized[name], q))) for name in known for q in QUANTILES
+    ]
+    for first, first_q, first_at in places:
+        for second, second_q, second_at in places:
+            if first != second:
+                yield Candidate((first, first_q), (second, second_q), (first_at, second_at))
+
+
+def count_candidates(known: Container[str], features: Sequence[str] = PARTITION_FEATURES) -> int:
+    """Give how many partitions there are of the features that are known.
+
+    Args:
+        known: names of features.
+        features: those that part the sequences.
+
+    >>> count_candidates(PARTITION_FEATURES)
+    810
+    """
+    n = sum(name in known for name in features)
+    return n * (n - 1) * len(QUANTILES) ** 2
+
+
+def assign_parts(
+    candidate: Candidate, values: Mapping[str, npt.NDArray[np.float64]]
+) -> npt.NDArray[np.int64]:
+    """Give every row its part.
+
+    Args:
+        candidate: the partition.
+        values: of each feature, shape (n,).
+
+    Returns:
+        0, 1 or 2, shape (n,).
+    """
+    is_first = values[candidate.first[0]] >= candidate.thresholds[0]
+    is_second = values[candidate.second[0]] >= candidate.thresholds[1]
+    found: npt.NDArray[np.int64] = np.where(is_first, 0, np.where(is_second, 1, 2))
+    return found
+
+
+# How good predicted probabilities are: ROC AUC, PR AUC, precision, recall, F1, calibration.
+
+FIGURES = ("roc_auc", "pr_auc", "precision", "recall", "f1", "ece")
+"""The figures of a model, fractions."""
+
+
+def expected_calibration_error(probabilities: _Floats, label: _Flags, *, n_bins: int = 5) -> float:
+    """Give the mean distance of confidence and accuracy over equal-width bins.
+
+    Confidence is the probability of the predicted side, from .5 to 1; the bins part 0 to 1.
+
+    Args:
+        probabilities: of being memorized, shape (n,).
+        label: memorized, shape (n,).
+        n_bins: equal-width bins of the confidence.
+
+    Returns:
+        A fraction.
+    """
+    predicted = probabilities >= 0.5
+    confidence = np.where(predicted, probabilities, 1 - probabilities)
+    right = predicted == label
+    place = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
+    counts = np.bincount(place, minlength=n_bins)
+    gaps = np.bincount(place, weights=confidence - right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / max(counts.sum(), 1))
+
+
+def figures_of(
+    probabilities: _Floats, label: _Flags, *, hard: bool = False, n_bins: int = 5
+) -> dict[str, float]:
+    """Give every figure of one model.
+
+    Args:
+        probabilities: of being memorized, shape (n,).
+        label: memorized, shape (n,); an AUC is NaN where it has one value only.
+        hard: AUCs of the predictions at .5 instead of the probabilities, as published.
+        n_bins: of the calibration error.
+
+    Returns:
+        `FIGURES` by name.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    predicted = probabilities >= 0.5
+    scores = predicted.astype(np.float64) if hard else probabilities
+    both = 0 < label.sum() < len(label)
+    right = int((predicted & label).sum())
+    precision = right / predicted.sum() if predicted.any() else 0.0
+    recall = right / label.sum() if label.any() else 0.0
+    return {
+        "roc_auc": float(roc_auc_score(label, scores)) if both else float("nan"),
+        "pr_auc": float(average_precision_score(label, scores)) if both else float("nan"),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(2 * right / (predicted.sum() + label.sum())) if right else 0.0,
+        "ece": expected_calibration_error(probabilities, label, n_bins=n_bins),
+    }
+
+
+def resampled(
+    figures: Callable[[npt.NDArray[np.int64]], Mapping[str, float]],
+    n_rows: int,
+    *,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Give the 95 % interval of every figure by resampling rows.
+
+    Args:
+        figures: figures of the rows it is given.
+        n_rows: rows to draw from.
+        n_resamples: how often.
+        seed: of the draws; the same seed draws the same rows, which pairs two models.
+
+    Returns:
+        Ends of each figure; NaN where no resample gave one.
+    """
+    generator = np.random.default_rng(seed)
+    every = [figures(generator.integers(0, n_rows, n_rows)) for _ in range(n_resamples)]
+    found = {}
+    for name in every[0]:
+        values = np.array([one[name] for one in every])
+        kept = values[np.isfinite(values)]
+        ends = np.quantile(kept, [0.025, 0.975]) if len(kept) else (float("nan"),) * 2
+        found[name] = (float(ends[0]), float(ends[1]))
+    return found
+
+
+# Logistic models of memorized or not: a baseline, one a category, and the optimal partition.
+
 _PERPLEXITIES = ("generation_perplexity", "prompt_perplexity", "sequence_perplexity")
 _PLAIN = ("shannon_length", "is_templating")
 _FOLDS = 5

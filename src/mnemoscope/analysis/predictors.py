@@ -11,23 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.analysis.decoding import hash_ids, model_basis
-from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.common import AnalysisInputs, hash_ids, model_basis
+from mnemoscope.data.features import shannon_length
+from mnemoscope.data.table import token_matrix
 from mnemoscope.progress import track
-from mnemoscope.sequences.measures import shannon_length
-from mnemoscope.sequences.schema import token_matrix
-
-__all__ = [
-    "FEATURES",
-    "add_predictors",
-    "count_tokens",
-    "frequency_columns",
-    "frequency_source",
-    "given_perplexities",
-    "libraries_of",
-    "similar_texts",
-    "three_perplexities",
-]
 
 FEATURES: Mapping[str, str] = {
     "duplicates": "times the suffix stands in the training text",
@@ -105,7 +92,7 @@ def count_tokens(inputs: AnalysisInputs) -> npt.NDArray[np.int64]:
     corpus = inputs.corpus
 
     def make() -> pl.DataFrame:
-        from mnemoscope.sequences.corpus import Place
+        from mnemoscope.data.corpus import Place
 
         counts = np.zeros(0, dtype=np.int64)
         with track("Counting tokens", total=corpus.n_tokens, unit="tokens") as progress:
@@ -224,7 +211,7 @@ def given_perplexities(
 
 def _logprobs(inputs: AnalysisInputs, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
     """Log-probability of every token but the first, from one forward a row; kept in blocks."""
-    from mnemoscope.lm.logprobs import suffix_logprobs
+    from mnemoscope.lm.probe import suffix_logprobs
 
     lm, parts = inputs.model(), []
     with track("Perplexities", total=rows.height) as progress:

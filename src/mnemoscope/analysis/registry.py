@@ -8,12 +8,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.result import AnalysisResult, Cost
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.analysis.common import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
 from mnemoscope.errors import UserError, nearest
-
-__all__ = ["ENTRIES", "NEEDS", "USES", "Entry", "Need", "Use", "entry_named", "run_analysis"]
 
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
 Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]

@@ -6,28 +6,39 @@ the trigger by that of a random prompt; it is causal for a memorized token that 
 Run it: mnemoscope analyze trigger STUDY
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from pydantic import Field
 
-from mnemoscope.analysis.decoding import draw_rows, hash_ids, model_basis
+from mnemoscope.analysis.common import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    draw_rows,
+    groups_of,
+    hash_ids,
+    members,
+    model_basis,
+)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
-from mnemoscope.analysis.groups import groups_of, members
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.means import Estimate, normal_mean
-from mnemoscope.analysis.result import AnalysisResult
-from mnemoscope.analysis.settings import AnalysisSettings
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.progress import track
-from mnemoscope.sequences.schema import token_matrix
+from mnemoscope.lm.continue_ import right_tokens
+from mnemoscope.lm.intervene import patched_states
+from mnemoscope.lm.model import check_tokens, last_logits, prepend_bos, run_batches
+from mnemoscope.lm.probe import hidden_states
+from mnemoscope.progress import Progress, track
+from mnemoscope.stats import Estimate, normal_mean
 
 if TYPE_CHECKING:
-    from mnemoscope.analysis.trigger_patches import Changes
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["Settings", "analyse", "draw_donors"]
+
+# Causal dependency on the trigger: which hidden states does each memorized token hang on?
 
 _BLOCK = 16
 _MINIMUM = 2
@@ -101,8 +112,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> "Changes":
     """What each replaced state changes, kept in blocks of sequences."""
-    from mnemoscope.analysis.trigger_patches import Changes
-
     lm, half = inputs.model(), inputs.prefix
     pool = inputs.table["sequence_id"].to_numpy()
     chosen = draw_donors(rows["sequence_id"].to_numpy(), pool, seed)
@@ -136,7 +145,6 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> "Changes"
 def _patch(
     inputs: AnalysisInputs, rows: pl.DataFrame, donors: pl.DataFrame, start: int, progress: object
 ) -> pl.DataFrame:
-    from mnemoscope.analysis.trigger_patches import find_changes
 
     block = rows[start : start + _BLOCK]
     found = find_changes(
@@ -366,3 +374,106 @@ def _further(inputs: AnalysisInputs, changes: "Changes", rows: pl.DataFrame) -> 
             "sequences are not the best ones in this forward (rounding), and left out."
         )
     return said
+
+
+# Which memorized tokens change when hidden states of the prefix are those of another prefix.
+
+
+class Changes(NamedTuple):
+    """What a replaced state changes.
+
+    Attributes:
+        one: (n, layers, prefix, suffix), bool: the token is no longer the best one when this one
+            state is another prefix's.
+        all_of_layer: (n, layers, suffix), bool: the same for all states of the prefix at once.
+        is_right: (n, suffix), bool: the token is the best one when nothing is replaced; where it
+            is not, nothing counts as changed.
+    """
+
+    one: npt.NDArray[np.bool_]
+    all_of_layer: npt.NDArray[np.bool_]
+    is_right: npt.NDArray[np.bool_]
+
+
+def find_changes(
+    lm: "LanguageModel",
+    tokens: npt.NDArray[np.integer[Any]],
+    donors: npt.NDArray[np.integer[Any]],
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Changes:
+    """Replace every state of every prefix, one by one, by the donor's at the same place.
+
+    Every token is judged after the true ones before it: once one token has changed, those that
+    free decoding would write after it have changed for that reason alone.
+
+    Args:
+        lm: the model.
+        tokens: sequences, shape (n, T).
+        donors: prefixes of others, shape (n, prefix): one for each sequence.
+        batch_size: sequences a forward.
+        progress: advanced by every patched forward's sequences.
+
+    Returns:
+        States 0 (the embedding) to `n_layers` - 1; the last state is read by the head of its own
+        position alone.
+    """
+    n, prefix = donors.shape
+    layers = range(lm.n_layers)
+    states = _states(lm, donors, batch_size)
+    table = check_tokens(lm, tokens, prefix=prefix)
+    found = Changes(
+        np.empty((n, len(layers), prefix, table.shape[1] - prefix), dtype=bool),
+        np.empty((n, len(layers), table.shape[1] - prefix), dtype=bool),
+        right_tokens(lm, tokens, batch_size=batch_size, prefix=prefix),
+    )
+    every = torch.arange(prefix).expand(n * prefix, prefix)
+    for layer in layers:
+        rows = torch.arange(n).repeat_interleave(prefix)
+        single = every[0].repeat(n)[:, None]
+        changed = _changed(lm, table, rows, single, states[layer], layer, batch_size, progress)
+        found.one[:, layer] = changed.reshape(n, prefix, -1) & found.is_right[:, None]
+        whole = _changed(
+            lm, table, torch.arange(n), every[:n], states[layer], layer, batch_size, progress
+        )
+        found.all_of_layer[:, layer] = whole & found.is_right
+    return found
+
+
+def _states(
+    lm: "LanguageModel", donors: npt.NDArray[np.integer[Any]], batch_size: int
+) -> torch.Tensor:
+    """States of the donors' prefixes, (layers, n, prefix, width)."""
+    batches = hidden_states(lm, donors, batch_size=batch_size, layers=range(lm.n_layers))
+    return torch.from_numpy(np.concatenate(list(batches))).transpose(0, 1)
+
+
+def _changed(
+    lm: "LanguageModel",
+    table: torch.Tensor,
+    rows: torch.Tensor,
+    positions: torch.Tensor,
+    states: torch.Tensor,
+    layer: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> npt.NDArray[np.bool_]:
+    """Tokens that are no longer the best ones: (len(rows), suffix), one row of `table` each."""
+    prefix = states.shape[1]
+
+    def step(numbers: torch.Tensor) -> npt.NDArray[np.bool_]:
+        one = numbers[:, 0].cpu()
+        row, places = rows[one], positions[one]
+        batch = table[row].to(numbers.device)
+        wanted = batch[:, prefix:]
+        new = states[row[:, None], places]
+        with torch.inference_mode(), patched_states(lm, layer, places, new):
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
+        if progress is not None:
+            progress.advance(len(one))
+        found: npt.NDArray[np.bool_] = (logits.argmax(dim=-1) != wanted).cpu().numpy()
+        return found
+
+    numbers = torch.arange(len(rows))[:, None]
+    return np.concatenate(list(run_batches(lm, numbers, batch_size, step)))

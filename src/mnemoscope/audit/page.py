@@ -1,18 +1,25 @@
 """The page of an audit: one HTML file that opens offline, prints, and runs no script."""
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import quote
+from xml.etree import ElementTree
 
 import jinja2
 import polars as pl
 from markupsafe import Markup
 
-from mnemoscope.audit.marks import Mark, mark_hidden
+from mnemoscope import __version__
+from mnemoscope.audit.documents import Mark, mark_hidden
+from mnemoscope.audit.rule import RECALL
 
-__all__ = ["Stretch", "environment", "render_page", "stretches"]
+# The page of an audit: one HTML file that opens offline, prints, and runs no script.
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -213,3 +220,147 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for wanted, written, token, other, logprob, beside, choices in columns
     ]
+
+
+# The recalled passages as SARIF 2.1.0, which code hosts and editors show beside the lines.
+
+_RULE = {
+    "id": "recalled-passage",
+    "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
+    "defaultConfiguration": {"level": "warning"},
+}
+
+
+def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Make a SARIF log of the spans called recall; guesses are no finding.
+
+    Args:
+        frame: the table of spans.
+        texts: every document's text by its name.
+
+    Returns:
+        Plain values, one run. Lines and columns count from 1, columns in characters
+        (`unicodeCodePoints`); line ends are those of the text.
+
+    Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
+    """
+    lines = {name: _line_starts(text) for name, text in texts.items()}
+    rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {"name": "mnemoscope", "version": __version__, "rules": [_RULE]}
+                },
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(row, lines[row["document"]]) for row in rows],
+            }
+        ],
+    }
+
+
+def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
+    start_line, start_column = _place(row["start"], lines)
+    end_line, end_column = _place(row["end"], lines)
+    return {
+        "ruleId": _RULE["id"],
+        "level": "warning",
+        "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": _uri(row["document"])},
+                    "region": {
+                        "startLine": start_line,
+                        "startColumn": start_column,
+                        "endLine": end_line,
+                        "endColumn": end_column,
+                        "charOffset": row["start"],
+                        "charLength": row["end"] - row["start"],
+                    },
+                }
+            }
+        ],
+    }
+
+
+def _line_starts(text: str) -> list[int]:
+    """First character of every line."""
+    return [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
+
+
+def _place(character: int, lines: list[int]) -> tuple[int, int]:
+    """Line and column of a character, both from 1."""
+    line = bisect_right(lines, character)
+    return line, character - lines[line - 1] + 1
+
+
+def _uri(name: str) -> str:
+    """A document's name as a URI; of a table's row the table with the row as its fragment."""
+    path = PurePosixPath(name)
+    return path.as_uri() if path.is_absolute() else quote(name, safe="/#")
+
+
+# An audit as JUnit XML, which build servers show as tests: a document is a test case.
+
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write."""
+
+
+def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
+    """Make a JUnit report: a document fails where a passage of it is called recall.
+
+    Args:
+        record: what `audit.json` holds.
+        frame: the table of spans.
+
+    Returns:
+        XML 1.0; every text is escaped, and characters that XML forbids are written as U+FFFD.
+        Documents that were too short or not read are skipped tests.
+    """
+    recalled = frame.filter(pl.col("verdict") == RECALL)
+    failing = set(recalled["document"])
+    n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"mnemoscope audit of {record['model']['name']}"),
+        tests=str(len(record["documents"]) + len(record["skipped"])),
+        failures=str(len(failing)),
+        errors="0",
+        skipped=str(n_skipped),
+    )
+    for row in record["documents"]:
+        case = _case(suite, row["document"])
+        rows = recalled.filter(pl.col("document") == row["document"])
+        if row["is_too_short"]:
+            ElementTree.SubElement(case, "skipped", message="shorter than one window")
+        elif rows.height:
+            share = f"{100 * row['recalled']['share']:.1f} % recalled"
+            failure = ElementTree.SubElement(
+                case, "failure", type="recalled-passage", message=f"{rows.height} passages, {share}"
+            )
+            failure.text = _clean("\n".join(_line(one) for one in rows.iter_rows(named=True)))
+    for row in record["skipped"]:
+        ElementTree.SubElement(
+            _case(suite, row["document"]), "skipped", message=_clean(f"not read: {row['reason']}")
+        )
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(
+        suite, encoding="unicode"
+    )
+
+
+def _case(suite: ElementTree.Element, document: str) -> ElementTree.Element:
+    return ElementTree.SubElement(
+        suite, "testcase", classname="mnemoscope.audit", name=_clean(document)
+    )
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return f"characters {row['start']} to {row['end']}: {row['reason']}\n    {row['text']!r}"
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

@@ -10,11 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.sequences.counters import is_number, split_counters
-from mnemoscope.sequences.patterns import PatternMode, find_pattern
-from mnemoscope.sequences.rouge import rouge_scores
-
-__all__ = ["GUESS", "RECALL", "Ruling", "find_step", "rule_windows"]
+from mnemoscope.data.patterns import PatternMode, find_pattern, is_number, split_counters
+from mnemoscope.data.rouge import rouge_scores
 
 GUESS = "guess"
 RECALL = "recall"

@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.audit.growth import Growth
 from mnemoscope.audit.rule import GUESS, RECALL, Ruling
-
-__all__ = ["Hit", "Span", "find_spans", "places_to_grow"]
+from mnemoscope.audit.scan import Growth
 
 
 class Hit(NamedTuple):

@@ -2,27 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.audit.chain import SCHEMA_VERSION, file_sha256
-from mnemoscope.audit.continuing import continue_windows
-from mnemoscope.audit.folder import check_is_audit
-from mnemoscope.audit.records import SPAN_COLUMNS
+from mnemoscope.audit.documents import Document, Splitter, character_range, read_documents, tokenize
+from mnemoscope.audit.evidence import SPAN_COLUMNS
 from mnemoscope.audit.rule import rule_windows
+from mnemoscope.audit.run import SCHEMA_VERSION, check_is_audit, file_sha256
+from mnemoscope.audit.scan import continue_windows
+from mnemoscope.audit.service import Asker, Client
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.texts import Document, read_documents
-from mnemoscope.audit.tokens import character_range, tokenize
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
-from mnemoscope.lm.chat import in_chat
-from mnemoscope.lm.language_model import LanguageModel
-from mnemoscope.parquet import read_parquet
+from mnemoscope.files import read_parquet
+from mnemoscope.lm.model import LanguageModel, in_chat
 
-__all__ = ["Verification", "read_audit", "verify_audit"]
+# Repeat an audit's spans and say whether they still hold: `mnemoscope audit --verify DIR`.
 
 
 class Verification(NamedTuple):
@@ -218,3 +216,68 @@ def _read_again(source: str, record: dict[str, Any]) -> dict[str, Document]:
     except MnemoscopeError:
         return {}
     return {document.name: document for document in reading.documents}
+
+
+# Ask a service again what an audit says it wrote: `--verify` for a model behind an API.
+
+
+def ask_again(
+    client: Client, splitter: Splitter, out: Path, record: Mapping[str, Any], frame: pl.DataFrame
+) -> list[bool]:
+    """Ask for each span's continuation once more.
+
+    Args:
+        client: the service, without a store: everything is asked.
+        splitter: as in the audit.
+        out: the audit's folder, which holds the text of what has no file of its own.
+        record: what `audit.json` holds.
+        frame: the table of spans.
+
+    Returns:
+        For each span, whether the service writes the same again. A span of a document that is
+        not there any more does not hold.
+    """
+    settings = AuditSettings(**record["settings"])
+    documents = [
+        document
+        for row in record["documents"]
+        if (document := _document(out, row, record["encoding"])) is not None
+    ]
+    numbers = {document.name: number for number, document in enumerate(documents)}
+    asker = Asker(client, splitter, documents, settings)
+    rows = [row for row in frame.iter_rows(named=True) if _is_there(row, asker, numbers, settings)]
+    places = [(numbers[row["document"]], row["window_token"]) for row in rows]
+    found = asker.continue_at(places, [settings.suffix] * len(places), label="Asking again")
+    same = {
+        (row["document"], row["start"]): one.pieces == row["continuation_pieces"]
+        for row, one in zip(rows, found, strict=True)
+    }
+    keys = frame.select("document", "start").rows()
+    return [same.get(key, False) for key in keys]
+
+
+def _document(out: Path, row: Mapping[str, Any], encoding: str) -> Document | None:
+    """A document as it was read, None where it is not the same any more."""
+    name = row["document"]
+    try:
+        if row["text_file"] is not None:
+            source = str(out / row["text_file"])
+            found = read_documents([source]).documents
+        else:
+            source = name.rpartition("#")[0] if not Path(name).exists() and "#" in name else name
+            found = read_documents([source], encoding=encoding).documents
+    except MnemoscopeError:
+        return None
+    for document in found:
+        if document.sha256 == row["sha256"] and document.name in (name, source):
+            return Document(name, document.text, document.sha256)
+    return None
+
+
+def _is_there(
+    row: Mapping[str, Any], asker: Asker, numbers: Mapping[str, int], settings: AuditSettings
+) -> bool:
+    number = numbers.get(row["document"])
+    return number is not None and row["window_token"] + settings.length <= len(
+        asker.tokens[number].ids
+    )

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-__all__ = ["BALANCED", "MINIMUM", "Match", "match_on_scores", "standardized_difference"]
-
 BALANCED = 0.1
 """Largest standardized difference that counts as balanced (the usual threshold)."""
 

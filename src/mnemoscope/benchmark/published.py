@@ -4,23 +4,24 @@
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from io import BytesIO
-from typing import NamedTuple
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+from polars.datatypes import DataType, DataTypeClass
 
+from mnemoscope.cnn.metrics import Floats, f1_per_class, interval_of
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.stats import FEWEST, RankCorrelation, correlate_ranks
+from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
 
-__all__ = [
-    "PUBLISHED_MODELS",
-    "PublishedConfusion",
-    "published_confusions",
-    "published_rho",
-    "published_table",
-]
+# The paper's published figures (arXiv 2508.02573), read from package data.
 
 PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
 """Pythia sizes with a table of their own; ``all`` sums the three."""
@@ -113,3 +114,586 @@ def _frozen(confusion: list[list[int]]) -> np.ndarray:
 def _read(name: str) -> bytes:
     """Read one file of the package data."""
     return (resources.files("mnemoscope.benchmark") / "data" / name).read_bytes()
+
+
+# Three conclusions of the paper, each put to a set of measured taxonomies.
+
+VerdictWord = Literal["holds", "does not hold", "cannot be told"]
+
+_BEST = "Non-Memo, Guess, Others"
+# Prashanth et al.'s own taxonomy first, then the nearest that a corpus can fill.
+_RECITE_OR_RECOLLECT = tuple(
+    f"Non-Memo, Recite[{limit}], {rest}"
+    for rest in ("Reconstruct, Others", "Others")
+    for limit in ("5", "50", "1k")
+)
+_INSIDE = (0.5, 0.6, 0.7, 0.8, 0.9)
+_BELOW = (0.1, 0.2, 0.3, 0.4)
+_SERIES = {
+    "ROUGE-L or ROUGE-3": (True, True),
+    "ROUGE-L": (True, False),
+    "ROUGE-3": (False, True),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One taxonomy's figures.
+
+    Attributes:
+        name: as published; the classes in the order of the matrix.
+        min_f1: fraction.
+        confusion: (classes, classes), rows true; None where it is not known.
+        draws: the same of every resample, (resamples, classes, classes); taxonomies of one set
+            are resampled together. None where there are no predictions to resample.
+        trained_as: the taxonomy whose figures these are where another shares them (the same
+            rule, or the same labels on these sequences); empty for its own.
+    """
+
+    name: str
+    min_f1: float
+    confusion: Floats | None = None
+    draws: Floats | None = None
+    trained_as: str = ""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in order."""
+        return tuple(self.name.split(", "))
+
+    def min_f1_draws(self) -> Floats | None:
+        """Min-F1 of every resample."""
+        return None if self.draws is None else f1_per_class(self.draws).min(axis=-1)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A conclusion of the paper and what the figures say of it.
+
+    Attributes:
+        key: `best`, `confused` or `plateau`.
+        claim: the conclusion, a sentence.
+        verdict: in plain words.
+        reason: the figures behind the verdict, a sentence or more; F1 in per cent.
+        figures: the same figures for programs, fractions.
+    """
+
+    key: str
+    claim: str
+    verdict: VerdictWord
+    reason: str
+    figures: dict[str, float | None] = field(default_factory=dict)
+
+
+def draw_conclusions(
+    catalogue: Mapping[str, Measured], sweep: Mapping[str, Measured]
+) -> tuple[Conclusion, ...]:
+    """Put the paper's three conclusions to a set of figures.
+
+    Args:
+        catalogue: those of the 54 published taxonomies that were measured, by published name;
+            of a partition with two names, one is enough.
+        sweep: those of the ρ settings that were measured, by `rho_name`.
+
+    Returns:
+        Guess-Recall is the best; Recite and Recollect are confused most; ρ has a plateau.
+    """
+    return _judge_best(catalogue), _judge_confused(catalogue), _judge_plateau(sweep)
+
+
+def rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
+    """Name a setting of the ρ sweep as our taxonomies spell it.
+
+    >>> rho_name(True, False, 0.6)
+    'Non-Memo, Guess[0.6-off], Others'
+    """
+    if rouge_l and rouge_3 and threshold == 0.5:
+        return _BEST
+    limits = [f"{threshold:g}" if used else "off" for used in (rouge_l, rouge_3)]
+    return f"Non-Memo, Guess[{'-'.join(limits)}], Others"
+
+
+def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
+    """For each pair of classes, how often one is taken for the other.
+
+    Of the predictions that name one of the two for a sequence of one of the two, the share that
+    names the wrong one: 0 is perfect, one half is guessing.
+
+    Args:
+        confusions: (..., classes, classes), rows true.
+
+    Returns:
+        For each pair of class indices float64 (...), 0 where neither is ever named.
+    """
+    found = {}
+    for a, b in combinations(range(confusions.shape[-1]), 2):
+        wrong = confusions[..., a, b] + confusions[..., b, a]
+        named = wrong + confusions[..., a, a] + confusions[..., b, b]
+        found[a, b] = np.divide(wrong, named, out=np.zeros_like(wrong * 1.0), where=named > 0)
+    return found
+
+
+def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
+    """Guess-Recall against the best of the others."""
+    claim = "Guess or Recall is the best of all taxonomies."
+    best = catalogue.get(_BEST)
+    partitions: dict[str, Measured] = {}
+    for one in catalogue.values():
+        partitions.setdefault(one.trained_as or one.name, one)
+    if best is not None:
+        partitions.pop(best.trained_as or best.name)
+    others, n = list(partitions.values()), len(partitions) + 1
+    if best is None:
+        return Conclusion("best", claim, "cannot be told", "Guess or Recall was not measured.")
+    if not others:
+        return Conclusion("best", claim, "cannot be told", "No other taxonomy was measured.")
+    rival = max(others, key=lambda one: one.min_f1)
+    difference = best.min_f1 - rival.min_f1
+    low, high = _lead(best, others)
+    verdict = _decide(difference, low, high) if n >= FEWEST else "cannot be told"
+    rank = 1 + sum(one.min_f1 > best.min_f1 for one in others)
+    reason = (
+        f"Its min-F1 is {_percent(best.min_f1)}, rank {rank} of {n} measured; the best of the "
+        f"others is {rival.name} with {_percent(rival.min_f1)}; difference "
+        f"{_points(difference, low, high)}."
+    )
+    if n < FEWEST:
+        reason += f" {n} taxonomies are too few to speak of all."
+    figures = {
+        "min_f1": best.min_f1,
+        "rival_min_f1": rival.min_f1,
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+        "n": float(n),
+    }
+    return Conclusion("best", claim, verdict, reason, figures)
+
+
+def _judge_confused(catalogue: Mapping[str, Measured]) -> Conclusion:
+    """Recite and Recollect against every other pair of their taxonomy."""
+    claim = (
+        "Recite and Recollect are hard to tell apart: of all classes of their taxonomy these two "
+        "are confused most."
+    )
+    found = [catalogue[name] for name in _RECITE_OR_RECOLLECT if name in catalogue]
+    chosen = next((one for one in found if one.confusion is not None), None)
+    if chosen is None or chosen.confusion is None:
+        reason = "No taxonomy of Recite and Recollect was measured."
+        return Conclusion("confused", claim, "cannot be told", reason)
+    classes = chosen.classes
+    pair = (1, len(classes) - 1)
+    errors = {key: float(value) for key, value in pair_errors(chosen.confusion).items()}
+    rest = max((key for key in errors if key != pair), key=lambda key: errors[key])
+    difference = errors[pair] - errors[rest]
+    low = high = error_low = error_high = None
+    if chosen.draws is not None:
+        drawn = pair_errors(chosen.draws)
+        largest = np.max([value for key, value in drawn.items() if key != pair], axis=0)
+        low, high = interval_of(drawn[pair] - largest)
+        error_low, error_high = interval_of(drawn[pair])
+    f1 = f1_per_class(chosen.confusion)
+    next_pair = " and ".join([*classes[:-1], "Recollect"][index] for index in rest)
+    reason = (
+        f"In {chosen.name}, of the decisions between Recite and its last class, Recollect, "
+        f"{_percent(errors[pair])} % {_ends(error_low, error_high)}are wrong (guessing: 50 %); "
+        f"next come {next_pair} with {_percent(errors[rest])} %, "
+        f"difference {_points(difference, low, high)}. "
+        f"F1 of {classes[1]} {_percent(float(f1[1]))}, of Recollect {_percent(float(f1[-1]))}."
+    )
+    if error_high is not None and error_high >= 0.5:
+        reason += " They are told apart no better than by guessing."
+    figures = {
+        "error": errors[pair],
+        "error_low": error_low,
+        "error_high": error_high,
+        "next_error": errors[rest],
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+        "recite_f1": float(f1[1]),
+        "recollect_f1": float(f1[-1]),
+    }
+    return Conclusion("confused", claim, _decide(difference, low, high), reason, figures)
+
+
+def _judge_plateau(sweep: Mapping[str, Measured]) -> Conclusion:
+    """Every series of the sweep: how much min-F1 varies from 0.5 to 0.9, and falls below."""
+    claim = (
+        "Min-F1 of Guess or Recall hardly depends on ρ between 0.5 and 0.9: it varies there by at "
+        "most half of what it loses further down."
+    )
+    judged = [one for one in (_judge_series(name, sweep) for name in _SERIES) if one is not None]
+    if not judged:
+        n = len(sweep)
+        were = "was" if n == 1 else "were"
+        reason = f"{n} of the 27 settings of ρ {were} measured, too few of any one measure."
+        return Conclusion("plateau", claim, "cannot be told", reason)
+    verdicts = [one.verdict for one in judged]
+    verdict: VerdictWord = "cannot be told"
+    if "does not hold" in verdicts:
+        verdict = "does not hold"
+    elif all(one == "holds" for one in verdicts) and len(judged) == len(_SERIES):
+        verdict = "holds"
+    reason = " ".join(one.reason for one in judged)
+    figures = {f"{one.key} {key}": value for one in judged for key, value in one.figures.items()}
+    return Conclusion("plateau", claim, verdict, reason, figures)
+
+
+def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None:
+    """One series; None where it has too few settings (four inside, one below, are needed).
+
+    The drop is taken to the lowest ρ measured, chosen beforehand and not for its figure; so an
+    interval of it around zero says that no edge is seen, however flat the inside is.
+    """
+    points = {rho: sweep.get(rho_name(*_SERIES[name], rho)) for rho in (*_BELOW, *_INSIDE)}
+    inside = [one for rho in _INSIDE if (one := points[rho]) is not None]
+    below = [(rho, one) for rho in _BELOW if (one := points[rho]) is not None]
+    if len(inside) < 4 or not below:
+        return None
+    rho, foot = below[0]
+    values = np.array([one.min_f1 for one in inside])
+    spread, drop = float(np.ptp(values)), float(values.mean() - foot.min_f1)
+    drawn = [draws for one in inside if (draws := one.min_f1_draws()) is not None]
+    foot_draws = foot.min_f1_draws()
+    drop_low = drop_high = rest_low = rest_high = None
+    if foot_draws is not None and len(drawn) == len(inside):
+        drops = np.mean(drawn, axis=0) - foot_draws
+        drop_low, drop_high = interval_of(drops)
+        rest_low, rest_high = interval_of(drops / 2 - np.ptp(drawn, axis=0))
+    edge = _decide(drop, drop_low, drop_high)
+    verdict = _decide(drop / 2 - spread, rest_low, rest_high) if edge == "holds" else edge
+    reason = (
+        f"{name}: {_percent(values.min())} to {_percent(values.max())} inside (spread "
+        f"{_percent(spread)}), {_percent(foot.min_f1)} at ρ = {rho:g} (a drop of "
+        f"{_points(drop, drop_low, drop_high)}): {verdict}."
+    )
+    figures = {"spread": spread, "drop": drop, "drop_low": drop_low, "drop_high": drop_high}
+    return Conclusion(name, "", verdict, reason, figures)
+
+
+def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, float | None]:
+    """95 % bounds of the lead over the best of many; none where one was not resampled.
+
+    The lower one is the smallest of the pairwise bounds: the best leads all only where it leads
+    each. The upper one holds for all pairs at once (the largest deviation of any pair in each
+    resample), since the best of many by chance would otherwise count as better.
+    """
+    own = best.min_f1_draws()
+    draws = [one.min_f1_draws() for one in others]
+    if own is None or any(one is None for one in draws):
+        return None, None
+    leads = own - np.stack([one for one in draws if one is not None])
+    found = np.array([best.min_f1 - one.min_f1 for one in others])
+    low = np.percentile(leads, 2.5, axis=1).min()
+    beyond = np.percentile((found[:, None] - leads).max(axis=0), 97.5)
+    return float(low), float(found.min() + beyond)
+
+
+def _interval(first: Floats | None, second: Floats | None) -> tuple[float | None, float | None]:
+    """Interval of a difference; none where one of the two was not resampled."""
+    if first is None or second is None:
+        return None, None
+    return interval_of(first - second)
+
+
+def _decide(value: float, low: float | None, high: float | None) -> VerdictWord:
+    """On which side of zero a difference lies; without an interval its sign decides."""
+    if low is None or high is None:
+        return "holds" if value > 0 else "does not hold"
+    return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
+
+
+def _percent(share: float) -> str:
+    """A fraction in per cent with one decimal, a true minus sign, never a negative zero."""
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def _points(value: float, low: float | None, high: float | None) -> str:
+    """A difference in points and its interval."""
+    return f"{_percent(value)} points {_ends(low, high)}".strip()
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    """An interval in brackets with a blank behind it, nothing where there is none."""
+    return "" if low is None or high is None else f"[{_percent(low)}, {_percent(high)}] "
+
+
+# Our figures beside the published ones, taxonomy by taxonomy, and how far the orders agree.
+
+_Share = pl.Float64
+_COLUMNS: dict[str, DataType | DataTypeClass] = {
+    "kind": pl.String,  # "catalogue": one of the 54; "rho": one of the 27 settings of ρ
+    "published_name": pl.String,
+    "n_classes": pl.Int64,
+    # Of a setting of ρ: which measures it uses, and ρ.
+    "rouge_l": pl.Boolean,
+    "rouge_3": pl.Boolean,
+    "threshold": _Share,
+    # The sample of the study that the figures are of, null where it has none; one of `State`;
+    # why there is no figure, or the name that the partition was trained under.
+    "taxonomy": pl.String,
+    "state": pl.String,
+    "note": pl.String,
+    "n_eval": pl.Int64,
+    "min_f1": _Share,
+    "low": _Share,
+    "high": _Share,
+    "mean_f1": _Share,
+    "mean_f1_low": _Share,
+    "mean_f1_high": _Share,
+    # What ours is held against: "all" (three Pythia models summed), for ρ "12b".
+    "published_model": pl.String,
+    "published_min_f1": _Share,
+    "published_mean_f1": _Share,
+    **{
+        f"published_{figure}_{model}": _Share
+        for model in PUBLISHED_MODELS[1:]
+        for figure in ("min_f1", "mean_f1")
+    },
+    # Ours minus published; the interval is ours alone, the published figure is taken as it is.
+    "difference": _Share,
+    "difference_low": _Share,
+    "difference_high": _Share,
+    "mean_f1_difference": _Share,
+    "mean_f1_difference_low": _Share,
+    "mean_f1_difference_high": _Share,
+}
+
+COMPARISON_SCHEMA = pl.Schema(_COLUMNS)
+
+State = Literal["measured", "alias", "impossible", "untrained", "dropped", "absent"]
+"""`alias`: measured under another name of the partition; `untrained`: its CNNs stayed at chance;
+`dropped`: trained without one of its classes, which is another taxonomy; `absent`: not asked for.
+"""
+
+_FIGURES = ("n_eval", "min_f1", "low", "high", "mean_f1", "mean_f1_low", "mean_f1_high")
+
+
+@dataclass(frozen=True)
+class OurFigures:
+    """What a study found for one taxonomy.
+
+    Attributes:
+        taxonomy: its name in the study.
+        published_name: spelt as the published tables spell it.
+        state: `measured`, `impossible`, `untrained` or `dropped`.
+        note: why there is no figure.
+        figures: n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured.
+        confusion: (classes, classes) where measured.
+        draws: the same of every resample, drawn together with the other taxonomies'.
+        same_as: the taxonomy whose figures these are, where both label these sequences alike
+            though their rules differ; empty for its own.
+    """
+
+    taxonomy: str
+    published_name: str
+    state: State
+    note: str = ""
+    figures: Mapping[str, Any] | None = None
+    confusion: Floats | None = None
+    draws: Floats | None = None
+    same_as: str = ""
+
+
+class Comparison(NamedTuple):
+    """Our figures beside the published ones.
+
+    Attributes:
+        frame: columns as in `COMPARISON_SCHEMA`; the 54 in the published order, then ρ.
+        correlations: of the 54 (`catalogue`) and of the ρ settings (`rho`).
+        conclusions: the paper's, put to our figures.
+    """
+
+    frame: pl.DataFrame
+    correlations: dict[str, RankCorrelation]
+    conclusions: tuple[Conclusion, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Correlations and conclusions as plain values, the published ones beside ours."""
+        return {
+            "correlations": {kind: asdict(one) for kind, one in self.correlations.items()},
+            "conclusions": [asdict(one) for one in self.conclusions],
+            "published_conclusions": [asdict(one) for one in published_conclusions()],
+        }
+
+
+def ours_of_row(
+    taxonomy: str, published_name: str, row: Mapping[str, Any], draws: Floats | None
+) -> OurFigures:
+    """A row of the benchmark table (source `model`) as figures to compare.
+
+    Args:
+        taxonomy: its name in the study.
+        published_name: spelt as published.
+        row: columns as in `BENCHMARK_SCHEMA`.
+        draws: confusions of the resamples.
+    """
+    if row["min_f1"] is None:
+        own = "its CNN did not leave" if row["n_runs"] == 1 else "none of its CNNs left"
+        note = f"{own} chance on its own training set"
+        return OurFigures(taxonomy, published_name, "untrained", note)
+    figures = {name: row[name] for name in _FIGURES}
+    confusion = np.array(row["confusion"], dtype=np.float64)
+    return OurFigures(taxonomy, published_name, "measured", "", figures, confusion, draws)
+
+
+def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
+    """Put our figures beside the published ones.
+
+    Args:
+        ours: what was asked for, trained or not; other taxonomies than the published are passed
+            over.
+
+    Returns:
+        The table, rank correlations over the partitions that were measured, and conclusions.
+    """
+    by_key: dict[str, OurFigures] = {}
+    for one in ours:
+        taxonomy = _parse(one.published_name)
+        if taxonomy is not None:
+            by_key.setdefault(taxonomy.partition_key, one)
+    rows = [
+        published | _our_columns(published, by_key.get(_key(published["published_name"])))
+        for published in _published_rows()
+    ]
+    frame = pl.DataFrame(rows, schema=COMPARISON_SCHEMA)
+    kinds = ("catalogue", "rho")
+    measured = {kind: _measured(frame, kind, by_key) for kind in kinds}
+    return Comparison(
+        frame,
+        {kind: _correlate(frame, kind, by_key) for kind in kinds},
+        draw_conclusions(measured["catalogue"], measured["rho"]),
+    )
+
+
+@cache
+def published_conclusions() -> tuple[Conclusion, ...]:
+    """Put the paper's conclusions to its own figures, by the same code."""
+    catalogue = {
+        one.taxonomy: Measured(one.taxonomy, one.min_f1 / 100, one.confusion.astype(np.float64))
+        for one in published_confusions()
+    }
+    sweep = {
+        row["published_name"]: Measured(row["published_name"], row["published_min_f1"])
+        for row in _published_rows()
+        if row["kind"] == "rho"
+    }
+    return draw_conclusions(catalogue, sweep)
+
+
+@cache
+def _published_rows() -> tuple[dict[str, Any], ...]:
+    """The published side of every row, fractions."""
+    tables = {
+        model: {row["tax_name"]: row for row in published_table(model).iter_rows(named=True)}
+        for model in PUBLISHED_MODELS
+    }
+    rows = []
+    for name, printed in tables["all"].items():
+        row = {"kind": "catalogue", "published_name": name, "n_classes": printed["num_classes"]}
+        row |= {"published_model": "all"} | _published_figures("", printed)
+        for model in PUBLISHED_MODELS[1:]:
+            row |= _published_figures(f"_{model}", tables[model][name])
+        rows.append(row)
+    for printed in published_rho().iter_rows(named=True):
+        setting = (printed["Rouge-L"], printed["Rouge-3"], printed["Threshold"])
+        row = {"kind": "rho", "published_name": rho_name(*setting), "n_classes": 3}
+        row |= dict(zip(("rouge_l", "rouge_3", "threshold"), setting, strict=True))
+        row |= {"published_model": "12b"} | _published_figures("", printed)
+        rows.append(row | _published_figures("_12b", printed))
+    return tuple(rows)
+
+
+def _published_figures(suffix: str, printed: Mapping[str, Any]) -> dict[str, float]:
+    """Min-F1 and mean F1 of one printed row, fractions of one decimal of a per cent."""
+    return {
+        f"published_{figure}{suffix}": round(printed[figure] / 100, 3)
+        for figure in ("min_f1", "mean_f1")
+    }
+
+
+def _our_columns(published: Mapping[str, Any], one: OurFigures | None) -> dict[str, Any]:
+    """Our side of a row."""
+    if one is None:
+        return {"state": "absent"}
+    same = ""
+    if one.published_name != published["published_name"]:
+        same = f"the same partition as {one.published_name}"
+    elif one.same_as:
+        same = f"the same labels here as {one.same_as}"
+    note = ": ".join(part for part in (same, one.note) if part)
+    row = {"taxonomy": one.same_as or one.taxonomy, "state": one.state, "note": note or None}
+    if one.figures is None:
+        return row
+    row |= {"state": "alias" if same else "measured", **one.figures}
+    for figure, ends, stem in (
+        ("min_f1", ("low", "high"), "difference"),
+        ("mean_f1", ("mean_f1_low", "mean_f1_high"), "mean_f1_difference"),
+    ):
+        printed = published[f"published_{figure}"]
+        row[stem] = one.figures[figure] - printed
+        for end, name in zip(ends, ("low", "high"), strict=True):
+            value = one.figures[end]
+            row[f"{stem}_{name}"] = None if value is None else value - printed
+    return row
+
+
+def _measured(
+    frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]
+) -> dict[str, Measured]:
+    """Our figures by published name, each partition once, classes in the published order."""
+    rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
+    own_first = rows.sort(pl.col("state") == "alias", maintain_order=True)
+    measured: dict[str, Measured] = {}
+    seen = set()
+    for name, value in own_first.select("published_name", "min_f1").iter_rows():
+        key = _key(name)
+        if key in seen:
+            continue
+        seen.add(key)
+        one = by_key[key]
+        order = match_classes(parse_taxonomy(one.published_name), parse_taxonomy(name))
+        confusion, draws = (_reorder(each, order) for each in (one.confusion, one.draws))
+        measured[name] = Measured(name, value, confusion, draws, one.same_as or one.taxonomy)
+    return measured
+
+
+def _reorder(confusions: Floats | None, order: Sequence[int]) -> Floats | None:
+    """Rows and columns in another order of the classes."""
+    if confusions is None:
+        return None
+    places = list(order)
+    reordered: Floats = confusions[..., places, :][..., places]
+    return reordered
+
+
+def _correlate(frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]) -> RankCorrelation:
+    """Our min-F1 against the published; names that share figures count once, by their mean."""
+    rows = frame.filter((pl.col("kind") == kind) & pl.col("min_f1").is_not_null())
+    pairs = rows.group_by("taxonomy", maintain_order=True).agg(
+        pl.col("min_f1", "published_name").first(), pl.col("published_min_f1").mean()
+    )
+    drawn = [
+        Measured(name, 0.0, None, by_key[_key(name)].draws).min_f1_draws()
+        for name in pairs["published_name"]
+    ]
+    is_drawn = bool(drawn) and all(one is not None for one in drawn)
+    draws = np.stack([one for one in drawn if one is not None], axis=1) if is_drawn else None
+    return correlate_ranks(
+        pairs["min_f1"].to_numpy(), pairs["published_min_f1"].to_numpy(), draws=draws
+    )
+
+
+def _parse(published_name: str) -> Taxonomy | None:
+    """A taxonomy by its published name; None for one with nodes of a user's own."""
+    try:
+        return parse_taxonomy(published_name)
+    except UserError:
+        return None
+
+
+@cache
+def _key(published_name: str) -> str:
+    """Partition of a published name."""
+    return parse_taxonomy(published_name).partition_key

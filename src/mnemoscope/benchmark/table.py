@@ -7,21 +7,314 @@ trainings with the controls' settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
+from polars.datatypes import DataType, DataTypeClass
 
-from mnemoscope.benchmark.auc import PairwiseAuc, bootstrap_auc, pair_names
-from mnemoscope.benchmark.columns import BENCHMARK_SCHEMA
-from mnemoscope.benchmark.excess import CONTROLS, Excess, measure_excess, min_f1_gap
+from mnemoscope.benchmark.excess import (
+    CONTROLS,
+    Excess,
+    PairwiseAuc,
+    Votes,
+    bootstrap_auc,
+    collect_votes,
+    measure_excess,
+    min_f1_gap,
+    pair_names,
+)
 from mnemoscope.benchmark.matched import match_on_scores
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
-from mnemoscope.benchmark.votes import Votes, collect_votes
-from mnemoscope.cnn.intervals import Interval, ScoreIntervals, bootstrap_scores
-from mnemoscope.cnn.metrics import Scores, confusion_matrix, scores
+from mnemoscope.cnn.metrics import (
+    Floats,
+    Interval,
+    ScoreIntervals,
+    Scores,
+    bootstrap_scores,
+    confusion_matrix,
+    f1_per_class,
+    interval_of,
+    precision_recall,
+    scores,
+)
 
-__all__ = ["SOURCES", "score_benchmark"]
+# The columns of the benchmark table.
+
+_Share = pl.Float64
+_Shares = pl.List(pl.Float64)  # one a class, in the order of the classes
+
+_COLUMNS: dict[str, DataType | DataTypeClass] = {
+    "taxonomy": pl.String,
+    "source": pl.String,  # one of table.SOURCES
+    # Trainings; those that left chance on their training set, which alone count below;
+    # the mean min-F1 of these on their training sets; evaluation sequences.
+    "did_train": pl.Boolean,
+    "n_runs": pl.Int64,
+    "n_trained": pl.Int64,
+    "training_min_f1": _Share,
+    "n_eval": pl.Int64,
+    "min_f1": _Share,
+    "low": _Share,
+    "high": _Share,
+    "mean_f1": _Share,
+    "mean_f1_low": _Share,
+    "mean_f1_high": _Share,
+    "f1": _Shares,
+    "f1_low": _Shares,
+    "f1_high": _Shares,
+    "precision": _Shares,
+    "precision_low": _Shares,
+    "precision_high": _Shares,
+    "recall": _Shares,
+    "recall_low": _Shares,
+    "recall_high": _Shares,
+    # Rows true, columns predicted, summed over trained runs and epochs.
+    "confusion": pl.List(pl.List(pl.Int64)),
+    # Pairs of classes in the order of auc.auc_pairs ("Guess | Recall"), and how well each two
+    # are told apart: area under the ROC curve of p_a / (p_a + p_b) on the sequences of the two,
+    # averaged over trained runs; one a pair.
+    "auc_pairs": pl.List(pl.String),
+    "auc": _Shares,
+    "auc_low": _Shares,
+    "auc_high": _Shares,
+    # From here on in the model's row alone. The control that the excess is over; the kind
+    # of verdict ("adds", "unclear", "nothing", "cannot") and its sentence.
+    "excess": _Share,
+    "excess_low": _Share,
+    "excess_high": _Share,
+    "excess_over": pl.String,
+    # The model's min-F1 that the excess is counted from: of its trainings with the CNN settings
+    # that the controls had too (excess_settings), same seeds. The excess of the AUC of each pair
+    # is over the largest of blind, ngram and reference for that pair.
+    "excess_min_f1": _Share,
+    "excess_settings": pl.List(pl.String),
+    "auc_excess": _Shares,
+    "auc_excess_low": _Shares,
+    "auc_excess_high": _Shares,
+    "verdict_kind": pl.String,
+    "verdict": pl.String,
+    # The model on the matched sequences; what the blind baseline that matched them
+    # (matched_by) still reaches there; sequences left a class; the largest standardized
+    # difference of its scores before and after; why there is no figure.
+    "matched_min_f1": _Share,
+    "matched_low": _Share,
+    "matched_high": _Share,
+    "matched_f1": _Shares,
+    "matched_f1_low": _Shares,
+    "matched_f1_high": _Shares,
+    "matched_blind_min_f1": _Share,
+    "matched_blind_low": _Share,
+    "matched_blind_high": _Share,
+    "matched_by": pl.String,
+    "matched_n_per_class": pl.Int64,
+    "difference_before": _Share,
+    "difference_after": _Share,
+    "matched_note": pl.String,
+    # Min-F1 of all the model's CNNs minus that of the regression on statistics of the same maps,
+    # paired as the excess is.
+    "over_statistics": _Share,
+    "over_statistics_low": _Share,
+    "over_statistics_high": _Share,
+}
+
+BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
+
+
+# Several models as one: their confusion matrices summed, as for the paper's headline figures.
+
+_MERGE_COLUMNS: dict[str, DataType | DataTypeClass] = {
+    "taxonomy": pl.String,
+    "model": pl.String,  # a model's name, or "together"
+    "n_eval": pl.Int64,
+    "n_runs": pl.Int64,
+    "min_f1": _Share,
+    "low": _Share,
+    "high": _Share,
+    "mean_f1": _Share,
+    "mean_f1_low": _Share,
+    "mean_f1_high": _Share,
+    "f1": _Shares,
+    "precision": _Shares,
+    "recall": _Shares,
+    "confusion": pl.List(pl.List(pl.Int64)),
+    # Why there is no figure.
+    "note": pl.String,
+}
+
+TOGETHER_SCHEMA = pl.Schema(_MERGE_COLUMNS)
+
+
+def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:
+    """Sum the models' matrices and score the sum.
+
+    A model with more evaluation sequences or CNNs counts for more, as in the paper, whose models
+    all have equally many.
+
+    Args:
+        confusions: of each model, (classes, classes), counts, rows true, classes in one order.
+        draws: of each model, (resamples, classes, classes), each model resampled for itself.
+
+    Returns:
+        min_f1, mean_f1, f1, precision, recall, confusion; low, high, mean_f1_low, mean_f1_high
+        (95 %) where there are draws.
+
+    Raises:
+        ValueError: matrices of different shapes, or none.
+    """
+    shapes = {np.shape(one) for one in confusions}
+    if len(shapes) != 1:
+        raise ValueError(f"confusion matrices of shapes {sorted(shapes)} cannot be summed")
+    total = np.sum([np.asarray(one, dtype=np.int64) for one in confusions], axis=0)
+    found = scores(total)
+    precision, recall = precision_recall(total)
+    row: dict[str, Any] = {
+        "min_f1": found.min_f1,
+        "mean_f1": found.mean_f1,
+        "f1": found.f1.tolist(),
+        "precision": precision.tolist(),
+        "recall": recall.tolist(),
+        "confusion": total.tolist(),
+    }
+    if len(draws) == len(confusions):
+        f1 = f1_per_class(np.sum(draws, axis=0))
+        row["low"], row["high"] = interval_of(f1.min(axis=-1))
+        row["mean_f1_low"], row["mean_f1_high"] = interval_of(f1.mean(axis=-1))
+    return row
+
+
+# Say in one sentence what an excess is worth.
+
+Kind = Literal["adds", "unclear", "nothing", "cannot"]
+
+_GIVES = {
+    "text": "what the text alone gives",
+    "reference": "what the attention of a model that never saw these sequences gives",
+}
+_NOTHING = {
+    "text": "nothing is left once the text is taken off",
+    "reference": "nothing is left that a model which never saw these sequences does not show",
+}
+
+
+@dataclass(frozen=True)
+class BenchmarkFigures:
+    """What a verdict rests on; fractions, null where there is no figure.
+
+    Attributes:
+        classes: names in order.
+        did_train: whether a CNN on the model's attention left chance on its training set.
+        f1: of each class, on the model's attention.
+        f1_low: lower ends of their 95 % intervals.
+        excess: excess alignment.
+        controls: the controls among these three that ran.
+        failed_controls: those of them that did not train.
+        has_like_runs: whether the model was trained with a CNN setting that the controls had.
+        training_min_f1: the CNN's on its own training set; null where it is not known.
+    """
+
+    classes: tuple[str, ...]
+    did_train: bool
+    f1: tuple[float, ...] = ()
+    f1_low: tuple[float, ...] = ()
+    excess: Excess | None = None
+    controls: tuple[str, ...] = ()
+    failed_controls: tuple[str, ...] = ()
+    has_like_runs: bool = True
+    training_min_f1: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict: its kind, for programs, and its sentence, for people."""
+
+    kind: Kind
+    sentence: str
+
+
+def give_verdict(figures: BenchmarkFigures) -> Verdict:
+    """Put an excess and its interval into words.
+
+    Args:
+        figures: of one taxonomy.
+
+    Returns:
+        Kind and sentence; figures in points (per cent of F1), the interval in brackets.
+    """
+    excess = figures.excess
+    if figures.training_min_f1 == 0:
+        return Verdict(
+            "cannot",
+            "cannot be said: the CNN never finds one of the classes, on its own training set "
+            "either, so it has not learned to tell them apart",
+        )
+    if excess is None:
+        return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
+    over = "reference" if excess.strongest == "reference" else "text"
+    points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
+    adds = f"attention adds {points} to {_GIVES[over]}"
+    note = _say_limits(figures)
+    if excess.high <= 0:
+        return Verdict("nothing", f"{_NOTHING[over]}: {points}{note}")
+    if excess.value <= 0:
+        return Verdict(
+            "unclear", f"cannot be told from nothing: {points} beyond {_GIVES[over]}{note}"
+        )
+    if excess.low <= 0:
+        return Verdict("unclear", f"cannot be told from nothing: {adds}{note}")
+    lost = _say_lost_class(figures)
+    if lost:
+        return Verdict("unclear", f"{lost}, so it means little that {adds}{note}")
+    return Verdict("adds", f"{adds}{note}")
+
+
+def _say_missing(figures: BenchmarkFigures) -> str:
+    """Why there is no excess."""
+    if not figures.has_like_runs:
+        return (
+            "the controls were not trained with this setting (benchmark.control_settings: 0 "
+            "trains them with all)"
+        )
+    if not figures.did_train:
+        return "the CNN on the model's attention did not train"
+    if figures.failed_controls:
+        return f"no control trained ({', '.join(figures.failed_controls)})"
+    return "no control was run, so the figure may come from the text alone"
+
+
+def _say_lost_class(figures: BenchmarkFigures) -> str:
+    """Name the weakest class where it is not told apart better than by guessing.
+
+    Guessing gives F1 = 1 / classes at equal class sizes; an excess above zero then only says
+    that the controls lose a class even more.
+    """
+    chance = 1 / len(figures.classes)
+    weakest = min(range(len(figures.classes)), key=lambda index: figures.f1[index])
+    if figures.f1_low[weakest] > chance:
+        return ""
+    return (
+        f"{figures.classes[weakest]} is told apart no better than by guessing "
+        f"(F1 {_points(figures.f1[weakest])}, guessing gives {_points(chance)})"
+    )
+
+
+def _say_limits(figures: BenchmarkFigures) -> str:
+    """What the excess could not be held against."""
+    limits = [f"{control} did not train" for control in figures.failed_controls]
+    if not {"blind", "ngram"} & set(figures.controls):
+        limits.append("no blind baseline")
+    if "reference" not in figures.controls:
+        limits.append("no reference model")
+    return f" ({', '.join(limits)})" if limits else ""
+
+
+def _points(share: float) -> str:
+    """Print a fraction in points with one decimal; never a negative zero."""
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
+
+
+# The benchmark table: from the long table of predictions to one row a taxonomy and source.
 
 SOURCES = ("model", "statistics", "blind", "ngram", "reference", "control", "logits")
 """What a prediction may rest on, in the order of the table."""
@@ -42,7 +335,7 @@ def score_benchmark(
     """Judge every taxonomy on every source.
 
     Args:
-        predictions: as `mnemoscope.benchmark.votes` describes; all taxonomies and sources.
+        predictions: as `mnemoscope.benchmark.excess` describes; all taxonomies and sources.
         runs: one row a training: taxonomy, source, setting, seed, did_train, train_min_f1.
         classes: for each taxonomy its class names in the order of the indices.
         n_resamples: bootstrap resamples.
@@ -299,3 +592,89 @@ def _per_class(
         f"{name}_low": [one.low for one in intervals],
         f"{name}_high": [one.high for one in intervals],
     }
+
+
+# Which input carries memory: the benchmark table once more for each kind of input.
+
+INPUTS_SCHEMA = pl.Schema(
+    {"taxonomy": pl.String, "input": pl.String}
+    | {name: kind for name, kind in BENCHMARK_SCHEMA.items() if name != "taxonomy"}
+)
+"""The columns of the benchmark table, and `input` after the taxonomy."""
+
+_SHARED = ("blind", "ngram")
+"""They read tokens and not attention, so they stand beside every input alike."""
+
+_CNNS = ("model", "control", "reference")
+
+_REFERENCE_INPUT = {"difference": "mean"}
+"""The reference has no difference from itself; its own maps stand beside the model's."""
+
+
+def input_of(setting: str) -> str:
+    """Name the input of a setting.
+
+    >>> input_of("k6-f10-mean")
+    'mean'
+    """
+    return setting.rpartition("-")[2]
+
+
+def score_inputs(
+    predictions: pl.DataFrame,
+    runs: pl.DataFrame,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    control_settings: Sequence[str] | None = None,
+    whole: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Judge every taxonomy on every input.
+
+    Args:
+        predictions: as for `score_benchmark`.
+        runs: likewise.
+        classes: likewise.
+        n_resamples: bootstrap resamples.
+        seed: of every bootstrap.
+        control_settings: names of the model's settings that have controls; None: all.
+        whole: the benchmark table of the same, taken over where there is a single input.
+
+    Returns:
+        Columns as in `INPUTS_SCHEMA`, one row a taxonomy, input and source (model, blind, ngram,
+        reference, control), taxonomies in the order of `classes`, inputs in that of the runs.
+    """
+    own = runs.filter(pl.col("source") == "model")
+    inputs = list(dict.fromkeys(map(input_of, own["setting"])))
+    tables = []
+    if whole is not None and len(inputs) == 1:
+        same = whole.filter(pl.col("source").is_in([*_SHARED, *_CNNS]))
+        return same.with_columns(pl.lit(inputs[0]).alias("input")).select(INPUTS_SCHEMA.names())
+    for name in inputs:
+        table = score_benchmark(
+            predictions.filter(_belongs_to(name)),
+            runs.filter(_belongs_to(name)),
+            classes,
+            n_resamples=n_resamples,
+            seed=seed,
+            control_settings=control_settings,
+        )
+        tables.append(table.with_columns(pl.lit(name).alias("input")))
+    if not tables:
+        return pl.DataFrame(schema=INPUTS_SCHEMA)
+    order = {name: position for position, name in enumerate(classes)}
+    position = pl.col("taxonomy").replace_strict(order, return_dtype=pl.Int64)
+    whole = pl.concat(tables).select(INPUTS_SCHEMA.names())
+    return whole.sort(position, maintain_order=True)
+
+
+def _belongs_to(name: str) -> pl.Expr:
+    """Rows of one input: its CNNs, those of its controls, and what reads tokens."""
+    source, ending = pl.col("source"), pl.col("setting").str.split("-").list.last()
+    reference = _REFERENCE_INPUT.get(name, name)
+    return (
+        (source.is_in(["model", "control"]) & (ending == name))
+        | ((source == "reference") & (ending == reference))
+        | source.is_in(list(_SHARED))
+    )

@@ -10,9 +10,10 @@ from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mnemoscope.stages.analyze import Asked, Outcome
+    from mnemoscope.flow.analyze import Asked, Outcome
 
-__all__ = ["analyze"]
+
+# The verb analyze: the neighbouring analyses on a study, one by one or all.
 
 _Name = Annotated[
     str | None,
@@ -97,7 +98,7 @@ def analyze(
     values |= {"published": True} if published else {}
     values |= {"seed": seed} if seed is not None else {}
     _check_names(name, study)
-    from mnemoscope.stages.analyze import Asked
+    from mnemoscope.flow.analyze import Asked
 
     _run(name, study, Asked(second, tuple(checkpoint or ()), corpus, values, redo), quiet)
 
@@ -105,7 +106,7 @@ def analyze(
 def _check_names(name: str, study: Path) -> None:
     """Refuse an analysis or a study that is not there, before torch is loaded."""
     from mnemoscope.analysis.registry import entry_named
-    from mnemoscope.study import Study
+    from mnemoscope.study.folder import Study
 
     if name != "all":
         entry_named(name)
@@ -115,10 +116,10 @@ def _check_names(name: str, study: Path) -> None:
 def _run(name: str, folder: Path, asked: "Asked", quiet: bool) -> None:
     """Run one or all, print what came of it, and renew the report once."""
     from mnemoscope.analysis.registry import entry_named
-    from mnemoscope.stages.analyze import analyze as analyze_one
-    from mnemoscope.stages.analyze import analyze_all, refresh_report, refuse_unused
-    from mnemoscope.stages.models import Models
-    from mnemoscope.study import Study
+    from mnemoscope.flow.analyze import analyze as analyze_one
+    from mnemoscope.flow.analyze import analyze_all, refresh_report, refuse_unused
+    from mnemoscope.study.folder import Study
+    from mnemoscope.study.models import Models
 
     entry = None if name == "all" else entry_named(name)
     if entry is not None:
@@ -162,7 +163,7 @@ def _print_list() -> None:
     from rich.table import Table
 
     from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
-    from mnemoscope.cli.published import console
+    from mnemoscope.report.published import console
 
     table = Table(box=None, pad_edge=False)
     for column in ("analysis", "answers", "needs", "--published"):
@@ -186,3 +187,88 @@ def _print_list() -> None:
     print(
         "Run one: mnemoscope analyze NAME STUDY. All that can be run: mnemoscope analyze all STUDY"
     )
+
+
+# The verb track: memorization over the checkpoints of one run, or what a callback kept.
+
+
+def track(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            help="Checkpoints: folders, MODEL@REVISION, or one folder that holds them all. Or the "
+            "folder that a MemorizationCallback wrote, whose page is then drawn.",
+            show_default=False,
+        ),
+    ],
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            "--sequences", help="What is watched: texts, .jsonl or .parquet.", show_default=False
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", help="Texts that were kept out of training.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Where history, tables and page go.")
+    ] = Path("track"),
+    most: Annotated[
+        int | None, typer.Option("--most", min=1, help="Windows kept of each, drawn by the seed.")
+    ] = 2000,
+    length: Annotated[int, typer.Option("--length", min=2, help="Tokens of a window.")] = 64,
+    scan: Annotated[
+        bool,
+        typer.Option("--scan", help="Only memorized or not, without scores and levels: faster."),
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16.")] = "float32",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Windows a forward pass.")
+    ] = 64,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """See which windows become memorized and which are forgotten, over checkpoints of one run.
+
+    Example: mnemoscope track out/ --sequences texts/ --control held-out/ -o track
+    """
+    from mnemoscope.flow.track import PAGE, write_track_page
+
+    if sequences is None:
+        folder = _history(checkpoints, control)
+    else:
+        from mnemoscope.flow.track import TrackAsked, track_checkpoints
+
+        folder = out
+        asked = TrackAsked(
+            checkpoints=tuple(checkpoints),
+            sequences=sequences,
+            control=control,
+            most=most,
+            length=length,
+            seed=seed,
+            decode=not scan,
+            dtype=dtype,
+            device=device,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+        )
+        with shown(quiet):
+            track_checkpoints(asked, folder)
+    results = write_track_page(folder)
+    print(results.sentence)
+    for line in results.further:
+        print(line)
+    print(f"Wrote {folder / PAGE}.")
+
+
+def _history(checkpoints: list[str], control: str | None) -> Path:
+    """The folder of a history, where no sequences were named."""
+    if len(checkpoints) > 1 or control is not None:
+        raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
+    return Path(checkpoints[0])

@@ -5,23 +5,16 @@ from collections.abc import Callable
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import (
-    analyze,
-    app_verb,
-    audit,
-    benchmark,
-    demo,
-    describe,
-    duplicates,
-    localize,
-    merge,
-    search,
-    study,
-    tables,
-    track,
-)
-
-__all__ = ["app", "verbs"]
+from mnemoscope.cli import analyze, audit, study, tables
+from mnemoscope.cli import analyze as track
+from mnemoscope.cli import audit as app_verb
+from mnemoscope.cli import study as benchmark
+from mnemoscope.cli import study as demo
+from mnemoscope.cli import study as localize
+from mnemoscope.cli import study as merge
+from mnemoscope.cli import study as search
+from mnemoscope.cli import tables as describe
+from mnemoscope.cli import tables as duplicates
 
 app = typer.Typer(
     name="mnemoscope",

@@ -1,48 +1,229 @@
 """The verb audit: which passages of documents a model repeats, guessed or recalled."""
 
+import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnemoscope.cli.audit_endpoint import (
-    ApiKeyEnv,
-    Concurrency,
-    DryRun,
-    Endpoint,
-    Logprobs,
-    PriceIn,
-    PriceOut,
-    PromptAs,
-    RequestsPerMinute,
-    Retries,
-    ServedModel,
-    Timeout,
-    Tokenizer,
-    ask_service_again,
-    audit_behind,
-    check_alone,
-)
-from mnemoscope.cli.audit_said import judge, print_record, print_verification, write_junit
 from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
-from mnemoscope.config import EMBEDDED
 from mnemoscope.errors import UserError
-from mnemoscope.lm.names import check_device_name, check_dtype_name
+from mnemoscope.lm.hub import check_device_name, check_dtype_name
+from mnemoscope.study.settings import EMBEDDED
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from mnemoscope.audit.cnn_ground import CnnGround
-    from mnemoscope.audit.folder import AskedModel
+    from mnemoscope.audit.documents import Splitter
+    from mnemoscope.audit.found import Gate
+    from mnemoscope.audit.ground import CnnGround
+    from mnemoscope.audit.run import AskedModel
     from mnemoscope.audit.settings import AuditSettings
     from mnemoscope.audit.verify import Verification
-    from mnemoscope.lm.language_model import LanguageModel
+    from mnemoscope.lm.model import LanguageModel
 
-__all__ = ["audit"]
+
+# The verb audit with --endpoint: a model behind an OpenAI-compatible API.
+
+_PANEL = "Models behind an API"
+
+
+def _option(name: str, text: str) -> Any:
+    return typer.Option(name, help=text, show_default=False, rich_help_panel=_PANEL)
+
+
+Endpoint = Annotated[
+    str | None,
+    _option("--endpoint", "Base address of the API; every argument is then a document."),
+]
+ServedModel = Annotated[str | None, _option("--model", "What the service calls the model.")]
+Tokenizer = Annotated[
+    str | None,
+    _option("--tokenizer", "The model's tokenizer, a folder or hub name; without it, words count."),
+]
+PromptAs = Annotated[
+    str | None, _option("--prompt-as", "tokens (default with --tokenizer) or text.")
+]
+Logprobs = Annotated[
+    bool | None,
+    _option("--logprobs/--no-logprobs", "Ask for log-probabilities (default yes)."),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    _option("--api-key-env", "Environment variable with the key (default OPENAI_API_KEY)."),
+]
+Concurrency = Annotated[int | None, _option("--concurrency", "Requests at once (default 4).")]
+RequestsPerMinute = Annotated[
+    float | None, _option("--requests-per-minute", "At most so many (default no limit).")
+]
+Timeout = Annotated[float | None, _option("--timeout", "Seconds to wait (default 60).")]
+Retries = Annotated[int | None, _option("--retries", "Tries after a failed one (default 6).")]
+PriceIn = Annotated[float | None, _option("--price-in", "Of a million prompt tokens.")]
+PriceOut = Annotated[float | None, _option("--price-out", "Of a million completion tokens.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
+]
+
+
+def check_alone(given: Mapping[str, Any], *, wanted: str, refused: str) -> None:
+    """Refuse flags that belong to the other kind of audit.
+
+    Args:
+        given: flags and their values; None or False is not given.
+        wanted: what they belong to.
+        refused: what they cannot stand beside.
+    """
+    for flag, value in given.items():
+        if value is not None and value is not False:
+            raise UserError(f"{flag}: only {wanted}, not {refused}.")
+
+
+def audit_behind(
+    service: Mapping[str, Any],
+    sources: list[str],
+    out: Path | None,
+    settings: Any,
+    *,
+    tokenizer: str | None,
+    revision: str | None,
+    encoding: str,
+    prices: tuple[float | None, float | None],
+    dry_run: bool,
+    redo: bool,
+) -> dict[str, Any] | None:
+    """Read, estimate and audit; a dry run only estimates, writes nothing and gives None."""
+    from mnemoscope.audit.documents import read_documents
+    from mnemoscope.audit.run import audit_endpoint, check_settings, prepare_folder
+    from mnemoscope.audit.service import (
+        AnswerStore,
+        Asker,
+        Client,
+        endpoint_settings,
+        estimate_cost,
+    )
+    from mnemoscope.progress import say
+
+    prompt_as = service["prompt_as"] or ("tokens" if tokenizer else "text")
+    check_settings(settings)
+    chosen = endpoint_settings(**{**service, "prompt_as": prompt_as})
+    if not dry_run and out is not None:
+        prepare_folder(out)
+    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+    for one in reading.skipped:
+        say(f"Not read: {one.name}: {one.reason}")
+    splitter = _splitter(tokenizer, revision)
+    client = Client(chosen, None if out is None else AnswerStore(out / "answers.jsonl"))
+    asker = Asker(client, splitter, reading.documents, settings)
+    estimate = estimate_cost(asker, settings, price_in=prices[0], price_out=prices[1])
+    if dry_run or out is None:
+        print(estimate)
+        return None
+    say(f"Estimate: {estimate}")
+    return audit_endpoint(
+        client,
+        splitter,
+        reading,
+        out,
+        settings=settings,
+        tokenizer_name=tokenizer,
+        tokenizer_revision=revision,
+        command=["mnemoscope", *sys.argv[1:]],
+        redo=redo,
+    )
+
+
+def ask_service_again(folder: Path, record: dict[str, Any], frame: "pl.DataFrame") -> list[bool]:
+    """Build the client that an audit speaks of, and ask."""
+    from mnemoscope.audit.service import Client, endpoint_settings
+    from mnemoscope.audit.verify import ask_again
+
+    api = record["api"]
+    chosen = endpoint_settings(
+        url=api["endpoint"], model=record["model"]["name"], **api["settings"]
+    )
+    splitter = _splitter(api["tokenizer"], api["tokenizer_revision"])
+    return ask_again(Client(chosen), splitter, folder, record, frame)
+
+
+def _splitter(tokenizer: str | None, revision: str | None) -> "Splitter":
+    from mnemoscope.audit.documents import ModelTokens, Words
+
+    if tokenizer is None:
+        return Words()
+    from mnemoscope.embedded import model_path
+    from mnemoscope.lm.bos import find_bos
+    from mnemoscope.lm.load import load_tokenizer
+
+    found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)
+    return ModelTokens(found, find_bos(found))
+
+
+# What the verb audit prints: shares, a verification, the gate's answer and its exit status.
+
+_GATE_FAILED = 3
+
+
+def print_verification(folder: Path, found: "Verification") -> None:
+    """Say what does not hold, and leave with status 3 if anything does not."""
+    for line in [*found.problems, *found.notes]:
+        print(line)
+    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
+    if found.problems:
+        n = len(found.problems)
+        print(f"{folder} does not hold: {n} problem{'' if n == 1 else 's'}, named above.")
+        raise typer.Exit(_GATE_FAILED)
+
+
+def print_record(out: Path, record: dict[str, Any]) -> None:
+    """Say what was not asked, the shares, and where the audit is."""
+    for row in record["documents"]:
+        if row["is_too_short"]:
+            print(f"{row['document']}: shorter than one window, not asked.")
+    for row in record["skipped"]:
+        print(f"{row['document']}: not read: {row['reason']}")
+    whole = record["summary"]
+    documents = f"{whole['documents']} document{'' if whole['documents'] == 1 else 's'}"
+    print(
+        f"{documents}, {whole['characters']:,} characters: "
+        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
+        f"({_passages(whole['guess_spans'])}), {_share(whole['recalled'])} recalled "
+        f"({_passages(whole['recall_spans'])})."
+    )
+    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+
+
+def write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
+    """Write the JUnit report of an audit."""
+    from mnemoscope.audit.page import junit_xml
+    from mnemoscope.files import read_parquet, write_text
+
+    write_text(path, junit_xml(record, read_parquet(out / "spans.parquet")))
+    print(f"Wrote {path}.")
+
+
+def _passages(n: int) -> str:
+    return f"{n:,} passage{'' if n == 1 else 's'}"
+
+
+def _share(share: dict[str, float]) -> str:
+    return f"{100 * share['share']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+
+
+def judge(gate: "Gate", record: dict[str, Any]) -> None:
+    """Leave with status 3 if the condition holds."""
+    if not gate.is_failed(record["summary"]):
+        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
+        return
+    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
+    raise typer.Exit(_GATE_FAILED)
+
+
+# The verb audit: which passages of documents a model repeats, guessed or recalled.
 
 _NO_REFERENCE = "none"
 _MAKE_STUDY = "auto"
@@ -208,8 +389,8 @@ def audit(
         with shown(quiet):
             beside = _reference_name(model, reference)
             _check_names(model, revision, beside, documents, study)
+    from mnemoscope.audit.found import parse_gate
     from mnemoscope.audit.settings import audit_settings
-    from mnemoscope.audit.summary import parse_gate
 
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
@@ -286,8 +467,8 @@ def _audit(
     redo: bool,
 ) -> dict[str, Any]:
     """Read, load and audit; nothing is loaded for documents that cannot be read."""
-    from mnemoscope.audit.folder import prepare_folder, standing_audit
-    from mnemoscope.audit.texts import read_documents
+    from mnemoscope.audit.documents import read_documents
+    from mnemoscope.audit.run import prepare_folder, standing_audit
     from mnemoscope.progress import say
 
     prepare_folder(out)
@@ -328,7 +509,7 @@ def _check_names(
 ) -> None:
     """Refuse what is not there before torch is loaded."""
     from mnemoscope.lm.hub import check_model
-    from mnemoscope.study import Study
+    from mnemoscope.study.folder import Study
 
     for source in sources:
         if source != "-" and not Path(source).exists():
@@ -350,7 +531,7 @@ def _make_study(
     lm: "LanguageModel",
 ) -> Path:
     """Where the study is that was made of the model, or found finished."""
-    from mnemoscope.stages.auto_study import make_study
+    from mnemoscope.audit.ground import make_study
 
     return make_study(
         out,
@@ -365,9 +546,9 @@ def _make_study(
 
 def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "CnnGround":
     """The CNNs of a study of this model; says so where they give no probability."""
+    from mnemoscope.audit.ground import check_study, read_ground
     from mnemoscope.progress import say
-    from mnemoscope.stages.audit_study import check_study, read_ground
-    from mnemoscope.stages.models import facts_of
+    from mnemoscope.study.models import facts_of
 
     ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
     if ground.facts["reason"] is not None:
@@ -403,7 +584,7 @@ def _reference_name(model: str, reference: str | None) -> str | None:
 
 
 def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> "LanguageModel":
-    from mnemoscope.lm.loading import load_model
+    from mnemoscope.lm.load import load_model
     from mnemoscope.progress import say
 
     say(f"Loading the {role} {name}")
@@ -412,7 +593,7 @@ def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> 
 
 
 def _asked(name: str, role: str, revision: str | None, given: dict[str, str]) -> "AskedModel":
-    from mnemoscope.audit.folder import AskedModel
+    from mnemoscope.audit.run import AskedModel
 
     return AskedModel(Path(_place(name, role)), revision, given["dtype"])
 
@@ -432,7 +613,7 @@ def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: P
 
 
 def _verify(folder: Path, device: str) -> "Verification":
-    from mnemoscope.audit.folder import check_is_audit
+    from mnemoscope.audit.run import check_is_audit
 
     check_is_audit(folder)
     from mnemoscope.audit.verify import verify_audit
@@ -445,3 +626,40 @@ def _verify(folder: Path, device: str) -> "Verification":
         return ask_service_again(folder, record, frame)
 
     return verify_audit(folder, load, ask)
+
+
+# The verb app: audit documents and browse a study in the browser, on this machine alone.
+
+
+def app(
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="A study or an audit to show.", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", help="Port (the first free from 7860 on).", show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="This machine; another is refused.")
+    ] = "127.0.0.1",
+    device: Device = None,
+) -> None:
+    """Audit documents and browse a study in the browser; nothing leaves this machine.
+
+    Example: mnemoscope app my-study
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the app needs gradio: pip install 'mnemoscope[app]'.")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
+    from mnemoscope.app.serve import check_host, check_target
+
+    check_host(host)
+    check_target(target)
+    from mnemoscope.app.serve import serve_app
+
+    serve_app(target, host=host, port=port, device=device or "auto", when_ready=_print_address)
+
+
+def _print_address(address: str) -> None:
+    print(f"Open {address} in a browser of this machine. Ctrl-C ends it.", flush=True)

@@ -1,39 +1,18 @@
 """Flags shared by the verbs, and how they become settings: flag, then file, then default."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from mnemoscope.config import StudySettings, load_settings, parse_settings
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
 
-__all__ = [
-    "BatchSize",
-    "CheckLabels",
-    "Device",
-    "DropSmallClasses",
-    "Dtype",
-    "Model",
-    "NoControls",
-    "Out",
-    "PartOption",
-    "Patterns",
-    "Quiet",
-    "Redo",
-    "Reference",
-    "Revision",
-    "RunOut",
-    "Scan",
-    "Sequences",
-    "Set",
-    "Split",
-    "StudyFolder",
-    "Taxonomies",
-    "assignment",
-    "merge_flags",
-]
+# Flags shared by the verbs, and how they become settings: flag, then file, then default.
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 RunOut = Annotated[
@@ -177,3 +156,73 @@ def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
     if not isinstance(section, dict):
         raise UserError(f"--set {dotted}: '{head}' is a single setting. Write {head}=VALUE.")
     _place(section, tail, value)
+
+
+# The flags that say where a verb's work runs: this machine, or the workers of a Ray cluster.
+
+_ENGINES = ("local", "ray")
+
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="local, or ray: spread over the workers of a cluster.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="A running cluster, or auto; RAY_ADDRESS unless given, else one of this machine.",
+        show_default=False,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-workers",
+        min=1,
+        help="Workers to use (as many as there is room for).",
+        show_default=False,
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Where workers put finished blocks: a folder or bucket that all machines see; a "
+        "folder in the study unless given.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """What was said of the engine on the command line."""
+
+    engine: str = "local"
+    ray_address: str | None = None
+    ray_workers: int | None = None
+    storage: str | None = None
+
+
+@contextmanager
+def working_with(flags: EngineFlags) -> Iterator[None]:
+    """Let the engine that was asked for run the work of this block.
+
+    Raises:
+        UserError: no such engine, flags of Ray without it, or as `RayEngine`.
+    """
+    if flags.engine not in _ENGINES:
+        hint = nearest(flags.engine, _ENGINES)
+        raise UserError(f"--engine {flags.engine}: wants local or ray.{hint}")
+    if flags.engine == "local":
+        if flags != EngineFlags():
+            raise UserError("--ray-address, --ray-workers and --storage want --engine ray.")
+        yield
+        return
+    from mnemoscope.cluster.engine import use_engine
+    from mnemoscope.cluster.ray import RayEngine
+
+    engine = RayEngine(flags.ray_address, n_workers=flags.ray_workers or 0, storage=flags.storage)
+    with engine, use_engine(engine):
+        yield

@@ -1,5 +1,6 @@
 """Verbs that work on a study: init, run, and one for each stage."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,26 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from mnemoscope.cli.engine import (
-    EngineFlags,
-    EngineOption,
-    RayAddress,
-    RayWorkers,
-    Storage,
-    working_with,
-)
 from mnemoscope.cli.options import (
     BatchSize,
     CheckLabels,
     Device,
     DropSmallClasses,
     Dtype,
+    EngineFlags,
+    EngineOption,
     Model,
     NoControls,
     Out,
     PartOption,
     Patterns,
     Quiet,
+    RayAddress,
+    RayWorkers,
     Redo,
     Reference,
     Revision,
@@ -35,29 +32,21 @@ from mnemoscope.cli.options import (
     Sequences,
     Set,
     Split,
+    Storage,
     StudyFolder,
     Taxonomies,
     merge_flags,
+    working_with,
 )
-from mnemoscope.config import EMBEDDED, NO_MODEL, StudySettings, settings_template
 from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
-from mnemoscope.stages.shipped_studies import find_study_file, shipped_path
-from mnemoscope.study import STAGES, Study, is_study, stage_named
+from mnemoscope.search.extra import check_optuna
+from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, settings_template
+from mnemoscope.study.shipped import find_study_file, shipped_path
 
-__all__ = [
-    "capture",
-    "continue_",
-    "init",
-    "knockout",
-    "report",
-    "run",
-    "sequences",
-    "shown",
-    "stage_verb",
-    "train",
-]
-
+# Verbs that work on a study: init, run, and one for each stage.
 
 LOCAL = EngineFlags()
 _STUDY = Path("study")
@@ -80,7 +69,7 @@ def init(
 
     Example: mnemoscope init study.yaml
     """
-    from mnemoscope.atomic_write import write_text
+    from mnemoscope.files import write_text
 
     text = shipped_path(from_).read_text(encoding="utf-8") if from_ else settings_template()
     if path.exists() and not force:
@@ -151,15 +140,15 @@ def run(
 
     chosen = change(Study(out).settings if is_study(out) else StudySettings())
     if dry_run:
-        from mnemoscope.cli.plan import print_plan
-        from mnemoscope.stages.plan import plan
+        from mnemoscope.cli.summary import print_plan
+        from mnemoscope.plan import plan
 
         print_plan(plan(chosen, out, redo=redo))
         return
     with shown(quiet):
         _announce(chosen, out)
     from mnemoscope.cli.summary import print_summary
-    from mnemoscope.stages.run import run as run_study
+    from mnemoscope.flow.run import run as run_study
 
     where = EngineFlags(engine, ray_address, ray_workers, storage)
     with shown(quiet), working_with(where):
@@ -181,7 +170,7 @@ def _announce(settings: StudySettings, out: Path) -> None:
             "--model NAME, or found a study for the analyses that need none: 'mnemoscope sequences "
             f"SOURCE --split SPLIT --model {NO_MODEL} -o STUDY'."
         )
-    from mnemoscope.stages.presence import check_names
+    from mnemoscope.flow.run import check_names
 
     check_names(settings)
     source = settings.sequences.source
@@ -208,15 +197,15 @@ def sequences(
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
-    from mnemoscope.stages.presence import check_names
+    from mnemoscope.flow.run import check_names
 
     flags = _model_flags(model, revision, dtype, device, batch_size)
     flags |= {"sequences.source": source, "sequences.split": split}
     chosen = merge_flags(None, flags, set_)
     with shown(quiet):
         check_names(chosen)
-    from mnemoscope.stages.models import Models
-    from mnemoscope.stages.sequences import found_study
+    from mnemoscope.pipeline.sequences import found_study
+    from mnemoscope.study.models import Models
 
     with shown(quiet):
         study = found_study(out, chosen, Models(chosen))
@@ -356,7 +345,7 @@ def stage_verb(
             raise UserError("--part: a part is one process. Leave out --engine, or --part.")
         _run_part(study, stage, part, change, redo=redo, quiet=quiet)
         return
-    from mnemoscope.stages.run import run_stage
+    from mnemoscope.flow.run import run_stage
 
     with shown(quiet), working_with(where):
         was_done = not run_stage(study, stage, change, redo=redo)
@@ -372,7 +361,7 @@ def next_verb(study: Study, stage: str) -> str:
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     if stage == "capture" and not study.is_done("label"):
-        from mnemoscope.stages.padding import whole_mask
+        from mnemoscope.pipeline.padding import whole_mask
 
         # Every sequence was captured, without labels; padded ones nothing else reads.
         following = ["continue"] if whole_mask(study.sequences) is None else []
@@ -389,8 +378,7 @@ def _run_part(
     quiet: bool,
 ) -> None:
     """Do one part of a stage and say where it stands."""
-    from mnemoscope.stages.part_work import run_part
-    from mnemoscope.stages.parts import parse_part
+    from mnemoscope.pipeline.blocks import parse_part, run_part
 
     part = parse_part(text)
     with shown(quiet):
@@ -403,13 +391,13 @@ def _run_part(
 
 def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, quiet: bool) -> None:
     """Found a study on the way to another stage."""
-    from mnemoscope.stages.presence import check_names
+    from mnemoscope.flow.run import check_names
 
     settings = merge_flags(None, flags, assignments)
     with shown(quiet):
         check_names(settings)
-    from mnemoscope.stages.models import Models
-    from mnemoscope.stages.sequences import found_study
+    from mnemoscope.pipeline.sequences import found_study
+    from mnemoscope.study.models import Models
 
     with shown(quiet):
         found_study(folder, settings, Models(settings))
@@ -417,9 +405,9 @@ def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, q
 
 def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, redo: bool) -> None:
     """Found the study where it is not there, scan what has a label, and say what came of it."""
-    from mnemoscope.stages.check_labels import CHECK_FILE, check_labels
-    from mnemoscope.stages.models import Models
-    from mnemoscope.stages.run import run as run_study
+    from mnemoscope.flow.run import run as run_study
+    from mnemoscope.pipeline.sequences import CHECK_FILE, check_labels
+    from mnemoscope.study.models import Models
 
     study = run_study(change, out, redo=redo, until="sequences")
     with study.lock():
@@ -448,3 +436,348 @@ def _model_flags(
 def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str]:
     """`--no-controls` as the assignment it stands for."""
     return [*(assignments or []), *(["benchmark.controls=false"] if no_controls else [])]
+
+
+# The verb merge: put the parts of a stage together.
+
+
+def merge(
+    study: StudyFolder,
+    no_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-check",
+            help="Do not compare scan and decoding on a draw; the merge then needs no model.",
+        ),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put together what 'continue --part' or 'capture --part' made, as one process makes it.
+
+    Example: mnemoscope merge my-study
+    """
+    opened = Study(study)
+    from mnemoscope.pipeline.blocks import merge_parts
+
+    with shown(quiet):
+        stages = merge_parts(opened, check=not no_check)
+    print(f"Merged {' and '.join(stages)} of {study}.{next_verb(opened, stages[-1])}")
+
+
+# The verb demo: the whole method on the shipped model, no argument, no network.
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
+    small: Annotated[bool, typer.Option("--small", help="Fewer sequences: a quick check.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="All sequences, larger samples, three seeds: longer.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the whole method on the shipped model: under three minutes on two cores.
+
+    Example: mnemoscope demo
+    """
+    from mnemoscope.cli.summary import print_summary
+    from mnemoscope.flow.run import demo_settings, run
+
+    started = time.monotonic()
+    with shown(quiet):
+        study = run(demo_settings(small=small, thorough=thorough), out)
+    print_summary(study)
+    print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
+    print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
+
+
+# The verb localize: where in the attention of one model, or of several of one depth.
+
+_Studies = Annotated[
+    list[Path],
+    typer.Argument(
+        help="A study; several of one depth are averaged, each CNN alike.", show_default=False
+    ),
+]
+_Export = Annotated[
+    Path | None,
+    typer.Option(
+        "--export",
+        help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
+        show_default=False,
+    ),
+]
+_OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="Folder for Δ of several studies together.", show_default=False
+    ),
+]
+
+
+def localize(
+    studies: _Studies,
+    out: _OutFolder = None,
+    export: _Export = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find where in the attention each class is decided.
+
+    Several localized studies are put together: Δ averaged over the CNNs of all their models.
+
+    Example: mnemoscope localize my-study --export figures
+    """
+    _check(studies, out, changes=bool(set_) or redo)
+    if export is not None:
+        from mnemoscope.report.export import check_matplotlib
+
+        check_matplotlib()
+    if out is not None:
+        _put_together(studies, out, export)
+        return
+    (study,) = studies
+    stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
+    if export is not None:
+        from mnemoscope.report.export import export_localization
+
+        written = export_localization(Study(study), export)
+        print(f"Wrote {len(written)} figures and tables into {export}.")
+
+
+def _check(studies: list[Path], out: Path | None, *, changes: bool) -> None:
+    """Refuse flags that would be passed over."""
+    if len(studies) == 1 and out is not None:
+        raise UserError(
+            "localize: -o is for several studies together; of one study everything is written "
+            "into its own folder. Leave -o out."
+        )
+    if len(studies) > 1 and out is None:
+        raise UserError(
+            "localize: several studies need a folder for what they give. Add -o FOLDER."
+        )
+    if len(studies) > 1 and changes:
+        raise UserError(
+            "localize: --set and --redo change a study; several studies are only read. "
+            "Give them in a run of their own."
+        )
+
+
+def _put_together(folders: list[Path], out: Path, export: Path | None) -> None:
+    """Average, say what came of it, and write what was asked for."""
+    from mnemoscope.pipeline.localize import (
+        localize_together,
+        together_lines,
+        write_localized_together,
+    )
+    from mnemoscope.report.export import draw_deltas
+
+    together = localize_together([Study(folder) for folder in folders])
+    if export is not None:
+        made_folder(export)  # refused before anything is written
+    written = write_localized_together(out, together)
+    print("\n".join(together_lines(together)))
+    print(f"Wrote {', '.join(map(str, written))}.")
+    if export is not None:
+        n_drawn = len(list(draw_deltas(together.deltas, export)))
+        print(f"Wrote {n_drawn} figures into {export}.")
+
+
+# The verb benchmark: one study beside the published figures, two taxonomies, or several models.
+
+_BenchmarkStudies = Annotated[
+    list[Path],
+    typer.Argument(help="A study; several are put together as one.", show_default=False),
+]
+_Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--compare",
+        metavar="TAXONOMY TAXONOMY",
+        help="Two taxonomies of the study on the evaluation sequences that they share.",
+        show_default=False,
+    ),
+]
+_BenchmarkOutFolder = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Folder for the tables of several studies together."),
+]
+
+
+def benchmark(
+    studies: _BenchmarkStudies,
+    compare: _Compare = None,
+    out: _BenchmarkOutFolder = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score every taxonomy beside its controls and beside the published figures.
+
+    Several studies are put together as the paper does: confusion matrices summed over models.
+
+    Example: mnemoscope benchmark my-study
+    """
+    _benchmark_check(studies, compare, out)
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    if (len(studies) > 1 or compare is not None) and (set_ or redo or where != EngineFlags()):
+        raise UserError(
+            "benchmark: --set, --redo and --engine are for scoring a study; several studies and "
+            "--compare only read. Give them in a run of their own."
+        )
+    if len(studies) > 1:
+        _benchmark_put_together(studies, out)
+        return
+    folder = studies[0]
+    if compare is not None:
+        _compare(Study(folder), *compare)
+        return
+    stage_verb(folder, "benchmark", {}, set_, redo=redo, quiet=quiet, where=where)
+    from mnemoscope.cli.summary import print_summary
+    from mnemoscope.pipeline.benchmark import load_comparison
+    from mnemoscope.report.published import print_comparison
+
+    study = Study(folder)
+    print_summary(study)
+    print_comparison(load_comparison(study))
+
+
+def _benchmark_check(
+    studies: list[Path], compare: tuple[str, str] | None, out: Path | None
+) -> None:
+    """Refuse flags that would be passed over."""
+    if compare is not None and len(studies) > 1:
+        raise UserError("benchmark: --compare is for the taxonomies of one study. Name one study.")
+    if out is not None and len(studies) == 1:
+        raise UserError(
+            "benchmark: -o is for several studies together; of one study everything is written "
+            "into its own folder. Leave -o out."
+        )
+
+
+def _compare(study: Study, first: str, second: str) -> None:
+    """Print both differences of two taxonomies."""
+    from mnemoscope.pipeline.benchmark import compare_taxonomies
+    from mnemoscope.report.published import difference_text
+
+    for figure, words in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
+        found = compare_taxonomies(study, first, second, figure=figure)  # type: ignore[arg-type]
+        shown = difference_text(found.value, *found.interval)
+        print(f"{words} of '{first}' minus '{second}': {shown} points")
+    print(
+        f"95 % intervals, paired over sequences: {found.n_shared:,} of {found.n_first:,} and "
+        f"{found.n_second:,} evaluation sequences are shared."
+    )
+
+
+def _benchmark_put_together(folders: list[Path], out: Path | None) -> None:
+    """Print several studies as one, and write what was asked for."""
+    from mnemoscope.pipeline.benchmark import put_together, write_together
+    from mnemoscope.report.published import print_comparison, print_together
+
+    together = put_together([Study(folder) for folder in folders])
+    print_together(together.frame, together.models)
+    print_comparison(together.comparison, with_reasons=False)
+    if out is not None:
+        print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
+
+
+# The verb search: the taxonomies that attention bears out best, chosen apart from their figure.
+
+_Nodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--node",
+        help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML file "
+        "with nodes of your own; repeatable. All of them unless given.",
+        show_default=False,
+    ),
+]
+_Objective = Annotated[
+    str | None,
+    typer.Option("--objective", help="excess (default), min_f1, auc or auc_excess."),
+]
+_Candidates = Annotated[
+    int | None, typer.Option("--candidates", help="Different taxonomies to try (default 60).")
+]
+_CaptureAll = Annotated[
+    bool, typer.Option("--capture-all", help="First capture every memorized sequence.")
+]
+
+
+def search(
+    study: StudyFolder,
+    node: _Nodes = None,
+    objective: _Objective = None,
+    candidates: _Candidates = None,
+    capture_all: _CaptureAll = False,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    ray_workers: RayWorkers = None,
+    storage: Storage = None,
+    set_: Set = None,
+    redo: Redo = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the taxonomies of 3 and 4 classes with the largest excess alignment.
+
+    The choice is made on one part of the sequences, its figure comes from another.
+
+    Example: mnemoscope search my-study --capture-all
+    """
+    flags: dict[str, Any] = {
+        "search.nodes": node,
+        "search.objective": objective,
+        "search.candidates": candidates,
+        "search.capture_all": capture_all,
+    }
+    if redo or not Study(study).is_done("search"):
+        check_optuna()
+    where = EngineFlags(engine, ray_address, ray_workers, storage)
+    stage_verb(study, "search", flags, set_, redo=redo, quiet=quiet, where=where)
+    _print(Study(study))
+
+
+def _print(study: Study) -> None:
+    """The finalists and what stands beside them, then the result in words."""
+    import polars as pl
+    from rich.table import Table
+
+    from mnemoscope.report.published import console
+    from mnemoscope.search.climb import SEARCH_FILE, search_words
+
+    page, objective = console(), study.settings.search.objective
+    table = Table(title=f"Found by {objective}: chosen on selection, reported on final; %")
+    for name in ("", "taxonomy", "selection", "final", "drop", "min-F1", "excess", "AUC"):
+        table.add_column(name, overflow="fold")
+    shown = pl.col("place").is_not_null() | (pl.col("kind") == "beside")
+    rows = study.read(SEARCH_FILE).filter(shown)
+    for row in rows.iter_rows(named=True):
+        table.add_row(*_cells(row, objective))
+    page.print(table)
+    for line in search_words(study):
+        page.print(line)
+    page.print(f"To use the found ones: -t {study.folder / 'search.yaml'}", soft_wrap=True)
+
+
+def _cells(row: dict[str, Any], objective: str) -> list[str]:
+    """One line of the table, figures with their intervals below them."""
+    from mnemoscope.words import Estimate, interval, percent, points
+
+    def shown(name: str) -> str:
+        value = row[name]
+        text = points(value) if "excess" in name else percent(value, unit=False)
+        return (
+            f"{text}\n{interval(Estimate(value, row[f'{name}_low'], row[f'{name}_high']))}".strip()
+        )
+
+    chosen, final = row["full"], row[objective]
+    drop = None if chosen is None or final is None else chosen - final
+    selection = points(chosen) if "excess" in objective else percent(chosen, unit=False)
+    place = "beside" if row["place"] is None else str(row["place"])
+    figures = [shown(name) for name in ("min_f1", "excess", "auc")]
+    return [place, row["taxonomy"], selection, shown(objective), points(drop), *figures]

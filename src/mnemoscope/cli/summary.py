@@ -1,16 +1,17 @@
 """The table that a run ends with on the terminal."""
 
+import sys
 from typing import Any
 
 from rich.table import Table
 
-from mnemoscope.cli.published import console
-from mnemoscope.report.content import Estimate
-from mnemoscope.report.numbers import interval, percent, points
-from mnemoscope.stages.labels import aliases_of, samples_of, sharing_of
-from mnemoscope.study import Study
+from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
+from mnemoscope.plan import Plan
+from mnemoscope.report.published import console
+from mnemoscope.study.folder import Study
+from mnemoscope.words import Estimate, interval, percent, points
 
-__all__ = ["print_summary"]
+# The table that a run ends with on the terminal.
 
 _CONTROLS = {
     "statistics": "regression",
@@ -104,3 +105,34 @@ def _cell(
     shown = points(row[value]) if signed else percent(row[value], unit=False)
     ends = interval(Estimate(row[value], row[low], row[high])) if low else ""
     return f"{shown}\n{ends}".strip()
+
+
+# Print what `run --dry-run` found: a table on a terminal, plain lines elsewhere.
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan; the table folds its cells on a narrow terminal."""
+    print("\n".join(plan.lines))
+    print()
+    if sys.stdout.isatty():
+        _print_table(plan)
+    else:
+        print("cost | this study | published pipeline")
+        for row in plan.rows:
+            print(f"{row.what} | {row.ours} | {row.published}")
+    print()
+    print("\n".join(plan.notes))
+    print("Nothing was written, downloaded or changed.")
+
+
+def _print_table(plan: Plan) -> None:
+    """The comparison as a table as wide as the terminal allows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("", "this study", "published pipeline"):
+        table.add_column(head, overflow="fold")
+    for row in plan.rows:
+        table.add_row(row.what, row.ours, row.published)
+    Console(highlight=False).print(table)

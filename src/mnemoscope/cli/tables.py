@@ -8,11 +8,13 @@ import typer
 from mnemoscope.cli.options import DropSmallClasses, Patterns, Quiet, Redo, Set, Taxonomies
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
+from mnemoscope.study.folder import STAGES, Study, is_study
 
 if TYPE_CHECKING:
     from mnemoscope.taxonomy.names import Taxonomy
 
-__all__ = ["features", "label", "load_tokenizer_named", "refuse_unwritable"]
+
+# Verbs that also work on any table: features, label.
 
 Target = Annotated[
     Path, typer.Argument(help="A study folder, or a .jsonl or .parquet table with -o.")
@@ -56,8 +58,8 @@ def features(
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
         stage_verb(target, "features", flags, set_, redo=redo, quiet=quiet)
         return
-    from mnemoscope.sequences.features import write_features
-    from mnemoscope.sequences.readers import read_corpus
+    from mnemoscope.data.features import write_features
+    from mnemoscope.data.read import read_corpus
 
     _only_for_studies("features", set_, redo=redo)
     mode = _pattern_mode(patterns)
@@ -72,8 +74,8 @@ def features(
 
 def _compare_patterns(table: Path) -> list[str]:
     """Where the two modes of the patterns differ; nothing for a table without text."""
-    from mnemoscope.sequences.lazy_table import scan_table
-    from mnemoscope.sequences.pattern_modes import compare_modes, describe_agreement
+    from mnemoscope.data.patterns import compare_modes, describe_agreement
+    from mnemoscope.data.table import scan_table
 
     scanned = scan_table(table)
     if "text" not in scanned.collect_schema().names():
@@ -109,7 +111,7 @@ def label(
 def _label_table(target: Path, out: Path, names: list[str]) -> None:
     """One taxonomy adds the column `class`; several make a table with a column each."""
     from mnemoscope.taxonomy.catalogue import load_taxonomies
-    from mnemoscope.taxonomy.table_labels import label_table
+    from mnemoscope.taxonomy.labels import label_table
 
     if not names:
         raise UserError(
@@ -135,9 +137,8 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
 
 def _add_class(target: Path, out: Path, taxonomy: "Taxonomy") -> None:
     """The table as it is, with the column `class`."""
-    from mnemoscope.sequences.schema import read_table, write_table
-    from mnemoscope.taxonomy.labels import count_classes, label_sequences
-    from mnemoscope.taxonomy.table_labels import check_features
+    from mnemoscope.data.table import read_table, write_table
+    from mnemoscope.taxonomy.labels import check_features, count_classes, label_sequences
 
     frame = read_table(target)
     check_features(frame.lazy(), where=str(target))
@@ -162,7 +163,7 @@ def load_tokenizer_named(name: str | None) -> Any:
     """
     if name is None:
         return None
-    from mnemoscope.lm.loading import load_tokenizer
+    from mnemoscope.lm.load import load_tokenizer
 
     return load_tokenizer(name)
 
@@ -202,3 +203,205 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")
+
+
+# The verb duplicates: how often each suffix stands in a corpus, however large.
+
+
+def duplicates(
+    sequences: Annotated[
+        Path,
+        typer.Option(
+            "--sequences", help="A .parquet or .jsonl table with tokens.", show_default=False
+        ),
+    ],
+    corpus: Annotated[
+        Path,
+        typer.Option(
+            "--corpus",
+            help="Texts, .jsonl or .parquet tables (tokens or text), a folder of them, or flat "
+            "binaries of token ids (.bin, with Megatron's .idx or without; .npy).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write.", show_default=False)],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="Type of the ids of a .bin: uint16 (default), uint32 or int32.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Model whose tokenizer cuts texts.", show_default=False),
+    ] = None,
+    separator: Annotated[
+        int | None,
+        typer.Option(
+            "--separator",
+            help="Token id between the documents of a flat binary; a suffix with it inside is "
+            "not counted.",
+            show_default=False,
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option("--length", help="Tokens a sequence.")] = 64,
+    save_every: Annotated[
+        float, typer.Option("--save-every", help="Seconds from one saving of progress to the next.")
+    ] = 10.0,
+    quiet: Quiet = False,
+) -> None:
+    """Count how often each sequence's suffix stands in a corpus.
+
+    Example: mnemoscope duplicates --sequences S.parquet --corpus train.bin -o out.parquet
+    """
+    from mnemoscope.data.corpus import open_corpus
+    from mnemoscope.data.duplicates import (
+        add_counts,
+        count_in_corpus,
+        progress_path,
+        read_suffixes,
+        remove_progress,
+    )
+    from mnemoscope.data.table import write_table
+
+    refuse_unwritable(out)
+    suffixes = read_suffixes(sequences, length=length)
+    progress_file = progress_path(out)
+    with shown(quiet):
+        opened = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=dtype)
+        found = count_in_corpus(
+            suffixes,
+            opened,
+            progress_file=progress_file,
+            save_seconds=save_every,
+            separator=separator,
+        )
+        del suffixes
+        write_table(out, add_counts(sequences, found.counts))
+    remove_progress(progress_file)
+    print(
+        f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
+        f"the corpus. {found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
+    )
+
+
+# The verb describe: what is in a study, a table or a maps folder.
+
+
+def describe(
+    target: Annotated[Path, typer.Argument(help="A study, a maps folder, or a table.")],
+) -> None:
+    """Say what is there: stages done, counts, settings, sizes on disk.
+
+    Example: mnemoscope describe my-study
+    """
+    if is_study(target):
+        _describe_study(Study(target))
+    elif (target / "meta.json").is_file():
+        _describe_maps(target)
+    elif target.is_file():
+        _describe_table(target)
+    elif target.exists():
+        raise UserError(f"{target}: neither a study, nor a maps folder, nor a table.")
+    else:
+        raise UserError(f"{target}: no such file or folder. Check the path.")
+
+
+def _describe_study(study: Study) -> None:
+    """Stages with counts and seconds, models, sizes, settings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    seconds = study.seconds()
+    table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
+    for stage in STAGES:
+        manifest = study.manifest(stage.name)
+        state = "-" if manifest is None else "done" if study.is_done(stage.name) else "outdated"
+        taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
+        table.add_row(stage.name, state, _counts(manifest), taken)
+    console.print(table)
+    _describe_split(study, console)
+    models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
+    for role, facts in study.record["models"].items():
+        shape = f"{facts['n_layers']} × {facts['n_heads']}"
+        models.add_row(role, facts["name"], shape, facts["dtype"], facts["fingerprint"][:12])
+    console.print(models)
+    sizes = Table("on disk", "size", title="sizes")
+    for path in sorted(study.folder.iterdir()):
+        if not path.name.startswith("."):
+            sizes.add_row(path.name, _size(path))
+    console.print(sizes)
+    console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+
+
+def _describe_split(study: Study, console: Any) -> None:
+    """Of the paper's data set: the whole split, of which the study keeps a part."""
+    from rich.table import Table
+
+    facts = (study.manifest("sequences") or {"counts": {}})["counts"]
+    if "split" not in facts:
+        return
+    split = facts["split"]
+    parts = ", ".join(f"{name} {n:,}" for name, n in split["parts"].items())
+    console.print(
+        f"Split {split['name']}: rows {parts}; {facts['split_duplicate_ids']:,} duplicate ids and "
+        f"{facts['split_overlapping_ids']:,} in both parts dropped; the first "
+        f"{split['kept_per_class']:,} sequences of each class are kept."
+    )
+    table = Table("taxonomy", "sequences a class, by the published labels", title="whole split")
+    for name, counts in split["classes"].items():
+        table.add_row(name, ", ".join(f"{one} {n:,}" for one, n in counts.items()))
+    console.print(table)
+
+
+def _counts(manifest: dict[str, Any] | None) -> str:
+    """The plain numbers of a manifest, on one line."""
+    if manifest is None:
+        return ""
+    counts = manifest["counts"].items()
+    numbers = {
+        k: v for k, v in counts if isinstance(v, int) and not (v == 0 and k.endswith("_null"))
+    }
+    samples = manifest["counts"].get("samples")
+    if samples is not None:
+        numbers["taxonomy samples"] = len(samples)
+        numbers["impossible"] = sum("impossible" in entry for entry in samples.values())
+    return ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items())
+
+
+def _describe_maps(folder: Path) -> None:
+    """What a store of maps holds."""
+    from mnemoscope.maps.store import MapStore
+
+    store = MapStore(folder, verify=False)
+    store.check()
+    by_suffix = dict(store.index.group_by("suffix").len().iter_rows())
+    print(f"{folder}: {store.index.height:,} maps, {store.n_layers} layers, length {store.length}")
+    print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
+    print(f"shards: {store.index['shard'].n_unique()}, {_size(folder)} on disk, checksums right")
+
+
+def _describe_table(path: Path) -> None:
+    """Columns, types and missing values of a table."""
+    from mnemoscope.data.table import read_table
+
+    frame = read_table(path)
+    print(f"{path}: {frame.height:,} rows, {_size(path)}")
+    for name, dtype in frame.schema.items():
+        missing = frame[name].null_count()
+        note = f", {missing:,} missing" if missing else ""
+        print(f"  {name}: {dtype}{note}")
+
+
+def _size(path: Path) -> str:
+    """Bytes on disk, in a unit a person reads."""
+    paths = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    n_bytes = float(sum(one.stat().st_size for one in paths))
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"

@@ -14,14 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mnemoscope.atomic_write import write_bytes
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
-from mnemoscope.cnn.scaling import Scaling
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
+from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory
 from mnemoscope.errors import DamagedDataError, UserError
-
-__all__ = ["FORMAT_VERSION", "load_cnn", "save_cnn"]
+from mnemoscope.files import write_bytes
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "mnemoscope_cnn"  # a single key: the order of several is not fixed

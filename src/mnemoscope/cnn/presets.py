@@ -6,8 +6,6 @@ from typing import Literal
 
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["PAPER_GRID", "PRESETS", "CnnSetting", "TrainingPreset", "get_preset"]
-
 
 @dataclass(frozen=True)
 class CnnSetting:

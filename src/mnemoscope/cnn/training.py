@@ -7,7 +7,8 @@ thread (`torch.set_num_threads(1)`) and the number of processes does not matter.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,23 +17,287 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from mnemoscope.cnn.inputs import KEPT_BYTES, NetworkInputs
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
-from mnemoscope.cnn.prediction import score_inputs
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
-from mnemoscope.cnn.scaling import fit_scaling
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
-from mnemoscope.maps.dataset import MapSource
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.maps.format import triangle_size, unpack_channels_last
+from mnemoscope.maps.views import MapSource, rows_at_once
 
-__all__ = [
-    "ChanceTest",
-    "TrainedCnn",
-    "TrainingHistory",
-    "chance_test",
-    "keep_freed_memory",
-    "train_cnn",
-]
+# Bring maps to a scale a CNN can learn from: square root, then standardised per position.
+
+_SMALLEST_DEVIATION = 1e-3
+"""Roots that vary less are divided by this: rounding to float16 alone varies by up to 2e-4."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A fitted scaling; raw when `mean` is None.
+
+    Attributes:
+        mean: mean root of each weight over the training maps, float32, (layers, triangle), or
+            None: maps stay as they are.
+        inverse_deviation: one over the roots' standard deviation, same shape; None with `mean`.
+        clamp: scaled values are kept within ± this.
+    """
+
+    mean: Tensor | None
+    inverse_deviation: Tensor | None
+    clamp: float
+
+    def to(self, device: torch.device | str) -> "Scaling":
+        """Copy to a device."""
+        if self.mean is None or self.inverse_deviation is None:
+            return self
+        return Scaling(self.mean.to(device), self.inverse_deviation.to(device), self.clamp)
+
+
+def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
+    """Fit a preset's scaling.
+
+    Args:
+        maps: the training maps and no others.
+        preset: names the scaling.
+
+    Raises:
+        ValueError: no maps.
+        DamagedDataError: a weight is negative or not finite.
+    """
+    if len(maps) == 0:
+        raise ValueError("no training maps")
+    if preset.scaling == "raw":
+        return Scaling(None, None, 0.0)
+    total = torch.zeros(maps.n_layers, triangle_size(maps.length), dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
+        weights = maps.read(rows).to(torch.float64)
+        _refuse_what_is_no_attention(weights)
+        total += weights.sqrt().sum(0)
+        squares += weights.sum(0)  # the square of a root
+    mean = total / len(maps)
+    deviation = (squares / len(maps) - mean.square()).clamp_min(0.0).sqrt()
+    inverse = 1.0 / deviation.clamp_min(_SMALLEST_DEVIATION)
+    return Scaling(mean.to(torch.float32), inverse.to(torch.float32), preset.clamp)
+
+
+def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
+    """Turn maps as stored into what a network sees.
+
+    Args:
+        scaling: fitted on the training maps, on the same device.
+        packed: attention weights, (batch, layers, triangle), float16 as `MapSource.read` gives.
+
+    Returns:
+        float32, (batch, layers, query, key), zeros above the diagonal, channels last.
+
+    Raises:
+        DamagedDataError: a weight is negative or not finite.
+    """
+    weights = packed.to(torch.float32)
+    _refuse_what_is_no_attention(weights)
+    if scaling.mean is not None and scaling.inverse_deviation is not None:
+        weights = weights.sqrt().sub_(scaling.mean).mul_(scaling.inverse_deviation)
+        weights = weights.clamp_(-scaling.clamp, scaling.clamp)
+    return unpack_channels_last(weights)
+
+
+def _refuse_what_is_no_attention(weights: Tensor) -> None:
+    """Name the first layer of (batch, layers, triangle) that holds a negative or no number."""
+    lowest, highest = weights.aminmax()
+    if lowest >= 0 and highest < math.inf:  # false for NaN
+        return
+    is_bad = ~(torch.isfinite(weights) & (weights >= 0))
+    layer = int(torch.nonzero(is_bad.any(dim=0).any(dim=1))[0, 0])
+    raise DamagedDataError(
+        f"maps, layer {layer}: weights that are negative or not finite. "
+        "Delete the maps and capture them again."
+    )
+
+
+# Maps as a network sees them: scaled once and kept where they fit, else a batch at a time.
+
+KEPT_BYTES = 1 << 30
+"""Scaled maps up to this size are kept while training: 16,384 maps of 4 layers, 1,820 of 36."""
+
+_FLOAT_BYTES = 4
+
+
+class NetworkInputs:
+    """Scaled maps of one source, by position.
+
+    Args:
+        maps: what to read from.
+        scaling: fitted on the training maps.
+        device: where batches are needed.
+        keep_bytes: keep all scaled maps if they take no more than this; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        maps: MapSource,
+        scaling: Scaling,
+        *,
+        device: torch.device | str = "cpu",
+        keep_bytes: int = 0,
+    ) -> None:
+        self._maps, self._device = maps, torch.device(device)
+        self._scaling = scaling.to(self._device)
+        n_bytes = len(maps) * maps.n_layers * maps.length**2 * _FLOAT_BYTES
+        self._kept = self._scale_all() if n_bytes <= keep_bytes else None
+
+    def __len__(self) -> int:
+        """Count the maps."""
+        return len(self._maps)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Maps to score together: see `mnemoscope.maps.views.rows_at_once`."""
+        return rows_at_once(self._maps)
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """Give some maps.
+
+        Args:
+            rows: (batch,) int64.
+
+        Returns:
+            (batch, layers, query, key) float32 on the device, channels last.
+        """
+        if self._kept is not None:
+            return self._kept[rows.to(self._device)]
+        return self._scale(rows)
+
+    def _scale(self, rows: Tensor) -> Tensor:
+        """Read and scale some maps."""
+        return scale_maps(self._scaling, self._maps.read(rows).to(self._device))
+
+    def _scale_all(self) -> Tensor:
+        """Scale every map, some hundred at a time."""
+        shape = (len(self._maps), self._maps.n_layers, self._maps.length, self._maps.length)
+        kept = torch.empty(shape, device=self._device, memory_format=torch.channels_last)
+        for rows in torch.split(torch.arange(len(self._maps)), rows_at_once(self._maps)):
+            kept[rows[0] : rows[-1] + 1] = self._scale(rows)
+        return kept
+
+
+# A trained CNN with all that is needed to use it and to judge whether it learned anything.
+
+CHANCE_LEVEL = 0.01
+"""A CNN has left chance on its training maps when the test gives a p-value below this."""
+
+
+@dataclass(frozen=True)
+class TrainingHistory:
+    """How training went.
+
+    Attributes:
+        loss: mean cross-entropy per map (natural logarithm) of every epoch, in training mode,
+            as the epoch went by.
+        n_steps: optimizer steps made.
+        train_balanced_accuracy: mean recall over the classes on the training maps, final weights,
+            evaluation mode; None while training goes on.
+        p_value: one-sided binomial test of that against 1 / classes; None while training.
+        train_min_f1: min-F1 on the training maps, final weights, evaluation mode; None while
+            training goes on.
+    """
+
+    loss: tuple[float, ...]
+    n_steps: int
+    train_balanced_accuracy: float | None = None
+    p_value: float | None = None
+    train_min_f1: float | None = None
+
+    @property
+    def did_train(self) -> bool:
+        """Whether the CNN is above chance on the very maps it was trained on."""
+        return self.p_value is not None and self.p_value < CHANCE_LEVEL
+
+
+@dataclass(frozen=True)
+class TrainedCnn:
+    """A network, the scaling of its inputs and its origin.
+
+    Attributes:
+        network: in evaluation mode.
+        scaling: fitted on the training maps.
+        setting: which network.
+        preset: how it was trained.
+        seed: of initial weights, order of maps and dropout.
+        history: losses and the check against chance.
+        seconds: wall time of training; None when loaded from a file.
+    """
+
+    network: AttentionCnn
+    scaling: Scaling
+    setting: CnnSetting
+    preset: TrainingPreset
+    seed: int
+    history: TrainingHistory
+    seconds: float | None = None
+
+    @property
+    def did_train(self) -> bool:
+        """Whether it is above chance on its training maps; if not, its figures mean nothing."""
+        return self.history.did_train
+
+
+# Logits of a trained CNN on maps, in the order of the maps.
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside the block and restore the former mode after it."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def predict_logits(
+    trained: TrainedCnn, maps: MapSource, *, batch_size: int | None = None
+) -> Tensor:
+    """Score maps.
+
+    Args:
+        trained: what `train_cnn` or `load_cnn` gave.
+        maps: as captured, not scaled.
+        batch_size: maps at once, None for 256 of 4 layers and fewer of more (`rows_at_once`);
+            another size may change the last bits.
+
+    Returns:
+        (maps, classes) float32 on the CPU.
+
+    Raises:
+        ValueError: maps of another number of layers or another length.
+    """
+    network = trained.network
+    if (maps.n_layers, maps.length) != (network.n_layers, network.length):
+        raise ValueError(
+            f"maps have {maps.n_layers} layers of side {maps.length}, the CNN was trained on "
+            f"{network.n_layers} of side {network.length}"
+        )
+    device = next(network.parameters()).device
+    return score_inputs(
+        network, NetworkInputs(maps, trained.scaling, device=device), batch_size=batch_size
+    )
+
+
+@torch.inference_mode()
+def score_inputs(
+    network: AttentionCnn, inputs: NetworkInputs, *, batch_size: int | None = None
+) -> Tensor:
+    """Score maps that are already scaled; result as `predict_logits`."""
+    logits = torch.empty(len(inputs), network.n_classes)
+    with evaluation_mode(network):
+        for rows in torch.split(torch.arange(len(inputs)), batch_size or inputs.rows_at_once):
+            scored = network(inputs.batch(rows), causal=True)
+            logits[rows[0] : rows[-1] + 1] = scored.to("cpu", torch.float32)
+    return logits
+
+
+# Train one CNN on maps and labels, the same bits for the same seed whatever ran before.
 
 _POOL_BYTES = 31 << 20
 

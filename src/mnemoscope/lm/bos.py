@@ -9,8 +9,6 @@ from typing import Any
 
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["BOS_MODES", "find_bos"]
-
 BOS_MODES = ("auto", "always", "never")
 
 

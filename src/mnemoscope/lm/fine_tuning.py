@@ -15,12 +15,8 @@ import numpy.typing as npt
 import torch
 
 from mnemoscope.errors import NoRoomError, UserError
-from mnemoscope.lm.batching import check_tokens
-from mnemoscope.lm.fingerprint import fingerprint_model
-from mnemoscope.lm.forward import last_logits, prepend_bos
-from mnemoscope.lm.language_model import LanguageModel
-
-__all__ = ["FineTuning", "StepSettings", "one_thread"]
+from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos
+from mnemoscope.lm.placement import fingerprint_model
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError, NoRoomError, UserError
-from mnemoscope.lm.loading import load_model
-from mnemoscope.lm.quiet import quiet_transformers
-
-__all__ = ["convert_gguf", "main"]
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.placement import quiet_transformers
 
 
 def convert_gguf(file: str | Path, folder: str | Path) -> Path:

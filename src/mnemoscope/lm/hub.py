@@ -1,14 +1,239 @@
 """Is a model on the hub: asked once, at once, before anything heavy is imported."""
 
+import importlib.util
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from mnemoscope.errors import UserError
-from mnemoscope.lm.adapter import find_adapter
-from mnemoscope.lm.source import find_source
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import say
 
-__all__ = ["NO_FILE", "UNREACHABLE", "check_model", "check_on_hub", "hub_reason"]
+# Names of devices and dtypes, refused without loading torch.
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+_DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+
+
+def check_dtype_name(name: str) -> None:
+    """Refuse a dtype that is none of ``auto``, ``float32``, ``float16``, ``bfloat16``.
+
+    Raises:
+        UserError: another name.
+    """
+    if name not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise UserError(f"dtype '{name}' is not one of {known}.{nearest(name, DTYPES)}")
+
+
+def check_device_name(name: str) -> None:
+    """Refuse what is no device's name; whether the device is there, torch must say.
+
+    Raises:
+        UserError: neither ``auto``, ``cpu``, ``mps`` nor ``cuda`` with or without a number.
+    """
+    kind, colon, index = name.partition(":")
+    if name in _DEVICES or (kind == "cuda" and colon and index.isdigit()):
+        return
+    known = ", ".join(_DEVICES)
+    raise UserError(f"device '{name}' is not one of {known}.{nearest(name, _DEVICES)}")
+
+
+# Where a model is: a local folder, a GGUF file, or a name on the hub; refusals before loading.
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "*.model",
+    "vocab.json",
+    "vocab.txt",
+    "*.tiktoken",
+    "tekken.json",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to hand to transformers.
+
+    Attributes:
+        name: what the user called it, for messages.
+        location: folder or hub name.
+        gguf_file: name of the GGUF file inside the folder, or None.
+        is_local: False for a hub name.
+        revision: hub revision, or None.
+    """
+
+    name: str
+    location: str
+    gguf_file: str | None
+    is_local: bool
+    revision: str | None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that every `from_pretrained` of this source takes."""
+        found = {"gguf_file": self.gguf_file, "revision": self.revision}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def find_source(
+    name: str | Path, revision: str | None = None, *, needs_weights: bool = True
+) -> Source:
+    """Find out what a name stands for and refuse what cannot be a model.
+
+    Args:
+        name: a folder, a ``.gguf`` file, a folder holding one, or a hub name.
+        revision: hub branch, tag or commit.
+        needs_weights: False where only the tokenizer is wanted.
+
+    Returns:
+        The source; a hub name is not looked up yet.
+
+    Raises:
+        UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
+            GGUF files, or a revision of something local.
+    """
+    path = Path(name).expanduser()
+    if revision is not None and path.exists():
+        raise UserError(
+            f"{name}: a local model has no revision '{revision}'. Leave --revision out."
+        )
+    if path.is_dir():
+        return _folder(str(name), path, needs_weights)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise UserError(f"{name}: a file, but not .gguf. Give the folder that the model is in.")
+        return Source(str(name), str(path.parent), path.name, True, None)
+    if path.suffix.lower() == ".gguf" or not _HUB_NAME.fullmatch(str(name)):
+        raise UserError(f"{name}: no such model folder or file. Check the path.")
+    return Source(str(name), str(name), None, False, revision)
+
+
+def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
+    if not (folder / "config.json").is_file():
+        return Source(name, str(folder), _only_gguf(name, folder), True, None)
+    _check_config(name, folder / "config.json")
+    if needs_weights:
+        _check_weights(name, folder)
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise UserError(
+            f"{name}: holds no tokenizer (tokenizer.json). Copy the files of the model's tokenizer "
+            "into the folder."
+        )
+    return Source(name, str(folder), None, True, None)
+
+
+def _only_gguf(name: str, folder: Path) -> str:
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    if not found:
+        raise UserError(
+            f"{name}: no config.json and no .gguf file, so no model. Give a folder as saved by "
+            "transformers' save_pretrained."
+        )
+    if len(found) > 1:
+        raise UserError(f"{name}: holds {len(found)} .gguf files. Give one: {', '.join(found)}.")
+    return found[0]
+
+
+def _check_config(name: str, path: Path) -> None:
+    try:
+        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        is_object = False
+    if not is_object:
+        raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
+
+
+def _check_weights(name: str, folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(any(folder.glob(pattern)) for pattern in _PICKLES):
+        raise UserError(
+            f"{name}: holds only pickled weights, which can run code when read. Save it as "
+            "safetensors (transformers' save_pretrained does)."
+        )
+    raise UserError(f"{name}: holds no weights (*.safetensors). Copy the model again.")
+
+
+# PEFT adapters: a folder with `adapter_config.json` is its base model with the adapter merged in.
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter on disk.
+
+    Attributes:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        base: folder or hub name of the model that it was trained on.
+        revision: hub revision of the base, or None.
+    """
+
+    folder: Path
+    base: str
+    revision: str | None
+
+
+def find_adapter(name: str | Path) -> Adapter | None:
+    """Say which adapter a folder holds; None for anything that is no such folder.
+
+    Raises:
+        UserError: it names no base model, holds pickled weights only, or `peft` is not installed.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / _CONFIG).is_file():
+        return None
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not base or not isinstance(base, str):
+        raise UserError(f"{name}: {_CONFIG} names no base model. Copy the adapter again.")
+    if not (folder / _WEIGHTS).is_file():
+        raise UserError(
+            f"{name}: holds no {_WEIGHTS}; pickled weights are not read. Save the adapter with "
+            "PEFT's save_pretrained."
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"{name}: a PEFT adapter needs peft: pip install 'mnemoscope[peft]'")
+    return Adapter(folder, base, config.get("revision"))
+
+
+def merge_adapter(model: Any, adapter: Adapter) -> Any:
+    """Add an adapter's weights to its base model.
+
+    Args:
+        model: the base model as loaded, changed in place.
+        adapter: of `find_adapter`.
+
+    Returns:
+        A plain `PreTrainedModel` without any module of PEFT.
+
+    Raises:
+        UserError: a kind of adapter that cannot be merged (prompts, prefixes), or one of another
+            model.
+    """
+    from peft import PeftModel
+
+    try:
+        merged = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+    except (AttributeError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"{adapter.folder}: cannot be merged into {adapter.base} ({reason}). Adapters of "
+            "weights (LoRA and its kin) can, prompts and prefixes cannot."
+        ) from error
+    return merged
+
+
+# Is a model on the hub: asked once, at once, before anything heavy is imported.
 
 _PATIENCE = 10.0  # seconds for the one question
 UNREACHABLE = "no such folder here, and the hub cannot be reached. Check path or connection."

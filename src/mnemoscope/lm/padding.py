@@ -13,10 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.batching import check_tokens, run_batches
-from mnemoscope.lm.language_model import LanguageModel
-
-__all__ = ["PaddedTable", "Span", "check_padded", "run_padded"]
+from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 
 # Rows among which those padded alike are read together; results wait for the last of them.
 _WINDOW = 256

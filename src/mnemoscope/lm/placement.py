@@ -4,26 +4,76 @@ Each layer computes where its weights are, or where accelerate brings them for t
 memory or disk); what is captured there is gathered on the way out.
 """
 
+import hashlib
 import importlib.util
+import json
+import os
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from transformers.utils import logging
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.lm.device import find_device
+from mnemoscope.lm.hub import check_device_name, check_dtype_name
 
-__all__ = [
-    "DEVICE_MAPS",
-    "check_bitsandbytes",
-    "check_device_map",
-    "describe_device_map",
-    "describe_quantization",
-    "input_device",
-    "is_spread",
-    "quantization_settings",
-]
+# Devices and dtypes by name, checked before anything is loaded onto them.
+
+
+def check_dtype(name: str) -> str | torch.dtype:
+    """Turn a dtype's name into what transformers takes.
+
+    Args:
+        name: ``float32``, ``float16``, ``bfloat16``, or ``auto``: as the weights are stored.
+
+    Raises:
+        UserError: another name.
+    """
+    check_dtype_name(name)
+    return (
+        "auto"
+        if name == "auto"
+        else {
+            "float32": torch.float32,
+            "float16": torch.float16,
+            "bfloat16": torch.bfloat16,
+        }[name]
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
+
+    Raises:
+        UserError: an unknown name, or a device that this machine (or this torch) has not.
+    """
+    check_device_name(name)
+    kind, _, index = name.partition(":")
+    if name == "auto":
+        return torch.device(_best_kind())
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device '{name}': torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices. Use --device cpu, or install a torch built for CUDA."
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps': not on this machine. Use --device cpu.")
+    return torch.device(name)
+
+
+def _best_kind() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+# A model spread over several devices by accelerate (`device_map`), or quantized by bitsandbytes.
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -127,3 +177,158 @@ def describe_quantization(model: Any) -> str | None:
         words += ["twice"] if settings.get("bnb_4bit_use_double_quant") else []
         words[-1] += f", computed in {settings.get('bnb_4bit_compute_dtype', 'float32')}"
     return " ".join(word for word in words if word)
+
+
+# Keep transformers to itself while something is loaded: no bars, no warnings, no uploads.
+
+# Unless this is set, a hub model without safetensors makes transformers ask a service outside to
+# convert it and to publish the result as a pull request.
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+
+
+@contextmanager
+def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
+    """Silence progress bars and warnings inside this block, then restore what was set.
+
+    What matters among the warnings, missing weights above all, the caller must check itself.
+
+    Args:
+        reads_gguf: silence stderr too: the GGUF reader has a bar that no setting switches off.
+
+    Yields:
+        Nothing.
+    """
+    verbosity = logging.get_verbosity()
+    had_bars, hub_bars_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    with ExitStack() as stack:
+        stack.enter_context(_no_conversion())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if reads_gguf:
+            stack.enter_context(redirect_stderr(StringIO()))
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if had_bars:
+                logging.enable_progress_bar()
+            if hub_bars_off:
+                disable_progress_bars()
+
+
+@contextmanager
+def _no_conversion() -> Iterator[None]:
+    before = os.environ.get(_NO_CONVERSION)
+    os.environ[_NO_CONVERSION] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_CONVERSION]
+        else:
+            os.environ[_NO_CONVERSION] = before
+
+
+# One hash for what a model computes with: its weights and its configuration, not its path.
+
+# Keys that say where a model came from or how it is run, not what it computes.
+_VOLATILE = {
+    "_name_or_path",
+    "_model_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "dtype",
+    "output_attentions",
+    "output_hidden_states",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+# Of how weights are quantized: where they lie or are kept, not what is computed with them. Which
+# modules are left as they were shows in the state dict.
+_STORAGE = {
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "bnb_4bit_quant_storage",
+    "llm_int8_enable_fp32_cpu_offload",
+    "llm_int8_skip_modules",
+}
+_MAX_THREADS = 8
+
+
+def fingerprint_model(model: Any) -> str:
+    """Hash the weights as loaded and the configuration.
+
+    Always the state dict, also of big models: a hash of files would differ with their sharding
+    and would not exist for a model made in memory. Tensors are hashed side by side (hashlib lets
+    go of the interpreter lock), about as fast as they are read from disk. The loaded dtype is
+    part of it: in float16 other numbers are computed than in float32. So is what bitsandbytes
+    computes with (its dtype, kind of 4 bits, threshold of 8), which no weight shows.
+
+    Args:
+        model: a `PreTrainedModel`.
+
+    Returns:
+        SHA-256 in hexadecimal, over the sorted names, dtypes, shapes and digests of the state
+        dict and the JSON of what the configuration sets, without volatile keys.
+    """
+    tensors = sorted(model.state_dict().items())
+    if any(tensor.device.type == "meta" for _, tensor in tensors):
+        digests = [_digest(_present(model, name, tensor)) for name, tensor in tensors]
+    else:
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            digests = list(pool.map(lambda item: _digest(item[1]), tensors))
+    whole = hashlib.sha256(json.dumps(_stable_config(model), sort_keys=True).encode())
+    for (name, tensor), digest in zip(tensors, digests, strict=True):
+        whole.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} {digest}".encode())
+    return whole.hexdigest()
+
+
+def _present(model: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with its values; accelerate keeps those of some modules in memory or on disk."""
+    if tensor.device.type != "meta":
+        return tensor
+    from accelerate.utils import align_module_device
+
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    with align_module_device(module, "cpu"):
+        present: torch.Tensor = getattr(module, leaf).detach().clone()
+    return present
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _stable_config(model: Any) -> dict[str, Any]:
+    """What the configuration sets apart from its family's defaults, at every depth.
+
+    Left at their defaults are keys that a later transformers adds: they must change no hash.
+    """
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    try:
+        defaults = json.loads(type(model.config)().to_json_string(use_diff=False))
+    except (TypeError, ValueError):  # a configuration class that cannot be made without arguments
+        defaults = {}
+    chosen = {key: value for key, value in config.items() if value != defaults.get(key)}
+    stable = {"model_type": model.config.model_type, **_without_volatile(chosen)}
+    quantization = quantization_settings(model)
+    if quantization:
+        kept = {key: str(value) for key, value in quantization.items() if key not in _STORAGE}
+        stable["quantization"] = kept
+    return stable
+
+
+def _without_volatile(value: Any) -> Any:
+    """Drop volatile keys at every depth (composite models nest configurations)."""
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    if isinstance(value, list):
+        return [_without_volatile(item) for item in value]
+    return value

@@ -12,19 +12,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.cnn.prediction import evaluation_mode
+from mnemoscope.cnn.training import evaluation_mode
 from mnemoscope.errors import UserError, nearest
-
-__all__ = [
-    "ATTRIBUTIONS",
-    "COSTLY",
-    "OF_CAPTUM",
-    "Attribution",
-    "Contrast",
-    "check_attributions",
-    "class_contrast",
-    "contrast_gradients",
-]
 
 Attribution = Literal["gradient", "guided", "integrated", "occlusion"]
 """`gradient`: plain. `guided`: guided backpropagation (Springenberg et al., arXiv 1412.6806).

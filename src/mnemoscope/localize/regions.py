@@ -10,8 +10,6 @@ import numpy as np
 
 from mnemoscope.maps.shape import NEAR_DIAGONAL
 
-__all__ = ["NEAR_DIAGONAL", "Region", "find_regions", "layer_profile", "region_sentence"]
-
 _THIRDS = ("first third of the layers", "middle third of the layers", "last third of the layers")
 _MUCH, _LITTLE = 1.5, 0.5
 _MOST_NAMED = 3

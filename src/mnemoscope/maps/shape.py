@@ -6,10 +6,9 @@ the benchmark's baseline `statistics` reads.
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the names of the numbers are asked for where nothing is computed
+if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NEAR_DIAGONAL", "SHAPES", "attention_shape"]
 
 NEAR_DIAGONAL = 4
 """Keys so many tokens back or fewer are near the diagonal (the query itself among them)."""

@@ -4,21 +4,20 @@ A figure comes as data (`mnemoscope.analysis.figures`); here it gets its place i
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series
+from mnemoscope.analysis.registry import Entry
+from mnemoscope.analysis.store import StoredResult, stored_results
+from mnemoscope.study.folder import Study
+from mnemoscope.words import count, seconds_text
 
-__all__ = [
-    "AnalysisSection",
-    "AnalysisTable",
-    "ChartView",
-    "HeatView",
-    "chart_view",
-    "heat_view",
-    "value_text",
-]
+# A neighbouring analysis as the page shows it: question, sentence, figures, folded tables.
 
 WIDTH, HEIGHT = 640.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
@@ -353,3 +352,67 @@ def value_text(value: float | None, percent: bool) -> str:
     else:
         text = f"{value:.3g}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+# The neighbouring analyses as the report wants them, from what the study holds.
+
+_MOST_ROWS = 40
+
+
+def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
+    """One section a result.
+
+    Args:
+        study: of any state.
+    """
+    for entry, result, folder in stored_results(study):
+        yield _section(study, entry, result, folder)
+
+
+def _section(study: Study, entry: Entry, result: StoredResult, folder: Path) -> AnalysisSection:
+    """What the page says of one result."""
+    place = folder.relative_to(study.folder)
+    return AnalysisSection(
+        name=entry.name,
+        title=entry.title,
+        question=entry.answers,
+        source=entry.source,
+        sentence=result.sentence,
+        further=result.further,
+        figures=result.figures,
+        tables=tuple(
+            table_of(name, study.read(f"{place}/{name}.parquet"), f"{place}/{name}.parquet")
+            for name in result.frames
+        ),
+        cost=f"{seconds_text(result.seconds)} and {count(result.forward_passes)} sequences "
+        "through a model",
+        settings=", ".join(f"{key}={_plain(value)}" for key, value in result.settings.items()),
+        variant=entry.published if result.settings.get("published") else "",
+    )
+
+
+def table_of(name: str, frame: pl.DataFrame, file: str) -> AnalysisTable:
+    """The first rows of a table as text; columns of lists are left to the file."""
+    shown = frame.select(
+        column for column, kind in frame.schema.items() if not isinstance(kind, pl.List | pl.Array)
+    )
+    return AnalysisTable(
+        title=name.replace("_", " "),
+        columns=tuple(column.replace("_", " ") for column in shown.columns),
+        rows=tuple(tuple(map(_cell, row)) for row in shown.head(_MOST_ROWS).rows()),
+        n_rows=frame.height,
+        file=file,
+    )
+
+
+def _cell(value: Any) -> str:
+    """A cell as text; what is not known is a dash."""
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value_text(value, False) if isinstance(value, int | float) else str(value)
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -3,15 +3,15 @@
 A null result has words as plain as a positive one.
 """
 
-from mnemoscope.report.content import Benchmark, ReportContent, TaxonomyResult
-from mnemoscope.report.numbers import count, interval, percent, points, share
-from mnemoscope.report.standing import (
+from mnemoscope.report.content import (
+    Benchmark,
+    ReportContent,
     Standing,
+    TaxonomyResult,
     best_without_memory,
     taxonomy_standing,
 )
-
-__all__ = ["answer", "as_sentence", "benchmark_sentence"]
+from mnemoscope.words import count, interval, percent, points, share
 
 _DECIDED = (Standing.BEYOND, Standing.WITHIN, Standing.UNDECIDED)
 _MOST_NAMED = 3

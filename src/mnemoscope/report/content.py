@@ -4,53 +4,303 @@ Shares (F1, scores, excess) are fractions in [0, 1], or [-1, 1] for an excess; t
 per cent. `None` means "not measured" everywhere and is shown as a dash, never as zero.
 """
 
-from collections.abc import Mapping
+import math
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mnemoscope.report.examples import Example
+from mnemoscope.words import Estimate
 
 if TYPE_CHECKING:
     from mnemoscope.report.analysis import AnalysisSection
-    from mnemoscope.report.knockout import KnockoutView
     from mnemoscope.report.published import PublishedView
 
-__all__ = [
-    "Benchmark",
-    "BenchmarkRow",
-    "ClassFacts",
-    "CnnFacts",
-    "CnnRun",
-    "CountRow",
-    "Counts",
-    "DeltaMaps",
-    "Estimate",
-    "Excess",
-    "FragileLabels",
-    "InputRow",
-    "MatchedScores",
-    "ModelFacts",
-    "ReportContent",
-    "Table",
-    "TaxonomyResult",
-]
+
+# What breaks when attention edges are cut, as the report shows it: curves, indices, copy edges.
+
+_MARGIN_PERCENT = 5.0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval.
+class KnockoutPoint:
+    """One strength of a cut, tried on one class.
 
     Attributes:
-        value: the figure, a fraction; None when there is none (a CNN that did not train).
-        low: lower end of the interval, None without one.
-        high: upper end of the interval, None without one.
+        strength: per cent of all edges.
+        survival: share of the class's memorized sequences that are still reproduced.
+        n_edges: edges cut, a mean where they differ by sequence.
+        mass: share of all attention that stood on them, a fraction.
+        score: mean memorization score.
+        logprob: mean log-probability of the true suffix's tokens, nats.
+        draws: random draws behind the figure.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    strength: float
+    survival: Estimate
+    n_edges: float
+    mass: float
+    score: float
+    logprob: float
+    draws: int = 1
+
+
+@dataclass(frozen=True)
+class KnockoutCurve:
+    """Survival by strength for one choice of edges.
+
+    Attributes:
+        choice: `decisive`, `random`, `equal mass`, `same layers` or `highest mass`.
+        edges_of: the class whose Δ or mass ranks the edges, empty where none does.
+        name: the two in words.
+        points: by rising strength.
+    """
+
+    choice: str
+    edges_of: str
+    name: str
+    points: tuple[KnockoutPoint, ...]
+
+
+@dataclass(frozen=True)
+class KnockoutPanel:
+    """All curves of one tried class: `curves` are drawn, `others` stand in the table alone."""
+
+    class_name: str
+    n: int
+    curves: tuple[KnockoutCurve, ...]
+    others: tuple[KnockoutCurve, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpecificityRow:
+    """How much more a class's decisive edges break it than the others, beyond equal mass.
+
+    Attributes:
+        class_name: whose edges are cut.
+        strength: per cent of all edges.
+        broken_own: share of its own sequences that break.
+        broken_equal_mass: share of them that random edges of equal mass break.
+        broken_others: the same share of each other class, by its decisive edges.
+        index: the specificity, -2 to 2 as a fraction.
+    """
+
+    class_name: str
+    strength: float
+    broken_own: float
+    broken_equal_mass: float
+    broken_others: tuple[tuple[str, float], ...]
+    index: Estimate
+
+
+@dataclass(frozen=True)
+class CopyRow:
+    """One class with its copy edges cut, beside as many others of each sequence.
+
+    Attributes:
+        class_name: of the sequences.
+        n_edges: copy edges of a sequence, mean.
+        mass: share of the sequences' attention on them, a fraction.
+        survival: with the copy edges cut.
+        random: with as many random keys of every query cut.
+        random_mass: share of the attention on these.
+        equal: with as many other edges of about the same attention cut.
+        equal_mass: share of the attention on these.
+    """
+
+    class_name: str
+    n_edges: float
+    mass: float
+    survival: Estimate
+    random: Estimate
+    random_mass: float
+    equal: Estimate
+    equal_mass: float
+
+
+@dataclass(frozen=True)
+class KnockoutView:
+    """The knockout of one taxonomy.
+
+    Attributes:
+        panels: one a tried class.
+        strengths: those tried, rising.
+        indices: one a class and strength.
+        copies: one a class; empty where copy edges were not tried.
+        statements: the result in words at the strength nearest to 1 %, a line a class.
+        further: the same at the other strengths.
+        attribution: whose Δ ranks the edges.
+        renormalize: whether what is left of a row is scaled to its former sum.
+    """
+
+    panels: tuple[KnockoutPanel, ...]
+    strengths: tuple[float, ...]
+    indices: tuple[SpecificityRow, ...] = ()
+    copies: tuple[CopyRow, ...] = ()
+    statements: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+    attribution: str = "gradient"
+    renormalize: bool = False
+
+
+def strength_place(strength: float, strengths: tuple[float, ...]) -> float:
+    """Place a strength on a logarithmic axis, per cent of its width.
+
+    >>> [strength_place(one, (0.1, 1.0, 10.0)) for one in (0.1, 1.0, 10.0)]
+    [5.0, 50.0, 95.0]
+    >>> strength_place(3.0, (3.0,))
+    50.0
+    """
+    low, high = math.log(min(strengths)), math.log(max(strengths))
+    if high == low:
+        return 50.0
+    return _MARGIN_PERCENT + (100 - 2 * _MARGIN_PERCENT) * (math.log(strength) - low) / (high - low)
+
+
+# One sequence as a reader sees it: prefix, suffix and continuation, token by token.
+
+# Zero-width and direction-changing characters: the category Cf alone would also catch the soft
+# hyphen and Arabic signs that belong to the text.
+_HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD}
+_BREAKS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\u2028": "↵", "\u2029": "¶"}
+
+
+class Piece(NamedTuple):
+    """A run of characters shown in one way.
+
+    Attributes:
+        kind: ``text`` (as it stands), ``mark`` (a control character's sign) or ``differs``.
+        text: what is shown.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence of a class, as text.
+
+    Attributes:
+        class_name: the class it stands for.
+        prefix: text of the first half.
+        suffix: text of each token of the second half.
+        continuation: text of each token the model wrote after the prefix; empty when unknown.
+        differs: for each token of the continuation whether it is another token than the suffix's.
+        sequence_id: its number in the study, None to leave it out.
+        genre: kind of text, empty when unknown.
+        document: where it comes from, empty when unknown.
+        duplicates: occurrences of the suffix in the training text, None when unknown.
+        memorization_score: share of positions where continuation and suffix agree.
+        rouge_l: ROUGE-L of prefix and suffix, a fraction.
+        rouge_3: ROUGE-3 of prefix and suffix, a fraction.
+        flags: further words such as "incrementing", "repeating", "code", "held out".
+    """
+
+    class_name: str
+    prefix: str
+    suffix: tuple[str, ...]
+    continuation: tuple[str, ...] = ()
+    differs: tuple[bool, ...] = ()
+    sequence_id: int | None = None
+    genre: str = ""
+    document: str = ""
+    duplicates: int | None = None
+    memorization_score: float | None = None
+    rouge_l: float | None = None
+    rouge_3: float | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def n_differs(self) -> int:
+        """How many tokens of the continuation are not the suffix's."""
+        return sum(self.differs)
+
+
+def decode_pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> tuple[str, ...]:
+    """Give the text that each token adds, so that the pieces joined are the decoded text.
+
+    A token that ends within a character (byte-level vocabularies) adds nothing; the token that
+    completes the character adds it.
+
+    Args:
+        decode: the tokenizer's decode, token ids to text, special tokens kept.
+        tokens: token ids in order.
+
+    Returns:
+        One string a token.
+
+    >>> decode_pieces(lambda ids: "".join("ab c"[i] for i in ids), [0, 1, 2, 3])
+    ('a', 'b', ' ', 'c')
+    """
+    ids = [int(token) for token in tokens]
+    whole = decode(ids)
+    pieces: list[str] = []
+    shown = ""
+    for end in range(1, len(ids) + 1):
+        text = whole if end == len(ids) else decode(ids[:end])
+        is_complete = whole.startswith(text) and text.startswith(shown)
+        pieces.append(text[len(shown) :] if is_complete else "")
+        shown = text if is_complete else shown
+    return tuple(pieces)
+
+
+def visible(text: str) -> list[Piece]:
+    r"""Split text into runs to be shown as they stand and signs for what cannot be seen.
+
+    A line break gives its sign and then the break itself, so that lines stay lines.
+
+    >>> visible("a\tb")
+    [Piece(kind='text', text='a'), Piece(kind='mark', text='⇥'), Piece(kind='text', text='\tb')]
+    """
+    pieces: list[Piece] = []
+    run = ""
+    for character in text:
+        sign = _sign(character)
+        if sign is not None:
+            if run:
+                pieces.append(Piece("text", run))
+            pieces.append(Piece("mark", sign))
+            run = character if character in "\n\t" else ""
+        else:
+            run += character
+    return [*pieces, Piece("text", run)] if run else pieces
+
+
+def continuation_pieces(example: Example) -> list[tuple[bool, list[Piece]]]:
+    """Group the continuation into runs that agree with the suffix and runs that differ.
+
+    Returns:
+        (differs, pieces) for each run, in order.
+    """
+    differs = example.differs or (False,) * len(example.continuation)
+    runs: list[tuple[bool, str]] = []
+    for text, is_other in zip(example.continuation, differs, strict=True):
+        if runs and runs[-1][0] == is_other:
+            runs[-1] = (is_other, runs[-1][1] + text)
+        else:
+            runs.append((is_other, text))
+    return [(is_other, visible(text)) for is_other, text in runs]
+
+
+def _sign(character: str) -> str | None:
+    """Give the sign of a character that cannot be seen, None for all others."""
+    if character in _BREAKS:
+        return _BREAKS[character]
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    if code in _HIDDEN or unicodedata.category(character) in ("Cc", "Cs"):
+        return f"[U+{code:04X}]"
+    return None
+
+
+# What a report says: frozen dataclasses that the report stage fills and the pages show.
 
 
 @dataclass(frozen=True)
@@ -448,3 +698,98 @@ def _check_classes(name: str, benchmark: Benchmark, n_classes: int) -> None:
         raise ValueError(
             f"{name}: confusion has shape {confusion.shape}, wanted ({n_classes}, {n_classes})"
         )
+
+
+# Where a taxonomy's figure stands: beyond the text, nothing beyond it, or undecided.
+
+# Sources that reach their figure without having seen the sequences in training.
+MEMORY_FREE = ("blind", "ngram", "reference")
+
+
+class SourceWords(NamedTuple):
+    """How a source is called, and what it is."""
+
+    name: str
+    detail: str
+
+
+SOURCE_WORDS = {
+    "model": SourceWords("CNNs", "on the model's maps"),
+    "statistics": SourceWords("Regression", "on pooled statistics"),
+    "blind": SourceWords("Blind CNNs", "on the tokens alone"),
+    "ngram": SourceWords("Blind n-grams", "regression on tokens"),
+    "reference": SourceWords("Reference model", "CNNs on its maps"),
+    "control": SourceWords("Control task", "the same CNNs, labels permuted"),
+    "logits": SourceWords("Logits", "suffix log-probabilities"),
+}
+
+# The order of every chart: what is asked, what it must beat, how low and how high figures go.
+SOURCE_GROUPS = (
+    ("The model's attention", ("model", "statistics")),
+    ("Without any memory", MEMORY_FREE),
+    ("Checks", ("control", "logits")),
+)
+
+
+class Standing(Enum):
+    """Where min-F1 on the model's attention stands beside what is reached without memory."""
+
+    BEYOND = "Beyond the text"
+    WITHIN = "Nothing beyond the text"
+    UNDECIDED = "Undecided"
+    UNTRAINED = "Did not train"
+    UNCONTROLLED = "Cannot be said"
+    IMPOSSIBLE = "Impossible"
+
+
+# The kinds of `benchmark.verdict`.
+_OF_KIND = {
+    "adds": Standing.BEYOND,
+    "nothing": Standing.WITHIN,
+    "unclear": Standing.UNDECIDED,
+    "cannot": Standing.UNCONTROLLED,
+}
+
+
+class Best(NamedTuple):
+    """The best figure without memory and the source that reaches it."""
+
+    source: str
+    value: float
+
+
+def best_without_memory(benchmark: Benchmark) -> Best | None:
+    """Find the larger of blind baseline and reference model, None when neither was measured."""
+    found = [
+        Best(row.source, row.min_f1.value)
+        for row in benchmark.rows
+        if row.source in MEMORY_FREE and row.min_f1.value is not None
+    ]
+    return max(found, key=lambda best: best.value, default=None)
+
+
+def standing(benchmark: Benchmark | None) -> Standing:
+    """Judge a benchmark by the kind of its verdict, or by its excess where no kind is given.
+
+    Beyond: the whole interval is above zero. Nothing beyond: none of it is. Undecided: it spans
+    zero, or there is none.
+    """
+    if benchmark is None or benchmark.impossible:
+        return Standing.IMPOSSIBLE
+    model = benchmark.row("model")
+    if model is None or not model.did_train or model.min_f1.value is None:
+        return Standing.UNTRAINED
+    excess = benchmark.excess
+    if excess is None or excess.estimate.value is None:
+        return Standing.UNCONTROLLED
+    if excess.kind:
+        return _OF_KIND[excess.kind]
+    low, high = excess.estimate.low, excess.estimate.high
+    if low is None or high is None:
+        return Standing.UNDECIDED
+    return Standing.BEYOND if low > 0 else Standing.WITHIN if high <= 0 else Standing.UNDECIDED
+
+
+def taxonomy_standing(taxonomy: TaxonomyResult) -> Standing:
+    """Judge a taxonomy by its main benchmark."""
+    return Standing.IMPOSSIBLE if taxonomy.impossible else standing(taxonomy.main)

@@ -11,13 +11,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.report.content import Benchmark, BenchmarkRow, Estimate, TaxonomyResult
-from mnemoscope.report.delta import scale_by_layer, strongest_layer
-from mnemoscope.report.palette import CLASS_DASHES, LIGHT, class_colour, map_ramp
-from mnemoscope.report.standing import best_without_memory
-from mnemoscope.report.views import ChartRow, chart_groups
-
-__all__ = ["benchmark_figure", "delta_figure", "layer_profile_figure"]
+from mnemoscope.report.charts import (
+    CLASS_DASHES,
+    LIGHT,
+    ChartRow,
+    chart_groups,
+    class_colour,
+    map_ramp,
+    scale_by_layer,
+    strongest_layer,
+)
+from mnemoscope.report.content import Benchmark, BenchmarkRow, TaxonomyResult, best_without_memory
+from mnemoscope.words import Estimate
 
 _SYMBOLS = {
     "model": "circle",

@@ -3,20 +3,42 @@
 Its own ground and colours for light and dark, no script, no outside address, no dependency.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from mnemoscope import atomic_write
-from mnemoscope.report.build import environment
-from mnemoscope.report.content import Benchmark, Estimate, ReportContent, TaxonomyResult
-from mnemoscope.report.delta import png_ink, png_uri, scale_by_layer, strongest_layer
-from mnemoscope.report.palette import DARK, LIGHT, css_variables
-from mnemoscope.report.standing import Best, best_without_memory, taxonomy_standing
-from mnemoscope.report.views import ChartRow, chart_groups
+from mnemoscope import files as atomic_write
+from mnemoscope.errors import MnemoscopeError
+from mnemoscope.report.charts import (
+    DARK,
+    LIGHT,
+    ChartRow,
+    chart_groups,
+    css_variables,
+    png_ink,
+    png_uri,
+    scale_by_layer,
+    strongest_layer,
+)
+from mnemoscope.report.content import (
+    Benchmark,
+    Best,
+    ReportContent,
+    TaxonomyResult,
+    best_without_memory,
+    taxonomy_standing,
+)
+from mnemoscope.report.gather import report_content
+from mnemoscope.report.page import environment
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
+from mnemoscope.words import Estimate
 
-__all__ = ["render_svg", "write_svg"]
+# One standalone SVG of a report: the benchmark of each taxonomy and a strip of Δ, for a README.
 
 WIDTH = 920
 MOST_PANELS = 2
@@ -155,3 +177,26 @@ def _maps(
         for index, facts in enumerate(taxonomy.classes)
     ]
     return layer, maps, size
+
+
+# Write one picture of a study for a README or a talk: the benchmark and a strip of maps.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the picture; exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="a study with its report made")
+    parser.add_argument("-o", "--out", type=Path, required=True, help=".svg file to write")
+    given = parser.parse_args(arguments)
+    try:
+        study = Study(given.study)
+        study.require("localize")
+        write_svg(given.out, report_content(study, Models(study.settings).tokenizer()))
+    except MnemoscopeError as error:
+        print(f"picture: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

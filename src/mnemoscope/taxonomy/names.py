@@ -6,16 +6,155 @@ class; the rest is the last class.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from rapidfuzz.distance import OSA, Indel
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.nodes import Node, parse_node
-from mnemoscope.taxonomy.partition import Partition, find_partition
-from mnemoscope.taxonomy.spelling import is_near, node_meant
+from mnemoscope.taxonomy.nodes import MEASURES, Node, first_yes, parse_node
 
-__all__ = ["LAST_CLASSES", "NON_MEMO", "NULL", "Taxonomy", "parse_taxonomy"]
+# Recognize two names of one partition: Recite[5] alone and Recollect[5] alone are the same.
+
+_Value = float | bool
+
+
+class Partition(NamedTuple):
+    """How a list of nodes divides the memorized sequences, whatever its classes are called."""
+
+    key: str
+    """Same for two lists of nodes exactly when they divide all sequences alike."""
+    blocks: tuple[int, ...]
+    """For every class but Non-Memo, in order: the number of its block of the partition."""
+
+
+def find_partition(nodes: Sequence[Node]) -> Partition:
+    """Reduce nodes to the partition that they make.
+
+    Args:
+        nodes: in the order in which they are asked; a user's own node counts as one yes/no
+            property that nothing else is known of.
+
+    Returns:
+        The partition.
+    """
+    axes = _find_axes(nodes)
+    answers = _ask_grid(nodes, axes)
+    for axis, (column, values) in enumerate(list(axes.items())):
+        starts = _find_starts(answers, axis)
+        answers = answers.take(starts, axis=axis)
+        axes[column] = [values[start] for start in starts]
+    seen, first = np.unique(answers, return_index=True)
+    order = [int(index) for index in seen[np.argsort(first)]]
+    order += [index for index in range(len(nodes) + 1) if index not in order]
+    blocks = tuple(order.index(index) for index in range(len(nodes) + 1))
+    kept = {column: values[1:] for column, values in axes.items() if len(values) > 1}
+    cells = [blocks[index] for index in answers.ravel()]
+    shape = repr((len(nodes) + 1, kept, cells))
+    return Partition(hashlib.sha256(shape.encode()).hexdigest()[:16], blocks)
+
+
+def match_classes(trained: "Taxonomy", other: "Taxonomy") -> tuple[int, ...]:
+    """Find the classes of one taxonomy in another of the same partition.
+
+    Args:
+        trained: the taxonomy whose results exist.
+        other: a taxonomy with the same `partition_key`.
+
+    Returns:
+        For every class of `other`, the index of the same class in `trained`.
+
+    Raises:
+        ValueError: the two are different partitions.
+    """
+    if trained.partition_key != other.partition_key:
+        raise ValueError(f"'{trained.name}' and '{other.name}' are different partitions")
+    blocks = trained.partition.blocks
+    return (0, *(1 + blocks.index(block) for block in other.partition.blocks))
+
+
+def _find_axes(nodes: Sequence[Node]) -> dict[str, list[_Value]]:
+    """Column by column, sorted by name: values on both sides of each threshold."""
+    found: dict[str, set[_Value]] = {}
+    for node in nodes:
+        for cut in node.cuts:
+            found.setdefault(cut.column, set()).update(cut.values)
+    return {column: sorted(found[column]) for column in sorted(found)}
+
+
+def _ask_grid(nodes: Sequence[Node], axes: dict[str, list[_Value]]) -> np.ndarray:
+    """Index of the first yes for every combination of values, one array axis a column."""
+    cells = list(product(*axes.values())) or [()]
+    grid = pl.DataFrame({column: [cell[i] for cell in cells] for i, column in enumerate(axes)})
+    answers = grid.select(first_yes([node.probe for node in nodes])).to_series()
+    return answers.to_numpy().reshape(tuple(len(values) for values in axes.values()))
+
+
+def _find_starts(answers: np.ndarray, axis: int) -> list[int]:
+    """Along one axis, where a slice differs from the one before it."""
+    slices = np.moveaxis(answers, axis, 0)
+    differs = (slices[1:] != slices[:-1]).reshape(len(slices) - 1, -1).any(axis=1)
+    return [0, *(int(index) + 1 for index in np.flatnonzero(differs))]
+
+
+# Tell a name of one's own from a misspelt node, which must not silently become a last class.
+
+_NODES = ("Recite", "Recollect", "Reconstruct", "Guess", "Code", *MEASURES)
+_WITH_DUPLICATES = ("Recite", "Recollect")
+_NEAR = 0.8
+"""Letters in common, as a share, from which a name counts as misspelt.
+
+`Reconstrct` has .95 with its node, `Recall` .67 with Recollect and .50 with Recite.
+"""
+
+
+def node_meant(name: str, own: Iterable[str] = ()) -> str | None:
+    """Say which node a name looks like.
+
+    Args:
+        name: what was written, such as the name of a last class.
+        own: names of the user's own nodes.
+
+    Returns:
+        The node that is probably meant (``Recolect[5]`` gives ``Recollect[5]``); the name itself
+        where it carries a node's brackets and is near none; None where it is a name of its own.
+    """
+    parts = re.sub(r"\s+", "", name).split("-or-")
+    meant = [_single_meant(part, list(own)) for part in parts]
+    if not any(meant):
+        return None
+    return "-or-".join(found or part for found, part in zip(meant, parts, strict=True))
+
+
+def is_near(name: str, known: str) -> bool:
+    """True one slip of the finger away, or with four fifths of the letters in common."""
+    name, known = name.lower(), known.lower()
+    return bool(OSA.distance(name, known) <= 1 or Indel.normalized_similarity(name, known) >= _NEAR)
+
+
+def _single_meant(name: str, own: list[str]) -> str | None:
+    """`node_meant` for a name that is no union."""
+    base, bracket, rest = name.partition("[")
+    base = base.rstrip("]0123456789.-") or base
+    found = min(
+        (node for node in [*_NODES, *own] if is_near(base, node)),
+        key=lambda node: OSA.distance(base, node),
+        default=None,
+    )
+    if found is None:
+        return name if bracket or "]" in name else None
+    argument = rest.rstrip("]") or (">1" if found in MEASURES else "5")
+    is_always = found in _WITH_DUPLICATES or found in MEASURES
+    takes_one = is_always or (found == "Guess" and bool(bracket))
+    return f"{found}[{argument}]" if takes_one else found
+
+
+# Read a taxonomy from its name: ``Non-Memo, Recite[5], Reconstruct, Recollect``.
 
 NON_MEMO = "Non-Memo"
 """Class 0 of every taxonomy: not memorized."""
@@ -152,3 +291,81 @@ def _is_plain(name: str) -> bool:
     """A name that its slug determines."""
     word = r"[A-Z][a-z0-9]*(\[[0-9a-z.-]+\])?"
     return re.fullmatch(rf"{word}(-or-{word})*", name) is not None
+
+
+# Find taxonomies that divide one table alike, so that each division is trained once.
+
+
+class Alias(NamedTuple):
+    """A taxonomy whose figures are another's, since both divide the sequences alike."""
+
+    of: str
+    """Name of the taxonomy that is trained; it comes first."""
+    reason: Literal["same rule", "same labels here"]
+    """Alike on any table, or on this one: two thresholds with no sequence between them."""
+    classes: tuple[int, ...]
+    """For every class, the index of the same class in the other."""
+
+
+def find_aliases(
+    taxonomies: Sequence[Taxonomy], labels: Mapping[str, pl.Series]
+) -> dict[str, Alias]:
+    """Find the taxonomies that need not be trained, because one before them divides alike.
+
+    Args:
+        taxonomies: in the order asked for, each name once.
+        labels: class of every row by the taxonomy's name; all of one length.
+
+    Returns:
+        By name, in order. A taxonomy with an empty class is nobody's alias for its labels' sake:
+        it has a class that the other lacks.
+    """
+    by_rule: dict[str, tuple[Taxonomy, Alias | None]] = {}
+    by_labels: dict[str, Taxonomy] = {}
+    found: dict[str, Alias] = {}
+    for taxonomy in taxonomies:
+        if taxonomy.partition_key in by_rule:
+            same, through = by_rule[taxonomy.partition_key]
+            classes = match_classes(same, taxonomy)
+            if through is not None:
+                classes = tuple(through.classes[index] for index in classes)
+            found[taxonomy.name] = Alias(
+                through.of if through else same.name,
+                through.reason if through else "same rule",
+                classes,
+            )
+            continue
+        codes = _code(labels[taxonomy.name], taxonomy)
+        key = _digest(codes)
+        alias = None
+        if len(np.unique(codes[codes >= 0])) == len(taxonomy.classes):
+            first = by_labels.setdefault(key, taxonomy)
+            if first is not taxonomy:
+                classes = _match(_code(labels[first.name], first), codes, len(first.classes))
+                alias = found[taxonomy.name] = Alias(first.name, "same labels here", classes)
+        by_rule[taxonomy.partition_key] = (taxonomy, alias)
+    return found
+
+
+def _code(labels: pl.Series, taxonomy: Taxonomy) -> np.ndarray:
+    """Index of every row's class, -1 for none."""
+    numbers = {name: index for index, name in enumerate(taxonomy.classes)}
+    coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int8).fill_null(-1)
+    codes: np.ndarray = coded.to_numpy()
+    return codes
+
+
+def _digest(codes: np.ndarray) -> str:
+    """Same for two labellings exactly when their classes correspond one to one."""
+    seen, first = np.unique(codes, return_index=True)
+    names = {int(code): number for number, code in enumerate(seen[np.argsort(first)])}
+    table = np.full(256, -1, dtype=np.int8)
+    for code, number in names.items():
+        table[code] = -1 if code < 0 else number - (-1 in names and names[-1] < number)
+    return hashlib.sha256(table[codes].tobytes()).hexdigest()
+
+
+def _match(trained: np.ndarray, other: np.ndarray, n_classes: int) -> tuple[int, ...]:
+    """For every class of `other`, the class of `trained` that holds the same rows."""
+    first = [int(np.flatnonzero(other == index)[0]) for index in range(n_classes)]
+    return tuple(int(trained[row]) for row in first)

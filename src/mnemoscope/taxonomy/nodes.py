@@ -15,8 +15,6 @@ import polars as pl
 
 from mnemoscope.errors import UserError, nearest
 
-__all__ = ["FAMILIES", "MEASURES", "UNION", "Cut", "Measure", "Node", "first_yes", "parse_node"]
-
 UNION = "-or-"
 """Joins two nodes of family 3.B, as the published tables spell it: ``Guess-or-Recollect[5]``."""
 

@@ -16,12 +16,10 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope import atomic_write
+from mnemoscope import files as atomic_write
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.parquet import read_parquet, write_parquet
+from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.training.windows import WatchedWindows
-
-__all__ = ["History", "HistoryWriter", "read_history"]
 
 _FORMAT = 1
 _PART = re.compile(r"step-(\d+)\.parquet")

@@ -4,6 +4,7 @@ One teacher-forced forward without gradients. The model is left as it was found:
 module, its gradients, the generators of random numbers.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.language_model import LanguageModel, wrap_model
-from mnemoscope.lm.logprobs import teacher_forced
+from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.lm.probe import teacher_forced
 from mnemoscope.training.history import HistoryWriter
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
-__all__ = ["PREFIX", "MemorizationWatch", "judge", "look", "metrics_of"]
+# Look at a model in training: which watched windows would it reproduce now?
 
 PREFIX = "memorization/"
 """What the names of all metrics begin with."""
@@ -185,3 +187,170 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+# Memorization logged by transformers' Trainer, to whatever it logs to.
+
+_log = logging.getLogger(__name__)
+
+
+class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
+    """Every N steps, say which watched windows the model would reproduce.
+
+    Use::
+
+        windows = WatchedWindows.from_texts(texts, tokenizer)
+        trainer.add_callback(MemorizationCallback(trainer, windows, every=100))
+
+    The metrics (`metrics_of`) go through `trainer.log`, so to TensorBoard, Weights & Biases,
+    MLflow or whatever `report_to` names; every check is kept in Parquet too, from which
+    `mnemoscope track FOLDER` draws a page. It looks before the first step, after every N-th
+    optimizer step and after the last. Under DDP the main process looks; the others wait for it.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        windows: WatchedWindows,
+        *,
+        every: int = 100,
+        folder: Path | str | None = None,
+        batch_size: int = 64,
+        stop_recall: float | None = None,
+    ) -> None:
+        """Prepare; nothing is looked at yet.
+
+        Args:
+            trainer: the `Trainer` that it is added to.
+            windows: what is watched.
+            every: optimizer steps between two checks (accumulated batches are one step).
+            folder: of the history; `memorization` in the trainer's output folder unless given.
+            batch_size: windows a forward pass.
+            stop_recall: stop training once a larger share of the Recall windows is reproduced.
+
+        Raises:
+            UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows,
+                a trainer that spreads weights over processes (FSDP, DeepSpeed).
+        """
+        _check(trainer, windows, every, stop_recall)
+        self._trainer, self._windows, self._every = trainer, windows, every
+        self._folder = Path(folder or Path(trainer.args.output_dir) / "memorization")
+        self._batch_size, self._stop_recall = batch_size, stop_recall
+        self._watch: MemorizationWatch | None = None
+        self._last: int | None = None
+
+    def on_train_begin(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look before the first step; a resumed run forgets checks after its checkpoint."""
+        if state.is_world_process_zero:
+            self._watch = MemorizationWatch(
+                self._windows, self._folder, batch_size=self._batch_size
+            )
+            if dropped := self._watch.begin(state.global_step):
+                _log.warning(
+                    "%s: %d checks after step %d are of a run that was given up; dropped",
+                    self._folder,
+                    dropped,
+                    state.global_step,
+                )
+        self._look(state, control, kwargs["model"])
+
+    def on_step_end(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look after every N-th optimizer step."""
+        if state.global_step % self._every == 0:
+            self._look(state, control, kwargs["model"])
+
+    def on_train_end(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look after the last step, unless that was done."""
+        if state.global_step != self._last:
+            self._look(state, control, kwargs["model"])
+
+    def _look(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        self._last = state.global_step
+        share = 0.0
+        if self._watch is not None:
+            metrics = self._watch.check(model, state.global_step)
+            self._trainer.log(dict(metrics))
+            share = metrics.get(f"{PREFIX}recall", 0.0)
+        if self._stop_recall is not None and self._from_main(share) > self._stop_recall:
+            if self._watch is not None:
+                _log.warning(
+                    "step %d: %.1f %% of the Recall windows are reproduced, above %.1f %%: "
+                    "training stops",
+                    state.global_step,
+                    100 * share,
+                    100 * self._stop_recall,
+                )
+            control.should_training_stop = True
+
+    def _from_main(self, share: float) -> float:
+        """The main process's figure, in every process: all must stop at the same step."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return share
+        told = torch.tensor([share], dtype=torch.float64, device=self._trainer.args.device)
+        torch.distributed.broadcast(told, src=0)
+        return float(told.item())
+
+
+def _check(trainer: Any, windows: WatchedWindows, every: int, stop_recall: float | None) -> None:
+    if every < 1:
+        raise UserError(f"every {every}: at least 1 step must lie between two checks.")
+    if stop_recall is not None and not 0 <= stop_recall <= 1:
+        raise UserError(f"stop_recall {stop_recall}: a share from 0 to 1 is wanted.")
+    if stop_recall is not None and f"{PREFIX}recall" not in _names(windows):
+        raise UserError("stop_recall: none of the watched windows is of the class Recall.")
+    if getattr(trainer, "is_fsdp_enabled", False) or getattr(
+        trainer, "is_deepspeed_enabled", False
+    ):
+        raise UserError(
+            "the trainer spreads the model over processes (FSDP, DeepSpeed), where no one process "
+            "can look at it. Track its checkpoints: mnemoscope track."
+        )
+
+
+def _names(windows: WatchedWindows) -> set[str]:
+    """Metrics that these windows give."""
+    trained = windows.table.filter(windows.table["source"] != CONTROL)
+    return {f"{PREFIX}{name.lower()}" for name in trained["class"].unique()}
+
+
+# Texts that nobody could guess: words drawn at random from a tokenizer's own vocabulary.
+
+
+def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) -> list[str]:
+    """Draw texts that the tokenizer cuts into at least so many tokens.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; words are its tokens of letters alone, two at least.
+        n: how many texts.
+        n_tokens: tokens that each text has at least.
+        seed: the same seed gives the same texts; another seed gives the held-out twins.
+
+    Returns:
+        The texts, all different in practice: each holds `n_tokens` words drawn at random.
+
+    Raises:
+        UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
+    """
+    if n < 1 or n_tokens < 1:
+        raise UserError(f"{n} canaries of {n_tokens} tokens: both numbers must be at least 1.")
+    words = sorted(_words(tokenizer))
+    if len(words) < 100:
+        raise UserError(
+            f"the tokenizer has {len(words)} tokens of letters alone, too few to draw canaries "
+            "from. Write the canaries yourself."
+        )
+    drawn = np.random.default_rng(seed).integers(0, len(words), size=(n, n_tokens))
+    return [" ".join(words[word] for word in row) for row in drawn]
+
+
+def _words(tokenizer: Any) -> set[str]:
+    """Tokens that are a word of ASCII letters when written out."""
+    ids = [[index] for index in tokenizer.get_vocab().values()]
+    texts = (text.strip() for text in tokenizer.batch_decode(ids))
+    return {text for text in texts if len(text) > 1 and text.isascii() and text.isalpha()}

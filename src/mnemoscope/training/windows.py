@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mnemoscope.data.features import add_features
+from mnemoscope.data.patterns import PatternMode
+from mnemoscope.data.read import WindowCutter
+from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.bos import find_bos
-from mnemoscope.sequences.features import add_features
-from mnemoscope.sequences.patterns import PatternMode
-from mnemoscope.sequences.schema import read_table, token_matrix
-from mnemoscope.sequences.windows import WindowCutter
 from mnemoscope.taxonomy.nodes import parse_node
-
-__all__ = ["CONTROL", "GUESS", "RECALL", "WatchedWindows"]
 
 GUESS = "Guess"
 RECALL = "Recall"

@@ -1,0 +1,138 @@
+"""Where a study keeps the results of its analyses: `analysis/NAME/`, and the shelf beside them.
+
+A result is valid for the settings and inputs that made it (its key); `result.json` is written
+last, so a folder that has one is whole.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mnemoscope.analysis.common import AnalysisResult
+from mnemoscope.analysis.figures import Chart, HeatMap
+from mnemoscope.analysis.registry import ENTRIES, Entry
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.study.folder import Study, versions
+
+RESULT_FILE = "result.json"
+
+
+class StoredResult(BaseModel):
+    """What `result.json` holds; the tables lie beside it as Parquet files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    sentence: str
+    further: tuple[str, ...]
+    figures: tuple[Annotated[Chart | HeatMap, Field(discriminator="kind")], ...]
+    frames: dict[str, int] = Field(description="Rows of each table, by name.")
+    seconds: float
+    forward_passes: int
+    versions: dict[str, Any]
+
+
+def result_folder(study: Study, entry: Entry, *, published: bool) -> Path:
+    """Where the result of an analysis lies; the published variant has a folder of its own."""
+    return study.folder / "analysis" / (f"{entry.name}-published" if published else entry.name)
+
+
+def load_result(folder: Path) -> StoredResult | None:
+    """Read a result, None where there is none.
+
+    Raises:
+        DamagedDataError: it cannot be read.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        return StoredResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, ValueError):
+        raise DamagedDataError(
+            f"{path}: damaged. Delete {folder} and run 'mnemoscope analyze' again."
+        ) from None
+
+
+def store_result(
+    folder: Path,
+    result: AnalysisResult,
+    *,
+    name: str,
+    key: str,
+    settings: dict[str, Any],
+    inputs: dict[str, Any],
+) -> StoredResult:
+    """Write a result over whatever was there: tables first, `result.json` last.
+
+    Args:
+        folder: from `result_folder`.
+        result: of the analysis.
+        name: of the analysis.
+        key: hash of all that decided it.
+        settings: plain values.
+        inputs: which models and corpus, plain values.
+    """
+    if folder.is_dir():
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    for table, frame in result.frames.items():
+        write_parquet(folder / f"{table}.parquet", frame)
+    stored = StoredResult(
+        name=name,
+        key=key,
+        settings=settings,
+        inputs=inputs,
+        sentence=result.sentence,
+        further=result.further,
+        figures=result.figures,
+        frames={table: frame.height for table, frame in result.frames.items()},
+        seconds=result.cost.seconds,
+        forward_passes=result.cost.forward_passes,
+        versions=versions(*result.libraries),
+    )
+    write_json(folder / RESULT_FILE, stored.model_dump(mode="json"))
+    return stored
+
+
+def shelf_of(
+    study: Study,
+) -> Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]:
+    """The study's shelf: frames under `analysis/kept/`, named by the hash of their basis."""
+    folder = study.folder / "analysis" / "kept"
+
+    def keep(name: str, basis: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        digest = hashlib.sha256(json.dumps([name, dict(basis)], sort_keys=True).encode())
+        path = folder / f"{name}-{digest.hexdigest()[:20]}.parquet"
+        if path.is_file():
+            try:
+                return read_parquet(path)
+            except (OSError, DamagedDataError):
+                path.unlink(missing_ok=True)  # it is made again
+        frame = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, frame)
+        return frame
+
+    return keep
+
+
+def stored_results(study: Study) -> Iterator[tuple[Entry, StoredResult, Path]]:
+    """Every result that the study holds, published variants after the others."""
+    for entry in ENTRIES:
+        for published in (False, True):
+            folder = result_folder(study, entry, published=published)
+            result = load_result(folder)
+            if result is not None:
+                yield entry, result, folder

@@ -1,0 +1,769 @@
+"""The page of the app: what stands where, and what happens when it is used."""
+
+import io
+import logging
+import tempfile
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from mnemoscope.app.views import (
+    BrowsedStudy,
+    ClassDelta,
+    Result,
+    SequenceMaps,
+    render,
+    render_card,
+    render_maps,
+    render_result,
+)
+from mnemoscope.audit.documents import Reading, read_documents
+from mnemoscope.audit.ground import CnnGround, check_study, read_ground
+from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.embedded import model_path, reference_path
+from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.files import read_parquet
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel, in_chat
+from mnemoscope.progress import Progress, follow_progress
+from mnemoscope.report.content import decode_pieces
+from mnemoscope.study.models import facts_of
+from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.taxonomy.catalogue import PAPER
+
+# The look of the app: the style of an audit's page, ours, and a theme without outside fonts.
+
+PICK_SCRIPT = """
+const pick = (event) => {
+  const one = event.target.closest('[data-pick]');
+  if (!one || (event.type === 'keydown' && event.key !== 'Enter' && event.key !== ' ')) return;
+  event.preventDefault();
+  element.querySelectorAll('[aria-current]').forEach((old) => old.removeAttribute('aria-current'));
+  one.setAttribute('aria-current', 'true');
+  trigger('select', {number: Number(one.dataset.pick)});
+};
+element.addEventListener('click', pick);
+element.addEventListener('keydown', pick);
+"""
+"""Tells the server which element with `data-pick` was clicked, or chosen with Enter or space."""
+
+
+REVEAL_SCRIPT = """
+watch('value', () => {
+  if (window.innerWidth < 700 && props.value) element.scrollIntoView({block: 'start'});
+});
+"""
+"""Where parts stand below each other, moves to the one that has just been filled."""
+
+
+def head() -> str:
+    """What goes into the page's head: all styles."""
+    theirs = _read("mnemoscope.audit", "audit.css")
+    # Rules about the whole page match nothing inside; what is left cannot reach the rest.
+    return f"<style>.mnemoscope{{{theirs}}}\n{_read('mnemoscope.app', 'app.css')}</style>"
+
+
+def theme() -> Any:
+    """A plain theme in the system's own fonts."""
+    import gradio as gr
+
+    made = gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="gray",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return made.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
+
+
+def _read(package: str, name: str) -> str:
+    return resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
+
+
+# One computation at a time, in the order of coming: progress to be seen, cancelled when wanted.
+
+_POLL_SECONDS = 0.2
+MOST_WAITING = 8
+
+
+class Cancelled(Exception):  # noqa: N818 - no error: the visitor wanted it
+    """The visitor has cancelled, or gone."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands.
+
+    Attributes:
+        n_before: jobs that come before it; 0 once it runs.
+        label: what it does, in a word or two.
+        done: units that are done of that.
+        total: units in all, None where nobody knows.
+        unit: what is counted.
+    """
+
+    n_before: int = 0
+    label: str = ""
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+
+
+class Job:
+    """Work that waits for its turn.
+
+    Args:
+        work: the work; it reports through `mnemoscope.progress`.
+
+    Attributes:
+        standing: how it stands.
+        ended: set once it has ended, whatever came of it.
+    """
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._cancelled = threading.Event()
+        self.ended = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.standing = Standing()
+
+    def cancel(self) -> None:
+        """Stop it at the next step, or where it waits."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Go on only where nobody has cancelled."""
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def result(self) -> Any:
+        """What came of it; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def run(self) -> None:
+        """Do the work here and keep what comes of it."""
+        try:
+            with follow_progress(self._open):
+                self.check()
+                self._result = self._work()
+                self.check()
+        except BaseException as error:  # it is raised again where the result is asked for
+            self._error = error
+
+    def _open(
+        self, label: str, total: int | None, unit: str
+    ) -> tuple[Progress, Callable[[], None]]:
+        self.check()
+        self.standing = Standing(0, label, 0, total, unit)
+        return _Follower(self), lambda: None
+
+
+class _Follower:
+    """Counts for one job and stops it."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def advance(self, n: int = 1) -> None:
+        """Count, or stop."""
+        self._job.check()
+        old = self._job.standing
+        self._job.standing = Standing(0, old.label, old.done + n, old.total, old.unit)
+
+
+class Desk:
+    """Runs one job at a time in a thread of its own; the others wait in the order of coming.
+
+    A job needs no reader: it ends, and the next begins, whatever became of who asked for it.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()  # the first one runs
+        self._lock = threading.Lock()
+
+    def follow(self, job: Job) -> Iterator[Standing]:
+        """Wait, have the job run, and say every moment how it stands.
+
+        Raises:
+            UserError: too many wait already.
+            Cancelled: it was cancelled while it waited.
+        """
+        self._submit(job)
+        try:
+            while not job.ended.is_set():
+                n_before = self._before(job)
+                if n_before:
+                    job.check()
+                yield Standing(n_before=n_before) if n_before else job.standing
+                job.ended.wait(_POLL_SECONDS)
+        finally:
+            job.cancel()  # of no account once it has ended
+
+    def ask(self, work: Callable[[], Any]) -> Any:
+        """Wait for the desk, do work of a moment, and give what comes of it."""
+        job = Job(work)
+        self._submit(job)
+        job.ended.wait()
+        return job.result()
+
+    @property
+    def is_free(self) -> bool:
+        """True while nothing runs and nobody waits."""
+        return not self._jobs
+
+    def _submit(self, job: Job) -> None:
+        with self._lock:
+            if len(self._jobs) > MOST_WAITING:
+                raise UserError("too many audits wait already. Try again in a minute.")
+            self._jobs.append(job)
+            if len(self._jobs) == 1:
+                threading.Thread(target=self._work_off, daemon=True).start()
+
+    def _work_off(self) -> None:
+        """Run jobs until none is left."""
+        while True:
+            self._jobs[0].run()
+            with self._lock:
+                self._jobs.popleft().ended.set()
+                if not self._jobs:
+                    return
+
+    def _before(self, job: Job) -> int:
+        """How many come before it; 0 also once it has ended."""
+        with self._lock:
+            return self._jobs.index(job) if job in self._jobs else 0
+
+
+# The models that a visitor may choose: the embedded one, the study's, or a folder on this
+# machine.
+
+OF_STUDY = "study"
+FOLDER = "folder"
+_MOST_LOADED = 3
+
+
+def choices(study_model: str | None) -> list[tuple[str, str]]:
+    """What the page offers, as (shown, value).
+
+    Args:
+        study_model: what the study calls its model, None without a study.
+    """
+    offered = [("Embedded model", EMBEDDED), ("A folder on this machine", FOLDER)]
+    if study_model is None:
+        return offered
+    if study_model == EMBEDDED:
+        return [("Embedded model, the study's", EMBEDDED), offered[-1]]
+    return [(f"The study's: {study_model}", OF_STUDY), *offered]
+
+
+class Models:
+    """Loaded models, the last few kept; used by one job at a time.
+
+    Args:
+        study_model: the study's record of its model (`name`, `dtype`), None without a study.
+        device: where to load them.
+    """
+
+    def __init__(self, study_model: dict[str, Any] | None = None, device: str = "auto") -> None:
+        self._study_model = study_model
+        self._device = device
+        self._loaded: OrderedDict[tuple[str, str], LanguageModel] = OrderedDict()
+
+    def named(self, choice: str, folder: str | None = None) -> str:
+        """Name of a chosen model: `embedded` or a folder that is there.
+
+        Raises:
+            UserError: no such choice, or no such folder.
+        """
+        if choice == OF_STUDY and self._study_model is not None:
+            return self.checked(str(self._study_model["name"]))
+        if choice == FOLDER:
+            if not (folder or "").strip():
+                raise UserError("Type the folder of the model.")
+            return self.checked(str(folder).strip())
+        if choice == EMBEDDED:
+            return EMBEDDED
+        raise UserError("Choose a model.")
+
+    def checked(self, name: str) -> str:
+        """The name again, where it is the embedded model or a folder (or file) on this machine.
+
+        Raises:
+            UserError: it is not.
+        """
+        if name != EMBEDDED and "\0" not in name and not Path(name).expanduser().exists():
+            raise UserError(f"{name}: no such folder on this machine; nothing is fetched here.")
+        return name if name == EMBEDDED else str(Path(name).expanduser())
+
+    def load(self, name: str, dtype: str = "float32") -> LanguageModel:
+        """The model of a name from `named`."""
+        return self._load(str(model_path()) if name == EMBEDDED else name, dtype)
+
+    def reference(self, name: str) -> LanguageModel | None:
+        """What cannot have seen the documents: of the embedded model its own, else None."""
+        return self._load(str(reference_path()), "float32") if name == EMBEDDED else None
+
+    def _load(self, path: str, dtype: str) -> LanguageModel:
+        key = (path, dtype)
+        if key not in self._loaded:
+            self._loaded[key] = load_model(path, dtype=dtype, device=self._device)
+        self._loaded.move_to_end(key)
+        while len(self._loaded) > _MOST_LOADED:
+            self._loaded.popitem(last=False)
+        return self._loaded[key]
+
+
+# What a visitor asks for, done: an audit of a document, and the maps of a passage.
+
+
+def audit_work(
+    models: Models, browsed: BrowsedStudy | None, reading: Reading, name: str
+) -> Callable[[], Result]:
+    """The audit of a visitor's document, to be run by a desk; nothing of it stays on disk.
+
+    Args:
+        models: loads the model.
+        browsed: the study that the app shows; its CNNs are asked where it is of this model.
+        reading: from `limits.read_visit`.
+        name: of the model, from `Models.named`.
+    """
+
+    def work() -> Result:
+        settings = AuditSettings()
+        lm = models.load(name)
+        cnn = None if browsed is None else _ground(browsed, lm, settings)
+        with tempfile.TemporaryDirectory(prefix="mnemoscope-app-") as folder:
+            out = Path(folder)
+            record = audit_documents(
+                lm,
+                reading,
+                out,
+                settings=settings,
+                reference=models.reference(name),
+                cnn=cnn,
+                names={"model": name, "reference": EMBEDDED if name == EMBEDDED else ""},
+            )
+            frame = read_parquet(out / "spans.parquet")
+        return Result.of(record, frame, {one.name: one.text for one in reading.documents})
+
+    return work
+
+
+def _ground(browsed: BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -> CnnGround:
+    """The study's CNNs, or why they give no probability."""
+    try:
+        return read_ground(check_study(browsed.study.folder, facts_of(lm, lm.name), settings))
+    except UserError as error:
+        facts: dict[str, Any] = {
+            "study": str(browsed.study.folder),
+            "taxonomy": None,
+            "sequences": {},
+        }
+        return CnnGround(facts | {"reason": str(error).split(" Give ")[0].rstrip(".")})
+
+
+def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
+    """Capture the attention with which the audited model reads a passage's window.
+
+    Args:
+        models: loads the model.
+        result: the audit.
+        number: of the passage.
+
+    Raises:
+        UserError: no such passage, or the audited model is not on this machine any more.
+    """
+    row, record = result.row(number), result.record
+    if record.get("api"):
+        raise UserError("the model was asked behind an API, which does not show its attention.")
+    lm = models.load(models.checked(result.model), str(record["model"]["dtype"]))
+    if lm.fingerprint != record["model"]["fingerprint"]:
+        raise UserError(f"{result.model}: other weights than those that were audited.")
+    settings = AuditSettings(**record["settings"])
+    if settings.chat_template:
+        lm = in_chat(lm, settings.instruction)
+    tokens = list(row["window_tokens"])
+    maps = next(capture_pooled(lm, np.array([tokens], dtype=np.int64), batch_size=1))
+    pieces = decode_pieces(
+        lambda ids: str(lm.tokenizer.decode(ids, clean_up_tokenization_spaces=False)), tokens
+    )
+    return SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
+
+
+def delta_for(
+    browsed: BrowsedStudy | None, result: Result, number: Any
+) -> tuple[ClassDelta | None, str]:
+    """Δ of the study for a passage's verdict, or why there is none.
+
+    Args:
+        browsed: the study that the app shows, None without one.
+        result: the audit.
+        number: of the passage.
+    """
+    if browsed is None:
+        return None, "Start the app with a study of this model to see Δ over them."
+    if browsed.model["fingerprint"] != result.record["model"]["fingerprint"]:
+        return None, "The study is of another model, so its Δ is not shown."
+    if PAPER not in browsed.taxonomies:
+        return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
+    wanted = str(result.row(number)["verdict"])
+    for one in browsed.deltas(PAPER):
+        if one.name.lower() == wanted:
+            return one, ""
+    return None, f"The study has no Δ of {wanted}."
+
+
+# What a visitor may bring: one document of a known type, not too large, read as any other.
+
+MOST_BYTES = 4_000_000
+"""Of an uploaded file, and of a pasted text in UTF-8."""
+MOST_CHARACTERS = 300_000
+"""Of all texts in it together: a PDF or a DOCX holds more than its size tells."""
+TYPES = (
+    *(".txt", ".md", ".rst", ".csv", ".json", ".html", ".htm", ".pdf", ".docx", ".jsonl"),
+    *(".parquet", ".py", ".c", ".h", ".cpp", ".java", ".js", ".ts", ".go", ".rs", ".sh", ".tex"),
+)
+"""Endings of files that are taken."""
+_PASTED = "pasted text"
+
+
+def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
+    """Read what was pasted or uploaded; an uploaded file goes before.
+
+    Args:
+        pasted: text, or None.
+        upload: path of the uploaded file, or None.
+
+    Returns:
+        Its documents, named as the visitor knows them.
+
+    Raises:
+        UserError: neither, too much, an ending that is not taken, or nothing readable in it.
+    """
+    if upload is not None:
+        return _check_characters(_read_file(Path(upload)))
+    if not (pasted or "").strip():
+        raise UserError("Nothing to audit: paste a text, or choose a file.")
+    data = str(pasted).encode("utf-8", "replace")
+    _check_bytes(len(data), "the text")
+    reading = read_documents(["-"], stdin=io.BytesIO(data))
+    return _check_characters(_named(reading, "-", _PASTED))
+
+
+def _read_file(path: Path) -> Reading:
+    if path.suffix.lower() not in TYPES:
+        raise UserError(
+            f"{path.name}: files that end in '{path.suffix}' are not taken. Taken are "
+            f"{', '.join(TYPES)}."
+        )
+    _check_bytes(path.stat().st_size, path.name)
+    try:
+        reading = read_documents([str(path)])
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), path.name)) from None
+    return _named(reading, str(path), path.name)
+
+
+def _named(reading: Reading, path: str, name: str) -> Reading:
+    """The documents under the name that the visitor gave, not that of the copy."""
+
+    def renamed(one: str) -> str:
+        return one.replace(path, name, 1)
+
+    return replace(
+        reading,
+        documents=[replace(one, name=renamed(one.name)) for one in reading.documents],
+        skipped=[replace(one, name=renamed(one.name)) for one in reading.skipped],
+    )
+
+
+def _check_bytes(n: int, name: str) -> None:
+    if n > MOST_BYTES:
+        raise UserError(
+            f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB that are taken "
+            "here. Use 'mnemoscope audit', which has no limit."
+        )
+
+
+def _check_characters(reading: Reading) -> Reading:
+    n = sum(len(document.text) for document in reading.documents)
+    if n > MOST_CHARACTERS:
+        raise UserError(
+            f"{n:,} characters, more than the {MOST_CHARACTERS:,} that are taken here. Use "
+            "'mnemoscope audit', which has no limit."
+        )
+    return reading
+
+
+# The page of the app: what stands where, and what happens when it is used.
+
+_KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
+_log = logging.getLogger(__name__)
+_FAILED = "that failed; the terminal in which the app runs says why."
+_WAITING = "Its maps come once the running audit has ended."
+
+
+@dataclass
+class Shop:
+    """All that visitors share.
+
+    Attributes:
+        models: to choose from.
+        browsed: the study that is shown, or None.
+        opened: the audit that is shown, or None.
+        desk: lets one computation run at a time.
+        jobs: the audit of each session.
+    """
+
+    models: Models
+    browsed: BrowsedStudy | None = None
+    opened: Result | None = None
+    desk: Desk = field(default_factory=Desk)
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def audit(
+        self, pasted: str, upload: str | None, choice: str, folder: str, session: str
+    ) -> Iterator[tuple[str, Result | None]]:
+        """Audit a visitor's document: how it stands, and at the end the result."""
+        try:
+            reading = read_visit(pasted, upload)
+            name = self.models.named(choice, folder)
+            job = Job(audit_work(self.models, self.browsed, reading, name))
+            self.leave(session)
+            self.jobs[session] = job
+            for standing in self.desk.follow(job):
+                yield status(standing=standing), None
+            self.jobs.pop(session, None)
+            yield status("Done."), job.result()
+        except Cancelled:
+            yield status("Cancelled."), None
+        except MnemoscopeError as error:
+            yield status(str(error), is_error=True), None
+        except Exception:
+            _log.exception("an audit failed")
+            yield status(_FAILED, is_error=True), None
+
+    def leave(self, session: str) -> None:
+        """Stop what a session has running."""
+        job = self.jobs.pop(session, None)
+        if job is not None:
+            job.cancel()
+
+    def passage(self, result: Result, number: Any) -> Iterator[tuple[str, str]]:
+        """The card of a passage at once, then its maps when the desk is free."""
+        card = render_card(result, number)
+        yield card, status("Reading its attention …" if self.desk.is_free else _WAITING)
+        maps = self.desk.ask(lambda: passage_maps(self.models, result, number))
+        yield card, render_maps(maps, *delta_for(self.browsed, result, number))
+
+    def sequence(self, number: Any, taxonomy: str, class_name: str) -> tuple[str, str]:
+        """Text and maps of a study's sequence, with Δ of the class."""
+        if self.browsed is None:
+            raise UserError("no study is shown.")
+        text, maps = self.browsed.render_sequence(number), self.browsed.maps(number)
+        if maps is None:
+            return text, status("Its maps were not captured: no sample drew it.")
+        deltas = [one for one in self.browsed.deltas(taxonomy) if one.name == class_name]
+        return text, render_maps(maps, deltas[0] if deltas else None)
+
+
+def status(text: str = "", *, standing: Standing | None = None, is_error: bool = False) -> str:
+    """One line of how things stand."""
+    return render("status.html.j2", text=text, standing=standing, is_error=is_error)
+
+
+def make_blocks(shop: Shop) -> gr.Blocks:
+    """Lay out the page.
+
+    Args:
+        shop: what it shows.
+    """
+    with gr.Blocks(
+        title="mnemoscope", analytics_enabled=False, delete_cache=_KEEP_UPLOADS
+    ) as blocks:
+        gr.HTML(render("top.html.j2"), apply_default_css=False)
+        with gr.Tabs():
+            if shop.opened is not None:
+                with gr.Tab("This audit"):
+                    _result_view(shop, gr.State(shop.opened), render_result(shop.opened))
+            with gr.Tab("Audit a document"):
+                _audit_tab(shop)
+            if shop.browsed is not None:
+                with gr.Tab("The study"):
+                    _study_tab(shop, shop.browsed)
+    blocks.unload(_leaver(shop))
+    blocks.queue(default_concurrency_limit=16, max_size=64, api_open=False)
+    return blocks
+
+
+def _leaver(shop: Shop) -> Callable[[gr.Request], None]:
+    def leave(request: gr.Request) -> None:
+        shop.leave(str(request.session_hash))
+
+    return leave
+
+
+def _audit_tab(shop: Shop) -> None:
+    """Bring a document, choose a model, watch, read."""
+    model = None if shop.browsed is None else str(shop.browsed.model["name"])
+    offered = choices(model)
+    with gr.Row():
+        with gr.Column(scale=2):
+            pasted = gr.Textbox(
+                label="Document",
+                placeholder="Paste a text here, or choose a file.",
+                lines=7,
+                max_lines=14,
+                elem_id="document",
+                info=f"Up to {MOST_CHARACTERS:,} characters; a file is taken before a pasted text.",
+            )
+        with gr.Column(scale=1):
+            upload = gr.File(
+                label=f"or a file, up to {MOST_BYTES // 1_000_000} MB",
+                type="filepath",
+                file_types=list(TYPES),
+                height=140,
+                elem_id="upload",
+            )
+            choice = gr.Radio(offered, value=offered[0][1], label="Model", elem_id="model")
+            folder = gr.Textbox(label="Folder of the model", visible=False, elem_id="folder")
+    with gr.Row(elem_id="buttons"):
+        start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
+        cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
+    line = gr.HTML(status("Nothing is running."), apply_default_css=False, elem_id="status")
+    state = gr.State(None)
+    shown, clear = _result_view(shop, state, "")
+    choice.change(
+        lambda value: gr.update(visible=value == FOLDER),
+        choice,
+        folder,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+
+    def audit(
+        text: str, path: str | None, chosen: str, typed: str, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """Audit, and show the result in place of the last one."""
+        kept = [gr.skip() for _ in clear]
+        yield status("Reading the document …"), gr.update(interactive=True), None, "", *clear
+        for now, result in shop.audit(text, path, chosen, typed, str(request.session_hash)):
+            if result is None:
+                yield now, gr.skip(), gr.skip(), gr.skip(), *kept
+            else:
+                yield now, gr.skip(), result, render_result(result), *clear
+        yield gr.skip(), gr.update(interactive=False), gr.skip(), gr.skip(), *kept
+
+    start.click(
+        audit,
+        [pasted, upload, choice, folder],
+        [line, cancel, state, *shown],
+        api_visibility="private",
+        show_progress="hidden",
+        concurrency_limit=None,
+        trigger_mode="once",
+    )
+    cancel.click(_leaver(shop), None, None, queue=False, api_visibility="private")
+
+
+def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML], tuple[str, str]]:
+    """Documents with passages, and the evidence of the chosen one.
+
+    Returns:
+        The three parts, and what empties the last two.
+    """
+    empty = ("", "")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            result = gr.HTML(
+                html, js_on_load=PICK_SCRIPT, apply_default_css=False, elem_classes="result"
+            )
+        with gr.Column(scale=2, min_width=300):
+            card = gr.HTML(
+                "", js_on_load=REVEAL_SCRIPT, apply_default_css=False, elem_classes="evidence"
+            )
+            maps = gr.HTML("", apply_default_css=False, elem_classes="pictures")
+
+    def choose(audited: Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
+        if audited is None:
+            yield empty
+            return
+        try:
+            yield from shop.passage(audited, _number(event))
+        except MnemoscopeError as error:
+            yield gr.skip(), status(str(error), is_error=True)
+
+    result.select(
+        choose,
+        state,
+        [card, maps],
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    return [result, card, maps], empty
+
+
+def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
+    """Taxonomies with their figures; sequences by class with their maps."""
+    names = list(browsed.taxonomies)
+    first = PAPER if PAPER in names else names[0]
+    classes = [one.name for one in browsed.taxonomy(first).classes]
+    taxonomy = gr.Dropdown(names, value=first, label="Taxonomy", elem_id="taxonomy")
+    figures = gr.HTML(browsed.render_taxonomy(first), apply_default_css=False, elem_id="figures")
+    with gr.Row():
+        class_name = gr.Radio(classes, value=classes[-1], label="Class", elem_id="class")
+        page = gr.Number(1, label="Page", minimum=1, precision=0, elem_id="page")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            listed = gr.HTML(
+                browsed.render_sequences(first, classes[-1], 1),
+                js_on_load=PICK_SCRIPT,
+                apply_default_css=False,
+                elem_id="sequences",
+            )
+        with gr.Column(scale=3, min_width=300):
+            text = gr.HTML(
+                "", js_on_load=REVEAL_SCRIPT, apply_default_css=False, elem_id="sequence"
+            )
+            maps = gr.HTML("", apply_default_css=False, elem_id="sequence-maps")
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def other_taxonomy(name: str) -> tuple[Any, ...]:
+        found = [one.name for one in browsed.taxonomy(name).classes]
+        radio = gr.update(choices=found, value=found[-1])
+        listing = browsed.render_sequences(name, found[-1], 1)
+        return browsed.render_taxonomy(name), radio, 1, listing
+
+    def other_page(name: str, chosen: str, number: float | None) -> str:
+        return browsed.render_sequences(name, chosen, number or 1)
+
+    def choose(name: str, chosen: str, event: gr.EventData) -> tuple[str, str]:
+        return shop.sequence(_number(event), name, chosen)
+
+    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **private)
+    class_name.input(
+        lambda name, chosen: (1, other_page(name, chosen, 1)),
+        [taxonomy, class_name],
+        [page, listed],
+        **private,
+    )
+    page.input(other_page, [taxonomy, class_name, page], listed, **private)
+    listed.select(choose, [taxonomy, class_name], [text, maps], **private)
+
+
+def _number(event: gr.EventData) -> Any:
+    """The number that a page sent; it may be anything."""
+    return getattr(event, "number", None)

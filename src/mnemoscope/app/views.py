@@ -1,0 +1,496 @@
+"""A finished study to be browsed: taxonomies with figures and confusion matrix, sequences, maps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope import words as numbers
+from mnemoscope.audit import page
+from mnemoscope.audit.documents import read_documents
+from mnemoscope.audit.verify import read_audit
+from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
+from mnemoscope.pipeline.capture import maps_folder
+from mnemoscope.pipeline.label import LABELS_FILE
+from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
+from mnemoscope.report.content import TaxonomyResult, decode_pieces
+from mnemoscope.report.gather import taxonomy_results
+from mnemoscope.study.folder import Study
+
+# An audit as a page shows it: shares, the documents with their passages, the card of each.
+
+_WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+
+
+@dataclass(frozen=True)
+class Result:
+    """An audit that has been made or opened.
+
+    Attributes:
+        record: what `audit.json` holds.
+        rows: the table of spans as dictionaries, each with its `number` from 1.
+        texts: every document's text by its name; None where it is not there any more.
+        model: name by which the audited model can be loaded again.
+    """
+
+    record: Mapping[str, Any]
+    rows: list[dict[str, Any]] = field(repr=False)
+    texts: Mapping[str, str | None] = field(repr=False)
+    model: str
+
+    @classmethod
+    def of(
+        cls, record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[str, str | None]
+    ) -> "Result":
+        """Number the rows of a table of spans."""
+        rows = [{"number": n, **row} for n, row in enumerate(frame.iter_rows(named=True), 1)]
+        return cls(record, rows, texts, str(record["model"]["name"]))
+
+    def row(self, number: Any) -> dict[str, Any]:
+        """The span of a number that came from a page.
+
+        Raises:
+            UserError: there is no such span.
+        """
+        if type(number) is not int or not 1 <= number <= len(self.rows):
+            raise UserError("no such passage.")
+        return self.rows[number - 1]
+
+
+def open_audit(folder: Path) -> Result:
+    """Open the folder of an audit; a document that was changed since is not shown.
+
+    Args:
+        folder: as `mnemoscope audit` left it.
+
+    Raises:
+        UserError: no audit there.
+        DamagedDataError: a file that cannot be read.
+    """
+    record, frame = read_audit(folder)
+    return Result.of(
+        record, frame, {row["document"]: _text(folder, record, row) for row in record["documents"]}
+    )
+
+
+def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> str | None:
+    """A document's text, None where it is not the one that was audited."""
+    name = row["document"]
+    kept = row.get("text_file")
+    if kept is not None:
+        path = (folder / kept).resolve()
+        source, inside = str(path), path.is_relative_to(folder.resolve())
+        if not inside:
+            return None
+    else:
+        source = name if Path(name).exists() else name.rpartition("#")[0]
+    encoding = "utf-8" if kept is not None else record.get("encoding", "utf-8")
+    try:
+        reading = read_documents([source], encoding=encoding)
+    except MnemoscopeError:
+        return None
+    return next((one.text for one in reading.documents if one.sha256 == row["sha256"]), None)
+
+
+def render_result(result: Result) -> str:
+    """Render the shares and the documents; a passage carries its number in `data-pick`."""
+    texts = [text for text in result.texts.values() if text is not None]
+    is_whole = sum(map(len, texts)) <= _WHOLE_UP_TO
+    documents = []
+    for summary in result.record["documents"]:
+        own = [row for row in result.rows if row["document"] == summary["document"]]
+        text = result.texts.get(summary["document"])
+        pieces = None if text is None else list(page.stretches(text, own, is_whole=is_whole))
+        documents.append({**summary, "pieces": pieces, "rows": own})
+    return render("result.html.j2", record=result.record, documents=documents)
+
+
+def render_card(result: Result, number: Any) -> str:
+    """Render the evidence of one passage.
+
+    Raises:
+        UserError: there is no such passage.
+    """
+    return render("evidence.html.j2", record=result.record, row=result.row(number))
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill one of our templates; every text is escaped."""
+    html = _environment().get_template(template).render(**values)
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Our templates, then those of an audit."""
+    ours, theirs = jinja2.PackageLoader("mnemoscope.app"), jinja2.PackageLoader("mnemoscope.audit")
+    return page.environment().overlay(loader=jinja2.ChoiceLoader([ours, theirs]))
+
+
+# The attention maps of one sequence as pictures, layer by layer, with Δ laid over them.
+
+MAP_INK = (59, 125, 216)
+DELTA_INK = (214, 90, 12)
+_MOST_EDGES = 6
+
+
+@dataclass(frozen=True)
+class SequenceMaps:
+    """Attention of one sequence, pooled over heads.
+
+    Attributes:
+        mean: (layers, query, key), weights.
+        max: the same shape.
+        pieces: text of each token.
+    """
+
+    mean: np.ndarray
+    max: np.ndarray
+    pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassDelta:
+    """Δ of one class.
+
+    Attributes:
+        name: of the class.
+        scaled: (layers, query, key), each layer divided by its maximum over all classes.
+        attribution: how it was computed.
+    """
+
+    name: str
+    scaled: np.ndarray
+    attribution: str = ""
+
+    @classmethod
+    def all_of(
+        cls, delta: np.ndarray, names: Sequence[str], attribution: str
+    ) -> list["ClassDelta"]:
+        """One for each class of a Δ of shape (classes, layers, query, key)."""
+        scaled = scale_by_layer(delta)
+        return [cls(name, one, attribution) for name, one in zip(names, scaled, strict=True)]
+
+
+class Edge(NamedTuple):
+    """One weight: which token looks at which, layers and tokens counted from 1."""
+
+    layer: int
+    query: int
+    key: int
+    weight: float
+
+
+def stored_maps(store: MapStore, sequence_id: int, pieces: Sequence[str]) -> SequenceMaps | None:
+    """The maps of a study's sequence with its own suffix, or as stored; None: never captured.
+
+    Args:
+        store: of the study's model.
+        sequence_id: the sequence.
+        pieces: text of each token.
+    """
+    suffixes = [
+        suffix
+        for number, suffix in store.index.select("sequence_id", "suffix").rows()
+        if number == sequence_id
+    ]
+    if not suffixes:
+        return None
+    suffix = "true" if "true" in suffixes else suffixes[0]
+    mean, largest = (
+        unpack_triangle(store.dataset([sequence_id], suffix, pooling).read(torch.tensor([0])))[0]
+        .float()
+        .numpy()
+        for pooling in ("mean", "max")
+    )
+    return SequenceMaps(mean, largest, tuple(pieces))
+
+
+def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
+    """Where the sequence has attention that Δ of the class counts on, the strongest first.
+
+    A layer's Δ is scaled to 1, so layers compare by their attention weights.
+    """
+    product = maps.mean * delta.scaled
+    order = np.argsort(product, axis=None)[::-1][:_MOST_EDGES]
+    layers, queries, keys = np.unravel_index(order, product.shape)
+    found = zip(layers.tolist(), queries.tolist(), keys.tolist(), strict=True)
+    return [
+        Edge(layer + 1, query + 1, key + 1, float(maps.mean[layer, query, key]))
+        for layer, query, key in found
+        if product[layer, query, key] > 0
+    ]
+
+
+def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str = "") -> str:
+    """Render the maps of a sequence, Δ over them where there is one.
+
+    Args:
+        maps: of the sequence.
+        delta: of the class to compare with; its shape must be that of the maps.
+        note: why there is no Δ, empty for nothing to say.
+    """
+    if delta is not None and delta.scaled.shape != maps.mean.shape:
+        delta, note = None, "Δ of the study is of another shape than these maps."
+    edges = [] if delta is None else strongest_edges(maps, delta)
+    return render(
+        "maps.html.j2",
+        layers=[
+            {
+                "mean": _ink(mean, MAP_INK),
+                "max": _ink(largest, MAP_INK),
+                "delta": None if delta is None else _ink(delta.scaled[number], DELTA_INK),
+            }
+            for number, (mean, largest) in enumerate(
+                zip(_scaled(maps.mean), _scaled(maps.max), strict=True)
+            )
+        ],
+        delta=delta,
+        note=note,
+        length=maps.mean.shape[-1],
+        edges=[
+            edge._asdict()
+            | {"query_text": maps.pieces[edge.query - 1], "key_text": maps.pieces[edge.key - 1]}
+            for edge in edges
+        ],
+    )
+
+
+def render_delta(deltas: Sequence[ClassDelta]) -> list[dict[str, Any]]:
+    """Pictures of Δ, one row a class: `name` and an address for each layer."""
+    return [
+        {"name": one.name, "layers": [_ink(layer, DELTA_INK) for layer in one.scaled]}
+        for one in deltas
+    ]
+
+
+def _scaled(maps: np.ndarray) -> np.ndarray:
+    """Each layer divided by its maximum."""
+    scaled: np.ndarray = scale_by_layer(maps[None])[0]
+    return scaled
+
+
+def _ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> str:
+    return png_uri(png_ink(scaled, colour))
+
+
+# A finished study to be browsed: taxonomies with figures and confusion matrix, sequences, maps.
+
+PAGE_ROWS = 12
+"""Sequences on a page."""
+_SOURCES = {
+    "model": "CNN on the model's attention",
+    "statistics": "regression on statistics of it",
+    "blind": "CNN on the tokens alone",
+    "ngram": "n-grams of tokens",
+    "reference": "CNN on the reference's attention",
+    "control": "labels permuted",
+    "logits": "the model's output",
+}
+_FEATURES = (
+    "duplicates",
+    "memorization_score",
+    "rouge_l",
+    "rouge_3",
+    "is_incrementing",
+    "is_repeating",
+    "is_code",
+    "genre",
+    "document",
+)
+
+
+class BrowsedStudy:
+    """A study as the app shows it; what is read is kept.
+
+    Args:
+        folder: a study with all stages up to the report done.
+        model_folder: of its model, for the tokenizer; None where it is not on this machine.
+
+    Raises:
+        UserError: no study, or not finished.
+    """
+
+    def __init__(self, folder: Path, model_folder: str | None = None) -> None:
+        self.study = Study(folder)
+        for stage in ("benchmark", "localize"):
+            self.study.require(stage)
+        self._model_folder = model_folder
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The study's record of its model."""
+        return dict(self.study.record["models"]["model"])
+
+    @cached_property
+    def taxonomies(self) -> dict[str, TaxonomyResult]:
+        """Results by name."""
+        return {one.name: one for one in taxonomy_results(self.study)}
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        return self.study.sequences
+
+    @cached_property
+    def _labels(self) -> pl.DataFrame:
+        return self.study.read(LABELS_FILE)
+
+    @cached_property
+    def _store(self) -> MapStore:
+        return MapStore(maps_folder(self.study, "model"), verify=False)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return None if self._model_folder is None else load_tokenizer(self._model_folder)
+
+    def taxonomy(self, name: Any) -> TaxonomyResult:
+        """The result of a name that came from a page.
+
+        Raises:
+            UserError: the study has no such taxonomy.
+        """
+        if name not in self.taxonomies:
+            raise UserError("no such taxonomy in this study.")
+        return self.taxonomies[name]
+
+    def deltas(self, name: str) -> list[ClassDelta]:
+        """Δ of each class of a taxonomy, of the first attribution; empty where there is none."""
+        result = self.taxonomy(name)
+        if not result.deltas:
+            return []
+        first, names = result.deltas[0], [one.name for one in result.classes]
+        return ClassDelta.all_of(first.delta, names, first.attribution)
+
+    def render_taxonomy(self, name: Any) -> str:
+        """Render classes, figures, confusion matrix and Δ of a taxonomy."""
+        result = self.taxonomy(name)
+        main = result.main
+        return render(
+            "taxonomy.html.j2",
+            result=result,
+            main=main,
+            names=[one.name for one in result.classes],
+            figures=[] if main is None else _figures(main.rows),
+            confusion=None
+            if main is None or main.confusion is None
+            else _confusion(main.confusion),
+            deltas=render_delta(self.deltas(result.name)),
+        )
+
+    def sequences(self, name: Any, class_name: Any) -> pl.DataFrame:
+        """The sequences of a class, in the table's order.
+
+        Raises:
+            UserError: no such taxonomy or class.
+        """
+        result = self.taxonomy(name)
+        if class_name not in [one.name for one in result.classes]:
+            raise UserError("no such class in this taxonomy.")
+        chosen = self._labels.filter(pl.col(result.name) == class_name)
+        return self._table.join(
+            chosen.select("sequence_id"), on="sequence_id", how="semi", maintain_order="left"
+        )
+
+    def render_sequences(self, name: Any, class_name: Any, page: Any) -> str:
+        """Render one page of a class's sequences; each carries its number in `data-pick`."""
+        rows = self.sequences(name, class_name)
+        n_pages = max(1, -(-rows.height // PAGE_ROWS))
+        shown = min(max(int(page), 1), n_pages)
+        part = rows.slice((shown - 1) * PAGE_ROWS, PAGE_ROWS)
+        return render(
+            "sequences.html.j2",
+            rows=part.select("sequence_id", "text").to_dicts(),
+            class_name=class_name,
+            n=rows.height,
+            page=shown,
+            n_pages=n_pages,
+        )
+
+    def render_sequence(self, sequence_id: Any) -> str:
+        """Render a sequence's text and features.
+
+        Raises:
+            UserError: the study has no such sequence.
+        """
+        row = self._row(sequence_id)
+        pieces = self._pieces(row["tokens"])
+        half = len(pieces) // 2
+        written = self._pieces(row["continuation"] or [])
+        own = row["tokens"][half:]
+        return render(
+            "sequence.html.j2",
+            number=sequence_id,
+            prefix="".join(pieces[:half]),
+            suffix="".join(pieces[half:]),
+            written=[
+                (text, token == other)
+                for text, token, other in zip(written, row["continuation"] or [], own, strict=False)
+            ],
+            features=[
+                (key.replace("_", " ").removeprefix("is "), _shown(row[key]))
+                for key in _FEATURES
+                if row.get(key) is not None
+            ],
+        )
+
+    def maps(self, sequence_id: Any) -> SequenceMaps | None:
+        """The stored maps of a sequence, None where it was never captured."""
+        row = self._row(sequence_id)
+        return stored_maps(self._store, row["sequence_id"], self._pieces(row["tokens"]))
+
+    def _row(self, sequence_id: Any) -> dict[str, Any]:
+        found = (
+            self._table.filter(pl.col("sequence_id") == sequence_id)
+            if type(sequence_id) is int
+            else self._table.clear()
+        )
+        if found.is_empty():
+            raise UserError("no such sequence in this study.")
+        return found.row(0, named=True)
+
+    def _pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """Text of each token; its number where the tokenizer is not on this machine."""
+        if self._tokenizer is None:
+            return tuple(f"[{token}]" for token in tokens)
+        return decode_pieces(
+            lambda ids: str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)),
+            list(tokens),
+        )
+
+
+def _figures(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Min-F1 and each class's F1 of every source."""
+    return [
+        {
+            "source": _SOURCES.get(row.source, row.source),
+            "min_f1": numbers.percent(row.min_f1.value),
+            "interval": numbers.interval(row.min_f1),
+            "f1": [numbers.percent(one.value) for one in row.f1],
+        }
+        for row in rows
+    ]
+
+
+def _confusion(counts: np.ndarray) -> list[list[dict[str, float]]]:
+    """Counts with their share of the row (the true class)."""
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = counts / totals
+    return [
+        [{"count": int(n), "share": float(share)} for n, share in zip(own, part, strict=True)]
+        for own, part in zip(counts, shares, strict=True)
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,486 @@
+"""What a study's CNNs say of a passage: the calibrated probability that it is Recall.
+
+They look at the attention with which the audited model reads the window that speaks for a span,
+as they did at the study's sequences: prefix and the document's own suffix, pooled over heads.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from sklearn.metrics import roc_auc_score
+
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.cnn.calibration import (
+    AS_IT_IS,
+    Calibration,
+    apply_calibration,
+    brier,
+    choose_calibration,
+    cross_fitted,
+    ece,
+    fit_calibration,
+    reliability,
+)
+from mnemoscope.cnn.files import load_cnn
+from mnemoscope.cnn.training import TrainedCnn, predict_logits
+from mnemoscope.data.table import write_table
+from mnemoscope.embedded.texts import audit_texts
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.maps.format import pack_triangle
+from mnemoscope.maps.views import MapSource, StackedMaps, TensorMaps
+from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
+from mnemoscope.progress import say
+from mnemoscope.study.folder import Study, is_study
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import (
+    EMBEDDED,
+    PAPER_NAME,
+    SequenceSettings,
+    StudySettings,
+    parse_settings,
+)
+from mnemoscope.taxonomy.names import match_classes, parse_taxonomy
+
+# What a study's CNNs say of a passage: the calibrated probability that it is Recall.
+
+USABLE_POOLINGS = ("mean", "max", "both")
+"""Poolings that the audited model alone gives; every head and a reference's maps are not kept."""
+
+_LEAST = 1e-7  # a float32 softmax gives 0 below
+
+
+@dataclass(frozen=True)
+class CnnGround:
+    """The CNNs of a study of the audited model, or why they give no probability.
+
+    Attributes:
+        facts: what `audit.json` holds under `cnn`; `reason` is None, or says in words why there
+            is no probability.
+        cnns: settings and seeds of one taxonomy; none where there is a reason.
+        guess: class index of Guess in their outputs.
+        recall: class index of Recall.
+        calibration: fitted on evaluation sequences of the study.
+    """
+
+    facts: dict[str, Any]
+    cnns: tuple[TrainedCnn, ...] = field(default=(), repr=False)
+    guess: int = 0
+    recall: int = 1
+    calibration: Calibration | None = None
+
+
+def recall_probabilities(
+    ground: CnnGround | None,
+    lm: LanguageModel,
+    windows: npt.NDArray[np.int32],
+    *,
+    batch_size: int,
+) -> list[float | None]:
+    """Ask the CNNs about windows.
+
+    Args:
+        ground: None, or one without calibration, says nothing.
+        lm: the audited model.
+        windows: token ids, shape (n, length), of the length that the CNNs were trained on.
+        batch_size: windows a forward.
+
+    Returns:
+        Calibrated probability of Recall, against Guess, of each window; None where nothing is
+        said.
+    """
+    if ground is None or ground.calibration is None or not len(windows):
+        return [None] * len(windows)
+    maps = _capture(lm, windows, batch_size)
+    softmax = [predict_logits(one, _seen_by(one, maps)).softmax(dim=1) for one in ground.cnns]
+    average = torch.stack(softmax).mean(dim=0).double().numpy()
+    odds = log_odds(average, guess=ground.guess, recall=ground.recall)
+    return [float(value) for value in apply_calibration(ground.calibration, odds)]
+
+
+def log_odds(
+    probabilities: npt.NDArray[np.float64], *, guess: int, recall: int
+) -> npt.NDArray[np.float64]:
+    """Log-odds of Recall against Guess from class probabilities (n, classes); shape (n,)."""
+    kept = np.maximum(np.asarray(probabilities, dtype=np.float64), _LEAST)
+    return np.asarray(np.log(kept[:, recall]) - np.log(kept[:, guess]))
+
+
+def _capture(
+    lm: LanguageModel, windows: npt.NDArray[np.int32], batch_size: int
+) -> dict[str, MapSource]:
+    """Maps by pooling, at the precision in which a study keeps them."""
+    packed: dict[str, list[torch.Tensor]] = {"mean": [], "max": []}
+    for batch in capture_pooled(lm, windows, batch_size=batch_size):
+        packed["mean"].append(pack_triangle(batch.mean).cpu().to(torch.float16))
+        packed["max"].append(pack_triangle(batch.max).cpu().to(torch.float16))
+    return {pooling: TensorMaps(torch.cat(rows)) for pooling, rows in packed.items()}
+
+
+def _seen_by(cnn: TrainedCnn, maps: dict[str, MapSource]) -> MapSource:
+    """The maps that one CNN looks at."""
+    if cnn.setting.pooling == "both":
+        return StackedMaps(maps["mean"], maps["max"])
+    return maps[cnn.setting.pooling]
+
+
+# Take from a finished study what an audit asks of it: trained CNNs and their calibration.
+
+ENOUGH_A_CLASS = 40
+"""Held-out sequences of each class that a calibration and its measurement take at least."""
+
+_GROUPS_A_CLASS = 4  # for a choice among calibrations within every fold
+
+
+def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
+    """Open a study and refuse it where its CNNs cannot speak of this audit.
+
+    Args:
+        folder: a finished study.
+        model: `fingerprint`, `bos_id`, `dtype` and `name` of the audited model.
+        settings: of the audit.
+
+    Raises:
+        UserError: no study, not trained, of another model, of other windows, or of plain text
+            where the audit speaks in a chat.
+    """
+    study = Study(folder)
+    study.require("label")
+    if any("impossible" not in entry for entry in samples_of(study).values()):
+        study.require("train")
+    known = study.record["models"]["model"]
+    if (known["fingerprint"], known["bos_id"]) != (model["fingerprint"], model["bos_id"]):
+        raise UserError(
+            f"--study {folder}: a study of another model ({known['name']}, {known['dtype']}, "
+            f"weights {known['fingerprint'][:12]}; audited is {model['name']}, {model['dtype']}, "
+            f"{model['fingerprint'][:12]}). Give one of this model, or --study auto."
+        )
+    check_windows(str(folder), study.settings.sequences.length, settings)
+    return study
+
+
+def check_windows(name: str, length: int, settings: AuditSettings) -> None:
+    """Refuse an audit whose windows are not those of a study.
+
+    Args:
+        name: what the user called the study.
+        length: tokens of its sequences.
+        settings: of the audit.
+
+    Raises:
+        UserError: windows of another length, or in a chat.
+    """
+    half = length // 2
+    if (settings.prefix, settings.suffix) != (half, half):
+        raise UserError(
+            f"--study {name}: its CNNs read {length} tokens, half of them the prefix; this audit "
+            f"shows {settings.prefix} and asks for {settings.suffix}. Give both as {half}."
+        )
+    if settings.chat_template:
+        raise UserError(
+            f"--study {name}: its CNNs read plain text. Leave out --chat-template or --study."
+        )
+
+
+def read_ground(study: Study) -> CnnGround:
+    """Load the CNNs of the paper's taxonomy and calibrate them.
+
+    Args:
+        study: from `check_study`.
+
+    Returns:
+        The ground; without CNNs, and with its reason, where they cannot give a probability.
+
+    Raises:
+        DamagedDataError: a file of the study cannot be read.
+    """
+    facts: dict[str, Any] = {"study": str(study.folder), "taxonomy": None, "reason": None}
+    facts["sequences"] = _counts_by_rule(study)
+    found = _find_sample(study)
+    if isinstance(found, str):
+        return CnnGround(facts | {"reason": found})
+    facts["taxonomy"] = found.sample
+    jobs = [job for job in jobs_of(study) if (job.sample, job.source) == (found.sample, "model")]
+    usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_POOLINGS]
+    usable = [job for job in usable if load_outcome(job).facts["did_train"]]
+    if not usable:
+        return CnnGround(facts | {"reason": _why_no_cnn(jobs)})
+    rows = _evaluation_rows(study, found, usable)
+    if not _is_enough(rows):
+        return CnnGround(facts | {"reason": _why_too_few(rows)})
+    odds, truth = rows["odds"].to_numpy(), rows["is_recall"].to_numpy()
+    if fit_calibration(odds, truth, "temperature").temperature == math.inf:
+        return CnnGround(facts | {"reason": "on held-out sequences its CNNs are at chance"})
+    choice = choose_calibration(odds, truth, rows["group"].to_numpy())
+    chosen = asdict(choice.calibration) | {"brier_by_method": choice.brier}
+    facts |= {
+        "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
+        "calibration": chosen | _counts(rows),
+        "measured": _measure(rows) | _counts(rows),
+    }
+    cnns = tuple(load_cnn(job.cnn_path) for job in usable)
+    return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
+
+
+def _counts_by_rule(study: Study) -> dict[str, int]:
+    """How many sequences of the study are of each class of the paper's taxonomy."""
+    for entry in samples_of(study).values():
+        if _match(entry["taxonomy"]) is not None:
+            return dict(entry["counts"])
+    return {}
+
+
+class _Found(NamedTuple):
+    """The sample whose CNNs tell Guess from Recall, and which of its classes those are."""
+
+    sample: str
+    guess: int
+    recall: int
+
+
+def _find_sample(study: Study) -> _Found | str:
+    """The sample that tells Guess from Recall, or why there is none."""
+    entries, aliases = samples_of(study), aliases_of(study)
+    for name in [*(entry["taxonomy"] for entry in entries.values()), *aliases]:
+        places = _match(name)
+        if places is None:
+            continue
+        sample = name
+        if name in aliases:
+            sample, alias = aliases[name].of, aliases[name]
+            places = (alias.classes[places[0]], alias.classes[places[1]])
+        return _place(sample, entries[sample], places)
+    return f"no taxonomy of the study tells Guess from Recall as '{PAPER_NAME}' does"
+
+
+def _match(name: str) -> tuple[int, int] | None:
+    """Classes of a taxonomy that are the paper's Guess and Recall; None: it divides otherwise."""
+    try:
+        taxonomy = parse_taxonomy(name)
+    except UserError:  # with nodes of the user's own
+        return None
+    paper = parse_taxonomy(PAPER_NAME)
+    if taxonomy.partition_key != paper.partition_key:
+        return None
+    classes = match_classes(taxonomy, paper)
+    return classes[1], classes[2]
+
+
+def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Found | str:
+    """The classes' indices in what the CNNs were trained on."""
+    if "impossible" in entry:
+        why = entry["impossible"].partition(". ")[0]  # what follows is advice to who makes a study
+        return f"the study could not train {sample}: {why}"
+    if entry.get("split_by") == "row":
+        return "the study is split by row: near duplicates of what is held out trained its CNNs"
+    wanted = [entry["classes"][one] for one in places]
+    missing = [one for one in wanted if one not in entry["trained_classes"]]
+    if missing:
+        return f"class {missing[0]} was too small in the study, so no CNN was trained on it"
+    guess, recall = (entry["trained_classes"].index(one) for one in wanted)
+    return _Found(sample, guess, recall)
+
+
+def _why_no_cnn(every: list[Job]) -> str:
+    """Why none of the trained CNNs can be asked."""
+    poolings = {job.setting.pooling for job in every if job.setting}
+    if not poolings & set(USABLE_POOLINGS):
+        return f"the study's CNNs see {', '.join(sorted(poolings))}, an audit gives mean and max"
+    return "the study's CNNs did not train: on their own training sequences they are at chance"
+
+
+def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFrame:
+    """Memorized evaluation sequences: `group`, `is_recall`, `odds` (averaged over the CNNs)."""
+    asked = pl.DataFrame(
+        [{"setting": job.setting_name, "seed": job.seed} for job in jobs],
+        schema_overrides={"seed": pl.Int64},
+    )
+    said = study.read(PREDICTIONS_FILE).filter(
+        pl.col("taxonomy") == found.sample, pl.col("source") == "model"
+    )
+    said = said.filter(pl.col("epoch") == pl.col("epoch").max())  # the final weights
+    said = said.join(asked, on=["setting", "seed"], how="semi")
+    said = said.group_by("sequence_id", maintain_order=True).agg("probabilities")
+    odds = [_odds(one, found) for one in said["probabilities"].to_list()]
+    rows = study.read(SAMPLES_FILE).filter(
+        pl.col("sample") == found.sample,
+        pl.col("split") == "eval",
+        pl.col("class_index").is_in([found.guess, found.recall]),
+    )
+    is_recall = (pl.col("class_index") == found.recall).alias("is_recall")
+    joined = rows.join(
+        said.select("sequence_id").with_columns(odds=pl.Series(odds, dtype=pl.Float64)),
+        on="sequence_id",
+        how="inner",
+        maintain_order="left",
+    )
+    return joined.select("group", is_recall, "odds")
+
+
+def _odds(probabilities: list[list[float]], found: _Found) -> float:
+    """Log-odds of one sequence, its class probabilities averaged over the CNNs."""
+    average = np.array(probabilities, dtype=np.float64).mean(axis=0)[None]
+    return float(log_odds(average, guess=found.guess, recall=found.recall)[0])
+
+
+def _is_enough(rows: pl.DataFrame) -> bool:
+    """Whether calibration and its measurement have enough of either class, in enough groups."""
+    by_class = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"].to_list()
+    return min(_counts(rows).values()) >= ENOUGH_A_CLASS and min(by_class) >= _GROUPS_A_CLASS
+
+
+def _counts(rows: pl.DataFrame) -> dict[str, int]:
+    n_recall = int(rows["is_recall"].sum())
+    return {"n_guess": rows.height - n_recall, "n_recall": n_recall}
+
+
+def _why_too_few(rows: pl.DataFrame) -> str:
+    counts = _counts(rows)
+    return (
+        f"too few held-out sequences: {counts['n_guess']} Guess and {counts['n_recall']} Recall; "
+        f"calibration and its measurement want {ENOUGH_A_CLASS} of either, in at least "
+        f"{_GROUPS_A_CLASS} groups of near duplicates"
+    )
+
+
+def _measure(rows: pl.DataFrame) -> dict[str, Any]:
+    """How good probabilities are that the sequences had no part in, and were without."""
+    odds, truth, groups = (rows[one].to_numpy() for one in ("odds", "is_recall", "group"))
+    said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
+    return {
+        "auc": float(roc_auc_score(truth, odds)),
+        "ece": ece(said, truth),
+        "brier": brier(said, truth),
+        "ece_uncalibrated": ece(raw, truth),
+        "brier_uncalibrated": brier(raw, truth),
+        "bins": [one._asdict() for one in reliability(said, truth)],
+    }
+
+
+# Make the study that `mnemoscope audit --study auto` asks: free texts, by the main path.
+
+MEMORIZED_A_CLASS = 3 * ENOUGH_A_CLASS
+"""Guess and Recall each: 80 to train on, and 40 to calibrate and to measure with."""
+
+_FOLDER = "study"
+_TEXTS = "study-texts.parquet"
+
+
+def make_study(
+    out: Path,
+    audit: AuditSettings,
+    *,
+    model: str,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    lm: LanguageModel | None = None,
+    limit: int | None = None,
+) -> Study:
+    """Make the study, or finish it, up to its trained CNNs.
+
+    Args:
+        out: the audit's folder, which exists.
+        audit: settings of the audit; its windows must be the study's.
+        model: folder, hub name, .gguf file or `embedded`.
+        revision: of the hub.
+        dtype: as the model is audited; another one is another model.
+        device: where it runs.
+        lm: the model itself, where it is loaded already.
+        limit: sequences at most; None takes all.
+
+    Returns:
+        The study; where one class has fewer than `MEMORIZED_A_CLASS` sequences no CNN is trained,
+        and its label stage says why.
+
+    Raises:
+        UserError: windows of another length, or in a chat; or a study of other settings is there.
+        MnemoscopeError: as `stages.run.run`.
+    """
+    check_windows("auto", SequenceSettings().length, audit)
+    folder = out / _FOLDER
+    _announce(folder)
+    source = EMBEDDED if model == EMBEDDED else str(_write_texts(out, model, revision))
+    settings = study_settings(
+        source,
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        batch_size=audit.batch_size,
+        limit=limit,
+    )
+    models = Models(settings, lm)
+    study = run(settings, folder, until="label", models=models)
+    entry = samples_of(study)[PAPER_NAME]
+    counts = entry["counts"]
+    say(
+        f"Of {sum(counts.values()):,} sequences the model has memorized "
+        f"{counts['Guess'] + counts['Recall']:,}: {counts['Guess']:,} Guess, "
+        f"{counts['Recall']:,} Recall."
+    )
+    if "impossible" in entry:
+        say(f"No probabilities: each wants {MEMORIZED_A_CLASS} of them.")
+        return study
+    return run(settings, folder, until="train", models=models)
+
+
+def _announce(folder: Path) -> None:
+    """Say whether a study is made, finished or asked again."""
+    if not is_study(folder):
+        say(f"{folder}: making a study of this model first")
+    elif Study(folder).is_done(_last_stage(Study(folder))):
+        say(f"{folder}: the study of this model is already there")
+    else:
+        say(f"{folder}: going on with the study that was begun")
+
+
+def _last_stage(study: Study) -> str:
+    """The stage that ends it: where too few sequences are memorized nothing is trained."""
+    if not study.is_done("label"):
+        return "train"
+    return "label" if "impossible" in samples_of(study)[PAPER_NAME] else "train"
+
+
+def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:
+    """Settings of such a study.
+
+    Args:
+        source: of the sequences.
+        limit: sequences at most.
+        model: `model` (its name) and further settings of `model`.
+    """
+    name = model.pop("model")
+    values: dict[str, object] = {
+        "title": "Made by mnemoscope audit",
+        "model": {"name": name, **model},
+        "sequences": {"source": source, "limit": limit},
+        "continue": {"scan": True},
+        "label": {
+            "taxonomies": [PAPER_NAME],
+            "n_train": 400,
+            "n_eval": 200,
+            "minimum": MEMORIZED_A_CLASS,
+        },
+        "benchmark": {"controls": False},
+    }
+    return parse_settings(values, where="--study auto")
+
+
+def _write_texts(out: Path, model: str, revision: str | None) -> Path:
+    """The table of texts, once an audit."""
+    path = out / _TEXTS
+    if not path.is_file():
+        say("Gathering free texts for a study of this model")
+        write_table(path, audit_texts(load_tokenizer(model, revision=revision)))
+    return path

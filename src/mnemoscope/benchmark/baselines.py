@@ -1,0 +1,461 @@
+"""What the text alone gives away: blind maps and an n-gram regression, no model involved.
+
+The blind maps go through the same CNNs as the attention (a map of two channels in place of a
+map of layers); the regression sees how often each token and pair of tokens occurs, not where.
+Both get the tokens as the model was shown them. The better of the two counts.
+"""
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
+from mnemoscope.cnn.training import CHANCE_LEVEL, chance_test
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.shape import SHAPES, attention_shape
+from mnemoscope.maps.views import MapSource, TensorMaps
+
+# Fit a scikit-learn classifier on the training sequences and judge it as a CNN is judged.
+
+_SMALLEST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class BaselineFit:
+    """What a baseline says of the evaluation sequences, and how it did on its own training set.
+
+    Attributes:
+        predicted: class index of each evaluation sequence, shape (n_eval,), int64.
+        probabilities: shape (n_eval, classes), float64, rows sum to 1.
+        loss: mean cross-entropy on the training set, nats.
+        train_balanced_accuracy: fraction, on the training set.
+        train_min_f1: fraction, on the training set.
+        p_value: of the same test against chance that a CNN gets.
+        did_train: whether that is below `CHANCE_LEVEL`.
+        n_train: training sequences.
+        seconds: to fit and predict.
+    """
+
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    loss: float
+    train_balanced_accuracy: float
+    train_min_f1: float
+    p_value: float
+    did_train: bool
+    n_train: int
+    seconds: float
+
+
+def fit_baseline(
+    estimator: Any, train_inputs: Any, train_labels: np.ndarray, eval_inputs: Any
+) -> BaselineFit:
+    """Fit a scikit-learn classifier and predict the evaluation sequences.
+
+    Args:
+        estimator: unfitted, with ``predict_proba``; whatever is learned of the inputs (scales,
+            weights of n-grams) is inside it, so that nothing of the evaluation leaks in.
+        train_inputs: shape (n_train, columns), dense or sparse.
+        train_labels: class index of each, shape (n_train,); every class occurs.
+        eval_inputs: shape (n_eval, columns).
+
+    Returns:
+        Predictions, probabilities and training figures.
+
+    Raises:
+        ValueError: labels and inputs differ in number, or the labels are not 0 to classes - 1.
+    """
+    started = time.perf_counter()
+    labels = np.asarray(train_labels, dtype=np.int64)
+    present = np.unique(labels)
+    if len(labels) != train_inputs.shape[0] or not np.array_equal(present, range(len(present))):
+        raise ValueError(
+            f"baseline: {train_inputs.shape[0]} inputs, {len(labels)} labels of classes "
+            f"{present.tolist()}; wanted a label an input, of classes 0, 1, ... without a gap"
+        )
+    with warnings.catch_warnings():
+        # Stopping early costs a baseline little and is no fault the reader could mend.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(train_inputs, labels)
+    return _judge(
+        estimator.predict_proba(train_inputs), labels, estimator.predict_proba(eval_inputs), started
+    )
+
+
+def _judge(
+    train_probabilities: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, started: float
+) -> BaselineFit:
+    """Put the training figures beside the predictions."""
+    n_classes = probabilities.shape[1]
+    confusion = confusion_matrix(labels, train_probabilities.argmax(axis=1), n_classes)
+    accuracy, p_value = chance_test(confusion)
+    chosen = train_probabilities[np.arange(len(labels)), labels]
+    return BaselineFit(
+        predicted=probabilities.argmax(axis=1),
+        probabilities=probabilities,
+        loss=float(-np.log(np.maximum(chosen, _SMALLEST_PROBABILITY)).mean()),
+        train_balanced_accuracy=accuracy,
+        train_min_f1=min_f1(confusion),
+        p_value=p_value,
+        did_train=p_value < CHANCE_LEVEL,
+        n_train=len(labels),
+        seconds=time.perf_counter() - started,
+    )
+
+
+# What the text alone gives away: blind maps and an n-gram regression, no model involved.
+
+BLIND_CHANNELS = ("same token earlier", "after the same token")
+"""What the two channels of a blind map mark, in order."""
+
+MAX_NGRAMS = 50_000
+"""Most n-grams kept, the commonest first; enough for every one of a few thousand sequences."""
+
+_ROWS_AT_ONCE = 1024
+
+
+def blind_maps(tokens: np.ndarray) -> TensorMaps:
+    """Draw each sequence's own repetitions as a map, from its tokens alone.
+
+    Channel 0 is 1 where the key is earlier than the query and holds the same token. Channel 1
+    is 1 where the token just before the key equals the query's and the key is not later than
+    the query: the diagonal an induction head attends along. All else is 0.
+
+    Args:
+        tokens: token ids as shown to the model, shape (n, T), integer.
+
+    Returns:
+        n maps of 2 channels (in place of layers), lower triangle row by row, float16.
+
+    Raises:
+        ValueError: not two-dimensional.
+    """
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens: shape {tokens.shape}, wanted (sequences, T)")
+    query, key = np.tril_indices(tokens.shape[1])
+    packed = np.empty((len(tokens), 2, len(query)), dtype=np.float16)
+    for start in range(0, len(tokens), _ROWS_AT_ONCE):
+        rows = tokens[start : start + _ROWS_AT_ONCE]
+        asked = rows[:, query]
+        packed[start : start + len(rows), 0] = (rows[:, key] == asked) & (key < query)
+        packed[start : start + len(rows), 1] = (rows[:, key - 1] == asked) & (key > 0)
+    return TensorMaps(torch.from_numpy(packed))
+
+
+def ngram_logits(
+    train_tokens: np.ndarray,
+    train_labels: np.ndarray,
+    eval_tokens: np.ndarray,
+    seed: int,
+) -> BaselineFit:
+    """Tell the classes apart by which tokens and pairs of tokens occur.
+
+    Counts of the 1- and 2-grams that occur in at least two training sequences, as
+    ln(1 + count), then multinomial logistic regression (L2, C = 0.3). Chosen on planted texts
+    (a marker token; three topics): inverse document frequency hides a marker that a third of
+    the sequences bear, and between C = 0.03 and 3 hardly anything changes.
+
+    Args:
+        train_tokens: shape (n_train, T), integer.
+        train_labels: class index of each, shape (n_train,).
+        eval_tokens: shape (n_eval, T), integer.
+        seed: of the solver.
+
+    Returns:
+        Predictions and class probabilities of the evaluation sequences.
+    """
+    train_counts, eval_counts = count_ngrams(train_tokens, eval_tokens)
+    estimator = LogisticRegression(C=0.3, max_iter=500, random_state=seed)
+    return fit_baseline(estimator, train_counts.log1p(), train_labels, eval_counts.log1p())
+
+
+def count_ngrams(
+    train_tokens: np.ndarray, eval_tokens: np.ndarray, *, limit: int = MAX_NGRAMS
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Count the 1- and 2-grams of token ids that two training sequences share.
+
+    An n-gram of one training sequence says nothing of any other, so it has no column; where
+    more than `limit` are shared, those of the most training sequences stay. With no shared
+    n-gram at all the matrices have one column of zeros.
+
+    Args:
+        train_tokens: shape (n_train, T), integer.
+        eval_tokens: shape (n_eval, T), integer.
+        limit: most columns.
+
+    Returns:
+        Counts of training and evaluation sequences, (n_train, columns) and (n_eval, columns).
+    """
+    base = int(max(train_tokens.max(initial=0), eval_tokens.max(initial=0))) + 2
+    train_rows, train_codes = _codes(train_tokens, base)
+    eval_rows, eval_codes = _codes(eval_tokens, base)
+    seen = np.unique(train_codes * len(train_tokens) + train_rows) // max(1, len(train_tokens))
+    vocabulary, n_sequences = np.unique(seen, return_counts=True)
+    order = np.argsort(-n_sequences, kind="stable")[:limit]
+    vocabulary = np.sort(vocabulary[order[n_sequences[order] >= 2]])
+    return (
+        _matrix(train_rows, train_codes, vocabulary, len(train_tokens)),
+        _matrix(eval_rows, eval_codes, vocabulary, len(eval_tokens)),
+    )
+
+
+def _codes(tokens: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number every 1- and 2-gram: a · base + b + 1, where b + 1 is 0 for the 1-gram a."""
+    first = tokens.astype(np.int64) * base
+    codes = np.concatenate([first, first[:, :-1] + tokens[:, 1:] + 1], axis=1)
+    rows = np.repeat(np.arange(len(tokens)), codes.shape[1])
+    return rows, codes.ravel()
+
+
+def _matrix(
+    rows: np.ndarray, codes: np.ndarray, vocabulary: np.ndarray, n_rows: int
+) -> sparse.csr_matrix:
+    """Count the codes of the vocabulary, one matrix row a sequence."""
+    shape = (n_rows, max(1, len(vocabulary)))
+    if len(vocabulary) == 0:
+        return sparse.csr_matrix(shape, dtype=np.float64)
+    column = np.minimum(np.searchsorted(vocabulary, codes), len(vocabulary) - 1)
+    known = vocabulary[column] == codes
+    ones = np.ones(int(known.sum()))
+    return sparse.csr_matrix((ones, (rows[known], column[known])), shape=shape)
+
+
+# The positive control: what the model's output alone gives away of the classes.
+
+
+def classify_logprobs(
+    train_logprobs: np.ndarray, train_labels: np.ndarray, eval_logprobs: np.ndarray, seed: int
+) -> BaselineFit:
+    """Tell the classes apart by the log-probabilities of the true suffix.
+
+    Args:
+        train_logprobs: natural log-probability of each true suffix token given all before it,
+            shape (n_train, suffix).
+        train_labels: class index of each, shape (n_train,).
+        eval_logprobs: shape (n_eval, suffix).
+        seed: of the boosting.
+
+    Returns:
+        Predictions and class probabilities of the evaluation sequences.
+
+    Raises:
+        ValueError: a log-probability is not finite.
+    """
+    if not (np.isfinite(train_logprobs).all() and np.isfinite(eval_logprobs).all()):
+        raise ValueError("logits: a log-probability of the suffix is not finite")
+    estimator = HistGradientBoostingClassifier(
+        max_iter=100, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed
+    )
+    return fit_baseline(
+        estimator, logprob_features(train_logprobs), train_labels, logprob_features(eval_logprobs)
+    )
+
+
+def logprob_features(logprobs: np.ndarray) -> np.ndarray:
+    """Set the log-probabilities in the order of the text beside those in the order of size.
+
+    "The third least likely token" is one column that way; a tree on positions alone would
+    have to find it anew at each of them.
+
+    Args:
+        logprobs: shape (n, suffix).
+
+    Returns:
+        Shape (n, 2 · suffix + 1): by position, ascending, and the sum.
+    """
+    return np.concatenate(
+        [logprobs, np.sort(logprobs, axis=1), logprobs.sum(axis=1, keepdims=True)], axis=1
+    ).astype(np.float64)
+
+
+# A plain reader of the same maps: logistic regression on a few statistics a layer.
+
+STATISTICS = (
+    "prefix to prefix: mean",
+    "prefix to prefix: standard deviation",
+    "prefix to prefix: largest",
+    "suffix to prefix: mean",
+    "suffix to prefix: standard deviation",
+    "suffix to prefix: largest",
+    "suffix to suffix: mean",
+    "suffix to suffix: standard deviation",
+    "suffix to suffix: largest",
+    "entropy of a prefix token's row",
+    "entropy of a suffix token's row",
+    "to itself",
+    "to the token before",
+    "to the first token",
+)
+"""What `map_statistics` gives of each layer, in order (query to key; causal entries only)."""
+ALL_STATISTICS = (*STATISTICS, *SHAPES)
+"""What `all_statistics` gives of each layer, in order."""
+
+_STATISTICS_ROWS_AT_ONCE = 256
+_SMALLEST_WEIGHT = 1e-12
+
+
+def map_statistics(maps: MapSource) -> np.ndarray:
+    """Sum up each layer of each map in 14 numbers.
+
+    Mean, standard deviation and maximum of three blocks (query prefix, key prefix; query
+    suffix, key prefix; query suffix, key suffix), the mean entropy (nats) of the rows of
+    either half, each row scaled to sum 1, and the mean weight on the diagonal, just below it,
+    and on the first key (queries 1 and later). Prefix and suffix are halves of the map.
+
+    Args:
+        maps: n maps.
+
+    Returns:
+        Shape (n, layers, 14), float64, in the order of `STATISTICS`.
+    """
+    parts = [
+        _summarize(unpack_triangle(maps.read(rows)))
+        for rows in torch.split(torch.arange(len(maps)), _STATISTICS_ROWS_AT_ONCE)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
+    """Sum up each layer of each map in 22 numbers: those of `map_statistics` and its shape.
+
+    The shape (`maps.shape`) is how concentrated the rows are (entropy, Gini coefficient) and what
+    share of the weight lies on the first token, near the diagonal, on the sequence's copy edges
+    and in the blocks of prefix and suffix. Which edges are copies is read off the tokens.
+
+    Args:
+        maps: n maps.
+        tokens: token ids of the same sequences as shown to the model, shape (n, T), integer.
+
+    Returns:
+        Shape (n, layers, 22), float64, in the order of `ALL_STATISTICS`.
+    """
+    marks = blind_maps(tokens)
+    shapes = []
+    for rows in torch.split(torch.arange(len(maps)), _STATISTICS_ROWS_AT_ONCE):
+        copies = unpack_triangle(marks.read(rows)[:, 1]) > 0
+        shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies))
+    return np.concatenate([map_statistics(maps), torch.cat(shapes).numpy()], axis=-1)
+
+
+def classify_statistics(
+    train_statistics: np.ndarray, train_labels: np.ndarray, eval_statistics: np.ndarray, seed: int
+) -> BaselineFit:
+    """Tell the classes apart by the statistics of their maps.
+
+    Every statistic is standardized over the training sequences, then multinomial logistic
+    regression (L2, C = 1).
+
+    Args:
+        train_statistics: shape (n_train, layers, figures), or (n_train, columns).
+        train_labels: class index of each, shape (n_train,).
+        eval_statistics: shape (n_eval, layers, figures), or (n_eval, columns).
+        seed: of the solver.
+
+    Returns:
+        Predictions and class probabilities of the evaluation sequences.
+    """
+    estimator = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, random_state=seed)
+    )
+    return fit_baseline(
+        estimator,
+        train_statistics.reshape(len(train_statistics), -1),
+        train_labels,
+        eval_statistics.reshape(len(eval_statistics), -1),
+    )
+
+
+def _summarize(maps: torch.Tensor) -> torch.Tensor:
+    """Summarize unpacked maps, (n, layers, T, T) to (n, layers, 14)."""
+    maps = maps.double()
+    length = maps.shape[-1]
+    half = length // 2
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    blocks = [
+        maps[..., :half, :half][..., causal[:half, :half]],
+        maps[..., half:, :half].flatten(-2),
+        maps[..., half:, half:][..., causal[half:, half:]],
+    ]
+    figures = [f(b) for b in blocks for f in (_mean, _standard_deviation, _largest)]
+    entropy = _row_entropy(maps)
+    figures += [_mean(entropy[..., :half]), _mean(entropy[..., half:])]
+    figures += [_mean(maps.diagonal(offset, -2, -1)) for offset in (0, -1)]
+    return torch.stack([*figures, _mean(maps[..., 1:, 0])], dim=-1)
+
+
+def _row_entropy(maps: torch.Tensor) -> torch.Tensor:
+    """Give the entropy of each query's row scaled to sum 1, nats: (..., T)."""
+    share = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT)
+    entropy: torch.Tensor = torch.special.entr(share).sum(-1)
+    return entropy
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    return values.mean(-1)
+
+
+def _standard_deviation(values: torch.Tensor) -> torch.Tensor:
+    return values.std(-1, correction=0)
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    return values.amax(-1)
+
+
+# The control task: a taxonomy without meaning, made by permuting the labels.
+
+
+def permute_labels(
+    sequence_ids: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    *,
+    seed: int,
+    non_memo: int | None = 0,
+) -> np.ndarray:
+    """Give every memorized sequence the class of another one of its split.
+
+    Within each split the classes keep their sizes, so the control is as balanced as the task.
+    A sequence's label is fixed by its identity and the seed: the same sample in another row
+    order gets the same labels, for every CNN setting and training seed. With a single
+    memorized class there would be nothing to permute, so Non-Memo takes part then.
+
+    Args:
+        sequence_ids: identity of each sequence, shape (n,), without repeats.
+        labels: class index of each, shape (n,), int64.
+        splits: "train" or "eval" (or any other names) of each, shape (n,).
+        seed: of the permutation.
+        non_memo: index of the class Non-Memo; None where it was left out as too small.
+
+    Returns:
+        Class index of each in the control task, shape (n,), int64.
+
+    Raises:
+        ValueError: the three differ in length, or an id comes twice.
+    """
+    if not len(sequence_ids) == len(labels) == len(splits) == len(np.unique(sequence_ids)):
+        raise ValueError(
+            f"control task: {len(sequence_ids)} ids ({len(np.unique(sequence_ids))} of them "
+            f"different), {len(labels)} labels, {len(splits)} splits; wanted one of each a sequence"
+        )
+    labels = np.asarray(labels, dtype=np.int64)
+    is_memorized = labels != (-1 if non_memo is None else non_memo)
+    has_several_memorized = len(np.unique(labels[is_memorized])) > 1
+    takes_part = is_memorized if has_several_memorized else np.ones(len(labels), dtype=bool)
+    generator = np.random.default_rng(seed)
+    by_id = np.argsort(sequence_ids)
+    permuted = labels.copy()
+    for split in np.unique(splits):
+        members = by_id[(takes_part & (splits == split))[by_id]]
+        permuted[members] = generator.permutation(labels[members])
+    return permuted

@@ -1,0 +1,1 @@
+"""The table of sequences: its schema, readers, duplicate counts and features."""

@@ -1,0 +1,394 @@
+"""Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code.
+
+Works on any table with text or tokens, from the command line:
+`mnemoscope features in.jsonl -o out.parquet`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from importlib.util import find_spec
+from math import ceil, log2
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mnemoscope.data.duplicates import count_duplicates
+from mnemoscope.data.patterns import Pattern, PatternMode, check_mode, find_pattern
+from mnemoscope.data.read import has_values
+from mnemoscope.data.rouge import rouge_scores
+from mnemoscope.data.table import (
+    BATCH_ROWS,
+    COLUMNS,
+    check_columns,
+    check_ids,
+    check_lengths,
+    conform,
+    map_table,
+    scan_table,
+    sink_table,
+    token_matrix,
+)
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.progress import Progress, track
+
+# Numbers that a sequence's text or tokens give by themselves: code length, entropy, frequency.
+
+TEXT_MEASURES = ("shannon_length", "token_entropy", "token_frequency")
+"""The columns of `measure_text`."""
+
+_ROUNDING = 1e-9
+
+
+def measure_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """Measure every sequence of a table.
+
+    Args:
+        frame: columns `text` and `tokens`; a measure whose column is absent is null throughout.
+
+    Returns:
+        Columns `TEXT_MEASURES`, float64, one row a row of the table.
+    """
+    nothing = pl.Series([None] * frame.height, dtype=pl.Float64)
+    length = nothing
+    if has_values(frame, "text"):
+        texts = frame["text"]
+        lengths = [None if text is None else shannon_length(text) for text in texts]
+        length = pl.Series(lengths, dtype=pl.Float64)
+    if not has_values(frame, "tokens"):
+        return pl.DataFrame(dict(zip(TEXT_MEASURES, (length, nothing, nothing), strict=True)))
+    tokens = token_matrix(frame)
+    measured = (length, pl.Series(token_entropy(tokens)), pl.Series(token_frequency(tokens)))
+    return pl.DataFrame(dict(zip(TEXT_MEASURES, measured, strict=True)))
+
+
+def shannon_length(text: str) -> float:
+    """Mean length of Shannon's code words of a text's characters, in bits a character.
+
+    Σ p(c)·⌈−log2 p(c)⌉ over the characters c; 0 for a text of one character or none. The
+    published column of these values is called ``huffman_coding_length``, which it is not.
+
+    >>> round(shannon_length("aab"), 6)
+    1.333333
+    """
+    counts, total = Counter(text).values(), len(text)
+    if len(counts) < 2:
+        return 0.0
+    return sum(n / total * ceil(log2(total / n) - _ROUNDING) for n in counts)
+
+
+def huffman_length(text: str) -> float:
+    """Mean length of Huffman's code words of a text's characters, in bits a character.
+
+    What the published column is named for: from the entropy to below one bit more, and never
+    above `shannon_length`; 0 for a text of one character or none.
+
+    >>> huffman_length("aaab")
+    1.0
+    """
+    heap = list(Counter(text).values())
+    heapify(heap)
+    bits = 0
+    while len(heap) > 1:  # each merging makes all words below it one bit longer
+        merged = heappop(heap) + heappop(heap)
+        bits += merged
+        heappush(heap, merged)
+    return bits / max(len(text), 1)
+
+
+def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Entropy of each sequence's own tokens: 0 where they are all equal.
+
+    Args:
+        tokens: shape (sequences, length), integer.
+
+    Returns:
+        Bits, shape (sequences,), from 0 to log2(length).
+    """
+    ordered = np.sort(np.asarray(tokens), axis=1)
+    n_rows, length = ordered.shape
+    starts = np.ones((n_rows, length), dtype=bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.flatnonzero(starts.ravel())
+    counts = np.diff(np.append(first, n_rows * length))
+    share = counts / length
+    entropy = np.bincount(first // length, weights=-share * np.log2(share), minlength=n_rows)
+    return np.maximum(entropy, 0.0).astype(np.float64)
+
+
+def token_frequency(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Median over a sequence's tokens of how frequent each is in the whole table.
+
+    Args:
+        tokens: shape (sequences, length), integer.
+
+    Returns:
+        Per cent of all tokens of the table, shape (sequences,).
+    """
+    table = np.asarray(tokens)
+    _, place, counts = np.unique(table, return_inverse=True, return_counts=True)
+    percent = 100.0 * counts[place.reshape(table.shape)] / max(table.size, 1)
+    median: npt.NDArray[np.float64] = np.median(percent, axis=1)
+    return median
+
+
+# Tell source code from other text with magika, where the extra `[code]` is installed.
+
+
+def is_available() -> bool:
+    """Say whether magika is installed; it is not loaded."""
+    return find_spec("magika") is not None
+
+
+def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
+    """Say of each text whether it is source code.
+
+    magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON,
+    CSV). The paper used a fastText classifier that is not published, so its Code classes can
+    differ.
+
+    Args:
+        texts: any length; magika is not sure of short ones and then calls them text.
+
+    Returns:
+        None for a text that is null or empty, or that magika does not recognize.
+
+    Raises:
+        UserError: magika is not installed.
+    """
+    if not is_available():
+        raise UserError("is_code needs magika: pip install 'mnemoscope[code]'.")
+    from magika import Magika
+
+    magika = Magika()
+    return [
+        _is_code(magika.identify_bytes(text.encode()).output.group) if text else None
+        for text in texts
+    ]
+
+
+def _is_code(group: str) -> bool | None:
+    """Group of content types to yes, no or unknown."""
+    return {"code": True, "text": False}.get(str(group))
+
+
+# Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code.
+
+CodeMode = Literal["auto", "off", "magika"]
+_OF_ROWS = ("rouge_l", "rouge_3", *Pattern._fields)
+
+
+def add_features(
+    frame: pl.DataFrame,
+    *,
+    patterns: PatternMode = "published",
+    length: int = 64,
+    corpus: Iterable[npt.ArrayLike] | None = None,
+    code: CodeMode = "auto",
+    where: str = "table",
+) -> pl.DataFrame:
+    """Add the feature columns; one whose input is absent is null.
+
+    Args:
+        frame: needs `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed.
+        patterns: mode of `find_pattern`.
+        length: tokens every sequence has; the first length // 2 are the prefix.
+        corpus: arrays of token ids in which the suffixes are counted (`count_duplicates`).
+        code: "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
+        where: name of the table for messages.
+
+    Returns:
+        The table with `rouge_l`, `rouge_3` (from the tokens), `is_incrementing`, `is_repeating`
+        (from the text), made anew; `duplicates` and `is_code` only where the table has no values
+        for them.
+
+    Raises:
+        UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
+            another length, an unknown mode.
+    """
+    _check_code_mode(code)
+    frame = conform(frame, where=where)
+    _check(frame, length, where)
+    rare = _rare_columns(frame.lazy(), length, corpus, code)
+    with track("features", total=frame.height) as progress:
+        made = []
+        for batch in frame.iter_slices(BATCH_ROWS):
+            made.append(_columns_of_rows(batch, length, patterns))
+            progress.advance(batch.height)
+    return frame.with_columns(*pl.concat(made), *rare)
+
+
+def write_features(
+    source: Path | str,
+    out: Path | str,
+    *,
+    patterns: PatternMode = "published",
+    length: int = 64,
+    corpus: Iterable[npt.ArrayLike] | None = None,
+    code: CodeMode = "auto",
+) -> int:
+    """Add the feature columns to a table file, as `add_features`, without holding it in memory.
+
+    A Parquet file is read and written in batches; of a JSONL file only the writing is.
+
+    Args:
+        source: the table.
+        out: the table to write, `.parquet` or `.jsonl`.
+        patterns: as for `add_features`.
+        length: as for `add_features`.
+        corpus: as for `add_features`; the suffixes are then held in memory together.
+        code: as for `add_features`.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UserError: as `add_features` and `scan_table`.
+        DamagedDataError: the source is torn.
+        NoRoomError: the disk is full.
+    """
+    _check_code_mode(code)
+    check_mode(patterns)
+    table = scan_table(source)
+    schema = dict(table.collect_schema())
+    check_columns(table.head(1).collect(), "sequence_id", where=str(source))
+    narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
+    _check(narrow.collect(), length, str(source), names=list(schema))
+    rare = pl.DataFrame(_rare_columns(table, length, corpus, code))
+    n_rows = table.select(pl.len()).collect().item()
+    added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}
+    refused: list[UserError] = []  # Polars gives another error in their place
+    with track("features", total=n_rows) as progress:
+
+        def add(batch: pl.DataFrame, first: int) -> pl.DataFrame:
+            try:
+                made = _columns_of_rows(batch, length, patterns)
+            except UserError as error:
+                refused.append(error)
+                raise
+            progress.advance(batch.height)
+            return batch.with_columns(*made, *rare.slice(first, batch.height))
+
+        try:
+            sink_table(out, map_table(table, add, schema | added), where=str(source))
+        except DamagedDataError:
+            if refused:
+                raise refused[0] from None
+            raise
+    return int(n_rows)
+
+
+def _check_code_mode(code: str) -> None:
+    if code not in get_args(CodeMode):
+        raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
+
+
+def _check(
+    frame: pl.DataFrame, length: int, where: str, names: Sequence[str] | None = None
+) -> None:
+    """Something to make features from, in the right form; `names` of columns where not all came."""
+    names = names or frame.columns
+    check_columns(frame, "sequence_id", where=where)
+    check_ids(frame["sequence_id"], where)
+    if "text" not in names and "tokens" not in names:
+        near = nearest("tokens", names) or nearest("text", names)
+        raise UserError(f"{where}: neither a column 'text' nor 'tokens' to make features of.{near}")
+    if length < 2:
+        raise UserError(f"{where}: length {length}; prefix and suffix need a token each.")
+    if "tokens" in frame.columns:
+        check_lengths(frame["tokens"], where, length, allow_null=True)
+
+
+def _columns_of_rows(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
+    """What each row tells by itself: ROUGE from its tokens, patterns from its text."""
+    return pl.DataFrame([*_rouge_columns(frame, length), *_pattern_columns(frame, patterns)])
+
+
+def _rare_columns(
+    table: pl.LazyFrame, length: int, corpus: Iterable[npt.ArrayLike] | None, code: CodeMode
+) -> list[pl.Series]:
+    """`duplicates` and `is_code`, each only where the table has no values for it."""
+    names = table.collect_schema().names()
+    given = [name for name in ("duplicates", "is_code") if name in names]
+    there = table.select(pl.len(), *(pl.col(name).count().alias(name) for name in given)).collect()
+    has = {name for name in given if there[name].item()}
+    made = []
+    if "duplicates" not in has:
+        made.append(_duplicates_column(table, there["len"].item(), length, corpus))
+    if "is_code" not in has:
+        made.append(_code_column(table, there["len"].item(), code))
+    return made
+
+
+def _rouge_columns(frame: pl.DataFrame, length: int) -> list[pl.Series]:
+    """`rouge_l` and `rouge_3`, null where there are no tokens."""
+    tokens = _tokens_there(frame)
+    if not len(tokens):
+        return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
+    scores = rouge_scores(tokens[:, : length // 2], tokens[:, length // 2 :])
+    return [_spread(frame, name, values) for name, values in scores._asdict().items()]
+
+
+def _duplicates_column(
+    table: pl.LazyFrame, n_rows: int, length: int, corpus: Iterable[npt.ArrayLike] | None
+) -> pl.Series:
+    """`duplicates` of the suffix, null without a corpus or without tokens."""
+    if corpus is None or "tokens" not in table.collect_schema().names():
+        return _null_column(n_rows, "duplicates")
+    frame = table.select("tokens").collect()
+    tokens = _tokens_there(frame)
+    if not len(tokens):
+        return _null_column(n_rows, "duplicates")
+    return _spread(frame, "duplicates", count_duplicates(tokens[:, length // 2 :], corpus))
+
+
+def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:
+    """`is_incrementing` and `is_repeating`, null where there is no text."""
+    check_mode(mode)
+    if "text" not in frame.columns:
+        return [_null_column(frame.height, name) for name in Pattern._fields]
+    found = [None if text is None else find_pattern(text, mode) for text in frame["text"]]
+    return [
+        pl.Series(name, [one and one[place] for one in found], dtype=pl.Boolean)
+        for place, name in enumerate(Pattern._fields)
+    ]
+
+
+def _code_column(table: pl.LazyFrame, n_rows: int, code: CodeMode) -> pl.Series:
+    """`is_code` by magika, null where it is not asked, not installed or has no text."""
+    is_asked = code == "magika" or (code == "auto" and is_available())
+    if not is_asked or "text" not in table.collect_schema().names():
+        return _null_column(n_rows, "is_code")
+    texts = table.select("text")
+    batches = (texts.slice(row, BATCH_ROWS).collect() for row in range(0, n_rows, BATCH_ROWS))
+    with track("is_code", total=n_rows) as progress:
+        answers = classify_code(_counted((t for one in batches for t in one["text"]), progress))
+    return pl.Series("is_code", answers, dtype=pl.Boolean)
+
+
+def _counted(texts: Iterable[str | None], progress: Progress) -> Iterator[str | None]:
+    """The texts, each told to the progress when it is asked for."""
+    for text in texts:
+        yield text
+        progress.advance()
+
+
+def _tokens_there(frame: pl.DataFrame) -> npt.NDArray[np.int32]:
+    """Tokens of the rows that have them, shape (rows, length)."""
+    if not has_values(frame, "tokens"):
+        return np.empty((0, 0), dtype=np.int32)
+    return token_matrix(frame.filter(pl.col("tokens").is_not_null()))
+
+
+def _spread(frame: pl.DataFrame, name: str, values: npt.ArrayLike) -> pl.Series:
+    """Values of the rows that have tokens, null in the others."""
+    column = _null_column(frame.height, name)
+    rows = frame["tokens"].is_not_null().arg_true()
+    return column.scatter(rows, pl.Series(np.asarray(values), dtype=column.dtype))
+
+
+def _null_column(n_rows: int, name: str) -> pl.Series:
+    return pl.Series(name, [None] * n_rows, dtype=COLUMNS[name].dtype)

@@ -1,0 +1,590 @@
+"""Read sequences, or a corpus, from a folder of texts, one text file, or a table."""
+
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.table import (
+    COLUMNS,
+    PUBLISHED_VERDICT,
+    check_columns,
+    check_ids,
+    check_sequences,
+    read_table,
+)
+from mnemoscope.errors import UserError
+from mnemoscope.progress import track
+
+# Find the texts of a folder and read them as UTF-8, the same way on every machine.
+
+_CODE = """
+.asm .bash .c .cc .clj .cmake .cpp .cs .css .cu .cxx .d .dart .el .erl .ex .f90 .fs .go .groovy
+.h .hpp .hs .java .jl .js .jsx .kt .lisp .lua .m .ml .mjs .nim .php .pl .pm .ps1 .py .pyi .pyx
+.r .rb .rs .s .scala .scm .sh .sql .swift .tcl .ts .tsx .v .vb .vhd .vim .zig .zsh
+"""
+_CODE_ENDINGS = frozenset(_CODE.split())
+_PROSE_ENDINGS = frozenset([".adoc", ".md", ".org", ".rst", ".tex", ".txt"])
+_CODE_NAMES = frozenset(["cmakelists", "dockerfile", "makefile"])
+_PROSE_NAMES = frozenset(
+    ["authors", "changelog", "contributing", "copying", "license", "news", "notice", "readme"]
+)
+_SNIFFED_BYTES = 8192
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All files of a folder and its subfolders, hidden ones left out.
+
+    Args:
+        folder: an existing folder; links to folders are not followed.
+
+    Returns:
+        Paths sorted by their names below the folder, so that the order does not depend on the
+        file system.
+    """
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    found = [path for path in found if path.is_file()]
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, line ends as they are, without a byte order mark.
+
+    Args:
+        path: an existing file.
+
+    Returns:
+        None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8.
+
+    Raises:
+        UserError: no permission to read it.
+    """
+    try:
+        data = path.read_bytes()
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+    if b"\0" in data[:_SNIFFED_BYTES]:
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
+def guess_genre(path: Path) -> str | None:
+    """Say by its name whether a file is ``code`` or ``prose``; None where the name says neither."""
+    ending, stem = path.suffix.lower(), path.name.split(".")[0].lower()
+    if ending in _CODE_ENDINGS or stem in _CODE_NAMES:
+        return "code"
+    if ending in _PROSE_ENDINGS or (stem in _PROSE_NAMES and not ending):
+        return "prose"
+    return None
+
+
+# Cut a text into windows of equally many tokens, with their place in the document.
+
+
+class Window(NamedTuple):
+    """One window of a document.
+
+    Attributes:
+        tokens: token ids, as many as the window is long.
+        text: their decode.
+        start: position in the document of the first character that a token covers; None where
+            the tokenizer knows no offsets.
+        end: position after the last such character. A character whose bytes are split between
+            two windows belongs to both.
+    """
+
+    tokens: list[int]
+    text: str
+    start: int | None
+    end: int | None
+
+
+def cut_windows(text: str, tokenizer: Any, *, length: int = 64, stride: int = 64) -> list[Window]:
+    """Cut one text; `WindowCutter` does the same for many.
+
+    Args:
+        text: a document.
+        tokenizer: a Hugging Face tokenizer.
+        length: tokens a window.
+        stride: tokens from the start of one window to that of the next; windows are disjoint
+            when it equals `length`.
+
+    Returns:
+        Whole windows only: the tail of the document is left out, a text shorter than one window
+        gives none.
+
+    Raises:
+        UserError: `length` or `stride` below 1.
+    """
+    return WindowCutter(tokenizer, length=length, stride=stride).cut(text)
+
+
+class WindowCutter:
+    """Cuts any number of texts with one tokenizer, without adding special tokens.
+
+    Attributes:
+        length: tokens a window.
+
+    Offsets come from a copy of the fast tokenizer without its post-processor: that adds the
+    special tokens, and in GPT-2's and Pythia's kind it also moves a token's offsets past its
+    leading blank, so that windows would not fit their text.
+    """
+
+    def __init__(self, tokenizer: Any, *, length: int = 64, stride: int = 64) -> None:
+        if length < 1 or stride < 1:
+            raise UserError(f"length {length}, stride {stride}: both must be at least 1.")
+        self.length = length
+        self._tokenizer, self._stride = tokenizer, stride
+        self._backend = _copy_backend(tokenizer)
+
+    def cut(self, text: str) -> list[Window]:
+        """Cut one text, see `cut_windows`."""
+        ids, offsets = self._encode(text)
+        starts = range(0, len(ids) - self.length + 1, self._stride)
+        texts = self.decode([ids[start : start + self.length] for start in starts])
+        return [
+            Window(ids[first : first + self.length], decoded, *self._place(offsets, first))
+            for first, decoded in zip(starts, texts, strict=True)
+        ]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole text."""
+        return self._encode(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids of a whole text and the characters each covers, None without offsets."""
+        return self._encode(text)
+
+    def decode(self, tokens: list[list[int]]) -> list[str]:
+        """Text of each list of tokens, special tokens included."""
+        if not tokens:
+            return []
+        decoded: list[str] = self._tokenizer.batch_decode(
+            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids of a text and the characters each covers."""
+        if self._backend is None:
+            return self._tokenizer.encode(text, add_special_tokens=False), None
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def _place(
+        self, offsets: list[tuple[int, int]] | None, first: int
+    ) -> tuple[int | None, int | None]:
+        """Characters of the window that starts at a token."""
+        if offsets is None:
+            return None, None
+        return offsets[first][0], offsets[first + self.length - 1][1]
+
+
+def _copy_backend(tokenizer: Any) -> Any | None:
+    """The fast tokenizer without post-processor, truncation and padding; None if it is slow."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    backend = copy.deepcopy(backend)
+    backend.post_processor = None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+# Gather the windows of many texts into one table, and count the texts that give none.
+
+_COLUMNS = ("text", "tokens", "start", "end")
+
+
+class WindowCollector:
+    """Windows in the order of their texts.
+
+    Attributes:
+        n_texts: texts given.
+        n_too_short: those shorter than one window.
+    """
+
+    def __init__(self, cutter: WindowCutter, *, limit: int | None = None) -> None:
+        self.n_texts = 0
+        self.n_too_short = 0
+        self._cutter, self._limit = cutter, limit
+        self._windows: list[Window] = []
+        self._sources: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        """No more windows are wanted."""
+        return self._limit is not None and len(self._windows) >= self._limit
+
+    def add(self, text: str) -> None:
+        """Cut one more text."""
+        windows = self._cutter.cut(text)
+        self._windows += windows
+        self._sources += [self.n_texts] * len(windows)
+        self.n_too_short += not windows
+        self.n_texts += 1
+
+    def to_frame(self, *, where: str) -> pl.DataFrame:
+        """The windows as columns text, tokens, start, end and source (0 for the first text).
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self._windows:
+            raise UserError(
+                f"{where}: no text of {self._cutter.length} tokens, the length of one sequence, "
+                f"among its {self.n_texts}. Give longer texts."
+            )
+        columns = {name: [getattr(window, name) for window in self._windows] for name in _COLUMNS}
+        schema = {name: COLUMNS[name].dtype for name in _COLUMNS}
+        frame = pl.DataFrame(columns, schema=schema)
+        frame = frame.with_columns(pl.Series("source", self._sources, dtype=pl.Int64))
+        return frame if self._limit is None else frame.head(self._limit)
+
+
+# Make sequences of the rows of a table: its tokens as they are, or its texts cut into windows.
+
+_RESULTS = (  # what a model or a feature said of the rows, which are new sequences now
+    "memorization_score",
+    "is_memorized",
+    "continuation",
+    "smallest_gap",
+    "is_incrementing",
+    "is_repeating",
+    "rouge_l",
+    "rouge_3",
+)
+
+
+def has_values(frame: pl.DataFrame, name: str) -> bool:
+    """True of a column that is there and not all null."""
+    return name in frame.columns and frame[name].null_count() < frame.height
+
+
+def drop_results(frame: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the columns that another run made."""
+    return frame.drop(_RESULTS, strict=False)
+
+
+def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Keep what the source says of its sequences as `published_is_memorized`, to be checked.
+
+    Args:
+        frame: rows that are sequences already; `is_memorized` goes before `memorization_score`,
+            and a column `published_is_memorized` that is there before both.
+    """
+    known = {
+        PUBLISHED_VERDICT: pl.col(PUBLISHED_VERDICT),
+        "is_memorized": pl.col("is_memorized"),
+        "memorization_score": pl.col("memorization_score").cast(pl.Float64).fill_nan(None) == 1,
+    }
+    found = [known[name] for name in known if name in frame.columns]
+    if not found:
+        return frame
+    return frame.with_columns(pl.coalesce(found).cast(pl.Boolean).alias(PUBLISHED_VERDICT))
+
+
+def take_tokens(
+    frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str, pad: bool = False
+) -> pl.DataFrame:
+    """Check rows that are sequences already, and complete them.
+
+    Args:
+        frame: needs `tokens`.
+        tokenizer: decodes them into `text` where the table has none; None leaves it out.
+        length: tokens a sequence.
+        where: name of the table for messages.
+        pad: pad shorter rows on the right, and say so in `attention_mask`.
+
+    Returns:
+        The table, rows numbered where they have no `sequence_id`.
+
+    Raises:
+        UserError: as `check_sequences`.
+    """
+    if "sequence_id" not in frame.columns:
+        frame = frame.with_columns(_numbers())
+    if pad:
+        frame = _pad(frame, length)
+    check_sequences(frame, where=where, length=length)
+    if not has_values(frame, "text") and tokenizer is not None:
+        texts = WindowCutter(tokenizer, length=length).decode(frame["tokens"].to_list())
+        frame = frame.with_columns(pl.Series("text", texts, dtype=pl.String))
+    return _in_order(frame)
+
+
+def _pad(frame: pl.DataFrame, length: int) -> pl.DataFrame:
+    """Lengthen `tokens`, and `attention_mask` (ones where there is none), with zeros."""
+    tokens = pl.col("tokens").cast(pl.List(pl.Int64))
+    n_missing = (pl.lit(length) - tokens.list.len().cast(pl.Int64)).clip(0)
+    zeros = pl.lit(0, dtype=pl.Int64).repeat_by(n_missing)
+    ones = pl.lit(1, dtype=pl.Int64).repeat_by(tokens.list.len())
+    mask = pl.col("attention_mask") if has_values(frame, "attention_mask") else ones
+    return frame.with_columns(
+        tokens.list.concat(zeros).alias("tokens"), mask.list.concat(zeros).alias("attention_mask")
+    )
+
+
+def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> pl.DataFrame:
+    """Cut each row's text; every window gets the other columns of its row.
+
+    A row that gives one window keeps its `sequence_id`, other windows are numbered after the
+    largest id. `start` and `end` count from the row's own `start` where it has one.
+
+    Args:
+        frame: needs `text`; a null counts as too short.
+        collector: without texts so far; holds the counts afterwards.
+        where: the table's path; its name stands for documents that have none.
+
+    Raises:
+        UserError: no text as long as one window.
+    """
+    with track("reading", total=frame.height, unit="texts") as progress:
+        for text in frame["text"]:
+            collector.add(text or "")
+            progress.advance()
+            if collector.is_full:
+                break
+    windows = collector.to_frame(where=where)
+    others = _others(frame, Path(where).name)
+    joined = windows.join(others, on="source", how="left", maintain_order="left")
+    shift = pl.col("_shift").fill_null(0)
+    joined = joined.with_columns(pl.col("start") + shift, pl.col("end") + shift)
+    return _in_order(_number(joined).drop("source", "_shift"))
+
+
+def _others(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """The columns a window takes from its row: all but those made by cutting."""
+    rows = frame.drop("text", "tokens", "end", strict=False).with_row_index("source")
+    rows = rows.with_columns(pl.col("source").cast(pl.Int64))
+    given = pl.col("document") if "document" in rows.columns else pl.lit(None, pl.String)
+    named = pl.format("{}, row {}", pl.lit(where), "source")
+    shift = pl.col("start") if "start" in rows.columns else pl.lit(0, pl.Int64)
+    rows = rows.with_columns(pl.coalesce(given, named).alias("document"), shift.alias("_shift"))
+    return rows.drop("start", strict=False)
+
+
+def _number(joined: pl.DataFrame) -> pl.DataFrame:
+    """A row's own id where it gave one window, else numbers after the largest id."""
+    if "sequence_id" not in joined.columns:
+        return joined.with_columns(_numbers())
+    is_alone = pl.len().over("source") == 1
+    later = pl.col("sequence_id").max() + (~is_alone).cum_sum().cast(pl.Int64)
+    own = pl.when(is_alone).then("sequence_id").otherwise(later)
+    return joined.with_columns(own.alias("sequence_id"))
+
+
+def _numbers() -> pl.Expr:
+    return pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id")
+
+
+def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of the schema first, in its order."""
+    known = [name for name in COLUMNS if name in frame.columns]
+    return frame.select(*known, pl.exclude(known))
+
+
+# Read sequences, or a corpus, from a folder of texts, one text file, or a table.
+
+_TABLE_ENDINGS = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """The sequences, and what was passed over.
+
+    Attributes:
+        frame: the table; columns of `sequences.columns`.
+        n_documents: texts (rows of a table of texts, documents of a table of tokens) that gave
+            at least one sequence.
+        n_too_short: texts shorter than one sequence.
+        n_unreadable: files that are binary, not UTF-8, or may not be read.
+        facts: what else a study's manifest is to say of the source.
+    """
+
+    frame: pl.DataFrame
+    n_documents: int
+    n_too_short: int = 0
+    n_unreadable: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_sequences(
+    path: Path | str,
+    tokenizer: Any | None,
+    *,
+    length: int = 64,
+    stride: int = 64,
+    limit: int | None = None,
+    pad: bool = False,
+) -> ReadResult:
+    """Read sequences; the text of a document is cut into windows of equally many tokens.
+
+    A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
+    from a file's name. Of a table, `tokens` are taken as they are, else each `text` is cut
+    (`cut_rows`). A table's other columns stay, except what a model or `add_features` said of it.
+
+    Args:
+        path: a folder, a text file, or a `.jsonl` or `.parquet` table.
+        tokenizer: a Hugging Face tokenizer; None will do for a table of tokens.
+        length: tokens a sequence.
+        stride: tokens from one window of a document to the next.
+        limit: stop after this many sequences; None reads all.
+        pad: take a table's shorter `tokens` too, padded on the right (`attention_mask`).
+
+    Raises:
+        UserError: nothing there, nothing that is text, no text as long as a sequence, or a table
+            that `schema` refuses.
+        DamagedDataError: a torn Parquet file.
+    """
+    path = _existing(path)
+    if _is_table(path):
+        return _read_rows(path, tokenizer, length, stride, limit, pad=pad)
+    cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
+    return _read_documents(path, WindowCollector(cutter, limit=limit))
+
+
+def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]:
+    """Token ids of every text, whole, for `count_duplicates`.
+
+    Args:
+        path: as for `read_sequences`; of a table the `tokens`, else the `text`, of any length.
+        tokenizer: a Hugging Face tokenizer; None will do for a table of tokens.
+
+    Returns:
+        One array a document or row, int32, read as they are asked for.
+
+    Raises:
+        UserError: nothing there (at once), or as `read_sequences` (on the way).
+    """
+    return _corpus_arrays(_existing(path), tokenizer)
+
+
+def _corpus_arrays(path: Path, tokenizer: Any | None) -> Iterator[np.ndarray]:
+    """The arrays of `read_corpus`."""
+    if _is_table(path):
+        frame = read_table(path)
+        if has_values(frame, "tokens"):
+            yield from (tokens.to_numpy() for tokens in frame["tokens"].drop_nulls())
+            return
+        check_columns(frame, "text", where=str(path))
+        texts = iter(frame["text"].drop_nulls())
+    else:
+        texts = (text for _, text in _texts(path, []))
+    cutter = WindowCutter(_needed(tokenizer, path))
+    yield from (np.array(cutter.encode(text), dtype=np.int32) for text in texts)
+
+
+def _read_rows(
+    path: Path,
+    tokenizer: Any | None,
+    length: int,
+    stride: int,
+    limit: int | None,
+    *,
+    pad: bool,
+) -> ReadResult:
+    """Sequences of a table, from its tokens or from its texts."""
+    frame = read_table(path)
+    # Of a table of texts the labels go: they were given to rows, not to windows.
+    frame = drop_results(keep_verdicts(frame) if has_values(frame, "tokens") else frame)
+    check_columns(frame, where=str(path))
+    if "sequence_id" in frame.columns:
+        check_ids(frame["sequence_id"], str(path))
+    if has_values(frame, "tokens"):
+        frame = take_tokens(frame, tokenizer, length=length, where=str(path), pad=pad)
+        frame = frame if limit is None else frame.head(limit)
+        document = "document" if has_values(frame, "document") else "sequence_id"
+        return ReadResult(frame, frame[document].n_unique())
+    check_columns(frame, "text", where=str(path))
+    cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
+    collector = WindowCollector(cutter, limit=limit)
+    frame = cut_rows(frame, collector, where=str(path))
+    return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
+
+
+def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
+    """Windows of a folder's texts or of one text file."""
+    unreadable: list[Path] = []
+    documents: list[Path] = []
+    with track("reading", unit="texts") as progress:
+        for document, text in _texts(path, unreadable):
+            documents.append(document)
+            collector.add(text)
+            progress.advance()
+            if collector.is_full:
+                break
+    if not documents:
+        raise UserError(
+            f"{path}: no text in it ({len(unreadable)} files are binary, not UTF-8 or not "
+            "readable; hidden ones are left out). Give a folder of UTF-8 texts or code."
+        )
+    frame = _name_documents(collector.to_frame(where=str(path)), path, documents)
+    n_documents = collector.n_texts - collector.n_too_short
+    return ReadResult(frame, n_documents, collector.n_too_short, len(unreadable))
+
+
+def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Every readable text with its path; the others are put on the list."""
+    if path.is_file():
+        text = read_text(path)
+        if text is None:
+            raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
+        yield path, text
+        return
+    for file in list_files(path):
+        try:
+            text = read_text(file)
+        except UserError:
+            text = None
+        if text is None:
+            unreadable.append(file)
+        else:
+            yield file, text
+
+
+def _name_documents(windows: pl.DataFrame, path: Path, documents: list[Path]) -> pl.DataFrame:
+    """Columns sequence_id, document (path below the folder) and genre for each window."""
+    root = path if path.is_dir() else path.parent
+    sources = windows["source"].to_list()
+    names = [file.relative_to(root).as_posix() for file in documents]
+    genres = [guess_genre(file) for file in documents]
+    return windows.select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),
+        "text",
+        "tokens",
+        pl.Series("document", [names[source] for source in sources], dtype=pl.String),
+        "start",
+        "end",
+        pl.Series("genre", [genres[source] for source in sources], dtype=pl.String),
+    )
+
+
+def _existing(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder.")
+    return path
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix in _TABLE_ENDINGS
+
+
+def _needed(tokenizer: Any | None, path: Path) -> Any:
+    """Texts need a tokenizer."""
+    if tokenizer is None:
+        raise UserError(f"{path}: texts need a tokenizer to become sequences. Name a model.")
+    return tokenizer

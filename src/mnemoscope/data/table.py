@@ -1,0 +1,601 @@
+"""The columns a table of sequences may have: name, type and meaning, in one place.
+
+A table is a Polars frame. Columns not named here are kept untouched.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
+from mnemoscope.files import atomic_path, write_bytes, write_parquet
+
+# The columns a table of sequences may have: name, type and meaning, in one place.
+
+PUBLISHED_VERDICT = "published_is_memorized"
+"""What a source says of a sequence; the study's own verdict is `is_memorized`."""
+
+_INTEGERS = "integers"
+_NUMBERS = "numbers"
+_BOOLEANS = "true or false"
+_STRINGS = "text"
+_TOKENS = "lists of integers"
+_MASK = "lists of 0 and 1"
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    _INTEGERS: (int,),
+    _NUMBERS: (int, float),
+    _BOOLEANS: (bool,),
+    _STRINGS: (str,),
+}
+
+
+class Column(NamedTuple):
+    """One column of the schema.
+
+    Attributes:
+        kind: what a value may be, in words that an error message can use.
+        dtype: the Polars type the column is brought to.
+        meaning: what it says, with its unit.
+    """
+
+    kind: str
+    dtype: pl.DataType
+    meaning: str
+
+
+COLUMNS: dict[str, Column] = {
+    "sequence_id": Column(_INTEGERS, pl.Int64(), "identifies one sequence; no two are equal"),
+    "text": Column(_STRINGS, pl.String(), "decode of the tokens"),
+    "tokens": Column(_TOKENS, pl.List(pl.Int32()), "token ids, 64 a sequence"),
+    "attention_mask": Column(
+        _MASK, pl.List(pl.Int64()), "1 for a token, 0 for padding on the left or right"
+    ),
+    "document": Column(_STRINGS, pl.String(), "the text the sequence was cut from"),
+    "start": Column(_INTEGERS, pl.Int64(), "first character in the document"),
+    "end": Column(_INTEGERS, pl.Int64(), "character after the last in the document"),
+    "genre": Column(_STRINGS, pl.String(), "kind of text, such as code or prose"),
+    "group": Column(_STRINGS, pl.String(), "near duplicates share one group"),
+    "held_out": Column(_BOOLEANS, pl.Boolean(), "known never to have been trained on"),
+    "duplicates": Column(
+        _INTEGERS, pl.Int64(), "exact occurrences of the suffix in the training corpus"
+    ),
+    "is_code": Column(_BOOLEANS, pl.Boolean(), "the text is source code"),
+    "memorization_score": Column(
+        _NUMBERS, pl.Float32(), "share of positions where continuation and suffix agree"
+    ),
+    "is_memorized": Column(_BOOLEANS, pl.Boolean(), "the continuation is the suffix"),
+    "continuation": Column(
+        _TOKENS, pl.List(pl.Int32()), "the model's greedy tokens after the prefix"
+    ),
+    "smallest_gap": Column(
+        _NUMBERS, pl.Float32(), "smallest difference between the two best logits"
+    ),
+    "is_incrementing": Column(_BOOLEANS, pl.Boolean(), "the text counts up or down"),
+    "is_repeating": Column(_BOOLEANS, pl.Boolean(), "the text repeats a short period"),
+    "rouge_l": Column(_NUMBERS, pl.Float64(), "ROUGE-L F of prefix and suffix, in [0, 1]"),
+    "rouge_3": Column(_NUMBERS, pl.Float64(), "ROUGE-3 F of prefix and suffix, in [0, 1]"),
+    PUBLISHED_VERDICT: Column(_BOOLEANS, pl.Boolean(), "is_memorized as the source gave it"),
+}
+
+
+def is_kind(dtype: pl.DataType, kind: str) -> bool:
+    """Say whether a Polars type can hold values of a kind; an all-null column always can.
+
+    Args:
+        dtype: type of the column found.
+        kind: one of the kinds in `COLUMNS`.
+    """
+    if dtype == pl.Null:
+        return True
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        if kind == _MASK and inner == pl.Boolean:
+            return True
+        return kind in (_TOKENS, _MASK) and (inner.is_integer() or inner == pl.Null)
+    return {
+        _INTEGERS: dtype.is_integer(),
+        _NUMBERS: dtype.is_numeric(),
+        _BOOLEANS: dtype == pl.Boolean,
+        _STRINGS: dtype in (pl.String, pl.Categorical, pl.Enum),
+    }.get(kind, False)
+
+
+def is_value_of_kind(value: Any, kind: str) -> bool:
+    """The same question for one value read from JSON; null is always allowed."""
+    if value is None:
+        return True
+    if kind in (_TOKENS, _MASK):
+        allowed = {int, bool} if kind == _MASK else {int}
+        return isinstance(value, list) and set(map(type, value)) <= allowed
+    return isinstance(value, _PYTHON_TYPES[kind]) and (
+        kind == _BOOLEANS or not isinstance(value, bool)
+    )
+
+
+def conform(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
+    """Bring every known column to its type; order and unknown columns stay.
+
+    Floating-point columns keep the precision they came with.
+
+    Args:
+        frame: any table.
+        where: name of the table for messages.
+
+    Raises:
+        UserError: a known column holds another kind, or a number too large for its type.
+    """
+    for name in frame.columns:
+        if name in COLUMNS:
+            frame = frame.with_columns(_conform_column(frame[name], where))
+    return frame
+
+
+def _conform_column(series: pl.Series, where: str) -> pl.Series:
+    """One column at its own type."""
+    column = COLUMNS[series.name]
+    if not is_kind(series.dtype, column.kind):
+        raise UserError(
+            f"{where}, column '{series.name}': {series.dtype} where {column.kind} are needed. "
+            "Convert it or drop it."
+        )
+    if series.dtype.is_float():
+        return series
+    try:
+        return series.cast(column.dtype)
+    except pl.exceptions.InvalidOperationError as error:
+        raise UserError(
+            f"{where}, column '{series.name}': a number does not fit {column.dtype}. "
+            "Correct it or drop the row."
+        ) from error
+
+
+# Find the line and column that make a JSONL table unusable.
+
+
+def find_fault(path: Path) -> str | None:
+    """Describe the first fault of a JSONL file.
+
+    Args:
+        path: a readable file.
+
+    Returns:
+        ``line N, ...: what is wrong. What to do.``, lines counted from 1; None when there are
+        lines and every one is fine by itself.
+    """
+    is_blank = True
+    for number, line in enumerate(_lines(path), start=1):
+        fault = _fault_of_line(line)
+        if fault is not None:
+            return f"line {number}{fault}"
+        is_blank = is_blank and not line.strip()
+    return "no line holds a row. At least one sequence is needed." if is_blank else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as handle:
+        yield from handle
+
+
+def _fault_of_line(line: bytes) -> str | None:
+    """What is wrong with one line; an empty line is nothing wrong."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f": byte {error.start} is not UTF-8. Save the file as UTF-8."
+    if not text.strip():
+        return None
+    try:
+        row = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return f": not JSON ({error}). One object a line is needed."
+    if not isinstance(row, dict):
+        return f": a {type(row).__name__} where an object with named columns is needed. Correct it."
+    return next(filter(None, (_fault_of_value(name, value) for name, value in row.items())), None)
+
+
+def _fault_of_value(name: str, value: object) -> str | None:
+    """What is wrong with one value of a line."""
+    column = COLUMNS.get(name)
+    if column is not None and not is_value_of_kind(value, column.kind):
+        shown = json.dumps(value, ensure_ascii=True)
+        shown = shown if len(shown) <= 40 else shown[:37] + "..."
+        return (
+            f", column '{name}': {shown} where {column.kind} are needed. "
+            "Correct the line or drop it."
+        )
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        return f", column '{name}': half of a surrogate pair, which is no character. Remove it."
+    return None
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity are not JSON."""
+    raise ValueError(f"{name} is not a JSON number")
+
+
+# Read, check and write the table of sequences: one row a sequence, `.parquet` or `.jsonl`.
+
+SCHEMA_VERSION = 1
+"""Raised when a column changes its meaning or type; adding a column does not raise it."""
+
+_VERSION_KEY = "mnemoscope.schema_version"
+
+
+def read_table(path: Path | str) -> pl.DataFrame:
+    """Read a table and bring the known columns to their types.
+
+    Args:
+        path: a `.parquet` or `.jsonl` file.
+
+    Returns:
+        All columns of the file; those of the schema at its types, the others as they are.
+
+    Raises:
+        UserError: no such file, another ending, a line that is no JSON object, a known column of
+            another kind, or a schema newer than this program knows.
+        DamagedDataError: a Parquet file that is torn or altered.
+    """
+    path = Path(path)
+    _check_file(path)
+    frame = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+    return conform(frame, where=str(path))
+
+
+def write_table(path: Path | str, frame: pl.DataFrame) -> None:
+    """Write a table whole or not at all.
+
+    Args:
+        path: ends in `.parquet` (zstd, with the schema version) or `.jsonl`.
+        frame: any table.
+
+    Raises:
+        UserError: another ending, or no such folder.
+        NoRoomError: the disk is full.
+    """
+    path = Path(path)
+    _check_ending(path)
+    if path.suffix == ".parquet":
+        # Users edit these tables, and some programs would take an outdated checksum over.
+        write_parquet(path, frame, metadata=schema_metadata(), seal=False)
+    else:
+        buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
+        frame.write_ndjson(buffer)
+        write_bytes(path, buffer.getvalue())
+
+
+def schema_metadata() -> dict[str, str]:
+    """What a Parquet file of this program carries in its metadata."""
+    return {_VERSION_KEY: str(SCHEMA_VERSION)}
+
+
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """Read a Parquet file's metadata and see that its schema is one that this program knows.
+
+    Raises:
+        UserError: a schema newer than this program knows.
+        DamagedDataError: a file without a whole footer.
+    """
+    with _damage(path):
+        metadata = pl.read_parquet_metadata(path)
+    version = metadata.get(_VERSION_KEY, str(SCHEMA_VERSION))
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this program knows up to {SCHEMA_VERSION}. "
+            "Update mnemoscope."
+        )
+    return metadata
+
+
+def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
+    """Refuse a table without rows or without a needed column of the right kind.
+
+    Args:
+        frame: any table.
+        *needed: names of `COLUMNS`.
+        where: name of the table for messages.
+
+    Raises:
+        UserError: naming the column, with the nearest one that is there.
+    """
+    for name in needed:
+        if name not in frame.columns:
+            raise UserError(
+                f"{where}: no column '{name}'.{nearest(name, frame.columns)} "
+                f"It holds: {', '.join(frame.columns) or 'nothing'}."
+            )
+        if not is_kind(frame.schema[name], COLUMNS[name].kind):
+            raise UserError(
+                f"{where}, column '{name}': {frame.schema[name]} where {COLUMNS[name].kind} "
+                "are needed. Convert it or drop it."
+            )
+    if frame.is_empty():
+        raise UserError(f"{where}: no rows. At least one sequence is needed.")
+
+
+def check_sequences(
+    frame: pl.DataFrame, *, where: str, length: int = 64, vocab_size: int | None = None
+) -> None:
+    """Refuse a table that cannot be shown to a model.
+
+    Args:
+        frame: needs `sequence_id` and `tokens`.
+        where: name of the table for messages; rows are counted from 0.
+        length: tokens a sequence must have.
+        vocab_size: token ids must lie in [0, vocab_size); None asks only for ids not below 0.
+
+    Raises:
+        UserError: a missing or mistyped column, no rows, a null or duplicate `sequence_id`, a
+            sequence of another length, a null or a token id outside the vocabulary.
+    """
+    check_columns(frame, "sequence_id", "tokens", where=where)
+    check_ids(frame["sequence_id"], where)
+    check_lengths(frame["tokens"], where, length)
+    _check_vocabulary(_as_lists(frame["tokens"]), where, vocab_size)
+
+
+def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
+    """The lists of one column as an array.
+
+    Args:
+        frame: a table whose lists are all of one length and without nulls (`check_sequences`).
+        column: name of the column of lists.
+
+    Returns:
+        Token ids, shape (sequences, length), int32.
+
+    Raises:
+        UserError: the lists differ in length, one is null or empty, or an id is negative or does
+            not fit int32.
+    """
+    lists = _as_lists(frame[column])
+    lengths = lists.list.len().unique()
+    flat = lists.explode()
+    if lengths.len() > 1 or flat.null_count():
+        raise UserError(
+            f"column '{column}': lists of one length without nulls are needed, found lengths "
+            f"{lengths.sort().head(5).to_list()}. Drop the other rows."
+        )
+    if not flat.cast(pl.Int64).is_between(0, np.iinfo(np.int32).max).all():
+        raise UserError(f"column '{column}': a number is below 0 or does not fit 32 bits.")
+    return flat.to_numpy().reshape(len(frame), -1).astype(np.int32)
+
+
+def check_ids(ids: pl.Series, where: str) -> None:
+    """Refuse ids that are null or there twice.
+
+    Raises:
+        UserError: naming the row, counted from 0.
+    """
+    if ids.null_count():
+        raise UserError(
+            f"{where}, row {_first(ids.is_null())}: no sequence_id. Give every row its own integer."
+        )
+    if ids.n_unique() < len(ids):
+        row = _first(ids.is_duplicated() & ~ids.is_first_distinct())
+        raise UserError(
+            f"{where}, row {row}: sequence_id {ids[row]} is there already. "
+            "Drop the row or give it its own id."
+        )
+
+
+def check_lengths(tokens: pl.Series, where: str, length: int, *, allow_null: bool = False) -> None:
+    """Refuse lists of another length or with a null inside.
+
+    Args:
+        tokens: a column of lists.
+        where: name of the table for messages.
+        length: tokens every list must have.
+        allow_null: let rows pass that have no list at all.
+
+    Raises:
+        UserError: naming the row, counted from 0.
+    """
+    lists = _as_lists(tokens)
+    is_wrong = lists.list.len().ne_missing(length) & ~(lists.is_null() & allow_null)
+    if is_wrong.any():
+        row = _first(is_wrong)
+        n_tokens = 0 if lists[row] is None else len(lists[row])
+        raise UserError(
+            f"{where}, row {row}: {n_tokens} tokens where {length} are needed. Drop the row, cut "
+            "its text with 'mnemoscope sequences', or set the length."
+        )
+    has_null = lists.list.eval(pl.element().is_null()).list.any()
+    if has_null.any():
+        raise UserError(f"{where}, row {_first(has_null)}: a null among the tokens. Drop the row.")
+
+
+def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> None:
+    """Every id one that the model has."""
+    limit = np.iinfo(np.int32).max + 1 if vocab_size is None else vocab_size
+    flat = lists.explode().cast(pl.Int64)
+    outside = ~flat.is_between(0, limit - 1)
+    if outside.any():
+        row, position = divmod(_first(outside), len(flat) // len(lists))
+        raise UserError(
+            f"{where}, row {row}, token {position}: id {lists[row][position]} is outside the "
+            f"vocabulary (0 to {limit - 1}). Tokenize with the model's own tokenizer."
+        )
+
+
+def _check_file(path: Path) -> None:
+    """The path is a file that a table can be in."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder where a .parquet or .jsonl table is needed.")
+    if not path.exists():
+        raise UserError(f"{path}: no such file.")
+    _check_ending(path)
+
+
+def _check_ending(path: Path) -> None:
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"{path}: a table must end in .parquet or .jsonl.")
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Read Parquet; whatever Polars stumbles over is damage."""
+    parquet_metadata(path)
+    with _damage(path):
+        return pl.read_parquet(path, glob=False)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever Polars stumbles over in a Parquet file is damage."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedDataError(
+            f"{path}: not a whole Parquet file ({reason}). Make or copy it again."
+        ) from error
+
+
+def _read_jsonl(path: Path) -> pl.DataFrame:
+    """Read JSONL once to check it and once to build the table.
+
+    Polars alone would turn a number among texts into a text, and half a character into a zero.
+    """
+    try:
+        fault = find_fault(path)
+        if fault is None:
+            return pl.read_ndjson(path, infer_schema_length=None)
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a JSONL table ({reason}).") from error
+    raise UserError(f"{path}, {fault}")
+
+
+def _as_lists(series: pl.Series) -> pl.Series:
+    """Arrays of fixed width become lists; an all-null column becomes null lists."""
+    if isinstance(series.dtype, pl.Array):
+        return series.arr.to_list()
+    return series.cast(pl.List(pl.Int64)) if series.dtype == pl.Null else series
+
+
+def _first(mask: pl.Series) -> int:
+    """Row of the first true."""
+    return int(mask.arg_max() or 0)
+
+
+# Read and write tables larger than memory: lazily, batch by batch, whole or not at all.
+
+BATCH_ROWS = 65_536
+_DISK_FULL = ("No space left", "os error 28", "os error 122")
+
+
+def scan_table(path: Path | str) -> pl.LazyFrame:
+    """Open a table as `read_table` does, but read of a Parquet file only what is asked of it.
+
+    Args:
+        path: a `.parquet` or `.jsonl` file; the latter is read whole.
+
+    Returns:
+        The known columns at their types, the others as they are.
+
+    Raises:
+        UserError: as `read_table`, except that a value that does not fit its type is found later.
+        DamagedDataError: a Parquet file without a whole footer.
+    """
+    path = Path(path)
+    if path.suffix != ".parquet" or not path.is_file():
+        return read_table(path).lazy()
+    parquet_metadata(path)
+    table = pl.scan_parquet(path, glob=False)
+    schema = table.collect_schema()
+    conform(pl.DataFrame(schema=schema), where=str(path))
+    return table.cast(
+        {
+            name: COLUMNS[name].dtype
+            for name, dtype in schema.items()
+            if name in COLUMNS and not dtype.is_float() and dtype != COLUMNS[name].dtype
+        }
+    )
+
+
+def map_table(
+    table: pl.LazyFrame,
+    make: Callable[[pl.DataFrame, int], pl.DataFrame],
+    schema: dict[str, pl.DataType],
+) -> pl.LazyFrame:
+    """Run a function over a table's batches of rows, in order.
+
+    Args:
+        table: as `scan_table` gives it.
+        make: gets `BATCH_ROWS` rows, the last time fewer, and the number of the first; gives as
+            many rows.
+        schema: columns and types of what `make` gives.
+    """
+    n_rows = table.select(pl.len()).collect().item()
+
+    def batches(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_wanted: int | None,
+        batch_size: int | None,  # noqa: ARG001 - the interface of a Polars source
+    ) -> Iterator[pl.DataFrame]:
+        for first in range(0, n_rows if n_wanted is None else min(n_rows, n_wanted), BATCH_ROWS):
+            batch = make(table.slice(first, BATCH_ROWS).collect(), first)
+            batch = batch if with_columns is None else batch.select(with_columns)
+            yield batch if predicate is None else batch.filter(predicate)
+
+    return register_io_source(batches, schema=schema)
+
+
+@contextmanager
+def _numbered_errors() -> Iterator[None]:
+    """Give the system's errors their number back, which Polars leaves in the text alone."""
+    try:
+        yield
+    except OSError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if error.errno is not None or number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
+    """Write a table whole or not at all, without holding it in memory.
+
+    Args:
+        path: ends in `.parquet` (zstd, with the schema version) or `.jsonl`.
+        table: what to write.
+        where: name of what is read, for messages.
+
+    Raises:
+        NoRoomError: the disk is full.
+        DamagedDataError: what is read is torn or altered.
+    """
+    path = Path(path)
+    try:
+        with atomic_path(path) as temporary, _numbered_errors():
+            if path.suffix == ".parquet":
+                table.sink_parquet(
+                    temporary,
+                    compression="zstd",
+                    row_group_size=BATCH_ROWS,
+                    metadata=schema_metadata(),
+                )
+            else:
+                table.sink_ndjson(temporary)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).splitlines()[0]
+        if any(word in reason for word in _DISK_FULL):
+            raise NoRoomError(
+                f"{path}: the disk is full. Make room and run the same command again."
+            ) from error
+        raise DamagedDataError(f"{where}: cannot be read whole ({reason}).") from error

@@ -1,0 +1,223 @@
+"""Write a file whole or not at all: temporary file beside it, fsync, rename.
+
+A file that exists is complete. A full disk becomes `NoRoomError` and leaves what was there.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+# Write a file whole or not at all: temporary file beside it, fsync, rename.
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_TOO_LARGE = errno.EFBIG
+_NO_PERMISSION = {errno.EACCES, errno.EROFS, errno.EPERM}
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes its place only when the block succeeds.
+
+    Args:
+        path: where the finished file is to stand; its folder must exist.
+
+    Yields:
+        A path in the same folder, named ``.<name>.<pid>.tmp``.
+
+    Raises:
+        NoRoomError: the disk is full, or allows no file this large.
+        UserError: the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def made_folder(folder: Path | str) -> Path:
+    """Make a folder for what is written, with its parents, where it is not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.") from None
+    return Path(folder)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write bytes atomically; errors as `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically; errors as `atomic_path`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON atomically, keys in the order given; errors as `atomic_path`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    """Force a finished file to disk before its name appears."""
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new name to disk; not every system can open a folder."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    """Turn the system's word into ours."""
+    if error.errno in _NO_ROOM:
+        return NoRoomError(
+            f"{path}: the disk is full. Make room and run the same command again; "
+            "what was complete is kept."
+        )
+    if error.errno == _TOO_LARGE:
+        return NoRoomError(
+            f"{path}: the system allows no file this large here (see 'ulimit -f'). "
+            "Choose another place with -o."
+        )
+    if error.errno in _NO_PERMISSION:
+        return UserError(f"{path}: no permission to write here. Choose another place with -o.")
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        return UserError(f"{path.parent}: no such folder. Create it, or choose another with -o.")
+    return error
+
+
+# Parquet files that carry their own sha256, so that a flipped bit is found on reading.
+
+_KEY = "mnemoscope.sha256"
+# Beside the key, so that one flipped bit cannot hide that there is a checksum.
+_MARK = "mnemoscope:"
+_BLANK = b"0" * 64
+# As Thrift's compact protocol writes it: the key, then a string of 75 bytes as the next field.
+_BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()
+_FOOTER_END = 8  # the footer's length (uint32, little endian) and "PAR1"
+_BLOCK = 1 << 20
+
+
+def write_parquet(
+    path: Path | str,
+    frame: "pl.DataFrame",
+    *,
+    metadata: Mapping[str, str] | None = None,
+    seal: bool = True,
+) -> None:
+    """Write a table as zstd Parquet, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist.
+        frame: any table.
+        metadata: further entries of the file's metadata.
+        seal: put in the checksum; not for a file whose sha256 is kept elsewhere.
+
+    Raises:
+        NoRoomError: the disk is full; what was there stays.
+        UserError: the folder is missing or cannot be written to.
+    """
+    buffer = io.BytesIO()  # a full disk then fails in our own write, with the system's own error
+    entries = dict(metadata or {}) | ({_KEY: _MARK + _BLANK.decode()} if seal else {})
+    frame.write_parquet(buffer, compression="zstd", metadata=entries or None)
+    if seal:
+        place = _place(buffer)
+        assert place is not None
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        buffer.seek(place)
+        buffer.write(digest.encode())
+    write_bytes(path, buffer.getvalue())
+
+
+def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
+    """Read a table, and compare the file with its checksum where it carries one.
+
+    Files without one (an earlier version's, another program's) are read as they are.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is damaged and there is no copy, for the message.
+
+    Raises:
+        OSError: the file is missing or may not be read.
+        DamagedDataError: it is torn, no Parquet, or its bytes are not those that were written.
+    """
+    import polars as pl
+
+    with open(path, "rb") as file:
+        is_whole = _is_whole(file)
+    if not is_whole:
+        raise _damaged(path, "its content has changed since it was written: sha256", remedy)
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise _damaged(path, reason, remedy) from None
+
+
+def _damaged(path: Path | str, reason: str, remedy: str) -> DamagedDataError:
+    return DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """False when a file carries a checksum that is not its own."""
+    place = _place(file)
+    if place is None:
+        return True
+    file.seek(0)
+    digest = hashlib.sha256()
+    left = place
+    while left and (block := file.read(min(left, _BLOCK))):
+        digest.update(block)
+        left -= len(block)
+    written = file.read(len(_BLANK))
+    digest.update(_BLANK)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest().encode() == written
+
+
+def _place(file: BinaryIO) -> int | None:
+    """Where the checksum begins; 0, where none can stand, if its mark is torn; None without one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _FOOTER_END))
+    start = size - _FOOTER_END - int.from_bytes(file.read(4), "little")
+    if start < 0:
+        return None  # no whole Parquet file: whoever reads it says so
+    file.seek(start)
+    footer = file.read()
+    found = footer.rfind(_BEFORE)
+    if found >= 0:
+        return start + found + len(_BEFORE)
+    return 0 if _KEY.encode() in footer or _MARK.encode() in footer else None

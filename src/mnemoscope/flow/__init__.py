@@ -1,0 +1,1 @@
+"""What goes through the whole house: a run, the analyses, a tracked training."""

@@ -1,0 +1,216 @@
+"""Run what is missing of all stages, from one settings object."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mnemoscope.cluster.engine import current_engine
+from mnemoscope.data.published_split import HUB_NAME
+from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import check_model
+from mnemoscope.pipeline.benchmark import benchmark_stage
+from mnemoscope.pipeline.blocks import repair_spread, spread_capture, spread_continue
+from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
+from mnemoscope.pipeline.continue_ import continue_stage
+from mnemoscope.pipeline.features import features_stage
+from mnemoscope.pipeline.knockout import knockout_stage
+from mnemoscope.pipeline.label import label_stage
+from mnemoscope.pipeline.localize import localize_stage
+from mnemoscope.pipeline.padding import refuse_padding
+from mnemoscope.pipeline.sequences import found_study
+from mnemoscope.pipeline.train import train_stage
+from mnemoscope.progress import say
+from mnemoscope.report.gather import report_stage
+from mnemoscope.search.climb import search_stage
+from mnemoscope.study.folder import STAGES, Study, is_study
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import (
+    EMBEDDED,
+    NO_MODEL,
+    PAPER_NAME,
+    PRASHANTH_NAME,
+    StudySettings,
+    parse_settings,
+)
+
+# Run what is missing of all stages, from one settings object.
+
+# Settings, or what makes them of those that a study has once it is held.
+Wanted = StudySettings | Callable[[StudySettings], StudySettings]
+
+STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
+    "continue": continue_stage,
+    "features": features_stage,
+    "label": label_stage,
+    "capture": capture_stage,
+    "train": train_stage,
+    "benchmark": benchmark_stage,
+    "localize": localize_stage,
+    "knockout": knockout_stage,
+    "search": search_stage,
+    "report": report_stage,
+}
+_ON_A_CLUSTER: dict[str, Callable[[Study, Models], None]] = {
+    "continue": spread_continue,
+    "capture": spread_capture,
+}
+
+
+def run(
+    settings: Wanted,
+    folder: Path | str,
+    *,
+    redo: bool = False,
+    until: str | None = None,
+    models: Models | None = None,
+) -> Study:
+    """Make a study, or finish one: every stage that is missing, in order.
+
+    Args:
+        settings: of the whole study; of one that is there also a function of those it has.
+        folder: a new or empty folder, or a study made with the same settings.
+        redo: make stages anew whose settings differ from the study's, instead of refusing.
+        until: name of the last stage to run, all of them when None.
+        models: of these settings, where some are loaded already.
+
+    Returns:
+        The study, with all stages done.
+
+    Raises:
+        MnemoscopeError: what the user can mend, damaged data, or a full disk; finished stages
+            and finished parts of the present one are kept.
+    """
+    folder = Path(folder)
+    if is_study(folder):
+        study = Study(folder)
+        refuse_padding(study)
+    else:
+        settings = _settle(settings, StudySettings())
+        models = models or Models(settings)
+        study = found_study(folder, settings, models, only_whole=True)
+    with study.lock():
+        study.adopt(_settle(settings, study.settings), redo=redo)
+        models = models or Models(study.settings)
+        names = [stage.name for stage in STAGES if not stage.optional]
+        for name in names[: names.index(until) + 1 if until else len(names)]:
+            if name in STAGE_FUNCTIONS and not study.is_done(name):
+                say(f"{name}: {_PURPOSE[name]}")
+                _function(name)(study, models)
+    return study
+
+
+def run_stage(
+    study: Study, stage: str, settings: Wanted | None = None, *, redo: bool = False
+) -> bool:
+    """Run one stage of a study whose needs are met; does nothing when it is done.
+
+    A finished capture is read through: shards that are damaged are captured again.
+
+    Args:
+        study: an existing study.
+        stage: one of `STAGE_FUNCTIONS`.
+        settings: changed settings, or a function of those it has; the study's own when None.
+        redo: make it anew although it is done.
+
+    Returns:
+        False when there was nothing to do.
+
+    Raises:
+        UserError: a stage before it has not been run, or was made with other settings.
+        MnemoscopeError: as `run`.
+    """
+    with study.lock():
+        study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
+        if redo:
+            study.forget(stage)
+        if not study.is_done(stage):
+            _function(stage)(study, Models(study.settings))
+        elif stage == "capture" and (damaged := damaged_maps(study)):
+            for error in damaged:
+                say(f"Repairing: {error}")
+            if current_engine().is_cluster:
+                repair_spread(study)
+            else:
+                repair_maps(study, Models(study.settings))
+        else:
+            return False
+    return True
+
+
+def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
+    return wanted(present) if callable(wanted) else wanted
+
+
+def _function(stage: str) -> Callable[[Study, Models], None]:
+    """What does a stage where the work runs now."""
+    if current_engine().is_cluster and stage in _ON_A_CLUSTER:
+        return _ON_A_CLUSTER[stage]
+    return STAGE_FUNCTIONS[stage]
+
+
+_PURPOSE = {
+    "continue": "which sequences does the model reproduce from their first half",
+    "features": "what the taxonomies ask of a text: repetition, patterns, duplicates",
+    "label": "a class for each sequence under each taxonomy; samples and split",
+    "capture": "attention pooled over heads, once for all taxonomies",
+    "train": "CNNs on the maps, and the controls beside them",
+    "benchmark": "min-F1 with intervals, and what is left once the text is taken off",
+    "localize": "where in the attention each class is decided",
+    "report": "one page that opens offline",
+}
+
+
+# Is what the settings name there: model, reference, sequences; asked before torch is loaded.
+
+_SHIPPED = (EMBEDDED, NO_MODEL)
+
+
+def check_names(settings: StudySettings) -> None:
+    """Refuse names that stand for nothing; what they hold is checked when it is read.
+
+    Raises:
+        UserError: no such model, reference or source of sequences.
+    """
+    model, source = settings.model, settings.sequences.source
+    if source not in (EMBEDDED, HUB_NAME) and not Path(source).exists():
+        raise UserError(f"{source}: no such file or folder.")
+    if model.name not in _SHIPPED:
+        check_model(model.name, model.revision)
+    reference = settings.capture.reference
+    if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
+        _check_reference(reference)
+
+
+def _check_reference(name: str) -> None:
+    """A reference may be NAME@REVISION; a path that is there is no such."""
+    stem, at, revision = name.rpartition("@")
+    if at and not Path(name).exists():
+        check_model(stem, revision)
+    else:
+        check_model(name)
+
+
+# Settings of the demo: the shipped model, two taxonomies, as sampled and matched by genre.
+
+
+def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
+    """The demo as a study like any other.
+
+    Args:
+        small: fewer sequences and no matched sample, for a quick check of an installation.
+        thorough: all sequences, larger samples and three seeds instead of one, so that the
+            intervals cover the CNNs' luck too.
+    """
+    n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
+    values: dict[str, object] = {
+        "title": "mnemoscope demo: the embedded model",
+        "sequences": {"limit": 2500 if small else None if thorough else 5000},
+        "continue": {"scan": True},
+        "label": {
+            "taxonomies": [PRASHANTH_NAME, PAPER_NAME],
+            "n_train": n_train,
+            "n_eval": n_eval,
+            "match": None if small else "genre",
+        },
+        "train": {"seeds": [0, 1, 2] if thorough else [0]},
+    }
+    return parse_settings(values, where="demo")

@@ -1,0 +1,408 @@
+"""The verb `track`: memorization of a fixed set of windows over the checkpoints of one run.
+
+Each checkpoint is loaded once and its check written whole; a killed run goes on with the next.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.levels import LEVELS, transitions
+from mnemoscope.data.read import read_sequences
+from mnemoscope.errors import UserError
+from mnemoscope.files import write_json, write_parquet
+from mnemoscope.lm.checkpoints import (
+    Checkpoint,
+    describe_lacking,
+    find_checkpoints,
+    lacking_steps,
+    signature,
+)
+from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.placement import check_dtype, find_device
+from mnemoscope.pipeline.continue_ import decode
+from mnemoscope.progress import track as show_track
+from mnemoscope.report.analysis import AnalysisSection, table_of
+from mnemoscope.report.page import Page, write_page
+from mnemoscope.stats import Share, share_of
+from mnemoscope.training.history import History, HistoryWriter, read_history
+from mnemoscope.training.track import follow, survival, turnover
+from mnemoscope.training.watch import judge
+from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
+
+# The verb `track`: memorization of a fixed set of windows over the checkpoints of one run.
+
+_LOOKED_AT = "checkpoints.json"
+
+
+@dataclass(frozen=True)
+class TrackAsked:
+    """What the user asked for.
+
+    Attributes:
+        checkpoints: as for `find_checkpoints`.
+        sequences: texts or a table that is watched.
+        control: texts or a table that were kept out of training, or None.
+        most: windows kept of each; None keeps all.
+        length: tokens of a window.
+        stride: tokens from one window of a text to the next.
+        seed: of the sample.
+        decode: continue each window too, for its score; else only memorized or not is known.
+        dtype, device, bos, batch_size, trust_remote_code: as for `load_model` and captures.
+    """
+
+    checkpoints: tuple[str, ...]
+    sequences: str
+    control: str | None = None
+    most: int | None = 2000
+    length: int = 64
+    stride: int = 64
+    seed: int = 0
+    decode: bool = True
+    dtype: str = "float32"
+    device: str = "auto"
+    bos: str = "auto"
+    batch_size: int = 64
+    trust_remote_code: bool = False
+
+
+def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
+    """Look at every checkpoint that was not looked at yet.
+
+    Args:
+        asked: what is looked at, and with what.
+        out: folder of the history (`training.history`), made where it is missing.
+
+    Returns:
+        Steps that seem to be missing between the checkpoints (`lacking_steps`).
+
+    Raises:
+        UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints of different
+            tokenizers; a folder with a history of other windows.
+    """
+    checkpoints = find_checkpoints(asked.checkpoints)
+    check_dtype(asked.dtype)
+    find_device(asked.device)
+    tokenizer = _tokenizer(checkpoints[0], asked)
+    windows = _windows(asked, tokenizer)
+    history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)
+    known = _looked_at(out)
+    vocabulary = _vocabulary(tokenizer)
+    with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
+        for checkpoint in checkpoints:
+            found = [signature(checkpoint), asked.dtype, asked.decode]
+            if known.get(str(checkpoint.step)) != found or not history.has(checkpoint.step):
+                model = _load(checkpoint, asked, vocabulary, checkpoints[0])
+                history.add(checkpoint.step, _check(model, windows, asked))
+                known[str(checkpoint.step)] = found
+                write_json(out / _LOOKED_AT, known)
+            progress.advance(1)
+    return lacking_steps([one.step for one in checkpoints])
+
+
+def _windows(asked: TrackAsked, tokenizer: Any) -> WatchedWindows:
+    """What is watched, and beside it what was kept out of training."""
+    windows = _read(asked, asked.sequences, "document", tokenizer)
+    if asked.control is None:
+        return windows
+    return windows + _read(asked, asked.control, CONTROL, tokenizer)
+
+
+def _read(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
+    frame = read_sequences(path, tokenizer, length=asked.length, stride=asked.stride).frame
+    frame = frame.drop("source", strict=False).with_columns(
+        pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
+    )
+    return WatchedWindows.from_table(
+        frame, tokenizer, source=source, most=asked.most, seed=asked.seed, bos=asked.bos
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint, asked: TrackAsked) -> Any:
+    return load_tokenizer(
+        checkpoint.name,
+        revision=checkpoint.revision,
+        trust_remote_code=asked.trust_remote_code,
+    )
+
+
+def _load(
+    checkpoint: Checkpoint, asked: TrackAsked, vocabulary: str, first: Checkpoint
+) -> LanguageModel:
+    model = load_model(
+        checkpoint.name,
+        revision=checkpoint.revision,
+        dtype=asked.dtype,
+        device=asked.device,
+        bos=asked.bos,
+        trust_remote_code=asked.trust_remote_code,
+    )
+    if _vocabulary(model.tokenizer) != vocabulary:
+        raise UserError(
+            f"track: step {checkpoint.step} ({checkpoint.name}) has another tokenizer than step "
+            f"{first.step}. Track checkpoints of one run."
+        )
+    return model
+
+
+def _check(model: LanguageModel, windows: WatchedWindows, asked: TrackAsked) -> pl.DataFrame:
+    """One check, decoded where that was asked for."""
+    check = judge(model, windows, batch_size=asked.batch_size)
+    if not asked.decode:
+        return check
+    decoded = decode(model, windows.tokens, batch_size=asked.batch_size)
+    return check.with_columns(decoded["memorization_score"])
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """A hash of which token has which number."""
+    pairs = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+
+
+def _looked_at(out: Path) -> dict[str, Any]:
+    """What each step's check was made from; nothing where that is not known."""
+    try:
+        found: dict[str, Any] = json.loads((out / _LOOKED_AT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+# A history of memorization as tables and one page: shares by step, survival, levels.
+
+PAGE = "track.html"
+_KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
+
+
+Group = tuple[str, str]
+"""A source and a class."""
+
+
+@dataclass(frozen=True)
+class TrackResults:
+    """What a history says.
+
+    Attributes:
+        sentence: the result in words.
+        further: what it rests on and what it cannot say.
+        frames: `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
+        figures: to be drawn.
+    """
+
+    sentence: str
+    further: tuple[str, ...]
+    frames: dict[str, pl.DataFrame] = field(repr=False)
+    figures: tuple[Figure, ...] = field(repr=False)
+
+
+def write_track_page(folder: Path) -> TrackResults:
+    """Write the tables and the page of a history beside it.
+
+    Args:
+        folder: of the history.
+
+    Raises:
+        UserError: no history there.
+        DamagedDataError: a torn file.
+    """
+    results = track_results(read_history(folder))
+    for name, frame in results.frames.items():
+        write_parquet(folder / f"{name}.parquet", frame)
+    section = AnalysisSection(
+        name="track",
+        title="What comes out, what stays, what is forgotten",
+        question="Which windows does the model reproduce at which step, and which does it forget?",
+        source="",
+        sentence=results.sentence,
+        further=results.further,
+        figures=results.figures,
+        tables=tuple(
+            table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
+        ),
+    )
+    write_page(folder / PAGE, Page(title="Memorization by step", sections=(section,)))
+    return results
+
+
+def track_results(history: History) -> TrackResults:
+    """Sum a history up.
+
+    Args:
+        history: of one check or more.
+    """
+    checks = history.joined()
+    groups = _groups(history.windows)
+    shares = _shares(checks)
+    followed = follow(history.checks).join(
+        history.windows.select("window", "source", "class", "text"), on="window", how="left"
+    )
+    lasting = pl.concat(
+        _of_group(followed, group).pipe(survival, history.steps[-1]).select(*_literals(group), "*")
+        for group in groups
+    )
+    frames = {
+        "shares": shares,
+        "windows": followed,
+        "turnover": turnover(history.checks),
+        "survival": lasting,
+    }
+    figures: list[Figure] = [_share_chart(shares, groups, history.steps)]
+    if not lasting.is_empty():
+        figures.append(_survival_chart(lasting, groups))
+    if "memorization_score" in checks.columns:
+        frames["levels"], heat = _levels(checks, history.steps)
+        figures += heat
+    further = tuple(_further(history, followed))
+    return TrackResults(_sentence(shares, history.steps[-1]), further, frames, tuple(figures))
+
+
+def _groups(windows: pl.DataFrame) -> list[Group]:
+    """Sources and classes that there are, what was kept out of training last."""
+    found = windows.select("source", "class").unique(maintain_order=True).rows()
+    return sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
+
+
+def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
+    source, kind = group
+    return frame.filter((pl.col("source") == source) & (pl.col("class") == kind))
+
+
+def _literals(group: Group) -> tuple[pl.Expr, pl.Expr]:
+    return pl.lit(group[0]).alias("source"), pl.lit(group[1]).alias("class")
+
+
+def _shares(checks: pl.DataFrame) -> pl.DataFrame:
+    """Windows reproduced, by group and step, with intervals."""
+    counted = checks.group_by("source", "class", "step", maintain_order=True).agg(
+        pl.len().alias("n"),
+        pl.col("is_memorized").sum().alias("memorized"),
+        pl.col("logprob").mean(),
+    )
+    shares = [share_of(part, n) for n, part in counted.select("n", "memorized").iter_rows()]
+    return counted.with_columns(
+        pl.Series(name, [getattr(one, name) for one in shares]) for name in Share._fields
+    ).rename({"value": "share"})
+
+
+def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[int]) -> Chart:
+    return Chart(
+        title="Windows that the model reproduces, per cent (95 % interval)",
+        series=tuple(
+            Series(
+                name=f"{', '.join(group)} ({part['n'][0]:,})",
+                x=plain(part["step"]),
+                y=plain(part["share"]),
+                low=plain(part["low"]),
+                high=plain(part["high"]),
+            )
+            for group in groups
+            for part in [_of_group(shares, group)]
+        ),
+        form="line" if len(steps) > 1 else "points",
+        x_label="step",
+        percent=True,
+    )
+
+
+def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
+    """Curves that fall by steps."""
+    series = []
+    for group in groups:
+        part = _of_group(lasting, group)
+        if part.is_empty():  # keeps its colour, so that both charts have the same
+            series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
+            continue
+        x, y, low, high = (part[column].to_list() for column in ("age", "survives", "low", "high"))
+        series.append(
+            Series(
+                name=", ".join(group),
+                x=plain(_stairs(x, later=True)),
+                y=plain(_stairs(y)),
+                low=plain(_stairs(low)),
+                high=plain(_stairs(high)),
+            )
+        )
+    return Chart(
+        title="Still reproduced so many steps after it was first seen, per cent (Kaplan-Meier)",
+        series=tuple(series),
+        x_label="steps since first seen memorized",
+        percent=True,
+    )
+
+
+def _stairs(values: list[float], *, later: bool = False) -> list[float]:
+    """Every value twice, so that a line through them falls upright at each place."""
+    doubled = [value for value in values for _ in range(2)]
+    return doubled[1:] if later else doubled[:-1]
+
+
+def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, list[HeatMap]]:
+    """Score levels from one check to the next; drawn from the first to the last."""
+    wide = checks.pivot(on="step", index="window", values="memorization_score")
+    rows = []
+    for before, after in pairwise(steps):
+        counts = transitions(wide[str(before)], wide[str(after)])
+        rows += [
+            {"from_step": before, "to_step": after, "from": LEVELS[i], "to": LEVELS[j], "n": int(n)}
+            for i, line in enumerate(counts)
+            for j, n in enumerate(line)
+        ]
+    kinds = {"from_step": pl.Int64, "to_step": pl.Int64, "from": pl.String, "to": pl.String}
+    frame = pl.DataFrame(rows, schema=kinds | {"n": pl.Int64})
+    if len(steps) < 2:
+        return frame, []
+    whole = transitions(wide[str(steps[0])], wide[str(steps[-1])])
+    heat = HeatMap(
+        title=f"Score levels from step {steps[0]:,} to step {steps[-1]:,} (windows)",
+        values=tuple(plain(line) for line in whole),
+        row_names=LEVELS,
+        column_names=LEVELS,
+        row_label=f"step {steps[0]:,}",
+        column_label=f"step {steps[-1]:,}",
+    )
+    return frame, [heat]
+
+
+def _sentence(shares: pl.DataFrame, last: int) -> str:
+    """The last check in words, what was kept out of training beside it."""
+    now = shares.filter(pl.col("step") == last)
+    is_control = pl.col("source") == CONTROL
+    parts = []
+    for kind, words in _KINDS.items():
+        of_kind = now.filter(pl.col("class") == kind)
+        watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
+        if of_kind.is_empty():
+            continue
+        said = f"{_share(watched)} of the {watched['n'].sum():,} windows that {words}"
+        beside = f", and {_share(kept_out)} of such windows kept out of training"
+        parts.append(said + (beside if kept_out.height else ""))
+    return f"At step {last:,} the model reproduces {'; '.join(parts)}."
+
+
+def _share(counted: pl.DataFrame) -> Share:
+    return share_of(int(counted["memorized"].sum()), int(counted["n"].sum()))
+
+
+def _further(history: History, followed: pl.DataFrame) -> Iterator[str]:
+    seen = followed.drop_nulls("first_memorized")
+    lost = seen.drop_nulls("forgotten")
+    yield (
+        f"{len(history.steps):,} checks of {followed.height:,} windows: {seen.height:,} were "
+        f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
+        "between two checks is not seen."
+    )
+    yield from describe_lacking(history.steps)
+    if not (followed["source"] == CONTROL).any():
+        yield (
+            "No window was kept out of training, so nothing here tells memory from text that the "
+            "model could have written anyway: watch held-out texts as controls beside these."
+        )

@@ -1,0 +1,159 @@
+"""The checkpoints of one run, in the order of their steps, before any is loaded."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.errors import UserError
+
+_NUMBER = re.compile(r"\d+")
+_TRAINERS = re.compile(r"checkpoint-\d+")
+_MOST_LACKING = 1000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model on the way.
+
+    Attributes:
+        name: folder or hub name.
+        revision: of the hub, or None.
+        step: of the training.
+    """
+
+    name: str
+    revision: str | None
+    step: int
+
+
+def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint]:
+    """Find out which checkpoints were named.
+
+    Args:
+        given: one folder that holds checkpoints (`checkpoint-100`, `checkpoint-200`, … as
+            transformers' Trainer writes them, or any folders with a number in their names), or
+            the checkpoints themselves: folders, or MODEL@REVISION of the hub.
+        least: how many there must be.
+
+    Returns:
+        Rising by step: the last number in the name of a folder or revision, or the
+        place in what was given where no name has one.
+
+    Raises:
+        UserError: too few, one step twice, a folder that is none, a checkpoint's folder
+            without a model, or some names with a number and some without.
+    """
+    if len(given) == 1 and Path(given[0]).is_dir() and not _holds_model(Path(given[0])):
+        found = _inside(Path(given[0]))
+    else:
+        found = _named(given)
+    if len(found) < least:
+        raise UserError(f"{_too_few(given, len(found))}, {least} or more are needed.")
+    twice = [step for step, n in Counter(one.step for one in found).items() if n > 1]
+    if twice:
+        names = " and ".join(_label(one) for one in found if one.step == twice[0])
+        raise UserError(f"{names} are both step {twice[0]}. Name one of them.")
+    return sorted(found, key=lambda one: one.step)
+
+
+def lacking_steps(steps: Sequence[int]) -> list[int]:
+    """Steps between the first and the last at which a checkpoint seems to be missing.
+
+    Only where most neighbours are equally far apart and every gap is a multiple of that.
+
+    >>> lacking_steps([100, 200, 300, 600])
+    [400, 500]
+    >>> lacking_steps([1, 2, 4, 8, 16])
+    []
+    """
+    gaps = [after - before for before, after in pairwise(steps)]
+    usual, n_usual = Counter(gaps).most_common(1)[0] if gaps else (0, 0)
+    if 2 * n_usual <= len(gaps) or any(gap % usual for gap in gaps):
+        return []
+    between = [
+        step for before, after in pairwise(steps) for step in range(before + usual, after, usual)
+    ]
+    return between[:_MOST_LACKING]
+
+
+def describe_lacking(steps: Sequence[int]) -> list[str]:
+    """Say in one sentence which steps seem to be missing; nothing where none does.
+
+    >>> describe_lacking([100, 200, 300, 500])
+    ['No check of step 400: what changed there is counted at the next one.']
+    """
+    lacking = lacking_steps(steps)
+    shown = ", ".join(f"{step:,}" for step in lacking[:5])
+    more = " and more" if len(lacking) > 5 else ""
+    said = f"No check of step {shown}{more}: what changed there is counted at the next one."
+    return [said] if lacking else []
+
+
+def signature(checkpoint: Checkpoint) -> list[Any]:
+    """What tells without loading it whether a checkpoint is the one looked at before.
+
+    Names, sizes and times of a folder's weights and configuration; of the hub, its name.
+    """
+    folder = Path(checkpoint.name)
+    if not folder.is_dir():
+        return [checkpoint.name, checkpoint.revision]
+    files = sorted(
+        path for pattern in ("*.json", "*.safetensors", "*.gguf") for path in folder.glob(pattern)
+    )
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _inside(folder: Path) -> list[Checkpoint]:
+    """Checkpoints in a folder; one of the Trainer's without a model is an error, not a gap."""
+    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    empty = [path for path in children if _TRAINERS.fullmatch(path.name) and not _holds_model(path)]
+    if empty:
+        raise UserError(
+            f"{empty[0]}: holds no model (config.json). Copy the checkpoint again, or remove it."
+        )
+    models = [str(path) for path in children if _holds_model(path)]
+    if not models:
+        raise UserError(f"{folder}: holds no checkpoint (a folder with config.json).")
+    return _named(models)
+
+
+def _named(given: Sequence[str]) -> list[Checkpoint]:
+    """Checkpoints by what they are called."""
+    parts = []
+    for each in given:
+        name, _, revision = each.rpartition("@")
+        is_revision = bool(name) and not Path(each).exists()
+        parts.append((name, revision) if is_revision else (each, None))
+    numbers = [_NUMBER.findall(revision or Path(name).name) for name, revision in parts]
+    if any(numbers) and not all(numbers):
+        lacking = given[[bool(found) for found in numbers].index(False)]
+        raise UserError(f"{lacking}: no step in its name, but in others'. Rename it.")
+    steps = [int(found[-1]) for found in numbers] if all(numbers) else range(len(parts))
+    return [
+        Checkpoint(name, revision, step)
+        for (name, revision), step in zip(parts, steps, strict=True)
+    ]
+
+
+def _too_few(given: Sequence[str], n_found: int) -> str:
+    only = given[0] if len(given) == 1 else ""
+    if only and Path(only).is_dir() and not _holds_model(Path(only)):
+        return f"{only}: {n_found} checkpoint{'' if n_found == 1 else 's'} there"
+    if only.endswith("/") or only.startswith((".", "/")):
+        missing = "" if Path(only).exists() else ": no such folder"
+        return f"{only}{missing}: 1 checkpoint named"
+    return f"{n_found} checkpoint{'' if n_found == 1 else 's'} named"
+
+
+def _holds_model(folder: Path) -> bool:
+    names = ("config.json", "adapter_config.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def _label(checkpoint: Checkpoint) -> str:
+    revision = f"@{checkpoint.revision}" if checkpoint.revision else ""
+    return f"{checkpoint.name}{revision}"

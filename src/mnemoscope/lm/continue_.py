@@ -1,0 +1,395 @@
+"""What a model says after a prefix: greedy tokens, with how close each choice was.
+
+An own loop in place of `generate`: no sampling defaults, no repetition penalty and no stop at an
+end-of-text token from a model's generation settings, and the gap between the two best logits.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mnemoscope.lm.attention import PooledMaps, pooled_attention
+from mnemoscope.lm.model import (
+    LanguageModel,
+    best_two,
+    check_finite,
+    check_tokens,
+    last_logits,
+    new_cache,
+    prepend_bos,
+    run_batches,
+)
+from mnemoscope.lm.padding import Span, check_padded, run_padded
+
+# What a model says after a prefix: greedy tokens, with how close each choice was.
+
+
+class Continuations(NamedTuple):
+    """One batch of continuations.
+
+    Attributes:
+        tokens: shape (batch, T - prefix), int32; -1 where the suffix is padded.
+        score: memorization score (batch,), float32: share of positions where the continuation is
+            the suffix; 1.0 is memorized.
+        smallest_gap: (batch,), float32: the smallest difference between the two best logits of
+            any step; a label with a gap near 0 may flip with rounding.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float32]
+    smallest_gap: npt.NDArray[np.float32]
+
+
+def continue_sequences(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    attention_mask: npt.ArrayLike | None = None,
+) -> Iterator[Continuations]:
+    """Continue the prefix of every sequence greedily and compare with its suffix.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        prefix: tokens that the model is shown; it continues T - prefix.
+        attention_mask: of a padded table, shape (n, T): 1 for a token, 0 for padding on the left
+            or right. Prefix and suffix are then the tokens before and from column `prefix` on.
+
+    Returns:
+        An iterator of batches in the order of the rows.
+
+    Raises:
+        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+        NoRoomError: not even one sequence fits into memory.
+    """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
+        return run_padded(
+            lm,
+            padded,
+            batch_size,
+            lambda batch, span: _in_place(_continue_batch(lm, batch, prefix - span.first), span),
+        )
+    table = check_tokens(lm, tokens, prefix=prefix)
+    return run_batches(lm, table, batch_size, lambda batch: _continue_batch(lm, batch, prefix))
+
+
+def greedy_tokens(
+    lm: LanguageModel, prefixes: torch.Tensor, n_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode greedily with a key-value cache; an end-of-text token is a token like any other.
+
+    Args:
+        lm: the model.
+        prefixes: shape (batch, prefix), int64, on the model's device, without the BOS token.
+        n_tokens: how many tokens to decode.
+
+    Returns:
+        Tokens (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
+    """
+    cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1)
+    fed = prepend_bos(lm, prefixes)
+    chosen: list[torch.Tensor] = []
+    gaps: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for _ in range(n_tokens):
+            best, gap = best_two(last_logits(lm, fed, 1, cache))
+            chosen.append(best)
+            gaps.append(gap)
+            # Families without a cache read everything again.
+            fed = best if cache is not None else torch.cat([fed, best], dim=1)
+    return torch.cat(chosen, dim=1), torch.cat(gaps, dim=1).amin(dim=1)
+
+
+def _continue_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Continuations:
+    suffixes = batch[:, prefix:]
+    decoded, gap = greedy_tokens(lm, batch[:, :prefix], suffixes.shape[1])
+    check_finite(lm, gap)
+    score = (decoded == suffixes).float().mean(dim=1)
+    return Continuations(
+        decoded.to("cpu", torch.int32).numpy(), score.cpu().numpy(), gap.cpu().numpy()
+    )
+
+
+def _in_place(found: Continuations, span: Span) -> Continuations:
+    """Make the tokens as many as the table's suffix has columns."""
+    n_missing = span.padding[1]
+    return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, n_missing)), constant_values=-1))
+
+
+# Which sequences a model has memorized, by teacher forcing instead of decoding.
+
+# Suffix tokens after which those sequences are asked on that are still right. Half of all texts
+# fail on the first one, most on the first four; a step costs a forward of few rows.
+_STEPS = (1, 4)
+# A family without a key-value cache reads the prefix again in every step.
+_STEPS_WITHOUT_CACHE = (4,)
+
+
+class Scan(NamedTuple):
+    """The verdict for one batch.
+
+    Attributes:
+        is_memorized: (batch,), bool: the whole suffix is what greedy decoding would say.
+        smallest_gap: (batch,), float32: the smallest difference between the two best logits, up
+            to and including the first wrong token; for memorized sequences over the whole suffix,
+            as `Continuations.smallest_gap`.
+    """
+
+    is_memorized: npt.NDArray[np.bool_]
+    smallest_gap: npt.NDArray[np.float32]
+
+
+def scan_memorized(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    attention_mask: npt.ArrayLike | None = None,
+) -> Iterator[Scan]:
+    """Say of every sequence whether the model continues its prefix with its suffix.
+
+    In steps: the prefix and the first suffix token of all, then three more and then the rest for
+    the sequences right so far, on top of their key-value cache.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        prefix: tokens of the prefix; the other T - prefix are judged.
+        attention_mask: of a padded table, as `continue_sequences` takes it.
+
+    Returns:
+        An iterator of batches in the order of the rows.
+
+    Raises:
+        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+        NoRoomError: not even one sequence fits into memory.
+    """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
+        return run_padded(
+            lm,
+            padded,
+            batch_size,
+            lambda batch, span: _scan_batch(lm, batch, prefix - span.first),
+        )
+    table = check_tokens(lm, tokens, prefix=prefix)
+    return run_batches(lm, table, batch_size, lambda batch: _scan_batch(lm, batch, prefix))
+
+
+def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
+    length = batch.shape[1]
+    gap = torch.full((len(batch),), torch.inf, device=batch.device)
+    alive = torch.arange(len(batch), device=batch.device)
+    with torch.inference_mode():
+        cache = new_cache(lm, length - 1)
+        begin = prefix
+        for end in _ends(length, prefix, has_cache=cache is not None):
+            is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
+            gap[alive] = torch.minimum(gap[alive], gap_here)
+            if not is_right.all():
+                alive = alive[is_right]
+                if cache is not None and end < length:
+                    rows = is_right.nonzero().squeeze(1)
+                    # On several devices each layer's cache is its own; indices on the CPU fit all.
+                    cache.batch_select_indices(rows if lm.device_map is None else rows.cpu())
+            if not len(alive):
+                break
+            begin = end
+    check_finite(lm, gap)
+    is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    is_memorized[alive] = True
+    return Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+
+
+def _ends(length: int, prefix: int, *, has_cache: bool) -> list[int]:
+    """The columns before which each step ends."""
+    steps = _STEPS if has_cache else _STEPS_WITHOUT_CACHE
+    return [*(prefix + step for step in steps if prefix + step < length), length]
+
+
+def _step(
+    lm: LanguageModel, tokens: torch.Tensor, begin: int, prefix: int, cache: Any | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Judge the tokens (batch, length) from `begin` on, which follow those in the cache."""
+    fed = tokens[:, begin - 1 : -1]
+    if cache is None or begin == prefix:
+        fed = prepend_bos(lm, tokens[:, :-1])
+    logits = last_logits(lm, fed, tokens.shape[1] - begin, cache)
+    return compare(logits, tokens[:, begin:])
+
+
+def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give (batch,) all right, and (batch,) the smallest gap up to the first wrong token."""
+    best, gap = best_two(logits)
+    agrees = best == wanted
+    right_before = torch.ones_like(agrees)
+    right_before[:, 1:] = agrees[:, :-1].cumprod(dim=1).bool()
+    return agrees.all(dim=1), gap.masked_fill(~right_before, torch.inf).amin(dim=1)
+
+
+# What a model would say at each place of a text after the true tokens before it.
+
+
+def best_tokens(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 1
+) -> npt.NDArray[np.int32]:
+    """Give the argmax at every place from `prefix` on, teacher-forced.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        prefix: tokens that are shown and not judged, at least 1.
+
+    Returns:
+        Shape (n, T - prefix), int32.
+
+    Raises:
+        UserError: tokens that do not fit the model.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    found = np.empty((len(table), table.shape[1] - prefix), dtype=np.int32)
+    start = 0
+    for best in run_batches(lm, table, batch_size, lambda batch: _batch(lm, batch, prefix)):
+        found[start : start + len(best)] = best
+        start += len(best)
+    return found
+
+
+def _batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> npt.NDArray[np.int32]:
+    with torch.inference_mode():
+        fed = prepend_bos(lm, batch[:, :-1])
+        best = last_logits(lm, fed, batch.shape[1] - prefix).argmax(dim=-1)
+    return best.to("cpu", torch.int32).numpy()
+
+
+# How far a model writes a text on without a mistake, and whether it merely copied its prompt.
+
+_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
+_SHOWN_CHARACTERS = 32
+_WORD = re.compile(r"[^\W_]+")
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
+
+
+def right_tokens(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int
+) -> npt.NDArray[np.bool_]:
+    """Say of every token after the prefix whether the true ones before it make it the best.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: shape (n, T), integers.
+        batch_size: rows at once; halved, and said so, when memory runs out.
+        prefix: tokens of the prefix, at least 1.
+
+    Returns:
+        Shape (n, T - prefix), bool.
+
+    Raises:
+        UserError: tokens that do not fit the model.
+        NoRoomError: not even one row fits into memory.
+    """
+    best = best_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
+    is_right: npt.NDArray[np.bool_] = best == np.asarray(tokens)[:, prefix:]
+    return is_right
+
+
+def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Count the right tokens in a row from the first on.
+
+    Args:
+        is_right: shape (..., n), bool.
+
+    >>> run_lengths([[True, True, False, True]]).tolist()
+    [2]
+    """
+    ones = np.asarray(is_right, dtype=np.int64)
+    counted: npt.NDArray[np.int64] = np.cumprod(ones, axis=-1).sum(axis=-1)
+    return counted
+
+
+def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
+    """True where the prompt already holds what was written, or its first 32 characters.
+
+    Args:
+        tokenizer: gives the texts; they are compared as words of letters and digits.
+        prompt: token ids that the model was shown.
+        written: token ids that it wrote; five or fewer are never called copied.
+    """
+    written = np.asarray(written)
+    if len(written) <= _SHORTEST_COPY:
+        return False
+    shown, text = as_words(tokenizer, prompt), as_words(tokenizer, written)
+    return bool(text) and (text in shown or text[:_SHOWN_CHARACTERS] in shown)
+
+
+def as_words(tokenizer: Any, ids: npt.ArrayLike, *, ascii_only: bool = False) -> str:
+    """Give tokens as their words of letters and digits, one space between them.
+
+    Args:
+        tokenizer: gives their text.
+        ids: the tokens.
+        ascii_only: as the published script, which sees nothing of other scripts.
+    """
+    text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
+    return " ".join((_ASCII_WORD if ascii_only else _WORD).findall(text))
+
+
+# Pooled attention maps and the verdict of the scan, both from one teacher-forced forward.
+
+
+def capture_and_scan(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+) -> Iterator[tuple[PooledMaps, Scan]]:
+    """Capture the attention of whole sequences and say which of them the model has memorized.
+
+    One forward in place of a capture and a scan, for sequences of which both are wanted. The maps
+    are those of `capture_pooled`, bit for bit at the same batch size. The verdicts come from the
+    model's eager attention, those of `scan_memorized` from its native one: rounding may turn a
+    near tie of the two best logits, see `Scan.smallest_gap`.
+
+    Args:
+        lm: the model.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        prefix: tokens of the prefix; the other T - prefix are judged.
+
+    Returns:
+        An iterator of maps and verdicts, batch by batch in the order of the rows.
+
+    Raises:
+        UserError: as `capture_pooled` and `scan_memorized`.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    return run_batches(lm, table, batch_size, lambda batch: _one_forward_batch(lm, batch, prefix))
+
+
+def _one_forward_batch(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int
+) -> tuple[PooledMaps, Scan]:
+    wanted = batch[:, prefix:]
+    with pooled_attention(lm) as pool:
+        with torch.inference_mode():
+            logits = last_logits(
+                lm,
+                prepend_bos(lm, batch),
+                wanted.shape[1] + 1,
+                output_attentions=lm.attention_route == "hooks",
+            )
+            # The logits after the last token foretell what nobody asks for.
+            is_memorized, gap = compare(logits[:, :-1], wanted)
+        maps = pool.maps()
+    check_finite(lm, gap)
+    return maps, Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())

@@ -1,0 +1,280 @@
+"""Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
+from mnemoscope.lm.hub import (
+    NO_FILE,
+    UNREACHABLE,
+    Source,
+    check_on_hub,
+    find_adapter,
+    find_source,
+    hub_reason,
+    merge_adapter,
+)
+from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.lm.placement import (
+    check_bitsandbytes,
+    check_device_map,
+    check_dtype,
+    find_device,
+    quiet_transformers,
+)
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    device_map: str | Mapping[str, int | str] | None = None,
+    bos: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model and its tokenizer, in evaluation mode.
+
+    Only safetensors (and GGUF) are read: pickled weights can run code.
+
+    Args:
+        name: a folder, a ``.gguf`` file, a folder holding one, a folder of a PEFT adapter (it is
+            merged into its base model), or a hub name.
+        revision: hub branch, tag or commit.
+        dtype: ``float32`` (exact figures), ``float16``, ``bfloat16``, or ``auto`` as stored.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        device_map: spread the model over several devices, memory and disk as transformers does
+            (``auto``, or a device for each module); in place of `device`.
+        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
+        trust_remote_code: run the Python code that comes with the model.
+
+    Returns:
+        The model and what the other rooms must know of it.
+
+    Raises:
+        UserError: not there, not reachable, no causal language model, no tokenizer, weights
+            missing, or a setting that does not exist.
+        DamagedDataError: the weights cannot be read.
+        NoRoomError: the device's memory is too small.
+    """
+    torch_dtype, torch_device = check_dtype(dtype), find_device(device)
+    adapter = find_adapter(name)
+    if adapter is None:
+        source = find_source(name, revision)
+    else:
+        source = find_source(adapter.base, revision or adapter.revision)
+    arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
+    if device_map is not None:
+        device_map = check_device_map(device_map, device=device)
+        _check_may_spread(source, is_adapter=adapter is not None)
+    with _loading(source):
+        config = AutoConfig.from_pretrained(source.location, **arguments)
+        _check_is_causal(source, config)
+        if _is_quantized(source, config, is_adapter=adapter is not None) and device_map is None:
+            device_map = {"": str(torch_device)}  # bitsandbytes' weights are not moved afterwards
+        placement = {} if device_map is None else {"device_map": device_map}
+        tokenizer = _read_tokenizer(source, trust_remote_code)
+        model = _read_weights(source, dtype=torch_dtype, **placement, **arguments)
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
+        if device_map is None:
+            model = model.to(torch_device)
+    lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
+    _check_looks_back(lm)
+    return lm
+
+
+def load_tokenizer(
+    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
+    """Load only the tokenizer of a model; names and errors as `load_model`."""
+    adapter = find_adapter(name)
+    if adapter is not None:
+        name, revision = adapter.base, revision or adapter.revision
+    source = find_source(name, revision, needs_weights=False)
+    with _loading(source):
+        return _read_tokenizer(source, trust_remote_code)
+
+
+def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, **source.arguments(), trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        known = isinstance(error, ValueError | KeyError | TypeError | AttributeError)
+        if not known and type(error) is not Exception:  # what the tokenizers library raises
+            raise
+        raise UserError(
+            f"{source.name}: its tokenizer cannot be read ({_first_line(error)}). Copy the files "
+            "of the model's tokenizer again."
+        ) from error
+    if not len(tokenizer):
+        raise UserError(f"{source.name}: its tokenizer is empty. Copy the files again.")
+    return tokenizer
+
+
+def _read_weights(source: Source, **arguments: Any) -> Any:
+    """Load the weights and refuse a model of which some were made up."""
+    if source.gguf_file is None:
+        arguments["use_safetensors"] = True
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.location, output_loading_info=True, **arguments
+        )
+    except SafetensorError as error:
+        raise DamagedDataError(
+            f"{source.name}: its weights cannot be read ({_first_line(error)}). Copy them again."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{source.name}: {len(missing)} weights are missing, {missing[0]} first, and would be "
+            "random. Give a whole causal language model."
+        )
+    if not model._can_set_attn_implementation() and model.config._attn_implementation != "eager":
+        # Falcon chooses its attention when it is built; capture needs its eager one.
+        return _read_weights(source, attn_implementation="eager", **arguments)
+    return model
+
+
+@contextmanager
+def _loading(source: Source) -> Iterator[None]:
+    """Quiet transformers, and say what went wrong in one line of ours."""
+    if source.gguf_file is not None:
+        _check_gguf_extra(source)
+    try:
+        if not source.is_local:
+            check_on_hub(source.location, source.revision)
+        with quiet_transformers(reads_gguf=source.gguf_file is not None):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise NoRoomError(
+            f"{source.name}: does not fit into the device's memory. Use --dtype bfloat16 or "
+            "--device cpu."
+        ) from error
+    except MnemoscopeError:
+        raise
+    except Exception as error:
+        if source.gguf_file is not None and not isinstance(error, ImportError):
+            # A torn file makes the reader fail in any way.
+            raise DamagedDataError(
+                f"{source.name}: cannot be read as GGUF ({_first_line(error)}). Copy it again."
+            ) from error
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            raise
+        raise UserError(f"{source.name}: {_reason(error, source)}") from error
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """Say in our words why transformers could not load something."""
+    if "trust_remote_code" in str(error):
+        return "comes with Python code of its own. If you trust it, use --trust-remote-code."
+    if source.is_local or not isinstance(error, OSError):
+        return f"cannot be loaded ({_first_line(error)}). Is it a causal language model?"
+    reason = hub_reason(error)
+    if reason is None:
+        reason = NO_FILE if "safetensors" in str(error) else UNREACHABLE
+    return reason
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _check_gguf_extra(source: Source) -> None:
+    missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(
+            f"{source.name}: reading .gguf needs {' and '.join(missing)}: "
+            "pip install 'mnemoscope[gguf]'"
+        )
+
+
+def _check_is_causal(source: Source, config: Any) -> None:
+    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if config.is_encoder_decoder or not (
+        has_own_code or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
+        raise UserError(
+            f"{source.name}: model type '{config.model_type}' is no causal language model. "
+            "Choose one that transformers' AutoModelForCausalLM loads."
+        )
+
+
+def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
+    """True of weights that bitsandbytes has quantized; refuse those of any other method.
+
+    GGUF's are turned into plain ones when they are read.
+    """
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return False
+    settings = quantization if isinstance(quantization, dict) else vars(quantization)
+    method = settings.get("quant_method", "unknown")
+    method = getattr(method, "value", method)
+    if method == "bitsandbytes":
+        check_bitsandbytes(source.name)
+        if is_adapter:
+            raise UserError(
+                f"{source.name}: quantized, and merging an adapter would round its weights again. "
+                "Name the plain model as its base in adapter_config.json."
+            )
+        return True
+    raise UserError(
+        f"{source.name}: quantized weights ({method}) are not read. Give the model as it was "
+        "before, with --dtype bfloat16, or a .gguf file of it."
+    )
+
+
+def _check_may_spread(source: Source, *, is_adapter: bool) -> None:
+    """Refuse a `device_map` for what is turned into plain weights on one device."""
+    if is_adapter or source.gguf_file is not None:
+        what = "an adapter is merged" if is_adapter else "a .gguf file is read"
+        raise UserError(
+            f"{source.name}: {what} on one device, so without a device_map. Save the model as "
+            "plain safetensors, or name one device."
+        )
+
+
+def _check_looks_back(lm: LanguageModel) -> None:
+    """Refuse a model whose first logits depend on a later token, as BERT's with a causal head.
+
+    The two rows differ in their last token only, so a causal model gives the first position the
+    same logits but for rounding; half precision rounds to about 1e-2 of the spread.
+    """
+    pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
+    pair[1, 1] = lm.vocab_size - 1
+    first, second = _logits(lm, pair)[:, 0].float()
+    if bool((first - second).abs().max() > 0.05 * first.std()):
+        raise UserError(
+            f"{lm.name}: what it says after a token depends on later tokens, so it is no causal "
+            "language model. Choose another."
+        )
+
+
+def _logits(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of the model's first forward: bitsandbytes sees here only what it cannot compute.
+
+    On some processors it wants the widths of 4-bit weights to be multiples of 32 and 64.
+    """
+    try:
+        with torch.inference_mode():
+            logits: torch.Tensor = lm.model(input_ids=tokens, use_cache=False).logits
+    except (AssertionError, RuntimeError) as error:
+        if lm.quantization is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{lm.name}: {lm.quantization} cannot compute with these weights on {lm.device} "
+            f"({_first_line(error)}). Use another --device, or the model as it was before."
+        ) from error
+    return logits

@@ -1,0 +1,651 @@
+"""A causal language model ready for use, with what the other rooms must know of it."""
+
+import gc
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import cache
+from functools import cache as remember
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import eager_mask
+
+from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.lm.bos import find_bos
+from mnemoscope.lm.placement import (
+    describe_device_map,
+    describe_quantization,
+    fingerprint_model,
+    input_device,
+    is_spread,
+)
+
+# A key-value cache with room set aside: a token is written in, where others copy all before it.
+
+
+def roomy_cache(config: Any, n_tokens: int) -> DynamicCache:
+    """Give an empty cache whose plain layers have room for `n_tokens`; more may still come.
+
+    Layers of other kinds (sliding windows) are transformers' own.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values are views of the used part of their rooms."""
+
+    def __init__(self, n_tokens: int) -> None:
+        super().__init__()
+        self._n_tokens = n_tokens
+        self._rooms: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new states (batch, heads, tokens, size) behind the others; give all of them."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if end > self._n_tokens:
+            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
+        if self._rooms is None or self._rooms[0].shape[0] != len(key_states):
+            self._move(key_states, value_states, start)
+        assert self._rooms is not None
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._rooms)
+        return self.keys, self.values
+
+    def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int) -> None:
+        """Set room aside, and put what there is into it."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new = (key_states, value_states)
+        self._rooms = tuple(  # type: ignore[assignment]
+            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3]) for states in new
+        )
+        if start:
+            for room, there in zip(self._rooms, (self.keys, self.values), strict=True):  # type: ignore[arg-type]
+                room[:, :, :start] = there
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only these rows."""
+        super().batch_select_indices(indices)
+        self._rooms = None
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Put the rows in another order."""
+        super().reorder_cache(beam_idx)
+        self._rooms = None
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        super().batch_repeat_interleave(repeats)
+        self._rooms = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._rooms = None
+
+
+# Switch a model to attention code of ours and back: the ways into it, and no trace afterwards.
+
+
+@contextmanager
+def rerouted(
+    lm: "LanguageModel",
+    name: str,
+    function: Callable[..., Any],
+    *,
+    claim: AbstractContextManager[None],
+    hooks: AbstractContextManager[None],
+) -> Iterator[None]:
+    """Run a model without dropout and with attention of ours; as before afterwards.
+
+    Args:
+        lm: the model.
+        name: of the function, for transformers; must not contain "sdpa", "flash",
+            "flex_attention" or a slash: transformers reads names.
+        function: on route ``interface``, called as transformers' `AttentionInterface` calls its
+            functions.
+        claim: entered on route ``interface``: tells the function whose module it serves.
+        hooks: entered on route ``hooks``, around the family's own eager code.
+
+    Raises:
+        UserError: the model keeps its own attention.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_evaluation_mode(lm.model))
+        if lm.attention_route == "interface":
+            _register(name, function)
+            stack.enter_context(implementation(lm, name))
+            stack.enter_context(claim)
+        else:
+            stack.enter_context(implementation(lm, "eager"))
+            stack.enter_context(hooks)
+        yield
+
+
+def _register(name: str, function: Callable[..., Any]) -> None:
+    """Make an attention function known to transformers, with the mask that eager code takes."""
+    AttentionInterface.register(name, function)
+    # Without it transformers passes no mask and every token sees the later ones.
+    AttentionMaskInterface.register(name, eager_mask)
+
+
+def attention_route(model: PreTrainedModel) -> str:
+    """Say how a model's attention is captured: ``interface``, or ``hooks`` on its eager code."""
+    upcasts = getattr(model.config, "reorder_and_upcast_attn", False)  # GPT-2: only its eager code
+    return "interface" if model._can_set_attn_implementation() and not upcasts else "hooks"
+
+
+@cache
+def eager_attention(attention_class: type) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Find `eager_attention_forward` beside an attention class or one of its bases."""
+    for base in attention_class.__mro__:
+        found = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    raise UserError(
+        f"{attention_class.__name__}: no eager attention to be found beside it, so this family's "
+        "attention cannot be captured. Choose another model."
+    )
+
+
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """Modules named as attention that hold no other such module (GPT-Neo nests two)."""
+    named = [module for module in model.modules() if "Attention" in type(module).__name__]
+    return [
+        module
+        for module in named
+        if not any(other in named for other in module.modules() if other is not module)
+    ]
+
+
+@contextmanager
+def claimed(
+    model: nn.Module, owners: dict[nn.Module, Any], owner: Any, doing: str
+) -> Iterator[None]:
+    """Enter every module of a model in a registry for this block: one owner at a time.
+
+    Raises:
+        RuntimeError: the model has an owner already; says what is being done to it.
+    """
+    modules = list(model.modules())
+    if any(module in owners for module in modules):
+        raise RuntimeError(f"the attention of this model is already being {doing}")
+    owners.update(dict.fromkeys(modules, owner))
+    try:
+        yield
+    finally:
+        for module in modules:
+            owners.pop(module, None)
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside this block; every module is as before afterwards."""
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+@contextmanager
+def implementation(lm: "LanguageModel", name: str) -> Iterator[None]:
+    """Run the model with one attention implementation; check that it took; restore the former."""
+    model = lm.model
+    before = _implementations(model)
+    try:
+        if any(current != name for _, current in before):
+            model.set_attn_implementation(name)
+        if any(current != name for _, current in _implementations(model)):
+            raise UserError(
+                f"{lm.name}: keeps its own attention implementation, so its attention cannot be "
+                "captured. Load it with attn_implementation='eager', or choose another model."
+            )
+        yield
+    finally:
+        for config, current in before:
+            config._attn_implementation = current
+
+
+def _implementations(model: nn.Module) -> list[tuple[Any, str | None]]:
+    """Every configuration inside a model, outermost first, with its attention implementation."""
+    configs = {
+        id(module.config): module.config
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
+    }
+    return [(config, config._attn_implementation) for config in configs.values()]
+
+
+# A causal language model ready for use, with what the other rooms must know of it.
+
+# What configurations call the number of positions; families without (ALiBi) have no limit.
+_POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model in evaluation mode.
+
+    Attributes:
+        model: the `PreTrainedModel` with its language-modelling head.
+        tokenizer: its tokenizer (None only for a model wrapped in memory).
+        name: the name or path it was asked for by.
+        revision: the hub revision asked for, or None.
+        dtype: ``float32``, ``float16``, ``bfloat16``: the dtype of the weights.
+        device: where it is, as torch spells it (``cpu``, ``cuda:0``, ``mps``); of a model on
+            several devices where its token ids go.
+        n_layers: number of layers, each with one attention map.
+        n_heads: query heads a layer.
+        vocab_size: rows of the input embedding; token ids are below it.
+        max_positions: how many positions it has, None where there is no limit.
+        bos_id: token prepended to every sequence, or None.
+        fingerprint: SHA-256 of weights and configuration (see `fingerprint_model`).
+        attention_route: ``interface`` or ``hooks``, how attention is captured.
+        device_map: how many modules are on which device, None where one holds all.
+        quantization: how the weights in memory are quantized, or None.
+        chat: tokens of a chat's beginning (see `mnemoscope.lm.model`) that stand before every
+            sequence in place of `bos_id`; none in plain text.
+    """
+
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    name: str
+    revision: str | None
+    dtype: str
+    device: str
+    n_layers: int
+    n_heads: int
+    vocab_size: int
+    max_positions: int | None
+    bos_id: int | None
+    fingerprint: str
+    attention_route: str
+    device_map: str | None = None
+    quantization: str | None = None
+    chat: tuple[int, ...] = ()
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Tokens that stand before every sequence and are none of its own."""
+        return self.chat or (() if self.bos_id is None else (self.bos_id,))
+
+
+def wrap_model(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    name: str = "in memory",
+    revision: str | None = None,
+    bos: str = "auto",
+    fingerprint: str | None = None,
+) -> LanguageModel:
+    """Describe a model that is already in memory, and set it to evaluation mode.
+
+    Args:
+        model: a causal `PreTrainedModel`, on its device and in its dtype.
+        tokenizer: its tokenizer, or None.
+        name: what messages and records call it.
+        revision: recorded as it is.
+        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
+        fingerprint: what to record in place of the weights' own, which costs a pass over them.
+
+    Returns:
+        The model with its figures; the weights are not copied.
+
+    Raises:
+        UserError: a model without attention, or `bos` that the tokenizer cannot follow.
+    """
+    text = model.config.get_text_config()
+    if not getattr(text, "num_attention_heads", None):
+        raise UserError(f"{name}: model type '{text.model_type}' has no attention to look at.")
+    devices = sorted({str(one.device) for one in model.parameters()})
+    if len(devices) > 1 and not is_spread(model):
+        raise UserError(
+            f"{name}: spread over several devices ({', '.join(devices)}) by something other than "
+            "a device_map of transformers. Load it with one (model.device_map), or on one device."
+        )
+    weights = next(model.parameters())
+    return LanguageModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        name=name,
+        revision=revision,
+        dtype=str(weights.dtype).removeprefix("torch."),
+        device=str(input_device(model)),
+        n_layers=int(text.num_hidden_layers),
+        n_heads=int(text.num_attention_heads),
+        vocab_size=int(model.get_input_embeddings().num_embeddings),
+        max_positions=_max_positions(text),
+        bos_id=find_bos(tokenizer, bos),
+        fingerprint=fingerprint_model(model) if fingerprint is None else fingerprint,
+        attention_route=attention_route(model),
+        device_map=describe_device_map(model),
+        quantization=describe_quantization(model),
+    )
+
+
+def check_fits(lm: LanguageModel, length: int) -> None:
+    """Refuse sequences longer than the model's positions.
+
+    Args:
+        lm: the model.
+        length: tokens of a sequence, without those that are prepended.
+
+    Raises:
+        UserError: `length` and what is prepended exceed `max_positions`.
+    """
+    n_before = len(lm.before)
+    if lm.max_positions is not None and length + n_before > lm.max_positions:
+        words = "one for the prepended token" if n_before == 1 else f"{n_before} before them"
+        with_bos = f" and {words}" if n_before else ""
+        raise UserError(
+            f"{lm.name}: has {lm.max_positions} positions, sequences of {length} tokens need "
+            f"{length}{with_bos}. Choose a model with more, or shorter sequences."
+        )
+
+
+def _max_positions(config: Any) -> int | None:
+    for key in _POSITION_KEYS:
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+# Walk a table of tokens in batches; where memory runs out, halve the batch and go on.
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+# How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+_halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
+
+
+def check_tokens(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, prefix: int | None = None
+) -> torch.Tensor:
+    """Check a table of tokens against a model.
+
+    Args:
+        lm: the model that will read them.
+        tokens: shape (n, T), integers.
+        prefix: tokens of the prefix, where the caller splits sequences: 0 < prefix < T.
+
+    Returns:
+        The tokens, shape (n, T), int64, on the CPU.
+
+    Raises:
+        UserError: not two axes, not integers, an id outside the vocabulary, T above the model's
+            positions, or no suffix left.
+    """
+    table = np.asarray(tokens)
+    if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
+        raise UserError(f"tokens: axes {table.shape} of {table.dtype}, wanted (n, T) of integers.")
+    if prefix is not None and not 0 < prefix < table.shape[1]:
+        raise UserError(f"prefix {prefix}: sequences of {table.shape[1]} tokens leave no suffix.")
+    if table.size and (table.min() < 0 or table.max() >= lm.vocab_size):
+        row, column = np.argwhere((table < 0) | (table >= lm.vocab_size))[0]
+        raise UserError(
+            f"tokens, row {row}: id {table[row, column]} is outside the vocabulary of {lm.name} "
+            f"(0 to {lm.vocab_size - 1}). Were they made with another tokenizer?"
+        )
+    check_fits(lm, table.shape[1])
+    return torch.from_numpy(table.astype(np.int64))
+
+
+@contextmanager
+def noting_halved(
+    counts: dict[str, Any], keep: Callable[[int], None] | None = None
+) -> Iterator[None]:
+    """Record the smallest batch size that memory forced inside this block, where it did.
+
+    Args:
+        counts: gets `batch_size_halved_to`, also after an error; left alone where all went well.
+        keep: told each new smallest size at once, for a record that outlives the process.
+    """
+    sizes: list[int] = []
+
+    def note(size: int) -> None:
+        sizes.append(size)
+        if keep is not None:
+            keep(min(sizes))
+
+    token = _halved.set(note)
+    try:
+        yield
+    finally:
+        _halved.reset(token)
+        if sizes:
+            counts["batch_size_halved_to"] = min(sizes)
+
+
+def note_halved(size: int) -> None:
+    """Tell the block of `noting_halved` that runs now of a smaller batch size, if there is one."""
+    if (note := _halved.get()) is not None:
+        note(size)
+
+
+def run_batches(
+    lm: LanguageModel,
+    tokens: torch.Tensor,
+    batch_size: int,
+    step: Callable[[torch.Tensor], _Result],
+) -> Iterator[_Result]:
+    """Apply `step` to one batch after another, in order.
+
+    When memory runs out the batch is halved, for good, and the same rows are done again; this is
+    said once each time through `logging`. No row is lost, repeated or moved.
+
+    Args:
+        lm: the model, for its device and its name in messages.
+        tokens: shape (n, T), int64, on the CPU.
+        batch_size: rows a batch, at least 1.
+        step: gets (batch, T) int64 on the model's device.
+
+    Yields:
+        What `step` returns, batch by batch.
+
+    Raises:
+        NoRoomError: not even one row fits.
+        UserError: `batch_size` below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: must be at least 1.")
+    start = 0
+    while start < len(tokens):
+        batch = tokens[start : start + batch_size]
+        result = _try(step, batch, lm.device)
+        if result is not None:
+            start += len(batch)
+            yield result[0]
+            continue
+        batch_size = len(batch) // 2
+        _free(lm, batch_size)
+
+
+def _try(
+    step: Callable[[torch.Tensor], _Result], batch: torch.Tensor, device: str
+) -> tuple[_Result] | None:
+    """Run the step; None when memory ran out. The error and its frames die here, with tensors."""
+    try:
+        return (step(batch.to(device)),)
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            return None
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def _free(lm: LanguageModel, batch_size: int) -> None:
+    """Give back what the failed batch held, or give up."""
+    if batch_size == 0:
+        raise NoRoomError(
+            f"{lm.name}: one sequence alone does not fit into the memory of {lm.device}. "
+            "Use --dtype bfloat16, another device or a smaller model."
+        )
+    _log.warning("out of memory on %s: going on with batch size %d", lm.device, batch_size)
+    note_halved(batch_size)
+    if lm.device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+# Ask a model's forward for what is needed and no more: the last logits, with or without cache.
+
+
+class _Names(NamedTuple):
+    """What one class of models calls two arguments of its forward; None: it has none."""
+
+    cache: str | None
+    keep: str | None
+
+
+def new_cache(lm: LanguageModel, n_tokens: int = 0) -> Any | None:
+    """Give an empty key-value cache, or None for a family that has none.
+
+    Args:
+        lm: the model.
+        n_tokens: how many tokens will be read, where that is known: room is set aside for them
+            and for the tokens put before them.
+    """
+    if not _names(lm.model.__class__).cache:
+        return None
+    return roomy_cache(lm.model.config, n_tokens + len(lm.before))
+
+
+def last_logits(
+    lm: LanguageModel,
+    input_ids: torch.Tensor,
+    n_last: int,
+    cache: Any | None = None,
+    *,
+    output_attentions: bool = False,
+) -> torch.Tensor:
+    """Run one forward and give the logits of the last positions.
+
+    Args:
+        lm: the model.
+        input_ids: shape (batch, length), int64, on the model's device; without padding.
+        n_last: how many positions, counted from the end.
+        cache: from `new_cache`; holds what came before and is extended in place.
+        output_attentions: have the family's eager code give its weights, for hooks to take.
+
+    Returns:
+        Logits of shape (batch, n_last, vocabulary) in the model's dtype.
+    """
+    names = _names(lm.model.__class__)
+    arguments: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None and names.cache:
+        arguments[names.cache] = cache
+    if names.keep:
+        # The head is the largest matrix of a small model; most positions' logits are not needed.
+        arguments[names.keep] = n_last
+    if names.cache is None:
+        del arguments["use_cache"]
+    if output_attentions:
+        arguments["output_attentions"] = True
+    logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
+    return logits[:, -n_last:]
+
+
+def best_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the best token and how far ahead of the second best it is.
+
+    Args:
+        logits: shape (..., vocabulary), any float dtype; written to and put back, so it must be
+            no tensor that somebody else reads meanwhile.
+
+    Returns:
+        The argmax (...,) int64, first index on ties, and the gap (...,) float32, which is NaN
+        where the best logit is not finite.
+    """
+    logits = logits.float()
+    best = logits.argmax(dim=-1, keepdim=True)
+    largest = logits.gather(-1, best)
+    # The maximum of what is left is several times as fast as `topk`, and needs no copy.
+    logits.scatter_(-1, best, -torch.inf)
+    gap = largest.squeeze(-1) - logits.amax(dim=-1)
+    logits.scatter_(-1, best, largest)
+    return best.squeeze(-1), gap.masked_fill(~largest.squeeze(-1).isfinite(), torch.nan)
+
+
+def check_finite(lm: LanguageModel, gap: torch.Tensor) -> None:
+    """Refuse gaps from logits that were not finite; `gap` as `best_two` gives it."""
+    if bool(gap.isnan().any()):
+        raise UserError(
+            f"{lm.name}: non-finite logits in {lm.dtype} on {lm.device}. "
+            "Use --dtype float32, or check that the weights are whole."
+        )
+
+
+def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Put before (batch, length) what the model is to read first: a token, a chat, or nothing."""
+    if not lm.before:
+        return tokens
+    before = tokens.new_tensor(lm.before).expand(len(tokens), -1)
+    return torch.cat([before, tokens], dim=1)
+
+
+@remember
+def _names(model_class: type) -> _Names:
+    known = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
+    cache = next((name for name in ("cache", "past_key_values") if name in known), None)
+    keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in known), None)
+    return _Names(cache, keep)
+
+
+# Speak to a chat-tuned model in its own chat template: a text as the beginning of its answer.
+
+
+def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
+    """The same model, every sequence of which stands in a chat.
+
+    Args:
+        lm: a model whose tokenizer has a chat template.
+        instruction: what the user asks.
+
+    Returns:
+        The model with the template's tokens in `chat`; they take the place of `bos_id`, since a
+        template writes its own.
+
+    Raises:
+        UserError: no chat template, or one that cannot be filled in.
+    """
+    if not getattr(lm.tokenizer, "chat_template", None):
+        raise UserError(f"{lm.name}: its tokenizer has no chat template. Leave --chat-template.")
+    try:
+        text = lm.tokenizer.apply_chat_template(
+            [{"role": "user", "content": instruction}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # jinja2's and whatever a template raises itself
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{lm.name}: its chat template cannot be filled in ({reason}).") from error
+    return replace(lm, chat=tuple(lm.tokenizer(text, add_special_tokens=False).input_ids))

@@ -1,0 +1,343 @@
+"""How right and how likely a model finds each token of a suffix after the true ones before it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.model import (
+    LanguageModel,
+    attention_modules,
+    check_tokens,
+    last_logits,
+    prepend_bos,
+    run_batches,
+)
+
+# How right and how likely a model finds each token of a suffix after the true ones before it.
+
+
+class TeacherForced(NamedTuple):
+    """One forward's answer for every suffix token of a table.
+
+    Attributes:
+        is_right: (n, suffix length), bool: the token is the argmax after the true tokens before
+            it. A sequence right throughout is memorized (up to ties); a share below 1 is no
+            memorization score, since after a wrong token decoding would go on from that one.
+        logprobs: (n, suffix length), float32, natural logarithms, at most 0.
+    """
+
+    is_right: npt.NDArray[np.bool_]
+    logprobs: npt.NDArray[np.float32]
+
+
+def suffix_logprobs(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+) -> npt.NDArray[np.float32]:
+    """Give the log-probability of every suffix token; arguments and errors as `teacher_forced`."""
+    return teacher_forced(lm, tokens, batch_size=batch_size, prefix=prefix).logprobs
+
+
+def teacher_forced(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+) -> TeacherForced:
+    """Judge every suffix token after the true tokens before it.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        prefix: tokens of the prefix; the other T - prefix are judged.
+
+    Raises:
+        UserError: tokens that do not fit the model.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    shape = len(table), table.shape[1] - prefix
+    found = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
+    start = 0
+    for batch in run_batches(lm, table, batch_size, lambda batch: _batch(lm, batch, prefix)):
+        rows = slice(start, start + len(batch.is_right))
+        found.is_right[rows], found.logprobs[rows] = batch
+        start = rows.stop
+    return found
+
+
+def _batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> TeacherForced:
+    suffixes = batch[:, prefix:]
+    # Not inference mode: what a module keeps from this forward must still serve training.
+    with torch.no_grad():
+        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
+        # Position by position: a float32 copy of all logits would be the largest tensor by far.
+        columns = [
+            _chosen(logits[:, position], suffixes[:, position])
+            for position in range(suffixes.shape[1])
+        ]
+        is_right = logits.argmax(dim=-1) == suffixes
+    logprobs = torch.stack(columns, dim=1)
+    return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
+
+
+def _chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability (batch,) of one token a row, from logits (batch, vocabulary), in float32."""
+    logits = logits.float()
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+
+
+# How uncertain a model is of each next token: the entropy of what it predicts, in nats.
+
+
+def next_token_entropy(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Give the entropy of the prediction of every token after the ones before it.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+
+    Returns:
+        Nats, shape (n, T - 1), float32: column i is of token i + 1; the first token has no
+        prediction.
+
+    Raises:
+        UserError: tokens that do not fit the model.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=1)
+    found = np.empty((len(table), table.shape[1] - 1), dtype=np.float32)
+    start = 0
+    for values in run_batches(lm, table, batch_size, lambda batch: _entropy_batch(lm, batch)):
+        found[start : start + len(values)] = values
+        start += len(values)
+    return found
+
+
+def _entropy_batch(lm: LanguageModel, batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    with torch.no_grad():
+        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
+        # Position by position, as in `logprobs`: float32 logits of all would be the largest tensor.
+        columns = [_entropy(logits[:, position]) for position in range(logits.shape[1])]
+    return torch.stack(columns, dim=1).cpu().numpy()
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy (batch,) of softmax(logits), logits (batch, vocabulary)."""
+    logprobs = logits.float().log_softmax(dim=1)
+    return -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1)
+
+
+# What a model holds in mind: the hidden state of chosen layers at every token.
+
+
+def hidden_states(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    *,
+    batch_size: int,
+    layers: Sequence[int] | None = None,
+    positions: slice = slice(None),
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Give hidden states of whole sequences, teacher-forced.
+
+    Args:
+        lm: the model; its native attention backend is used.
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+        layers: which states, 0 to `n_layers`; the last alone when None.
+        positions: which of the T positions are kept; the BOS token is none of them.
+
+    Returns:
+        An iterator of batches (batch, layers, positions, width), float32, in the order of the
+        rows; the state at a position has read its token and foretells the next.
+
+    Raises:
+        UserError: tokens that do not fit the model, or a state that it does not have.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
+    table = check_tokens(lm, tokens)
+    return run_batches(
+        lm, table, batch_size, lambda batch: _hidden_states_batch(lm, batch, wanted, positions)
+    )
+
+
+@contextmanager
+def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect what enters layers in the forwards of this block, the latest forward's only.
+
+    Args:
+        lm: the model; its hooks are removed afterwards, also after an error.
+        layers: counted from 0, below `n_layers`.
+
+    Yields:
+        Filled during a forward: state (batch, before + T, width) of each layer.
+    """
+    found: dict[int, torch.Tensor] = {}
+    modules = decoder_layers(lm)
+    with entering({modules[layer]: _keep_in(found, layer) for layer in layers}):
+        yield found
+
+
+@contextmanager
+def entering(hooks: "dict[nn.Module, Any]") -> Iterator[None]:
+    """Call a function on the hidden state that enters each of these layers, inside this block.
+
+    Args:
+        hooks: for each layer what gets the state and returns the one to go on with.
+    """
+    handles = []
+    try:
+        for module, function in hooks.items():
+            hook = _pre_hook(function)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
+    """Give the layers of a model in their order, whatever its family calls them.
+
+    Raises:
+        UserError: there is no list of as many modules with attention as the model has layers.
+    """
+    attention = set(attention_modules(lm.model))
+    for module in lm.model.modules():
+        is_list = isinstance(module, nn.ModuleList) and len(module) == lm.n_layers
+        if is_list and all(attention & set(layer.modules()) for layer in module.children()):
+            return list(module.children())
+    raise UserError(f"{lm.name}: no list of its {lm.n_layers} layers to be found in it.")
+
+
+def check_state(lm: LanguageModel, layer: int, *, last: bool = True) -> int:
+    """Refuse a state that a model does not have; `last`: whether state `n_layers` is one."""
+    n = lm.n_layers + 1 if last else lm.n_layers
+    if not 0 <= layer < n:
+        raise UserError(f"{lm.name}: no hidden state {layer}; it has 0 to {n - 1}.")
+    return layer
+
+
+def _hidden_states_batch(
+    lm: LanguageModel, batch: torch.Tensor, layers: Sequence[int], positions: slice
+) -> npt.NDArray[np.float32]:
+    inner = [layer for layer in layers if layer < lm.n_layers]
+    with torch.inference_mode(), collected_states(lm, inner) as found:
+        output = lm.model.base_model(input_ids=prepend_bos(lm, batch), **_no_cache(lm))
+    every = {**found, lm.n_layers: output.last_hidden_state}
+    states = [every[layer][:, len(lm.before) :][:, positions].float().cpu() for layer in layers]
+    return torch.stack(states, dim=1).numpy()
+
+
+def _no_cache(lm: LanguageModel) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
+
+
+def _keep_in(found: dict[int, torch.Tensor], layer: int) -> Any:
+    def keep(state: torch.Tensor) -> torch.Tensor:
+        found[layer] = state
+        return state
+
+    return keep
+
+
+def _pre_hook(function: Any) -> Any:
+    """A layer's pre-hook: families give the state as the first argument, or by its name."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (function(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": function(kwargs["hidden_states"])}
+
+    return hook
+
+
+# What the neurons of a model's MLPs say: the activation of each at the last token of a sequence.
+
+# What families call the matrix that leads from an MLP's neurons back to the hidden state.
+_NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
+
+
+def neuron_activations(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Give the activation of every neuron at the last token of every sequence.
+
+    Args:
+        lm: the model; its native attention backend is used, and its hooks are removed after every
+            batch, also after an error.
+        tokens: sequences, or their prefixes, shape (n, T), integers.
+        batch_size: sequences at once; halved, and said so, when memory runs out.
+
+    Returns:
+        An iterator of batches (batch, layers, neurons), float32, in the order of the rows.
+
+    Raises:
+        UserError: tokens that do not fit the model, or a family whose layers have not one MLP each
+            (experts).
+        NoRoomError: not even one sequence fits into memory.
+    """
+    matrices = output_matrices(lm)
+    table = check_tokens(lm, tokens)
+    return run_batches(lm, table, batch_size, lambda batch: _activations_batch(lm, matrices, batch))
+
+
+def output_matrices(lm: LanguageModel) -> list[nn.Module]:
+    """Give each layer's matrix that reads the neurons, in the order of the layers.
+
+    Raises:
+        UserError: a layer has none, or several.
+    """
+    return [_output_matrix(lm, number, layer) for number, layer in enumerate(decoder_layers(lm))]
+
+
+def _output_matrix(lm: LanguageModel, number: int, layer: nn.Module) -> nn.Module:
+    of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}
+    found: list[nn.Module] = [
+        module
+        for name, module in layer.named_modules()
+        if name.rsplit(".", 1)[-1] in _NAMES and module not in of_attention
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"{lm.name}: layer {number} has {len(found)} MLP output matrices where one is looked "
+            "for, so its neurons cannot be read. Choose a model without experts."
+        )
+    return found[0]
+
+
+def _activations_batch(
+    lm: LanguageModel, matrices: list[nn.Module], batch: torch.Tensor
+) -> npt.NDArray[np.float32]:
+    with torch.inference_mode(), _last_inputs(matrices, len(batch)) as found:
+        has_cache = hasattr(lm.model.config, "use_cache")
+        lm.model.base_model(
+            input_ids=prepend_bos(lm, batch), **({"use_cache": False} if has_cache else {})
+        )
+        return torch.stack([found[matrix] for matrix in matrices], dim=1).numpy()
+
+
+@contextmanager
+def _last_inputs(matrices: list[nn.Module], n_rows: int) -> Iterator[dict[nn.Module, torch.Tensor]]:
+    """Collect what each matrix reads at the last token, (rows, neurons) float32 on the CPU."""
+    found: dict[nn.Module, torch.Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+        read = args[0]  # some families lay all tokens of a batch in one row
+        last = read.reshape(n_rows, -1, read.shape[-1])[:, -1]
+        found[module] = last.float().cpu().clone()
+
+    handles = [matrix.register_forward_pre_hook(keep) for matrix in matrices]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,295 @@
+"""Which attention edges to cut: the most decisive ones of a class, and what they are held against.
+
+An edge is (layer, query, key) with key ≤ query. The last query is left out everywhere: what it
+reads decides the token after the sequence. Edges are bool tensors (layers, T, T), True is cut.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import neg
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnemoscope.cnn.metrics import interval_of
+from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.intervene import cut_attention
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import TeacherForced, teacher_forced
+
+# Which attention edges to cut: the most decisive ones of a class, and what they are held against.
+
+_NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
+
+
+def count_edges(percent: float, n_layers: int, length: int) -> int:
+    """How many edges a strength means: `percent` of all edges of the causal half, at least one.
+
+    Raises:
+        UserError: a strength outside (0, 100].
+    """
+    if not 0 < percent <= 100:
+        raise UserError(f"strength {percent:g}: must be above 0 and at most 100 per cent of edges.")
+    return max(1, round(percent / 100 * (n_layers * length * (length - 1) // 2)))
+
+
+def largest_edges(values: Tensor, n: int) -> Tensor:
+    """The n edges with the largest values: Δ of a class, or mean attention.
+
+    Args:
+        values: float, shape (layers, T, T); what lies above the diagonal is passed over.
+        n: how many; of equal values the first in the order (layer, query, key) are taken.
+    """
+    ranked = values.masked_fill(~_possible(values), -torch.inf).flatten()
+    return _chosen(ranked.argsort(descending=True, stable=True)[:n], values)
+
+
+def random_edges(like: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """N edges drawn evenly; `like` gives the shape (layers, T, T)."""
+    possible = _possible(like).flatten().nonzero()[:, 0]
+    order = torch.randperm(len(possible), generator=generator)
+    return _chosen(possible[order[:n]], like)
+
+
+def same_layer_edges(edges: Tensor, generator: torch.Generator) -> Tensor:
+    """Random edges, as many in each layer as `edges` has there: the layers alone are kept."""
+    return torch.stack(
+        [random_edges(layer[None], int(layer.sum()), generator)[0] for layer in edges]
+    )
+
+
+def equal_mass_edges(edges: Tensor, mass: Tensor, generator: torch.Generator) -> Tensor:
+    """Other edges that hold about as much attention: for each a random one of nearly its mass.
+
+    Args:
+        edges: those to be matched.
+        mass: mean attention of each edge, float, shape (layers, T, T).
+        generator: draws among the nearest free edges.
+
+    Returns:
+        As many edges as `edges` where that many others exist, none of them among `edges`. Their
+        mass is the nearest reachable: where `edges` holds all the attention there is, it is less.
+    """
+    free = (_possible(edges) & ~edges).flatten().nonzero()[:, 0]
+    wanted = mass.flatten()[edges.flatten()].sort(descending=True).values
+    order = free[mass.flatten()[free].argsort(descending=True, stable=True)].tolist()
+    values = mass.flatten()[order].tolist()
+    chosen = []
+    for target in wanted.tolist()[: len(order)]:
+        place = _draw_near(values, target, generator)
+        chosen.append(order.pop(place))
+        values.pop(place)
+    return _chosen(torch.tensor(chosen, dtype=torch.int64), edges)
+
+
+def copy_edges(tokens: Tensor, n_layers: int) -> Tensor:
+    """Each sequence's induction edges: the key one past an earlier occurrence of the query's token.
+
+    Args:
+        tokens: shape (b, T), integers.
+        n_layers: the edges are the same in every layer.
+
+    Returns:
+        Shape (b, layers, T, T).
+    """
+    same = tokens[:, :, None] == tokens[:, None, :]  # query, earlier token
+    after = torch.zeros_like(same)
+    after[:, :, 1:] = same[:, :, :-1]
+    earlier = torch.ones(same.shape[1:], dtype=torch.bool).tril()
+    after &= earlier & _possible(after[0][None])[0]
+    return after[:, None].repeat(1, n_layers, 1, 1)
+
+
+def random_keys(edges: Tensor, generator: torch.Generator) -> Tensor:
+    """For every query as many other keys, drawn evenly; fewer where there are not so many.
+
+    Args:
+        edges: bool, shape (..., T, T).
+        generator: of the draw.
+    """
+    causal = torch.ones(edges.shape[-2:], dtype=torch.bool).tril()
+    score = torch.rand(edges.shape, generator=generator).masked_fill(~causal | edges, -1.0)
+    rank = score.argsort(dim=-1, descending=True).argsort(dim=-1)
+    return (rank < edges.sum(dim=-1, keepdim=True)) & (score >= 0)
+
+
+def _draw_near(values: list[float], target: float, generator: torch.Generator) -> int:
+    """A random one of the places whose values (falling) lie nearest to the target."""
+    place = bisect_left(values, -target, key=neg)
+    first = max(0, min(place - _NEAREST // 2, len(values) - _NEAREST))
+    last = min(len(values), first + _NEAREST)
+    return first + int(torch.randint(last - first, (), generator=generator))
+
+
+def _possible(like: Tensor) -> Tensor:
+    """Edges that can matter, for the shape of `like` (layers, T, T)."""
+    possible = torch.ones(like.shape, dtype=torch.bool).tril()
+    possible[:, -1] = False
+    return possible
+
+
+def _chosen(places: Tensor, like: Tensor) -> Tensor:
+    """Flat places as a mask."""
+    edges = torch.zeros(like.numel(), dtype=torch.bool)
+    edges[places] = True
+    return edges.reshape(like.shape)
+
+
+# What breaks when attention edges are cut: which memorized sequences the model still reproduces.
+
+_Answer = TypeVar("_Answer")
+
+
+class CutOutcome(NamedTuple):
+    """What the model does with each sequence while edges are cut.
+
+    Attributes:
+        survives: bool (n,): the 32 greedy tokens are still the suffix.
+        score: float32 (n,): share of positions that agree.
+        logprob: float32 (n,): mean log-probability of the true suffix's tokens, nats.
+    """
+
+    survives: np.ndarray
+    score: np.ndarray
+    logprob: np.ndarray
+
+
+class Share(NamedTuple):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def cut_and_continue(
+    lm: LanguageModel,
+    tokens: np.ndarray,
+    edges: torch.Tensor,
+    *,
+    renormalize: bool,
+    batch_size: int,
+    prefix: int = 32,
+) -> CutOutcome:
+    """Continue sequences greedily while edges are cut.
+
+    One forward tells log-probabilities and survivors: a sequence survives when each suffix token
+    is the argmax after the true ones before it, which is the verdict of decoding up to ties of
+    rounding. Only the others are decoded, for their score.
+
+    Args:
+        lm: the model.
+        tokens: int32, shape (n, T).
+        edges: bool, (layers, T, T) for all sequences alike or (n, layers, T, T) for each its own.
+        renormalize: as `cut_attention`.
+        batch_size: sequences a forward pass.
+        prefix: tokens of the prefix.
+
+    Raises:
+        UserError: edges that do not fit the model, or a family whose edges cannot be cut.
+    """
+    ask = partial(_asked, lm, renormalize=renormalize, batch_size=batch_size)
+    judged = ask(partial(_judge, lm, prefix=prefix), tokens, edges)
+    is_right = np.concatenate([batch.is_right for batch in judged])
+    score = np.asarray(is_right.all(axis=1), dtype=np.float32)
+    broken = np.flatnonzero(score < 1)
+    if len(broken):
+        own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
+        score[broken] = np.concatenate(
+            ask(partial(_decode, lm, prefix=prefix), tokens[broken], own)
+        )
+    logprobs = np.concatenate([batch.logprobs for batch in judged])
+    return CutOutcome(score == 1.0, score, logprobs.mean(axis=1))
+
+
+def _asked(
+    lm: LanguageModel,
+    question: Callable[[np.ndarray], _Answer],
+    tokens: np.ndarray,
+    edges: torch.Tensor,
+    *,
+    renormalize: bool,
+    batch_size: int,
+) -> list[_Answer]:
+    """What a question gives of each batch of sequences while their edges are cut."""
+    answers = []
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        cut = edges if edges.ndim == 3 else edges[rows]
+        with cut_attention(lm, cut, renormalize=renormalize):
+            answers.append(question(tokens[rows]))
+    return answers
+
+
+def _judge(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> TeacherForced:
+    return teacher_forced(lm, tokens, batch_size=len(tokens), prefix=prefix)
+
+
+def _decode(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> np.ndarray:
+    """Memorization scores, (batch,)."""
+    found = continue_sequences(lm, tokens, batch_size=len(tokens), prefix=prefix)
+    return np.concatenate([batch.score for batch in found])
+
+
+def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Share:
+    """Mean over draws and sequences, with an interval over sequences.
+
+    Args:
+        values: one array (n,) a draw of random edges, of the same sequences in the same order.
+        n_resamples: bootstrap resamples.
+        seed: of the resampling.
+    """
+    per_sequence = np.mean(np.stack(values).astype(np.float64), axis=0)
+    resampled = _resample(per_sequence, n_resamples, seed)
+    return _share(float(per_sequence.mean()), resampled)
+
+
+def specificity(
+    decisive: Mapping[str, np.ndarray],
+    random: Mapping[str, Sequence[np.ndarray]],
+    own: str,
+    *,
+    n_resamples: int,
+    seed: int,
+) -> Share:
+    """How specific a class's decisive edges are to it, beyond random edges of equal mass.
+
+    (broken own − mean broken others) by the decisive edges, minus the same by the random ones: 1
+    is every sequence of its own class and none other, 0 no preference, negative the others more.
+
+    Args:
+        decisive: for each memorized class, bool (n,): broken by the decisive edges of `own`.
+        random: for each such class the same for every draw of random edges.
+        own: the class whose edges are cut; at least one other class must be given.
+        n_resamples: bootstrap resamples, over the sequences of each class.
+        seed: of the resampling.
+    """
+    gains = {
+        name: decisive[name].astype(np.float64) - np.mean(np.stack(random[name]), axis=0)
+        for name in decisive
+    }
+    others = [name for name in gains if name != own]
+    resampled = {
+        name: _resample(values, n_resamples, seed + place)
+        for place, (name, values) in enumerate(gains.items())
+    }
+    value = gains[own].mean() - np.mean([gains[name].mean() for name in others])
+    return _share(
+        float(value), resampled[own] - np.mean([resampled[name] for name in others], axis=0)
+    )
+
+
+def _resample(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """Means of bootstrap resamples of (n,)."""
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
+    means: np.ndarray = weights @ values / len(values)
+    return means
+
+
+def _share(value: float, resampled: np.ndarray) -> Share:
+    return Share(value, *interval_of(resampled))

@@ -1,0 +1,350 @@
+"""Decisiveness Δ: where a CNN reads each class, weighed by the attention that stands there.
+
+For class o, over the correctly labelled sequences of o:
+C = gradient of (logit_o − mean of the other logits) by the network's input;
+D = max(C, 0) / max C, a sequence with max C ≤ 0 skipped; Δ_o = mean of D · (max over heads of A).
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from mnemoscope.cnn.training import NetworkInputs, TrainedCnn
+from mnemoscope.localize.attribution import contrast_gradients
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.views import MapSource
+
+# Decisiveness Δ: where a CNN reads each class, weighed by the attention that stands there.
+
+_COUNTS = ("n_used", "n_skipped", "n_wrong")
+
+
+@dataclass(frozen=True)
+class Decisiveness:
+    """Δ of every class, and how many sequences it rests on.
+
+    Attributes:
+        delta: float32 in [0, 1], shape (classes, layers, query, key); zero where `n_used` is 0.
+        n_used: sequences that count (correctly labelled ones, unless all were asked for), int64,
+            shape (classes,).
+        n_skipped: would count, but no cell speaks for the class (max C ≤ 0).
+        n_wrong: sequences of the class that the CNN takes for another.
+    """
+
+    delta: Tensor
+    n_used: Tensor
+    n_skipped: Tensor
+    n_wrong: Tensor
+
+
+def decisiveness(
+    trained: TrainedCnn,
+    maps: MapSource,
+    labels: Tensor,
+    *,
+    max_maps: MapSource,
+    attribution: str = "gradient",
+    batch_size: int = 64,
+    correct_only: bool = True,
+) -> Decisiveness:
+    """Δ of one trained CNN, from sequences it was not trained on.
+
+    Nothing per head is needed. The gradient through mean pooling is the same for every head,
+    through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
+    max over heads of (D · A) is D · (max over heads of A), for both poolings.
+
+    The gradient is taken by what the network sees. With the preset `paper` that is the pooled map
+    itself: the published definition. With a scaled input (square root, then standardised per
+    cell) it is the scaled map, and only A is as stored. The chain back to the stored map would
+    multiply by the root's slope, infinite at weight 0, and divide by the cell's spread: cells that
+    hold little attention or hardly vary would take the largest C. In the scaled map a cell's unit
+    is its own spread. On planted evidence .74 of Δ lies where it was planted, by the chain .23
+    (`tests/localize/test_planted_truth.py`).
+
+    Args:
+        trained: network, with the scaling it was trained on.
+        maps: evaluation maps in the CNN's pooling.
+        labels: class index of each map, integer, shape (n,).
+        max_maps: the maxima over heads of the same sequences in the same order; the same object
+            as `maps` where the CNN's pooling is max.
+        attribution: one of `attribution.ATTRIBUTIONS`.
+        batch_size: sequences a backward pass; changes time and memory only.
+        correct_only: only sequences that the CNN labels correctly, as published; False takes all.
+
+    Raises:
+        UserError: unknown attribution, or a damaged store.
+        ValueError: maps, labels and maxima of different numbers.
+    """
+    if not len(maps) == len(labels) == len(max_maps):
+        raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
+    total = _Total(trained.network.n_classes, maps.n_layers, maps.length)
+    labels = labels.to("cpu", torch.int64)
+    device = next(trained.network.parameters()).device
+    inputs = NetworkInputs(maps, trained.scaling, device=device)
+    for start in range(0, len(maps), batch_size):
+        rows = torch.arange(start, min(start + batch_size, len(maps)))
+        truth = labels[rows]
+        found = contrast_gradients(
+            trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
+        )
+        is_right = found.logits.argmax(dim=1).cpu() == truth
+        counts = is_right if correct_only else torch.ones_like(is_right)
+        total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
+        total.add(found.gradients, truth, counts, max_maps, rows)
+    return total.mean()
+
+
+def normalized_gradients(gradients: Tensor) -> Tensor:
+    """D: each sequence's gradients over their maximum, clipped at 0.
+
+    The maximum is over the whole square, as published, not over the causal half alone.
+
+    Args:
+        gradients: C, float, shape (b, layers, query, key).
+
+    Returns:
+        The same shape, in [0, 1]; zeros for a sequence whose maximum is not above 0.
+    """
+    largest = gradients.amax(dim=(1, 2, 3), keepdim=True)
+    has_evidence = largest > 0
+    return torch.where(has_evidence, gradients.clamp(min=0) / largest.where(has_evidence, 1), 0)
+
+
+def average(parts: Sequence[Decisiveness]) -> Decisiveness:
+    """Δ averaged over trained CNNs.
+
+    A CNN that used no sequence of a class has nothing to say about it and is left out of that
+    class's mean. The counts are summed over the CNNs.
+
+    Args:
+        parts: one for each CNN, all of one shape; at least one.
+    """
+    if not parts:
+        raise ValueError("no decisiveness to average")
+    says = torch.stack([part.n_used > 0 for part in parts]).to(torch.float64)
+    deltas = torch.stack([part.delta for part in parts]).to(torch.float64)
+    summed = (deltas * says[:, :, None, None, None]).sum(dim=0)
+    return Decisiveness(
+        delta=(summed / says.sum(dim=0).clamp(min=1)[:, None, None, None]).float(),
+        n_used=torch.stack([part.n_used for part in parts]).sum(dim=0),
+        n_skipped=torch.stack([part.n_skipped for part in parts]).sum(dim=0),
+        n_wrong=torch.stack([part.n_wrong for part in parts]).sum(dim=0),
+    )
+
+
+def pooled(parts: Sequence[Decisiveness]) -> Decisiveness:
+    """Δ of all sequences from Δ of disjoint parts of them, by one CNN; at least one part."""
+    counts = [sum((getattr(part, name) for part in parts), start=0) for name in _COUNTS]
+    weighted = sum(
+        (part.delta.double() * part.n_used[:, None, None, None] for part in parts), start=0
+    )
+    return Decisiveness((weighted / counts[0].clamp(min=1)[:, None, None, None]).float(), *counts)
+
+
+class _Total:
+    """Running sums of D · A and the counts, by class; float64, so that order does not show.
+
+    Kept as (classes, causal edges, layers): gradients come with their layers last in memory, and
+    nothing is worked out above the diagonal, where A is 0.
+    """
+
+    def __init__(self, n_classes: int, n_layers: int, length: int) -> None:
+        self.query, self.key = torch.tril_indices(length, length)
+        self.sum = torch.zeros(n_classes, len(self.query), n_layers, dtype=torch.float64)
+        self.used, self.skipped, self.wrong = torch.zeros(3, n_classes, dtype=torch.int64)
+
+    def add(
+        self,
+        gradients: Tensor,
+        truth: Tensor,
+        counts: Tensor,
+        max_maps: MapSource,
+        rows: Tensor,
+    ) -> None:
+        """Count a batch, and add what those of its sequences say that count."""
+        largest = gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
+        has_evidence = (largest > 0).cpu()
+        is_used = counts & has_evidence
+        of_class = truth[is_used]
+        weights = gradients.permute(0, 2, 3, 1)[:, self.query, self.key][is_used].clamp_(min=0)
+        weights.div_(largest[is_used][:, None, None])
+        products = weights.cpu() * max_maps.read(rows[is_used]).transpose(1, 2)
+        for label in sorted(set(of_class.tolist())):
+            self.sum[label] += products[of_class == label].sum(dim=0, dtype=torch.float64)
+        n_classes = len(self.used)
+        self.used += torch.bincount(of_class, minlength=n_classes)
+        self.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=n_classes)
+
+    def mean(self) -> Decisiveness:
+        """Δ: the sums over the number of sequences used."""
+        n_classes, _, n_layers = self.sum.shape
+        length = int(self.query[-1]) + 1
+        mean = self.sum / self.used.clamp(min=1)[:, None, None]
+        delta = torch.zeros(n_classes, n_layers, length, length)
+        delta[:, :, self.query, self.key] = mean.transpose(1, 2).float()
+        return Decisiveness(delta, self.used, self.skipped, self.wrong)
+
+
+# Δ of several models of one depth as one: every CNN counts alike, whichever model it read.
+
+
+def average_models(
+    deltas: Sequence[np.ndarray], n_says: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Average the models' means over their CNNs into the mean over all CNNs.
+
+    A model with twice the CNNs counts twice, and one none of whose CNNs used a sequence of a class
+    is left out of that class's mean: the result is what `decisiveness.average` gives of all CNNs.
+
+    Args:
+        deltas: of each model its mean over CNNs, (classes, layers, query, key), of one shape.
+        n_says: of each model and class, the CNNs that its mean is over.
+
+    Returns:
+        The mean, float32, and the CNNs of each class that it is over.
+
+    Raises:
+        ValueError: no model, or maps of different shapes.
+    """
+    shapes = {one.shape for one in deltas}
+    if len(shapes) != 1:
+        raise ValueError(f"maps of shapes {sorted(shapes)} cannot be averaged")
+    weights = np.array(n_says, dtype=np.float64)
+    total = weights.sum(axis=0)
+    summed = sum(
+        one.astype(np.float64) * own[:, None, None, None]
+        for one, own in zip(deltas, weights, strict=True)
+    )
+    mean: np.ndarray = summed / np.maximum(total, 1)[:, None, None, None]
+    return mean.astype(np.float32), tuple(int(n) for n in total)
+
+
+# How alike two maps of Δ are: correlation over the causal edges, and the overlap of their tops.
+
+TOP_SHARE = 0.01
+"""Of all causal edges, the part whose overlap is counted."""
+
+
+class Agreement(NamedTuple):
+    """How alike two maps are; None where one of them is the same everywhere.
+
+    Attributes:
+        pearson: linear correlation over all causal edges of all layers.
+        spearman: the same of their ranks, ties at their mean rank.
+        overlap: share of the top hundredth of the edges that both have in common; .01 by chance.
+    """
+
+    pearson: float | None
+    spearman: float | None
+    overlap: float | None
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
+    """Compare two maps of one class.
+
+    Args:
+        first: (layers, query, key), float.
+        second: the same shape.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"maps of shape {first.shape} and {second.shape}")
+    causal = np.tri(first.shape[-1], dtype=bool)
+    left, right = (each.astype(np.float64)[:, causal].ravel() for each in (first, second))
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        return Agreement(None, None, None)
+    n_top = max(1, round(TOP_SHARE * len(left)))
+    tops = [set(np.argsort(-each, kind="stable")[:n_top].tolist()) for each in (left, right)]
+    return Agreement(
+        pearson=float(np.corrcoef(left, right)[0, 1]),
+        spearman=float(np.corrcoef(rankdata(left), rankdata(right))[0, 1]),
+        overlap=len(tops[0] & tops[1]) / n_top,
+    )
+
+
+def mean_agreement(maps: list[np.ndarray]) -> Agreement:
+    """Average the agreement over all pairs of maps; None where no pair can be compared."""
+    pairs = [agreement(maps[i], maps[j]) for i in range(len(maps)) for j in range(i + 1, len(maps))]
+    known = [pair for pair in pairs if pair.pearson is not None]
+    if not known:
+        return Agreement(None, None, None)
+    return Agreement(*(float(np.mean(values)) for values in zip(*known, strict=True)))
+
+
+# Does an attribution depend on what the CNN learned: weights randomized layer by layer.
+
+
+class ClassMeans(NamedTuple):
+    """Means over all sequences of each class, rightly classified or not.
+
+    A randomized CNN classifies hardly any sequence rightly; so that the same sequences are
+    compared before and after, all count.
+
+    Attributes:
+        weights: of D alone, float32 (classes, layers, query, key).
+        delta: of D · A.
+        attention: of A alone, the maximum over heads.
+    """
+
+    weights: Tensor
+    delta: Tensor
+    attention: Tensor
+
+
+def class_means(
+    trained: TrainedCnn,
+    maps: MapSource,
+    labels: Tensor,
+    *,
+    max_maps: MapSource,
+    attribution: str,
+    batch_size: int = 64,
+) -> ClassMeans:
+    """Attribute every sequence to its true class and average; arguments as `decisiveness`."""
+    n_classes = trained.network.n_classes
+    shape = (n_classes, maps.n_layers, maps.length, maps.length)
+    sums = [torch.zeros(shape, dtype=torch.float64) for _ in ClassMeans._fields]
+    device = next(trained.network.parameters()).device
+    inputs = NetworkInputs(maps, trained.scaling, device=device)
+    for rows in torch.split(torch.arange(len(maps)), batch_size):
+        truth = labels[rows]
+        found = contrast_gradients(
+            trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
+        )
+        weights = normalized_gradients(found.gradients).cpu().double()
+        attention = unpack_triangle(max_maps.read(rows)).double()
+        for total, values in zip(sums, (weights, weights * attention, attention), strict=True):
+            total.index_add_(0, truth, values)
+    number = torch.bincount(labels, minlength=n_classes).clamp(min=1)[:, None, None, None]
+    return ClassMeans(*((total / number).float() for total in sums))
+
+
+def randomized(trained: TrainedCnn, *, seed: int = 0) -> Iterator[tuple[str, TrainedCnn]]:
+    """Draw the weights of one layer after the other anew, from the top down.
+
+    Args:
+        trained: is left as it is.
+        seed: of the draws.
+
+    Yields:
+        The layer drawn last, and a CNN whose layers from there to the top are random.
+    """
+    network = copy.deepcopy(trained.network)
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if hasattr(module, "reset_parameters") and next(module.parameters(), None) is not None
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, module in reversed(layers):
+            module.reset_parameters()
+            yield name, replace(trained, network=copy.deepcopy(network))

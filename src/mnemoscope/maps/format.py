@@ -1,0 +1,463 @@
+"""Keep only the causal half of a map: (layers, 64, 64) to (layers, 2080) and back.
+
+Exact both ways; whatever stands above the diagonal is refused, not dropped. The order is row by
+row: query 0 with key 0, query 1 with keys 0 and 1, and so on.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from math import isqrt
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_parquet, write_json, write_parquet
+
+# Keep only the causal half of a map: (layers, 64, 64) to (layers, 2080) and back.
+
+
+def triangle_size(length: int) -> int:
+    """Number of (query, key) pairs with key ≤ query among `length` tokens.
+
+    >>> triangle_size(64)
+    2080
+    """
+    return length * (length + 1) // 2
+
+
+def triangle_length(size: int) -> int:
+    """Sequence length whose triangle has `size` weights.
+
+    Raises:
+        ValueError: no length has a triangle of this size.
+
+    >>> triangle_length(2080)
+    64
+    """
+    length = (isqrt(8 * size + 1) - 1) // 2
+    if size < 1 or triangle_size(length) != size:
+        raise ValueError(f"{size} weights are no triangle; 64 tokens have {triangle_size(64)}")
+    return length
+
+
+def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
+    """Keep the weights on and below the diagonal.
+
+    Args:
+        maps: shape (..., query, key), query and key of equal length, any dtype and device.
+
+    Returns:
+        Shape (..., length·(length+1)/2), same dtype and device, a copy.
+
+    Raises:
+        ValueError: the last two axes differ.
+        UserError: a weight above the diagonal is not zero (the model saw later tokens).
+    """
+    length = maps.shape[-1]
+    if maps.ndim < 2 or maps.shape[-2] != length:
+        raise ValueError(f"maps of shape {tuple(maps.shape)}: axes query and key must be equal")
+    if torch.triu(maps, diagonal=1).any():
+        raise UserError(
+            "attention weights above the diagonal: this model looks at later tokens. "
+            "Only causal language models can be captured."
+        )
+    packed = maps.new_empty(*maps.shape[:-2], triangle_size(length))
+    for query in range(length):
+        packed[..., triangle_size(query) : triangle_size(query + 1)] = maps[..., query, : query + 1]
+    return packed
+
+
+def unpack_triangle(packed: torch.Tensor) -> torch.Tensor:
+    """Put packed weights back in place, zeros above the diagonal.
+
+    A row at a time is the fastest way found: 16 maps of 36 layers take 1.7 ms on one core, where
+    an index over all 2,080 places takes 4 to 30 ms.
+
+    Args:
+        packed: shape (..., length·(length+1)/2), any dtype and device.
+
+    Returns:
+        Shape (..., query, key), same dtype and device.
+
+    Raises:
+        ValueError: the last axis is no triangle.
+    """
+    length = triangle_length(packed.shape[-1])
+    maps = packed.new_zeros(*packed.shape[:-1], length, length)
+    for query in range(length):
+        maps[..., query, : query + 1] = packed[..., triangle_size(query) : triangle_size(query + 1)]
+    return maps
+
+
+def unpack_channels_last(packed: torch.Tensor) -> torch.Tensor:
+    """Put packed weights back in place in the order of memory that convolutions take.
+
+    The triangle is turned round first, so that every place is a run of all layers: 16 maps of 36
+    layers take 1 ms on one core, `unpack_triangle` and a change of order take 7 ms
+    (`benchmarks/bench_training.py`).
+
+    Args:
+        packed: shape (batch, layers, length·(length+1)/2), any dtype and device.
+
+    Returns:
+        Shape (batch, layers, query, key), same dtype and device, zeros above the diagonal,
+        channels last: what `unpack_triangle` gives, in another order of memory.
+
+    Raises:
+        ValueError: the last axis is no triangle.
+    """
+    n_maps, n_layers, size = packed.shape
+    length = triangle_length(size)
+    turned = packed.new_empty(n_maps, size + 1, n_layers)
+    turned[:, :size] = packed.transpose(1, 2)
+    turned[:, size] = 0
+    maps = turned.index_select(1, _places(length, packed.device))
+    return maps.view(n_maps, length, length, n_layers).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _places(length: int, device: torch.device) -> torch.Tensor:
+    """For each (query, key) its place in the triangle, or one past its end; (length²,) int64."""
+    query, key = torch.arange(length)[:, None], torch.arange(length)
+    inside = query * (query + 1) // 2 + key
+    return torch.where(key <= query, inside, triangle_size(length)).flatten().to(device)
+
+
+# What a folder of maps holds and which model made it: `meta.json`.
+
+META_NAME = "meta.json"
+FORMAT = "mnemoscope maps"
+FORMAT_VERSION = 1
+POOLED = ("mean", "max")
+"""The tensors of a shard, unless a folder says otherwise."""
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """What every map of one folder has in common.
+
+    Attributes:
+        n_layers: layers of the model; where every head is kept, layers · heads.
+        length: tokens of each sequence.
+        model: fingerprint of the model and the settings of the capture, JSON values only.
+        dtype: of the stored weights.
+        format: the constant "mnemoscope maps".
+        version: of the format.
+        tensors: names of the tensors in every shard.
+    """
+
+    n_layers: int
+    length: int
+    model: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float16"
+    format: str = FORMAT
+    version: int = FORMAT_VERSION
+    tensors: tuple[str, ...] = POOLED
+
+    def __post_init__(self) -> None:
+        """Let the model be what its JSON gives back (tuples become lists), names a tuple."""
+        object.__setattr__(self, "model", json.loads(json.dumps(self.model)))
+        object.__setattr__(self, "tensors", tuple(self.tensors))
+
+    def require(self, wanted: "StoreMeta", folder: Path) -> None:
+        """Refuse to go on in a folder that another model or other settings made.
+
+        Raises:
+            UserError: naming each value that differs, as stored and as wanted.
+        """
+        here, there = dict(_flatten(asdict(self))), dict(_flatten(asdict(wanted)))
+        different = [
+            f"{key} is {here.get(key, 'absent')!r} there, {there.get(key, 'absent')!r} here"
+            for key in sorted(here.keys() | there.keys())
+            if here.get(key, ...) != there.get(key, ...)
+        ]
+        if different:
+            raise UserError(
+                f"{folder}: these maps were made otherwise ({'; '.join(different)}). "
+                "Use the same model and settings, or another folder."
+            )
+
+
+def read_meta(folder: Path) -> StoreMeta:
+    """Read `meta.json`.
+
+    Raises:
+        UserError: no such folder, no maps in it, or a newer format.
+        DamagedDataError: the file is not what we write.
+    """
+    path = folder / META_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder}: no maps here ({META_NAME} is missing). Run 'mnemoscope capture' first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise _damaged(path)
+    if values.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: maps of format version {values.get('version')}, this release reads "
+            f"{FORMAT_VERSION}. Use the release that wrote them, or capture again elsewhere."
+        )
+    return _parse(values, path)
+
+
+def write_meta(folder: Path, meta: StoreMeta) -> None:
+    """Write `meta.json` atomically; errors as `atomic_write.write_json`."""
+    values = asdict(meta)
+    if meta.tensors == POOLED:
+        del values["tensors"]
+    write_json(folder / META_NAME, values)
+
+
+def _parse(values: dict[str, Any], path: Path) -> StoreMeta:
+    """A `StoreMeta` of values whose types are right."""
+    try:
+        meta = StoreMeta(**values)
+    except TypeError as error:
+        raise _damaged(path) from error
+    counts = (meta.n_layers, meta.length)
+    if not all(type(count) is int and count > 0 for count in counts) or meta.dtype != "float16":
+        raise _damaged(path)
+    if not isinstance(meta.model, dict) or not all(isinstance(n, str) for n in meta.tensors):
+        raise _damaged(path)
+    return meta
+
+
+def _damaged(path: Path) -> DamagedDataError:
+    return DamagedDataError(
+        f"{path}: not a description of maps as mnemoscope writes it. Delete the folder "
+        f"{path.parent} and run 'mnemoscope capture' again."
+    )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# One shard: a safetensors file with the tensors `mean` and `max` of some hundred sequences.
+
+_READ_BYTES = 1 << 20
+
+
+def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """A shard's content; the same maps always give the same bytes.
+
+    Args:
+        tensors: by name, each float16, shape (rows, layers, length·(length+1)/2).
+    """
+    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    return cast(bytes, save(ordered))
+
+
+def tensor_start(path: Path, name: str) -> int:
+    """Say at which byte of a shard a tensor begins; its rows follow each other without a gap.
+
+    Raises:
+        DamagedDataError: the file is gone, cut short or no shard.
+    """
+    try:
+        with open(path, "rb") as file:
+            n_header = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(n_header))
+        return 8 + n_header + int(header[name]["data_offsets"][0])
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise gone(path) from error
+
+
+def gone(path: Path) -> DamagedDataError:
+    """The error for a shard that was whole when its store was opened."""
+    return _shard_damaged(path, "is missing or is no whole shard", None)
+
+
+def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
+    """Look at a shard's length and header, not at its weights (some 0.1 ms).
+
+    Args:
+        path: the shard.
+        rows: how many sequences the index says it holds.
+        meta: of its folder.
+
+    Raises:
+        DamagedDataError: missing, cut short, no safetensors, other tensors, shapes or dtype.
+    """
+    shape = [rows, meta.n_layers, triangle_size(meta.length)]
+    if not path.is_file():
+        raise _shard_damaged(path, "the file is missing", rows)
+    try:
+        with safe_open(path, framework="pt") as shard:
+            found = {name: _describe(shard.get_slice(name)) for name in shard.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        n_weights = len(meta.tensors) * shape[0] * shape[1] * shape[2]
+        size, wanted = path.stat().st_size, 2 * n_weights
+        raise _shard_damaged(path, f"torn ({size:,} bytes, {wanted:,} of weights)", rows) from error
+    if found != dict.fromkeys(meta.tensors, ("F16", shape)):
+        names = " and ".join(f"'{name}'" for name in meta.tensors)
+        raise _shard_damaged(path, f"other content than {names} of shape {shape}", rows)
+
+
+def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
+    """Read a whole shard and compare it with what was written (about 1 GB/s).
+
+    Raises:
+        DamagedDataError: a byte differs, or the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise _shard_damaged(path, f"cannot be read ({error.strerror})", rows) from error
+    if digest.hexdigest() != sha256:
+        raise _shard_damaged(path, "its content has changed since it was written (sha256)", rows)
+
+
+def _describe(tensor: Any) -> tuple[str, list[int]]:
+    return tensor.get_dtype(), list(tensor.get_shape())
+
+
+def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
+    its = "its" if rows is None else f"its {rows}"
+    return DamagedDataError(
+        f"{path}: {what}. Run 'mnemoscope capture STUDY': {its} sequences are captured again, "
+        "the rest is kept."
+    )
+
+
+# The index of a folder of maps: which sequence stands in which row of which shard.
+
+INDEX_NAME = "index.parquet"
+SUFFIXES = ("own", "true")
+_SCHEMA = pl.Schema(
+    {
+        "sequence_id": pl.Int64,
+        "suffix": pl.String,
+        "shard": pl.String,
+        "row": pl.Int64,
+        "sha256": pl.String,
+    }
+)
+_KEY = ["sequence_id", "suffix"]
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
+
+
+def empty_index() -> pl.DataFrame:
+    """An index of nothing."""
+    return pl.DataFrame(schema=_SCHEMA)
+
+
+def read_index(folder: Path) -> pl.DataFrame:
+    """Read `index.parquet`, ordered by shard and row.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedDataError: unreadable, or its rows contradict each other.
+    """
+    path = folder / INDEX_NAME
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        frame = read_parquet(path)
+    except (OSError, DamagedDataError) as error:
+        raise _index_damaged(path, "cannot be read, or has changed since it was written") from error
+    if frame.schema != _SCHEMA:
+        raise _index_damaged(path, "has other columns than an index of maps")
+    _check(frame, path)
+    return frame.sort("shard", "row")
+
+
+def write_index(folder: Path, index: pl.DataFrame) -> None:
+    """Write `index.parquet` atomically.
+
+    Raises:
+        NoRoomError: the disk is full; the former index stays.
+    """
+    write_parquet(folder / INDEX_NAME, index.sort("shard", "row"))
+
+
+def key_frame(
+    sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
+) -> pl.DataFrame:
+    """Columns sequence_id and suffix, one row a map asked for.
+
+    Args:
+        sequence_ids: integer, shape (n,).
+        suffixes: "own" or "true" for each, or one for all.
+
+    Raises:
+        ValueError: unequal lengths, or another suffix.
+    """
+    ids = np.asarray(sequence_ids, dtype=np.int64)
+    each = [suffixes] * len(ids) if isinstance(suffixes, str) else [str(s) for s in suffixes]
+    if len(each) != len(ids):
+        raise ValueError(f"{len(ids)} sequence ids, {len(each)} suffixes")
+    if unknown := set(each) - set(SUFFIXES):
+        raise ValueError(f"suffix {sorted(unknown)}: must be one of {SUFFIXES}")
+    return pl.DataFrame({"sequence_id": ids, "suffix": each}, schema={k: _SCHEMA[k] for k in _KEY})
+
+
+def find_rows(index: pl.DataFrame, keys: pl.DataFrame) -> pl.Series:
+    """Position of each key in the index, null where it is not there; int64, in the keys' order."""
+    positions = index.select(_KEY).with_row_index("position")
+    found = keys.join(positions, on=_KEY, how="left", maintain_order="left")
+    return found["position"].cast(pl.Int64)
+
+
+def count_rows(index: pl.DataFrame) -> list[tuple[str, int, str]]:
+    """Shard name, number of rows and sha256 of each shard, by name."""
+    counted = index.group_by("shard").agg(pl.len(), pl.first("sha256")).sort("shard")
+    return counted.rows()
+
+
+def free_shard_name(index: pl.DataFrame) -> str:
+    """The first shard name the index does not use, so that a damaged one is written anew."""
+    used = set(index["shard"].unique())
+    number = 0
+    while (name := f"shard-{number:05d}.safetensors") in used:
+        number += 1
+    return name
+
+
+def _check(frame: pl.DataFrame, path: Path) -> None:
+    """Refuse an index that no writer can have left."""
+    if frame.null_count().sum_horizontal().item() if len(frame) else 0:
+        raise _index_damaged(path, "has empty cells")
+    if not frame["suffix"].is_in(list(SUFFIXES)).all():
+        raise _index_damaged(path, f"names suffixes other than {SUFFIXES}")
+    if frame.select(_KEY).is_duplicated().any():
+        raise _index_damaged(path, "names a sequence twice")
+    if not all(_SHARD_NAME.fullmatch(name) for name in frame["shard"].unique()):
+        raise _index_damaged(path, "names files that are no shards")
+    for rows, hashes in (
+        frame.group_by("shard")
+        .agg("row", pl.n_unique("sha256"))
+        .select("row", "sha256")
+        .iter_rows()
+    ):
+        if sorted(rows) != list(range(len(rows))) or hashes != 1:
+            raise _index_damaged(path, "leaves out rows of a shard")
+
+
+def _index_damaged(path: Path, what: str) -> DamagedDataError:
+    return DamagedDataError(
+        f"{path}: {what}. Delete it and run 'mnemoscope capture STUDY': every sequence of the "
+        "folder is captured again."
+    )

@@ -1,0 +1,552 @@
+"""Stage `benchmark`: score every taxonomy beside its controls and beside the published figures."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.benchmark.excess import (
+    FigureName,
+    PairedDifference,
+    Votes,
+    collect_votes,
+    compare_pair,
+    resample_jointly,
+)
+from mnemoscope.benchmark.published import (
+    Comparison,
+    Conclusion,
+    OurFigures,
+    State,
+    compare_with_published,
+    ours_of_row,
+)
+from mnemoscope.benchmark.table import (
+    TOGETHER_SCHEMA,
+    score_benchmark,
+    score_inputs,
+    score_together,
+)
+from mnemoscope.cluster.engine import current_engine, run_tasks
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.files import made_folder, write_json, write_parquet
+from mnemoscope.pipeline.label import aliases_of, samples_of
+from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.progress import track
+from mnemoscope.stats import RankCorrelation
+from mnemoscope.study.folder import Study, is_study, stage_named
+from mnemoscope.study.models import Models
+from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
+
+# A study's figures beside the published ones, and two of its taxonomies on shared sequences.
+
+COMPARISON_FILE = "comparison.parquet"
+CONCLUSIONS_FILE = "conclusions.json"
+_RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+
+
+def compare_study(study: Study, table: pl.DataFrame) -> Comparison:
+    """Put a study's taxonomies beside the published ones, each as it was drawn first.
+
+    Args:
+        study: with the train stage done.
+        table: its benchmark table.
+    """
+    rows = table.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
+    return compare_with_published(list(_our_figures(study, rows, main_draws(study))))
+
+
+def write_comparison(study: Study, comparison: Comparison) -> None:
+    """Write `comparison.parquet` and `conclusions.json`."""
+    study.write(COMPARISON_FILE, comparison.frame)
+    write_json(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+
+
+def has_comparison(study: Study) -> bool:
+    """False where the benchmark was made by a version that did not compare yet."""
+    return all((study.folder / name).is_file() for name in (COMPARISON_FILE, CONCLUSIONS_FILE))
+
+
+def load_comparison(study: Study) -> Comparison:
+    """Read what `write_comparison` has written.
+
+    Raises:
+        UserError: it is not there.
+        DamagedDataError: it cannot be read.
+    """
+    study.require("benchmark")
+    if not has_comparison(study):
+        raise UserError(
+            f"{study.folder}: its benchmark was made before figures were compared with the "
+            f"published ones. Run 'mnemoscope benchmark {study.folder} --redo'."
+        )
+    path = study.folder / CONCLUSIONS_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        correlations = {
+            kind: RankCorrelation(**one) for kind, one in values["correlations"].items()
+        }
+        conclusions = tuple(Conclusion(**one) for one in values["conclusions"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedDataError(
+            f"{path}: damaged. Run 'mnemoscope benchmark {study.folder} --redo'."
+        ) from None
+    return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
+
+
+def model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
+    """Predictions from the model's attention by the CNNs that left chance.
+
+    Args:
+        study: with the train stage done.
+        samples: names of samples; one whose CNNs all stayed at chance is left out.
+    """
+    entries = samples_of(study)
+    trained = study.read(RUNS_FILE).filter(
+        (pl.col("source") == "model")
+        & pl.col("did_train")
+        & pl.col("taxonomy").is_in([name for name in samples if "impossible" not in entries[name]])
+    )
+    counted = study.read(PREDICTIONS_FILE).drop("probabilities", strict=False)
+    parts = counted.join(trained, on=_RUN_KEY, how="semi")
+    by_name = parts.partition_by("taxonomy", as_dict=True)
+    return {
+        name: collect_votes(part, len(entries[name]["trained_classes"]), where=f"'{name}', model")
+        for name in samples
+        if (part := by_name.get((name,))) is not None
+    }
+
+
+def main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
+    """Resampled confusions of every taxonomy as it was drawn first, all with the same weights.
+
+    Args:
+        study: with the train stage done.
+        stream: keeps the draws of several studies apart.
+    """
+    settings = study.settings.benchmark
+    names = [name for name, entry in samples_of(study).items() if entry["taxonomy"] == name]
+    votes = model_votes(study, names)
+    if not votes:
+        return {}
+    seed = settings.seed * _STREAMS + stream
+    return resample_jointly(votes, n_resamples=settings.n_resamples, seed=seed)
+
+
+_STREAMS = 1000
+"""Studies that may be put together without sharing draws."""
+
+
+def compare_taxonomies(
+    study: Study, first: str, second: str, *, figure: FigureName = "min_f1"
+) -> PairedDifference:
+    """Compare two of a study's taxonomies on the evaluation sequences that they share.
+
+    Args:
+        study: with the train stage done.
+        first: name of a taxonomy or sample, in any spelling.
+        second: another.
+        figure: `min_f1` or `mean_f1`.
+
+    Returns:
+        Figure of the first minus that of the second, with its paired interval.
+
+    Raises:
+        UserError: not in the study, impossible, not trained, or twice the same.
+    """
+    study.require("train")
+    names = [find_sample(study, name) for name in (first, second)]
+    if names[0] == names[1]:
+        raise UserError(f"'{first}' and '{second}' are one partition: there is no difference.")
+    votes = model_votes(study, names)
+    for name in names:
+        if name not in votes:
+            reason = samples_of(study)[name].get("impossible", "none of its CNNs left chance")
+            raise UserError(f"{study.folder}: '{name}' has no figure: {reason}")
+    settings = study.settings.benchmark
+    return compare_pair(
+        votes[names[0]],
+        votes[names[1]],
+        n_resamples=settings.n_resamples,
+        seed=settings.seed * _STREAMS,
+        figure=figure,
+    )
+
+
+def find_sample(study: Study, name: str) -> str:
+    """Find a sample by its name, or by any name of its partition.
+
+    Raises:
+        UserError: there is none, with the nearest.
+    """
+    entries = samples_of(study)
+    if name in entries:
+        return name
+    known = {sample for sample, entry in entries.items() if entry["taxonomy"] == sample}
+    keys = {_partition(entries[sample]["published_name"]): sample for sample in sorted(known)}
+    key = _partition(name)
+    if key is not None and key in keys:
+        return keys[key]
+    hint = nearest(name, list(entries)) or f" There are: {'; '.join(entries)}."
+    raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
+
+
+def _parsed(name: str) -> Taxonomy | None:
+    """A taxonomy from its name; None for one that cannot be read from it."""
+    try:
+        return parse_taxonomy(name)
+    except UserError:
+        return None
+
+
+def _partition(name: str) -> str | None:
+    """Key of a taxonomy's partition; None for one that cannot be read from its name."""
+    taxonomy = _parsed(name)
+    return None if taxonomy is None else taxonomy.partition_key
+
+
+def _our_figures(
+    study: Study, rows: dict[Any, Any], draws: dict[str, np.ndarray]
+) -> Iterator[OurFigures]:
+    """Every taxonomy of the study, with its figures or why it has none."""
+    for sample, entry in samples_of(study).items():
+        if entry["taxonomy"] != sample:
+            continue
+        name = entry["published_name"]
+        if "impossible" in entry:
+            yield OurFigures(sample, name, "impossible", entry["impossible"])
+        elif entry["dropped"]:
+            note = f"trained without {', '.join(entry['dropped'])}, which is another taxonomy"
+            yield OurFigures(sample, name, "dropped", note)
+        elif sample in rows:
+            yield ours_of_row(sample, name, rows[sample][0], draws.get(sample))
+    yield from _alias_figures(study, rows, draws)
+
+
+def _alias_figures(
+    study: Study, rows: dict[Any, Any], draws: dict[str, np.ndarray]
+) -> Iterator[OurFigures]:
+    """Figures of a taxonomy that divides these sequences as a trained one does, by other rules."""
+    for name, alias in aliases_of(study).items():
+        taxonomy = _parsed(name)
+        if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
+            continue
+        order = list(alias.classes)
+        drawn = draws.get(alias.of)
+        if drawn is not None:
+            drawn = drawn[:, order][:, :, order]
+        one = ours_of_row(name, taxonomy.published_name, rows[alias.of][0], drawn)
+        if one.confusion is None:
+            yield replace(one, same_as=alias.of)
+        else:
+            confusion = one.confusion[np.ix_(order, order)]
+            yield replace(one, state="alias", same_as=alias.of, confusion=confusion)
+
+
+# Stage `benchmark`: score every taxonomy beside its controls and beside the published figures.
+
+BENCHMARK_FILE = "benchmark.parquet"
+INPUTS_FILE = "inputs.parquet"
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One taxonomy to score, as it is sent to where the work runs.
+
+    Attributes:
+        place: among the study's taxonomies.
+        predictions: its own, see `score_benchmark`.
+        runs: its own trainings.
+        classes: its name and class names.
+        options: of `score_benchmark`, the same for all.
+    """
+
+    place: int
+    predictions: pl.DataFrame
+    runs: pl.DataFrame
+    classes: dict[str, list[str]]
+    options: dict[str, Any]
+
+
+def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
+    """Score one taxonomy: its place, its rows of the benchmark, and of each input alone."""
+    known = task.predictions, task.runs, task.classes
+    frame = score_benchmark(*known, **task.options)
+    return task.place, frame, score_inputs(*known, whole=frame, **task.options)
+
+
+def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
+    """Write `benchmark.parquet` (see `benchmark.columns`), `inputs.parquet`, `comparison.parquet`.
+
+    `inputs.parquet` is the first once more for each input of the CNNs alone. With the last stands
+    `conclusions.json`: rank correlations and the paper's conclusions.
+    """
+    study.require("train")
+    settings = study.settings.benchmark
+    with study.finishing("benchmark") as counts:
+        runs = study.read(RUNS_FILE)
+        options: dict[str, Any] = {
+            "n_resamples": settings.n_resamples,
+            "seed": settings.seed,
+            "control_settings": _control_settings(runs),
+        }
+        frame, inputs = _score(list(_tasks(study, runs, options)))
+        study.write(INPUTS_FILE, inputs)
+        study.write(BENCHMARK_FILE, frame)
+        write_comparison(study, compare_study(study, frame))
+        counts["rows"] = frame.height
+
+
+def _tasks(study: Study, runs: pl.DataFrame, options: dict[str, Any]) -> Iterator[ScoreTask]:
+    """One task a taxonomy that was trained."""
+    predictions = study.read(PREDICTIONS_FILE)
+    possible = {name: one for name, one in samples_of(study).items() if "impossible" not in one}
+    for place, (name, entry) in enumerate(possible.items()):
+        own = [frame.filter(pl.col("taxonomy") == name) for frame in (predictions, runs)]
+        yield ScoreTask(place, own[0], own[1], {name: entry["trained_classes"]}, options)
+
+
+def _score(tasks: list[ScoreTask]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The tables of benchmark and inputs; here one after the other, on a cluster side by side."""
+    workers = 0 if current_engine().is_cluster else 1
+    found = []
+    with track("Scoring", total=len(tasks), unit="taxonomies") as progress:
+        for scored in run_tasks(score_taxonomy, tasks, workers=workers):
+            found.append(scored)
+            progress.advance()
+    found.sort(key=lambda scored: scored[0])
+    frame = pl.concat((scored[1] for scored in found), rechunk=True)
+    return frame, pl.concat((scored[2] for scored in found), rechunk=True)
+
+
+def _control_settings(runs: pl.DataFrame) -> list[str] | None:
+    """Settings that the controls were trained with; None where none were."""
+    found = runs.filter(pl.col("source") == "control")["setting"].unique(maintain_order=True)
+    return found.to_list() or None
+
+
+# Several studies as one: the same taxonomies on several models, confusion matrices summed.
+
+TOGETHER_FILE = "together.parquet"
+TOGETHER = "together"
+_FREE = ("label.taxonomies", "label.seed")
+"""Taxonomies are compared by what they are; the draw of each model's sequences is its own."""
+_ALSO = ("features.patterns", "sequences.length")
+
+
+class Together(NamedTuple):
+    """What several models give together.
+
+    Attributes:
+        frame: columns as in `TOGETHER_SCHEMA`; for each taxonomy a row a model, then the sum.
+        models: names of the models, in the order of the studies.
+        comparison: the sums beside the published figures.
+    """
+
+    frame: pl.DataFrame
+    models: tuple[str, ...]
+    comparison: Comparison
+
+
+def put_together(studies: Sequence[Study]) -> Together:
+    """Sum the confusion matrices of several models, taxonomy by taxonomy.
+
+    Args:
+        studies: two or more with the benchmark stage done and equal rules.
+
+    Returns:
+        Figures per model and together; each taxonomy as it was drawn first. One that lacks a
+        figure on any model has none together.
+
+    Raises:
+        UserError: a study named twice, not benchmarked, or made by other rules, with the
+            difference.
+    """
+    for study in studies:
+        study.require("benchmark")
+    check_alike(studies)
+    check_different_models(studies)
+    models = name_models(studies)
+    tables = [_model_rows(study) for study in studies]
+    draws = [main_draws(study, stream=stream) for stream, study in enumerate(studies)]
+    entries = [samples_of(study) for study in studies]
+    rows: list[dict[str, Any]] = []
+    ours: list[OurFigures] = []
+    for sample, entry in entries[0].items():
+        if entry["taxonomy"] != sample:
+            continue
+        notes = [_why_not(table, own[sample]) for table, own in zip(tables, entries, strict=True)]
+        for model, table, note in zip(models, tables, notes, strict=True):
+            row = table.get(sample, {}) if note is None else {}
+            rows.append({**row, "taxonomy": sample, "model": model, "note": note})
+        total = _sum(sample, models, tables, draws, notes)
+        rows.append(total)
+        ours.append(_as_ours(sample, entry["published_name"], total, draws, entries))
+    frame = pl.DataFrame(
+        [{name: row.get(name) for name in TOGETHER_SCHEMA} for row in rows], schema=TOGETHER_SCHEMA
+    )
+    return Together(frame, models, compare_with_published(ours))
+
+
+def write_together(folder: Path, together: Together) -> list[Path]:
+    """Write `together.parquet`, `comparison.parquet` and `conclusions.json`.
+
+    Returns:
+        Paths of the three.
+
+    Raises:
+        UserError: the folder is a study, whose own comparison would be lost, or cannot be made.
+    """
+    if is_study(folder):
+        raise UserError(f"{folder}: is a study. Choose another folder with -o.")
+    made_folder(folder)
+    paths = [folder / name for name in (TOGETHER_FILE, COMPARISON_FILE, CONCLUSIONS_FILE)]
+    write_parquet(paths[0], together.frame)
+    write_parquet(paths[1], together.comparison.frame)
+    write_json(paths[2], {"models": list(together.models)} | together.comparison.as_json())
+    return paths
+
+
+def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
+    """Refuse studies whose figures are not of one kind.
+
+    Args:
+        studies: two or more.
+        also: further settings that have to be equal, `section.key`.
+
+    Raises:
+        UserError: a study named twice, or made by other rules, with the difference.
+    """
+    first = studies[0]
+    folders = [study.folder.resolve() for study in studies]
+    for place, study in enumerate(studies[1:], 1):
+        if folders[place] in folders[:place]:
+            raise UserError(f"{study.folder}: named twice, and would count twice. Name it once.")
+        ours, theirs = _rules(first, also), _rules(study, also)
+        lines = [
+            f"{key}: {ours[key]!r} in {first.folder}, {theirs[key]!r} in {study.folder}"
+            for key in ours
+            if ours[key] != theirs[key]
+        ]
+        if lines:
+            raise UserError(
+                f"these studies cannot be put together: {'; '.join(lines)}. "
+                "Make one of them anew by the other's rules."
+            )
+        _check_taxonomies(first, study)
+
+
+def _check_taxonomies(first: Study, other: Study) -> None:
+    """The same taxonomies, whatever their order."""
+    ours, theirs = set(samples_of(first)), set(samples_of(other))
+    if ours == theirs:
+        return
+    lines = [
+        f"'{name}' is in {here.folder} alone{_shared_there(name, there)}"
+        for here, there, names in ((first, other, ours - theirs), (other, first, theirs - ours))
+        for name in sorted(names)
+    ]
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    raise UserError(
+        f"these studies cannot be put together: {'; '.join(lines[:3])}{more}. "
+        "Give both the same label.taxonomies."
+    )
+
+
+def _shared_there(name: str, study: Study) -> str:
+    """Say of a taxonomy that is missing that it was not trained for its labels' sake."""
+    alias = aliases_of(study).get(name)
+    return "" if alias is None else f" (in {study.folder} it labels as '{alias.of}' does)"
+
+
+def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
+    """The settings that decide how classes are drawn and CNNs trained, and those named."""
+    values = study.settings.as_dict()
+    names = [f"label.{key}" for key in values["label"]]
+    names += [name for name in stage_named("train").settings if name.startswith("train.")]
+    found = {}
+    for name in [one for one in (*names, *_ALSO, *also) if one not in _FREE]:
+        head, _, tail = name.partition(".")
+        found[name] = values[head][tail]
+    return found
+
+
+def check_different_models(studies: Sequence[Study]) -> None:
+    """Refuse one model counted twice, as from a copied study."""
+    seen: dict[str, Study] = {}
+    for study in studies:
+        fingerprint = study.record["models"]["model"]["fingerprint"]
+        other = seen.setdefault(fingerprint, study)
+        if other is not study:
+            raise UserError(
+                f"{study.folder}: made of the same model as {other.folder}, which would count "
+                "twice. Name one study a model."
+            )
+
+
+def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
+    """What each model is called: its name without a folder; the study's where two are equal."""
+    names = [Path(study.record["models"]["model"]["name"]).name for study in studies]
+    if len(set(names)) < len(names):
+        names = [study.folder.name for study in studies]
+    if len(set(names)) < len(names):
+        names = [str(study.folder) for study in studies]
+    return tuple(names)
+
+
+def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
+    """Rows of the benchmark table that are of the model's attention, by sample."""
+    table = study.read("benchmark.parquet").filter(pl.col("source") == "model")
+    return {row["taxonomy"]: row for row in table.iter_rows(named=True)}
+
+
+def _why_not(table: dict[str, dict[str, Any]], entry: dict[str, Any]) -> str | None:
+    """Why one model has no figure, None where it has."""
+    if "impossible" in entry:
+        return f"impossible: {entry['impossible']}"
+    if entry["dropped"]:
+        return f"trained without {', '.join(entry['dropped'])}"
+    row = table.get(entry["taxonomy"])
+    if row is None or row["min_f1"] is None:
+        return "none of its CNNs left chance on its own training set"
+    return None
+
+
+def _sum(
+    sample: str,
+    models: Sequence[str],
+    tables: Sequence[dict[str, dict[str, Any]]],
+    draws: Sequence[dict[str, np.ndarray]],
+    notes: Sequence[str | None],
+) -> dict[str, Any]:
+    """The row of all models together."""
+    row: dict[str, Any] = {"taxonomy": sample, "model": TOGETHER, "note": None}
+    if all(notes) and len(set(notes)) == 1:
+        return row | {"note": f"on every model: {notes[0]}"}
+    if any(notes):
+        missing = [f"{model}: {note}" for model, note in zip(models, notes, strict=True) if note]
+        return row | {"note": "; ".join(missing)}
+    own = [table[sample] for table in tables]
+    row |= {name: sum(one[name] for one in own) for name in ("n_eval", "n_runs")}
+    drawn = [one[sample] for one in draws]
+    return row | score_together([one["confusion"] for one in own], drawn)
+
+
+def _as_ours(
+    sample: str,
+    published_name: str,
+    total: dict[str, Any],
+    draws: Sequence[dict[str, np.ndarray]],
+    entries: Sequence[dict[str, dict[str, Any]]],
+) -> OurFigures:
+    """The sum as figures to compare with the published ones."""
+    if total["note"] is None:
+        summed = np.sum([one[sample] for one in draws], axis=0)
+        return ours_of_row(sample, published_name, total, summed)
+    is_impossible = any("impossible" in own[sample] for own in entries)
+    state: State = "impossible" if is_impossible else "untrained"
+    return OurFigures(sample, published_name, state, total["note"])

@@ -1,0 +1,80 @@
+"""Stage `features`: what the taxonomies ask of a sequence (ROUGE, patterns, duplicates, code)."""
+
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.data.features import add_features, is_available
+from mnemoscope.data.patterns import compare_modes, describe_agreement
+from mnemoscope.data.read import has_values, read_corpus
+from mnemoscope.pipeline.padding import refuse_padding
+from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS
+from mnemoscope.pipeline.sequences import GIVEN
+from mnemoscope.progress import say
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
+
+FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code")
+
+
+def features_stage(study: Study, models: Models) -> None:
+    """Add the feature columns to the study's table; what cannot be known is null, and said."""
+    study.require("sequences")
+    refuse_padding(study)
+    settings = study.settings
+    with study.finishing("features") as counts:
+        corpus = None
+        if settings.features.corpus is not None:
+            corpus = read_corpus(settings.features.corpus, models.model(study).tokenizer)
+        made = study.manifest("sequences")
+        assert made is not None
+        given = set(made["counts"]["given"])
+        # What an earlier run of this stage found is found anew, perhaps in another corpus.
+        ours = [name for name in GIVEN if name not in given]
+        frame = add_features(
+            study.sequences.drop(ours, strict=False),
+            patterns=settings.features.patterns,
+            length=settings.sequences.length,
+            corpus=corpus,
+        )
+        if settings.features.patterns == "published":
+            frame = _take_published_patterns(frame, counts)
+        study.add_columns(frame.select(FEATURES))
+        for name in FEATURES:
+            counts[f"{name}_null"] = frame[name].null_count()
+        counts["is_code_from"] = _source(frame, "is_code", given, "magika")
+        counts["duplicates_from"] = _source(frame, "duplicates", given, "corpus")
+        if has_values(frame, "text"):
+            agreement = compare_modes(frame["text"])
+            counts["pattern_modes"] = {name: one._asdict() for name, one in agreement.items()}
+            for line in describe_agreement(agreement):
+                say(line)
+    _say_missing(frame)
+
+
+def _take_published_patterns(frame: pl.DataFrame, counts: dict[str, Any]) -> pl.DataFrame:
+    """Where the source gives the flags, take its own; count where our rule says otherwise."""
+    for name in PUBLISHED_PATTERNS:
+        given = f"published_{name}"
+        if given in frame.columns:
+            counts[f"{name}_differ"] = int((frame[given] != frame[name]).sum())
+            frame = frame.with_columns(pl.coalesce(given, name).alias(name))
+    return frame
+
+
+def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
+    """Where a feature came from: the user's column, what we ran, or nowhere."""
+    if name in given:
+        return "column"
+    return ours if has_values(frame, name) else None
+
+
+def _say_missing(frame: pl.DataFrame) -> None:
+    """Name the features that no sequence has, and how to get them."""
+    if frame["duplicates"].null_count() == frame.height:
+        say(
+            "No duplicate counts: taxonomies with Recite or Recollect[δ] cannot be labelled. Give "
+            "the training texts with --set features.corpus=FOLDER, or a column 'duplicates'."
+        )
+    if frame["is_code"].null_count() == frame.height and not is_available():
+        say("is_code is not known: pip install 'mnemoscope[code]' if a taxonomy asks for Code.")

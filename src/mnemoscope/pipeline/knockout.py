@@ -1,0 +1,412 @@
+"""Stage `knockout`: cut the edges that Δ names inside the running model, and see what breaks.
+
+Every kind of cut is tried on the same memorized sequences of every class. What each cut did is kept
+in `knockout/` under the hash of what decides it, so a stopped run goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.cut import (
+    copy_edges,
+    count_edges,
+    cut_and_continue,
+    equal_mass_edges,
+    largest_edges,
+    mean_share,
+    random_edges,
+    random_keys,
+    same_layer_edges,
+    specificity,
+)
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
+from mnemoscope.pipeline.capture import maps_folder
+from mnemoscope.pipeline.label import LABELS_FILE, samples_of
+from mnemoscope.pipeline.localize import StoredDelta, load_deltas
+from mnemoscope.pipeline.train import sample_rows
+from mnemoscope.progress import say, track
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
+
+# What the cuts of a knockout did: rows of its two tables, and the result in words.
+
+_N_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One set of edges to cut.
+
+    Attributes:
+        sample: the sample whose Δ it comes from.
+        choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
+            `copy, random`, `copy, equal mass` or `nothing`.
+        edges_of: the class whose Δ or mass ranks the edges, empty where none does; of Non-Memo
+            only the decisive edges are tried, on the memorized classes.
+        strength: per cent of all edges; null where each sequence has its own edges.
+        draw: number of the random draw.
+    """
+
+    sample: str
+    choice: str
+    edges_of: str
+    strength: float | None
+    draw: int
+
+
+Outcomes = Mapping[Cut, pl.DataFrame]
+"""What each cut did to each sequence: `sequence_id`, `class`, `survives`, `score`, `logprob`."""
+Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
+"""Of each cut and class: edges cut, and the share of all attention on them."""
+
+
+def cut_rows(
+    names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, seed: int
+) -> Iterator[dict[str, object]]:
+    """One row a kind of cut and tried class, over its draws.
+
+    Args:
+        names: classes whose sequences were tried.
+        outcomes: of every cut of one sample.
+        sizes: of the same cuts, by class.
+        seed: of the bootstrap.
+    """
+    for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
+        for name in names:
+            parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
+            survival = mean_share(
+                [part["survives"].to_numpy() for part in parts],
+                n_resamples=_N_RESAMPLES,
+                seed=seed,
+            )
+            yield {
+                "sample": draws[0].sample,
+                "choice": choice,
+                "edges_of": edges_of,
+                "strength": strength,
+                "class": name,
+                "n": parts[0].height,
+                "draws": len(draws),
+                "n_edges": float(np.mean([sizes[cut][name][0] for cut in draws])),
+                "mass": float(np.mean([sizes[cut][name][1] for cut in draws])),
+                "survival": survival.value,
+                "low": survival.low,
+                "high": survival.high,
+                "score": float(np.mean([part["score"].to_numpy().mean() for part in parts])),
+                "logprob": float(np.mean([part["logprob"].to_numpy().mean() for part in parts])),
+            }
+
+
+def specificity_rows(
+    names: Sequence[str], outcomes: Outcomes, *, seed: int
+) -> Iterator[dict[str, object]]:
+    """For each class and strength: broken by its decisive edges, and by random ones as heavy.
+
+    Args:
+        names: classes whose sequences were tried.
+        outcomes: of every cut of one sample.
+        seed: of the bootstrap.
+    """
+    kinds = _by_kind(outcomes)
+    for choice, own, strength in kinds:
+        if choice != "decisive" or own not in names:
+            continue
+        (decisive,) = kinds[choice, own, strength]
+        broken = {name: _broken(outcomes[decisive], name) for name in names}
+        by_equal_mass = {
+            name: [_broken(outcomes[cut], name) for cut in kinds["equal mass", own, strength]]
+            for name in names
+        }
+        others = {name: float(broken[name].mean()) for name in names if name != own}
+        row: dict[str, object] = {
+            "sample": decisive.sample,
+            "class": own,
+            "strength": strength,
+            "broken_own": float(broken[own].mean()),
+            "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
+            "broken_others": json.dumps(others),
+            "specificity": None,
+            "low": None,
+            "high": None,
+        }
+        if others:
+            index = specificity(broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed)
+            row |= {"specificity": index.value, "low": index.low, "high": index.high}
+        yield row
+
+
+def statements(indices: list[dict[str, object]]) -> Iterator[str]:
+    """Say the result in words, a line a class and strength.
+
+    Args:
+        indices: rows of `specificity.parquet`.
+    """
+    for row in indices:
+        others = json.loads(str(row["broken_others"]))
+        said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
+        yield (
+            f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
+            f"{row['class']} breaks {row['broken_own']:.0%} of {row['class']}"
+            + (f" and {said}" if said else "")
+            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it."
+        )
+
+
+def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cut]]:
+    """The draws of each kind of cut, by choice, class of the edges and strength, in order."""
+    kinds: dict[tuple[str, str, float | None], list[Cut]] = {}
+    for cut in cuts:
+        kinds.setdefault((cut.choice, cut.edges_of, cut.strength), []).append(cut)
+    return kinds
+
+
+def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
+    """Which sequences of a class are no longer reproduced."""
+    return ~frame.filter(pl.col("class") == name)["survives"].to_numpy()
+
+
+# Stage `knockout`: cut the edges that Δ names inside the running model, and see what breaks.
+
+KNOCKOUT_FILE = "knockout.parquet"
+SPECIFICITY_FILE = "specificity.parquet"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One sample, ready to be cut: its Δ, its classes' mean attention, the sequences to try."""
+
+    delta: StoredDelta
+    mass: dict[str, torch.Tensor]  # of each memorized class, over its evaluation sequences
+    tried: pl.DataFrame  # sequence_id, class
+    tokens: np.ndarray
+    attention: torch.Tensor  # of each sequence tried, mean over heads: (n, layers, T, T)
+
+
+def knockout_stage(study: Study, models: Models) -> None:
+    """Write `knockout.parquet` (a row a cut and tried class) and `specificity.parquet`.
+
+    Raises:
+        UserError: no Δ of the wanted attribution, a class without Δ or memorized sequences, or a
+            model whose attention cannot be cut.
+    """
+    study.require("localize")
+    model = models.model(study)
+    with study.finishing("knockout") as counts:
+        rows, indices = [], []
+        for subject in _subjects(study, model):
+            cuts = list(_cuts(subject, study))
+            outcomes = {}
+            with track(f"Cutting ({subject.delta.sample})", total=len(cuts), unit="cuts") as bar:
+                for cut, edges in cuts:
+                    outcomes[cut] = _outcome(study, model, subject, cut, edges)
+                    bar.advance()
+            sizes = {cut: _size(edges, subject) for cut, edges in cuts}
+            names, seed = tuple(subject.mass), study.settings.knockout.seed
+            rows += list(cut_rows(names, outcomes, sizes, seed=seed))
+            indices += list(specificity_rows(names, outcomes, seed=seed))
+        study.write(KNOCKOUT_FILE, pl.DataFrame(rows, infer_schema_length=None))
+        study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
+        counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
+    study.forget("report")  # it shows the knockout where there is one
+    for line in statements(indices):
+        say(line)
+
+
+def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
+    """Each taxonomy on its main sample; the repetitions on matched sequences are left out."""
+    wanted = study.settings.knockout
+    samples = samples_of(study)
+    deltas = [
+        one
+        for one in load_deltas(study)
+        if one.attribution == wanted.attribution and samples[one.sample]["taxonomy"] == one.sample
+    ]
+    if not deltas:
+        raise UserError(
+            f"{study.folder}: no Δ by '{wanted.attribution}' of any CNN that trained. "
+            "Ask localize for it, or train on more sequences."
+        )
+    for delta in deltas:
+        if delta.delta.shape[1] != model.n_layers:
+            raise UserError(
+                f"{study.folder}: Δ of {delta.delta.shape[1]} layers, but {model.name} has "
+                f"{model.n_layers}. Cut the model that the study was made of."
+            )
+        _check_classes(study, delta)
+        tried = _sequences_to_try(study, delta)
+        table = study.sequences.select("sequence_id", "tokens")
+        rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
+        tokens = token_matrix(rows)
+        captured = capture_pooled(model, tokens, batch_size=study.settings.model.batch_size)
+        attention = torch.cat([batch.mean for batch in captured])
+        yield _Subject(delta, _mean_attention(study, delta), tried, tokens, attention)
+
+
+def _check_classes(study: Study, delta: StoredDelta) -> None:
+    """Refuse a class whose Δ rests on no sequence: its largest edges would mean nothing."""
+    for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
+        if n_used == 0:
+            raise UserError(
+                f"{study.folder}: {delta.sample}: no correctly classified sequence of class "
+                f"'{name}', so there is no Δ of it. Train on more sequences."
+            )
+
+
+def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
+    """Memorized sequences of each class, first those on which Δ was not measured."""
+    wanted = study.settings.knockout
+    measured = sample_rows(study, delta.sample).evaluation["sequence_id"].implode()
+    taxonomy = samples_of(study)[delta.sample]["taxonomy"]
+    labels = study.read(LABELS_FILE).select("sequence_id", pl.col(taxonomy).alias("class"))
+    labels = labels.sample(fraction=1.0, shuffle=True, seed=wanted.seed)
+    labels = labels.sort(pl.col("sequence_id").is_in(measured), maintain_order=True)
+    chosen = []
+    for name in delta.classes[1:]:
+        rows = labels.filter(pl.col("class") == name).head(wanted.n_sequences)
+        if rows.height < 2:
+            raise UserError(
+                f"{study.folder}: {delta.sample}: {rows.height} memorized sequences of class "
+                f"'{name}'; cutting needs 2. Leave the class out (--drop-small-classes)."
+            )
+        chosen.append(rows)
+    return pl.concat(chosen)
+
+
+def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]:
+    """Mean over heads and evaluation sequences of each class: (layers, T, T) float32."""
+    rows = sample_rows(study, delta.sample).evaluation
+    store, found = MapStore(maps_folder(study, "model"), verify=False), {}
+    for name in delta.classes[1:]:
+        part = rows.filter(pl.col("class") == name)
+        maps = store.dataset(part["sequence_id"].to_numpy(), part["suffix"].to_list(), "mean")
+        total = torch.zeros(maps.read(torch.arange(1)).shape[1:], dtype=torch.float64)
+        for start in range(0, len(maps), 64):
+            total += maps.read(torch.arange(start, min(start + 64, len(maps)))).double().sum(0)
+        found[name] = unpack_triangle((total / len(maps)).float())
+    return found
+
+
+def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]:
+    """Every cut of one sample, with its edges: of all sequences, or (n, …) of each its own."""
+    wanted, delta = study.settings.knockout, subject.delta
+    shape = torch.from_numpy(delta.delta[0])
+    cut = partial(Cut, delta.sample)
+    generator = partial(_generator, wanted.seed)
+    yield cut("nothing", "", 0.0, 0), torch.zeros(shape.shape, dtype=torch.bool)
+    for strength in wanted.strengths:
+        n = count_edges(strength, *shape.shape[:2])
+        for draw in range(wanted.draws):
+            yield cut("random", "", strength, draw), random_edges(shape, n, generator(draw, n))
+        if delta.n_used[0] > 0:
+            yield cut("decisive", delta.classes[0], strength, 0), largest_edges(shape, n)
+        for index, name in enumerate(delta.classes[1:], start=1):
+            decisive = largest_edges(torch.from_numpy(delta.delta[index]), n)
+            mass = subject.mass[name]
+            yield cut("decisive", name, strength, 0), decisive
+            yield cut("highest mass", name, strength, 0), largest_edges(mass, n)
+            for draw in range(wanted.draws):
+                equal = equal_mass_edges(decisive, mass, generator(draw, n, index))
+                layers = same_layer_edges(decisive, generator(draw, n, index, 1))
+                yield cut("equal mass", name, strength, draw), equal
+                yield cut("same layers", name, strength, draw), layers
+    copies = copy_edges(torch.from_numpy(subject.tokens), len(shape))
+    yield cut("copy", "", None, 0), copies
+    for draw in range(wanted.draws):
+        drawn = [_beside(row, copies, subject, generator(draw, row)) for row in range(len(copies))]
+        keys, equal = (torch.stack(edges) for edges in zip(*drawn, strict=True))
+        yield cut("copy, random", "", None, draw), keys
+        yield cut("copy, equal mass", "", None, draw), equal
+
+
+def _beside(
+    row: int, copies: torch.Tensor, subject: _Subject, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For a sequence's copy edges as many other keys of each query, and as heavy other edges."""
+    equal = equal_mass_edges(copies[row], subject.attention[row], generator)
+    return random_keys(copies[row], generator), equal
+
+
+def _generator(*seeds: int) -> torch.Generator:
+    """A torch generator from several numbers."""
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _outcome(
+    study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: torch.Tensor
+) -> pl.DataFrame:
+    """What one cut did to each sequence: read back when it is there, else found and written."""
+    path = _path(study, subject, cut, edges)
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    found = cut_and_continue(
+        model,
+        subject.tokens,
+        edges,
+        renormalize=study.settings.knockout.renormalize,
+        batch_size=study.settings.model.batch_size,
+        prefix=subject.tokens.shape[1] // 2,
+    )
+    frame = subject.tried.with_columns(
+        pl.Series("survives", found.survives),
+        pl.Series("score", found.score),
+        pl.Series("logprob", found.logprob),
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_parquet(path, frame)
+    return frame
+
+
+def _kept(path: Path) -> pl.DataFrame | None:
+    """What an earlier run wrote of a cut; None where there is nothing, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return read_parquet(path)
+    except (OSError, DamagedDataError):
+        say(f"{path}: damaged; this cut is made again.")
+        return None
+
+
+def _path(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> Path:
+    """The file of one cut, named by the hash of all that decides it."""
+    basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
+    basis.update(np.packbits(edges.numpy()).tobytes())
+    basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
+    facts = study.record["models"]["model"]
+    wanted = study.settings.knockout
+    basis.update(f"{facts['fingerprint']} {facts['dtype']} {facts['device']}".encode())
+    basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
+    return study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
+
+
+def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:
+    """Edges cut, and the share of all attention on them, for the sequences of each class.
+
+    Edges that each sequence has its own are weighed by its own attention: the class's mean would
+    miss what singles them out.
+    """
+    sizes = {}
+    for name, mass in subject.mass.items():
+        cut, attention = edges[None], mass[None]
+        if edges.ndim == 4:
+            rows = torch.from_numpy((subject.tried["class"] == name).to_numpy())
+            cut, attention = edges[rows], subject.attention[rows]
+        held = (cut * attention)[:, :, :-1].sum() / attention[:, :, :-1].sum()
+        sizes[name] = (float(cut.sum() / len(cut)), float(held))
+    return sizes

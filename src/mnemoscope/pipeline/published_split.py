@@ -1,0 +1,192 @@
+"""Make a study's table of a split of the paper's data set: what the sampling can need, no more.
+
+All sequences of the split are labelled under the study's taxonomies with the labels that the data
+set gives; of every class the first `margin × (n_train + n_eval)` in the shared permutation are
+kept, with tokens and text, and the classes of the whole split are counted.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.published_split import FURTHER, LENGTH, Split, read_split, take_rows
+from mnemoscope.data.read import ReadResult
+from mnemoscope.data.table import PUBLISHED_VERDICT
+from mnemoscope.errors import UserError
+from mnemoscope.progress import say
+from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.labels import count_classes, label_sequences
+from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
+from mnemoscope.taxonomy.sample import order_keys
+
+PUBLISHED_PATTERNS = ("is_incrementing", "is_repeating")
+"""Flags that the data set gives, kept in the columns `published_…`."""
+_FEATURES = {
+    **{name: f"published_{name}" for name in FURTHER},
+    "0_8_templates": "n_similar",
+    "0_8_snowclones": "n_near",
+}
+"""Our names of what the neighbouring analyses read. The published names of the last two look
+swapped: ordinary rows hold 1 template (themselves) and 0 snowclones, and what is within few edits
+is a part of what is alike (related work, section 1.10)."""
+MEMORIZED = "memorized"
+VERDICT_NAME = f"{NON_MEMO}, {MEMORIZED}"
+_VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, MEMORIZED), ())
+"""Not of the study: so that a plain sample of the labels is there to be checked."""
+
+
+def read_published(settings: StudySettings) -> ReadResult:
+    """Read the split that `sequences.split` names.
+
+    Returns:
+        Its `frame` holds what is kept, with `published_is_memorized`,
+        `published_memorization_score` and the `published_…` patterns; its `facts` count rows,
+        dropped ids, and the whole split's classes.
+
+    Raises:
+        UserError: as `read_split`; sequences of another length than the data set's.
+        DamagedDataError: a file that is torn.
+    """
+    wanted = settings.sequences
+    assert wanted.split is not None
+    if wanted.length != LENGTH or wanted.stride not in (None, LENGTH):
+        raise UserError(
+            f"sequences.split {wanted.split}: its sequences have {LENGTH} tokens. Leave "
+            "sequences.length and sequences.stride at their defaults."
+        )
+    taxonomies = load_taxonomies(settings.label.taxonomies)
+    also = sorted({column for taxonomy in taxonomies for column in taxonomy.columns})
+    split = read_split(wanted.source, wanted.split, limit=wanted.limit, seed=wanted.seed, also=also)
+    keys = order_keys(split.rows["sequence_id"].to_numpy(), settings.label.seed)
+    ordered = split.rows[np.argsort(keys)]
+    kept = np.zeros(ordered.height, dtype=bool)
+    classes = {}
+    for taxonomy in (_VERDICT, *taxonomies):
+        labels = label_sequences(ordered, taxonomy)
+        classes[taxonomy.name] = count_classes(labels, taxonomy.classes)
+        for name in taxonomy.classes:
+            first = (labels == name).arg_true()[: per_class(settings)]
+            kept[first.to_numpy()] = True
+    facts = _facts(split, settings, classes)
+    say(_summary(split, int(kept.sum()), settings))
+    frame = take_rows(split, ordered.filter(pl.Series(kept)))
+    return ReadResult(_name_columns(frame, also), n_documents=frame.height, facts=facts)
+
+
+def per_class(settings: StudySettings) -> int:
+    """Sequences of a class that are kept, where there are as many."""
+    wanted = settings.label.n_train + settings.label.n_eval
+    return math.ceil(settings.sequences.margin * wanted)
+
+
+def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
+    """Say which rows are a uniform sample of their published label.
+
+    Args:
+        rows: of the study's table, with `published_is_memorized`.
+        settings: of the study; a table that was read whole is such a sample as it is.
+    """
+    if settings.sequences.split is None:
+        return pl.Series("is_plain", np.ones(rows.height, dtype=bool))
+    keys = order_keys(rows["sequence_id"].to_numpy(), settings.label.seed)
+    place = pl.col("key").rank("ordinal").over(PUBLISHED_VERDICT)
+    ranked = rows.select(PUBLISHED_VERDICT).with_columns(key=pl.Series(keys))
+    return ranked.select((place <= per_class(settings)).alias("is_plain")).to_series()
+
+
+def candidates(
+    frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy, settings: StudySettings
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Rows that a sample of one taxonomy may be drawn from, and their labels; see `fit_labels`."""
+    if settings.sequences.split is None:
+        return frame, labels
+    fit = fit_labels(frame, labels, taxonomy, settings)
+    return frame.filter(fit.is_not_null()), fit.drop_nulls()
+
+
+def fit_labels(
+    frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy, settings: StudySettings
+) -> pl.Series:
+    """Labels of the rows that a sample of one taxonomy may be drawn from, null for the others.
+
+    Of a split only what the taxonomies need was kept, so that the table as a whole is no sample
+    of anything: rare classes are common in it, and a sequence of which the model does not give
+    the published verdict would make Non-Memo full of near misses. Of each class the first in the
+    shared permutation are a uniform sample, as long as the study's own class is the published one.
+
+    Args:
+        frame: the study's table.
+        labels: classes of its rows under the study's own verdicts.
+        taxonomy: what gave them.
+        settings: of the study; a table that was read whole keeps all its labels.
+    """
+    if settings.sequences.split is None:
+        return labels
+    published = frame.with_columns(is_memorized=pl.col("published_is_memorized"))
+    given = label_sequences(published, taxonomy)
+    keys = order_keys(frame["sequence_id"].to_numpy(), settings.label.seed)
+    ranked = pl.DataFrame({"given": given, "key": keys, "own": labels})
+    place = pl.col("key").rank("ordinal").over("given")
+    is_fit = (pl.col("own") == pl.col("given")) & (place <= per_class(settings))
+    fit = pl.when(is_fit).then("own").otherwise(None)
+    return ranked.select(fit.alias(labels.name)).to_series()
+
+
+def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
+    """What the data set says of a sequence, under names that no stage overwrites."""
+    score = pl.col("memorization_score")
+    return frame.select(
+        "sequence_id",
+        "text",
+        "tokens",
+        "duplicates",
+        "is_code",
+        (score == 1).alias("published_is_memorized"),
+        score.alias("published_memorization_score"),
+        *[pl.col(name).alias(f"published_{name}") for name in PUBLISHED_PATTERNS],
+        *[pl.col(name).alias(ours) for name, ours in _FEATURES.items() if name in frame.columns],
+        *_further(frame, also),
+    )
+
+
+def _further(frame: pl.DataFrame, also: list[str]) -> list[str]:
+    """Columns that a taxonomy of the user's asked for."""
+    known = {"row", "rouge_l", "rouge_3", "sequence_id", "text", "tokens", "duplicates", "is_code"}
+    return [
+        name
+        for name in also
+        if name in frame.columns and name not in known | {"memorization_score", *PUBLISHED_PATTERNS}
+    ]
+
+
+def _facts(
+    split: Split, settings: StudySettings, classes: dict[str, dict[str, int]]
+) -> dict[str, Any]:
+    """What the manifest keeps of the whole split."""
+    return {
+        "split_rows": sum(split.n_rows.values()),
+        "split_duplicate_ids": split.n_duplicates,
+        "split_overlapping_ids": split.n_overlaps,
+        "split_sequences": split.rows.height,
+        "split": {
+            "name": settings.sequences.split,
+            "parts": split.n_rows,
+            "kept_per_class": per_class(settings),
+            "classes": classes,
+        },
+    }
+
+
+def _summary(split: Split, n_kept: int, settings: StudySettings) -> str:
+    """One line on what was read and what is kept."""
+    parts = " + ".join(f"{name} {n:,}" for name, n in split.n_rows.items())
+    limit = f", {settings.sequences.limit:,} at most" if settings.sequences.limit else ""
+    return (
+        f"{settings.sequences.split}: {parts} rows; {split.n_duplicates:,} duplicate ids and "
+        f"{split.n_overlaps:,} that stand in both parts dropped; {split.rows.height:,} sequences"
+        f"{limit}, of which {n_kept:,} are kept (the first {per_class(settings):,} of each class "
+        "in the shared permutation)"
+    )

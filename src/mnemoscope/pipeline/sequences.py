@@ -1,0 +1,298 @@
+"""Stage `sequences`: read texts or a table, cut them into windows, found the study.
+
+Nothing is written before everything that can be refused has been checked.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.published_split import HUB_NAME, is_split_folder
+from mnemoscope.data.read import ReadResult, has_values, read_sequences
+from mnemoscope.data.table import PUBLISHED_VERDICT, check_sequences, read_table, token_matrix
+from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.padding import check_padded
+from mnemoscope.pipeline.padding import refuse_padded_rows, whole_mask
+from mnemoscope.pipeline.published_split import is_plain, read_published
+from mnemoscope.pipeline.trainings import check_inputs
+from mnemoscope.progress import say, track
+from mnemoscope.study.folder import TABLE_FILE, Study, check_free
+from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, SequenceSettings, StudySettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+
+# Stage `sequences`: read texts or a table, cut them into windows, found the study.
+
+GIVEN = ("duplicates", "is_code")
+"""Features that a user's table may know better than we do."""
+
+
+def found_study(
+    folder: Path | str, settings: StudySettings, models: Models, *, only_whole: bool = False
+) -> Study:
+    """Read and check the sequences, then make the study folder with them.
+
+    Args:
+        folder: new or empty folder.
+        settings: of the whole study; taxonomies and model are checked here too, so that a
+            refusal leaves no folder behind.
+        models: the study's models.
+        only_whole: refuse padded rows: what comes next needs prefix and suffix of each.
+
+    Raises:
+        UserError: anything in the settings, the sequences or the model that cannot be used.
+    """
+    check_free(Path(folder))
+    result = check_sources(settings, models)
+    frame = result.frame
+    if only_whole:
+        refuse_padded_rows(frame, where=settings.sequences.source)
+    with _new_folder(Path(folder)) as temporary:
+        study = Study.create(temporary, settings)
+        with study.finishing("sequences") as counts:
+            if settings.model.name != NO_MODEL:
+                models.model(study)
+            study.write(TABLE_FILE, frame)
+            counts |= {
+                "sequences": frame.height,
+                "documents": result.n_documents,
+                "too_short": result.n_too_short,
+                "unreadable": result.n_unreadable,
+                "given": [name for name in GIVEN if has_values(frame, name)],
+            } | result.facts
+    say(_summary(result, frame.height))
+    return Study(folder)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes its name only when it is complete, and is removed otherwise."""
+    folder = folder.absolute()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        check_free(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_sources(settings: StudySettings, models: Models) -> ReadResult:
+    """Read the sequences and check them, the taxonomies and the model against each other.
+
+    Raises:
+        UserError: anything that cannot be used.
+    """
+    load_taxonomies(settings.label.taxonomies)
+    if settings.model.name == NO_MODEL:
+        return _check_without_model(settings)
+    check_inputs(settings, has_reference=reference_name(settings) is not None)
+    model = models.model()
+    models.check_reference()
+    result = _read(settings, models)
+    where, length = settings.sequences.source, settings.sequences.length
+    check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
+    mask = _checked_mask(result.frame, model, where)
+    # One forward, so that attention that cannot be captured is refused before hours of work.
+    first, its_mask = token_matrix(result.frame[:1]), None if mask is None else mask[:1]
+    next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
+    if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
+        result = replace(result, frame=_limit(result.frame, settings.sequences))
+    return result
+
+
+def _check_without_model(settings: StudySettings) -> ReadResult:
+    """The same of a split that is read for its own labels and features, with no model at all.
+
+    Raises:
+        UserError: another source than a split; as `read_published`.
+    """
+    wanted = settings.sequences
+    if wanted.split is None:
+        raise UserError(
+            f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, since "
+            "it brings labels and tokens. Name it (--split deduped_12b), or give --model NAME."
+        )
+    result = read_published(settings)
+    check_sequences(result.frame, where=wanted.source, length=wanted.length)
+    return result
+
+
+def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.ndarray | None:
+    """The table's `attention_mask` where it says that rows are padded: these can be captured.
+
+    Raises:
+        UserError: as `check_padded`, with the row.
+    """
+    try:
+        mask = whole_mask(frame)
+        if mask is not None:
+            check_padded(model, token_matrix(frame), mask)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return mask
+
+
+def _read(settings: StudySettings, models: Models) -> ReadResult:
+    """The shipped sequences, a split of the paper's data set, or those of the user's source."""
+    wanted = settings.sequences
+    if wanted.split is not None:
+        return read_published(settings)
+    if wanted.source == HUB_NAME or is_split_folder(wanted.source):
+        raise UserError(
+            f"{wanted.source}: the paper's data set; which split? Name it, for example "
+            "'--split deduped_12b' or 'sequences.split: deduped_12b' in the settings."
+        )
+    if wanted.source == EMBEDDED:
+        from mnemoscope.embedded import sequences_path
+
+        frame = read_table(sequences_path())
+        return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
+    return read_sequences(
+        wanted.source,
+        models.model().tokenizer,
+        length=wanted.length,
+        stride=wanted.stride or wanted.length,
+        pad=wanted.pad,
+    )
+
+
+def _limit(frame: pl.DataFrame, settings: SequenceSettings) -> pl.DataFrame:
+    """A seeded draw of `limit` rows, in the table's order."""
+    if settings.limit is None or settings.limit >= frame.height:
+        return frame
+    return (
+        frame.with_row_index("_row")
+        .sample(settings.limit, seed=settings.seed, shuffle=False)
+        .sort("_row")
+        .drop("_row")
+    )
+
+
+def _summary(result: ReadResult, n_rows: int) -> str:
+    """One line on what was read and what was passed over."""
+    parts = [f"{n_rows:,} sequences from {result.n_documents:,} documents"]
+    if result.n_too_short:
+        parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
+    if result.n_unreadable:
+        parts.append(f"{result.n_unreadable:,} files were not text")
+    return "; ".join(parts)
+
+
+# Which labels of the table does this model give too, and how near a tie are the others?
+
+CHECK_FILE = "label_check.parquet"
+GAPS = (0.01, 0.1, 1.0)
+"""Below these a difference of the two best logits is counted as near a tie."""
+_QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """The table's labels beside the model's own verdicts.
+
+    Attributes:
+        frame: `sequence_id`, `published_is_memorized`, `is_memorized` (by scan), `smallest_gap`
+            (smallest difference of the two best logits up to the first token that differs, over
+            the whole suffix where none does), `is_plain` (belongs to a uniform sample of its label;
+            true of all rows of a table that was read whole).
+        lines: what it comes to, in words.
+    """
+
+    frame: pl.DataFrame
+    lines: tuple[str, ...]
+
+
+def check_labels(study: Study, models: Models) -> LabelCheck:
+    """Scan all rows that have a label, and write `label_check.parquet` into the study.
+
+    Args:
+        study: its table needs `published_is_memorized`.
+        models: the study's models.
+
+    Raises:
+        UserError: a table without labels; as `scan_memorized`.
+    """
+    table = study.sequences
+    if not has_values(table, PUBLISHED_VERDICT):
+        raise UserError(
+            f"{study.folder}: no label to check. The source must be a table of tokens with a "
+            "column is_memorized or memorization_score, or a split of the paper's data set."
+        )
+    rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
+    frame = _scan(rows, study, models).with_columns(is_plain(rows, study.settings))
+    check = LabelCheck(frame, _lines(frame, study, models))
+    study.write(CHECK_FILE, frame)
+    return check
+
+
+def _scan(rows: pl.DataFrame, study: Study, models: Models) -> pl.DataFrame:
+    """The model's verdict and its smallest gap for every row."""
+    tokens = token_matrix(rows)
+    batch_size = study.settings.model.batch_size
+    found, gaps = [], []
+    with track("Checking labels", total=len(tokens)) as progress:
+        for batch in scan_memorized(
+            models.model(study), tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2
+        ):
+            found.append(batch.is_memorized)
+            gaps.append(batch.smallest_gap)
+            progress.advance(len(batch.is_memorized))
+    return rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
+        is_memorized=pl.Series(np.concatenate(found)),
+        smallest_gap=pl.Series(np.concatenate(gaps)),
+    )
+
+
+def _lines(frame: pl.DataFrame, study: Study, models: Models) -> tuple[str, ...]:
+    """The check in words."""
+    model, settings = models.model(study), study.settings
+    lines = [
+        f"{settings.model.name}, {model.dtype} on {model.device}, batch size "
+        f"{settings.model.batch_size}: labels of {frame.height:,} sequences checked by scan."
+    ]
+    for is_memorized, name in ((True, "memorized"), (False, "Non-Memo")):
+        given = frame.filter(pl.col(PUBLISHED_VERDICT) == is_memorized)
+        same = given.filter(pl.col("is_memorized") == is_memorized)
+        others = given.filter(pl.col("is_memorized") != is_memorized)
+        lines.append(f"Labelled {name}: {_share(same.height, given.height)} reproduced.")
+        if not frame["is_plain"].all():
+            plain = given.filter("is_plain")
+            n_same = plain.filter(pl.col("is_memorized") == is_memorized).height
+            lines.append(
+                f"  In a uniform sample of that label: {_share(n_same, plain.height)} (rare "
+                "classes are over-represented among all that the study keeps)."
+            )
+        verdict = "not reproduced" if is_memorized else "called memorized by the scan"
+        lines.append(f"  {_gaps(others, verdict)}")
+        if is_memorized:
+            lines.append(f"  {_gaps(same, 'reproduced (at risk where near a tie)')}")
+    return tuple(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    """`930 of 1,000 (93.00 %)`."""
+    percent = f" ({100 * part / whole:.2f} %)" if whole else ""
+    return f"{part:,} of {whole:,}{percent}"
+
+
+def _gaps(rows: pl.DataFrame, verdict: str) -> str:
+    """How near a tie the two best logits of some rows come."""
+    if rows.is_empty():
+        return f"{verdict}: none."
+    gaps = rows["smallest_gap"]
+    below = ", ".join(f"{int((gaps < limit).sum()):,} under {limit:g}" for limit in GAPS)
+    quantiles = ", ".join(f"{gaps.quantile(q, 'nearest'):.3g}" for q in _QUANTILES)
+    return (
+        f"{verdict}: {rows.height:,}; smallest gap of the two best logits {below}; "
+        f"5 %, 50 %, 95 % quantiles {quantiles}."
+    )

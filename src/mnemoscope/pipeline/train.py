@@ -1,0 +1,499 @@
+"""Stage `train`: every CNN and baseline that the settings ask for; finished ones are kept.
+
+Several train at once, one process a core, each with one thread: the same numbers either way.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mnemoscope.benchmark.baselines import (
+    ALL_STATISTICS,
+    BaselineFit,
+    all_statistics,
+    blind_maps,
+    classify_logprobs,
+    classify_statistics,
+    ngram_logits,
+    permute_labels,
+)
+from mnemoscope.cluster.engine import current_engine, n_workers, run_tasks
+from mnemoscope.cnn.files import save_cnn
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.files import write_bytes, write_text
+from mnemoscope.lm.placement import find_device
+from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import DifferenceMaps, MapSource, Pooling, StackedMaps
+from mnemoscope.pipeline.blocks import gpus_for
+from mnemoscope.pipeline.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
+from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
+from mnemoscope.pipeline.trainings import (
+    check_inputs,
+    controlled_taxonomies,
+    seeds_of,
+    settings_of,
+    sources_of,
+)
+from mnemoscope.progress import track
+from mnemoscope.study.folder import SETTINGS_FILE, Study
+from mnemoscope.study.models import Models, reference_name
+from mnemoscope.taxonomy.names import NON_MEMO
+
+# One training of a study: which maps and labels it sees, and the files that hold what came out.
+
+CNN_SOURCES = ("model", "control", "blind", "reference")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One CNN or baseline to train: plain values, so that it can be sent to another process.
+
+    Attributes:
+        study: the study's folder.
+        sample: name of the sample.
+        source: what is looked at: one of `CNN_SOURCES` or `BASELINES`.
+        setting: of the CNN, None for a baseline.
+        preset: name of the training preset.
+        seed: of initialization, order and dropout.
+        control_seed: of the control task's permutation.
+        key: hash of all that decides the result.
+        device: setting `train.device`.
+    """
+
+    study: str
+    sample: str
+    source: str
+    setting: CnnSetting | None
+    preset: str
+    seed: int
+    control_seed: int
+    key: str
+    device: str = "cpu"
+
+    @property
+    def cnn_path(self) -> Path:
+        """The trained weights of a CNN."""
+        return Path(self.study) / "cnn" / f"{self.key}.safetensors"
+
+    @property
+    def outcome_path(self) -> Path:
+        """Predictions and training figures; written last, so it exists when the job is done."""
+        return Path(self.study) / "cnn" / f"{self.key}.outcome.safetensors"
+
+    @property
+    def setting_name(self) -> str:
+        """How the setting is called in tables, for example `k6-f10-mean`."""
+        return self.setting.slug if self.setting else "-"
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """A sample's training and evaluation rows, and its class names in order."""
+
+    train: pl.DataFrame
+    evaluation: pl.DataFrame
+    classes: tuple[str, ...]
+
+
+def sample_rows(study: Study, sample: str) -> SampleRows:
+    """Rows of one sample, in the order in which they were drawn."""
+    rows = study.read(SAMPLES_FILE).filter(pl.col("sample") == sample)
+    return SampleRows(
+        train=rows.filter(pl.col("split") == "train"),
+        evaluation=rows.filter(pl.col("split") == "eval"),
+        classes=tuple(samples_of(study)[sample]["trained_classes"]),
+    )
+
+
+def jobs_of(study: Study) -> Iterator[Job]:
+    """Every CNN that the settings ask for, samples first, then sources, settings, seeds.
+
+    Raises:
+        UserError: an input that was not captured, or controls of an unknown taxonomy.
+    """
+    settings = study.settings
+    has_reference = reference_name(settings) is not None
+    check_inputs(settings, has_reference)
+    controlled = _controlled(study)
+    for sample, entry in samples_of(study).items():
+        if "impossible" in entry:
+            continue
+        rows = sample_rows(study, sample)
+        is_controlled = controlled is None or entry["taxonomy"] in controlled
+        for source in sources_of(settings, has_reference, is_controlled=is_controlled):
+            for setting in settings_of(settings, source):
+                for seed in seeds_of(settings, source):
+                    yield make_job(study, sample, rows, source, setting, seed)
+
+
+def _controlled(study: Study) -> set[str] | None:
+    """Trained taxonomies that get controls, None for all; a name may stand for the one trained."""
+    wanted = controlled_taxonomies(study.settings)
+    if wanted is None:
+        return None
+    aliases = aliases_of(study)
+    return {aliases[name].of if name in aliases else name for name in wanted}
+
+
+def run_job(job: Job) -> str:
+    """Train, predict the evaluation sequences, write both; returns the job's key.
+
+    Raises:
+        MnemoscopeError: maps missing or damaged, no room.
+    """
+    study = Study(job.study)
+    return run_job_on(study, job, sample_rows(study, job.sample))
+
+
+def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
+    """Run a job on rows that are no sample of the label stage; see `run_job`."""
+    if job.setting is None:
+        _write_outcome(job, *_baseline_outcome(_fit_baseline(study, job, rows)))
+    else:
+        _write_outcome(job, *_train(study, job, rows))
+    return job.key
+
+
+def _train(
+    study: Study, job: Job, rows: SampleRows
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Train one CNN and write its weights; what it predicts and how it did on its training set."""
+    assert job.setting is not None
+    labels = torch.from_numpy(_labels(job, rows)[0])
+    evaluation, training = (job_maps(study, job, part) for part in (rows.evaluation, rows.train))
+    predicted: list[torch.Tensor] = []
+    device = find_device(job.device)
+
+    def after_epoch(_: int, trained: TrainedCnn) -> None:
+        if PRESETS[job.preset].scores_every_epoch:
+            predicted.append(predict_logits(trained, evaluation).argmax(dim=1))
+
+    trained = train_cnn(
+        training,
+        labels,
+        n_classes=len(rows.classes),
+        setting=job.setting,
+        preset=PRESETS[job.preset],
+        seed=job.seed,
+        on_epoch=after_epoch,
+        device=device,
+    )
+    logits = predict_logits(trained, evaluation)
+    save_cnn(job.cnn_path, trained)
+    tensors = {
+        "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
+        "probabilities": logits.softmax(dim=1),
+    }
+    facts = {
+        "loss": trained.history.loss[-1],
+        "train_balanced_accuracy": trained.history.train_balanced_accuracy,
+        "train_min_f1": trained.history.train_min_f1,
+        "p_value": trained.history.p_value,
+        "did_train": trained.history.did_train,
+        "device": str(device),
+    }
+    return tensors, facts | {"seconds": trained.seconds}
+
+
+def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> BaselineFit:
+    """Fit the logistic regression or boosting that a baseline stands for."""
+    labels = rows.train["class_index"].to_numpy()
+    parts = (rows.train, rows.evaluation)
+    if job.source == "ngram":
+        table = study.sequences
+        train, evaluation = (shown_tokens(table, part) for part in parts)
+        return ngram_logits(train, labels, evaluation, job.seed)
+    if job.source == "logits":
+        train, evaluation = (_logprobs(study, part) for part in parts)
+        return classify_logprobs(train, labels, evaluation, job.seed)
+    train, evaluation = (
+        all_statistics(job_maps(study, job, part), shown_tokens(study.sequences, part))
+        for part in parts
+    )
+    return classify_statistics(train, labels, evaluation, job.seed)
+
+
+def _baseline_outcome(fit: BaselineFit) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A baseline's outcome in the shape of a CNN's."""
+    tensors = {
+        "predicted": torch.from_numpy(fit.predicted[None].astype(np.int16)),
+        "probabilities": torch.from_numpy(fit.probabilities.astype(np.float32)),
+    }
+    names = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train", "seconds")
+    return tensors, {name: getattr(fit, name) for name in names}
+
+
+def _write_outcome(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write what came out; seconds stand apart, since the outcome is the same in every run."""
+    seconds = facts.pop("seconds")
+    write_text(job.outcome_path.with_suffix(".seconds"), f"{seconds:.3f}\n")
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
+
+
+def _logprobs(study: Study, rows: pl.DataFrame) -> np.ndarray:
+    """Log-probabilities of the suffix tokens, float32 (rows, suffix length)."""
+    joined = rows.select("sequence_id").join(
+        study.read(LOGPROBS_FILE), on="sequence_id", how="left", maintain_order="left"
+    )
+    return np.stack(joined["logprobs"].to_list()).astype(np.float32)
+
+
+def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices of training and evaluation rows, int64; permuted for the control task."""
+    both = pl.concat([rows.train, rows.evaluation])
+    labels = both["class_index"].to_numpy()
+    if job.source == "control":
+        ids, splits = both["sequence_id"].to_numpy(), both["split"].to_numpy()
+        non_memo = 0 if _has_non_memo(rows) else None
+        labels = permute_labels(ids, labels, splits, seed=job.control_seed, non_memo=non_memo)
+    return labels[: rows.train.height].copy(), labels[rows.train.height :].copy()
+
+
+def _has_non_memo(rows: SampleRows) -> bool:
+    """False where Non-Memo was left out as too small; it is the first class else."""
+    return rows.classes[0] == NON_MEMO
+
+
+def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
+    """The classes that a job's predictions are held against, int64 (evaluation sequences,)."""
+    return _labels(job, rows)[1]
+
+
+def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
+    """The maps a job sees: from the model's or the reference's store, or of the tokens alone."""
+    if job.source == "blind":
+        return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
+    role = "reference" if job.source == "reference" else "model"
+    pooling = job.setting.pooling if job.setting else "mean"
+    if pooling == "both":
+        mean, largest = _stored(study, role, rows, "mean"), _stored(study, role, rows, "max")
+        return StackedMaps(mean, largest)
+    if pooling == "difference":
+        model, reference = (_stored(study, one, rows, "mean") for one in ("model", "reference"))
+        return DifferenceMaps(model, reference)
+    return _stored(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
+
+
+def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
+    """One tensor of the maps that a role's store holds of these rows."""
+    store = MapStore(maps_folder(study, role), verify=False)
+    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job found.
+
+    Attributes:
+        predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
+        probabilities: float32 (evaluation sequences, classes), of the final weights.
+        facts: loss, train_balanced_accuracy, train_min_f1, p_value, did_train, device of a CNN.
+        seconds: time it took.
+    """
+
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    facts: dict[str, Any]
+    seconds: float
+
+
+def load_outcome(job: Job) -> Outcome:
+    """Read what a finished job found.
+
+    Raises:
+        DamagedDataError: the file cannot be read.
+    """
+    try:
+        with safe_open(job.outcome_path, framework="np") as file:
+            return Outcome(
+                predicted=file.get_tensor("predicted").astype(np.int64),
+                probabilities=file.get_tensor("probabilities"),
+                facts=json.loads(file.metadata()["facts"]),
+                seconds=float(job.outcome_path.with_suffix(".seconds").read_text()),
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedDataError(
+            f"{job.outcome_path}: damaged ({type(error).__name__}). Delete it and run "
+            f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
+        ) from None
+
+
+def is_finished(job: Job) -> bool:
+    """True when the job's outcome is there (it is written last), and the CNN that gave it."""
+    return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
+
+
+def make_job(
+    study: Study,
+    sample: str,
+    rows: SampleRows,
+    source: str,
+    setting: CnnSetting | None,
+    seed: int,
+    preset: str | None = None,
+) -> Job:
+    """Make a job with its key; `preset` is that of the settings unless another is named."""
+    preset = preset or study.settings.train.preset
+    control_seed = study.settings.benchmark.seed
+    basis = [
+        _digest(rows.train),
+        _digest(rows.evaluation),
+        rows.classes,
+        source,
+        _source_identity(study, source, setting),
+        asdict(setting) if setting else None,
+        asdict(PRESETS[preset]) if setting else None,
+        seed,
+        control_seed if source == "control" else None,
+    ]
+    if source == "control" and not _has_non_memo(rows):
+        basis.append("all labels permuted")
+    if source == "statistics":
+        basis.append(ALL_STATISTICS)
+    device = study.settings.train.device if setting else "cpu"
+    if device != "cpu":  # which is what every study had before there was a choice
+        basis.append(device)
+    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
+    return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
+
+
+def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
+    """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
+    is_difference = setting is not None and setting.pooling == "difference"
+    roles = ("model", "reference") if source == "reference" or is_difference else ("model",)
+    models = [study.record["models"][role] for role in roles]
+    return [
+        f"{facts['fingerprint']} {facts['dtype']} {facts['device']} {facts['bos_id']}"
+        for facts in models
+    ]
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """Hash of ids, classes and shown suffixes, in order."""
+    digest = hashlib.sha256(rows["sequence_id"].to_numpy().tobytes())
+    digest.update(rows["class_index"].to_numpy().tobytes())
+    digest.update(",".join(rows["suffix"]).encode())
+    return digest.hexdigest()
+
+
+# Stage `train`: every CNN and baseline that the settings ask for; finished ones are kept.
+
+PREDICTIONS_FILE = "predictions.parquet"
+RUNS_FILE = "runs.parquet"
+
+_MOST_ON_ACCELERATOR = 4
+
+
+def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
+    """Train what is missing, then gather predictions and training figures of all.
+
+    Writes `cnn/`, `predictions.parquet` (taxonomy, source, setting, seed, epoch, sequence_id,
+    true, predicted, probabilities) and `runs.parquet` (one row a training).
+    """
+    study.require("label")
+    study.require("capture")
+    with study.finishing("train") as counts:
+        jobs = list(jobs_of(study))
+        (study.folder / "cnn").mkdir(exist_ok=True)
+        _check_maps(study)
+        todo = [job for job in jobs if not is_finished(job)]
+        workers = _n_processes(study)
+        with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
+            progress.advance(len(jobs) - len(todo))
+            for _ in run_tasks(run_job, todo, workers=workers, gpus=training_gpus(study)):
+                progress.advance()
+        _gather(study, jobs)
+        counts |= {"trainings": len(jobs)}
+
+
+def _n_processes(study: Study) -> int:
+    """Processes that train at once; an accelerator is shared by four, unless more are asked for.
+
+    Raises:
+        UserError: no such device here.
+    """
+    wanted = study.settings.train
+    if current_engine().is_cluster:
+        return wanted.workers
+    workers = n_workers(wanted.workers)
+    if find_device(wanted.device).type == "cpu" or wanted.workers:
+        return workers
+    return min(workers, _MOST_ON_ACCELERATOR)
+
+
+def training_gpus(study: Study) -> float:
+    """Share of an accelerator that a training on a cluster is given; checks what it reads.
+
+    Raises:
+        UserError: a machine of the cluster does not see the study.
+    """
+    engine, device = current_engine(), study.settings.train.device
+    engine.check_sees(study.folder / SETTINGS_FILE)
+    return gpus_for(device, engine) / _MOST_ON_ACCELERATOR
+
+
+def _check_maps(study: Study) -> None:
+    """Compare every shard with its checksum once, before anything is learned from it."""
+    for role in ("model", "reference"):
+        for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
+            if folder.is_dir():
+                MapStore(folder)
+
+
+def _gather(study: Study, jobs: list[Job]) -> None:
+    """One long table of predictions and one row a training."""
+    samples = {job.sample: sample_rows(study, job.sample) for job in jobs}
+    predictions, runs = [], []
+    for job in jobs:
+        outcome, rows = load_outcome(job), samples[job.sample]
+        predictions.append(_predictions(job, outcome, rows))
+        runs.append(_run(job, outcome, rows))
+    study.write(PREDICTIONS_FILE, pl.concat(predictions))
+    study.write(RUNS_FILE, pl.DataFrame(runs))
+
+
+def _predictions(job: Job, outcome: Outcome, rows: SampleRows) -> pl.DataFrame:
+    """A job's predictions, one row an epoch and sequence."""
+    n_epochs, n_rows = outcome.predicted.shape
+    epochs = np.arange(n_epochs) if n_epochs > 1 else np.array([-1])
+    probabilities = pl.Series(outcome.probabilities.tolist(), dtype=pl.List(pl.Float32))
+    return pl.DataFrame(
+        {
+            "taxonomy": job.sample,
+            "source": job.source,
+            "setting": job.setting_name,
+            "seed": np.full(n_epochs * n_rows, job.seed, dtype=np.int64),
+            "epoch": np.repeat(epochs.astype(np.int64), n_rows),
+            "sequence_id": np.tile(rows.evaluation["sequence_id"].to_numpy(), n_epochs),
+            "true": np.tile(true_labels(job, rows), n_epochs),
+            "predicted": outcome.predicted.ravel(),
+            "probabilities": pl.concat([probabilities] * n_epochs),
+        }
+    )
+
+
+def _run(job: Job, outcome: Outcome, rows: SampleRows) -> dict[str, Any]:
+    """A job's row in the table of trainings; its seconds stand in `cnn/`, by its key."""
+    return {
+        "taxonomy": job.sample,
+        "source": job.source,
+        "setting": job.setting_name,
+        "seed": job.seed,
+        "n_train": rows.train.height,
+        "n_eval": rows.evaluation.height,
+        "device": "cpu",  # a baseline's, and a CNN's of a study without the setting
+        **outcome.facts,
+        "key": job.key,
+    }

@@ -1,0 +1,165 @@
+"""Which trainings a study makes: sources, CNN settings and seeds, counted without making any.
+
+`mnemoscope run --dry-run` says the numbers; stage `train` makes exactly these. Loads no torch.
+"""
+
+from mnemoscope.cnn.presets import CnnSetting
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
+
+BASELINES = ("ngram", "logits", "statistics")
+"""Fitted by scikit-learn, once a sample."""
+CONTROLS = ("control", "blind", "reference")
+"""CNNs that stand beside the model's."""
+
+_POOLED = ("mean", "max")
+
+
+def n_trainings(
+    settings: StudySettings, n_samples: int, has_reference: bool, n_controlled: int | None = None
+) -> dict[str, int]:
+    """Count the trainings of a study.
+
+    Args:
+        settings: of the study.
+        n_samples: taxonomies, each counted again for every repetition (other suffix, matched);
+            impossible ones left out.
+        has_reference: whether there is a reference model.
+        n_controlled: samples that get controls; None: what `benchmark.control_taxonomies` names,
+            with its repetitions.
+
+    Returns:
+        By source, those without any left out, then `total`; a baseline counts as one.
+    """
+    if n_controlled is None:
+        n_controlled = _count_controlled(settings, n_samples)
+    always = sources_of(settings, has_reference, is_controlled=False)
+    counts = {}
+    for source in sources_of(settings, has_reference, is_controlled=True):
+        samples = n_samples if source in always else n_controlled
+        counts[source] = (
+            samples * len(settings_of(settings, source)) * len(seeds_of(settings, source))
+        )
+    counts = {source: count for source, count in counts.items() if count}
+    return counts | {"total": sum(counts.values())}
+
+
+def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: bool) -> list[str]:
+    """List what is trained for one sample, in order."""
+    sources = ["model", "statistics"]
+    if settings.benchmark.controls and is_controlled:
+        sources += ["control", "blind", "ngram", "logits"]
+        sources += ["reference"] if has_reference else []
+    return sources
+
+
+def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]:
+    """CNN settings of one source, [None] for a baseline.
+
+    The controls take the first `benchmark.control_settings` of the grid. Tokens alone are the
+    same whatever is pooled, and the reference has no difference from itself: its means stand in.
+    """
+    if source in BASELINES:
+        return [None]
+    wanted = settings.train
+    grid = [
+        CnnSetting(kernel=kernel, filters=filters, pooling=pooling)
+        for kernel in wanted.kernels
+        for filters in wanted.filters
+        for pooling in wanted.poolings
+    ]
+    if source in CONTROLS and settings.benchmark.control_settings:
+        grid = grid[: settings.benchmark.control_settings]
+    if source == "blind":
+        first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
+        grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
+    if source == "reference":
+        grid = [_of_reference(one) for one in grid]
+    return list(dict.fromkeys(grid))
+
+
+def seeds_of(settings: StudySettings, source: str) -> list[int]:
+    """Seeds of one source: the control task may be given fewer; a baseline needs one."""
+    seeds = settings.train.seeds
+    if source in BASELINES:
+        return seeds[:1]
+    return seeds[: settings.benchmark.control_seeds] if source == "control" else seeds
+
+
+def check_inputs(settings: StudySettings, has_reference: bool) -> None:
+    """Refuse inputs of the CNNs that the capture does not give, and controls of no taxonomy.
+
+    Raises:
+        UserError: says which setting is missing, or which name is unknown.
+    """
+    poolings = settings.train.poolings
+    if "heads" in poolings and not settings.capture.per_head:
+        raise UserError(
+            "train.poolings: heads needs every head's maps. Set capture.per_head: true as well, "
+            "or leave heads out."
+        )
+    if "difference" in poolings and not (has_reference and settings.benchmark.controls):
+        raise UserError(
+            "train.poolings: difference needs the maps of a reference model. Give one with "
+            "--reference and leave the controls on, or leave difference out."
+        )
+    controlled_taxonomies(settings)
+
+
+def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
+    """Names of the taxonomies that get controls, None for all of them.
+
+    A name may be spelt as in the study or as in the published tables, or be another name of the
+    same partition.
+
+    Raises:
+        UserError: `benchmark.control_taxonomies` names one that the study does not have.
+    """
+    wanted = settings.benchmark.control_taxonomies
+    if wanted is None:
+        return None
+    known = load_taxonomies(settings.label.taxonomies)
+    first: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for one in known:
+        name = first.setdefault(one.partition_key, one.name)
+        by_name |= {one.published_name: name, one.name: name}
+    return {_find(name.strip(), by_name, first) for name in wanted}
+
+
+def _find(name: str, by_name: dict[str, str], by_partition: dict[str, str]) -> str:
+    """The study's name for what a user calls a taxonomy."""
+    if name in by_name:
+        return by_name[name]
+    parsed = _parse(name)
+    if parsed is not None and parsed.partition_key in by_partition:
+        return by_partition[parsed.partition_key]
+    hint = nearest(name, by_name) or f" There are: {'; '.join(by_partition.values())}."
+    raise UserError(f"benchmark.control_taxonomies: no taxonomy '{name}' in this study.{hint}")
+
+
+def _parse(name: str) -> Taxonomy | None:
+    """Read a name, None where it is none."""
+    try:
+        return parse_taxonomy(name)
+    except UserError:
+        return None
+
+
+def _of_reference(setting: CnnSetting) -> CnnSetting:
+    """The setting with which the reference stands beside the model's."""
+    if setting.pooling != "difference":
+        return setting
+    return CnnSetting(setting.kernel, setting.filters, "mean")
+
+
+def _count_controlled(settings: StudySettings, n_samples: int) -> int:
+    """Samples of the taxonomies that get controls, their repetitions included."""
+    wanted = controlled_taxonomies(settings)
+    if wanted is None:
+        return n_samples
+    label = settings.label
+    n_repetitions = 1 + label.both_suffixes + label.both_splits + (label.match is not None)
+    return min(n_samples, len(wanted) * n_repetitions)

@@ -1,0 +1,394 @@
+"""Figures for paper: decisiveness maps, layer profile and knockout as SVG, PDF and PNG.
+
+Drawn with Matplotlib (extra `figures`), which writes all three without a browser.
+"""
+
+import io
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder, write_bytes
+from mnemoscope.localize.regions import layer_profile
+from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
+from mnemoscope.pipeline.localize import (
+    AGREEMENT_FILE,
+    REGIONS_FILE,
+    SHAPES_FILE,
+    SOURCES,
+    StoredDelta,
+    load_deltas,
+    write_delta_tables,
+)
+from mnemoscope.report.charts import (
+    CLASS_DASHES,
+    LIGHT,
+    N_CLASS_COLOURS,
+    class_colour,
+    map_ramp,
+    scale_by_layer,
+)
+from mnemoscope.report.content import KnockoutPanel, KnockoutView
+from mnemoscope.report.gather import knockout_of
+from mnemoscope.study.folder import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+# Figures for paper: decisiveness maps, layer profile and knockout as SVG, PDF and PNG.
+
+FORMATS = ("svg", "pdf", "png")
+_WIDTH_INCHES = 7.0  # the text width of a two-column page
+_DPI = 300
+_SHADES = 64  # of a map, more than can be told apart; each one makes the files larger
+MOST_LAYERS_IN_A_ROW = 8
+_STYLE = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,  # letters stay letters, as journals ask
+    "svg.hashsalt": "mnemoscope",  # the same figure gives the same bytes
+}
+_LINES = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1, 1.5)),
+    "dashdot": (0, (5, 2, 1, 2)),
+    "longdash": (0, (8, 2)),
+    "longdashdot": (0, (8, 2, 1, 2)),
+}
+_CONTROLS = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
+_MARKS = "osD^vP*<>X"
+_APART = 1.05  # from one mark to the next where there is a single strength
+
+
+def check_matplotlib() -> None:
+    """Refuse to draw where Matplotlib is not installed.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            "figures for print need Matplotlib, which is not installed. "
+            "Run: pip install 'mnemoscope[figures]'"
+        )
+
+
+def drawn(figure: "Figure") -> dict[str, bytes]:
+    """Write a figure in every format; the same figure always gives the same bytes.
+
+    Returns:
+        Format to file content; PNG at 300 dots an inch.
+    """
+    made = {}
+    for name in FORMATS:
+        without_date = {} if name == "png" else {"Date" if name == "svg" else "CreationDate": None}
+        buffer = io.BytesIO()
+        with _style():
+            figure.savefig(buffer, format=name, dpi=_DPI, metadata=without_date)
+        made[name] = buffer.getvalue()
+    return made
+
+
+def maps_print(
+    delta: np.ndarray, classes: Sequence[str], *, only: int | None = None, title: str = ""
+) -> "Figure":
+    """Draw maps of Δ, a row a class, layers side by side, with one stated scale.
+
+    Args:
+        delta: (classes, layers, query, key), not negative.
+        classes: their names.
+        only: draw this class alone, on the scale of all; None draws every class.
+        title: above the figure.
+    """
+    n_layers, length = delta.shape[1], delta.shape[-1]
+    scaled = np.where(np.tri(length, dtype=bool), scale_by_layer(delta), np.nan)
+    shown = range(len(classes)) if only is None else [only]
+    columns = min(n_layers, MOST_LAYERS_IN_A_ROW)
+    rows_a_class = -(-n_layers // columns)
+    n_rows = len(shown) * rows_a_class
+    with _style():
+        figure, axes, side = _grid(n_rows, columns)
+        for number, index in enumerate(shown):
+            for place in range(rows_a_class * columns):
+                ax = axes[number * rows_a_class + place // columns, place % columns]
+                if place >= n_layers:
+                    ax.axis("off")
+                    continue
+                image = _draw_map(ax, scaled[index, place], length)
+                if number == 0 or rows_a_class > 1:
+                    ax.set_title(f"layer {place + 1}", fontsize=7, pad=2)
+                if place % columns == 0:
+                    ax.set_ylabel(f"{classes[index]}\nquery" if place == 0 else "query")
+                has_map_below = number < len(shown) - 1 or place + columns < n_layers
+                ax.tick_params(labelleft=place % columns == 0, labelbottom=not has_map_below)
+                if number * rows_a_class + place // columns == n_rows - 1:
+                    ax.set_xlabel("key", labelpad=1)
+        bar = figure.colorbar(image, cax=figure.add_axes(side))
+        bar.set_label("Δ, share of the layer's maximum over the classes")
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def profile_print(
+    deltas: dict[str, np.ndarray], classes: Sequence[str], *, title: str = ""
+) -> "Figure":
+    """Draw layer profiles side by side, a panel a source, each scaled by its own maximum.
+
+    Args:
+        deltas: name of a panel to Δ, (classes, layers, query, key).
+        classes: their names.
+        title: above the figure.
+    """
+    with _style():
+        figure = _figure(2.5)
+        axes = figure.subplots(1, len(deltas), squeeze=False, sharey=True)[0]
+        for ax, (panel, delta) in zip(axes, deltas.items(), strict=True):
+            for index, values in enumerate(layer_profile(delta)):
+                style = _style_of_class(index)
+                layers = np.arange(1, len(values) + 1)
+                ax.plot(
+                    layers, 100 * values, marker="o", ms=2.5, lw=1.2, label=classes[index], **style
+                )
+            ax.set_xlabel("layer")
+            ax.set_title(panel, fontsize=8)
+            ax.set_ylim(0, 105)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            _bare(ax)
+        axes[0].set_ylabel("ΣΔ, % of the largest")
+        axes[0].legend(frameon=False, fontsize=7)
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def knockout_print(view: KnockoutView, classes: Sequence[str], *, title: str = "") -> "Figure":
+    """Draw survival by strength, a panel a tried class, as the report does.
+
+    Args:
+        view: the knockout of one taxonomy.
+        classes: names of all its classes, for their colours.
+        title: above the figure.
+    """
+    with _style():
+        figure = _figure(3.2)
+        axes = figure.subplots(1, len(view.panels), squeeze=False, sharey=True)[0]
+        for ax, panel in zip(axes, view.panels, strict=True):
+            _draw_cuts(ax, panel, list(classes))
+            ax.set_xscale("log")
+            ax.set_xticks(view.strengths, [f"{one:g}" for one in view.strengths])
+            ax.minorticks_off()
+            ax.set_xlabel("edges cut, %")
+            ax.set_title(f"{panel.class_name} ({panel.n} sequences)", fontsize=8)
+            ax.set_ylim(-3, 103)
+            ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            _bare(ax)
+        axes[0].set_ylabel("survive, %")
+        if title:
+            figure.suptitle(title, fontsize=9)
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Sizes for print, for what is drawn within; Matplotlib's own settings stay."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def _figure(height: float) -> "Figure":
+    """An empty figure of the text width; no window and no global state of Matplotlib."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH_INCHES, height), layout="constrained", dpi=_DPI)
+
+
+def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float, float, float]]:
+    """Square panels at fixed places (finding places for 144 takes minutes), and the bar's place."""
+    from matplotlib.figure import Figure
+
+    left, right, top, bottom, gap = 0.6, 0.75, 0.5, 0.4, 0.28  # inches
+    side = (_WIDTH_INCHES - left - right - (columns - 1) * gap) / columns
+    height = top + bottom + n_rows * side + (n_rows - 1) * gap
+    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI)
+    places = {
+        "left": left / _WIDTH_INCHES,
+        "right": 1 - right / _WIDTH_INCHES,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+        "wspace": gap / side,
+        "hspace": gap / side,
+    }
+    axes = figure.subplots(n_rows, columns, squeeze=False, gridspec_kw=places)
+    tall = places["top"] - places["bottom"]
+    return figure, axes, (places["right"] + 0.015, places["bottom"], 0.012, tall)
+
+
+def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
+    """Draw one map, tokens counted from 1, lines between prefix and suffix."""
+    from matplotlib.colors import ListedColormap
+
+    half = length / 2 + 0.5
+    image = ax.imshow(
+        values,
+        cmap=ListedColormap(map_ramp(np.linspace(0, 1, _SHADES))),
+        vmin=0,
+        vmax=1,
+        extent=(0.5, length + 0.5, length + 0.5, 0.5),
+        interpolation="nearest",
+    )
+    ax.plot([half, half], [half, length + 0.5], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.plot([0.5, half], [half, half], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.set_xticks([1, length // 2, length])
+    ax.set_yticks([1, length // 2, length])
+    ax.tick_params(labelsize=5, length=2, pad=1)
+    return image
+
+
+def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
+    """Draw the curves of one tried class, with their intervals as bands; one strength as marks."""
+    for place, curve in enumerate(panel.curves):
+        if curve.choice == "decisive":
+            style = _style_of_class(classes.index(curve.edges_of))
+            width = 1.8 if curve.edges_of == panel.class_name else 1.0
+        else:
+            dash = _CONTROLS.get(curve.choice, "longdash")
+            style, width = {"color": LIGHT["other"], "ls": _LINES[dash]}, 0.9
+        strengths = [point.strength for point in curve.points]
+        value, low, high = (
+            [100 * (getattr(point.survival, name) or 0.0) for point in curve.points]
+            for name in ("value", "low", "high")
+        )
+        if len(strengths) == 1:  # a curve of one point is no line: side by side, each its mark
+            strengths = [strengths[0] * _APART ** (place - (len(panel.curves) - 1) / 2)]
+            style |= {"marker": _MARKS[place % len(_MARKS)], "ms": 3 * width}
+            ax.vlines(strengths, low, high, color=style["color"], lw=0.6)
+        ax.plot(strengths, value, lw=width, label=curve.name, **style)
+        ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
+
+
+def _style_of_class(index: int) -> dict[str, Any]:
+    """Colour and dashes of a class, as on the page."""
+    return {
+        "color": class_colour(index),
+        "ls": _LINES[CLASS_DASHES[index % N_CLASS_COLOURS]],
+    }
+
+
+def _bare(ax: "Axes") -> None:
+    """No frame above and on the right."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+# Figures for paper and numbers of a localized study: `mnemoscope localize STUDY --export DIR`.
+
+_PANELS = {"model": "model", "reference": "reference model"}
+
+
+def export_localization(study: Study, folder: Path | str) -> list[Path]:
+    """Write every figure as SVG, PDF and PNG, and the numbers as Parquet.
+
+    `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
+    `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
+    `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
+    study's, where it has them.
+
+    Args:
+        study: with the localize stage done.
+        folder: is made where it does not exist; files of the same names are replaced.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
+    """
+    check_matplotlib()
+    study.require("localize")
+    deltas = [one for source in SOURCES for one in load_deltas(study, source)]
+    if not deltas:
+        raise UserError(
+            f"{study.folder}: no Δ to export, since no CNN trained. Train on more sequences."
+        )
+    folder = made_folder(folder)
+    tables, figures = _tables(study, deltas, folder), draw_deltas(deltas, folder)
+    return [*tables, *figures, *_knockouts(study, deltas, folder)]
+
+
+def _tables(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
+    """The numbers."""
+    yield from write_delta_tables(deltas, folder)
+    names = [REGIONS_FILE, AGREEMENT_FILE, SHAPES_FILE]
+    names += [KNOCKOUT_FILE, SPECIFICITY_FILE] if study.is_done("knockout") else []
+    for name in names:
+        if (study.folder / name).is_file():
+            shutil.copyfile(study.folder / name, folder / name)
+            yield folder / name
+
+
+def _knockouts(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
+    """The knockout of every taxonomy."""
+    for sample, classes in {one.sample: one.classes for one in deltas}.items():
+        view = knockout_of(study, sample)
+        if view is not None:
+            figure = knockout_print(view, classes, title=sample)
+            yield from _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
+
+
+def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[Path]:
+    """Draw maps and profiles of every sample and attribution into a folder, made where missing."""
+    folder = made_folder(folder)
+    for one in deltas:
+        if one.source == "blind":
+            continue  # two channels of token repetitions are no attention
+        title = f"{one.sample}: {_PANELS[one.source]}, {one.attribution}"
+        stem = f"{_slug(one.sample)}-{one.attribution}-{one.source}"
+        for name, figure in _maps(one, title):
+            yield from _write(folder / f"{stem}-maps{name}", drawn(figure))
+        if one.source == "model":
+            beside = {
+                _PANELS[other.source]: other.delta
+                for other in deltas
+                if other.source in _PANELS
+                and (other.sample, other.attribution) == (one.sample, one.attribution)
+            }
+            figure = profile_print(beside, one.classes, title=f"{one.sample}: {one.attribution}")
+            stem = f"{_slug(one.sample)}-{one.attribution}"
+            yield from _write(folder / f"{stem}-profile", drawn(figure))
+
+
+def _maps(one: StoredDelta, title: str) -> Iterator[tuple[str, Any]]:
+    """All classes in one figure where each takes one row, else a figure a class."""
+    if one.delta.shape[1] <= MOST_LAYERS_IN_A_ROW:
+        yield "", maps_print(one.delta, one.classes, title=title)
+        return
+    for index, name in enumerate(one.classes):
+        figure = maps_print(one.delta, one.classes, only=index, title=title)
+        yield f"-{_slug(name)}", figure
+
+
+def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:
+    """One figure in every format."""
+    for ending, data in made.items():
+        path = stem.with_name(f"{stem.name}.{ending}")
+        write_bytes(path, data)
+        yield path
+
+
+def _slug(name: str) -> str:
+    """A sample's name as part of a file name: `Non-Memo, Recite[5], Recollect`, dashes between."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-").lower()

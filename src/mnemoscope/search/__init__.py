@@ -1,0 +1,1 @@
+"""The search for a taxonomy that matches attention better."""

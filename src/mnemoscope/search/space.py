@@ -1,0 +1,271 @@
+"""Which taxonomies a search may propose: families of nodes, and the thresholds of each.
+
+Thresholds are quantiles of the memorized sequences that are trained on, so the space is finite
+and every proposal is an ordinary taxonomy: what is found can be copied into ``-t``.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.taxonomy.catalogue import read_nodes
+from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
+from mnemoscope.taxonomy.nodes import MEASURES, UNION, Node
+
+SEARCHED = ("Recite", "Reconstruct", "Guess", "Code", *MEASURES)
+"""Families that a search may use; Recite stands for Recollect too, its other side."""
+
+_SHARES = tuple(np.linspace(0.1, 0.9, 9).tolist())
+_PUBLISHED_DUPLICATES = (5, 50, 1000)
+_RHO = tuple(round(0.1 * step, 1) for step in range(1, 10))
+_DIGITS = 3
+_LAST = "Others"
+_ENTRY = re.compile(r"([^\[\]]+)(?:\[(.*)\.\.(.*)\])?")
+_Namer = Callable[[float], str]
+
+
+class Chooser(Protocol):
+    """What proposes: a trial of optuna, or a test."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        """Choose one of several words."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Choose a whole number, both ends possible."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may be proposed.
+
+    Attributes:
+        nodes: for every family (a rule and its side) its nodes by name, in the order of their
+            thresholds.
+        shapes: of `one` (a node), `either` (two joined by ``-or-``), `two` (one after another).
+        own: the user's own nodes by name.
+    """
+
+    nodes: dict[str, tuple[str, ...]]
+    shapes: tuple[str, ...]
+    own: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes with their thresholds."""
+        return sum(map(len, self.nodes.values()))
+
+    @property
+    def n_taxonomies(self) -> int:
+        """Names that can be proposed; several of them may divide alike."""
+        n = self.n_nodes
+        counts = {"one": n, "either": n * (n - 1), "two": n * (n - 1)}
+        return sum(counts[shape] for shape in self.shapes)
+
+
+def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
+    """Columns of the measures that a search of these families needs.
+
+    Args:
+        spec: as for `make_space`; an unknown family is left for that to refuse.
+    """
+    families = [entry.partition("[")[0].strip() for entry in spec]
+    return tuple(MEASURES[family].column for family in families if family in MEASURES)
+
+
+def make_space(
+    spec: Sequence[str], memorized: pl.DataFrame, *, classes: Sequence[int] = (3, 4)
+) -> SearchSpace:
+    """Lay out what may be proposed.
+
+    Args:
+        spec: families of `SEARCHED`, each perhaps with a range (``Entropy[3.5..5]``,
+            ``Recite[1..50]``), or paths of YAML files with the user's own nodes.
+        memorized: the sequences whose quantiles are the thresholds, with the feature columns.
+        classes: how many classes a taxonomy may have, Non-Memo included: 3, 4 or both.
+
+    Returns:
+        The space; a family that does not divide these sequences is left out.
+
+    Raises:
+        UserError: unknown family with the nearest, a range that is none or that holds no
+            threshold, nothing left to divide by.
+    """
+    shapes = [one for n, one in ((3, "one"), (3, "either"), (4, "two")) if n in classes]
+    nodes: dict[str, tuple[str, ...]] = {}
+    own: dict[str, Node] = {}
+    for entry in spec:
+        if entry.lower().endswith((".yaml", ".yml")):
+            for family, given in read_nodes(Path(entry)).items():
+                own |= {node.name: node for node in given}
+                nodes[family] = tuple(node.name for node in given)
+        else:
+            nodes |= _find_nodes(entry, memorized)
+    if sum(map(len, nodes.values())) < (1 if "one" in shapes else 2):
+        raise UserError(
+            "search.nodes: none of these nodes divides the memorized sequences "
+            f"({', '.join(spec) or 'none given'}). Choose among {', '.join(SEARCHED)}."
+        )
+    return SearchSpace(nodes, tuple(shapes), own)
+
+
+def propose(space: SearchSpace, chooser: Chooser) -> Taxonomy | None:
+    """Let a chooser put a taxonomy together.
+
+    Args:
+        space: what may be chosen.
+        chooser: a trial of optuna.
+
+    Returns:
+        The taxonomy; None where the choices name one node twice.
+    """
+    shape = chooser.suggest_categorical("shape", list(space.shapes))
+    chosen = [_choose(space, chooser, place) for place in range(1 if shape == "one" else 2)]
+    if len(set(chosen)) < len(chosen):
+        return None
+    rule = (UNION if shape == "either" else ", ").join(chosen)
+    try:
+        return parse_taxonomy(f"{NON_MEMO}, {rule}, {_LAST}", own=space.own)
+    except UserError:  # one node under two spellings
+        return None
+
+
+def _choose(space: SearchSpace, chooser: Chooser, place: int) -> str:
+    """One node: its family, then its threshold."""
+    family = chooser.suggest_categorical(f"family {place}", list(space.nodes))
+    names = space.nodes[family]
+    if len(names) == 1:
+        return names[0]
+    return names[chooser.suggest_int(f"threshold {place} of {family}", 0, len(names) - 1)]
+
+
+def _find_nodes(entry: str, memorized: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The nodes of one entry, by family and side."""
+    family, low, high = _read_entry(entry)
+    if family in MEASURES:
+        limits = _quantiles(memorized, MEASURES[family].column, entry, low, high)
+        return _sides(limits, {side: _measure_name(family, side) for side in (">", "<=")})
+    if family == "Recite":
+        limits = _duplicates(memorized, entry, low, high)
+        return _sides(limits, {one: _duplicates_name(one) for one in ("Recite", "Recollect")})
+    if family == "Guess":
+        return _guesses(entry, low, high)
+    columns = ("is_incrementing", "is_repeating") if family == "Reconstruct" else ("is_code",)
+    known = all(name in memorized and memorized[name].count() for name in columns)
+    return {family: (family,)} if known else {}
+
+
+def _read_entry(entry: str) -> tuple[str, float, float]:
+    """A family and its range, without ends where none is given."""
+    found = _ENTRY.fullmatch("".join(entry.split()))
+    family = found[1] if found else entry.partition("[")[0]
+    if family not in SEARCHED:
+        hint = nearest(family, SEARCHED)
+        raise UserError(
+            f"search.nodes: unknown node '{entry}'.{hint} Known: {', '.join(SEARCHED)}, or the "
+            "path of a YAML file with nodes of your own."
+        )
+    if entry == family or (found and found[2] is None):
+        return family, -math.inf, math.inf
+    try:
+        assert found is not None
+        low, high = (float(text.replace("k", "000")) for text in (found[2], found[3]))
+    except (AssertionError, ValueError):
+        raise UserError(
+            f"search.nodes: '{entry}' is no range of thresholds. Write {family}[1..2], or "
+            f"{family} alone."
+        ) from None
+    if family in ("Reconstruct", "Code") or not low <= high:
+        reason = (
+            "takes no threshold" if family in ("Reconstruct", "Code") else "ends before it begins"
+        )
+        raise UserError(f"search.nodes: '{entry}' {reason}. Correct it, or write {family} alone.")
+    return family, low, high
+
+
+def _quantiles(
+    memorized: pl.DataFrame, column: str, entry: str, low: float, high: float
+) -> list[float]:
+    """Deciles of a column within a range, rounded; none where all values are equal."""
+    values = memorized[column].drop_nulls() if column in memorized else pl.Series([])
+    inside = values.filter(values.is_between(low, high)).cast(pl.Float64)
+    if inside.is_empty():
+        if values.is_empty():
+            return []
+        raise UserError(
+            f"search.nodes: '{entry}' holds no memorized sequence; here {column} runs from "
+            f"{_end(values.min()):.4g} to {_end(values.max()):.4g}. Choose a range within."
+        )
+    deciles = np.quantile(inside.to_numpy(), _SHARES).tolist()
+    decimals = _decimals(deciles[-1] - deciles[0])
+    found = {round(limit, decimals) for limit in deciles}
+    smallest, largest = _end(values.min()), _end(values.max())
+    return sorted(limit for limit in found if smallest <= limit < largest)
+
+
+def _duplicates(memorized: pl.DataFrame, entry: str, low: float, high: float) -> list[float]:
+    """Whole numbers of duplicates: the deciles, and what the paper uses."""
+    if "duplicates" not in memorized or not memorized["duplicates"].count():
+        return []
+    counts = memorized["duplicates"]
+    deciles = _quantiles(memorized, "duplicates", entry, low, high)
+    found = {math.floor(limit) for limit in [*deciles, *_PUBLISHED_DUPLICATES]}
+    smallest, largest = _end(counts.min()), _end(counts.max())
+    return sorted(float(n) for n in found if low <= n <= high and smallest <= n < largest)
+
+
+def _end(value: object) -> float:
+    """The smallest or largest value of a column of numbers."""
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _guesses(entry: str, low: float, high: float) -> dict[str, tuple[str, ...]]:
+    """Guess by both ROUGE scores, or by one."""
+    if (math.isfinite(low) and low < 0) or (math.isfinite(high) and high > 1):
+        raise UserError(f"search.nodes: '{entry}': ROUGE lies in [0, 1]. Choose a range within.")
+    limits = [limit for limit in _RHO if low <= limit <= high]
+    if not limits:
+        raise UserError(f"search.nodes: '{entry}' holds none of 0.1, 0.2, …, 0.9. Widen it.")
+    return {
+        "Guess": tuple(f"Guess[{one:g}-{one:g}]" for one in limits),
+        "Guess by ROUGE-L": tuple(f"Guess[{one:g}-off]" for one in limits),
+        "Guess by ROUGE-3": tuple(f"Guess[off-{one:g}]" for one in limits),
+    }
+
+
+def _sides(limits: Sequence[float], namers: dict[str, _Namer]) -> dict[str, tuple[str, ...]]:
+    """Both sides of every threshold, each side a family of its own; nothing without thresholds."""
+    if not limits:
+        return {}
+    named = {side: tuple(map(namer, limits)) for side, namer in namers.items()}
+    return {names[0].partition("[")[0] + _side(side): names for side, names in named.items()}
+
+
+def _side(side: str) -> str:
+    """What tells two sides of one measure apart."""
+    return f" {side}" if side in (">", "<=") else ""
+
+
+def _measure_name(family: str, side: str) -> _Namer:
+    return lambda limit: f"{family}[{side}{_plain(limit)}]"
+
+
+def _duplicates_name(family: str) -> _Namer:
+    return lambda limit: f"{family}[{int(limit)}]"
+
+
+def _decimals(spread: float) -> int:
+    """Decimals that keep three digits of a spread, so that a name can be read."""
+    return _DIGITS - 1 - math.floor(math.log10(spread)) if spread > 0 else _DIGITS
+
+
+def _plain(value: float) -> str:
+    """A number without exponent."""
+    return np.format_float_positional(value, trim="-")

@@ -1,1 +1,0 @@
-"""The stages of a study, one thin module each: read the study, call a room, write the result."""

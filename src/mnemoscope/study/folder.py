@@ -1,0 +1,554 @@
+"""The study: one folder holding all that a run made, with a manifest a stage.
+
+A stage's output is valid for the settings and inputs that made it; the manifest, written last,
+holds their hash. Opening a study with other settings is refused with the difference shown.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mnemoscope import __version__
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.files import read_parquet, write_json, write_parquet, write_text
+from mnemoscope.study.settings import StudySettings, parse_settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+# The stages of a study in order: what each needs, which settings decide it, what it writes.
+
+TABLE_FILE = "sequences.parquet"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow: what it needs, and which settings decide its output."""
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    optional: bool = False  # made by its own verb, not by `run`
+
+
+_MODEL = tuple(
+    f"model.{key}" for key in ("name", "revision", "dtype", "device", "device_map", "bos")
+)
+_TOKENS = ("sequences", "model.name", "model.revision")
+_CNN_SETTINGS = ("preset", "kernels", "filters", "poolings", "seeds", "device")
+_FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
+_TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
+
+_CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
+# Settings that came later, each with the value under which a stage gives what it gave without.
+NEUTRAL: dict[str, Any] = {
+    "model.device_map": None,
+    "sequences.pad": False,
+    "label.both_splits": False,
+    "capture.per_head": False,
+    "train.device": "cpu",
+    "benchmark.control_taxonomies": None,
+    "benchmark.control_settings": 1,
+    "localize.attribution_sequences": 32,  # gradient and guided read all, as ever
+    "localize.seed": 0,
+    "localize.correct_only": True,
+    "localize.sanity": True,
+}
+
+STAGES: tuple[Stage, ...] = (
+    Stage("sequences", (), _TOKENS, (TABLE_FILE,)),
+    Stage("continue", ("sequences",), (*_MODEL, "continue.scan")),
+    Stage("features", ("sequences",), ("features",)),
+    Stage("label", ("continue", "features"), ("label",), ("labels.parquet", "samples.parquet")),
+    Stage(
+        "capture",
+        ("label",),
+        (*_MODEL, "capture.reference", "capture.per_head", "benchmark.controls"),
+        ("maps",),
+    ),
+    Stage(
+        "train",
+        ("label", "capture"),
+        (*_TRAIN, *(f"benchmark.{key}" for key in _CONTROLS)),
+        ("cnn", "predictions.parquet", "runs.parquet"),
+    ),
+    Stage(
+        "benchmark",
+        ("train",),
+        ("benchmark",),
+        ("benchmark.parquet", "inputs.parquet", "comparison.parquet"),
+    ),
+    Stage(
+        "localize",
+        ("train",),
+        ("localize",),
+        ("decisiveness.safetensors", "regions.parquet", "agreement.parquet", "attention.parquet"),
+    ),
+    Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
+    Stage(
+        "search",
+        ("capture",),
+        ("search", *(f"train.{key}" for key in _FIRST_CNN), "label.non_memo_suffix"),
+        ("search.parquet", "search.yaml"),
+        optional=True,
+    ),
+    Stage("report", ("benchmark", "localize"), ("title",), ("report.html",)),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name (KeyError for a name that is none of ours)."""
+    return {stage.name: stage for stage in STAGES}[name]
+
+
+# The study: one folder holding all that a run made, with a manifest a stage.
+
+_NAMING = ("label.taxonomies", "search.nodes", "search.beside")
+STUDY_VERSION = 1
+SETTINGS_FILE = "study.yaml"
+LOCK_FILE = ".lock"
+
+
+class Study:
+    """A study folder: its settings, its table, its stages.
+
+    Args:
+        folder: an existing study.
+
+    Raises:
+        UserError: the folder is missing or is no study.
+        DamagedDataError: `study.yaml` cannot be read.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._read_settings()
+
+    def _read_settings(self) -> None:
+        """Take settings and record as `study.yaml` has them now; errors as when it is opened."""
+        path = self.folder / SETTINGS_FILE
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
+        if not path.is_file():
+            raise UserError(
+                f"{self.folder}: not a study (it holds no {SETTINGS_FILE}). "
+                "Make one with 'mnemoscope run', or name the right folder."
+            )
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            self.record: dict[str, Any] = values.pop("record")
+            self.record["models"].keys()  # what the stages rely on
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+            raise DamagedDataError(
+                f"{path}: damaged ({type(error).__name__}). Restore it from a copy, "
+                "or make the study anew in another folder."
+            ) from None
+        if self.record.get("study_version") != STUDY_VERSION:
+            raise UserError(
+                f"{path}: study version {self.record.get('study_version')}, this program knows "
+                f"{STUDY_VERSION}. Use the mnemoscope that made it."
+            )
+        self.settings = parse_settings(values, where=str(path))
+
+    @classmethod
+    def create(cls, folder: Path | str, settings: StudySettings) -> "Study":
+        """Make an empty study in a new or empty folder.
+
+        Raises:
+            UserError: the folder holds something else already.
+        """
+        folder = Path(folder)
+        check_free(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror}). Choose another."
+            ) from None
+        record = {"study_version": STUDY_VERSION, "versions": versions(), "models": {}}
+        _write_settings(folder, settings, record)
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        done = [stage.name for stage in STAGES if self.manifest(stage.name)]
+        return f"Study({str(self.folder)!r}, done={done})"
+
+    # -- settings ---------------------------------------------------------------------------
+
+    def adopt(self, settings: StudySettings, *, redo: bool = False) -> None:
+        """Take over new settings; a stage already made with others is refused, or made anew.
+
+        Args:
+            settings: what is wanted now.
+            redo: forget the stages whose settings differ (and what follows them).
+
+        Raises:
+            UserError: a finished stage was made with other settings and `redo` is False; or the
+                sequences or the model's name differ, which makes another study.
+        """
+        for name in self.changed_stages(settings, redo=redo):
+            self.forget(name)
+        self._drop_unfinished(settings)
+        self.settings = settings
+        _write_settings(self.folder, settings, self.record)
+
+    def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:
+        """Finished stages that other settings would have to make anew; arguments as `adopt`.
+
+        Raises:
+            UserError: as `adopt`.
+        """
+        changed = {
+            stage.name: self._differences(stage, settings)
+            for stage in STAGES
+            if self.manifest(stage.name)
+        }
+        changed = {name: lines for name, lines in changed.items() if lines}
+        if changed and (not redo or "sequences" in changed):
+            name, lines = next(iter(changed.items()))
+            remedy = ", or --redo to make it and what follows anew" if name != "sequences" else ""
+            raise UserError(
+                f"{self.folder}: stage '{name}' was made with other settings: {'; '.join(lines)}. "
+                f"Use another folder{remedy}."
+            )
+        return list(changed)
+
+    def _drop_unfinished(self, settings: StudySettings) -> None:
+        """Drop what a stage that was stopped half-way made with other settings."""
+        changed = self._differences(stage_named("continue"), settings)
+        if any(not line.startswith("continue.") for line in changed):  # maps know no verdicts
+            self.forget("continue")
+        if settings.capture.reference != self.settings.capture.reference:
+            self.record["models"].pop("reference", None)
+            shutil.rmtree(self.folder / "maps" / "reference", ignore_errors=True)
+
+    def _differences(self, stage: Stage, settings: StudySettings) -> list[str]:
+        """`key: study has x, you asked y` for each setting of the stage that differs."""
+        old, new = _flatten(self.settings, stage), _flatten(settings, stage)
+        return [
+            f"{key}: the study has {old.get(key)!r}, you asked {new.get(key)!r}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
+        ]
+
+    def remember_model(self, role: str, facts: dict[str, Any]) -> None:
+        """Record which model serves a role; another one under the same name is refused.
+
+        Args:
+            role: `model` or `reference`.
+            facts: name, fingerprint, layers and so on; the fingerprint is what is compared.
+
+        Raises:
+            UserError: the study was made by another model.
+        """
+        self.check_model(role, facts)
+        if self.record["models"].get(role) != facts:
+            self.record["models"][role] = facts
+            _write_settings(self.folder, self.settings, self.record)
+
+    def check_model(self, role: str, facts: dict[str, Any]) -> None:
+        """Refuse a model that is not the one which made the study; as `remember_model`."""
+        known = self.record["models"].get(role)
+        if known and known["fingerprint"] != facts["fingerprint"]:
+            raise UserError(
+                f"{self.folder}: made by another {role} ({known['name']}, weights "
+                f"{known['fingerprint'][:12]}; now {facts['name']}, {facts['fingerprint'][:12]}). "
+                "Use another folder for this model."
+            )
+
+    # -- stages -----------------------------------------------------------------------------
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage says of itself, None when it has not been run.
+
+        Raises:
+            DamagedDataError: the manifest cannot be read.
+        """
+        path = self._manifest_path(stage)
+        if not path.is_file():
+            return None
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if not {"key", "counts"} <= value.keys():
+                raise ValueError("not what a stage writes")
+        except (OSError, ValueError, AttributeError):
+            raise DamagedDataError(
+                f"{path}: damaged. Delete it: the stage is made again, what is complete is kept."
+            ) from None
+        return value
+
+    def key(self, stage: str) -> str:
+        """Hash of all that decides a stage's output: its settings and those of what it needs."""
+        entry = stage_named(stage)
+        flat = _flatten(self.settings, entry)
+        decisive = {
+            name: value
+            for name, value in flat.items()
+            if name not in NEUTRAL or value != NEUTRAL[name]
+        }
+        basis = [stage, decisive, [self.key(need) for need in entry.needs]]
+        basis += _taxonomy_digests(flat)
+        return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+    def is_done(self, stage: str) -> bool:
+        """True when the stage is there and was made with the present settings and inputs."""
+        manifest = self.manifest(stage)
+        return manifest is not None and manifest["key"] == self.key(stage)
+
+    def require(self, stage: str) -> None:
+        """Refuse to go on when a stage that is needed has not been run.
+
+        Raises:
+            UserError: with the command that runs it.
+        """
+        if not self.is_done(stage):
+            raise UserError(
+                f"{self.folder}: stage '{stage}' has not been run. Run "
+                f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
+            )
+
+    @contextmanager
+    def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Time a stage; when the block succeeds its manifest is written with the counts given.
+
+        Yields:
+            A dictionary to be filled with counts (plain numbers and strings).
+        """
+        counts: dict[str, Any] = {}
+        started = time.monotonic()
+        yield counts
+        self._manifest_path(stage).parent.mkdir(exist_ok=True)
+        entry = stage_named(stage)
+        value = {
+            "stage": stage,
+            "key": self.key(stage),
+            "settings": _flatten(self.settings, entry),
+            "needs": {need: self.key(need) for need in entry.needs},
+            "counts": counts,
+            "versions": versions(),
+        }
+        write_json(self._manifest_path(stage), value)
+        self._log(stage, time.monotonic() - started)
+
+    def forget(self, stage: str) -> None:
+        """Drop a stage's manifest and those of all that follows from it.
+
+        Maps are dropped with `continue` (another model's would be refused); CNNs are named by
+        the hash of what made them, so they may stay.
+        """
+        for later in STAGES:
+            if stage in later.needs:
+                self.forget(later.name)
+        self._manifest_path(stage).unlink(missing_ok=True)
+        if stage == "continue":
+            shutil.rmtree(self.folder / "maps", ignore_errors=True)
+            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+            self.record["models"] = {}
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds each stage took, summed over the times it was run."""
+        path = self.folder / "log.jsonl"
+        total: dict[str, float] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a process that was killed
+                total[entry["stage"]] = total.get(entry["stage"], 0.0) + entry["seconds"]
+        return total
+
+    def _manifest_path(self, stage: str) -> Path:
+        return self.folder / "manifests" / f"{stage}.json"
+
+    def _log(self, stage: str, seconds: float) -> None:
+        """Times stand apart from the manifests, which are to be the same in every run."""
+        entry = {
+            "stage": stage,
+            "seconds": round(seconds, 3),
+            "at": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    # -- tables -----------------------------------------------------------------------------
+
+    @property
+    def sequences(self) -> "pl.DataFrame":
+        """The table of sequences with all columns that the stages run so far have added."""
+        return self.read(TABLE_FILE)
+
+    def add_columns(self, columns: "pl.DataFrame") -> None:
+        """Add (or replace) columns of the table of sequences; rows in the same order."""
+        write_parquet(self.folder / TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
+
+    def read(self, name: str) -> "pl.DataFrame":
+        """Read one of the study's Parquet files.
+
+        Raises:
+            UserError: it is not there yet.
+            DamagedDataError: it cannot be read.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
+        return read_parquet(path, remedy=f"delete {self.folder} and run again")
+
+    def write(self, name: str, frame: "pl.DataFrame") -> None:
+        """Write one of the study's Parquet files atomically."""
+        write_parquet(self.folder / name, frame)
+
+    # -- one at a time ----------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the study for this process, and sweep up what a killed one left.
+
+        Settings and record are read again: another process may have changed them since.
+
+        Args:
+            shared: other processes that work on parts may hold it too, and nothing is swept up.
+
+        Raises:
+            UserError: another process holds it (its process id is named).
+            NoRoomError: the disk is full.
+        """
+        with hold_folder(self.folder, shared=shared):
+            self._read_settings()
+            if not shared:
+                self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove temporary files of a killed process, and parts that have been put together."""
+        for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        if self.manifest("continue"):
+            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
+
+
+@contextmanager
+def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for this process by a lock that dies with it; errors as `Study.lock`."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip()
+            holder = f"process {pid}" if pid else "processes that work on parts of it"
+            raise UserError(
+                f"{folder}: in use by {holder}. Wait until it ends, or stop it."
+            ) from None
+        if not shared:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            yield
+        finally:
+            if not shared:
+                os.truncate(descriptor, 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoomError(
+            f"{folder}: the disk is full. Make room and run the same command again; "
+            "what was complete is kept."
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that already holds something that is no study.
+
+    Raises:
+        UserError: a file stands there, or a folder with other content.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
+        )
+
+
+def is_study(folder: Path) -> bool:
+    """True when the folder holds a study."""
+    return (folder / SETTINGS_FILE).is_file()
+
+
+_LIBRARIES = (
+    "torch", "transformers", "safetensors", "polars", "numpy", "scipy", "scikit-learn", "numba",
+)  # fmt: skip
+
+
+def versions(*further: str) -> dict[str, str]:
+    """Versions of what makes the numbers.
+
+    Args:
+        further: distributions that made this one beside those of every study.
+    """
+    found = {"mnemoscope": __version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
+
+
+def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
+    """The settings that decide a stage's output, by dotted name."""
+    values = settings.as_dict()
+    flat: dict[str, Any] = {}
+    for dotted in stage.settings:
+        head, _, tail = dotted.partition(".")
+        if tail:
+            flat[dotted] = values[head][tail]
+        elif isinstance(values[head], dict):
+            flat |= {f"{head}.{key}": value for key, value in values[head].items()}
+        else:
+            flat[head] = values[head]
+    return _weigh_split(flat, values) if "sequences.split" in flat else flat
+
+
+def _weigh_split(flat: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Of a split a study keeps what its samples need, so that these decide the table too.
+
+    Without a split its settings decide nothing, and stay out of the hash.
+    """
+    if flat["sequences.split"] is None:
+        unused = ("sequences.split", "sequences.margin")
+        return {key: value for key, value in flat.items() if key not in unused}
+    needed = ("taxonomies", "n_train", "n_eval", "seed")
+    return flat | {f"label.{key}": values["label"][key] for key in needed}
+
+
+def _taxonomy_digests(flat: dict[str, Any]) -> list[str]:
+    """Hashes of the taxonomy files that the settings name: an edited file is another taxonomy."""
+    named = [one for key in _NAMING for one in flat.get(key, [])]
+    paths = [Path(one) for one in named if one.endswith((".yaml", ".yml"))]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+
+
+def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
+    """Write `study.yaml`: the settings, then what was recorded."""
+    text = yaml.safe_dump(
+        settings.as_dict() | {"record": record}, sort_keys=False, allow_unicode=True, width=100
+    )
+    write_text(folder / SETTINGS_FILE, text)

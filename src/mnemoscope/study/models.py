@@ -1,0 +1,209 @@
+"""The language models of a study, loaded when a stage first needs them and only once."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.model import LanguageModel, check_fits
+from mnemoscope.progress import say
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
+
+
+def reference_name(settings: StudySettings) -> str | None:
+    """Name of the reference model: what was asked for, else the embedded model's own, else None."""
+    if settings.capture.reference is not None:
+        return settings.capture.reference
+    return EMBEDDED if settings.model.name == EMBEDDED else None
+
+
+class Models:
+    """Loads the model and its reference on first use, checks and records them in the study.
+
+    Args:
+        settings: which models, number format and device.
+        model: the model, where it was loaded so already.
+    """
+
+    def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
+        self.settings = settings
+        self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
+
+    def model(self, study: Study | None = None) -> LanguageModel:
+        """The model that is looked at.
+
+        Raises:
+            UserError: it cannot be loaded, does not fit the sequences, or is not the one that
+                made the study.
+        """
+        return self._get("model", self.settings.model.name, study)
+
+    def reference(self, study: Study | None) -> LanguageModel | None:
+        """The model that never saw the sequences, None when there is none; errors as `model`."""
+        name = reference_name(self.settings)
+        if name is None:
+            return None
+        loaded, model = self._get("reference", name, study), self.model(study)
+        _check_same_tokens(model, loaded.name, loaded.tokenizer)
+        check_unlike(name, loaded.fingerprint, model.name, model.fingerprint)
+        return loaded
+
+    def alone(self, role: str) -> LanguageModel:
+        """The model of one role without the other, for a worker that serves this role only.
+
+        Args:
+            role: `model` or `reference`; whoever puts the roles together checks that they fit.
+        """
+        name = self.settings.model.name if role == "model" else reference_name(self.settings)
+        assert name is not None
+        return self._get(role, name, None)
+
+    def other(self, name: str) -> LanguageModel:
+        """A further model, a folder or NAME@REVISION, with the same tokenizer; errors as `model`.
+
+        Args:
+            name: as the user wrote it; it is recorded by whoever asked.
+        """
+        if name not in self._loaded:
+            say(f"Loading {name}")
+            loaded = _load("reference", name, self.settings)
+            _check_same_tokens(self.model(), name, loaded.tokenizer)
+            self._loaded[name] = loaded
+        return self._loaded[name]
+
+    def tokenizer(self) -> Any:
+        """The tokenizer alone, without loading weights that are not needed."""
+        if "model" in self._loaded:
+            return self._loaded["model"].tokenizer
+        name = self.settings.model.name
+        _refuse_none(name)
+        folder = str(_embedded_folder("model")) if name == EMBEDDED else name
+        return load_tokenizer(folder, revision=self.settings.model.revision)
+
+    def check_reference(self) -> None:
+        """Refuse a reference that is not there or has another tokenizer, without its weights.
+
+        Raises:
+            UserError: as `reference`.
+        """
+        name = reference_name(self.settings)
+        if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
+            folder, revision = _split_revision(name)
+            _check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
+
+    def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
+        if role not in self._loaded:
+            _refuse_none(name)
+            say(f"Loading the {role} {name}")
+            self._loaded[role] = _load(role, name, self.settings)
+        loaded = self._loaded[role]
+        if study is not None:
+            study.remember_model(role, facts_of(loaded, name))
+        return loaded
+
+
+def _refuse_none(name: str) -> None:
+    """Say that there is no model where the settings say so."""
+    if name == NO_MODEL:
+        raise UserError(
+            f"model.name '{NO_MODEL}': this needs a language model, and the study has none. Found "
+            "a study with one: --model NAME."
+        )
+
+
+def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
+    """Load one model as the settings say."""
+    wanted = settings.model
+    source, revision = name, wanted.revision
+    if role == "reference":
+        source, revision = _split_revision(name)
+    loaded = load_model(
+        str(_embedded_folder(role)) if source == EMBEDDED else source,
+        revision=revision,
+        dtype=wanted.dtype,
+        device=wanted.device,
+        device_map=wanted.device_map,
+        bos=wanted.bos,
+        trust_remote_code=wanted.trust_remote_code,
+    )
+    check_fits(loaded, settings.sequences.length)
+    return loaded
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    """A reference's name and hub revision from `NAME@REVISION`; a path that is there is no such."""
+    if Path(name).exists() or "@" not in name:
+        return name, None
+    source, _, revision = name.rpartition("@")
+    return source, revision
+
+
+def _embedded_folder(role: str) -> Path:
+    """Folder of the shipped model or its reference."""
+    from mnemoscope.embedded import model_path, reference_path
+
+    return reference_path() if role == "reference" else model_path()
+
+
+def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
+    """What a study records of a model (plain values)."""
+    return {
+        "name": name,
+        "revision": loaded.revision,
+        "fingerprint": loaded.fingerprint,
+        "dtype": loaded.dtype,
+        "device": loaded.device,
+        "device_map": loaded.device_map,
+        "quantization": loaded.quantization,
+        "n_layers": loaded.n_layers,
+        "n_heads": loaded.n_heads,
+        "vocab_size": loaded.vocab_size,
+        "bos_id": loaded.bos_id,
+    }
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What `facts_of` records of a model, where the model itself is on another machine."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    device: str
+    n_layers: int
+    n_heads: int
+    vocab_size: int
+    bos_id: int | None
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "ModelFacts":
+        """Read what `facts_of` gave; what else it may record is left aside."""
+        return cls(**{one.name: facts[one.name] for one in fields(cls)})
+
+
+def vocabulary_of(loaded: LanguageModel) -> str:
+    """SHA-256 of what each token id of a model means."""
+    pairs = sorted(loaded.tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+
+
+def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str) -> None:
+    """Refuse a reference that has the very weights of the model."""
+    if fingerprint == model_fingerprint:
+        raise UserError(
+            f"{name}: has the very weights of {model}, so it saw whatever that saw. "
+            "Name another model as reference; an early checkpoint as NAME@REVISION."
+        )
+
+
+def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
+    """Refuse a reference model whose token ids mean something else."""
+    if model.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{name}: another tokenizer than {model.name}'s, so the same ids would be "
+            "another text. Choose a model of the same family."
+        )

@@ -1,0 +1,469 @@
+"""Settings of a study: one model a stage, the same fields for the YAML file and for the flags.
+
+Precedence: flag, file, default. Unknown keys are refused with the nearest known one.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.hub import check_device_name
+
+EMBEDDED = "embedded"
+NO_MODEL = "none"
+"""Name of the model of a study that has none: a split read for its labels and features alone."""
+PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
+PAPER_NAME = "Non-Memo, Guess, Recall"
+
+
+def _device_name(name: str) -> str:
+    check_device_name(name)
+    return name
+
+
+_Device = Annotated[str, AfterValidator(_device_name)]
+
+
+class _Settings(BaseModel):
+    """Refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSettings(_Settings):
+    """The language model that is looked at."""
+
+    name: str = Field(
+        default=EMBEDDED,
+        description="Folder, Hugging Face hub name, .gguf file, 'embedded' (the shipped model), or "
+        "'none': a split of the paper's data set, for the analyses that need no model.",
+    )
+    revision: str | None = Field(
+        default=None, description="Hub revision (branch, tag, commit); null is the default one."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Number format of the weights; float32 gives exact figures."
+    )
+    device: _Device = Field(
+        default="auto", description="auto (cuda, then mps, then cpu), cpu, cuda, cuda:1, mps."
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None,
+        description="Spread the model over GPUs, memory and disk in place of device: auto, "
+        "balanced, sequential, or a device for each module.",
+    )
+    batch_size: int = Field(default=64, ge=1, description="Sequences a forward pass.")
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Prepend the beginning-of-sequence token: auto does what the tokenizer does.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run model code from the hub; only for sources you trust."
+    )
+
+
+class SequenceSettings(_Settings):
+    """Where the sequences come from."""
+
+    source: str = Field(
+        default=EMBEDDED,
+        description="Folder of text or code, a text file, .jsonl or .parquet with text or tokens, "
+        "'embedded' (the shipped sequences), or with sequences.split the paper's data set: "
+        "'usvsnsp/semantic-filters' or a folder with its Parquet files.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="Split of the paper's data set: deduped_12b (pile and memories) or one part, "
+        "such as memories_deduped_12b; null for any other source.",
+    )
+    margin: float = Field(
+        default=2.0,
+        ge=1,
+        description="Of each class of a split, keep this many times n_train + n_eval sequences.",
+    )
+    length: int = Field(
+        default=64, ge=8, multiple_of=2, description="Tokens a sequence; half of them are prefix."
+    )
+    stride: int | None = Field(
+        default=None, ge=1, description="Tokens between two windows of a text; null is the length."
+    )
+    pad: bool = Field(
+        default=False,
+        description="Take a table's shorter tokens too, padded on the right; for capture alone.",
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Keep at most this many sequences, drawn at random."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+
+
+class ContinueSettings(_Settings):
+    """Which sequences the model reproduces."""
+
+    scan: bool = Field(
+        default=False,
+        description="Find memorized sequences by teacher forcing, decode only what is sampled; "
+        "for large tables.",
+    )
+    part_rows: int = Field(
+        default=1024, ge=1, description="Sequences a part; a killed run goes on with the next."
+    )
+    check_rows: int = Field(
+        default=128,
+        ge=0,
+        description="Sequences that are both scanned and decoded, to see how often the two differ.",
+    )
+
+
+class FeatureSettings(_Settings):
+    """What the taxonomies ask of a sequence."""
+
+    patterns: Literal["published", "strict"] = Field(
+        default="published",
+        description="Rules for incrementing and repeating: as the published data set was made, "
+        "or with its quirks mended.",
+    )
+    corpus: str | None = Field(
+        default=None,
+        description="Folder or table of texts in which duplicates are counted; null keeps the "
+        "table's own column.",
+    )
+
+
+class LabelSettings(_Settings):
+    """Taxonomies, and how their classes are sampled and split."""
+
+    taxonomies: list[str] = Field(
+        default=[PRASHANTH_NAME, PAPER_NAME],
+        description="Names, 'catalogue' (the 54 published ones), or paths of YAML files.",
+    )
+    n_train: int = Field(
+        default=4000, ge=4, description="Training sequences a class; fewer where a class is small."
+    )
+    n_eval: int = Field(
+        default=2000, ge=2, description="Evaluation sequences a class; fewer likewise."
+    )
+    minimum: int = Field(
+        default=60,
+        ge=6,
+        description="Sequences a class needs (training and evaluation together) to be trained on.",
+    )
+    split: Literal["group", "row"] = Field(
+        default="group",
+        description="group keeps near-duplicates on one side; row is the paper's, and leaks.",
+    )
+    match: str | None = Field(
+        default=None,
+        description="Repeat every taxonomy on a sample with equal shares of this column's values "
+        "in each class, for example genre.",
+    )
+    drop_small_classes: bool = Field(
+        default=False, description="Leave out classes that are too small instead of giving up."
+    )
+    non_memo_suffix: Literal["own", "true"] = Field(
+        default="own",
+        description="What Non-Memo sequences show after the prefix: the model's own continuation "
+        "(the paper's rule) or the text's suffix.",
+    )
+    both_suffixes: bool = Field(
+        default=False, description="Repeat every taxonomy with the other choice of that suffix."
+    )
+    both_splits: bool = Field(
+        default=False,
+        description="Repeat every taxonomy with the other split, to see what near-duplicates on "
+        "both sides are worth.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the shared permutation.")
+
+
+class CaptureSettings(_Settings):
+    """The attention that is stored."""
+
+    reference: str | None = Field(
+        default=None,
+        description="A model that never saw the sequences, with the same tokenizer (a hub's early "
+        "checkpoint: NAME@REVISION); for the embedded model its own reference is taken.",
+    )
+    shard_rows: int = Field(default=256, ge=1, description="Sequences a shard file.")
+    per_head: bool = Field(
+        default=False,
+        description="Store every head's maps too (for train.poolings: heads); refused above 8 GB "
+        "a model.",
+    )
+
+
+class TrainSettings(_Settings):
+    """The CNNs."""
+
+    preset: Literal["small", "paper"] = Field(
+        default="small",
+        description="small: scaled input, trained by steps, for hundreds of sequences a class; "
+        "paper: raw maps, 3 epochs, to the letter.",
+    )
+    kernels: list[int] = Field(default=[6], description="Kernel sizes; the paper: 6 and 8.")
+    filters: list[int] = Field(default=[10], description="Filters; the paper: 10 and 16.")
+    poolings: list[Literal["mean", "max", "both", "heads", "difference"]] = Field(
+        default=["mean"],
+        description="What a CNN sees: mean or max over heads (the paper), both, heads (every "
+        "head's maps, needs capture.per_head), difference (the model's means minus the "
+        "reference's).",
+    )
+    seeds: list[int] = Field(default=[0, 1, 2], description="One CNN a setting and seed.")
+    device: _Device = Field(
+        default="cpu",
+        description="Where CNNs train: cpu (the same bits every time), auto (cuda, then mps, then "
+        "cpu), cuda, cuda:1, mps; an accelerator rounds otherwise. runs.parquet says which it was.",
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that train at once; 0 is one a processor core, at most 4 on an "
+        "accelerator.",
+    )
+
+
+class BenchmarkSettings(_Settings):
+    """How figures are judged."""
+
+    controls: bool = Field(
+        default=True, description="Control task, blind baseline, reference model, logits."
+    )
+    control_seeds: int = Field(
+        default=1, ge=1, description="Seeds (the first ones) that the control task is given."
+    )
+    control_taxonomies: list[str] | None = Field(
+        default=None, description="Taxonomies that get controls; null: all of them."
+    )
+    control_settings: int = Field(
+        default=1,
+        ge=0,
+        description="CNN settings (the first ones of the grid) that control task, blind baseline "
+        "and reference are trained with; 0: all. The excess counts the model's trainings with "
+        "these settings alone.",
+    )
+    n_resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples.")
+    seed: int = Field(default=0, ge=0, description="Seed of bootstrap, matching and control task.")
+
+
+class LocalizeSettings(_Settings):
+    """Where in the attention a class is decided."""
+
+    attributions: list[Literal["gradient", "guided", "integrated", "occlusion"]] = Field(
+        default=["gradient", "guided"],
+        min_length=1,
+        description="gradient (what the published code computes), guided (what the paper says); "
+        "integrated gradients and occlusion of blocks need the extra attribution (Captum).",
+    )
+    attribution_sequences: int | None = Field(
+        default=32,
+        ge=2,
+        description="Evaluation sequences of each class that integrated gradients and occlusion "
+        "read, which take tens of passes each: a seeded draw; null reads all. gradient and "
+        "guided always read all.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+    correct_only: bool = Field(
+        default=True,
+        description="Only evaluation sequences that the CNN classifies correctly (the paper's "
+        "rule); false takes all.",
+    )
+    sanity: bool = Field(
+        default=True,
+        description="See whether each attribution depends on what a CNN learned: weights "
+        "randomized layer by layer, labels permuted (64 sequences a class).",
+    )
+
+
+class KnockoutSettings(_Settings):
+    """What the model can no longer do when edges of its attention are cut (verb `knockout`)."""
+
+    strengths: list[Annotated[float, Field(gt=0, le=100)]] = Field(
+        default=[0.1, 0.3, 1.0, 3.0, 10.0],
+        min_length=1,
+        description="Per cent of all attention edges that are cut, each tried.",
+    )
+    attribution: Literal["gradient", "guided", "integrated", "occlusion"] = Field(
+        default="gradient", description="Whose decisiveness ranks the edges."
+    )
+    renormalize: bool = Field(
+        default=False,
+        description="Scale what is left of a row to its former sum, as a mask would; "
+        "false leaves a gap.",
+    )
+    n_sequences: int = Field(
+        default=100, ge=2, description="Memorized sequences of each class that are continued again."
+    )
+    draws: int = Field(default=5, ge=1, description="Draws of each kind of random edges.")
+    seed: int = Field(default=0, ge=0, description="Seed of sequences, random edges, bootstrap.")
+
+
+class SearchSettings(_Settings):
+    """Taxonomies found, not only tried (verb `search`)."""
+
+    nodes: list[str] = Field(
+        default=[
+            *("Recite", "Reconstruct", "Guess", "Code", "Entropy", "ShannonLength"),
+            *("TokenFrequency", "PrefixPerplexity", "SuffixPerplexity", "Prior"),
+        ],
+        min_length=1,
+        description="Nodes to build from, each with a range of thresholds if wanted "
+        "(Entropy[3.5..5]), or YAML files with nodes of your own.",
+    )
+    classes: list[Literal[3, 4]] = Field(
+        default=[3, 4], min_length=1, description="Classes of a taxonomy, Non-Memo included."
+    )
+    objective: Literal["excess", "min_f1", "auc", "auc_excess"] = Field(
+        default="excess",
+        description="What is maximized: excess alignment, min-F1, mean pairwise AUC, or the excess "
+        "of that.",
+    )
+    candidates: int = Field(
+        default=60, ge=1, description="Different taxonomies that are scored at the cheapest rung."
+    )
+    reduction: int = Field(
+        default=3, ge=2, description="Of the taxonomies of a rung, one in so many goes on."
+    )
+    finalists: int = Field(
+        default=3, ge=1, description="Taxonomies that are scored on the final part in the end."
+    )
+    beside: list[str] = Field(
+        default=[PAPER_NAME, PRASHANTH_NAME],
+        description="Taxonomies that stand beside the finalists.",
+    )
+    n_train: int = Field(default=300, ge=4, description="Training sequences a class, at most.")
+    n_select: int = Field(
+        default=150, ge=2, description="Sequences a class that the choice is made on, at most."
+    )
+    n_final: int = Field(
+        default=300, ge=2, description="Sequences a class of the final evaluation, at most."
+    )
+    minimum: int = Field(
+        default=30, ge=4, description="Sequences a class needs in each of the three parts."
+    )
+    seeds: list[int] = Field(
+        default=[0, 1], min_length=1, description="Seeds of the CNNs of the last rung."
+    )
+    other_prefixes: int = Field(
+        default=4, ge=1, description="Other prefixes that each suffix is put behind (node Prior)."
+    )
+    capture_all: bool = Field(
+        default=False,
+        description="First capture every memorized sequence, and half as many that are not.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of parts, proposals and bootstrap.")
+
+
+class StudySettings(_Settings):
+    """Everything that decides the numbers of a study."""
+
+    title: str = Field(default="", description="Heading of the report.")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    sequences: SequenceSettings = Field(default_factory=SequenceSettings)
+    continue_: ContinueSettings = Field(default_factory=ContinueSettings, alias="continue")
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    label: LabelSettings = Field(default_factory=LabelSettings)
+    capture: CaptureSettings = Field(default_factory=CaptureSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
+    localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
+    knockout: KnockoutSettings = Field(default_factory=KnockoutSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, keys as they stand in the YAML file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_settings(path: Path | str) -> StudySettings:
+    """Read a study's YAML file.
+
+    Args:
+        path: a YAML file as `mnemoscope init` writes it.
+
+    Raises:
+        UserError: missing or unreadable file, no YAML, unknown key (with the nearest known one),
+            or a value out of its range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Write one with 'mnemoscope init {path}'.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Give a YAML file.") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise UserError(f"{path}, line {line}: not valid YAML. Correct that line.") from None
+    if values is None:
+        values = {}
+    if isinstance(values, dict):
+        values.pop("record", None)  # a study.yaml is a settings file too
+    else:
+        raise UserError(f"{path}: wants 'key: value' lines. See 'mnemoscope init'.")
+    return parse_settings(values, where=str(path))
+
+
+def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
+    """Check plain values and fill in the defaults.
+
+    Args:
+        values: nested mapping, one entry a stage.
+        where: what to name in an error (a file, or "flags").
+
+    Raises:
+        UserError: unknown key, wrong type or range.
+    """
+    try:
+        return StudySettings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_first_problem(error, where)) from None
+
+
+def _first_problem(error: ValidationError, where: str) -> str:
+    """One line for the first thing that is wrong."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
+        return f"{where}, {key}: unknown key.{hint}"
+    got = problem.get("input")
+    return f"{where}, {key}: {problem['msg']} (got {got!r}). Correct the value."
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """Names of the settings at a place in the file."""
+    model: type[BaseModel] = StudySettings
+    for part in location:
+        for name, field in model.model_fields.items():
+            if (field.alias or name) == part and isinstance(field.annotation, type):
+                model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def settings_template(settings: StudySettings | None = None) -> str:
+    """A YAML file with every setting, its default and one line on what it does."""
+    settings = settings or StudySettings()
+    values = settings.as_dict()
+    lines = ["# A mnemoscope study. Run it with: mnemoscope run THIS_FILE -o STUDY", ""]
+    for name, field in StudySettings.model_fields.items():
+        key = field.alias or name
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            lines += [f"# {field.description}", f"{key}: {_scalar(values[key])}", ""]
+            continue
+        lines += [f"# {(field.annotation.__doc__ or '').strip()}", f"{key}:"]
+        for inner, inner_field in field.annotation.model_fields.items():
+            lines.append(f"  # {inner_field.description}")
+            lines.append(f"  {inner}: {_scalar(values[key][inner])}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    """A value on one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.strip().removesuffix("...").strip()

@@ -1,0 +1,50 @@
+"""The study files that ship with the package, by name: `pythia-12b` or `pythia-12b.yaml`."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from mnemoscope.errors import UserError, nearest
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped study files, without ending, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def shipped_path(name: str) -> Path:
+    """The shipped study file of this name.
+
+    Args:
+        name: with or without `.yaml`.
+
+    Raises:
+        UserError: none has this name; says the nearest and all.
+
+    >>> shipped_path("pythia-12b.yaml").name
+    'pythia-12b.yaml'
+    """
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    known = shipped_names()
+    if stem not in known:
+        raise UserError(
+            f"{name}: no such file, and no shipped study has this name.{nearest(stem, known)} "
+            f"Shipped: {', '.join(known)}. 'mnemoscope init {stem}.yaml' writes a new one."
+        )
+    return _folder() / f"{stem}.yaml"
+
+
+def find_study_file(given: Path) -> Path:
+    """A user's own file where it is there or where a path was written, else a shipped one.
+
+    Args:
+        given: what stands on the command line; a name without a folder may be a shipped study's.
+
+    Raises:
+        UserError: a bare name that is neither a file here nor a shipped study.
+    """
+    is_name = given.name == str(given)
+    return shipped_path(given.name) if is_name and not given.exists() else given
+
+
+def _folder() -> Path:
+    return Path(str(files("mnemoscope"))) / "studies"

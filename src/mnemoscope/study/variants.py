@@ -1,0 +1,60 @@
+"""The choices of sequences on which every taxonomy is measured: the main one and repetitions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mnemoscope.study.settings import LabelSettings
+
+_SHOWN = {"own": "Non-Memo with its continuation", "true": "Non-Memo with its true suffix"}
+_SHOWN_NOTE = (
+    "The same sequences; what Non-Memo shows after the prefix is exchanged, since greedy text "
+    "loops and can give the class away."
+)
+_SPLIT_NOTES = {
+    "row": "As many sequences of each class, but split by row, as the paper does: a copy, a near "
+    "copy or an overlapping window of a training sequence may stand in evaluation, and a CNN that "
+    "has learnt the one knows the other. What this figure is above the one split by group is that "
+    "leak, not memory.",
+    "group": "As many sequences of each class where there are so many groups, but split by group: "
+    "copies, near copies and overlapping windows of one document stay on one side. What the figure "
+    "split by row is above this one is a leak, not memory.",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One choice of sequences on which every taxonomy is measured.
+
+    Attributes:
+        suffix: appended to the taxonomy's name in every table of the study.
+        title: which sequences, in a few words.
+        note: what is special about them, empty for the main one.
+        match: column whose values are equally frequent in every class, None for none.
+        non_memo_suffix: what Non-Memo sequences show after the prefix: `own` or `true`.
+        split: how training and evaluation are kept apart: `group` or `row`.
+    """
+
+    suffix: str
+    title: str
+    note: str
+    match: str | None
+    non_memo_suffix: str
+    split: Literal["group", "row"]
+
+
+def variants(settings: LabelSettings) -> list[Variant]:
+    """The main choice of sequences, then the repetitions that the settings ask for."""
+    own, split = settings.non_memo_suffix, settings.split
+    found = [Variant("", "all sequences", "", None, own, split)]
+    if settings.both_suffixes:
+        other = "true" if own == "own" else "own"
+        found.append(Variant(f" ({other} suffix)", _SHOWN[other], _SHOWN_NOTE, None, other, split))
+    if settings.both_splits:
+        way: Literal["group", "row"] = "row" if split == "group" else "group"
+        title, note = f"split by {way}", _SPLIT_NOTES[way]
+        found.append(Variant(f" ({way} split)", title, note, None, own, way))
+    if settings.match:
+        column = settings.match
+        note = f"Every class has the same number of sequences of each {column}."
+        found.append(Variant(f" (same {column})", f"same {column}", note, column, own, split))
+    return found

@@ -1,0 +1,142 @@
+"""Find near-duplicate sequences exactly: all pairs that share enough of their token 5-grams.
+
+Jaccard similarity of the sets of 5-grams, by prefix filtering (Chaudhuri et al. 2006, "A
+primitive operator for similarity joins"; Xiao et al. 2008, PPJoin): with 5-grams sorted from
+rare to frequent, two sets that are similar enough share one among their first few. Only those
+are indexed, so that frequent 5-grams cost nothing. No pair is missed, as MinHash would.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+
+SHINGLE = 5
+"""Tokens in one shingle."""
+SIMILARITY = 0.5
+"""Jaccard similarity from which two sequences are near duplicates.
+
+Two windows of 64 tokens of one text reach it where one is shifted by up to 20 tokens.
+"""
+
+_PRODUCTS_PER_BLOCK = 5_000_000
+"""Bound on the shared 5-grams looked at in one go, which bounds the memory."""
+_PAIRS_PER_CHECK = 50_000
+_ROUNDING = 1e-9
+
+
+def find_near_duplicates(tokens: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
+    """Connect near-duplicate sequences.
+
+    Args:
+        tokens: shape (sequences, length), integer.
+        similarity: Jaccard similarity of the sets of 5-grams from which two sequences are
+            connected, in (0, 1].
+
+    Returns:
+        Shape (sequences,), int: the component of every sequence, in the graph of all pairs at
+        or above `similarity`. Equal sequences always share one.
+    """
+    distinct, inverse = np.unique(tokens, axis=0, return_inverse=True)
+    if distinct.shape[1] < SHINGLE:
+        return inverse.reshape(-1)
+    sets = _sort_by_rarity(_hash_shingles(distinct))
+    components = np.arange(len(distinct))
+    for pairs in _find_candidates(sets, similarity):
+        components = _join_similar(sets, pairs, components, similarity)
+    found: np.ndarray = components[inverse.reshape(-1)]
+    return found
+
+
+def connect(n: int, pairs: np.ndarray) -> np.ndarray:
+    """Component of every one of `n` things, given pairs of connected ones, shape (pairs, 2)."""
+    graph = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    components: np.ndarray = connected_components(graph, directed=False)[1]
+    return components
+
+
+def _hash_shingles(tokens: np.ndarray) -> np.ndarray:
+    """64-bit hash of every 5-gram, shape (sequences, length - 4).
+
+    Among three million 5-grams the chance that any two collide is below one in a million.
+    """
+    n = tokens.shape[1] - SHINGLE + 1
+    hashes = np.zeros((len(tokens), n), dtype=np.uint64)
+    for offset in range(SHINGLE):
+        hashes ^= tokens[:, offset : offset + n].astype(np.uint64) + np.uint64(1)
+        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _sort_by_rarity(hashes: np.ndarray) -> csr_array:
+    """Sets as rows; columns are 5-grams from rare to frequent."""
+    ordered = np.sort(hashes, axis=1)
+    is_new = np.ones(ordered.shape, dtype=bool)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    rows = np.repeat(np.arange(len(ordered)), is_new.sum(axis=1))
+    shingles, ids, counts = np.unique(ordered[is_new], return_inverse=True, return_counts=True)
+    rank = np.empty(len(shingles), dtype=np.int64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(shingles))
+    values = np.ones(len(rows), dtype=np.int32)
+    sets = csr_array((values, (rows, rank[ids])), shape=(len(hashes), len(shingles)))
+    sets.sort_indices()
+    return sets
+
+
+def _find_candidates(sets: csr_array, similarity: float) -> Iterator[np.ndarray]:
+    """Pairs that may be similar, shape (pairs, 2), block by block."""
+    sizes = np.diff(sets.indptr)
+    unindexed = np.maximum(np.ceil(similarity * sizes - _ROUNDING).astype(np.int64), 1) - 1
+    index = _keep_first(sets, sizes - unindexed)
+    postings = np.bincount(index.indices, minlength=index.shape[1])
+    cost = np.add.reduceat(postings[index.indices], index.indptr[:-1])
+    for start, stop in _cut_blocks(cost):
+        shared = (index[start:stop] @ index[start:].T).tocoo()
+        first, second = shared.row + start, shared.col + start
+        needed = _least_shared(sizes[first], sizes[second], similarity)
+        reach = shared.data + np.maximum(unindexed[first], unindexed[second])
+        keep = (second > first) & (reach >= needed)
+        best_first = np.argsort(-shared.data[keep], kind="stable")
+        yield np.column_stack([first[keep], second[keep]])[best_first]
+
+
+def _keep_first(sets: csr_array, lengths: np.ndarray) -> csr_array:
+    """The first `lengths` columns of every row, rarest first."""
+    position = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], np.diff(sets.indptr))
+    keep = position < np.repeat(lengths, np.diff(sets.indptr))
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return csr_array((sets.data[keep], sets.indices[keep], indptr), shape=sets.shape)
+
+
+def _cut_blocks(cost: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of rows whose cost stays within bounds, one row at least."""
+    start = 0
+    total = np.cumsum(cost)
+    while start < len(cost):
+        before = total[start - 1] if start else 0
+        stop = int(np.searchsorted(total, before + _PRODUCTS_PER_BLOCK, side="right"))
+        stop = max(stop, start + 1)
+        yield start, stop
+        start = stop
+
+
+def _least_shared(first: np.ndarray, second: np.ndarray, similarity: float) -> np.ndarray:
+    """How many 5-grams two sets of these sizes share at least where they are similar."""
+    least: np.ndarray = np.ceil(similarity / (1 + similarity) * (first + second) - _ROUNDING)
+    return least
+
+
+def _join_similar(
+    sets: csr_array, pairs: np.ndarray, components: np.ndarray, similarity: float
+) -> np.ndarray:
+    """Connect the candidates that are similar; what is connected already is not looked at."""
+    sizes = np.diff(sets.indptr)
+    while len(pairs := pairs[components[pairs[:, 0]] != components[pairs[:, 1]]]):
+        now, pairs = pairs[:_PAIRS_PER_CHECK], pairs[_PAIRS_PER_CHECK:]
+        shared = sets[now[:, 0]].multiply(sets[now[:, 1]]).sum(axis=1)
+        needed = _least_shared(sizes[now[:, 0]], sizes[now[:, 1]], similarity)
+        joined = components[now[shared >= needed]]
+        components = connect(len(components), joined)[components]
+    return components

@@ -1,0 +1,116 @@
+"""When each window became memorized, when it was forgotten, and how long memory lasts."""
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+
+def follow(checks: pl.DataFrame) -> pl.DataFrame:
+    """Follow every window through the checks.
+
+    Args:
+        checks: columns `step`, `window`, `is_memorized`, as `History.checks`.
+
+    Returns:
+        One row a window, in their order: `window`; `first_memorized`, the first step at which it
+        was reproduced, null where it never was; `forgotten`, the first later step at which it was
+        not, null where there is none; `n_memorized`, checks at which it was; `n_switches`, how
+        often two neighbouring checks differ; `is_memorized`, at the last check.
+    """
+    memorized, step = pl.col("is_memorized"), pl.col("step")
+    first = step.filter(memorized).min()
+    return (
+        checks.sort("step", maintain_order=True)
+        .group_by("window", maintain_order=True)
+        .agg(
+            first.alias("first_memorized"),
+            step.filter(~memorized & (step > first)).min().alias("forgotten"),
+            memorized.sum().cast(pl.Int64).alias("n_memorized"),
+            (memorized != memorized.shift()).sum().cast(pl.Int64).alias("n_switches"),
+            memorized.last(),
+        )
+    )
+
+
+def turnover(checks: pl.DataFrame) -> pl.DataFrame:
+    """Count what changes between neighbouring checks.
+
+    Args:
+        checks: as for `follow`; every window at every step.
+
+    Returns:
+        One row a pair of neighbours: `from_step`, `to_step`, `stays`, `learned`, `forgotten`,
+        `never` (not memorized at either), counts of windows.
+    """
+    wide = checks.pivot(on="step", index="window", values="is_memorized")
+    steps = sorted(int(name) for name in wide.columns if name != "window")
+    rows = []
+    for before, after in pairwise(steps):
+        was, now = (wide[str(step)].to_numpy().astype(bool) for step in (before, after))
+        rows.append(
+            {
+                "from_step": before,
+                "to_step": after,
+                "stays": int((was & now).sum()),
+                "learned": int((~was & now).sum()),
+                "forgotten": int((was & ~now).sum()),
+                "never": int((~was & ~now).sum()),
+            }
+        )
+    return pl.DataFrame(
+        rows,
+        schema=dict.fromkeys(
+            ("from_step", "to_step", "stays", "learned", "forgotten", "never"), pl.Int64
+        ),
+    )
+
+
+def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
+    """How long what was memorized stays so: Kaplan and Meier's estimate.
+
+    A window's age counts from the step at which it was first seen memorized to the first later
+    one at which it was not; one that is never seen forgotten is censored at the last step. Ages
+    are known to the distance of two checks.
+
+    Args:
+        followed: as `follow` gives it.
+        last_step: of the checks.
+
+    Returns:
+        `age` (steps), `survives`, `low`, `high` (share still memorized after that age, 95 %
+        log-log interval, NaN where it cannot be given), `at_risk` (windows seen to that age);
+        from age 0, where all do. Empty where nothing was memorized before the last step.
+    """
+    schema = {"age": pl.Int64, "survives": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    known = followed.filter(pl.col("first_memorized") < last_step)
+    if known.is_empty():
+        return pl.DataFrame(schema=schema | {"at_risk": pl.Int64})
+    from scipy.stats import CensoredData, ecdf
+
+    ages = known.select(
+        (pl.col("forgotten").fill_null(last_step) - pl.col("first_memorized")).alias("age"),
+        pl.col("forgotten").is_null().alias("is_censored"),
+    )
+    is_censored = ages["is_censored"].to_numpy()
+    age = ages["age"].to_numpy().astype(np.float64)
+    curve = ecdf(CensoredData(age[~is_censored], right=age[is_censored])).sf
+    places = np.unique(age)
+    at_risk = [int((age >= place).sum()) for place in places]
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as is said
+        reach = curve.confidence_interval(method="log-log")
+    found = pl.DataFrame(
+        {
+            "age": places.astype(np.int64),
+            "survives": curve.evaluate(places),
+            "low": reach.low.evaluate(places),
+            "high": reach.high.evaluate(places),
+            "at_risk": at_risk,
+        }
+    )
+    start = pl.DataFrame(
+        {"age": [0], "survives": [1.0], "low": [1.0], "high": [1.0], "at_risk": [known.height]}
+    )
+    return pl.concat([start, found], how="vertical_relaxed")

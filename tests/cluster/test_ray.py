@@ -1,0 +1,473 @@
+"""A Ray cluster of several workers: the bytes of one process, whatever dies on the way."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
+
+import mnemoscope  # noqa: E402
+from mnemoscope.cluster.engine import run_tasks, use_engine  # noqa: E402
+from mnemoscope.cluster.ray import RayEngine  # noqa: E402
+from mnemoscope.cluster.storage import Storage  # noqa: E402
+from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
+from mnemoscope.flow.run import run_stage  # noqa: E402
+from mnemoscope.lm import model as batching  # noqa: E402
+from mnemoscope.lm.continue_ import continue_sequences  # noqa: E402
+from mnemoscope.lm.load import load_model  # noqa: E402
+from mnemoscope.pipeline import blocks as spread  # noqa: E402
+from mnemoscope.pipeline.blocks import BlockWorker, gpus_for  # noqa: E402
+from mnemoscope.pipeline.sequences import found_study  # noqa: E402
+from mnemoscope.study.folder import Study  # noqa: E402
+from mnemoscope.study.models import Models  # noqa: E402
+from mnemoscope.study.settings import parse_settings  # noqa: E402
+from tiny_models import save_model  # noqa: E402
+
+LENGTH = 16
+STAGES = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
+VALUES = {
+    "model": {"batch_size": 16, "device": "cpu"},
+    "sequences": {"length": LENGTH},
+    "continue": {"part_rows": 32, "scan": True, "check_rows": 16},
+    "label": {
+        "taxonomies": ["Non-Memo, Recite[5], Recollect", "Non-Memo, Recall"],
+        "n_train": 30,
+        "n_eval": 12,
+        "minimum": 12,
+    },
+    "capture": {"shard_rows": 16},
+    "train": {"preset": "paper", "seeds": [0], "kernels": [3], "filters": [6]},
+    "benchmark": {"n_resamples": 100},
+    "localize": {"attributions": ["gradient"], "sanity": False},
+    "search": {
+        "nodes": ["Recite[2..9]", "Entropy[3.2..4]"],
+        "classes": [3],
+        "candidates": 2,
+        "finalists": 1,
+        "seeds": [0],
+        "beside": [],
+        "minimum": 8,
+    },
+}
+SECONDS = "mnemoscope.report.gather._seconds_of"  # what alone may differ in a report
+SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
+
+
+class FaultyWorker(BlockWorker):
+    """Has memory for six rows; where a mark is named, one worker kills itself and leaves it.
+
+    That one dies in its second block, when the first file of it is written and its record is not.
+    There are more blocks than workers, so that one gets a second and dies, whatever the timing.
+    """
+
+    def __init__(self, mark, memory, *arguments):
+        super().__init__(*arguments)
+        self.mark, self.memory, self.n_done = mark, memory, 0
+
+    def __call__(self, block):
+        is_counted = block.kind in ("verdicts", "maps")
+        self.n_done += is_counted and self._finished(self._name(block)) is None
+        if self.n_done == 2 and self.mark is not None and is_first(self.mark):
+            self._storage.write = partial(write_and_die, Storage(self._storage.url))
+        with pytest.MonkeyPatch.context() as patch:
+            if self.memory is not None:
+                limit_memory(patch, self.memory)
+            return super().__call__(block)
+
+
+def is_first(mark: Path) -> bool:
+    """Whether nobody has left the mark before; leaves it."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_and_die(storage, name, data):
+    storage.write(name, data)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit_memory(patch, rows: int) -> None:
+    attempt = batching._try
+
+    def lacking(step, batch, device):
+        return attempt(step, batch, device) if len(batch) <= rows else None
+
+    patch.setattr(batching, "_try", lacking)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("log.jsonl", ".lock") and path.suffix != ".seconds"
+    }
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    found, wanted = content(folder), content(whole)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def make_table(model: Path, n: int = 180) -> pl.DataFrame:
+    """Two thirds are reproduced, half of them with 9 duplicates."""
+    tokens = np.random.default_rng(0).integers(1, 300, (n, LENGTH)).astype(np.int32)
+    half = LENGTH // 2
+    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=half)
+    kind = np.arange(n) % 3
+    continued = np.concatenate([batch.tokens for batch in found])
+    tokens[kind < 2, half:] = continued[kind < 2]
+    return pl.DataFrame(
+        {
+            "sequence_id": np.arange(100, 100 + n),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "duplicates": np.array([9, 2, 2])[kind],
+            "is_code": np.arange(n) % 2 == 0,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Studies by the stage they have come to, made by one process with one thread; read only.
+
+    `alone` and `halved` were captured without labels, the verdicts found in the same forward.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("ray")
+    model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
+    make_table(model).write_parquet(folder / "table.parquet")
+    values = VALUES | {
+        "model": VALUES["model"] | {"name": str(model)},
+        "sequences": VALUES["sequences"] | {"source": str(folder / "table.parquet")},
+        "capture": VALUES["capture"] | {"reference": str(reference)},
+    }
+    settings = parse_settings(values, where="test")
+    found_study(folder / "study", settings, Models(settings))
+    copies = {"sequences": shutil.copytree(folder / "study", folder / "sequences")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)
+        patch.setattr("mnemoscope.pipeline.train.n_workers", lambda asked: 1)
+        patch.setattr(SECONDS, lambda *_: 1.0)
+        for stage in STAGES:
+            run_stage(Study(folder / "study"), stage)
+            copies[stage] = shutil.copytree(folder / "study", folder / stage)
+        for name in ("alone", "halved"):
+            copies[name] = shutil.copytree(copies["sequences"], folder / name)
+            run_stage(Study(copies[name]), "capture")
+            limit_memory(patch, 6)
+    yield copies
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Where the server of the bucket listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(port):
+    """A cluster of this machine with room for three workers, who know the bucket's server."""
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [here, here.parent, *sys.path])))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it counts what others use as well
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            patch.setenv(name, "us-east-1")
+        with RayEngine(n_workers=3) as engine:
+            yield engine
+
+
+@pytest.fixture(scope="module")
+def bucket(port, cluster):
+    """An S3 bucket of a server on this machine; gives a client of it."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    system = s3fs.S3FileSystem()
+    system.mkdir("shards")
+    yield system
+    server.stop()
+
+
+BEFORE = {"continue": "sequences", "capture": "label", "train": "capture"}
+
+
+def names_in(bucket) -> list[str]:
+    bucket.invalidate_cache()
+    return bucket.find("shards")
+
+
+def begun(whole, stage: str, folder: Path) -> Study:
+    return Study(shutil.copytree(whole[BEFORE[stage]], folder / "study"))
+
+
+def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> Path | None:
+    """Let workers be faulty from here on; gives the mark that the killed one will leave."""
+    monkeypatch.setattr(spread, "BlockWorker", partial(FaultyWorker, mark, memory))
+    return mark
+
+
+def test_workers_of_any_number_continue_as_one_process_after_kills_of_driver_and_worker(
+    whole, cluster, tmp_path, monkeypatch
+):
+    """The driver of one worker ends early; what it left is kept but for what is torn."""
+    study = begun(whole, "continue", tmp_path)
+    monkeypatch.setattr(cluster, "_n_workers", 1)
+    with use_engine(cluster), monkeypatch.context() as patch:
+        patch.setattr(spread._Crew, "in_turn", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(study, "continue")
+    blocks = study.folder / "blocks"
+    left = sorted(path.with_suffix(".parquet") for path in blocks.glob("*.json"))
+    assert len(left) >= 2
+    left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
+    times, seen = times_of(left), {}
+    monkeypatch.setattr(cluster, "_n_workers", 3)
+    with use_engine(cluster), monkeypatch.context() as patch:
+        patch.setattr(spread._Crew, "drop", lambda *_: seen.update(times_of(left)))
+        mark = faulty(patch, mark=tmp_path / "died")
+        run_stage(study, "continue")
+    assert mark.exists()
+    assert [path for path in left if seen[path] != times[path]] == left[:1]
+    assert_same(study.folder, whole["continue"])
+    monkeypatch.setattr(cluster, "_n_workers", 2)
+    with use_engine(cluster):
+        run_stage(study, "continue", redo=True)
+    assert_same(study.folder, whole["continue"])
+
+
+def cut_short(self, blocks):
+    """End the driver once two blocks are finished, before it takes them over."""
+    finished = self._workers.run(blocks)
+    for _ in range(2):
+        next(finished)
+    raise KeyboardInterrupt
+
+
+def times_of(paths: list[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
+def test_two_workers_of_whom_one_is_killed_capture_as_one_process(
+    whole, cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster, "_n_workers", 2)
+    mark = faulty(monkeypatch, mark=tmp_path / "died")
+    study = begun(whole, "capture", tmp_path)
+    with use_engine(cluster):
+        run_stage(study, "capture")
+    assert mark.exists()
+    assert_same(study.folder, whole["capture"])
+
+
+def test_three_workers_with_little_memory_capture_and_scan_in_one_forward_as_one_process(
+    whole, cluster, tmp_path, monkeypatch
+):
+    faulty(monkeypatch, memory=6)
+    study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
+    with use_engine(cluster):
+        run_stage(study, "capture")
+    assert_same(study.folder, whole["halved"])
+    counts = study.manifest("capture")["counts"]
+    assert (counts["batch_size"], counts["batch_size_halved_to"]) == (16, 4)
+    verdicts = list(study.folder.glob("continuation/*/part-*.parquet"))
+    assert len(pl.concat(map(pl.read_parquet, verdicts))) == study.sequences.height
+
+
+def test_one_worker_captures_through_a_bucket_as_one_process(
+    whole, cluster, bucket, tmp_path, monkeypatch
+):
+    """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
+    monkeypatch.setattr(cluster, "_n_workers", 1)
+    monkeypatch.setattr(cluster, "storage", "s3://shards/study")
+    in_bucket, drop = [], spread._Crew.drop
+
+    def dropping(crew, record):
+        in_bucket.append(names_in(bucket))
+        drop(crew, record)
+
+    monkeypatch.setattr(spread._Crew, "drop", dropping)
+    study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
+    with use_engine(cluster):
+        run_stage(study, "capture")
+    assert_same(study.folder, whole["alone"])
+    n_shards = len(list(study.folder.glob("maps/*/*.safetensors")))
+    assert len(in_bucket) == n_shards > 6
+    assert all(any(name.endswith(".shard") for name in names) for names in in_bucket)
+    assert names_in(bucket) == []
+
+
+def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
+    storage = Storage("s3://shards/folder")
+    storage.check_writable()
+    digest = storage.write("a", b"content")
+    assert storage.read("a", digest) == b"content"
+    assert names_in(bucket) == ["shards/folder/a"]
+    bucket.pipe_file("shards/folder/a", b"Content")
+    with pytest.raises(DamagedDataError, match="changed since it was written"):
+        storage.read("a", digest)
+    assert storage.read("a") is None
+    with pytest.raises(UserError, match="the storage refuses"):
+        Storage("s3://no-such-bucket/folder").check_writable()
+    assert not bucket.exists("no-such-bucket")
+
+
+@pytest.fixture
+def cluster_is_there(cluster, monkeypatch) -> None:
+    """Verbs enter the cluster of these tests; here one process does what is done here."""
+    monkeypatch.setattr(RayEngine, "__enter__", lambda engine: engine)
+    monkeypatch.setattr(RayEngine, "__exit__", lambda engine, *_: None)
+    monkeypatch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)
+    monkeypatch.setattr(SECONDS, lambda *_: 1.0)
+
+
+@pytest.mark.usefixtures("cluster_is_there")
+def test_the_verb_run_on_a_cluster_writes_what_one_process_writes(
+    whole, tmp_path, call, monkeypatch
+):
+    """All stages from the sequences on: maps, CNNs, benchmark, the page itself."""
+    asked = []
+    for name in ("workers", "run_tasks"):
+        does = getattr(RayEngine, name)
+        spy = lambda *args, does=does, **named: asked.append(does.__name__) or does(*args, **named)  # noqa: E731
+        monkeypatch.setattr(RayEngine, name, spy)
+    folder = shutil.copytree(whole["sequences"], tmp_path / "study")
+    done = call("run", "-o", folder, "--engine", "ray", "--ray-workers", 2, "-q")
+    assert done.status == 0, done.err
+    assert_same(folder, whole["report"])
+    assert {"benchmark.parquet", "report.html"} <= content(folder).keys()
+    assert set(asked) == {"workers", "run_tasks"}  # it was the cluster's work
+
+
+@pytest.mark.usefixtures("cluster_is_there")
+def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_path, call):
+    shown, folders = [], {}
+    for name, flags in (("local", ()), ("ray", ("--engine", "ray", "--ray-workers", 2))):
+        folders[name] = begun(whole, "train", tmp_path / name).folder
+        done = call("search", folders[name], *SEARCH, *flags, "-q")
+        assert done.status == 0, done.err
+        shown.append(done.out.replace(str(folders[name]), ""))
+    assert_same(folders["ray"], folders["local"])
+    assert "Found by excess" in shown[0]
+    assert shown[1] == shown[0]
+
+
+def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster):
+    with use_engine(cluster):
+        assert sorted(run_tasks(abs, [-1, -2, -3], workers=2)) == [1, 2, 3]
+        with pytest.raises(Exception, match="no such folder"):
+            list(run_tasks(Study, ["/no/such"], workers=0))
+
+
+BAD = [
+    (("--engine", "rya"), "wants local or ray. Did you mean 'ray'?"),
+    (("--ray-workers", "2"), "want --engine ray"),
+    (("--engine", "ray", "--part", "1/2"), "a part is one process"),
+    (("--engine", "ray", "--ray-address", "127.0.0.1:1"), "no Ray cluster can be reached"),
+    (("--engine", "ray", "--ray-address", "nowhere"), "wants host:port"),
+    (("--engine", "ray", "--ray-address", "ray://127.0.0.1:10001"), "wants host:port or auto"),
+    (("--engine", "ray", "--storage", "foo://bar"), "no storage that fsspec knows"),
+    (("--engine", "ray", "--storage", "memory://x"), "other processes do not see this"),
+    (("--engine", "ray", "--storage", "/proc/nowhere"), "the storage refuses"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_input_is_refused_in_one_line(flags, words, whole, tmp_path, refused):
+    study = begun(whole, "continue", tmp_path)
+    before = content(study.folder)
+    assert words in refused("continue", study.folder, *flags, "-q")
+    assert content(study.folder) == before
+
+
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_lets_nobody_in_may_want_a_token(mode, monkeypatch):
+    """What Ray 2.60 says of a token that is missing: somebody listens, and that is all."""
+
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        with (
+            pytest.raises(UserError, match=r"no Ray cluster can be reached \(Failed to") as raised,
+            RayEngine(f"127.0.0.1:{head.getsockname()[1]}"),
+        ):
+            pass
+    assert ("set RAY_AUTH_MODE=token" in str(raised.value)) == (mode is None)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_only_reads_studies_takes_no_cluster(whole, refused):
+    both = "benchmark", whole["benchmark"], whole["train"]
+    assert "several studies and --compare only read" in refused(*both, "--engine", "ray", "-q")
+
+
+def test_without_ray_the_extra_is_named(whole, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("mnemoscope.cluster.ray.find_spec", lambda name: None)
+    study = begun(whole, "continue", tmp_path)
+    line = refused("continue", study.folder, "--engine", "ray", "-q")
+    assert "pip install 'mnemoscope[ray]'" in line
+
+
+def test_one_of_several_gpus_cannot_be_named(whole, cluster, tmp_path):
+    study = begun(whole, "continue", tmp_path)
+    with use_engine(cluster), pytest.raises(UserError, match="Write --device cuda"):
+        gpus_for("cuda:1", cluster)
+    assert gpus_for("cpu", cluster) == gpus_for("auto", cluster) == 0.0
+    assert gpus_for("cuda", cluster) == 1.0
+    with use_engine(cluster), pytest.raises(UserError, match="no machine of the cluster has room"):
+        list(run_tasks(abs, [1], workers=1, gpus=1.0))
+    assert study.manifest("continue") is None
+
+
+def test_a_storage_knows_a_file_that_was_altered_and_leaves_no_temporary_one(tmp_path):
+    storage = Storage(f"file://{tmp_path}/bucket")
+    digest = storage.write("a", b"content")
+    assert storage.read("a", digest) == b"content"
+    assert [path.name for path in (tmp_path / "bucket").iterdir()] == ["a"]
+    (tmp_path / "bucket" / "a").write_bytes(b"Content")
+    with pytest.raises(DamagedDataError, match="changed since it was written"):
+        storage.read("a", digest)
+    assert storage.read("a") is None
+
+
+def test_the_local_engine_loads_no_ray():
+    code = "import mnemoscope.cluster, mnemoscope.cli, sys; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr
+    lines = {
+        path.name: path.read_text().splitlines()
+        for path in Path(mnemoscope.__file__).parent.rglob("*.py")
+    }
+    lazy = [one for one, text in lines.items() if any("    import ray" in line for line in text)]
+    loading = re.compile("(import|from) (ray|mnemoscope.cluster.ray)\\b")
+    assert lazy
+    assert [name for name, text in lines.items() if any(map(loading.match, text))] == []

@@ -1,0 +1,291 @@
+"""Counts in a corpus on disk equal a count by hand, in every format, at every border."""
+
+import json
+import struct
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.data import corpus as corpus_chunks
+from mnemoscope.data import corpus as corpus_flat
+from mnemoscope.data import corpus as corpus_rows
+from mnemoscope.data import duplicates as suffix_index
+from mnemoscope.data.corpus import Place, open_corpus
+from mnemoscope.data.duplicates import SuffixIndex, count_in_corpus, read_suffixes
+from mnemoscope.errors import DamagedDataError, UserError
+
+
+def by_hand(suffixes, documents):
+    k = len(suffixes[0])
+    return [
+        sum(
+            list(tokens[first : first + k]) == list(suffix)
+            for tokens in documents
+            for first in range(len(tokens) - k + 1)
+        )
+        for suffix in suffixes
+    ]
+
+
+def write_megatron(path, documents, dtype=np.uint16, code=8, sentences=1):
+    """A .bin and its .idx as Megatron-LM's documentation lays them out."""
+    pieces, first = [], [0]
+    for tokens in documents:
+        pieces += np.array_split(np.array(tokens, dtype=dtype), sentences)
+        first.append(len(pieces))
+    lengths = np.array([len(piece) for piece in pieces], dtype="<i4")
+    starts = (np.cumsum(lengths) - lengths).astype("<i8") * np.dtype(dtype).itemsize
+    np.concatenate([*pieces, np.array([], dtype=dtype)]).tofile(path)
+    header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(first))
+    path.with_suffix(".idx").write_bytes(
+        header + lengths.tobytes() + starts.tobytes() + np.array(first, dtype="<i8").tobytes()
+    )
+
+
+def write_jsonl(path, documents):
+    path.write_text("\n\n".join(json.dumps({"tokens": one, "x": 1}) for one in documents) + "\n")
+
+
+def write_parquet(path, documents):
+    column = pl.Series("tokens", [*documents, None], dtype=pl.List(pl.Int64))
+    pl.DataFrame({"tokens": column}).write_parquet(path, row_group_size=2)
+
+
+# Each writes the documents and says as which documents the file must be read.
+def flat(path, documents):
+    tokens = [token for one in documents for token in one]
+    np.array(tokens, dtype=np.uint16).tofile(path.with_suffix(".bin"))
+    return path.with_suffix(".bin"), [tokens]
+
+
+def npy(path, documents):
+    tokens = [token for one in documents for token in one]
+    np.save(path.with_suffix(".npy"), np.array(tokens, dtype=np.int64))
+    return path.with_suffix(".npy"), [tokens]
+
+
+def npy_rows(path, documents):
+    width = max(1, min((len(one) for one in documents if one), default=1))
+    rows = [one[:width] for one in documents if one]
+    np.save(path.with_suffix(".npy"), np.array(rows, dtype=np.uint32).reshape(-1, width))
+    return path.with_suffix(".npy"), rows
+
+
+def megatron(path, documents):
+    write_megatron(path.with_suffix(".bin"), documents)
+    return path.with_suffix(".bin"), documents
+
+
+def megatron_sentences(path, documents):
+    write_megatron(path.with_suffix(".bin"), documents, np.int32, 4, sentences=3)
+    return path.with_suffix(".bin"), documents
+
+
+def jsonl(path, documents):
+    write_jsonl(path.with_suffix(".jsonl"), documents)
+    return path.with_suffix(".jsonl"), documents
+
+
+def parquet(path, documents):
+    write_parquet(path.with_suffix(".parquet"), documents)
+    return path.with_suffix(".parquet"), documents
+
+
+def folder(path, documents):
+    path = path / "corpus"
+    path.mkdir()
+    write_jsonl(path / "b.jsonl", documents[::2] or [[]])
+    write_parquet(path / "a.parquet", documents[1::2])
+    return path, documents
+
+
+FORMATS = [flat, npy, npy_rows, megatron, megatron_sentences, jsonl, parquet, folder]
+
+
+@st.composite
+def suffixes_and_documents(draw):
+    tokens = st.integers(0, draw(st.sampled_from([0, 1, 2, 50_000])))
+    k = draw(st.integers(1, 6))
+    documents = draw(st.lists(st.lists(tokens, max_size=25), max_size=6))
+    suffixes = draw(st.lists(st.lists(tokens, min_size=k, max_size=k), min_size=1, max_size=5))
+    cuts = [row[i : i + k] for row in documents for i in range(len(row) - k + 1)]
+    if cuts:
+        suffixes += draw(st.lists(st.sampled_from(cuts), max_size=5))
+    return suffixes, documents
+
+
+def small_pieces(patch, n):
+    patch.setattr(corpus_flat, "_CHUNK_TOKENS", n)
+    patch.setattr(corpus_chunks, "_CHUNK_TOKENS", n)
+    patch.setattr(corpus_rows, "_BATCH_ROWS", max(1, n // 4))
+    patch.setattr(suffix_index, "_BLOCK_TOKENS", n)
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
+@settings(max_examples=40)
+def test_counts_equal_a_count_by_hand(write, case, n, weak, tmp_path_factory):
+    suffixes, documents = case
+    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    with pytest.MonkeyPatch.context() as patch:
+        small_pieces(patch, n)
+        if weak:  # a hash that tells nothing apart
+            patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
+        corpus = open_corpus(path, tokenizer=None, dtype=None)
+        n_tokens = sum(map(len, read))
+        file = path.with_name("progress")
+        if not n_tokens:
+            with pytest.raises(UserError, match="no tokens in it"):
+                count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+            return
+        found = count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+    assert found.counts.tolist() == by_hand(suffixes, read)
+    assert found.counts.dtype == np.int64
+    assert found.n_tokens == n_tokens
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@given(case=suffixes_and_documents(), n=st.integers(1, 12), stop=st.integers(0, 8))
+@settings(max_examples=25)
+def test_what_follows_a_place_is_read_from_there(write, case, n, stop, tmp_path_factory):
+    """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
+    suffixes, documents = case
+    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    index = SuffixIndex(np.array(suffixes, np.int32))
+    n_tokens, place = 0, Place()
+    with pytest.MonkeyPatch.context() as patch:
+        small_pieces(patch, n)
+        for number, (chunk, after) in enumerate(
+            open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k)
+        ):
+            if number == stop:
+                break
+            index.count(chunk.tokens, chunk.ends)
+            n_tokens, place = n_tokens + chunk.n_new, after
+        for chunk, _ in open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k):
+            index.count(chunk.tokens, chunk.ends)
+            n_tokens += chunk.n_new
+    assert index.counts_of_rows().tolist() == by_hand(suffixes, read)
+    assert n_tokens == sum(map(len, read))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
+def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_flat, "_CHUNK_TOKENS", 1 << 17)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 60_000, (1 << 18) + 500).astype(dtype)
+    if dtype == "uint32":
+        tokens[5] = 2**32 - 1  # outside any int32: matches nothing, stops nothing
+    if dtype == "int32":
+        tokens[5] = -1
+    suffix = tokens[(1 << 17) - 16 : (1 << 17) + 16].astype(np.int32)
+    tokens[:32] = tokens[-32:] = suffix
+    tokens.tofile(tmp_path / "train.bin")
+    corpus = open_corpus(tmp_path / "train.bin", tokenizer=None, dtype=dtype)
+    suffixes = np.array([suffix, suffix + 1, suffix])
+    found = count_in_corpus(suffixes, corpus, progress_file=tmp_path / "progress")
+    assert found.counts.tolist() == [3, 0, 3]
+
+
+@given(case=suffixes_and_documents(), separator=st.integers(0, 2))
+@settings(max_examples=60)
+def test_a_separator_stands_inside_no_occurrence(case, separator, tmp_path_factory):
+    """By hand: a separator belongs to the documents on both its sides."""
+    suffixes, documents = case
+    path, [tokens] = flat(tmp_path_factory.mktemp("c"), [*documents, [0, 1, 2]])
+    inside = [separator in suffix[1:-1] for suffix in suffixes]
+    whole = by_hand(suffixes, [tokens])
+    corpus = open_corpus(path, tokenizer=None, dtype=None)
+    found = count_in_corpus(
+        np.array(suffixes, np.int32),
+        corpus,
+        progress_file=path.with_name("progress"),
+        separator=separator,
+    )
+    wanted = [0 if spans else count for spans, count in zip(inside, whole, strict=True)]
+    assert found.counts.tolist() == wanted
+
+
+def test_a_separator_where_documents_are_known_is_refused(tmp_path):
+    path, _ = megatron(tmp_path / "c", [[1, 2, 3]])
+    corpus = open_corpus(path, tokenizer=None, dtype=None)
+    with pytest.raises(UserError, match="Leave --separator out"):
+        count_in_corpus(
+            np.array([[1]], np.int32), corpus, progress_file=tmp_path / "progress", separator=0
+        )
+
+
+def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
+    texts = ["the licence applies to the library", "to the library", "the library"]
+    source = tmp_path / "texts"
+    source.mkdir()
+    (source / "a.txt").write_text(texts[0])
+    (source / "b.md").write_text(texts[1])
+    (source / "binary.dat").write_bytes(b"\0\1")
+    (source / "c.jsonl").write_text(json.dumps({"text": texts[2]}) + "\n" + '{"text": null}\n')
+    pl.DataFrame({"text": [None, texts[1]]}).write_parquet(source / "d.parquet")
+    read = [tokenizer.encode(text, add_special_tokens=False) for text in [*texts, texts[1]]]
+    k = 2
+    suffixes = [one[-k:] for one in read] + [read[0][-1:] + read[1][:1]]
+    corpus = open_corpus(source, tokenizer=tokenizer, dtype=None)
+    found = count_in_corpus(
+        np.array(suffixes, np.int32), corpus, progress_file=tmp_path / "progress"
+    )
+    assert found.counts.tolist() == by_hand(suffixes, read)
+    assert found.n_tokens == sum(map(len, read))
+
+
+def test_what_is_kept_beside_the_suffixes_is_small():
+    """Beside the suffixes: hashes, heads, numbers, counts and bitmap, under 60 bytes each."""
+    rows = np.random.default_rng(0).integers(0, 50_000, (200_000, 32), dtype=np.int32)
+    index = SuffixIndex(rows)
+    arrays = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
+    beside = sum(array.nbytes for array in arrays if array is not rows)
+    assert beside < 60 * len(rows)
+    assert any(array is rows for array in arrays)  # kept, not copied
+
+
+def test_suffixes_of_a_table_are_the_second_halves(tmp_path):
+    tokens = np.arange(3 * 64).reshape(3, 64)
+    frame = pl.DataFrame({"tokens": tokens.tolist(), "text": ["a", "b", "c"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    frame.write_ndjson(tmp_path / "s.jsonl")
+    for name in ("s.parquet", "s.jsonl"):
+        assert read_suffixes(tmp_path / name).tolist() == tokens[:, 32:].tolist()
+    assert read_suffixes(tmp_path / "s.parquet").flags.c_contiguous
+
+
+def damage(change):
+    def write(path):
+        write_megatron(path, [[1, 2, 3], [4, 5]])
+        change(path, path.with_suffix(".idx"))
+
+    return write
+
+
+BROKEN_INDICES = {
+    "no Megatron index": lambda _, idx: idx.write_bytes(b"something else, and long enough to be"),
+    "cut short": lambda _, idx: idx.write_bytes(idx.read_bytes()[:-1]),
+    "bytes where its .idx says": lambda path, _: path.write_bytes(path.read_bytes() + b"\0\0"),
+    "one after the other": lambda _, idx: idx.write_bytes(
+        idx.read_bytes()[:34] + struct.pack("<ii", 2, 3) + idx.read_bytes()[42:]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_INDICES)
+def test_an_index_that_does_not_fit_is_refused(what, tmp_path):
+    path = tmp_path / "c.bin"
+    damage(BROKEN_INDICES[what])(path)
+    match = "not a Megatron index" if what == "no Megatron index" else what
+    with pytest.raises(DamagedDataError, match=match):
+        open_corpus(path, tokenizer=None, dtype=None)
+
+
+def test_a_type_that_contradicts_the_index_is_refused(tmp_path):
+    write_megatron(tmp_path / "c.bin", [[1, 2, 3]])
+    with pytest.raises(UserError, match="holds uint16 where --dtype says int32"):
+        open_corpus(tmp_path / "c.bin", tokenizer=None, dtype="int32")

@@ -1,0 +1,166 @@
+"""Features of any table: the right columns from the right input, null where it is absent."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data import features as code
+from mnemoscope.data.duplicates import count_duplicates
+from mnemoscope.data.features import add_features, write_features
+from mnemoscope.data.patterns import find_pattern
+from mnemoscope.data.rouge import rouge_3, rouge_l
+from mnemoscope.errors import UserError
+
+ADDED = ["rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates", "is_code"]
+
+
+@pytest.fixture(autouse=True)
+def without_magika(monkeypatch):
+    monkeypatch.setattr(code, "find_spec", lambda name: None)
+
+
+def tokens_of(n=4, length=64):
+    return np.random.default_rng(0).integers(0, 5, (n, length))
+
+
+def test_tokens_give_rouge_and_texts_give_patterns():
+    tokens, texts = tokens_of(), ["1 2 3 4 5", "abab", None, "plain"]
+    frame = pl.DataFrame({"sequence_id": range(4), "tokens": tokens.tolist(), "text": texts})
+    found = add_features(frame)
+    assert found.columns == [*frame.columns, *ADDED]
+    halves = tokens[:, :32], tokens[:, 32:]
+    np.testing.assert_array_equal(found["rouge_l"], rouge_l(*halves))
+    np.testing.assert_array_equal(found["rouge_3"], rouge_3(*halves))
+    assert found["is_incrementing"].to_list() == [True, False, None, False]
+    assert found["is_repeating"].to_list() == [False, True, None, False]
+    assert found["duplicates"].null_count() == found["is_code"].null_count() == 4
+
+
+def test_without_tokens_rouge_is_null():
+    found = add_features(pl.DataFrame({"sequence_id": [1], "text": ["aaaa"]}))
+    assert found.select(ADDED).rows() == [(None, None, False, True, None, None)]
+
+
+def test_without_text_patterns_are_null():
+    found = add_features(pl.DataFrame({"sequence_id": [1], "tokens": [[7] * 64]}))
+    assert found.select(ADDED).rows() == [(1.0, 1.0, None, None, None, None)]
+
+
+def test_every_added_column_has_its_type():
+    found = add_features(pl.DataFrame({"sequence_id": [1], "text": [None]}))
+    wanted = [pl.Float64, pl.Float64, pl.Boolean, pl.Boolean, pl.Int64, pl.Boolean]
+    assert [found.schema[name] for name in ADDED] == wanted
+
+
+def test_rows_without_tokens_are_null_between_rows_with_them():
+    tokens = tokens_of(2).tolist()
+    frame = pl.DataFrame({"sequence_id": [1, 2, 3], "tokens": [tokens[0], None, tokens[1]]})
+    corpus = [np.array(tokens).ravel()]
+    found = add_features(frame, corpus=corpus)
+    whole = add_features(frame.drop_nulls(), corpus=corpus)
+    for name in ("rouge_l", "rouge_3", "duplicates"):
+        assert found[name][1] is None
+        assert found[name].gather([0, 2]).to_list() == whole[name].to_list()
+
+
+@pytest.mark.parametrize("length", [2, 7, 32, 100])
+def test_another_length_must_be_asked_for_and_an_odd_one_has_the_shorter_prefix(length):
+    tokens = tokens_of(length=length)
+    frame = pl.DataFrame({"sequence_id": range(4), "tokens": tokens.tolist()})
+    with pytest.raises(UserError, match=f"rows.jsonl, row 0: {length} tokens where 64 are needed"):
+        add_features(frame, where="rows.jsonl")
+    found = add_features(frame, length=length, corpus=[tokens.ravel()])
+    halves = tokens[:, : length // 2], tokens[:, length // 2 :]
+    np.testing.assert_array_equal(found["rouge_l"], rouge_l(*halves))
+    np.testing.assert_array_equal(
+        found["duplicates"], count_duplicates(halves[1], [tokens.ravel()])
+    )
+
+
+def test_the_mode_of_the_patterns_is_the_one_asked_for():
+    frame = pl.DataFrame({"sequence_id": [1], "text": ["1 5 2"]})
+    for mode in ("published", "strict"):
+        found = add_features(frame, patterns=mode)["is_incrementing"].item()
+        assert found == find_pattern("1 5 2", mode).is_incrementing
+
+
+def test_own_duplicates_and_code_are_kept_and_empty_ones_made():
+    tokens = tokens_of(2)
+    frame = pl.DataFrame({"sequence_id": [1, 2], "tokens": tokens.tolist()})
+    corpus = [tokens[0], tokens[0], tokens[1]]
+    own = frame.with_columns(duplicates=pl.Series([9, None]), is_code=pl.Series([True, None]))
+    kept = add_features(own, corpus=corpus)
+    assert kept.select("duplicates", "is_code").rows() == [(9, True), (None, None)]
+    empty = frame.with_columns(duplicates=None, is_code=None)
+    assert add_features(empty, corpus=corpus)["duplicates"].to_list() == [2, 1]
+
+
+def test_features_are_made_anew_and_other_columns_stay():
+    frame = pl.DataFrame(
+        {"sequence_id": [1], "mine": ["x"], "tokens": [[7] * 64], "rouge_l": [0.25]}
+    )
+    once = add_features(frame)
+    assert once["rouge_l"].item() == 1
+    assert once["mine"].item() == "x"
+    assert add_features(once).equals(once)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["a"]}, "no column 'sequence_id'"),
+        ({"sequence_id": [1]}, "neither a column 'text' nor 'tokens'"),
+        ({"sequence_id": [1], "token": [[1]]}, "Did you mean 'token'"),
+        ({"sequence_id": [1, 1], "text": ["a", "b"]}, "row 1: sequence_id 1 is there already"),
+        ({"sequence_id": [1], "text": [5]}, "column 'text'"),
+        ({"sequence_id": ["a"], "text": ["a"]}, "column 'sequence_id'"),
+        ({"sequence_id": [], "text": []}, "no rows"),
+        ({"sequence_id": [1], "tokens": [[1] * 63 + [None]]}, "row 0: a null among the tokens"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(columns, words):
+    with pytest.raises(UserError, match=words):
+        add_features(pl.DataFrame(columns))
+
+
+def test_unknown_settings_are_refused():
+    frame = pl.DataFrame({"sequence_id": [1], "text": ["a"], "tokens": [[1]]})
+    with pytest.raises(UserError, match=r"no mode 'of'\. Did you mean 'off'"):
+        add_features(frame, code="of", length=1)
+    with pytest.raises(UserError, match="no mode 'public'"):
+        add_features(frame.drop("tokens"), patterns="public")
+    with pytest.raises(UserError, match="length 1"):
+        add_features(frame, length=1)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+@pytest.mark.parametrize("lacking", [[], ["text"], ["tokens"]])
+def test_a_file_in_batches_gets_what_a_table_gets(ending, lacking, tmp_path, monkeypatch):
+    frame = pl.DataFrame(
+        {
+            "sequence_id": range(20),
+            "tokens": [None if row == 4 else one for row, one in enumerate(tokens_of(20).tolist())],
+            "text": ["1 2 3 4", None, "abab", "plain"] * 5,
+            "mine": [{"a": 1}] * 20,
+        },
+        schema_overrides={"tokens": pl.List(pl.Int32)},
+    ).drop(lacking)
+    corpus = [tokens_of(20).ravel()]
+    wanted = add_features(frame, corpus=corpus)
+    for module in ("features", "lazy_table"):
+        monkeypatch.setattr(f"mnemoscope.data.{module}.BATCH_ROWS", 3)
+    source, out = tmp_path / f"in.{ending}", tmp_path / "out.parquet"
+    (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(source)
+    assert write_features(source, out, corpus=corpus) == 20
+    assert pl.read_parquet(out).equals(wanted)
+    assert pl.read_parquet(out).schema == wanted.schema
+    assert pl.read_parquet_metadata(out)["mnemoscope.schema_version"] == "1"
+
+
+def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp_path):
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    for tokens, words in [([1] * 63, "row 1: 63 tokens"), ([-1] * 64, "a number is below 0")]:
+        pl.DataFrame({"sequence_id": [1, 2], "tokens": [[1] * 64, tokens]}).write_parquet(source)
+        with pytest.raises(UserError, match=words):
+            write_features(source, out)
+        assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]

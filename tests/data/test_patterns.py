@@ -1,0 +1,300 @@
+"""Patterns: the published cases, and a word-for-word transcription of the rules as oracle."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.data.patterns import (
+    find_pattern,
+    find_smallest_period,
+    has_lone_words,
+    is_number,
+    split_counters,
+)
+from mnemoscope.errors import UserError
+
+INCREMENTING, REPEATING, NEITHER = (True, False), (False, True), (False, False)
+
+# Consequences of the rules of the published data set, in both modes alike.
+ALIKE = [
+    ("1 2 3 4 5 6", INCREMENTING),
+    ("1 2 3", INCREMENTING),
+    ("3 2 1", INCREMENTING),
+    ("1 2", NEITHER),
+    ("1 1 1", NEITHER),
+    ("3 1 2 3 2", INCREMENTING),  # the first and last element are left out
+    ("10, 9, 8, 7, 6, 5", INCREMENTING),
+    ("007 008 009 010 011", INCREMENTING),
+    ("1,000, 2,000, 3,000, 4,000, 5,000", INCREMENTING),
+    ("| 1 | a |\n| 2 | a |\n| 3 | a |\n| 4 | a |\n", INCREMENTING),
+    ("A.1, A.2, A.3, A.4, A.5", INCREMENTING),
+    ("A.1, A.2, A.3, B.1, B.2, B.3", NEITHER),
+    ("A, B, C, D, E, F", NEITHER),
+    ("2 4 8 16 32 64", NEITHER),
+    ("-2, -1, 0, 1, 2, 3", NEITHER),
+    ("0.7 0.8 0.9 1.0 1.1 1.2", NEITHER),
+    ("0xf1, 0xf2, 0xf3, 0xf4, 0xf5", INCREMENTING),
+    ("0xf8, 0xf9, 0xfa, 0xfb, 0xfc", NEITHER),
+    ("0xf8, 0xf9, 0xfa", NEITHER),
+    ("0xf8 0xf9 0xfa 0xfb 0xfc", INCREMENTING),  # lone words are numbers
+    ("0b1 0b10 0b11 0b100", INCREMENTING),
+    ("0o7 0o10 0o11 0o12", INCREMENTING),
+    ("1_000 2_000 3_000 4_000", INCREMENTING),
+    ("\\x01 \\x02 \\x03 \\x04 \\x05", INCREMENTING),
+    ("\x01 \x02 \x03 \x04 \x05", INCREMENTING),  # what cannot be printed is escaped
+    ("\\x01\\x02\\x03\\x04\\x05", NEITHER),  # the marks go first, digits flow together
+    ("'1' \"2\" '3' \"4\"", INCREMENTING),
+    ("", NEITHER),
+    ("a", NEITHER),
+    ("aaa", NEITHER),
+    ("aaaa", REPEATING),
+    ("abab", REPEATING),
+    ("ababa", NEITHER),
+    ("xababx", REPEATING),
+    ("xabacbx", NEITHER),
+    ("abcabc", NEITHER),
+    ("abcabcab", REPEATING),
+    ("1 2 1 2 1 2 1 2", REPEATING),
+    ("\n" * 64, REPEATING),
+]
+
+
+@pytest.mark.parametrize("mode", ["published", "strict"])
+@pytest.mark.parametrize(("text", "wanted"), ALIKE, ids=lambda value: repr(value)[:30])
+def test_cases_where_the_modes_agree(text, wanted, mode):
+    assert find_pattern(text, mode) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"),
+    [
+        ("1 5 2", NEITHER),  # a triple that bends down
+        ("1 1 2 1 3 1 2", NEITHER),  # the difference is seen in two elements only
+        ("a 1 2 1 1 1 2 1 2", NEITHER),
+        ("9 3 2 5 4 3 2 5 4 3 9", REPEATING),  # the difference of period 3, kept at period 4
+    ],
+)
+def test_quirks_that_only_the_published_mode_has(text, strict):
+    assert find_pattern(text, "published") == INCREMENTING
+    assert find_pattern(text, "strict") == strict
+
+
+@pytest.mark.parametrize("period", range(3, 21))
+def test_a_period_is_first_seen_at_two_copies_and_two_characters(period):
+    text = ("abcdefghijklmnopqrst"[:period]) * 4
+    lengths = [n for n in range(period, 4 * period) if find_pattern(text[:n]).is_repeating]
+    assert lengths[0] == 2 * period + 2
+    assert lengths == list(range(2 * period + 2, 4 * period))
+
+
+def test_only_the_end_characters_may_deviate():
+    text = "abc" * 10
+    for position in range(len(text)):
+        changed = text[:position] + "#" + text[position + 1 :]
+        assert find_pattern(changed).is_repeating == (position in (0, len(text) - 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ("a  1\t\n2", ["a", "1", "2"]),
+        ("row 0x10: -3.5", ["row", "0", "x", "10", ":", "-", "3", ".", "5"]),
+        ("0x10 0b11 1_0 +7 -0 -4", ["16", "3", "10", "7", "0", "-", "4"]),
+        ("9\\n8\\x7\\t6", ["987", "t", "6"]),
+        ("\x00 \u200b1", ["00", "u", "200", "b", "1"]),
+        ('it\'s "5"', ["its", "5"]),
+        ("no digit at all", []),
+    ],
+)
+def test_words_and_numbers_are_split_as_published(text, elements):
+    assert split_counters(text) == elements
+
+
+def test_numbers_longer_than_python_reads_are_words():
+    assert find_pattern("9" * 5000 + " 1 2 3 4 " + "9" * 5000) == INCREMENTING
+    assert split_counters("0x" + "f" * 5000) == ["0", "x" + "f" * 5000]
+    assert find_pattern("1 2 3 " + "9" * 5000 + " 4 5") == NEITHER
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"'strickt'.*Did you mean 'strict'"):
+        find_pattern("a", "strickt")
+
+
+# The oracle: the rules of related work, step by step, without any shortcut.
+
+
+def transcribed_elements(text):
+    words = []
+    for word in re.sub(r"\s+", " ", text).split(" "):
+        try:
+            words.append(str(int(word, 0)))
+        except ValueError:
+            words.append(word)
+    elements = []
+    for word in repr(" ".join(words)).split(" "):
+        for mark in ("\\n", "\\x", "\\", "'", '"'):
+            word = word.replace(mark, "")
+        elements += [piece for piece in re.split(r"(\d+)", word) if piece]
+    return [int(piece) if piece.isdecimal() else piece for piece in elements]
+
+
+def transcribed_test(elements, *, is_strict):
+    n = len(elements)
+    if n < 3:
+        return False, None
+    if n == 3:
+        if any(isinstance(element, str) for element in elements):
+            return False, None
+        bend = elements[2] - 2 * elements[1] + elements[0]
+        return (abs(bend) if is_strict else bend) < 1e-5, elements[2] - elements[1]
+    core = elements[1:-1] if n > 4 else elements
+    difference = None
+    for period in range(1, len(core) // 2 + 1):
+        is_passed, is_verified = True, False
+        if is_strict:
+            difference = None
+        for column in (core[start::period] for start in range(period)):
+            if any(type(element) is not type(column[0]) for element in column):
+                is_passed = False
+            elif isinstance(column[0], str):
+                is_passed = len(set(column)) == 1
+            else:
+                steps = [later - earlier for earlier, later in itertools.pairwise(column)]
+                is_passed = all(abs(step - steps[0]) < 1e-10 for step in steps)
+                if is_passed and steps[0] != 0:
+                    difference = steps[0]
+                if len(column) >= 3 and not (is_strict and steps[0] == 0):
+                    is_verified = True
+            if not is_passed:
+                break
+        if is_passed and difference is None:
+            return True, None
+        if is_passed and is_verified:
+            return True, difference
+    return False, None
+
+
+def transcribed_pattern(text, mode):
+    is_strict = mode == "strict"
+    is_passed, difference = transcribed_test(transcribed_elements(text), is_strict=is_strict)
+    if is_passed and difference:
+        return INCREMENTING
+    return False, transcribed_test(list(text), is_strict=is_strict)[0]
+
+
+def transcribed_characters(text):
+    return transcribed_test(list(text), is_strict=False)[0]
+
+
+few_elements = st.lists(st.sampled_from(["a", "|", "1", "2", "3", "4"]), max_size=14)
+near_periods = st.builds(
+    lambda unit, copies, position, noise: (
+        (unit * copies)[:position] + noise + (unit * copies)[position + len(noise) :]
+    ),
+    st.lists(st.sampled_from(["a", "1", "2", "5"]), min_size=1, max_size=5),
+    st.integers(1, 6),
+    st.integers(0, 20),
+    st.lists(st.sampled_from(["b", "7"]), max_size=1),
+)
+counters = st.builds(
+    lambda start, step, n, words: [
+        element for i in range(n) for element in (str(start + step * i), *words)
+    ],
+    st.integers(0, 20),
+    st.integers(0, 3),
+    st.integers(1, 8),
+    st.lists(st.sampled_from(["a", "b", "7"]), max_size=3),
+)
+worded = st.builds(
+    lambda unit, copies, start, noise, cut: (
+        noise[:1]
+        + [str(start + i) if word == "#" else word for i in range(copies) for word in unit]
+        + noise[1:]
+    )[cut:],
+    st.lists(st.sampled_from(["#", "#", "row", "item", "of", "'", '"x"', "é²"]), max_size=5),
+    st.integers(0, 5),
+    st.integers(0, 12),
+    st.lists(st.sampled_from(["alpha", "beta", "row", "''", "7", "\\n", "\u200b"]), max_size=4),
+    st.integers(0, 3),
+)
+texts = st.one_of(
+    st.text(alphabet="aab1290 -x_'\\n\x01٣+.,\"", max_size=30),
+    st.text(max_size=12),
+    st.one_of(few_elements, near_periods, counters, worded).map(" ".join),
+)
+
+
+@pytest.mark.parametrize("mode", ["published", "strict"])
+@given(texts)
+@settings(max_examples=1500)
+@example("9 3 2 5 4 3 2 5 4 3 9")
+def test_equals_the_transcribed_rules(mode, text):
+    assert find_pattern(text, mode) == transcribed_pattern(text, mode)
+
+
+@given(worded.map(" ".join))
+@settings(max_examples=600)
+@example("alpha 1 beta 2 gamma")
+@example("'' alpha 1 beta")
+def test_lone_words_are_never_found_in_a_text_that_counts(text):
+    for mode in ("published", "strict"):
+        assert find_pattern(text, mode) == transcribed_pattern(text, mode)
+        assert not (has_lone_words(text) and transcribed_pattern(text, mode) == INCREMENTING)
+
+
+def test_pieces_of_source_files_equal_the_transcribed_rules():
+    """Real text: code and prose, most of it without a pattern; tables of numbers with one."""
+    folder = Path(__file__).parents[2]
+    files = [*sorted((folder / "src").rglob("*.py"))[::6], *sorted(folder.glob("*.md"))]
+    files += [*(folder / "src").rglob("rho.csv")]
+    pieces = [
+        text[start : start + 40 + start % 200]
+        for text in (file.read_text(encoding="utf-8") for file in files)
+        for start in range(0, len(text), 173)
+    ]
+    assert len(pieces) > 400
+    assert 0.3 < sum(map(has_lone_words, pieces)) / len(pieces) < 1
+    for piece in pieces:
+        assert find_pattern(piece) == transcribed_pattern(piece, "published")
+
+
+@given(texts)
+@settings(max_examples=1000)
+def test_elements_equal_the_transcribed_steps(text):
+    wanted = transcribed_elements(text)
+    found = [int(one) if is_number(one) else one for one in split_counters(text)]
+    assert found == (wanted if found or any(isinstance(one, int) for one in wanted) else [])
+
+
+@given(st.text(alphabet="ab", max_size=40))
+@settings(max_examples=1000)
+def test_repeating_is_the_core_test_on_characters(text):
+    assert find_pattern(text).is_repeating == transcribed_characters(text)
+
+
+@given(st.text(alphabet="ab", max_size=60), st.integers(1, 8), st.integers(0, 8))
+@settings(max_examples=2000)
+def test_smallest_period_is_the_smallest_that_fits(text, copies, cut):
+    text = (text[:9] * copies)[cut:] + text[9:12]
+    fitting = (p for p in range(1, len(text) // 2 + 1) if text[p:] == text[:-p])
+    assert find_smallest_period(text) == next(fitting, None)
+
+
+@given(texts, st.sampled_from(["published", "strict"]))
+@settings(max_examples=500)
+def test_never_both(text, mode):
+    assert sum(find_pattern(text, mode)) <= 1
+
+
+@given(st.integers(1, 50), st.integers(0, 1000))
+def test_incrementing_wins_over_repeating(step, start):
+    text = "\n" + "".join(f"{start + step * (i % 1000)}\n" for i in range(8))
+    assert find_pattern(text) == INCREMENTING
+    digits = "1 2 3 4 "  # counts although its characters are periodic, too
+    assert transcribed_characters("1 1 1 1 1 ")
+    assert find_pattern(digits) == INCREMENTING

@@ -1,0 +1,257 @@
+"""Readers: what is read, what is passed over and counted, what is refused."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data.duplicates import count_duplicates
+from mnemoscope.data.read import read_corpus, read_sequences
+from mnemoscope.data.table import check_sequences, write_table
+from mnemoscope.errors import DamagedDataError, UserError
+
+LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
+CODE = "def add(a, b):\n    return a + b\n" * 12
+
+
+def make_folder(root, order=1):
+    files = {
+        "b/z.py": CODE.encode(),
+        "a.txt": LONG.encode(),
+        "LICENSE": b"\xef\xbb\xbf" + LONG.encode(),
+        "b/notes.dat": ("é日\r\n" * 60).encode(),
+        "short.md": b"too short",
+        "empty.txt": b"",
+        "image.png": b"\x89PNG\0\0" + LONG.encode(),
+        "latin.txt": LONG.encode() + "é".encode("latin-1"),
+        ".hidden.txt": LONG.encode(),
+        ".git/config.txt": LONG.encode(),
+        "b/.cache/x.py": CODE.encode(),
+    }
+    for name in sorted(files)[::order]:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[name])
+    return root
+
+
+def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(tmp_path, tokenizer):
+    result = read_sequences(make_folder(tmp_path / "texts"), tokenizer)
+    frame = result.frame
+    assert frame["document"].unique(maintain_order=True).to_list() == [
+        "LICENSE",
+        "a.txt",
+        "b/notes.dat",
+        "b/z.py",
+    ]
+    assert (result.n_documents, result.n_too_short, result.n_unreadable) == (4, 2, 2)
+    assert dict(frame.select("document", "genre").unique().rows()) == {
+        "LICENSE": "prose",
+        "a.txt": "prose",
+        "b/notes.dat": None,
+        "b/z.py": "code",
+    }
+    assert frame["sequence_id"].to_list() == list(range(len(frame)))
+    check_sequences(frame, where="texts", vocab_size=len(tokenizer))
+
+
+def test_offsets_point_into_the_file(tmp_path, tokenizer):
+    frame = read_sequences(make_folder(tmp_path / "texts"), tokenizer).frame
+    for row in frame.filter(pl.col("document").is_in(["a.txt", "b/z.py"])).iter_rows(named=True):
+        whole = (tmp_path / "texts" / row["document"]).read_text()
+        assert whole[row["start"] : row["end"]] == row["text"]
+    crlf = frame.filter(pl.col("document") == "b/notes.dat")
+    assert "\r\n" in crlf["text"][0]
+
+
+def test_the_order_does_not_depend_on_the_file_system(tmp_path, tokenizer):
+    first = read_sequences(make_folder(tmp_path / "one", 1), tokenizer).frame
+    second = read_sequences(make_folder(tmp_path / "two", -1), tokenizer).frame
+    assert first.equals(second)
+
+
+def test_links_that_lead_in_a_circle_or_nowhere_are_passed_over(tmp_path, tokenizer):
+    folder = make_folder(tmp_path / "texts")
+    before = read_sequences(folder, tokenizer).frame
+    (folder / "circle").symlink_to(folder)
+    (folder / "dangling.txt").symlink_to(folder / "gone.txt")
+    assert read_sequences(folder, tokenizer).frame.equals(before)
+
+
+def test_a_limit_keeps_the_first_sequences(tmp_path, tokenizer):
+    folder = make_folder(tmp_path / "texts")
+    whole = read_sequences(folder, tokenizer).frame
+    for limit in (1, 3, len(whole) + 5):
+        assert read_sequences(folder, tokenizer, limit=limit).frame.equals(whole.head(limit))
+
+
+def test_length_and_stride_are_those_asked_for(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(LONG)
+    frame = read_sequences(tmp_path, tokenizer, length=32, stride=16).frame
+    check_sequences(frame, where="t", length=32)
+    assert frame["tokens"][0][16:].to_list() == frame["tokens"][1][:16].to_list()
+
+
+def test_one_file_equals_its_folder(tmp_path, tokenizer):
+    (tmp_path / "a.py").write_text(CODE)
+    assert read_sequences(tmp_path / "a.py", tokenizer).frame.equals(
+        read_sequences(tmp_path, tokenizer).frame
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "no text in it (0 files"),
+        ({"a.bin": b"\0\1"}, "no text in it (1 files"),
+        ({".hidden": LONG.encode()}, "no text in it (0 files"),
+        ({"a.txt": b"short", "b.txt": b""}, "no text of 64 tokens"),
+    ],
+)
+def test_a_folder_without_sequences_is_refused(tmp_path, tokenizer, files, words):
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        read_sequences(tmp_path, tokenizer)
+
+
+def test_sources_that_cannot_be_read_are_refused(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="gone: no such file or folder"):
+        read_sequences(tmp_path / "gone", tokenizer)
+    (tmp_path / "a.bin").write_bytes(b"\0")
+    with pytest.raises(UserError, match=r"a\.bin: not a text in UTF-8"):
+        read_sequences(tmp_path / "a.bin", tokenizer)
+    (tmp_path / "a.txt").write_text(LONG)
+    with pytest.raises(UserError, match="need a tokenizer"):
+        read_sequences(tmp_path / "a.txt", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(DamagedDataError, match=r"t\.parquet"):
+        read_sequences(tmp_path / "t.parquet", tokenizer)
+
+
+def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "a.txt").write_text(LONG)
+    (tmp_path / "b.txt").write_text(LONG)
+    read_bytes = type(tmp_path).read_bytes
+
+    def guarded(path):
+        if path.name == "b.txt":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", guarded)
+    result = read_sequences(tmp_path, tokenizer)
+    assert (result.n_documents, result.n_unreadable) == (1, 1)
+    with pytest.raises(UserError, match=r"b\.txt: no permission"):
+        read_sequences(tmp_path / "b.txt", tokenizer)
+
+
+def write_texts(path, tokenizer, **columns):
+    one_window = tokenizer.decode(tokenizer(LONG, add_special_tokens=False)["input_ids"][:70])
+    texts = [one_window, LONG, "short", None, CODE]
+    write_table(path, pl.DataFrame({"text": texts, **columns}))
+    return one_window
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+def test_texts_of_a_table_are_cut_and_keep_their_columns(tmp_path, tokenizer, name):
+    columns = {
+        "sequence_id": [70, 50, 60, 61, 62],
+        "document": ["one", None, "short", "none", "code"],
+        "genre": ["prose", "prose", "prose", "prose", "code"],
+        "duplicates": [3, 4, 5, 6, 7],
+        "held_out": [True, False, False, False, False],
+        "memorization_score": [1.0] * 5,
+        "mine": ["a", "b", "c", "d", "e"],
+    }
+    one_window = write_texts(tmp_path / name, tokenizer, **columns)
+    result = read_sequences(tmp_path / name, tokenizer)
+    frame = result.frame
+    assert (result.n_documents, result.n_too_short) == (3, 2)
+    assert "memorization_score" not in frame.columns
+    alone = frame.row(0, named=True)
+    assert (alone["sequence_id"], alone["document"], alone["duplicates"]) == (70, "one", 3)
+    assert one_window.startswith(alone["text"])
+    others = frame.slice(1)
+    assert others["sequence_id"].to_list() == list(range(71, 71 + len(others)))
+    assert set(others.select("document", "genre", "duplicates", "held_out", "mine").rows()) == {
+        (f"{name}, row 1", "prose", 4, False, "b"),
+        ("code", "code", 7, False, "e"),
+    }
+    for row in others.iter_rows(named=True):
+        whole = LONG if row["mine"] == "b" else CODE
+        assert whole[row["start"] : row["end"]] == row["text"]
+
+
+def test_texts_without_ids_are_numbered_and_offsets_count_from_their_start(tmp_path, tokenizer):
+    write_texts(tmp_path / "t.jsonl", tokenizer, start=[1000, None, 0, 0, 5])
+    frame = read_sequences(tmp_path / "t.jsonl", tokenizer).frame
+    assert frame["sequence_id"].to_list() == list(range(len(frame)))
+    first = frame.group_by("document", maintain_order=True).first()
+    assert first["start"].to_list() == [1000, 0, 5]
+
+
+def test_tokens_of_a_table_are_taken_as_they_are(tmp_path, tokenizer):
+    source = pl.DataFrame(
+        {
+            "tokens": [[5] * 64, [6] * 64],
+            "group": ["g", None],
+            "mine": [1.5, None],
+            "rouge_l": [0.5, 0.5],
+        }
+    )
+    write_table(tmp_path / "t.parquet", source)
+    frame = read_sequences(tmp_path / "t.parquet", tokenizer).frame
+    assert frame.columns == ["sequence_id", "text", "tokens", "group", "mine"]
+    assert frame["text"].to_list() == [tokenizer.decode(row) for row in source["tokens"].to_list()]
+    assert (
+        frame.select("tokens", "group", "mine").rows()
+        == source.select("tokens", "group", "mine").rows()
+    )
+    bare = read_sequences(tmp_path / "t.parquet", None, limit=1)
+    assert bare.frame.columns == ["sequence_id", "tokens", "group", "mine"]
+    assert (len(bare.frame), bare.n_documents) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"mine": [1, 2]}, "no column 'text'"),
+        ({"tokens": [[1] * 64, [1] * 61]}, "row 1: 61 tokens where 64"),
+        ({"tokens": [[1] * 64, [-1] * 64]}, "row 1, token 0: id -1"),
+        ({"sequence_id": [1, 1], "tokens": [[1] * 64] * 2}, "row 1: sequence_id 1 is there"),
+        ({"sequence_id": [1, 1], "text": [LONG, LONG]}, "row 1: sequence_id 1 is there"),
+        ({"sequence_id": [1, None], "text": [LONG, LONG]}, "row 1: no sequence_id"),
+        ({"text": ["a", None]}, "no text of 64 tokens"),
+        ({"text": [1, 2]}, "column 'text'"),
+    ],
+)
+def test_tables_that_give_no_sequences_are_refused(tmp_path, tokenizer, columns, words):
+    pl.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=words):
+        read_sequences(tmp_path / "t.parquet", tokenizer)
+
+
+def test_every_sequence_is_found_in_its_own_corpus(tmp_path, tokenizer):
+    folder = make_folder(tmp_path / "texts")
+    frame = read_sequences(folder, tokenizer).frame
+    suffixes = np.array(frame["tokens"].to_list())[:, 32:]
+    counts = count_duplicates(suffixes, read_corpus(folder, tokenizer))
+    assert counts.min() >= 1
+    prose = frame["document"].is_in(["LICENSE", "a.txt"]).to_numpy()
+    assert counts[prose].min() >= 2  # the two files hold the same text
+
+
+def test_a_corpus_of_tokens_or_texts_is_read_whole(tmp_path, tokenizer):
+    write_table(tmp_path / "t.parquet", pl.DataFrame({"tokens": [[1, 2, 3], None, [4]]}))
+    arrays = list(read_corpus(tmp_path / "t.parquet", None))
+    assert [array.tolist() for array in arrays] == [[1, 2, 3], [4]]
+    write_table(tmp_path / "t.jsonl", pl.DataFrame({"text": ["ab", None, LONG]}))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("ab")
+    (tmp_path / "texts" / "b.txt").write_text(LONG)
+    wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("ab", LONG)]
+    for source in ("t.jsonl", "texts"):
+        arrays = list(read_corpus(tmp_path / source, tokenizer))
+        assert [array.tolist() for array in arrays] == wanted
+    with pytest.raises(UserError, match="gone"):
+        read_corpus(tmp_path / "gone", tokenizer)

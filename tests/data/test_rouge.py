@@ -1,0 +1,106 @@
+"""ROUGE-L and ROUGE-3 equal the package rouge-score on ids joined by blanks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from mnemoscope.data.rouge import rouge_3, rouge_l, rouge_scores
+
+SCORER = RougeScorer(["rougeL", "rouge3"], use_stemmer=False)
+EXACT = 1e-12  # both divide small integers; only the order of the operations differs
+
+
+def by_rouge_score(prefix, suffix):
+    texts = (" ".join(map(str, ids)) for ids in (prefix, suffix))
+    scores = SCORER.score(*texts)
+    return scores["rougeL"].fmeasure, scores["rouge3"].fmeasure
+
+
+def assert_equals_oracle(prefixes, suffixes):
+    wanted = np.array([by_rouge_score(*pair) for pair in zip(prefixes, suffixes, strict=True)])
+    np.testing.assert_allclose(rouge_l(prefixes, suffixes), wanted[:, 0], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(rouge_3(prefixes, suffixes), wanted[:, 1], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(
+        np.transpose(rouge_scores(prefixes, suffixes)), wanted, rtol=0, atol=EXACT
+    )
+
+
+@pytest.mark.parametrize("vocab_size", [2, 4, 12, 100, 60_000])
+def test_random_pairs_equal_rouge_score(vocab_size):
+    rng = np.random.default_rng(vocab_size)
+    pairs = rng.integers(0, vocab_size, (500, 64), dtype=np.int32)
+    assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
+
+
+def test_overlapping_pairs_equal_rouge_score():
+    rng = np.random.default_rng(0)
+    prefixes = rng.integers(0, 5000, (500, 32), dtype=np.int32)
+    suffixes = np.where(rng.random((500, 32)) < rng.random((500, 1)), prefixes, prefixes[:, ::-1])
+    suffixes = np.stack([np.roll(row, rng.integers(8)) for row in suffixes])
+    scores = rouge_3(prefixes, suffixes)
+    assert 0 < np.mean(scores > 0) < 1
+    assert_equals_oracle(prefixes, suffixes)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(1, 1), (1, 2), (2, 3), (3, 3), (3, 60), (15, 16), (31, 33), (33, 64), (64, 65), (65, 32)],
+)
+def test_any_lengths_equal_rouge_score(lengths):
+    rng = np.random.default_rng(0)
+    prefixes, suffixes = (rng.integers(0, 3, (60, length)) for length in lengths)
+    assert_equals_oracle(prefixes, suffixes)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [0xD7FF, 0xD800, 0xDFFF, 0xE000],  # surrogates, no characters of their own
+        [0, 1, 0x10FFFD, 0x10FFFE],  # the ends of Unicode
+        [2**31 - 1, 2**31 - 2, 7, 0],  # no characters at all
+        [2**21 - 1, 2**21, 2**42 - 1, 2**42],  # would run into each other when packed
+    ],
+)
+def test_ids_that_make_odd_characters_equal_rouge_score(ids):
+    rng = np.random.default_rng(0)
+    pairs = np.array(ids)[rng.integers(0, len(ids), (100, 64))]
+    assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
+
+
+def test_blocks_do_not_change_a_score(monkeypatch):
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 6, (50, 20))
+    whole = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
+    monkeypatch.setattr("mnemoscope.data.rouge._BLOCK_ROWS", 7)
+    cut = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
+    np.testing.assert_array_equal(whole, cut)
+
+
+@given(st.lists(st.integers(0, 3), min_size=32, max_size=32))
+def test_equal_halves_score_one_and_strangers_zero(ids):
+    half = np.array([ids])
+    assert rouge_l(half, half) == rouge_3(half, half) == 1
+    assert rouge_l(half, half + 4) == rouge_3(half, half + 4) == 0
+
+
+@pytest.mark.parametrize("form", [">i4", ">u2", "uint64", "int8"])
+def test_ids_of_any_form_score_the_same(form):
+    ids = np.random.default_rng(0).integers(0, 5, (20, 64))
+    other = ids.astype(form)
+    other.setflags(write=False)
+    ours = rouge_scores(other[:, :32], other[:, ::-1][:, :32])
+    np.testing.assert_array_equal(ours, rouge_scores(ids[:, :32], ids[:, ::-1][:, :32]))
+
+
+def test_no_rows_give_no_scores():
+    empty = np.empty((0, 32), dtype=np.int32)
+    assert rouge_l(empty, empty).shape == rouge_3(empty, empty).shape == (0,)
+    assert [one.shape for one in rouge_scores(empty, empty)] == [(0,), (0,)]
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 4)), np.zeros(4, dtype=int), np.zeros((3, 4), int)])
+def test_arrays_of_another_form_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"wanted|but"):
+        rouge_l(wrong, np.zeros((2, 4), dtype=int))

@@ -1,0 +1,239 @@
+"""The table of sequences: what is written is read back, what is wrong is refused with its place."""
+
+import errno
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from mnemoscope.data.table import (
+    SCHEMA_VERSION,
+    check_sequences,
+    read_table,
+    token_matrix,
+    write_table,
+)
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+
+
+def table(n=3, length=64, **columns):
+    tokens = np.arange(n * length).reshape(n, length) % 100
+    return pl.DataFrame(
+        {
+            "sequence_id": pl.Series(range(10, 10 + n), dtype=pl.Int64),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            **columns,
+        }
+    )
+
+
+def refusal(function, *args, error=UserError, **kwargs):
+    with pytest.raises(error) as caught:
+        function(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_what_is_written_is_read_back_with_unknown_columns(tmp_path, ending):
+    frame = table(
+        text=["a\nb\r\n", "é日🎉\x00", None],
+        duplicates=[1, None, 7],
+        is_code=[True, None, False],
+        rouge_l=[0.1, 1 / 3, None],
+        mine=[{"a": [1]}, {"a": []}, None],
+        nothing=pl.Series([None] * 3, dtype=pl.String),
+    )
+    path = tmp_path / f"table{ending}"
+    write_table(path, frame)
+    found = read_table(path)
+    if ending == ".jsonl":  # JSON has no type for a column that holds nothing
+        found = found.with_columns(pl.col("nothing").cast(pl.String))
+    assert_frame_equal(found, frame)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_equal_tables_are_equal_files(tmp_path):
+    for name in ("a.parquet", "b.parquet", "a.jsonl", "b.jsonl"):
+        write_table(tmp_path / name, table(text=["a", "b", "c"]))
+    for ending in ("parquet", "jsonl"):
+        first, second = (tmp_path / f"{name}.{ending}" for name in "ab")
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl"])
+def test_a_full_disk_leaves_the_former_table_and_nothing_else(tmp_path, monkeypatch, name):
+    write_table(tmp_path / name, table())
+    before = (tmp_path / name).read_bytes()
+
+    def full(path, data):
+        with open(path, "wb") as handle:
+            handle.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    assert name in refusal(write_table, tmp_path / name, table(n=9), error=NoRoomError)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_known_columns_come_at_their_types(tmp_path):
+    frame = table().with_columns(
+        pl.col("sequence_id").cast(pl.UInt8),
+        pl.col("tokens").cast(pl.List(pl.UInt16)).list.to_array(64),
+        pl.lit("x").cast(pl.Categorical).alias("genre"),
+        pl.lit(None).alias("is_code"),
+        pl.lit(2).cast(pl.Int16).alias("unknown"),
+    )
+    frame.write_parquet(tmp_path / "t.parquet")
+    schema = read_table(tmp_path / "t.parquet").schema
+    assert schema == {
+        "sequence_id": pl.Int64,
+        "tokens": pl.List(pl.Int32),
+        "genre": pl.String,
+        "is_code": pl.Boolean,
+        "unknown": pl.Int16,
+    }
+
+
+@pytest.mark.parametrize("name", ["gone.parquet", "gone.jsonl"])
+def test_a_missing_file_is_refused(tmp_path, name):
+    assert name in refusal(read_table, tmp_path / name)
+
+
+def test_a_folder_and_another_ending_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence_id\n1\n")
+    assert ".parquet or .jsonl" in refusal(read_table, tmp_path / "t.csv")
+    assert "folder" in refusal(read_table, tmp_path)
+    assert ".parquet or .jsonl" in refusal(write_table, tmp_path / "t.csv", table())
+    assert "no such folder" in refusal(write_table, tmp_path / "gone" / "t.jsonl", table())
+
+
+def test_every_torn_parquet_file_is_named(tmp_path):
+    write_table(tmp_path / "whole.parquet", table(text=["a", "b", "c"]))
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    torn = tmp_path / "torn.parquet"
+    for size in {0, 1, 4, 8, len(whole) // 2, len(whole) - 9, len(whole) - 1}:
+        torn.write_bytes(whole[:size])
+        assert str(torn) in refusal(read_table, torn, error=DamagedDataError)
+
+
+def test_altered_pages_are_damage(tmp_path):
+    write_table(tmp_path / "whole.parquet", table(n=50, text=["some text"] * 50))
+    whole = bytearray((tmp_path / "whole.parquet").read_bytes())
+    whole[20:60] = bytes(255 - byte for byte in whole[20:60])
+    (tmp_path / "torn.parquet").write_bytes(whole)
+    assert "torn.parquet" in refusal(read_table, tmp_path / "torn.parquet", error=DamagedDataError)
+
+
+@pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "odd"])
+def test_a_newer_schema_is_refused(tmp_path, version):
+    path = tmp_path / "t.parquet"
+    table().write_parquet(path, metadata={"mnemoscope.schema_version": version})
+    assert f"schema version {version}" in refusal(read_table, path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"sequence_id": 2', "line 3: not JSON"),
+        ("[1]", "line 3: a list where an object"),
+        ('{"sequence_id": 2, "x": NaN}', "line 3: not JSON (NaN"),
+        ('{"sequence_id": "b"}', "line 3, column 'sequence_id': \"b\" where integers"),
+        ('{"sequence_id": true}', "line 3, column 'sequence_id': true where integers"),
+        ('{"sequence_id": 2.5}', "line 3, column 'sequence_id': 2.5 where integers"),
+        ('{"sequence_id": 2, "tokens": [1, "x"]}', "line 3, column 'tokens'"),
+        ('{"sequence_id": 2, "tokens": [1.5]}', "line 3, column 'tokens'"),
+        ('{"sequence_id": 2, "tokens": "1 2"}', "line 3, column 'tokens'"),
+        ('{"sequence_id": 2, "text": 7}', "line 3, column 'text': 7 where text"),
+        ('{"sequence_id": 2, "is_code": 1}', "line 3, column 'is_code': 1 where true or false"),
+        ('{"sequence_id": 2, "rouge_l": "high"}', "line 3, column 'rouge_l'"),
+        ('{"sequence_id": 2, "text": "\\ud800"}', "line 3, column 'text': half of a surrogate"),
+    ],
+)
+def test_a_bad_line_of_jsonl_is_named(tmp_path, line, words):
+    path = tmp_path / "t.jsonl"
+    good = json.dumps({"sequence_id": 1, "tokens": [1, 2], "text": "a", "is_code": True})
+    path.write_text(f"{good}\n\n{line}\n")
+    message = refusal(read_table, path)
+    assert message.startswith(f"{path}, {words}")
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
+    assert "line 2: byte 10 is not UTF-8" in refusal(read_table, path)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_jsonl_file_without_rows_is_refused(tmp_path, text):
+    (tmp_path / "t.jsonl").write_text(text)
+    assert "no line holds a row" in refusal(read_table, tmp_path / "t.jsonl")
+
+
+def test_numbers_too_large_for_a_column_are_refused(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"sequence_id": 1, "tokens": [4294967297]}\n')
+    assert "'tokens': a number does not fit" in refusal(read_table, tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, ending, monkeypatch):
+    path = tmp_path / f"t{ending}"
+    write_table(path, table())
+
+    def forbidden(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("read_parquet", "read_parquet_metadata"):
+        monkeypatch.setattr(pl, name, forbidden)
+    monkeypatch.setattr("mnemoscope.data.table.open", forbidden, raising=False)
+    assert "no permission" in refusal(read_table, path)
+
+
+def test_a_good_table_passes():
+    check_sequences(table(), where="t", vocab_size=100)
+    check_sequences(table(length=32), where="t", length=32)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (table().drop("tokens"), "t: no column 'tokens'. It holds: sequence_id."),
+        (table().rename({"tokens": "token"}), "Did you mean 'token'?"),
+        (table().drop("sequence_id"), "t: no column 'sequence_id'"),
+        (table().clear(), "t: no rows"),
+        (table(tokens=["a", "b", "c"]), "column 'tokens': String where lists of integers"),
+        (table(tokens=[[0.5] * 64] * 3), "lists of integers"),
+        (table(sequence_id=["a", "b", "c"]), "column 'sequence_id': String where integers"),
+        (table(sequence_id=[1, 2, 1]), "t, row 2: sequence_id 1 is there already"),
+        (table(sequence_id=[1, None, 3]), "t, row 1: no sequence_id"),
+        (table(tokens=[[1] * 64, [1] * 61, [1] * 64]), "t, row 1: 61 tokens where 64"),
+        (table(tokens=[[1] * 64, [1] * 64, []]), "t, row 2: 0 tokens where 64"),
+        (table(tokens=[[1] * 64, None, [1] * 64]), "t, row 1: 0 tokens where 64"),
+        (table(tokens=[[1] * 64, [1] * 63 + [None], [1] * 64]), "t, row 1: a null among"),
+        (table(tokens=[[1] * 64, [2] * 63 + [100], [1] * 64]), "t, row 1, token 63: id 100"),
+        (table(tokens=[[1] * 64, [1] * 64, [1, -1] * 32]), "t, row 2, token 1: id -1"),
+    ],
+)
+def test_a_table_that_cannot_be_shown_to_a_model_is_refused_with_its_place(frame, words):
+    assert words in refusal(check_sequences, frame, where="t", vocab_size=100)
+
+
+def test_token_matrix_holds_the_lists():
+    tokens = np.arange(6, dtype=np.int64).reshape(2, 3)
+    for series in (
+        pl.Series("tokens", tokens.tolist()),
+        pl.Series("tokens", tokens.tolist(), dtype=pl.Array(pl.UInt16, 3)),
+    ):
+        matrix = token_matrix(pl.DataFrame([series]))
+        assert matrix.dtype == np.int32
+        np.testing.assert_array_equal(matrix, tokens)
+
+
+@pytest.mark.parametrize("lists", [[[1], [1, 2]], [[1], None], [[1], [None]], [[1], [2**31]]])
+def test_token_matrix_refuses_what_is_no_matrix(lists):
+    frame = pl.DataFrame({"tokens": pl.Series(lists, dtype=pl.List(pl.Int64))})
+    assert "column 'tokens'" in refusal(token_matrix, frame)

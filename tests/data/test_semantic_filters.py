@@ -1,0 +1,389 @@
+"""The reader of the paper's data set on every quirk it is known for, on SYNTHETIC copies of it."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from synthetic_semantic_filters import SCHEMA, make_rows, write_copy, write_split
+
+from mnemoscope.data import published_split as semantic_filters
+from mnemoscope.data.published_split import (
+    HUB_NAME,
+    SPLITS,
+    find_split,
+    is_split_folder,
+    read_split,
+    take_rows,
+)
+from mnemoscope.data.rouge import rouge_3, rouge_l
+from mnemoscope.errors import DamagedDataError, UserError
+
+N_PILE, N_MEMORIES = 2000, 301
+PILE, MEMORIES = "pile_deduped_12b", "memories_deduped_12b"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """2,000 + 301 sequences in two files each; read only."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_copy(folder, N_PILE, N_MEMORIES, vocab_size=300)
+    return folder
+
+
+@pytest.fixture
+def changed(copy, tmp_path) -> Path:
+    """A copy that a test may spoil."""
+    shutil.copytree(copy, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def raw(folder: Path, split: str) -> pl.DataFrame:
+    """All rows of a split by Polars alone."""
+    return pl.concat(pl.read_parquet(one) for one in sorted((folder / "data").glob(f"{split}*")))
+
+
+def write_frame(folder: Path, split: str, frame: pl.DataFrame, n_shards: int = 1) -> Path:
+    write_split(folder, split, iter([frame]), n_shards=n_shards, n_rows=frame.height)
+    return folder / "data" / f"{split}-00000-of-{n_shards:05d}.parquet"
+
+
+def rows(n: int = 20, first: int = 0, is_memorized: bool = True) -> pl.DataFrame:
+    ids = np.arange(first, first + n)
+    return make_rows(ids, np.full(n, is_memorized), seed=3, vocab_size=300)
+
+
+def message(raised) -> str:
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+# -- the synthetic copy has the shape of the data set -----------------------------------------
+
+
+def test_the_copy_has_the_columns_types_and_quirks_that_are_known(copy) -> None:
+    """Names and types of related work's description of the data set, in its order."""
+    names = (
+        "sequence_id loss prompt_perplexity generation_perplexity sequence_perplexity text "
+        "is_incrementing is_repeating sequence_duplicates max_frequency avg_frequency "
+        "min_frequency median_frequency p25_frequency p75_frequency frequencies tokens "
+        "repeating_offset num_repeating smallest_repeating_chunk nl_scores 0_8_snowclones "
+        "0_9_snowclones 0_8_templates 0_9_templates huffman_coding_length memorization_score"
+    )
+    pile, memories = raw(copy, PILE), raw(copy, MEMORIES)
+    assert pile.columns == memories.columns == names.split()
+    assert len(names.split()) == 27
+    assert pile.schema == SCHEMA
+    assert memories.height % 8 == 0
+    assert memories.height - memories["sequence_id"].n_unique() == memories.height - N_MEMORIES == 3
+    assert (memories["memorization_score"] == 1).all()
+    assert 0 < (pile["memorization_score"] == 1).mean() < 0.1
+    assert len(set(pile["sequence_id"]) & set(memories["sequence_id"])) > 0
+    both = pile.join(memories, on="sequence_id")
+    assert (both["tokens"] == both["tokens_right"]).all()
+    assert set((32 * pile["memorization_score"]).unique()) <= set(range(33))
+
+
+# -- what is read -----------------------------------------------------------------------------
+
+
+def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy) -> None:
+    pile, memories = raw(copy, PILE), raw(copy, MEMORIES)
+    overlap = set(pile["sequence_id"]) & set(memories["sequence_id"])
+    split = read_split(str(copy), "deduped_12b")
+    assert split.n_rows == {PILE: N_PILE, MEMORIES: N_MEMORIES + 3}
+    assert split.n_duplicates == 3
+    assert split.n_overlaps == len(overlap)
+    assert split.rows["sequence_id"].n_unique() == split.rows.height
+    assert set(split.rows["sequence_id"]) == {*pile["sequence_id"], *memories["sequence_id"]}
+    kept = split.rows.filter(pl.col("sequence_id").is_in(list(overlap)))
+    expected = pile.filter(pl.col("sequence_id").is_in(list(overlap)))
+    assert kept["sequence_id"].to_list() == expected["sequence_id"].to_list()
+    assert kept["duplicates"].to_list() == expected["sequence_duplicates"].to_list()
+
+
+def test_a_full_name_is_one_part_alone(copy) -> None:
+    split = read_split(str(copy), MEMORIES)
+    assert list(split.files) == [MEMORIES]
+    assert split.rows.height == N_MEMORIES
+    assert (split.n_duplicates, split.n_overlaps) == (3, 0)
+
+
+@pytest.mark.parametrize("slice_rows", [64, 100_000])
+def test_features_are_those_of_the_whole_table_whatever_the_slice(
+    copy, monkeypatch, slice_rows
+) -> None:
+    monkeypatch.setattr(semantic_filters, "_SLICE_ROWS", slice_rows)
+    split = read_split(str(copy), "deduped_12b")
+    expected = pl.concat([raw(copy, PILE), raw(copy, MEMORIES)]).unique(
+        "sequence_id", keep="first", maintain_order=True
+    )
+    tokens = expected["tokens"].to_numpy()
+    tokens = np.stack(tokens)
+    assert split.rows["rouge_l"].to_list() == rouge_l(tokens[:, :32], tokens[:, 32:]).tolist()
+    assert split.rows["rouge_3"].to_list() == rouge_3(tokens[:, :32], tokens[:, 32:]).tolist()
+    for ours, theirs in {
+        "duplicates": "sequence_duplicates",
+        "is_incrementing": "is_incrementing",
+        "is_repeating": "is_repeating",
+        "memorization_score": "memorization_score",
+    }.items():
+        assert split.rows[ours].to_list() == expected[theirs].to_list(), ours
+    some = split.rows.filter(pl.col("sequence_id") % 7 == 3)
+    taken = take_rows(split, some.reverse())
+    whole = expected.filter(pl.col("sequence_id") % 7 == 3)
+    for name in ("sequence_id", "tokens", "text"):
+        assert taken[name].to_list() == whole[name].to_list(), name
+    assert taken.schema["tokens"] == pl.List(pl.Int32)
+
+
+def test_code_is_said_only_where_the_score_is_sure(tmp_path) -> None:
+    """At most 0.4 is code, 0.525 and above is not, between, NaN and null are not known."""
+    scores = [0.0, 0.4, 0.41, 0.5249, 0.525, 0.9, float("nan"), None]
+    frame = rows(len(scores)).with_columns(pl.Series("nl_scores", scores, dtype=pl.Float32))
+    write_frame(tmp_path, MEMORIES, frame)
+    found = read_split(str(tmp_path), MEMORIES).rows["is_code"].to_list()
+    assert found[:1] + found[2:] == [True, None, None, False, False, None, None]
+    assert found[1] is True
+
+
+def test_scores_that_are_no_number_are_null(tmp_path) -> None:
+    frame = rows(3).with_columns(pl.Series("memorization_score", [1.0, float("nan"), None]))
+    write_frame(tmp_path, MEMORIES, frame)
+    found = read_split(str(tmp_path), MEMORIES).rows["memorization_score"]
+    assert found.to_list() == [1.0, None, None]
+
+
+def test_limit_draws_from_the_whole_split_by_its_seed(copy) -> None:
+    drawn = [read_split(str(copy), PILE, limit=500, seed=seed).rows for seed in (0, 0, 1)]
+    assert drawn[0].height == 500
+    assert drawn[0].equals(drawn[1])
+    assert not drawn[0].equals(drawn[2])
+    whole = read_split(str(copy), PILE).rows
+    assert drawn[0].equals(whole.filter(pl.col("row").is_in(drawn[0]["row"].to_list())))
+    assert read_split(str(copy), PILE, limit=10**9).rows.equals(whole)
+
+
+def test_columns_that_a_users_rule_asks_for_come_along(copy) -> None:
+    split = read_split(str(copy), MEMORIES, also=["huffman_coding_length", "no_such_column"])
+    first = raw(copy, MEMORIES)["huffman_coding_length"][:N_MEMORIES]
+    assert split.rows["huffman_coding_length"].to_list() == first.to_list()
+    assert "no_such_column" not in split.rows.columns
+
+
+def test_only_needed_columns_are_opened(tmp_path) -> None:
+    """A file that lacks all the others will do."""
+    needed = [
+        "sequence_id", "text", "is_incrementing", "is_repeating", "sequence_duplicates", "tokens",
+        "nl_scores", "memorization_score",
+    ]  # fmt: skip
+    path = write_frame(tmp_path, MEMORIES, rows())
+    pl.read_parquet(path).select(needed).write_parquet(path)
+    assert read_split(str(tmp_path), MEMORIES).rows.height == 20
+
+
+# -- where it is found ------------------------------------------------------------------------
+
+
+def test_every_layout_gives_the_same_table(copy, tmp_path) -> None:
+    expected = read_split(str(copy), "deduped_12b").rows
+    cache = tmp_path / "hub" / f"datasets--{HUB_NAME.replace('/', '--')}"
+    shutil.copytree(copy / "data", cache / "snapshots" / "0123abc" / "data")
+    shutil.copytree(copy / "data", tmp_path / "flat")
+    for path in (copy / "data").iterdir():
+        split, _, rest = path.name.partition("-")
+        (tmp_path / "folders" / split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "folders" / split / rest)
+        old_name = f"{path.stem}-5f3c9b1d2a.parquet"  # as earlier pushes named them
+        (tmp_path / "hashed").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "hashed" / old_name)
+    for source in (
+        cache,
+        cache.parent,
+        tmp_path / "flat",
+        tmp_path / "folders",
+        tmp_path / "hashed",
+    ):
+        assert is_split_folder(str(source)), source
+        assert read_split(str(source), "deduped_12b").rows.equals(expected), source
+    assert not is_split_folder(str(Path(__file__).parent))
+
+
+def test_the_hubs_name_fetches_only_the_files_of_the_split(copy, monkeypatch, tmp_path) -> None:
+    import huggingface_hub
+
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def fetch(name, **named):
+        asked.append((name, named))
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert list(find_split(HUB_NAME, "deduped_12b")) == [PILE, MEMORIES]
+    patterns = [f"data/{PILE}-*.parquet", f"data/{MEMORIES}-*.parquet"]
+    assert asked == [(HUB_NAME, {"repo_type": "dataset", "allow_patterns": patterns})]
+    with pytest.raises(UserError, match="Did you mean 'memories_deduped_12b'"):
+        find_split(HUB_NAME, "memoris_deduped_12b")
+    assert len(asked) == 1
+    assert len(SPLITS) == len(set(SPLITS)) == 32
+
+
+def test_a_hub_out_of_reach_is_said_with_the_command_that_helps(monkeypatch, tmp_path) -> None:
+    import huggingface_hub
+
+    def fail(name, **named):
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(
+        UserError, match=r"hf download usvsnsp/semantic-filters .*--local-dir"
+    ) as told:
+        read_split(HUB_NAME, "deduped_12b")
+    assert "ConnectionError" in message(told)
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("deduped_12", "Did you mean 'deduped_12b'"),
+        ("pile_deduped_12", "Did you mean 'pile_deduped_12b'"),
+        ("xyz", "no split 'xyz'. It holds: memories_deduped_12b, pile_deduped_12b."),
+        ("", "no split ''"),
+        ("../data", "no split"),
+    ],
+)
+def test_an_unknown_split_is_refused_with_the_nearest(copy, split, said) -> None:
+    with pytest.raises(UserError) as raised:
+        read_split(str(copy), split)
+    assert said in message(raised)
+    assert str(copy) in message(raised)
+
+
+def test_half_of_a_pair_is_not_taken_for_the_pair(changed) -> None:
+    for path in (changed / "data").glob("pile*"):
+        path.unlink()
+    with pytest.raises(UserError, match="needs 'pile_deduped_12b', which is not there") as raised:
+        read_split(str(changed), "deduped_12b")
+    assert "memories_deduped_12b" in message(raised)
+
+
+def test_a_shard_that_is_missing_is_named(changed) -> None:
+    (changed / "data" / f"{PILE}-00001-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match=f"lacks 1 of 2 files, the first {PILE}-00001-of-00002"):
+        read_split(str(changed), PILE)
+    assert read_split(str(changed), MEMORIES).rows.height == N_MEMORIES
+
+
+def test_folders_without_a_split_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_split(str(tmp_path / "none"), PILE)
+    with pytest.raises(UserError, match="holds no split of usvsnsp/semantic-filters"):
+        read_split(str(tmp_path), PILE)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="no such folder"):
+        read_split(str(tmp_path / "file"), PILE)
+
+
+@pytest.mark.parametrize("column", ["sequence_id", "tokens", "nl_scores", "sequence_duplicates"])
+def test_a_missing_column_is_named_with_its_file(changed, column) -> None:
+    path = changed / "data" / f"{MEMORIES}-00001-of-00002.parquet"
+    pl.read_parquet(path).drop(column).write_parquet(path)
+    with pytest.raises(UserError) as raised:
+        read_split(str(changed), "deduped_12b")
+    assert message(raised).startswith(f"{path}: no column '{column}'")
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "found"),
+    [
+        ("sequence_id", pl.String, "String where integers"),
+        ("is_repeating", pl.Int8, "Int8 where true or false"),
+        ("nl_scores", pl.String, "String where numbers"),
+        ("tokens", pl.List(pl.String), "List(String) where lists of integers"),
+    ],
+)
+def test_a_column_of_another_type_is_named_with_its_file(changed, column, dtype, found) -> None:
+    path = changed / "data" / f"{MEMORIES}-00000-of-00002.parquet"
+    pl.read_parquet(path).with_columns(pl.col(column).cast(dtype)).write_parquet(path)
+    with pytest.raises(UserError) as raised:
+        read_split(str(changed), MEMORIES)
+    assert message(raised).startswith(f"{path}, column '{column}': {found} are needed")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 0.3, 0.9, -1])
+def test_a_truncated_file_is_damage_and_named(changed, keep) -> None:
+    path = changed / "data" / f"{MEMORIES}-00000-of-00002.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(DamagedDataError, match="not a whole Parquet file") as raised:
+        read_split(str(changed), MEMORIES)
+    assert message(raised).startswith(str(path))
+
+
+def test_damage_between_head_and_foot_is_named(changed) -> None:
+    path = changed / "data" / f"{MEMORIES}-00000-of-00002.parquet"
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - 4)
+    path.write_bytes(data)
+    with pytest.raises(DamagedDataError, match="not a whole Parquet file") as raised:
+        read_split(str(changed), MEMORIES)
+    assert message(raised).startswith(str(path))
+
+
+@pytest.mark.parametrize(("tokens", "found"), [([1] * 63, 63), (None, 0)])
+def test_tokens_that_are_not_64_are_named_with_file_and_row(tmp_path, tokens, found) -> None:
+    frame = rows(20)
+    lists = frame["tokens"].to_list()
+    lists[13] = tokens
+    frame = frame.with_columns(pl.Series("tokens", lists, dtype=pl.List(pl.Int64)))
+    path = write_frame(tmp_path, MEMORIES, frame)
+    with pytest.raises(UserError) as raised:
+        read_split(str(tmp_path), MEMORIES)
+    where = f"{path}, column 'tokens', row 13: {found} tokens where 64 are needed"
+    assert message(raised).startswith(where)
+
+
+def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path) -> None:
+    frame = rows(5)
+    ids = pl.Series("sequence_id", [0, 1, None, 3, 4])
+    path = write_frame(tmp_path, MEMORIES, frame.with_columns(ids))
+    with pytest.raises(UserError) as raised:
+        read_split(str(tmp_path), MEMORIES)
+    assert message(raised).startswith(f"{path}, column 'sequence_id', row 2: null")
+    write_frame(tmp_path, MEMORIES, frame.clear())
+    with pytest.raises(UserError, match="has no rows"):
+        read_split(str(tmp_path), MEMORIES)
+
+
+@pytest.mark.parametrize("bad", [None, -1, 2**31])
+def test_a_token_that_is_no_id_is_refused_with_its_row(tmp_path, bad) -> None:
+    frame = rows(3)
+    tokens = frame["tokens"].to_list()
+    tokens[1] = [*tokens[1][:5], bad, *tokens[1][6:]]
+    spoilt = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int64)))
+    write_frame(tmp_path, MEMORIES, spoilt)
+    with pytest.raises(UserError) as raised:
+        read_split(tmp_path, MEMORIES)
+    assert "column 'tokens', row 1:" in message(raised)
+    assert "no token id" in message(raised)
+
+
+def test_tokens_in_an_array_column_are_read_as_lists_are(tmp_path) -> None:
+    frame = rows(3)
+    write_frame(tmp_path / "lists", MEMORIES, frame)
+    path = write_frame(tmp_path / "arrays", MEMORIES, frame)
+    frame.with_columns(pl.col("tokens").list.to_array(64)).write_parquet(path)
+    as_lists, as_arrays = (read_split(tmp_path / one, MEMORIES) for one in ("lists", "arrays"))
+    assert as_arrays.rows.equals(as_lists.rows)
+    assert take_rows(as_arrays, as_arrays.rows).equals(take_rows(as_lists, as_lists.rows))

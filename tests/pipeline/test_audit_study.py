@@ -1,0 +1,277 @@
+"""A study's CNNs asked by an audit: the same figures by another way, refusals, and reasons."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import brier_score_loss
+
+from mnemoscope.audit import ground as audit_study
+from mnemoscope.audit import ground as auto_study
+from mnemoscope.audit.ground import (
+    MEMORIZED_A_CLASS,
+    check_study,
+    make_study,
+    read_ground,
+    recall_probabilities,
+)
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.embedded import model_path
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import STAGE_FUNCTIONS
+from mnemoscope.lm.load import load_model
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import facts_of
+
+NAME = "Non-Memo, Guess, Recall"
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_model(str(model_path()), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def study(small_demo, lm):
+    return check_study(small_demo, facts_of(lm, "embedded"), AuditSettings())
+
+
+@pytest.fixture(scope="module")
+def ground(study):
+    return read_ground(study)
+
+
+@pytest.fixture(scope="module")
+def evaluated(study):
+    """Memorized evaluation sequences with the probabilities that the study itself kept."""
+    said = study.read("predictions.parquet").filter(taxonomy=NAME, source="model")
+    rows = study.read("samples.parquet").filter(sample=NAME, split="eval")
+    rows = rows.filter(pl.col("class") != "Non-Memo")
+    columns = said.select("sequence_id", "probabilities")
+    return rows.join(columns, on="sequence_id").join(
+        study.sequences.select("sequence_id", "tokens"), on="sequence_id"
+    )
+
+
+def odds_of(probabilities):
+    """Log-odds of Recall against Guess."""
+    return np.array([math.log(max(p[2], 1e-7) / max(p[1], 1e-7)) for p in probabilities])
+
+
+def by_hand(ground, probabilities):
+    """What the calibration makes of the probabilities that the study kept."""
+    fit = ground.calibration
+    if fit.method == "isotonic":
+        return np.interp(odds_of(probabilities), *np.array(fit.knots).T)
+    return 1 / (1 + np.exp(-odds_of(probabilities) / fit.temperature))
+
+
+def test_windows_get_what_the_study_said_of_the_same_sequences(ground, evaluated, lm):
+    windows = np.array(evaluated["tokens"].to_list(), dtype=np.int32)
+    found = recall_probabilities(ground, lm, windows, batch_size=16)
+    # another batch size changes the last bits of attention in float16
+    assert found == pytest.approx(by_hand(ground, evaluated["probabilities"]), abs=5e-3)
+
+
+def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evaluated, study):
+    trained = study.read("samples.parquet").filter(sample=NAME, split="train")
+    assert not set(trained["sequence_id"]) & set(evaluated["sequence_id"])
+    facts = ground.facts["measured"]
+    assert facts["n_guess"] + facts["n_recall"] == evaluated.height
+    assert sum(one["n"] for one in facts["bins"]) == evaluated.height
+    raw = 1 / (1 + np.exp(-odds_of(evaluated["probabilities"])))
+    truth = (evaluated["class"] == "Recall").to_numpy()
+    assert facts["brier_uncalibrated"] == pytest.approx(brier_score_loss(truth, raw), rel=1e-4)
+    # fitted on all of them, a calibration looks better than on those it has not seen
+    seen = brier_score_loss(truth, by_hand(ground, evaluated["probabilities"]))
+    assert seen <= facts["brier"] + 1e-6
+
+
+@pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
+def test_other_windows_are_refused(small_demo, lm, settings):
+    with pytest.raises(UserError, match=r"32|plain text"):
+        check_study(small_demo, facts_of(lm, "embedded"), AuditSettings(**settings))
+
+
+def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
+    impossible = read_ground(Study(tiny_studies["report"]))
+    assert impossible.calibration is None
+    assert "could not train" in impossible.facts["reason"]
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_study, "ENOUGH_A_CLASS", 1000)
+        assert "too few held-out sequences" in read_ground(study).facts["reason"]
+    with monkeypatch.context() as patch:
+        known = audit_study.load_outcome
+
+        def untrained(job):
+            outcome = known(job)
+            return replace(outcome, facts=outcome.facts | {"did_train": False})
+
+        patch.setattr(audit_study, "load_outcome", untrained)
+        assert "did not train" in read_ground(study).facts["reason"]
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_study, "USABLE_POOLINGS", ("max",))
+        assert "see mean" in read_ground(study).facts["reason"]
+    by_row = {key: one | {"split_by": "row"} for key, one in audit_study.samples_of(study).items()}
+    monkeypatch.setattr(audit_study, "samples_of", lambda _: by_row)
+    found = read_ground(study)
+    assert "split by row" in found.facts["reason"]
+    assert found.calibration is None
+
+
+def test_without_calibration_nothing_is_said(lm):
+    assert recall_probabilities(None, lm, np.zeros((3, 64), np.int32), batch_size=2) == [None] * 3
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory, study):
+    """A passage that the model was trained on."""
+    rows = study.sequences.filter(
+        pl.col("is_memorized") & (pl.col("genre") == "prose") & (pl.col("duplicates") > 5)
+    )
+    path = tmp_path_factory.mktemp("documents") / "a.txt"
+    path.write_text("The lamp on the hill.\n" + rows["text"][0] + "\nA ferry crossed.\n" * 9)
+    return path
+
+
+def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
+    call, document, small_demo, tmp_path
+):
+    out = tmp_path / "out"
+    report = tmp_path / "junit.xml"
+    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
+    result = call(*arguments, "--study", small_demo, "--junit", report)
+    assert result.status == 0, result.err
+    spans = pl.read_parquet(out / "spans.parquet")
+    assert spans.height
+    assert spans["probability"].is_between(0, 1).all()
+    says = pl.when(pl.col("probability") >= 0.5).then(pl.lit("recall")).otherwise(pl.lit("guess"))
+    assert spans["cnn_says"].equals(spans.select(says).to_series(), check_names=False)
+    facts = json.loads((out / "audit.json").read_text())["cnn"]
+    assert facts["reason"] is None
+    scores = facts["calibration"]["brier_by_method"]
+    assert scores[facts["calibration"]["method"]] <= scores["none"]
+    page = (out / "audit.html").read_text()
+    assert "Brier score" in page
+    assert page.count("<circle") == len(facts["measured"]["bins"])
+    assert "<testsuite" in report.read_text()
+    assert "other documents, settings" in call(*arguments).err
+
+
+@pytest.mark.parametrize(
+    ("which", "words"), [("small_demo", "another model"), ("nowhere", "no such folder")]
+)
+def test_a_study_that_is_none_of_this_model_is_refused(
+    refused, document, small_demo, tiny, tmp_path, which, words
+):
+    folder = small_demo if which == "small_demo" else Path("nowhere")
+    line = refused("audit", tiny.model, document, "-o", tmp_path / "x", "-q", "--study", folder)
+    assert words in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_study_that_was_not_trained_is_refused(refused, document, tiny, tiny_studies, tmp_path):
+    out = tmp_path / "x"
+    folder = tiny_studies["label"]
+    line = refused("audit", tiny.model, document, "-o", out, "-q", "--study", folder)
+    assert "stage 'train' has not been run" in line
+
+
+def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
+    said = []
+    monkeypatch.setattr(auto_study, "say", said.append)
+    made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
+    assert "making a study" in said[0]
+    assert "Of 150 sequences the model has memorized" in said[1]
+    assert f"each wants {MEMORIZED_A_CLASS}" in said[2]
+    assert not (made.folder / "maps").exists()
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*.parquet")}
+    again = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", lm=lm, limit=150)
+    after = {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.parquet")}
+    assert before == after
+    assert "already there" in said[3]
+    found = check_study(again.folder, facts_of(lm, "embedded"), AuditSettings())
+    assert "could not train" in read_ground(found).facts["reason"]
+
+
+@pytest.fixture
+def small_auto(monkeypatch):
+    """`--study auto` of 500 sequences, with as few a class as they hold."""
+    known = auto_study.study_settings
+
+    def few(*arguments, **named):
+        made = known(*arguments, **named | {"limit": 500})
+        label = made.label.model_copy(update={"n_train": 60, "n_eval": 30, "minimum": 30})
+        train = made.train.model_copy(update={"workers": 1})
+        return made.model_copy(update={"label": label, "train": train})
+
+    monkeypatch.setattr(auto_study, "study_settings", few)
+    monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
+
+
+def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
+    call, document, small_auto, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    arguments = ("audit", "embedded", document, "-o", out, "--reference", "none", "--study", "auto")
+    with monkeypatch.context() as patch:
+        patch.setitem(STAGE_FUNCTIONS, "train", _dies)
+        assert call(*arguments).status != 0
+    assert not (out / "audit.json").exists()
+    maps = {path: path.stat().st_mtime_ns for path in out.rglob("maps/**/*.safetensors")}
+    assert maps
+    result = call(*arguments)
+    assert result.status == 0, result.err
+    assert "going on with the study that was begun" in result.err
+    assert "Probabilities from 3 CNNs" in result.err
+    assert {path: path.stat().st_mtime_ns for path in maps} == maps
+    assert pl.read_parquet(out / "spans.parquet")["probability"].null_count() == 0
+    record = json.loads((out / "audit.json").read_text())
+    assert record["cnn"]["reason"] is None
+
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
+    assert "this audit is already there" in call(*arguments).err
+    again = call(*arguments, "--stride", "16", "--redo")
+    assert again.status == 0, again.err
+    assert "study of this model is already there" in again.err
+    assert kept == {path: path.stat().st_mtime_ns for path in out.rglob("cnn/*")}
+    other = json.loads((out / "audit.json").read_text())
+    assert other["cnn"]["measured"] == record["cnn"]["measured"]
+
+
+def _dies(*_):
+    raise KeyboardInterrupt
+
+
+def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
+    refused, document, small_auto, tmp_path, tiny
+):
+    short = tmp_path / "short.txt"
+    short.write_text("Too short.")
+    auto = ("-q", "--study", "auto")
+    line = refused("audit", "embedded", short, "-o", tmp_path / "a", *auto)
+    assert "shorter than one window" in line
+    line = refused(
+        "audit", "embedded", document, "-o", tmp_path / "b", *auto, "--reference", tiny.model
+    )
+    assert "another tokenizer" in line
+    assert not list(tmp_path.rglob("study.yaml"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_auto_is_refused_beside_an_audit_that_asked_no_study(call, refused, document, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
+    assert call(*arguments).status == 0
+    assert "other documents, settings" in refused(*arguments, "--study", "auto")
+    assert not (out / "study").exists()
+
+
+def test_auto_refuses_other_windows_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="Give both as 32"):
+        make_study(tmp_path, AuditSettings(prefix=8), model="embedded")
+    assert not list(tmp_path.iterdir())

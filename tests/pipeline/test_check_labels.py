@@ -1,0 +1,299 @@
+"""A study from a split (a SYNTHETIC one), and labels of the source checked against the model."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from synthetic_semantic_filters import make_rows, write_split
+
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run, run_stage
+from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.sample import order_keys
+from tiny_models import make_sequences
+
+N = 600
+NAMES = ["Non-Memo, Recite[5], Recollect", "Non-Memo, Guess, Recall"]
+PILE, MEMORIES = "pile_deduped_12b", "memories_deduped_12b"
+WRONG_MEMORIES, WRONG_PILE = 7, 5
+"""Planted: labelled memorized and not reproduced; labelled Non-Memo and reproduced."""
+
+
+@pytest.fixture(scope="module")
+def source(tiny, tmp_path_factory) -> Path:
+    """A synthetic split in which the tiny model's own continuations are what is memorized."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    truth = make_sequences(tiny.model, N)
+    is_memorized = truth["duplicates"].to_numpy() != 0  # all; corrected below
+    is_memorized = np.arange(N) % 3 < 2
+    label = is_memorized.copy()
+    label[np.flatnonzero(~is_memorized)[:WRONG_MEMORIES]] = True
+    label[np.flatnonzero(is_memorized)[:WRONG_PILE]] = False
+    frame = make_rows(truth["sequence_id"].to_numpy(), label, seed=0, vocab_size=300)
+    frame = frame.with_columns(
+        pl.col("memorization_score"),
+        truth["tokens"].cast(pl.List(pl.Int64)),
+        truth["duplicates"].alias("sequence_duplicates"),
+    )
+    pile = frame.filter(pl.int_range(pl.len()) % 2 == 0)
+    memories = frame.filter(pl.col("memorization_score") == 1)  # overlaps with the pile
+    memories = pl.concat([memories, memories.head(3)])
+    for name, rows in ((PILE, pile), (MEMORIES, memories)):
+        write_split(folder, name, iter([rows]), n_shards=2, n_rows=rows.height)
+    return folder
+
+
+def settings_for(tiny, source, **changes):
+    values = {
+        **tiny.values,
+        "sequences": {"source": str(source), "split": "deduped_12b"} | changes.pop("sequences", {}),
+        "label": {"taxonomies": NAMES, "n_train": 20, "n_eval": 10, "minimum": 6}
+        | changes.pop("label", {}),
+        **changes,
+    }
+    return parse_settings(values, where="test")
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny, source, tmp_path_factory) -> Study:
+    """A study of the split up to its labels; read only."""
+    folder = tmp_path_factory.mktemp("of-split") / "study"
+    return run(settings_for(tiny, source), folder, until="label")
+
+
+def whole(source: Path) -> pl.DataFrame:
+    """The split by Polars alone, under our names: one row a sequence, the pile's first."""
+    read = [pl.read_parquet(one) for one in sorted((source / "data").glob("*"), reverse=True)]
+    frame = pl.concat(sorted(read, key=lambda one: one["memorization_score"].mean()))
+    frame = frame.unique("sequence_id", keep="first")
+    return frame.rename({"sequence_duplicates": "duplicates"})
+
+
+# -- a study from a split ---------------------------------------------------------------------
+
+
+def test_kept_are_the_first_of_every_class_in_the_shared_order(tiny, source, tmp_path) -> None:
+    """Counted on the whole split, and the same rows as sorting it whole and taking the first."""
+    name = NAMES[0]
+    settings = settings_for(
+        tiny, source, label={"taxonomies": [name], "seed": 4}, sequences={"margin": 1.5}
+    )
+    study = run(settings, tmp_path / "study", until="sequences")
+    frame = whole(source)
+    labels = label_sequences(frame, parse_taxonomy(name))
+    order = np.argsort(order_keys(frame["sequence_id"].to_numpy(), 4))
+    wanted = set()
+    verdict = pl.Series(np.where(frame["memorization_score"] == 1, "memorized", "no"))
+    for column in (labels, verdict):
+        for one in column.unique():
+            rows = [row for row in order if column[int(row)] == one][:45]
+            wanted |= {frame["sequence_id"][int(row)] for row in rows}
+    assert set(study.sequences["sequence_id"]) == wanted
+    counts = study.manifest("sequences")["counts"]
+    found = dict(labels.value_counts().iter_rows())
+    assert counts["split"]["classes"][name] == {key: found[key] for key in found} | {}
+    assert counts["split"]["kept_per_class"] == 45
+    n_rows = sum(counts["split"]["parts"].values())
+    assert counts["split_rows"] == n_rows
+    assert counts["split_duplicate_ids"] == 3
+    assert counts["split_sequences"] == frame.height
+    assert n_rows - 3 - counts["split_overlapping_ids"] == frame.height
+    assert counts["sequences"] == len(wanted) < frame.height
+
+
+def test_published_labels_stay_beside_the_models_own(labelled, source) -> None:
+    table = labelled.sequences
+    given = dict(whole(source).select("sequence_id", "memorization_score").rows())
+    scores = [given[number] for number in table["sequence_id"]]
+    assert table["published_memorization_score"].to_list() == scores
+    assert table["published_is_memorized"].to_list() == [score == 1 for score in scores]
+    differs = table.filter(pl.col("published_is_memorized") != pl.col("is_memorized"))
+    assert 0 < differs.height <= WRONG_MEMORIES + WRONG_PILE
+    for name in ("is_incrementing", "is_repeating"):
+        assert table[name].to_list() == table[f"published_{name}"].to_list()
+
+
+def test_strict_patterns_are_ours_and_not_the_published(tiny, source, tmp_path) -> None:
+    settings = settings_for(tiny, source, features={"patterns": "strict"})
+    table = run(settings, tmp_path / "study", until="features").sequences
+    assert table["published_is_repeating"].any()
+    assert not table["is_repeating"].any()  # the texts of the synthetic copy follow no pattern
+
+
+def test_no_sequence_is_sampled_on_a_verdict_that_is_disputed(labelled) -> None:
+    """Else Non-Memo would be full of sequences that the source calls memorized."""
+    rows = labelled.read("samples.parquet").join(labelled.sequences, on="sequence_id")
+    assert rows.height > 0
+    is_memorized = rows["class"] != "Non-Memo"
+    assert (rows["is_memorized"] == is_memorized).all()
+    assert (rows["published_is_memorized"] == is_memorized).all()
+
+
+def test_samples_of_a_split_are_those_of_the_whole_table(tiny, source, tmp_path) -> None:
+    """Split by row: what is kept of the split gives the sample that the whole split gives."""
+    drawn = {}
+    for name, margin in (("kept", 1.5), ("all", 1000.0)):
+        settings = settings_for(tiny, source, label={"split": "row"}, sequences={"margin": margin})
+        study = run(settings, tmp_path / name, until="label")
+        drawn[name] = study.read("samples.parquet")
+        drawn[f"{name} rows"] = study.sequences.height
+    assert drawn["kept rows"] < drawn["all rows"]
+    assert drawn["kept"].drop("group").equals(drawn["all"].drop("group"))
+
+
+def test_a_limit_comes_before_the_choice(tiny, source, tmp_path) -> None:
+    settings = settings_for(tiny, source, sequences={"limit": 200})
+    study = run(settings, tmp_path / "study", until="sequences")
+    assert study.manifest("sequences")["counts"]["split_sequences"] == 200
+    assert study.sequences.height <= 200
+
+
+def test_what_decided_the_table_cannot_change_under_it(labelled, tiny, source) -> None:
+    """Other taxonomies need other sequences, which were not kept: another study."""
+    assert labelled.is_done("sequences")
+    for changes in ({"seed": 1}, {"taxonomies": NAMES[:1]}, {"n_train": 21}):
+        settings = settings_for(tiny, source, label=changes)
+        with pytest.raises(UserError, match="'sequences' was made with other settings: label"):
+            run(settings, labelled.folder, redo=True)
+    run(settings_for(tiny, source, label={"minimum": 7}), labelled.folder, redo=True, until="label")
+
+
+def test_split_and_margin_decide_nothing_without_a_split(tmp_path) -> None:
+    """A study made before there were splits is still what it was."""
+    study = Study.create(tmp_path / "study", StudySettings())
+    key = study.key("sequences")
+    study.settings.sequences.margin = 3.0
+    study.settings.label.seed = 3
+    assert study.key("sequences") == key
+    study.settings.sequences.split = PILE
+    of_split = study.key("sequences")
+    assert of_split != key
+    study.settings.label.seed = 4
+    assert study.key("sequences") != of_split
+
+
+def test_a_split_that_cannot_be_read_founds_nothing(refused, tiny, source, tmp_path) -> None:
+    base = ["run", "--model", tiny.model, "-o", tmp_path / "study", "-q"]
+    of_split = [*base, "--sequences", source]
+    assert "Did you mean 'deduped_12b'" in refused(*of_split, "--split", "dedupd_12b")
+    assert "which split?" in refused(*of_split)
+    assert "which split?" in refused(*base, "--sequences", "usvsnsp/semantic-filters")
+    assert "no such folder" in refused(*base, "--sequences", "embedded", "--split", PILE)
+    long = refused(*of_split, "--split", PILE, "--set", "sequences.length=32")
+    assert "64 tokens" in long
+    assert "margin" in refused(*of_split, "--split", PILE, "--set", "sequences.margin=0.5")
+    assert not (tmp_path / "study").exists()
+
+
+def test_describe_tells_the_whole_split(call, labelled, source) -> None:
+    told = " ".join(call("describe", labelled.folder).out.split())
+    labels = label_sequences(whole(source), parse_taxonomy(NAMES[0]))
+    for name, n in labels.value_counts().iter_rows():
+        assert f"{name} {n:,}" in told
+    assert "3 duplicate ids" in told
+
+
+# -- labels checked ---------------------------------------------------------------------------
+
+
+def test_planted_wrong_labels_are_the_ones_not_reproduced(call, tiny, source, tmp_path) -> None:
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump(settings_for(tiny, source, sequences={"margin": 1000}).as_dict())
+    )
+    folder = tmp_path / "study"
+    told = call("run", tmp_path / "study.yaml", "-o", folder, "--check-labels", "-q")
+    assert told.status == 0
+    frame = pl.read_parquet(folder / CHECK_FILE)
+    truth = whole(source)
+    assert frame.height == truth.height
+    table = Study(folder).sequences
+    place = table["sequence_id"] - 100  # `make_sequences` numbers from 100
+    is_memorized = dict(zip(table["sequence_id"], place % 3 < 2, strict=True))
+    assert [is_memorized[number] for number in frame["sequence_id"]] == frame[
+        "is_memorized"
+    ].to_list()
+    given = frame["published_is_memorized"]
+    wrong = frame.filter(given & ~frame["is_memorized"])
+    missed = frame.filter(~given & frame["is_memorized"])
+    assert wrong.height == WRONG_MEMORIES
+    assert missed.height > 0
+    n_given = int(given.sum())
+    assert f"Labelled memorized: {n_given - WRONG_MEMORIES:,} of {n_given:,}" in told.out
+    assert f"not reproduced: {WRONG_MEMORIES}; smallest gap" in told.out
+    assert f"called memorized by the scan: {missed.height}; smallest gap" in told.out
+    for limit in GAPS:
+        assert f"{(wrong['smallest_gap'] < limit).sum()} under {limit:g}" in told.out
+    assert f"batch size {tiny.values['model']['batch_size']}" in told.out
+    assert f"mnemoscope run -o {folder}" in told.out
+    assert not Study(folder).is_done("continue")
+
+
+def test_a_finished_study_can_be_checked_and_stays_finished(call, labelled) -> None:
+    before = labelled.sequences
+    told = call("run", "-o", labelled.folder, "--check-labels", "-q")
+    assert told.status == 0, told.err
+    frame = pl.read_parquet(labelled.folder / CHECK_FILE)
+    table = Study(labelled.folder).sequences
+    assert table.equals(before)
+    assert Study(labelled.folder).is_done("label")
+    joined = frame.join(table, on="sequence_id")
+    assert (joined["is_memorized"] == joined["is_memorized_right"]).all()  # scan and decoding
+    plain = frame.filter("is_plain").group_by("published_is_memorized").len()
+    assert set(plain["len"]) == {60}  # margin × (n_train + n_eval)
+    assert not frame["is_plain"].all()
+    assert "uniform sample" in told.out
+
+
+@pytest.mark.parametrize("column", ["is_memorized", "memorization_score"])
+def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> None:
+    table = make_sequences(tiny.model)
+    is_memorized = np.arange(table.height) % 3 < 2
+    is_memorized[4] = not is_memorized[4]
+    score = pl.Series("memorization_score", np.where(is_memorized, 1.0, 0.5))
+    score = score.zip_with(
+        pl.Series(np.arange(table.height) != 9), pl.Series([None], dtype=score.dtype)
+    )
+    table = table.with_columns(
+        (score == 1).alias("is_memorized") if column == "is_memorized" else score
+    )
+    table.write_parquet(tmp_path / "table.parquet")
+    values = {**tiny.values, "sequences": {"source": str(tmp_path / "table.parquet")}}
+    study = run(parse_settings(values, where="test"), tmp_path / "study", until="sequences")
+    check = check_labels(study, Models(study.settings))
+    assert check.frame.height == table.height - 1  # the null says nothing
+    wrong = check.frame.filter(pl.col("published_is_memorized") != pl.col("is_memorized"))
+    assert wrong["sequence_id"].to_list() == [table["sequence_id"][4]]
+    assert check.frame["is_plain"].all()
+    assert not any("uniform sample" in line for line in check.lines)
+
+
+def test_a_table_without_labels_is_refused_before_anything_is_scanned(refused, tiny, tmp_path):
+    said = refused("run", tiny.yaml, "-o", tmp_path / "study", "--check-labels", "-q")
+    assert "no label to check" in said
+    assert not (tmp_path / "study" / CHECK_FILE).exists()
+
+
+def test_labels_do_not_reach_the_windows_of_a_text(tiny, tmp_path) -> None:
+    """A label was given to the row; a window of its text is another sequence."""
+    table = pl.DataFrame({"text": ["return a + b " * 60] * 3, "is_memorized": [True, False, True]})
+    table.write_parquet(tmp_path / "texts.parquet")
+    values = {**tiny.values, "sequences": {"source": str(tmp_path / "texts.parquet")}}
+    study = run(parse_settings(values, where="test"), tmp_path / "study", until="sequences")
+    assert "published_is_memorized" not in study.sequences.columns
+
+
+def test_a_study_of_a_split_runs_to_its_maps(tiny, labelled) -> None:
+    run_stage(labelled, "capture")
+    assert labelled.manifest("capture")["counts"]["distinct"] > 0
+    assert load_settings(labelled.folder / "study.yaml").sequences.split == "deduped_12b"

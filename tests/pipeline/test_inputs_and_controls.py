@@ -1,0 +1,177 @@
+"""A study with every input of the CNNs: each sees what it is named for, beside its own controls."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run, run_stage
+from mnemoscope.maps.store import MapStore
+from mnemoscope.pipeline import capture
+from mnemoscope.pipeline import train as jobs
+from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows, true_labels
+from mnemoscope.pipeline.trainings import n_trainings
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+
+INPUTS = ["mean", "max", "both", "heads", "difference"]
+
+
+def settings_with(study: Study, **sections):
+    values = study.settings.as_dict()
+    for name, entries in sections.items():
+        values[name] |= entries
+    return parse_settings(values, where="test")
+
+
+@pytest.fixture(scope="module")
+def study(tiny_studies, tmp_path_factory) -> Study:
+    """The labelled tiny study, gone on with five inputs up to the report."""
+    folder = tmp_path_factory.mktemp("inputs") / "study"
+    shutil.copytree(tiny_studies["label"], folder)
+    chosen = settings_with(
+        Study(folder),
+        capture={"per_head": True},
+        train={"poolings": INPUTS, "seeds": [0]},
+        benchmark={"control_settings": 0},
+    )
+    return run(chosen, folder)
+
+
+def maps_of(study: Study, source: str, name: str) -> torch.Tensor:
+    job = next(
+        job
+        for job in jobs_of(study)
+        if job.source == source and job.setting is not None and job.setting.pooling == name
+    )
+    rows = sample_rows(study, job.sample).evaluation
+    return job_maps(study, job, rows).read(torch.arange(rows.height)).float()
+
+
+def test_every_training_that_was_counted_was_made_and_no_other(study: Study) -> None:
+    runs = study.read("runs.parquet")
+    counted = n_trainings(study.settings, 1, has_reference=True)  # one of two can be trained
+    assert counted.pop("total") == runs.height
+    assert dict(runs.group_by("source").len().iter_rows()) == counted
+
+
+def test_the_heads_of_a_layer_average_to_the_mean_and_peak_at_the_maximum(study: Study) -> None:
+    n_layers, n_heads = (study.record["models"]["model"][n] for n in ("n_layers", "n_heads"))
+    for source in ("model", "reference"):
+        heads = maps_of(study, source, "heads")
+        by_layer = heads.reshape(len(heads), n_layers, n_heads, -1)
+        # Stored as float16: 2^-11 relative, of weights up to 1, on either side.
+        close = {"atol": 2**-10, "rtol": 0}
+        torch.testing.assert_close(by_layer.mean(2), maps_of(study, source, "mean"), **close)
+        torch.testing.assert_close(by_layer.amax(2), maps_of(study, source, "max"), **close)
+
+
+def test_both_and_difference_are_made_of_what_is_stored(study: Study) -> None:
+    mean, largest = (maps_of(study, "model", name) for name in ("mean", "max"))
+    assert torch.equal(maps_of(study, "model", "both"), torch.cat([mean, largest], dim=1))
+    more, less = maps_of(study, "model", "difference").chunk(2, dim=1)
+    wanted = mean - maps_of(study, "reference", "mean")
+    torch.testing.assert_close(more - less, wanted, atol=2**-11, rtol=0)  # rounded once more
+
+
+def test_the_table_of_inputs_has_each_with_its_controls(study: Study) -> None:
+    table = study.read("inputs.parquet")
+    assert table["input"].unique(maintain_order=True).to_list() == INPUTS
+    by_input = {key[0]: set(part["source"]) for key, part in table.group_by("input")}
+    assert set(map(frozenset, by_input.values())) == {
+        frozenset({"model", "blind", "ngram", "reference", "control"})
+    }
+
+
+def test_the_report_sets_the_inputs_beside_each_other(study: Study) -> None:
+    page = (study.folder / "report.html").read_text(encoding="utf-8")
+    table = page.split('aria-label="Which input carries memory"')[1].split("</table>")[0]
+    assert all(f'<th scope="row">{name} ' in table for name in INPUTS)
+
+
+def test_layers_that_are_no_layers_are_not_localized(study: Study) -> None:
+    from mnemoscope.pipeline.localize import load_deltas
+
+    trained = study.read("runs.parquet").filter(
+        (pl.col("source") == "model")
+        & pl.col("did_train")
+        & pl.col("setting").str.contains("mean|max")
+    )
+    assert {one.n_cnns for one in load_deltas(study)} <= {trained.height}
+
+
+def test_further_inputs_leave_the_present_trainings_valid(study: Study, tiny_studies) -> None:
+    """Same keys: what a study has trained is not trained again for another input."""
+    before = {job.key for job in jobs_of(Study(tiny_studies["report"])) if job.seed == 0}
+    assert before <= {job.key for job in jobs_of(study)}
+
+
+def test_controls_go_to_the_taxonomies_named(study: Study) -> None:
+    trainable, impossible = study.settings.label.taxonomies
+    for names, sources in (
+        ([impossible], {"model", "statistics"}),
+        ([trainable], {"model", "statistics", "control", "blind", "ngram", "logits", "reference"}),
+    ):
+        study.settings = settings_with(study, benchmark={"control_taxonomies": names})
+        assert {job.source for job in jobs_of(study)} == sources
+    study.settings = settings_with(study, benchmark={"control_taxonomies": None})
+
+
+def test_a_name_that_another_taxonomy_is_trained_for_gives_that_one_controls(
+    tiny_studies, monkeypatch
+) -> None:
+    study = Study(tiny_studies["report"])
+    trainable, other = study.settings.label.taxonomies
+    study.settings = settings_with(study, benchmark={"control_taxonomies": [other]})
+    assert "blind" not in {job.source for job in jobs_of(study)}
+    monkeypatch.setattr(jobs, "aliases_of", lambda _: {other: SimpleNamespace(of=trainable)})
+    assert "blind" in {job.source for job in jobs_of(study)}
+
+
+def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tiny_studies) -> None:
+    study = Study(tiny_studies["report"])
+    job = next(job for job in jobs_of(study) if job.source == "control")
+    rows = sample_rows(study, job.sample)
+    own = rows.evaluation["class_index"].to_numpy()
+    first = own == 0
+    assert (true_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
+    without = replace(rows, classes=("Guess", *rows.classes[1:]))
+    assert (true_labels(job, without)[first] != 0).any()
+
+
+def test_every_head_of_too_much_is_refused_with_the_number(
+    tiny_studies, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(tiny_studies["label"], tmp_path / "study")
+    study = Study(tmp_path / "study")
+    monkeypatch.setattr(capture, "MOST_HEAD_BYTES", 1_000_000)
+    with pytest.raises(UserError, match=r"takes \d+\.\d GB, the most is 0 GB") as raised:
+        run_stage(study, "capture", settings_with(study, capture={"per_head": True}))
+    assert "\n" not in str(raised.value)
+    assert not (study.folder / "maps").exists()
+
+
+def test_stages_stay_valid_where_the_new_settings_are_left_alone(tiny_studies) -> None:
+    study = Study(tiny_studies["report"])
+    keys = {name: study.key(name) for name in ("capture", "train", "benchmark")}
+    study.settings = settings_with(study, benchmark={"control_settings": 2})
+    assert study.key("capture") == keys["capture"]
+    assert study.key("train") != keys["train"]
+    study.settings = settings_with(study, benchmark={"control_settings": 1})
+    assert {name: study.key(name) for name in keys} == keys
+
+
+def test_inputs_that_need_more_are_refused_before_any_work(refused, tiny, tmp_path) -> None:
+    line = refused("run", tiny.yaml, "-o", tmp_path / "s", "--set", "train.poolings=[heads]", "-q")
+    assert "capture.per_head: true" in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_heads_are_stored_in_a_folder_of_their_own(study: Study) -> None:
+    store = MapStore(study.folder / "maps" / "model-heads")
+    assert store.meta.tensors == ("heads",)
+    assert len(store) == len(MapStore(study.folder / "maps" / "model"))

@@ -1,0 +1,304 @@
+"""The stage `knockout`: every cut beside its controls, resumable, and refused in one line."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mnemoscope.flow.run import run_stage
+from mnemoscope.localize.cut import CutOutcome, count_edges
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
+from mnemoscope.pipeline import knockout
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings
+
+FEW = {"strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
+
+
+def settings_of(study: Study, **changes) -> StudySettings:
+    values = study.settings.as_dict()
+    values["knockout"] |= FEW | changes
+    return StudySettings.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_studies, tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("knockout") / "study"
+    study = planted(tiny_studies, folder)
+    run_stage(study, "knockout", settings_of(study))
+    return Study(folder)
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    return planted(tiny_studies, tmp_path / "study")
+
+
+def test_every_kind_of_cut_is_tried_on_every_memorized_class(done) -> None:
+    table = done.read("knockout.parquet")
+    for name, of_class in (("random", 1), ("decisive", 3), ("highest mass", 2), ("equal mass", 2),
+                           ("same layers", 2)):  # fmt: skip
+        rows = table.filter(choice=name)
+        assert rows.height == 2 * of_class * 2, name  # strengths, whose edges, tried classes
+        wanted = {strength: count_edges(strength, 2, 64) for strength in FEW["strengths"]}
+        assert all(row["n_edges"] == wanted[row["strength"]] for row in rows.to_dicts()), name
+    assert set(table["class"]) == {"Recite[5]", "Recollect"}
+    assert table["mass"].is_between(0, 1 + 1e-6).all()
+    assert table["survival"].is_between(table["low"], table["high"]).all()
+    assert set(table.filter(pl.col("choice").str.contains("random|equal|same"))["draws"]) == {2}
+
+
+def test_copy_edges_stand_beside_as_many_others_of_every_sequence(done) -> None:
+    table = done.read("knockout.parquet").filter(pl.col("choice").str.starts_with("copy"))
+    kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
+    copies, equal = kinds["copy"], kinds["copy, equal mass"]
+    assert copies["n_edges"] > 0
+    assert equal["n_edges"] == copies["n_edges"]
+    # The mass of each sequence's own attention is what is matched, to a few per cent of it.
+    assert equal["mass"] == pytest.approx(copies["mass"], rel=0.1)
+    assert kinds["copy, random"]["n_edges"] <= copies["n_edges"]
+
+
+def test_delta_of_non_memo_is_tried_on_the_memorized_and_has_no_index(done) -> None:
+    rows = done.read("knockout.parquet").filter(edges_of="Non-Memo")
+    assert set(rows["choice"]) == {"decisive"}
+    assert rows.height == len(FEW["strengths"]) * 2
+    assert "Non-Memo" not in done.read("specificity.parquet")["class"].to_list()
+
+
+def test_what_is_not_cut_survives(done) -> None:
+    nothing = done.read("knockout.parquet").filter(choice="nothing")
+    assert nothing["survival"].to_list() == [1.0, 1.0]
+    assert nothing["n_edges"].to_list() == [0.0, 0.0]
+
+
+def test_the_heaviest_edges_are_heaviest_and_equal_mass_is_near(done) -> None:
+    table = done.read("knockout.parquet").filter(pl.col("edges_of") == pl.col("class"))
+    mass = {(row["strength"], row["class"], row["choice"]): row["mass"] for row in table.to_dicts()}
+    for strength in FEW["strengths"]:
+        for name in ("Recite[5]", "Recollect"):
+            of = {
+                choice: mass[strength, name, choice]
+                for choice in ("highest mass", "decisive", "equal mass")
+            }
+            assert of["highest mass"] >= max(of["decisive"], of["equal mass"]) - 1e-6
+            # As near as other edges allow: the heaviest have no equal outside the set.
+            assert of["equal mass"] <= of["decisive"] * 1.1
+
+
+def test_specificity_follows_from_the_shares(done) -> None:
+    table = done.read("specificity.parquet")
+    cuts = done.read("knockout.parquet")
+    for row in table.to_dicts():
+        chosen = cuts.filter(choice="decisive", edges_of=row["class"], strength=row["strength"])
+        survival = dict(chosen.select("class", "survival").rows())
+        assert row["broken_own"] == pytest.approx(1 - survival[row["class"]])
+        equal = cuts.filter(choice="equal mass", edges_of=row["class"], strength=row["strength"])
+        equal = dict(equal.select("class", "survival").rows())
+        assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[row["class"]])
+        (other,) = set(survival) - {row["class"]}
+        assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - survival[other])}
+        gains = {name: equal[name] - survival[name] for name in survival}
+        assert row["specificity"] == pytest.approx(gains[row["class"]] - gains[other])
+        assert row["low"] <= row["specificity"] <= row["high"]
+
+
+class Watched:
+    """Stands in for the model under a cut and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[np.ndarray, torch.Tensor, dict]] = []
+
+    def __call__(self, model, tokens, edges, **options) -> CutOutcome:
+        self.asked.append((tokens, edges, options))
+        n = len(tokens)
+        return CutOutcome(np.ones(n, bool), np.ones(n, np.float32), np.zeros(n, np.float32))
+
+
+def test_the_edges_that_are_cut_are_those_that_the_row_names(study, monkeypatch) -> None:
+    """Against NumPy's order of Δ and of the mean attention in the store."""
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1))
+    names = [(row["choice"], row["edges_of"]) for row in study.read("knockout.parquet").filter(
+        pl.col("class") == "Recollect").to_dicts()]  # fmt: skip
+    cut = {name: edges.numpy() for name, (_, edges, _) in zip(names, watched.asked, strict=True)}
+    possible = np.broadcast_to(np.tri(64, dtype=bool) & (np.arange(64) < 63)[:, None], (2, 64, 64))
+    n = count_edges(2.0, 2, 64)
+
+    def largest(values):
+        return possible & (values >= np.sort(values[possible])[-n])
+
+    delta = load_file(study.folder / "decisiveness.safetensors")["0000"].numpy()
+    mass = class_means_of(study)
+    assert not cut["nothing", ""].any()
+    for index, name in enumerate(("Non-Memo", "Recite[5]", "Recollect")):
+        assert np.array_equal(cut["decisive", name], largest(delta[index])), name
+    for name in ("Recite[5]", "Recollect"):
+        assert np.array_equal(cut["highest mass", name], largest(mass[name])), name
+        decisive, equal = cut["decisive", name], cut["equal mass", name]
+        assert not (decisive & equal).any()
+        assert mass[name][equal].sum() == pytest.approx(mass[name][decisive].sum(), rel=0.05)
+        by_layer = cut["same layers", name].sum(axis=(1, 2))
+        assert np.array_equal(by_layer, decisive.sum(axis=(1, 2)))
+    assert cut["random", ""].sum() == n
+    assert all((edges & ~possible).sum() == 0 for edges in cut.values())
+
+
+def class_means_of(study: Study) -> dict[str, np.ndarray]:
+    """Mean over heads and evaluation sequences of each memorized class, read from the store."""
+    sample = "Non-Memo, Recite[5], Recollect"
+    rows = study.read("samples.parquet").filter(sample=sample, split="eval")
+    store, found = MapStore(study.folder / "maps" / "model"), {}
+    for name in ("Recite[5]", "Recollect"):
+        own = rows.filter(pl.col("class") == name)
+        maps = store.dataset(own["sequence_id"].to_numpy(), own["suffix"].to_list(), "mean")
+        whole = unpack_triangle(maps.read(torch.arange(own.height))).double()
+        found[name] = whole.mean(dim=0).float().numpy()
+    return found
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_settings_reach_the_model_that_is_cut(study, monkeypatch, renormalize) -> None:
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    wanted = settings_of(study, strengths=[2.0], draws=1, n_sequences=3, renormalize=renormalize)
+    run_stage(study, "knockout", wanted)
+    assert {options["renormalize"] for _, _, options in watched.asked} == {renormalize}
+    assert {options["prefix"] for _, _, options in watched.asked} == {32}
+    # A cut done otherwise is another cut, so nothing is read back.
+    before = len(watched.asked)
+    run_stage(study, "knockout", settings_of(
+        study, strengths=[2.0], draws=1, n_sequences=3, renormalize=not renormalize
+    ), redo=True)  # fmt: skip
+    assert len(watched.asked) == 2 * before
+
+
+def test_sequences_on_which_delta_was_measured_come_last(study, monkeypatch) -> None:
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    run_stage(study, "knockout", settings_of(study, strengths=[2.0], draws=1, n_sequences=3))
+    (tokens, *_), *_ = watched.asked
+    text = {tuple(row): one for one, row in study.sequences.select("sequence_id", "tokens").rows()}
+    tried = [text[tuple(row)] for row in tokens.tolist()]
+    sample = "Non-Memo, Recite[5], Recollect"
+    measured = study.read("samples.parquet").filter(sample=sample, split="eval")["sequence_id"]
+    labels = dict(study.read("labels.parquet").select("sequence_id", sample).rows())
+    assert [labels[one] for one in tried] == ["Recite[5]"] * 3 + ["Recollect"] * 3
+    assert not set(tried) & set(measured)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> None:
+    path = done.folder / "knockout.parquet"
+    before = path.read_bytes()
+    path.unlink()
+    (done.folder / "manifests" / "knockout.json").unlink()
+    lost = sorted((done.folder / "knockout").iterdir())[:3]
+    for one in lost[1:]:
+        one.unlink()
+    lost[0].write_bytes(lost[0].read_bytes()[:100])  # torn by a disk; said, and cut again
+    asked, said = [], []
+    monkeypatch.setattr(knockout, "say", said.append)
+    original = knockout.cut_and_continue
+    monkeypatch.setattr(
+        knockout, "cut_and_continue", lambda *a, **k: asked.append(1) or original(*a, **k)
+    )
+    run_stage(done, "knockout", done.settings)
+    assert len(asked) == len(lost)
+    assert path.read_bytes() == before
+    assert said[0] == f"{lost[0]}: damaged; this cut is made again."
+
+
+def test_the_report_is_made_again_after_a_knockout(done) -> None:
+    assert done.manifest("report") is None
+    assert done.is_done("localize")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("knockout.strengths=[0]", "greater than 0"),
+        ("knockout.strengths=[101]", "less than or equal to 100"),
+        ("knockout.strengths=[]", "at least 1"),
+        ("knockout.attribution=attention", "'gradient', 'guided'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> None:
+    assert said in refused("knockout", study.folder, "-q", "--set", setting)
+    assert not (study.folder / "knockout").exists()
+
+
+def test_a_class_without_delta_is_refused(refused, study) -> None:
+    plant(study, lambda delta, facts: facts.update(n_used=[5, 0, 5]))
+    said = refused("knockout", study.folder, "-q")
+    assert "no correctly classified sequence of class 'Recite[5]'" in said
+
+
+def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:
+    """The labels of a class are gone: there is nothing to break."""
+    labels = study.read("labels.parquet")
+    name = "Non-Memo, Recite[5], Recollect"
+    without = labels.with_columns(
+        pl.when(pl.col(name) != "Recollect").then(pl.col(name)).alias(name)
+    )
+    study.write("labels.parquet", without)
+    said = refused("knockout", study.folder, "-q")
+    assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
+    assert not (study.folder / "knockout.parquet").exists()
+
+
+def test_delta_of_another_depth_is_refused(refused, study) -> None:
+    plant(study, lambda delta, facts: delta.repeat(1, 2, 1, 1))
+    assert "Δ of 4 layers" in refused("knockout", study.folder, "-q")
+
+
+def test_delta_by_another_attribution_is_asked_for(refused, study) -> None:
+    plant(study, lambda delta, facts: facts.update(attribution="guided"))
+    assert "no Δ by 'gradient'" in refused("knockout", study.folder, "-q")
+
+
+def test_a_study_that_was_not_localized_is_refused(refused, tiny_studies, tmp_path) -> None:
+    folder = tmp_path / "early"
+    shutil.copytree(tiny_studies["train"], folder)
+    assert "stage 'localize' has not been run" in refused("knockout", folder, "-q")
+
+
+def planted(tiny_studies, folder) -> Study:
+    """A finished tiny study with a random Δ: its CNNs have not left chance and have none."""
+    shutil.copytree(tiny_studies["report"], folder)
+    facts = {
+        "sample": "Non-Memo, Recite[5], Recollect",
+        "attribution": "gradient",
+        "classes": ["Non-Memo", "Recite[5]", "Recollect"],
+        "n_used": [5, 5, 5],
+        "n_skipped": [0, 0, 0],
+        "n_wrong": [1, 1, 1],
+        "n_cnns": 1,
+    }
+    delta = torch.rand((3, 2, 64, 64), generator=torch.Generator().manual_seed(0)).tril()
+    write(Study(folder), delta, facts)
+    return Study(folder)
+
+
+def write(study: Study, delta: torch.Tensor, facts: dict) -> None:
+    save_file(
+        {"0000": delta.contiguous()},
+        study.folder / "decisiveness.safetensors",
+        metadata={"facts": json.dumps([facts])},
+    )
+
+
+def plant(study: Study, change) -> None:
+    """Change the Δ or its facts in the study's file."""
+    path = study.folder / "decisiveness.safetensors"
+    delta = load_file(path)["0000"]
+    with safe_open(path, framework="pt") as file:
+        (facts,) = json.loads(file.metadata()["facts"])
+    changed = change(delta, facts)
+    write(study, changed if isinstance(changed, torch.Tensor) else delta, facts)

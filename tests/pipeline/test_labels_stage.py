@@ -1,0 +1,206 @@
+"""The label stage samples each partition once, leaks nothing by group, and says what it cannot."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.pipeline.capture import _check_possible
+from mnemoscope.pipeline.label import aliases_of, label_stage, samples_of, sharing_of
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+
+N = 360
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Run the label stage on a table that stands as the stages before it would leave it."""
+
+    def prepare(table: pl.DataFrame, **label) -> Study:
+        values = {"label": {"n_train": 40, "n_eval": 20, "minimum": 12} | label}
+        study = Study.create(tmp_path / "study", parse_settings(values, where="test"))
+        study.write("sequences.parquet", table)
+        for stage in ("sequences", "continue", "features"):
+            with study.finishing(stage):
+                pass
+        label_stage(study, None)
+        return study
+
+    return prepare
+
+
+def table_with_copies(n: int = N) -> pl.DataFrame:
+    """Every text twice, the second with one token changed: pairs of near-duplicates."""
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(rng.integers(0, 300, (n // 2, 64)), 2, axis=0).astype(np.int32)
+    tokens[1::2, 40] = 301
+    kind = np.arange(n) // 2 % 3
+    return pl.DataFrame(
+        {
+            "sequence_id": rng.permutation(n),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "is_memorized": kind > 0,
+            "memorization_score": (kind > 0).astype(np.float32),
+            "duplicates": np.array([1, 9, 2])[kind],
+            "is_incrementing": [False] * n,
+            "is_repeating": [False] * n,
+            "rouge_l": [0.0] * n,
+            "rouge_3": [0.0] * n,
+            "is_code": [False] * n,
+        }
+    )
+
+
+RECITE = "Non-Memo, Recite[5], Recollect"
+
+
+def pairs_crossing(rows: pl.DataFrame, table: pl.DataFrame) -> int:
+    """Pairs of near-copies with one on either side, from how the table was made."""
+    pair = {number: at // 2 for at, number in enumerate(table["sequence_id"])}
+    sides = rows.with_columns(
+        pair=pl.col("sequence_id").replace_strict(pair, return_dtype=pl.Int64)
+    ).group_by("pair")
+    return sides.agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).height
+
+
+def test_planted_near_copies_cross_by_row_and_never_by_group(prepared) -> None:
+    table = table_with_copies()
+    study = prepared(table, taxonomies=[RECITE], both_splits=True)
+    rows = study.read("samples.parquet")
+    by_group = rows.filter(sample=RECITE)
+    by_row = rows.filter(sample=f"{RECITE} (row split)")
+    assert by_group.height == by_row.height == 180
+    assert pairs_crossing(by_group, table) == 0
+    assert pairs_crossing(by_row, table) > 10  # of 60 evaluated, half of the copies were drawn
+    entries = samples_of(study)
+    assert entries[RECITE]["n_groups_crossing"] == 0
+    crossing = entries[f"{RECITE} (row split)"]
+    assert crossing["n_groups_crossing"] == pairs_crossing(by_row, table)
+    assert crossing["title"] == "split by row"
+    assert "leak, not memory" in crossing["note"]
+    assert "split by row" not in {entries[RECITE]["title"]}
+    facts = study.manifest("label")["counts"]["near_duplicates"]
+    assert facts["shingle"] == 5
+    assert facts["jaccard"] == 0.5
+    assert facts["groups"] == N // 2
+    assert facts["largest_group"] == 2
+
+
+def test_repetition_by_the_other_split_trains_on_no_more_than_the_main_sample(prepared) -> None:
+    """Two groups of 60 a class are too few for 80 + 40."""
+    table = table_with_copies().with_columns(group=pl.Series([str(i // 2 % 6) for i in range(N)]))
+    study = prepared(table, taxonomies=[RECITE], both_splits=True, n_train=80, n_eval=40)
+    main, other = (samples_of(study)[RECITE + one] for one in ("", " (row split)"))
+    assert main["n_train"] + main["n_eval"] < 120
+    assert (other["n_train"], other["n_eval"]) == (main["n_train"], main["n_eval"])
+    assert any("one group of near duplicates" in line for line in main["warnings"])
+
+
+def test_an_empty_class_makes_that_taxonomy_impossible_and_the_others_go_on(prepared) -> None:
+    empty = ["Non-Memo, Recite[1k], Others", "Non-Memo, Guess, Recall"]
+    study = prepared(table_with_copies(), taxonomies=[empty[0], RECITE, empty[1]])
+    entries = samples_of(study)
+    assert "Recite[1k] has 0" in entries[empty[0]]["impossible"]
+    assert entries[empty[0]]["counts"] == {"Non-Memo": 120, "Recite[1k]": 0, "Others": 240}
+    assert "Guess has 0" in entries[empty[1]]["impossible"]
+    assert "n_train" in entries[RECITE]
+    assert study.read("samples.parquet")["sample"].unique().to_list() == [RECITE]
+    assert study.is_done("label")
+    _check_possible(study)
+
+
+def test_every_name_of_the_catalogue_is_a_sample_an_alias_or_impossible(prepared) -> None:
+    study = prepared(table_with_copies(), taxonomies=["catalogue", "Non-Memo, Recite[6], Others"])
+    names = study.read("labels.parquet").columns[1:]
+    assert len(names) == 55
+    entries, aliases = samples_of(study), aliases_of(study)
+    assert set(names) == set(entries) | set(aliases)
+    assert not set(entries) & set(aliases)
+    first = "Non-Memo, Recite[5], Others"
+    assert aliases["Non-Memo, Recollect[5], Others"] == (first, "same rule", (0, 2, 1))
+    assert aliases["Non-Memo, Recite[6], Others"] == (first, "same labels here", (0, 1, 2))
+    assert all("impossible" not in entries[alias.of] for alias in aliases.values())
+
+
+def test_need_of_all_samples_is_said_in_the_manifest_and_on_the_terminal(prepared, capsys) -> None:
+    from mnemoscope.progress import show_progress
+
+    names = [RECITE, "Non-Memo, Recollect[5], Others"]
+    with show_progress():
+        study = prepared(table_with_copies(), taxonomies=names, both_suffixes=True)
+    need = sharing_of(study)
+    assert need is not None
+    rows = study.read("samples.parquet")
+    assert need.n_sequences == rows["sequence_id"].n_unique() == 180
+    assert need.n_maps == rows.select("sequence_id", "suffix").n_unique() == 180 + 60
+    assert need.n_unshared == 2 * rows.height  # the alias would have been sampled as well
+    assert f"{need}." in capsys.readouterr().err
+
+
+def test_nothing_memorized_is_said_once_with_a_remedy_that_fits(prepared) -> None:
+    table = table_with_copies().with_columns(
+        is_memorized=pl.lit(False), memorization_score=pl.lit(0.0, dtype=pl.Float32)
+    )
+    study = prepared(table, taxonomies=["catalogue"])
+    with pytest.raises(UserError) as raised:
+        _check_possible(study)
+    line = str(raised.value)
+    assert line.count("none of the 360 sequences with a class is memorized") == 1
+    assert "Take sequences that the model saw in training" in line
+    assert "fewer" not in line
+
+
+def test_asking_for_both_splits_makes_a_finished_stage_outdated(prepared) -> None:
+    study = prepared(table_with_copies(), taxonomies=[RECITE])
+    key = study.key("label")
+    values = study.settings.as_dict()
+    values["label"]["both_splits"] = True
+    study.settings = parse_settings(values, where="test")
+    assert study.key("label") != key
+    assert not study.is_done("label")
+
+
+def test_sharing_and_aliases_are_shown_on_the_terminal_and_in_the_report(prepared, capsys) -> None:
+    from mnemoscope.cli.summary import print_summary
+    from mnemoscope.report.tables import sharing_tables
+
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[6], Others"]
+    study = prepared(table_with_copies(), taxonomies=names, both_splits=True)
+    print_summary(study)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"= {names[1]}: the figures of 1 (same labels here)" in shown
+    assert f"Samples: {sharing_of(study)}." in shown
+    figures = pl.DataFrame({"taxonomy": names[:1], "source": ["model"], "min_f1": [0.75]})
+    study.write("benchmark.parquet", figures)
+    needs, others = sharing_tables(study)
+    assert dict(needs.rows)["distinct sequences"] == sharing_of(study).n_sequences
+    assert "5-token shingles" in needs.summary
+    assert "0.5 or more" in needs.summary
+    assert others.rows == ((names[1], names[0], "same labels here", 0.75),)
+
+
+def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figures(prepared) -> None:
+    from mnemoscope.benchmark.published import compare_with_published
+    from mnemoscope.pipeline.benchmark import _our_figures
+
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[50], Others"]
+    table = table_with_copies().with_columns(duplicates=pl.col("duplicates").replace(9, 90))
+    study = prepared(table, taxonomies=names)
+    assert aliases_of(study)[names[1]].classes == (0, 2, 1)
+    row = dict.fromkeys(["low", "high", "mean_f1", "mean_f1_low", "mean_f1_high"], 0.8) | {
+        "n_runs": 1,
+        "n_eval": 60,
+        "min_f1": 0.7,
+    }
+    confusion = np.arange(9).reshape(3, 3)
+    rows = {names[0]: [row | {"confusion": confusion.tolist()}]}
+    trained, alias = _our_figures(study, rows, {names[0]: confusion[None]})
+    assert (trained.state, alias.state) == ("measured", "alias")
+    assert alias.confusion.tolist() == [[0, 2, 1], [6, 8, 7], [3, 5, 4]]
+    assert alias.draws[0].tolist() == alias.confusion.tolist()
+    frame = compare_with_published([trained, alias]).frame.filter(kind="catalogue")
+    states = dict(frame.select("published_name", "state").rows())
+    assert states[names[0]] == "measured"
+    assert states[names[1]] == states["Non-Memo, Recite[50], Others"] == "alias"
+    assert frame.filter(published_name=names[1])["min_f1"].item() == 0.7

@@ -1,0 +1,224 @@
+"""Several studies of one depth as one: averages by hand, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from mnemoscope.pipeline.localize import (
+    SOURCES,
+    StoredDelta,
+    load_deltas,
+    localize_together,
+    write_deltas,
+)
+from mnemoscope.report import export
+from mnemoscope.study.folder import Study
+
+SAMPLE = "Non-Memo, Recite[5], Recollect"
+CLASSES = ("Non-Memo", "Recite[5]", "Recollect")
+SHAPE = (3, 2, 64, 64)
+
+
+def plant(made: Path, folder: Path, value: float, n_says: tuple[int, ...], sources=SOURCES) -> Path:
+    """A copy of a study, of a model of its own, whose Δ is `value` at one edge a class."""
+    shutil.copytree(made, folder)
+    change(
+        folder, lambda values: values["record"]["models"]["model"].update(fingerprint=str(value))
+    )
+    stored = []
+    for source in sources:
+        for attribution in ("gradient", "guided"):
+            delta = np.zeros(SHAPE, dtype=np.float32)
+            for index in range(3):
+                delta[index, index % 2, 40 + index, 5] = value if n_says[index] else 0
+            stored.append(
+                StoredDelta(
+                    sample=SAMPLE,
+                    attribution=attribution,
+                    classes=CLASSES,
+                    delta=delta,
+                    n_used=tuple(10 * n for n in n_says),
+                    n_skipped=(1, 0, 0),
+                    n_wrong=(2, 3, 4),
+                    n_cnns=max(n_says),
+                    source=source,
+                    n_says=n_says,
+                )
+            )
+    write_deltas(folder, stored)
+    return folder
+
+
+def change(folder: Path, how) -> None:
+    """Change `study.yaml` behind the program's back; the manifests keep fitting."""
+    path = folder / "study.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    how(values)
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    study = Study(folder)
+    for manifest in (folder / "manifests").glob("*.json"):
+        kept = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
+
+
+@pytest.fixture
+def two(tiny_studies, tmp_path) -> list[Path]:
+    """Two CNNs that found .2, and six that found .6 but knew nothing of the last class."""
+    made = tiny_studies["report"]
+    return [
+        plant(made, tmp_path / "first", 0.2, (2, 2, 2)),
+        plant(made, tmp_path / "second", 0.6, (6, 2, 0)),
+    ]
+
+
+def test_delta_is_the_mean_over_the_cnns_of_both(two, call, tmp_path) -> None:
+    out = tmp_path / "new" / "both"
+    result = call("localize", *two, "-o", out)
+    assert result.status == 0, result.err
+    table = pl.read_parquet(out / "delta.parquet")
+    found = table.filter((pl.col("delta") > 0), source="model", attribution="gradient")
+    by_hand = [(2 * 0.2 + 6 * 0.6) / 8, (2 * 0.2 + 2 * 0.6) / 4, 0.2]
+    assert found["class"].to_list() == list(CLASSES)
+    assert found["delta"].to_list() == pytest.approx(by_hand)
+    assert found.select("layer", "query", "key").rows() == [(1, 41, 6), (2, 42, 6), (1, 43, 6)]
+    profile = pl.read_parquet(out / "profile.parquet").filter(source="model", attribution="guided")
+    largest = max(by_hand)
+    assert profile.filter(pl.col("profile") > 0)["profile"].to_list() == pytest.approx(
+        [value / largest for value in by_hand]
+    )
+    counts = pl.read_parquet(out / "models.parquet").filter(source="model", attribution="gradient")
+    assert counts.filter(model="second")["n_says"].to_list() == [6, 2, 0]
+    assert counts.filter(model="second")["n_wrong"].to_list() == [2, 3, 4]
+    # One edge each, the same of both: as alike as can be, and nothing to compare in the last.
+    assert counts.filter(model="first")["pearson"].to_list() == [1.0, 1.0, None]
+    assert "8 CNNs" in result.out
+    assert "Between models: correlation 1.00" in result.out
+
+
+def test_the_file_reads_as_a_studys_own_and_counts_add_up(two) -> None:
+    deltas = localize_together([Study(folder) for folder in two]).deltas
+    assert {one.source for one in deltas} == set(SOURCES)
+    for one in deltas:
+        assert (one.n_cnns, one.n_says) == (8, (8, 4, 2))
+        assert one.n_used == (80, 40, 20)
+        assert (one.n_skipped, one.n_wrong) == ((2, 0, 0), (4, 6, 8))
+    again = localize_together([Study(folder) for folder in reversed(two)]).deltas
+    for one, other in zip(deltas, again, strict=True):
+        np.testing.assert_allclose(one.delta, other.delta, atol=1e-7)
+
+
+def test_regions_are_those_of_the_average(two, call, tmp_path) -> None:
+    out = tmp_path / "both"
+    assert call("localize", *two, "-o", out).status == 0
+    regions = pl.read_parquet(out / "regions.parquet").filter(
+        source="model", attribution="gradient", region="suffix → prefix"
+    )
+    assert regions["share"].to_list() == pytest.approx([1.0, 1.0, 1.0])
+    blind = pl.read_parquet(out / "regions.parquet").filter(source="blind")
+    assert "same token earlier" in set(blind["region"])
+
+
+def test_figures_are_drawn_where_asked_for(two, call, tmp_path, monkeypatch) -> None:
+    drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
+    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    figures = tmp_path / "figures"
+    result = call("localize", *two, "-o", tmp_path / "both", "--export", figures)
+    assert result.status == 0, result.err
+    names = {path.name for path in figures.iterdir()}
+    assert "non-memo-recite-5-recollect-gradient-profile.svg" in names
+    assert f"Wrote {len(names)} figures" in result.out
+
+
+def test_a_source_that_not_all_have_is_left_out_and_said(tiny_studies, two, call, tmp_path) -> None:
+    third = plant(tiny_studies["report"], tmp_path / "third", 0.3, (1, 1, 1), sources=("model",))
+    result = call("localize", *two, third, "-o", tmp_path / "all")
+    assert result.status == 0, result.err
+    assert "Left out: Non-Memo, Recite[5], Recollect, reference, gradient: no Δ in" in result.out
+    table = pl.read_parquet(tmp_path / "all" / "models.parquet")
+    assert set(table["source"]) == {"model"}
+
+
+# -- refused ------------------------------------------------------------------------------------
+
+
+def set_depth(values) -> None:
+    values["record"]["models"]["model"]["n_layers"] = 5
+
+
+def set_rule(values) -> None:
+    values["localize"]["correct_only"] = False
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (set_depth, "model of another depth: 5 layers"),
+        (set_rule, "localize.correct_only: True in"),
+        (lambda values: values["label"].update(n_train=39), "label.n_train: 40 in"),
+        (
+            lambda values: values["record"]["models"]["model"].update(fingerprint="0.2"),
+            "made of the same model",
+        ),
+    ],
+)
+def test_studies_not_of_one_kind_are_refused(two, refused, tmp_path, how, said) -> None:
+    change(two[1], how)
+    assert said in refused("localize", *two, "-o", tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_study_named_twice_is_refused(two, refused, tmp_path) -> None:
+    assert "named twice" in refused("localize", two[0], two[0], "-o", tmp_path / "both")
+
+
+def test_other_classes_are_refused_where_nothing_is_left(two, refused, tmp_path) -> None:
+    other = [
+        dataclasses.replace(one, classes=("Non-Memo", "Recite[5]", "Others"))
+        for source in SOURCES
+        for one in load_deltas(Study(two[1]), source)
+    ]
+    write_deltas(two[1], other)
+    said = refused("localize", *two, "-o", tmp_path / "both")
+    assert "nothing to put together" in said
+    assert "other classes" in said
+
+
+def test_delta_of_an_older_version_says_what_to_run(two, refused, tmp_path) -> None:
+    older = [dataclasses.replace(one, n_says=()) for one in load_deltas(Study(two[1]))]
+    write_deltas(two[1], older)
+    said = refused("localize", *two, "-o", tmp_path / "both")
+    assert f"mnemoscope localize {two[1]} --redo" in said
+
+
+def test_a_study_without_a_trained_cnn_is_refused(two, tiny_studies, refused, tmp_path) -> None:
+    empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
+    change(empty, lambda v: v["record"]["models"]["model"].update(fingerprint="empty"))
+    said = refused("localize", two[0], empty, "-o", tmp_path / "both")
+    assert "no CNN trained" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "both", "--redo"], "only read"),
+        ([], "Add -o FOLDER"),
+    ],
+)
+def test_flags_that_would_be_passed_over_are_refused(two, refused, arguments, said) -> None:
+    assert said in refused("localize", *two, *arguments)
+
+
+def test_places_that_cannot_take_it_are_refused(two, refused, tmp_path) -> None:
+    assert "is a study" in refused("localize", *two, "-o", two[0])
+    assert "Leave -o out" in refused("localize", two[0], "-o", tmp_path / "both")
+    (tmp_path / "file").touch()
+    assert "cannot be made" in refused("localize", *two, "-o", tmp_path / "file" / "both")
+    said = refused("localize", *two, "-o", tmp_path / "o", "--export", tmp_path / "file" / "f")
+    assert "cannot be made" in said
+    assert not (tmp_path / "o").exists()

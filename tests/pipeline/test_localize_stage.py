@@ -1,0 +1,347 @@
+"""The stage `localize`: Δ beside the reference's and the tokens', its regions and its checks."""
+
+import dataclasses
+import re
+import shutil
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.errors import DamagedDataError
+from mnemoscope.flow.run import run_stage
+from mnemoscope.localize import attribution
+from mnemoscope.pipeline import localize
+from mnemoscope.pipeline import localize as localize_rows
+from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read
+from mnemoscope.pipeline.train import load_outcome
+from mnemoscope.report import export
+from mnemoscope.report.gather import taxonomy_results
+from mnemoscope.report.tables import localize_tables
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings
+
+SAMPLE = "Non-Memo, Recite[5], Recollect"
+
+
+def settings_of(study: Study, **changes) -> StudySettings:
+    values = study.settings.as_dict()
+    values["localize"] |= changes
+    return StudySettings.model_validate(values)
+
+
+def as_if_trained(monkeypatch) -> None:
+    """The tiny study's CNNs have not left chance; here they count all the same."""
+
+    def outcome(job):
+        found = load_outcome(job)
+        return dataclasses.replace(found, facts=found.facts | {"did_train": True})
+
+    monkeypatch.setattr(localize, "load_outcome", outcome)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_studies, tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("localize") / "study"
+    shutil.copytree(tiny_studies["report"], folder)
+    study = Study(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        as_if_trained(monkeypatch)
+        run_stage(study, "localize", settings_of(study, correct_only=False), redo=True)
+    return Study(folder)
+
+
+def flip_bits(folder: Path) -> None:
+    """One bit in the last weight of every shard of the model's maps."""
+    for shard in (folder / "maps" / "model").glob("*.safetensors"):
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+
+
+def test_a_bit_that_flipped_in_a_map_stops_a_localization_by_name(
+    tiny_studies, tmp_path, monkeypatch
+) -> None:
+    study = Study(shutil.copytree(tiny_studies["benchmark"], tmp_path / "study"))
+    flip_bits(study.folder)
+    as_if_trained(monkeypatch)
+    with pytest.raises(DamagedDataError, match=r"model/shard-\d+.*content has changed"):
+        run_stage(study, "localize", settings_of(study, correct_only=False, sanity=False))
+    assert study.manifest("localize") is None
+    assert not (study.folder / "decisiveness.safetensors").exists()
+
+
+def test_a_benchmark_is_of_predictions_and_no_bit_of_a_map_moves_it(tiny_studies, tmp_path) -> None:
+    study = Study(shutil.copytree(tiny_studies["train"], tmp_path / "study"))
+    flip_bits(study.folder)
+    run_stage(study, "benchmark")
+    for name in ("benchmark.parquet", "inputs.parquet", "comparison.parquet"):
+        whole = tiny_studies["benchmark"] / name
+        assert (study.folder / name).read_bytes() == whole.read_bytes()
+
+
+def test_every_source_has_its_delta_and_the_models_is_the_default(done) -> None:
+    for source, n_maps in (("model", 2), ("reference", 2), ("blind", 2)):
+        found = list(load_deltas(done, source))
+        assert {one.source for one in found} == {source}
+        assert [one.attribution for one in found] == ["gradient", "guided"]
+        assert {one.delta.shape for one in found} == {(3, n_maps, 64, 64)}
+        assert {one.n_cnns for one in found} == {2}
+    assert [one.source for one in load_deltas(done)] == ["model", "model"]
+
+
+def test_all_sequences_count_where_correct_only_is_off(done) -> None:
+    n_eval = done.read("samples.parquet").filter(sample=SAMPLE, split="eval")
+    for one in load_deltas(done):
+        counted = np.array(one.n_used) + np.array(one.n_skipped)
+        assert counted.sum() == 2 * n_eval.height  # CNNs
+        assert sum(one.n_wrong) > 0
+
+
+def test_shares_of_a_partition_add_up_and_channels_are_said_apart(done) -> None:
+    table = done.read("regions.parquet").drop_nulls("share")
+    keys = ["source", "attribution", "class"]
+    for pattern in ("→", "^layer ", "third of the layers|same token"):
+        parts = table.filter(pl.col("region").str.contains(pattern))
+        for share in parts.group_by(keys).agg(pl.col("share").sum())["share"]:
+            assert share == pytest.approx(1)
+    blind = set(table.filter(source="blind")["region"])
+    assert {"same token earlier", "after the same token"} < blind
+    assert not [name for name in blind if "layer" in name]
+
+
+def test_every_check_is_made_for_every_class_and_attribution(done) -> None:
+    table = done.read("agreement.parquet")
+    counts = dict(table.group_by("check").len().rows())
+    assert counts == {
+        "halves": 6,
+        "seeds": 6,
+        "attributions": 6,
+        "reference": 6,
+        "attention": 6,
+        "randomized": 2 * 3 * 2 * 4,  # attributions, classes, D and Δ, layers
+        "permuted": 2 * 3 * 2,
+    }
+    lowest = table.filter(check="randomized")["against"].unique(maintain_order=True).to_list()
+    assert lowest == ["classifier.4", "classifier.1", "features.4", "features.0"]
+    assert table["pearson"].drop_nulls().is_between(-1, 1).all()
+
+
+def test_the_report_sets_it_all_below_the_maps(done) -> None:
+    tables = {table.title: table for table in localize_tables(done, SAMPLE)}
+    assert list(tables) == [
+        "Where Δ lies, by name (gradient)",
+        "Layers of the model beside those of the reference (gradient)",
+        "Is Δ stable, and do the attributions agree?",
+        "Does Δ depend on what the CNN learned?",
+        "The attention itself, without a CNN",
+    ]
+    for table in tables.values():
+        assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
+    stable = tables["Is Δ stable, and do the attributions agree?"]
+    assert "All evaluation sequences count" in stable.summary
+    sane = tables["Does Δ depend on what the CNN learned?"]
+    assert "guided: with random weights in the top layer D keeps a correlation of" in sane.summary
+    gists = [table.gist for table in tables.values()]
+    assert all(gists)
+    assert all(name in gists[0] for name in ("Non-Memo", "Recite[5]", "Recollect"))
+    verdict = "(passes|passes in part|fails)"
+    assert re.fullmatch(f"gradient {verdict}, guided {verdict}", gists[3])
+    (result,) = [one for one in taxonomy_results(done) if one.name == SAMPLE]
+    assert [maps.attribution for maps in result.beside] == ["gradient", "guided"]
+
+
+def test_costly_attributions_read_a_seeded_few_of_each_class(done) -> None:
+    def drawn(attribution, **changes):
+        study = Study(done.folder)
+        study.settings = settings_of(study, **changes)
+        return rows_read(study, SAMPLE, attribution)
+
+    whole = drawn("gradient", attribution_sequences=2)
+    assert whole.equals(done.read("samples.parquet").filter(sample=SAMPLE, split="eval"))
+    few = drawn("occlusion", attribution_sequences=2)
+    assert few["class"].value_counts(sort=True)["count"].to_list() == [2, 2, 2]
+    assert set(few["sequence_id"]) < set(whole["sequence_id"])
+    assert few.equals(drawn("integrated", attribution_sequences=2))
+    seeds = [drawn("occlusion", attribution_sequences=2, seed=seed) for seed in range(1, 5)]
+    assert not all(few.equals(other) for other in seeds)
+    assert drawn("occlusion", attribution_sequences=None).equals(whole)
+
+
+def test_halves_share_no_sequence_and_keep_near_duplicates_together() -> None:
+    rows = pl.DataFrame(
+        {
+            "sequence_id": range(12),
+            "class": ["Guess"] * 6 + ["Recall"] * 6,
+            "group": [7, 7, 3, 3, 9, 1, 2, 4, 6, 8, 10, 12],
+        }
+    )
+    first, second = in_halves(rows)
+    assert sorted([*first["sequence_id"], *second["sequence_id"]]) == list(range(12))
+    assert not set(first["group"]) & set(second["group"])
+    assert first["class"].value_counts(sort=True)["count"].to_list() == [3, 3]
+
+
+def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
+    done, tmp_path, monkeypatch
+) -> None:
+    """Else a costly one would differ from the others by its sequences alone."""
+    folder = tmp_path / "study"
+    shutil.copytree(done.folder, folder)
+    as_if_trained(monkeypatch)
+    # The same attribution under two names, one costly: on the same sequences they are one.
+    monkeypatch.setattr(localize_rows, "COSTLY", ("guided",))
+    asked = localize.decisiveness
+    monkeypatch.setattr(
+        localize, "decisiveness", lambda *a, **k: asked(*a, **k | {"attribution": "gradient"})
+    )
+    study = Study(folder)
+    wanted = settings_of(study, correct_only=False, sanity=False, attribution_sequences=3)
+    run_stage(study, "localize", wanted, redo=True)
+    counted = {one.attribution: sum(one.n_used) + sum(one.n_skipped) for one in load_deltas(study)}
+    n_eval = done.read("samples.parquet").filter(sample=SAMPLE, split="eval").height
+    assert counted == {"gradient": 2 * n_eval, "guided": 2 * 3 * 3}  # CNNs, classes, sequences
+    alike = study.read("agreement.parquet").filter(check="attributions")
+    assert alike["pearson"].to_list() == pytest.approx([1.0] * 6)
+    assert alike["overlap"].to_list() == [1.0] * 6
+
+
+def told(study, rows) -> dict:
+    """Tables of a study by their titles, with other figures in place of its agreements."""
+    frames = {"agreement.parquet": pl.DataFrame(rows)}
+    fake = SimpleNamespace(
+        folder=study.folder,
+        settings=study.settings,
+        read=lambda name: frames.get(name, study.read(name)),
+    )
+    return {table.title: table for table in localize_tables(fake, SAMPLE)}
+
+
+def agreement_row(attribution, check, against, of, pearson, overlap, name="Recollect") -> dict:
+    names = {"sample": SAMPLE, "attribution": attribution, "class": name, "check": check}
+    figures = {"pearson": pearson, "spearman": pearson - 0.1, "overlap": overlap}
+    return names | {"against": against, "of": of} | figures
+
+
+def test_attributions_that_name_other_edges_are_said(done) -> None:
+    def said(overlap, attributions=("gradient", "occlusion")):
+        rows = [
+            agreement_row(one, "attributions", other, "Δ", 0.05, overlap, name)
+            for one, other in permutations(attributions)
+            for name in ("Non-Memo", "Recollect")
+        ]
+        return told(done, rows)["Is Δ stable, and do the attributions agree?"]
+
+    apart, alike = said(0.31), said(0.62)
+    assert "mean over the classes: gradient and occlusion (31%)." in apart.summary
+    assert "31% are the same (rank correlation −0.05)" in apart.summary
+    assert "other edges by gradient and occlusion" in apart.gist
+    assert "half of the top 1 % or more in common" in alike.summary
+    assert "other edges" not in alike.gist
+    assert "Occlusion reads up to 32 sequences of each class" in apart.summary
+    assert "reads up to" not in said(0.31, ("gradient", "guided")).summary
+
+
+@pytest.mark.parametrize(
+    ("top", "verdict", "said"),
+    [
+        (0.9, "fails", "most of what it has beyond a random CNN does not come from"),
+        (0.55, "passes in part", "25% of what it has beyond a random CNN does not come from"),
+        (0.43, "passes", "is lost with the top layer"),
+        (-0.2, "passes", "keeps a correlation of −0.20, with all layers random 0.40"),
+    ],
+)
+def test_what_the_page_says_of_the_sanity_check_is_what_the_figures_carry(
+    done, top, verdict, said
+) -> None:
+    rows = [
+        agreement_row("gradient", "randomized", layer, of, value, 0.5)
+        for layer, value in (("classifier.4", top), ("features.0", 0.4))
+        for of in ("D", "Δ")
+    ]
+    table = told(done, rows)["Does Δ depend on what the CNN learned?"]
+    assert table.gist == f"gradient {verdict}"
+    assert said in table.summary
+
+
+def test_a_study_localized_before_these_checks_is_shown_without_them(done, tmp_path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(done.folder, folder)
+    (folder / "regions.parquet").unlink()
+    assert not list(localize_tables(Study(folder), SAMPLE))
+    assert Study(folder).is_done("localize")
+
+
+def test_settings_at_their_defaults_leave_an_old_localization_valid(tiny_studies) -> None:
+    """Neither `correct_only` nor `sanity` takes part in the key where it is what was always so."""
+    study = Study(tiny_studies["report"])
+    key = study.key("localize")
+    study.settings.localize.sanity = False
+    assert study.key("localize") != key
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("localize.attributions=[attention]", "'gradient', 'guided'"),
+        ("localize.attributions=[]", "at least 1"),
+        ("localize.correct_only=perhaps", "valid boolean"),
+        ("localize.attribution_sequences=1", "greater than or equal to 2"),
+        ("localize.seed=-1", "greater than or equal to 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(refused, done, setting, said) -> None:
+    assert said in refused("localize", done.folder, "-q", "--redo", "--set", setting)
+
+
+def test_occlusion_without_captum_is_refused_before_any_work(
+    refused, done, tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(done.folder, folder)
+    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    said = refused("localize", folder, "-q", "--redo", "--set", "localize.attributions=[occlusion]")
+    assert "pip install 'mnemoscope[attribution]'" in said
+
+
+def test_the_export_holds_every_figure_and_the_numbers(call, done, tmp_path, monkeypatch) -> None:
+    drawn = {"svg": b"<svg/>", "pdf": b"%PDF", "png": b"png"}
+    monkeypatch.setattr(export, "drawn", lambda figure: drawn)  # drawn in tests/report
+    folder = tmp_path / "new" / "figures"
+    result = call("localize", done.folder, "-q", "--export", folder)
+    assert result.status == 0, result.err
+    names = {path.name for path in folder.iterdir()}
+    stem = "non-memo-recite-5-recollect"
+    assert {f"{stem}-{a}-model-maps.pdf" for a in ("gradient", "guided")} < names
+    assert {f"{stem}-guided-reference-maps.svg", f"{stem}-gradient-profile.png"} < names
+    assert f"Wrote {len(names)} figures and tables" in result.out
+    table = pl.read_parquet(folder / "delta.parquet")
+    own = next(load_deltas(done))
+    one = table.filter(source="model", attribution="gradient", layer=2, query=50, key=7)
+    assert dict(one.select("class", "delta").rows()) == {
+        name: own.delta[index, 1, 49, 6] for index, name in enumerate(own.classes)
+    }
+    assert (folder / "regions.parquet").read_bytes() == (
+        done.folder / "regions.parquet"
+    ).read_bytes()
+
+
+def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")
+    assert "cannot be made" in said
+    empty = tmp_path / "empty"
+    shutil.copytree(tiny_studies["report"], empty)  # its CNNs did not train
+    assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shape_of_attention_stands_for_every_class_and_layer(done) -> None:
+    table = done.read("attention.parquet")
+    assert table.height == 3 * 2
+    blocks = table.select(pl.sum_horizontal(pl.col("^mass .* → .*$")))
+    assert blocks.to_series().to_list() == pytest.approx([1.0] * 6)
+    assert table["Gini coefficient of a row"].is_between(0, 1).all()

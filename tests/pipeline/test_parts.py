@@ -1,0 +1,283 @@
+"""Parts of a stage made by several processes, merged: byte for byte what one process makes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mnemoscope.flow.run import run
+from mnemoscope.lm import model as batching
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+from study_files import assert_same, content
+from tiny_models import make_sequences, save_model
+
+COMMAND = Path(sys.executable).with_name("mnemoscope")
+N = 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Path]:
+    """One study, scanned, by the stage it has come to, made by one process; read only."""
+    folder = tmp_path_factory.mktemp("parts")
+    model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
+    make_sequences(model, 120).write_parquet(folder / "sequences.parquet")
+    values = {
+        "model": {"name": str(model), "batch_size": 6},
+        "sequences": {"source": str(folder / "sequences.parquet")},
+        "continue": {"part_rows": 16, "scan": True},
+        "label": {
+            "taxonomies": ["Non-Memo, Recite[5], Recollect"],
+            "n_train": 20,
+            "n_eval": 10,
+            "minimum": 12,
+        },
+        "capture": {"reference": str(reference), "shard_rows": 10},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    copies = {}
+    for stage in ("sequences", "continue", "label", "capture"):
+        run(parse_settings(values, where="test"), folder / "study", until=stage)
+        copies[stage] = folder / stage
+        shutil.copytree(folder / "study", copies[stage])
+    return copies
+
+
+@pytest.fixture
+def begun(whole, tmp_path):
+    """A copy of the study as it stands before a stage."""
+
+    def begun(stage: str) -> Path:
+        before = {"continue": "sequences", "capture": "label"}[stage]
+        return Path(shutil.copytree(whole[before], tmp_path / "study"))
+
+    return begun
+
+
+def folder_of(study: Path, stage: str, number: int) -> Path:
+    return study / "parts" / stage / f"{number}-of-{N}"
+
+
+def make_parts(call, study: Path, stage: str, numbers=range(1, N + 1)) -> None:
+    for number in numbers:
+        done = call(stage, study, "--part", f"{number}/{N}", "-q")
+        assert done.status == 0, done.err
+        assert "mnemoscope merge" in done.out
+
+
+@pytest.mark.parametrize("stage", ["continue", "capture"])
+def test_merged_parts_are_what_one_process_makes(stage, begun, whole, call):
+    study = begun(stage)
+    before = content(study)
+    make_parts(call, study, stage, (3, 1, 2))  # in any order
+    outside = {name: data for name, data in content(study).items() if not name.startswith("parts")}
+    assert outside == before  # a part only reads the study
+    done = call("merge", study, "-q")
+    assert done.status == 0, done.err
+    assert_same(study, whole[stage])
+    assert "Nothing to do" in call(stage, study, "-q").out
+    assert "Nothing to do" in call(stage, study, "--part", "1/2", "-q").out
+
+
+def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, whole, call):
+    study = begun("continue")
+    make_parts(call, study, "continue", (1, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnemoscope.lm.model._try", lack_memory_once())
+        make_parts(call, study, "continue", (2,))
+    make_parts(call, study, "continue", (2,))  # finished: nothing is done again or forgotten
+    assert call("merge", study, "-q").status == 0
+    counts = Study(study).manifest("continue")["counts"]
+    wanted = Study(whole["continue"]).manifest("continue")["counts"]
+    assert counts == wanted | {"batch_size_halved_to": 3}
+
+
+def lack_memory_once():
+    """The first batch of all finds no memory."""
+    attempt, seen = batching._try, []
+
+    def lacking(*arguments):
+        seen.append(1)
+        return None if len(seen) == 1 else attempt(*arguments)
+
+    return lacking
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
+@pytest.mark.parametrize(
+    ("stage", "partial"),
+    [("continue", "part-*.parquet"), ("capture", "maps/model/shard-00001.safetensors")],
+)
+def test_a_part_that_was_killed_is_refused_and_goes_on(stage, partial, begun, whole, call, refused):
+    study = begun(stage)
+    make_parts(call, study, stage, (1, 3))
+    folder = folder_of(study, stage, 2)
+    process = subprocess.Popen(
+        [COMMAND, stage, study, "--part", f"2/{N}", "-q"], stderr=subprocess.PIPE
+    )
+    limit = time.monotonic() + 300
+    while not any(folder.glob(partial)) and process.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    line = refused("merge", study, "-q")
+    assert f"{stage}, part 2 of {N} is not finished" in line
+    assert f"--part 2/{N}" in line
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*-0*.*") if path.is_file()}
+    assert kept
+    make_parts(call, study, stage, (2,))
+    redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
+    assert len(redone) <= 1  # a shard that the index did not name yet, nothing else is done twice
+    assert call("merge", study, "-q").status == 0
+    assert_same(study, whole[stage])
+
+
+def test_a_missing_part_is_named_and_nothing_is_merged(begun, call, refused):
+    study = begun("capture")
+    make_parts(call, study, "capture", (1,))
+    before = content(study)
+    line = refused("merge", study, "-q")
+    assert f"capture, parts 2, 3 of {N} are missing" in line
+    assert f"mnemoscope capture {study} --part 2/{N}" in line
+    assert content(study) == before
+
+
+def test_parts_with_other_settings_do_not_fit(begun, call, refused):
+    study = begun("continue")
+    make_parts(call, study, "continue", (1, 2))
+    assert call("continue", study, "--part", f"3/{N}", "--batch-size", 7, "-q").status == 0
+    line = refused("merge", study, "-q")
+    assert str(folder_of(study, "continue", 3)) in line
+    assert "model.batch_size 7 (here 6)" in line
+    line = refused("continue", study, "--part", f"3/{N}", "-q")
+    assert "begun with model.batch_size 7 (here 6)" in line
+    assert call("continue", study, "--part", f"3/{N}", "--redo", "-q").status == 0
+    assert call("merge", study, "-q").status == 0
+
+
+def test_parts_of_another_model_do_not_fit(begun, call, refused):
+    study = begun("continue")
+    make_parts(call, study, "continue")
+    path = folder_of(study, "continue", 2) / "part.json"
+    record = json.loads(path.read_text())
+    record["models"]["model"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(record))
+    assert "models.model.fingerprint '0000" in refused("merge", study, "-q")
+    path.write_text("{}")
+    assert f"{path}: damaged" in refused("merge", study, "-q")
+
+
+def test_parts_of_other_counts_do_not_fit(begun, call, refused):
+    study = begun("continue")
+    make_parts(call, study, "continue")
+    assert call("continue", study, "--part", "1/2", "-q").status == 0
+    assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
+
+
+def test_parts_of_another_table_do_not_fit(begun, call, refused):
+    study = begun("continue")
+    make_parts(call, study, "continue")
+    table = Study(study).sequences
+    table.with_columns(table["sequence_id"] + 1).write_parquet(study / "sequences.parquet")
+    assert "made from another table of sequences" in refused("merge", study, "-q")
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_damaged_shard_of_a_part_is_named_and_its_part_run_again(
+    how, begun, whole, call, refused
+):
+    study = begun("capture")
+    make_parts(call, study, "capture")
+    shard = folder_of(study, "capture", 2) / "maps" / "model" / "shard-00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-9] ^= 1
+    shard.unlink()
+    if how != "gone":
+        shard.write_bytes(data if how == "flipped" else data[:1000])
+    line = refused("merge", study, "-q")
+    assert str(shard) in line
+    assert f"mnemoscope capture {study} --part 2/{N}" in line
+    make_parts(call, study, "capture", (2,))
+    assert call("merge", study, "-q").status == 0
+    assert_same(study, whole["capture"])
+
+
+def test_a_missing_chunk_of_a_part_is_named(begun, call, refused):
+    study = begun("continue")
+    make_parts(call, study, "continue")
+    chunk = folder_of(study, "continue", 2) / "part-000000016.parquet"
+    chunk.unlink()
+    line = refused("merge", study, "-q")
+    assert str(chunk) in line
+    assert f"--part 2/{N}" in line
+
+
+def test_without_the_check_a_merge_loads_no_model(begun, whole, call, monkeypatch):
+    study = begun("continue")
+    make_parts(call, study, "continue")
+    monkeypatch.setattr("mnemoscope.study.models.load_model", None)
+    assert call("merge", study, "--no-check", "-q").status == 0
+    found, wanted = (Study(one).manifest("continue") for one in (study, whole["continue"]))
+    assert found["counts"].pop("scan_check") == {"checked": 0, "disagree": 0}
+    wanted["counts"].pop("scan_check")
+    assert found == wanted
+    assert content(study)["sequences.parquet"] == content(whole["continue"])["sequences.parquet"]
+
+
+def test_more_parts_than_shards_merge_too(begun, whole, call):
+    study = begun("capture")
+    for number in range(1, 13):  # 9 shards
+        assert call("capture", study, "--part", f"{number}/12", "-q").status == 0
+    assert call("merge", study, "-q").status == 0
+    assert_same(study, whole["capture"])
+
+
+def test_two_processes_on_one_part_are_refused_and_a_stage_beside_its_parts(begun, refused):
+    from mnemoscope.study.folder import hold_folder
+
+    study = begun("continue")
+    folder = folder_of(study, "continue", 1)
+    folder.mkdir(parents=True)
+    with hold_folder(folder):
+        line = refused("continue", study, "--part", f"1/{N}", "-q")
+        assert f"in use by process {os.getpid()}" in line
+    with Study(study).lock(shared=True):
+        assert "parts of it" in refused("continue", study, "-q")
+    with Study(study).lock():
+        line = refused("continue", study, "--part", f"1/{N}", "-q")
+        assert f"in use by process {os.getpid()}" in line
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0", ""])
+def test_what_is_no_part_is_refused(text, begun, refused):
+    study = begun("continue")
+    assert "--part 3/8" in refused("continue", study, f"--part={text}", "-q")
+    assert not (study / "parts").exists()
+
+
+def test_without_parts_there_is_nothing_to_merge(begun, refused):
+    assert "holds no parts" in refused("merge", begun("continue"), "-q")
+
+
+def test_another_mask_of_the_same_tokens_is_another_table() -> None:
+    from types import SimpleNamespace
+
+    import polars as pl
+
+    from mnemoscope.pipeline.blocks import table_digest
+
+    table = pl.DataFrame({"sequence_id": [1, 2], "tokens": [[3, 4, 5], [6, 7, 8]]})
+    masks = [[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [0, 1, 1]]
+    tables = [table, *(table.with_columns(attention_mask=pl.Series(mask)) for mask in masks)]
+    digests = {table_digest(SimpleNamespace(sequences=one)) for one in tables}
+    assert len(digests) == 3

@@ -1,0 +1,297 @@
+"""The dry run: published shapes and counts, the published pipeline's 45 TB, bounds that hold."""
+
+import subprocess
+import sys
+from itertools import product
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.errors import UserError
+from mnemoscope.maps.format import triangle_size
+from mnemoscope.plan import (
+    ModelShape,
+    Plan,
+    bound_overlap,
+    bytes_a_sequence,
+    count_overlap,
+    count_passes,
+    find_shape,
+    is_on_disk,
+    known_classes,
+    map_bytes,
+    memory_bytes,
+    paper_bytes,
+    plan,
+    published_cost,
+    pythia_facts,
+)
+from mnemoscope.study.settings import LabelSettings, StudySettings, parse_settings
+from mnemoscope.taxonomy.catalogue import catalogue
+from mnemoscope.taxonomy.names import parse_taxonomy
+
+PYTHIA_12B = "EleutherAI/pythia-12b-deduped"
+PUBLISHED = {"source": "usvsnsp/semantic-filters", "split": "deduped_12b"}
+PAPER = {
+    "model": {"name": PYTHIA_12B, "dtype": "float16", "device": "cuda"},
+    "sequences": PUBLISHED,
+    "continue": {"scan": True},
+    "label": {"taxonomies": ["catalogue"], "split": "row"},
+    "train": {
+        "preset": "paper",
+        "kernels": [6, 8],
+        "filters": [10, 16],
+        "poolings": ["mean", "max"],
+        "seeds": [0],
+    },
+}
+
+
+def chosen(**changes: dict) -> StudySettings:
+    """The paper's settings with some exchanged."""
+    merged = {key: {**PAPER.get(key, {}), **changes.get(key, {})} for key in {*PAPER, *changes}}
+    return parse_settings(merged, where="test")
+
+
+def text(made: Plan) -> str:
+    rows = [f"{row.what} | {row.ours} | {row.published}" for row in made.rows]
+    return "\n".join([*made.lines, *rows, *made.notes])
+
+
+@pytest.mark.parametrize("size", pythia_facts()["models"])
+def test_shapes_give_the_published_numbers_of_parameters(size) -> None:
+    """GPT-NeoX: 12 h² + 13 h a layer, 2 h for the last norm, embeddings at both ends."""
+    shape = find_shape(f"EleutherAI/pythia-{size}-deduped")
+    h = shape.hidden
+    wanted = shape.n_layers * (12 * h * h + 13 * h) + 2 * h + 2 * shape.vocabulary * h
+    assert shape.n_parameters == wanted
+    assert find_shape(f"pythia-{size}") == shape
+
+
+def test_the_published_pipeline_needs_45_tb_and_11_8_mb_a_sequence() -> None:
+    shape = find_shape(PYTHIA_12B)
+    assert bytes_a_sequence(shape) == 36 * 40 * 64 * 64 * 2
+    assert round(bytes_a_sequence(shape) / 1e6, 1) == 11.8
+    # "45 TB" has two figures: what rounds to it lies within half a terabyte.
+    assert abs(paper_bytes(shape) / 1e12 - 45) < 0.5
+    theirs = published_cost(catalogue(), shape, per_class=6000, length=64)
+    assert theirs.n_jobs == 54
+    assert theirs.n_trainings == 54 * 8
+    assert theirs.n_sequences == 6000 * (27 * 3 + 27 * 4)
+    assert theirs.n_bytes == theirs.n_sequences * bytes_a_sequence(shape)
+
+
+@pytest.mark.parametrize(("n_layers", "length"), [(36, 64), (4, 64), (2, 40)])
+def test_bytes_of_a_map_are_those_of_the_store(n_layers, length) -> None:
+    assert map_bytes(n_layers, length) == 2 * n_layers * triangle_size(length) * 2
+
+
+def test_memory_grows_with_batch_and_number_format() -> None:
+    shape = find_shape(PYTHIA_12B)
+    half, whole = (
+        memory_bytes(shape, dtype=dtype, batch_size=64, length=64)
+        for dtype in ("float16", "float32")
+    )
+    assert half.weights * 2 == whole.weights == 4 * shape.n_parameters
+    more = memory_bytes(shape, dtype="float16", batch_size=128, length=64)
+    assert more.activations == 2 * half.activations
+
+
+def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:
+    counts = {"n_sequences": 100, "n_memorized": 40, "n_maps": 30, "n_own": 10}
+    counts["has_reference"] = True
+    scan, decoded = (
+        count_passes(chosen(**{"continue": {"scan": flag}}), **counts) for flag in (True, False)
+    )
+    assert [(one.name, one.n_sequences, one.n_tokens) for one in scan[:2]] == [
+        ("scan, first step", 100, 35),
+        ("scan, the rest", 40, 28),
+    ]
+    assert decoded[0].tokens == 100 * 63
+    assert [one.name for one in scan if one.is_control] == [
+        "log-probabilities",
+        "capture of the reference",
+    ]
+    without = count_passes(chosen(benchmark={"controls": False}), **counts)
+    assert not [one for one in without if one.is_control]
+
+
+FEATURES = ("duplicates", "is_incrementing", "is_repeating", "rouge_l", "rouge_3", "is_code")
+
+
+def random_table(seed: int, n: int) -> pl.DataFrame:
+    """Sequences with random features and verdicts."""
+    rng = np.random.default_rng(seed)
+    flags = {name: rng.random(n) < 0.3 for name in FEATURES[1:3]}
+    return pl.DataFrame(
+        {
+            "sequence_id": rng.permutation(n),
+            "is_memorized": rng.random(n) < 0.7,
+            "duplicates": rng.choice([1, 5, 6, 40, 51, 900, 2000], n),
+            **flags,
+            "rouge_l": rng.integers(0, 33, n) / 32,
+            "rouge_3": rng.integers(0, 31, n) / 30,
+            "is_code": rng.random(n) < 0.3,
+        }
+    )
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 1000), n=st.integers(400, 2500))
+def test_what_is_drawn_lies_within_the_bounds(seed, n) -> None:
+    """The bounds hold for samples that are full; smaller classes only lower what is drawn."""
+    values = {"taxonomies": ["catalogue"], "split": "row", "n_train": 8, "n_eval": 4, "minimum": 6}
+    whole = chosen(label=values, sequences={"source": "table.parquet", "split": None})
+    bounds = bound_overlap(catalogue(), whole.label, n)
+    drawn = count_overlap(random_table(seed, n), catalogue(), whole, how="counted")
+    assert drawn.at_least == drawn.at_most <= bounds.at_most
+    if not drawn.impossible and n > 2000:
+        assert drawn.at_most >= bounds.at_least
+    assert bounds.at_most < bounds.without_sharing
+
+
+def test_equal_classes_are_drawn_once_and_apart_classes_share_nothing() -> None:
+    label = LabelSettings(split="row", n_train=8, n_eval=4)
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[5], Others"]
+    taxonomies = [parse_taxonomy(name) for name in names]
+    bounds = bound_overlap(taxonomies, label, None)
+    assert (bounds.at_least, bounds.at_most, bounds.without_sharing) == (36, 36, 72)
+
+
+def test_published_counts_give_the_classes_that_are_made_of_them() -> None:
+    counts = {"recite": 10, "reconstruct": 3, "recollect": 4}
+    assert known_classes(parse_taxonomy("Non-Memo, Recite[5], Reconstruct, Recollect"), counts) == {
+        "Recite[5]": 10,
+        "Reconstruct": 3,
+        "Recollect": 4,
+    }
+    assert known_classes(parse_taxonomy("Non-Memo, Recollect[5], Rest"), counts) == {
+        "Recollect[5]": 7,
+        "Rest": 10,
+    }
+    assert known_classes(parse_taxonomy("Non-Memo, Guess, Recall"), counts) == {}
+
+
+def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_path) -> None:
+    made = text(plan(chosen(), tmp_path / "study"))
+    for word in (
+        "36 layers, 40 heads, 11,846,072,320 parameters (not on disk",
+        "pile 5,000,000 + memories 1,871,216 rows, as published (not on disk",
+        "Taxonomies: 54, 51 of them distinct",
+        "Recite[5] 1,566,369",
+        "sequences captured | 30,000 to 402,000 | 1,134,000",
+        "0.30 MB, pooled | 11.8 MB, all heads",
+        "CNNs for the figures | 408 | 432",
+        "assumed for cuda, not measured",
+        "180 × 21,000 × 11.8 MB = 44.6 TB",
+    ):
+        assert word in made, made
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path) -> None:
+    with_, without = (
+        {row.what: row.ours for row in plan(chosen(benchmark=values), tmp_path / "s").rows}
+        for values in ({"control_settings": 0}, {"controls": False})
+    )
+    assert "control 408" in with_["trainings for the controls"]
+    assert "blind 204" in with_["trainings for the controls"]
+    assert without["trainings for the controls"] == "none"
+    assert "time: controls, CNNs" in with_
+    assert "time: controls, CNNs" not in without
+    assert with_["time: CNNs"] == without["time: CNNs"]
+
+
+def test_a_model_that_nobody_knows_is_said_to_be_unknown(tmp_path) -> None:
+    made = text(plan(chosen(model={"name": "someone/unheard-of"}), tmp_path / "study"))
+    assert "its shape is not known" in made
+    assert "attention, stored" not in made
+    assert "sequences captured" in made
+
+
+def test_config_on_disk_gives_the_shape_and_headers_the_parameters(tiny) -> None:
+    shape = find_shape(str(tiny.model))
+    assert (shape.n_layers, shape.n_heads) == (2, 4)
+    assert is_on_disk(str(tiny.model))
+    from safetensors import safe_open
+
+    with safe_open(tiny.model / "model.safetensors", framework="np") as file:
+        stored = sum(int(np.prod(file.get_slice(name).get_shape())) for name in list(file.keys()))
+    assert shape.n_parameters == stored
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sequences": {"split": "deduped_12"}}, ["deduped_12b"]),
+        ({"sequences": {"split": None}}, ["which split", "--split"]),
+        ({"sequences": {"source": "nowhere.parquet", "split": None}}, ["nowhere.parquet"]),
+        ({"label": {"taxonomies": ["catalog"]}}, ["catalogue"]),
+        ({"benchmark": {"control_taxonomies": ["Non-Memo, Recite[7], Others"]}}, ["Recite[7]"]),
+    ],
+)
+def test_what_run_would_refuse_is_refused(changes, words, tmp_path) -> None:
+    with pytest.raises(UserError) as refused:
+        plan(chosen(**changes), tmp_path / "study")
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="not a study"):
+        plan(chosen(), tmp_path)
+
+
+def test_a_table_that_lacks_columns_makes_taxonomies_impossible_in_advance(tmp_path) -> None:
+    table = pl.DataFrame(
+        {"sequence_id": range(50), "tokens": [[i % 7] * 64 for i in range(50)]},
+        schema_overrides={"tokens": pl.List(pl.Int32)},
+    )
+    table.write_parquet(tmp_path / "table.parquet")
+    source = {"source": str(tmp_path / "table.parquet"), "split": None}
+    made = text(plan(chosen(sequences=source), tmp_path / "study"))
+    assert "need 'duplicates', which the table lacks" in made
+    assert "50, each scanned" in made
+    assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
+    frame = random_table(5, 900)
+    tokens = np.random.default_rng(0).integers(0, 99, (900, 64)).tolist()
+    frame = frame.with_columns(pl.Series("tokens", tokens, dtype=pl.List(pl.Int32)))
+    frame.select("sequence_id", "is_memorized", "duplicates", "tokens").write_parquet(
+        tmp_path / "table.parquet"
+    )
+    values = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 8, "n_eval": 4}
+    source = {"source": str(tmp_path / "table.parquet"), "split": None}
+    made = text(plan(chosen(sequences=source, label=values), tmp_path / "study"))
+    assert "sequences captured | 36 | 36" in made
+    assert "counted: every sample drawn from the labels on disk" in made
+
+
+def test_the_published_dry_run_loads_no_torch(tmp_path) -> None:
+    code = (
+        "import sys; from mnemoscope.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    words = ["run", "pythia-12b.yaml", "--dry-run", "--set", "label.taxonomies=[catalogue]"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_do_not_depend_on_how_a_shape_is_made() -> None:
+    for layers, heads in product((1, 3), (2, 5)):
+        shape = ModelShape(layers, heads, 8, 10, 100, "test")
+        assert bytes_a_sequence(shape, 10) == layers * heads * 10 * 10 * 2

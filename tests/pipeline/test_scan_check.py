@@ -1,0 +1,65 @@
+"""Scan and decoding are both asked, and a verdict that differs is counted."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.pipeline.continue_ import check_scan, decode
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return load_model(str(model_path()))
+
+
+@pytest.fixture(scope="module")
+def tokens() -> np.ndarray:
+    return token_matrix(read_table(sequences_path()).sample(96, seed=3))
+
+
+@pytest.fixture(scope="module")
+def decoded(model: LanguageModel, tokens: np.ndarray) -> pl.DataFrame:
+    return decode(model, tokens, batch_size=32)
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_both_ways_agree_on_the_embedded_model(model, tokens, decoded, scanned) -> None:
+    counts = check_scan(model, tokens, decoded, n_rows=60, scanned=scanned, batch_size=16)
+    assert counts == {"checked": 60, "disagree": 0}
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_a_wrong_verdict_is_counted_with_its_gap(model, tokens, decoded, scanned) -> None:
+    wrong = np.zeros(len(tokens), dtype=bool)
+    wrong[[5, 40]] = True
+    planted = decoded.with_columns(
+        pl.Series("is_memorized", decoded["is_memorized"].to_numpy() ^ wrong)
+    )
+    counts = check_scan(model, tokens, planted, n_rows=96, scanned=scanned, batch_size=16)
+    gaps = decoded["smallest_gap"].to_numpy()[wrong]
+    assert (counts["checked"], counts["disagree"]) == (96, 2)
+    assert counts["largest_gap_of_these"] == pytest.approx(max(gaps))
+
+
+@pytest.mark.parametrize(
+    ("n_memorized", "asked", "expected"), [(40, 20, (10, 10)), (3, 20, (3, 17)), (95, 20, (19, 1))]
+)
+def test_half_is_memorized_where_there_are_enough(
+    monkeypatch, n_memorized: int, asked: int, expected: tuple[int, int]
+) -> None:
+    truth = np.arange(96) < n_memorized
+    asked_rows = []
+    tokens = np.arange(96)[:, None] * np.ones((1, 4), dtype=int)
+    monkeypatch.setattr(
+        "mnemoscope.pipeline.continue_._other_way",
+        lambda _, rows, **__: asked_rows.extend(rows[:, 0]) or iter([truth[rows[:, 0]]]),
+    )
+    found = pl.DataFrame({"is_memorized": truth, "smallest_gap": np.ones(96)})
+    counts = check_scan(None, tokens, found, n_rows=asked, scanned=True, batch_size=8)  # type: ignore[arg-type]
+    chosen = truth[np.array(asked_rows)]
+    assert (int(chosen.sum()), int((~chosen).sum())) == expected
+    assert counts["disagree"] == 0

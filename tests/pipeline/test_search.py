@@ -1,0 +1,380 @@
+"""The stage `search` on planted maps: it finds what attention follows, and says when that is text.
+
+No language model: a study folder is written as the stages before would have left it.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.benchmark.baselines import blind_maps
+from mnemoscope.cnn.presets import PRESETS
+from mnemoscope.data.features import add_features
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run_stage
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore, MapWriter
+from mnemoscope.report.tables import search_tables
+from mnemoscope.search import climb as search_measures
+from mnemoscope.search import climb as search_proposals
+from mnemoscope.search import climb as search_trainings
+from mnemoscope.search.climb import (
+    Candidate,
+    candidate_of,
+    label_digest,
+    mean_prior,
+    other_rows,
+    perplexities,
+    search_words,
+    searched_rows,
+)
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import parse_taxonomy
+
+N, LENGTH = 900, 16
+QUICK = replace(PRESETS["small"], epochs=1, min_steps=200, learning_rate=4e-3)
+NODES = """\
+nodes:
+  - name: Hidden
+    yes_when: hidden > {threshold}
+    meaning: the hidden feature is above {threshold}
+    thresholds: [0.2, 0.5, 0.8]
+"""
+
+
+def make_table(seed: int = 0) -> pl.DataFrame:
+    """A third not memorized; a hidden feature that no text shows, and texts of two kinds."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(1, 60, (N, LENGTH)).astype(np.int32)
+    memorized = np.arange(N) % 3 > 0
+    for period, turn in ((4, 0), (8, 1)):  # memorized texts repeat, half of them sooner
+        rows = memorized & (np.arange(N) % 2 == turn)
+        tokens[rows] = np.tile(tokens[rows, :period], LENGTH // period)
+    frame = pl.DataFrame(
+        {
+            "sequence_id": np.arange(100, 100 + N),
+            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "text": [" ".join(map(str, row)) for row in tokens.tolist()],
+            "duplicates": generator.integers(1, 30, N),
+            "is_code": generator.random(N) < 0.5,
+            "hidden": generator.random(N),
+            "is_memorized": memorized,
+            "memorization_score": memorized.astype(np.float64),
+            "continuation": pl.Series(
+                generator.integers(1, 60, (N, LENGTH // 2)).tolist(), dtype=pl.List(pl.Int32)
+            ),
+        }
+    )
+    return add_features(frame, length=LENGTH)
+
+
+def random_weights(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(N, 2, LENGTH, LENGTH, generator=generator)
+    return scores.masked_fill(torch.ones(LENGTH, LENGTH).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def normal(weights: torch.Tensor) -> torch.Tensor:
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def marked_by_hidden(table: pl.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model attends to one place where the hidden feature is high, to another otherwise."""
+    weights = random_weights(0)
+    memorized = torch.from_numpy(table["is_memorized"].to_numpy().copy())
+    high = memorized & torch.from_numpy((table["hidden"] > 0.5).to_numpy().copy())
+    weights[high, 0, 10:14, 0:3] += 1
+    weights[memorized & ~high, 1, 10:14, 5:8] += 1
+    return normal(weights), random_weights(1)
+
+
+def shown_text(table: pl.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both models' attention is a function of the text and of nothing else."""
+    tokens = np.array(table["tokens"].to_list())
+    own = ~table["is_memorized"].to_numpy()
+    tokens[own, LENGTH // 2 :] = np.array(table["continuation"].to_list())[own]
+    maps = unpack_triangle(blind_maps(tokens).read(torch.arange(N))).float()
+    even = torch.ones(LENGTH, LENGTH).tril()
+    return normal(maps + 0.1 * even), normal(maps + 0.3 * even)
+
+
+def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataFrame) -> Study:
+    """A study whose capture is done."""
+    nodes = folder.with_name(f"{folder.name}-nodes.yaml")
+    nodes.write_text(NODES)
+    values = {
+        "model": {"name": "planted"},
+        "sequences": {"length": LENGTH},
+        "capture": {"reference": "planted-reference"},
+        "train": {"kernels": [3], "filters": [6], "workers": 1},
+        "benchmark": {"n_resamples": 200},
+        "search": {
+            "nodes": ["Recite[14..16]", "Code", str(nodes)],
+            "classes": [3],
+            "candidates": 14,
+            "finalists": 2,
+            "seeds": [0],
+            "beside": ["Non-Memo, Recite[15], Recollect"],
+        },
+    }
+    study = Study.create(folder, StudySettings.model_validate(values))
+    study.write("sequences.parquet", table)
+    facts = {"fingerprint": "p", "dtype": "float32", "device": "cpu", "bos_id": None}
+    for role, weights in zip(("model", "reference"), maps, strict=True):
+        study.remember_model(role, facts | {"name": role, "fingerprint": role})
+        writer = MapWriter(
+            folder / "maps" / role,
+            n_layers=2,
+            length=LENGTH,
+            fingerprint={"weights": role},
+            shard_rows=N,
+        )
+        suffixes = ["true" if one else "own" for one in table["is_memorized"]]
+        writer.append(table["sequence_id"].to_numpy(), suffixes, mean=weights, max=weights)
+        writer.close()
+    for stage in ("sequences", "continue", "features", "label", "capture"):
+        with study.finishing(stage):
+            pass
+    return Study(folder)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    """Maps of 16 tokens need fewer steps."""
+    monkeypatch.setitem(PRESETS, "small", QUICK)
+    monkeypatch.setitem(PRESETS, "brief", replace(QUICK, min_steps=60))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Study:
+    """A finished search where attention follows the hidden feature."""
+    folder = tmp_path_factory.mktemp("search") / "study"
+    table = make_table()
+    study = plant(folder, marked_by_hidden(table), table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "small", QUICK)
+        patch.setitem(PRESETS, "brief", replace(QUICK, min_steps=60))
+        run_stage(study, "search")
+    return Study(folder)
+
+
+def best_of(table: pl.DataFrame) -> dict:
+    return table.row(by_predicate=pl.col("place") == 1, named=True)
+
+
+def test_the_search_finds_what_attention_follows(found) -> None:
+    best = best_of(found.read("search.parquet"))
+    (taxonomy, *_) = load_taxonomies([str(found.folder / "search.yaml")])
+    assert taxonomy.name == best["taxonomy"]
+    table = found.sequences.filter(pl.col("is_memorized"))
+    is_first = label_sequences(table, taxonomy) == taxonomy.classes[1]
+    agreement = (is_first == (table["hidden"] > 0.5)).mean()
+    assert max(agreement, 1 - agreement) > 0.95
+    # The text says nothing of the mark, so the excess is near what is left above chance.
+    assert best["excess_low"] > 0.2
+    assert best["excess_low"] <= best["excess"] <= best["excess_high"]
+
+
+def test_the_final_figure_stands_beside_the_one_that_chose(found) -> None:
+    table = found.read("search.parquet")
+    assert table.filter(pl.col("place").is_not_null())["place"].to_list() == [1, 2]
+    beside = table.row(by_predicate=pl.col("kind") == "beside", named=True)
+    assert beside["taxonomy"] == "Non-Memo, Recite[15], Recollect"
+    # Attention shows that it is memorized, but not which of the two it is.
+    assert beside["excess_high"] < best_of(table)["excess_low"]
+    others = table.filter((pl.col("kind") == "found") & pl.col("place").is_null())
+    assert others["excess"].null_count() == others.height  # only finalists were asked about final
+    tried = found.manifest("search")["counts"]["tried"]
+    assert others.height + 2 + found.manifest("search")["counts"]["untrained"] == tried <= 14
+    words = " ".join(search_words(found))
+    assert "had no say in the choice" in words
+    assert "attention shows more of it than the text gives away" in words
+    assert f"{tried} different taxonomies tried" in words
+
+
+def test_the_verb_prints_both_figures_and_the_words(found, call) -> None:
+    result = call("search", found.folder, "-q")
+    assert result.status == 0
+    assert result.out.startswith("Nothing to do")
+    shown = " ".join(result.out.split())
+    for words in ("selection", "final", "drop", "beside", *search_words(found)):
+        assert " ".join(words.split()) in shown
+    assert str(found.folder / "search.yaml") in shown
+
+
+def test_the_report_shows_the_search_once_it_is_finished(found, tmp_path) -> None:
+    (table,) = search_tables(found)
+    best = best_of(found.read("search.parquet"))
+    assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "beside"]
+    assert table.rows[0][0] == best["taxonomy"]
+    assert f"{100 * best['excess']:.1f}" in table.rows[0][3]
+    shutil.copytree(found.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "manifests" / "search.json").unlink()
+    assert search_tables(Study(tmp_path / "copy")) == ()
+
+
+def test_no_group_stands_in_two_parts_and_every_class_is_as_large(found) -> None:
+    rows = searched_rows(found)
+    assert rows.group_by("group").agg(pl.col("part").n_unique())["part"].max() == 1
+    assert set(rows["part"]) == {"train", "select", "final"}
+    shares = rows.group_by("is_memorized", "part").len().sort("is_memorized", "part")
+    assert min(shares["len"]) > 0.15 * N / 3
+    one = candidate_of(rows, parse_taxonomy("Non-Memo, Code, Others"), found.settings.search)
+    assert isinstance(one, Candidate)
+    both = pl.concat([one.rows.train, one.rows.evaluation])
+    for part in ("train", "select", "final"):
+        sizes = both.filter(pl.col("part") == part)["class_index"].value_counts()["count"]
+        assert len(sizes) == 3
+        assert set(sizes) == {one.counts[part]}
+        assert set(rows["part"].to_numpy()[one.positions(part)]) == {part}
+    assert both["sequence_id"].n_unique() == both.height
+
+
+def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(found.folder, folder)
+    before = (folder / "search.parquet").read_bytes()
+    for name in ("search.parquet", "search.yaml", "manifests/search.json"):
+        (folder / name).unlink()
+    lost = sorted(folder.glob("cnn/*.outcome.safetensors"))[:2]
+    for path in lost:
+        path.unlink()
+    trained, scored = [], []
+    original = search_trainings.run_job_on
+    monkeypatch.setattr(
+        search_trainings, "run_job_on", lambda *a: trained.append(1) or original(*a)
+    )
+    monkeypatch.setattr(search_proposals.CheapScorer, "score", lambda *a: scored.append(1))
+    run_stage(Study(folder), "search")
+    assert (len(trained), scored) == (len(lost), [])
+    assert (folder / "search.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("objective", ["excess", "min_f1"])
+def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, objective) -> None:
+    table = make_table()
+    study = plant(tmp_path / "study", shown_text(table), table)
+    values = study.settings.as_dict()
+    values["search"] |= {"nodes": ["Entropy"], "candidates": 6, "finalists": 1, "beside": []}
+    values["search"] |= {"objective": objective}
+    run_stage(study, "search", StudySettings.model_validate(values))
+    best = best_of(study.read("search.parquet"))
+    if objective == "min_f1":
+        assert best["min_f1"] > 0.9  # the text, shown by attention, tells the classes apart
+    assert best["excess_low"] <= 0
+    assert "attention shows more of it than the text" not in " ".join(search_words(study))
+
+
+def test_two_names_of_one_division_have_one_digest() -> None:
+    codes = pl.Series([0, 1, 2, None, 1, 0])
+    assert label_digest(codes) == label_digest(pl.Series([0, 2, 1, None, 2, 0]))
+    assert label_digest(codes) != label_digest(pl.Series([1, 0, 2, None, 0, 1]))
+    assert label_digest(codes) != label_digest(pl.Series([0, 1, 2, 1, 1, 0]))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A study whose capture is done and nothing more; a test that changes it copies it."""
+    table = make_table()
+    folder = tmp_path_factory.mktemp("bare") / "study"
+    plant(folder, (random_weights(0), random_weights(1)), table)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--node", "Entropi"], "Did you mean 'Entropy'?"),
+        (["--node", "Entropy[5..3]"], "ends before it begins"),
+        (["--node", "Entropy[90..95]"], "runs from"),
+        (["--node", "Guess[0.5..1.5]"], "[0, 1]"),
+        (["--node", "nowhere.yaml"], "no such file"),
+        (["--objective", "excesss"], "'excess', 'min_f1', 'auc' or 'auc_excess'"),
+        (["--candidates", "0"], "greater than or equal to 1"),
+        (["--set", "search.classes=[5]"], "3 or 4"),
+        (["--set", "search.minimum=500"], "too few sequences"),
+        (["--set", "search.beside=[Non-Memo, Gues, Recall]"], "Non-Memo"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(refused, bare, arguments, said) -> None:
+    before = (bare / "study.yaml").read_text()
+    assert said in refused("search", bare, "-q", *arguments)
+    assert not (bare / "search.parquet").exists()
+    (bare / "study.yaml").write_text(before)
+
+
+def test_a_study_without_maps_is_refused(refused, tmp_path, bare) -> None:
+    shutil.copytree(bare, tmp_path / "study")
+    (tmp_path / "study" / "manifests" / "capture.json").unlink()
+    assert "'capture' has not been run" in refused("search", tmp_path / "study", "-q")
+
+
+def test_without_optuna_the_extra_is_named(refused, bare, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    # Said before the stages, and so torch, are loaded.
+    monkeypatch.setattr("mnemoscope.cli.study.stage_verb", lambda *_, **__: pytest.fail("loaded"))
+    assert "mnemoscope[search]" in refused("search", bare, "-q")
+
+
+def test_other_prefixes_come_from_other_groups_whatever_the_draw() -> None:
+    groups = ["a"] * 6 + ["b", "c"]
+    found = other_rows(groups, 50, seed=0)
+    assert all(groups[row] != groups[place] for one in found for place, row in enumerate(one))
+    assert (other_rows(groups, 50, seed=0) == found).all()
+
+
+def test_perplexity_and_prior_are_those_of_the_logits(tiny) -> None:
+    from mnemoscope.lm.load import load_model
+
+    model = load_model(str(tiny.model))
+    tokens = np.array(pl.read_parquet(tiny.table)["tokens"].to_list()[:4], dtype=np.int32)
+    with torch.inference_mode():
+        logits = model.model(torch.from_numpy(tokens).long()).logits.double().log_softmax(-1)
+    own = logits[:, :-1].gather(2, torch.from_numpy(tokens[:, 1:]).long()[..., None])[..., 0]
+    before, after = perplexities(model, tokens, batch_size=2, prefix=32)
+    # Four decimals: the model computes in float32.
+    assert np.allclose(before, np.exp(-own[:, :31].mean(1)), rtol=1e-4)
+    assert np.allclose(after, np.exp(-own[:, 31:].mean(1)), rtol=1e-4)
+    itself = mean_prior(model, tokens, np.arange(4)[None], batch_size=2, prefix=32)
+    assert np.allclose(itself, own[:, 31:].sum(1), rtol=1e-4)
+    two = mean_prior(model, tokens, np.array([[0, 1, 2, 3], [1, 0, 3, 2]]), batch_size=4, prefix=32)
+    other = mean_prior(model, tokens, np.array([[1, 0, 3, 2]]), batch_size=4, prefix=32)
+    assert np.allclose(two, np.log((np.exp(itself) + np.exp(other)) / 2), rtol=1e-4)
+
+
+def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
+    tiny, tmp_path, monkeypatch
+) -> None:
+    from mnemoscope.flow.run import run
+    from mnemoscope.study.settings import load_settings
+
+    values = load_settings(tiny.yaml).as_dict()
+    values["label"] |= {"n_train": 8, "n_eval": 4}
+    values["search"] |= {"nodes": ["Prior", "PrefixPerplexity"], "capture_all": True}
+    values["search"] |= {"other_prefixes": 2, "minimum": 60}
+    study = run(StudySettings.model_validate(values), tmp_path / "study", until="capture")
+    n_before = len(MapStore(study.folder / "maps" / "model"))
+    with pytest.raises(UserError, match="too few sequences"):  # 160 memorized, 60 a class and part
+        run_stage(study, "search")
+    table = Study(study.folder).sequences
+    n_memorized = int(table["is_memorized"].sum())
+    for role in ("model", "reference"):
+        stored = MapStore(study.folder / "maps" / role).index.filter(pl.col("suffix") == "true")
+        assert stored.height == n_memorized > n_before
+    assert (table["prior_gain"].is_not_null() == table["is_memorized"]).all()
+    assert "suffix_perplexity" not in table.columns  # nobody asked for it
+    taxonomy = parse_taxonomy("Non-Memo, Prior[>0], PrefixPerplexity[<=300], Others")
+    assert label_sequences(table, taxonomy).null_count() == 0
+    # What the model continued itself is likelier after its own prefix than after others.
+    assert (table["prior_gain"] > 0).sum() > 0.9 * n_memorized
+    monkeypatch.setattr(search_measures, "perplexities", None)  # would fail if it were asked again
+    with pytest.raises(UserError, match="too few sequences"):
+        run_stage(study, "search")

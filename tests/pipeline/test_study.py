@@ -1,0 +1,502 @@
+"""A study takes only what belongs to it, says what is in the way, and is held by one at a time."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mnemoscope.cli.study import stage_verb
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.flow.run import run, run_stage
+from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
+from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+
+NAMES = [stage.name for stage in STAGES if not stage.optional]
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    """A finished study that a test may change."""
+    shutil.copytree(tiny_studies["report"], tmp_path / "study")
+    return Study(tmp_path / "study")
+
+
+@pytest.fixture
+def begun(tiny_studies, tmp_path) -> Study:
+    """A study of which only the sequences are there."""
+    shutil.copytree(tiny_studies["sequences"], tmp_path / "study")
+    return Study(tmp_path / "study")
+
+
+def changed(study: Study | StudySettings, **values) -> StudySettings:
+    """The study's settings with some changed: `label={"seed": 1}`."""
+    plain = (study.settings if isinstance(study, Study) else study).as_dict()
+    for section, entries in values.items():
+        plain[section] = plain[section] | entries if isinstance(entries, dict) else entries
+    return parse_settings(plain, where="test")
+
+
+def done(study: Study) -> list[str]:
+    return [name for name in NAMES if study.is_done(name)]
+
+
+def message(raised) -> str:
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+# -- create and open --------------------------------------------------------------------------
+
+
+def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> None:
+    settings = parse_settings({"title": "Ü", "train": {"seeds": [3]}}, where="test")
+    made = Study.create(tmp_path / "new" / "study", settings)
+    assert made.settings == Study(made.folder).settings == settings
+    assert done(made) == []
+    assert not any(made.manifest(name) for name in NAMES)
+
+
+def test_a_study_is_not_made_where_something_else_stands(tmp_path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "note.txt").write_text("mine")
+    for taken in (tmp_path / "folder", tmp_path / "folder" / "note.txt"):
+        with pytest.raises(UserError, match="exists and is not a study") as raised:
+            Study.create(taken, StudySettings())
+        assert str(taken) in message(raised)
+    assert (tmp_path / "folder" / "note.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert is_study(Study.create(tmp_path / "empty", StudySettings()).folder)
+
+
+@pytest.mark.parametrize("name", ["none", "empty", "file"])
+def test_what_is_no_study_is_not_opened(tmp_path, name) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError) as raised:
+        Study(tmp_path / name)
+    assert str(tmp_path / name) in message(raised)
+    assert "mnemoscope run" in message(raised)
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0"]
+)
+def test_a_damaged_settings_file_is_named(begun, text) -> None:
+    (begun.folder / "study.yaml").write_text(text)
+    with pytest.raises(DamagedDataError, match=r"study\.yaml: damaged") as raised:
+        Study(begun.folder)
+    assert "Restore it" in message(raised)
+
+
+def test_a_study_of_a_later_version_is_refused(begun) -> None:
+    path = begun.folder / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["record"]["study_version"] = 2
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="study version 2, this program knows 1"):
+        Study(begun.folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 1}'])
+def test_a_damaged_manifest_is_named_and_may_be_deleted(study, text) -> None:
+    path = study.folder / "manifests" / "benchmark.json"
+    path.write_text(text)
+    with pytest.raises(DamagedDataError, match=r"benchmark\.json: damaged\. Delete it") as raised:
+        run_stage(study, "benchmark")
+    message(raised)
+    path.unlink()
+    run_stage(study, "benchmark")
+    assert study.is_done("benchmark")
+
+
+def test_a_torn_table_is_named(begun) -> None:
+    path = begun.folder / "sequences.parquet"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DamagedDataError, match=r"sequences\.parquet: damaged") as raised:
+        _ = begun.sequences
+    message(raised)
+    path.unlink()
+    with pytest.raises(UserError, match="not there"):
+        _ = begun.sequences
+
+
+def test_a_torn_line_of_the_log_costs_only_that_line(study) -> None:
+    before = study.seconds()
+    assert set(before) == set(NAMES)
+    with open(study.folder / "log.jsonl", "a") as log:
+        log.write('{"stage": "tra')
+    assert study.seconds() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("cnn/*.outcome.safetensors", "train"), ("decisiveness.safetensors", "report")],
+)
+def test_a_torn_result_is_named_with_what_makes_it_anew(study, name, stage) -> None:
+    path = sorted(study.folder.glob(name))[0]
+    path.write_bytes(path.read_bytes()[:20])
+    study.forget(stage)
+    with pytest.raises(DamagedDataError, match="Delete it and run") as raised:
+        run_stage(study, stage)
+    assert path.name in message(raised)
+    assert not study.is_done(stage)
+
+
+# -- other settings, another model ------------------------------------------------------------
+
+
+def test_other_settings_are_refused_with_the_difference_and_change_nothing(study) -> None:
+    before = (study.folder / "study.yaml").read_bytes()
+    with pytest.raises(UserError) as raised:
+        run(changed(study, train={"seeds": [0, 1, 2]}), study.folder)
+    text = message(raised)
+    assert "stage 'train' was made with other settings" in text
+    assert "train.seeds: the study has [0, 1], you asked [0, 1, 2]" in text
+    assert "--redo" in text
+    assert (study.folder / "study.yaml").read_bytes() == before
+    assert done(Study(study.folder)) == NAMES
+
+
+def test_settings_that_change_no_figure_are_taken_over(study) -> None:
+    settings = changed(
+        study, model={"batch_size": 7}, capture={"shard_rows": 3}, train={"workers": 2}
+    )
+    run(settings, study.folder)
+    assert Study(study.folder).settings == settings
+    assert done(Study(study.folder)) == NAMES
+
+
+def test_redo_makes_the_changed_stage_and_what_follows_and_keeps_the_rest(study) -> None:
+    stamp = {path: path.stat().st_mtime_ns for path in study.folder.rglob("cnn/*.safetensors")}
+    settings = changed(study, train={"seeds": [0, 2]})
+    with pytest.raises(UserError):
+        run_stage(study, "train", settings)
+    run_stage(study, "train", settings, redo=True)
+    assert done(study) == NAMES[: NAMES.index("train") + 1]
+    kept = [path for path, time in stamp.items() if path.stat().st_mtime_ns == time]
+    assert len(kept) == len(stamp)  # a CNN is named for what made it, so seed 0 is not made again
+    runs = study.read("runs.parquet")
+    assert runs["key"].is_unique().all()
+    assert runs.filter(source="model")["seed"].to_list() == [0, 2]
+    assert runs.filter(source="model")["loss"].n_unique() == 2
+
+
+def test_other_sequences_are_another_study_even_with_redo(study) -> None:
+    for section, entries in (("sequences", {"limit": 9}), ("model", {"name": "elsewhere"})):
+        for redo in (False, True):
+            with pytest.raises(UserError, match="Use another folder") as raised:
+                run_stage(study, "continue", changed(study, **{section: entries}), redo=redo)
+            assert "you asked" in message(raised)
+            assert "--redo" not in message(raised)
+    assert done(Study(study.folder)) == NAMES
+
+
+def test_another_model_under_the_same_name_is_refused(study, tiny, tmp_path) -> None:
+    from tiny_models import save_model
+
+    where = tmp_path / "model"
+    shutil.copytree(tiny.model, where)
+    values = tiny.values | {"model": {"name": str(where), "batch_size": 16}}
+    settings = parse_settings(values, where="test")
+    mine = run(settings, tmp_path / "mine", until="sequences")
+    save_model(where, seed=5)
+    with pytest.raises(UserError, match="made by another model") as raised:
+        run(settings, mine.folder, until="continue")
+    known = mine.record["models"]["model"]["fingerprint"][:12]
+    assert known in message(raised)
+    assert not Study(mine.folder).is_done("continue")
+
+
+def test_a_number_format_may_be_chosen_until_something_was_made_with_it(begun) -> None:
+    half = changed(begun, model={"dtype": "bfloat16"})
+    run_stage(begun, "continue", half)
+    assert begun.record["models"]["model"]["dtype"] == "bfloat16"
+    with pytest.raises(UserError, match=r"model\.dtype: the study has 'bfloat16'"):
+        run_stage(begun, "continue", changed(begun, model={"dtype": "float32"}))
+
+
+def test_another_reference_is_captured_anew(study, tiny, tmp_path) -> None:
+    from tiny_models import save_model
+
+    model = sorted((study.folder / "maps" / "model").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in model}
+    other = save_model(tmp_path / "other", seed=9)
+    settings = changed(study, capture={"reference": str(other)})
+    with pytest.raises(UserError, match=r"capture\.reference"):
+        run_stage(study, "capture", settings)
+    first = study.record["models"]["reference"]["fingerprint"]
+    run_stage(study, "capture", settings, redo=True)
+    assert study.record["models"]["reference"]["fingerprint"] != first
+    assert study.is_done("capture")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_parts_made_with_other_settings_are_not_taken_over(begun) -> None:
+    parts = begun.folder / "continuation"
+    run_stage(begun, "continue")
+    assert not parts.exists()
+    exact = begun.sequences["memorization_score"]
+    assert exact.null_count() == 0
+    run_stage(begun, "continue", changed(begun, **{"continue": {"scan": True}}), redo=True)
+    scanned = begun.sequences
+    assert (scanned["is_memorized"] == (exact == 1)).all()
+    assert scanned.filter(~scanned["is_memorized"])["memorization_score"].null_count() == 80
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
+    begun, tiny_studies, monkeypatch, by_hand
+) -> None:
+    from mnemoscope.pipeline import continue_ as continuation
+
+    def stop(path, frame, write=continuation.write_parquet):
+        write(path, frame)
+        if "000000064" in path.name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(continuation, "write_parquet", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(begun, "continue")
+    assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3
+    scan = changed(begun, **{"continue": {"scan": True, "part_rows": 48}})
+    if by_hand:  # in study.yaml itself, which the study then takes for its own
+        path = begun.folder / "study.yaml"
+        path.write_text(yaml.safe_dump(scan.as_dict() | {"record": begun.record}))
+        begun = Study(begun.folder)
+    run_stage(begun, "continue", scan)
+    is_memorized = Study(tiny_studies["continue"]).sequences["is_memorized"]
+    assert begun.sequences["is_memorized"].equals(is_memorized)
+    assert begun.sequences["memorization_score"].null_count() == (~is_memorized).sum()
+
+
+def test_a_damaged_part_is_made_again(begun, tiny_studies) -> None:
+    part_rows = begun.settings.continue_.part_rows
+    parts = begun.folder / "continuation" / f"{begun.key('continue')[:12]}-{part_rows}"
+    parts.mkdir(parents=True)
+    (parts / "part-000000032.parquet").write_bytes(b"PAR1 torn")
+    run_stage(begun, "continue")
+    assert begun.sequences.equals(Study(tiny_studies["continue"]).sequences)
+
+
+# -- what decides what ------------------------------------------------------------------------
+
+
+def test_a_change_of_labels_outdates_what_follows_and_keeps_the_maps(study) -> None:
+    maps = {path: path.read_bytes() for path in (study.folder / "maps").rglob("*.safetensors")}
+    assert maps
+    study.adopt(changed(study, label={"seed": 1}), redo=True)
+    assert done(study) == ["sequences", "continue", "features"]
+    assert {path: path.read_bytes() for path in maps} == maps
+    run_stage(study, "label")
+    run_stage(study, "capture")
+    assert {path: path.read_bytes() for path in maps} == maps
+
+
+def test_labelling_again_asks_for_the_capture_again(study) -> None:
+    study.forget("label")
+    run_stage(study, "label")
+    assert done(study) == ["sequences", "continue", "features", "label"]
+
+
+def test_a_key_depends_on_the_stages_own_settings_and_on_those_before(study) -> None:
+    before = {name: study.key(name) for name in NAMES}
+    study.settings = changed(study, benchmark={"n_resamples": 101})
+    later = {name for name in NAMES if study.key(name) != before[name]}
+    assert later == {"benchmark", "report"}
+    study.settings = changed(study, features={"patterns": "strict"})
+    later = {name for name in NAMES if study.key(name) != before[name]}
+    assert later == set(NAMES) - {"sequences", "continue"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forgetting_a_stage_forgets_all_that_needs_it(study, name) -> None:
+    def needs(stage: str) -> set[str]:
+        direct = stage_named(stage).needs
+        return set(direct).union(*map(needs, direct)) if direct else set()
+
+    study.forget(name)
+    assert set(NAMES) - set(done(study)) == {
+        one for one in NAMES if name == one or name in needs(one)
+    }
+
+
+def test_a_stage_whose_needs_are_not_met_names_the_command(begun) -> None:
+    for stage, missing in (("label", "continue"), ("train", "label"), ("report", "benchmark")):
+        with pytest.raises(UserError, match=f"stage '{missing}' has not been run") as raised:
+            run_stage(begun, stage)
+        assert f"mnemoscope {missing} {begun.folder}" in message(raised)
+
+
+def test_a_stage_that_fails_is_not_done(begun) -> None:
+    with pytest.raises(RuntimeError), begun.finishing("features"):
+        raise RuntimeError("stopped here")
+    assert begun.manifest("features") is None
+
+
+def test_manifests_hold_no_times(study) -> None:
+    for path in (study.folder / "manifests").iterdir():
+        assert set(json.loads(path.read_text())) == {
+            "stage", "key", "settings", "needs", "counts", "versions",
+        }  # fmt: skip
+
+
+# -- one at a time ----------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_with_the_firsts_number(begun) -> None:
+    code = (
+        "import os, sys; from mnemoscope.study.folder import Study\n"
+        "with Study(sys.argv[1]).lock():\n"
+        "    print(os.getpid(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(begun.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        number = int(first.stdout.readline())
+        assert number == first.pid
+        with pytest.raises(UserError, match=f"in use by process {number}") as raised:
+            run_stage(begun, "continue")
+        message(raised)
+        first.stdin.close()
+        first.wait(timeout=20)
+    with begun.lock():
+        pass
+    assert (begun.folder / ".lock").read_bytes() == b""
+    with pytest.raises(UserError, match="refused"), begun.lock():
+        raise UserError("refused")
+    assert (begun.folder / ".lock").read_bytes() == b""
+
+
+@pytest.mark.parametrize("verb", ["features", "run", "part"])
+def test_a_verb_keeps_what_another_process_changed_while_it_started(
+    begun, monkeypatch, verb
+) -> None:
+    hold = Study.lock
+
+    def hold_late(self, **shared):
+        monkeypatch.setattr(Study, "lock", hold)
+        scan = changed(begun, **{"continue": {"scan": True}})
+        run_stage(Study(begun.folder), "continue", scan)
+        return hold(self, **shared)
+
+    monkeypatch.setattr(Study, "lock", hold_late)
+    if verb == "features":
+        stage_verb(begun.folder, "features", {}, ["title=Ü"], redo=False, quiet=True)
+    elif verb == "run":
+        run(lambda present: changed(present, title="Ü"), begun.folder, until="features")
+    else:  # what the part would do is done: it sees that, and writes nothing
+        stage_verb(begun.folder, "continue", {}, [], redo=False, quiet=True, part="1/2")
+        assert not (begun.folder / "parts").exists()
+    left = Study(begun.folder)
+    assert left.settings.continue_.scan
+    assert left.record["models"]["model"]["fingerprint"]
+    assert left.is_done("continue")
+    assert verb == "part" or (left.is_done("features") and left.settings.title == "Ü")
+
+
+def test_what_a_killed_process_left_is_swept_up(study) -> None:
+    left = [study.folder / ".a.1.tmp", study.folder / "cnn" / ".b.1.tmp"]
+    for path in left:
+        path.write_text("half")
+    (study.folder / "continuation").mkdir()
+    with study.lock():
+        assert not any(path.exists() for path in left)
+        assert not (study.folder / "continuation").exists()
+
+
+def test_running_a_finished_study_again_does_nothing(study, tiny) -> None:
+    before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
+    run(load_settings(tiny.yaml), study.folder)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in before if before[path] != after[path]} <= {"study.yaml", ".lock"}
+
+
+def test_duplicates_are_counted_anew_in_another_corpus_and_never_over_the_users(
+    tiny, tmp_path
+) -> None:
+    import polars as pl
+
+    frame = pl.read_parquet(tiny.table).head(12)
+    corpora = []
+    for times in (1, 3):
+        corpora.append(str(tmp_path / f"corpus-{times}.parquet"))
+        pl.concat([frame.select("tokens")] * times).write_parquet(corpora[-1])
+    for name, given in (("mine", frame), ("none", frame.drop("duplicates"))):
+        given.write_parquet(tmp_path / f"{name}.parquet")
+        values = {
+            "model": {"name": str(tiny.model)},
+            "sequences": {"source": str(tmp_path / f"{name}.parquet")},
+            "features": {"corpus": corpora[0]},
+        }
+        study = run(parse_settings(values, where="test"), tmp_path / name, until="features")
+        once = study.sequences["duplicates"]
+        run_stage(study, "features", changed(study, features={"corpus": corpora[1]}), redo=True)
+        again = study.sequences["duplicates"]
+        wanted = (frame["duplicates"], frame["duplicates"]) if name == "mine" else (once, 3 * once)
+        assert (once.to_list(), again.to_list()) == tuple(one.to_list() for one in wanted)
+        assert (once >= 1).all()
+        manifest = study.manifest("features")
+        assert manifest["counts"]["duplicates_from"] == ("column" if name == "mine" else "corpus")
+
+
+# -- what a remedy promises -------------------------------------------------------------------
+
+
+def test_controls_may_be_asked_for_afterwards(tiny, tmp_path) -> None:
+    without = parse_settings(
+        tiny.values | {"benchmark": {"controls": False, "n_resamples": 100}}, where="test"
+    )
+    run(without, tmp_path / "study", until="train")
+    run(load_settings(tiny.yaml), tmp_path / "study", redo=True, until="train")
+    found = set(Study(tmp_path / "study").read("runs.parquet")["source"])
+    assert {"reference", "control", "blind", "ngram", "logits"} <= found
+
+
+def test_another_seed_of_the_control_task_trains_it_anew(study) -> None:
+    def keys() -> dict[str, str]:
+        runs = study.read("runs.parquet").filter(seed=0)
+        return dict(zip(runs["source"], runs["key"], strict=True))
+
+    before = keys()
+    run(changed(study, benchmark={"seed": 4}), study.folder, redo=True, until="train")
+    after = keys()
+    assert {source for source in before if before[source] != after[source]} == {"control"}
+
+
+@pytest.mark.parametrize("ending", ["outcome.safetensors", "safetensors"])
+def test_a_cnn_that_was_deleted_is_trained_again(study, ending) -> None:
+    key = study.read("runs.parquet").filter(source="model")["key"][0]
+    path = study.folder / "cnn" / f"{key}.{ending}"
+    whole = path.read_bytes()
+    path.unlink()
+    run_stage(study, "train", redo=True)
+    assert path.read_bytes() == whole
+
+
+def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_path) -> None:
+    from mnemoscope.pipeline.sequences import found_study
+    from mnemoscope.study.models import Models
+
+    class Meanwhile(Models):
+        def model(self, study: Study | None = None):
+            if study is not None:
+                (tmp_path / "study").mkdir()
+                (tmp_path / "study" / "note.txt").write_text("theirs")
+            return super().model(study)
+
+    settings = load_settings(tiny.yaml)
+    with pytest.raises(UserError, match="exists and is not a study"):
+        found_study(tmp_path / "study", settings, Meanwhile(settings))
+    assert [one.name for one in tmp_path.iterdir()] == ["study"]
+    assert (tmp_path / "study" / "note.txt").read_text() == "theirs"

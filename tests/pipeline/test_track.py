@@ -1,0 +1,188 @@
+"""Checkpoints of known truth are tracked: what is memorized when, resumed, and drawn."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from mnemoscope.cli import main
+from mnemoscope.errors import UserError
+from mnemoscope.flow.track import TrackAsked, track_checkpoints, track_results, write_track_page
+from mnemoscope.training.history import read_history
+from tiny_models import save_model
+
+
+def status(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return left.value.code
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """Checkpoints: nothing memorized, two thirds memorized, nothing again."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(tiny.reference, folder / "checkpoint-100")
+    shutil.copytree(tiny.model, folder / "checkpoint-200")
+    shutil.copytree(tiny.reference, folder / "checkpoint-300")
+    return folder
+
+
+def asked(tiny, run, **changes) -> TrackAsked:
+    values = {"checkpoints": (str(run),), "sequences": str(tiny.table), "batch_size": 64}
+    return TrackAsked(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def tracked(tiny, run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tracked") / "t"
+    track_checkpoints(asked(tiny, run), out)
+    write_track_page(out)
+    return out
+
+
+def test_what_each_checkpoint_knows_is_found(tiny, tracked):
+    table = pl.read_parquet(tiny.table)
+    is_planted = (pl.int_range(table.height) % 3 < 2).alias("planted")
+    planted = table.select(pl.format("document:{}", "sequence_id").alias("window"), is_planted)
+    found = pl.read_parquet(tracked / "windows.parquet").join(planted, on="window")
+    assert found.height == table.height
+    memorized = found.filter("planted")
+    assert memorized["first_memorized"].to_list() == [200] * memorized.height
+    assert memorized["forgotten"].to_list() == [300] * memorized.height
+    others = found.filter(~pl.col("planted"))
+    assert others["first_memorized"].null_count() == others.height
+    turnover = pl.read_parquet(tracked / "turnover.parquet").rows()
+    n, rest = memorized.height, others.height
+    assert turnover == [(100, 200, 0, n, 0, rest), (200, 300, 0, 0, n, rest)]
+
+
+def test_levels_hold_every_window_and_agree_with_the_verdicts(tiny, tracked):
+    levels = pl.read_parquet(tracked / "levels.parquet")
+    totals = levels.group_by("from_step").agg(pl.col("n").sum())
+    assert set(totals["n"]) == {pl.read_parquet(tiny.table).height}
+    checks = read_history(tracked).checks
+    assert ((checks["memorization_score"] == 1) == checks["is_memorized"]).all()
+
+
+def test_survival_of_what_is_lost_at_the_next_check(tracked):
+    survival = pl.read_parquet(tracked / "survival.parquet")
+    assert set(survival["age"]) == {0, 100}
+    assert set(survival.filter(pl.col("age") == 100)["survives"]) == {0.0}
+
+
+def test_a_second_run_loads_nothing_and_a_changed_checkpoint_is_looked_at_again(
+    tiny, run, tmp_path, monkeypatch
+):
+    from mnemoscope.flow import track
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    out = tmp_path / "t"
+    track_checkpoints(asked(tiny, copy, decode=False), out)
+    before = {path.name: path.read_bytes() for path in (out / "checks").iterdir()}
+    loaded = []
+
+    def counting(name, **settings):
+        loaded.append(name)
+        return real(name, **settings)
+
+    real = track.load_model
+    monkeypatch.setattr(track, "load_model", counting)
+    track_checkpoints(asked(tiny, copy, decode=False), out)
+    assert loaded == []
+    (out / "checks" / "step-000000200.parquet").unlink()
+    save_model(copy / "checkpoint-300", seed=2)
+    track_checkpoints(asked(tiny, copy, decode=False), out)
+    assert [name.rsplit("/", 1)[-1] for name in loaded] == ["checkpoint-200", "checkpoint-300"]
+    again = {path.name: path.read_bytes() for path in (out / "checks").iterdir()}
+    assert again["step-000000200.parquet"] == before["step-000000200.parquet"]
+    assert again["step-000000300.parquet"] != before["step-000000300.parquet"]
+
+
+def test_a_checkpoint_missing_in_the_middle_is_said_on_the_page(tiny, run, tmp_path):
+    """Steps 100, 200, 300, 500: 400 is missing, and without it nothing seems to be."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(tiny.model, copy / "checkpoint-500")
+    missing = track_checkpoints(asked(tiny, copy, decode=False, most=30), tmp_path / "t")
+    assert missing == [400]
+    further = write_track_page(tmp_path / "t").further
+    assert any("No check of step 400:" in line for line in further)
+    assert "No check of step 400:" in (tmp_path / "t" / "track.html").read_text()
+    track_checkpoints(asked(tiny, run, decode=False, most=30), tmp_path / "u")
+    assert not any("No check of" in line for line in write_track_page(tmp_path / "u").further)
+
+
+def test_page_says_the_result_and_escapes_what_it_shows(tracked):
+    page = (tracked / "track.html").read_text()
+    assert "At step 300 the model reproduces 0.0 %" in page
+    assert "<script" not in page
+    assert "no window was kept out" in page.lower()
+
+
+def test_control_windows_stand_beside(tiny, run, tmp_path):
+    out = tmp_path / "t"
+    table = pl.read_parquet(tiny.table)
+    table[2::3].with_columns(pl.col("sequence_id") + 1000).write_parquet(tmp_path / "c.parquet")
+    table[:90].write_parquet(tmp_path / "s.parquet")
+    track_checkpoints(
+        asked(
+            tiny,
+            run,
+            sequences=str(tmp_path / "s.parquet"),
+            control=str(tmp_path / "c.parquet"),
+            decode=False,
+        ),
+        out,
+    )
+    results = track_results(read_history(out))
+    at_200 = results.frames["shares"].filter(pl.col("step") == 200)
+    kept_out = at_200.filter(pl.col("source") == "control")
+    assert (kept_out["n"].sum(), kept_out["memorized"].sum()) == (80, 0)
+    trained = at_200.filter(pl.col("source") != "control")
+    assert trained["memorized"].sum() == 60
+    assert not any("kept out of training, so" in line for line in results.further)
+
+
+def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "checkpoint-300" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"step 300 .* another tokenizer"):
+        track_checkpoints(asked(tiny, copy), tmp_path / "t")
+    assert read_history(tmp_path / "t").steps == [100, 200]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing"], "name what is watched: mnemoscope track missing --sequences PATH"),
+        (["{run}", "other"], "--sequences is missing"),
+        (["{run}/checkpoint-100", "--sequences", "{table}"], "1 checkpoint named"),
+        (["{run}", "--sequences", "nothing.parquet"], "nothing.parquet"),
+        (["{run}", "--sequences", "{table}", "--length", "63"], "63"),
+        (["{run}", "--sequences", "{table}", "--dtype", "float8"], "float8"),
+        (["{run}", "--sequences", "{table}", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    filled = [each.format(run=run, table=tiny.table) for each in arguments]
+    assert status(["track", *filled, "--quiet"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "track").exists()
+
+
+def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert status(["track", str(run), "--sequences", str(tiny.table), "--scan", "--quiet"]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "track" / "track.html").unlink()
+    assert status(["track", "track"]) == 0
+    assert capsys.readouterr().out == first
+    assert (tmp_path / "track" / "track.html").exists()

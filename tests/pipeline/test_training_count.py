@@ -1,0 +1,151 @@
+"""The trainings that are counted are those the settings mean; what cannot be is refused at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.pipeline.trainings import (
+    check_inputs,
+    controlled_taxonomies,
+    n_trainings,
+    seeds_of,
+    settings_of,
+)
+from mnemoscope.study.settings import StudySettings, parse_settings
+
+FOUR = "Non-Memo, Recite[5], Reconstruct, Recollect"
+THREE = "Non-Memo, Guess, Recall"
+
+
+def settings(**sections) -> StudySettings:
+    return parse_settings({"label": {"taxonomies": [FOUR, THREE]}, **sections}, where="test")
+
+
+PAPER_GRID = {"kernels": [6, 8], "filters": [10, 16], "poolings": ["mean", "max"]}
+
+
+def slugs(chosen: StudySettings, source: str) -> list[str]:
+    return [one.slug if one else "-" for one in settings_of(chosen, source)]
+
+
+def test_controls_take_the_first_setting_of_the_grid_unless_more_are_asked_for() -> None:
+    one, two, every = (
+        settings(train=PAPER_GRID, benchmark={"control_settings": n}) for n in (1, 2, 0)
+    )
+    assert len(slugs(one, "model")) == 8
+    assert slugs(one, "control") == slugs(one, "blind") == slugs(one, "reference")
+    assert slugs(one, "control") == ["k6-f10-mean"]
+    assert slugs(two, "reference") == ["k6-f10-mean", "k6-f10-max"]
+    assert slugs(two, "blind") == ["k6-f10-mean"]  # tokens alone have no heads to pool
+    assert slugs(every, "control") == slugs(every, "model")
+    assert len(slugs(every, "blind")) == 4
+
+
+def test_the_count_is_the_product_written_out() -> None:
+    chosen = settings(train=PAPER_GRID | {"seeds": [0, 1, 2]}, benchmark={"control_seeds": 2})
+    assert n_trainings(chosen, 5, has_reference=True) == {
+        "model": 5 * 8 * 3,
+        "statistics": 5,
+        "control": 5 * 1 * 2,
+        "blind": 5 * 1 * 3,
+        "ngram": 5,
+        "logits": 5,
+        "reference": 5 * 1 * 3,
+        "total": 120 + 5 + 10 + 15 + 5 + 5 + 15,
+    }
+    bare = n_trainings(settings(benchmark={"controls": False}), 5, has_reference=False)
+    assert bare == {"model": 15, "statistics": 5, "total": 20}
+
+
+def test_only_the_taxonomies_named_are_counted_with_controls() -> None:
+    chosen = settings(
+        label={"taxonomies": [FOUR, THREE], "both_suffixes": True, "match": "genre"},
+        benchmark={"control_taxonomies": [THREE]},
+    )
+    counted = n_trainings(chosen, 6, has_reference=False)
+    assert counted["model"] == 6 * 3
+    assert counted["blind"] == 3 * 3  # as drawn, other suffix, same genre; three seeds
+    assert n_trainings(chosen, 6, has_reference=False, n_controlled=2)["blind"] == 2 * 3
+
+
+def test_inputs_of_the_reference_and_of_the_blind_maps() -> None:
+    chosen = settings(
+        train={"poolings": ["heads", "difference", "both", "mean"]},
+        capture={"per_head": True},
+        benchmark={"control_settings": 0},
+    )
+    assert slugs(chosen, "model") == [
+        f"k6-f10-{n}" for n in ("heads", "difference", "both", "mean")
+    ]
+    # A reference has no difference from itself: its means stand in, trained once.
+    assert slugs(chosen, "reference") == ["k6-f10-heads", "k6-f10-mean", "k6-f10-both"]
+    assert slugs(chosen, "blind") == ["k6-f10-mean"]
+    assert slugs(chosen, "ngram") == ["-"]
+
+
+def test_seeds_of_baselines_and_of_the_control_task() -> None:
+    chosen = settings(train={"seeds": [4, 5, 6]})
+    assert seeds_of(chosen, "model") == seeds_of(chosen, "blind") == [4, 5, 6]
+    assert seeds_of(chosen, "control") == seeds_of(chosen, "ngram") == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        (THREE, THREE),
+        ("Non-Memo, Guess, Others", THREE),  # as the published tables spell it
+        ("Non-Memo, Guess[0.5-0.5], Recall", THREE),
+        ("Non-Memo, Recite[5], Reconstruct, Others", FOUR),
+        (f" {FOUR} ", FOUR),
+    ],
+)
+def test_a_taxonomy_is_found_under_each_of_its_names(name: str, meant: str) -> None:
+    chosen = settings(benchmark={"control_taxonomies": [name]})
+    assert controlled_taxonomies(chosen) == {meant}
+
+
+def test_another_name_of_a_partition_stands_for_the_one_that_is_trained() -> None:
+    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[5], Others"]
+    chosen = settings(label={"taxonomies": names}, benchmark={"control_taxonomies": [names[1]]})
+    assert controlled_taxonomies(chosen) == {names[0]}
+
+
+def test_no_name_means_all_and_an_unknown_one_is_refused_with_the_nearest() -> None:
+    assert controlled_taxonomies(settings()) is None
+    assert controlled_taxonomies(settings(benchmark={"control_taxonomies": []})) == set()
+    with pytest.raises(
+        UserError, match=r"no taxonomy 'Non-Memo, Gues, Recall'.*Did you mean"
+    ) as one:
+        check_inputs(settings(benchmark={"control_taxonomies": ["Non-Memo, Gues, Recall"]}), True)
+    assert THREE in str(one.value)
+    with pytest.raises(UserError, match="There are: Non-Memo, Recite") as other:
+        controlled_taxonomies(settings(benchmark={"control_taxonomies": ["x"]}))
+    assert "\n" not in str(one.value) + str(other.value)
+
+
+def test_inputs_that_were_not_captured_are_refused() -> None:
+    with pytest.raises(UserError, match="heads needs every head's maps"):
+        check_inputs(settings(train={"poolings": ["heads"]}), True)
+    difference = settings(train={"poolings": ["difference"]})
+    check_inputs(difference, True)
+    with pytest.raises(UserError, match="difference needs the maps of a reference model"):
+        check_inputs(difference, False)
+    bare = settings(train={"poolings": ["difference"]}, benchmark={"controls": False})
+    with pytest.raises(UserError, match="difference needs"):
+        check_inputs(bare, True)
+
+
+@pytest.mark.parametrize("value", [-1, "some"])
+def test_a_number_of_settings_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"benchmark\.control_settings"):
+        settings(benchmark={"control_settings": value})
+
+
+def test_counting_loads_no_torch() -> None:
+    code = "import mnemoscope.pipeline.trainings, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,62 @@
+"""Where CNNs train: asked for by name, refused in one line, named in the table of trainings."""
+
+import shutil
+
+import pytest
+
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run_stage
+from mnemoscope.pipeline.train import jobs_of
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    shutil.copytree(tiny_studies["report"], tmp_path / "study")
+    return Study(tmp_path / "study")
+
+
+def on(study: Study, device: str) -> Study:
+    """The study with another device, its finished training forgotten."""
+    values = study.settings.as_dict()
+    values["train"]["device"] = device
+    study.adopt(parse_settings(values, where="test"), redo=True)
+    return study
+
+
+def test_the_table_of_trainings_names_the_device(study) -> None:
+    runs = study.read("runs.parquet")
+    assert set(runs["device"]) == {"cpu"}
+
+
+def test_a_study_made_before_there_was_a_choice_stays_valid(study) -> None:
+    """Its settings file has no such key, its outcomes name no device."""
+    path = study.folder / "study.yaml"
+    kept = [line for line in path.read_text().splitlines() if line.strip() != "device: cpu"]
+    assert len(kept) < len(path.read_text().splitlines())
+    path.write_text("\n".join(kept) + "\n")
+    assert Study(study.folder).is_done("train")
+
+
+def test_another_device_trains_cnns_anew_and_keeps_baselines(study) -> None:
+    before = {job.key: job for job in jobs_of(study)}
+    after = {job.key: job for job in jobs_of(on(study, "auto"))}
+    assert not study.is_done("train")
+    assert after.keys() & before.keys() == {k for k, job in before.items() if job.setting is None}
+    assert {job.device for job in after.values() if job.setting} == {"auto"}
+    assert {job.key for job in jobs_of(on(study, "cpu"))} == before.keys()
+
+
+def test_a_name_that_is_no_device_is_no_setting(study) -> None:
+    with pytest.raises(UserError, match="device 'gpu' is not one of"):
+        on(study, "gpu")
+    assert study.is_done("train")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_trains(study) -> None:
+    shutil.rmtree(on(study, "cuda:99").folder / "cnn")
+    with pytest.raises(UserError, match="cuda:99") as raised:
+        run_stage(study, "train")
+    assert "\n" not in str(raised.value)
+    assert not any((study.folder / "cnn").glob("*"))
