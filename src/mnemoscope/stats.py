@@ -8,7 +8,22 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from mnemoscope.cnn.metrics import Floats, interval_of
+Floats = npt.NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """Ends of a percentile interval, in the unit of the figure."""
+
+    low: float
+    high: float
+
+
+def interval_of(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Percentile interval of a figure's values over the resamples, (resamples,)."""
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 1.0 - tail])
+    return Interval(float(low), float(high))
+
 
 # Rank correlation of two lists of figures, with an interval over resamples of the first.
 

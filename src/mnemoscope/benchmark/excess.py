@@ -16,18 +16,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mnemoscope.cnn.metrics import Floats as paired_Floats
 from mnemoscope.cnn.metrics import (
-    Interval,
     Resamples,
     confusion_matrix,
     draw_resamples,
     f1_per_class,
-    interval_of,
     min_f1_of_each,
     resample_confusions,
 )
 from mnemoscope.errors import DamagedDataError
+from mnemoscope.stats import Floats as paired_Floats
+from mnemoscope.stats import Interval, interval_of
 from mnemoscope.taxonomy.sample import order_keys
 
 # Turn the long table of predictions into arrays: one `Votes` a source.

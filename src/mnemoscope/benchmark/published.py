@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
-from mnemoscope.cnn.metrics import Floats, f1_per_class, interval_of
+from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import FEWEST, RankCorrelation, correlate_ranks
+from mnemoscope.stats import FEWEST, Floats, RankCorrelation, correlate_ranks, interval_of
 from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
 
 # The paper's published figures (arXiv 2508.02573), read from package data.

@@ -28,17 +28,15 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.cnn.metrics import (
-    Floats,
-    Interval,
     ScoreIntervals,
     Scores,
     bootstrap_scores,
     confusion_matrix,
     f1_per_class,
-    interval_of,
     precision_recall,
     scores,
 )
+from mnemoscope.stats import Floats, Interval, interval_of
 
 # The columns of the benchmark table.
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mnemoscope.stats import Floats, Interval, interval_of
+
 # From confusion matrices to precision, recall, F1 and min-F1, the paper's measure of alignment.
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
@@ -162,13 +163,6 @@ Figure = Callable[[Floats], Floats]
 """Turns confusion matrices (resamples, classes, classes) into one number each."""
 
 _BLOCK_BYTES = 64 << 20
-
-
-class Interval(NamedTuple):
-    """Ends of a percentile interval, in the unit of the figure."""
-
-    low: float
-    high: float
 
 
 class Resamples(NamedTuple):
@@ -339,13 +333,6 @@ def bootstrap_difference(
         for kind in (as_it_is, drawn)
     )
     return Difference(float(values[0]), interval_of(differences, level))
-
-
-def interval_of(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of a figure's values over the resamples, (resamples,)."""
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 1.0 - tail])
-    return Interval(float(low), float(high))
 
 
 def min_f1_of_each(confusions: Floats) -> Floats:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnemoscope.cnn.metrics import interval_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import TeacherForced, teacher_forced
+from mnemoscope.stats import interval_of
 
 # Which attention edges to cut: the most decisive ones of a class, and what they are held against.
 
