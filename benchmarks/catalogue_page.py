@@ -14,7 +14,8 @@ from pages import write_tables
 import mnemoscope as ms
 from mnemoscope.pipeline.benchmark import load_comparison
 from mnemoscope.report.published import published_view
-from mnemoscope.words import Estimate, interval, percent, points
+from mnemoscope.stats import Estimate
+from mnemoscope.words import interval, percent, points
 
 
 def measured(study: ms.Study) -> list[str]:

@@ -1,48 +1,197 @@
-"""Rank correlation of two lists of figures, with an interval over resamples of the first."""
+"""Figures with their 95 % interval: the one home of estimates, intervals and resampling.
 
+What to use: `share_of` for k of n (Wilson); `clopper_pearson` where a share of 0 must keep an
+upper bound; `normal_mean` or `resampled_mean` for one value a sequence, `resampled_difference` for
+two values of the same sequences, `resampled_ratio` for a sum over a sum. For a figure of your own:
+draw resamples with `draw_counts` (how often each unit counts) or `draw_within` (the same, group by
+group), put the figure of every resample into `interval_of`, and keep both in an `Estimate`.
+`Estimate.columns` writes the three columns of a table, `Estimate.of` reads them.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 Floats = npt.NDArray[np.float64]
 
+LEVEL = 0.95
+Z = 1.959964
+"""Standard errors on either side that hold 95 % of a normal distribution."""
+
+FEWEST = 4
+"""Pairs below which no rank correlation is given: three can only be ordered in six ways."""
+
+_RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A figure and its interval, in one unit; NaN or None where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str, *, ends: str | None = None) -> "Estimate":
+        """Read a row's `name`, `name_low` and `name_high`; `ends` where these bear another name.
+
+        >>> Estimate.of({"min_f1": 0.6, "low": 0.5, "high": 0.7}, "min_f1", ends="")
+        Estimate(value=0.6, low=0.5, high=0.7)
+        """
+        stem = name if ends is None else ends
+        return cls(row[name], *(row[f"{stem}_{end}".lstrip("_")] for end in ("low", "high")))
+
+    def columns(self, name: str, *, ends: str | None = None) -> dict[str, float | None]:
+        """As three columns of a table: `name`, `name_low`, `name_high`; `ends` as in `of`."""
+        stem = name if ends is None else ends
+        low, high = (f"{stem}_{end}".lstrip("_") for end in ("low", "high"))
+        return {name: self.value, low: self.low, high: self.high}
+
+    def __str__(self) -> str:
+        """Print a share: `91.2 % [88.0, 94.1]`."""
+        if self.value is None or self.value != self.value:
+            return "none to count"
+        value, low, high = (f"{100 * (one or 0.0):.1f}" for one in self)
+        return f"{value} % [{low}, {high}]"
+
+
+NO_ESTIMATE = Estimate(None)
+_NOTHING_TO_COUNT = Estimate(float("nan"), float("nan"), float("nan"))
+
 
 class Interval(NamedTuple):
-    """Ends of a percentile interval, in the unit of the figure."""
+    """Ends of an interval, in the unit of the figure."""
 
     low: float
     high: float
 
 
-def interval_of(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of a figure's values over the resamples, (resamples,)."""
+def interval_of(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Percentile interval of a figure over its resamples, (resamples,).
+
+    Resamples without a finite figure are left out; NaN where none has one.
+    """
+    every = np.asarray(values, dtype=np.float64)
+    kept = every[np.isfinite(every)]
+    if not len(kept):
+        return Interval(float("nan"), float("nan"))
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(np.asarray(values, dtype=np.float64), [tail, 1.0 - tail])
+    low, high = np.quantile(kept, [tail, 1.0 - tail])
     return Interval(float(low), float(high))
 
 
-# Rank correlation of two lists of figures, with an interval over resamples of the first.
+def share_of(part: int, whole: int) -> Estimate:
+    """A share with Wilson's interval.
 
-FEWEST = 4
-"""Pairs below which no rank correlation is given: three can only be ordered in six ways."""
+    >>> str(share_of(9, 10))
+    '90.0 % [59.6, 98.2]'
+    """
+    from scipy.stats import binomtest
+
+    if not whole:
+        return _NOTHING_TO_COUNT
+    ends = binomtest(part, whole).proportion_ci(method="wilson")
+    return Estimate(part / whole, float(ends.low), float(ends.high))
+
+
+def clopper_pearson(part: float, whole: int) -> Estimate:
+    """A share with Clopper and Pearson's interval; of an empty whole 0, anywhere in [0, 1].
+
+    Args:
+        part: may be a fraction, where an observation counts in part.
+        whole: observations.
+
+    >>> str(clopper_pearson(0, 100))
+    '0.0 % [0.0, 3.6]'
+    """
+    from scipy.stats import beta  # most of a second, and not every caller counts
+
+    tail, low, high = (1 - LEVEL) / 2, 0.0, 1.0
+    if part > 0:
+        low = float(beta.ppf(tail, part, whole - part + 1))
+    if part < whole:
+        high = float(beta.ppf(1 - tail, part + 1, whole - part))
+    return Estimate(part / whole if whole else 0.0, low, high)
+
+
+def normal_mean(values: ArrayLike, *, within: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """Mean of one value a sequence, (n,), n at least 2; `Z` standard errors on either side.
+
+    The ends are kept `within` what is possible, (0, 1) for a share.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    middle = float(numbers.mean())
+    reach = Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
+    return Estimate(middle, max(middle - reach, within[0]), min(middle + reach, within[1]))
+
+
+def resampled_mean(values: ArrayLike) -> Estimate:
+    """Mean of one value a sequence, (n,), its interval by the bootstrap over sequences."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return resampled_ratio(numbers, np.ones_like(numbers))
+
+
+def resampled_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
+    """Mean of first minus second, paired: both are of the same sequences in the same order."""
+    return resampled_mean(
+        np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    )
+
+
+def resampled_ratio(parts: ArrayLike, wholes: ArrayLike) -> Estimate:
+    """Sum of parts over sum of wholes, one of either a sequence, (n,), resampled by sequence."""
+    part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+    if not whole.sum():
+        return _NOTHING_TO_COUNT
+    drawn = draw_counts(np.random.default_rng(0), len(part), _RESAMPLES)
+    below = drawn @ whole
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = (drawn @ part) / np.where(below > 0, below, np.nan)
+    return Estimate(float(part.sum() / whole.sum()), *interval_of(ratios))
+
+
+def draw_counts(generator: np.random.Generator, n: int, n_resamples: int) -> npt.NDArray[np.int64]:
+    """Draw n units with replacement: how often each counts, (resamples, n), rows summing to n."""
+    return generator.multinomial(n, np.full(n, 1 / n), n_resamples)
+
+
+def draw_within(
+    groups: ArrayLike, generator: np.random.Generator, n_resamples: int
+) -> npt.NDArray[np.int32]:
+    """Draw units with replacement within each group, so that every group keeps its size.
+
+    Args:
+        groups: of each unit, (n,), any values that sort; drawn in their order.
+        generator: of the draws.
+        n_resamples: how many.
+
+    Returns:
+        How often each unit counts, int32 (resamples, n).
+    """
+    owners = np.asarray(groups)
+    drawn = np.zeros((n_resamples, len(owners)), dtype=np.int32)
+    for one in np.unique(owners):
+        members = np.flatnonzero(owners == one)
+        drawn[:, members] = draw_counts(generator, len(members), n_resamples)
+    return drawn
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ and Kendall's τ-b of two lists, each in [-1, 1].
+    """Spearman's ρ and Kendall's τ-b of two lists, each in [-1, 1], with their intervals.
 
     Attributes:
         n: pairs.
-        spearman: None where it is not given.
-        spearman_low: 2.5th percentile over the resamples; None without resamples.
-        spearman_high: 97.5th percentile.
-        kendall: None where it is not given.
-        kendall_low: 2.5th percentile over the resamples.
-        kendall_high: 97.5th percentile.
+        spearman: None where it is not given; its ends also where nothing was resampled.
+        spearman_low: lower end.
+        spearman_high: upper end.
+        kendall: likewise.
+        kendall_low: lower end.
+        kendall_high: upper end.
         note: why nothing is given, empty when it is.
     """
 
@@ -87,6 +236,8 @@ def correlate_ranks(
 
 def spearman(draws: Floats, others: Floats) -> Floats:
     """Spearman's ρ of every row of (resamples, n) with (n,); 0 for a row without any order."""
+    from scipy.stats import rankdata
+
     ranks = rankdata(draws, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     fixed = rankdata(others)
@@ -104,101 +255,3 @@ def kendall(draws: Floats, others: Floats) -> Floats:
     scale = np.sqrt((signs**2).sum(axis=1) * (fixed**2).sum())
     found: Floats = np.divide(signs @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
     return found
-
-
-# Means over sequences with their 95 % interval, by resampling or by the normal approximation.
-
-_RESAMPLES = 1000
-_Z = 1.959964
-
-
-class Estimate(NamedTuple):
-    """A figure and its 95 % interval; NaN where there is nothing to count."""
-
-    value: float
-    low: float
-    high: float
-
-    def columns(self, name: str) -> dict[str, float]:
-        """As three columns of a table: `name`, `name_low`, `name_high`."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-
-def normal_mean(values: npt.ArrayLike) -> Estimate:
-    """Mean of one value a sequence, 1.96 standard errors on either side.
-
-    Args:
-        values: shape (n,), at least two.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    middle = float(numbers.mean())
-    reach = _Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
-    return Estimate(middle, middle - reach, middle + reach)
-
-
-def resampled_mean(values: npt.ArrayLike) -> Estimate:
-    """Mean of one value a sequence, its interval by the bootstrap over sequences.
-
-    Args:
-        values: shape (n,).
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    return resampled_ratio(numbers, np.ones_like(numbers))
-
-
-def resampled_difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Estimate:
-    """Mean of first minus second, paired: both are of the same sequences in the same order."""
-    return resampled_mean(
-        np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    )
-
-
-def resampled_ratio(parts: npt.ArrayLike, wholes: npt.ArrayLike) -> Estimate:
-    """Sum of parts over sum of wholes, resampled by sequence with a seed of its own.
-
-    Args:
-        parts: one number a sequence, shape (n,).
-        wholes: the same of what they are part of.
-    """
-    part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
-    if not whole.sum():
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    drawn = np.random.default_rng(0).multinomial(
-        len(part), np.full(len(part), 1 / len(part)), size=_RESAMPLES
-    )
-    below = drawn @ whole
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = (drawn @ part) / np.where(below > 0, below, np.nan)
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return Estimate(float(part.sum() / whole.sum()), float(low), float(high))
-
-
-# A share with its interval: how many of how many, Wilson's at 95 %.
-
-
-class Share(NamedTuple):
-    """A share and its 95 % interval, fractions; NaN of an empty whole."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """`91.2 % [88.0, 94.1]`."""
-        if self.value != self.value:
-            return "none to count"
-        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-
-def share_of(part: int, whole: int) -> Share:
-    """Give a share with Wilson's 95 % interval.
-
-    >>> str(share_of(9, 10))
-    '90.0 % [59.6, 98.2]'
-    """
-    from scipy.stats import binomtest
-
-    if not whole:
-        return Share(float("nan"), float("nan"), float("nan"))
-    ends = binomtest(part, whole).proportion_ci(method="wilson")
-    return Share(part / whole, float(ends.low), float(ends.high))

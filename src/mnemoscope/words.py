@@ -3,26 +3,11 @@
 A difference is printed in points (of per cent) with its sign; what is not known is a dash.
 """
 
-from dataclasses import dataclass
+from mnemoscope.stats import Estimate
 
 UNKNOWN = "–"
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval.
-
-    Attributes:
-        value: the figure, a fraction; None when there is none (a CNN that did not train).
-        low: lower end of the interval, None without one.
-        high: upper end of the interval, None without one.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 def percent(value: float | None, *, unit: bool = True) -> str:

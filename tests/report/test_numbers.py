@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope import words as numbers
-from mnemoscope.words import Estimate
+from mnemoscope.stats import Estimate
 
 FRACTION = st.floats(-1, 1)
 

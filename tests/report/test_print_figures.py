@@ -12,7 +12,7 @@ from mnemoscope.report import export as print_figures
 from mnemoscope.report.charts import scale_by_layer
 from mnemoscope.report.content import KnockoutCurve, KnockoutPanel, KnockoutPoint, KnockoutView
 from mnemoscope.report.export import drawn, knockout_print, maps_print, profile_print
-from mnemoscope.words import Estimate
+from mnemoscope.stats import Estimate
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
 

@@ -451,9 +451,7 @@ def _learn(
     return pl.DataFrame(rows).with_row_index("epoch")
 
 
-def _look(
-    tuning: "FineTuning", special: Rows, others: Rows, settings: Settings
-) -> dict[str, float]:
+def _look(tuning: "FineTuning", special: Rows, others: Rows, settings: Settings) -> dict[str, Any]:
     from mnemoscope.lm.probe import teacher_forced
 
     taught, other = (

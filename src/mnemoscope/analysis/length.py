@@ -29,7 +29,7 @@ from mnemoscope.analysis.figures import Chart, Series, plain, series_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
-from mnemoscope.stats import Share, share_of
+from mnemoscope.stats import Estimate, share_of
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -424,7 +424,7 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _hits(rows: pl.DataFrame, column: str = "length") -> Share:
+def _hits(rows: pl.DataFrame, column: str = "length") -> Estimate:
     return share_of(int((rows[column] >= HIT).sum()), rows.height)
 
 

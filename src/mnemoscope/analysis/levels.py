@@ -23,7 +23,7 @@ from mnemoscope.analysis.common import (
     draw_rows,
 )
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of
-from mnemoscope.stats import Share, share_of
+from mnemoscope.stats import Estimate, share_of
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -76,7 +76,7 @@ def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.i
     return counts
 
 
-def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, Share]:
+def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, Estimate]:
     """Say how much of what was memorized stays so.
 
     Args:

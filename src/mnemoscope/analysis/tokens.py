@@ -106,13 +106,11 @@ def score(
         name: of the predictor.
     """
     hit = guessed == is_right
-    middle, low, high = normal_mean(hit.mean(axis=1))
+    token = normal_mean(hit.mean(axis=1), within=(0, 1))
     full = share_of(int(hit.all(axis=1).sum()), len(hit))
-    token = {"accuracy": middle, "low": max(low, 0.0), "high": min(high, 1.0)}
-    whole = {"accuracy": full.value, "low": full.low, "high": full.high}
     return [
-        {"predictor": name, "of": what, **values}
-        for what, values in (("tokens", token), ("full sequences", whole))
+        {"predictor": name, "of": what, **found.columns("accuracy", ends="")}
+        for what, found in (("tokens", token), ("full sequences", full))
     ]
 
 
@@ -239,7 +237,7 @@ def _step_frame(
         hit = (one > 0.5) == test
         for step in range(test.shape[1]):
             share = share_of(int(hit[:, step].sum()), len(hit))
-            rows.append({"predictor": name, "step": step + 1, **_named(share)})
+            rows.append({"predictor": name, "step": step + 1, **share.columns("accuracy", ends="")})
     return pl.DataFrame(rows)
 
 
@@ -255,10 +253,6 @@ def _level_frame(guessed: npt.NDArray[np.bool_], test: npt.NDArray[np.bool_]) ->
             | {"full": full.value, "low": full.low, "high": full.high}
         )
     return pl.DataFrame(rows)
-
-
-def _named(share: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("accuracy", "low", "high"), share, strict=True))
 
 
 def _sentence(scores: pl.DataFrame, n: int) -> str:

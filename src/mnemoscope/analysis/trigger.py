@@ -32,7 +32,7 @@ from mnemoscope.lm.intervene import patched_states
 from mnemoscope.lm.model import check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
 from mnemoscope.progress import Progress, track
-from mnemoscope.stats import Estimate, normal_mean
+from mnemoscope.stats import normal_mean
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -185,17 +185,12 @@ def _share_frame(changes: "Changes", groups: pl.Series) -> pl.DataFrame:
         if len(places) < _MINIMUM:
             continue
         for what, values in _shares(changes).items():
-            middle, low, high = _within(normal_mean(values[places]))
+            middle, low, high = normal_mean(values[places], within=(0, 1))
             rows.append(
                 {"group": name, "n": len(places), "tokens": what}
                 | {"share": middle, "low": low, "high": high}
             )
     return pl.DataFrame(rows)
-
-
-def _within(mean: Estimate) -> Estimate:
-    """A mean of shares, its interval inside [0, 1]."""
-    return Estimate(mean.value, max(mean.low, 0.0), min(mean.high, 1.0))
 
 
 def _token_frame(changes: "Changes") -> pl.DataFrame:
@@ -222,7 +217,7 @@ def _state_frame(changes: "Changes") -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"state": layer, "position": position + 1}
-            | dict(zip(("share", "low", "high"), _within(normal_mean(column)), strict=True))
+            | dict(zip(("share", "low", "high"), normal_mean(column, within=(0, 1)), strict=True))
             for layer in range(values.shape[1])
             for position, column in enumerate(values[:, layer].T)
         ]
@@ -339,7 +334,7 @@ def _layer_chart(changes: "Changes", groups: pl.Series) -> Chart:
     for name, places in members(groups).items():
         if len(places) < _MINIMUM:
             continue
-        means = [_within(normal_mean(column)) for column in values[places].T]
+        means = [normal_mean(column, within=(0, 1)) for column in values[places].T]
         middle, low, high = np.array(means).T
         series.append(
             Series(

@@ -766,7 +766,8 @@ def _print(study: Study) -> None:
 
 def _cells(row: dict[str, Any], objective: str) -> list[str]:
     """One line of the table, figures with their intervals below them."""
-    from mnemoscope.words import Estimate, interval, percent, points
+    from mnemoscope.stats import Estimate
+    from mnemoscope.words import interval, percent, points
 
     def shown(name: str) -> str:
         value = row[name]

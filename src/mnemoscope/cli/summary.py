@@ -8,8 +8,9 @@ from rich.table import Table
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
+from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
-from mnemoscope.words import Estimate, interval, percent, points
+from mnemoscope.words import interval, percent, points
 
 # The table that a run ends with on the terminal.
 

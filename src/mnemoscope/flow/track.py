@@ -32,7 +32,7 @@ from mnemoscope.pipeline.continue_ import decode
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.analysis import AnalysisSection, table_of
 from mnemoscope.report.page import Page, write_page
-from mnemoscope.stats import Share, share_of
+from mnemoscope.stats import Estimate, share_of
 from mnemoscope.training.history import History, HistoryWriter, read_history
 from mnemoscope.training.track import follow, survival, turnover
 from mnemoscope.training.watch import judge
@@ -289,7 +289,7 @@ def _shares(checks: pl.DataFrame) -> pl.DataFrame:
     )
     shares = [share_of(part, n) for n, part in counted.select("n", "memorized").iter_rows()]
     return counted.with_columns(
-        pl.Series(name, [getattr(one, name) for one in shares]) for name in Share._fields
+        pl.Series(name, [getattr(one, name) for one in shares]) for name in Estimate._fields
     ).rename({"value": "share"})
 
 
@@ -388,7 +388,7 @@ def _sentence(shares: pl.DataFrame, last: int) -> str:
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."
 
 
-def _share(counted: pl.DataFrame) -> Share:
+def _share(counted: pl.DataFrame) -> Estimate:
     return share_of(int(counted["memorized"].sum()), int(counted["n"].sum()))
 
 

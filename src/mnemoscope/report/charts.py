@@ -23,7 +23,7 @@ from mnemoscope.report.content import (
     SourceWords,
     TaxonomyResult,
 )
-from mnemoscope.words import Estimate
+from mnemoscope.stats import Estimate
 
 # Decisiveness as pictures: each layer scaled by its maximum, one small PNG a class and layer.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mnemoscope.words import Estimate
+from mnemoscope.stats import NO_ESTIMATE, Estimate
 
 if TYPE_CHECKING:
     from mnemoscope.report.analysis import AnalysisSection
@@ -425,7 +425,7 @@ class BenchmarkRow:
     seconds: float | None = None
     precision: tuple[Estimate, ...] = ()
     recall: tuple[Estimate, ...] = ()
-    mean_f1: Estimate = Estimate(None)
+    mean_f1: Estimate = NO_ESTIMATE
     auc: tuple[Estimate, ...] = ()
 
 
@@ -543,7 +543,7 @@ class Benchmark:
     impossible: str | None = None
     pairs: tuple[str, ...] = ()
     inputs: tuple[InputRow, ...] = ()
-    over_statistics: Estimate = Estimate(None)
+    over_statistics: Estimate = NO_ESTIMATE
 
     def row(self, source: str) -> BenchmarkRow | None:
         """Give the row of one source, None when it was not measured."""

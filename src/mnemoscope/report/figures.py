@@ -22,7 +22,7 @@ from mnemoscope.report.charts import (
     strongest_layer,
 )
 from mnemoscope.report.content import Benchmark, BenchmarkRow, TaxonomyResult, best_without_memory
-from mnemoscope.words import Estimate
+from mnemoscope.stats import Estimate
 
 _SYMBOLS = {
     "model": "circle",

@@ -55,15 +55,14 @@ from mnemoscope.report.content import (
 from mnemoscope.report.page import write_report
 from mnemoscope.report.published import published_view
 from mnemoscope.report.tables import localize_tables, search_tables, sharing_tables
+from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
-from mnemoscope.words import Estimate, percent
+from mnemoscope.words import percent
 
 # The benchmark of one taxonomy as the report wants it: each sample with its rows and runs.
-
-_NO_ESTIMATE = Estimate(None)
 
 
 def benchmarks_of(study: Study, taxonomy: str) -> Iterator[Benchmark]:
@@ -123,7 +122,7 @@ def _inputs(study: Study, sample: str, n_classes: int) -> Iterator[InputRow]:
             model=_row(model, None, n_classes),
             best=Estimate(best[0]["min_f1"], best[0]["low"], best[0]["high"])
             if best
-            else _NO_ESTIMATE,
+            else NO_ESTIMATE,
             excess=_excess(model),
         )
 
@@ -149,7 +148,7 @@ def _row(row: dict[str, Any], seconds: float | None, n_classes: int) -> Benchmar
 def _estimates(row: dict[str, Any], name: str, n_lacking: int) -> tuple[Estimate, ...]:
     """A figure of every class (or pair) with its interval; so many dashes where there is none."""
     if row[name] is None:
-        return (_NO_ESTIMATE,) * n_lacking
+        return (NO_ESTIMATE,) * n_lacking
     lists = zip(row[name], row[f"{name}_low"], row[f"{name}_high"], strict=True)
     return tuple(Estimate(*values) for values in lists)
 
@@ -157,7 +156,7 @@ def _estimates(row: dict[str, Any], name: str, n_lacking: int) -> tuple[Estimate
 def _over_statistics(model: dict[str, Any] | None) -> Estimate:
     """How far the CNNs are above the regression; no figure in a table of before there was one."""
     if model is None or "over_statistics" not in model:
-        return _NO_ESTIMATE
+        return NO_ESTIMATE
     return _estimate(model, "over_statistics", "over_statistics")
 
 

@@ -34,9 +34,9 @@ from mnemoscope.report.content import (
 )
 from mnemoscope.report.gather import report_content
 from mnemoscope.report.page import environment
+from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.words import Estimate
 
 # One standalone SVG of a report: the benchmark of each taxonomy and a strip of Δ, for a README.
 

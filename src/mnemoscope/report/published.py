@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from mnemoscope.benchmark.published import Comparison, Conclusion, published_conclusions
-from mnemoscope.stats import RankCorrelation
-from mnemoscope.words import UNKNOWN, Estimate, interval, percent, points
+from mnemoscope.stats import Estimate, RankCorrelation
+from mnemoscope.words import UNKNOWN, interval, percent, points
 
 # Our figures beside the published ones, as the page and the terminal show them.
 

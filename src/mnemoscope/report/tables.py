@@ -15,9 +15,10 @@ from mnemoscope.pipeline.label import aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.report.content import Table
 from mnemoscope.search.climb import SEARCH_FILE, search_words
+from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
-from mnemoscope.words import Estimate, interval, percent, points
+from mnemoscope.words import interval, percent, points
 
 # What the report says of the checks of Δ: stable or not, attributions alike, of the CNN or not.
 

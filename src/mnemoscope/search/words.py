@@ -5,8 +5,9 @@ from typing import Any
 
 import polars as pl
 
+from mnemoscope.stats import Estimate
 from mnemoscope.study.settings import SearchSettings
-from mnemoscope.words import Estimate, interval, percent, points
+from mnemoscope.words import interval, percent, points
 
 _WORDS = {
     "excess": "excess alignment",
