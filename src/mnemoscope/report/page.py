@@ -63,7 +63,7 @@ def render_report(content: ReportContent) -> str:
     )
     html = html.encode("utf-8", "replace").decode("utf-8")
     before, _, after = html.rpartition(_SIZE_MARK)
-    return before + numbers.bytes_text(len(html.encode("utf-8"))) + after
+    return before + page_size(len(html.encode("utf-8"))) + after
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:
@@ -100,7 +100,7 @@ def environment() -> jinja2.Environment:
         "points": numbers.points,
         "interval": numbers.interval,
         "count": numbers.count,
-        "seconds": numbers.seconds_text,
+        "seconds": numbers.duration,
         "visible": examples.visible,
         "sentence": answer.as_sentence,
         "x": _coordinate,
@@ -131,6 +131,11 @@ def environment() -> jinja2.Environment:
         "taxonomy_standing": standing.taxonomy_standing,
     }
     return made
+
+
+def page_size(n_bytes: int) -> str:
+    """Print the size of a page."""
+    return numbers.size(n_bytes, least="kB", whole_below=1e6, space=numbers.NARROW)
 
 
 def asset(name: str) -> str:
