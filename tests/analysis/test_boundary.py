@@ -11,7 +11,7 @@ from mnemoscope.analysis.boundary import (
     count_pairs,
     group_of,
 )
-from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import wrap_model
 from mnemoscope.lm.probe import next_token_entropy

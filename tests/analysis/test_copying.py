@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import mnemoscope.analysis.copying as module
-from mnemoscope.analysis.common import AnalysisInputs, OtherModel
 from mnemoscope.analysis.copying import Settings, analyse, copies
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.errors import UserError
 
 N = 40
@@ -60,7 +60,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
         return rows.select("sequence_id").with_columns(continuation=pl.Series(said))
 
     monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     table = pl.DataFrame(
         {
             "sequence_id": range(N),

@@ -6,7 +6,6 @@ import pytest
 import scipy.stats
 
 from mnemoscope.analysis import dependencies
-from mnemoscope.analysis.common import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.dependencies import (
     PUBLISHED_LAST_ROW,
     Settings,
@@ -24,6 +23,7 @@ from mnemoscope.analysis.dependencies import (
     published_row,
     published_shares,
 )
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.predictors import FEATURES
 from mnemoscope.errors import UserError
 

@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.common import AnalysisInputs
 from mnemoscope.analysis.dynamics import (
     ARMS,
     KINDS,
@@ -16,6 +15,7 @@ from mnemoscope.analysis.dynamics import (
     insertions_of,
     mean_run,
 )
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model

@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.common import AnalysisInputs, Generated, choose_levels
 from mnemoscope.analysis.embeddings import (
     Settings,
     analyse,
@@ -14,6 +13,8 @@ from mnemoscope.analysis.embeddings import (
     mean_states,
     project,
 )
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.rows import Generated, choose_levels
 from mnemoscope.errors import UserError
 
 RNG = np.random.default_rng(0)

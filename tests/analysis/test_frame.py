@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mnemoscope.analysis.common import (
+from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.inputs import (
     AnalysisInputs,
     AnalysisResult,
     Forwards,
     count_forwards,
     parse_settings,
 )
-from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, Entry, entry_named, run_analysis
 from mnemoscope.errors import UserError
 from mnemoscope.report.analysis import chart_view, heat_view, value_text

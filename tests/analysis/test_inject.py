@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.common import AnalysisInputs, run_arm, stream_rows, training_rows
 from mnemoscope.analysis.inject import Injected, Settings, analyse, insertions_of, verbatim_lengths
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.rows import run_arm, stream_rows, training_rows
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError

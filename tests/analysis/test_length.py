@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.length import (
     Settings,
     analyse,

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.common import AnalysisInputs, OtherModel
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.analysis.levels import Settings, analyse, level_of, stays, transitions
 
 
@@ -47,7 +47,7 @@ def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) ->
         return pl.DataFrame({"memorization_score": other})
 
     monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     inputs = AnalysisInputs(
         where="", table=table, load_model=lambda: None, others=(OtherModel("small", lambda: None),)
     )
@@ -94,7 +94,7 @@ def test_patterns_among_what_was_reproduced_are_counted_and_the_draw_is_said(
         return pl.DataFrame({"memorization_score": [before[i] for i in rows["sequence_id"]]})
 
     monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     others = (OtherModel("small", lambda: None),)
     inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, others=others)
     said = analyse(inputs, Settings()).further[1]

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.common import AnalysisInputs, OtherModel
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.analysis.neurons import Settings, analyse, measure_group
 from mnemoscope.errors import UserError
 
@@ -19,7 +19,7 @@ def planted_inputs(monkeypatch, activations, classes) -> AnalysisInputs:
         yield activations[lm.number][np.asarray(tokens)[:, 0]]
 
     monkeypatch.setattr("mnemoscope.lm.probe.neuron_activations", given)
-    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     model, other = (type("Model", (), {"number": number})() for number in range(2))
     n = len(classes)
     table = pl.DataFrame({"sequence_id": range(n), "tokens": [[i, 0, 0, 0] for i in range(n)]})

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.perturb import (
     AS_IT_IS,
     WORD_KINDS,

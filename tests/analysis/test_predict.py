@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.analysis import predictors
-from mnemoscope.analysis.common import AnalysisInputs
+from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.predict import (
     PARTITION_FEATURES,
     Data,

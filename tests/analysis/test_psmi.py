@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from mnemoscope.analysis.common import AnalysisInputs, OtherModel
+from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.analysis.psmi import Settings, analyse, separation, within_labels
 from mnemoscope.errors import UserError
 
@@ -59,7 +59,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
         return iter([states[:, :, positions]])
 
     monkeypatch.setattr("mnemoscope.lm.probe.hidden_states", given)
-    monkeypatch.setattr("mnemoscope.analysis.common.count_forwards", lambda lm, forwards: lm)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
     table = pl.DataFrame(
         {
             "sequence_id": range(n),

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.common import AnalysisInputs, generate_by_level, states_of
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.rows import generate_by_level, states_of
 from mnemoscope.analysis.tokens import (
     Predictor,
     Settings,

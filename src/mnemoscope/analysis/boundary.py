@@ -16,17 +16,10 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    decode_rows,
-    draw_rows,
-    hash_ids,
-    model_basis,
-)
 from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import count_tokens, frequency_source
+from mnemoscope.analysis.rows import complete_rows, draw_rows, hash_ids, model_basis
 from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -173,7 +166,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     Raises:
         UserError: memorized or not memorized sequences are too few.
     """
-    rows = _decoded(inputs, draw_rows(inputs.table, settings.n_sequences, settings.seed))
+    drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    rows = complete_rows(inputs, drawn, "continuation", "memorization_score")
     groups = group_of(rows["memorization_score"].to_numpy(), tolerance=settings.tolerance)
     rows = rows.with_columns(pl.Series("group", groups, dtype=pl.String))
     kept = [name for name in GROUPS if (rows["group"] == name).sum() >= settings.minimum]
@@ -220,29 +214,6 @@ def _pair_frequency(
     counts = count_pairs(inputs, tokens)
     share = 1000.0 * counts.each / max(counts.total, 1)
     return np.concatenate([np.full((len(tokens), 1), np.nan), share], axis=1)
-
-
-def _decoded(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows, each with score and continuation; a memorized one's is its suffix."""
-    half = inputs.prefix
-    known = rows.select(
-        "sequence_id", "tokens", "is_memorized", "memorization_score", "continuation"
-    ).with_columns(
-        continuation=pl.when(pl.col("is_memorized"))
-        .then(pl.col("tokens").list.slice(half))
-        .otherwise("continuation")
-    )
-    lacking = known.filter(
-        pl.col("continuation").is_null() | pl.col("memorization_score").is_null()
-    )
-    if lacking.is_empty():
-        return known
-    found = decode_rows(inputs, inputs.model(), lacking, label="Continuing")
-    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
-    return joined.with_columns(
-        pl.coalesce("continuation", "continuation_new").alias("continuation"),
-        pl.coalesce("memorization_score", "memorization_score_new").alias("memorization_score"),
-    ).drop("continuation_new", "memorization_score_new")
 
 
 def _refuse_small(rows: pl.DataFrame, kept: list[str], settings: Settings) -> None:

@@ -16,15 +16,10 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    decode_rows,
-    draw_rows,
-)
 from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.psmi import separation
+from mnemoscope.analysis.rows import decode_rows, draw_rows
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.stats import share_of

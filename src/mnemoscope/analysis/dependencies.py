@@ -15,17 +15,10 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    categories_of,
-    draw_rows,
-    kinds_of,
-    refuse_one_sided,
-)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
+from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.stats import share_of
 from mnemoscope.taxonomy.catalogue import PRASHANTH

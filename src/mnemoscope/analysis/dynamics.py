@@ -16,10 +16,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
+from mnemoscope.analysis.figures import Chart, Figure, Series, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import (
     Insertions,
     Rows,
     draw_rows,
@@ -30,7 +29,6 @@ from mnemoscope.analysis.common import (
     training_rows,
     unseen_rows,
 )
-from mnemoscope.analysis.figures import Chart, Figure, Series, series_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track

@@ -13,15 +13,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    Generated,
-    generate_by_level,
-    states_of,
-)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import Generated, generate_by_level, states_of
 from mnemoscope.errors import UserError
 
 METRICS = ("cosine", "euclidean")

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
+from mnemoscope.analysis.dynamics import interval
+from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.length import Prompt, by_tokens
+from mnemoscope.analysis.rows import (
     Insertions,
     model_basis,
     run_arm,
@@ -26,9 +27,6 @@ from mnemoscope.analysis.common import (
     training_rows,
     unseen_rows,
 )
-from mnemoscope.analysis.dynamics import interval
-from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.length import Prompt, by_tokens
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track

@@ -15,17 +15,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    draw_rows,
-    groups_of,
-    hash_ids,
-    members,
-    model_basis,
-)
 from mnemoscope.analysis.figures import Chart, Series, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, members, model_basis
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track

@@ -15,14 +15,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    decode_rows,
-    draw_rows,
-)
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.stats import Estimate, share_of
 
 if TYPE_CHECKING:
@@ -109,7 +104,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     others = inputs.other_models()
     names = [*(name for name, _ in others), "this model"]
     scores = [_scores(inputs, lm, rows, name) for name, lm in others]
-    scores.append(_own_scores(inputs, rows))
+    own = complete_rows(inputs, rows, "memorization_score", label="Continuing with this model")
+    scores.append(own["memorization_score"].to_numpy().astype(np.float64))
     frames = {
         "scores": rows.select("sequence_id").with_columns(
             pl.Series(name, values) for name, values in zip(names, scores, strict=True)
@@ -136,18 +132,6 @@ def _scores(
 ) -> npt.NDArray[np.float64]:
     decoded = decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
     return decoded["memorization_score"].to_numpy().astype(np.float64)
-
-
-def _own_scores(inputs: AnalysisInputs, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
-    """Scores of the study's model, decoded where it has only scanned."""
-    known = rows.select("sequence_id", "tokens", "memorization_score")
-    lacking = known.filter(pl.col("memorization_score").is_null())
-    if lacking.is_empty():
-        return known["memorization_score"].to_numpy().astype(np.float64)
-    found = decode_rows(inputs, inputs.model(), lacking, label="Continuing with this model")
-    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
-    both = joined["memorization_score"].fill_null(joined["memorization_score_new"])
-    return both.to_numpy().astype(np.float64)
 
 
 def _level_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> pl.DataFrame:

@@ -17,16 +17,10 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    hash_ids,
-    model_basis,
-    unseen_rows,
-)
 from mnemoscope.analysis.dynamics import interval
 from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track

@@ -15,20 +15,14 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    categories_of,
-    draw_rows,
-    refuse_one_sided,
-    refuse_unknown,
-)
 from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
+from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.taxonomy.sample import find_groups
 
 # Logistic models of memorized or not: one for all, or one a part; and likelihood-ratio tests.
@@ -581,8 +575,16 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> tuple[Data, list[str], 
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     rows = rows.with_columns(categories_of(rows, settings.taxonomy))
-    refuse_unknown(rows, rows["category"], settings.taxonomy, where="analyze predict")
     whole = rows.filter(pl.col("category").is_not_null())
+    if whole.is_empty():
+        columns = sorted(parse_taxonomy(settings.taxonomy).columns)
+        missing = [name for name in columns if rows[name].null_count() == rows.height]
+        raise UserError(
+            f"analyze predict: no sequence has a category of '{settings.taxonomy}', since "
+            f"{', '.join(missing)} is not known of any. Give the column, count duplicates (--set "
+            "features.corpus=TEXTS in 'mnemoscope features'), or choose categories without it: "
+            "--set taxonomy=NAMES."
+        )
     refuse_one_sided(whole["is_memorized"].to_numpy(), settings.minimum, where="analyze predict")
     table = add_predictors(inputs, whole, published=settings.published)
     features = {

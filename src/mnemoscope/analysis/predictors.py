@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.analysis.common import AnalysisInputs, hash_ids, model_basis
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.rows import hash_ids, model_basis
 from mnemoscope.data.features import shannon_length
 from mnemoscope.data.table import token_matrix
 from mnemoscope.progress import track

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
 
-from mnemoscope.analysis.common import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
 from mnemoscope.errors import UserError, nearest
 
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]

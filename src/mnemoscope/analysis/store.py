@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mnemoscope.analysis.common import AnalysisResult
 from mnemoscope.analysis.figures import Chart, HeatMap
+from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.registry import ENTRIES, Entry
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, write_json, write_parquet

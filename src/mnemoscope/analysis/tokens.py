@@ -17,17 +17,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    Generated,
-    generate_by_level,
-    hash_ids,
-    model_basis,
-    states_of,
-)
 from mnemoscope.analysis.figures import Chart, Series, plain, series_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import Generated, generate_by_level, hash_ids, model_basis, states_of
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
 from mnemoscope.stats import normal_mean, share_of
@@ -162,7 +154,8 @@ def _generated(inputs: AnalysisInputs, settings: Settings) -> Generated:
         where="analyze tokens",
     )
     if settings.published:
-        found = found.keep(np.flatnonzero(found.level < settings.n_steps))
+        kept = np.flatnonzero(found.level < settings.n_steps)
+        found = Generated(found.rows[kept], found.tokens[kept], found.is_right[kept])
     if len(found.tokens) < _MINIMUM:
         raise UserError(
             f"analyze tokens: {len(found.tokens)} sequences, {_MINIMUM} are needed. Take more "

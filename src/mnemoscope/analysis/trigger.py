@@ -14,17 +14,9 @@ import polars as pl
 import torch
 from pydantic import Field
 
-from mnemoscope.analysis.common import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    draw_rows,
-    groups_of,
-    hash_ids,
-    members,
-    model_basis,
-)
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, members, model_basis
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import right_tokens

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.analysis.common import AnalysisInputs, AnalysisSettings, OtherModel, parse_settings
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel, parse_settings
 from mnemoscope.analysis.registry import ENTRIES, Entry, Need, Use, run_analysis
 from mnemoscope.analysis.store import (
     StoredResult,

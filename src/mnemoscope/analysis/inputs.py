@@ -1,0 +1,168 @@
+"""What an analysis is given, what it can be told, and what it hands back.
+
+Models are loaded when they are first asked for. Every sequence put through one is counted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mnemoscope.analysis.figures import Figure
+from mnemoscope.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mnemoscope.data.corpus import Corpus
+    from mnemoscope.lm.model import LanguageModel
+    from mnemoscope.maps.store import MapStore
+
+Shelf = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
+"""`shelf(name, basis, make)`: the frame kept under the hash of name and basis, else made and kept.
+
+The basis holds everything that decides the frame (model fingerprint, sequence ids, settings).
+"""
+
+
+class OtherModel(NamedTuple):
+    """A model beside the study's own (a second one, or a checkpoint), loaded by `load()`."""
+
+    name: str
+    load: "Callable[[], LanguageModel]"
+
+
+@dataclass
+class Forwards:
+    """How many sequences went through a model so far."""
+
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class AnalysisInputs:
+    """All that an analysis may look at.
+
+    Attributes:
+        where: the study's folder, for messages.
+        table: one row a sequence: `sequence_id`, `tokens`, `text`, `is_memorized`,
+            `memorization_score` (null where only scanned), `duplicates`, and the other columns of
+            the study's table.
+        load_model: loads the study's model, once.
+        labels: `sequence_id` and one column of class names a taxonomy; None without stage label.
+        length: tokens of a sequence; the prefix is half of it.
+        batch_size: sequences a forward pass.
+        others: the second model, or the checkpoints in their order; empty without.
+        corpus: the training texts, as `mnemoscope duplicates --corpus` takes them, or None.
+        split: which published split the table is, for example `deduped_12b`, or None.
+        has_model: whether there is a model to ask; else labels and perplexities are the table's.
+        maps: the store of the model's pooled attention, None without stage capture.
+        shelf: keeps frames that are dear to make, across analyses and runs.
+        forwards: counts what goes through the models.
+    """
+
+    where: str
+    table: pl.DataFrame
+    load_model: "Callable[[], LanguageModel]"
+    labels: pl.DataFrame | None = None
+    length: int = 64
+    batch_size: int = 64
+    others: tuple[OtherModel, ...] = ()
+    corpus: "Corpus | None" = None
+    split: str | None = None
+    has_model: bool = True
+    maps: "MapStore | None" = None
+    shelf: Shelf = lambda _name, _basis, make: make()
+    forwards: Forwards = field(default_factory=Forwards)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the prefix."""
+        return self.length // 2
+
+    def model(self) -> "LanguageModel":
+        """The study's model, its forwards counted."""
+        return count_forwards(self.load_model(), self.forwards)
+
+    def other_models(self) -> "list[tuple[str, LanguageModel]]":
+        """Name and model of each of the others, their forwards counted."""
+        return [(one.name, count_forwards(one.load(), self.forwards)) for one in self.others]
+
+
+def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
+    """Count every sequence that goes through a model from now on; twice asked is counted once."""
+    base = lm.model.base_model
+    if getattr(base, "_mnemoscope_forwards", None) is forwards:
+        return lm
+
+    def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        forwards.n += len(first) if first is not None else 0
+
+    base.register_forward_pre_hook(count, with_kwargs=True)
+    base._mnemoscope_forwards = forwards
+    return lm
+
+
+class Cost(NamedTuple):
+    """What a result cost: seconds, and sequences put through a model.
+
+    Each time is counted: a decoding of 32 tokens is 32 passes.
+    """
+
+    seconds: float
+    forward_passes: int
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """The result of one analysis.
+
+    Attributes:
+        sentence: the result in one sentence, its figure with the 95 % interval.
+        frames: tables by name (the name of a file: small letters, digits, underscores).
+        figures: to be drawn, the most important first.
+        further: further sentences: what was left out, what cannot be said.
+        cost: filled in by `registry.run_analysis`.
+        libraries: distributions that made it beside those of every study, for its record.
+    """
+
+    sentence: str
+    frames: Mapping[str, pl.DataFrame]
+    figures: tuple[Figure, ...] = ()
+    further: tuple[str, ...] = ()
+    cost: Cost = field(default=Cost(0.0, 0))
+    libraries: tuple[str, ...] = ()
+
+
+class AnalysisSettings(BaseModel):
+    """Settings that each analysis adds its own to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    seed: int = Field(default=0, ge=0, description="Seed of all that is drawn at random.")
+    published: bool = Field(
+        default=False, description="Compute as published, defects included (--published)."
+    )
+
+
+_Settings = TypeVar("_Settings", bound=AnalysisSettings)
+
+
+def parse_settings(kind: type[_Settings], values: dict[str, Any], *, where: str) -> _Settings:
+    """Check plain values and fill in the defaults.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one) or a bad value; begins with `where`.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = list(kind.model_fields)
+            hint = nearest(key, known) or f" Known: {', '.join(known)}."
+            raise UserError(f"{where}, {key}: unknown key.{hint}") from None
+        message = f"{problem['msg']} (got {problem.get('input')!r})"
+        raise UserError(f"{where}, {key or 'settings'}: {message}. Correct the value.") from None

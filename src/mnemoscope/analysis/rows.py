@@ -1,0 +1,422 @@
+"""What several analyses do with rows: group, continue and keep them, train a model further on them.
+
+What is dear is made in blocks of rows that stay on the study's shelf, so that analyses share it
+and an interrupted one goes on.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.data.corpus import Corpus, Place
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import UserError
+from mnemoscope.progress import Progress, track
+from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.nodes import parse_node
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.fine_tuning import FineTuning
+    from mnemoscope.lm.model import LanguageModel
+
+_BLOCK = 512
+_GROUPS = "Non-Memo, Guess, Recall"
+_GROUP_ORDER = ("Guess", "Recall", "memorized", "Non-Memo")
+_GROUP_FEATURES = ("is_incrementing", "is_repeating", "rouge_l", "rouge_3")
+
+# -- which rows, and what they are ----------------------------------------------------------
+
+
+def draw_rows(table: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
+    """Draw at most `n` rows by a seed, in the order of the table; all where `n` is None."""
+    if n is None or table.height <= n:
+        return table
+    chosen = np.random.default_rng(seed).choice(table.height, n, replace=False)
+    return table[np.sort(chosen)]
+
+
+def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
+    """Give each row the class it has, or would have were it memorized; null without its features.
+
+    Raises:
+        UserError: a column that the taxonomy needs is missing.
+    """
+    asked = rows.with_columns(is_memorized=pl.lit(True))
+    return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
+
+
+def kinds_of(rows: pl.DataFrame) -> pl.Series:
+    """Say of each row whether it is `code` or `text`; null where that is unknown."""
+    if "is_code" not in rows.columns:
+        return pl.Series("kind", [None] * rows.height, dtype=pl.String)
+    names = {True: "code", False: "text"}
+    return rows["is_code"].replace_strict(names, return_dtype=pl.String).alias("kind")
+
+
+def groups_of(rows: pl.DataFrame) -> pl.Series:
+    """Give each row its group: `Guess`, `Recall` or `Non-Memo`.
+
+    A memorized row whose features are missing is `memorized`.
+    """
+    has_features = all(name in rows.columns for name in _GROUP_FEATURES)
+    kinds = categories_of(rows, _GROUPS) if has_features else pl.Series([None] * rows.height)
+    short = kinds.cast(pl.String).str.split("[").list.first().fill_null("memorized")
+    group = pl.when(rows["is_memorized"]).then(short).otherwise(pl.lit("Non-Memo"))
+    return pl.select(group.alias("group")).to_series()
+
+
+def members(groups: pl.Series) -> dict[str, list[int]]:
+    """Row numbers of each group of `groups_of` that has any, in a fixed order."""
+    found = {name: (groups == name).arg_true().to_list() for name in _GROUP_ORDER}
+    return {name: places for name, places in found.items() if places}
+
+
+def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: str) -> None:
+    """Refuse rows of which fewer than `minimum` are memorized, or are not.
+
+    Raises:
+        UserError: they are; the message begins with `where`.
+    """
+    n_yes = int(memorized.sum())
+    n_no = len(memorized) - n_yes
+    if min(n_yes, n_no) < minimum:
+        raise UserError(
+            f"{where}: {n_yes} memorized sequences and {n_no} others; {minimum} of each are "
+            "needed. Add sequences, or lower it with --set minimum=N."
+        )
+
+
+# -- what is kept ---------------------------------------------------------------------------
+
+
+def hash_ids(rows: pl.DataFrame) -> str:
+    """Hash of the rows' sequence ids, for a basis of the shelf."""
+    return hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest()
+
+
+def model_basis(lm: "LanguageModel") -> dict[str, object]:
+    """What of a model decides its numbers, for a basis of the shelf."""
+    return {
+        "fingerprint": lm.fingerprint,
+        "dtype": lm.dtype,
+        "device": lm.device,
+        "bos_id": lm.bos_id,
+    }
+
+
+def keep_blocks(
+    inputs: AnalysisInputs,
+    lm: "LanguageModel",
+    rows: pl.DataFrame,
+    name: str,
+    make: Callable[[pl.DataFrame, Progress], pl.DataFrame],
+    *,
+    label: str,
+    basis: Mapping[str, object] | None = None,
+    size: int = _BLOCK,
+    units: int = 1,
+) -> pl.DataFrame:
+    """Make a frame of rows in blocks; a block once made is kept.
+
+    Args:
+        inputs: whose shelf keeps the blocks.
+        lm: the model that decides the numbers.
+        rows: with `sequence_id`.
+        name: of the kept frames.
+        make: the frame of one block; it advances the progress itself.
+        label: what the progress bar says.
+        basis: what decides the numbers beside the model and the ids of the block.
+        size: rows a block.
+        units: steps of progress a row.
+    """
+    frames = []
+    with track(label, total=rows.height * units) as progress:
+        for start in range(0, rows.height, size):
+            block = rows[start : start + size]
+            decisive = {**model_basis(lm), **(basis or {}), "ids": hash_ids(block)}
+            frames.append(
+                inputs.shelf(name, decisive, lambda block=block: make(block, progress))  # type: ignore[misc]
+            )
+    return pl.concat(frames)
+
+
+# -- continuations --------------------------------------------------------------------------
+
+
+def decode_rows(
+    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, *, label: str
+) -> pl.DataFrame:
+    """Decode rows with any model of the study's tokenizer, in kept blocks.
+
+    Returns:
+        Columns `sequence_id`, `continuation` (list of int32), `memorization_score` (float32), in
+        the order of the rows.
+    """
+    from mnemoscope.lm.continue_ import continue_sequences
+
+    def decode(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        tokens, scores = [], []
+        for batch in continue_sequences(
+            lm, token_matrix(block), batch_size=inputs.batch_size, prefix=inputs.prefix
+        ):
+            tokens += batch.tokens.tolist()
+            scores.append(batch.score)
+            progress.advance(len(batch.score))
+        return block.select(
+            "sequence_id",
+            pl.Series("continuation", tokens, dtype=pl.List(pl.Int32)),
+            pl.Series("memorization_score", np.concatenate(scores), dtype=pl.Float32),
+        )
+
+    basis = {"prefix": inputs.prefix}
+    return keep_blocks(inputs, lm, rows, "decoded", decode, label=label, basis=basis)
+
+
+def complete_rows(
+    inputs: AnalysisInputs, rows: pl.DataFrame, *wanted: str, label: str = "Continuing"
+) -> pl.DataFrame:
+    """Give every row its `continuation` or `memorization_score`, decoded where it is not known.
+
+    The continuation of a memorized row is its suffix.
+    """
+    known = rows
+    if "continuation" in wanted:
+        suffix = pl.col("tokens").list.slice(inputs.prefix)
+        has_any = "continuation" in rows.columns
+        other = pl.col("continuation") if has_any else pl.lit(None, dtype=pl.List(pl.Int32))
+        known = rows.with_columns(
+            continuation=pl.when("is_memorized").then(suffix).otherwise(other)
+        )
+    lacking = known.filter(pl.any_horizontal(pl.col(name).is_null() for name in wanted))
+    if lacking.is_empty():
+        return known
+    found = decode_rows(inputs, inputs.model(), lacking, label=label).select("sequence_id", *wanted)
+    joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
+    return joined.with_columns(pl.coalesce(name, f"{name}_new") for name in wanted).drop(
+        f"{name}_new" for name in wanted
+    )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Sequences with the first tokens that the model writes after their prefix.
+
+    Attributes:
+        rows: of the study's table, n of them.
+        tokens: prefix and generated tokens, shape (n, prefix + steps), int32.
+        is_right: shape (n, steps), bool: the generated token is the sequence's own.
+    """
+
+    rows: pl.DataFrame
+    tokens: npt.NDArray[np.int32]
+    is_right: npt.NDArray[np.bool_]
+
+    @property
+    def n_steps(self) -> int:
+        """Generated tokens of a sequence."""
+        return int(self.is_right.shape[1])
+
+    @property
+    def level(self) -> npt.NDArray[np.int64]:
+        """Right tokens of each sequence, shape (n,)."""
+        return np.asarray(self.is_right.sum(axis=1), dtype=np.int64)
+
+
+def generate_by_level(
+    inputs: AnalysisInputs,
+    *,
+    n_sequences: int | None,
+    n_steps: int,
+    per_level: int,
+    seed: int,
+    where: str,
+) -> Generated:
+    """Continue sequences and take as many of each score level.
+
+    Args:
+        inputs: a study and its model.
+        n_sequences: sequences that are looked at, drawn by the seed; None for all.
+        n_steps: generated tokens looked at; a level is how many of them are right.
+        per_level: sequences a level at most.
+        seed: of both draws.
+        where: what to name in an error.
+
+    Raises:
+        UserError: more steps than the suffix has tokens.
+    """
+    half = inputs.prefix
+    if n_steps > inputs.length - half:
+        raise UserError(
+            f"{where}: {n_steps} steps, but suffixes of {inputs.length - half} tokens. "
+            "Lower --set n_steps=N."
+        )
+    rows = complete_rows(inputs, draw_rows(inputs.table, n_sequences, seed), "continuation")
+    tokens = token_matrix(rows)
+    written = token_matrix(rows, "continuation")[:, :n_steps]
+    is_right = written == tokens[:, half : half + n_steps]
+    chosen = choose_levels(is_right.sum(axis=1), per_level=per_level, seed=seed)
+    read = np.concatenate([tokens[:, :half], written], axis=1)
+    return Generated(rows[chosen], read[chosen], is_right[chosen])
+
+
+def choose_levels(
+    level: npt.NDArray[np.int64], *, per_level: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Draw at most so many of each level, (n,), in the order of the rows."""
+    order = np.random.default_rng(seed).permutation(len(level))
+    chosen = [order[level[order] == one][:per_level] for one in np.unique(level)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.float32]:
+    """Give the last hidden state from which each generated token is chosen, in kept blocks.
+
+    Returns:
+        Shape (n, steps, width): step i is chosen from the state of the token before it.
+    """
+    from mnemoscope.lm.probe import hidden_states
+
+    lm, n_steps = inputs.model(), generated.n_steps
+    read = generated.tokens[:, :-1].tolist()  # the last token is chosen, not read
+    rows = generated.rows.select("sequence_id").with_columns(tokens=pl.Series(read))
+
+    def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        places = slice(inputs.prefix - 1, None)
+        batches = hidden_states(
+            lm, token_matrix(block), batch_size=inputs.batch_size, positions=places
+        )
+        states = np.concatenate(list(batches))[:, 0].reshape(block.height, -1)
+        progress.advance(block.height)
+        kept = pl.Series("state", states, dtype=pl.Array(pl.Float32, states.shape[1]))
+        return block.select("sequence_id", kept)
+
+    basis = {"prefix": inputs.prefix, "steps": n_steps}
+    found = keep_blocks(inputs, lm, rows, "states", make, label="Hidden states", basis=basis)
+    return np.array(found["state"].to_numpy()).reshape(len(read), n_steps, -1)
+
+
+# -- training continued ---------------------------------------------------------------------
+
+Rows = npt.NDArray[np.int32]
+"""Token ids, shape (rows, length)."""
+
+Insertions = Mapping[int, Mapping[int, npt.NDArray[np.int32]]]
+"""By step (from 0) and place in its batch: the row that stands there instead."""
+
+_Look = TypeVar("_Look")
+
+
+def run_arm(
+    tuning: "FineTuning",
+    stream: npt.NDArray[np.int32],
+    insertions: Insertions,
+    look: "Callable[[LanguageModel, int], _Look]",
+    *,
+    every: int,
+    pad: int = 0,
+    progress: Progress | None = None,
+) -> list[_Look]:
+    """Train through the stream and look at the model on the way.
+
+    Args:
+        tuning: the copy of a model that is trained, at its beginning.
+        stream: all batches, shape (steps, batch, length).
+        insertions: rows that replace others; none in a control. An id below 0 is padding that the
+            loss does not count.
+        look: gets the model and how many steps it has made.
+        every: steps from one look to the next; the first is before any step, the last at the end.
+        pad: what padding is read as.
+        progress: is told every step.
+
+    Returns:
+        What each look gave, in order.
+    """
+    found = [look(tuning.lm, 0)]
+    for step, batch in enumerate(stream):
+        rows = batch.copy()
+        for place, row in insertions.get(step, {}).items():
+            rows[place] = row
+        tuning.train(np.where(rows < 0, pad, rows), rows >= 0)
+        if progress is not None:
+            progress.advance()
+        if tuning.step % every == 0 or tuning.step == len(stream):
+            found.append(look(tuning.lm, tuning.step))
+    return found
+
+
+def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDArray[np.int32]:
+    """Batch rows in a seeded order, all of them before any comes again: (steps, batch, length)."""
+    rng = np.random.default_rng(seed)
+    wanted = n_steps * batch_size
+    n_rounds = -(-wanted // len(rows))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(max(1, n_rounds))])[:wanted]
+    batches: npt.NDArray[np.int32] = rows[order].reshape(n_steps, batch_size, rows.shape[1])
+    return batches
+
+
+def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
+    """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
+
+    Not trained on is what has no duplicates, where the table counts them; elsewhere what is not
+    memorized has to do.
+
+    Raises:
+        UserError: there are fewer than `n`; the message begins with `where`.
+    """
+    rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
+    if "duplicates" in inputs.table.columns:
+        rule &= pl.col("duplicates").fill_null(1) == 0
+    found = inputs.table.filter(rule)
+    if found.height < n:
+        raise UserError(
+            f"{where}: {found.height} sequences are not memorized, not guessable and not trained "
+            f"on (duplicates 0), and {n} are needed. Give a table with more, or ask for fewer."
+        )
+    chosen = np.random.default_rng(seed).permutation(found.height)[:n]
+    return found[chosen]
+
+
+def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
+    """Give at most `n` rows to go on training with: windows of the corpus, else study's sequences.
+
+    Of the study's sequences those that training has held (duplicates above 0) are taken, where
+    the table counts them, else all that `unseen_rows` would not draw.
+
+    Raises:
+        UserError: there are none; the message begins with `where`.
+    """
+    if inputs.corpus is not None:
+        windows = list(islice(_corpus_windows(inputs.corpus, inputs.length), n))
+        if windows:
+            return np.stack(windows)
+        raise UserError(
+            f"{where}: {inputs.corpus.path}: no text of {inputs.length} tokens. Give longer ones."
+        )
+    rule = pl.col("is_memorized") | parse_node("Guess").expression.fill_null(True)
+    if "duplicates" in inputs.table.columns:
+        rule = pl.col("duplicates").fill_null(1) > 0
+    found = inputs.table.filter(rule)
+    if found.is_empty():
+        raise UserError(
+            f"{where}: no sequence that the model was trained on. Give the training texts: "
+            "--corpus PATH."
+        )
+    return token_matrix(found[:n]).astype(np.int32)
+
+
+def _corpus_windows(corpus: Corpus, length: int) -> Iterator[Rows]:
+    """Windows of whole length, one after another in each document, from the beginning on."""
+    for chunk, _ in corpus.chunks(Place(), length):
+        ends = [len(chunk.tokens)] if chunk.ends is None else chunk.ends.tolist()
+        for begin, end in pairwise([0, *ends]):
+            for first in range(begin, end - length + 1, length):
+                yield chunk.tokens[first : first + length].astype(np.int32)
