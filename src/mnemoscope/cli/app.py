@@ -6,15 +6,7 @@ import typer
 
 from mnemoscope import __version__
 from mnemoscope.cli import analyze, audit, study, tables
-from mnemoscope.cli import analyze as track
-from mnemoscope.cli import audit as app_verb
-from mnemoscope.cli import study as benchmark
-from mnemoscope.cli import study as demo
-from mnemoscope.cli import study as localize
-from mnemoscope.cli import study as merge
-from mnemoscope.cli import study as search
-from mnemoscope.cli import tables as describe
-from mnemoscope.cli import tables as duplicates
+from mnemoscope.cli.options import expanded
 
 app = typer.Typer(
     name="mnemoscope",
@@ -45,30 +37,30 @@ def _root(
 
 
 _VERBS: dict[str, Callable[..., None]] = {
-    "demo": demo.demo,
+    "demo": study.demo,
     "init": study.init,
     "run": study.run,
     "sequences": study.sequences,
     "continue": study.continue_,
     "features": tables.features,
-    "duplicates": duplicates.duplicates,
+    "duplicates": tables.duplicates,
     "label": tables.label,
     "capture": study.capture,
-    "merge": merge.merge,
+    "merge": study.merge,
     "train": study.train,
-    "benchmark": benchmark.benchmark,
-    "localize": localize.localize,
+    "benchmark": study.benchmark,
+    "localize": study.localize,
     "knockout": study.knockout,
-    "search": search.search,
+    "search": study.search,
     "analyze": analyze.analyze,
-    "track": track.track,
+    "track": analyze.track,
     "report": study.report,
     "audit": audit.audit,
-    "app": app_verb.app,
-    "describe": describe.describe,
+    "app": audit.app,
+    "describe": tables.describe,
 }
 for _name, _function in _VERBS.items():
-    app.command(_name)(_function)
+    app.command(_name)(expanded(_function))
 
 
 def verbs() -> list[str]:

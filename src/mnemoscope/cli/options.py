@@ -1,8 +1,10 @@
 """Flags shared by the verbs, and how they become settings: flag, then file, then default."""
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +14,8 @@ import yaml
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
 
-# Flags shared by the verbs, and how they become settings: flag, then file, then default.
-
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
-RunOut = Annotated[
-    Path | None,
-    typer.Option("-o", "--out", help="Where the result goes (default: study).", show_default=False),
-]
 StudyFolder = Annotated[Path, typer.Argument(help="A study folder.", show_default=False)]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False
-    ),
-]
 Sequences = Annotated[
     str | None,
     typer.Option(
@@ -43,22 +33,10 @@ Split = Annotated[
         show_default=False,
     ),
 ]
-CheckLabels = Annotated[
-    bool,
-    typer.Option(
-        "--check-labels",
-        help="Only say how many of the table's labels this model gives too, and how near a tie "
-        "the others are.",
-    ),
-]
-Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="auto, float32 (default), bfloat16, float16.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto (default), cpu, cuda, mps.")]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Sequences a forward pass (default 64).")
-]
 Reference = Annotated[
     str | None,
     typer.Option("--reference", help="A model with the same tokenizer that never saw the texts."),
@@ -106,6 +84,111 @@ PartOption = Annotated[
 Patterns = Annotated[
     str | None, typer.Option("--patterns", help="published (default) or strict pattern rules.")
 ]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Flags of every verb that loads a model."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Hub revision of the model.")
+    ] = None
+    dtype: Dtype = None
+    device: Device = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Sequences a forward pass (default 64).")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings they stand for, by dotted name."""
+        return {
+            "model.name" if key == "model" else f"model.{key}": value
+            for key, value in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """Flags that say where a verb's work runs: this machine, or the workers of a Ray cluster."""
+
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray: spread over the workers of a cluster.")
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="A running cluster, or auto; RAY_ADDRESS unless given, else one of this machine.",
+            show_default=False,
+        ),
+    ] = None
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-workers",
+            min=1,
+            help="Workers to use (as many as there is room for).",
+            show_default=False,
+        ),
+    ] = None
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Where workers put finished blocks: a folder or bucket that all machines see; a "
+            "folder in the study unless given.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StageFlags:
+    """Flags of every verb that changes a study."""
+
+    set_: Set = None
+    redo: Redo = False
+    quiet: Quiet = False
+
+
+MODEL, LOCAL, STAGE = ModelFlags(), EngineFlags(), StageFlags()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags)
+
+
+def expanded(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb as Typer reads it: each group among its parameters stands for the flags in it."""
+    signature = inspect.signature(verb)
+    groups = {
+        one.name: one.annotation
+        for one in signature.parameters.values()
+        if one.annotation in _GROUPS
+    }
+    flags: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        inside = (
+            inspect.signature(groups[one.name]).parameters.values() if one.name in groups else [one]
+        )
+        flags += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inside]
+
+    @functools.wraps(verb)
+    def called(**given: Any) -> None:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        verb(**given, **made)
+
+    called.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in flags}
+    return called
 
 
 def merge_flags(
@@ -158,53 +241,6 @@ def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
     _place(section, tail, value)
 
 
-# The flags that say where a verb's work runs: this machine, or the workers of a Ray cluster.
-
-_ENGINES = ("local", "ray")
-
-EngineOption = Annotated[
-    str, typer.Option("--engine", help="local, or ray: spread over the workers of a cluster.")
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="A running cluster, or auto; RAY_ADDRESS unless given, else one of this machine.",
-        show_default=False,
-    ),
-]
-RayWorkers = Annotated[
-    int | None,
-    typer.Option(
-        "--ray-workers",
-        min=1,
-        help="Workers to use (as many as there is room for).",
-        show_default=False,
-    ),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        help="Where workers put finished blocks: a folder or bucket that all machines see; a "
-        "folder in the study unless given.",
-        show_default=False,
-    ),
-]
-
-
-@dataclass(frozen=True)
-class EngineFlags:
-    """What was said of the engine on the command line."""
-
-    engine: str = "local"
-    ray_address: str | None = None
-    ray_workers: int | None = None
-    storage: str | None = None
-
-
 @contextmanager
 def working_with(flags: EngineFlags) -> Iterator[None]:
     """Let the engine that was asked for run the work of this block.
@@ -212,11 +248,11 @@ def working_with(flags: EngineFlags) -> Iterator[None]:
     Raises:
         UserError: no such engine, flags of Ray without it, or as `RayEngine`.
     """
-    if flags.engine not in _ENGINES:
-        hint = nearest(flags.engine, _ENGINES)
+    if flags.engine not in ("local", "ray"):
+        hint = nearest(flags.engine, ("local", "ray"))
         raise UserError(f"--engine {flags.engine}: wants local or ray.{hint}")
     if flags.engine == "local":
-        if flags != EngineFlags():
+        if flags != LOCAL:
             raise UserError("--ray-address, --ray-workers and --storage want --engine ray.")
         yield
         return

@@ -3,36 +3,30 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mnemoscope.cli.options import (
-    BatchSize,
-    CheckLabels,
-    Device,
+    LOCAL,
+    MODEL,
+    STAGE,
     DropSmallClasses,
-    Dtype,
     EngineFlags,
-    EngineOption,
-    Model,
+    ModelFlags,
     NoControls,
     Out,
     PartOption,
     Patterns,
     Quiet,
-    RayAddress,
-    RayWorkers,
-    Redo,
     Reference,
-    Revision,
-    RunOut,
     Scan,
     Sequences,
     Set,
     Split,
-    Storage,
+    StageFlags,
     StudyFolder,
     Taxonomies,
     merge_flags,
@@ -46,9 +40,6 @@ from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, settings_template
 from mnemoscope.study.shipped import find_study_file, shipped_path
 
-# Verbs that work on a study: init, run, and one for each stage.
-
-LOCAL = EngineFlags()
 _STUDY = Path("study")
 
 
@@ -85,43 +76,46 @@ def run(
             help="YAML file, or the name of a shipped study such as pythia-12b.", show_default=False
         ),
     ] = None,
-    out: RunOut = None,
-    model: Model = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Where the result goes (default: study).", show_default=False
+        ),
+    ] = None,
+    model: ModelFlags = MODEL,
     sequences: Sequences = None,
     split: Split = None,
     taxonomy: Taxonomies = None,
     reference: Reference = None,
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    batch_size: BatchSize = None,
     scan: Scan = False,
     patterns: Patterns = None,
     no_controls: NoControls = False,
     drop_small_classes: DropSmallClasses = False,
-    set_: Set = None,
-    redo: Redo = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
     ] = False,
-    check_labels: CheckLabels = False,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    quiet: Quiet = False,
+    check_labels: Annotated[
+        bool,
+        typer.Option(
+            "--check-labels",
+            help="Only say how many of the table's labels this model gives too, and how near a "
+            "tie the others are.",
+        ),
+    ] = False,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Do what is missing of all stages, up to the report.
 
     Example: mnemoscope run --model gpt2 --sequences texts/ -o my-study
     """
-    if not any((settings, out, model, sequences, set_)) and not is_study(_STUDY):
+    if not any((settings, out, model.model, sequences, stage.set_)) and not is_study(_STUDY):
         raise UserError(
             "run: of what? Give --model and --sequences, or a study file, and -o for the result. "
             "'mnemoscope demo' does it on the shipped model."
         )
     out = out or _STUDY
-    flags = _model_flags(model, revision, dtype, device, batch_size) | {
+    flags = model.settings() | {
         "sequences.source": sequences,
         "sequences.split": split,
         "label.taxonomies": taxonomy,
@@ -130,10 +124,8 @@ def run(
         "features.patterns": patterns,
         "label.drop_small_classes": drop_small_classes,
     }
-    base, assignments = (
-        find_study_file(settings) if settings else None,
-        _with_controls(set_, no_controls),
-    )
+    base = find_study_file(settings) if settings else None
+    assignments = _with_controls(stage.set_, no_controls)
 
     def change(present: StudySettings) -> StudySettings:
         return merge_flags(base or present, flags, assignments)
@@ -143,19 +135,18 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        print_plan(plan(chosen, out, redo=redo))
+        print_plan(plan(chosen, out, redo=stage.redo))
         return
-    with shown(quiet):
+    with shown(stage.quiet):
         _announce(chosen, out)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    with shown(quiet), working_with(where):
+    with shown(stage.quiet), working_with(where):
         if check_labels:
-            _check_labels(change, out, redo)
+            _check_labels(change, out, stage.redo)
             return
-        study = run_study(change, out, redo=redo)
+        study = run_study(change, out, redo=stage.redo)
     print_summary(study)
 
 
@@ -185,11 +176,7 @@ def sequences(
     source: Annotated[str, typer.Argument(help="Folder, text file, .jsonl or .parquet.")],
     out: Out,
     split: Split = None,
-    model: Model = None,
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    batch_size: BatchSize = None,
+    model: ModelFlags = MODEL,
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -197,18 +184,9 @@ def sequences(
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
-    from mnemoscope.flow.run import check_names
-
-    flags = _model_flags(model, revision, dtype, device, batch_size)
-    flags |= {"sequences.source": source, "sequences.split": split}
+    flags = model.settings() | {"sequences.source": source, "sequences.split": split}
     chosen = merge_flags(None, flags, set_)
-    with shown(quiet):
-        check_names(chosen)
-    from mnemoscope.pipeline.sequences import found_study
-    from mnemoscope.study.models import Models
-
-    with shown(quiet):
-        study = found_study(out, chosen, Models(chosen))
+    study = _found(out, chosen, quiet=quiet)
     verb = "features" if chosen.model.name == NO_MODEL else "continue"
     print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope {verb} {out}")
 
@@ -216,27 +194,17 @@ def sequences(
 def continue_(
     study: StudyFolder,
     scan: Scan = False,
-    model: Model = None,
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    batch_size: BatchSize = None,
+    model: ModelFlags = MODEL,
     part: PartOption = None,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Let the model continue every prefix greedily: which sequences are memorized?
 
     Example: mnemoscope continue my-study
     """
-    flags = _model_flags(model, revision, dtype, device, batch_size) | {"continue.scan": scan}
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    stage_verb(study, "continue", flags, set_, redo=redo, quiet=quiet, part=part, where=where)
+    flags = model.settings() | {"continue.scan": scan}
+    stage_verb(study, "continue", flags, stage, part=part, where=where)
 
 
 def capture(
@@ -248,19 +216,10 @@ def capture(
     ] = None,
     sequences: Sequences = None,
     reference: Reference = None,
-    model: Model = None,
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    batch_size: BatchSize = None,
+    model: ModelFlags = MODEL,
     part: PartOption = None,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Store the attention of what is sampled; of every sequence where there are no labels.
 
@@ -268,8 +227,7 @@ def capture(
 
     Example: mnemoscope capture my-study
     """
-    flags = _model_flags(model, revision, dtype, device, batch_size)
-    flags |= {"sequences.source": sequences, "capture.reference": reference}
+    flags = model.settings() | {"sequences.source": sequences, "capture.reference": reference}
     folder = study or out
     if folder is None:
         raise UserError("capture: name a study, or give --model, --sequences and -o for a new one.")
@@ -279,57 +237,46 @@ def capture(
                 f"capture --part: {folder} is not there yet. Found it once with 'mnemoscope "
                 f"sequences {sequences} -o {folder}', then run the parts."
             )
-        _found(folder, flags, set_, quiet)
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    stage_verb(folder, "capture", flags, set_, redo=redo, quiet=quiet, part=part, where=where)
+        _found(folder, merge_flags(None, flags, stage.set_), quiet=stage.quiet)
+    stage_verb(folder, "capture", flags, stage, part=part, where=where)
 
 
 def train(
     study: StudyFolder,
     no_controls: NoControls = False,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Train the CNNs and the controls beside them.
 
     Example: mnemoscope train my-study --set train.preset=paper
     """
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    chosen = _with_controls(set_, no_controls)
-    stage_verb(study, "train", {}, chosen, redo=redo, quiet=quiet, where=where)
+    stage = replace(stage, set_=_with_controls(stage.set_, no_controls))
+    stage_verb(study, "train", {}, stage, where=where)
 
 
-def knockout(
-    study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False
-) -> None:
+def knockout(study: StudyFolder, stage: StageFlags = STAGE) -> None:
     """Cut the edges that decide a class inside the running model: what does it forget?
 
     Example: mnemoscope knockout my-study --set knockout.strengths=[1,10]
     """
-    stage_verb(study, "knockout", {}, set_, redo=redo, quiet=quiet)
+    stage_verb(study, "knockout", {}, stage)
 
 
-def report(study: StudyFolder, set_: Set = None, redo: Redo = False, quiet: Quiet = False) -> None:
+def report(study: StudyFolder, stage: StageFlags = STAGE) -> None:
     """Write report.html, one page that opens offline.
 
     Example: mnemoscope report my-study
     """
-    stage_verb(study, "report", {}, set_, redo=redo, quiet=quiet)
+    stage_verb(study, "report", {}, stage)
 
 
 def stage_verb(
     folder: Path,
-    stage: str,
+    name: str,
     flags: dict[str, Any],
-    assignments: list[str] | None,
+    stage: StageFlags,
     *,
-    redo: bool,
-    quiet: bool,
     part: str | None = None,
     where: EngineFlags = LOCAL,
 ) -> None:
@@ -337,21 +284,21 @@ def stage_verb(
     study = Study(folder)
 
     def change(present: StudySettings) -> StudySettings:
-        return merge_flags(present, flags, assignments)
+        return merge_flags(present, flags, stage.set_)
 
     change(study.settings)  # a mistake is said before torch is loaded and the study held
     if part is not None:
         if where != LOCAL:
             raise UserError("--part: a part is one process. Leave out --engine, or --part.")
-        _run_part(study, stage, part, change, redo=redo, quiet=quiet)
+        _run_part(study, name, part, change, stage)
         return
     from mnemoscope.flow.run import run_stage
 
-    with shown(quiet), working_with(where):
-        was_done = not run_stage(study, stage, change, redo=redo)
-    outputs = stage_named(stage).outputs
-    made = ", ".join(str(folder / name) for name in outputs) or str(folder / "sequences.parquet")
-    print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, stage)}")
+    with shown(stage.quiet), working_with(where):
+        was_done = not run_stage(study, name, change, redo=stage.redo)
+    outputs = stage_named(name).outputs
+    made = ", ".join(str(folder / one) for one in outputs) or str(folder / "sequences.parquet")
+    print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, name)}")
 
 
 def next_verb(study: Study, stage: str) -> str:
@@ -370,37 +317,33 @@ def next_verb(study: Study, stage: str) -> str:
 
 def _run_part(
     study: Study,
-    stage: str,
+    name: str,
     text: str,
     change: Callable[[StudySettings], StudySettings],
-    *,
-    redo: bool,
-    quiet: bool,
+    stage: StageFlags,
 ) -> None:
-    """Do one part of a stage and say where it stands."""
     from mnemoscope.pipeline.blocks import parse_part, run_part
 
     part = parse_part(text)
-    with shown(quiet):
-        made = run_part(study, stage, part, change, redo=redo)
+    with shown(stage.quiet):
+        made = run_part(study, name, part, change, redo=stage.redo)
     if made is None:
-        print(f"Nothing to do: '{stage}' of {study.folder} is done.")
+        print(f"Nothing to do: '{name}' of {study.folder} is done.")
     else:
         print(f"Wrote {made}. When all {part.n} parts are done: mnemoscope merge {study.folder}")
 
 
-def _found(folder: Path, flags: dict[str, Any], assignments: list[str] | None, quiet: bool) -> None:
-    """Found a study on the way to another stage."""
+def _found(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
+    """Found a study, once its names are known to stand for something."""
     from mnemoscope.flow.run import check_names
 
-    settings = merge_flags(None, flags, assignments)
     with shown(quiet):
         check_names(settings)
     from mnemoscope.pipeline.sequences import found_study
     from mnemoscope.study.models import Models
 
     with shown(quiet):
-        found_study(folder, settings, Models(settings))
+        return found_study(folder, settings, Models(settings))
 
 
 def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, redo: bool) -> None:
@@ -416,29 +359,9 @@ def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, r
     print(f"Wrote {out / CHECK_FILE}. Next: mnemoscope run -o {out}")
 
 
-def _model_flags(
-    model: str | None,
-    revision: str | None,
-    dtype: str | None,
-    device: str | None,
-    batch_size: int | None,
-) -> dict[str, Any]:
-    """The flags of every verb that loads a model, by the settings they stand for."""
-    return {
-        "model.name": model,
-        "model.revision": revision,
-        "model.dtype": dtype,
-        "model.device": device,
-        "model.batch_size": batch_size,
-    }
-
-
 def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str]:
     """`--no-controls` as the assignment it stands for."""
     return [*(assignments or []), *(["benchmark.controls=false"] if no_controls else [])]
-
-
-# The verb merge: put the parts of a stage together.
 
 
 def merge(
@@ -464,9 +387,6 @@ def merge(
     print(f"Merged {' and '.join(stages)} of {study}.{next_verb(opened, stages[-1])}")
 
 
-# The verb demo: the whole method on the shipped model, no argument, no network.
-
-
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
     small: Annotated[bool, typer.Option("--small", help="Fewer sequences: a quick check.")] = False,
@@ -490,37 +410,28 @@ def demo(
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
 
 
-# The verb localize: where in the attention of one model, or of several of one depth.
-
-_Studies = Annotated[
-    list[Path],
-    typer.Argument(
-        help="A study; several of one depth are averaged, each CNN alike.", show_default=False
-    ),
-]
-_Export = Annotated[
-    Path | None,
-    typer.Option(
-        "--export",
-        help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
-        show_default=False,
-    ),
-]
-_OutFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "-o", "--out", help="Folder for Δ of several studies together.", show_default=False
-    ),
-]
-
-
 def localize(
-    studies: _Studies,
-    out: _OutFolder = None,
-    export: _Export = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    studies: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A study; several of one depth are averaged, each CNN alike.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Folder for Δ of several studies together.", show_default=False
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
+            show_default=False,
+        ),
+    ] = None,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Find where in the attention each class is decided.
 
@@ -528,16 +439,25 @@ def localize(
 
     Example: mnemoscope localize my-study --export figures
     """
-    _check(studies, out, changes=bool(set_) or redo)
+    _refuse_out_of_one("localize", studies, out)
+    if len(studies) > 1 and out is None:
+        raise UserError(
+            "localize: several studies need a folder for what they give. Add -o FOLDER."
+        )
+    if len(studies) > 1 and (stage.set_ or stage.redo):
+        raise UserError(
+            "localize: --set and --redo change a study; several studies are only read. "
+            "Give them in a run of their own."
+        )
     if export is not None:
         from mnemoscope.report.export import check_matplotlib
 
         check_matplotlib()
     if out is not None:
-        _put_together(studies, out, export)
+        _localize_together(studies, out, export)
         return
     (study,) = studies
-    stage_verb(study, "localize", {}, set_, redo=redo, quiet=quiet)
+    stage_verb(study, "localize", {}, stage)
     if export is not None:
         from mnemoscope.report.export import export_localization
 
@@ -545,25 +465,7 @@ def localize(
         print(f"Wrote {len(written)} figures and tables into {export}.")
 
 
-def _check(studies: list[Path], out: Path | None, *, changes: bool) -> None:
-    """Refuse flags that would be passed over."""
-    if len(studies) == 1 and out is not None:
-        raise UserError(
-            "localize: -o is for several studies together; of one study everything is written "
-            "into its own folder. Leave -o out."
-        )
-    if len(studies) > 1 and out is None:
-        raise UserError(
-            "localize: several studies need a folder for what they give. Add -o FOLDER."
-        )
-    if len(studies) > 1 and changes:
-        raise UserError(
-            "localize: --set and --redo change a study; several studies are only read. "
-            "Give them in a run of their own."
-        )
-
-
-def _put_together(folders: list[Path], out: Path, export: Path | None) -> None:
+def _localize_together(folders: list[Path], out: Path, export: Path | None) -> None:
     """Average, say what came of it, and write what was asked for."""
     from mnemoscope.pipeline.localize import (
         localize_together,
@@ -583,38 +485,26 @@ def _put_together(folders: list[Path], out: Path, export: Path | None) -> None:
         print(f"Wrote {n_drawn} figures into {export}.")
 
 
-# The verb benchmark: one study beside the published figures, two taxonomies, or several models.
-
-_BenchmarkStudies = Annotated[
-    list[Path],
-    typer.Argument(help="A study; several are put together as one.", show_default=False),
-]
-_Compare = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        "--compare",
-        metavar="TAXONOMY TAXONOMY",
-        help="Two taxonomies of the study on the evaluation sequences that they share.",
-        show_default=False,
-    ),
-]
-_BenchmarkOutFolder = Annotated[
-    Path | None,
-    typer.Option("-o", "--out", help="Folder for the tables of several studies together."),
-]
-
-
 def benchmark(
-    studies: _BenchmarkStudies,
-    compare: _Compare = None,
-    out: _BenchmarkOutFolder = None,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    studies: Annotated[
+        list[Path],
+        typer.Argument(help="A study; several are put together as one.", show_default=False),
+    ],
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="TAXONOMY TAXONOMY",
+            help="Two taxonomies of the study on the evaluation sequences that they share.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the tables of several studies together."),
+    ] = None,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Score every taxonomy beside its controls and beside the published figures.
 
@@ -622,21 +512,22 @@ def benchmark(
 
     Example: mnemoscope benchmark my-study
     """
-    _benchmark_check(studies, compare, out)
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    if (len(studies) > 1 or compare is not None) and (set_ or redo or where != EngineFlags()):
+    if compare is not None and len(studies) > 1:
+        raise UserError("benchmark: --compare is for the taxonomies of one study. Name one study.")
+    _refuse_out_of_one("benchmark", studies, out)
+    if (len(studies) > 1 or compare is not None) and (stage.set_ or stage.redo or where != LOCAL):
         raise UserError(
             "benchmark: --set, --redo and --engine are for scoring a study; several studies and "
             "--compare only read. Give them in a run of their own."
         )
     if len(studies) > 1:
-        _benchmark_put_together(studies, out)
+        _score_together(studies, out)
         return
     folder = studies[0]
     if compare is not None:
         _compare(Study(folder), *compare)
         return
-    stage_verb(folder, "benchmark", {}, set_, redo=redo, quiet=quiet, where=where)
+    stage_verb(folder, "benchmark", {}, stage, where=where)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.pipeline.benchmark import load_comparison
     from mnemoscope.report.published import print_comparison
@@ -646,15 +537,11 @@ def benchmark(
     print_comparison(load_comparison(study))
 
 
-def _benchmark_check(
-    studies: list[Path], compare: tuple[str, str] | None, out: Path | None
-) -> None:
-    """Refuse flags that would be passed over."""
-    if compare is not None and len(studies) > 1:
-        raise UserError("benchmark: --compare is for the taxonomies of one study. Name one study.")
+def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None:
+    """Reject -o where it would be passed over."""
     if out is not None and len(studies) == 1:
         raise UserError(
-            "benchmark: -o is for several studies together; of one study everything is written "
+            f"{verb}: -o is for several studies together; of one study everything is written "
             "into its own folder. Leave -o out."
         )
 
@@ -674,7 +561,7 @@ def _compare(study: Study, first: str, second: str) -> None:
     )
 
 
-def _benchmark_put_together(folders: list[Path], out: Path | None) -> None:
+def _score_together(folders: list[Path], out: Path | None) -> None:
     """Print several studies as one, and write what was asked for."""
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together
@@ -686,42 +573,29 @@ def _benchmark_put_together(folders: list[Path], out: Path | None) -> None:
         print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
 
 
-# The verb search: the taxonomies that attention bears out best, chosen apart from their figure.
-
-_Nodes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--node",
-        help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML file "
-        "with nodes of your own; repeatable. All of them unless given.",
-        show_default=False,
-    ),
-]
-_Objective = Annotated[
-    str | None,
-    typer.Option("--objective", help="excess (default), min_f1, auc or auc_excess."),
-]
-_Candidates = Annotated[
-    int | None, typer.Option("--candidates", help="Different taxonomies to try (default 60).")
-]
-_CaptureAll = Annotated[
-    bool, typer.Option("--capture-all", help="First capture every memorized sequence.")
-]
-
-
 def search(
     study: StudyFolder,
-    node: _Nodes = None,
-    objective: _Objective = None,
-    candidates: _Candidates = None,
-    capture_all: _CaptureAll = False,
-    engine: EngineOption = "local",
-    ray_address: RayAddress = None,
-    ray_workers: RayWorkers = None,
-    storage: Storage = None,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
+            "file with nodes of your own; repeatable. All of them unless given.",
+            show_default=False,
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", help="excess (default), min_f1, auc or auc_excess."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", help="Different taxonomies to try (default 60).")
+    ] = None,
+    capture_all: Annotated[
+        bool, typer.Option("--capture-all", help="First capture every memorized sequence.")
+    ] = False,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Find the taxonomies of 3 and 4 classes with the largest excess alignment.
 
@@ -735,14 +609,13 @@ def search(
         "search.candidates": candidates,
         "search.capture_all": capture_all,
     }
-    if redo or not Study(study).is_done("search"):
+    if stage.redo or not Study(study).is_done("search"):
         check_optuna()
-    where = EngineFlags(engine, ray_address, ray_workers, storage)
-    stage_verb(study, "search", flags, set_, redo=redo, quiet=quiet, where=where)
-    _print(Study(study))
+    stage_verb(study, "search", flags, stage, where=where)
+    _print_search(Study(study))
 
 
-def _print(study: Study) -> None:
+def _print_search(study: Study) -> None:
     """The finalists and what stands beside them, then the result in words."""
     import polars as pl
     from rich.table import Table

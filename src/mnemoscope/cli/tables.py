@@ -1,11 +1,19 @@
-"""Verbs that also work on any table: features, label."""
+"""Verbs that also work on a table: features, label, duplicates, describe."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnemoscope.cli.options import DropSmallClasses, Patterns, Quiet, Redo, Set, Taxonomies
+from mnemoscope.cli.options import (
+    STAGE,
+    DropSmallClasses,
+    Patterns,
+    Quiet,
+    StageFlags,
+    Taxonomies,
+    merge_flags,
+)
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import STAGES, Study, is_study
@@ -13,8 +21,6 @@ from mnemoscope.study.folder import STAGES, Study, is_study
 if TYPE_CHECKING:
     from mnemoscope.taxonomy.names import Taxonomy
 
-
-# Verbs that also work on any table: features, label.
 
 Target = Annotated[
     Path, typer.Argument(help="A study folder, or a .jsonl or .parquet table with -o.")
@@ -45,9 +51,7 @@ def features(
         bool,
         typer.Option("--compare-patterns", help="Print where published and strict rules differ."),
     ] = False,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Add ROUGE, patterns, duplicates and is_code.
 
@@ -56,16 +60,16 @@ def features(
     if out is None:
         _no_folder_needed(target, "features")
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
-        stage_verb(target, "features", flags, set_, redo=redo, quiet=quiet)
+        stage_verb(target, "features", flags, stage)
         return
     from mnemoscope.data.features import write_features
     from mnemoscope.data.read import read_corpus
 
-    _only_for_studies("features", set_, redo=redo)
-    mode = _pattern_mode(patterns)
+    _only_for_studies("features", stage.set_, redo=stage.redo)
+    mode = merge_flags(None, {"features.patterns": patterns}, None).features.patterns
     refuse_unwritable(out)
     counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
-    with shown(quiet):
+    with shown(stage.quiet):
         n_rows = write_features(target, out, patterns=mode, length=length, corpus=counted)
         lines = _compare_patterns(out) if compare_patterns else []
     print(*lines, sep="\n", end="\n" if lines else "")
@@ -88,9 +92,7 @@ def label(
     out: TableOut = None,
     taxonomy: Taxonomies = None,
     drop_small_classes: DropSmallClasses = False,
-    set_: Set = None,
-    redo: Redo = False,
-    quiet: Quiet = False,
+    stage: StageFlags = STAGE,
 ) -> None:
     """Give each sequence its class under a taxonomy.
 
@@ -102,9 +104,9 @@ def label(
             "label.taxonomies": taxonomy,
             "label.drop_small_classes": drop_small_classes,
         }
-        stage_verb(target, "label", flags, set_, redo=redo, quiet=quiet)
+        stage_verb(target, "label", flags, stage)
         return
-    _only_for_studies("label", set_, redo=redo or drop_small_classes)
+    _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
     _label_table(target, out, taxonomy or [])
 
 
@@ -168,13 +170,6 @@ def load_tokenizer_named(name: str | None) -> Any:
     return load_tokenizer(name)
 
 
-def _pattern_mode(patterns: str | None) -> Literal["published", "strict"]:
-    """Check the mode as the settings would."""
-    from mnemoscope.cli.options import merge_flags
-
-    return merge_flags(None, {"features.patterns": patterns}, None).features.patterns
-
-
 def _no_folder_needed(target: Path, verb: str) -> None:
     """A table without -o would have nowhere to go."""
     if target.is_file():
@@ -203,9 +198,6 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")
-
-
-# The verb duplicates: how often each suffix stands in a corpus, however large.
 
 
 def duplicates(
@@ -285,9 +277,6 @@ def duplicates(
         f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
         f"the corpus. {found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
     )
-
-
-# The verb describe: what is in a study, a table or a maps folder.
 
 
 def describe(
