@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from mnemoscope.app.serve import HOST, Guard, check_host, find_socket, open_target
+from mnemoscope.app import HOST, check_host
+from mnemoscope.app.serve import Guard, find_socket, open_target
 from mnemoscope.errors import UserError
 
 

@@ -106,8 +106,8 @@ def test_a_folder_of_texts_with_a_tokenizer(tiny, place, tmp_path, call) -> None
 
 SLOW = """
 import sys
-from mnemoscope.sequences import corpus_flat
-corpus_flat._CHUNK_TOKENS = 40_000
+from mnemoscope.data import corpus as corpus_flat
+corpus_flat._FLAT_CHUNK_TOKENS = 40_000
 from mnemoscope.cli import main
 main(sys.argv[1:])
 """
@@ -165,7 +165,7 @@ def interrupted(source, place, call, monkeypatch) -> Path:
 
     original = CountProgress.save
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_flat, "_CHUNK_TOKENS", 40_000)
+        patch.setattr(corpus_flat, "_FLAT_CHUNK_TOKENS", 40_000)
         patch.setattr(CountProgress, "save", save)
         done = call(
             "duplicates", "--sequences", source / "s.parquet", "--corpus", source / "train.bin",

@@ -9,8 +9,8 @@ import yaml
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
+from mnemoscope.study.names import find_study_file, shipped_names, shipped_path
 from mnemoscope.study.settings import load_settings
-from mnemoscope.study.shipped import find_study_file, shipped_names, shipped_path
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 PYTHIA = ["pythia-12b", "pythia-2.8b", "pythia-6.9b"]

@@ -9,7 +9,7 @@ from mnemoscope.cluster.engine import run_tasks
 
 SCRIPT = """
 from pathlib import Path
-from mnemoscope.engine import run_tasks
+from mnemoscope.cluster.engine import run_tasks
 with open(Path(__file__).with_suffix(".runs"), "a") as runs:
     runs.write("x")
 print(sorted(run_tasks(abs, [-1, -2, -3], workers=2)))

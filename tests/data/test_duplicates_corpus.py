@@ -118,7 +118,7 @@ def suffixes_and_documents(draw):
 
 
 def small_pieces(patch, n):
-    patch.setattr(corpus_flat, "_CHUNK_TOKENS", n)
+    patch.setattr(corpus_flat, "_FLAT_CHUNK_TOKENS", n)
     patch.setattr(corpus_chunks, "_CHUNK_TOKENS", n)
     patch.setattr(corpus_rows, "_BATCH_ROWS", max(1, n // 4))
     patch.setattr(suffix_index, "_BLOCK_TOKENS", n)
@@ -174,7 +174,7 @@ def test_what_follows_a_place_is_read_from_there(write, case, n, stop, tmp_path_
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
 def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_flat, "_CHUNK_TOKENS", 1 << 17)
+    monkeypatch.setattr(corpus_flat, "_FLAT_CHUNK_TOKENS", 1 << 17)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 60_000, (1 << 18) + 500).astype(dtype)
     if dtype == "uint32":

@@ -147,7 +147,7 @@ def test_a_file_in_batches_gets_what_a_table_gets(ending, lacking, tmp_path, mon
     ).drop(lacking)
     corpus = [tokens_of(20).ravel()]
     wanted = add_features(frame, corpus=corpus)
-    for module in ("features", "lazy_table"):
+    for module in ("features", "table"):
         monkeypatch.setattr(f"mnemoscope.data.{module}.BATCH_ROWS", 3)
     source, out = tmp_path / f"in.{ending}", tmp_path / "out.parquet"
     (frame.write_parquet if ending == "parquet" else frame.write_ndjson)(source)

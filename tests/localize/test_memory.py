@@ -12,9 +12,9 @@ import resource
 import torch
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.scaling import Scaling
-from mnemoscope.cnn.trained import TrainedCnn, TrainingHistory
-from mnemoscope.localize.decisiveness import decisiveness
+from mnemoscope.cnn.training import Scaling
+from mnemoscope.cnn.training import TrainedCnn, TrainingHistory
+from mnemoscope.localize.delta import decisiveness
 
 class Drawn:
     n_layers, length = {N_LAYERS}, {LENGTH}

@@ -187,10 +187,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 # Gather the card's figures: what the embedded model learnt from, how, and what came of it.
 
 CARD_FILES = ("CARD.md", "card.json")
@@ -585,3 +581,7 @@ def shipped_sequences(corpus: Corpus) -> pl.DataFrame:
         (pl.col("genre") == "code").alias("is_code"),
         pl.Series("duplicates", counts[0], dtype=pl.Int64),
     ).select(SHIPPED_COLUMNS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,48 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
 from mnemoscope.app.page import MOST_BYTES, Models
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.settings import EMBEDDED
-
-# Whom the app listens to and what it may show: said before anything heavy is imported.
-
-HOST = "127.0.0.1"
-NAMES = ("127.0.0.1", "localhost")
-FIRST_PORT = 7860
-
-
-def check_host(host: str) -> None:
-    """Refuse to listen to other machines.
-
-    Raises:
-        UserError: another host than this machine.
-    """
-    if host not in NAMES:
-        raise UserError(
-            f"--host {host}: the app listens to this machine alone ({HOST}); it has no accounts, "
-            "and reads any model folder that is typed. From elsewhere use an SSH tunnel: "
-            f"ssh -L {FIRST_PORT}:{HOST}:{FIRST_PORT} MACHINE."
-        )
-
-
-def check_target(target: Path | None) -> None:
-    """Refuse what is neither a study nor an audit.
-
-    Raises:
-        UserError: so it is.
-    """
-    if target is None or is_study(target) or (target / "audit.json").is_file():
-        return
-    if not target.exists():
-        raise UserError(f"{target}: no such folder. Check the path.")
-    raise UserError(f"{target}: neither a study (study.yaml) nor an audit (audit.json).")
-
-
-# Serve the app on this machine alone: `mnemoscope app [STUDY|AUDIT]`.
 
 _PORTS_TRIED = 20
 _MOST_BODY = 8 * MOST_BYTES  # of any request; what is too large for an audit gets a sentence

@@ -652,7 +652,7 @@ def app(
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the app needs gradio: pip install 'mnemoscope[app]'.")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported
-    from mnemoscope.app.serve import check_host, check_target
+    from mnemoscope.app import check_host, check_target
 
     check_host(host)
     check_target(target)

@@ -37,8 +37,8 @@ from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
 from mnemoscope.search.extra import check_optuna
 from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
+from mnemoscope.study.names import check_names, find_study_file, shipped_path
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, settings_template
-from mnemoscope.study.shipped import find_study_file, shipped_path
 
 _STUDY = Path("study")
 
@@ -161,8 +161,6 @@ def _announce(settings: StudySettings, out: Path) -> None:
             "--model NAME, or found a study for the analyses that need none: 'mnemoscope sequences "
             f"SOURCE --split SPLIT --model {NO_MODEL} -o STUDY'."
         )
-    from mnemoscope.flow.run import check_names
-
     check_names(settings)
     source = settings.sequences.source
     say(
@@ -335,8 +333,6 @@ def _run_part(
 
 def _found(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
     """Found a study, once its names are known to stand for something."""
-    from mnemoscope.flow.run import check_names
-
     with shown(quiet):
         check_names(settings)
     from mnemoscope.pipeline.sequences import found_study

@@ -76,7 +76,7 @@ def _join(pieces: list[np.ndarray], position: int) -> Chunk:
 DTYPES = ("uint16", "uint32", "int32")
 FLAT_ENDINGS = (".bin", ".npy")
 
-_CORPUS_FLAT_CHUNK_TOKENS = 1 << 22
+_FLAT_CHUNK_TOKENS = 1 << 22
 # Megatron-LM's megatron/core/datasets/indexed_dataset.py: magic, version, type, two counts, then
 # the sequences' lengths (int32), their first bytes (int64), the documents' first sequences (int64).
 _MAGIC = b"MMIDIDX\0\0"
@@ -137,8 +137,8 @@ class FlatFile(NamedTuple):
             DamagedDataError: the file has become shorter.
         """
         with open(self.path, "rb") as handle:
-            for start in range(position, self.n_tokens, _CORPUS_FLAT_CHUNK_TOKENS):
-                stop = min(start + _CORPUS_FLAT_CHUNK_TOKENS, self.n_tokens)
+            for start in range(position, self.n_tokens, _FLAT_CHUNK_TOKENS):
+                stop = min(start + _FLAT_CHUNK_TOKENS, self.n_tokens)
                 overlap = min(stop + k - 1, self.n_tokens)
                 tokens = self._read(handle, start, overlap)
                 ends = self.documents and self.documents.ends(start, overlap)

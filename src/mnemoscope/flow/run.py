@@ -4,9 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnemoscope.cluster.engine import current_engine
-from mnemoscope.data.published_split import HUB_NAME
-from mnemoscope.errors import UserError
-from mnemoscope.lm.hub import check_model
 from mnemoscope.pipeline.benchmark import benchmark_stage
 from mnemoscope.pipeline.blocks import repair_spread, spread_capture, spread_continue
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
@@ -24,15 +21,11 @@ from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
-    EMBEDDED,
-    NO_MODEL,
     PAPER_NAME,
     PRASHANTH_NAME,
     StudySettings,
     parse_settings,
 )
-
-# Run what is missing of all stages, from one settings object.
 
 # Settings, or what makes them of those that a study has once it is held.
 Wanted = StudySettings | Callable[[StudySettings], StudySettings]
@@ -157,39 +150,6 @@ _PURPOSE = {
     "localize": "where in the attention each class is decided",
     "report": "one page that opens offline",
 }
-
-
-# Is what the settings name there: model, reference, sequences; asked before torch is loaded.
-
-_SHIPPED = (EMBEDDED, NO_MODEL)
-
-
-def check_names(settings: StudySettings) -> None:
-    """Refuse names that stand for nothing; what they hold is checked when it is read.
-
-    Raises:
-        UserError: no such model, reference or source of sequences.
-    """
-    model, source = settings.model, settings.sequences.source
-    if source not in (EMBEDDED, HUB_NAME) and not Path(source).exists():
-        raise UserError(f"{source}: no such file or folder.")
-    if model.name not in _SHIPPED:
-        check_model(model.name, model.revision)
-    reference = settings.capture.reference
-    if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
-        _check_reference(reference)
-
-
-def _check_reference(name: str) -> None:
-    """A reference may be NAME@REVISION; a path that is there is no such."""
-    stem, at, revision = name.rpartition("@")
-    if at and not Path(name).exists():
-        check_model(stem, revision)
-    else:
-        check_model(name)
-
-
-# Settings of the demo: the shipped model, two taxonomies, as sampled and matched by genre.
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:

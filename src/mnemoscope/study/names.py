@@ -1,9 +1,11 @@
-"""The study files that ship with the package, by name: `pythia-12b` or `pythia-12b.yaml`."""
+"""What a name stands for, before torch is loaded: a shipped study, a model, a source of texts."""
 
 from importlib.resources import files
 from pathlib import Path
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.hub import check_model
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 
 
 def shipped_names() -> list[str]:
@@ -48,3 +50,33 @@ def find_study_file(given: Path) -> Path:
 
 def _folder() -> Path:
     return Path(str(files("mnemoscope"))) / "studies"
+
+
+_SHIPPED = (EMBEDDED, NO_MODEL)
+
+
+def check_names(settings: StudySettings) -> None:
+    """Refuse names that stand for nothing; what they hold is checked when it is read.
+
+    Raises:
+        UserError: no such model, reference or source of sequences.
+    """
+    from mnemoscope.data.published_split import HUB_NAME
+
+    model, source = settings.model, settings.sequences.source
+    if source not in (EMBEDDED, HUB_NAME) and not Path(source).exists():
+        raise UserError(f"{source}: no such file or folder.")
+    if model.name not in _SHIPPED:
+        check_model(model.name, model.revision)
+    reference = settings.capture.reference
+    if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
+        _check_reference(reference)
+
+
+def _check_reference(name: str) -> None:
+    """A reference may be NAME@REVISION; a path that is there is no such."""
+    stem, at, revision = name.rpartition("@")
+    if at and not Path(name).exists():
+        check_model(stem, revision)
+    else:
+        check_model(name)
