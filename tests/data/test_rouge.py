@@ -73,7 +73,7 @@ def test_blocks_do_not_change_a_score(monkeypatch):
     rng = np.random.default_rng(0)
     pairs = rng.integers(0, 6, (50, 20))
     whole = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
-    monkeypatch.setattr("mnemoscope.data.rouge._BLOCK_ROWS", 7)
+    monkeypatch.setattr("mnemoscope.data.rouge._BLOCK_IDS", 140)
     cut = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
     np.testing.assert_array_equal(whole, cut)
 

@@ -1,20 +1,18 @@
 """ROUGE-L and ROUGE-3 of prefix and suffix on token ids, for whole tables at a time.
 
 How much of the suffix the prefix already shows, in order (ROUGE-L) or as runs of three
-(ROUGE-3): what the Guess nodes ask.
-
-Both follow from where each id of the suffix stands in the prefix, kept as bits, one for each place
-of the prefix: the longest common subsequence by the bit-parallel recurrence of Hyyrö 2004, common
-trigrams by three neighbours' bits laid over each other. Numba compiles the loop over the rows when
-it is first used.
+(ROUGE-3): what the Guess nodes ask. RapidFuzz finds the longest common subsequences, of ids
+written as characters; a sort of each row brings the trigrams of both sides together.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK_ROWS = 4096
+_BLOCK_IDS = 1 << 19  # looked at together; no more different ids than there are characters
+_MOST_ID = 0x10FFFF - 0x801  # the last character, less the surrogates and the NUL left out
 
 
 class Rouge(NamedTuple):
@@ -25,9 +23,8 @@ class Rouge(NamedTuple):
 
 
 def rouge_scores(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> Rouge:
-    """ROUGE-L and ROUGE-3 for little more than one of them; as `rouge_l` and `rouge_3`."""
-    lengths, (in_order, trigrams) = _compare(prefixes, suffixes, in_order=True, trigrams=True)
-    return Rouge(_f_measure(in_order, *lengths, n_gram=1), _f_measure(trigrams, *lengths, n_gram=3))
+    """`rouge_l` and `rouge_3` of the same pairs."""
+    return Rouge(rouge_l(prefixes, suffixes), rouge_3(prefixes, suffixes))
 
 
 def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -51,8 +48,15 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     >>> rouge_l([[1, 2, 3, 4]], [[1, 9, 3, 4]])
     array([0.75])
     """
-    lengths, (counts, _) = _compare(prefixes, suffixes, in_order=True, trigrams=False)
-    return _f_measure(counts, *lengths, n_gram=1)
+    from rapidfuzz.distance import LCSseq
+    from rapidfuzz.process import cpdist
+
+    before, after = _checked(prefixes, suffixes)
+    counts = [
+        cpdist(*map(_as_texts, block), scorer=LCSseq.similarity, dtype=np.int32)
+        for block in _blocks(before, after)
+    ]
+    return _f_measure(counts, before.shape[1], after.shape[1])
 
 
 def rouge_3(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -66,57 +70,66 @@ def rouge_3(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     >>> rouge_3([[1, 2, 3, 4]], [[1, 2, 3, 9]])
     array([0.5])
     """
-    lengths, (_, counts) = _compare(prefixes, suffixes, in_order=False, trigrams=True)
-    return _f_measure(counts, *lengths, n_gram=3)
+    before, after = _checked(prefixes, suffixes)
+    sides = [max(ids.shape[1] - 2, 0) for ids in (before, after)]
+    if not min(sides):
+        return np.zeros(len(before))
+    return _f_measure([_common_trigrams(*block) for block in _blocks(before, after)], *sides)
 
 
-def _compare(
-    prefixes: npt.ArrayLike, suffixes: npt.ArrayLike, *, in_order: bool, trigrams: bool
-) -> tuple[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
-    """Both sides' lengths, and what is asked of each row's ids in order and of its trigrams.
-
-    Rows are copied side by side so many at a time as the cache holds.
-    """
-    from mnemoscope.data.rouge_kernel import compare_rows  # compiled: a second
-
-    before, after = _checked(prefixes), _checked(suffixes)
+def _checked(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    before, after = np.asarray(prefixes), np.asarray(suffixes)
+    for ids in (before, after):
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise ValueError(f"integers with axes (sequences, tokens) wanted, got {ids.shape}")
     if len(before) != len(after):
         raise ValueError(f"{len(before)} prefixes but {len(after)} suffixes")
-    if not (_fits(before) and _fits(after)):
-        before, after = _numbered(before, after)
-    longest, common = (np.zeros(len(before), dtype=np.int64) for _ in range(2))
-    for first in range(0, len(before), _BLOCK_ROWS):
-        rows = slice(first, first + _BLOCK_ROWS)
-        left, right = (np.ascontiguousarray(ids[rows], np.int32) for ids in (before, after))
-        compare_rows(left, right, longest[rows], common[rows], (in_order, trigrams))
-    return (before.shape[1], after.shape[1]), (longest, common)
+    return before, after
 
 
-def _checked(ids: npt.ArrayLike) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise ValueError(f"integers with axes (sequences, tokens) wanted, got {ids.shape}")
-    return ids
+def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Rows of both sides so many at a time, ids from 0 to `_MOST_ID` and equal where they were."""
+    n_rows = max(_BLOCK_IDS // max(before.shape[1] + after.shape[1], 1), 1)
+    for first in range(0, len(before), n_rows):
+        block = [ids[first : first + n_rows] for ids in (before, after)]
+        if any(ids.size and (ids.min() < 0 or ids.max() > _MOST_ID) for ids in block):
+            both = np.concatenate(block, axis=1)
+            both = np.unique(both, return_inverse=True)[1].reshape(both.shape)
+            block = [both[:, : before.shape[1]], both[:, before.shape[1] :]]
+        yield block
 
 
-def _fits(ids: np.ndarray) -> bool:
-    """Whether int32 holds them all."""
-    limits = np.iinfo(np.int32)
-    return np.can_cast(ids.dtype, np.int32) or (
-        not ids.size or bool(ids.min() >= limits.min and ids.max() <= limits.max)
+def _as_texts(ids: np.ndarray) -> list[str]:
+    """Each row as a text of one character an id: neither NUL, which ends it, nor a surrogate."""
+    characters = ids.astype(np.uint32) + 1
+    characters += (characters >= 0xD800) * np.uint32(0x800)
+    texts: list[str] = characters.view(f"U{ids.shape[1]}").ravel().tolist()
+    return texts
+
+
+def _common_trigrams(before: np.ndarray, after: np.ndarray) -> npt.NDArray[np.int64]:
+    """Trigrams that stand in both rows, each as often as in the row that has it less often."""
+    keys = np.concatenate([_trigrams(before) << np.uint64(1), _trigrams(after) << np.uint64(1)], 1)
+    keys[:, before.shape[1] - 2 :] |= np.uint64(1)  # the lowest bit tells the side
+    keys.sort(axis=1)
+    is_first = np.ones(keys.shape, dtype=bool)
+    is_first[:, 1:] = keys[:, 1:] >> np.uint64(1) != keys[:, :-1] >> np.uint64(1)
+    starts = np.flatnonzero(is_first)
+    n_after = np.add.reduceat((keys & np.uint64(1)).astype(np.int64).ravel(), starts)
+    n_before = np.diff(np.append(starts, keys.size)) - n_after
+    common = np.bincount(starts // keys.shape[1], np.minimum(n_before, n_after), len(keys))
+    return common.astype(np.int64)
+
+
+def _trigrams(ids: np.ndarray) -> npt.NDArray[np.uint64]:
+    """Three neighbours in one number of 63 bits."""
+    ids = ids.astype(np.uint64)
+    packed: npt.NDArray[np.uint64] = (
+        ids[:, :-2] << np.uint64(42) | ids[:, 1:-1] << np.uint64(21) | ids[:, 2:]
     )
+    return packed
 
 
-def _numbered(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids numbered anew from 0, equal where they were."""
-    both = np.concatenate((before, after), axis=1)
-    both = np.unique(both, return_inverse=True)[1].reshape(both.shape)
-    return both[:, : before.shape[1]], both[:, before.shape[1] :]
-
-
-def _f_measure(
-    counts: np.ndarray, n_prefix: int, n_suffix: int, *, n_gram: int
-) -> npt.NDArray[np.float64]:
-    """2·counts over the n-grams of both sides; 0 where a side has none."""
-    sides = [max(length - n_gram + 1, 0) for length in (n_prefix, n_suffix)]
-    return np.asarray(2.0 * counts / max(sum(sides), 1), dtype=np.float64)
+def _f_measure(counts: list[np.ndarray], n_before: int, n_after: int) -> npt.NDArray[np.float64]:
+    """2·counts over the n-grams of both sides."""
+    return np.concatenate([np.zeros(0), *counts]) * 2.0 / max(n_before + n_after, 1)
