@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available
@@ -841,7 +842,6 @@ def paper_bytes(shape: ModelShape) -> int:
 # The cost of a study in words, beside the published pipeline's, and the formulas behind it.
 
 _UNKNOWN = "not known"
-_CONTROL_SOURCES = ("control", "blind", "reference", "ngram", "logits")
 _PAPER_EPOCHS = 3
 
 
@@ -909,7 +909,8 @@ def cost_rows(facts: Facts) -> list[CostRow]:
         *(_byte_rows(facts, facts.shape) if facts.shape is not None else []),
         CostRow("CNNs for the figures", f"{facts.trainings['model']:,}", f"{theirs.n_trainings:,}"),
     ]
-    controls = {name: facts.trainings.get(name, 0) for name in _CONTROL_SOURCES}
+    sources = [name for name in (*CNNS, *BASELINES) if name not in ATTENTION]
+    controls = {name: facts.trainings.get(name, 0) for name in sources}
     shown = ", ".join(f"{name} {n:,}" for name, n in controls.items() if n)
     rows.append(CostRow("trainings for the controls", shown or "none", "none"))
     if facts.shape is not None:
@@ -1039,11 +1040,11 @@ def _seconds_a_token(facts: Facts, shape: ModelShape) -> float:
 def _training_seconds(facts: Facts, shape: ModelShape) -> tuple[float, float, float]:
     """CNNs for the figures, for the controls, and the published ones (on as many cores)."""
     settings = facts.settings
-    seconds = {"model": 0.0, "control": 0.0, "blind": 0.0, "reference": 0.0}
+    seconds = dict.fromkeys(CNNS, 0.0)
     for source in seconds:
         count = facts.trainings.get(source, 0)
         grid = [one for one in settings_of(settings, source) if one is not None]
-        channels = 2 if source == "blind" else shape.n_layers
+        channels = 2 if TABLE[source].reads == "tokens" else shape.n_layers
         each = [_training(facts, one, channels, settings.train.preset) for one in grid]
         seconds[source] = count * sum(each) / len(each)
     paper = [_training(facts, one, shape.n_layers, "paper") for one in PAPER_GRID]

@@ -17,22 +17,18 @@ from mnemoscope.benchmark.published import (
     published_table,
     rho_name,
 )
-from mnemoscope.cnn.metrics import scores
-from mnemoscope.stats import FEWEST, correlate_ranks, kendall, spearman
+from mnemoscope.cnn.metrics import f1_per_class
+from mnemoscope.stats import FEWEST, Estimate, correlate_ranks, kendall, spearman
 from mnemoscope.taxonomy.catalogue import catalogue
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 
 def ours(name: str, confusion: np.ndarray, taxonomy: str | None = None, draws=None) -> OurFigures:
     """A measured taxonomy with an interval of one point either side."""
-    found = scores(confusion)
+    f1 = f1_per_class(confusion)
     figures = {"n_eval": int(confusion.sum())}
-    for figure, low, high in (
-        ("min_f1", "low", "high"),
-        ("mean_f1", "mean_f1_low", "mean_f1_high"),
-    ):
-        value = getattr(found, figure)
-        figures |= {figure: value, low: value - 0.01, high: value + 0.01}
+    for value, figure, ends in ((f1.min(), "min_f1", ""), (f1.mean(), "mean_f1", None)):
+        figures |= Estimate(value, value - 0.01, value + 0.01).columns(figure, ends=ends)
     return OurFigures(
         taxonomy or name, name, "measured", "", figures, np.asarray(confusion, float), draws
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
 
-from mnemoscope.benchmark.excess import Votes, measure_excess, min_f1_gap
+from mnemoscope.benchmark.excess import Votes, measure_excess
 
 TRUE = np.arange(90) % 3
 
@@ -127,18 +127,3 @@ def test_controls_on_other_sequences_or_none_are_refused(sources) -> None:
         measure_excess(model, {"blind": model.at(np.arange(9))}, n_resamples=10, seed=0)
     with pytest.raises(ValueError, match="no control"):
         measure_excess(model, {}, n_resamples=10, seed=0)
-
-
-def test_the_gap_to_one_other_reader_is_the_excess_over_it_alone(sources) -> None:
-    model, controls = sources
-    found = measure_excess(model, {"blind": controls["blind"]}, n_resamples=200, seed=3)
-    value, interval = min_f1_gap(model, controls["blind"], n_resamples=200, seed=3)
-    assert (value, interval.low, interval.high) == (found.value, found.low, found.high)
-    slow = slow_excess(model, {"blind": controls["blind"]}, 400, 0)
-    assert interval.low == pytest.approx(np.quantile(slow, 0.025), abs=0.05)
-
-
-def test_a_reader_has_no_gap_to_itself(sources) -> None:
-    model, _ = sources
-    value, interval = min_f1_gap(model, model, n_resamples=50, seed=0)
-    assert (value, interval.low, interval.high) == (0, 0, 0)

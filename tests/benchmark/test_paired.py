@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
 
-from mnemoscope.benchmark.excess import Votes, compare_pair, resample_jointly
-from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.benchmark.excess import FIGURES, Votes, compare_pair, resample_jointly
+from mnemoscope.cnn.metrics import confusion_matrix
 
 
 def one_class_share(n: int, n_right: int, ids: np.ndarray | None = None) -> Votes:
@@ -63,7 +63,7 @@ def test_the_value_is_the_difference_of_the_two_figures(figure) -> None:
     first = votes_of(true, noisy(true, 0.7, 5)[None], [0], 3)
     second = votes_of(other, noisy(other, 0.6, 6, 2)[None], [0], 2)
     wanted = [
-        getattr(scores(confusion_matrix(one.true, one.predicted, one.n_classes)), figure)
+        FIGURES[figure](confusion_matrix(one.true, one.predicted, one.n_classes))
         for one in (first, second)
     ]
     found = compare_pair(first, second, n_resamples=200, figure=figure)

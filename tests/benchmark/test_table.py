@@ -7,7 +7,8 @@ from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from mnemoscope.benchmark.excess import collect_votes, measure_excess
-from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, SOURCES, score_benchmark
+from mnemoscope.benchmark.sources import SOURCES
+from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark
 
 TRUE = np.arange(240) % 3
 SEEDS = (0, 1)

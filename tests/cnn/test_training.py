@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from cnn_problems import QUICK, SETTING, Problem, planted
 from scipy.stats import binom
 
-from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, TrainingPreset
 from mnemoscope.cnn.training import (
@@ -141,8 +141,8 @@ def test_a_planted_truth_is_found() -> None:
     trained = train(planted(240, seed=0), SOONER)
     evaluation = planted(300, seed=1)
     predicted = predict_logits(trained, evaluation.maps).argmax(1)
-    found = scores(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
-    assert found.min_f1 > 0.95
+    found = min_f1(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
+    assert found > 0.95
     assert trained.did_train
     assert trained.history.loss[-1] < 0.1 < trained.history.loss[0]
 
@@ -159,7 +159,7 @@ def test_with_shuffled_labels_it_stays_at_chance() -> None:
     low, high = binom.ppf([5e-4, 1 - 5e-4], 600, 1 / 3)
     assert low <= (true == predicted).sum() <= high
     # Accuracy is the mean of the F1s weighted by (true + predicted), so min-F1 is never above it.
-    assert scores(confusion_matrix(true, predicted, 3)).min_f1 <= high / 600
+    assert min_f1(confusion_matrix(true, predicted, 3)) <= high / 600
 
 
 def test_a_cnn_that_did_not_leave_chance_is_called_so() -> None:
@@ -176,7 +176,7 @@ def test_the_check_is_made_on_the_training_maps_in_evaluation_mode() -> None:
     recalls = [float((predicted[problem.labels == c] == c).float().mean()) for c in range(3)]
     assert trained.history.train_balanced_accuracy == pytest.approx(np.mean(recalls), abs=1e-6)
     confusion = confusion_matrix(problem.labels.numpy(), predicted.numpy(), 3)
-    assert trained.history.train_min_f1 == scores(confusion).min_f1
+    assert trained.history.train_min_f1 == min_f1(confusion)
 
 
 def test_chance_test_equals_the_binomial_tail_for_equal_classes() -> None:
@@ -255,6 +255,6 @@ def test_an_accelerator_finds_what_the_cpu_finds() -> None:
     problem, evaluation = planted(240, seed=0), planted(300, seed=1)
     trained = train(problem, SOONER, device="cuda")
     predicted = predict_logits(trained, evaluation.maps).argmax(1)
-    found = scores(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
-    assert found.min_f1 > 0.95
+    found = min_f1(confusion_matrix(evaluation.labels.numpy(), predicted.numpy(), 3))
+    assert found > 0.95
     assert trained.did_train

@@ -7,9 +7,10 @@ import pytest
 from markupsafe import escape
 
 from mnemoscope.benchmark.published import OurFigures, compare_with_published, published_table
-from mnemoscope.cnn.metrics import scores
+from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.report.page import render_report
 from mnemoscope.report.published import PublishedView, published_view
+from mnemoscope.stats import Estimate
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 REASON = "Recite[1k] has 12 & <b>needs</b> 60"
@@ -20,10 +21,10 @@ def figures(name: str, f1: float) -> OurFigures:
     n_classes = name.count(",") + 1
     confusion = np.full((n_classes, n_classes), 1000 * (1 - f1) / (n_classes - 1))
     np.fill_diagonal(confusion, 1000 * f1)
-    found = scores(confusion)
-    values = {"n_eval": 3000, "min_f1": found.min_f1, "mean_f1": found.mean_f1}
-    values |= {end: found.min_f1 + shift for end, shift in (("low", -0.02), ("high", 0.03))}
-    values |= {"mean_f1_low": found.mean_f1 - 0.01, "mean_f1_high": found.mean_f1 + 0.01}
+    f1 = f1_per_class(confusion)
+    low, mean = f1.min(), f1.mean()
+    values = {"n_eval": 3000, **Estimate(low, low - 0.02, low + 0.03).columns("min_f1", ends="")}
+    values |= Estimate(mean, mean - 0.01, mean + 0.01).columns("mean_f1")
     return OurFigures(name, name, "measured", "", values, confusion)
 
 

@@ -15,6 +15,7 @@ from mnemoscope import words as numbers
 from mnemoscope.audit import page
 from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.verify import read_audit
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
@@ -287,15 +288,6 @@ def _ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> str:
 
 PAGE_ROWS = 12
 """Sequences on a page."""
-_SOURCES = {
-    "model": "CNN on the model's attention",
-    "statistics": "regression on statistics of it",
-    "blind": "CNN on the tokens alone",
-    "ngram": "n-grams of tokens",
-    "reference": "CNN on the reference's attention",
-    "control": "labels permuted",
-    "logits": "the model's output",
-}
 _FEATURES = (
     "duplicates",
     "memorization_score",
@@ -471,7 +463,7 @@ def _figures(rows: Sequence[Any]) -> list[dict[str, Any]]:
     """Min-F1 and each class's F1 of every source."""
     return [
         {
-            "source": _SOURCES.get(row.source, row.source),
+            "source": f"{TABLE[row.source].name}: {TABLE[row.source].detail}",
             "min_f1": numbers.percent(row.min_f1.value),
             "interval": numbers.interval(row.min_f1),
             "f1": [numbers.percent(one.value) for one in row.f1],

@@ -1,8 +1,8 @@
 """Excess alignment: what attention shows of a taxonomy beyond what needs no memory.
 
-Min-F1 of the CNNs on the model's attention minus the larger of what the text alone gives (the
-better of the CNNs on blind maps and the n-gram regression) and what the attention of a model
-gives that never saw the sequences. The interval is a paired bootstrap over evaluation
+Min-F1 of the CNNs on the model's attention minus the largest of the controls: what the text alone
+gives (the better of the CNNs on blind maps and the n-gram regression) and what the attention of a
+model gives that never saw the sequences. The interval is a paired bootstrap over evaluation
 sequences (within each class, whose sizes are fixed by the design) and seeds. The pairwise AUC
 has its excess too, from the same draws.
 """
@@ -16,23 +16,27 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mnemoscope.cnn.metrics import (
-    Resamples,
-    confusion_matrix,
-    draw_resamples,
-    f1_per_class,
-    min_f1_of_each,
-    resample_confusions,
-)
+from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.stats import Floats as paired_Floats
-from mnemoscope.stats import Interval, interval_of
+from mnemoscope.stats import Estimate, Floats, Interval, draw_counts, draw_within, interval_of
 from mnemoscope.taxonomy.sample import order_keys
 
-# Turn the long table of predictions into arrays: one `Votes` a source.
+ObjectiveName = Literal["excess", "min_f1", "auc", "auc_excess"]
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+"""What a search may maximize."""
+
+FigureName = Literal["min_f1", "mean_f1"]
+FIGURES: dict[FigureName, Callable[[Floats], Floats]] = {
+    "min_f1": lambda confusions: f1_per_class(confusions).min(axis=-1),
+    "mean_f1": lambda confusions: f1_per_class(confusions).mean(axis=-1),
+}
+"""What two taxonomies can be compared by: confusions (..., classes, classes) to one number each."""
 
 _RUN = ["setting", "seed", "epoch"]
 _GRID = ("sequence_id", "true", "predicted")
+_SEEDS_STREAM = 1  # keeps the draws of seeds apart from those of sequences
+_BLOCK = 32
+_SEED_STRIDE = 1 << 24  # resamples that a seed can have before it meets the next seed's
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,54 @@ class Votes:
         )
 
 
+class Resamples(NamedTuple):
+    """How often each sequence (resamples, n) and run (resamples, runs) counts; None: once."""
+
+    sequences: NDArray[np.integer]
+    runs: NDArray[np.integer] | None = None
+
+
+@dataclass(frozen=True)
+class Excess:
+    """Excess alignment with its 95 % interval; fractions.
+
+    Attributes:
+        value: on the evaluation sequences as they are.
+        low: 2.5th percentile over resamples.
+        high: 97.5th percentile.
+        strongest: the control with the largest min-F1.
+        min_f1: of the model's attention, what the excess is counted from.
+        auc: the same difference in the AUC of each pair of classes, in the order of `auc_pairs`,
+            over the largest control of that pair; None where no probabilities were kept.
+    """
+
+    value: float
+    low: float
+    high: float
+    strongest: str
+    min_f1: float | None = None
+    auc: tuple[Estimate, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A figure of one taxonomy minus the same figure of another; fractions.
+
+    Attributes:
+        value: on the evaluation sequences as they are.
+        interval: 95 % interval over the resamples, the same weights for both.
+        n_shared: evaluation sequences that both have.
+        n_first: evaluation sequences of the first.
+        n_second: evaluation sequences of the second.
+    """
+
+    value: float
+    interval: Interval
+    n_shared: int
+    n_first: int
+    n_second: int
+
+
 def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> Votes:
     """Arrange the predictions of one taxonomy and source.
 
@@ -99,33 +151,24 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
             f"sequences. {repair}"
         )
     grid = {name: ordered[name].to_numpy().reshape(shape) for name in _GRID}
+    predicted = grid["predicted"]
     if (grid["sequence_id"] != ids).any() or (grid["true"] != grid["true"][0]).any():
         raise DamagedDataError(
             f"predictions of {where}: runs differ in their sequences or true classes. {repair}"
         )
-    classes = np.concatenate([grid["true"], grid["predicted"]])
+    classes = np.concatenate([grid["true"], predicted])
     if classes.min() < 0 or classes.max() >= n_classes:
         raise DamagedDataError(
             f"predictions of {where}: class {classes.min()} to {classes.max()}, wanted 0 to "
             f"{n_classes - 1}. {repair}"
         )
-    votes = Votes(
-        sequence_ids=ids,
-        true=grid["true"][0],
-        predicted=grid["predicted"],
-        seeds=runs["seed"].to_numpy(),
-        n_classes=n_classes,
-        probabilities=np.eye(n_classes)[grid["predicted"]].mean(axis=0),
-    )
-    return _with_probabilities(votes, ordered, runs)
-
-
-def _with_probabilities(votes: Votes, ordered: pl.DataFrame, runs: pl.DataFrame) -> Votes:
-    """Add the class probabilities where they were kept; epochs of one training share theirs."""
+    shares = np.eye(n_classes)[predicted].mean(axis=0)
+    votes = Votes(ids, grid["true"][0], predicted, runs["seed"].to_numpy(), n_classes, shares)
     if "probabilities" not in ordered.columns or ordered["probabilities"].null_count():
         return votes
-    kept = ordered["probabilities"].list.to_array(votes.n_classes).to_numpy()
-    by_run = kept.reshape(*votes.predicted.shape, votes.n_classes)
+    kept = ordered["probabilities"].list.to_array(n_classes).to_numpy()
+    by_run = kept.reshape(*predicted.shape, n_classes)
+    # Epochs of one training share the probabilities of its final weights.
     last = runs.select(pl.struct("setting", "seed").is_last_distinct()).to_series().to_numpy()
     return replace(
         votes,
@@ -133,18 +176,6 @@ def _with_probabilities(votes: Votes, ordered: pl.DataFrame, runs: pl.DataFrame)
         scores=by_run[last],
         score_seeds=votes.seeds[last],
     )
-
-
-# Pairwise AUC: how well each two classes are told apart, whatever becomes of the others.
-
-Floats = NDArray[np.float64]
-
-
-class PairwiseAuc(NamedTuple):
-    """AUC of every pair of classes, in the order of `auc_pairs`, with 95 % intervals."""
-
-    values: tuple[float, ...]
-    intervals: tuple[Interval, ...]
 
 
 def auc_pairs(n_classes: int) -> list[tuple[int, int]]:
@@ -165,7 +196,7 @@ def pair_names(classes: Sequence[str]) -> list[str]:
     return [f"{classes[a]} | {classes[b]}" for a, b in auc_pairs(len(classes))]
 
 
-def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.int32]) -> Floats:
+def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integer]) -> Floats:
     """AUC of two classes for every training and resample.
 
     A tie counts half; where neither class was given any probability the ratio is 0.5.
@@ -174,7 +205,7 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.int32
         votes: of one source, with the probabilities of each training.
         pair: the two classes' indices.
         sequences: how often each sequence counts in each resample, (resamples, n); both classes
-            keep their sizes, as `draw_resamples` draws them.
+            keep their sizes, as `draw_within` draws them.
 
     Returns:
         Fractions, shape (trainings, resamples).
@@ -195,61 +226,11 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.int32
     return shares
 
 
-def bootstrap_auc(votes: Votes, *, seed: int, n_resamples: int) -> PairwiseAuc | None:
-    """AUC of every pair with percentile intervals over evaluation sequences.
-
-    Args:
-        votes: of one source.
-        seed: of the draws; the same seed draws the same sequences as for the other figures.
-        n_resamples: how many.
-
-    Returns:
-        None where no class probabilities were kept.
-    """
-    if votes.scores is None:
-        return None
-    once = np.ones((1, len(votes.true)), dtype=np.int32)
-    drawn = draw_resamples(votes.true, seed=seed, n_resamples=n_resamples).sequences
-    values, intervals = [], []
-    for pair in auc_pairs(votes.n_classes):
-        values.append(float(auc_of_each(votes, pair, once).mean()))
-        intervals.append(interval_of(auc_of_each(votes, pair, drawn).mean(axis=0)))
-    return PairwiseAuc(tuple(values), tuple(intervals))
-
-
-def mean_auc(votes: Votes, pair: tuple[int, int], resamples: Resamples) -> Floats:
-    """AUC of two classes in each resample, averaged over the trainings that it holds.
-
-    Args:
-        votes: of one source.
-        pair: the two classes' indices.
-        resamples: of sequences and of the source's trainings (None: each once).
-
-    Returns:
-        Fractions, shape (resamples,).
-    """
-    each = auc_of_each(votes, pair, resamples.sequences)
-    if resamples.runs is None:
-        mean: Floats = each.mean(axis=0)
-        return mean
-    weights = resamples.runs.T / resamples.runs.sum(axis=1)
-    weighted: Floats = (each * weights).sum(axis=0)
-    return weighted
-
-
-def measures_auc(sources: Mapping[str, Votes]) -> bool:
-    """Say whether every source kept the probabilities of its trainings."""
-    return all(votes.scores is not None for votes in sources.values())
-
-
 def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats) -> Floats:
     """Weighted number of pairs in the right order, ties half, for every resample.
 
-    Args:
-        above: scores of the class that should score higher, (m,).
-        below: scores of the other, (k,).
-        weights: how often each of the former counts, (resamples, m).
-        counterweights: of the latter, (resamples, k).
+    Scores (m,) of the class that should score higher and (k,) of the other, and how often each
+    counts, (resamples, m) and (resamples, k).
     """
     order = np.argsort(below, kind="stable")
     passed = np.zeros((len(weights), len(below) + 1))
@@ -261,37 +242,15 @@ def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats)
     return area / 2
 
 
-# Excess alignment: what attention shows of a taxonomy beyond what needs no memory.
-
-CONTROLS = ("blind", "ngram", "reference")
-"""Sources that a min-F1 is held against; the largest counts."""
-
-_SEEDS_STREAM = 1
-"""Keeps the draws of seeds apart from those of sequences."""
-
-
-@dataclass(frozen=True)
-class Excess:
-    """Excess alignment with its 95 % interval; fractions.
-
-    Attributes:
-        value: on the evaluation sequences as they are.
-        low: 2.5th percentile over resamples.
-        high: 97.5th percentile.
-        strongest: the control with the largest min-F1.
-        min_f1: of the model's attention, what the excess is counted from.
-        auc: the same difference in the AUC of each pair of classes, in the order of `auc_pairs`,
-            over the largest control of that pair; None where no probabilities were kept.
-        auc_intervals: their intervals; None with `auc`.
-    """
-
-    value: float
-    low: float
-    high: float
-    strongest: str
-    min_f1: float | None = None
-    auc: tuple[float, ...] | None = None
-    auc_intervals: tuple[Interval, ...] | None = None
+def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[Estimate, ...] | None:
+    """AUC of every pair with its interval over evaluation sequences; None without probabilities."""
+    if votes.scores is None:
+        return None
+    drawn = _draw_sequences(votes, seed, n_resamples)
+    return tuple(
+        Estimate(float(_auc(votes, pair, _once(votes))[0]), *interval_of(_auc(votes, pair, drawn)))
+        for pair in auc_pairs(votes.n_classes)
+    )
 
 
 def measure_excess(
@@ -306,149 +265,32 @@ def measure_excess(
 
     Args:
         model: predictions from the model's attention.
-        controls: predictions of one or more of `CONTROLS`, for the same sequences and classes.
+        controls: predictions of one or more of `sources.CONTROLS`, for the same sequences and
+            classes.
         n_resamples: bootstrap resamples.
         seed: of the bootstrap.
-
-    Returns:
-        The excess, its interval and the control it is over.
 
     Raises:
         ValueError: no control, or one that was evaluated on other sequences or classes.
     """
-    _check_pairs(model, controls)
     sources = {"model": model, **controls}
-    sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
-    observed, drawn = _min_f1_of_all(sources, sequences, seed)
-    low, high = interval_of(over_largest(drawn))
+    _check_pairs(sources)
+    sequences = _draw_sequences(model, seed, n_resamples)
+    drawn = _draw_seeds(sources, sequences, seed, of_trainings=False)
+    once = dict.fromkeys(sources, _once(model))
+    observed = {name: float(_min_f1(votes, once[name])[0]) for name, votes in sources.items()}
     strongest = max(controls, key=lambda name: observed[name])
-    found = Excess(observed["model"] - observed[strongest], low, high, strongest, observed["model"])
-    if not measures_auc(sources):
+    value = observed["model"] - observed[strongest]
+    low, high = interval_of(_over_largest(_min_f1, sources, drawn))
+    found = Excess(value, low, high, strongest, observed["model"])
+    if any(votes.scores is None for votes in sources.values()):
         return found
-    values, intervals = _auc_excess(sources, sequences, n_resamples, seed)
-    return replace(found, auc=values, auc_intervals=intervals)
-
-
-def min_f1_gap(
-    model: Votes, other: Votes, *, n_resamples: int, seed: int
-) -> tuple[float, Interval]:
-    """Min-F1 of the CNNs minus that of another reader of the same sequences.
-
-    Sequences and seeds are drawn as by `measure_excess`.
-
-    Args:
-        model: predictions of the CNNs.
-        other: predictions of the other reader.
-        n_resamples: bootstrap resamples.
-        seed: of the bootstrap.
-
-    Returns:
-        The difference, a fraction, and its paired 95 % interval.
-
-    Raises:
-        ValueError: the other was evaluated on other sequences or classes.
-    """
-    _check_pairs(model, {"other": other})
-    sources = {"model": model, "other": other}
-    sequences = draw_resamples(model.true, seed=seed, n_resamples=n_resamples).sequences
-    observed, drawn = _min_f1_of_all(sources, sequences, seed)
-    return observed["model"] - observed["other"], interval_of(drawn["model"] - drawn["other"])
-
-
-def _min_f1_of_all(
-    sources: Mapping[str, Votes], sequences: NDArray[np.int32], seed: int
-) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
-    """Each source's min-F1 as it is, and in every resample of the sequences and of the seeds."""
-    once = Resamples(np.ones((1, sequences.shape[1]), dtype=np.int32), None)
-    observed = {name: float(min_f1_drawn(votes, once)[0]) for name, votes in sources.items()}
-    seeds = {name: votes.seeds for name, votes in sources.items()}
-    runs = draw_seeds(seeds, len(sequences), np.random.default_rng([seed, _SEEDS_STREAM]))
-    drawn = {
-        name: min_f1_drawn(votes, Resamples(sequences, runs[name]))
-        for name, votes in sources.items()
-    }
-    return observed, drawn
-
-
-def _auc_excess(
-    sources: Mapping[str, Votes], sequences: NDArray[np.int32], n_resamples: int, seed: int
-) -> tuple[tuple[float, ...], tuple[Interval, ...]]:
-    """The model's AUC minus the largest control's, pair by pair, with paired intervals."""
-    seeds = {name: votes.score_seeds for name, votes in sources.items()}
-    runs = draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
-    once = Resamples(np.ones((1, sequences.shape[1]), dtype=np.int32), None)
-    values, intervals = [], []
-    for pair in auc_pairs(sources["model"].n_classes):
-        observed = {name: mean_auc(votes, pair, once) for name, votes in sources.items()}
-        drawn = {
-            name: mean_auc(votes, pair, Resamples(sequences, runs[name]))
-            for name, votes in sources.items()
-        }
-        values.append(float(over_largest(observed)[0]))
-        intervals.append(interval_of(over_largest(drawn)))
-    return tuple(values), tuple(intervals)
-
-
-def over_largest(figures: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The model's figure minus the largest of the others, for every resample."""
-    others = [values for name, values in figures.items() if name != "model"]
-    difference: NDArray[np.float64] = figures["model"] - np.max(others, axis=0)
-    return difference
-
-
-def _check_pairs(model: Votes, controls: Mapping[str, Votes]) -> None:
-    """Refuse a pairing that is none."""
-    if not controls:
-        raise ValueError("excess: no control to hold the model's attention against")
-    for name, votes in controls.items():
-        same = np.array_equal(votes.sequence_ids, model.sequence_ids)
-        if not (same and np.array_equal(votes.true, model.true)):
-            raise ValueError(f"excess: {name} was evaluated on other sequences or classes")
-
-
-def draw_seeds(
-    seeds_of: Mapping[str, np.ndarray | None], n_resamples: int, generator: np.random.Generator
-) -> dict[str, NDArray[np.int32]]:
-    """Draw seeds with replacement, once for all sources that share them; a run as its seed.
-
-    Returns:
-        For each source how often each of its runs counts, int32 (resamples, runs).
-    """
-    drawn: dict[tuple[int, ...], NDArray[np.int32]] = {}
-    weights = {}
-    for name, of_runs in seeds_of.items():
-        seeds, seed_of_run = np.unique(np.asarray(of_runs), return_inverse=True)
-        key = tuple(seeds.tolist())
-        if key not in drawn:
-            share = np.full(len(seeds), 1 / len(seeds))
-            drawn[key] = generator.multinomial(len(seeds), share, n_resamples).astype(np.int32)
-        weights[name] = drawn[key][:, seed_of_run]
-    return weights
-
-
-def min_f1_drawn(votes: Votes, resamples: Resamples) -> NDArray[np.float64]:
-    """Min-F1 of one source in each resample, settings and epochs summed as published."""
-    return min_f1_of_each(
-        resample_confusions(votes.predicted, votes.true, votes.n_classes, resamples)
-    )
-
-
-# What a search maximizes: excess alignment, min-F1, mean pairwise AUC or the excess of that.
-
-ObjectiveName = Literal["excess", "min_f1", "auc", "auc_excess"]
-OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
-
-
-_Drawn = Mapping[str, Resamples]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One figure with its 95 % interval (both ends the value where none was asked for)."""
-
-    value: float
-    low: float
-    high: float
+    drawn = _draw_seeds(sources, sequences, seed, of_trainings=True)
+    auc = []
+    for pair in auc_pairs(model.n_classes):
+        own, ours = (_over_largest(_auc_of(pair), sources, each) for each in (once, drawn))
+        auc.append(Estimate(float(own[0]), *interval_of(ours)))
+    return replace(found, auc=tuple(auc))
 
 
 def measure_objective(
@@ -457,8 +299,8 @@ def measure_objective(
     *,
     seed: int = 0,
     n_resamples: int = 0,
-) -> Objective:
-    """Measure what is maximized.
+) -> Estimate:
+    """Measure one figure of the model, or how far it is above its controls.
 
     `excess` is min-F1 minus the largest control's, as `measure_excess`; `auc` the mean over the
     pairs of classes; `auc_excess` its mean over the pairs after the largest control of each pair
@@ -469,89 +311,116 @@ def measure_objective(
             probabilities for the two figures of AUC.
         objective: which figure.
         seed: of the bootstrap over sequences (paired, within each class) and seeds.
-        n_resamples: 0 for the figure alone.
+        n_resamples: 0 for the figure alone; both ends are the figure then.
 
     Raises:
-        ValueError: an excess without a control.
+        ValueError: an excess without a control, or with one of other sequences or classes.
     """
-    if len(sources) < 2 and objective in ("excess", "auc_excess"):
-        raise ValueError("excess: no control to hold the model's attention against")
-    true = sources["model"].true
-    once = Resamples(np.ones((1, len(true)), dtype=np.int32), None)
-    value = float(_figure(sources, objective, dict.fromkeys(sources, once))[0])
+    if objective in ("excess", "auc_excess"):
+        _check_pairs(sources)
+    model = sources["model"]
+    value = float(_figure(sources, objective, dict.fromkeys(sources, _once(model)))[0])
     if not n_resamples:
-        return Objective(value, value, value)
-    sequences = draw_resamples(true, seed=seed, n_resamples=n_resamples).sequences
-    is_auc = objective in ("auc", "auc_excess")
-    seeds = {name: one.score_seeds if is_auc else one.seeds for name, one in sources.items()}
-    runs = draw_seeds(seeds, n_resamples, np.random.default_rng([seed, _SEEDS_STREAM]))
-    drawn = {name: Resamples(sequences, runs[name]) for name in sources}
-    low, high = interval_of(_figure(sources, objective, drawn))
-    return Objective(value, low, high)
+        return Estimate(value, value, value)
+    sequences = _draw_sequences(model, seed, n_resamples)
+    of_trainings = objective in ("auc", "auc_excess")
+    drawn = _draw_seeds(sources, sequences, seed, of_trainings=of_trainings)
+    return Estimate(value, *interval_of(_figure(sources, objective, drawn)))
+
+
+_OfSource = Callable[[Votes, Resamples], Floats]
 
 
 def _figure(
-    sources: Mapping[str, Votes], objective: ObjectiveName, drawn: _Drawn
-) -> NDArray[np.float64]:
+    sources: Mapping[str, Votes], objective: ObjectiveName, drawn: Mapping[str, Resamples]
+) -> Floats:
     """The figure in every resample, shape (resamples,)."""
     model = sources["model"]
     if objective == "min_f1":
-        return min_f1_drawn(model, drawn["model"])
+        return _min_f1(model, drawn["model"])
     if objective == "excess":
-        return over_largest({name: min_f1_drawn(one, drawn[name]) for name, one in sources.items()})
+        return _over_largest(_min_f1, sources, drawn)
     pairs = auc_pairs(model.n_classes)
     if objective == "auc":
-        of_pairs = [mean_auc(model, pair, drawn["model"]) for pair in pairs]
+        of_pairs = [_auc(model, pair, drawn["model"]) for pair in pairs]
     else:
-        of_pairs = [
-            over_largest({name: mean_auc(one, pair, drawn[name]) for name, one in sources.items()})
-            for pair in pairs
-        ]
-    mean: NDArray[np.float64] = np.mean(of_pairs, axis=0)
+        of_pairs = [_over_largest(_auc_of(pair), sources, drawn) for pair in pairs]
+    mean: Floats = np.mean(of_pairs, axis=0)
     return mean
 
 
-# Resample several taxonomies at once: a sequence has one weight, in whichever of them it stands.
-
-FigureName = Literal["min_f1", "mean_f1"]
-
-FIGURES: dict[FigureName, Callable[[paired_Floats], paired_Floats]] = {
-    "min_f1": lambda confusions: f1_per_class(confusions).min(axis=-1),
-    "mean_f1": lambda confusions: f1_per_class(confusions).mean(axis=-1),
-}
-"""What two taxonomies can be compared by: confusions (..., classes, classes) to one number each."""
-
-_BLOCK = 32
-_SEED_STRIDE = 1 << 24
-"""Resamples that a seed can have before it meets the next seed's."""
+def _over_largest(
+    figure: _OfSource, sources: Mapping[str, Votes], drawn: Mapping[str, Resamples]
+) -> Floats:
+    """The model's figure minus the largest of the others, for every resample."""
+    values = {name: figure(votes, drawn[name]) for name, votes in sources.items()}
+    difference: Floats = values.pop("model") - np.max(list(values.values()), axis=0)
+    return difference
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """A figure of one taxonomy minus the same figure of another; fractions.
+def _min_f1(votes: Votes, drawn: Resamples) -> Floats:
+    """Min-F1 in each resample, settings and epochs summed as published."""
+    return FIGURES["min_f1"](
+        resample_confusions(votes.predicted, votes.true, votes.n_classes, *drawn)
+    )
 
-    Attributes:
-        value: on the evaluation sequences as they are.
-        interval: 95 % interval over the resamples, the same weights for both.
-        n_shared: evaluation sequences that both have.
-        n_first: evaluation sequences of the first.
-        n_second: evaluation sequences of the second.
-    """
 
-    value: float
-    interval: Interval
-    n_shared: int
-    n_first: int
-    n_second: int
+def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> Floats:
+    """AUC of two classes in each resample, averaged over the trainings that it holds."""
+    each = auc_of_each(votes, pair, drawn.sequences)
+    if drawn.runs is None:
+        return np.asarray(each.mean(axis=0))
+    return np.asarray((each * (drawn.runs.T / drawn.runs.sum(axis=1))).sum(axis=0))
+
+
+def _auc_of(pair: tuple[int, int]) -> _OfSource:
+    return lambda votes, drawn: _auc(votes, pair, drawn)
+
+
+def _check_pairs(sources: Mapping[str, Votes]) -> None:
+    model = sources["model"]
+    if len(sources) < 2:
+        raise ValueError("excess: no control to hold the model's attention against")
+    for name, votes in sources.items():
+        same = np.array_equal(votes.sequence_ids, model.sequence_ids)
+        if not (same and np.array_equal(votes.true, model.true)):
+            raise ValueError(f"excess: {name} was evaluated on other sequences or classes")
+
+
+def _once(votes: Votes) -> Resamples:
+    """The sequences as they are."""
+    return Resamples(np.ones((1, len(votes.true)), dtype=np.int32))
+
+
+def _draw_sequences(votes: Votes, seed: int, n_resamples: int) -> Resamples:
+    return Resamples(draw_within(votes.true, np.random.default_rng(seed), n_resamples))
+
+
+def _draw_seeds(
+    sources: Mapping[str, Votes], drawn: Resamples, seed: int, *, of_trainings: bool
+) -> dict[str, Resamples]:
+    """Draw seeds too, once for all sources that share them; a run counts as its seed does."""
+    generator = np.random.default_rng([seed, _SEEDS_STREAM])
+    counts: dict[tuple[int, ...], NDArray[np.int64]] = {}
+    found = {}
+    for name, votes in sources.items():
+        of_runs = np.asarray(votes.score_seeds if of_trainings else votes.seeds)
+        seeds, seed_of_run = np.unique(of_runs, return_inverse=True)
+        key = tuple(seeds.tolist())
+        if key not in counts:
+            counts[key] = draw_counts(generator, len(seeds), len(drawn.sequences))
+        found[name] = Resamples(drawn.sequences, counts[key][:, seed_of_run])
+    return found
 
 
 def resample_jointly(
     votes: Mapping[str, Votes], *, n_resamples: int, seed: int
-) -> dict[str, paired_Floats]:
+) -> dict[str, Floats]:
     """Confusion matrices of every resample for every taxonomy.
 
-    Within a class the weights are scaled to the class's size, which the design fixes. The CNNs
-    stay as they are: the draws say how figures vary with other sequences, not with other CNNs.
+    A sequence has one weight, in whichever of the taxonomies it stands; within a class the
+    weights are scaled to the class's size, which the design fixes. The CNNs stay as they are: the
+    draws say how figures vary with other sequences, not with other CNNs.
 
     Args:
         votes: predictions of each taxonomy; sequence ids mean the same sequence everywhere.
@@ -564,7 +433,7 @@ def resample_jointly(
     ids = np.unique(np.concatenate([one.sequence_ids for one in votes.values()]))
     places = {name: np.searchsorted(ids, one.sequence_ids) for name, one in votes.items()}
     ballots = {name: _count_votes(one) for name, one in votes.items()}
-    drawn: dict[str, paired_Floats] = {
+    drawn = {
         name: np.zeros((n_resamples, one.n_classes, one.n_classes)) for name, one in votes.items()
     }
     for start in range(0, n_resamples, _BLOCK):
@@ -595,17 +464,15 @@ def compare_pair(
     Returns:
         Figure of `first` minus figure of `second`, its interval and how many sequences they share.
     """
-    pair = {"first": first, "second": second}
     show = FIGURES[figure]
-    values = {
-        name: float(
-            show(confusion_matrix(one.true, one.predicted, one.n_classes).astype(np.float64))
-        )
-        for name, one in pair.items()
-    }
+    value, other = (
+        float(show(confusion_matrix(one.true, one.predicted, one.n_classes).astype(np.float64)))
+        for one in (first, second)
+    )
+    pair = {"first": first, "second": second}
     drawn = resample_jointly(pair, n_resamples=n_resamples, seed=seed)
     return PairedDifference(
-        value=values["first"] - values["second"],
+        value=value - other,
         interval=interval_of(show(drawn["first"]) - show(drawn["second"])),
         n_shared=len(np.intersect1d(first.sequence_ids, second.sequence_ids)),
         n_first=len(first.sequence_ids),
@@ -613,24 +480,22 @@ def compare_pair(
     )
 
 
-def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> paired_Floats:
+def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> Floats:
     """Exponential weights, (resamples, ids), from keys that are uniform on 64 bits."""
     seeds = [(seed * _SEED_STRIDE + one) % (1 << 64) for one in resamples]
     keys = np.stack([order_keys(ids, one) for one in seeds])
     uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    drawn: paired_Floats = -np.log(uniform)
+    drawn: Floats = -np.log(uniform)
     return drawn
 
 
-def _count_votes(votes: Votes) -> paired_Floats:
+def _count_votes(votes: Votes) -> Floats:
     """How many runs predicted each class, (n, classes)."""
     columns = [(votes.predicted == label).sum(axis=0) for label in range(votes.n_classes)]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _confusions(
-    weights: paired_Floats, true: NDArray[np.int64], ballots: paired_Floats
-) -> paired_Floats:
+def _confusions(weights: Floats, true: NDArray[np.int64], ballots: Floats) -> Floats:
     """Weighted confusion matrices, (resamples, classes, classes)."""
     n_classes = ballots.shape[1]
     found = np.zeros((len(weights), n_classes, n_classes))

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mnemoscope.benchmark.sources import SOURCES, TABLE
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -14,13 +15,8 @@ from mnemoscope.words import interval, percent, points
 
 # The table that a run ends with on the terminal.
 
-_CONTROLS = {
-    "statistics": "regression",
-    "blind": "best blind",
-    "reference": "reference",
-    "control": "control",
-    "logits": "logits",
-}
+# In one column the better of its sources counts.
+_COLUMNS = list(dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model"))
 
 
 def print_summary(study: Study) -> None:
@@ -30,13 +26,13 @@ def print_summary(study: Study) -> None:
     samples = samples_of(study)
     trained = [name for name, entry in samples.items() if "impossible" not in entry]
     if trained and rows:
-        table = Table("", "model", *_CONTROLS.values(), "excess", title="min-F1, %")
+        table = Table("", "model", *_COLUMNS, "excess", title="min-F1, %")
         for sample in trained:
             found = rows.get(sample, {})
             table.add_row(
                 str(list(samples).index(sample) + 1),
                 _cell(found.get("model"), "min_f1", "low", "high"),
-                *[_cell(_best(found, source), "min_f1") for source in _CONTROLS],
+                *[_cell(_best(found, column), "min_f1") for column in _COLUMNS],
                 _cell(found.get("model"), "excess", "excess_low", "excess_high", signed=True),
             )
         page.print(table)
@@ -90,10 +86,12 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def _best(found: dict[str, dict[str, Any]], source: str) -> dict[str, Any] | None:
-    """A source's row; of the two blind baselines the better, which is the one that counts."""
-    sources = ("blind", "ngram") if source == "blind" else (source,)
-    rows = [found[one] for one in sources if one in found and found[one]["min_f1"] is not None]
+def _best(found: dict[str, dict[str, Any]], column: str) -> dict[str, Any] | None:
+    rows = [
+        row
+        for source, row in found.items()
+        if TABLE[source].column == column and row["min_f1"] is not None
+    ]
     return max(rows, key=lambda row: float(row["min_f1"]), default=None)
 
 

@@ -1,17 +1,15 @@
 """From confusion matrices to precision, recall, F1 and min-F1, the paper's measure of alignment."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mnemoscope.stats import Floats, Interval, interval_of
-
-# From confusion matrices to precision, recall, F1 and min-F1, the paper's measure of alignment.
+from mnemoscope.stats import Estimate, Floats, draw_within, interval_of
 
 Counts = NDArray[np.int64]
+
+_BLOCK_BYTES = 64 << 20
 
 
 class PrecisionRecall(NamedTuple):
@@ -21,43 +19,14 @@ class PrecisionRecall(NamedTuple):
     recall: Floats
 
 
-@dataclass(frozen=True)
-class Scores:
-    """All figures of one confusion matrix; per class float64 (classes,), fractions in [0, 1]."""
+class ScoreEstimates(NamedTuple):
+    """Every figure of a confusion matrix with its interval; classes in their order."""
 
-    f1: Floats
-    precision: Floats
-    recall: Floats
-
-    @property
-    def min_f1(self) -> float:
-        """Smallest F1: the headline."""
-        return float(self.f1.min())
-
-    @property
-    def mean_f1(self) -> float:
-        """Mean F1 over the classes."""
-        return float(self.f1.mean())
-
-    @property
-    def min_precision(self) -> float:
-        """Smallest precision."""
-        return float(self.precision.min())
-
-    @property
-    def mean_precision(self) -> float:
-        """Mean precision over the classes."""
-        return float(self.precision.mean())
-
-    @property
-    def min_recall(self) -> float:
-        """Smallest recall."""
-        return float(self.recall.min())
-
-    @property
-    def mean_recall(self) -> float:
-        """Mean recall over the classes: balanced accuracy."""
-        return float(self.recall.mean())
+    min_f1: Estimate
+    mean_f1: Estimate
+    f1: tuple[Estimate, ...]
+    precision: tuple[Estimate, ...]
+    recall: tuple[Estimate, ...]
 
 
 def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
@@ -131,8 +100,7 @@ def min_f1(confusion: ArrayLike) -> float:
 def precision_recall(confusion: ArrayLike) -> PrecisionRecall:
     """Precision and recall of every class; precision of a class never predicted is 0.
 
-    Args:
-        confusion: as for `f1_per_class`, which says what is refused too.
+    Takes and rejects what `f1_per_class` does.
     """
     counts = _checked(confusion)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -140,13 +108,7 @@ def precision_recall(confusion: ArrayLike) -> PrecisionRecall:
     return PrecisionRecall(right / np.maximum(predicted, 1), right / counts.sum(axis=-1))
 
 
-def scores(confusion: ArrayLike) -> Scores:
-    """All figures of one confusion matrix; what is refused stands at `f1_per_class`."""
-    return Scores(f1_per_class(confusion), *precision_recall(confusion))
-
-
-def _checked(confusion: ArrayLike) -> NDArray[np.float64]:
-    """Counts as floats, refused when they are no confusion matrix."""
+def _checked(confusion: ArrayLike) -> Floats:
     counts = np.asarray(confusion, dtype=np.float64)
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
         raise ValueError(f"a confusion matrix is square, not of shape {counts.shape}")
@@ -157,68 +119,53 @@ def _checked(confusion: ArrayLike) -> NDArray[np.float64]:
     return counts
 
 
-# Intervals by resampling evaluation sequences, and paired differences on the same sequences.
+def estimate_scores(
+    predictions: ArrayLike, true: ArrayLike, *, n_classes: int, seed: int, n_resamples: int = 1000
+) -> ScoreEstimates:
+    """Every figure of the confusion matrix summed over all runs, with percentile intervals.
 
-Figure = Callable[[Floats], Floats]
-"""Turns confusion matrices (resamples, classes, classes) into one number each."""
-
-_BLOCK_BYTES = 64 << 20
-
-
-class Resamples(NamedTuple):
-    """How often each sequence and each run counts in every resample.
-
-    Attributes:
-        sequences: int32 (resamples, n); in every row a class sums to its own size.
-        runs: int32 (resamples, runs), every row summing to `runs`, or None: each counts once.
-    """
-
-    sequences: NDArray[np.int32]
-    runs: NDArray[np.int32] | None
-
-
-@dataclass(frozen=True)
-class ScoreIntervals:
-    """Intervals beside `Scores`; per class in the order of the classes."""
-
-    f1: tuple[Interval, ...]
-    precision: tuple[Interval, ...]
-    recall: tuple[Interval, ...]
-    min_f1: Interval
-    mean_f1: Interval
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A figure of one set of predictions minus the same figure of another, with its interval."""
-
-    value: float
-    interval: Interval
-
-
-def draw_resamples(
-    true: ArrayLike, *, seed: int, n_resamples: int = 1000, n_runs: int | None = None
-) -> Resamples:
-    """Draw sequences with replacement within each class and, if asked, runs among themselves.
+    They say how the figures of these CNNs would vary with other evaluation sequences, drawn
+    within each class; not how they vary with other CNNs.
 
     Args:
-        true: class of each sequence, (n,).
-        seed: 0 or more; the same seed gives the same draws for the same classes.
-        n_resamples: how many resamples.
-        n_runs: draw among this many runs too; None keeps every run once.
+        predictions: classes, (runs, n): a run is one setting, seed and epoch.
+        true: class of each sequence, (n,), every class at least once.
+        n_classes: number of classes.
+        seed: of the draws.
+        n_resamples: 1,000 take well under a second for 500 sequences.
+
+    Raises:
+        ValueError: shapes that do not fit, or a class without sequences.
     """
-    classes = np.asarray(true, dtype=np.int64)
-    generator = np.random.default_rng(seed)
-    sequences = np.zeros((n_resamples, len(classes)), dtype=np.int32)
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
-        sequences[:, members] = _draw(generator, len(members), n_resamples)
-    runs = None if n_runs is None else _draw(generator, n_runs, n_resamples)
-    return Resamples(sequences, runs)
+    sequences = draw_within(true, np.random.default_rng(seed), n_resamples)
+    whole = confusion_matrix(true, predictions, n_classes)[None]
+    drawn = resample_confusions(predictions, true, n_classes, sequences)
+    f1, drawn_f1 = f1_per_class(whole), f1_per_class(drawn)
+    pairs = zip(precision_recall(whole), precision_recall(drawn), strict=True)
+    precision, recall = (_estimates(*pair) for pair in pairs)
+    return ScoreEstimates(
+        Estimate(float(f1.min()), *interval_of(drawn_f1.min(axis=-1))),
+        Estimate(float(f1.mean()), *interval_of(drawn_f1.mean(axis=-1))),
+        _estimates(f1, drawn_f1),
+        precision,
+        recall,
+    )
+
+
+def _estimates(values: Floats, draws: Floats) -> tuple[Estimate, ...]:
+    """Column by column: figures (1, n) and those of the resamples (resamples, n)."""
+    return tuple(
+        Estimate(value, *interval_of(column))
+        for value, column in zip(values[0].tolist(), draws.T, strict=True)
+    )
 
 
 def resample_confusions(
-    predictions: ArrayLike, true: ArrayLike, n_classes: int, resamples: Resamples
+    predictions: ArrayLike,
+    true: ArrayLike,
+    n_classes: int,
+    sequences: NDArray[np.integer],
+    runs: NDArray[np.integer] | None = None,
 ) -> Floats:
     """Confusion matrices of every resample, summed over the runs it holds.
 
@@ -227,7 +174,8 @@ def resample_confusions(
             where the resamples draw among several: it has no seed that could vary.
         true: class of each sequence, (n,).
         n_classes: number of classes.
-        resamples: drawn for the same `true`.
+        sequences: how often each sequence counts, (resamples, n).
+        runs: how often each run counts, (resamples, runs); None: each once.
 
     Returns:
         float64 (resamples, classes, classes), whole numbers.
@@ -237,122 +185,22 @@ def resample_confusions(
     """
     predicted = np.atleast_2d(np.asarray(predictions, dtype=np.int64))
     classes = np.asarray(true, dtype=np.int64)
-    run_weights = _run_weights(resamples, len(predicted))
-    if predicted.shape[1:] != classes.shape or resamples.sequences.shape[1:] != classes.shape:
+    if predicted.shape[1:] != classes.shape or sequences.shape[1:] != classes.shape:
         raise ValueError(
             f"predictions {predicted.shape}, true {classes.shape} and resamples "
-            f"{resamples.sequences.shape} differ in their number of sequences"
+            f"{sequences.shape} differ in their number of sequences"
         )
-    confusions = np.zeros((len(resamples.sequences), n_classes, n_classes))
+    run_weights = np.ones((len(sequences), len(predicted)))
+    if runs is not None and len(predicted) > 1:
+        if runs.shape[1] != len(predicted):
+            raise ValueError(f"{len(predicted)} runs, but resamples of {runs.shape[1]}")
+        run_weights = runs.astype(np.float64)
+    confusions = np.zeros((len(sequences), n_classes, n_classes))
     for label in range(n_classes):
         members = np.flatnonzero(classes == label)
-        weights = resamples.sequences[:, members].astype(np.float64)
+        weights = sequences[:, members].astype(np.float64)
         confusions[:, label] = _row(predicted[:, members], n_classes, weights, run_weights)
     return confusions
-
-
-def bootstrap_scores(
-    predictions: ArrayLike,
-    true: ArrayLike,
-    *,
-    n_classes: int,
-    seed: int,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-) -> ScoreIntervals:
-    """Percentile intervals of every figure of the confusion matrix summed over all runs.
-
-    They say how the figures of these CNNs would vary with other evaluation sequences; not how
-    they vary with other CNNs.
-
-    Args:
-        predictions: classes, (runs, n): a run is one setting, seed and epoch.
-        true: class of each sequence, (n,), every class at least once.
-        n_classes: number of classes.
-        seed: of the draws.
-        n_resamples: 1,000 take well under a second for 500 sequences.
-        level: share of resamples inside.
-
-    Raises:
-        ValueError: shapes that do not fit, or a class without sequences.
-    """
-    resamples = draw_resamples(true, seed=seed, n_resamples=n_resamples)
-    confusions = resample_confusions(predictions, true, n_classes, resamples)
-    f1 = f1_per_class(confusions)
-    precision, recall = precision_recall(confusions)
-    return ScoreIntervals(
-        f1=_per_class(f1, level),
-        precision=_per_class(precision, level),
-        recall=_per_class(recall, level),
-        min_f1=interval_of(f1.min(axis=-1), level),
-        mean_f1=interval_of(f1.mean(axis=-1), level),
-    )
-
-
-def bootstrap_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    true: ArrayLike,
-    *,
-    n_classes: int,
-    seed: int,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-    figure: Figure | None = None,
-) -> Difference:
-    """Difference of a figure between two sets of predictions for the same sequences.
-
-    Every resample draws the same sequences for both, and the same runs: run r of both was made
-    with the same setting and seed. A set with a single run keeps it.
-
-    Args:
-        first: classes, (runs, n) or (n,).
-        second: classes, the same number of runs, or one.
-        true: class of each sequence, (n,), every class at least once.
-        n_classes: number of classes.
-        seed: of the draws.
-        n_resamples: how many resamples.
-        level: share of resamples inside.
-        figure: what to compare; min-F1 unless given.
-
-    Returns:
-        Figure of `first` minus figure of `second` on the sequences as they are, and its interval.
-
-    Raises:
-        ValueError: shapes that do not fit, or a class without sequences.
-    """
-    figure = figure or min_f1_of_each
-    pair = [np.atleast_2d(np.asarray(predictions)) for predictions in (first, second)]
-    n_runs = max(len(predictions) for predictions in pair)
-    drawn = draw_resamples(
-        true, seed=seed, n_resamples=n_resamples, n_runs=n_runs if n_runs > 1 else None
-    )
-    as_it_is = Resamples(np.ones((1, len(np.asarray(true))), dtype=np.int32), None)
-    values, differences = (
-        np.subtract(*(figure(resample_confusions(p, true, n_classes, kind)) for p in pair))
-        for kind in (as_it_is, drawn)
-    )
-    return Difference(float(values[0]), interval_of(differences, level))
-
-
-def min_f1_of_each(confusions: Floats) -> Floats:
-    """Min-F1 of every resample: (resamples, classes, classes) to (resamples,)."""
-    smallest: Floats = f1_per_class(confusions).min(axis=-1)
-    return smallest
-
-
-def _draw(generator: np.random.Generator, n: int, n_resamples: int) -> NDArray[np.int32]:
-    """How often each of n things is drawn in n draws, (resamples, n)."""
-    return generator.multinomial(n, np.full(n, 1.0 / n), size=n_resamples).astype(np.int32)
-
-
-def _run_weights(resamples: Resamples, n_runs: int) -> Floats:
-    """Weight of each run in each resample, (resamples, runs)."""
-    if resamples.runs is None or n_runs == 1:
-        return np.ones((len(resamples.sequences), n_runs))
-    if resamples.runs.shape[1] != n_runs:
-        raise ValueError(f"{n_runs} runs, but resamples of {resamples.runs.shape[1]}")
-    return resamples.runs.astype(np.float64)
 
 
 def _row(
@@ -372,8 +220,3 @@ def _row(
         by_run = counts.reshape(len(weights), len(part), n_classes)
         row += np.einsum("brc,br->bc", by_run, run_weights[:, start : start + block])
     return row
-
-
-def _per_class(values: Floats, level: float) -> tuple[Interval, ...]:
-    """Intervals of (resamples, classes), class by class."""
-    return tuple(interval_of(column, level) for column in values.T)

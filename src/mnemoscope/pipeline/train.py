@@ -16,16 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.baselines import (
     ALL_STATISTICS,
     BaselineFit,
     all_statistics,
     blind_maps,
-    classify_logprobs,
-    classify_statistics,
-    ngram_logits,
     permute_labels,
 )
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cluster.engine import current_engine, n_workers, run_tasks
 from mnemoscope.cnn.files import save_cnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
@@ -52,8 +51,6 @@ from mnemoscope.taxonomy.names import NON_MEMO
 
 # One training of a study: which maps and labels it sees, and the files that hold what came out.
 
-CNN_SOURCES = ("model", "control", "blind", "reference")
-
 
 @dataclass(frozen=True)
 class Job:
@@ -62,7 +59,7 @@ class Job:
     Attributes:
         study: the study's folder.
         sample: name of the sample.
-        source: what is looked at: one of `CNN_SOURCES` or `BASELINES`.
+        source: what is looked at: one of `benchmark.sources.SOURCES`.
         setting: of the CNN, None for a baseline.
         preset: name of the training preset.
         seed: of initialization, order and dropout.
@@ -208,20 +205,20 @@ def _train(
 
 def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> BaselineFit:
     """Fit the logistic regression or boosting that a baseline stands for."""
-    labels = rows.train["class_index"].to_numpy()
-    parts = (rows.train, rows.evaluation)
-    if job.source == "ngram":
-        table = study.sequences
-        train, evaluation = (shown_tokens(table, part) for part in parts)
-        return ngram_logits(train, labels, evaluation, job.seed)
-    if job.source == "logits":
-        train, evaluation = (_logprobs(study, part) for part in parts)
-        return classify_logprobs(train, labels, evaluation, job.seed)
-    train, evaluation = (
-        all_statistics(job_maps(study, job, part), shown_tokens(study.sequences, part))
-        for part in parts
-    )
-    return classify_statistics(train, labels, evaluation, job.seed)
+    source = TABLE[job.source]
+    train, evaluation = (_inputs(study, job, part) for part in (rows.train, rows.evaluation))
+    fit = getattr(baselines, source.fit or "")
+    found: BaselineFit = fit(train, rows.train["class_index"].to_numpy(), evaluation, job.seed)
+    return found
+
+
+def _inputs(study: Study, job: Job, rows: pl.DataFrame) -> np.ndarray:
+    """What a baseline sees of each row."""
+    reads = TABLE[job.source].reads
+    if reads == "logprobs":
+        return _logprobs(study, rows)
+    tokens = shown_tokens(study.sequences, rows)
+    return tokens if reads == "tokens" else all_statistics(job_maps(study, job, rows), tokens)
 
 
 def _baseline_outcome(fit: BaselineFit) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -254,7 +251,7 @@ def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
     """Class indices of training and evaluation rows, int64; permuted for the control task."""
     both = pl.concat([rows.train, rows.evaluation])
     labels = both["class_index"].to_numpy()
-    if job.source == "control":
+    if TABLE[job.source].is_permuted:
         ids, splits = both["sequence_id"].to_numpy(), both["split"].to_numpy()
         non_memo = 0 if _has_non_memo(rows) else None
         labels = permute_labels(ids, labels, splits, seed=job.control_seed, non_memo=non_memo)
@@ -273,9 +270,10 @@ def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
 
 def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     """The maps a job sees: from the model's or the reference's store, or of the tokens alone."""
-    if job.source == "blind":
+    source = TABLE[job.source]
+    if source.reads == "tokens":
         return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
-    role = "reference" if job.source == "reference" else "model"
+    role = "reference" if source.reads == "reference" else "model"
     pooling = job.setting.pooling if job.setting else "mean"
     if pooling == "both":
         mean, largest = _stored(study, role, rows, "mean"), _stored(study, role, rows, "max")
@@ -356,9 +354,9 @@ def make_job(
         asdict(setting) if setting else None,
         asdict(PRESETS[preset]) if setting else None,
         seed,
-        control_seed if source == "control" else None,
+        control_seed if TABLE[source].is_permuted else None,
     ]
-    if source == "control" and not _has_non_memo(rows):
+    if TABLE[source].is_permuted and not _has_non_memo(rows):
         basis.append("all labels permuted")
     if source == "statistics":
         basis.append(ALL_STATISTICS)
@@ -372,7 +370,8 @@ def make_job(
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
     is_difference = setting is not None and setting.pooling == "difference"
-    roles = ("model", "reference") if source == "reference" or is_difference else ("model",)
+    has_reference = is_difference or TABLE[source].reads == "reference"
+    roles = ("model", "reference") if has_reference else ("model",)
     models = [study.record["models"][role] for role in roles]
     return [
         f"{facts['fingerprint']} {facts['dtype']} {facts['device']} {facts['bos_id']}"

@@ -3,16 +3,12 @@
 `mnemoscope run --dry-run` says the numbers; stage `train` makes exactly these. Loads no torch.
 """
 
+from mnemoscope.benchmark.sources import ATTENTION, BASELINES, TABLE
 from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
-
-BASELINES = ("ngram", "logits", "statistics")
-"""Fitted by scikit-learn, once a sample."""
-CONTROLS = ("control", "blind", "reference")
-"""CNNs that stand beside the model's."""
 
 _POOLED = ("mean", "max")
 
@@ -48,11 +44,12 @@ def n_trainings(
 
 def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: bool) -> list[str]:
     """List what is trained for one sample, in order."""
-    sources = ["model", "statistics"]
-    if settings.benchmark.controls and is_controlled:
-        sources += ["control", "blind", "ngram", "logits"]
-        sources += ["reference"] if has_reference else []
-    return sources
+    has_controls = settings.benchmark.controls and is_controlled
+    return [
+        name
+        for name, source in TABLE.items()
+        if name in ATTENTION or (has_controls and (has_reference or source.reads != "reference"))
+    ]
 
 
 def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]:
@@ -70,12 +67,12 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
         for filters in wanted.filters
         for pooling in wanted.poolings
     ]
-    if source in CONTROLS and settings.benchmark.control_settings:
+    if source != "model" and settings.benchmark.control_settings:
         grid = grid[: settings.benchmark.control_settings]
-    if source == "blind":
+    if TABLE[source].reads == "tokens":
         first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
         grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
-    if source == "reference":
+    if TABLE[source].reads == "reference":
         grid = [_of_reference(one) for one in grid]
     return list(dict.fromkeys(grid))
 
@@ -85,7 +82,7 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
     seeds = settings.train.seeds
     if source in BASELINES:
         return seeds[:1]
-    return seeds[: settings.benchmark.control_seeds] if source == "control" else seeds
+    return seeds[: settings.benchmark.control_seeds] if TABLE[source].is_permuted else seeds
 
 
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:

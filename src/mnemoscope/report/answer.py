@@ -3,6 +3,7 @@
 A null result has words as plain as a positive one.
 """
 
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.report.content import (
     Benchmark,
     ReportContent,
@@ -51,9 +52,7 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
     text = f"CNNs that read the model's attention reach min-F1 {own}.{_as_well(benchmark)}"
     if best is None:
         return text
-    return (
-        f"{text} Without any memory, {_SOURCE_PHRASES[best.source]} reaches {percent(best.value)}."
-    )
+    return f"{text} Without any memory, {TABLE[best.source].phrase} reaches {percent(best.value)}."
 
 
 def _as_well(benchmark: Benchmark) -> str:
@@ -82,13 +81,6 @@ def as_sentence(text: str) -> str:
     """
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) or not text else ".")
-
-
-_SOURCE_PHRASES = {
-    "blind": "a CNN on the tokens alone",
-    "ngram": "a regression on token n-grams",
-    "reference": "a CNN on the reference model's attention",
-}
 
 
 def _findings(content: ReportContent) -> list[str]:

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnemoscope.benchmark.sources import TABLE, Source
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.content import (
     SOURCE_GROUPS,
-    SOURCE_WORDS,
     Benchmark,
     BenchmarkRow,
     DeltaMaps,
-    SourceWords,
     TaxonomyResult,
 )
 from mnemoscope.stats import Estimate
@@ -151,7 +150,7 @@ class ChartRow(NamedTuple):
     """One line of the dot chart: who reached it, and its figures."""
 
     source: str
-    words: SourceWords
+    words: Source
     row: BenchmarkRow
 
 
@@ -202,7 +201,7 @@ def chart_groups(benchmark: Benchmark) -> list[ChartGroup]:
     groups = []
     for title, sources in SOURCE_GROUPS:
         found = [(source, benchmark.row(source)) for source in sources]
-        rows = [ChartRow(source, SOURCE_WORDS[source], row) for source, row in found if row]
+        rows = [ChartRow(source, TABLE[source], row) for source, row in found if row]
         if rows:
             groups.append(ChartGroup(title, rows))
     return groups

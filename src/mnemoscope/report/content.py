@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mnemoscope.benchmark.sources import ATTENTION, CHECKS, CONTROLS
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 
 if TYPE_CHECKING:
@@ -702,32 +703,11 @@ def _check_classes(name: str, benchmark: Benchmark, n_classes: int) -> None:
 
 # Where a taxonomy's figure stands: beyond the text, nothing beyond it, or undecided.
 
-# Sources that reach their figure without having seen the sequences in training.
-MEMORY_FREE = ("blind", "ngram", "reference")
-
-
-class SourceWords(NamedTuple):
-    """How a source is called, and what it is."""
-
-    name: str
-    detail: str
-
-
-SOURCE_WORDS = {
-    "model": SourceWords("CNNs", "on the model's maps"),
-    "statistics": SourceWords("Regression", "on pooled statistics"),
-    "blind": SourceWords("Blind CNNs", "on the tokens alone"),
-    "ngram": SourceWords("Blind n-grams", "regression on tokens"),
-    "reference": SourceWords("Reference model", "CNNs on its maps"),
-    "control": SourceWords("Control task", "the same CNNs, labels permuted"),
-    "logits": SourceWords("Logits", "suffix log-probabilities"),
-}
-
 # The order of every chart: what is asked, what it must beat, how low and how high figures go.
 SOURCE_GROUPS = (
-    ("The model's attention", ("model", "statistics")),
-    ("Without any memory", MEMORY_FREE),
-    ("Checks", ("control", "logits")),
+    ("The model's attention", ATTENTION),
+    ("Without any memory", CONTROLS),
+    ("Checks", CHECKS),
 )
 
 
@@ -763,7 +743,7 @@ def best_without_memory(benchmark: Benchmark) -> Best | None:
     found = [
         Best(row.source, row.min_f1.value)
         for row in benchmark.rows
-        if row.source in MEMORY_FREE and row.min_f1.value is not None
+        if row.source in CONTROLS and row.min_f1.value is not None
     ]
     return max(found, key=lambda best: best.value, default=None)
 

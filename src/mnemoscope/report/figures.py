@@ -24,15 +24,6 @@ from mnemoscope.report.charts import (
 from mnemoscope.report.content import Benchmark, BenchmarkRow, TaxonomyResult, best_without_memory
 from mnemoscope.stats import Estimate
 
-_SYMBOLS = {
-    "model": "circle",
-    "statistics": "circle-open",
-    "blind": "square",
-    "ngram": "square",
-    "reference": "diamond",
-    "control": "circle-open",
-    "logits": "triangle-up",
-}
 _RAMP_STEPS = 33
 
 
@@ -168,14 +159,14 @@ def _line_name(line: ChartRow) -> str:
 def _dot(line: ChartRow) -> go.Scatter:
     """Draw a source's dot with its interval."""
     row: BenchmarkRow = line.row
-    colour = LIGHT["model" if line.source in ("model", "statistics") else "other"]
+    colour = LIGHT["model" if line.words.group == "attention" else "other"]
     value = 100 * (row.min_f1.value or 0.0)
     low, high = _reach(row.min_f1)
     return go.Scatter(
         x=[value],
         y=[_line_name(line)],
         mode="markers",
-        marker={"symbol": _SYMBOLS[line.source], "color": colour, "size": 11},
+        marker={"symbol": line.words.mark, "color": colour, "size": 11},
         error_x={"array": [high], "arrayminus": [low], "color": colour},
         hovertemplate="%{x:.1f} %<extra>%{y}</extra>",
     )

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.benchmark.published import published_table
-from mnemoscope.cnn.metrics import confusion_matrix, scores
+from mnemoscope.benchmark.sources import CONTROLS
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.benchmark import (
@@ -26,7 +27,6 @@ from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report.analysis import analysis_sections
 from mnemoscope.report.content import (
-    MEMORY_FREE,
     Benchmark,
     BenchmarkRow,
     ClassFacts,
@@ -115,7 +115,7 @@ def _inputs(study: Study, sample: str, n_classes: int) -> Iterator[InputRow]:
     for name in table["input"].unique(maintain_order=True):
         rows = table.filter(pl.col("input") == name)
         model = rows.filter(pl.col("source") == "model").row(0, named=True)
-        free = rows.filter(pl.col("source").is_in(list(MEMORY_FREE))).drop_nulls("min_f1")
+        free = rows.filter(pl.col("source").is_in(list(CONTROLS))).drop_nulls("min_f1")
         best = free.sort("min_f1").tail(1).to_dicts()
         yield InputRow(
             name=name,
@@ -256,7 +256,7 @@ def _cnn(study: Study, sample: str, runs: pl.DataFrame, n_classes: int) -> CnnFa
                 pooling=pooling,
                 seed=run["seed"],
                 training_min_f1=run["train_min_f1"] if run["did_train"] else None,
-                eval_min_f1=scores(confusion).min_f1 if run["did_train"] else None,
+                eval_min_f1=min_f1(confusion) if run["did_train"] else None,
                 did_train=run["did_train"],
                 seconds=_seconds_of(study, run["key"]),
             )

@@ -45,7 +45,6 @@ MOST_PANELS = 2
 _PANEL_GAP, _MARGIN, _ROW, _TOP = 40, 28, 25, 96
 _LABEL = 138
 _INK = (74, 140, 224)  # one blue that stands out on both grounds
-_SOURCES = ("model", "blind", "ngram", "reference", "control", "logits")
 
 
 class Line(NamedTuple):
@@ -131,7 +130,7 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Panel:
     left = _MARGIN + place * (width + _PANEL_GAP)
     plot_x, plot_width = left + _LABEL, width - _LABEL - 44
     rows = [row for group in chart_groups(benchmark) for row in group.rows]
-    kept = [row for row in rows if row.source in _SOURCES]
+    kept = [row for row in rows if row.source != "statistics"]
     best = best_without_memory(benchmark)
     lines = [_line(row, _TOP + 22 + _ROW * i, plot_x, plot_width) for i, row in enumerate(kept)]
     layer, maps, map_size = _maps(taxonomy, left, width)

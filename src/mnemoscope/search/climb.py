@@ -30,6 +30,7 @@ from mnemoscope.benchmark.baselines import (
     map_statistics,
 )
 from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
+from mnemoscope.benchmark.sources import BASELINES, CONTROLS, TABLE
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.table import token_matrix
@@ -49,7 +50,7 @@ from mnemoscope.pipeline.train import (
     run_job_on,
     training_gpus,
 )
-from mnemoscope.pipeline.trainings import BASELINES, settings_of
+from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import Progress, say, track
 from mnemoscope.search.extra import load_optuna
 from mnemoscope.search.space import SearchSpace, find_columns, make_space, propose
@@ -754,7 +755,11 @@ def _search_trainings_votes(
 
 def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     """The trainings of one candidate, in order."""
-    sources = ["model", "blind", "ngram", *(["reference"] if has_reference(study) else [])]
+    usable = has_reference(study)
+    sources = [
+        "model",
+        *(one for one in CONTROLS if usable or TABLE[one].reads != "reference"),
+    ]
     return [
         make_job(
             study,
@@ -774,8 +779,6 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
 
 SEARCH_FILE = "search.parquet"
 FOUND_FILE = "search.yaml"
-
-_CONTROLS = ("blind", "ngram", "reference")
 
 
 @dataclass
@@ -900,7 +903,7 @@ def _best(entries: Sequence[_Entry], rung: str, n: int) -> list[_Entry]:
 
 def _compared(sources: dict[str, Votes]) -> dict[str, Votes]:
     """The model and the controls that an excess is counted over."""
-    return {name: one for name, one in sources.items() if name in ("model", *_CONTROLS)}
+    return {name: one for name, one in sources.items() if name in ("model", *CONTROLS)}
 
 
 def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
@@ -920,7 +923,7 @@ def _final_figures(study: Study, entry: _Entry) -> dict[str, Any]:
         if _score(sources, name) is None:
             continue
         found = measure_objective(sources, name, seed=wanted.seed, n_resamples=resamples)
-        figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        figures |= found.columns(name)
     controls = {name: one for name, one in sources.items() if name != "model"}
     of_each = {name: _score({"model": one}, "min_f1") or 0.0 for name, one in controls.items()}
     return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}

@@ -1,0 +1,112 @@
+"""What a benchmark figure may rest on: one table of the model's attention and all its controls.
+
+Which trainings are made, what they see, which of them the excess counts and what they are called
+is read off this table. One more control is an entry here and, if it is a baseline, a function of
+`benchmark.baselines`.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+
+class Source(NamedTuple):
+    """One thing that predictions may rest on.
+
+    Attributes:
+        group: "attention" is what is asked; "free" needs no memory, and the excess is counted over
+            the largest of these; "check" shows how low and how high figures can go.
+        reads: what it sees: the model's maps, the reference's, tokens or log-probabilities.
+        name: how it is called.
+        detail: what it is, beside the name.
+        mark: how it is drawn.
+        column: where it stands in the table on the terminal; of two in one column the better.
+        fit: function of `benchmark.baselines`, fitted once a sample; None for CNNs.
+        phrase: what it is, inside a sentence.
+        is_permuted: whether the labels it learns are permuted.
+    """
+
+    group: Literal["attention", "free", "check"]
+    reads: Literal["maps", "reference", "tokens", "logprobs"]
+    name: str
+    detail: str
+    mark: Literal["circle", "circle-open", "square", "diamond", "triangle-up"]
+    column: str
+    fit: str | None = None
+    phrase: str = ""
+    is_permuted: bool = False
+
+
+# In the order of training; `sources_of` leaves the reference out where there is none.
+TABLE = {
+    "model": Source("attention", "maps", "CNNs", "on the model's maps", "circle", "model"),
+    "statistics": Source(
+        "attention",
+        "maps",
+        "Regression",
+        "on pooled statistics",
+        "circle-open",
+        "regression",
+        fit="classify_statistics",
+    ),
+    "control": Source(
+        "check",
+        "maps",
+        "Control task",
+        "the same CNNs, labels permuted",
+        "circle-open",
+        "control",
+        is_permuted=True,
+    ),
+    "blind": Source(
+        "free",
+        "tokens",
+        "Blind CNNs",
+        "on the tokens alone",
+        "square",
+        "best blind",
+        phrase="a CNN on the tokens alone",
+    ),
+    "ngram": Source(
+        "free",
+        "tokens",
+        "Blind n-grams",
+        "regression on tokens",
+        "square",
+        "best blind",
+        fit="ngram_logits",
+        phrase="a regression on token n-grams",
+    ),
+    "logits": Source(
+        "check",
+        "logprobs",
+        "Logits",
+        "suffix log-probabilities",
+        "triangle-up",
+        "logits",
+        fit="classify_logprobs",
+    ),
+    "reference": Source(
+        "free",
+        "reference",
+        "Reference model",
+        "CNNs on its maps",
+        "diamond",
+        "reference",
+        phrase="a CNN on the reference model's attention",
+    ),
+}
+
+
+def _chosen(rule: Callable[[Source], bool]) -> tuple[str, ...]:
+    return tuple(name for name, source in TABLE.items() if rule(source))
+
+
+ATTENTION = _chosen(lambda source: source.group == "attention")
+CONTROLS = _chosen(lambda source: source.group == "free")
+"""A min-F1 is held against these; the largest counts."""
+CHECKS = _chosen(lambda source: source.group == "check")
+SOURCES = (*ATTENTION, *CONTROLS, *CHECKS)
+"""All, in the order of tables and charts."""
+CNNS = _chosen(lambda source: source.fit is None)
+BASELINES = _chosen(lambda source: source.fit is not None)
+TEXT_ALONE = _chosen(lambda source: source.group == "free" and source.reads == "tokens")
