@@ -28,7 +28,7 @@ from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.taxonomy.sample import find_groups
+from mnemoscope.taxonomy.groups import find_groups
 
 SUBJECTS = [
     "the lamp",

@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.taxonomy.catalogue import catalogue
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
-from mnemoscope.taxonomy.sample import Sample, draw_sample, find_groups, order_table, shared_need
+from mnemoscope.taxonomy.sample import Sample, draw_sample, order_table, shared_need
 
 LENGTH = 64
 

@@ -40,10 +40,11 @@ from mnemoscope.study.folder import STAGES, Study, check_free, is_study
 from mnemoscope.study.settings import EMBEDDED, LabelSettings, StudySettings
 from mnemoscope.study.variants import variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import first_yes
-from mnemoscope.taxonomy.sample import Impossible, draw_sample, find_groups, order_table
+from mnemoscope.taxonomy.sample import Impossible, draw_sample, order_table
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models

@@ -18,9 +18,9 @@ from mnemoscope.pipeline.sequences import CHECK_FILE, GAPS, check_labels
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.sample import order_keys
 from tiny_models import make_sequences
 
 N = 600

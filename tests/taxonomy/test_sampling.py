@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy.draw import apportion, order_keys
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.sample import Impossible, Sample, apportion, order_keys, sample_classes
+from mnemoscope.taxonomy.sample import Impossible, Sample, sample_classes
 
 TAXONOMY = parse_taxonomy(PAPER)
 NAMES = list(TAXONOMY.classes)

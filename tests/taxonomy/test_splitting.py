@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.taxonomy.sample import find_groups, split_by_group
+from mnemoscope.taxonomy.draw import split_by_group
+from mnemoscope.taxonomy.groups import find_groups
 
 RNG = np.random.default_rng(0)
 

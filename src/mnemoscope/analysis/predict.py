@@ -22,8 +22,8 @@ from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.taxonomy.catalogue import PRASHANTH
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.sample import find_groups
 
 # Logistic models of memorized or not: one for all, or one a part; and likelihood-ratio tests.
 

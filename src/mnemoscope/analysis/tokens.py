@@ -23,7 +23,7 @@ from mnemoscope.analysis.rows import Generated, generate_by_level, hash_ids, mod
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
 from mnemoscope.stats import normal_mean, share_of
-from mnemoscope.taxonomy.sample import find_groups
+from mnemoscope.taxonomy.groups import find_groups
 
 # Can it be told of each generated token whether it is right, from states and entropy?
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.stats import Estimate, Floats, Interval, draw_counts, draw_within, interval_of
-from mnemoscope.taxonomy.sample import order_keys
+from mnemoscope.taxonomy.draw import order_keys
 
 ObjectiveName = Literal["excess", "min_f1", "auc", "auc_excess"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

@@ -13,7 +13,7 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.study.variants import Variant, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
-from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY
+from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import Alias, Taxonomy, find_aliases
 from mnemoscope.taxonomy.sample import (
@@ -22,7 +22,6 @@ from mnemoscope.taxonomy.sample import (
     Sample,
     SharedNeed,
     draw_sample,
-    find_groups,
     order_table,
     shared_need,
 )

@@ -18,9 +18,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.progress import say
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.taxonomy.sample import order_keys
 
 PUBLISHED_PATTERNS = ("is_incrementing", "is_repeating")
 """Flags that the data set gives, kept in the columns `published_…`."""

@@ -59,9 +59,10 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import SearchSettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies, read_nodes
+from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
-from mnemoscope.taxonomy.sample import draw_lots, find_groups, order_keys, split_by_group
 
 # Add to a study's table what the nodes of a search ask for: measures of text, and of the model.
 

@@ -19,8 +19,6 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node
 
-# Make a node from a rule in SQL that looks at one row and nothing else.
-
 FUNCTIONS = ("abs", "coalesce", "ends_with", "length", "lower", "round", "starts_with", "upper")
 """Functions that a rule may call: each looks at its own row only."""
 
@@ -37,16 +35,10 @@ _REFUSED = frozenset(["select", "from", "table", "values", "with", "over", "as",
 
 
 def make_node(name: str, yes_when: str, meaning: str) -> Node:
-    """Make a node from a rule in SQL.
+    """Make a node from a rule in SQL on the columns of one row; `FUNCTIONS` may be called.
 
-    Args:
-        name: a word that names the class.
-        yes_when: the rule, boolean; see the head of this module for what is accepted.
-        meaning: when the rule says yes, in words.
-
-    Returns:
-        The node. Of its rule nothing is known but that it says yes or no, so two nodes are the
-        same partition only where their rules are written alike.
+    Of its rule nothing is known but that it says yes or no, so two nodes are the same partition
+    only where their rules are written alike.
 
     Raises:
         UserError: the rule is not accepted, or cannot be read.
@@ -97,8 +89,6 @@ def _check_word(rule: str, word: str, after: str) -> None:
         )
 
 
-# Taxonomies and nodes of the user's own, read from YAML.
-
 EXAMPLE = """\
 # Nodes of your own: a name, when it says yes (SQL on the columns of the table), what it means.
 nodes:
@@ -118,13 +108,7 @@ _NODE_KEYS = ("name", "yes_when", "meaning")
 
 
 def read_taxonomies(path: Path | str) -> list[Taxonomy]:
-    """Read the taxonomies of a YAML file; `EXAMPLE` shows the format.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its taxonomies in order.
+    """Read the taxonomies of a YAML file in order; `EXAMPLE` shows the format.
 
     Raises:
         UserError: missing or unreadable file, unknown key, a node whose name is taken or whose
@@ -149,14 +133,8 @@ def read_nodes(path: Path | str) -> dict[str, tuple[Node, ...]]:
     An entry may have ``thresholds:``, a list of numbers; each takes the place of ``{threshold}``
     in its rule and meaning and makes a node of its own, ``Boilerplate-0_5`` for 0.5.
 
-    Args:
-        path: a file as `EXAMPLE` shows it; its taxonomies are passed over.
-
     Returns:
         The nodes in the order of their thresholds, by the name of their entry.
-
-    Raises:
-        UserError: as `read_taxonomies`; thresholds that are no numbers, or no node at all.
     """
     path = Path(path)
     content = _load(path)
@@ -276,8 +254,6 @@ def _read_taxonomy(path: Path, name: object, own: dict[str, Node]) -> Taxonomy:
         raise UserError(f"{path}, {error}") from error
 
 
-# The published taxonomies (54 in four families, 27 of the ρ sweep), and those that users ask for.
-
 PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"
 """Recite, reconstruct, recollect: Prashanth et al. 2024, arXiv 2406.17746."""
 PAPER = "Non-Memo, Guess, Recall"
@@ -293,23 +269,16 @@ _REST = "Others"
 
 
 def catalogue() -> list[Taxonomy]:
-    """Make the 54 published taxonomies.
+    """Make the 54 published taxonomies, spelt as published, four classes first.
 
     Families: 4.A a duplication node, then a completion node; 4.B a completion node, then Recite
     (27 of four classes); 3.A one node; 3.B a duplication node or a completion node (27 of three).
-
-    Returns:
-        The taxonomies, spelt as published, four classes first.
     """
     return [parse_taxonomy(", ".join([NON_MEMO, nodes, _REST])) for nodes in _list_nodes()]
 
 
 def rho_sweep() -> list[Taxonomy]:
-    """Make the taxonomies of the published sweep of the ROUGE threshold ρ.
-
-    Returns:
-        One ``Non-Memo, Guess[λ-γ], Recall`` a row of the published table, in its order.
-    """
+    """One ``Non-Memo, Guess[λ-γ], Recall`` a row of the published sweep of ρ, in its order."""
     table = resources.files("mnemoscope") / "benchmark" / "data" / "rho.csv"
     rows = DictReader(table.read_text(encoding="utf-8").splitlines())
     return [
@@ -325,15 +294,7 @@ def rho_sweep() -> list[Taxonomy]:
 
 
 def rho_name(threshold: float, *, rouge_l: bool, rouge_3: bool) -> str:
-    """Name the taxonomy of one setting of the ρ sweep.
-
-    Args:
-        threshold: ρ, in [0, 1].
-        rouge_l: ROUGE-L of at least ρ makes a guess.
-        rouge_3: ROUGE-3 of at least ρ does.
-
-    Raises:
-        UserError: ρ outside [0, 1].
+    """Name the taxonomy of one setting of the ρ sweep: which ROUGE of at least ρ makes a guess.
 
     >>> rho_name(0.6, rouge_l=True, rouge_3=False)
     'Non-Memo, Guess[0.6-off], Recall'
@@ -345,15 +306,11 @@ def rho_name(threshold: float, *, rouge_l: bool, rouge_3: bool) -> str:
 
 
 def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
-    """Read taxonomies as a user asks for them.
+    """Read taxonomies as a user asks for them, each name once.
 
     Args:
-        spec: each the name of a taxonomy, the word ``catalogue`` (`catalogue`) or ``rho``
-            (`rho_sweep`), or the path of a ``.yaml`` or ``.yml`` file with the user's own (see
-            `yaml_file`).
-
-    Returns:
-        The taxonomies in the order asked for, each name once.
+        spec: each the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a
+            ``.yaml`` or ``.yml`` file with the user's own (`EXAMPLE`).
 
     Raises:
         UserError: an unknown name with the nearest known one, a file that cannot be read, or

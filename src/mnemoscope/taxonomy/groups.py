@@ -1,16 +1,21 @@
-"""Find near-duplicate sequences exactly: all pairs that share enough of their token 5-grams.
+"""Find groups of sequences that must stay on one side of a split, near duplicates among them.
 
-Jaccard similarity of the sets of 5-grams, by prefix filtering (Chaudhuri et al. 2006, "A
-primitive operator for similarity joins"; Xiao et al. 2008, PPJoin): with 5-grams sorted from
-rare to frequent, two sets that are similar enough share one among their first few. Only those
-are indexed, so that frequent 5-grams cost nothing. No pair is missed, as MinHash would.
+Near duplicates are found exactly: all pairs whose sets of token 5-grams have enough Jaccard
+similarity, by prefix filtering (Chaudhuri et al. 2006, "A primitive operator for similarity
+joins"; Xiao et al. 2008, PPJoin). With 5-grams sorted from rare to frequent, two sets that are
+similar enough share one among their first few. Only those are indexed, so that frequent 5-grams
+cost nothing. MinHash would miss pairs.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
+import polars as pl
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import UserError
 
 SHINGLE = 5
 """Tokens in one shingle."""
@@ -26,17 +31,67 @@ _PAIRS_PER_CHECK = 50_000
 _ROUNDING = 1e-9
 
 
-def find_near_duplicates(tokens: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
-    """Connect near-duplicate sequences.
+def find_groups(frame: pl.DataFrame, *, similarity: float = SIMILARITY) -> pl.Series:
+    """Give every sequence of a table its group.
 
     Args:
-        tokens: shape (sequences, length), integer.
-        similarity: Jaccard similarity of the sets of 5-grams from which two sequences are
-            connected, in (0, 1].
+        frame: table with ``sequence_id`` and ``tokens`` (all of one length); ``document``,
+            ``start``, ``end`` and ``group`` are used where they are and where they are not null.
+        similarity: Jaccard similarity of the sets of token 5-grams from which two sequences are
+            near duplicates.
 
     Returns:
-        Shape (sequences,), int: the component of every sequence, in the graph of all pairs at
-        or above `similarity`. Equal sequences always share one.
+        Series ``group`` of strings, never null: one id a connected component, the smallest
+        ``sequence_id`` in it, so that the order of the rows plays no part. A sequence without
+        relatives is a group of its own.
+
+    Raises:
+        UserError: no tokens, or not all of one length.
+
+    >>> frame = pl.DataFrame({"sequence_id": [3, 1, 2], "tokens": [[7] * 6, [8] * 6, [7] * 6]})
+    >>> find_groups(frame).to_list()
+    ['2', '1', '2']
+    """
+    if "tokens" not in frame.columns:
+        raise UserError(
+            "the table has no column 'tokens', which is needed to find near duplicates. Add it, "
+            "or split by row."
+        )
+    near = find_near_duplicates(token_matrix(frame), similarity=similarity)
+    edges = [_chain(near, np.arange(frame.height)), _chain_windows(frame)]
+    if "group" in frame.columns:
+        given = frame.select("group").with_row_index("row").drop_nulls()
+        edges.append(_chain(given["group"].rank("dense").to_numpy(), given["row"].to_numpy()))
+    components = pl.Series("component", connect(frame.height, np.concatenate(edges)))
+    first = pl.col("sequence_id").min().over("component")
+    named = frame.select("sequence_id").with_columns(components)
+    return named.select(first.cast(pl.String).alias("group")).to_series()
+
+
+def _chain(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Connect each row with the first of its label, shape (n, 2)."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.column_stack([rows, rows[first[inverse]]])
+
+
+def _chain_windows(frame: pl.DataFrame) -> np.ndarray:
+    """Connect windows that overlap in one document; `end` is the first character after."""
+    needed = ["document", "start", "end"]
+    if not set(needed) <= set(frame.columns):
+        return np.empty((0, 2), dtype=np.int64)
+    windows = frame.select(needed).with_row_index("row").drop_nulls().sort("document", "start")
+    reached = pl.col("end").cum_max().shift(1).over("document")
+    overlaps = windows.select((pl.col("start") < reached).fill_null(False)).to_series()
+    run = (~overlaps).cum_sum().to_numpy()
+    return _chain(run, windows["row"].to_numpy())
+
+
+def find_near_duplicates(tokens: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
+    """Component of every sequence in the graph of near duplicates, shape (sequences,), int.
+
+    Args:
+        tokens: shape (sequences, length), integer; equal sequences always share a component.
+        similarity: Jaccard similarity of the sets of 5-grams that connects two, in (0, 1].
     """
     distinct, inverse = np.unique(tokens, axis=0, return_inverse=True)
     if distinct.shape[1] < SHINGLE:

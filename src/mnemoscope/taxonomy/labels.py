@@ -16,8 +16,6 @@ from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, load_taxonomies
 from mnemoscope.taxonomy.names import NULL, Taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, first_yes
 
-# Give every sequence of a table its class under a taxonomy, or under many in one pass.
-
 _FLAGS = ("is_memorized", "is_incrementing", "is_repeating", "is_code")
 _NUMBERS = (
     *("memorization_score", "duplicates", "rouge_l", "rouge_3"),
@@ -96,15 +94,7 @@ def label_lazily(
 def missing_columns(
     columns: Iterable[str], taxonomies: Iterable[Taxonomy]
 ) -> dict[str, tuple[str, ...]]:
-    """Columns that taxonomies need and a table has not.
-
-    Args:
-        columns: names of the table's columns.
-        taxonomies: any number.
-
-    Returns:
-        The missing columns by the taxonomy's name; a taxonomy that lacks none is left out.
-    """
+    """Columns that taxonomies need and a table lacks, by the name of the taxonomy."""
     there = set(columns)
     lacking = {
         taxonomy.name: tuple(column for column in taxonomy.columns if column not in there)
@@ -114,15 +104,7 @@ def missing_columns(
 
 
 def count_classes(labels: pl.Series, classes: Iterable[str] = ()) -> dict[str, int]:
-    """Count sequences by class.
-
-    Args:
-        labels: from `label_sequences`.
-        classes: classes to name even where they have no sequence, first and in this order.
-
-    Returns:
-        Sequences of every class; the key ``null`` holds those without one, where there are any.
-    """
+    """Sequences of every class, those of `classes` first; `null` holds those without one."""
     found = labels.value_counts()
     by_class = dict(zip(found[labels.name], found["count"], strict=True))
     n_null = by_class.pop(None, 0)
@@ -212,8 +194,6 @@ def _check_type(column: str, dtype: pl.DataType) -> None:
         raise UserError(f"column '{column}' is {dtype} where {wanted} is needed.")
 
 
-# Label a table file under many taxonomies in one pass: `mnemoscope label IN -t NAME -o OUT`.
-
 _SHARE = (0.0, 1.0)
 _RANGES = {
     "memorization_score": _SHARE,
@@ -266,11 +246,7 @@ def label_table(source: Path, out: Path, names: Sequence[str]) -> TableLabels:
 
 
 def check_features(table: pl.LazyFrame, *, where: str) -> None:
-    """Refuse a table whose ids or measures cannot be what their columns are named for.
-
-    Args:
-        table: from `scan_table`.
-        where: what to name in an error.
+    """Reject a table whose ids or measures cannot be what their columns are named for.
 
     Raises:
         UserError: no sequence_id, one twice or none; a share outside [0, 1], a count below 0.

@@ -19,8 +19,6 @@ from rapidfuzz.distance import OSA, Indel
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.nodes import MEASURES, Node, first_yes, parse_node
 
-# Recognize two names of one partition: Recite[5] alone and Recollect[5] alone are the same.
-
 _Value = float | bool
 
 
@@ -34,14 +32,9 @@ class Partition(NamedTuple):
 
 
 def find_partition(nodes: Sequence[Node]) -> Partition:
-    """Reduce nodes to the partition that they make.
+    """Reduce nodes, in the order in which they are asked, to the partition that they make.
 
-    Args:
-        nodes: in the order in which they are asked; a user's own node counts as one yes/no
-            property that nothing else is known of.
-
-    Returns:
-        The partition.
+    A user's own node counts as one yes/no property that nothing else is known of.
     """
     axes = _find_axes(nodes)
     answers = _ask_grid(nodes, axes)
@@ -60,14 +53,7 @@ def find_partition(nodes: Sequence[Node]) -> Partition:
 
 
 def match_classes(trained: "Taxonomy", other: "Taxonomy") -> tuple[int, ...]:
-    """Find the classes of one taxonomy in another of the same partition.
-
-    Args:
-        trained: the taxonomy whose results exist.
-        other: a taxonomy with the same `partition_key`.
-
-    Returns:
-        For every class of `other`, the index of the same class in `trained`.
+    """For every class of `other`, the index of the same class in `trained`.
 
     Raises:
         ValueError: the two are different partitions.
@@ -114,15 +100,10 @@ _NEAR = 0.8
 
 
 def node_meant(name: str, own: Iterable[str] = ()) -> str | None:
-    """Say which node a name looks like.
+    """The node that a name looks like: ``Recolect[5]`` gives ``Recollect[5]``.
 
-    Args:
-        name: what was written, such as the name of a last class.
-        own: names of the user's own nodes.
-
-    Returns:
-        The node that is probably meant (``Recolect[5]`` gives ``Recollect[5]``); the name itself
-        where it carries a node's brackets and is near none; None where it is a name of its own.
+    The name itself where it carries a node's brackets and is near none; None where it is a name
+    of its own.
     """
     parts = re.sub(r"\s+", "", name).split("-or-")
     meant = [_single_meant(part, list(own)) for part in parts]
@@ -153,8 +134,6 @@ def _single_meant(name: str, own: list[str]) -> str | None:
     takes_one = is_always or (found == "Guess" and bool(bracket))
     return f"{found}[{argument}]" if takes_one else found
 
-
-# Read a taxonomy from its name: ``Non-Memo, Recite[5], Reconstruct, Recollect``.
 
 NON_MEMO = "Non-Memo"
 """Class 0 of every taxonomy: not memorized."""
@@ -221,7 +200,7 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
     Args:
         name: ``Non-Memo``, nodes, and the name of the last class, separated by commas. The last
             name is free unless it is, or nearly is, the name of a node.
-        own: the user's own nodes by name (see `yaml_file`).
+        own: the user's own nodes by name (see `catalogue.EXAMPLE`).
 
     Returns:
         The taxonomy; classes are named as written, without spaces around.
@@ -312,13 +291,8 @@ def find_aliases(
 ) -> dict[str, Alias]:
     """Find the taxonomies that need not be trained, because one before them divides alike.
 
-    Args:
-        taxonomies: in the order asked for, each name once.
-        labels: class of every row by the taxonomy's name; all of one length.
-
-    Returns:
-        By name, in order. A taxonomy with an empty class is nobody's alias for its labels' sake:
-        it has a class that the other lacks.
+    `labels` are the classes of every row by the taxonomy's name. A taxonomy with an empty class
+    is nobody's alias for its labels' sake: it has a class that the other lacks.
     """
     by_rule: dict[str, tuple[Taxonomy, Alias | None]] = {}
     by_labels: dict[str, Taxonomy] = {}

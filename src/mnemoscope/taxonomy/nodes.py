@@ -41,7 +41,7 @@ MEASURES: dict[str, Measure] = {
 }
 """Nodes beyond the published ones, written ``Entropy[>4.2]`` or ``Entropy[<=4.2]``.
 
-Their columns come from `sequences.measures` and, where the model is asked, from `search`.
+Their columns come from `data.features` and, where the model is asked, from `search`.
 """
 
 
@@ -85,7 +85,7 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
             is ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
             (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or several of these
             joined by ``-or-``. Spaces are dropped.
-        own: the user's own nodes by name (see `yaml_file`).
+        own: the user's own nodes by name (see `catalogue.EXAMPLE`).
 
     Returns:
         The node.
