@@ -127,15 +127,7 @@ class FlatFile(NamedTuple):
     files: tuple[Path, ...]
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Pieces from the token `position` on; each repeats k - 1 tokens of the next.
-
-        Args:
-            position: number of a token, as in `Chunk.position`.
-            k: tokens a suffix.
-
-        Raises:
-            DamagedDataError: the file has become shorter.
-        """
+        """Pieces from the token `position` on; each repeats k - 1 tokens of the next."""
         with open(self.path, "rb") as handle:
             for start in range(position, self.n_tokens, _FLAT_CHUNK_TOKENS):
                 stop = min(start + _FLAT_CHUNK_TOKENS, self.n_tokens)
@@ -154,11 +146,7 @@ class FlatFile(NamedTuple):
 
 
 def check_dtype(name: str) -> None:
-    """Refuse a type that flat binaries are not kept in.
-
-    Raises:
-        UserError: not one of `DTYPES`.
-    """
+    """Reject a type that flat binaries are not kept in."""
     if name not in DTYPES:
         raise UserError(
             f"--dtype {name}: must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}."
@@ -169,9 +157,7 @@ def check_dtype(name: str) -> None:
 def open_flat(path: Path, dtype: str | None) -> FlatFile:
     """Look at a flat binary without reading its tokens.
 
-    Args:
-        path: a `.bin` or `.npy` file.
-        dtype: type of the ids of a plain `.bin`; None for uint16, or what the `.idx` says.
+    `dtype` is the type of the ids of a plain `.bin`: uint16 unless given, or what the `.idx` says.
 
     Raises:
         UserError: a size that is no whole number of ids, another type than the file's own, an
@@ -284,25 +270,14 @@ _BATCH_ROWS = 512  # documents may be long
 
 
 class ParquetFile(NamedTuple):
-    """A table with one document a row.
-
-    Attributes:
-        path: the file.
-        column: `tokens` or `text`.
-        cutter: turns texts into tokens; None for tokens.
-    """
+    """A table with one document a row, in `column`: `tokens`, or `text` with a cutter."""
 
     path: Path
     column: str
     cutter: WindowCutter | None
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the row `position` on; `k` plays no part.
-
-        Raises:
-            UserError: a null among the tokens.
-            DamagedDataError: a torn file.
-        """
+        """Documents from the row `position` on; `k` plays no part."""
         del k
         try:
             if self.cutter is None:
@@ -331,24 +306,14 @@ class ParquetFile(NamedTuple):
 
 
 class JsonLines(NamedTuple):
-    """A table with one document a line.
-
-    Attributes:
-        path: the file.
-        column: `tokens` or `text`.
-        cutter: turns texts into tokens; None for tokens.
-    """
+    """A table with one document a line, in `column`: `tokens`, or `text` with a cutter."""
 
     path: Path
     column: str
     cutter: WindowCutter | None
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the byte `position` on; `k` plays no part.
-
-        Raises:
-            UserError: a line that is no JSON object with the column.
-        """
+        """Documents from the byte `position` on; `k` plays no part."""
         del k
         return group_documents(self._documents(position))
 
@@ -385,24 +350,14 @@ class JsonLines(NamedTuple):
 
 
 class TextFiles(NamedTuple):
-    """Texts, each one document.
-
-    Attributes:
-        paths: the files, in order.
-        cutter: turns them into tokens.
-        is_alone: the one file was named itself, so it must be a text.
-    """
+    """Texts, each one document; one that was named itself (`is_alone`) must be a text."""
 
     paths: tuple[Path, ...]
     cutter: WindowCutter
     is_alone: bool
 
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
-        """Documents from the file `position` on; `k` plays no part.
-
-        Raises:
-            UserError: the one file is no text, or one may not be read.
-        """
+        """Documents from the file `position` on; `k` plays no part."""
         del k
         return group_documents(self._documents(position))
 
@@ -416,10 +371,6 @@ class TextFiles(NamedTuple):
 
 def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
     """Look at a Parquet file's columns: `tokens` where there are some, else `text`.
-
-    Args:
-        path: the file.
-        cutter: turns texts into tokens; None where there is no tokenizer.
 
     Raises:
         UserError: neither column, another type, or texts without a tokenizer.
@@ -440,11 +391,7 @@ def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
 
 
 def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
-    """Look at the first row of a JSONL file; arguments and errors as `open_parquet`.
-
-    Returns:
-        None for a file without rows.
-    """
+    """Look at the first row of a JSONL file, as `open_parquet`; None for a file without rows."""
     try:
         with open(path, "rb") as handle:
             first = next((line for line in handle if line.strip()), None)
@@ -462,7 +409,6 @@ def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
 
 
 def _choose_column(path: Path, names: list[str]) -> str:
-    """Tokens before text."""
     for name in ("tokens", "text"):
         if name in names:
             return name
@@ -501,7 +447,7 @@ def _encode(cutter: WindowCutter, text: str) -> np.ndarray:
 
 
 def _parse_line(line: bytes) -> Any:
-    """The value of a line of JSON; None where it is none."""
+    """The value of a line of JSON, None where it is none."""
     try:
         return json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -522,9 +468,6 @@ def _line_number(path: Path, position: int) -> int:
 def _torn(path: Path, error: BaseException) -> DamagedDataError:
     reason = (str(error).splitlines() or ["unreadable"])[0]
     return DamagedDataError(f"{path}: not a whole Parquet file ({reason}). Make or copy it again.")
-
-
-# Find what a corpus is made of, and stream it: texts, tables, or flat binaries of token ids.
 
 
 class _Source(Protocol):
@@ -575,16 +518,7 @@ class Corpus(NamedTuple):
         return hashlib.sha256(json.dumps([files, self.reading]).encode()).hexdigest()
 
     def chunks(self, place: Place, k: int) -> Iterator[tuple[Chunk, Place]]:
-        """Pieces from a place on, each with the place after it.
-
-        Args:
-            place: where to begin; `Place()` is the beginning.
-            k: tokens a suffix.
-
-        Raises:
-            UserError: a line or a file that cannot be used.
-            DamagedDataError: a torn file.
-        """
+        """Pieces from a place on, each with the place after it."""
         for number in range(place.source, len(self.sources)):
             position = place.position if number == place.source else 0
             for chunk in self.sources[number].chunks(position, k):
@@ -601,7 +535,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
         path: a text file, a `.jsonl` or `.parquet` table, a flat binary (`.bin`, `.npy`), or a
             folder of texts and tables, or of flat binaries.
         tokenizer: a Hugging Face tokenizer; None will do where there are no texts.
-        dtype: type of the ids of a plain `.bin`, one of `corpus_flat.DTYPES`; None for uint16.
+        dtype: type of the ids of a plain `.bin`, one of `DTYPES`; None for uint16.
 
     Raises:
         UserError: nothing there, texts without a tokenizer, or a file that cannot be used.

@@ -1,6 +1,6 @@
 """Count how often each suffix stands in a corpus of token ids: exactly, at any offset.
 
-Of arrays at hand; `count_corpus` does it for files, resumably.
+Of arrays at hand; `count_in_corpus` does it for files, resumably.
 """
 
 import glob
@@ -42,11 +42,7 @@ def progress_path(out: Path) -> Path:
 
 
 def remove_progress(path: Path) -> None:
-    """Remove a file of progress, and what a run killed while it was saving left of one.
-
-    Args:
-        path: from `progress_path`.
-    """
+    """Remove a file of progress, and what a run killed while saving left of one."""
     for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         torn.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -68,10 +64,7 @@ class CountProgress:
     _last: float = field(default_factory=time.monotonic, init=False)
 
     def load(self, counts: np.ndarray) -> tuple[Place, int]:
-        """Take up what an earlier run saved; nothing fitting there is a beginning, and said.
-
-        Args:
-            counts: filled with the saved counts.
+        """Fill in what an earlier run saved; what does not fit is passed over, and said.
 
         Returns:
             Where to go on, and how many tokens lie before that.
@@ -96,11 +89,7 @@ class CountProgress:
         return time.monotonic() - self._last >= self.every_seconds
 
     def save(self, counts: np.ndarray, place: Place, n_tokens: int) -> None:
-        """Write the counts and where they stand.
-
-        Raises:
-            NoRoomError: the disk is full; what was saved before stays.
-        """
+        """Write the counts and where they stand; on a full disk what was saved before stays."""
         head = {"version": _VERSION, "key": self.key, "place": place, "n_tokens": n_tokens}
         packed = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
         write_bytes(self.path, save({"head": packed, "counts": counts}))
@@ -134,11 +123,7 @@ class SuffixIndex:
     """
 
     def __init__(self, suffixes: np.ndarray) -> None:
-        """Sort the suffixes.
-
-        Args:
-            suffixes: token ids, shape (sequences, k), any integer type; kept, not copied.
-        """
+        """Sort the suffixes, token ids of shape (sequences, k); kept, not copied."""
         self.k = suffixes.shape[1]
         self._rows = suffixes
         hashes = _hash_rows(suffixes)
@@ -156,10 +141,8 @@ class SuffixIndex:
     def count(self, tokens: np.ndarray, ends: np.ndarray | None = None) -> None:
         """Add the occurrences in a piece of the corpus, overlapping ones each.
 
-        Args:
-            tokens: token ids, one axis, any integer type; may be memory-mapped.
-            ends: positions after the last token of each document, rising, the last equal to
-                ``len(tokens)``; no occurrence spans two documents. None for a single document.
+        `ends` are the positions after the last token of each document, rising, the last equal to
+        ``len(tokens)``; no occurrence spans two documents. None for a single document.
         """
         if not len(self._hashes):
             return
@@ -303,9 +286,6 @@ def _mix(tokens: np.ndarray) -> np.ndarray:
     return mixed
 
 
-# Count how often each suffix stands in a corpus of token ids: exactly, at any offset.
-
-
 def count_duplicates(
     suffixes: npt.ArrayLike, corpus: Iterable[npt.ArrayLike]
 ) -> npt.NDArray[np.int64]:
@@ -358,10 +338,8 @@ _BATCH_ROWS = 1 << 16
 class CorpusCount(NamedTuple):
     """What was counted.
 
-    Attributes:
-        counts: occurrences of each suffix, shape (sequences,), int64.
-        n_tokens: tokens of the corpus.
-        tokens_per_second: speed of this run, which may have begun in the middle.
+    Occurrences of each suffix (int64, shape (sequences,)), tokens of the corpus, and the speed
+    of this run, which may have begun in the middle.
     """
 
     counts: npt.NDArray[np.int64]
@@ -372,16 +350,11 @@ class CorpusCount(NamedTuple):
 def read_suffixes(path: Path | str, *, length: int = 64) -> npt.NDArray[np.int32]:
     """The second half of each sequence's tokens, without the rest of the table in memory.
 
-    Args:
-        path: a `.parquet` or `.jsonl` table with `tokens`.
-        length: tokens a sequence must have.
-
     Returns:
         Token ids, shape (sequences, length - length // 2), int32.
 
     Raises:
         UserError: no such column, no rows, or a sequence of another length or with a null.
-        DamagedDataError: a torn Parquet file.
     """
     path = Path(path)
     if length < 1:
@@ -483,15 +456,7 @@ def _stream(index: SuffixIndex, corpus: Corpus, progress: CountProgress) -> tupl
 
 
 def add_counts(path: Path | str, counts: npt.NDArray[np.int64]) -> pl.DataFrame:
-    """The sequences' table with their counts as the column `duplicates`.
-
-    Args:
-        path: the table that `read_suffixes` read.
-        counts: one a row.
-
-    Raises:
-        UserError: the table has another number of rows now.
-    """
+    """The sequences' table with their counts as the column `duplicates`."""
     frame = read_table(path)
     if frame.height != len(counts):
         raise UserError(f"{path}: was changed while it was counted. Run the command again.")

@@ -44,14 +44,7 @@ _ROUNDING = 1e-9
 
 
 def measure_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Measure every sequence of a table.
-
-    Args:
-        frame: columns `text` and `tokens`; a measure whose column is absent is null throughout.
-
-    Returns:
-        Columns `TEXT_MEASURES`, float64, one row a row of the table.
-    """
+    """Columns `TEXT_MEASURES` of every row, float64; null where `text` or `tokens` is absent."""
     nothing = pl.Series([None] * frame.height, dtype=pl.Float64)
     length = nothing
     if has_values(frame, "text"):
@@ -100,14 +93,7 @@ def huffman_length(text: str) -> float:
 
 
 def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Entropy of each sequence's own tokens: 0 where they are all equal.
-
-    Args:
-        tokens: shape (sequences, length), integer.
-
-    Returns:
-        Bits, shape (sequences,), from 0 to log2(length).
-    """
+    """Entropy of each sequence's own tokens in bits, shape (sequences,): 0 where all are equal."""
     ordered = np.sort(np.asarray(tokens), axis=1)
     n_rows, length = ordered.shape
     starts = np.ones((n_rows, length), dtype=bool)
@@ -120,13 +106,9 @@ def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def token_frequency(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Median over a sequence's tokens of how frequent each is in the whole table.
+    """Median over a sequence's tokens of how frequent each is in the table, shape (sequences,).
 
-    Args:
-        tokens: shape (sequences, length), integer.
-
-    Returns:
-        Per cent of all tokens of the table, shape (sequences,).
+    In per cent of all tokens of the table.
     """
     table = np.asarray(tokens)
     _, place, counts = np.unique(table, return_inverse=True, return_counts=True)
@@ -150,11 +132,9 @@ def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
     CSV). The paper used a fastText classifier that is not published, so its Code classes can
     differ.
 
-    Args:
-        texts: any length; magika is not sure of short ones and then calls them text.
-
     Returns:
-        None for a text that is null or empty, or that magika does not recognize.
+        None for a text that is null or empty, or that magika does not recognize; it is not sure
+        of short ones and then calls them text.
 
     Raises:
         UserError: magika is not installed.
@@ -164,18 +144,12 @@ def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
     from magika import Magika
 
     magika = Magika()
+    answers = {"code": True, "text": False}
     return [
-        _is_code(magika.identify_bytes(text.encode()).output.group) if text else None
+        answers.get(str(magika.identify_bytes(text.encode()).output.group)) if text else None
         for text in texts
     ]
 
-
-def _is_code(group: str) -> bool | None:
-    """Group of content types to yes, no or unknown."""
-    return {"code": True, "text": False}.get(str(group))
-
-
-# Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code.
 
 CodeMode = Literal["auto", "off", "magika"]
 _OF_ROWS = ("rouge_l", "rouge_3", *Pattern._fields)
@@ -232,15 +206,8 @@ def write_features(
 ) -> int:
     """Add the feature columns to a table file, as `add_features`, without holding it in memory.
 
-    A Parquet file is read and written in batches; of a JSONL file only the writing is.
-
-    Args:
-        source: the table.
-        out: the table to write, `.parquet` or `.jsonl`.
-        patterns: as for `add_features`.
-        length: as for `add_features`.
-        corpus: as for `add_features`; the suffixes are then held in memory together.
-        code: as for `add_features`.
+    A Parquet file is read and written in batches; of a JSONL file only the writing is. With a
+    corpus the suffixes are held in memory together.
 
     Returns:
         Rows written.

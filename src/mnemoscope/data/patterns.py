@@ -93,8 +93,6 @@ def _delete_escapes(words: str) -> str:
     return escaped
 
 
-# Does a text count (1, 2, 3, ...) or repeat (abcabcabc)? The two questions of Reconstruct.
-
 PatternMode = Literal["published", "strict"]
 _MODES = get_args(PatternMode)
 _Element = int | str

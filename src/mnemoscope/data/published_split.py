@@ -157,8 +157,6 @@ def _download(names: list[str]) -> Path:
         ) from error
 
 
-# Read a split of `usvsnsp/semantic-filters`, the data set of the paper, in bounded memory.
-
 LENGTH = 64
 """Tokens of every sequence of the data set."""
 CODE_AT_MOST, PROSE_AT_LEAST = 0.4, 0.525

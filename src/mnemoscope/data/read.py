@@ -281,9 +281,7 @@ def drop_results(frame: pl.DataFrame) -> pl.DataFrame:
 def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
     """Keep what the source says of its sequences as `published_is_memorized`, to be checked.
 
-    Args:
-        frame: rows that are sequences already; `is_memorized` goes before `memorization_score`,
-            and a column `published_is_memorized` that is there before both.
+    `is_memorized` goes before `memorization_score`, and a `published_is_memorized` before both.
     """
     known = {
         PUBLISHED_VERDICT: pl.col(PUBLISHED_VERDICT),
@@ -299,17 +297,9 @@ def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
 def take_tokens(
     frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str, pad: bool = False
 ) -> pl.DataFrame:
-    """Check rows that are sequences already, and complete them.
+    """Check rows that are sequences already, number them and decode `text` where it is absent.
 
-    Args:
-        frame: needs `tokens`.
-        tokenizer: decodes them into `text` where the table has none; None leaves it out.
-        length: tokens a sequence.
-        where: name of the table for messages.
-        pad: pad shorter rows on the right, and say so in `attention_mask`.
-
-    Returns:
-        The table, rows numbered where they have no `sequence_id`.
+    With `pad` shorter rows are padded on the right, and `attention_mask` says so.
 
     Raises:
         UserError: as `check_sequences`.
@@ -342,11 +332,6 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
 
     A row that gives one window keeps its `sequence_id`, other windows are numbered after the
     largest id. `start` and `end` count from the row's own `start` where it has one.
-
-    Args:
-        frame: needs `text`; a null counts as too short.
-        collector: without texts so far; holds the counts afterwards.
-        where: the table's path; its name stands for documents that have none.
 
     Raises:
         UserError: no text as long as one window.
@@ -396,8 +381,6 @@ def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(*known, pl.exclude(known))
 
 
-# Read sequences, or a corpus, from a folder of texts, one text file, or a table.
-
 _TABLE_ENDINGS = (".jsonl", ".parquet")
 
 
@@ -406,7 +389,7 @@ class ReadResult:
     """The sequences, and what was passed over.
 
     Attributes:
-        frame: the table; columns of `sequences.columns`.
+        frame: the table; columns of `table.COLUMNS`.
         n_documents: texts (rows of a table of texts, documents of a table of tokens) that gave
             at least one sequence.
         n_too_short: texts shorter than one sequence.
@@ -457,14 +440,7 @@ def read_sequences(
 
 
 def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]:
-    """Token ids of every text, whole, for `count_duplicates`.
-
-    Args:
-        path: as for `read_sequences`; of a table the `tokens`, else the `text`, of any length.
-        tokenizer: a Hugging Face tokenizer; None will do for a table of tokens.
-
-    Returns:
-        One array a document or row, int32, read as they are asked for.
+    """Token ids of every text or row, int32, read as they are asked for; for `count_duplicates`.
 
     Raises:
         UserError: nothing there (at once), or as `read_sequences` (on the way).
@@ -473,7 +449,6 @@ def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]
 
 
 def _corpus_arrays(path: Path, tokenizer: Any | None) -> Iterator[np.ndarray]:
-    """The arrays of `read_corpus`."""
     if _is_table(path):
         frame = read_table(path)
         if has_values(frame, "tokens"):

@@ -18,8 +18,6 @@ from polars.io.plugins import register_io_source
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
 from mnemoscope.files import atomic_path, write_bytes, write_parquet
 
-# The columns a table of sequences may have: name, type and meaning, in one place.
-
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
 
@@ -87,12 +85,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def is_kind(dtype: pl.DataType, kind: str) -> bool:
-    """Say whether a Polars type can hold values of a kind; an all-null column always can.
-
-    Args:
-        dtype: type of the column found.
-        kind: one of the kinds in `COLUMNS`.
-    """
+    """Whether a Polars type can hold values of a kind; an all-null column always can."""
     if dtype == pl.Null:
         return True
     if isinstance(dtype, pl.List | pl.Array):
@@ -121,13 +114,7 @@ def is_value_of_kind(value: Any, kind: str) -> bool:
 
 
 def conform(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
-    """Bring every known column to its type; order and unknown columns stay.
-
-    Floating-point columns keep the precision they came with.
-
-    Args:
-        frame: any table.
-        where: name of the table for messages.
+    """Bring every known column to its type; order, unknown columns and precision of floats stay.
 
     Raises:
         UserError: a known column holds another kind, or a number too large for its type.
@@ -161,14 +148,9 @@ def _conform_column(series: pl.Series, where: str) -> pl.Series:
 
 
 def find_fault(path: Path) -> str | None:
-    """Describe the first fault of a JSONL file.
+    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, counted from 1.
 
-    Args:
-        path: a readable file.
-
-    Returns:
-        ``line N, ...: what is wrong. What to do.``, lines counted from 1; None when there are
-        lines and every one is fine by itself.
+    None when there are lines and every one is fine by itself.
     """
     is_blank = True
     for number, line in enumerate(_lines(path), start=1):
@@ -298,16 +280,7 @@ def parquet_metadata(path: Path) -> dict[str, str]:
 
 
 def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
-    """Refuse a table without rows or without a needed column of the right kind.
-
-    Args:
-        frame: any table.
-        *needed: names of `COLUMNS`.
-        where: name of the table for messages.
-
-    Raises:
-        UserError: naming the column, with the nearest one that is there.
-    """
+    """Reject a table without rows or without a needed column of the right kind."""
     for name in needed:
         if name not in frame.columns:
             raise UserError(
@@ -326,17 +299,11 @@ def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
 def check_sequences(
     frame: pl.DataFrame, *, where: str, length: int = 64, vocab_size: int | None = None
 ) -> None:
-    """Refuse a table that cannot be shown to a model.
-
-    Args:
-        frame: needs `sequence_id` and `tokens`.
-        where: name of the table for messages; rows are counted from 0.
-        length: tokens a sequence must have.
-        vocab_size: token ids must lie in [0, vocab_size); None asks only for ids not below 0.
+    """Reject a table that cannot be shown to a model; rows are counted from 0.
 
     Raises:
         UserError: a missing or mistyped column, no rows, a null or duplicate `sequence_id`, a
-            sequence of another length, a null or a token id outside the vocabulary.
+            sequence of another length, a null or a token id outside [0, vocab_size).
     """
     check_columns(frame, "sequence_id", "tokens", where=where)
     check_ids(frame["sequence_id"], where)
@@ -345,14 +312,7 @@ def check_sequences(
 
 
 def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
-    """The lists of one column as an array.
-
-    Args:
-        frame: a table whose lists are all of one length and without nulls (`check_sequences`).
-        column: name of the column of lists.
-
-    Returns:
-        Token ids, shape (sequences, length), int32.
+    """The lists of one column as an array, shape (rows, length), int32.
 
     Raises:
         UserError: the lists differ in length, one is null or empty, or an id is negative or does
@@ -372,11 +332,7 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
 
 
 def check_ids(ids: pl.Series, where: str) -> None:
-    """Refuse ids that are null or there twice.
-
-    Raises:
-        UserError: naming the row, counted from 0.
-    """
+    """Reject ids that are null or there twice, naming the row, counted from 0."""
     if ids.null_count():
         raise UserError(
             f"{where}, row {_first(ids.is_null())}: no sequence_id. Give every row its own integer."
@@ -390,17 +346,7 @@ def check_ids(ids: pl.Series, where: str) -> None:
 
 
 def check_lengths(tokens: pl.Series, where: str, length: int, *, allow_null: bool = False) -> None:
-    """Refuse lists of another length or with a null inside.
-
-    Args:
-        tokens: a column of lists.
-        where: name of the table for messages.
-        length: tokens every list must have.
-        allow_null: let rows pass that have no list at all.
-
-    Raises:
-        UserError: naming the row, counted from 0.
-    """
+    """Reject lists of another length or with a null inside, naming the row, counted from 0."""
     lists = _as_lists(tokens)
     is_wrong = lists.list.len().ne_missing(length) & ~(lists.is_null() & allow_null)
     if is_wrong.any():
