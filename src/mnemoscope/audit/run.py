@@ -165,7 +165,7 @@ def _one(some: list[_Suffix], source: str) -> _Judged:
 SCHEMA_VERSION = 1
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "numba", "scipy")
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 

@@ -3,187 +3,23 @@
 Both are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
 """
 
-import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mnemoscope.maps.format import gone, tensor_start, triangle_length, triangle_size
-
-# Rows of open files into memory, in one compiled loop over the system's `pread`.
-
-
-def read_rows(
-    maps: np.ndarray, order: np.ndarray, first: int, places: np.ndarray, files: np.ndarray
-) -> int:
-    """Fill an array row by row; stops at the first row that does not come whole.
-
-    Args:
-        maps: contiguous, shape (n, ...); written.
-        order: in which order its rows are read, int64, shape (n,).
-        first: where in `order` to begin.
-        places: for each row of `maps` its file and its row there, int64, shape (2, n).
-        files: for each file its descriptor and the byte at which its rows begin, int64, shape
-            (2, files); a negative descriptor stops too.
-
-    Returns:
-        Where in `order` it stopped; n when all came, `first` where the system has no `pread`.
-    """
-    loop = _compiled()
-    if loop is None:
-        return first
-    return loop(maps.ctypes.data, maps[:1].nbytes, order, first, places, files)
-
-
-@cache
-def _compiled() -> Callable[[int, int, np.ndarray, int, np.ndarray, np.ndarray], int] | None:
-    try:
-        pread = ctypes.CDLL(None).pread
-    except (AttributeError, TypeError, OSError):  # Windows
-        return None
-    pread.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
-    pread.restype = ctypes.c_ssize_t
-
-    from numba import njit
-
-    @njit(nogil=True)
-    def loop(
-        address: int,
-        n_bytes: int,
-        order: np.ndarray,
-        first: int,
-        places: np.ndarray,
-        files: np.ndarray,
-    ) -> int:
-        for at in range(first, len(order)):
-            row = order[at]
-            file = places[0, row]
-            start = files[1, file] + places[1, row] * n_bytes
-            if pread(files[0, file], address + row * n_bytes, n_bytes, start) != n_bytes:
-                return at
-        return len(order)
-
-    return loop
-
-
-# Read rows of shards straight from their files into an array, without a copy in between.
-
-_MOST_OPEN = 32
-_CLOSED = -1
-
-
-class RowFiles:
-    """The shards of one tensor, opened when a row is asked for; some 32 are open at a time.
-
-    Threads read one after another: one that opens a shard may close what another reads from, and
-    the number of a closed file goes to the next that is opened.
-    """
-
-    def __init__(self, shards: Sequence[Path], tensor: str) -> None:
-        """Point at shards; nothing is opened yet.
-
-        Args:
-            shards: their paths.
-            tensor: name of the tensor that is read, float16.
-        """
-        self._shards, self._tensor = list(shards), tensor
-        self._open: dict[int, tuple[int, int]] = {}  # descriptor and start, the latest opened last
-        self._files = np.full((2, len(self._shards)), _CLOSED)  # the same, by shard
-        self._lock = threading.RLock()
-
-    def __getstate__(self) -> tuple[list[Path], str]:
-        return self._shards, self._tensor
-
-    def __setstate__(self, state: tuple[list[Path], str]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        for descriptor, _ in getattr(self, "_open", {}).values():
-            os.close(descriptor)
-
-    def read_row(self, maps: npt.NDArray[np.float16], shard: int, row: int) -> None:
-        """Fill one contiguous float16 array with a row.
-
-        Raises:
-            DamagedDataError: the shard has vanished, been cut or cannot be read.
-        """
-        with self._lock:
-            descriptor, start = self._open.get(shard) or self._open_shard(shard)
-            try:
-                n_read = _fill(descriptor, maps, start + row * maps.nbytes)
-            except OSError as error:
-                raise gone(self._shards[shard]) from error
-        if n_read != maps.nbytes:
-            raise gone(self._shards[shard])
-
-    def read(self, maps: npt.NDArray[np.float16], places: npt.NDArray[np.int64]) -> None:
-        """Fill an array row by row; shard by shard where not all may be open.
-
-        Args:
-            maps: float16, contiguous, shape (n, ...).
-            places: for each row of it the position of its shard and its row there, shape (2, n).
-
-        Raises:
-            DamagedDataError: as `read_row`.
-        """
-        few = len(self._shards) <= _MOST_OPEN
-        order = np.arange(len(maps)) if few else np.argsort(places[0], kind="stable")
-        done = 0
-        with self._lock:
-            while (done := read_rows(maps, order, done, places, self._files)) < len(maps):
-                row = order.item(done)  # its shard is not open or not whole, or no such call here
-                self.read_row(maps[row], *places[:, row].tolist())
-                done += 1
-
-    def _open_shard(self, shard: int) -> tuple[int, int]:
-        """Open one, and close the oldest where too many are; gives descriptor and first byte."""
-        if len(self._open) >= _MOST_OPEN:
-            oldest = next(iter(self._open))
-            os.close(self._open.pop(oldest)[0])
-            self._files[:, oldest] = _CLOSED
-        start = tensor_start(self._shards[shard], self._tensor)
-        try:
-            descriptor = os.open(self._shards[shard], os.O_RDONLY | _BINARY)
-        except OSError as error:
-            raise gone(self._shards[shard]) from error
-        self._open[shard] = descriptor, start
-        self._files[:, shard] = descriptor, start
-        return descriptor, start
-
-
-_BINARY = getattr(os, "O_BINARY", 0)
-
-
-def _fill_by_two_calls(descriptor: int, target: npt.NDArray[np.float16], start: int) -> int:
-    """As `_fill` where the system has no `preadv`; these fork no workers, so the place is ours."""
-    os.lseek(descriptor, start, os.SEEK_SET)
-    data = os.read(descriptor, target.nbytes)
-    target.reshape(-1).view(np.uint8)[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-    return len(data)
-
-
-def _fill_by_preadv(descriptor: int, target: npt.NDArray[np.float16], start: int) -> int:
-    """Read into an array from a place of a file; gives how many bytes came."""
-    return os.preadv(descriptor, (target.data,), start)
-
-
-_fill = _fill_by_preadv if hasattr(os, "preadv") else _fill_by_two_calls
-
-
-# Maps as the CNNs read them: from the store's files, or from a tensor.
 
 Pooling = Literal["mean", "max", "heads"]
 """A tensor of the store: pooled over heads, or every head's maps where these were stored."""
 
 _MOST_ROWS = 256
 _MOST_WEIGHTS = _MOST_ROWS * 4 * 64 * 64
+_MOST_OPEN = 32
 
 
 class MapSource(Protocol):
@@ -251,7 +87,10 @@ class TensorMaps:
 class StoredMaps:
     """One pooling of chosen sequences of a store, read row by row from its shards.
 
-    A shard is opened when a row of it is first asked for; each worker process opens its own.
+    A shard is opened when a row of it is first asked for, and some 32 are open at a time; each
+    worker process opens its own. Rows come by plain reads and not from a memory map: a mapped file
+    that is cut short ends the process. Threads read one after another, since one that opens a
+    shard may close what another reads from.
     """
 
     def __init__(
@@ -275,17 +114,26 @@ class StoredMaps:
             pooling: which tensor of the shards to read.
         """
         self.n_layers, self.length, self.pooling = n_layers, length, pooling
-        self._files = RowFiles(shards, pooling)
+        self._shards = list(shards)
         self._places = torch.stack([shard_of, row_of]).numpy()
-        self._shape = (n_layers, triangle_size(length))
+        self._open: dict[int, tuple[BinaryIO, int]] = {}  # file and start, the latest opened last
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open={}, _lock=threading.Lock())
+
+    def __del__(self) -> None:
+        for file, _ in getattr(self, "_open", {}).values():
+            file.close()
 
     def __len__(self) -> int:
         return int(self._places.shape[1])
 
     def __getitem__(self, position: int) -> torch.Tensor:
-        maps = np.empty(self._shape, dtype=np.float16)
-        self._files.read_row(maps, self._places.item(0, position), self._places.item(1, position))
-        return torch.from_numpy(maps)
+        return self.read(torch.tensor([position]))[0]
 
     def __getitems__(self, positions: list[int]) -> list[torch.Tensor]:
         return list(self.read(torch.tensor(positions, dtype=torch.long)))
@@ -297,13 +145,45 @@ class StoredMaps:
             IndexError: a position outside the data set.
             DamagedDataError: a shard has vanished or been cut since the store was opened.
         """
-        chosen = torch.as_tensor(rows, dtype=torch.long).numpy()
-        maps = np.empty((len(rows), *self._shape), dtype=np.float16)
-        self._files.read(maps, self._places[:, chosen])
+        shards, places = self._places[:, torch.as_tensor(rows, dtype=torch.long).numpy()].tolist()
+        maps = np.empty((len(shards), self.n_layers, triangle_size(self.length)), dtype=np.float16)
+        n_bytes = self.n_layers * triangle_size(self.length) * maps.itemsize
+        memory = maps.reshape(-1).view(np.uint8).data
+        order = list(range(len(shards)))
+        if len(self._shards) > _MOST_OPEN:
+            order.sort(key=shards.__getitem__)
+        with self._lock:
+            for at in order:
+                file, start = self._open.get(shards[at]) or self._open_shard(shards[at])
+                target = memory[at * n_bytes : (at + 1) * n_bytes]
+                try:
+                    n_read = _read_into(file, target, start + places[at] * n_bytes)
+                except OSError as error:
+                    raise gone(self._shards[shards[at]]) from error
+                if n_read != n_bytes:
+                    raise gone(self._shards[shards[at]])
         return torch.from_numpy(maps)
 
+    def _open_shard(self, shard: int) -> tuple[BinaryIO, int]:
+        """Open one, and close the oldest where too many are; the file and its first byte."""
+        if len(self._open) >= _MOST_OPEN:
+            self._open.pop(next(iter(self._open)))[0].close()
+        path = self._shards[shard]
+        start = tensor_start(path, self.pooling)
+        try:
+            file = open(path, "rb", buffering=0)  # noqa: SIM115 - stays open
+        except OSError as error:
+            raise gone(path) from error
+        self._open[shard] = file, start
+        return file, start
 
-# Maps made of two others while they are read: both poolings, or a model's less its reference's.
+
+def _read_into(file: BinaryIO, target: memoryview, start: int) -> int:
+    """Read from a place of a file, wherever a forked process has left it; gives bytes read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), (target,), start)
+    file.seek(start)  # Windows, where no process is forked
+    return file.readinto(target)  # type: ignore[attr-defined, no-any-return]
 
 
 class _Combined:

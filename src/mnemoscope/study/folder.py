@@ -498,7 +498,7 @@ def is_study(folder: Path) -> bool:
 
 
 _LIBRARIES = (
-    "torch", "transformers", "safetensors", "polars", "numpy", "scipy", "scikit-learn", "numba",
+    "torch", "transformers", "safetensors", "polars", "numpy", "scipy", "scikit-learn",
 )  # fmt: skip
 
 
