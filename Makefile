@@ -48,10 +48,10 @@ check: $(VENV)/.development
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS)
+	$(BIN)/pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal
 
 test-all: check
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 bench: $(VENV)/.development
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

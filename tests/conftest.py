@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 # On a busy machine an example takes as long as it is let; timings belong in benchmarks.
@@ -22,23 +23,41 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session")
-def small_demo(tmp_path_factory) -> Path:
-    """A finished small demo; read only."""
-    from mnemoscope.flow.run import demo_settings, run
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder once for all workers of this session: `made_once("demo", make)`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    folder = tmp_path_factory.mktemp("study") / "demo"
-    run(demo_settings(small=True), folder)
-    return folder
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / f"shared-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not (done := folder.with_suffix(".done")).exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> SimpleNamespace:
+def small_demo(made_once) -> Path:
+    """A finished small demo; read only."""
+    from mnemoscope.flow.run import demo_settings, run
+
+    return made_once("demo", lambda folder: run(demo_settings(small=True), folder))
+
+
+@pytest.fixture(scope="session")
+def tiny(made_once) -> SimpleNamespace:
     """A tiny model, its reference, a table of sequences, and a study's settings for them."""
     from tiny_models import make_sequences, save_model
 
-    folder = tmp_path_factory.mktemp("tiny")
-    model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
-    make_sequences(model).write_parquet(folder / "sequences.parquet")
+    def make(folder: Path) -> None:
+        save_model(folder / "reference", seed=1)
+        make_sequences(save_model(folder / "model")).write_parquet(folder / "sequences.parquet")
+
+    folder = made_once("tiny", make)
+    model, reference = folder / "model", folder / "reference"
     values = {
         "model": {"name": str(model), "batch_size": 16},
         "sequences": {"source": str(folder / "sequences.parquet")},
@@ -65,7 +84,7 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def tiny_studies(tiny, tmp_path_factory) -> dict[str, Path]:
+def tiny_studies(tiny, made_once) -> dict[str, Path]:
     """Copies of one study by the stage that it has come to, `report` the finished one; read only.
 
     Of its two taxonomies the second is impossible: no sequence is a guess.
@@ -74,13 +93,15 @@ def tiny_studies(tiny, tmp_path_factory) -> dict[str, Path]:
     from mnemoscope.study.folder import STAGES
     from mnemoscope.study.settings import load_settings
 
-    folder = tmp_path_factory.mktemp("tiny-studies") / "study"
-    copies = {}
-    for stage in (one for one in STAGES if not one.optional):
-        run(load_settings(tiny.yaml), folder, until=stage.name)
-        copies[stage.name] = folder.with_name(stage.name)
-        shutil.copytree(folder, copies[stage.name])
-    return copies
+    stages = [one.name for one in STAGES if not one.optional]
+
+    def make(folder: Path) -> None:
+        for stage in stages:
+            run(load_settings(tiny.yaml), folder / "study", until=stage)
+            shutil.copytree(folder / "study", folder / stage)
+
+    folder = made_once("tiny-studies", make)
+    return {stage: folder / stage for stage in stages}
 
 
 @pytest.fixture

@@ -111,8 +111,22 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
     ]
 
 
-def test_demo_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
-    done = run(installed, tmp_path, "demo", "--small", "-o", "demo")
+SMALLEST = {
+    "sequences.limit": "400",
+    "continue.scan": "true",
+    "label.taxonomies": '["Non-Memo, Guess, Recall"]',
+    "label.n_train": "24",
+    "label.n_eval": "12",
+    "label.minimum": "30",
+    "train.preset": "paper",
+    "train.seeds": "[0]",
+    "localize.sanity": "false",
+}
+
+
+def test_run_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
+    settings = [word for pair in SMALLEST.items() for word in ("--set", "=".join(pair))]
+    done = run(installed, tmp_path, "run", "-o", "demo", *settings)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
