@@ -53,10 +53,8 @@ def test_groups_are_memorized_exactly_and_the_others_within_the_tolerance() -> N
 
 def test_means_and_differences_by_hand() -> None:
     assert boundary_differences([[1, 2, 5, 0], [0, 4, 1, 0]], prefix=2).tolist() == [3.0, -3.0]
-    middle, low, high = normal_mean([1.0, 3.0])
-    assert middle == 2
-    assert high - middle == pytest.approx(1.959964 * np.sqrt(2) / np.sqrt(2))
-    assert middle - low == pytest.approx(high - middle)
+    reach = 1.959964 * np.sqrt(2) / np.sqrt(2)
+    assert normal_mean([1.0, 3.0]) == pytest.approx((2, 2 - reach, 2 + reach))
 
 
 def _planted(n: int = 30) -> pl.DataFrame:

@@ -7,21 +7,19 @@ import scipy.stats
 
 from mnemoscope.analysis import dependencies
 from mnemoscope.analysis.dependencies import (
+    CATEGORIES,
     PUBLISHED_LAST_ROW,
     Settings,
     binned_kl,
-    by_size,
-    by_step,
     chatterjee_xi,
     coefficient_table,
     coefficients,
     divergence_table,
-    kl_interval,
+    kl_estimate,
     own_proportions,
-    pooled_last_row,
-    published_kl,
     published_row,
     published_shares,
+    read_proportions,
 )
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.predictors import FEATURES
@@ -94,16 +92,8 @@ def test_the_divergence_of_two_gaussians() -> None:
     first, second = generator.normal(1, 1, 20_000), generator.normal(0, 1, 20_000)
     assert binned_kl(first, second, n_bins=40) == pytest.approx(0.5, abs=0.05)
     assert binned_kl(second, second) == 0
-    found = kl_interval(first[:400], second[:400], n_bins=10, n_resamples=50, seed=0)
-    assert found["low"] < found["kl"] < found["high"]
-    assert found["shuffled"] < 0.1 < found["low"]
-
-
-def test_the_published_divergence_is_none() -> None:
-    """Of two samples of one distribution it stays away from 0, whatever their size."""
-    values = np.exp(np.random.default_rng(5).normal(size=4000))
-    assert published_kl(values, values) > 0.3
-    assert binned_kl(values, values) == 0
+    found, shuffled = kl_estimate(first[:400], second[:400], n_bins=10, n_resamples=50, seed=0)
+    assert shuffled < 0.1 < found.low < found.value < found.high
 
 
 def _planted(n: int = 600) -> tuple[pl.DataFrame, np.ndarray]:
@@ -132,25 +122,20 @@ def test_tables_of_planted_features() -> None:
     found = divergence_table(features, memorized, Settings(n_resamples=50))
     assert found["duplicates"].to_list() == ["6–10"]
     assert found["kl"].item() > 1
-    published = divergence_table(features, memorized, Settings(n_resamples=50, published=True))
-    assert published["low"].null_count() == 1
 
 
-def test_published_shares_by_size_are_those_of_their_counts() -> None:
-    """Per cent printed with one decimal; 12b's rows of the two tables are one row."""
-    for row in by_size().iter_rows(named=True):
-        counts = [row[name] for name in ("recitation", "reconstruction", "recollection")]
-        for name, n in zip(("recitation", "reconstruction", "recollection"), counts, strict=True):
-            assert row[f"{name}_percent"] == pytest.approx(100 * n / sum(counts), abs=0.06)
-    assert by_size()["size"].n_unique() == by_size().height  # one checkpoint each
-    assert by_step()["size"].unique().to_list() == ["12b"]  # one size
-
-
-def test_the_published_last_row_pools_every_size() -> None:
-    assert pooled_last_row() == pytest.approx(PUBLISHED_LAST_ROW, abs=0.006)
-    true = by_size().filter(pl.col("size") == "12b")
+def test_published_shares_are_those_of_their_counts_and_the_last_row_pools_every_size() -> None:
+    table, names = read_proportions(), list(CATEGORIES.values())
+    at_end = table.filter(step_share=1.0)
+    assert at_end["size"].n_unique() == at_end.height  # one checkpoint each
+    counts, printed = at_end.select(names), at_end.select(f"{name}_percent" for name in names)
+    shares = counts.to_numpy() / counts.sum_horizontal().to_numpy()[:, None]
+    assert printed.to_numpy() == pytest.approx(100 * shares, abs=0.06)  # one decimal
+    pooled = counts.sum().to_numpy()[0]
+    assert 100 * pooled / pooled.sum() == pytest.approx(PUBLISHED_LAST_ROW, abs=0.006)
+    true = at_end.filter(size="12b")
     assert true["recollection_percent"].item() == pytest.approx(13.3)
-    assert abs(pooled_last_row()[2] - 13.35) > 2  # what the pooling did
+    assert abs(PUBLISHED_LAST_ROW[2] - 13.35) > 2  # what the pooling did
 
 
 def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None:
@@ -172,7 +157,7 @@ def _of_split(split: str | None, taxonomy: str, monkeypatch) -> AnalysisResult:
     features, memorized = _planted(200)
     names = ("Recite[5]", "Reconstruct", "Recollect") if "Recite" in taxonomy else ("Guess",) * 3
     category = pl.Series("category", [names[i % 3] for i in range(200)])
-    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows, published: features)
+    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows: features)
     monkeypatch.setattr(dependencies, "categories_of", lambda rows, taxonomy: category)
     table = pl.DataFrame({"sequence_id": range(200), "is_memorized": memorized})
     table = table.with_columns(text=pl.lit("a text"))
@@ -205,7 +190,7 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(mon
 def _of_features(features: pl.DataFrame, memorized: list[bool], monkeypatch) -> AnalysisResult:
     """The analysis on features that are given."""
     n = len(memorized)
-    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows, published: features)
+    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows: features)
     table = pl.DataFrame(
         {"sequence_id": range(n), "is_memorized": memorized, "duplicates": [2] * n}
         | dict.fromkeys(("is_incrementing", "is_repeating"), [False] * n)

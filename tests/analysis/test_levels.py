@@ -4,8 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mnemoscope.analysis import levels
 from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
-from mnemoscope.analysis.levels import Settings, analyse, level_of, stays, transitions
+from mnemoscope.analysis.levels import level_of, stays, transitions
+from mnemoscope.stats import share_of
 
 
 def test_levels_end_where_the_paper_says() -> None:
@@ -25,37 +27,35 @@ def test_transitions_of_a_table_made_by_hand() -> None:
     for row, column in [(0, 0), (0, 4), (1, 1), (2, 4), (3, 0), (4, 4), (4, 4), (4, 2)]:
         wanted[row, column] += 1
     assert transitions(before, after).tolist() == wanted.tolist()
-    share = stays(before, after)
-    assert share["very high"].value == pytest.approx(2 / 3)
-    assert share["memorized"].value == pytest.approx(1 / 2)
+    found = stays(before, after)
+    assert found == {"very high": (3, share_of(2, 3)), "memorized": (2, share_of(1, 2))}
     # Wilson's interval of 1 of 2, from its closed form
     z = 1.959964
     middle, reach = (1 + z * z / 2) / (2 + z * z), z * np.sqrt(2 * 0.25 + z * z / 4) / (2 + z * z)
-    assert share["memorized"].low == pytest.approx(middle - reach, abs=1e-5)
-    assert share["memorized"].high == pytest.approx(middle + reach, abs=1e-5)
+    assert share_of(1, 2)[1:] == pytest.approx((middle - reach, middle + reach), abs=1e-5)
+    assert str(stays([0.0, 0.1], [1.0, 0.1])["memorized"][1]) == "none to count"
+
+
+def _followed(table: pl.DataFrame, before: dict[int, float], monkeypatch, **settings: object):
+    """The analysis of two models whose scores are known: `small`, then the study's own."""
+
+    def decoded(inputs, lm, rows, *, label):
+        return pl.DataFrame({"memorization_score": [before[i] for i in rows["sequence_id"]]})
+
+    monkeypatch.setattr(levels, "decode_rows", decoded)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
+    others = (OtherModel("small", lambda: None),)
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, others=others)
+    return levels.analyse(inputs, levels.Settings(**settings))
 
 
 def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two models whose scores are known: the frames hold the table made by hand."""
-    import mnemoscope.analysis.levels as module
-
+    """The frames hold the table made by hand."""
     own = pl.Series("memorization_score", [1.0] * 18 + [0.0] * 2, dtype=pl.Float32)
-    other = [1.0] * 10 + [0.0] * 10
     table = pl.DataFrame({"sequence_id": range(20), "tokens": [[0] * 4] * 20}).with_columns(own)
-
-    def decoded(inputs, lm, rows, *, label):
-        return pl.DataFrame({"memorization_score": other})
-
-    monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
-    inputs = AnalysisInputs(
-        where="", table=table, load_model=lambda: None, others=(OtherModel("small", lambda: None),)
-    )
-    result = analyse(inputs, Settings())
-    assert "10 sequences" in result.sentence
-    assert "100.0 %" in result.sentence
-    assert "90.0 %" in result.sentence
-    assert "of all 20 sequences" in result.sentence
+    result = _followed(table, {i: float(i < 10) for i in range(20)}, monkeypatch)
+    for said in ("10 sequences", "100.0 %", "90.0 %", "of all 20 sequences"):
+        assert said in result.sentence
     assert not any("incrementing" in line for line in result.further)  # no features, no patterns
     moved = result.frames["transitions"].filter(pl.col("n") > 0)
     assert moved.select("from", "to", "n").rows() == [
@@ -68,17 +68,10 @@ def test_the_analysis_follows_planted_scores(monkeypatch: pytest.MonkeyPatch) ->
     assert result.figures[0].values[2] == (None,) * 5
 
 
-def test_nothing_highly_memorized_before_is_said_not_divided_by() -> None:
-    share = stays([0.0, 0.1], [1.0, 0.1])
-    assert str(share["memorized"]) == "none to count"
-
-
 def test_patterns_among_what_was_reproduced_are_counted_and_the_draw_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the 12 reproduced before, 5 count and 2 repeat; what is not known (null) is no pattern."""
-    import mnemoscope.analysis.levels as module
-
     table = pl.DataFrame(
         {
             "sequence_id": range(20),
@@ -88,16 +81,8 @@ def test_patterns_among_what_was_reproduced_are_counted_and_the_draw_is_said(
             "is_repeating": [False] * 5 + [True] * 2 + [False] * 4 + [None] + [False] * 8,
         }
     )
-    before = {number: float(number < 12) for number in range(20)}
-
-    def decoded(inputs, lm, rows, *, label):
-        return pl.DataFrame({"memorization_score": [before[i] for i in rows["sequence_id"]]})
-
-    monkeypatch.setattr(module, "decode_rows", decoded)
-    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
-    others = (OtherModel("small", lambda: None),)
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, others=others)
-    said = analyse(inputs, Settings()).further[1]
+    before = {i: float(i < 12) for i in range(20)}
+    said = _followed(table, before, monkeypatch).further[1]
     assert said.startswith("Of 12 sequences that small reproduces whole, 7 are incrementing or")
-    few = analyse(inputs, Settings(n_sequences=10))
+    few = _followed(table, before, monkeypatch, n_sequences=10)
     assert "of the 10 sequences drawn of 20." in few.sentence

@@ -18,7 +18,6 @@ from mnemoscope.analysis.predict import (
     assign_parts,
     best_partition,
     candidates,
-    count_candidates,
     expected_calibration_error,
     figures_of,
     fit_parts,
@@ -28,7 +27,7 @@ from mnemoscope.analysis.predict import (
     separating_features,
     split_rows,
 )
-from mnemoscope.analysis.predictors import frequency_columns, similar_texts, three_perplexities
+from mnemoscope.analysis.predictors import frequency_columns, similar_texts
 from mnemoscope.data.features import shannon_length
 from mnemoscope.errors import UserError
 
@@ -89,17 +88,11 @@ def test_one_model_a_part_finds_a_sign_that_turns() -> None:
     assert weights[0][0] < -2 < 2 < weights[1][0]
 
 
-def test_the_scaler_sees_the_training_rows_alone_unless_as_published() -> None:
+def test_a_column_of_zeros_and_ones_is_left_as_it_is() -> None:
     values, label = _logistic(400)
-    parts = np.zeros(400, dtype=int)
-    model = fit_parts(values[:200], label[:200], parts[:200]).models[0]
-    assert model[0].mean_ == pytest.approx(values[:200].mean(axis=0))
-    leaky = fit_parts(
-        values[:200], label[:200], parts[:200], leaky=values, leaky_parts=parts
-    ).models[0]
-    assert leaky[0].mean_ == pytest.approx(values.mean(axis=0))
-    left = fit_parts(values, label, parts, unscaled=(2,)).models[0]
+    left = fit_parts(values, label, np.zeros(400, dtype=int), unscaled=(2,)).models[0]
     assert left[0].transform(values)[:, 2] == pytest.approx(values[:, 2])
+    assert left[0].mean_[:2] == pytest.approx(values[:, :2].mean(axis=0))
 
 
 def test_a_part_with_one_label_predicts_it() -> None:
@@ -162,15 +155,11 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(calibrated, drawn) < 0.01
 
 
-def test_figures_by_hand_and_hard_aucs() -> None:
-    probabilities = np.array([0.9, 0.6, 0.8, 0.1])
-    label = np.array([True, False, True, False])
-    found = figures_of(probabilities, label)
+def test_figures_by_hand() -> None:
+    found = figures_of(np.array([0.9, 0.6, 0.8, 0.1]), np.array([True, False, True, False]))
     assert (found["roc_auc"], found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3), 1)
     assert found["f1"] == pytest.approx(0.8)
-    hard = figures_of(probabilities, label, hard=True)
-    assert hard["roc_auc"] == pytest.approx(0.75)  # one of two negatives is tied with the positives
-    assert np.isnan(figures_of(probabilities, np.ones(4, dtype=bool))["roc_auc"])
+    assert np.isnan(figures_of(np.full(4, 0.7), np.ones(4, dtype=bool))["roc_auc"])
 
 
 def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
@@ -180,8 +169,7 @@ def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
     assert len(every) == 810
     assert len({(one.first, one.second) for one in every}) == 810
     few = {name: values[name] for name in (*PARTITION_FEATURES[:3], PARTITION_FEATURES[8])}
-    assert count_candidates(values) == 810
-    assert count_candidates({*few, "prompt_perplexity"}) == len(list(candidates(few))) == 108
+    assert len(list(candidates(few))) == 108
     one = every[17]
     parts = assign_parts(one, values)
     is_first = values[one.first[0]] >= one.thresholds[0]
@@ -210,18 +198,19 @@ def _planted_data(n: int = 900) -> Data:
 
 def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     data = _planted_data()
-    candidate, n_eligible = best_partition(data, Settings(partition_rows=600))
-    assert candidate is not None
-    assert "duplicates" in {candidate.first[0], candidate.second[0]}
-    assert 0 < n_eligible <= 54
+    found = best_partition(data, Settings(partition_rows=600))
+    assert found.best is not None
+    assert "duplicates" in {found.best.first[0], found.best.second[0]}
+    assert 0 < found.n_eligible <= found.n_all == 54
     unknown = {
         name: np.where(data.is_test, np.nan, values) for name, values in data.features.items()
     }
     blind = replace(data, features=unknown, label=data.label & ~data.is_test)
-    assert best_partition(blind, Settings(partition_rows=600)) == (candidate, n_eligible)
-    settings = Settings(n_resamples=50, tests=False, partition_rows=600)
-    scores, weights, tests, _, _ = model_all(data, settings)
+    assert best_partition(blind, Settings(partition_rows=600)) == found
+    settings = Settings(n_resamples=50, tests=False, partition=False)
+    scores, weights, tests, partition = model_all(data, settings)
     assert tests is None
+    assert partition is None
     f1 = {row["model"]: row for row in scores.filter(figure="f1", category="all").to_dicts()}
     assert f1["taxonomic"]["low"] > f1["baseline"]["high"]
     assert f1["taxonomic"]["value"] > 0.8
@@ -241,29 +230,6 @@ def test_near_duplicates_stay_on_one_side() -> None:
     }
     assert all(len(side) == 1 for side in sides.values())
     assert 0.1 < test.mean() < 0.3
-    by_row = split_rows(label, category, None, seed=0)
-    assert by_row.sum() == 60
-
-
-def test_published_perplexity_is_a_product_and_corrected_ones_are_its_powers() -> None:
-    """related work: sequence = prompt x generation; corrected = published^(63/31), ^(63/32)."""
-    generator = np.random.default_rng(5)
-    logprobs = -generator.exponential(size=(20, 63))
-    tokens = generator.integers(1, 100, (20, 64))
-    published = three_perplexities(logprobs, tokens, published=True)
-    product = published["prompt_perplexity"] * published["generation_perplexity"]
-    assert published["sequence_perplexity"] == pytest.approx(product, rel=1e-6)
-    own = three_perplexities(logprobs, tokens)
-    assert own["prompt_perplexity"] == pytest.approx(published["prompt_perplexity"] ** (63 / 31))
-    assert own["generation_perplexity"] == pytest.approx(
-        published["generation_perplexity"] ** (63 / 32)
-    )
-    assert own["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 31:].mean(axis=1)))
-    tokens[0, :5] = 0  # published: as many tokens at the end are dropped, wherever the zeros are
-    dropped = three_perplexities(logprobs, tokens, published=True)["sequence_perplexity"][0]
-    assert dropped == pytest.approx(np.exp(-logprobs[0, :58].mean()))
-    tokens[1] = 0
-    assert three_perplexities(logprobs, tokens, published=True)["prompt_perplexity"][1] == -1
 
 
 def test_shannon_lengths_of_the_related_work() -> None:
@@ -299,15 +265,9 @@ def test_columns_of_the_table_count_before_what_is_made_of_it(monkeypatch) -> No
 def test_similar_texts_are_counted_and_near_ones_among_them() -> None:
     base = "the quick brown fox jumps over the lazy dog and runs away again " * 2
     texts = [base, base.replace("lazy", "lame"), base, "nothing of the kind stands here at all"]
-    similar, near = similar_texts(texts)
-    assert similar.tolist() == [2, 2, 2, 0]
-    assert near.tolist() == [1, 2, 1, 0]  # an equal text is no edit away
-
-
-def test_settings_say_their_ranges() -> None:
-    assert pl.DataFrame({"a": [Settings().n_resamples]}).item() == 500
-    with pytest.raises(ValueError, match="greater than or equal to 50"):
-        Settings(n_resamples=3)
+    found = similar_texts(texts)
+    assert found["n_similar"].tolist() == [2, 2, 2, 0]
+    assert found["n_near"].tolist() == [1, 2, 1, 0]  # an equal text is no edit away
 
 
 def _refused(monkeypatch, table: pl.DataFrame, features: dict, **settings: object) -> str:

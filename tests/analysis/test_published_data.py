@@ -160,20 +160,27 @@ def test_predict_reaches_what_the_planted_duplicates_allow(study, source, call, 
     )
 
 
+def _published(logprobs: np.ndarray, tokens: np.ndarray) -> pl.DataFrame:
+    """The published rule: both halves by the tokens of the whole, less one a token id 0."""
+    found = []
+    for row, n in zip(logprobs, logprobs.shape[1] - (tokens == 0).sum(axis=1), strict=True):
+        halves = [row[: n // 2].sum(), row[n // 2 : n].sum()]
+        found.append([float(np.exp(-nats / n)) for nats in (*halves, sum(halves))])
+    return pl.DataFrame(found, [f"published_{name}" for name in PERPLEXITIES], orient="row")
+
+
 def test_perplexities_of_the_data_set_are_mended_to_our_own() -> None:
     """The published rule and back again, token ids 0 among the sequences; -1 is no perplexity."""
     generator = np.random.default_rng(0)
     tokens = generator.integers(1, 9, (12, 64)).astype(np.int32)
     logprobs = -generator.exponential(size=(12, 63))
-    published = three_perplexities(logprobs, tokens, published=True)
-    frame = pl.DataFrame({f"published_{name}": published[name] for name in PERPLEXITIES})
-    for name, values in three_perplexities(logprobs, tokens).items():
+    frame, own = _published(logprobs, tokens), three_perplexities(logprobs)
+    for name, values in own.items():
         assert given_perplexities(frame, tokens)[name] == pytest.approx(values)
-    for name, values in given_perplexities(frame, tokens, published=True).items():
-        assert values == pytest.approx(published[name])
+    assert own["prompt_perplexity"] == pytest.approx(np.exp(-logprobs[:, :31].mean(axis=1)))
+    assert own["generation_perplexity"] == pytest.approx(np.exp(-logprobs[:, 31:].mean(axis=1)))
     tokens[0, 5:9] = 0  # four trailing tokens are not counted: 59 are, 29 of the first half
-    published = three_perplexities(logprobs, tokens, published=True)
-    frame = pl.DataFrame({f"published_{name}": published[name] for name in PERPLEXITIES})
+    frame = _published(logprobs, tokens)
     found = given_perplexities(frame, tokens)
     assert found["prompt_perplexity"][0] == pytest.approx(np.exp(-logprobs[0, :29].mean()))
     assert found["generation_perplexity"][0] == pytest.approx(np.exp(-logprobs[0, 29:59].mean()))

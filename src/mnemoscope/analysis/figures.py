@@ -60,11 +60,10 @@ class Chart(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "Chart":
-        xs = [x for series in self.series for x in series.x if x is not None]
-        if self.log_x and any(x <= 0 for x in xs):
-            raise ValueError(f"chart '{self.title}': a logarithmic x of 0 or less")
-        if self.log_y and any(y is not None and y <= 0 for one in self.series for y in one.y):
-            raise ValueError(f"chart '{self.title}': a logarithmic y of 0 or less")
+        for axis, is_log in (("x", self.log_x), ("y", self.log_y)):
+            values = (one for series in self.series for one in getattr(series, axis))
+            if is_log and any(one is not None and one <= 0 for one in values):
+                raise ValueError(f"chart '{self.title}': a logarithmic {axis} of 0 or less")
         return self
 
 
@@ -92,7 +91,7 @@ class HeatMap(_Frozen):
 Figure = Chart | HeatMap
 
 
-def plain(values: npt.ArrayLike | Iterable[float | None] | Sequence[float]) -> Values:
+def plain(values: npt.ArrayLike | Iterable[float | None]) -> Values:
     """Give numbers as a figure wants them: Python floats, None where they are not finite.
 
     >>> plain([1, float("nan")])
@@ -110,15 +109,32 @@ def series_of(
     x: str | None = None,
     ends: Sequence[str] | None = ("low", "high"),
 ) -> Series:
-    """Make a series of a frame's columns.
+    """Make a series of a frame's columns, one row a point.
 
     Args:
         name: for the legend.
-        rows: one a point.
-        y: its column.
+        rows: the frame.
+        y: its column of values.
         x: column of the places; None numbers the rows from 0, as categories are.
         ends: columns of the interval; None without one.
     """
     low, high = ((), ()) if ends is None else (plain(rows[end]) for end in ends)
     places = range(rows.height) if x is None else rows[x]
     return Series(name=name, x=plain(places), y=plain(rows[y]), low=low, high=high)
+
+
+def series_beside(
+    name: str, rows: "pl.DataFrame", column: str, keys: Iterable[str], shift: float
+) -> Series:
+    """Make a series of `value`, `low` and `high`, each row at the number of its key.
+
+    Args:
+        name: for the legend.
+        rows: at most one a key.
+        column: holds the keys.
+        keys: the categories in order.
+        shift: added to the place, so that several series stand side by side.
+    """
+    places = {key: place + shift for place, key in enumerate(keys)}
+    x = plain(places[key] for key in rows[column])
+    return series_of(name, rows, "value").model_copy(update={"x": x})

@@ -6,9 +6,8 @@ row-normalised transition matrix between sizes.
 Run it: mnemoscope analyze levels STUDY --second MODEL
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +19,14 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisS
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.stats import Estimate, share_of
 
-if TYPE_CHECKING:
-    from mnemoscope.lm.model import LanguageModel
-
-
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
 
 _ENDS = np.array([0.2, 0.4, 0.6, 0.8])
 _ROUNDING = 1e-6
+
+_Scores = Mapping[str, npt.NDArray[np.float64]]
+"""By model: the score of every sequence."""
 
 
 class Settings(AnalysisSettings):
@@ -40,13 +38,7 @@ class Settings(AnalysisSettings):
 
 
 def level_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Give the number of the level of each score.
-
-    Args:
-        scores: shape (n,), fractions in [0, 1].
-
-    Returns:
-        Shape (n,), 0 (very low) to 4 (very high).
+    """Give the number of the level of each score, 0 (very low) to 4 (very high).
 
     >>> level_of([0.2, 0.21875, 1.0]).tolist()
     [0, 1, 4]
@@ -71,7 +63,7 @@ def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.i
     return counts
 
 
-def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, Estimate]:
+def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, tuple[int, Estimate]]:
     """Say how much of what was memorized stays so.
 
     Args:
@@ -79,173 +71,147 @@ def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, Estimate]:
         after: scores of the same sequences under the second.
 
     Returns:
-        `very high` (score over .8 in both) and `memorized` (score 1 in both), shares of those
-        that were so before.
+        `very high` (score over .8) and `memorized` (score 1): how many were so before, and which
+        share of them is so in both.
     """
+    found = {}
     first, second = np.asarray(before), np.asarray(after)
-    top, later = level_of(first) == 4, level_of(second) == 4
-    whole, whole_later = first == 1, second == 1
-    return {
-        "very high": share_of(int((top & later).sum()), int(top.sum())),
-        "memorized": share_of(int((whole & whole_later).sum()), int(whole.sum())),
-    }
+    for what, was, is_now in (
+        ("very high", level_of(first) == 4, level_of(second) == 4),
+        ("memorized", first == 1, second == 1),
+    ):
+        n = int(was.sum())
+        found[what] = n, share_of(int((was & is_now).sum()), n)
+    return found
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Score the same sequences under every model and follow them from one to the next.
 
     The study's model comes last. Its own scores are used where the study has them.
-
-    Args:
-        inputs: with at least one other model.
-        settings: how many sequences.
     """
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
-    others = inputs.other_models()
-    names = [*(name for name, _ in others), "this model"]
-    scores = [_scores(inputs, lm, rows, name) for name, lm in others]
-    own = complete_rows(inputs, rows, "memorization_score", label="Continuing with this model")
-    scores.append(own["memorization_score"].to_numpy().astype(np.float64))
-    frames = {
-        "scores": rows.select("sequence_id").with_columns(
-            pl.Series(name, values) for name, values in zip(names, scores, strict=True)
-        ),
-        "levels": _level_frame(names, scores),
-        "transitions": _transition_frame(names, scores),
-        "stays": _stays_frame(names, scores),
+    found = {
+        name: decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
+        for name, lm in inputs.other_models()
     }
+    found["this model"] = complete_rows(
+        inputs, rows, "memorization_score", label="Continuing with this model"
+    )
+    scores = {
+        name: frame["memorization_score"].to_numpy().astype(np.float64)
+        for name, frame in found.items()
+    }
+    n, n_all = rows.height, inputs.table.height
+    of = f"all {n:,} sequences" if n == n_all else f"the {n:,} sequences drawn of {n_all:,}"
+    levels = _level_frame(scores)
     return AnalysisResult(
-        sentence=_sentence(names, scores, of=_drawn(rows.height, inputs.table.height)),
-        frames=frames,
-        figures=(*_heat_maps(names, scores), _level_chart(names, scores)),
+        sentence=_sentence(scores, of),
+        frames={
+            "scores": rows.select("sequence_id").with_columns(
+                pl.Series(name, values) for name, values in scores.items()
+            ),
+            "levels": levels,
+            "transitions": _transition_frame(scores),
+            "stays": _stays_frame(scores),
+        },
+        figures=(*_heat_maps(scores), _level_chart(levels)),
         further=(
-            f"{rows.height:,} sequences, each continued by {len(names)} models.",
-            *_patterns(rows, names, scores),
+            f"{n:,} sequences, each continued by {len(scores)} models.",
+            *_patterns(rows, scores),
             "A score counts the right tokens at their places in a free-running continuation: one "
             "token skipped spoils all that follow, so the middle levels are thinly filled.",
         ),
     )
 
 
-def _scores(
-    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, name: str
-) -> npt.NDArray[np.float64]:
-    decoded = decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
-    return decoded["memorization_score"].to_numpy().astype(np.float64)
-
-
-def _level_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> pl.DataFrame:
+def _level_frame(scores: _Scores) -> pl.DataFrame:
     """Sequences in each level under each model."""
     rows = []
-    for name, values in zip(names, scores, strict=True):
+    for name, values in scores.items():
         counts = np.bincount(level_of(values), minlength=len(LEVELS))
         for level, count in zip(LEVELS, counts.tolist(), strict=True):
-            share = share_of(count, len(values))
-            rows.append(
-                {"model": name, "level": level, "n": count, "share": share.value}
-                | {"low": share.low, "high": share.high}
-            )
+            share = share_of(count, len(values)).columns("share", ends="")
+            rows.append({"model": name, "level": level, "n": count, **share})
     return pl.DataFrame(rows)
 
 
-def _transition_frame(
-    names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
-) -> pl.DataFrame:
+def _transition_frame(scores: _Scores) -> pl.DataFrame:
     """Every entry of every transition matrix."""
     rows = []
-    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
-        counts = transitions(before, after)
-        for i, line in enumerate(counts):
-            for j, count in enumerate(line.tolist()):
-                share = share_of(count, int(line.sum()))
-                rows.append(
-                    {"from_model": first, "to_model": second}
-                    | {"from": LEVELS[i], "to": LEVELS[j], "n": count}
-                    | {"share": share.value, "low": share.low, "high": share.high}
-                )
+    for (first, before), (second, after) in pairwise(scores.items()):
+        for level, line in zip(LEVELS, transitions(before, after), strict=True):
+            for other, count in zip(LEVELS, line.tolist(), strict=True):
+                share = share_of(count, int(line.sum())).columns("share", ends="")
+                between = {"from_model": first, "to_model": second, "from": level, "to": other}
+                rows.append({**between, "n": count, **share})
     return pl.DataFrame(rows)
 
 
-def _stays_frame(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> pl.DataFrame:
+def _stays_frame(scores: _Scores) -> pl.DataFrame:
     """What stays, for each pair of neighbours."""
-    rows = []
-    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
-        for what, share in stays(before, after).items():
-            n = int((np.asarray(before) == 1).sum()) if what == "memorized" else None
-            n = int((level_of(before) == 4).sum()) if n is None else n
-            rows.append(
-                {"from_model": first, "to_model": second, "what": what, "n_before": n}
-                | {"share": share.value, "low": share.low, "high": share.high}
-            )
-    return pl.DataFrame(rows)
-
-
-def _drawn(n: int, n_all: int) -> str:
-    """What a share is of: all sequences, or those that were drawn."""
-    return f"all {n:,} sequences" if n == n_all else f"the {n:,} sequences drawn of {n_all:,}"
-
-
-def _patterns(
-    rows: pl.DataFrame, names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
-) -> list[str]:
-    """How many of what the model before reproduces whole are patterns, which need no memory."""
-    flags = ("is_incrementing", "is_repeating")
-    if not set(flags) <= set(rows.columns):
-        return []
-    is_pattern = (rows["is_incrementing"] | rows["is_repeating"]).fill_null(False).to_numpy()
-    whole = scores[-2] == 1
-    n_whole, n_both = int(whole.sum()), int((whole & is_pattern).sum())
-    if not n_whole:
-        return []
-    return [
-        f"Of {n_whole:,} sequences that {names[-2]} reproduces whole, {n_both:,} are incrementing "
-        f"or repeating ({share_of(n_both, n_whole)}): patterns are continued without memory."
-    ]
-
-
-def _sentence(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]], *, of: str) -> str:
-    share = stays(scores[-2], scores[-1])["very high"]
-    n = int((level_of(scores[-2]) == 4).sum())
-    memorized = share_of(int((scores[-1] == 1).sum()), len(scores[-1]))
-    if not n:
-        return (
-            f"{names[-2]} holds no sequence at the very high level (score over .8), so there is "
-            f"nothing that could stay; {names[-1]} has memorized {memorized} of {of}."
-        )
-    return (
-        f"Of {n:,} sequences very highly memorized by {names[-2]} (score over .8), {share} stay "
-        f"so in {names[-1]}, which has memorized {memorized} of {of}."
+    return pl.DataFrame(
+        [
+            {"from_model": first, "to_model": second, "what": what, "n_before": n}
+            | share.columns("share", ends="")
+            for (first, before), (second, after) in pairwise(scores.items())
+            for what, (n, share) in stays(before, after).items()
+        ]
     )
 
 
-def _heat_maps(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> "list[HeatMap]":
+def _patterns(rows: pl.DataFrame, scores: _Scores) -> Iterator[str]:
+    """How many of what the model before reproduces whole are patterns, which need no memory."""
+    if not {"is_incrementing", "is_repeating"} <= set(rows.columns):
+        return
+    is_pattern = (rows["is_incrementing"] | rows["is_repeating"]).fill_null(False).to_numpy()
+    name, before = list(scores.items())[-2]
+    n_whole, n_both = int((before == 1).sum()), int(((before == 1) & is_pattern).sum())
+    if n_whole:
+        yield (
+            f"Of {n_whole:,} sequences that {name} reproduces whole, {n_both:,} are incrementing "
+            f"or repeating ({share_of(n_both, n_whole)}): patterns are continued without memory."
+        )
+
+
+def _sentence(scores: _Scores, of: str) -> str:
+    (before, first), (after, second) = list(scores.items())[-2:]
+    n, share = stays(first, second)["very high"]
+    memorized = share_of(int((second == 1).sum()), len(second))
+    if not n:
+        return (
+            f"{before} holds no sequence at the very high level (score over .8), so there is "
+            f"nothing that could stay; {after} has memorized {memorized} of {of}."
+        )
+    return (
+        f"Of {n:,} sequences very highly memorized by {before} (score over .8), {share} stay "
+        f"so in {after}, which has memorized {memorized} of {of}."
+    )
+
+
+def _heat_maps(scores: _Scores) -> Iterator[HeatMap]:
     """A row-normalised transition matrix a pair of neighbours."""
-    maps = []
-    for (first, before), (second, after) in pairwise(zip(names, scores, strict=True)):
+    for (first, before), (second, after) in pairwise(scores.items()):
         counts = transitions(before, after)
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
-        maps.append(
-            HeatMap(
-                title=f"Where the sequences of each level go, from {first} to {second} "
-                "(per cent of a row)",
-                values=tuple(plain(row) for row in shares),
-                row_names=tuple(
-                    f"{level} ({int(total):,})"
-                    for level, total in zip(LEVELS, totals[:, 0], strict=True)
-                ),
-                column_names=LEVELS,
-                row_label=first,
-                column_label=second,
-                percent=True,
-            )
+        yield HeatMap(
+            title=f"Where the sequences of each level go, from {first} to {second} "
+            "(per cent of a row)",
+            values=tuple(plain(row) for row in shares),
+            row_names=tuple(
+                f"{level} ({total:,})"
+                for level, total in zip(LEVELS, totals[:, 0].tolist(), strict=True)
+            ),
+            column_names=LEVELS,
+            row_label=first,
+            column_label=second,
+            percent=True,
         )
-    return maps
 
 
-def _level_chart(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]) -> Chart:
+def _level_chart(levels: pl.DataFrame) -> Chart:
     """Share of the sequences in each level under each model."""
-    frame = _level_frame(names, scores)
     return Chart(
         title="Sequences in each level, per cent (95 % interval)",
         form="bars",
@@ -253,7 +219,6 @@ def _level_chart(names: Sequence[str], scores: Sequence[npt.NDArray[np.float64]]
         percent=True,
         series=tuple(
             series_of(name, part, "share")
-            for name in names
-            for part in [frame.filter(pl.col("model") == name)]
+            for (name,), part in levels.group_by("model", maintain_order=True)
         ),
     )

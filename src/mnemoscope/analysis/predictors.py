@@ -6,16 +6,21 @@ counts of similar texts are replaced by n-gram ones, which bear other names.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.rows import hash_ids, model_basis
+from mnemoscope.analysis.rows import hash_ids, keep_blocks
+from mnemoscope.data.corpus import Place
 from mnemoscope.data.features import shannon_length
 from mnemoscope.data.table import token_matrix
-from mnemoscope.progress import track
+from mnemoscope.progress import Progress, track
+
+_Floats = npt.NDArray[np.float64]
+_Counts = npt.NDArray[np.int64]
 
 FEATURES: Mapping[str, str] = {
     "duplicates": "times the suffix stands in the training text",
@@ -35,72 +40,58 @@ FEATURES: Mapping[str, str] = {
 }
 """Every feature and its meaning, in the order of the published models."""
 
-_MOST_ROWS_AT_ONCE = 512
 _SIMILAR, _NEAR = 0.8, 20
-_BLOCK = 1024
+_BLOCK, _TEXT_BLOCK = 1024, 512
 _GIVEN_COUNTS = "published_frequencies"
 
 
-def add_predictors(
-    inputs: AnalysisInputs, rows: pl.DataFrame, *, published: bool = False
-) -> pl.DataFrame:
-    """Give every feature of every row; one that the table lacks the means for is null.
+def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
+    """Give `sequence_id` and `FEATURES`, float64, of rows of the table, which need `tokens`.
 
-    Args:
-        inputs: whose model, corpus and shelf serve.
-        rows: rows of the table, with `tokens`.
-        published: perplexities as published (`three_perplexities`).
-
-    Returns:
-        `sequence_id` and the columns `FEATURES`, float64.
+    A feature that the table lacks the means for is null.
     """
     tokens = token_matrix(rows)
-    columns: dict[str, npt.ArrayLike | None] = dict.fromkeys(FEATURES)
-    columns |= frequency_columns(tokens, count_tokens(inputs))
+    columns: dict[str, Any] = {**frequency_columns(tokens, count_tokens(inputs))}
     if inputs.has_model:
-        columns |= three_perplexities(_logprobs(inputs, rows), tokens, published=published)
+        columns |= three_perplexities(_logprobs(inputs, rows))
     else:
-        columns |= given_perplexities(rows, tokens, published=published)
+        columns |= given_perplexities(rows, tokens)
     if _has_texts(rows):
         texts = rows["text"].to_list()
-        columns |= _kept_similarities(inputs, rows, texts)
+        basis = {"ids": hash_ids(rows), "of": "char 3-grams"}
+        kept = inputs.shelf("similar", basis, lambda: pl.DataFrame(similar_texts(texts)))
+        columns |= {name: kept[name].to_numpy() for name in ("n_similar", "n_near")}
         columns["shannon_length"] = [shannon_length(text) for text in texts]
-    made: dict[str, pl.Series] = {
-        name: _column(name, values, rows.height) for name, values in columns.items()
-    }
     for name in ("duplicates", "n_similar", "n_near"):
         if name in rows.columns:  # a user's own column knows better
-            made[name] = rows[name].cast(pl.Float64)
+            columns[name] = rows[name].cast(pl.Float64)
     if {"is_incrementing", "is_repeating"} <= set(rows.columns):
         either = rows["is_incrementing"] | rows["is_repeating"]
-        made["is_templating"] = either.cast(pl.Float64).alias("is_templating")
-    return rows.select("sequence_id").with_columns(made.values())
+        columns["is_templating"] = either.cast(pl.Float64)
+    unknown = [None] * rows.height
+    return rows.select("sequence_id").with_columns(
+        pl.Series(name, columns.get(name, unknown)).cast(pl.Float64) for name in FEATURES
+    )
 
 
-def _column(name: str, values: npt.ArrayLike | None, n_rows: int) -> pl.Series:
-    """A feature as a column; null throughout where it is not known."""
-    if values is None:
-        return pl.Series(name, [None] * n_rows, dtype=pl.Float64)
-    return pl.Series(name, np.asarray(values, dtype=np.float64))
-
-
-def count_tokens(inputs: AnalysisInputs) -> npt.NDArray[np.int64]:
+def count_tokens(inputs: AnalysisInputs) -> _Counts:
     """Count every token id in the corpus; without one `frequency_source` says in what."""
-    if inputs.corpus is None and _GIVEN_COUNTS in inputs.table.columns:
-        return _given_counts(inputs.table)
-    if inputs.corpus is None:
-        return np.bincount(token_matrix(inputs.table).ravel()).astype(np.int64)
-    corpus = inputs.corpus
+    corpus, table = inputs.corpus, inputs.table
+    if corpus is None and _GIVEN_COUNTS in table.columns:
+        each = table.select("tokens", _GIVEN_COUNTS).drop_nulls()
+        ids = each["tokens"].explode().to_numpy()
+        given = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
+        given[ids] = each[_GIVEN_COUNTS].explode().to_numpy()
+        return given
+    if corpus is None:
+        return np.bincount(token_matrix(table).ravel()).astype(np.int64)
 
     def make() -> pl.DataFrame:
-        from mnemoscope.data.corpus import Place
-
         counts = np.zeros(0, dtype=np.int64)
         with track("Counting tokens", total=corpus.n_tokens, unit="tokens") as progress:
             for chunk, _ in corpus.chunks(Place(), 1):
                 found = np.bincount(chunk.tokens[: chunk.n_new].astype(np.int64))
-                longer = max(len(found), len(counts))
-                counts = np.pad(counts, (0, longer - len(counts)))
+                counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
                 counts[: len(found)] += found
                 progress.advance(chunk.n_new)
         return pl.DataFrame({"count": counts})
@@ -117,29 +108,24 @@ def frequency_source(inputs: AnalysisInputs) -> str:
     return "the study's own sequences, which are few and chosen (--corpus counts in the corpus)"
 
 
-def _given_counts(table: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Counts of the token ids that stand in a table which brings each token's own."""
-    rows = table.select("tokens", _GIVEN_COUNTS).drop_nulls()
-    ids = rows["tokens"].explode().to_numpy()
-    counts = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int64)
-    counts[ids] = rows[_GIVEN_COUNTS].explode().to_numpy()
-    return counts
+def counts_of(tokens: npt.NDArray[np.int32], counts: _Counts) -> _Counts:
+    """Give the count of every token, (n, T); an id beyond the end was never seen."""
+    padded = np.pad(counts, (0, max(0, int(tokens.max(initial=0)) + 1 - len(counts))))
+    found: _Counts = padded[tokens]
+    return found
 
 
-def frequency_columns(
-    tokens: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[np.float64]]:
+def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[str, _Floats]:
     """Statistics of how frequent a sequence's tokens are, each token counted as often as it stands.
 
     Args:
         tokens: shape (n, T).
-        counts: of every token id in a corpus; an id beyond the end was never seen.
+        counts: of every token id in a corpus.
 
     Returns:
         Six columns of shape (n,): counts, not shares.
     """
-    padded = np.pad(counts, (0, max(0, int(tokens.max(initial=0)) + 1 - len(counts))))
-    each = padded[tokens].astype(np.float64)
+    each = counts_of(tokens, counts).astype(np.float64)
     return {
         "max_frequency": each.max(axis=1),
         "avg_frequency": each.mean(axis=1),
@@ -150,51 +136,35 @@ def frequency_columns(
     }
 
 
-def three_perplexities(
-    logprobs: npt.NDArray[np.float64], tokens: npt.NDArray[np.int32], *, published: bool = False
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Perplexity of the first half, of the second and of the whole.
-
-    Published: both halves divide by the number of all tokens, so that sequence = prompt times
-    generation, and as many trailing positions are dropped as there are token ids 0 anywhere.
-    Here each half divides by its own number of tokens, and nothing is dropped.
+def three_perplexities(logprobs: _Floats) -> dict[str, _Floats]:
+    """Perplexity of the first half, of the second and of the whole, each by its own tokens.
 
     Args:
         logprobs: of every token but the first, shape (n, T - 1), nats.
-        tokens: shape (n, T).
-        published: as published.
 
     Returns:
-        `prompt_perplexity`, `generation_perplexity`, `sequence_perplexity`, shape (n,); -1 where
-        the published rule leaves nothing.
+        `prompt_perplexity`, `generation_perplexity`, `sequence_perplexity`, shape (n,).
     """
-    n_all = logprobs.shape[1]
-    kept = n_all - (tokens == 0).sum(axis=1) if published else np.full(len(tokens), n_all)
-    kept = np.maximum(kept, 0)
-    middle = kept // 2
-    total = np.concatenate([np.zeros((len(tokens), 1)), np.cumsum(logprobs, axis=1)], axis=1)
-    row = np.arange(len(tokens))
-    first, whole = total[row, middle], total[row, kept]
-    ends = (kept, kept, kept) if published else (middle, kept - middle, kept)
-    names = ("prompt_perplexity", "generation_perplexity", "sequence_perplexity")
-    found = {}
-    for name, nats, n in zip(names, (first, whole - first, whole), ends, strict=True):
-        found[name] = np.where(n > 0, np.exp(-nats / np.maximum(n, 1)), -1.0)
-    return found
+    n = logprobs.shape[1]
+    total = np.cumsum(np.pad(logprobs, ((0, 0), (1, 0))), axis=1)
+    first, whole = total[:, n // 2], total[:, n]
+    return {
+        "prompt_perplexity": np.exp(-first / max(n // 2, 1)),
+        "generation_perplexity": np.exp(-(whole - first) / (n - n // 2)),
+        "sequence_perplexity": np.exp(-whole / n),
+    }
 
 
-def given_perplexities(
-    rows: pl.DataFrame, tokens: npt.NDArray[np.int32], *, published: bool = False
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Read the perplexities of a split, and mend them as `three_perplexities` computes them.
+def given_perplexities(rows: pl.DataFrame, tokens: npt.NDArray[np.int32]) -> dict[str, _Floats]:
+    """Read the perplexities of a split, and mend them to what `three_perplexities` gives.
 
-    A published half is exp(-sum / N) with N tokens of the whole that count; its own number of
-    tokens in place of N is a power of it.
+    Both published halves are exp(-sum / N) with N tokens of the whole: all but the first, less as
+    many as there are token ids 0, which are dropped at the end. Its own number of tokens in place
+    of N is a power of it.
 
     Args:
         rows: with the three columns `published_…_perplexity`.
         tokens: shape (n, T).
-        published: leave them as they are.
 
     Returns:
         As `three_perplexities`; NaN where the data set has none (null, NaN, or its sentinel -1).
@@ -205,33 +175,26 @@ def given_perplexities(
     for name, own in parts.items():
         given = rows[f"published_{name}_perplexity"].cast(pl.Float64).fill_null(float("nan"))
         values = np.where(given.to_numpy() > 0, given.to_numpy(), np.nan)
-        power = 1.0 if published else kept / np.maximum(own, 1)
-        found[f"{name}_perplexity"] = np.where(own > 0, values**power, np.nan)
+        mended = values ** (kept / np.maximum(own, 1))
+        found[f"{name}_perplexity"] = np.where(own > 0, mended, np.nan)
     return found
 
 
-def _logprobs(inputs: AnalysisInputs, rows: pl.DataFrame) -> npt.NDArray[np.float64]:
-    """Log-probability of every token but the first, from one forward a row; kept in blocks."""
+def _logprobs(inputs: AnalysisInputs, rows: pl.DataFrame) -> _Floats:
+    """Log-probability of every token but the first, from one forward a row; in kept blocks."""
     from mnemoscope.lm.probe import suffix_logprobs
 
-    lm, parts = inputs.model(), []
-    with track("Perplexities", total=rows.height) as progress:
-        for start in range(0, rows.height, _BLOCK):
-            block = rows[start : start + _BLOCK]
+    lm = inputs.model()
 
-            def make(block: pl.DataFrame = block) -> pl.DataFrame:
-                values = suffix_logprobs(
-                    lm, token_matrix(block), batch_size=inputs.batch_size, prefix=1
-                )
-                return block.select(
-                    "sequence_id", pl.Series("logprobs", values.tolist(), pl.List(pl.Float32))
-                )
+    def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        tokens = token_matrix(block)
+        values = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=1)
+        progress.advance(block.height)
+        logprobs = pl.Series("logprobs", values.tolist(), pl.List(pl.Float32))
+        return block.select("sequence_id", logprobs)
 
-            basis = {**model_basis(lm), "ids": hash_ids(block)}
-            kept = inputs.shelf("logprobs", basis, make)
-            parts.append(np.array(kept["logprobs"].to_list(), dtype=np.float64))
-            progress.advance(block.height)
-    return np.concatenate(parts)
+    kept = keep_blocks(inputs, lm, rows, "logprobs", make, label="Perplexities", size=_BLOCK)
+    return np.array(kept["logprobs"].to_list(), dtype=np.float64)
 
 
 def _has_texts(rows: pl.DataFrame) -> bool:
@@ -243,44 +206,29 @@ def libraries_of(rows: pl.DataFrame) -> tuple[str, ...]:
     return ("rapidfuzz",) if _has_texts(rows) else ()
 
 
-def _kept_similarities(
-    inputs: AnalysisInputs, rows: pl.DataFrame, texts: list[str]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """`similar_texts`, kept."""
-
-    def make() -> pl.DataFrame:
-        similar, near = similar_texts(texts)
-        return pl.DataFrame({"n_similar": similar, "n_near": near})
-
-    kept = inputs.shelf("similar", {"ids": hash_ids(rows), "of": "char 3-grams"}, make)
-    return {name: kept[name].to_numpy().astype(np.float64) for name in ("n_similar", "n_near")}
-
-
-def similar_texts(texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def similar_texts(texts: list[str]) -> dict[str, _Counts]:
     """Count for each text how many others are like it.
 
-    Args:
-        texts: all texts, each compared with every other.
-
     Returns:
-        Others with a TF-IDF cosine of character 3-grams of .8 or more; and of these, those fewer
-        than 20 edits (Levenshtein) away and not equal. Shape (n,) each.
+        `n_similar`, others with a TF-IDF cosine of character 3-grams of .8 or more; and `n_near`,
+        of these those fewer than 20 edits (Levenshtein) away and not equal. Shape (n,) each.
     """
     from rapidfuzz.distance import Levenshtein
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    similar, near = (np.zeros(len(texts), dtype=np.int64) for _ in range(2))
+    counts = {"n_similar": similar, "n_near": near}
     found = TfidfVectorizer(analyzer="char", ngram_range=(3, 3), dtype=np.float32)
     try:
         vectors = found.fit_transform(texts)
     except ValueError:  # no text of three characters
-        return np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=np.int64)
-    similar, near = (np.zeros(len(texts), dtype=np.int64) for _ in range(2))
-    for start in range(0, len(texts), _MOST_ROWS_AT_ONCE):
-        block = (vectors[start : start + _MOST_ROWS_AT_ONCE] @ vectors.T).tocoo()
+        return counts
+    for start in range(0, len(texts), _TEXT_BLOCK):
+        block = (vectors[start : start + _TEXT_BLOCK] @ vectors.T).tocoo()
         strong = block.data >= _SIMILAR
         for row, column in zip(block.row[strong] + start, block.col[strong], strict=True):
             if row != column:
                 similar[row] += 1
                 edits = Levenshtein.distance(texts[row], texts[column], score_cutoff=_NEAR)
                 near[row] += 0 < edits < _NEAR
-    return similar, near
+    return counts

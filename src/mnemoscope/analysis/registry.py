@@ -81,12 +81,6 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("duplicates", "corpus"),
         version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
-        published="As published, AUCs are those of hard predictions, the scaler has seen the test "
-        "rows, near duplicates may stand on both sides (split by row, seed 1024), and both halves' "
-        "perplexities divide by the tokens of the whole, without as many last tokens as ids are 0. "
-        "The published likelihood-ratio test (of penalised fits, on hard predictions, one degree "
-        "of freedom), Wald tests and error bars (of overlapping 99 % of the rows, which hardly "
-        "vary) are not valid and not given: intervals are resampled here too.",
     ),
     Entry(
         name="dependencies",
@@ -96,10 +90,6 @@ ENTRIES: tuple[Entry, ...] = (
         uses=("duplicates", "corpus"),
         version=2,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
-        published="As published, the divergence of perplexities is the entropy of two raw sampled "
-        "vectors normalised to sum 1, which is no divergence of densities and depends on the order "
-        "of the draw; and both halves' perplexities divide by the tokens of the whole, without as "
-        "many last tokens as ids are 0.",
     ),
     Entry(
         name="levels",
@@ -132,10 +122,6 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do hidden states and entropy tell of each token whether it is the text's own?",
         needs=("scores", "model"),
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
-        published="As published, the encoder takes the batch for the sequence: it attends from one "
-        "sequence to the others and never from token to token, so a prediction depends on what "
-        "else is in the batch. Sequences right throughout are left out, rows are split without "
-        "regard to near duplicates, and training is of batch 128 at 1e-4.",
     ),
     Entry(
         name="length",

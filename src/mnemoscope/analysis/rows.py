@@ -7,6 +7,7 @@ and an interrupted one goes on.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -138,14 +139,19 @@ def keep_blocks(
         size: rows a block.
         units: steps of progress a row.
     """
-    frames = []
+    frames, made = [], []
     with track(label, total=rows.height * units) as progress:
+
+        def make_now(block: pl.DataFrame) -> pl.DataFrame:
+            made.append(block)
+            return make(block, progress)
+
         for start in range(0, rows.height, size):
-            block = rows[start : start + size]
+            block, n_made = rows[start : start + size], len(made)
             decisive = {**model_basis(lm), **(basis or {}), "ids": hash_ids(block)}
-            frames.append(
-                inputs.shelf(name, decisive, lambda block=block: make(block, progress))  # type: ignore[misc]
-            )
+            frames.append(inputs.shelf(name, decisive, partial(make_now, block)))
+            if len(made) == n_made:  # it was kept
+                progress.advance(block.height * units)
     return pl.concat(frames)
 
 
