@@ -98,7 +98,7 @@ def test_dry_runs_of_the_shipped_pythia_studies_need_nothing_on_disk(
         for words in (" CNNs and their controls", "on disk", "GPU's memory", "in all"):
             assert words in first
         assert first.endswith("(assumed for a GPU, cuda, of which none is here).")
-        assert "cost | this study | published pipeline" in result.out  # plain: no terminal here
+        assert "CNNs for the figures | " in result.out  # plain: no terminal here
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +139,7 @@ def test_wheel_and_sdist_hold_the_studies(tmp_path, monkeypatch) -> None:
         for name in shipped_names():
             assert f"mnemoscope/studies/{name}.yaml" in names
         facts = yaml.safe_load(archive.read("mnemoscope/studies/shapes/pythia.yaml"))
-    assert facts["models"]["12b"]["layers"] == 36
+    assert facts["models"]["12b"]["n_layers"] == 36
     import tarfile
 
     with tarfile.open(tmp_path / hatchling.build_sdist(os.fspath(tmp_path))) as archive:

@@ -35,7 +35,6 @@ from mnemoscope.cli.options import (
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
-from mnemoscope.search.extra import check_optuna
 from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
 from mnemoscope.study.names import check_names, find_study_file, shipped_path
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, settings_template
@@ -606,6 +605,8 @@ def search(
         "search.capture_all": capture_all,
     }
     if stage.redo or not Study(study).is_done("search"):
+        from mnemoscope.search.space import check_optuna
+
         check_optuna()
     stage_verb(study, "search", flags, stage, where=where)
     _print_search(Study(study))

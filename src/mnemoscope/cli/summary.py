@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from mnemoscope.benchmark.sources import SOURCES, TABLE
@@ -114,24 +115,15 @@ def print_plan(plan: Plan) -> None:
     print("\n".join(plan.lines))
     print()
     if sys.stdout.isatty():
-        _print_table(plan)
-    else:
-        print("cost | this study | published pipeline")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(2):
+            table.add_column(overflow="fold")
         for row in plan.rows:
-            print(f"{row.what} | {row.ours} | {row.published}")
+            table.add_row(*row)
+        Console(highlight=False).print(table)
+    else:
+        for row in plan.rows:
+            print(" | ".join(row))
     print()
     print("\n".join(plan.notes))
     print("Nothing was written, downloaded or changed.")
-
-
-def _print_table(plan: Plan) -> None:
-    """The comparison as a table as wide as the terminal allows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("", "this study", "published pipeline"):
-        table.add_column(head, overflow="fold")
-    for row in plan.rows:
-        table.add_row(row.what, row.ours, row.published)
-    Console(highlight=False).print(table)

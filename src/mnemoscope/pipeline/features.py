@@ -1,14 +1,12 @@
 """Stage `features`: what the taxonomies ask of a sequence (ROUGE, patterns, duplicates, code)."""
 
-from typing import Any
-
 import polars as pl
 
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.read import has_values, read_corpus
 from mnemoscope.pipeline.padding import refuse_padding
-from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS
+from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -38,7 +36,11 @@ def features_stage(study: Study, models: Models) -> None:
             corpus=corpus,
         )
         if settings.features.patterns == "published":
-            frame = _take_published_patterns(frame, counts)
+            ours_of, frame = frame, take_published_patterns(frame)
+            for name in PUBLISHED_PATTERNS:
+                if f"published_{name}" in frame.columns:
+                    differs = ours_of[f"published_{name}"] != ours_of[name]
+                    counts[f"{name}_differ"] = int(differs.sum())
         study.add_columns(frame.select(FEATURES))
         for name in FEATURES:
             counts[f"{name}_null"] = frame[name].null_count()
@@ -49,28 +51,6 @@ def features_stage(study: Study, models: Models) -> None:
             counts["pattern_modes"] = {name: one._asdict() for name, one in agreement.items()}
             for line in describe_agreement(agreement):
                 say(line)
-    _say_missing(frame)
-
-
-def _take_published_patterns(frame: pl.DataFrame, counts: dict[str, Any]) -> pl.DataFrame:
-    """Where the source gives the flags, take its own; count where our rule says otherwise."""
-    for name in PUBLISHED_PATTERNS:
-        given = f"published_{name}"
-        if given in frame.columns:
-            counts[f"{name}_differ"] = int((frame[given] != frame[name]).sum())
-            frame = frame.with_columns(pl.coalesce(given, name).alias(name))
-    return frame
-
-
-def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
-    """Where a feature came from: the user's column, what we ran, or nowhere."""
-    if name in given:
-        return "column"
-    return ours if has_values(frame, name) else None
-
-
-def _say_missing(frame: pl.DataFrame) -> None:
-    """Name the features that no sequence has, and how to get them."""
     if frame["duplicates"].null_count() == frame.height:
         say(
             "No duplicate counts: taxonomies with Recite or Recollect[δ] cannot be labelled. Give "
@@ -78,3 +58,10 @@ def _say_missing(frame: pl.DataFrame) -> None:
         )
     if frame["is_code"].null_count() == frame.height and not is_available():
         say("is_code is not known: pip install 'mnemoscope[code]' if a taxonomy asks for Code.")
+
+
+def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
+    """Where a feature came from: the user's column, what we ran, or nowhere."""
+    if name in given:
+        return "column"
+    return ours if has_values(frame, name) else None

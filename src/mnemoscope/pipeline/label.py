@@ -1,24 +1,21 @@
 """Stage `label`: a class for each sequence under each taxonomy, sampled and split."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.study.variants import Variant, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes, label_sequences
-from mnemoscope.taxonomy.names import Alias, Taxonomy, find_aliases
+from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases
 from mnemoscope.taxonomy.sample import (
     Impossible,
-    Ordered,
     Sample,
     SharedNeed,
     draw_sample,
@@ -26,8 +23,11 @@ from mnemoscope.taxonomy.sample import (
     shared_need,
 )
 
-# What the label stage writes of one sample: its rows, and its entry in the manifest.
+if TYPE_CHECKING:
+    from mnemoscope.study.models import Models
 
+LABELS_FILE = "labels.parquet"
+SAMPLES_FILE = "samples.parquet"
 _SCHEMA = {
     "sample": pl.String,
     "sequence_id": pl.Int64,
@@ -39,7 +39,144 @@ _SCHEMA = {
 }
 
 
-def make_entry(
+class Drawn(NamedTuple):
+    """What the taxonomies make of one table.
+
+    Attributes:
+        labels: class of every row by taxonomy.
+        aliases: taxonomies that divide the rows as an earlier one does, and are not drawn.
+        entries: what the manifest keeps of each sample.
+        samples: rows of `samples.parquet`.
+        need: what all samples need together and apart.
+    """
+
+    labels: dict[str, pl.Series]
+    aliases: dict[str, Alias]
+    entries: dict[str, dict[str, Any]]
+    samples: pl.DataFrame
+    need: SharedNeed
+
+
+def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all stages are called alike
+    """Write `labels.parquet` (a column a taxonomy) and `samples.parquet` (who is trained on what).
+
+    A taxonomy that cannot be trained is kept in the manifest as impossible, with its reason; one
+    that divides these sequences as another does is kept as its alias and not trained again.
+    """
+    study.require("continue")
+    study.require("features")
+    with study.finishing("label") as counts:
+        frame = study.sequences
+        frame = frame.with_columns(find_groups(frame).alias("group"))
+        taxonomies = load_taxonomies(study.settings.label.taxonomies)
+        drawn = draw_samples(frame, taxonomies, study.settings)
+        study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
+        study.write(SAMPLES_FILE, drawn.samples)
+        sizes = frame["group"].value_counts(sort=True)["count"]
+        counts |= {
+            "distinct_sequences": drawn.need.n_sequences,
+            "distinct_maps": drawn.need.n_maps,
+            "maps_without_sharing": drawn.need.n_unshared,
+            "aliases": {name: alias.of for name, alias in drawn.aliases.items()},
+            "alias_details": {
+                name: {"reason": alias.reason, "classes": list(alias.classes)}
+                for name, alias in drawn.aliases.items()
+            },
+            "near_duplicates": {
+                "shingle": SHINGLE,
+                "jaccard": SIMILARITY,
+                "groups": len(sizes),
+                "sequences_with_relatives": int(sizes.filter(sizes > 1).sum()),
+                "largest_group": max(sizes.to_list(), default=0),
+            },
+            "samples": drawn.entries,
+        }
+        _tell(drawn, len(taxonomies))
+        study.forget("capture")  # an earlier capture of everything lacks what is sampled now
+
+
+def samples_of(study: Study) -> dict[str, dict[str, Any]]:
+    """What the label stage says of each sample: taxonomy, classes, counts, reason if impossible."""
+    entries: dict[str, dict[str, Any]] = _counts_of(study).get("samples", {})
+    return entries
+
+
+def aliases_of(study: Study) -> dict[str, Alias]:
+    """Taxonomies that are not trained because another divides these sequences alike, by name."""
+    counts = _counts_of(study)
+    found = {}
+    for name, of in counts.get("aliases", {}).items():
+        details = counts["alias_details"][name]
+        found[name] = Alias(of, details["reason"], tuple(details["classes"]))
+    return found
+
+
+def sharing_of(study: Study) -> SharedNeed | None:
+    """What all samples need together and apart, None before the stage has been run."""
+    counts = _counts_of(study)
+    names = ("distinct_sequences", "distinct_maps", "maps_without_sharing")
+    return SharedNeed(*(counts[name] for name in names)) if counts else None
+
+
+def _counts_of(study: Study) -> dict[str, Any]:
+    counts: dict[str, Any] = (study.manifest("label") or {"counts": {}})["counts"]
+    return counts
+
+
+def draw_samples(
+    frame: pl.DataFrame, taxonomies: Sequence[Taxonomy], settings: StudySettings
+) -> Drawn:
+    """Label a table under every taxonomy and sample each partition once, in every variant.
+
+    Args:
+        frame: with labels of memorization and the features that the taxonomies need; `group`
+            where the split is by group.
+        taxonomies: as asked for.
+        settings: of the study.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    wanted = settings.label
+    tables = {
+        variant: order_table(frame, seed=wanted.seed, split=variant.split, match=variant.match)
+        for variant in variants(wanted)
+    }
+    labels = {taxonomy.name: label_sequences(frame, taxonomy) for taxonomy in taxonomies}
+    aliases = find_aliases(taxonomies, labels)
+    entries: dict[str, dict[str, Any]] = {}
+    rows = [pl.DataFrame(schema=_SCHEMA)]
+    for taxonomy in taxonomies:  # an alias comes after what it is an alias of
+        alias = aliases.get(taxonomy.name)
+        if alias is not None and "impossible" not in entries[alias.of]:
+            continue
+        aliases.pop(taxonomy.name, None)  # it says itself why it cannot be trained
+        given = labels[taxonomy.name]
+        fit = fit_labels(frame, given, taxonomy, settings)
+        sizes = (wanted.n_train, wanted.n_eval)
+        for variant, table in tables.items():
+            outcome = draw_sample(
+                table,
+                fit,
+                taxonomy,
+                n_train=sizes[0],
+                n_eval=sizes[1],
+                drop_small_classes=wanted.drop_small_classes,
+                minimum=wanted.minimum,
+            )
+            name = taxonomy.name + variant.suffix
+            entries[name] = _entry(taxonomy, variant, given, outcome)
+            if isinstance(outcome, Sample):
+                rows.append(_rows(name, outcome, variant))
+                if not variant.suffix:  # no repetition trains on more than what it is held against
+                    sizes = (outcome.n_train, outcome.n_eval)
+    samples = pl.concat(rows)
+    of = [alias.of for alias in aliases.values()]
+    n_names = {name: 1 + of.count(entry["taxonomy"]) for name, entry in entries.items()}
+    return Drawn(labels, aliases, entries, samples, shared_need(samples, n_names))
+
+
+def _entry(
     taxonomy: Taxonomy, variant: Variant, labels: pl.Series, outcome: Sample | Impossible
 ) -> dict[str, Any]:
     """What the manifest keeps of one sample."""
@@ -50,7 +187,11 @@ def make_entry(
         "note": variant.note,
         "split_by": variant.split,
         "classes": list(taxonomy.classes),
-        "meanings": _meanings(taxonomy),
+        "meanings": [
+            "the model's continuation differs from the text's suffix",
+            *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
+            "memorized, and none of the rules before holds",
+        ],
         "counts": count_classes(labels, taxonomy.classes),
         "unlabelled": labels.null_count(),
     }
@@ -66,189 +207,16 @@ def make_entry(
     }
 
 
-def sample_rows_of(name: str, sample: Sample, non_memo_suffix: str) -> pl.DataFrame:
-    """The sample's rows with what each sequence shows after its prefix."""
-    shown = pl.when(pl.col("class") == "Non-Memo").then(pl.lit(non_memo_suffix))
-    return sample.frame.select(
-        pl.lit(name).alias("sample"),
-        "sequence_id",
-        "class",
-        pl.col("class_index").cast(pl.Int64),
-        "split",
-        pl.col("group").cast(pl.Int64),
-        shown.otherwise(pl.lit("true")).alias("suffix"),
-    )
+def _rows(name: str, sample: Sample, variant: Variant) -> pl.DataFrame:
+    """A sample's rows, with what each sequence shows after its prefix."""
+    shown = pl.when(pl.col("class") == NON_MEMO).then(pl.lit(variant.non_memo_suffix))
+    frame = sample.frame.with_columns(sample=pl.lit(name), suffix=shown.otherwise(pl.lit("true")))
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in _SCHEMA.items())
 
 
-def no_rows() -> pl.DataFrame:
-    """An empty samples table."""
-    return pl.DataFrame(schema=_SCHEMA)
-
-
-def _meanings(taxonomy: Taxonomy) -> list[str]:
-    """Each class in words."""
-    return [
-        "the model's continuation differs from the text's suffix",
-        *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
-        "memorized, and none of the rules before holds",
-    ]
-
-
-# Stage `label`: a class for each sequence under each taxonomy, sampled and split.
-
-LABELS_FILE = "labels.parquet"
-SAMPLES_FILE = "samples.parquet"
-
-
-def label_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
-    """Write `labels.parquet` (a column a taxonomy) and `samples.parquet` (who is trained on what).
-
-    A taxonomy that cannot be trained is kept in the manifest as impossible, with its reason; one
-    that divides these sequences as another does is kept as its alias and not trained again.
-    """
-    study.require("continue")
-    study.require("features")
-    with study.finishing("label") as counts:
-        frame = study.sequences
-        frame = frame.with_columns(find_groups(frame).alias("group"))
-        taxonomies = load_taxonomies(study.settings.label.taxonomies)
-        labels = {taxonomy.name: label_sequences(frame, taxonomy) for taxonomy in taxonomies}
-        study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**labels))
-        drawn = _Drawn(frame, study.settings)
-        aliases = find_aliases(taxonomies, labels)
-        for taxonomy in taxonomies:  # an alias comes after what it is an alias of
-            alias = aliases.get(taxonomy.name)
-            if alias is None or "impossible" in drawn.entries[alias.of]:
-                aliases.pop(taxonomy.name, None)  # it says itself why it cannot be trained
-                drawn.draw(taxonomy, labels[taxonomy.name])
-        samples = pl.concat([no_rows(), *drawn.rows])
-        study.write(SAMPLES_FILE, samples)
-        need = shared_need(samples, _names(drawn.entries, aliases))
-        counts |= _need_counts(need) | _alias_counts(aliases)
-        counts["near_duplicates"] = _group_counts(frame["group"])
-        counts["samples"] = drawn.entries
-        _tell(drawn.entries, need, len(taxonomies), len(aliases))
-        study.forget("capture")  # an earlier capture of everything lacks what is sampled now
-
-
-def samples_of(study: Study) -> dict[str, dict[str, Any]]:
-    """What the label stage says of each sample: taxonomy, classes, counts, reason if impossible."""
-    entries: dict[str, dict[str, Any]] = _counts_of(study).get("samples", {})
-    return entries
-
-
-def aliases_of(study: Study) -> dict[str, Alias]:
-    """Taxonomies that are not trained because another divides these sequences alike, by name."""
-    counts = _counts_of(study)
-    details = counts.get("alias_details", {})
-    return {
-        name: Alias(of, details[name]["reason"], tuple(details[name]["classes"]))
-        for name, of in counts.get("aliases", {}).items()
-        if name in details
-    }
-
-
-def sharing_of(study: Study) -> SharedNeed | None:
-    """What all samples need together and apart, None where the stage has not said."""
-    counts = _counts_of(study)
-    names = ("distinct_sequences", "distinct_maps", "maps_without_sharing")
-    return SharedNeed(*(counts[name] for name in names)) if names[0] in counts else None
-
-
-@dataclass
-class _Drawn:
-    """Samples of one table, drawn taxonomy by taxonomy."""
-
-    frame: pl.DataFrame
-    settings: StudySettings
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[pl.DataFrame] = field(default_factory=list)
-    _ordered: dict[tuple[str, str | None], Ordered] = field(default_factory=dict)
-
-    def draw(self, taxonomy: Taxonomy, labels: pl.Series) -> None:
-        """Sample one taxonomy in every variant."""
-        wanted = self.settings.label
-        sizes = (wanted.n_train, wanted.n_eval)
-        fit = fit_labels(self.frame, labels, taxonomy, self.settings)
-        for variant in variants(wanted):
-            name = taxonomy.name + variant.suffix
-            outcome = draw_sample(
-                self._order(variant),
-                fit,
-                taxonomy,
-                n_train=sizes[0],
-                n_eval=sizes[1],
-                drop_small_classes=wanted.drop_small_classes,
-                minimum=wanted.minimum,
-            )
-            self.entries[name] = make_entry(taxonomy, variant, labels, outcome)
-            if isinstance(outcome, Sample):
-                self.rows.append(sample_rows_of(name, outcome, variant.non_memo_suffix))
-                if not variant.suffix:  # no repetition trains on more than what it is held against
-                    sizes = (outcome.n_train, outcome.n_eval)
-
-    def _order(self, variant: Variant) -> Ordered:
-        """The table in the order of its seed, once for all taxonomies."""
-        key = (variant.split, variant.match)
-        if key not in self._ordered:
-            self._ordered[key] = order_table(
-                self.frame,
-                seed=self.settings.label.seed,
-                split=variant.split,
-                match=variant.match,
-            )
-        return self._ordered[key]
-
-
-def _counts_of(study: Study) -> dict[str, Any]:
-    """What the label stage counted, nothing before it has been run."""
-    counts: dict[str, Any] = (study.manifest("label") or {"counts": {}})["counts"]
-    return counts
-
-
-def _names(entries: Mapping[str, dict[str, Any]], aliases: Mapping[str, Alias]) -> dict[str, int]:
-    """How many names each sample serves."""
-    of = [alias.of for alias in aliases.values()]
-    return {name: 1 + of.count(entry["taxonomy"]) for name, entry in entries.items()}
-
-
-def _need_counts(need: SharedNeed) -> dict[str, Any]:
-    """What is needed together and apart, as the manifest keeps it."""
-    return {
-        "distinct_sequences": need.n_sequences,
-        "distinct_maps": need.n_maps,
-        "maps_without_sharing": need.n_unshared,
-    }
-
-
-def _alias_counts(aliases: Mapping[str, Alias]) -> dict[str, Any]:
-    """Later name to earlier name; why, and which class is which."""
-    return {
-        "aliases": {name: alias.of for name, alias in aliases.items()},
-        "alias_details": {
-            name: {"reason": alias.reason, "classes": list(alias.classes)}
-            for name, alias in aliases.items()
-        },
-    }
-
-
-def _group_counts(groups: pl.Series) -> dict[str, Any]:
-    """How near duplicates were found, and what was found."""
-    sizes = groups.value_counts(sort=True)
-    shared = sizes.filter(pl.col("count") > 1)
-    return {
-        "shingle": SHINGLE,
-        "jaccard": SIMILARITY,
-        "groups": sizes.height,
-        "sequences_with_relatives": int(shared["count"].sum()),
-        "largest_group": max(sizes["count"].to_list(), default=0),
-    }
-
-
-def _tell(
-    entries: Mapping[str, dict[str, Any]], need: SharedNeed, n_names: int, n_aliases: int
-) -> None:
+def _tell(drawn: Drawn, n_names: int) -> None:
     """Which samples are impossible and why, and what all need together."""
+    entries, n_aliases = drawn.entries, len(drawn.aliases)
     impossible = [name for name, entry in entries.items() if "impossible" in entry]
     if len(impossible) == len(entries):
         say(f"None of {len(entries):,} samples can be drawn.")  # the next stage says why
@@ -256,11 +224,6 @@ def _tell(
     for name in impossible:
         say(f"{name}: impossible. {entries[name]['impossible']}")
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
-    say(f"{_plural(n_names, entries)}{same}: {need}.")
-
-
-def _plural(n_names: int, entries: Iterable[str]) -> str:
-    """How many taxonomies and samples, in words."""
-    n_samples = len(list(entries))
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
-    return f"{taxonomies} in {n_samples:,} sample{'' if n_samples == 1 else 's'}"
+    samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"
+    say(f"{taxonomies} in {samples}{same}: {drawn.need}.")

@@ -6,12 +6,11 @@ kept, with tokens and text, and the classes of the whole split are counted.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.published_split import FURTHER, LENGTH, Split, read_split, take_rows
+from mnemoscope.data.published_split import FURTHER, LENGTH, read_split, take_rows
 from mnemoscope.data.read import ReadResult
 from mnemoscope.data.table import PUBLISHED_VERDICT
 from mnemoscope.errors import UserError
@@ -32,9 +31,8 @@ _FEATURES = {
 """Our names of what the neighbouring analyses read. The published names of the last two look
 swapped: ordinary rows hold 1 template (themselves) and 0 snowclones, and what is within few edits
 is a part of what is alike (related work, section 1.10)."""
-MEMORIZED = "memorized"
-VERDICT_NAME = f"{NON_MEMO}, {MEMORIZED}"
-_VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, MEMORIZED), ())
+VERDICT_NAME = f"{NON_MEMO}, memorized"
+_VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, "memorized"), ())
 """Not of the study: so that a plain sample of the labels is there to be checked."""
 
 
@@ -70,8 +68,26 @@ def read_published(settings: StudySettings) -> ReadResult:
         for name in taxonomy.classes:
             first = (labels == name).arg_true()[: per_class(settings)]
             kept[first.to_numpy()] = True
-    facts = _facts(split, settings, classes)
-    say(_summary(split, int(kept.sum()), settings))
+    parts = " + ".join(f"{name} {n:,}" for name, n in split.n_rows.items())
+    limit = f", {wanted.limit:,} at most" if wanted.limit else ""
+    say(
+        f"{wanted.split}: {parts} rows; {split.n_duplicates:,} duplicate ids and "
+        f"{split.n_overlaps:,} that stand in both parts dropped; {split.rows.height:,} sequences"
+        f"{limit}, of which {int(kept.sum()):,} are kept (the first {per_class(settings):,} of "
+        "each class in the shared permutation)"
+    )
+    facts = {
+        "split_rows": sum(split.n_rows.values()),
+        "split_duplicate_ids": split.n_duplicates,
+        "split_overlapping_ids": split.n_overlaps,
+        "split_sequences": split.rows.height,
+        "split": {
+            "name": wanted.split,
+            "parts": split.n_rows,
+            "kept_per_class": per_class(settings),
+            "classes": classes,
+        },
+    }
     frame = take_rows(split, ordered.filter(pl.Series(kept)))
     return ReadResult(_name_columns(frame, also), n_documents=frame.height, facts=facts)
 
@@ -83,28 +99,13 @@ def per_class(settings: StudySettings) -> int:
 
 
 def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
-    """Say which rows are a uniform sample of their published label.
-
-    Args:
-        rows: of the study's table, with `published_is_memorized`.
-        settings: of the study; a table that was read whole is such a sample as it is.
-    """
+    """Say which rows are a uniform sample of their published label; all of a table read whole."""
     if settings.sequences.split is None:
         return pl.Series("is_plain", np.ones(rows.height, dtype=bool))
     keys = order_keys(rows["sequence_id"].to_numpy(), settings.label.seed)
     place = pl.col("key").rank("ordinal").over(PUBLISHED_VERDICT)
     ranked = rows.select(PUBLISHED_VERDICT).with_columns(key=pl.Series(keys))
     return ranked.select((place <= per_class(settings)).alias("is_plain")).to_series()
-
-
-def candidates(
-    frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy, settings: StudySettings
-) -> tuple[pl.DataFrame, pl.Series]:
-    """Rows that a sample of one taxonomy may be drawn from, and their labels; see `fit_labels`."""
-    if settings.sequences.split is None:
-        return frame, labels
-    fit = fit_labels(frame, labels, taxonomy, settings)
-    return frame.filter(fit.is_not_null()), fit.drop_nulls()
 
 
 def fit_labels(
@@ -135,58 +136,30 @@ def fit_labels(
     return ranked.select(fit.alias(labels.name)).to_series()
 
 
-def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
-    """What the data set says of a sequence, under names that no stage overwrites."""
-    score = pl.col("memorization_score")
-    return frame.select(
-        "sequence_id",
-        "text",
-        "tokens",
-        "duplicates",
-        "is_code",
-        (score == 1).alias("published_is_memorized"),
-        score.alias("published_memorization_score"),
-        *[pl.col(name).alias(f"published_{name}") for name in PUBLISHED_PATTERNS],
-        *[pl.col(name).alias(ours) for name, ours in _FEATURES.items() if name in frame.columns],
-        *_further(frame, also),
+def take_published_patterns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Put the flags that the data set gives in the place of those that our rule found."""
+    return frame.with_columns(
+        pl.coalesce(f"published_{name}", name).alias(name)
+        for name in PUBLISHED_PATTERNS
+        if f"published_{name}" in frame.columns
     )
 
 
-def _further(frame: pl.DataFrame, also: list[str]) -> list[str]:
-    """Columns that a taxonomy of the user's asked for."""
-    known = {"row", "rouge_l", "rouge_3", "sequence_id", "text", "tokens", "duplicates", "is_code"}
-    return [
-        name
-        for name in also
-        if name in frame.columns and name not in known | {"memorization_score", *PUBLISHED_PATTERNS}
-    ]
+def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
+    """What the data set says of a sequence, under names that no stage overwrites.
 
-
-def _facts(
-    split: Split, settings: StudySettings, classes: dict[str, dict[str, int]]
-) -> dict[str, Any]:
-    """What the manifest keeps of the whole split."""
-    return {
-        "split_rows": sum(split.n_rows.values()),
-        "split_duplicate_ids": split.n_duplicates,
-        "split_overlapping_ids": split.n_overlaps,
-        "split_sequences": split.rows.height,
-        "split": {
-            "name": settings.sequences.split,
-            "parts": split.n_rows,
-            "kept_per_class": per_class(settings),
-            "classes": classes,
-        },
-    }
-
-
-def _summary(split: Split, n_kept: int, settings: StudySettings) -> str:
-    """One line on what was read and what is kept."""
-    parts = " + ".join(f"{name} {n:,}" for name, n in split.n_rows.items())
-    limit = f", {settings.sequences.limit:,} at most" if settings.sequences.limit else ""
-    return (
-        f"{settings.sequences.split}: {parts} rows; {split.n_duplicates:,} duplicate ids and "
-        f"{split.n_overlaps:,} that stand in both parts dropped; {split.rows.height:,} sequences"
-        f"{limit}, of which {n_kept:,} are kept (the first {per_class(settings):,} of each class "
-        "in the shared permutation)"
+    Args:
+        frame: as read.
+        also: further columns that taxonomies of the user's ask for.
+    """
+    score = pl.col("memorization_score")
+    kept = ("sequence_id", "text", "tokens", "duplicates", "is_code")
+    renamed = {**{name: f"published_{name}" for name in PUBLISHED_PATTERNS}, **_FEATURES}
+    known = {*kept, *PUBLISHED_PATTERNS, "row", "rouge_l", "rouge_3", "memorization_score"}
+    return frame.select(
+        *kept,
+        (score == 1).alias("published_is_memorized"),
+        score.alias("published_memorization_score"),
+        *[pl.col(name).alias(ours) for name, ours in renamed.items() if name in frame.columns],
+        *[name for name in also if name in frame.columns and name not in known],
     )

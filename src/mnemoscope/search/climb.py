@@ -1,20 +1,19 @@
 """Stage `search`: the taxonomies that attention bears out best, chosen apart from their figure.
 
-`mnemoscope search STUDY`. Every rung keeps the best of its taxonomies and gives them more: a
-regression on pooled statistics, short CNNs, then CNNs as in any study. The choice is made on the
-selection part; what is reported of the chosen comes from the final part.
+Every rung keeps the best of its taxonomies and gives them more: a regression on pooled statistics,
+short CNNs, then CNNs as in any study. The choice is made on the selection part of the sequences;
+what is reported of the chosen comes from the final part, which had no say in it.
 """
 
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ import yaml
 from sklearn.decomposition import TruncatedSVD
 
 from mnemoscope.benchmark.baselines import (
-    BaselineFit,
     blind_maps,
     classify_statistics,
     count_ngrams,
@@ -42,7 +40,6 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, shown_tokens
 from mnemoscope.pipeline.train import (
     Job,
-    Outcome,
     SampleRows,
     is_finished,
     load_outcome,
@@ -51,10 +48,15 @@ from mnemoscope.pipeline.train import (
     training_gpus,
 )
 from mnemoscope.pipeline.trainings import settings_of
-from mnemoscope.progress import Progress, say, track
-from mnemoscope.search.extra import load_optuna
-from mnemoscope.search.space import SearchSpace, find_columns, make_space, propose
-from mnemoscope.search.words import describe_search
+from mnemoscope.progress import say, track
+from mnemoscope.search.space import (
+    SearchSpace,
+    check_optuna,
+    find_columns,
+    is_node_file,
+    make_space,
+    propose,
+)
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import SearchSettings
@@ -63,57 +65,232 @@ from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
+from mnemoscope.taxonomy.nodes import UNION
+from mnemoscope.words import figure, percent, points
 
-# Add to a study's table what the nodes of a search ask for: measures of text, and of the model.
-
+SEARCH_FILE = "search.parquet"
+FOUND_FILE = "search.yaml"
+PARTS = ("train", "select", "final")
 MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
 """Columns that ask the model; null where a sequence is not memorized, since no node asks there."""
+_SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
+_TEXT_DIMENSIONS = 64
+_MOST_PROPOSALS = 20
+"""Proposals a wanted candidate: most spaces hold fewer divisions than names."""
+_FINAL_COLUMNS = [f"{name}{end}" for name in OBJECTIVES for end in ("", "_low", "_high")]
+_OBJECTIVES_IN_WORDS = {
+    "excess": "excess alignment",
+    "min_f1": "min-F1",
+    "auc": "mean pairwise AUC",
+    "auc_excess": "excess of the mean pairwise AUC",
+}
 
 
-def add_measures(study: Study, models: Models) -> None:
-    """Add the measures that `search.nodes` and `search.beside` need and the table lacks.
+@dataclass(frozen=True)
+class Candidate:
+    """A taxonomy on the searched sequences.
 
-    Those of the model are kept in `search/` under the hash of what decides them.
+    Attributes:
+        taxonomy: what it is.
+        digest: same for two that divide these sequences alike.
+        rows: training rows, and selection and final rows together as its evaluation, with
+            their `part` and `position` in the searched rows.
+        counts: sequences of every class in each part that were drawn, by part.
+    """
+
+    taxonomy: Taxonomy
+    digest: str
+    rows: SampleRows
+    counts: dict[str, int]
+
+    def positions(self, part: str) -> np.ndarray:
+        """Positions of a part's rows in the searched rows, in order, int64."""
+        both = pl.concat([self.rows.train, self.rows.evaluation])
+        return both.filter(pl.col("part") == part)["position"].to_numpy()
+
+
+class Rung(NamedTuple):
+    """How the CNNs of a rung are trained; its name is a column of `search.parquet`."""
+
+    name: str
+    preset: str
+    seeds: tuple[int, ...]
+
+
+class SearchTask(NamedTuple):
+    """A job and its rows, as they are sent to another process."""
+
+    job: Job
+    rows: SampleRows
+
+
+@dataclass
+class Entry:
+    """One taxonomy of the search: as far as it came, and what it scored there."""
+
+    candidate: Candidate
+    is_beside: bool = False
+    scores: dict[str, float | None] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Proposals:
+    """What was proposed, and what came of it.
+
+    Attributes:
+        entries: candidates with their cheap score, in the order in which they were proposed.
+        seen: the cheap score of every different division.
+        n_proposed: all proposals.
+        n_same: those that divide as an earlier one does.
+        n_small: those with a class that is too small in one of the parts.
+        largest_smallest: the best that any proposal's smallest class reached in its scarcest part.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    seen: dict[str, float | None] = field(default_factory=dict)
+    n_proposed: int = 0
+    n_same: int = 0
+    n_small: int = 0
+    largest_smallest: int = 0
+
+
+def search_stage(study: Study, models: Models) -> None:
+    """Write `search.parquet` (a row a taxonomy tried) and `search.yaml` (the finalists).
 
     Raises:
-        UserError: the model cannot be loaded, or is not the one that made the study.
+        UserError: no maps, an unknown node or range, optuna missing, too few sequences.
     """
-    wanted, table = _wanted(study), study.sequences
+    study.require("capture")
+    check_optuna()
+    wanted = study.settings.search
+    with study.finishing("search") as counts:
+        beside = load_taxonomies(wanted.beside) if wanted.beside else []
+        if wanted.capture_all:
+            _capture_all(study, models)
+        _add_measures(study, models, beside)
+        rows = searched_rows(study)
+        memorized = rows.filter(pl.col("is_memorized"))
+        learned_from = memorized.filter(pl.col("part") == "train")
+        space = make_space(wanted.nodes, learned_from, classes=wanted.classes)
+        proposals = propose_candidates(study, rows, space)
+        references, impossible = [], {}
+        for taxonomy in beside:
+            candidate = candidate_of(rows, taxonomy, wanted)
+            if isinstance(candidate, Candidate):
+                references.append(Entry(candidate, is_beside=True))
+            else:
+                impossible[taxonomy.name] = candidate
+        finalists = _climb(study, proposals.entries, references)
+        for entry in [*finalists, *references]:
+            entry.final = _final_figures(study, entry.candidate)
+        study.write(SEARCH_FILE, _table(proposals.entries, references, finalists))
+        _write_found(study, space, [one.candidate.taxonomy for one in finalists])
+        counts |= {
+            "sequences": rows.height,
+            "memorized": memorized.height,
+            **{f"memorized_{part}": int((memorized["part"] == part).sum()) for part in PARTS},
+            "space": space.n_taxonomies,
+            "proposed": proposals.n_proposed,
+            "tried": len(proposals.seen),
+            "same": proposals.n_same,
+            "too_small": proposals.n_small,
+            "untrained": len(proposals.seen) - len(proposals.entries),
+            "impossible_beside": impossible,
+        }
+    study.forget("report")  # it shows the search where there is one
+
+
+def _capture_all(study: Study, models: Models) -> None:
+    """Capture every memorized sequence and half as many others, whatever is stored already."""
+    table = study.sequences.filter(pl.col("is_memorized").is_not_null())
+    memorized, others = table.filter("is_memorized"), table.filter(~pl.col("is_memorized"))
+    suffix = study.settings.label.non_memo_suffix
+    if suffix == "own":
+        others = others.filter(pl.col("continuation").is_not_null())
+    n_others = min(others.height, ceil(memorized.height / 2))
+    others = others.sample(n_others, seed=study.settings.search.seed)
+    chosen = [
+        rows.select("sequence_id", pl.lit(shown).alias("suffix")).sort("sequence_id")
+        for rows, shown in ((memorized, "true"), (others, suffix))
+    ]
+    capture_rows(study, models, pl.concat(chosen))
+
+
+# What the nodes ask for: measures of the text, and of the model.
+
+
+def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
+    """Add the measures that the nodes, and the taxonomies beside them, look at."""
+    settings, table = study.settings.search, study.sequences
+    own = [
+        node
+        for path in filter(is_node_file, settings.nodes)
+        for nodes in read_nodes(path).values()
+        for node in nodes
+    ]
+    wanted = {column for node in own for column in node.columns}
+    wanted |= {column for taxonomy in beside for column in taxonomy.columns}
+    wanted |= {*find_columns(settings.nodes)}
     if wanted & set(TEXT_MEASURES):
         table = table.with_columns(measure_text(table).get_columns())
     if wanted & set(MODEL_MEASURES):
-        table = table.join(
-            _of_model(study, models, table, with_prior="prior_gain" in wanted),
-            on="sequence_id",
-            how="left",
-            maintain_order="left",
-            suffix="_new",
-        )
-        table = table.with_columns(
-            pl.col(f"{name}_new").alias(name)
-            for name in MODEL_MEASURES
-            if f"{name}_new" in table.columns
-        )
-    made = [name for name in (*TEXT_MEASURES, *MODEL_MEASURES) if name in wanted]
-    if made:
+        measured = _measure_by_model(study, models, table, with_prior="prior_gain" in wanted)
+        table = table.drop(measured.columns[1:], strict=False)
+        table = table.join(measured, on="sequence_id", how="left", maintain_order="left")
+    if made := [name for name in (*TEXT_MEASURES, *MODEL_MEASURES) if name in wanted]:
         study.add_columns(table.select(made))
+
+
+def _measure_by_model(
+    study: Study, models: Models, table: pl.DataFrame, *, with_prior: bool
+) -> pl.DataFrame:
+    """`sequence_id` and the model's measures of the memorized sequences; kept once made."""
+    wanted, facts = study.settings.search, study.record["models"]["model"]
+    chosen = table.filter(pl.col("is_memorized").fill_null(False))
+    basis = [
+        *(facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")),
+        *((wanted.other_prefixes, wanted.seed) if with_prior else ()),
+        hashlib.sha256(chosen["sequence_id"].to_numpy().tobytes()).hexdigest(),
+    ]
+    path = study.folder / "search" / f"measures-{_hash(basis)}.parquet"
+    if path.is_file():
+        return read_parquet(path)
+    lm, tokens = models.model(study), token_matrix(chosen)
+    half, batch_size = tokens.shape[1] // 2, study.settings.model.batch_size
+    total = 1 + (wanted.other_prefixes if with_prior else 0)
+    with track("Perplexity and prior", total=total, unit="passes") as progress:
+        before, after = perplexities(lm, tokens, batch_size=batch_size, prefix=half)
+        progress.advance()
+        columns = {"prefix_perplexity": before, "suffix_perplexity": after}
+        if with_prior:
+            groups = table.select("sequence_id").with_columns(find_groups(table).alias("group"))
+            own = chosen.select("sequence_id").join(
+                groups, on="sequence_id", how="left", maintain_order="left"
+            )
+            others = other_rows(own["group"].to_list(), wanted.other_prefixes, seed=wanted.seed)
+            prior = mean_prior(
+                lm, tokens, others, batch_size=batch_size, prefix=half, on_prefix=progress.advance
+            )
+            columns["prior_gain"] = -np.log(after) * (tokens.shape[1] - half) - prior
+    frame = chosen.select("sequence_id").with_columns(
+        **{name: pl.Series(values) for name, values in columns.items()}
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_parquet(path, frame)
+    return frame
+
+
+def _hash(basis: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
 
 
 def perplexities(
     lm: LanguageModel, tokens: npt.NDArray[np.int32], *, batch_size: int, prefix: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Perplexity of each sequence's prefix and of its suffix, from one forward.
+    """Perplexity of each sequence's prefix and of its suffix, two arrays of shape (sequences,).
 
     The first token has no probability without a beginning-of-sequence token; it is left out.
-
-    Args:
-        lm: the model.
-        tokens: shape (sequences, length).
-        batch_size: sequences at once.
-        prefix: tokens of the prefix.
-
-    Returns:
-        Two arrays of shape (sequences,): e to the mean negative log-probability a token.
     """
     logprobs = suffix_logprobs(lm, tokens, batch_size=batch_size, prefix=1).astype(np.float64)
     halves = logprobs[:, : prefix - 1], logprobs[:, prefix - 1 :]
@@ -128,7 +305,7 @@ def mean_prior(
     *,
     batch_size: int,
     prefix: int,
-    on_prefix: Callable[[], None] | None = None,
+    on_prefix: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float64]:
     """Log-probability of each suffix under the average of K other prefixes.
 
@@ -153,22 +330,15 @@ def mean_prior(
         exchanged = np.concatenate([tokens[rows, :prefix], tokens[:, prefix:]], axis=1)
         logprobs = suffix_logprobs(lm, exchanged, batch_size=batch_size, prefix=prefix)
         found.append(logprobs.sum(axis=1, dtype=np.float64))
-        if on_prefix is not None:
-            on_prefix()
+        on_prefix()
     whole: npt.NDArray[np.float64] = np.logaddexp.reduce(found, axis=0) - np.log(len(found))
     return whole
 
 
 def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """For every row, rows of other groups, drawn by a seed.
+    """For every row, rows of other groups, drawn by a seed; shape (n_others, rows).
 
-    Args:
-        groups: group of every row.
-        n_others: how many rows each gets.
-        seed: from 0.
-
-    Returns:
-        Shape (n_others, rows), int64. Where all rows are one group, other rows of it.
+    Where all rows are one group, other rows of it.
     """
     named = np.unique(np.asarray(groups), return_inverse=True)[1]
     generator, n_rows = np.random.default_rng(seed), len(named)
@@ -185,107 +355,7 @@ def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArra
     return found
 
 
-def _wanted(study: Study) -> set[str]:
-    """Columns that any node of the search, or of what stands beside it, looks at."""
-    settings = study.settings.search
-    files = [one for one in settings.nodes if one.lower().endswith((".yaml", ".yml"))]
-    own = [node for path in files for nodes in read_nodes(path).values() for node in nodes]
-    beside = load_taxonomies(settings.beside) if settings.beside else []
-    of_own = {column for node in own for column in node.columns}
-    of_beside = {column for taxonomy in beside for column in taxonomy.columns}
-    return {*find_columns(settings.nodes), *of_own, *of_beside}
-
-
-def _of_model(
-    study: Study, models: Models, table: pl.DataFrame, *, with_prior: bool
-) -> pl.DataFrame:
-    """`sequence_id` and the model's measures of the memorized sequences; kept once made."""
-    chosen = table.filter(pl.col("is_memorized").fill_null(False))
-    path = _path(study, chosen, with_prior=with_prior)
-    if path.is_file():
-        return read_parquet(path)
-    lm, tokens = models.model(study), token_matrix(chosen)
-    half, batch_size = tokens.shape[1] // 2, study.settings.model.batch_size
-    n_others = study.settings.search.other_prefixes if with_prior else 0
-    with track("Perplexity and prior", total=1 + n_others, unit="passes") as progress:
-        before, after = perplexities(lm, tokens, batch_size=batch_size, prefix=half)
-        progress.advance()
-        columns = {"prefix_perplexity": before, "suffix_perplexity": after}
-        if with_prior:
-            own = -np.log(after) * (tokens.shape[1] - half)
-            prior = _prior(study, lm, table, chosen, tokens, progress)
-            columns["prior_gain"] = own - prior
-    frame = chosen.select("sequence_id").with_columns(
-        **{k: pl.Series(v) for k, v in columns.items()}
-    )
-    path.parent.mkdir(exist_ok=True)
-    write_parquet(path, frame)
-    return frame
-
-
-def _prior(
-    study: Study,
-    lm: LanguageModel,
-    table: pl.DataFrame,
-    chosen: pl.DataFrame,
-    tokens: npt.NDArray[np.int32],
-    progress: Progress,
-) -> npt.NDArray[np.float64]:
-    """`mean_prior` of the chosen rows, whose other prefixes come from other groups."""
-    wanted = study.settings.search
-    groups = table.select("sequence_id").with_columns(find_groups(table).alias("group"))
-    own = chosen.select("sequence_id").join(
-        groups, on="sequence_id", how="left", maintain_order="left"
-    )
-    return mean_prior(
-        lm,
-        tokens,
-        other_rows(own["group"].to_list(), wanted.other_prefixes, seed=wanted.seed),
-        batch_size=study.settings.model.batch_size,
-        prefix=tokens.shape[1] // 2,
-        on_prefix=progress.advance,
-    )
-
-
-def _path(study: Study, chosen: pl.DataFrame, *, with_prior: bool) -> Path:
-    """The file of these measures, named by the hash of all that decides them."""
-    facts, wanted = study.record["models"]["model"], study.settings.search
-    basis = [
-        *(facts[name] for name in ("fingerprint", "dtype", "device", "bos_id")),
-        *((wanted.other_prefixes, wanted.seed) if with_prior else ()),
-        hashlib.sha256(chosen["sequence_id"].to_numpy().tobytes()).hexdigest(),
-    ]
-    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
-    return study.folder / "search" / f"measures-{key}.parquet"
-
-
-# Which sequences a search works on: three parts that share no group, and a candidate's rows.
-
-PARTS = ("train", "select", "final")
-_SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A taxonomy on the searched sequences.
-
-    Attributes:
-        taxonomy: what it is.
-        digest: same for two that divide these sequences alike.
-        rows: training rows, and selection and final rows together as its evaluation, with
-            their `part` and `position` in the searched rows.
-        counts: sequences of every class in each part that were drawn, by part.
-    """
-
-    taxonomy: Taxonomy
-    digest: str
-    rows: SampleRows
-    counts: dict[str, int]
-
-    def positions(self, part: str) -> np.ndarray:
-        """Positions of a part's rows in the searched rows, in order, int64."""
-        both = pl.concat([self.rows.train, self.rows.evaluation])
-        return both.filter(pl.col("part") == part)["position"].to_numpy()
+# The searched sequences: three parts that share no group, and each candidate's share of them.
 
 
 def has_reference(study: Study) -> bool:
@@ -316,8 +386,7 @@ def searched_rows(study: Study) -> pl.DataFrame:
             f"{study.folder}: {int(rows['is_memorized'].sum()):,} memorized of {rows.height:,} "
             "sequences with maps; a search needs both kinds. Capture more of them."
         )
-    seed = study.settings.search.seed
-    keys = order_keys(rows["sequence_id"].to_numpy(), seed)
+    keys = order_keys(rows["sequence_id"].to_numpy(), study.settings.search.seed)
     rows = rows.with_columns(pl.Series("key", keys)).sort("key")
     rows = rows.with_columns(pl.Series("part", _parts(rows)))
     turn = pl.int_range(pl.len()).over("group")
@@ -352,11 +421,6 @@ def candidate_of(
 ) -> Candidate | dict[str, int]:
     """Draw a taxonomy's sequences, as many of every class, in each of the parts.
 
-    Args:
-        rows: from `searched_rows`.
-        taxonomy: the taxonomy.
-        wanted: sizes.
-
     Returns:
         The candidate; where a class has fewer than `minimum` in a part, how many sequences the
         smallest class has, by part.
@@ -376,9 +440,8 @@ def candidate_of(
         inside = frame.filter(pl.col("part") == part)
         counts = np.bincount(inside["class_index"].to_numpy(), minlength=len(numbers))
         smallest[part] = int(counts.min())
-        take = min(smallest[part], sizes[part])
         turn = pl.int_range(pl.len()).over("class_index")
-        drawn[part] = inside.filter(turn < take)
+        drawn[part] = inside.filter(turn < min(smallest[part], sizes[part]))
     if min(smallest.values()) < wanted.minimum:
         return smallest
     sample = SampleRows(
@@ -404,13 +467,92 @@ def label_digest(codes: pl.Series) -> str:
     return hashlib.sha256(renamed.tobytes()).hexdigest()[:16]
 
 
-# The cheapest rung of a search: logistic regression on pooled statistics of the stored maps.
+# The first rung: optuna proposes, a regression on statistics of the stored maps scores.
 
-_TEXT_DIMENSIONS = 64
+
+def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
+    """Propose and score until enough different taxonomies have been tried.
+
+    Raises:
+        UserError: no taxonomy has enough sequences of each class, or is above chance.
+    """
+    wanted = study.settings.search
+    scorer, found = CheapScorer(study, rows), Proposals()
+    with (
+        _quiet_optuna() as optuna,
+        track("Searching (cheap)", total=wanted.candidates, unit="taxonomies") as progress,
+    ):
+        n_startup = max(10, wanted.candidates // 3)
+        sampler = optuna.samplers.TPESampler(n_startup_trials=n_startup, seed=wanted.seed)
+        proposer = optuna.create_study(direction="maximize", sampler=sampler)
+        while len(found.seen) < wanted.candidates and (
+            found.n_proposed < _MOST_PROPOSALS * wanted.candidates
+        ):
+            trial = proposer.ask()
+            found.n_proposed += 1
+            n_before = len(found.seen)
+            taxonomy = propose(space, trial)
+            score = None if taxonomy is None else _try(taxonomy, rows, wanted, found, scorer)
+            found.n_same += taxonomy is None
+            if score is None:
+                proposer.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                proposer.tell(trial, score)
+            progress.advance(len(found.seen) - n_before)
+    if found.entries:
+        return found
+    here = f"{int(rows['is_memorized'].sum()):,} memorized of {rows.height:,} sequences with maps"
+    if found.seen:
+        raise UserError(
+            f"{study.folder}: the attention shows none of {len(found.seen):,} taxonomies above "
+            f"chance in a regression ({here}). Capture more sequences (--capture-all)."
+        )
+    raise UserError(
+        f"{study.folder}: too few sequences ({here}): of {found.n_proposed:,} taxonomies none has "
+        f"{wanted.minimum} of each class in each of three parts, the best "
+        f"{found.largest_smallest}. Try --capture-all, or lower search.minimum."
+    )
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[Any]:
+    """Optuna, kept from reporting every trial; its level is restored after."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield optuna
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _try(
+    taxonomy: Taxonomy,
+    rows: pl.DataFrame,
+    wanted: SearchSettings,
+    found: Proposals,
+    scorer: "CheapScorer",
+) -> float | None:
+    """Score one proposal; None where it is too small, or shows nothing."""
+    candidate = candidate_of(rows, taxonomy, wanted)
+    if not isinstance(candidate, Candidate):
+        found.n_small += 1
+        found.largest_smallest = max(found.largest_smallest, min(candidate.values()))
+        return None
+    if candidate.digest in found.seen:
+        found.n_same += 1
+        return found.seen[candidate.digest]
+    score = found.seen[candidate.digest] = scorer.score(candidate)
+    if score is not None:
+        found.entries.append(Entry(candidate, scores={"cheap": score}))
+    return score
 
 
 class CheapScorer:
-    """Scores candidates on the selection part.
+    """Scores candidates on the selection part; scores of an earlier run are read back.
 
     Args:
         study: with maps captured.
@@ -419,39 +561,53 @@ class CheapScorer:
 
     def __init__(self, study: Study, rows: pl.DataFrame) -> None:
         self._study, self._rows = study, rows
+        wanted = study.settings.search
+        basis = [
+            [facts["fingerprint"] for facts in study.record["models"].values()],
+            has_reference(study),
+            [wanted.objective, wanted.seed, wanted.n_train, wanted.n_select, wanted.n_final],
+            hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest(),
+            hashlib.sha256("".join(rows["part"] + rows["suffix"]).encode()).hexdigest(),
+        ]
+        self._path = study.folder / "search" / f"cheap-{_hash(basis)}.json"
+        self._kept: dict[str, float | None] = {}
+        if self._path.is_file():
+            try:
+                self._kept = dict(json.loads(self._path.read_text(encoding="utf-8")).items())
+            except (OSError, ValueError, AttributeError):
+                raise DamagedDataError(
+                    f"{self._path}: damaged. Delete it: the scores are found anew."
+                ) from None
 
-    def score(self, candidate: Candidate, objective: ObjectiveName) -> float | None:
-        """The objective of one candidate, None where the regression on the attention is at chance.
-
-        Args:
-            candidate: rows and classes.
-            objective: what is maximized.
-        """
+    def score(self, candidate: Candidate) -> float | None:
+        """The objective of one candidate, None where the regression on attention is at chance."""
+        if candidate.digest in self._kept:
+            return self._kept[candidate.digest]
+        wanted = self._study.settings.search
         train, select = candidate.positions("train"), candidate.positions("select")
         labels = candidate.rows.train["class_index"].to_numpy()
         chosen = candidate.rows.evaluation.filter(pl.col("part") == "select")
         sources: dict[str, Votes] = {}
         for name, columns in self._columns.items():
-            seed = self._study.settings.search.seed
-            fit = classify_statistics(columns[train], labels, columns[select], seed)
+            fit = classify_statistics(columns[train], labels, columns[select], wanted.seed)
             if fit.did_train:
-                sources[name] = _votes(fit, chosen)
-        if "model" not in sources or (len(sources) < 2 and objective in ("excess", "auc_excess")):
-            return None
-        return measure_objective(sources, objective).value
+                sources[name] = _votes([(0, fit.predicted[None], fit.probabilities)], chosen)
+        self._kept[candidate.digest] = _score(sources, wanted.objective)
+        self._path.parent.mkdir(exist_ok=True)
+        write_json(self._path, self._kept)
+        return self._kept[candidate.digest]
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
         """What each source sees of every searched row, shape (rows, columns)."""
         say(f"Statistics of {self._rows.height:,} maps")
-        roles = ("model", "reference") if has_reference(self._study) else ("model",)
-        return {role: self._statistics(role) for role in roles} | {"blind": self._text()}
-
-    def _statistics(self, role: str) -> np.ndarray:
-        """Pooled statistics of one model's mean maps."""
-        store = MapStore(maps_folder(self._study, role), verify=False)
         ids, suffixes = self._rows["sequence_id"].to_numpy(), self._rows["suffix"].to_list()
-        return map_statistics(store.dataset(ids, suffixes, "mean")).reshape(len(ids), -1)
+        found = {}
+        for role in ("model", "reference") if has_reference(self._study) else ("model",):
+            maps = MapStore(maps_folder(self._study, role), verify=False)
+            statistics = map_statistics(maps.dataset(ids, suffixes, "mean"))
+            found[role] = statistics.reshape(len(ids), -1)
+        return found | {"blind": self._text()}
 
     def _text(self) -> np.ndarray:
         """Statistics of the blind maps, and the first dimensions of the n-gram counts."""
@@ -467,239 +623,67 @@ class CheapScorer:
         return np.concatenate([blind, reducer.transform(counts.log1p())], axis=1)
 
 
-def _votes(fit: BaselineFit, rows: pl.DataFrame) -> Votes:
-    """A fit's predictions as votes of one run."""
+def _votes(runs: Sequence[tuple[int, np.ndarray, np.ndarray]], rows: pl.DataFrame) -> Votes:
+    """Votes of one source: seed, classes (epochs, rows) and probabilities of each training."""
+    scores = np.stack([probabilities for _, _, probabilities in runs])
     return Votes(
         sequence_ids=rows["sequence_id"].to_numpy(),
         true=rows["class_index"].to_numpy(),
-        predicted=fit.predicted[None],
-        seeds=np.zeros(1, dtype=np.int64),
-        n_classes=fit.probabilities.shape[1],
-        probabilities=fit.probabilities,
-        scores=fit.probabilities[None].astype(np.float32),
-        score_seeds=np.zeros(1, dtype=np.int64),
+        predicted=np.concatenate([predicted for _, predicted, _ in runs]),
+        seeds=np.concatenate([np.full(len(predicted), seed) for seed, predicted, _ in runs]),
+        n_classes=scores.shape[2],
+        probabilities=scores.mean(axis=0, dtype=np.float64),
+        scores=scores.astype(np.float32),
+        score_seeds=np.array([seed for seed, _, _ in runs]),
     )
 
 
-# The first rung of a search: optuna proposes taxonomies, each is scored cheaply and once.
-
-_MOST_PROPOSALS = 20
-"""Proposals a wanted candidate: most spaces hold fewer divisions than names."""
-
-
-@dataclass
-class Proposals:
-    """What was proposed, and what came of it.
-
-    Attributes:
-        scored: candidates with a score, in the order in which they were proposed.
-        scores: the cheap score of each, by its digest.
-        n_proposed: all proposals.
-        n_same: those that divide as an earlier one does.
-        n_small: those with a class that is too small in one of the parts.
-        n_untrained: different ones of which the cheap regression learned nothing.
-        largest_smallest: the best that any proposal's smallest class reached in its scarcest part.
-    """
-
-    scored: list[Candidate] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)
-    n_proposed: int = 0
-    n_same: int = 0
-    n_small: int = 0
-    n_untrained: int = 0
-    largest_smallest: int = 0
+def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
+    """The objective, None where nothing of the model, or no control that is needed, trained."""
+    if "model" not in sources or (len(sources) < 2 and objective in ("excess", "auc_excess")):
+        return None
+    return measure_objective(sources, objective).value
 
 
-def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
-    """Propose and score until enough different taxonomies have been tried.
+# The dearer rungs: CNNs on the attention, the text and the reference's attention.
 
-    Args:
-        study: with maps captured.
-        rows: from `searched_rows`.
-        space: what may be proposed.
 
-    Returns:
-        The candidates and their scores.
-
-    Raises:
-        UserError: optuna is missing, or no taxonomy has enough sequences of each class.
-    """
+def _climb(study: Study, entries: list[Entry], references: list[Entry]) -> list[Entry]:
+    """Successive halving: the finalists, best first."""
     wanted = study.settings.search
-    scorer = _KeptScores(study, rows)
-    found, seen = Proposals(), dict[str, float | None]()
-    with (
-        _quiet(load_optuna()) as optuna,
-        track("Searching (cheap)", total=wanted.candidates, unit="taxonomies") as progress,
-    ):
-        n_startup = max(10, wanted.candidates // 3)
-        sampler = optuna.samplers.TPESampler(n_startup_trials=n_startup, seed=wanted.seed)
-        proposer = optuna.create_study(direction="maximize", sampler=sampler)
-        while len(seen) < wanted.candidates and (
-            found.n_proposed < _MOST_PROPOSALS * wanted.candidates
-        ):
-            trial = proposer.ask()
-            n_before = len(seen)
-            score = _try(study, rows, space, trial, found, seen, scorer)
-            if score is None:
-                proposer.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            else:
-                proposer.tell(trial, score)
-            progress.advance(len(seen) - n_before)
-    if not found.scored:
-        raise UserError(_nothing(study, rows, found))
-    return found
-
-
-def _try(
-    study: Study,
-    rows: pl.DataFrame,
-    space: SearchSpace,
-    trial: Any,
-    found: Proposals,
-    seen: dict[str, float | None],
-    scorer: "_KeptScores",
-) -> float | None:
-    """Score one proposal; None where it cannot be, or is too small."""
-    found.n_proposed += 1
-    taxonomy = propose(space, trial)
-    if taxonomy is None:
-        found.n_same += 1
-        return None
-    candidate = candidate_of(rows, taxonomy, study.settings.search)
-    if not isinstance(candidate, Candidate):
-        found.n_small += 1
-        found.largest_smallest = max(found.largest_smallest, min(candidate.values()))
-        return None
-    if candidate.digest in seen:
-        found.n_same += 1
-        return seen[candidate.digest]
-    score = seen[candidate.digest] = scorer.score(candidate)
-    if score is None:
-        found.n_untrained += 1
-        return None
-    found.scored.append(candidate)
-    found.scores[candidate.digest] = score
-    return score
-
-
-class _KeptScores:
-    """Cheap scores, read back where an earlier run found them."""
-
-    def __init__(self, study: Study, rows: pl.DataFrame) -> None:
-        self._scorer = CheapScorer(study, rows)
-        self._objective: ObjectiveName = study.settings.search.objective
-        self._path = study.folder / "search" / f"cheap-{_key(study, rows)}.json"
-        self._kept = _read(self._path)
-
-    def score(self, candidate: Candidate) -> float | None:
-        """The candidate's score, kept once found."""
-        if candidate.digest not in self._kept:
-            self._kept[candidate.digest] = self._scorer.score(candidate, self._objective)
-            self._path.parent.mkdir(exist_ok=True)
-            write_json(self._path, self._kept)
-        return self._kept[candidate.digest]
-
-
-def _read(path: Path) -> dict[str, float | None]:
-    """Scores of an earlier run."""
-    if not path.is_file():
-        return {}
-    try:
-        kept: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-        kept.items()
-    except (OSError, ValueError, AttributeError):
-        raise DamagedDataError(f"{path}: damaged. Delete it: the scores are found anew.") from None
+    rungs = [Rung("brief", "brief", tuple(wanted.seeds[:1])), _full_rung(study)]
+    n_kept = max(wanted.finalists, ceil(len(entries) / wanted.reduction))
+    kept = _best(entries, "cheap", n_kept)
+    for rung in rungs:
+        with_references = [*kept, *(references if rung.name == "full" else [])]
+        _train(study, [one.candidate for one in with_references], rung)
+        for entry in with_references:
+            sources = _collect(study, entry.candidate, rung, "select")
+            entry.scores[rung.name] = _score(sources, wanted.objective)
+        n_kept = max(wanted.finalists, ceil(len(kept) / wanted.reduction))
+        kept = _best(kept, rung.name, wanted.finalists if rung.name == "full" else n_kept)
+        if not kept:
+            raise UserError(
+                f"{study.folder}: no CNN of the search learned anything ({rung.name} rung). "
+                "Capture more sequences (--capture-all)."
+            )
     return kept
 
 
-def _key(study: Study, rows: pl.DataFrame) -> str:
-    """Hash of all that decides a cheap score beyond how a taxonomy divides the rows."""
-    wanted = study.settings.search
-    basis = [
-        [facts["fingerprint"] for facts in study.record["models"].values()],
-        has_reference(study),
-        [wanted.objective, wanted.seed, wanted.n_train, wanted.n_select, wanted.n_final],
-        hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest(),
-        hashlib.sha256("".join(rows["part"] + rows["suffix"]).encode()).hexdigest(),
-    ]
-    return hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
+def _full_rung(study: Study) -> Rung:
+    """Training as in any study."""
+    return Rung("full", study.settings.train.preset, tuple(study.settings.search.seeds))
 
 
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[Any]:
-    """Keep optuna from reporting every trial; its level is restored after."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield optuna
-    finally:
-        optuna.logging.set_verbosity(before)
+def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
+    """The best of a rung, best first; ties by name, so that the order is the same every time."""
+    scored = [one for one in entries if one.scores.get(rung) is not None]
+    scored.sort(key=lambda one: (-(one.scores[rung] or 0.0), one.candidate.taxonomy.name))
+    return scored[:n]
 
 
-def _nothing(study: Study, rows: pl.DataFrame, found: Proposals) -> str:
-    """Why no taxonomy could be scored."""
-    n_memorized = int(rows["is_memorized"].sum())
-    here = f"{n_memorized:,} memorized of {rows.height:,} sequences with maps"
-    if found.n_untrained:
-        return (
-            f"{study.folder}: the attention shows none of {found.n_untrained:,} taxonomies above "
-            f"chance in a regression ({here}). Capture more sequences (--capture-all)."
-        )
-    return (
-        f"{study.folder}: too few sequences ({here}): of {found.n_proposed:,} taxonomies none has "
-        f"{study.settings.search.minimum} of each class in each of three parts, the best "
-        f"{found.largest_smallest}. Try --capture-all, or lower search.minimum."
-    )
-
-
-# The dearer rungs of a search: CNNs on the attention, the text and the reference's attention.
-
-
-@dataclass(frozen=True)
-class Rung:
-    """How much a candidate is given.
-
-    Attributes:
-        name: what it is called in `search.parquet`.
-        preset: of the CNNs.
-        seeds: one CNN each.
-    """
-
-    name: str
-    preset: str
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SearchTask:
-    """A job and its rows, as they are sent to another process."""
-
-    job: Job
-    rows: SampleRows
-
-
-def run_search_task(task: SearchTask) -> str:
-    """Run one job; returns its key.
-
-    Args:
-        task: from `train`.
-    """
-    return run_job_on(Study(task.job.study), task.job, task.rows)
-
-
-def train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
-    """Train what is missing of these candidates, several at once.
-
-    Args:
-        study: with maps of all their rows.
-        candidates: of one rung.
-        rung: how they are trained.
-
-    Raises:
-        MnemoscopeError: maps missing or damaged, no room; what is finished is kept.
-    """
+def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
+    """Train what is missing of these candidates, several at once; what is finished is kept."""
     (study.folder / "cnn").mkdir(exist_ok=True)
     tasks = [
         SearchTask(job, candidate.rows)
@@ -714,126 +698,101 @@ def train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
             progress.advance()
 
 
-def collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
-    """What the trainings of one candidate said of one part.
+def run_search_task(task: SearchTask) -> str:
+    """Run one job; returns its key."""
+    return run_job_on(Study(task.job.study), task.job, task.rows)
 
-    Args:
-        study: the study.
-        candidate: whose trainings are finished.
-        rung: how it was trained.
-        part: `select` or `final`.
 
-    Returns:
-        Votes by source, of the trainings that left chance; a source without any is left out.
-    """
-    evaluation = candidate.rows.evaluation
-    inside = (evaluation["part"] == part).to_numpy()
-    found: dict[str, list[tuple[int, Outcome]]] = {}
+def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
+    """Votes on one part by source, of the trainings that left chance."""
+    inside = (candidate.rows.evaluation["part"] == part).to_numpy()
+    rows = candidate.rows.evaluation.filter(pl.Series(inside))
+    found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for job in _jobs(study, candidate, rung):
         outcome = load_outcome(job)
         if outcome.facts["did_train"]:
-            found.setdefault(job.source, []).append((job.seed, outcome))
-    rows = evaluation.filter(pl.Series(inside))
-    return {source: _search_trainings_votes(runs, inside, rows) for source, runs in found.items()}
-
-
-def _search_trainings_votes(
-    runs: list[tuple[int, Outcome]], inside: np.ndarray, rows: pl.DataFrame
-) -> Votes:
-    """Put the trainings of one source together; epochs are runs of one training."""
-    scores = np.stack([outcome.probabilities[inside] for _, outcome in runs])
-    return Votes(
-        sequence_ids=rows["sequence_id"].to_numpy(),
-        true=rows["class_index"].to_numpy(),
-        predicted=np.concatenate([outcome.predicted[:, inside] for _, outcome in runs]),
-        seeds=np.concatenate([np.full(len(outcome.predicted), seed) for seed, outcome in runs]),
-        n_classes=scores.shape[2],
-        probabilities=scores.mean(axis=0, dtype=np.float64),
-        scores=scores.astype(np.float32),
-        score_seeds=np.array([seed for seed, _ in runs]),
-    )
+            run = (job.seed, outcome.predicted[:, inside], outcome.probabilities[inside])
+            found.setdefault(job.source, []).append(run)
+    return {source: _votes(runs, rows) for source, runs in found.items()}
 
 
 def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
-    """The trainings of one candidate, in order."""
+    """The trainings of one candidate: the model's, and the controls that an excess is over."""
+    name, rows = candidate.taxonomy.name, candidate.rows
     usable = has_reference(study)
-    sources = [
-        "model",
-        *(one for one in CONTROLS if usable or TABLE[one].reads != "reference"),
-    ]
+    controls = [one for one in CONTROLS if usable or TABLE[one].reads != "reference"]
     return [
-        make_job(
-            study,
-            candidate.taxonomy.name,
-            candidate.rows,
-            source,
-            settings_of(study.settings, source)[0],
-            seed,
-            rung.preset,
-        )
-        for source in sources
+        make_job(study, name, rows, source, setting, seed, rung.preset)
+        for source in ("model", *controls)
+        for setting in settings_of(study.settings, source)[:1]
         for seed in (rung.seeds[:1] if source in BASELINES else rung.seeds)
     ]
 
 
-# Stage `search`: the taxonomies that attention bears out best, chosen apart from their figure.
-
-SEARCH_FILE = "search.parquet"
-FOUND_FILE = "search.yaml"
+# What was found, as tables and in words.
 
 
-@dataclass
-class _Entry:
-    """One taxonomy of the search: as far as it came, and what it scored there."""
+def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
+    """Every figure of one taxonomy on the final part, with intervals."""
+    seed, n_resamples = study.settings.search.seed, study.settings.benchmark.n_resamples
+    sources = _collect(study, candidate, _full_rung(study), "final")
+    figures: dict[str, Any] = {}
+    for name in OBJECTIVES:
+        if _score(sources, name) is not None:
+            found = measure_objective(sources, name, seed=seed, n_resamples=n_resamples)
+            figures |= found.columns(name)
+    of_each = {
+        name: _score({"model": one}, "min_f1") or 0.0
+        for name, one in sources.items()
+        if name != "model"
+    }
+    return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
 
-    candidate: Candidate
-    is_beside: bool = False
-    scores: dict[str, float | None] = field(default_factory=dict)
-    final: dict[str, Any] = field(default_factory=dict)
+
+def _table(
+    entries: Sequence[Entry], references: Sequence[Entry], finalists: Sequence[Entry]
+) -> pl.DataFrame:
+    """One row a taxonomy: finalists, what stands beside them, then the rest by how far it came."""
+    rest = [one for one in entries if one not in finalists]
+    rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
+    places = {id(one): place for place, one in enumerate(finalists, start=1)}
+    schema = {"taxonomy": pl.String, "classes": pl.Int64, "kind": pl.String, "place": pl.Int64}
+    schema |= dict.fromkeys(["cheap", "brief", "full", *_FINAL_COLUMNS], pl.Float64)
+    schema |= {"strongest": pl.String} | dict.fromkeys([f"n_{part}" for part in PARTS], pl.Int64)
+    rows = [
+        {
+            "taxonomy": one.candidate.taxonomy.name,
+            "classes": len(one.candidate.taxonomy.classes),
+            "kind": "beside" if one.is_beside else "found",
+            "place": places.get(id(one)),
+            **dict.fromkeys(("cheap", "brief", "full", *_FINAL_COLUMNS, "strongest")),
+            **one.scores,
+            **one.final,
+            **{f"n_{part}": one.candidate.counts[part] for part in PARTS},
+        }
+        for one in [*finalists, *references, *rest]
+    ]
+    return pl.DataFrame(rows, schema=schema)
 
 
-def search_stage(study: Study, models: Models) -> None:
-    """Write `search.parquet` (a row a taxonomy tried) and `search.yaml` (the finalists).
-
-    Raises:
-        UserError: no maps, an unknown node or range, optuna missing, too few sequences.
-    """
-    study.require("capture")
-    load_optuna()
-    wanted = study.settings.search
-    with study.finishing("search") as counts:
-        beside = load_taxonomies(wanted.beside) if wanted.beside else []
-        if wanted.capture_all:
-            _capture_all(study, models)
-        add_measures(study, models)
-        rows = searched_rows(study)
-        learned_from = rows.filter(pl.col("is_memorized") & (pl.col("part") == "train"))
-        space = make_space(wanted.nodes, learned_from, classes=wanted.classes)
-        proposals = propose_candidates(study, rows, space)
-        entries = [
-            _Entry(one, scores={"cheap": proposals.scores[one.digest]}) for one in proposals.scored
-        ]
-        references, impossible = [], {}
-        for taxonomy in beside:
-            candidate = candidate_of(rows, taxonomy, wanted)
-            if isinstance(candidate, Candidate):
-                references.append(_Entry(candidate, is_beside=True))
-            else:
-                impossible[taxonomy.name] = candidate
-        finalists = _climb(study, entries, references)
-        for entry in [*finalists, *references]:
-            entry.final = _final_figures(study, entry)
-        study.write(SEARCH_FILE, _table(entries, references, finalists))
-        _write_found(study, [one.candidate for one in finalists])
-        counts |= _counts(rows, proposals, space.n_taxonomies) | {"impossible_beside": impossible}
-    study.forget("report")  # it shows the search where there is one
+def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy]) -> None:
+    """The finalists as a file of taxonomies, with the user's own nodes that they hold."""
+    nodes = [node for taxonomy in taxonomies for node in taxonomy.nodes]
+    named = {part for node in nodes for part in node.name.split(UNION)}
+    own = [
+        {"name": name, "yes_when": node.cuts[0].column, "meaning": node.meaning}
+        for name, node in space.own.items()
+        if name in named
+    ]
+    content: dict[str, Any] = {"nodes": own} if own else {}
+    content["taxonomies"] = [one.name for one in taxonomies]
+    head = f"# Found by 'mnemoscope search {study.folder.name}'; use: -t {FOUND_FILE}\n"
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+    write_text(study.folder / FOUND_FILE, head + text)
 
 
 def search_words(study: Study) -> list[str]:
-    """The result of a finished search in plain words.
-
-    Args:
-        study: with the stage done.
+    """The result of a finished search in words: what was tried, the winner, what it is worth.
 
     Raises:
         UserError: it has not been run.
@@ -841,178 +800,72 @@ def search_words(study: Study) -> list[str]:
     study.require("search")
     manifest = study.manifest("search")
     assert manifest is not None
-    return describe_search(study.read(SEARCH_FILE), manifest["counts"], study.settings.search)
-
-
-def _capture_all(study: Study, models: Models) -> None:
-    """Capture every memorized sequence and half as many others, whatever is stored already."""
-    table = study.sequences.filter(pl.col("is_memorized").is_not_null())
-    memorized = table.filter(pl.col("is_memorized"))
-    suffix = study.settings.label.non_memo_suffix
-    others = table.filter(~pl.col("is_memorized"))
-    if suffix == "own":
-        others = others.filter(pl.col("continuation").is_not_null())
-    n_others = min(others.height, ceil(memorized.height / 2))
-    others = others.sample(n_others, seed=study.settings.search.seed)
-    wanted = [(memorized, "true"), (others, suffix)]
-    capture_rows(
-        study,
-        models,
-        pl.concat(
-            rows.select("sequence_id", pl.lit(shown).alias("suffix")).sort("sequence_id")
-            for rows, shown in wanted
-        ),
-    )
-
-
-def _climb(study: Study, entries: list[_Entry], references: list[_Entry]) -> list[_Entry]:
-    """Successive halving: the finalists, best first."""
-    wanted = study.settings.search
-    rungs = [
-        Rung("brief", "brief", tuple(wanted.seeds[:1])),
-        Rung("full", study.settings.train.preset, tuple(wanted.seeds)),
-    ]
-    kept = _best(entries, "cheap", _n_kept(len(entries), study))
-    for rung in rungs:
-        with_references = [*kept, *(references if rung.name == "full" else [])]
-        train(study, [one.candidate for one in with_references], rung)
-        for entry in with_references:
-            sources = _compared(collect(study, entry.candidate, rung, "select"))
-            entry.scores[rung.name] = _score(sources, wanted.objective)
-        n_kept = wanted.finalists if rung.name == "full" else _n_kept(len(kept), study)
-        kept = _best(kept, rung.name, n_kept)
-        if not kept:
-            raise UserError(
-                f"{study.folder}: no CNN of the search learned anything ({rung.name} rung). "
-                "Capture more sequences (--capture-all)."
-            )
-    return kept
-
-
-def _n_kept(n: int, study: Study) -> int:
-    """How many of a rung go on."""
-    wanted = study.settings.search
-    return max(wanted.finalists, ceil(n / wanted.reduction))
-
-
-def _best(entries: Sequence[_Entry], rung: str, n: int) -> list[_Entry]:
-    """The best of a rung, best first; ties by name, so that the order is the same every time."""
-    scored = [one for one in entries if one.scores.get(rung) is not None]
-    scored.sort(key=lambda one: (-(one.scores[rung] or 0.0), one.candidate.taxonomy.name))
-    return scored[:n]
-
-
-def _compared(sources: dict[str, Votes]) -> dict[str, Votes]:
-    """The model and the controls that an excess is counted over."""
-    return {name: one for name, one in sources.items() if name in ("model", *CONTROLS)}
-
-
-def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
-    """The objective, None where no CNN of the model, or no control that is needed, trained."""
-    if "model" not in sources or (len(sources) < 2 and objective in ("excess", "auc_excess")):
-        return None
-    return measure_objective(sources, objective).value
-
-
-def _final_figures(study: Study, entry: _Entry) -> dict[str, Any]:
-    """Every figure of one taxonomy on the final part, with intervals."""
-    wanted, resamples = study.settings.search, study.settings.benchmark.n_resamples
-    rung = Rung("full", study.settings.train.preset, tuple(wanted.seeds))
-    sources = _compared(collect(study, entry.candidate, rung, "final"))
-    figures: dict[str, Any] = {}
-    for name in OBJECTIVES:
-        if _score(sources, name) is None:
-            continue
-        found = measure_objective(sources, name, seed=wanted.seed, n_resamples=resamples)
-        figures |= found.columns(name)
-    controls = {name: one for name, one in sources.items() if name != "model"}
-    of_each = {name: _score({"model": one}, "min_f1") or 0.0 for name, one in controls.items()}
-    return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
-
-
-def _table(
-    entries: Sequence[_Entry], references: Sequence[_Entry], finalists: Sequence[_Entry]
-) -> pl.DataFrame:
-    """One row a taxonomy: finalists, what stands beside them, then the rest by how far it came."""
-    rest = [one for one in entries if one not in finalists]
-    rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
-    places = {id(one): place for place, one in enumerate(finalists, start=1)}
-    rows = [
-        {
-            "taxonomy": one.candidate.taxonomy.name,
-            "classes": len(one.candidate.taxonomy.classes),
-            "kind": "beside" if one.is_beside else "found",
-            "place": places.get(id(one)),
-            **{rung: one.scores.get(rung) for rung in ("cheap", "brief", "full")},
-            **{name: one.final.get(name) for name in _final_names()},
-            "strongest": one.final.get("strongest"),
-            **{f"n_{part}": one.candidate.counts[part] for part in PARTS},
-        }
-        for one in [*finalists, *references, *rest]
-    ]
-    return pl.DataFrame(rows, schema=_schema())
-
-
-def _final_names() -> list[str]:
-    """Columns of the final figures."""
-    return [f"{name}{end}" for name in OBJECTIVES for end in ("", "_low", "_high")]
-
-
-def _schema() -> pl.Schema:
-    """The columns of `search.parquet`."""
-    floats = ["cheap", "brief", "full", *_final_names()]
-    return pl.Schema(
-        {"taxonomy": pl.String, "classes": pl.Int64, "kind": pl.String, "place": pl.Int64}
-        | dict.fromkeys(floats, pl.Float64)
-        | {"strongest": pl.String}
-        | {f"n_{part}": pl.Int64 for part in PARTS}
-    )
-
-
-def _write_found(study: Study, finalists: Sequence[Candidate]) -> None:
-    """The finalists as a file of taxonomies, with the user's own nodes that they hold."""
-    taxonomies = [one.taxonomy for one in finalists]
-    own = study.settings.search.nodes
-    files = [path for path in own if path.lower().endswith((".yaml", ".yml"))]
-    nodes = _own_nodes(files, taxonomies)
-    content: dict[str, Any] = {"nodes": nodes} if nodes else {}
-    content["taxonomies"] = [one.name for one in taxonomies]
-    head = f"# Found by 'mnemoscope search {study.folder.name}'; use: -t {FOUND_FILE}\n"
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
-    write_text(study.folder / FOUND_FILE, head + text)
-
-
-def _own_nodes(files: Sequence[str], taxonomies: Sequence[Any]) -> list[dict[str, str]]:
-    """The user's own nodes that any of the taxonomies names, as YAML entries."""
-    from mnemoscope.taxonomy.catalogue import read_nodes
-
-    given = {
-        node.name: node for path in files for nodes in read_nodes(path).values() for node in nodes
-    }
-    named = {
-        part
-        for taxonomy in taxonomies
-        for node in taxonomy.nodes
-        for part in node.name.split("-or-")
-    }
+    counts, wanted, table = manifest["counts"], study.settings.search, study.read(SEARCH_FILE)
+    best = table.row(by_predicate=pl.col("place") == 1, named=True)
+    parts = ", ".join(f"{counts[f'memorized_{part}']:,}" for part in PARTS)
     return [
-        {"name": name, "yes_when": node.cuts[0].column, "meaning": node.meaning}
-        for name, node in given.items()
-        if name in named
+        f"{counts['memorized']:,} memorized sequences with maps ({parts} for training, selection "
+        f"and final evaluation); {counts['tried']:,} different taxonomies tried of "
+        f"{counts['proposed']:,} proposed ({counts['same']:,} divide as another does, "
+        f"{counts['too_small']:,} have a class of fewer than {wanted.minimum}).",
+        _winner(best, wanted.objective),
+        _verdict(best),
+        *(
+            _beside(row, best, wanted.objective)
+            for row in table.filter(pl.col("kind") == "beside").iter_rows(named=True)
+        ),
+        *(
+            f"{name}: a class has {min(smallest.values())} sequences in one of the parts."
+            for name, smallest in counts["impossible_beside"].items()
+        ),
     ]
 
 
-def _counts(rows: pl.DataFrame, proposals: Proposals, n_taxonomies: int) -> dict[str, Any]:
-    """What the manifest keeps of a search."""
-    memorized = rows.filter(pl.col("is_memorized"))
-    return {
-        "sequences": rows.height,
-        "memorized": memorized.height,
-        **{f"memorized_{part}": int((memorized["part"] == part).sum()) for part in PARTS},
-        "space": n_taxonomies,
-        "proposed": proposals.n_proposed,
-        "tried": len(proposals.scored) + proposals.n_untrained,
-        "same": proposals.n_same,
-        "too_small": proposals.n_small,
-        "untrained": proposals.n_untrained,
-    }
+def final_figure(row: Mapping[str, Any], name: str) -> str:
+    """A figure of the final part with its interval; a difference in points, else per cent."""
+    is_difference = "excess" in name
+    return figure(row, name, signed=is_difference, unit=not is_difference, gap=" ")
+
+
+def _winner(best: Mapping[str, Any], objective: str) -> str:
+    """The winner's figure where it was chosen, and where it was not."""
+    words, chosen, final = _OBJECTIVES_IN_WORDS[objective], best["full"], best[objective]
+    if final is None:
+        return f"Best by {words}: {best['taxonomy']}; nothing to hold it against on the final part."
+    drop = chosen - final
+    fall = f"{percent(abs(drop), unit=False)} points {'less' if drop >= 0 else 'more'}"
+    shown = points(chosen) if "excess" in objective else percent(chosen)
+    return (
+        f"Best by {words}: {best['taxonomy']}, {shown} where it was chosen and "
+        f"{final_figure(best, objective)} on the final part, which had no say in the choice "
+        f"({fall})."
+    )
+
+
+def _verdict(best: Mapping[str, Any]) -> str:
+    """What the winner's excess says of memory."""
+    if best["excess"] is None:
+        return "No control trained, so its figure may come from the text alone."
+    shown = final_figure(best, "excess")
+    if best["excess_low"] > 0:
+        return f"Its excess is {shown} points: attention shows more of it than the text gives away."
+    if best["excess_high"] < 0:
+        return f"Its excess is {shown} points: the text gives away more of it than attention shows."
+    return (
+        f"Its excess is {shown} points, an interval that spans zero: this search found no taxonomy "
+        "of which attention shows more than the text gives away."
+    )
+
+
+def _beside(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
+    """A taxonomy that was not searched for, on the same parts."""
+    if row[name] is None:
+        return f"Beside it {row['taxonomy']}: no CNN trained."
+    text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."
+    if best[name] is None:
+        return text
+    if best[f"{name}_low"] > row[f"{name}_high"]:
+        return f"{text} The found one is above it."
+    if best[f"{name}_high"] < row[f"{name}_low"]:
+        return f"{text} The found one is below it."
+    return f"{text} The two intervals overlap."

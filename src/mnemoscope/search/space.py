@@ -4,9 +4,10 @@ Thresholds are quantiles of the memorized sequences that are trained on, so the 
 and every proposal is an ordinary taxonomy: what is found can be copied into ``-t``.
 """
 
+import importlib.util
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +29,7 @@ _RHO = tuple(round(0.1 * step, 1) for step in range(1, 10))
 _DIGITS = 3
 _LAST = "Others"
 _ENTRY = re.compile(r"([^\[\]]+)(?:\[(.*)\.\.(.*)\])?")
-_Namer = Callable[[float], str]
+_SIDES = (">", "<=")
 
 
 class Chooser(Protocol):
@@ -69,12 +70,25 @@ class SearchSpace:
         return sum(counts[shape] for shape in self.shapes)
 
 
-def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
-    """Columns of the measures that a search of these families needs.
+def check_optuna() -> None:
+    """Refuse where optuna, which proposes, is not installed, without importing it.
 
-    Args:
-        spec: as for `make_space`; an unknown family is left for that to refuse.
+    Raises:
+        UserError: it is not installed.
     """
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            "search: needs optuna, which is not installed. pip install 'mnemoscope[search]'."
+        )
+
+
+def is_node_file(entry: str) -> bool:
+    """True of a path of the user's own nodes, False of a family."""
+    return entry.lower().endswith((".yaml", ".yml"))
+
+
+def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
+    """Columns of the measures that a search of these families needs; others are passed over."""
     families = [entry.partition("[")[0].strip() for entry in spec]
     return tuple(MEASURES[family].column for family in families if family in MEASURES)
 
@@ -101,7 +115,7 @@ def make_space(
     nodes: dict[str, tuple[str, ...]] = {}
     own: dict[str, Node] = {}
     for entry in spec:
-        if entry.lower().endswith((".yaml", ".yml")):
+        if is_node_file(entry):
             for family, given in read_nodes(Path(entry)).items():
                 own |= {node.name: node for node in given}
                 nodes[family] = tuple(node.name for node in given)
@@ -116,15 +130,7 @@ def make_space(
 
 
 def propose(space: SearchSpace, chooser: Chooser) -> Taxonomy | None:
-    """Let a chooser put a taxonomy together.
-
-    Args:
-        space: what may be chosen.
-        chooser: a trial of optuna.
-
-    Returns:
-        The taxonomy; None where the choices name one node twice.
-    """
+    """Let a trial of optuna put a taxonomy together; None where it names one node twice."""
     shape = chooser.suggest_categorical("shape", list(space.shapes))
     chosen = [_choose(space, chooser, place) for place in range(1 if shape == "one" else 2)]
     if len(set(chosen)) < len(chosen):
@@ -146,19 +152,22 @@ def _choose(space: SearchSpace, chooser: Chooser, place: int) -> str:
 
 
 def _find_nodes(entry: str, memorized: pl.DataFrame) -> dict[str, tuple[str, ...]]:
-    """The nodes of one entry, by family and side."""
+    """The nodes of one entry, by family and side; both sides of a threshold are families."""
     family, low, high = _read_entry(entry)
-    if family in MEASURES:
-        limits = _quantiles(memorized, MEASURES[family].column, entry, low, high)
-        return _sides(limits, {side: _measure_name(family, side) for side in (">", "<=")})
-    if family == "Recite":
-        limits = _duplicates(memorized, entry, low, high)
-        return _sides(limits, {one: _duplicates_name(one) for one in ("Recite", "Recollect")})
     if family == "Guess":
         return _guesses(entry, low, high)
-    columns = ("is_incrementing", "is_repeating") if family == "Reconstruct" else ("is_code",)
-    known = all(name in memorized and memorized[name].count() for name in columns)
-    return {family: (family,)} if known else {}
+    if family in ("Reconstruct", "Code"):
+        columns = ("is_incrementing", "is_repeating") if family == "Reconstruct" else ("is_code",)
+        known = all(name in memorized and memorized[name].count() for name in columns)
+        return {family: (family,)} if known else {}
+    if family == "Recite":
+        counts = [f"{int(limit)}" for limit in _duplicates(memorized, entry, low, high)]
+        sides = {side: [f"{side}[{n}]" for n in counts] for side in ("Recite", "Recollect")}
+    else:
+        limits = _quantiles(memorized, MEASURES[family].column, entry, low, high)
+        plain = [np.format_float_positional(limit, trim="-") for limit in limits]
+        sides = {f"{family} {side}": [f"{family}[{side}{one}]" for one in plain] for side in _SIDES}
+    return {side: tuple(names) for side, names in sides.items() if names}
 
 
 def _read_entry(entry: str) -> tuple[str, float, float]:
@@ -181,12 +190,13 @@ def _read_entry(entry: str) -> tuple[str, float, float]:
             f"search.nodes: '{entry}' is no range of thresholds. Write {family}[1..2], or "
             f"{family} alone."
         ) from None
-    if family in ("Reconstruct", "Code") or not low <= high:
-        reason = (
-            "takes no threshold" if family in ("Reconstruct", "Code") else "ends before it begins"
-        )
-        raise UserError(f"search.nodes: '{entry}' {reason}. Correct it, or write {family} alone.")
-    return family, low, high
+    if family in ("Reconstruct", "Code"):
+        reason = "takes no threshold"
+    elif not low <= high:
+        reason = "ends before it begins"
+    else:
+        return family, low, high
+    raise UserError(f"search.nodes: '{entry}' {reason}. Correct it, or write {family} alone.")
 
 
 def _quantiles(
@@ -203,7 +213,9 @@ def _quantiles(
             f"{_end(values.min()):.4g} to {_end(values.max()):.4g}. Choose a range within."
         )
     deciles = np.quantile(inside.to_numpy(), _SHARES).tolist()
-    decimals = _decimals(deciles[-1] - deciles[0])
+    # Three digits of their spread are kept, so that a name can be read.
+    spread = deciles[-1] - deciles[0]
+    decimals = _DIGITS - 1 - math.floor(math.log10(spread)) if spread > 0 else _DIGITS
     found = {round(limit, decimals) for limit in deciles}
     smallest, largest = _end(values.min()), _end(values.max())
     return sorted(limit for limit in found if smallest <= limit < largest)
@@ -238,34 +250,3 @@ def _guesses(entry: str, low: float, high: float) -> dict[str, tuple[str, ...]]:
         "Guess by ROUGE-L": tuple(f"Guess[{one:g}-off]" for one in limits),
         "Guess by ROUGE-3": tuple(f"Guess[off-{one:g}]" for one in limits),
     }
-
-
-def _sides(limits: Sequence[float], namers: dict[str, _Namer]) -> dict[str, tuple[str, ...]]:
-    """Both sides of every threshold, each side a family of its own; nothing without thresholds."""
-    if not limits:
-        return {}
-    named = {side: tuple(map(namer, limits)) for side, namer in namers.items()}
-    return {names[0].partition("[")[0] + _side(side): names for side, names in named.items()}
-
-
-def _side(side: str) -> str:
-    """What tells two sides of one measure apart."""
-    return f" {side}" if side in (">", "<=") else ""
-
-
-def _measure_name(family: str, side: str) -> _Namer:
-    return lambda limit: f"{family}[{side}{_plain(limit)}]"
-
-
-def _duplicates_name(family: str) -> _Namer:
-    return lambda limit: f"{family}[{int(limit)}]"
-
-
-def _decimals(spread: float) -> int:
-    """Decimals that keep three digits of a spread, so that a name can be read."""
-    return _DIGITS - 1 - math.floor(math.log10(spread)) if spread > 0 else _DIGITS
-
-
-def _plain(value: float) -> str:
-    """A number without exponent."""
-    return np.format_float_positional(value, trim="-")

@@ -20,9 +20,7 @@ from mnemoscope.flow.run import run_stage
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.report.tables import search_tables
-from mnemoscope.search import climb as search_measures
-from mnemoscope.search import climb as search_proposals
-from mnemoscope.search import climb as search_trainings
+from mnemoscope.search import climb
 from mnemoscope.search.climb import (
     Candidate,
     candidate_of,
@@ -248,11 +246,9 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
     for path in lost:
         path.unlink()
     trained, scored = [], []
-    original = search_trainings.run_job_on
-    monkeypatch.setattr(
-        search_trainings, "run_job_on", lambda *a: trained.append(1) or original(*a)
-    )
-    monkeypatch.setattr(search_proposals.CheapScorer, "score", lambda *a: scored.append(1))
+    original = climb.run_job_on
+    monkeypatch.setattr(climb, "run_job_on", lambda *a: trained.append(1) or original(*a))
+    monkeypatch.setattr(climb, "classify_statistics", lambda *a: scored.append(1))
     run_stage(Study(folder), "search")
     assert (len(trained), scored) == (len(lost), [])
     assert (folder / "search.parquet").read_bytes() == before
@@ -375,6 +371,6 @@ def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
     assert label_sequences(table, taxonomy).null_count() == 0
     # What the model continued itself is likelier after its own prefix than after others.
     assert (table["prior_gain"] > 0).sum() > 0.9 * n_memorized
-    monkeypatch.setattr(search_measures, "perplexities", None)  # would fail if it were asked again
+    monkeypatch.setattr(climb, "perplexities", None)  # would fail if it were asked again
     with pytest.raises(UserError, match="too few sequences"):
         run_stage(study, "search")
