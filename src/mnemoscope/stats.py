@@ -151,7 +151,8 @@ def resampled_ratio(parts: ArrayLike, wholes: ArrayLike) -> Estimate:
     below = drawn @ whole
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (drawn @ part) / np.where(below > 0, below, np.nan)
-    return Estimate(float(part.sum() / whole.sum()), *interval_of(ratios))
+    low, high = np.nanquantile(ratios, [0.025, 0.975]).tolist()
+    return Estimate(float(part.sum() / whole.sum()), low, high)
 
 
 def draw_counts(generator: np.random.Generator, n: int, n_resamples: int) -> npt.NDArray[np.int64]:
@@ -255,3 +256,64 @@ def kendall(draws: Floats, others: Floats) -> Floats:
     scale = np.sqrt((signs**2).sum(axis=1) * (fixed**2).sum())
     found: Floats = np.divide(signs @ fixed, scale, out=np.zeros(len(draws)), where=scale > 0)
     return found
+
+
+class Separation(NamedTuple):
+    """How well low values tell memorized sequences from others, each with its 95 % interval.
+
+    Attributes:
+        auc: ROC AUC of the negative value: over .5 where memorized sequences have low values.
+        auc_low, auc_high: its interval.
+        fpr: share of the others flagged where .75 of the memorized are.
+        fpr_low, fpr_high: its interval.
+    """
+
+    auc: float
+    auc_low: float
+    auc_high: float
+    fpr: float
+    fpr_low: float
+    fpr_high: float
+
+
+NOT_SEPARATED = Separation(*[float("nan")] * 6)
+"""Where one side is empty."""
+
+
+def separation(
+    values: ArrayLike, memorized: ArrayLike, *, seed: int, n_resamples: int
+) -> Separation:
+    """Judge "low means memorized" at every threshold, and at a true-positive rate of .75.
+
+    Args:
+        values: shape (n,); −inf is lowest, NaN is left out.
+        memorized: bool, shape (n,).
+        seed: of the resamples, drawn within memorized and others.
+        n_resamples: how many.
+
+    Returns:
+        `NOT_SEPARATED` where one side is empty.
+    """
+    found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
+    low, high = (np.sort(found[side & ~np.isnan(found)]) for side in (is_memorized, ~is_memorized))
+    if not len(low) or not len(high):
+        return NOT_SEPARATED
+    generator = np.random.default_rng(seed)
+    draws = [
+        auc_and_fpr(*(np.sort(generator.choice(one, len(one))) for one in (low, high)))
+        for _ in range(n_resamples)
+    ]
+    auc, fpr = auc_and_fpr(low, high)
+    (auc_low, fpr_low), (auc_high, fpr_high) = np.quantile(draws, [0.025, 0.975], axis=0).tolist()
+    return Separation(auc, auc_low, auc_high, fpr, fpr_low, fpr_high)
+
+
+def auc_and_fpr(
+    memorized: npt.NDArray[np.float64], others: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """AUC of low meaning memorized, and the share of others up to the .75 quantile; both sorted."""
+    up_to = np.searchsorted(others, memorized, side="right")
+    ties = up_to - np.searchsorted(others, memorized)
+    auc = float((len(others) - up_to + 0.5 * ties).mean() / len(others))
+    threshold = memorized[int(np.ceil(0.75 * len(memorized))) - 1]
+    return auc, float(np.searchsorted(others, threshold, side="right") / len(others))

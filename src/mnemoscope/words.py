@@ -109,6 +109,26 @@ def plain_figure(
     return f"{shown} [{ends}]".replace("-", minus)
 
 
+def ranged(
+    row: Mapping[str, Any],
+    name: str,
+    *,
+    ends: str | None = None,
+    scale: float = 1,
+    unit: str = "",
+    digits: int = 1,
+) -> str:
+    """Print a figure of a row as `plain_figure` does, by default as it is; `ends` as in `figure`.
+
+    >>> ranged({"length": 2, "length_low": 0.25, "length_high": 4.8}, "length")
+    '2.0 [0.2, 4.8]'
+    """
+    value, low, high = (
+        float("nan") if one is None else one for one in Estimate.of(row, name, ends=ends)
+    )
+    return plain_figure(value, low, high, scale=scale, unit=unit, digits=digits)
+
+
 def count(value: int | None) -> str:
     """Print a whole number with separators.
 

@@ -138,3 +138,19 @@ def series_beside(
     places = {key: place + shift for place, key in enumerate(keys)}
     x = plain(places[key] for key in rows[column])
     return series_of(name, rows, "value").model_copy(update={"x": x})
+
+
+def series_by(
+    frame: "pl.DataFrame",
+    by: str,
+    y: str,
+    *,
+    x: str | None = None,
+    ends: Sequence[str] | None = ("low", "high"),
+    name: str = "{}",
+) -> tuple[Series, ...]:
+    """Make a series for each value of a column, as they come; it is put into the name."""
+    return tuple(
+        series_of(name.format(key), rows, y, x=x, ends=ends)
+        for (key,), rows in frame.group_by(by, maintain_order=True)
+    )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
 
+OWN = "this model"
+"""What the study's own model is called beside others."""
+
 Shelf = Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]
 """`shelf(name, basis, make)`: the frame kept under the hash of name and basis, else made and kept.
 
@@ -83,6 +86,10 @@ class AnalysisInputs:
     def model(self) -> "LanguageModel":
         """The study's model, its forwards counted."""
         return count_forwards(self.load_model(), self.forwards)
+
+    def models(self) -> "list[tuple[str, LanguageModel]]":
+        """Name and model: the study's own, called `OWN`, and the others."""
+        return [(OWN, self.model()), *self.other_models()]
 
     def other_models(self) -> "list[tuple[str, LanguageModel]]":
         """Name and model of each of the others, their forwards counted."""

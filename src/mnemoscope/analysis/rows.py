@@ -5,11 +5,11 @@ and an interrupted one goes on.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,21 @@ def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     """
     asked = rows.with_columns(is_memorized=pl.lit(True))
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
+
+
+def classes_of(inputs: AnalysisInputs, taxonomy: str | None, *, where: str) -> pl.DataFrame:
+    """Give columns `sequence_id` and `class` of a taxonomy; None for the study's first.
+
+    Raises:
+        UserError: the study has no classes, or none of this taxonomy.
+    """
+    if inputs.labels is None:
+        raise UserError(f"{where}: no classes in {inputs.where}. Run mnemoscope label.")
+    known = [name for name in inputs.labels.columns if name != "sequence_id"]
+    name = taxonomy or known[0]
+    if name not in known:
+        raise UserError(f"{where}: taxonomy '{name}': not labelled. Known: {known}.")
+    return inputs.labels.select("sequence_id", pl.col(name).alias("class"))
 
 
 def kinds_of(rows: pl.DataFrame) -> pl.Series:
@@ -102,6 +117,14 @@ def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: s
 def hash_ids(rows: pl.DataFrame) -> str:
     """Hash of the rows' sequence ids, for a basis of the shelf."""
     return hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest()
+
+
+def hash_arrays(*arrays: npt.NDArray[Any]) -> str:
+    """Hash of shapes and values, for a basis of the shelf."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def model_basis(lm: "LanguageModel") -> dict[str, object]:
@@ -308,6 +331,70 @@ def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.fl
     basis = {"prefix": inputs.prefix, "steps": n_steps}
     found = keep_blocks(inputs, lm, rows, "states", make, label="Hidden states", basis=basis)
     return np.array(found["state"].to_numpy()).reshape(len(read), n_steps, -1)
+
+
+# -- verbatim runs --------------------------------------------------------------------------
+
+
+class Prompt(NamedTuple):
+    """A place in a sequence to ask from: so many tokens, from this one on."""
+
+    length: int
+    start: int
+
+
+class Answer(NamedTuple):
+    """What one prompt of one sequence gives.
+
+    Attributes:
+        row: of the sequence.
+        prompt: which.
+        n_tokens: tokens of the sequence that come out after it.
+        is_copied: they stand in the prompt already.
+    """
+
+    row: int
+    prompt: Prompt
+    n_tokens: int
+    is_copied: bool
+
+
+def ask_exactly(
+    lm: "LanguageModel",
+    table: npt.NDArray[np.integer[Any]],
+    prompts: Sequence[Prompt],
+    *,
+    n_decoded: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Iterator[Answer]:
+    """Count right tokens in a row after each prompt of each sequence.
+
+    One teacher-forced forward a start serves prompts of every length: as long as every token is
+    the model's own choice, it is what greedy decoding writes.
+
+    Args:
+        lm: the model.
+        table: sequences, shape (n, T).
+        prompts: each shorter than the sequences.
+        n_decoded: tokens asked for at most.
+        batch_size: sequences a forward.
+        progress: advanced by the sequences of every start.
+    """
+    from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
+
+    for start in sorted({one.start for one in prompts}):
+        lengths = [one.length for one in prompts if one.start == start]
+        shown = table[:, start:]
+        is_right = right_tokens(lm, shown, batch_size=batch_size, prefix=min(lengths))
+        for length in lengths:
+            asked = is_right[:, length - min(lengths) :][:, :n_decoded]
+            for row, n in enumerate(run_lengths(asked).tolist()):
+                prompt, written = shown[row, :length], shown[row, length : length + n]
+                copied = is_copied(lm.tokenizer, prompt, written)
+                yield Answer(row, Prompt(length, start), n, copied)
+        if progress is not None:
+            progress.advance(len(table))
 
 
 # -- training continued ---------------------------------------------------------------------
