@@ -15,12 +15,8 @@ from mnemoscope.analysis.dynamics import (
     insertions_of,
     mean_run,
 )
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
-from mnemoscope.lm.load import load_model
 from mnemoscope.stats import resampled_difference, resampled_mean
-from tests.tiny_models import make_sequences, save_model
 
 
 def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
@@ -90,21 +86,7 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A random model, two thirds of whose sequences it reproduces; a third it cannot know."""
-    folder = save_model(tmp_path_factory.mktemp("model") / "tiny")
-    lm = load_model(folder)
-    table = make_sequences(folder, 120).with_columns(
-        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
-        is_memorized=pl.int_range(pl.len()) % 3 < 2,
-        text=pl.lit("none"),
-    )
-    table = add_features(table, length=64, code="off")
-    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
-
-
-@pytest.fixture(scope="module")
-def result(inputs):
+def result(taught):
     settings = Settings(
         n_special=8,
         batch_size=8,
@@ -115,17 +97,17 @@ def result(inputs):
         steps_before=1,
         steps_after=5,
     )
-    return analyse(inputs, settings)
+    return analyse(taught, settings)
 
 
-def test_memorized_sequences_have_every_suffix_token_right(inputs, result) -> None:
+def test_memorized_sequences_have_every_suffix_token_right(taught, result) -> None:
     """The planted two thirds: M of their suffix is 1, and scan and M agree on all."""
     tokens = {row["group"]: row for row in result.frames["tokens"].iter_rows(named=True)}
-    assert tokens["memorized"]["n"] == 80
+    assert tokens["memorized"]["n"] == 60
     assert tokens["memorized"]["m_suffix"] == 1
     assert tokens["memorized"]["m"] > 32 / 63 - 1e-9
     assert tokens["not memorized, not trained on"]["m_suffix"] < 0.1
-    assert result.frames["agreement"].row(0) == (120, 0)
+    assert result.frames["agreement"].row(0) == (90, 0)
 
 
 def test_what_is_read_is_learnt_and_more_readings_teach_more(result) -> None:
@@ -153,8 +135,8 @@ def test_before_the_first_reading_an_arm_is_the_control(result) -> None:
     assert result.frames["floors"]["weights_at_end"].n_unique() == len(ARMS)
 
 
-def test_too_few_unseen_sequences_are_refused_in_one_line(inputs) -> None:
-    with pytest.raises(UserError, match=r"40 sequences are not memorized.* and 200 are needed"):
-        analyse(inputs, Settings(n_special=100))
+def test_too_few_unseen_sequences_are_refused_in_one_line(taught) -> None:
+    with pytest.raises(UserError, match=r"30 sequences are not memorized.* and 200 are needed"):
+        analyse(taught, Settings(n_special=100))
     with pytest.raises(UserError, match="batch_size 16 is above n_special 8"):
-        analyse(inputs, Settings(n_special=8))
+        analyse(taught, Settings(n_special=8))

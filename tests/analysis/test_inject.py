@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from mnemoscope.analysis.inject import Injected, Settings, analyse, insertions_of, verbatim_lengths
-from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.rows import run_arm, stream_rows, training_rows
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import fingerprint_model
-from tests.tiny_models import make_sequences, save_model
+from tests.analysis.conftest import give_inputs
+from tests.tiny_models import save_model
 
 SETTINGS = Settings(
     n_texts=2,
@@ -31,29 +29,12 @@ SETTINGS = Settings(
 )
 
 
-def inputs_of(folder, n: int = 90) -> AnalysisInputs:
-    """Two thirds of the sequences are what the model says; of a third it knows nothing."""
-    lm = load_model(folder)
-    table = make_sequences(folder, n).with_columns(
-        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
-        is_memorized=pl.int_range(pl.len()) % 3 < 2,
-        text=pl.lit("none"),
-    )
-    table = add_features(table, length=64, code="off")
-    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
-
-
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return inputs_of(save_model(tmp_path_factory.mktemp("model") / "tiny"))
+def result(taught):
+    return analyse(taught, SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def result(inputs):
-    return analyse(inputs, SETTINGS)
-
-
-def plain_digest(lm, stream, insertions=None) -> str:
+def plain_digest(lm, stream, insertions=None, ignored: int = 0) -> str:
     """Weights after a training loop that knows nothing of ours."""
     model = copy.deepcopy(lm.model).train()
     torch.set_num_threads(1)
@@ -64,7 +45,9 @@ def plain_digest(lm, stream, insertions=None) -> str:
             rows[place] = row
         ids = torch.from_numpy(rows).long()
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        wanted = ids[:, 1:].clone()
+        wanted[:, : max(0, ignored - 1)] = -100
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -72,17 +55,17 @@ def plain_digest(lm, stream, insertions=None) -> str:
     return fingerprint_model(model)
 
 
-def test_the_control_run_is_an_undisturbed_run_bit_for_bit(inputs, result) -> None:
+def test_the_control_run_is_an_undisturbed_run_bit_for_bit(taught, result) -> None:
     """Same weights at the end as a plain loop without looks, insertions or anything of ours."""
     n_steps = 3 * 16 + 2
-    stream = stream_rows(training_rows(inputs, n_steps * 4, where=""), n_steps, 4, 0)
+    stream = stream_rows(training_rows(taught, n_steps * 4, where=""), n_steps, 4, 0)
     runs = dict(result.frames["runs"].select("arm", "weights_at_end").rows())
-    assert runs["control"] == plain_digest(inputs.load_model(), stream)
+    assert runs["control"] == plain_digest(taught.load_model(), stream)
     assert runs["treated"] != runs["control"]
 
 
-def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(inputs) -> None:
-    lm = inputs.load_model()
+def test_the_treated_run_is_the_plain_loop_with_those_rows_replaced(taught) -> None:
+    lm = taught.load_model()
     rng = np.random.default_rng(5)
     stream = rng.integers(1, 300, (6, 4, 64)).astype(np.int32)
     text = Injected("planted", "text", rng.integers(1, 300, 64).astype(np.int32))
@@ -114,72 +97,74 @@ def test_what_is_put_in_is_learnt_and_the_control_does_not_know_it(result) -> No
     assert (texts["after_last"] > texts["before"]).all()
 
 
-def test_lengths_are_what_greedy_decoding_writes_from_the_best_prompt(inputs) -> None:
+def test_lengths_are_what_greedy_decoding_writes_from_the_best_prompt(taught) -> None:
     """A planted text: from its prefix of 32 the model says all of the rest."""
-    rows = np.array(inputs.table["tokens"].to_list(), dtype=np.int32)
+    rows = np.array(taught.table["tokens"].to_list(), dtype=np.int32)
     settings = Settings(prompts=(32,), stride=64)
     found = verbatim_lengths(
-        inputs.model(), [rows[0], rows[2], rows[1][:50]], settings, batch_size=4
+        taught.model(), [rows[0], rows[2], rows[1][:50]], settings, batch_size=4
     )
     assert found.tolist()[0] == 32
     assert found.tolist()[2] == 18
     assert found.tolist()[1] < 32
 
 
-def test_padding_counts_only_as_published(inputs) -> None:
-    """A short text: the default's loss leaves the padding out, the published one's does not."""
+def test_padding_before_a_short_text_does_not_count(taught) -> None:
+    """The weights are those of the plain loop in which the loss leaves the padding out."""
     text = " the licence works" * 12
-    ids = inputs.model().tokenizer.encode(text)
-    assert 24 <= len(ids) < 64
-    short = {
-        "texts": (text,),
-        "prompts": (8,),
-        "every": 2,
-        "n_insertions": 1,
-        "steps_after": 0,
-        "batch_size": 2,
-    }
-    runs = {}
-    for published in (False, True):
-        found = analyse(inputs, Settings(**short, published=published))
-        runs[published] = dict(found.frames["runs"].select("arm", "weights_at_end").rows())
-    assert runs[True]["control"] == runs[False]["control"]
-    assert runs[True]["treated"] != runs[False]["treated"]
+    n_short = len(taught.model().tokenizer.encode(text))
+    assert 24 <= n_short < 64
+    found = analyse(
+        taught,
+        Settings(
+            texts=(text,),
+            prompts=(8,),
+            every=1,
+            n_insertions=1,
+            steps_after=0,
+            batch_size=1,
+            learning_rate=1e-2,
+        ),
+    )
+    runs = dict(found.frames["runs"].select("arm", "weights_at_end").rows())
+    ids = np.array(taught.model().tokenizer.encode(text))
+    row = np.concatenate([np.zeros(64 - n_short, dtype=int), ids])[None]
+    assert runs["treated"] == plain_digest(taught.model(), row[None], ignored=64 - n_short)
 
 
 def test_another_family_of_models_is_trained_on_too(tmp_path) -> None:
     folder = save_model(tmp_path / "llama", family="llama")
     settings = SETTINGS.model_copy(update={"n_insertions": 1, "steps_after": 0})
-    result = analyse(inputs_of(folder, 30), settings)
+    result = analyse(give_inputs(folder, 30), settings)
     assert result.frames["lengths"].height == 2 * 2 * 2
     assert result.frames["runs"]["weights_at_end"].n_unique() == 2
 
 
-def test_what_does_not_fit_is_refused_in_one_line(inputs) -> None:
+def test_what_does_not_fit_is_refused_in_one_line(taught) -> None:
     with pytest.raises(UserError, match="do not fit into batches of 2"):
-        analyse(inputs, Settings(n_texts=4, every=2, batch_size=2))
+        analyse(taught, Settings(n_texts=4, every=2, batch_size=2))
     with pytest.raises(UserError, match="each must be from 1 to 56"):
-        analyse(inputs, Settings(prompts=(8, 60)))
+        analyse(taught, Settings(prompts=(8, 60)))
     with pytest.raises(UserError, match=r"text 0 has .* tokens, and 24 at least"):
-        analyse(inputs, Settings(texts=("too short",)))
+        analyse(taught, Settings(texts=("too short",)))
     with pytest.raises(UserError, match="30 sequences are not memorized"):
-        analyse(inputs, Settings(n_texts=50))
+        analyse(taught, Settings(n_texts=50))
 
 
-def test_a_corpus_is_trained_on_in_its_own_rows(inputs, tmp_path) -> None:
+def test_a_corpus_is_trained_on_in_its_own_rows(taught, tmp_path) -> None:
     """Windows of 64 tokens of each document, none across two; too short a corpus is refused."""
-    tokenizer = inputs.model().tokenizer
+    tokenizer = taught.model().tokenizer
     texts = {"a": "the licence applies to works. " * 40, "b": "def add(a, b): return " * 30}
     for name, text in texts.items():
         (tmp_path / f"{name}.txt").write_text(text)
     ids = [tokenizer.encode(text) for text in texts.values()]
     wanted = [one[k : k + 64] for one in ids for k in range(0, len(one) - 63, 64)]
     corpus = open_corpus(tmp_path, tokenizer=tokenizer, dtype=None)
-    found = training_rows(replace(inputs, corpus=corpus), 1000, where="")
+    found = training_rows(replace(taught, corpus=corpus), 1000, where="")
     assert found.tolist() == wanted
-    assert len(training_rows(replace(inputs, corpus=corpus), 2, where="")) == 2
+    assert len(training_rows(replace(taught, corpus=corpus), 2, where="")) == 2
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "c.txt").write_text("too short")
     short = open_corpus(tmp_path / "short", tokenizer=tokenizer, dtype=None)
     with pytest.raises(UserError, match="no text of 64 tokens"):
-        training_rows(replace(inputs, corpus=short), 2, where="analyze inject")
+        training_rows(replace(taught, corpus=short), 2, where="analyze inject")

@@ -1,8 +1,5 @@
 """Verbatim length on planted truth: exactly k tokens come out, and copies do not count."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -12,19 +9,13 @@ from mnemoscope.analysis.length import (
     Settings,
     analyse,
     best_of,
-    prompts_of,
-    published_answer,
     words_in_common,
 )
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
-from built_networks import copying_network
-
-from tiny_models import make_tokenizer, save_model
+from tests.analysis.built_networks import copying_network
+from tests.tiny_models import make_tokenizer, save_model
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +103,7 @@ def test_the_best_prompt_of_a_table_made_by_hand() -> None:
     assert best_of(answers).rows() == [(7, 12, 8, 1, 30, 1), (9, 0, None, None, 6, 1)]
 
 
-def test_the_published_range_misses_the_last_start() -> None:
-    corrected, published = (
-        prompts_of(128, (8, 16, 32, 64), least=64, misses_last=quirk) for quirk in (False, True)
-    )
-    assert len(corrected) == 57 + 49 + 33 + 1
-    missed = {one for one in corrected if one not in published}
-    assert missed == {(8, 56), (16, 48), (32, 32), (64, 0)}
-    assert len(missed) + len(published) == len(corrected)
-
-
-def test_words_forgive_punctuation_and_the_published_match_is_cut_too_short() -> None:
+def test_words_forgive_punctuation(lm) -> None:
     """'alpha, beta; gamma' and 'alpha beta gamma' are the same words."""
     tokenizer = make_tokenizer()
     ids = tokenizer.encode
@@ -130,22 +111,13 @@ def test_words_forgive_punctuation_and_the_published_match_is_cut_too_short() ->
     assert words_in_common(tokenizer, written, label) == len(label)
     assert words_in_common(tokenizer, ids("alpha betty"), label) == len(ids("alpha, bet"))
     assert words_in_common(tokenizer, ids("zeta"), label) == 0
-    # 16 characters of words in common: 17 of the raw text, which has 18
-    n, copied = published_answer(tokenizer, "nothing alike", written, label)
-    assert (n, copied) == (len(ids("alpha, beta; gamm")), False)
-    # and one more than there is in common, where nothing is
-    assert published_answer(tokenizer, "", ids("zeta"), label)[0] == 1
-    assert published_answer(tokenizer, "see alpha, beta; gamma", written, label)[1]
-
-
-def test_words_and_published_run_on_a_study(lm) -> None:
-    tokens = _planted(lm, [0, 32, 20])
     some = {"prompt_lengths": (32,), "n_sequences": None, "least": 30, "n_decoded": 34}
-    exact = analyse(_inputs(lm, tokens), Settings(**some)).frames["answers"]
-    words = analyse(_inputs(lm, tokens), Settings(**some, compare="words")).frames["answers"]
-    assert (words["n_tokens"] >= exact["n_tokens"]).all()  # words forgive, never the other way
-    published = analyse(_inputs(lm, tokens), Settings(**some, published=True)).frames["answers"]
-    assert published["start"].max() == exact["start"].max() - 1
+    exact, words = (
+        analyse(_inputs(lm, _planted(lm, [0, 32, 20])), Settings(**some, compare=compare))
+        for compare in ("tokens", "words")
+    )
+    # words forgive, never the other way
+    assert (words.frames["answers"]["n_tokens"] >= exact.frames["answers"]["n_tokens"]).all()
 
 
 def test_no_room_for_any_prompt_is_refused_in_one_line(lm) -> None:

@@ -16,12 +16,10 @@ from mnemoscope.analysis.perturb import (
     recovery,
     suffix_runs,
 )
-from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import greedy_tokens
 from mnemoscope.lm.fine_tuning import FineTuning
-from mnemoscope.lm.load import load_model
-from tests.tiny_models import make_sequences, make_tokenizer, save_model
+from tests.tiny_models import make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -109,28 +107,10 @@ def test_recovery_of_a_table_made_by_hand() -> None:
     assert found.rows() == [(3, 9, "typo", 2, 6), (7, 2, "typo", 1, 0)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def inputs(folder):
-    """Two thirds of the sequences are what the model says; of a third it knows nothing."""
-    lm = load_model(folder)
-    table = make_sequences(folder, 90).with_columns(
-        duplicates=pl.when(pl.int_range(pl.len()) % 3 == 2).then(0).otherwise("duplicates"),
-        is_memorized=pl.int_range(pl.len()) % 3 < 2,
-        text=pl.lit("none"),
-    )
-    table = add_features(table, length=64, code="off")
-    return AnalysisInputs(where="", table=table, load_model=lambda: lm)
-
-
-def test_runs_are_those_of_greedy_decoding(folder, inputs, vocabulary) -> None:
-    lm = load_model(folder)
+def test_runs_are_those_of_greedy_decoding(taught, vocabulary) -> None:
+    lm = taught.model()
     rng = np.random.default_rng(0)
-    rows = np.array(inputs.table["tokens"].to_list())[:6]
+    rows = np.array(taught.table["tokens"].to_list())[:6]
     prompts = [
         prompt
         for row in rows
@@ -147,7 +127,7 @@ def test_runs_are_those_of_greedy_decoding(folder, inputs, vocabulary) -> None:
     assert max(plain[2], plain[5]) < 32
 
 
-def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs, monkeypatch) -> None:
+def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch) -> None:
     counted = []
     train = FineTuning.train
 
@@ -157,12 +137,12 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs, monkeypatch
         return train(self, rows, is_counted)
 
     monkeypatch.setattr(FineTuning, "train", watched)
-    weights = inputs.load_model().model.get_output_embeddings().weight
+    weights = taught.load_model().model.get_output_embeddings().weight
     before = weights.detach().clone()
     settings = Settings(
         n_sequences=20, n_unlearned=8, learning_rate=3e-3, shifts=(1, 4), batch_size=8, max_steps=40
     )
-    result = analyse(inputs, settings)
+    result = analyse(taught, settings)
     steps = result.frames["unlearning"]
     assert np.array_equal(np.unique(counted, axis=0), [np.arange(64) >= 32])  # suffixes alone
     assert steps["memorized"][0] == 1
@@ -176,13 +156,13 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(inputs, monkeypatch
     assert "come back" in result.sentence
 
 
-def test_shifts_beyond_the_prefix_are_refused_in_one_line(inputs) -> None:
+def test_shifts_beyond_the_prefix_are_refused_in_one_line(taught) -> None:
     with pytest.raises(UserError, match="each must be from 1 to 31"):
-        analyse(inputs, Settings(shifts=(1, 32)))
+        analyse(taught, Settings(shifts=(1, 32)))
     nothing = AnalysisInputs(
         where="",
-        table=inputs.table.with_columns(is_memorized=pl.lit(value=False)),
-        load_model=inputs.load_model,
+        table=taught.table.with_columns(is_memorized=pl.lit(value=False)),
+        load_model=taught.load_model,
     )
     with pytest.raises(UserError, match="0 sequences are memorized and not guessable"):
         analyse(nothing, Settings())

@@ -2,12 +2,14 @@
 
 Source: Zeng et al. 2023, "Exploring Memorization in Fine-tuned Language Models", arXiv 2310.06714;
 section 5 of the related work. Meant for fine-tuned models, with the model before tuning beside
-them; attention is that of the model itself, an adaptation of their cross-attention.
+them; attention is that of the model itself, an adaptation of their cross-attention. Controls: the
+words shuffled, the suffixes of texts never trained on, texts at random for copies in idea.
 Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,31 +18,75 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.psmi import separation
+from mnemoscope.analysis.figures import Chart, series_by, series_of
+from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import decode_rows, draw_rows
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import share_of
+from mnemoscope.stats import separation, share_of
+from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
 
+KINDS = ("verbatim", "near", "idea")
+"""Kinds of copies; each continuation has the first that holds."""
 
-# Passages that one text has from others: verbatim or nearly.
+COSINES = ("idea", "idea_random", "idea_prompt")
+"""Columns of cosines, in the order of `Ideas`."""
+
+ROWS = {True: "trained on", False: "never trained on"}
+"""Rows by whether the model was trained on them, in words."""
+
+NEAREST, RANDOM = "nearest texts", "texts at random"
+PROMPT, EXACT = "as like the prompt: not counted", "verbatim copies that reach it"
+COMPARED = (NEAREST, RANDOM, PROMPT, EXACT)
+"""What cosines are compared with; the first is the count of copies in idea."""
+
+SHUFFLED = "words shuffled"
+SUFFIXES = "the texts' own suffixes"
+"""Control: what follows the prompts of rows never trained on, written by no model."""
 
 _ROWS_AT_ONCE = 256
+_MODULES_FILE = "modules.json"
+_NOT_COUNTED = (
+    "The study does not say what the model was trained on (no duplicates), so every row is taken "
+    "for training text: a copy may be of a text that it never saw. Count them: mnemoscope "
+    "duplicates."
+)
+
+
+class Settings(AnalysisSettings):
+    """Settings of `copying`."""
+
+    n_sequences: int | None = Field(
+        default=2000, ge=10, description="Sequences that are continued; null: all."
+    )
+    n_characters: int = Field(
+        default=50, ge=8, description="Characters that a verbatim copy needs at least."
+    )
+    near: float = Field(
+        default=0.8, gt=0, le=1, description="Likeness from which on a passage is a near copy."
+    )
+    n_candidates: int = Field(
+        default=10, ge=1, description="Nearest texts in which near and idea copies are looked for."
+    )
+    sentence_model: str | None = Field(
+        default=None,
+        description="Folder of a sentence-transformers model, for idea copies; null: none.",
+    )
+    idea: float = Field(
+        default=0.8, gt=0, le=1, description="Cosine from which on a text is a copy in idea."
+    )
+    n_resamples: int = Field(default=200, ge=50, description="Resamples of attention's intervals.")
+
+
+# -- passages that one text has from others -------------------------------------------------
 
 
 class Passage(NamedTuple):
-    """A passage that two texts share; empty where there is none.
-
-    Attributes:
-        text: the passage.
-        source: number of the text it stands in, -1 for none.
-    """
+    """A passage that stands in the text of this number; empty and -1 where there is none."""
 
     text: str
     source: int
@@ -50,12 +96,6 @@ class PassageIndex:
     """All passages of a given least length in some texts, to be looked up exactly."""
 
     def __init__(self, texts: Sequence[str], n_characters: int) -> None:
-        """Index the texts.
-
-        Args:
-            texts: where to look.
-            n_characters: how long a passage must be at least.
-        """
         self._texts, self._n = texts, n_characters
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for number, text in enumerate(texts):
@@ -63,12 +103,7 @@ class PassageIndex:
                 self._places[text[start : start + n_characters]].append((number, start))
 
     def longest(self, text: str, besides: str = "") -> Passage:
-        """Give the longest passage of a text that stands in the index.
-
-        Args:
-            text: what is looked at.
-            besides: passages that stand in here do not count (a prompt that is taken up again).
-        """
+        """Give the longest passage of a text that stands in the index, but not in `besides`."""
         found = Passage("", -1)
         for passage in self._passages(text):
             if len(passage.text) > len(found.text) and passage.text not in besides:
@@ -94,11 +129,6 @@ def nearest_texts(
 ) -> npt.NDArray[np.int64]:
     """Find for each text the others nearest to it, by TF-IDF cosine of character 3-grams.
 
-    Args:
-        texts: shape (n,).
-        others: where to look.
-        n_nearest: how many.
-
     Returns:
         Numbers of others, shape (n, at most n_nearest), nearest first.
     """
@@ -121,18 +151,10 @@ def nearest_texts(
 def near_scores(
     texts: Sequence[str], others: Sequence[str], nearest: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Give the best likeness of each text to a passage of one of its nearest others.
+    """Give the best likeness of each text to a passage of one of its nearest others, shape (n,).
 
     Likeness is RapidFuzz's partial ratio: insertions and deletions against the passage of equal
     length that fits best, from 0 to 1.
-
-    Args:
-        texts: shape (n,).
-        others: texts that `nearest` counts.
-        nearest: from `nearest_texts`.
-
-    Returns:
-        Shape (n,).
     """
     from rapidfuzz.fuzz import partial_ratio
 
@@ -144,9 +166,7 @@ def near_scores(
     )
 
 
-# Copies in idea: cosines of sentence embeddings, and the same against texts drawn at random.
-
-_MODULES_FILE = "modules.json"
+# -- copies in idea -------------------------------------------------------------------------
 
 
 class SentenceModel:
@@ -216,20 +236,19 @@ def find_ideas(
 ) -> Ideas:
     """Compare continuations with their nearest texts, with others at random and with their prompts.
 
-    Args:
-        model: that embeds.
-        continuations: shape (n,).
-        prompts: shape (n,).
-        texts: that `nearest` counts.
-        nearest: from `copied_text.nearest_texts`.
-        seed: of the draw.
+    The others are as many as are nearest, or all that are left, and none of the nearest.
     """
-    drawn = _draw_others(nearest, len(texts), seed)
-    own = np.arange(len(prompts))[:, None]
+    generator = np.random.default_rng(seed)
+    everything = np.arange(len(texts))
+    n = min(nearest.shape[1], len(texts) - nearest.shape[1])
+    drawn = np.array(
+        [generator.choice(np.delete(everything, row), n, replace=False) for row in nearest],
+        dtype=np.int64,
+    ).reshape(len(nearest), n)
     return Ideas(
         nearest=best_cosines(model, continuations, texts, nearest),
         random=best_cosines(model, continuations, texts, drawn),
-        prompt=best_cosines(model, continuations, prompts, own),
+        prompt=best_cosines(model, continuations, prompts, np.arange(len(prompts))[:, None]),
     )
 
 
@@ -256,31 +275,6 @@ def best_cosines(
     return found
 
 
-def _draw_others(nearest: npt.NDArray[np.int64], n_texts: int, seed: int) -> npt.NDArray[np.int64]:
-    """As many texts as are nearest, or all that are left, at random and none of the nearest."""
-    generator = np.random.default_rng(seed)
-    everything = np.arange(n_texts)
-    n = min(nearest.shape[1], n_texts - nearest.shape[1])
-    return np.array(
-        [generator.choice(np.delete(everything, row), n, replace=False) for row in nearest],
-        dtype=np.int64,
-    ).reshape(len(nearest), n)
-
-
-# What a count of copies in idea is worth: texts at random, the prompt, exact copies beside it.
-
-COSINES = ("idea", "idea_random", "idea_prompt")
-"""Columns of cosines, in the order of `ideas.Ideas`."""
-
-ROWS = {True: "trained on", False: "never trained on"}
-"""Rows by whether the model was trained on them, in words."""
-
-NEAREST, RANDOM = "nearest texts", "texts at random"
-PROMPT, EXACT = "as like the prompt: not counted", "verbatim copies that reach it"
-COMPARED = (NEAREST, RANDOM, PROMPT, EXACT)
-"""What cosines are compared with; the first is the count of copies in idea."""
-
-
 def is_idea(column: str, least: float) -> pl.Expr:
     """Say which continuations are copies in idea: long, like a text, and not as like their prompt.
 
@@ -295,7 +289,7 @@ def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
     """Set the copies in idea beside what texts at random, the prompt and exact copies give.
 
     Args:
-        found: columns `model`, `trained` and those of `copying.copies`, with a sentence model.
+        found: columns `model`, `trained` and those of `copies`, with a sentence model.
         least: cosine from which on a text is a copy in idea.
 
     Returns:
@@ -311,16 +305,14 @@ def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
         EXACT: ("idea", pl.col("idea") >= least, pl.col("kind") == "verbatim"),
     }
     lines = []
-    parts = found.partition_by("model", maintain_order=True)
-    sides = (one.filter(trained=trained) for one in parts for trained in ROWS)
-    for part in (one for one in sides if one.height):
+    for model, trained, part in _sides(found):
         for compared, (column, rule, whole) in rules.items():
             rows = part.filter(whole)
-            share = share_of(rows.filter(rule).height, rows.height)
+            n = rows.filter(rule).height
             lines.append(
-                {"model": part["model"][0], "rows": ROWS[part["trained"][0]]}
-                | {"compared": compared, "n": rows.filter(rule).height, "of": rows.height}
-                | {"share": share.value, "low": share.low, "high": share.high}
+                {"model": model, "rows": ROWS[trained]}
+                | {"compared": compared, "n": n, "of": rows.height}
+                | share_of(n, rows.height).columns("share", ends="")
                 | {"median": rows.filter("is_long")[column].median()}
             )
     return pl.DataFrame(lines, infer_schema_length=None).with_columns(
@@ -328,93 +320,16 @@ def compare_ideas(found: pl.DataFrame, least: float) -> pl.DataFrame:
     )
 
 
-def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
-    """Say what the count of copies in idea is worth.
-
-    Args:
-        ideas: of one model, from `compare_ideas`.
-        least: cosine from which on a text is a copy in idea.
-    """
-    for rows in ideas["rows"].unique(maintain_order=True):
-        part = ideas.filter(rows=rows)
-        by = {one["compared"]: one for one in part.iter_rows(named=True)}
-        said = {name: share_of(one["n"], one["of"]) for name, one in by.items()}
-        medians = " and ".join(
-            "none" if by[name]["median"] is None else f"{by[name]['median']:.2f}"
-            for name in (NEAREST, RANDOM)
-        )
-        yield (
-            f"Cosine of {least:g} or more, {rows}: with the nearest texts {said[NEAREST]}; "
-            f"with as many texts at random {said[RANDOM]} (median cosine {medians}); another "
-            f"{said[PROMPT]} are that like their own prompt too and not counted."
-        )
-        if by[EXACT]["of"]:
-            yield (
-                f"How much of what is copied such a cosine finds: {said[EXACT]} of the verbatim "
-                f"copies {rows} have it."
-            )
+def _sides(found: pl.DataFrame) -> Iterator[tuple[str, bool, pl.DataFrame]]:
+    """The rows of each model, those trained on first."""
+    for (model,), part in found.group_by("model", maintain_order=True):
+        for trained in ROWS:
+            rows = part.filter(trained=trained)
+            if rows.height:
+                yield str(model), trained, rows
 
 
-def idea_chart(ideas: pl.DataFrame, groups: Sequence[tuple[str, str]], least: float) -> Chart:
-    """Copies in idea beside what texts at random and the prompt give, as bars.
-
-    Args:
-        ideas: from `compare_ideas`.
-        groups: models and rows that are shown, in this order.
-        least: cosine from which on a text is a copy in idea.
-    """
-    shown = ideas.filter(pl.col("compared") != EXACT)
-    return Chart(
-        title=f"Continuations with a cosine of {least:g} or more, per cent (95 % interval)",
-        form="bars",
-        x_names=COMPARED[:3],
-        percent=True,
-        series=tuple(
-            series_of(f"{model}, {rows}", shown.filter(model=model, rows=rows), "share")
-            for model, rows in groups
-        ),
-    )
-
-
-# What a model copies from its training texts: verbatim, nearly, in idea; and how it attends.
-
-KINDS = ("verbatim", "near", "idea")
-"""Kinds of copies; each continuation has the first that holds."""
-
-OWN = "this model"
-SHUFFLED = "words shuffled"
-SUFFIXES = "the texts' own suffixes"
-"""Control: what follows the prompts of rows never trained on, written by no model."""
-_NOT_COUNTED = (
-    "The study does not say what the model was trained on (no duplicates), so every row is taken "
-    "for training text: a copy may be of a text that it never saw. Count them: mnemoscope "
-    "duplicates."
-)
-
-
-class Settings(AnalysisSettings):
-    """Settings of `copying`."""
-
-    n_sequences: int | None = Field(
-        default=2000, ge=10, description="Sequences that are continued; null: all."
-    )
-    n_characters: int = Field(
-        default=50, ge=8, description="Characters that a verbatim copy needs at least."
-    )
-    near: float = Field(
-        default=0.8, gt=0, le=1, description="Likeness from which on a passage is a near copy."
-    )
-    n_candidates: int = Field(
-        default=10, ge=1, description="Nearest texts in which near and idea copies are looked for."
-    )
-    sentence_model: str | None = Field(
-        default=None,
-        description="Folder of a sentence-transformers model, for idea copies; null: none.",
-    )
-    idea: float = Field(
-        default=0.8, gt=0, le=1, description="Cosine from which on a text is a copy in idea."
-    )
-    n_resamples: int = Field(default=200, ge=50, description="Resamples of attention's intervals.")
+# -- the analysis ---------------------------------------------------------------------------
 
 
 def copies(
@@ -491,37 +406,38 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """
     embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
-    lm = inputs.model()
-    training = _trained(inputs.table)
-    texts = _decoded(lm, inputs.table.filter(training)["tokens"].to_list())
+    lm, half = inputs.model(), inputs.prefix
+    texts = _decoded(lm, inputs.table.filter(_trained(inputs.table))["tokens"].to_list())
     if not texts:
         raise UserError(
             f"analyze copying: {inputs.where} holds no training text (duplicates above 0). "
             "Count them: mnemoscope duplicates."
         )
-    prompts = _decoded(lm, [one[: inputs.prefix] for one in rows["tokens"].to_list()])
-    look = _Look(prompts, texts, settings, embed)
-    frames, models = [], [(OWN, lm), *inputs.other_models()]
-    for name, one in models:
-        said = _said(inputs, one, rows, name)
-        frames.append(look.at(name, rows, said))
+    prompts = _decoded(lm, [one[:half] for one in rows["tokens"].to_list()])
+    search, frames = _Search(prompts, texts, settings, embed), []
+    for name, one in inputs.models():
+        written = decode_rows(inputs, one, rows, label=f"Continuing with {name}")
+        said = _decoded(lm, written["continuation"].to_list())
+        frames.append(search.at(name, rows, said))
         if name == OWN:
-            frames.append(look.at(SHUFFLED, rows, _shuffled(said, settings.seed)))
+            generator = np.random.default_rng(settings.seed)
+            mixed = [" ".join(generator.permutation(text.split()).tolist()) for text in said]
+            frames.append(search.at(SHUFFLED, rows, mixed))
     never = ~_trained(rows)
     if never.any():
         left = rows.filter(never)
-        suffixes = _decoded(lm, [one[inputs.prefix :] for one in left["tokens"].to_list()])
-        there = look._replace(prompts=pl.Series(prompts, dtype=pl.String).filter(never).to_list())
-        frames.append(there.at(SUFFIXES, left, suffixes).with_columns(trained=pl.lit(False)))
+        suffixes = _decoded(lm, [one[half:] for one in left["tokens"].to_list()])
+        asked = pl.Series(prompts, dtype=pl.String).filter(never).to_list()
+        there = replace(search, prompts=asked).at(SUFFIXES, left, suffixes)
+        frames.append(there.with_columns(trained=pl.lit(False)))
     found = pl.concat(frames)
-    shares = pl.DataFrame(list(_shares(found)))
+    shares = _shares(found)
     ideas = compare_ideas(found, settings.idea) if embed is not None else None
     attention = _attention(inputs, settings)
+    tables = {"shares": shares, "copies": found, "ideas": ideas, "attention": attention}
     return AnalysisResult(
         sentence=_sentence(shares, settings),
-        frames={"shares": shares, "copies": found}
-        | ({"ideas": ideas} if ideas is not None else {})
-        | ({"attention": attention} if attention is not None else {}),
+        frames={name: table for name, table in tables.items() if table is not None},
         figures=tuple(_figures(shares, ideas, attention, settings)),
         further=(
             *_further(shares, found, ideas, attention, len(texts), settings),
@@ -549,19 +465,8 @@ def _decoded(lm: "LanguageModel", tokens: list[list[int]]) -> list[str]:
     return [str(text) for text in lm.tokenizer.batch_decode(tokens)]
 
 
-def _said(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, name: str) -> list[str]:
-    """Every row's greedy continuation as text; the tokenizer is the study's."""
-    decoded = decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
-    return _decoded(inputs.model(), decoded["continuation"].to_list())
-
-
-def _shuffled(texts: list[str], seed: int) -> list[str]:
-    """The words of each text in another order."""
-    generator = np.random.default_rng(seed)
-    return [" ".join(generator.permutation(text.split()).tolist()) for text in texts]
-
-
-class _Look(NamedTuple):
+@dataclass(frozen=True)
+class _Search:
     """Where copies are looked for, and how."""
 
     prompts: list[str]
@@ -582,27 +487,20 @@ class _Look(NamedTuple):
         )
 
 
-def _shares(found: pl.DataFrame) -> Iterator[dict[str, object]]:
+def _shares(found: pl.DataFrame) -> pl.DataFrame:
     """Share of each kind among the rows trained on and the others, under each model."""
-    for model in found["model"].unique(maintain_order=True):
-        for trained in (True, False):
-            part = found.filter((pl.col("model") == model) & (pl.col("trained") == trained))
-            if part.is_empty():
+    lines: list[dict[str, object]] = []
+    for model, trained, part in _sides(found):
+        for kind in KINDS:
+            row: dict[str, object] = {"model": model, "rows": ROWS[trained], "kind": kind}
+            if kind == "idea" and part["idea"].null_count() == part.height:
+                nothing = dict.fromkeys(("share", "low", "high"))
+                lines.append(row | {"n": None, "of": part.height} | nothing)
                 continue
-            for kind in KINDS:
-                known = kind != "idea" or part["idea"].null_count() < part.height
-                n = int((part["kind"] == kind).sum()) if known else None
-                share = share_of(n, part.height) if n is not None else None
-                yield {
-                    "model": model,
-                    "rows": ROWS[trained],
-                    "kind": kind,
-                    "n": n,
-                    "of": part.height,
-                    "share": share.value if share else None,
-                    "low": share.low if share else None,
-                    "high": share.high if share else None,
-                }
+            n = int((part["kind"] == kind).sum())
+            share = share_of(n, part.height).columns("share", ends="")
+            lines.append(row | {"n": n, "of": part.height} | share)
+    return pl.DataFrame(lines)
 
 
 def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | None:
@@ -652,21 +550,22 @@ def _shapes(store: "MapStore", rows: pl.DataFrame) -> npt.NDArray[np.float64]:
     return found
 
 
+# -- words and figures ----------------------------------------------------------------------
+
+
 def _words(shares: pl.DataFrame, model: str, rows: str) -> str:
     """`verbatim 40.0 % [..], near 2.0 % [..]`; a kind that was not looked for is left out."""
-    part = shares.filter(
-        (pl.col("model") == model) & (pl.col("rows") == rows) & pl.col("n").is_not_null()
-    )
+    part = shares.filter(model=model, rows=rows).drop_nulls("n")
     return ", ".join(
         f"{one['kind']} {share_of(one['n'], one['of'])}" for one in part.iter_rows(named=True)
     )
 
 
 def _sentence(shares: pl.DataFrame, settings: Settings) -> str:
-    known = shares.filter(model=OWN)["rows"].unique(maintain_order=True).to_list()
+    known = shares.filter(model=OWN)["rows"][0]
     return (
         f"Copies from the training texts ({settings.n_characters} characters or more, not in the "
-        f"prompt) among the continuations of sequences {known[0]}: {_words(shares, OWN, known[0])}."
+        f"prompt) among the continuations of sequences {known}: {_words(shares, OWN, known)}."
     )
 
 
@@ -678,10 +577,8 @@ def _further(
     n_texts: int,
     settings: Settings,
 ) -> Iterator[str]:
-    for model in shares["model"].unique(maintain_order=True):
-        known = shares.filter(model=model)["rows"].unique(maintain_order=True).to_list()
-        for rows in known[1:] if model == OWN else known:  # the first is the sentence
-            yield f"{model.capitalize()}, {rows}: {_words(shares, model, rows)}."
+    for model, rows in shares.select("model", "rows").unique(maintain_order=True).rows()[1:]:
+        yield f"{model.capitalize()}, {rows}: {_words(shares, model, rows)}."
     own = found.filter(model=OWN)
     n_short = int((~own["is_long"]).sum())
     yield (
@@ -695,7 +592,7 @@ def _further(
         yield from idea_words(ideas.filter(model=OWN), settings.idea)
     if attention is not None:
         parts = [
-            f"layer {one['layer']} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+            f"layer {one['layer']} {ranged(one, 'auc', ends='', digits=3)}"
             for one in attention.filter(measure="entropy").iter_rows(named=True)
         ]
         yield (
@@ -703,6 +600,32 @@ def _further(
             f"{', '.join(parts)}. What is not memorized is shown with the continuation that was "
             "captured, which often loops."
         )
+
+
+def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
+    """Say what the count of copies in idea is worth.
+
+    Args:
+        ideas: of one model, from `compare_ideas`.
+        least: cosine from which on a text is a copy in idea.
+    """
+    for (rows,), part in ideas.group_by("rows", maintain_order=True):
+        by = {one["compared"]: one for one in part.iter_rows(named=True)}
+        said = {name: share_of(one["n"], one["of"]) for name, one in by.items()}
+        medians = " and ".join(
+            "none" if by[name]["median"] is None else f"{by[name]['median']:.2f}"
+            for name in (NEAREST, RANDOM)
+        )
+        yield (
+            f"Cosine of {least:g} or more, {rows}: with the nearest texts {said[NEAREST]}; "
+            f"with as many texts at random {said[RANDOM]} (median cosine {medians}); another "
+            f"{said[PROMPT]} are that like their own prompt too and not counted."
+        )
+        if by[EXACT]["of"]:
+            yield (
+                f"How much of what is copied such a cosine finds: {said[EXACT]} of the verbatim "
+                f"copies {rows} have it."
+            )
 
 
 def _figures(
@@ -729,19 +652,37 @@ def _figures(
     )
     if ideas is not None:
         yield idea_chart(ideas, groups, settings.idea)
-    if attention is None:
-        return
-    yield Chart(
-        title="ROC AUC of flat attention for memorized, by layer (95 % interval; .5: no relation)",
-        x_label="layer",
-        series=tuple(
-            series_of(
-                "high entropy" if measure == "entropy" else "low Gini coefficient",
-                part,
+    if attention is not None:
+        names = {"entropy": "high entropy", "Gini": "low Gini coefficient"}
+        yield Chart(
+            title="ROC AUC of flat attention for memorized, by layer (95 % interval; .5: no "
+            "relation)",
+            x_label="layer",
+            series=series_by(
+                attention.with_columns(pl.col("measure").replace(names)),
+                "measure",
                 "auc",
                 x="layer",
-            )
-            for measure in ("entropy", "Gini")
-            for part in [attention.filter(measure=measure)]
+            ),
+        )
+
+
+def idea_chart(ideas: pl.DataFrame, groups: Sequence[tuple[str, str]], least: float) -> Chart:
+    """Copies in idea beside what texts at random and the prompt give, as bars.
+
+    Args:
+        ideas: from `compare_ideas`.
+        groups: models and rows that are shown, in this order.
+        least: cosine from which on a text is a copy in idea.
+    """
+    shown = ideas.filter(pl.col("compared") != EXACT)
+    return Chart(
+        title=f"Continuations with a cosine of {least:g} or more, per cent (95 % interval)",
+        form="bars",
+        x_names=COMPARED[:3],
+        percent=True,
+        series=tuple(
+            series_of(f"{model}, {rows}", shown.filter(model=model, rows=rows), "share")
+            for model, rows in groups
         ),
     )

@@ -3,9 +3,12 @@
 Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
 Models", arXiv 2405.11577; section 4 of the related work: last states of generated tokens averaged
 by score level, their pairwise cosine and Euclidean distances step by step, and a projection.
+Means of few sequences lie apart by chance, in hundreds of dimensions the most of it: beside each
+distance stands the one freed of that noise, and the one of shuffled levels.
 Run it: mnemoscope analyze embeddings STUDY
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +20,15 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import Generated, generate_by_level, states_of
 from mnemoscope.errors import UserError
+from mnemoscope.stats import Z
+from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
 
 _Array = npt.NDArray[np.float64]
+_Levels = npt.NDArray[np.int64]
 
-_REACH = np.array([-1.959964, 1.959964])
+_REACH = np.array([-Z, Z])
 
 
 class Settings(AnalysisSettings):
@@ -39,6 +45,9 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(
         default=200, ge=20, description="Bootstrap samples and shuffles behind an interval."
     )
+
+
+# -- mean states and how far they are apart -------------------------------------------------
 
 
 class Distance(NamedTuple):
@@ -59,15 +68,8 @@ class Distance(NamedTuple):
     high: float
 
 
-def mean_states(
-    states: npt.NDArray[np.floating], level: npt.NDArray[np.int64], levels: list[int]
-) -> _Array:
-    """Average states over the sequences of each level.
-
-    Args:
-        states: shape (n, steps, width).
-        level: shape (n,).
-        levels: which.
+def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
+    """Average states, (n, steps, width), over the sequences of each level.
 
     Returns:
         Shape (levels, steps, width).
@@ -75,15 +77,8 @@ def mean_states(
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
 
-def mean_noise(
-    states: npt.NDArray[np.floating], level: npt.NDArray[np.int64], levels: list[int]
-) -> _Array:
+def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
     """Give the expected squared distance of each mean state from the one of endless sequences.
-
-    Args:
-        states: shape (n, steps, width).
-        level: shape (n,).
-        levels: which, of two sequences at least.
 
     Returns:
         Shape (levels, steps): the summed variances of the states over their number.
@@ -95,13 +90,11 @@ def mean_noise(
 def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array:
     """Give the distance of every two levels at every step.
 
-    Means of few sequences lie apart by chance, in hundreds of dimensions the most of it. With
-    `noise`, squared lengths and squared distances are freed of what is expected of that.
-
     Args:
         means: shape (levels, steps, width).
         metric: `cosine` (1 - cosine of the angle) or `euclidean`.
-        noise: of `mean_noise`, shape (levels, steps); None for the distances as they are.
+        noise: of `mean_noise`, shape (levels, steps): squared lengths and squared distances are
+            freed of what is expected of it; None for the distances as they are.
 
     Returns:
         Shape (steps, levels, levels); NaN where a mean is no longer than its noise.
@@ -131,10 +124,7 @@ def _scale(means: _Array, noise: _Array) -> _Array:
 
 
 def project(means: _Array) -> tuple[_Array, _Array]:
-    """Project mean states on their two principal components, those of all levels and steps.
-
-    Args:
-        means: shape (levels, steps, width).
+    """Project mean states, (levels, steps, width), on the two principal components of them all.
 
     Returns:
         Places, shape (levels, steps, 2), and the share of the variance of each component.
@@ -206,6 +196,9 @@ def _apart(
     }
 
 
+# -- the analysis ---------------------------------------------------------------------------
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Average the states of each level and follow their distances while the model writes.
 
@@ -224,32 +217,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         seed=settings.seed,
         where="analyze embeddings",
     )
-    levels = _levels(generated, settings)
-    states = states_of(inputs, generated)
-    means = mean_states(states, generated.level, levels)
-    followed = _followed(states, generated.level, levels, settings)
-    noise = mean_noise(states, generated.level, levels)
-    pairs = _pairs(means, noise, levels)
-    places, explained = project(means)
-    return AnalysisResult(
-        sentence=_sentence(followed, pairs, levels, settings.n_steps),
-        frames={
-            "from_top": followed,
-            "pairs": pairs,
-            "places": _place_frame(places, levels),
-            "levels": _count_frame(generated),
-        },
-        figures=(
-            _distance_chart(followed, "cosine", levels, settings.n_steps),
-            _distance_chart(followed, "euclidean", levels, settings.n_steps),
-            _pair_map(means, noise, levels),
-            _place_chart(places, explained, levels),
-        ),
-        further=tuple(_further(generated, levels, settings)),
-    )
-
-
-def _levels(generated: Generated, settings: Settings) -> list[int]:
     counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
     levels = [level for level, n in enumerate(counts) if n >= settings.minimum]
     if len(levels) < 2 or levels[-1] != settings.n_steps:
@@ -258,14 +225,37 @@ def _levels(generated: Generated, settings: Settings) -> list[int]:
             f"right and {int(counts[:-1].sum())} others; {settings.minimum} of the first and of "
             "some other level are needed. Take more (--set n_sequences=null) or lower minimum."
         )
-    return levels
+    states = states_of(inputs, generated)
+    means = mean_states(states, generated.level, levels)
+    noise = mean_noise(states, generated.level, levels)
+    followed = _followed(states, generated.level, levels, settings)
+    pairs = _pairs(means, noise, levels)
+    places, explained = project(means)
+    return AnalysisResult(
+        sentence=_sentence(followed, pairs, levels, settings.n_steps),
+        frames={
+            "from_top": followed,
+            "pairs": pairs,
+            "places": pl.DataFrame(
+                [
+                    {"level": level, "step": step + 1, "first": float(x), "second": float(y)}
+                    for level, way in zip(levels, places, strict=True)
+                    for step, (x, y) in enumerate(way)
+                ]
+            ),
+            "levels": _count_frame(generated, counts),
+        },
+        figures=(
+            *(_distance_chart(followed, metric, levels, settings.n_steps) for metric in METRICS),
+            _pair_map(means, noise, levels),
+            _place_chart(places, explained, levels),
+        ),
+        further=tuple(_further(counts, levels, settings)),
+    )
 
 
 def _followed(
-    states: npt.NDArray[np.floating],
-    level: npt.NDArray[np.int64],
-    levels: list[int],
-    settings: Settings,
+    states: npt.NDArray[np.floating], level: _Levels, levels: list[int], settings: Settings
 ) -> pl.DataFrame:
     """Distance of every level from the top one at every step."""
     top, rows = states[level == levels[-1]], []
@@ -294,19 +284,8 @@ def _pairs(means: _Array, noise: _Array, levels: list[int]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _place_frame(places: _Array, levels: list[int]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {"level": level, "step": step + 1, "first": float(x), "second": float(y)}
-            for level, way in zip(levels, places, strict=True)
-            for step, (x, y) in enumerate(way)
-        ]
-    )
-
-
-def _count_frame(generated: Generated) -> pl.DataFrame:
+def _count_frame(generated: Generated, counts: _Levels) -> pl.DataFrame:
     """Sequences of each level and, where the table knows genres, the share of each."""
-    counts = np.bincount(generated.level, minlength=generated.n_steps + 1)
     frame = pl.DataFrame({"level": np.arange(len(counts)), "n": counts})
     if "genre" not in generated.rows.columns:
         return frame
@@ -318,67 +297,64 @@ def _count_frame(generated: Generated) -> pl.DataFrame:
     return frame.join(shares, on="level", how="left", maintain_order="left")
 
 
-def _order(pairs: pl.DataFrame, step: int) -> float:
-    """Rank correlation of how far two levels are apart in score and in their states."""
-    from scipy.stats import spearmanr
-
-    part = pairs.filter(step=step)
-    apart = (part["level"] - part["other"]).to_numpy()
-    if len(set(apart.tolist())) < 2:
-        return float("nan")
-    return float(spearmanr(apart, part["euclidean_freed"].to_numpy()).statistic)
+# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
+    from scipy.stats import spearmanr
+
     lowest = followed.filter(metric="euclidean", level=levels[0])
-    first, last = lowest.row(0, named=True), lowest.row(-1, named=True)
+    first, last = (
+        f"{ranged(row, 'freed', ends='', digits=2)} (as it is {row['plain']:.2f}; "
+        f"levels shuffled give up to {row['chance']:.2f})"
+        for row in (lowest.row(0, named=True), lowest.row(-1, named=True))
+    )
     text = (
         f"The mean last state of sequences with {levels[0]} of {n_steps} generated tokens right "
-        f"lies, freed of the noise of means, at a Euclidean distance of {_said(first)} from that "
-        f"of those all right where the first token is chosen, and of {_said(last)} at token "
+        f"lies, freed of the noise of means, at a Euclidean distance of {first} from that "
+        f"of those all right where the first token is chosen, and of {last} at token "
         f"{n_steps}"
     )
-    order = _order(pairs, n_steps)
-    if order != order:
+    at_last = pairs.filter(step=n_steps)
+    apart = (at_last["level"] - at_last["other"]).to_numpy()
+    if len(set(apart.tolist())) < 2:
+        return f"{text}."
+    order = spearmanr(apart, at_last["euclidean_freed"].to_numpy()).statistic
+    if np.isnan(order):
         return f"{text}."
     return (
-        f"{text}; over {pairs.filter(step=n_steps).height} pairs of levels, how far they are apart "
+        f"{text}; over {at_last.height} pairs of levels, how far they are apart "
         f"in score and how far in their states there have a rank correlation of {order:.2f}."
     )
 
 
-def _said(row: dict[str, float]) -> str:
-    return (
-        f"{row['freed']:.2f} [{row['low']:.2f}, {row['high']:.2f}] (as it is {row['plain']:.2f}; "
-        f"levels shuffled give up to {row['chance']:.2f})"
-    )
+def _spread(levels: list[int], n: int) -> list[int]:
+    """At most n of the levels, spread over the scale."""
+    return sorted({levels[round(i)] for i in np.linspace(0, len(levels) - 1, n)})
 
 
 def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_steps: int) -> Chart:
-    """Distances from the top level of a few others, spread over the scale."""
-    others = levels[:-1]
-    shown = sorted({others[round(i)] for i in np.linspace(0, len(others) - 1, 3)})
-    part = followed.filter(metric=metric)
-    series = [
-        series_of(f"{level} of {n_steps} right ({rows['n'][0]:,})", rows, "freed", x="step")
-        for level in shown
-        for rows in [part.filter(level=level)]
-    ]
-    lowest = part.filter(level=shown[0])
-    for column, name in (("plain", "as it is"), ("chance", "shuffled with the top level")):
-        series.append(
-            Series(
-                name=f"{shown[0]} of {n_steps}, {name}",
-                x=plain(lowest["step"]),
-                y=plain(lowest[column]),
-            )
-        )
-    word = {"cosine": "Cosine", "euclidean": "Euclidean"}[metric]
+    """Distances from the top level of a few others; of the lowest also as it is, and by chance."""
+    shown = _spread(levels[:-1], 3)
+    parts = {level: followed.filter(metric=metric, level=level) for level in shown}
+    lowest = parts[shown[0]]
     return Chart(
-        title=f"{word} distance of a level's mean state from that of sequences all right, freed "
-        "of noise (95 % interval)",
+        title=f"{metric.capitalize()} distance of a level's mean state from that of sequences all "
+        "right, freed of noise (95 % interval)",
         x_label="generated token",
-        series=tuple(series),
+        series=(
+            *(
+                series_of(f"{level} of {n_steps} right ({rows['n'][0]:,})", rows, "freed", x="step")
+                for level, rows in parts.items()
+            ),
+            *(
+                series_of(f"{shown[0]} of {n_steps}, {name}", lowest, column, x="step", ends=None)
+                for column, name in (
+                    ("plain", "as it is"),
+                    ("chance", "shuffled with the top level"),
+                )
+            ),
+        ),
     )
 
 
@@ -398,7 +374,7 @@ def _pair_map(means: _Array, noise: _Array, levels: list[int]) -> HeatMap:
 
 def _place_chart(places: _Array, explained: _Array, levels: list[int]) -> Chart:
     """Every level's mean states as points on two components; no order of steps is drawn."""
-    shown = sorted({levels[round(i)] for i in np.linspace(0, len(levels) - 1, 6)})
+    shown = _spread(levels, 6)
     return Chart(
         title="Mean states on their first two principal components, one point a step",
         form="points",
@@ -412,24 +388,24 @@ def _place_chart(places: _Array, explained: _Array, levels: list[int]) -> Chart:
     )
 
 
-def _further(generated: Generated, levels: list[int], settings: Settings) -> list[str]:
-    counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
-    said = [
-        f"{len(generated.tokens):,} sequences, at most {settings.per_level} of each score level; a "
-        "state is the one from which a token is chosen, after the last normalisation.",
+def _further(counts: _Levels, levels: list[int], settings: Settings) -> Iterator[str]:
+    yield (
+        f"{counts.sum():,} sequences, at most {settings.per_level} of each score level; a "
+        "state is the one from which a token is chosen, after the last normalisation."
+    )
+    yield (
         "Levels differ in their texts too: what the states show of the text is not told apart here "
-        "from what they show of memory.",
-    ]
+        "from what they show of memory."
+    )
     missing = [str(level) for level in range(settings.n_steps + 1) if level not in levels]
     if missing:
-        said.append(
+        yield (
             f"Fewer than {settings.minimum} sequences, left out: {', '.join(missing)} of "
             f"{settings.n_steps} right."
         )
     small = [level for level in levels if counts[level] < settings.per_level // 2]
     if small:
-        said.append(
+        yield (
             f"{len(small)} of {len(levels)} levels hold fewer than {settings.per_level // 2} "
             "sequences: means of few lie apart by chance, which is what is taken off."
         )
-    return said

@@ -8,19 +8,20 @@ Run it: mnemoscope analyze inject STUDY
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.dynamics import interval
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.length import Prompt, by_tokens
 from mnemoscope.analysis.rows import (
     Insertions,
+    Prompt,
+    ask_exactly,
+    hash_arrays,
     model_basis,
     run_arm,
     stream_rows,
@@ -31,16 +32,16 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.stats import resampled_difference, resampled_mean
+from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
-
 
 ARMS = ("control", "treated")
 PLAIN, SHUFFLED = "text", "shuffled text"
 _LEAST = 8  # tokens that must be left after a prompt
 _SHORTEST = 24
-_PAD = -1
+_PAD = -1  # the loss does not count it
 
 
 class Settings(AnalysisSettings):
@@ -64,45 +65,34 @@ class Settings(AnalysisSettings):
         default=8, ge=1, description="Tokens from one start of a prompt to the next."
     )
 
+    @property
+    def last(self) -> int:
+        """Steps, as many as the last turn of insertions ends at."""
+        return self.every * self.n_insertions
+
 
 class Injected(NamedTuple):
-    """One text that is put in.
-
-    Attributes:
-        name: of the text.
-        kind: ``text`` or ``shuffled text``.
-        ids: its tokens, at most as many as a row.
-    """
+    """One text that is put in: its name, `PLAIN` or `SHUFFLED`, and at most a row of tokens."""
 
     name: str
     kind: str
     ids: npt.NDArray[np.int32]
 
 
-class _Unseen:
-    """Progress of a look, which is none of the run's."""
-
-    def advance(self, n: int = 1) -> None:
-        """Say nothing."""
-
-
-def insertions_of(
-    texts: Sequence[Injected], settings: Settings, *, length: int, pad: int = _PAD
-) -> Insertions:
+def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int) -> Insertions:
     """Say which text replaces which row: text j at every step s with s ≡ j (mod N).
 
     Args:
-        texts: what is put in.
+        texts: what is put in; before one shorter than a row stands padding.
         settings: N, and how often.
-        length: tokens of a row; a shorter text has padding before it.
-        pad: the padding; below 0 the loss does not count it.
+        length: tokens of a row.
 
     Returns:
         By step and place in the batch. Texts of one step take its places from 0 on.
     """
     found: dict[int, dict[int, npt.NDArray[np.int32]]] = {}
     for number, text in enumerate(texts):
-        row = np.full(length, pad, dtype=np.int32)
+        row = np.full(length, _PAD, dtype=np.int32)
         row[length - len(text.ids) :] = text.ids
         for turn in range(settings.n_insertions):
             step = found.setdefault(turn * settings.every + number % settings.every, {})
@@ -137,9 +127,7 @@ def verbatim_lengths(
             for start in range(0, n - length - _LEAST + 1, settings.stride)
         ]
         table = np.stack([texts[number] for number in members])
-        for answer in by_tokens(
-            lm, table, prompts, n_decoded=n, batch_size=batch_size, progress=_Unseen()
-        ):
+        for answer in ask_exactly(lm, table, prompts, n_decoded=n, batch_size=batch_size):
             place = members[answer.row]
             if not answer.is_copied:
                 found[place] = max(found[place], answer.n_tokens)
@@ -152,38 +140,37 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     Args:
         inputs: with features; with a corpus its beginning is trained on.
         settings: what is put in, and how often.
+
+    Raises:
+        UserError: texts too short for the prompts, or more of them than a batch holds.
     """
-    texts = _texts(inputs, settings)
+    own = settings.texts
+    texts = _unseen_texts(inputs, settings) if own is None else _users_texts(inputs, own)
     shortest = min(len(text.ids) for text in texts)
     if not 1 <= min(settings.prompts) <= max(settings.prompts) <= shortest - _LEAST:
         raise UserError(
             f"analyze inject: prompts {list(settings.prompts)}: each must be from 1 to "
             f"{shortest - _LEAST}, so that {_LEAST} tokens of the shortest text are left."
         )
-    lm = inputs.model()
-    n_steps = settings.every * settings.n_insertions + settings.steps_after
+    n_steps = settings.last + settings.steps_after
     rows = training_rows(inputs, n_steps * settings.batch_size, where="analyze inject")
     stream = stream_rows(rows, n_steps, settings.batch_size, settings.seed)
-    read_as = _pad_id(lm)
-    pad = read_as if settings.published else _PAD
-    treated = insertions_of(texts, settings, length=inputs.length, pad=pad)
+    treated = insertions_of(texts, settings, length=inputs.length)
     if max(len(step) for step in treated.values()) > settings.batch_size:
         raise UserError(
             f"analyze inject: {len(texts)} texts every {settings.every} steps do not fit into "
             f"batches of {settings.batch_size}. Take fewer texts, a larger batch_size or every."
         )
     basis = {
-        **model_basis(lm),
+        **model_basis(inputs.model()),
         "settings": settings.model_dump(mode="json"),
-        "rows": _digest(stream, *(text.ids for text in texts)),
+        "rows": hash_arrays(stream, *(text.ids for text in texts)),
     }
     looks = pl.concat(
         inputs.shelf(
             "injected",
             {**basis, "arm": arm},
-            lambda arm=arm, put=put: _arm(  # type: ignore[misc]
-                inputs, arm, stream, put, texts, settings, read_as
-            ),
+            lambda arm=arm, put=put: _train(inputs, arm, stream, put, texts, settings),  # type: ignore[misc]
         )
         for arm, put in zip(ARMS, ({}, treated), strict=True)
     )
@@ -191,28 +178,19 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     return AnalysisResult(
         sentence=_sentence(frames, settings),
         frames=frames,
-        figures=_charts(frames, settings),
+        figures=(_chart(frames["lengths"], settings),),
         further=_further(texts, settings),
     )
 
 
-# -- what is put in -------------------------------------------------------------------------
-
-
-def _texts(inputs: AnalysisInputs, settings: Settings) -> list[Injected]:
-    """The user's texts, or unseen sequences and other ones shuffled."""
-    if settings.texts is not None:
-        return _users_texts(inputs, settings.texts)
+def _unseen_texts(inputs: AnalysisInputs, settings: Settings) -> list[Injected]:
+    """Unseen sequences, and other ones with their tokens shuffled."""
     unseen = unseen_rows(inputs, 2 * settings.n_texts, settings.seed, where="analyze inject")
     rng = np.random.default_rng(settings.seed)
-    found = []
-    for number, (name, row) in enumerate(
-        zip(unseen["sequence_id"].to_list(), token_matrix(unseen), strict=True)
-    ):
-        is_plain = number % 2 == 0
-        ids = row if is_plain else rng.permutation(row)
-        found.append(Injected(str(name), PLAIN if is_plain else SHUFFLED, ids.astype(np.int32)))
-    return sorted(found, key=lambda one: one.kind == SHUFFLED)
+    rows, names = token_matrix(unseen).astype(np.int32), unseen["sequence_id"].to_list()
+    texts = [Injected(str(name), PLAIN, row) for name, row in zip(names, rows, strict=True)]
+    shuffled = [Injected(name, SHUFFLED, rng.permutation(ids)) for name, _, ids in texts[1::2]]
+    return texts[::2] + shuffled
 
 
 def _users_texts(inputs: AnalysisInputs, texts: Sequence[str]) -> list[Injected]:
@@ -231,42 +209,28 @@ def _users_texts(inputs: AnalysisInputs, texts: Sequence[str]) -> list[Injected]
     return found
 
 
-def _pad_id(lm: "LanguageModel") -> int:
-    """What padding is read as: the tokenizer's padding, else its end of text, else token 0."""
-    known = (getattr(lm.tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
-    return next((int(one) for one in known if one is not None), 0)
-
-
-# -- running --------------------------------------------------------------------------------
-
-
-def _arm(
+def _train(
     inputs: AnalysisInputs,
     arm: str,
     stream: npt.NDArray[np.int32],
     insertions: Insertions,
     texts: Sequence[Injected],
     settings: Settings,
-    pad: int,
 ) -> pl.DataFrame:
     """One run: the length of every text each N steps, and the weights at its end."""
     from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 
-    ids = [text.ids for text in texts]
+    names, kinds, ids = (list(column) for column in zip(*texts, strict=True))
 
     def look(now: "LanguageModel", step: int) -> pl.DataFrame:
         lengths = verbatim_lengths(now, ids, settings, batch_size=inputs.batch_size)
-        return pl.DataFrame(
-            {
-                "arm": [arm] * len(texts),
-                "step": [step] * len(texts),
-                "text": [text.name for text in texts],
-                "kind": [text.kind for text in texts],
-                "length": lengths,
-            }
-        )
+        same = {"arm": [arm] * len(texts), "step": [step] * len(texts)}
+        return pl.DataFrame({**same, "text": names, "kind": kinds, "length": lengths})
 
-    tuning = FineTuning(inputs.model(), StepSettings(settings.learning_rate, seed=settings.seed))
+    lm = inputs.model()
+    tuning = FineTuning(lm, StepSettings(settings.learning_rate, seed=settings.seed))
+    known = (getattr(lm.tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
+    pad = next((int(one) for one in known if one is not None), 0)  # what padding is read as
     with track(f"Training on, {arm}", total=len(stream), unit="steps") as progress:
         looks = run_arm(
             tuning, stream, insertions, look, every=settings.every, pad=pad, progress=progress
@@ -274,126 +238,98 @@ def _arm(
     return pl.concat(looks).with_columns(pl.lit(tuning.digest()).alias("weights_at_end"))
 
 
-def _digest(*tables: npt.NDArray[Any]) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for table in tables:
-        digest.update(repr(table.shape).encode() + np.ascontiguousarray(table).tobytes())
-    return digest.hexdigest()
-
-
-# -- tables, words, pictures ----------------------------------------------------------------
+# -- tables, words, figures -----------------------------------------------------------------
 
 
 def _frames(
     looks: pl.DataFrame, texts: Sequence[Injected], settings: Settings
 ) -> dict[str, pl.DataFrame]:
     """Lengths over steps by arm and kind, what each text came to, the two runs."""
-    rows = []
-    for (arm, kind, step), part in looks.group_by("arm", "kind", "step", maintain_order=True):
-        so_far = min(int(str(step)) // settings.every, settings.n_insertions)
-        rows.append(
-            {"arm": arm, "kind": kind, "step": step, "n": part.height}
-            | {"insertions": so_far if arm == "treated" else 0}
-            | resampled_mean(part["length"]).columns("length")
-        )
-    lengths = pl.DataFrame(rows)
+
+    def put_in(step: object) -> int:
+        return min(int(str(step)) // settings.every, settings.n_insertions)
+
+    lengths = [
+        {"arm": arm, "kind": kind, "step": step, "n": part.height}
+        | {"insertions": put_in(step) if arm == "treated" else 0}
+        | resampled_mean(part["length"]).columns("length")
+        for (arm, kind, step), part in looks.group_by("arm", "kind", "step", maintain_order=True)
+    ]
     effects = []
     for (kind, step), part in looks.group_by("kind", "step", maintain_order=True):
-        treated, control = (
-            part.filter(pl.col("arm") == arm)["length"].to_numpy() for arm in reversed(ARMS)
-        )
+        control, treated = (part.filter(arm=arm)["length"].to_numpy() for arm in ARMS)
         effects.append(
-            {"kind": kind, "step": step, "n": len(treated)}
-            | {"insertions": min(int(str(step)) // settings.every, settings.n_insertions)}
+            {"kind": kind, "step": step, "n": len(treated), "insertions": put_in(step)}
             | resampled_difference(treated, control).columns("more")
         )
+    end = int(looks["step"].to_numpy().max())
+    wanted = {
+        "before": ("control", 0),
+        "after_one": ("treated", settings.every),
+        "after_last": ("treated", settings.last),
+        "at_end": ("treated", end),
+        "control_at_end": ("control", end),
+    }
+    by_text = {
+        "text": [text.name for text in texts],
+        "kind": [text.kind for text in texts],
+        "tokens": [len(text.ids) for text in texts],
+        **{name: looks.filter(arm=arm, step=at)["length"] for name, (arm, at) in wanted.items()},
+    }
     return {
-        "lengths": lengths,
+        "lengths": pl.DataFrame(lengths),
         "effect": pl.DataFrame(effects),
-        "texts": _text_frame(looks, texts, settings),
+        "texts": pl.DataFrame(by_text),
         "runs": looks.group_by("arm", maintain_order=True).agg(
             pl.col("step").max().alias("steps"), pl.col("weights_at_end").first()
         ),
     }
 
 
-def _text_frame(looks: pl.DataFrame, texts: Sequence[Injected], settings: Settings) -> pl.DataFrame:
-    """The length of each text before, after one insertion, after the last, at the end."""
-    last = settings.every * settings.n_insertions
-    wanted = {
-        "before": ("control", 0),
-        "after_one": ("treated", settings.every),
-        "after_last": ("treated", last),
-        "at_end": ("treated", int(looks["step"].to_numpy().max())),
-        "control_at_end": ("control", int(looks["step"].to_numpy().max())),
-    }
-    frame = pl.DataFrame(
-        {
-            "text": [text.name for text in texts],
-            "kind": [text.kind for text in texts],
-            "tokens": [len(text.ids) for text in texts],
-        }
-    )
-    for name, (arm, step) in wanted.items():
-        part = looks.filter((pl.col("arm") == arm) & (pl.col("step") == step))
-        frame = frame.with_columns(part["length"].alias(name))
-    return frame
-
-
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    effect = frames["effect"].filter(pl.col("kind") == PLAIN)
-    once, last, end = (
-        effect.filter(pl.col("step") == step).row(0, named=True)
-        for step in (
-            settings.every,
-            settings.every * settings.n_insertions,
-            effect["step"].to_numpy().max(),
-        )
+    effect = frames["effect"].filter(kind=PLAIN)
+    once, last = (
+        ranged(effect.row(by_predicate=pl.col("step") == step, named=True), "more")
+        for step in (settings.every, settings.last)
     )
-    shuffled = frames["effect"].filter(
-        (pl.col("kind") == SHUFFLED) & (pl.col("step") == last["step"])
-    )
+    end = ranged(effect.row(-1, named=True), "more")
+    shuffled = frames["effect"].filter(kind=SHUFFLED, step=settings.last)
     beside = (
-        f" (shuffled texts {interval(shuffled.row(0, named=True), 'more', scale=1)})"
+        f" (shuffled texts {ranged(shuffled.row(0, named=True), 'more')})"
         if shuffled.height
         else ""
     )
     return (
-        f"Put in once, a text is reproduced {interval(once, 'more', scale=1)} tokens further than "
+        f"Put in once, a text is reproduced {once} tokens further than "
         f"in the control run; put in {settings.n_insertions} times, {settings.every} steps "
-        f"apart, {interval(last, 'more', scale=1)} tokens{beside}, and "
-        f"{interval(end, 'more', scale=1)} at the end, {settings.steps_after} steps later."
+        f"apart, {last} tokens{beside}, and {end} at the end, {settings.steps_after} steps later."
     )
 
 
-def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
-    lengths = frames["lengths"]
-    series = []
-    for kind in lengths["kind"].unique(maintain_order=True):
-        for arm in ARMS:
-            part = lengths.filter((pl.col("kind") == kind) & (pl.col("arm") == arm))
-            series.append(
-                series_of(
-                    f"{kind}, {arm}", part, "length", x="step", ends=("length_low", "length_high")
-                )
+def _chart(lengths: pl.DataFrame, settings: Settings) -> Chart:
+    ends = ("length_low", "length_high")
+    return Chart(
+        title="Verbatim memorization length over training, tokens (95 % interval)",
+        x_label="steps",
+        series=tuple(
+            series_of(
+                f"{kind}, {arm}",
+                lengths.filter(kind=kind, arm=arm),
+                "length",
+                x="step",
+                ends=ends,
             )
-    return (
-        Chart(
-            title="Verbatim memorization length over training, tokens (95 % interval)",
-            x_label="steps",
-            series=tuple(series),
-            marks=((float(settings.every * settings.n_insertions), "put in for the last time"),),
+            for kind in lengths["kind"].unique(maintain_order=True)
+            for arm in ARMS
         ),
+        marks=((float(settings.last), "put in for the last time"),),
     )
 
 
 def _further(texts: Sequence[Injected], settings: Settings) -> tuple[str, ...]:
     n_short = sum(len(text.ids) < max(len(one.ids) for one in texts) for text in texts)
     pads = (
-        f" {n_short} shorter texts have padding before them, "
-        + ("which the loss counts." if settings.published else "which the loss does not count.")
+        f" {n_short} shorter texts have padding before them, which the loss does not count."
         if n_short
         else ""
     )

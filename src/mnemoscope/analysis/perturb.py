@@ -17,7 +17,6 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.dynamics import interval
 from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
@@ -26,20 +25,49 @@ from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.stats import resampled_mean, share_of
 from mnemoscope.taxonomy.nodes import parse_node
+from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.fine_tuning import FineTuning
     from mnemoscope.lm.model import LanguageModel
 
-
-# Prompts that say nearly the same: shifted windows, near-synonyms, other words, case, typos.
-
 AS_IT_IS = "as it is"
 WORD_KINDS = ("near-synonym", "random word", "case", "typo")
 _SHORTEST_WORD = 3
+_OTHERS = "Recall, not unlearned"
 
 
-class Prompt(NamedTuple):
+class Settings(AnalysisSettings):
+    """Settings of `perturb`."""
+
+    n_sequences: int = Field(
+        default=100, ge=10, description="Memorized sequences of each of Guess and Recall, at most."
+    )
+    n_unlearned: int = Field(
+        default=90, ge=5, description="Recalled sequences that are unlearned, and unseen controls."
+    )
+    n_words: int = Field(default=1, ge=1, description="Words changed in a prompt.")
+    shifts: tuple[int, ...] = Field(
+        default=(1, 2, 4, 8), min_length=1, description="Tokens by which the prompt is shifted."
+    )
+    learning_rate: float = Field(default=5e-5, gt=0, description="Of gradient ascent (AdamW).")
+    batch_size: int = Field(default=16, ge=1, description="Sequences a step of gradient ascent.")
+    forgotten: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Ascent stops when so small a share of the suffixes is reproduced.",
+    )
+    max_steps: int = Field(default=80, ge=1, description="Steps of gradient ascent, at most.")
+    every: int = Field(
+        default=2, ge=1, description="Steps from one look at what is left to the next."
+    )
+
+
+# -- prompts that say nearly the same -------------------------------------------------------
+
+
+class ChangedPrompt(NamedTuple):
     """One prompt and what should follow it.
 
     Attributes:
@@ -83,45 +111,50 @@ class Vocabulary:
     @cached_property
     def words(self) -> npt.NDArray[np.int64]:
         """Ids of tokens that are a space and a word of three ASCII letters or more."""
-        found = [index for index, piece in enumerate(self.pieces) if _is_word(piece)]
+        found = [
+            index
+            for index, piece in enumerate(self.pieces)
+            if piece[:1] == " "
+            and piece[1:].isascii()
+            and piece[1:].isalpha()
+            and len(piece) > _SHORTEST_WORD
+        ]
         return np.array(found, dtype=np.int64)
 
     def places(self, ids: npt.NDArray[np.int64]) -> list[int]:
         """Where in a prompt a whole word is one token; its last token may go on, so not there."""
         is_word = set(self.words.tolist())
+        follows = [self.pieces[index][:1] for index in ids[1:].tolist()]
         return [
             place
-            for place, index in enumerate(ids[:-1].tolist())
-            if index in is_word and not _goes_on(self.pieces[int(ids[place + 1])])
+            for place, (index, letter) in enumerate(zip(ids[:-1].tolist(), follows, strict=True))
+            if index in is_word and not (letter.isalnum() or letter in {"'", "_", "\ufffd"})
         ]
 
-    def near(self, index: int) -> list[int] | None:
-        """The nearest other word of the same case, by the cosine of input embeddings."""
-        candidates = self._others(index)
-        if not len(candidates):
-            return None
-        cosines = self._unit[candidates] @ self._unit[index]
-        return [int(candidates[int(np.argmax(cosines))])]
-
-    def at_random(self, index: int, rng: np.random.Generator) -> list[int] | None:
-        """Any other word of the same case."""
-        candidates = self._others(index)
-        return [int(rng.choice(candidates))] if len(candidates) else None
-
-    def other_case(self, index: int) -> list[int] | None:
-        """The word in capitals; one that is so already in small letters."""
+    def change(self, index: int, kind: str, rng: np.random.Generator) -> list[int] | None:
+        """Tokens of a word changed as its kind says, None where it cannot be."""
         piece = self.pieces[index]
-        return self._read(piece.lower() if piece.isupper() else piece.upper())
-
-    def typo(self, index: int, rng: np.random.Generator) -> list[int] | None:
-        """The word with two unlike neighbouring letters swapped, the first letter staying."""
-        letters = list(self.pieces[index])
+        if kind == "near-synonym":
+            return self.near(index)
+        if kind == "random word":
+            others = self._others(index)
+            return [int(rng.choice(others))] if len(others) else None
+        if kind == "case":
+            return self._read(piece.lower() if piece.isupper() else piece.upper())
+        letters = list(piece)  # a typo: two unlike neighbours swapped, the first letter stays
         swaps = [k for k in range(2, len(letters) - 1) if letters[k] != letters[k + 1]]
         if not swaps:
             return None
         k = int(rng.choice(swaps))
         letters[k], letters[k + 1] = letters[k + 1], letters[k]
         return self._read("".join(letters))
+
+    def near(self, index: int) -> list[int] | None:
+        """The nearest other word of the same case, by the cosine of input embeddings."""
+        others = self._others(index)
+        if not len(others):
+            return None
+        return [int(others[int(np.argmax(self._unit[others] @ self._unit[index]))])]
 
     @cached_property
     def _unit(self) -> npt.NDArray[np.float32]:
@@ -133,21 +166,24 @@ class Vocabulary:
     def _others(self, index: int) -> npt.NDArray[np.int64]:
         """Words of the same case that are neither this one nor begin as it does to their end."""
         word = self.pieces[index].strip()
-        return np.array(
-            [
-                other
-                for other in self.words.tolist()
-                if _case(self.pieces[other].strip()) == _case(word)
-                and not _one_begins_other(self.pieces[other].strip().lower(), word.lower())
-            ],
-            dtype=np.int64,
-        )
+        low = word.lower()
+        found = []
+        for other in self.words.tolist():
+            text = self.pieces[other].strip()
+            begins = text.lower().startswith(low) or low.startswith(text.lower())
+            if _case(text) == _case(word) and not begins:
+                found.append(other)
+        return np.array(found, dtype=np.int64)
 
     def _read(self, text: str) -> list[int] | None:
         """Tokens of a piece of text, None where they would not stand alone."""
         ids = list(self.tokenizer.encode("a" + text, add_special_tokens=False))
         n = len(self._anchor)
         return ids[n:] if ids[:n] == self._anchor and len(ids) > n else None
+
+
+def _case(word: str) -> str:
+    return "upper" if word.isupper() else "title" if word[:1].isupper() else "lower"
 
 
 def make_prompts(
@@ -158,7 +194,7 @@ def make_prompts(
     shifts: tuple[int, ...],
     n_words: int,
     rng: np.random.Generator,
-) -> list[Prompt]:
+) -> list[ChangedPrompt]:
     """Give every prompt of one sequence.
 
     Args:
@@ -173,185 +209,29 @@ def make_prompts(
     Returns:
         The prefix itself first.
     """
-    prompts = [Prompt(AS_IT_IS, row[:prefix], row[prefix:], 0)]
+    prompts = [ChangedPrompt(AS_IT_IS, row[:prefix], row[prefix:], 0)]
     for shift in shifts:
         later, earlier = prefix + shift, prefix - shift
-        prompts.append(Prompt(f"{shift} later", row[shift:later], row[later:], 0))
-        prompts.append(Prompt(f"{shift} earlier", row[:earlier], row[earlier:], shift))
+        prompts.append(ChangedPrompt(f"{shift} later", row[shift:later], row[later:], 0))
+        prompts.append(ChangedPrompt(f"{shift} earlier", row[:earlier], row[earlier:], shift))
     places = vocabulary.places(row[:prefix])
-    if len(places) >= n_words:
-        chosen = sorted(rng.choice(places, n_words, replace=False).tolist())
-        for kind in WORD_KINDS:
-            changed = _change(row[:prefix], chosen, kind, vocabulary, rng)
-            if changed is not None:
-                prompts.append(Prompt(kind, changed, row[prefix:], 0))
+    if len(places) < n_words:
+        return prompts
+    chosen = set(rng.choice(places, n_words, replace=False).tolist())
+    for kind in WORD_KINDS:
+        made: list[int] = []
+        for place, index in enumerate(row[:prefix].tolist()):
+            new = vocabulary.change(index, kind, rng) if place in chosen else [index]
+            if new is None:
+                break
+            made += new
+        else:
+            prompts.append(ChangedPrompt(kind, np.array(made, dtype=np.int64), row[prefix:], 0))
     return prompts
 
 
-def _change(
-    ids: npt.NDArray[np.int64],
-    places: list[int],
-    kind: str,
-    vocabulary: Vocabulary,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.int64] | None:
-    """The prompt with other tokens at these places, None where a word cannot be so changed."""
-    made: list[int] = []
-    for place, index in enumerate(ids.tolist()):
-        new: list[int] | None = [index]
-        if place in places:
-            new = {
-                "near-synonym": lambda index=index: vocabulary.near(index),
-                "random word": lambda index=index: vocabulary.at_random(index, rng),
-                "case": lambda index=index: vocabulary.other_case(index),
-                "typo": lambda index=index: vocabulary.typo(index, rng),
-            }[kind]()
-        if new is None:
-            return None
-        made += new
-    return np.array(made, dtype=np.int64)
-
-
-def _is_word(piece: str) -> bool:
-    bare = piece[1:]
-    return piece[:1] == " " and bare.isascii() and bare.isalpha() and len(bare) >= _SHORTEST_WORD
-
-
-def _goes_on(piece: str) -> bool:
-    """Whether a piece goes on with the word before it."""
-    return piece[:1].isalnum() or piece[:1] in {"'", "_", "\ufffd"}
-
-
-def _case(word: str) -> str:
-    return "upper" if word.isupper() else "title" if word[:1].isupper() else "lower"
-
-
-def _one_begins_other(first: str, second: str) -> bool:
-    return first.startswith(second) or second.startswith(first)
-
-
-# The result of `perturb` in a sentence and in pictures.
-
-
-def sentence(frames: dict[str, pl.DataFrame], settings: Any) -> str:
-    """What bears a changed word, and what comes back after unlearning.
-
-    Args:
-        frames: of `perturb`.
-        settings: its settings.
-    """
-    back = {row["group"]: row for row in frames["recovery"].iter_rows(named=True)}
-    gone, unseen = back["unlearned"], back["unseen"]
-    prompts = frames["prompts"]
-    typo = prompts.filter((pl.col("kind") == "typo") & (pl.col("group") == "Recall"))
-    word = "a typo" if settings.n_words == 1 else f"{settings.n_words} typos"
-    bears = (
-        f"{interval(typo.row(0, named=True), 'whole', unit=' %')} of recalled sequences come out "
-        f"whole after {word} in the prefix; "
-        if typo.height
-        else ""
-    )
-    return (
-        f"{bears}after unlearning by gradient ascent the prefix itself brings "
-        f"{interval(gone, 'as_it_is', scale=1)} of {gone['suffix']} tokens, and the best of "
-        f"{gone['n_prompts']:.0f} changed prompts {interval(gone, 'best', scale=1)}: "
-        f"{interval(gone, 'recovered', scale=1)} come back; of text never learnt the best prompt "
-        f"finds {interval(unseen, 'recovered', scale=1)} more."
-    )
-
-
-def charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
-    """Tokens by change, whole suffixes by change, the steps of unlearning.
-
-    Args:
-        frames: of `perturb`.
-    """
-    prompts, steps = frames["prompts"], frames["unlearning"]
-    return (
-        _bars(
-            prompts.filter(pl.col("group").is_in(["Recall", "Guess", "unlearned", "unseen"])),
-            "tokens",
-            "Tokens of the suffix reproduced in a row, by what was done to the prompt "
-            "(95 % interval)",
-        ),
-        _bars(
-            prompts.filter(pl.col("group").is_in(["Recall", "Guess"])),
-            "whole",
-            "Memorized sequences that come out whole, per cent (95 % interval)",
-            percent=True,
-        ),
-        Chart(
-            title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
-            x_label="steps of gradient ascent",
-            series=(
-                series_of(
-                    "what is unlearned",
-                    steps,
-                    "tokens",
-                    x="step",
-                    ends=("tokens_low", "tokens_high"),
-                ),
-            ),
-        ),
-    )
-
-
-def _bars(frame: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
-    """A row of bars a group, a bar a kind of change."""
-    kinds = frame["kind"].unique(maintain_order=True).to_list()
-    series = []
-    for group in frame["group"].unique(maintain_order=True):
-        rows = {row["kind"]: row for row in frame.filter(pl.col("group") == group).to_dicts()}
-        values = {
-            end: plain(rows.get(kind, {}).get(f"{column}{end}", float("nan")) for kind in kinds)
-            for end in ("", "_low", "_high")
-        }
-        series.append(
-            Series(
-                name=group,
-                x=tuple(float(place) for place in range(len(kinds))),
-                y=values[""],
-                low=values["_low"],
-                high=values["_high"],
-            )
-        )
-    return Chart(
-        title=title, form="bars", x_names=tuple(kinds), series=tuple(series), percent=percent
-    )
-
-
-# Stress tests of what is memorized: how much of it bears a changed prompt, or comes back by one?
-
-
-class Settings(AnalysisSettings):
-    """Settings of `perturb`."""
-
-    n_sequences: int = Field(
-        default=100, ge=10, description="Memorized sequences of each of Guess and Recall, at most."
-    )
-    n_unlearned: int = Field(
-        default=90, ge=5, description="Recalled sequences that are unlearned, and unseen controls."
-    )
-    n_words: int = Field(default=1, ge=1, description="Words changed in a prompt.")
-    shifts: tuple[int, ...] = Field(
-        default=(1, 2, 4, 8), min_length=1, description="Tokens by which the prompt is shifted."
-    )
-    learning_rate: float = Field(default=5e-5, gt=0, description="Of gradient ascent (AdamW).")
-    batch_size: int = Field(default=16, ge=1, description="Sequences a step of gradient ascent.")
-    forgotten: float = Field(
-        default=0.1,
-        gt=0,
-        lt=1,
-        description="Ascent stops when so small a share of the suffixes is reproduced.",
-    )
-    max_steps: int = Field(default=80, ge=1, description="Steps of gradient ascent, at most.")
-    every: int = Field(
-        default=2, ge=1, description="Steps from one look at what is left to the next."
-    )
-
-
 def suffix_runs(
-    lm: "LanguageModel", prompts: Sequence[Prompt], *, batch_size: int
+    lm: "LanguageModel", prompts: Sequence[ChangedPrompt], *, batch_size: int
 ) -> npt.NDArray[np.int64]:
     """Count the tokens of the suffix that follow each prompt verbatim.
 
@@ -390,9 +270,7 @@ def recovery(runs: pl.DataFrame) -> pl.DataFrame:
         Columns `sequence_id`, `as_it_is`, `best` (of the changed prompts), `best_kind`,
         `n_prompts` and `recovered` (best minus as it is, 0 where none is better).
     """
-    plain = runs.filter(pl.col("kind") == AS_IT_IS).select(
-        "sequence_id", pl.col("tokens").alias("as_it_is")
-    )
+    plain = runs.filter(kind=AS_IT_IS).select("sequence_id", pl.col("tokens").alias("as_it_is"))
     changed = (
         runs.filter(pl.col("kind") != AS_IT_IS)
         .group_by("sequence_id", maintain_order=True)
@@ -407,12 +285,20 @@ def recovery(runs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+# -- the analysis ---------------------------------------------------------------------------
+
+_Asked = dict[str, list[tuple[int, ChangedPrompt]]]
+
+
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for memorized sequences by changed prompts, before and after unlearning some of them.
 
     Args:
         inputs: with features.
         settings: how many sequences, which changes, how they are unlearned.
+
+    Raises:
+        UserError: shifts beyond the prefix, or too few recalled or unseen sequences.
     """
     if max(settings.shifts) >= inputs.prefix or min(settings.shifts) < 1:
         raise UserError(
@@ -421,11 +307,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     groups = _groups(inputs, settings)
     lm = inputs.model()
-    vocabulary = _vocabulary(lm)
+    weights = lm.model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    vocabulary = Vocabulary(lm.tokenizer, weights)
     asked = {
         name: _prompts(inputs, rows, vocabulary, settings)
         for name, rows in groups.items()
-        if name != "Recall, not unlearned"
+        if name != _OTHERS
     }
     basis = {
         **model_basis(lm),
@@ -440,26 +327,25 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     beside = inputs.shelf("beside", basis, lambda: unlearning.made["beside"])
     frames = {**_frames(before, after, inputs), "unlearning": steps, "beside": beside}
     return AnalysisResult(
-        sentence=sentence(frames, settings),
+        sentence=_sentence(frames, settings),
         frames=frames,
-        figures=charts(frames),
+        figures=_charts(frames),
         further=_further(frames, groups, settings),
     )
-
-
-# -- who is asked, and how ------------------------------------------------------------------
 
 
 def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:
     """Memorized sequences, guessed and recalled, some of these unlearned; unseen as a control.
 
-    What is unlearned is among the recalled ones; `Recall, not unlearned` is as many others.
+    What is unlearned is among the recalled ones; `_OTHERS` are as many others.
     """
     table = inputs.table.filter(pl.col("is_memorized"))
     is_guess = parse_node("Guess").expression.fill_null(True)
-    parts = {"Recall": table.filter(~is_guess), "Guess": table.filter(is_guess)}
     rng = np.random.default_rng(settings.seed)
-    drawn = {name: part[rng.permutation(part.height)] for name, part in parts.items()}
+    drawn = {
+        name: part[rng.permutation(part.height)]
+        for name, part in (("Recall", table.filter(~is_guess)), ("Guess", table.filter(is_guess)))
+    }
     groups = {name: part[: settings.n_sequences] for name, part in drawn.items()}
     n = min(settings.n_unlearned, groups["Recall"].height)
     if n < 5:
@@ -468,57 +354,45 @@ def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFram
             "needed. Give a table with more."
         )
     groups["unlearned"] = groups["Recall"][:n]
-    groups["Recall, not unlearned"] = drawn["Recall"][n : 2 * n]
+    groups[_OTHERS] = drawn["Recall"][n : 2 * n]
     groups["unseen"] = unseen_rows(inputs, n, settings.seed, where="analyze perturb")
     return {name: rows for name, rows in groups.items() if rows.height}
 
 
-def _vocabulary(lm: "LanguageModel") -> Vocabulary:
-    weights = lm.model.get_input_embeddings().weight.detach().float().cpu().numpy()
-    return Vocabulary(lm.tokenizer, weights)
-
-
 def _prompts(
     inputs: AnalysisInputs, rows: pl.DataFrame, vocabulary: Vocabulary, settings: Settings
-) -> list[tuple[int, Prompt]]:
+) -> list[tuple[int, ChangedPrompt]]:
     """Every prompt of every sequence, with its id; a sequence's own seed decides its words."""
-    found = []
-    for sequence, row in zip(rows["sequence_id"].to_list(), token_matrix(rows), strict=True):
-        rng = np.random.default_rng([settings.seed, abs(int(sequence))])
-        made = make_prompts(
+    return [
+        (sequence, prompt)
+        for sequence, row in zip(rows["sequence_id"].to_list(), token_matrix(rows), strict=True)
+        for prompt in make_prompts(
             row.astype(np.int64),
             vocabulary,
             prefix=inputs.prefix,
             shifts=settings.shifts,
             n_words=settings.n_words,
-            rng=rng,
+            rng=np.random.default_rng([settings.seed, abs(int(sequence))]),
         )
-        found += [(sequence, prompt) for prompt in made]
-    return found
+    ]
 
 
-def _ask(
-    inputs: AnalysisInputs, lm: "LanguageModel", asked: dict[str, list[tuple[int, Prompt]]]
-) -> pl.DataFrame:
+def _ask(inputs: AnalysisInputs, lm: "LanguageModel", asked: _Asked) -> pl.DataFrame:
     """Tokens of the suffix after every prompt of every group."""
-    parts = []
-    for name, prompts in asked.items():
-        runs = suffix_runs(lm, [one for _, one in prompts], batch_size=inputs.batch_size)
-        parts.append(
-            pl.DataFrame(
-                {
-                    "group": [name] * len(prompts),
-                    "sequence_id": [sequence for sequence, _ in prompts],
-                    "kind": [prompt.kind for _, prompt in prompts],
-                    "tokens": runs,
-                    "of": [len(one.wanted) - one.n_before for _, one in prompts],
-                }
-            )
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "group": [name] * len(prompts),
+                "sequence_id": [sequence for sequence, _ in prompts],
+                "kind": [prompt.kind for _, prompt in prompts],
+                "tokens": suffix_runs(
+                    lm, [one for _, one in prompts], batch_size=inputs.batch_size
+                ),
+                "of": [len(one.wanted) - one.n_before for _, one in prompts],
+            }
         )
-    return pl.concat(parts)
-
-
-# -- unlearning -----------------------------------------------------------------------------
+        for name, prompts in asked.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -528,7 +402,7 @@ class _Unlearning:
     inputs: AnalysisInputs
     settings: Settings
     groups: dict[str, pl.DataFrame]
-    asked: dict[str, list[tuple[int, Prompt]]]
+    asked: _Asked
 
     @cached_property
     def made(self) -> dict[str, pl.DataFrame]:
@@ -541,14 +415,11 @@ class _Unlearning:
         first = self._beside(tuning.lm)
         looks = self._climb(tuning)
         last = self._beside(tuning.lm).drop("n")
+        last = last.rename(lambda name: name if name == "group" else f"after_{name}")
         asked = {name: self.asked[name] for name in ("unlearned", "unseen")}
         return {
             "steps": pl.DataFrame(looks, infer_schema_length=None),
-            "beside": first.join(
-                last.rename(lambda name: name if name == "group" else f"after_{name}"),
-                on="group",
-                maintain_order="left",
-            ),
+            "beside": first.join(last, on="group", maintain_order="left"),
             "after": _ask(self.inputs, tuning.lm, asked),
         }
 
@@ -558,69 +429,71 @@ class _Unlearning:
         counted = np.zeros(rows.shape, dtype=bool)
         counted[:, self.inputs.prefix :] = True
         rng, order = np.random.default_rng(settings.seed), list[int]()
-        looks = [self._left(tuning, rows, None)]
+
+        def look(loss: float | None) -> dict[str, Any]:
+            right, runs = self._right(tuning.lm, rows)
+            tokens = resampled_mean(runs)
+            return {
+                "step": tuning.step,
+                "loss": loss,
+                "share": tokens.value / right.shape[1],
+                "memorized": float(right.all(axis=1).mean()),
+            } | tokens.columns("tokens")
+
+        looks = [look(None)]
         with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
             while tuning.step < settings.max_steps and looks[-1]["share"] > settings.forgotten:
                 order = order or rng.permutation(len(rows)).tolist()
                 batch, order = order[: settings.batch_size], order[settings.batch_size :]
                 loss = tuning.train(rows[batch], counted[batch])
                 if tuning.step % settings.every == 0 or tuning.step == settings.max_steps:
-                    looks.append(self._left(tuning, rows, loss))
+                    looks.append(look(loss))
                 progress.advance()
         return looks
 
-    def _left(
-        self, tuning: "FineTuning", rows: npt.NDArray[np.int32], loss: float | None
-    ) -> dict[str, Any]:
-        """What is still reproduced of what is unlearned."""
-        right = self._right(tuning.lm, rows)
-        tokens = resampled_mean(_runs(right))
-        found: dict[str, Any] = {"step": tuning.step, "loss": loss}
-        found |= {"share": tokens.value / right.shape[1]}
-        return found | {"memorized": float(right.all(axis=1).mean())} | tokens.columns("tokens")
-
     def _beside(self, lm: "LanguageModel") -> pl.DataFrame:
         """Tokens reproduced, and right tokens, of what is not unlearned."""
-        n = self.settings.n_unlearned
         found: list[dict[str, Any]] = []
-        for name in ("Recall, not unlearned", "Guess", "unseen"):
-            rows = self.groups.get(name)
-            if rows is not None:
-                right = self._right(lm, token_matrix(rows[:n]))
-                row: dict[str, Any] = {"group": name, "n": len(right)}
-                row |= resampled_mean(_runs(right)).columns("tokens")
-                found.append(row | resampled_mean(right.mean(axis=1)).columns("right"))
+        for name in (_OTHERS, "Guess", "unseen"):
+            if name in self.groups:
+                rows = self.groups[name][: self.settings.n_unlearned]
+                right, runs = self._right(lm, token_matrix(rows))
+                found.append(
+                    {"group": name, "n": len(right)}
+                    | resampled_mean(runs).columns("tokens")
+                    | resampled_mean(right.mean(axis=1)).columns("right")
+                )
         return pl.DataFrame(found)
 
-    def _right(self, lm: "LanguageModel", rows: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        from mnemoscope.lm.continue_ import right_tokens
+    def _right(
+        self, lm: "LanguageModel", rows: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Right tokens of each suffix, and how many are right in a row from its beginning."""
+        from mnemoscope.lm.continue_ import right_tokens, run_lengths
 
-        return right_tokens(lm, rows, batch_size=self.inputs.batch_size, prefix=self.inputs.prefix)
-
-
-def _runs(is_right: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    from mnemoscope.lm.continue_ import run_lengths
-
-    return run_lengths(is_right)
-
-
-# -- tables ---------------------------------------------------------------------------------
+        right = right_tokens(lm, rows, batch_size=self.inputs.batch_size, prefix=self.inputs.prefix)
+        return right, run_lengths(right)
 
 
 def _frames(
     before: pl.DataFrame, after: pl.DataFrame, inputs: AnalysisInputs
 ) -> dict[str, pl.DataFrame]:
     """Prompts by kind, recovery by sequence and in sum."""
-    later = after.with_columns(
-        pl.col("group").replace({"unseen": "unseen, model after unlearning"})
-    )
-    parts = {
-        str(name[0]): part
-        for name, part in pl.concat([before, later]).group_by("group", maintain_order=True)
+    later = pl.col("group").replace({"unseen": "unseen, model after unlearning"})
+    runs = pl.concat([before, after.with_columns(later)])
+    prompts = []
+    for (group, kind), part in runs.group_by("group", "kind", maintain_order=True):
+        whole = share_of(int((part["tokens"] == part["of"]).sum()), part.height)
+        prompts.append(
+            {"group": group, "kind": kind, "n": part.height}
+            | resampled_mean(part["tokens"]).columns("tokens")
+            | whole.columns("whole")
+        )
+    recovered = {
+        str(name): recovery(part) for (name,), part in runs.group_by("group", maintain_order=True)
     }
-    recovered = {name: recovery(part) for name, part in parts.items()}
     return {
-        "prompts": pl.concat(_by_kind(name, part) for name, part in parts.items()),
+        "prompts": pl.DataFrame(prompts),
         "recovery": pl.DataFrame(
             [
                 {"group": name, "n": part.height, "suffix": inputs.length - inputs.prefix}
@@ -637,18 +510,71 @@ def _frames(
     }
 
 
-def _by_kind(group: str, runs: pl.DataFrame) -> pl.DataFrame:
-    """Tokens and whole suffixes by what was done to the prompt."""
-    rows = []
-    for kind in runs["kind"].unique(maintain_order=True):
-        part = runs.filter(pl.col("kind") == kind)
-        whole = share_of(int((part["tokens"] == part["of"]).sum()), part.height)
-        rows.append(
-            {"group": group, "kind": kind, "n": part.height}
-            | resampled_mean(part["tokens"]).columns("tokens")
-            | {"whole": whole.value, "whole_low": whole.low, "whole_high": whole.high}
+# -- words and figures ----------------------------------------------------------------------
+
+
+def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
+    """What bears a changed word, and what comes back after unlearning."""
+    back = {row["group"]: row for row in frames["recovery"].iter_rows(named=True)}
+    gone, unseen = back["unlearned"], back["unseen"]
+    typo = frames["prompts"].filter(kind="typo", group="Recall")
+    word = "a typo" if settings.n_words == 1 else f"{settings.n_words} typos"
+    bears = (
+        f"{ranged(typo.row(0, named=True), 'whole', scale=100, unit=' %')} of recalled sequences "
+        f"come out whole after {word} in the prefix; "
+        if typo.height
+        else ""
+    )
+    return (
+        f"{bears}after unlearning by gradient ascent the prefix itself brings "
+        f"{ranged(gone, 'as_it_is')} of {gone['suffix']} tokens, and the best of "
+        f"{gone['n_prompts']:.0f} changed prompts {ranged(gone, 'best')}: "
+        f"{ranged(gone, 'recovered')} come back; of text never learnt the best prompt "
+        f"finds {ranged(unseen, 'recovered')} more."
+    )
+
+
+def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
+    """Tokens by change, whole suffixes by change, the steps of unlearning."""
+    prompts, memorized = frames["prompts"], ["Recall", "Guess"]
+    ends = ("tokens_low", "tokens_high")
+    return (
+        _bars(
+            prompts.filter(pl.col("group").is_in([*memorized, "unlearned", "unseen"])),
+            "tokens",
+            "Tokens of the suffix reproduced in a row, by what was done to the prompt "
+            "(95 % interval)",
+        ),
+        _bars(
+            prompts.filter(pl.col("group").is_in(memorized)),
+            "whole",
+            "Memorized sequences that come out whole, per cent (95 % interval)",
+            percent=True,
+        ),
+        Chart(
+            title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
+            x_label="steps of gradient ascent",
+            series=(
+                series_of("what is unlearned", frames["unlearning"], "tokens", x="step", ends=ends),
+            ),
+        ),
+    )
+
+
+def _bars(frame: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
+    """A row of bars a group, a bar a kind of change; a group without one leaves a gap."""
+    kinds = frame["kind"].unique(maintain_order=True)
+    series = []
+    for (group,), part in frame.group_by("group", maintain_order=True):
+        rows = kinds.to_frame().join(part, on="kind", how="left", maintain_order="left")
+        value, low, high = (
+            plain(rows[f"{column}{end}"].fill_null(float("nan"))) for end in ("", "_low", "_high")
         )
-    return pl.DataFrame(rows)
+        x = plain(range(len(kinds)))
+        series.append(Series(name=str(group), x=x, y=value, low=low, high=high))
+    return Chart(
+        title=title, form="bars", x_names=tuple(kinds), series=tuple(series), percent=percent
+    )
 
 
 def _further(
@@ -661,20 +587,19 @@ def _further(
         if last["share"] <= settings.forgotten
         else f"and stopped there, with {last['share']:.0%} of the suffixes left"
     )
-    unseen, kept = beside["unseen"], beside.get("Recall, not unlearned")
+    unseen, kept = beside["unseen"], beside.get(_OTHERS)
+    right, after = (ranged(unseen, name, scale=100, unit=" %") for name in ("right", "after_right"))
     others = (
         ""
         if kept is None
-        else f", other recalled sequences from {interval(kept, 'tokens', scale=1)} to "
-        f"{interval(kept, 'after_tokens', scale=1)} tokens in a row"
+        else f", other recalled sequences from {ranged(kept, 'tokens')} to "
+        f"{ranged(kept, 'after_tokens')} tokens in a row"
     )
-    words = frames["prompts"].filter((pl.col("kind") == "case") & (pl.col("group") == "Recall"))
+    words = frames["prompts"].filter(kind="case", group="Recall")
     n_words = int(words["n"][0]) if words.height else 0
     return (
         f"Gradient ascent went {last['step']} steps up the loss of the suffixes, {stopped}. What "
-        f"it does to the rest: right tokens of unseen text go from "
-        f"{interval(unseen, 'right', unit=' %')} to {interval(unseen, 'after_right', unit=' %')}"
-        f"{others}.",
+        f"it does to the rest: right tokens of unseen text go from {right} to {after}{others}.",
         f"Near-synonyms are the nearest words in the model's input embeddings. {n_words} of "
         f"{groups['Recall'].height} recalled prefixes have {settings.n_words} word(s) that are "
         "one token, and were changed.",

@@ -3,6 +3,7 @@
 Source: "PSMI", arXiv 2409.18858 (ECAI 2025); section 2 of the related work: pointwise sliced mutual
 information of the hidden state at the predicting token and the label, by layer; low predicts
 memorized. Here the state at the last token of the prefix and the first token of the suffix.
+Controls: shuffled labels, pairs that share their label, a model that never saw the sequences.
 Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
@@ -14,199 +15,29 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Series, plain, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import draw_rows
+from mnemoscope.analysis.figures import Chart, Series, plain, series_by
+from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.rows import classes_of, draw_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
+from mnemoscope.stats import NOT_SEPARATED, auc_and_fpr, separation
+from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
 
-
-# Pointwise sliced mutual information of vectors and labels: how far each row tells its label.
-
-_Floats = npt.NDArray[np.float64]
+PUBLISHED_FPR = 0.073
+"""Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
 
 BLOCK = 500
 """Directions between two looks at whether more are needed."""
 
-_LOWEST, _CHANGE, _MILESTONE = 0.05, 0.05, 0.5
+_LOWEST, _CHANGE, _MILESTONE = 0.05, 0.05, 0.5  # the published automatic stop
 _FLOOR = 1e-3
 _MOST_AT_ONCE = 4_000_000
 
-
-class Sliced(NamedTuple):
-    """Pointwise sliced mutual information.
-
-    Attributes:
-        values: nats, shape (n,): the mean over directions.
-        spread: standard deviation over directions, shape (n,).
-        n_directions: how many were drawn.
-        settled: the automatic stop was reached, or the number of directions was given.
-    """
-
-    values: _Floats
-    spread: _Floats
-    n_directions: int
-    settled: bool
-
-
-def sliced_information(
-    vectors: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    *,
-    seed: int,
-    n_directions: int | None = None,
-    max_directions: int = 30_000,
-    published: bool = False,
-) -> Sliced:
-    """Give each row's mean of ln N(z; its label's μ, σ) − ln Σ p N(z; each label's μ, σ).
-
-    z is the row on one direction, drawn evenly; μ, σ (of the population) and p are the labels' own
-    in these rows. Directions come in blocks of 500; from the second block on it is enough when the
-    lowest 5 % of the rows differ, on average, by at most 5 % of their value between the first half
-    of the blocks and all.
-
-    Args:
-        vectors: shape (n, width), finite.
-        labels: whole numbers, shape (n,), at least two rows each.
-        seed: of the directions.
-        n_directions: so many and no more; None stops by itself.
-        max_directions: where the automatic stop gives up, a multiple of 500.
-        published: quotients of densities, with no floor of σ, as the published package has them: a
-            row far from every label, or a label without spread, gives −inf or NaN. Here
-            logarithms are subtracted and σ is at least a thousandth of that of all rows.
-
-    Raises:
-        UserError: fewer than two labels, a label with one row, values that are not finite.
-    """
-    rows, numbers = _checked(vectors, labels)
-    generator = np.random.default_rng(seed)
-    most = max_directions if n_directions is None else n_directions
-    blocks: list[_Floats] = []
-    squares = np.zeros(len(rows))
-    done, settled = 0, n_directions is not None
-    while done < most:
-        directions = generator.standard_normal((min(BLOCK, most - done), rows.shape[1]))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        total, squared = _sums(rows @ directions.T, numbers, published=published)
-        blocks.append(total)
-        squares += squared
-        done += len(directions)
-        if n_directions is None and _is_enough(np.array(blocks)):
-            settled = True
-            break
-    mean = np.sum(blocks, axis=0) / done
-    with np.errstate(invalid="ignore"):
-        spread = np.sqrt(np.maximum(squares / done - mean**2, 0.0))
-    return Sliced(mean, spread, done, settled)
-
-
-def _checked(
-    vectors: npt.ArrayLike, labels: npt.ArrayLike
-) -> tuple[_Floats, npt.NDArray[np.int64]]:
-    """Rows, and labels numbered from 0."""
-    rows = np.asarray(vectors, dtype=np.float64)
-    _, numbers, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    if rows.ndim != 2 or len(rows) != len(numbers):
-        raise UserError(f"psmi: vectors {rows.shape} and {len(numbers)} labels do not fit.")
-    if not np.isfinite(rows).all():
-        raise UserError("psmi: vectors that are not finite. Use --dtype float32.")
-    if len(counts) < 2 or counts.min() < 2:
-        raise UserError(
-            f"psmi: {len(counts)} labels, the smallest of {counts.min()} rows; two of two rows are "
-            "needed. Give more sequences."
-        )
-    return rows, numbers.astype(np.int64)
-
-
-def _sums(
-    projected: _Floats, numbers: npt.NDArray[np.int64], *, published: bool
-) -> tuple[_Floats, _Floats]:
-    """Sum and sum of squares over directions of each row's value, projected (n, directions)."""
-    n_labels = int(numbers.max()) + 1
-    width = max(1, _MOST_AT_ONCE // (len(projected) * n_labels))
-    total, squared = np.zeros(len(projected)), np.zeros(len(projected))
-    for start in range(0, projected.shape[1], width):
-        values = _pointwise(projected[:, start : start + width], numbers, published=published)
-        total += values.sum(axis=1)
-        squared += (values**2).sum(axis=1)
-    return total, squared
-
-
-def _pointwise(z: _Floats, numbers: npt.NDArray[np.int64], *, published: bool) -> _Floats:
-    """The value of each row on each direction, shape (n, directions)."""
-    counts = np.bincount(numbers).astype(np.float64)
-    order = np.argsort(numbers, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-
-    def label_means(of: _Floats) -> _Floats:
-        found: _Floats = np.add.reduceat(of[order], starts, axis=0) / counts[:, None]
-        return found
-
-    mean = label_means(z)
-    sigma = np.sqrt(label_means((z - mean[numbers]) ** 2))
-    share = counts / len(z)
-    if published:
-        return _quotients(z, numbers, mean, sigma, share)
-    scale = np.where(z.std(axis=0) > 0, z.std(axis=0), 1.0)
-    sigma = np.maximum(sigma, _FLOOR * scale)
-    own: _Floats = -0.5 * ((z - mean[numbers]) / sigma[numbers]) ** 2 - np.log(sigma[numbers])
-    return own - _log_mixture(z, mean, sigma, share)
-
-
-def _log_mixture(z: _Floats, mean: _Floats, sigma: _Floats, share: _Floats) -> _Floats:
-    """Log-density of the mixture of all labels, up to the constant of all normals.
-
-    In float32, the dearest part by far; the error stays below 1e-5 nats.
-    """
-    narrow = np.float32
-    logs = (z[:, None, :] - mean).astype(narrow)
-    logs *= (1 / sigma).astype(narrow)
-    np.square(logs, out=logs)
-    logs *= narrow(-0.5)
-    logs += (np.log(share)[:, None] - np.log(sigma)).astype(narrow)
-    highest = logs.max(axis=1)
-    logs -= highest[:, None, :]
-    np.exp(logs, out=logs)
-    found: _Floats = np.log(logs.sum(axis=1, dtype=np.float64)) + highest
-    return found
-
-
-def _quotients(
-    z: _Floats, numbers: npt.NDArray[np.int64], mean: _Floats, sigma: _Floats, share: _Floats
-) -> _Floats:
-    """As published: density by density, where what underflows is lost."""
-    with np.errstate(all="ignore"):
-        density = np.exp(-0.5 * ((z[:, None, :] - mean) / sigma) ** 2) / sigma
-        own = density[np.arange(len(z)), numbers]
-        found: _Floats = np.log(own) - np.log((share[:, None] * density).sum(axis=1))
-    return found
-
-
-def _is_enough(blocks: _Floats) -> bool:
-    """Whether the lowest rows have settled, blocks (blocks, n) of equal numbers of directions."""
-    if len(blocks) < 2:
-        return False
-    early = blocks[: int(_MILESTONE * len(blocks))].mean(axis=0)
-    whole = blocks.mean(axis=0)
-    n_lowest = max(1, int(_LOWEST * blocks.shape[1]))
-    lowest = np.argsort(whole)[:n_lowest]
-    with np.errstate(all="ignore"):
-        change = np.abs(whole[lowest] - early[lowest]) / np.abs(whole[lowest])
-    return bool(change.mean() <= _CHANGE)
-
-
-# How far hidden states tell the token they lead to, and does a low value go with memorization?
-
-OWN = "this model"
-PUBLISHED_FPR = 0.073
-"""Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
-
-_TPR = 0.75
-_OFF = "psmi"
+_Floats = npt.NDArray[np.float64]
 
 
 class Settings(AnalysisSettings):
@@ -238,55 +69,134 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=500, ge=50, description="Resamples of every interval.")
 
 
-class Separation(NamedTuple):
-    """How well low values tell memorized sequences from others, each with its 95 % interval.
+# -- pointwise sliced mutual information ----------------------------------------------------
+
+
+class Sliced(NamedTuple):
+    """Pointwise sliced mutual information.
 
     Attributes:
-        auc: ROC AUC of the negative value: over .5 where memorized sequences have low values.
-        auc_low, auc_high: its interval.
-        fpr: share of the others flagged where .75 of the memorized are.
-        fpr_low, fpr_high: its interval.
+        values: nats, shape (n,): the mean over directions.
+        spread: standard deviation over directions, shape (n,).
+        n_directions: how many were drawn.
+        settled: the automatic stop was reached, or the number of directions was given.
     """
 
-    auc: float
-    auc_low: float
-    auc_high: float
-    fpr: float
-    fpr_low: float
-    fpr_high: float
+    values: _Floats
+    spread: _Floats
+    n_directions: int
+    settled: bool
 
 
-def separation(
-    values: npt.ArrayLike, memorized: npt.ArrayLike, *, seed: int, n_resamples: int
-) -> Separation:
-    """Judge "low means memorized" at every threshold, and at a true-positive rate of .75.
+def sliced_information(
+    vectors: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    seed: int,
+    n_directions: int | None = None,
+    max_directions: int = 30_000,
+) -> Sliced:
+    """Give each row's mean of ln N(z; its label's μ, σ) − ln Σ p N(z; each label's μ, σ).
+
+    z is the row on one direction, drawn evenly; μ, σ (of the population) and p are the labels' own
+    in these rows, σ at least a thousandth of that of all rows. Directions come in blocks of 500;
+    from the second block on it is enough when the lowest 5 % of the rows differ, on average, by at
+    most 5 % of their value between the first half of the blocks and all.
 
     Args:
-        values: shape (n,); −inf is lowest, NaN is left out.
-        memorized: bool, shape (n,).
-        seed: of the resamples, drawn within memorized and others.
-        n_resamples: how many.
+        vectors: shape (n, width), finite.
+        labels: shape (n,), at least two rows each.
+        seed: of the directions.
+        n_directions: so many and no more; None stops by itself.
+        max_directions: where the automatic stop gives up, a multiple of 500.
 
-    Returns:
-        NaN throughout where one side is empty.
+    Raises:
+        UserError: fewer than two labels, a label with one row, values that are not finite.
     """
-    found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
-    low, high = (np.sort(found[side & ~np.isnan(found)]) for side in (is_memorized, ~is_memorized))
-    if not len(low) or not len(high):
-        return Separation(*[float("nan")] * 6)
+    rows = np.asarray(vectors, dtype=np.float64)
+    _, numbers, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    if rows.ndim != 2 or len(rows) != len(numbers):
+        raise UserError(f"psmi: vectors {rows.shape} and {len(numbers)} labels do not fit.")
+    if not np.isfinite(rows).all():
+        raise UserError("psmi: vectors that are not finite. Use --dtype float32.")
+    if len(counts) < 2 or counts.min() < 2:
+        raise UserError(
+            f"psmi: {len(counts)} labels, the smallest of {counts.min()} rows; two of two rows are "
+            "needed. Give more sequences."
+        )
     generator = np.random.default_rng(seed)
-    draws = np.array(
-        [
-            _auc_and_fpr(
-                np.sort(generator.choice(low, len(low))), np.sort(generator.choice(high, len(high)))
-            )
-            for _ in range(n_resamples)
-        ]
-    )
-    auc, fpr = _auc_and_fpr(low, high)
-    ends = np.quantile(draws, [0.025, 0.975], axis=0)
-    auc_low, auc_high, fpr_low, fpr_high = (float(one) for one in ends.T.ravel())
-    return Separation(auc, auc_low, auc_high, fpr, fpr_low, fpr_high)
+    most = max_directions if n_directions is None else n_directions
+    at_once = max(1, _MOST_AT_ONCE // (len(rows) * len(counts)))
+    blocks: list[_Floats] = []
+    squares = np.zeros(len(rows))
+    done, settled = 0, n_directions is not None
+    while done < most:
+        directions = generator.standard_normal((min(BLOCK, most - done), rows.shape[1]))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        projected = rows @ directions.T
+        total, squared = np.zeros(len(rows)), np.zeros(len(rows))
+        for start in range(0, len(directions), at_once):
+            values = _pointwise(projected[:, start : start + at_once], numbers)
+            total += values.sum(axis=1)
+            squared += (values**2).sum(axis=1)
+        blocks.append(total)
+        squares += squared
+        done += len(directions)
+        if n_directions is None and _is_enough(np.array(blocks)):
+            settled = True
+            break
+    mean = np.sum(blocks, axis=0) / done
+    return Sliced(mean, np.sqrt(np.maximum(squares / done - mean**2, 0.0)), done, settled)
+
+
+def _pointwise(z: _Floats, numbers: npt.NDArray[np.int64]) -> _Floats:
+    """The value of each row on each direction, shape (n, directions)."""
+    counts = np.bincount(numbers).astype(np.float64)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+
+    def label_means(of: _Floats) -> _Floats:
+        found: _Floats = np.add.reduceat(of[order], starts, axis=0) / counts[:, None]
+        return found
+
+    mean = label_means(z)
+    scale = np.where(z.std(axis=0) > 0, z.std(axis=0), 1.0)
+    sigma = np.maximum(np.sqrt(label_means((z - mean[numbers]) ** 2)), _FLOOR * scale)
+    own: _Floats = -0.5 * ((z - mean[numbers]) / sigma[numbers]) ** 2 - np.log(sigma[numbers])
+    return own - _log_mixture(z, mean, sigma, counts / len(z))
+
+
+def _log_mixture(z: _Floats, mean: _Floats, sigma: _Floats, share: _Floats) -> _Floats:
+    """Log-density of the mixture of all labels, up to the constant of all normals.
+
+    In float32, the dearest part by far; the error stays below 1e-5 nats.
+    """
+    narrow = np.float32
+    logs = (z[:, None, :] - mean).astype(narrow)
+    logs *= (1 / sigma).astype(narrow)
+    np.square(logs, out=logs)
+    logs *= narrow(-0.5)
+    logs += (np.log(share)[:, None] - np.log(sigma)).astype(narrow)
+    highest = logs.max(axis=1)
+    logs -= highest[:, None, :]
+    np.exp(logs, out=logs)
+    found: _Floats = np.log(logs.sum(axis=1, dtype=np.float64)) + highest
+    return found
+
+
+def _is_enough(blocks: _Floats) -> bool:
+    """Whether the lowest rows have settled, blocks (blocks, n) of equal numbers of directions."""
+    if len(blocks) < 2:
+        return False
+    early = blocks[: int(_MILESTONE * len(blocks))].mean(axis=0)
+    whole = blocks.mean(axis=0)
+    lowest = np.argsort(whole)[: max(1, int(_LOWEST * blocks.shape[1]))]
+    with np.errstate(all="ignore"):
+        change = np.abs(whole[lowest] - early[lowest]) / np.abs(whole[lowest])
+    return bool(change.mean() <= _CHANGE)
+
+
+# -- does a low value go with memorization? -------------------------------------------------
 
 
 def within_labels(
@@ -313,9 +223,7 @@ def within_labels(
     found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
     named, usable = np.asarray(labels), ~np.isnan(found)
     sides = [
-        tuple(
-            np.sort(found[(named == one) & side & usable]) for side in (is_memorized, ~is_memorized)
-        )
+        [np.sort(found[(named == one) & side & usable]) for side in (is_memorized, ~is_memorized)]
         for one in np.unique(named)
     ]
     both = [(low, high) for low, high in sides if len(low) and len(high)]
@@ -325,28 +233,14 @@ def within_labels(
     generator = np.random.default_rng(seed)
 
     def auc(pairs: list[tuple[_Floats, _Floats]]) -> float:
-        return float(np.average([_auc_and_fpr(*pair)[0] for pair in pairs], weights=weights))
+        return float(np.average([auc_and_fpr(*pair)[0] for pair in pairs], weights=weights))
 
-    drawn = [
-        auc(
-            [
-                (np.sort(generator.choice(a, len(a))), np.sort(generator.choice(b, len(b))))
-                for a, b in both
-            ]
-        )
-        for _ in range(n_resamples)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return auc(both), float(low), float(high)
+    def drawn(values: _Floats) -> _Floats:
+        return np.sort(generator.choice(values, len(values)))
 
-
-def _auc_and_fpr(memorized: _Floats, others: _Floats) -> tuple[float, float]:
-    """AUC of low meaning memorized, and the share of others up to the .75 quantile; both sorted."""
-    above = len(others) - np.searchsorted(others, memorized, side="right")
-    ties = np.searchsorted(others, memorized, side="right") - np.searchsorted(others, memorized)
-    auc = float((above + 0.5 * ties).mean() / len(others))
-    threshold = memorized[int(np.ceil(_TPR * len(memorized))) - 1]
-    return auc, float(np.searchsorted(others, threshold, side="right") / len(others))
+    draws = [auc([(drawn(low), drawn(high)) for low, high in both]) for _ in range(n_resamples)]
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return auc(both), low, high
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -364,11 +258,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     named = rows.join(classes, on="sequence_id", how="left", maintain_order="left")
     named = _labelled(named, inputs.prefix, settings)
-    models = [(OWN, inputs.model()), *inputs.other_models()]
-    frames = [_of_model(inputs, lm, named, name, settings) for name, lm in models]
-    layers = pl.concat([one[0] for one in frames])
+    frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
+    layers = pl.concat([lines for lines, _ in frames])
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
-        column for one in frames for column in one[1]
+        column for _, columns in frames for column in columns
     )
     means = _class_means(named, values, settings)
     return AnalysisResult(
@@ -381,17 +274,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     """Columns `sequence_id` and `class`; memorized or not where the study has no labels."""
-    labels, table = inputs.labels, inputs.table
-    if labels is None:
-        if settings.label == "class" or settings.taxonomy is not None:
-            raise UserError(f"analyze {_OFF}: no classes in {inputs.where}. Run mnemoscope label.")
+    if inputs.labels is None and settings.label == "token" and settings.taxonomy is None:
         word = pl.when("is_memorized").then(pl.lit("memorized")).otherwise(pl.lit("not memorized"))
-        return table.select("sequence_id", word.alias("class"))
-    known = [name for name in labels.columns if name != "sequence_id"]
-    name = settings.taxonomy or known[0]
-    if name not in known:
-        raise UserError(f"analyze {_OFF}: taxonomy '{name}': not labelled. Known: {known}.")
-    return labels.select("sequence_id", pl.col(name).alias("class"))
+        return inputs.table.select("sequence_id", word.alias("class"))
+    return classes_of(inputs, settings.taxonomy, where="analyze psmi")
 
 
 def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
@@ -402,60 +288,65 @@ def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFra
     found = found.filter(pl.len().over("label") >= settings.minimum)
     if found["label"].n_unique() < 2:
         raise UserError(
-            f"analyze {_OFF}: fewer than two labels that {settings.minimum} of {rows.height} "
+            f"analyze psmi: fewer than two labels that {settings.minimum} of {rows.height} "
             "sequences share. Take more sequences, or --set minimum=2."
         )
     if found["is_memorized"].n_unique() < 2:
         raise UserError(
-            f"analyze {_OFF}: of {found.height} sequences all are memorized, or none. Take more."
+            f"analyze psmi: of {found.height} sequences all are memorized, or none. Take more."
         )
     return found
 
 
 def _of_model(
-    inputs: AnalysisInputs,
-    lm: "LanguageModel",
-    rows: pl.DataFrame,
-    model: str,
-    settings: Settings,
+    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, model: str, settings: Settings
 ) -> tuple[pl.DataFrame, list[pl.Series]]:
     """A row a layer, and the value of each sequence at each layer."""
+    from mnemoscope.lm.probe import hidden_states
+
     layers = _layers(lm.n_layers, settings.n_layers)
-    states = _states(inputs, lm, rows, layers)
-    label = rows["label"].to_numpy()
+    batches = hidden_states(
+        lm,
+        token_matrix(rows)[:, : inputs.prefix],
+        batch_size=inputs.batch_size,
+        layers=layers,
+        positions=slice(-1, None),  # it foretells the first token of the suffix
+    )
+    states = np.concatenate([batch[:, :, 0] for batch in batches])
+    label, memorized = rows["label"].to_numpy(), rows["is_memorized"].to_numpy()
     shuffled = np.random.default_rng(settings.seed).permutation(label)
-    memorized = rows["is_memorized"].to_numpy()
+    draws = {"seed": settings.seed, "n_resamples": settings.n_resamples}
     lines, columns = [], []
     with track(f"Directions, {model}", total=len(layers), unit="layers") as progress:
         for place, layer in enumerate(layers):
-            found = _sliced(states[:, place], label, settings)
-            null = _sliced(states[:, place], shuffled, settings, n_directions=500)
+            found, null = (
+                sliced_information(
+                    states[:, place],
+                    of,
+                    seed=settings.seed,
+                    n_directions=n_directions,
+                    max_directions=settings.max_directions,
+                )
+                for of, n_directions in ((label, settings.n_directions), (shuffled, 500))
+            )
+            within = (
+                within_labels(found.values, memorized, label, **draws)
+                if settings.label == "token"
+                else (float("nan"),) * 3
+            )
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height}
-                | _means(found, null, memorized)
-                | separation(
-                    found.values, memorized, seed=settings.seed, n_resamples=settings.n_resamples
-                )._asdict()
-                | _within(found.values, memorized, label, settings)
+                | {"memorized": _mean(found.values[memorized])}
+                | {"not_memorized": _mean(found.values[~memorized])}
+                | {"shuffled": _mean(null.values)}
+                | {"not_finite": int((~np.isfinite(found.values)).sum())}
+                | {"n_directions": found.n_directions, "settled": found.settled}
+                | separation(found.values, memorized, **draws)._asdict()
+                | dict(zip(("within", "within_low", "within_high"), within, strict=True))
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
     return pl.DataFrame(lines), columns
-
-
-def _within(
-    values: _Floats, memorized: npt.NDArray[np.bool_], label: npt.ArrayLike, settings: Settings
-) -> dict[str, float]:
-    """AUC among sequences of one label; none where the label is the class."""
-    none = (float("nan"),) * 3
-    found = (
-        within_labels(
-            values, memorized, label, seed=settings.seed, n_resamples=settings.n_resamples
-        )
-        if settings.label == "token"
-        else none
-    )
-    return dict(zip(("within", "within_low", "within_high"), found, strict=True))
 
 
 def _layers(n_layers: int, most: int) -> list[int]:
@@ -465,53 +356,10 @@ def _layers(n_layers: int, most: int) -> list[int]:
     return sorted({round(one) for one in np.linspace(n_layers, 1, most).tolist()} | {n_layers})
 
 
-def _states(
-    inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, layers: list[int]
-) -> npt.NDArray[np.float32]:
-    """States at the last token of the prefix, which foretell the first of the suffix."""
-    from mnemoscope.lm.probe import hidden_states
-
-    batches = hidden_states(
-        lm,
-        token_matrix(rows)[:, : inputs.prefix],
-        batch_size=inputs.batch_size,
-        layers=layers,
-        positions=slice(-1, None),
-    )
-    return np.concatenate([batch[:, :, 0] for batch in batches])
-
-
-def _sliced(
-    states: npt.NDArray[np.float32],
-    label: npt.ArrayLike,
-    settings: Settings,
-    n_directions: int | None = None,
-) -> Sliced:
-    return sliced_information(
-        states,
-        label,
-        seed=settings.seed,
-        n_directions=n_directions or settings.n_directions,
-        max_directions=settings.max_directions,
-        published=settings.published,
-    )
-
-
-def _means(found: Sliced, null: Sliced, memorized: npt.NDArray[np.bool_]) -> dict[str, object]:
-    """Means of finite values, and how many directions it took."""
-
-    def mean(values: _Floats) -> float:
-        kept = values[np.isfinite(values)]
-        return float(kept.mean()) if len(kept) else float("nan")
-
-    return {
-        "memorized": mean(found.values[memorized]),
-        "not_memorized": mean(found.values[~memorized]),
-        "shuffled": mean(null.values),
-        "not_finite": int((~np.isfinite(found.values)).sum()),
-        "n_directions": found.n_directions,
-        "settled": found.settled,
-    }
+def _mean(values: _Floats) -> float:
+    """Mean of what is finite."""
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if len(kept) else float("nan")
 
 
 def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) -> pl.DataFrame:
@@ -520,45 +368,43 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
     lines = []
     for name in sorted(named["class"].drop_nulls().unique()):
         part = values.filter(pl.col("class") == name)
+        beside = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
+        is_compared = settings.label == "token" and beside["is_memorized"].any()
         for column in values.columns[4:]:
             kept = part[column].to_numpy()
             kept = kept[np.isfinite(kept)]
             if not len(kept):
                 continue
             drawn = generator.choice(kept, (settings.n_resamples, len(kept))).mean(axis=1)
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            auc = _against_others(values, column, name, settings)
+            low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+            auc = NOT_SEPARATED
+            if is_compared:
+                auc = separation(
+                    beside[column].to_numpy(),
+                    beside["is_memorized"].to_numpy(),
+                    seed=settings.seed,
+                    n_resamples=settings.n_resamples,
+                )
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"psmi": float(kept.mean()), "low": float(low), "high": float(high)}
+                | {"psmi": float(kept.mean()), "low": low, "high": high}
                 | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
             )
     return pl.DataFrame(lines)
 
 
-def _against_others(values: pl.DataFrame, column: str, name: str, settings: Settings) -> Separation:
-    """How low the values of one memorized class are beside those of what is not memorized."""
-    one = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
-    if not one["is_memorized"].any() or settings.label == "class":
-        return Separation(*[float("nan")] * 6)
-    return separation(
-        one[column].to_numpy(),
-        one["is_memorized"].to_numpy(),
-        seed=settings.seed,
-        n_resamples=settings.n_resamples,
-    )
+# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
-    last = layers.filter(pl.col("model") == OWN).row(-1, named=True)
+    last = layers.filter(model=OWN).row(-1, named=True)
     if settings.label == "class":
         return (
             f"At the last layer the state at the end of the prefix tells the class by "
             f"{last['memorized']:.2f} nats where memorized and {last['not_memorized']:.2f} where "
             f"not; with labels shuffled by {last['shuffled']:.2f}."
         )
-    auc = f"{last['auc']:.3f} [{last['auc_low']:.3f}, {last['auc_high']:.3f}]"
     if last["auc_low"] > 0.5:
         words = "low PSMI goes with memorization"
     elif last["auc_high"] < 0.5:
@@ -566,47 +412,46 @@ def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
     else:
         words = "PSMI does not go with memorization"
     return (
-        f"At the last layer {words}: ROC AUC of low PSMI {auc}; the mean is "
-        f"{last['memorized']:.2f} nats where memorized, {last['not_memorized']:.2f} where not, "
-        f"and {last['shuffled']:.2f} with labels shuffled."
+        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last, 'auc', digits=3)}; the "
+        f"mean is {last['memorized']:.2f} nats where memorized, {last['not_memorized']:.2f} where "
+        f"not, and {last['shuffled']:.2f} with labels shuffled."
     )
 
 
 def _further(
-    layers: pl.DataFrame,
-    means: pl.DataFrame,
-    n_drawn: int,
-    named: pl.DataFrame,
-    settings: Settings,
+    layers: pl.DataFrame, means: pl.DataFrame, n_drawn: int, named: pl.DataFrame, settings: Settings
 ) -> Iterator[str]:
     what = "first tokens of the suffix" if settings.label == "token" else "classes"
     yield (
         f"{named.height:,} of {n_drawn:,} sequences: those whose label at least "
         f"{settings.minimum} share; {named['label'].n_unique()} {what} are the labels."
     )
-    own = layers.filter(pl.col("model") == OWN)
+    own = layers.filter(model=OWN)
     last = own.row(-1, named=True)
     if settings.label == "token":
         yield (
-            f"Where .75 of the memorized are flagged as low, {100 * last['fpr']:.1f} % "
-            f"[{100 * last['fpr_low']:.1f}, {100 * last['fpr_high']:.1f}] of the others are too "
+            "Where .75 of the memorized are flagged as low, "
+            f"{ranged(last, 'fpr', scale=100, unit=' %')} of the others are too "
             f"(the paper, of fine-tuned 7B models: {100 * PUBLISHED_FPR:.1f} % on average)."
+        )
+        yield (
+            "Among sequences that share their first token of the suffix the AUC is "
+            f"{ranged(last, 'within', digits=3)}: a rare token alone makes PSMI high."
         )
     else:
         yield "The class says whether a sequence is memorized, so no AUC is read from this."
-    if settings.label == "token":
-        yield (
-            "Among sequences that share their first token of the suffix the AUC is "
-            f"{last['within']:.3f} [{last['within_low']:.3f}, {last['within_high']:.3f}]: a rare "
-            "token alone makes PSMI high."
-        )
-    yield from _by_class(means)
+    known = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_nan())
+    at_last = known.filter(pl.col("layer") == pl.col("layer").max())
+    parts = [
+        f"{row['class']} {ranged(row, 'auc', digits=3)}" for row in at_last.iter_rows(named=True)
+    ]
+    if parts:
+        yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
     for name in layers["model"].unique(maintain_order=True).to_list()[1:]:
-        other = layers.filter(pl.col("model") == name).row(-1, named=True)
+        other = layers.filter(model=name).row(-1, named=True)
         yield (
-            f"The same of {name}: AUC {other['auc']:.3f} "
-            f"[{other['auc_low']:.3f}, {other['auc_high']:.3f}]. A model that never saw the "
-            "sequences shows what the texts alone give."
+            f"The same of {name}: AUC {ranged(other, 'auc', digits=3)}. A model that never saw "
+            "the sequences shows what the texts alone give."
         )
     open_ends = own.filter(~pl.col("settled"))["layer"].to_list()
     if open_ends:
@@ -618,41 +463,20 @@ def _further(
         yield f"{n_lost:,} values over all layers underflowed and are no numbers."
 
 
-def _by_class(means: pl.DataFrame) -> Iterator[str]:
-    """One sentence: each memorized class against what is not memorized, at the last layer."""
-    last = means.filter((pl.col("model") == OWN) & pl.col("auc").is_not_nan())
-    last = last.filter(pl.col("layer") == pl.col("layer").max())
-    parts = [
-        f"{one['class']} {one['auc']:.3f} [{one['auc_low']:.3f}, {one['auc_high']:.3f}]"
-        for one in last.iter_rows(named=True)
-    ]
-    if parts:
-        yield f"AUC of each class against what is not memorized: {'; '.join(parts)}."
-
-
 def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> Iterator[Chart]:
     """AUC by layer and model, and the mean of each class by layer."""
     if settings.label == "token":
         yield Chart(
             title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
             x_label="layer",
-            series=tuple(
-                series_of(str(name), part, "auc", x="layer", ends=("auc_low", "auc_high"))
-                for name in layers["model"].unique(maintain_order=True)
-                for part in [layers.filter(pl.col("model") == name)]
-            ),
+            series=series_by(layers, "model", "auc", x="layer", ends=("auc_low", "auc_high")),
         )
-    own = means.filter(pl.col("model") == OWN)
-    null = layers.filter(pl.col("model") == OWN)
+    null = layers.filter(model=OWN)
     yield Chart(
         title="Mean PSMI of each class, by layer, nats (95 % interval)",
         x_label="layer",
         series=(
-            *(
-                series_of(str(name), part, "psmi", x="layer")
-                for name in own["class"].unique(maintain_order=True)
-                for part in [own.filter(pl.col("class") == name)]
-            ),
+            *series_by(means.filter(model=OWN), "class", "psmi", x="layer"),
             Series(name="labels shuffled", x=plain(null["layer"]), y=plain(null["shuffled"])),
         ),
     )

@@ -130,10 +130,6 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("features",),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-        published="As published, texts are compared as words of letters and digits, and the match "
-        "is cut from the raw text by the number of characters of the words, and one more: it "
-        "loses what punctuation and blanks took. The last start is missed, and prompts of one "
-        "text share one answer.",
     ),
     Entry(
         name="trigger",
@@ -158,8 +154,6 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model"),
         uses=("duplicates", "corpus"),
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
-        published="As published, the padding before a text shorter than a row counts in the loss, "
-        "so that the model is taught padding too; texts of whole rows give the same either way.",
     ),
     Entry(
         name="psmi",
@@ -168,8 +162,6 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("classes", "second model"),
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
-        published="As published, densities are divided and not their logarithms, with no floor of "
-        "a label's spread: what underflows, or has no spread, is no number.",
     ),
     Entry(
         name="neurons",
@@ -178,8 +170,6 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "classes", "model"),
         uses=("second model",),
         source="Bansal et al.: Measures of Information Reflect Memorization, arXiv 2210.09404",
-        published="As the paper's first equation is printed, p ln 1/p is averaged over samples, "
-        "which weighs each bin by p twice and is not Shannon's entropy.",
     ),
     Entry(
         name="dynamics",

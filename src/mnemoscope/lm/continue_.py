@@ -279,7 +279,6 @@ def _batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> npt.NDArray[n
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
 _WORD = re.compile(r"[^\W_]+")
-_ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 
 
 def right_tokens(
@@ -334,16 +333,10 @@ def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> 
     return bool(text) and (text in shown or text[:_SHOWN_CHARACTERS] in shown)
 
 
-def as_words(tokenizer: Any, ids: npt.ArrayLike, *, ascii_only: bool = False) -> str:
-    """Give tokens as their words of letters and digits, one space between them.
-
-    Args:
-        tokenizer: gives their text.
-        ids: the tokens.
-        ascii_only: as the published script, which sees nothing of other scripts.
-    """
+def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
+    """Give tokens as their words of letters and digits, one space between them."""
     text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
-    return " ".join((_ASCII_WORD if ascii_only else _WORD).findall(text))
+    return " ".join(_WORD.findall(text))
 
 
 # Pooled attention maps and the verdict of the scan, both from one teacher-forced forward.
