@@ -136,19 +136,21 @@ def write_parquet(
     metadata: Mapping[str, str] | None = None,
     seal: bool = True,
 ) -> None:
-    """Write a table as zstd Parquet, whole or not at all.
+    """Write a table atomically; arguments as `parquet_bytes`, errors as `atomic_path`."""
+    write_bytes(path, parquet_bytes(frame, metadata=metadata, seal=seal))
+
+
+def parquet_bytes(
+    frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None, seal: bool = True
+) -> bytes:
+    """A table as the content of a zstd Parquet file.
 
     Args:
-        path: the file; its folder must exist.
         frame: any table.
         metadata: further entries of the file's metadata.
         seal: put in the checksum; not for a file whose sha256 is kept elsewhere.
-
-    Raises:
-        NoRoomError: the disk is full; what was there stays.
-        UserError: the folder is missing or cannot be written to.
     """
-    buffer = io.BytesIO()  # a full disk then fails in our own write, with the system's own error
+    buffer = io.BytesIO()
     entries = dict(metadata or {}) | ({_KEY: _MARK + _BLANK.decode()} if seal else {})
     frame.write_parquet(buffer, compression="zstd", metadata=entries or None)
     if seal:
@@ -157,7 +159,7 @@ def write_parquet(
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
         buffer.seek(place)
         buffer.write(digest.encode())
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":

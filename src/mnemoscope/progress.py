@@ -64,6 +64,7 @@ def _rate(a_second: float) -> str:
     return f"{1 / a_second:,.0f} s each"
 
 
+SILENT: Progress = _Silent()
 Opener = Callable[[str, int | None, str], "tuple[Progress, Callable[[], None]]"]
 """Begins to follow one computation: label, total, unit; gives it and what ends it."""
 _openers: list[Opener] = []
@@ -82,7 +83,7 @@ def track(label: str, *, total: int | None = None, unit: str = "sequences") -> I
         An object whose `advance(n)` is to be called as units are finished.
     """
     if not _openers:
-        yield _Silent()
+        yield SILENT
         return
     progress, close = _openers[-1](label, total, unit)
     try:

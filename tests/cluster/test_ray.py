@@ -19,7 +19,7 @@ ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POSIX here")
 
 import mnemoscope  # noqa: E402
-from mnemoscope.cluster.engine import run_tasks, use_engine  # noqa: E402
+from mnemoscope.cluster.engine import gpus_for, run_tasks, use_engine  # noqa: E402
 from mnemoscope.cluster.ray import RayEngine  # noqa: E402
 from mnemoscope.cluster.storage import Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
@@ -27,8 +27,8 @@ from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402
 from mnemoscope.lm.continue_ import continue_sequences  # noqa: E402
 from mnemoscope.lm.load import load_model  # noqa: E402
-from mnemoscope.pipeline import blocks as spread  # noqa: E402
-from mnemoscope.pipeline.blocks import BlockWorker, gpus_for  # noqa: E402
+from mnemoscope.pipeline import blocks  # noqa: E402
+from mnemoscope.pipeline.blocks import BlockWorker, ClusterCrew  # noqa: E402
 from mnemoscope.pipeline.sequences import found_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
@@ -225,7 +225,7 @@ def begun(whole, stage: str, folder: Path) -> Study:
 
 def faulty(monkeypatch, mark: Path | None = None, memory: int | None = None) -> Path | None:
     """Let workers be faulty from here on; gives the mark that the killed one will leave."""
-    monkeypatch.setattr(spread, "BlockWorker", partial(FaultyWorker, mark, memory))
+    monkeypatch.setattr(blocks, "BlockWorker", partial(FaultyWorker, mark, memory))
     return mark
 
 
@@ -236,17 +236,17 @@ def test_workers_of_any_number_continue_as_one_process_after_kills_of_driver_and
     study = begun(whole, "continue", tmp_path)
     monkeypatch.setattr(cluster, "_n_workers", 1)
     with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(spread._Crew, "in_turn", cut_short)
+        patch.setattr(ClusterCrew, "make", cut_short)
         with pytest.raises(KeyboardInterrupt):
             run_stage(study, "continue")
-    blocks = study.folder / "blocks"
-    left = sorted(path.with_suffix(".parquet") for path in blocks.glob("*.json"))
+    storage = study.folder / "blocks"
+    left = sorted(path.with_suffix(".parquet") for path in storage.glob("*.json"))
     assert len(left) >= 2
     left[0].write_bytes(b"x" + left[0].read_bytes()[1:])
     times, seen = times_of(left), {}
     monkeypatch.setattr(cluster, "_n_workers", 3)
     with use_engine(cluster), monkeypatch.context() as patch:
-        patch.setattr(spread._Crew, "drop", lambda *_: seen.update(times_of(left)))
+        patch.setattr(ClusterCrew, "drop", lambda *_: seen.update(times_of(left)))
         mark = faulty(patch, mark=tmp_path / "died")
         run_stage(study, "continue")
     assert mark.exists()
@@ -258,7 +258,7 @@ def test_workers_of_any_number_continue_as_one_process_after_kills_of_driver_and
     assert_same(study.folder, whole["continue"])
 
 
-def cut_short(self, blocks):
+def cut_short(self, blocks, progress):
     """End the driver once two blocks are finished, before it takes them over."""
     finished = self._workers.run(blocks)
     for _ in range(2):
@@ -302,13 +302,13 @@ def test_one_worker_captures_through_a_bucket_as_one_process(
     """An S3 server: every byte of a shard goes over HTTP, and nothing of it stays there."""
     monkeypatch.setattr(cluster, "_n_workers", 1)
     monkeypatch.setattr(cluster, "storage", "s3://shards/study")
-    in_bucket, drop = [], spread._Crew.drop
+    in_bucket, drop = [], ClusterCrew.drop
 
     def dropping(crew, record):
         in_bucket.append(names_in(bucket))
         drop(crew, record)
 
-    monkeypatch.setattr(spread._Crew, "drop", dropping)
+    monkeypatch.setattr(ClusterCrew, "drop", dropping)
     study = Study(shutil.copytree(whole["sequences"], tmp_path / "study"))
     with use_engine(cluster):
         run_stage(study, "capture")
@@ -321,7 +321,6 @@ def test_one_worker_captures_through_a_bucket_as_one_process(
 
 def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
     storage = Storage("s3://shards/folder")
-    storage.check_writable()
     digest = storage.write("a", b"content")
     assert storage.read("a", digest) == b"content"
     assert names_in(bucket) == ["shards/folder/a"]
@@ -330,13 +329,14 @@ def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
         storage.read("a", digest)
     assert storage.read("a") is None
     with pytest.raises(UserError, match="the storage refuses"):
-        Storage("s3://no-such-bucket/folder").check_writable()
+        Storage("s3://no-such-bucket/folder").leave_mark()
     assert not bucket.exists("no-such-bucket")
 
 
 @pytest.fixture
 def cluster_is_there(cluster, monkeypatch) -> None:
     """Verbs enter the cluster of these tests; here one process does what is done here."""
+    cluster._end_actors()  # of the tests before: the room is for the verb's
     monkeypatch.setattr(RayEngine, "__enter__", lambda engine: engine)
     monkeypatch.setattr(RayEngine, "__exit__", lambda engine, *_: None)
     monkeypatch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mnemoscope.data.table import token_matrix
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import logprobs_of
+from mnemoscope.pipeline.blocks import logprobs_of
 from mnemoscope.pipeline.sequences import found_study
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -286,7 +287,7 @@ def test_logprobs_are_of_the_second_half_whatever_the_length(tiny, tmp_path, len
     settings = parse_settings(
         {"model": {"name": str(tiny.model)}, "sequences": {"length": length}}, where="test"
     )
-    found = logprobs_of(settings, Models(settings).alone("model"), table)
+    found = logprobs_of(settings, Models(settings).alone("model"), token_matrix(table), table)
     ids = torch.tensor(table["tokens"].to_list())
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(tiny.model)(ids).logits

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnemoscope.lm import model as batching
-from mnemoscope.pipeline import capture
-from mnemoscope.pipeline import continue_ as continuation
+from mnemoscope.pipeline import blocks, capture
 from mnemoscope.study.folder import Study
 from study_files import assert_same
 from tiny_models import make_sequences, save_model
@@ -52,7 +51,7 @@ def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, m
     assert f"Next: mnemoscope continue {parted}" in merged.out  # there are no labels yet
     assert list(parted.glob("continuation/*/part-*.parquet"))
     assert_same(parted, whole)
-    monkeypatch.setattr(continuation, "scan_memorized", no_scan)
+    monkeypatch.setattr(blocks, "scan_memorized", no_scan)
     together = Path(shutil.copytree(parted, parted.with_name("together")))
     for study in (whole, together):
         do(call, "continue", study)
@@ -66,7 +65,7 @@ def test_a_part_that_ends_between_verdicts_and_maps_goes_on(founded, call, refus
     whole, study = founded("whole"), founded("parted")
     do(call, "capture", whole)
     in_parts(call, study, "capture", (1, 3))
-    note, n_noted = capture.note_verdicts, []
+    note, n_noted = capture.write_bytes, []
 
     def ending(*arguments):
         note(*arguments)
@@ -75,7 +74,7 @@ def test_a_part_that_ends_between_verdicts_and_maps_goes_on(founded, call, refus
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "note_verdicts", ending)
+        patch.setattr(capture, "write_bytes", ending)
         assert call("capture", study, "--part", f"2/{N}", "-q").status != 0
     assert "capture, part 2 of 3 is not finished" in refused("merge", study, "-q")
     in_parts(call, study, "capture", (2,))
@@ -104,7 +103,7 @@ def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_o
     founded, call, monkeypatch
 ):
     study = founded("parted")
-    attempt, write = batching._try, continuation.write_parquet
+    attempt, write = batching._try, blocks.write_bytes
     n_written = []
 
     def lacking(step, batch, device):
@@ -118,7 +117,7 @@ def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_o
 
     with monkeypatch.context() as patch:
         patch.setattr(batching, "_try", lacking)
-        patch.setattr(continuation, "write_parquet", ending)
+        patch.setattr(blocks, "write_bytes", ending)
         assert call("continue", study, "-q").status != 0
     in_parts(call, study, "continue")
     do(call, "merge", study)

@@ -8,7 +8,8 @@ from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
-from mnemoscope.pipeline.continue_ import check_scan, decode
+from mnemoscope.pipeline.blocks import check_scan, decode
+from mnemoscope.pipeline.continue_ import draw_rows
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def decoded(model: LanguageModel, tokens: np.ndarray) -> pl.DataFrame:
 
 @pytest.mark.parametrize("scanned", [True, False])
 def test_both_ways_agree_on_the_embedded_model(model, tokens, decoded, scanned) -> None:
-    counts = check_scan(model, tokens, decoded, n_rows=60, scanned=scanned, batch_size=16)
-    assert counts == {"checked": 60, "disagree": 0}
+    counts = check_scan(model, tokens, decoded, scanned=scanned, batch_size=16)
+    assert counts == {"checked": 96, "disagree": 0}
 
 
 @pytest.mark.parametrize("scanned", [True, False])
@@ -39,7 +40,7 @@ def test_a_wrong_verdict_is_counted_with_its_gap(model, tokens, decoded, scanned
     planted = decoded.with_columns(
         pl.Series("is_memorized", decoded["is_memorized"].to_numpy() ^ wrong)
     )
-    counts = check_scan(model, tokens, planted, n_rows=96, scanned=scanned, batch_size=16)
+    counts = check_scan(model, tokens, planted, scanned=scanned, batch_size=16)
     gaps = decoded["smallest_gap"].to_numpy()[wrong]
     assert (counts["checked"], counts["disagree"]) == (96, 2)
     assert counts["largest_gap_of_these"] == pytest.approx(max(gaps))
@@ -49,17 +50,9 @@ def test_a_wrong_verdict_is_counted_with_its_gap(model, tokens, decoded, scanned
     ("n_memorized", "asked", "expected"), [(40, 20, (10, 10)), (3, 20, (3, 17)), (95, 20, (19, 1))]
 )
 def test_half_is_memorized_where_there_are_enough(
-    monkeypatch, n_memorized: int, asked: int, expected: tuple[int, int]
+    n_memorized: int, asked: int, expected: tuple[int, int]
 ) -> None:
     truth = np.arange(96) < n_memorized
-    asked_rows = []
-    tokens = np.arange(96)[:, None] * np.ones((1, 4), dtype=int)
-    monkeypatch.setattr(
-        "mnemoscope.pipeline.continue_._other_way",
-        lambda _, rows, **__: asked_rows.extend(rows[:, 0]) or iter([truth[rows[:, 0]]]),
-    )
-    found = pl.DataFrame({"is_memorized": truth, "smallest_gap": np.ones(96)})
-    counts = check_scan(None, tokens, found, n_rows=asked, scanned=True, batch_size=8)  # type: ignore[arg-type]
-    chosen = truth[np.array(asked_rows)]
-    assert (int(chosen.sum()), int((~chosen).sum())) == expected
-    assert counts["disagree"] == 0
+    rows = draw_rows(truth, asked)
+    assert (int(truth[rows].sum()), int((~truth[rows]).sum())) == expected
+    assert (np.diff(rows) > 0).all()

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.flow.run import run, run_stage
@@ -254,15 +255,15 @@ def test_parts_made_with_other_settings_are_not_taken_over(begun) -> None:
 def test_a_stage_stopped_half_way_goes_on_with_its_own_settings_only(
     begun, tiny_studies, monkeypatch, by_hand
 ) -> None:
-    from mnemoscope.pipeline import continue_ as continuation
+    from mnemoscope.pipeline import blocks
 
-    def stop(path, frame, write=continuation.write_parquet):
-        write(path, frame)
+    def stop(path, data, write=blocks.write_bytes):
+        write(path, data)
         if "000000064" in path.name:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(continuation, "write_parquet", stop)
+        stopped.setattr(blocks, "write_bytes", stop)
         with pytest.raises(KeyboardInterrupt):
             run_stage(begun, "continue")
     assert len(list(begun.folder.glob("continuation/*/part-*.parquet"))) == 3
@@ -392,11 +393,11 @@ def test_a_verb_keeps_what_another_process_changed_while_it_started(
 
     monkeypatch.setattr(Study, "lock", hold_late)
     if verb == "features":
-        stage_verb(begun.folder, "features", {}, ["title=Ü"], redo=False, quiet=True)
+        stage_verb(begun.folder, "features", {}, StageFlags(["title=Ü"], quiet=True))
     elif verb == "run":
         run(lambda present: changed(present, title="Ü"), begun.folder, until="features")
     else:  # what the part would do is done: it sees that, and writes nothing
-        stage_verb(begun.folder, "continue", {}, [], redo=False, quiet=True, part="1/2")
+        stage_verb(begun.folder, "continue", {}, StageFlags(quiet=True), part="1/2")
         assert not (begun.folder / "parts").exists()
     left = Study(begun.folder)
     assert left.settings.continue_.scan

@@ -9,8 +9,7 @@ import torch
 from polars.testing import assert_frame_equal
 from transformers import GPTNeoXModel
 
-from mnemoscope.pipeline import capture
-from mnemoscope.pipeline import continue_ as continuation
+from mnemoscope.pipeline import blocks, capture
 from mnemoscope.study.folder import Study
 
 SCAN = ("--set", "continue.scan=true", "--set", "continue.part_rows=32")
@@ -52,7 +51,7 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     assert maps_of(both) == maps_of(plain)  # to the byte
     assert "Verdicts of 72 sequences found in the same forward" in done.err
     assert call("continue", plain, *SCAN).status == 0
-    monkeypatch.setattr(continuation, "scan_memorized", no_scan)
+    monkeypatch.setattr(blocks, "scan_memorized", no_scan)
     found = call("continue", both)
     assert found.status == 0, found.err
     columns = ["sequence_id", "is_memorized", "memorization_score", "continuation"]
@@ -78,8 +77,8 @@ def test_a_killed_capture_keeps_its_verdicts(captured, monkeypatch, call, tmp_pa
             raise KeyboardInterrupt
         n_noted.append(note(*arguments))
 
-    note = capture.note_verdicts
-    monkeypatch.setattr(capture, "note_verdicts", killed)
+    note = capture.write_bytes
+    monkeypatch.setattr(capture, "write_bytes", killed)
     with pytest.raises(AssertionError):
         captured("killed", *SCAN)
     monkeypatch.undo()
@@ -133,7 +132,7 @@ def test_a_halved_batch_of_a_killed_run_is_on_record(captured, call, tmp_path):
     """The run after it has memory enough: the shards of the first were made with less."""
     with pytest.MonkeyPatch.context() as patch:
         limit_memory(patch)
-        patch.setattr(capture, "note_verdicts", no_scan)
+        patch.setattr(capture, "write_bytes", no_scan)
         with pytest.raises(AssertionError):
             captured("killed", *SCAN)
     folder = tmp_path / "killed"
@@ -159,15 +158,13 @@ def test_a_halved_batch_is_said_and_on_record(captured, call, monkeypatch, flags
 
 def test_a_torn_file_of_verdicts_is_left_to_the_scan(captured, monkeypatch, call, tmp_path):
     whole, _ = captured("whole", *SCAN)
-    note = capture.note_verdicts
+    note = capture.write_bytes
 
-    def torn(folder, ids, scans):
-        note(folder, ids, scans)
-        if ids[0] == sorted(Study(tmp_path / "torn").sequences["sequence_id"])[0]:
-            path = folder / f"from-{ids[0]}.parquet"
-            path.write_bytes(path.read_bytes()[:100])
+    def torn(path, data):
+        first = Study(tmp_path / "torn").sequences["sequence_id"].min()
+        note(path, data[:100] if path.name == f"from-{first}.parquet" else data)
 
-    monkeypatch.setattr(capture, "note_verdicts", torn)
+    monkeypatch.setattr(capture, "write_bytes", torn)
     folder, done = captured("torn", *SCAN)
     assert ".parquet: torn. 'mnemoscope continue' finds these verdicts anew." in done.err
     assert "Verdicts of 40 sequences found in the same forward" in done.err

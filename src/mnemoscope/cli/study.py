@@ -305,7 +305,7 @@ def next_verb(study: Study, stage: str) -> str:
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     if stage == "capture" and not study.is_done("label"):
-        from mnemoscope.pipeline.padding import whole_mask
+        from mnemoscope.data.table import whole_mask
 
         # Every sequence was captured, without labels; padded ones nothing else reads.
         following = ["continue"] if whole_mask(study.sequences) is None else []
@@ -319,7 +319,7 @@ def _run_part(
     change: Callable[[StudySettings], StudySettings],
     stage: StageFlags,
 ) -> None:
-    from mnemoscope.pipeline.blocks import parse_part, run_part
+    from mnemoscope.pipeline.parts import parse_part, run_part
 
     part = parse_part(text)
     with shown(stage.quiet):
@@ -375,7 +375,7 @@ def merge(
     Example: mnemoscope merge my-study
     """
     opened = Study(study)
-    from mnemoscope.pipeline.blocks import merge_parts
+    from mnemoscope.pipeline.parts import merge_parts
 
     with shown(quiet):
         stages = merge_parts(opened, check=not no_check)

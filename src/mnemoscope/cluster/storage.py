@@ -29,18 +29,6 @@ class Storage:
         self.url = url.rstrip("/")
         self._fs, self._root = _open(self.url)
 
-    def under(self, name: str) -> "Storage":
-        """A folder inside this one."""
-        return Storage(f"{self.url}/{name}")
-
-    def check_writable(self) -> None:
-        """Write a file and remove it.
-
-        Raises:
-            UserError: that is not possible here.
-        """
-        self.remove(self.leave_mark())
-
     def leave_mark(self) -> str:
         """Write a small file for other machines to look for; returns its name."""
         name = f"mark-{uuid.uuid4().hex}"
@@ -90,34 +78,9 @@ class Storage:
             )
         return data
 
-    @contextmanager
-    def at_hand(self, name: str, sha256: str, beside: Path) -> Iterator[Path]:
-        """A file of the storage as one of this machine's: itself in a folder, else a copy.
-
-        Args:
-            name: of the file.
-            sha256: what it must be.
-            beside: a folder for the copy.
-
-        Raises:
-            UserError: it is not there.
-            DamagedDataError: as `read`.
-        """
-        data = self.read(name, sha256)
-        if data is None:
-            raise UserError(
-                f"{self.url}/{name}: a worker wrote it, but it is not there. Give --storage a URL "
-                "that all machines of the cluster see."
-            )
-        if self._is_local():
-            yield Path(self._path(name))
-            return
-        copy = beside / f".{name}.tmp"
-        try:
-            copy.write_bytes(data)
-            yield copy
-        finally:
-            copy.unlink(missing_ok=True)
+    def path_of(self, name: str) -> Path | None:
+        """A file of the storage as one of this machine's; None in a bucket."""
+        return Path(self._path(name)) if self._is_local() else None
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is as well."""

@@ -331,6 +331,43 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
     return flat.to_numpy().reshape(len(frame), -1).astype(np.int32)
 
 
+def whole_mask(table: pl.DataFrame) -> np.ndarray | None:
+    """The column `attention_mask` of a table, int32 (rows, length); None where nothing is padded.
+
+    Raises:
+        UserError: lists of unequal lengths, a null or a number below 0 in them.
+    """
+    column = table.get_column("attention_mask", default=None)
+    if column is None or column.null_count() == len(column):
+        return None
+    mask = token_matrix(table, column="attention_mask")
+    return None if (mask == 1).all() else mask
+
+
+def mask_of(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray | None:
+    """The mask of the rows of a table with the ids of `wanted`, in their order: `whole_mask`."""
+    if "attention_mask" not in table.columns:
+        return None
+    masks = table.select("sequence_id", "attention_mask")
+    return whole_mask(wanted.join(masks, on="sequence_id", how="left", maintain_order="left"))
+
+
+def refuse_padding(table: pl.DataFrame, *, where: str) -> None:
+    """Refuse a table with padded rows where prefix and suffix must be whole.
+
+    Raises:
+        UserError: says how many rows are padded.
+    """
+    mask = whole_mask(table)
+    if mask is not None:
+        n_padded = int((mask == 0).any(axis=1).sum())
+        raise UserError(
+            f"{where}: {n_padded:,} of {len(mask):,} sequences are padded: 'mnemoscope "
+            "capture' reads them, prefix and suffix of equal length they have not. Found a study "
+            "of the others, or with a smaller sequences.length."
+        )
+
+
 def check_ids(ids: pl.Series, where: str) -> None:
     """Reject ids that are null or there twice, naming the row, counted from 0."""
     if ids.null_count():

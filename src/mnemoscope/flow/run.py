@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from mnemoscope.cluster.engine import current_engine
+from mnemoscope.data.table import refuse_padding
 from mnemoscope.pipeline.benchmark import benchmark_stage
-from mnemoscope.pipeline.blocks import repair_spread, spread_capture, spread_continue
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
 from mnemoscope.pipeline.continue_ import continue_stage
 from mnemoscope.pipeline.features import features_stage
 from mnemoscope.pipeline.knockout import knockout_stage
 from mnemoscope.pipeline.label import label_stage
 from mnemoscope.pipeline.localize import localize_stage
-from mnemoscope.pipeline.padding import refuse_padding
 from mnemoscope.pipeline.sequences import found_study
 from mnemoscope.pipeline.train import train_stage
 from mnemoscope.progress import say
@@ -41,10 +39,6 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "knockout": knockout_stage,
     "search": search_stage,
     "report": report_stage,
-}
-_ON_A_CLUSTER: dict[str, Callable[[Study, Models], None]] = {
-    "continue": spread_continue,
-    "capture": spread_capture,
 }
 
 
@@ -75,7 +69,7 @@ def run(
     folder = Path(folder)
     if is_study(folder):
         study = Study(folder)
-        refuse_padding(study)
+        refuse_padding(study.sequences, where=str(folder))
     else:
         settings = _settle(settings, StudySettings())
         models = models or Models(settings)
@@ -87,7 +81,7 @@ def run(
         for name in names[: names.index(until) + 1 if until else len(names)]:
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 say(f"{name}: {_PURPOSE[name]}")
-                _function(name)(study, models)
+                STAGE_FUNCTIONS[name](study, models)
     return study
 
 
@@ -116,14 +110,11 @@ def run_stage(
         if redo:
             study.forget(stage)
         if not study.is_done(stage):
-            _function(stage)(study, Models(study.settings))
+            STAGE_FUNCTIONS[stage](study, Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):
             for error in damaged:
                 say(f"Repairing: {error}")
-            if current_engine().is_cluster:
-                repair_spread(study)
-            else:
-                repair_maps(study, Models(study.settings))
+            repair_maps(study, Models(study.settings))
         else:
             return False
     return True
@@ -131,13 +122,6 @@ def run_stage(
 
 def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
     return wanted(present) if callable(wanted) else wanted
-
-
-def _function(stage: str) -> Callable[[Study, Models], None]:
-    """What does a stage where the work runs now."""
-    if current_engine().is_cluster and stage in _ON_A_CLUSTER:
-        return _ON_A_CLUSTER[stage]
-    return STAGE_FUNCTIONS[stage]
 
 
 _PURPOSE = {

@@ -28,7 +28,7 @@ from mnemoscope.lm.checkpoints import (
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import check_dtype, find_device
-from mnemoscope.pipeline.continue_ import decode
+from mnemoscope.pipeline.blocks import decode
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.analysis import AnalysisSection, table_of
 from mnemoscope.report.page import Page, write_page

@@ -5,11 +5,12 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from functools import cache as remember
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
 from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.files import write_text
 from mnemoscope.lm.bos import find_bos
 from mnemoscope.lm.placement import (
     describe_device_map,
@@ -381,6 +383,8 @@ _Result = TypeVar("_Result")
 # How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
+HALVED = "batch_size_halved_to"
+"""What the manifest of a stage and the record of a part call the smallest batch size."""
 _halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
@@ -417,21 +421,20 @@ def check_tokens(
 
 
 @contextmanager
-def noting_halved(
-    counts: dict[str, Any], keep: Callable[[int], None] | None = None
-) -> Iterator[None]:
-    """Record the smallest batch size that memory forced inside this block, where it did.
+def noting_halved(counts: dict[str, Any], file: Path | None = None) -> Iterator[None]:
+    """Record the smallest batch size that memory forced here, now or before a run was killed.
 
     Args:
         counts: gets `batch_size_halved_to`, also after an error; left alone where all went well.
-        keep: told each new smallest size at once, for a record that outlives the process.
+        file: keeps the size from the moment it is forced; the caller removes it.
     """
-    sizes: list[int] = []
+    sizes = [] if file is None else read_halved(file)
 
     def note(size: int) -> None:
         sizes.append(size)
-        if keep is not None:
-            keep(min(sizes))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, f"{min(sizes)}\n")
 
     token = _halved.set(note)
     try:
@@ -439,7 +442,14 @@ def noting_halved(
     finally:
         _halved.reset(token)
         if sizes:
-            counts["batch_size_halved_to"] = min(sizes)
+            counts[HALVED] = min(sizes)
+
+
+def read_halved(file: Path) -> list[int]:
+    """The size that `noting_halved` left in a file; none where all went well."""
+    with suppress(OSError, ValueError):
+        return [int(file.read_text(encoding="utf-8"))]
+    return []
 
 
 def note_halved(size: int) -> None:

@@ -341,49 +341,29 @@ class MapWriter:
             maps: one for each of the folder's tensors, shape (b, layers, query, key).
         """
         keys = key_frame(sequence_ids, suffix)
-        if set(maps) != set(self.meta.tensors):
-            raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(self.meta.tensors)}")
+        packed = pack_maps(keys["sequence_id"].to_numpy(), maps, self.meta)
         if len(self.missing(sequence_ids, suffix)) != len(keys):
             raise ValueError("a map of this batch is already stored; ask missing() first")
-        self._pending.append((keys, {name: self._pack(keys, each) for name, each in maps.items()}))
+        self._pending.append((keys, packed))
         self._n_pending += len(keys)
         while self._n_pending >= self.shard_rows:
             self._flush(self.shard_rows)
 
-    def take_shard(self, store: MapStore, name: str) -> None:
-        """Take over a whole shard of another folder; its rows get the next free name here.
-
-        Rows that are stored already are left alone, so that a merge which was killed goes on.
-
-        Args:
-            store: of the same model, settings and shape; its content is taken as it is (`check`).
-            name: one of its shards.
-
-        Raises:
-            UserError: maps of another model, settings or shape, or no permission to write.
-            NoRoomError: the disk is full.
-        """
-        store.meta.require(self.meta, store.folder)
-        rows = store.index.filter(pl.col("shard") == name)
-        if not len(self.missing(rows["sequence_id"].to_numpy(), rows["suffix"].to_list())):
-            return
-        self._take(store.folder / name, rows)
-
-    def take_file(
+    def take(
         self,
-        path: Path,
+        shard: Path | bytes,
         sequence_ids: Sequence[int] | np.ndarray,
         suffixes: Sequence[str] | str,
         *,
         sha256: str,
     ) -> None:
-        """Take over a shard that another process wrote with the same model and settings.
+        """Take over a whole shard that was made with the same model and settings.
 
         Args:
-            path: the file; its content is taken as it is.
+            shard: a file, or the content of one; it is taken as it is.
             sequence_ids: of its rows, in order.
             suffixes: "own" or "true" for each, or one for all.
-            sha256: of the file.
+            sha256: of its content.
 
         Raises:
             DamagedDataError: it is no shard of this shape.
@@ -393,21 +373,24 @@ class MapWriter:
         keys = key_frame(sequence_ids, suffixes)
         if len(self.missing(sequence_ids, suffixes)) != len(keys):
             raise ValueError("a map of this shard is already stored; ask missing() first")
-        check_shape(path, rows=len(keys), meta=self.meta)
+        self._prepare()
+        name = free_shard_name(self._index)
+        if isinstance(shard, bytes):
+            write_bytes(self.folder / name, shard)
+        else:
+            check_shape(shard, rows=len(keys), meta=self.meta)
+            with atomic_path(self.folder / name) as temporary:
+                _link_or_copy(shard, temporary)
+        self._name_in_index(name, keys, sha256)
+
+    def _name_in_index(self, shard: str, keys: pl.DataFrame, sha256: str) -> None:
+        """Add a shard's rows to the index, once it is there."""
         entries = keys.with_columns(
-            pl.lit("").alias("shard"),
+            pl.lit(shard).alias("shard"),
             pl.int_range(len(keys), dtype=pl.Int64).alias("row"),
             pl.lit(sha256).alias("sha256"),
         )
-        self._take(path, entries)
-
-    def _take(self, path: Path, rows: pl.DataFrame) -> None:
-        """Give a whole shard the next free name here, then name it in the index."""
-        self._prepare()
-        own_name = free_shard_name(self._index)
-        with atomic_path(self.folder / own_name) as temporary:
-            _link_or_copy(path, temporary)
-        index = pl.concat([self._index, rows.with_columns(pl.lit(own_name).alias("shard"))])
+        index = pl.concat([self._index, entries])
         write_index(self.folder, index)
         self._index = index
 
@@ -448,20 +431,6 @@ class MapWriter:
         ]
         return pl.concat(keys)
 
-    def _pack(self, keys: pl.DataFrame, maps: torch.Tensor) -> torch.Tensor:
-        """Check a batch and keep its triangles as float16."""
-        shape = (len(keys), self.meta.n_layers, self.meta.length, self.meta.length)
-        if tuple(maps.shape) != shape:
-            raise ValueError(f"maps of shape {tuple(maps.shape)}, wanted {shape}")
-        packed = pack_triangle(maps.detach()).to("cpu", torch.float16)
-        if not torch.isfinite(packed).all():
-            row, layer, _ = torch.nonzero(~torch.isfinite(packed))[0].tolist()
-            raise UserError(
-                f"sequence {keys['sequence_id'][row]}, layer {layer}: attention is not finite. "
-                "Capture with --dtype float32, or look at the model's weights."
-            )
-        return packed
-
     def _flush(self, n_rows: int) -> None:
         """Write the first waiting rows as a shard, then the index that names it."""
         self._prepare()
@@ -473,14 +442,7 @@ class MapWriter:
         name = free_shard_name(self._index)
         data = shard_bytes({tensor: maps[:n_rows] for tensor, maps in waiting.items()})
         write_bytes(self.folder / name, data)
-        entries = keys[:n_rows].with_columns(
-            pl.lit(name).alias("shard"),
-            pl.int_range(n_rows, dtype=pl.Int64).alias("row"),
-            pl.lit(sha256_of(data).hexdigest()).alias("sha256"),
-        )
-        index = pl.concat([self._index, entries])
-        write_index(self.folder, index)
-        self._index = index
+        self._name_in_index(name, keys[:n_rows], sha256_of(data).hexdigest())
         self._n_pending -= n_rows
         rest = {tensor: maps[n_rows:] for tensor, maps in waiting.items()}
         self._pending = [(keys[n_rows:], rest)] if self._n_pending else []
@@ -501,6 +463,37 @@ class MapWriter:
         if self.damaged:
             write_index(self.folder, self._index)
         self._is_ready = True
+
+
+def pack_maps(
+    sequence_ids: np.ndarray, maps: Mapping[str, torch.Tensor], meta: StoreMeta
+) -> dict[str, torch.Tensor]:
+    """Check maps, and keep their triangles as float16, as a shard holds them (`shard_bytes`).
+
+    Args:
+        sequence_ids: of the rows, for messages.
+        maps: one for each of the folder's tensors, shape (rows, layers, query, key).
+        meta: of the folder that they are for.
+
+    Raises:
+        UserError: a weight that is not finite (says which layer) or above the diagonal.
+        ValueError: other tensors, or a wrong shape.
+    """
+    if set(maps) != set(meta.tensors):
+        raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")
+    shape = (len(sequence_ids), meta.n_layers, meta.length, meta.length)
+    packed = {}
+    for name, each in maps.items():
+        if tuple(each.shape) != shape:
+            raise ValueError(f"maps of shape {tuple(each.shape)}, wanted {shape}")
+        packed[name] = pack_triangle(each.detach()).to("cpu", torch.float16)
+        if not torch.isfinite(packed[name]).all():
+            row, layer, _ = torch.nonzero(~torch.isfinite(packed[name]))[0].tolist()
+            raise UserError(
+                f"sequence {sequence_ids[row]}, layer {layer}: attention is not finite. "
+                "Capture with --dtype float32, or look at the model's weights."
+            )
+    return packed
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -3,28 +3,35 @@
 Every map is captured once, whatever the number of taxonomies; what the store holds is kept.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import mask_of, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import Scan, capture_and_scan
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.maps.format import META_NAME, POOLED, triangle_size
+from mnemoscope.files import write_bytes
+from mnemoscope.lm.model import noting_halved
+from mnemoscope.maps.format import META_NAME, triangle_size
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.pipeline.continue_ import decode_missing, hand_over, note_verdicts, verdict_folder
-from mnemoscope.pipeline.halving import halved_on_record
+from mnemoscope.pipeline.blocks import (
+    DECODED,
+    Block,
+    Crew,
+    Hold,
+    crews,
+    hold_here,
+    make_tables,
+    store_meta,
+)
+from mnemoscope.pipeline.continue_ import hand_over, verdict_folder
 from mnemoscope.pipeline.label import SAMPLES_FILE, samples_of
-from mnemoscope.pipeline.padding import mask_of
-from mnemoscope.progress import Progress, say, track
+from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import ModelFacts, Models
+from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
@@ -33,42 +40,38 @@ MOST_HEAD_BYTES = 8_000_000_000
 """Every head's maps are for small models: this is the most that one model's may take on disk."""
 
 
-def maps_folder(study: Study, role: str) -> Path:
-    """Where the maps of `model` or `reference` stand, or every head's: `model-heads`."""
-    return study.folder / "maps" / role
-
-
-def heads_role(role: str) -> str:
-    """What a role's folder of every head's maps is called."""
-    return f"{role}-heads"
-
-
 def capture_stage(study: Study, models: Models) -> None:
     """Capture what the samples ask for and the stores lack; without samples, every sequence.
 
     In the latter case a study with the setting `continue.scan` gets its verdicts in the same
     forward; `continue` takes them over.
     """
+    with crews(study, "capture", models) as hold:
+        capture_with(study, hold)
+
+
+def capture_with(study: Study, hold: Hold) -> None:
+    """Run the stage with whoever does its blocks."""
     study.require("sequences")
     settings = study.settings
     halved = study.folder / "maps" / "halved"
-    with study.finishing("capture") as counts, halved_on_record(counts, halved):
-        model = models.model(study)
+    with study.finishing("capture") as counts, noting_halved(counts, halved):
         wanted = wanted_maps(study)
+        n_shards = -(-wanted.height // settings.capture.shard_rows)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
-        check_head_bytes(model, wanted.height, settings)
-        decode_missing(study, model, wanted)
-        tokens = shown_tokens(study.sequences, wanted)
-        verdicts = verdict_folder(study)
-        _capture(study, "model", model, wanted, tokens, verdicts)
-        if verdicts is not None and verdicts.is_dir():
-            hand_over(study, verdicts)
-        reference = models.reference(study) if study.is_done("label") else None
-        if reference is not None and settings.benchmark.controls:
-            _capture(study, "reference", reference, wanted, tokens)
+        with hold("model", n_shards) as crew:
+            check_head_bytes(crew.facts, wanted.height, settings)
+            if blocks := decoding_blocks(study, wanted):
+                decoded = pl.concat(make_tables(crew, blocks, DECODING))
+                study.add_columns(with_decoded(study.sequences, decoded).select(DECODED))
+            _fill_stores(study, crew, "model", wanted)
+            if wants_controls(study):
+                blocks = logprob_blocks(study, wanted)
+                study.write(LOGPROBS_FILE, pl.concat(make_tables(crew, blocks, LOGPROBS)))
+        if "reference" in captured_roles(study):
+            with hold("reference", n_shards) as crew:
+                _fill_stores(study, crew, "reference", wanted)
             counts["reference"] = wanted.height
-        if study.is_done("label") and settings.benchmark.controls:
-            _write_logprobs(study, model, wanted)
     halved.unlink(missing_ok=True)
 
 
@@ -87,50 +90,55 @@ def damaged_maps(study: Study) -> list[DamagedDataError]:
 def repair_maps(study: Study, models: Models) -> None:
     """Capture again what the stores of a finished study have lost, and nothing else."""
     wanted = wanted_maps(study)
-    tokens = shown_tokens(study.sequences, wanted)
-    _capture(study, "model", models.model(study), wanted, tokens)
-    if maps_folder(study, "reference").is_dir():
-        reference = models.reference(study)
-        assert reference is not None
-        _capture(study, "reference", reference, wanted, tokens)
+    n_shards = -(-wanted.height // study.settings.capture.shard_rows)
+    with crews(study, "capture", models) as hold:
+        for role in ("model", "reference"):
+            if role == "model" or maps_folder(study, role).is_dir():
+                with hold(role, n_shards) as crew:
+                    _fill_stores(study, crew, role, wanted)
 
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
-    """Capture further rows with every model that the study holds maps of.
+    """Capture further rows, here, with every model that the study holds maps of.
 
     Args:
         study: with the stage done.
         models: the study's models.
         wanted: columns `sequence_id`, `suffix`; own suffixes must have been decoded.
     """
-    tokens = shown_tokens(study.sequences, wanted)
-    _capture(study, "model", models.model(study), wanted, tokens)
-    reference = models.reference(study)
-    if reference is not None and study.settings.benchmark.controls:
-        _capture(study, "reference", reference, wanted, tokens)
+    hold: Hold = partial(hold_here, study, models)
+    for role in captured_roles(study):
+        with hold(role, 1) as crew:
+            _fill_stores(study, crew, role, wanted)
 
 
-def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
-    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+# -- what is wanted ---------------------------------------------------------------------------
 
-    Args:
-        table: the study's sequences.
-        wanted: columns `sequence_id`, `suffix` ("true" or "own").
 
-    Returns:
-        int32, shape (rows of `wanted`, length), in its order.
-    """
-    columns = [name for name in ("tokens", "continuation") if name in table.columns]
-    rows = wanted.join(
-        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
-    )
-    tokens = token_matrix(rows)
-    own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
-    if len(own):
-        half = tokens.shape[1] // 2
-        tokens = tokens.copy()
-        tokens[own, half:] = token_matrix(rows[own], column="continuation")
-    return tokens
+def maps_folder(study: Study, role: str) -> Path:
+    """Where the maps of `model` or `reference` stand, or every head's: `model-heads`."""
+    return study.folder / "maps" / role
+
+
+def heads_role(role: str) -> str:
+    """What a role's folder of every head's maps is called."""
+    return f"{role}-heads"
+
+
+def store_roles(settings: StudySettings, role: str) -> list[str]:
+    """The folders that a model's maps go to: pooled, and every head's where that is asked for."""
+    return [role, heads_role(role)] if settings.capture.per_head else [role]
+
+
+def wants_controls(study: Study) -> bool:
+    """Whether the benchmark sets controls beside the model's maps, of what is sampled."""
+    return study.is_done("label") and study.settings.benchmark.controls
+
+
+def captured_roles(study: Study) -> tuple[str, ...]:
+    """The models whose attention a study captures now."""
+    has_reference = wants_controls(study) and reference_name(study.settings) is not None
+    return ("model", "reference") if has_reference else ("model",)
 
 
 def wanted_maps(study: Study) -> pl.DataFrame:
@@ -159,169 +167,186 @@ def _check_possible(study: Study) -> None:
     raise UserError(f"{study.folder}: no taxonomy can be trained. {said}{more}")
 
 
-def check_head_bytes(
-    model: LanguageModel | ModelFacts, n_rows: int, settings: StudySettings
-) -> None:
+def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings) -> None:
     """Refuse to store every head where the model or the sample is too large for it."""
     if not settings.capture.per_head:
         return
-    size = triangle_size(settings.sequences.length)
-    n_bytes = model.n_layers * model.n_heads * size * 2 * n_rows
+    n_layers, n_heads = facts["n_layers"], facts["n_heads"]
+    n_bytes = n_layers * n_heads * triangle_size(settings.sequences.length) * 2 * n_rows
     if n_bytes > MOST_HEAD_BYTES:
         raise UserError(
-            f"capture.per_head: every head of {model.name} ({model.n_layers} layers of "
-            f"{model.n_heads} heads) in {n_rows:,} sequences takes {n_bytes / 1e9:.1f} GB, the "
-            f"most is {MOST_HEAD_BYTES / 1e9:.0f} GB. Sample fewer sequences, or leave it off."
+            f"capture.per_head: every head of {facts['name']} ({n_layers} layers of {n_heads} "
+            f"heads) in {n_rows:,} sequences takes {n_bytes / 1e9:.1f} GB, the most is "
+            f"{MOST_HEAD_BYTES / 1e9:.0f} GB. Sample fewer sequences, or leave it off."
         )
 
 
-def store_roles(settings: StudySettings, role: str) -> list[str]:
-    """The folders that a model's maps go to: pooled, and every head's where that is asked for."""
-    return [role, heads_role(role)] if settings.capture.per_head else [role]
+def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
+    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+
+    Args:
+        table: the study's sequences.
+        wanted: columns `sequence_id`, `suffix` ("true" or "own").
+
+    Returns:
+        int32, shape (rows of `wanted`, length), in its order.
+    """
+    columns = [name for name in ("tokens", "continuation") if name in table.columns]
+    rows = wanted.join(
+        table.select("sequence_id", *columns), on="sequence_id", how="left", maintain_order="left"
+    )
+    tokens = token_matrix(rows)
+    own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
+    if len(own):
+        half = tokens.shape[1] // 2
+        tokens = tokens.copy()
+        tokens[own, half:] = token_matrix(rows[own], column="continuation")
+    return tokens
 
 
-def tensors_of(role: str) -> tuple[str, ...]:
-    """What a role's folder holds of each sequence."""
-    return ("heads",) if role.endswith("-heads") else POOLED
+# -- maps -------------------------------------------------------------------------------------
 
 
-def _capture(
-    study: Study,
-    role: str,
-    model: LanguageModel,
-    wanted: pl.DataFrame,
-    tokens: np.ndarray,
-    verdicts: Path | None = None,
-) -> None:
-    """Capture one model's maps of the rows that its stores lack; verdicts with the pooled ones."""
-    settings = study.settings
-    for each in store_roles(settings, role):
-        writer = store_of(settings, maps_folder(study, each), each, model)
-        mask = mask_of(study.sequences, wanted)
-        noted = verdicts if each == role and mask is None else None
-        fill_store(settings, each, writer, model, wanted, tokens, mask, verdicts=noted)
-
-
-def store_of(
-    settings: StudySettings, folder: Path, role: str, model: LanguageModel | ModelFacts
+def open_store(
+    settings: StudySettings, folder: Path, store: str, facts: dict[str, Any]
 ) -> MapWriter:
-    """Open a folder for the maps of a role, see `MapWriter`."""
-    tensors = tensors_of(role)
+    """Open a folder for the maps of a model with these facts, see `MapWriter`."""
+    meta = store_meta(settings, store, facts)
     return MapWriter(
         folder,
-        n_layers=model.n_layers * (model.n_heads if "heads" in tensors else 1),
-        length=settings.sequences.length,
-        fingerprint=_fingerprint(model),
+        n_layers=meta.n_layers,
+        length=meta.length,
+        fingerprint=meta.model,
         shard_rows=settings.capture.shard_rows,
-        tensors=tensors,
+        tensors=meta.tensors,
     )
+
+
+def missing_shards(writer: MapWriter, wanted: pl.DataFrame) -> list[np.ndarray]:
+    """Rows of `wanted` that a store lacks, a shard at a time."""
+    rows = writer.missing(wanted["sequence_id"].to_numpy(), wanted["suffix"].to_list())
+    return [rows[at : at + writer.shard_rows] for at in range(0, len(rows), writer.shard_rows)]
+
+
+def shard_number(rows: np.ndarray, settings: StudySettings) -> int:
+    """Which shard these rows are, whatever of the shards before them is stored already."""
+    return int(rows[0]) // settings.capture.shard_rows
 
 
 def fill_store(
-    settings: StudySettings,
-    role: str,
+    study: Study,
+    crew: Crew,
     writer: MapWriter,
-    model: LanguageModel,
+    store: str,
+    table: pl.DataFrame,
     wanted: pl.DataFrame,
-    tokens: np.ndarray,
-    mask: np.ndarray | None = None,
-    *,
-    verdicts: Path | None = None,
+    shards: Sequence[np.ndarray],
+    verdicts: Path | None,
 ) -> None:
-    """Capture what one store lacks, a shard at a time.
+    """Have shards captured and take them into a store, in order.
 
     Args:
-        settings: of the study.
-        role: `model`, `reference` or `...-heads`.
-        writer: as `store_of` opens it.
-        model: whose attention is captured.
+        study: whose settings count.
+        crew: of the model.
+        writer: of the store.
+        store: `model`, `reference` or `...-heads`.
+        table: the study's sequences, continuations of own suffixes with them.
         wanted: as `wanted_maps` gives it.
-        tokens: what is shown, int32, shape (rows of `wanted`, length).
-        mask: of padded tokens, the same shape.
-        verdicts: where the verdicts of the same forwards go (`stages.verdicts`); only for pooled
-            maps of tokens without padding.
+        shards: rows of `wanted`, as `missing_shards` gives them.
+        verdicts: where the verdicts of the same forwards go; only of pooled maps of the model.
     """
     for error in writer.damaged:
         say(f"Redoing what is damaged: {error}")
-    ids, suffixes = wanted["sequence_id"].to_numpy(), wanted["suffix"].to_list()
-    missing = writer.missing(ids, suffixes)
-    with track(f"Capturing ({role})", total=len(missing)) as progress:
-        for start in range(0, len(missing), writer.shard_rows):
-            rows = missing[start : start + writer.shard_rows]
-            if verdicts is None:
-                part = None if mask is None else mask[rows]
-                maps = _maps(model, tokens[rows], part, settings, progress, writer.meta.tensors)
-            else:
-                maps, scans = _maps_and_scans(model, tokens[rows], settings, progress)
-                note_verdicts(verdicts, ids[rows], scans)
-            writer.append_tensors(ids[rows], [suffixes[row] for row in rows], maps)
-    writer.close()
+    if not shards:
+        return
+    captured = wanted[np.concatenate(shards)]
+    tokens, mask = shown_tokens(table, captured), mask_of(table, captured)
+    if mask is not None:
+        verdicts = None
+    blocks, start = [], 0
+    for rows in shards:
+        here = slice(start, start + len(rows))
+        start += len(rows)
+        block = Block(
+            "maps",
+            shard_number(rows, study.settings),
+            tokens[here],
+            captured[here].select("sequence_id", "suffix"),
+            store=store,
+            mask=None if mask is None else mask[here],
+            with_verdicts=verdicts is not None,
+        )
+        blocks.append(block)
+    with track(f"Capturing ({store})", total=len(tokens)) as progress:
+        for block, table_bytes, shard, sha256 in crew.make(blocks, progress):
+            ids, suffixes = block.rows["sequence_id"].to_numpy(), block.rows["suffix"].to_list()
+            if verdicts is not None and table_bytes is not None:
+                verdicts.mkdir(parents=True, exist_ok=True)
+                write_bytes(verdicts / f"from-{ids[0]}.parquet", table_bytes)
+            writer.take(shard, ids, suffixes, sha256=sha256)
 
 
-def _maps(
-    model: LanguageModel,
-    tokens: np.ndarray,
-    mask: np.ndarray | None,
-    settings: StudySettings,
-    progress: Progress,
-    tensors: tuple[str, ...],
-) -> dict[str, torch.Tensor]:
-    """Maps of one shard's sequences by name, each float32 (rows, channels, T, T)."""
-    batch_size = settings.model.batch_size
-    batches = []
-    for batch in capture_pooled(
-        model,
-        tokens,
-        attention_mask=mask,
-        batch_size=batch_size,
-        keep_heads="heads" in tensors,
-    ):
-        batches.append(batch)
-        progress.advance(len(batch.mean))
-    return {name: torch.cat([getattr(one, name) for one in batches]) for name in tensors}
+def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> None:
+    """Capture one model's maps of the rows that its stores lack; verdicts with the pooled ones."""
+    verdicts = verdict_folder(study) if role == "model" else None
+    for store in store_roles(study.settings, role):
+        writer = open_store(study.settings, maps_folder(study, store), store, crew.facts)
+        shards = missing_shards(writer, wanted)
+        noted = verdicts if store == role else None
+        fill_store(study, crew, writer, store, study.sequences, wanted, shards, noted)
+    if verdicts is not None and verdicts.is_dir():
+        hand_over(study, verdicts)
 
 
-def _maps_and_scans(
-    model: LanguageModel, tokens: np.ndarray, settings: StudySettings, progress: Progress
-) -> tuple[dict[str, torch.Tensor], list[Scan]]:
-    """Pooled maps as `_maps`, and the verdicts of the same forwards."""
-    batches, scans = [], []
-    for maps, scan in capture_and_scan(
-        model,
-        tokens,
-        batch_size=settings.model.batch_size,
-        prefix=tokens.shape[1] // 2,
-    ):
-        batches.append(maps)
-        scans.append(scan)
-        progress.advance(len(maps.mean))
-    return {name: torch.cat([getattr(one, name) for one in batches]) for name in POOLED}, scans
+# -- continuations and log-probabilities --------------------------------------------------------
+
+DECODING = "Continuing the sampled Non-Memo"
+LOGPROBS = "Log-probabilities"
 
 
-def _write_logprobs(study: Study, model: LanguageModel, wanted: pl.DataFrame) -> None:
-    """Log-probabilities of every sampled sequence's true suffix: the positive control."""
+def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
+    """Non-Memo sequences that a scan left without a continuation and that are shown with it.
+
+    Blocks are as long as a shard and do not depend on what is stored: decoding them in one
+    process or in several makes the same batches.
+    """
+    shard_rows = study.settings.capture.shard_rows
+    rows = (
+        wanted.with_row_index("_row")
+        .filter(pl.col("suffix") == "own")
+        .select((pl.col("_row") // shard_rows).alias("_block"), "sequence_id")
+    )
+    if rows.is_empty():
+        return []
+    lacking = rows.join(
+        study.sequences.filter(pl.col("continuation").is_null()),
+        on="sequence_id",
+        how="inner",
+        maintain_order="left",
+    )
+    return [
+        _named("decoded", int(number), frame)
+        for (number,), frame in lacking.group_by("_block", maintain_order=True)
+    ]
+
+
+def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
+    """The table with what `decoding_blocks` found put in."""
+    merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
+    return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
+
+
+def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
+    """The sampled sequences, of whose true suffix log-probabilities are the positive control."""
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
     shard_rows = study.settings.capture.shard_rows
-    blocks = range(0, rows.height, shard_rows)
-    settings = study.settings
-    frames = [logprobs_of(settings, model, rows[start : start + shard_rows]) for start in blocks]
-    study.write(LOGPROBS_FILE, pl.concat(frames))
+    return [
+        _named("logprobs", start // shard_rows, rows[start : start + shard_rows])
+        for start in range(0, rows.height, shard_rows)
+    ]
 
 
-def logprobs_of(settings: StudySettings, model: LanguageModel, rows: pl.DataFrame) -> pl.DataFrame:
-    """Log-probabilities of some rows' suffix tokens: `sequence_id`, `logprobs` list<f32>."""
-    tokens, batch_size = token_matrix(rows), settings.model.batch_size
-    values = suffix_logprobs(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2)
-    return rows.select("sequence_id").with_columns(
-        pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
-    )
-
-
-def _fingerprint(model: LanguageModel | ModelFacts) -> dict[str, Any]:
-    """What must be equal for two captures to stand in one store."""
-    return {
-        "weights": model.fingerprint,
-        "dtype": model.dtype,
-        "device": model.device.split(":")[0],
-        "bos_id": model.bos_id,
-    }
+def _named(kind: str, number: int, rows: pl.DataFrame) -> Block:
+    """A block of rows of the table, with the name of the file that a part keeps it in."""
+    name = f"{kind}-{number:06d}.parquet"
+    return Block(kind, number, token_matrix(rows), rows.select("sequence_id"), name)

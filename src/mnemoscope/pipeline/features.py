@@ -5,7 +5,7 @@ import polars as pl
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.read import has_values, read_corpus
-from mnemoscope.pipeline.padding import refuse_padding
+from mnemoscope.data.table import refuse_padding
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
@@ -18,7 +18,7 @@ FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates
 def features_stage(study: Study, models: Models) -> None:
     """Add the feature columns to the study's table; what cannot be known is null, and said."""
     study.require("sequences")
-    refuse_padding(study)
+    refuse_padding(study.sequences, where=str(study.folder))
     settings = study.settings
     with study.finishing("features") as counts:
         corpus = None

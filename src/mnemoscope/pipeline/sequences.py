@@ -15,13 +15,19 @@ import polars as pl
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
 from mnemoscope.data.read import ReadResult, has_values, read_sequences
-from mnemoscope.data.table import PUBLISHED_VERDICT, check_sequences, read_table, token_matrix
+from mnemoscope.data.table import (
+    PUBLISHED_VERDICT,
+    check_sequences,
+    read_table,
+    refuse_padding,
+    token_matrix,
+    whole_mask,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.padding import check_padded
-from mnemoscope.pipeline.padding import refuse_padded_rows, whole_mask
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
@@ -55,7 +61,7 @@ def found_study(
     result = check_sources(settings, models)
     frame = result.frame
     if only_whole:
-        refuse_padded_rows(frame, where=settings.sequences.source)
+        refuse_padding(frame, where=settings.sequences.source)
     with _new_folder(Path(folder)) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:

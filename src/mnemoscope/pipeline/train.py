@@ -25,7 +25,7 @@ from mnemoscope.benchmark.baselines import (
     permute_labels,
 )
 from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.cluster.engine import current_engine, n_workers, run_tasks
+from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.cnn.files import save_cnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
@@ -34,7 +34,6 @@ from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import DifferenceMaps, MapSource, Pooling, StackedMaps
-from mnemoscope.pipeline.blocks import gpus_for
 from mnemoscope.pipeline.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.trainings import (

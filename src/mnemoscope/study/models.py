@@ -1,7 +1,6 @@
 """The language models of a study, loaded when a stage first needs them and only once."""
 
 import hashlib
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ class Models:
         self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
 
     def model(self, study: Study | None = None) -> LanguageModel:
-        """The model that is looked at.
+        """The model that is looked at; recorded in the study, or compared with its record.
 
         Raises:
             UserError: it cannot be loaded, does not fit the sequences, or is not the one that
@@ -52,21 +51,13 @@ class Models:
         return loaded
 
     def alone(self, role: str) -> LanguageModel:
-        """The model of one role without the other, for a worker that serves this role only.
-
-        Args:
-            role: `model` or `reference`; whoever puts the roles together checks that they fit.
-        """
+        """The model of one role, for a worker that serves this role only; not compared."""
         name = self.settings.model.name if role == "model" else reference_name(self.settings)
         assert name is not None
         return self._get(role, name, None)
 
     def other(self, name: str) -> LanguageModel:
-        """A further model, a folder or NAME@REVISION, with the same tokenizer; errors as `model`.
-
-        Args:
-            name: as the user wrote it; it is recorded by whoever asked.
-        """
+        """A further model, a folder or NAME@REVISION, with the same tokenizer; not recorded."""
         if name not in self._loaded:
             say(f"Loading {name}")
             loaded = _load("reference", name, self.settings)
@@ -84,11 +75,7 @@ class Models:
         return load_tokenizer(folder, revision=self.settings.model.revision)
 
     def check_reference(self) -> None:
-        """Refuse a reference that is not there or has another tokenizer, without its weights.
-
-        Raises:
-            UserError: as `reference`.
-        """
+        """Refuse a reference that is not there or has another tokenizer, without its weights."""
         name = reference_name(self.settings)
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
             folder, revision = _split_revision(name)
@@ -165,26 +152,6 @@ def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """What `facts_of` records of a model, where the model itself is on another machine."""
-
-    name: str
-    revision: str | None
-    fingerprint: str
-    dtype: str
-    device: str
-    n_layers: int
-    n_heads: int
-    vocab_size: int
-    bos_id: int | None
-
-    @classmethod
-    def of(cls, facts: dict[str, Any]) -> "ModelFacts":
-        """Read what `facts_of` gave; what else it may record is left aside."""
-        return cls(**{one.name: facts[one.name] for one in fields(cls)})
-
-
 def vocabulary_of(loaded: LanguageModel) -> str:
     """SHA-256 of what each token id of a model means."""
     pairs = sorted(loaded.tokenizer.get_vocab().items())
@@ -203,7 +170,12 @@ def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str
 def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
     """Refuse a reference model whose token ids mean something else."""
     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"{name}: another tokenizer than {model.name}'s, so the same ids would be "
-            "another text. Choose a model of the same family."
-        )
+        raise other_tokens(name, model.name)
+
+
+def other_tokens(name: str, model: str) -> UserError:
+    """The refusal of a reference whose token ids mean something else."""
+    return UserError(
+        f"{name}: another tokenizer than {model}'s, so the same ids would be another text. Choose "
+        "a model of the same family."
+    )

@@ -1,0 +1,478 @@
+"""Parts of a stage: every n-th block, made by one of several processes, until all are there.
+
+A part stands beside the study, in `parts/STAGE/3-of-8`, and only reads it: `continue --part 3/8`.
+`merge` then runs the stage with the parts in the place of a model.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.table import refuse_padding
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_parquet, write_bytes, write_json
+from mnemoscope.lm.model import HALVED, note_halved, noting_halved, read_halved
+from mnemoscope.maps.store import MapStore
+from mnemoscope.pipeline.blocks import (
+    Block,
+    Crew,
+    Hold,
+    Made,
+    do_block,
+    first_difference,
+    hold_here,
+    make_tables,
+)
+from mnemoscope.pipeline.capture import (
+    DECODING,
+    LOGPROBS,
+    capture_with,
+    captured_roles,
+    check_head_bytes,
+    decoding_blocks,
+    fill_store,
+    logprob_blocks,
+    maps_folder,
+    missing_shards,
+    open_store,
+    shard_number,
+    store_roles,
+    wanted_maps,
+    wants_controls,
+    with_decoded,
+)
+from mnemoscope.pipeline.continue_ import chunk_blocks, chunk_folder, continue_with, verdict_folder
+from mnemoscope.progress import SILENT, Progress, say
+from mnemoscope.study.folder import Study, hold_folder, versions
+from mnemoscope.study.models import Models, facts_of, reference_name
+from mnemoscope.study.settings import StudySettings, parse_settings
+
+_STAGES = ("continue", "capture")
+_RECORD = "part.json"
+_HALVED_FILE = "halved"
+_VERDICTS = "verdicts"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `n` equal shares of a stage's work; `number` counts from 1."""
+
+    number: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.n}"
+
+    def does(self, block: int) -> bool:
+        """True of the blocks (counted from 0) that this part does."""
+        return block % self.n == self.number - 1
+
+    def folder(self, study: Study, stage: str) -> Path:
+        """Where the part stands."""
+        return study.folder / "parts" / stage / f"{self.number}-of-{self.n}"
+
+
+def parse_part(text: str) -> Part:
+    """Read `3/8`.
+
+    Raises:
+        UserError: no such form, or a number outside 1 to n.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part {text}: wants I/N with I from 1 to N, for example --part 3/8.")
+    return Part(int(match[1]), int(match[2]))
+
+
+# -- do one part ------------------------------------------------------------------------------
+
+
+def run_part(
+    study: Study,
+    stage: str,
+    part: Part,
+    settings: StudySettings | Callable[[StudySettings], StudySettings],
+    *,
+    redo: bool = False,
+) -> Path | None:
+    """Do one part of a stage; what an earlier, killed run of it finished is kept.
+
+    The study itself is only read, so several processes, also on several machines that share its
+    folder, may each do a part.
+
+    Args:
+        study: an existing study whose earlier stages are done.
+        stage: `continue` or `capture`.
+        part: which.
+        settings: of the run, the same in every part; or a function of those the study has.
+        redo: begin the part anew.
+
+    Returns:
+        The part's folder, None when the stage is done already.
+
+    Raises:
+        UserError: the settings differ from what finished stages were made with, a stage before
+            is missing, another process works on the part, or it was begun with other settings,
+            another model, table or version.
+        MnemoscopeError: as the stage itself.
+    """
+    with study.lock(shared=True):
+        wanted = settings(study.settings) if callable(settings) else settings
+        study.changed_stages(wanted)
+        study.settings = wanted
+        study.require("sequences")
+        if study.is_done(stage):
+            return None
+        models = Models(wanted)
+        roles = ("model",) if stage == "continue" else captured_roles(study)
+        with _working_on(study, stage, part, models, roles=roles, redo=redo) as folder:
+            hold = partial(hold_here, study, models, is_recorded=False)
+            if stage == "continue":
+                _continue(study, part, folder, hold)
+            else:
+                _capture(study, part, folder, hold, roles)
+    return folder
+
+
+@contextmanager
+def _working_on(
+    study: Study, stage: str, part: Part, models: Models, *, roles: tuple[str, ...], redo: bool
+) -> Iterator[Path]:
+    """Hold a part's folder; its record is written first, and marked as finished last."""
+    folder = part.folder(study, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {}
+    for role in roles:
+        loaded = models.model() if role == "model" else models.reference(None)
+        assert loaded is not None
+        name = study.settings.model.name if role == "model" else reference_name(study.settings)
+        facts[role] = facts_of(loaded, str(name))
+        study.check_model(role, facts[role])
+    values = {  # what must be equal in all parts
+        "stage": stage,
+        "key": study.key(stage),
+        "settings": study.settings.as_dict(),
+        "models": facts,
+        "versions": versions(),
+        "table": table_digest(study.sequences),
+    }
+    with hold_folder(folder):
+        if redo:
+            _empty(folder)
+        if (folder / _RECORD).is_file():
+            record = _read_record(part, folder)
+            if difference := first_difference(record.values, values):
+                raise UserError(
+                    f"{folder}: begun with {difference}. Use the same, or --redo to begin anew."
+                )
+        write_json(folder / _RECORD, values | {"finished": False})
+        for left in folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        counts: dict[str, Any] = {}
+        with noting_halved(counts, folder / _HALVED_FILE):
+            yield folder
+        write_json(folder / _RECORD, values | counts | {"finished": True})
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a part holds, but not the lock that is held on it."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix in (".json", ".parquet") or path.name == _HALVED_FILE:
+            path.unlink()
+
+
+def table_digest(table: pl.DataFrame) -> str:
+    """SHA-256 of the ids and tokens of a table, and of what is padding, where rows are."""
+    digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
+    for column in ("tokens", "attention_mask"):
+        if column in table.columns:
+            digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
+    return digest.hexdigest()
+
+
+def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
+    """Continue or scan every n-th chunk of the table."""
+    refuse_padding(study.sequences, where=str(study.folder))
+    mine = [block for block in chunk_blocks(study) if part.does(block.number)]
+    if not mine:
+        say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")
+    kept = chunk_folder(study)  # of a capture's forward, or of a killed run
+    for block in mine:
+        if (kept / block.name).is_file() and not (folder / block.name).is_file():
+            write_bytes(folder / block.name, (kept / block.name).read_bytes())
+            for size in read_halved(kept / _HALVED_FILE):
+                note_halved(size)
+    with hold("model", len(mine)) as crew:
+        make_tables(crew, mine, f"Part {part}", folder)
+
+
+def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence[str]) -> None:
+    """Capture every n-th shard of what the study's stores lack."""
+    settings, wanted = study.settings, wanted_maps(study)
+    mine: dict[str, list[np.ndarray]] = {}
+    for role in roles:
+        with hold(role, 0) as crew:
+            if role == "model":
+                check_head_bytes(crew.facts, wanted.height, settings)
+            for store in store_roles(settings, role):
+                there = open_store(settings, maps_folder(study, store), store, crew.facts)
+                shards = missing_shards(there, wanted)
+                mine[store] = [rows for rows in shards if part.does(shard_number(rows, settings))]
+    shown = {row // settings.capture.shard_rows for shards in mine.values() for row in _all(shards)}
+    table, noted = study.sequences, verdict_folder(study) and folder / _VERDICTS
+    for role in roles:
+        with hold(role, 0) as crew:
+            if role == "model":
+                blocks = [one for one in decoding_blocks(study, wanted) if one.number in shown]
+                if blocks:
+                    decoded = pl.concat(make_tables(crew, blocks, DECODING, folder))
+                    table = with_decoded(table, decoded)
+            for store in store_roles(settings, role):
+                writer = open_store(settings, folder / "maps" / store, store, crew.facts)
+                lacking = set(_all(missing_shards(writer, wanted)))
+                shards = [rows for rows in mine[store] if int(rows[0]) in lacking]
+                verdicts = noted if store == "model" else None
+                fill_store(study, crew, writer, store, table, wanted, shards, verdicts)
+            if role == "model" and wants_controls(study):
+                blocks = [one for one in logprob_blocks(study, wanted) if part.does(one.number)]
+                make_tables(crew, blocks, LOGPROBS, folder)
+
+
+def _all(shards: Sequence[np.ndarray]) -> list[int]:
+    """The rows of some shards."""
+    return [int(row) for rows in shards for row in rows]
+
+
+# -- put the parts together ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a part says of itself: which part, in which folder, and the content of `part.json`."""
+
+    part: Part
+    folder: Path
+    values: dict[str, Any]
+
+
+def merge_parts(study: Study, *, check: bool = True) -> list[str]:
+    """Put together the parts of every stage that has some.
+
+    Args:
+        study: with folders `parts/continue` or `parts/capture`.
+        check: compare scan and decoding on a draw, as the stage does in one process; this loads
+            the model. Without it the merge needs none.
+
+    Returns:
+        Names of the stages that are done now.
+
+    Raises:
+        UserError: no parts, or parts that do not fit together or are not all there.
+        DamagedDataError: a file of a part is torn; which.
+    """
+    with study.lock():
+        stages = [name for name in _STAGES if (study.folder / "parts" / name).is_dir()]
+        if not stages:
+            raise UserError(
+                f"{study.folder}: holds no parts. Make them with 'mnemoscope continue "
+                f"{study.folder} --part 1/2' and 2/2, or capture likewise."
+            )
+        for stage in stages:
+            records = _find_parts(study, stage)
+            if records and not study.is_done(stage):
+                values, where = records[0].values, str(records[0].folder / _RECORD)
+                study.adopt(parse_settings(values["settings"], where=where))
+                for role, facts in values["models"].items():
+                    study.remember_model(role, facts)
+                crew = _PartsCrew(study, stage, records)
+                if stage == "continue":
+                    continue_with(study, crew.hold, check=check)
+                else:
+                    capture_with(study, crew.hold)
+            shutil.rmtree(study.folder / "parts" / stage)
+        if not any((study.folder / "parts").iterdir()):
+            (study.folder / "parts").rmdir()
+    return stages
+
+
+def _find_parts(study: Study, stage: str) -> list[_Record]:
+    """All parts of a stage in order, once they are whole and fit together.
+
+    Raises:
+        UserError: parts of different numbers, one that is missing or not finished, or one that
+            was made with other settings, another model, table or version than the first; or with
+            another table than the study's.
+    """
+    folder = study.folder / "parts" / stage
+    names = [
+        (re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name), path) for path in folder.iterdir()
+    ]
+    parts = sorted(
+        ((Part(int(m[1]), int(m[2])), path) for m, path in names if m and path.is_dir()),
+        key=lambda one: (one[0].n, one[0].number),
+    )
+    sizes = sorted({part.n for part, _ in parts})
+    if len(sizes) > 1:
+        raise UserError(
+            f"{folder}: parts of {sizes[0]} and parts of {sizes[1]} stand here. "
+            "Delete the folders of one kind."
+        )
+    there = {part.number for part, _ in parts}
+    missing = [number for number in range(1, sizes[0] + 1) if number not in there] if sizes else []
+    if missing:
+        raise _lacking(study, stage, missing, sizes[0], "missing")
+    records = [_read_record(part, path) for part, path in parts]
+    torn = [record.part.number for record in records if record.values["finished"] is not True]
+    if torn:
+        raise _lacking(study, stage, torn, sizes[0], "not finished")
+    for record in records[1:]:
+        if difference := first_difference(record.values, records[0].values):
+            raise UserError(
+                f"{record.folder}: does not fit part {records[0].part}: made with {difference}. "
+                f"Run 'mnemoscope {stage} {study.folder} --part {record.part} --redo' with the "
+                "settings of the others."
+            )
+    if records and records[0].values["table"] != table_digest(study.sequences):
+        raise UserError(
+            f"{records[0].folder}: made from another table of sequences than the study's. "
+            "Delete the parts and run them again."
+        )
+    return records
+
+
+def _read_record(part: Part, folder: Path) -> _Record:
+    path = folder / _RECORD
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not {"settings", "models", "versions", "table", "finished"} <= values.keys():
+            raise ValueError("not what a part writes")
+    except (OSError, ValueError, AttributeError):
+        raise DamagedDataError(
+            f"{path}: damaged or missing. Delete {folder} and run the part again."
+        ) from None
+    return _Record(part, folder, values)
+
+
+def _lacking(study: Study, stage: str, numbers: list[int], n: int, what: str) -> UserError:
+    """The refusal to merge, with the command that makes the first part that is lacking."""
+    named = ", ".join(str(number) for number in numbers[:10])
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    plural, verb = ("parts", "are") if len(numbers) > 1 else ("part", "is")
+    return UserError(
+        f"{study.folder}: {stage}, {plural} {named}{more} of {n} {verb} {what}. Run "
+        f"'mnemoscope {stage} {study.folder} --part {numbers[0]}/{n}' first."
+    )
+
+
+class _PartsCrew:
+    """Parts that have done every block already; a check alone is asked of the model itself."""
+
+    def __init__(self, study: Study, stage: str, records: list[_Record]) -> None:
+        self.facts: dict[str, Any] = {}
+        self._study, self._stage, self._records = study, stage, records
+        # Every shard is compared with its sha256 before any is taken.
+        self._stores = [self._open_stores(record) for record in records]
+
+    @contextmanager
+    def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:  # noqa: ARG002 - as every crew
+        """Say which model made the parts, and how small its batches had to be."""
+        if role not in self._records[0].values["models"]:
+            raise self._incomplete(f"the maps of the {role}")
+        self.facts = self._records[0].values["models"][role]
+        for record in self._records:
+            if HALVED in record.values:
+                note_halved(record.values[HALVED])
+        yield self
+
+    def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
+        """Find blocks in the parts; all are there and whole before any is given."""
+        find = {"maps": self._maps, "check": self._check}
+        for made in [find.get(block.kind, self._table)(block) for block in blocks]:
+            yield made
+            progress.advance(len(made.block.tokens))
+
+    def _open_stores(self, record: _Record) -> dict[str, MapStore]:
+        """A part's maps; of a damaged shard it is said which part makes it again."""
+        try:
+            return {path.name: MapStore(path) for path in record.folder.glob("maps/*")}
+        except DamagedDataError as error:
+            what = str(error).split(" Run 'mnemoscope")[0].split(" Delete ")[0]
+            raise DamagedDataError(
+                f"{what} Run 'mnemoscope capture {self._study.folder} --part {record.part}' again: "
+                "only what is damaged is captured anew."
+            ) from None
+
+    def _check(self, block: Block) -> Made:
+        """Ask the model here, which must be on the same kind of device as the parts' was."""
+        settings = self._study.settings
+        model = Models(settings).model()
+        here, made = model.device, self.facts["device"]
+        if here != made:
+            raise UserError(
+                f"{self._study.folder}: the parts were made on {made}, here the model is on "
+                f"{here}. Merge where they were made, or with --no-check, which needs no model."
+            )
+        return Made(block, do_block(block, model, settings, SILENT)["parquet"])
+
+    def _table(self, block: Block) -> Made:
+        """The file of a block in whichever part has it."""
+        own = self._records[block.number % len(self._records)]
+        has_it = (one for one in self._records if (one.folder / block.name).is_file())
+        height, table = _read_table(next(has_it, own), block.name)
+        if height != len(block.tokens):
+            raise DamagedDataError(
+                f"{own.folder / block.name}: missing or of another table. Run 'mnemoscope "
+                f"{self._stage} {self._study.folder} --part {own.part}' again: the rest of it is "
+                "kept."
+            )
+        return Made(block, table)
+
+    def _maps(self, block: Block) -> Made:
+        """The shard that begins with a block's first row, in whichever part has it."""
+        keys = block.rows.select("sequence_id", "suffix")
+        sequence_id, suffix = keys.row(0)
+        for record, stores in zip(self._records, self._stores, strict=True):
+            if block.store not in stores:
+                continue
+            index = stores[block.store].index
+            first = index.filter(sequence_id=sequence_id, suffix=suffix, row=0)
+            if first.is_empty():
+                continue
+            shard = index.filter(pl.col("shard") == first["shard"][0]).sort("row")
+            if not shard.select(keys.columns).equals(keys):
+                break
+            _, verdicts = _read_table(record, f"{_VERDICTS}/from-{sequence_id}.parquet")
+            path = record.folder / "maps" / block.store / shard["shard"][0]
+            return Made(block, verdicts, path, shard["sha256"][0])
+        raise self._incomplete(f"maps ({block.store}), the first of sequence {sequence_id}")
+
+    def _incomplete(self, what: str) -> UserError:
+        return UserError(
+            f"{self._study.folder}: the parts lack {what}. Delete parts/{self._stage} and run them "
+            "again."
+        )
+
+
+def _read_table(record: _Record, name: str) -> tuple[int, bytes | None]:
+    """Rows and content of a table of a part; none where it is not there."""
+    path = record.folder / name
+    if not path.is_file():
+        return 0, None
+    try:
+        return read_parquet(path).height, path.read_bytes()
+    except (OSError, DamagedDataError):
+        raise DamagedDataError(
+            f"{path}: torn. Delete it and run part {record.part} again: the rest of it is kept."
+        ) from None
