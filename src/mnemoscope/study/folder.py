@@ -29,9 +29,9 @@ from mnemoscope.study.settings import StudySettings, parse_settings
 if TYPE_CHECKING:
     import polars as pl
 
-
-# The stages of a study in order: what each needs, which settings decide it, what it writes.
-
+STUDY_VERSION = 1
+SETTINGS_FILE = "study.yaml"
+LOCK_FILE = ".lock"
 TABLE_FILE = "sequences.parquet"
 
 
@@ -116,12 +116,7 @@ def stage_named(name: str) -> Stage:
     return {stage.name: stage for stage in STAGES}[name]
 
 
-# The study: one folder holding all that a run made, with a manifest a stage.
-
 _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
-STUDY_VERSION = 1
-SETTINGS_FILE = "study.yaml"
-LOCK_FILE = ".lock"
 
 
 class Study:
@@ -137,10 +132,11 @@ class Study:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._tables: dict[str, tuple[tuple[int, ...], pl.DataFrame]] = {}
         self._read_settings()
 
     def _read_settings(self) -> None:
-        """Take settings and record as `study.yaml` has them now; errors as when it is opened."""
+        """Take settings and record as `study.yaml` has them now."""
         path = self.folder / SETTINGS_FILE
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
@@ -208,11 +204,7 @@ class Study:
         _write_settings(self.folder, settings, self.record)
 
     def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:
-        """Finished stages that other settings would have to make anew; arguments as `adopt`.
-
-        Raises:
-            UserError: as `adopt`.
-        """
+        """Finished stages that other settings make anew; arguments and errors as `adopt`."""
         changed = {
             stage.name: self._differences(stage, settings)
             for stage in STAGES
@@ -247,14 +239,10 @@ class Study:
         ]
 
     def remember_model(self, role: str, facts: dict[str, Any]) -> None:
-        """Record which model serves a role; another one under the same name is refused.
-
-        Args:
-            role: `model` or `reference`.
-            facts: name, fingerprint, layers and so on; the fingerprint is what is compared.
+        """Record which model serves a role (`model`, `reference`), see `facts_of`.
 
         Raises:
-            UserError: the study was made by another model.
+            UserError: the study was made by another one, its weights compared.
         """
         self.check_model(role, facts)
         if self.record["models"].get(role) != facts:
@@ -262,7 +250,7 @@ class Study:
             _write_settings(self.folder, self.settings, self.record)
 
     def check_model(self, role: str, facts: dict[str, Any]) -> None:
-        """Refuse a model that is not the one which made the study; as `remember_model`."""
+        """Refuse a model that did not make the study; as `remember_model`."""
         known = self.record["models"].get(role)
         if known and known["fingerprint"] != facts["fingerprint"]:
             raise UserError(
@@ -274,11 +262,7 @@ class Study:
     # -- stages -----------------------------------------------------------------------------
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage says of itself, None when it has not been run.
-
-        Raises:
-            DamagedDataError: the manifest cannot be read.
-        """
+        """What a finished stage says of itself; None when it has not been run."""
         path = self._manifest_path(stage)
         if not path.is_file():
             return None
@@ -333,17 +317,22 @@ class Study:
         started = time.monotonic()
         yield counts
         self._manifest_path(stage).parent.mkdir(exist_ok=True)
-        entry = stage_named(stage)
         value = {
             "stage": stage,
             "key": self.key(stage),
-            "settings": _flatten(self.settings, entry),
-            "needs": {need: self.key(need) for need in entry.needs},
+            "settings": _flatten(self.settings, stage_named(stage)),
+            "needs": {need: self.key(need) for need in stage_named(stage).needs},
             "counts": counts,
             "versions": versions(),
         }
         write_json(self._manifest_path(stage), value)
-        self._log(stage, time.monotonic() - started)
+        entry = {  # apart from the manifests, which are to be the same in every run
+            "stage": stage,
+            "seconds": round(time.monotonic() - started, 3),
+            "at": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
 
     def forget(self, stage: str) -> None:
         """Drop a stage's manifest and those of all that follows from it.
@@ -376,16 +365,6 @@ class Study:
     def _manifest_path(self, stage: str) -> Path:
         return self.folder / "manifests" / f"{stage}.json"
 
-    def _log(self, stage: str, seconds: float) -> None:
-        """Times stand apart from the manifests, which are to be the same in every run."""
-        entry = {
-            "stage": stage,
-            "seconds": round(seconds, 3),
-            "at": time.strftime("%FT%TZ", time.gmtime()),
-        }
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
-
     # -- tables -----------------------------------------------------------------------------
 
     @property
@@ -395,10 +374,10 @@ class Study:
 
     def add_columns(self, columns: "pl.DataFrame") -> None:
         """Add (or replace) columns of the table of sequences; rows in the same order."""
-        write_parquet(self.folder / TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
+        self.write(TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
 
     def read(self, name: str) -> "pl.DataFrame":
-        """Read one of the study's Parquet files.
+        """One of the study's Parquet files, read once for as long as its file stays the same.
 
         Raises:
             UserError: it is not there yet.
@@ -407,10 +386,17 @@ class Study:
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path}: not there. Run 'mnemoscope run -o {self.folder}'.")
-        return read_parquet(path, remedy=f"delete {self.folder} and run again")
+        found = path.stat()
+        identity = found.st_ino, found.st_size, found.st_mtime_ns
+        known, frame = self._tables.get(name, ((), None))
+        if frame is None or known != identity:
+            frame = read_parquet(path, remedy=f"delete {self.folder} and run again")
+            self._tables[name] = identity, frame
+        return frame.clone()  # what a caller adds to it in place is the caller's
 
     def write(self, name: str, frame: "pl.DataFrame") -> None:
         """Write one of the study's Parquet files atomically."""
+        self._tables.pop(name, None)
         write_parquet(self.folder / name, frame)
 
     # -- one at a time ----------------------------------------------------------------------
