@@ -10,13 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import (
-    AnalysisInputs,
     AnalysisResult,
     Forwards,
     count_forwards,
-    parse_settings,
 )
-from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, Entry, entry_named, run_analysis
+from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, entry_named
 from mnemoscope.errors import UserError
 from mnemoscope.report.analysis import chart_view, heat_view, value_text
 
@@ -79,14 +77,14 @@ def test_a_heat_map_shows_signs_and_leaves_gaps() -> None:
 
 def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
     for entry in ENTRIES:
-        module = entry._module()
+        module = entry.module()
         first = module.__doc__.splitlines()[0]
         assert first.endswith((".", "?")), entry.name
         assert "Source:" in module.__doc__
         assert "arXiv" in entry.source
         assert set(entry.needs) <= set(NEEDS)
         assert set(entry.uses) <= set(USES) - set(entry.needs)
-        described = entry.settings_kind().model_fields.values()
+        described = module.Settings.model_fields.values()
         assert all(field.description for field in described), entry.name
     assert {need for entry in ENTRIES for need in entry.needs} == set(NEEDS)  # no need unused
     assert {use for entry in ENTRIES for use in entry.uses} == set(USES)
@@ -97,20 +95,13 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
 def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"Did you mean .levels."):
         entry_named("level")
-    kind = entry_named("levels").settings_kind()
+    levels = entry_named("levels")
     with pytest.raises(UserError, match=r"Did you mean .n_sequences."):
-        parse_settings(kind, {"n_sequence": 3}, where="analyze levels")
+        levels.settings({"n_sequence": 3})
     with pytest.raises(UserError, match="got 3"):
-        parse_settings(kind, {"n_sequences": 3}, where="analyze levels")
-
-
-def test_published_is_refused_where_there_is_no_such_variant() -> None:
-    entry = entry_named("levels")
-    assert not entry.published
-    settings = entry.settings_kind()(published=True)
-    inputs = AnalysisInputs(where="", table=pl.DataFrame(), load_model=lambda: None)
+        levels.settings({"n_sequences": 3})
     with pytest.raises(UserError, match="no other variant"):
-        run_analysis(entry, inputs, settings)
+        levels.settings({"published": True})
 
 
 def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:
@@ -163,8 +154,3 @@ def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
     (folder / "result.json").write_text("{")
     with pytest.raises(DamagedDataError, match="Delete"):
         load_result(folder)
-
-
-def test_an_entry_is_plain_data() -> None:
-    entry = Entry("x", "X", "Why?", ("scores",), "arXiv")
-    assert entry.version == 1

@@ -5,13 +5,12 @@ Models are loaded when they are first asked for. Every sequence put through one 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mnemoscope.analysis.figures import Figure
-from mnemoscope.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mnemoscope.data.corpus import Corpus
@@ -151,25 +150,3 @@ class AnalysisSettings(BaseModel):
     published: bool = Field(
         default=False, description="Compute as published, defects included (--published)."
     )
-
-
-_Settings = TypeVar("_Settings", bound=AnalysisSettings)
-
-
-def parse_settings(kind: type[_Settings], values: dict[str, Any], *, where: str) -> _Settings:
-    """Check plain values and fill in the defaults.
-
-    Raises:
-        UserError: an unknown key (with the nearest known one) or a bad value; begins with `where`.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = list(kind.model_fields)
-            hint = nearest(key, known) or f" Known: {', '.join(known)}."
-            raise UserError(f"{where}, {key}: unknown key.{hint}") from None
-        message = f"{problem['msg']} (got {problem.get('input')!r})"
-        raise UserError(f"{where}, {key or 'settings'}: {message}. Correct the value.") from None

@@ -6,7 +6,9 @@ Importing this loads no analysis: an entry names its module, which is imported w
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
 
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
 from mnemoscope.errors import UserError, nearest
@@ -14,25 +16,57 @@ from mnemoscope.errors import UserError, nearest
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
 Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]
 
-_SECOND = (
-    "a second model or checkpoints of one run (--second, --checkpoint); without either the "
-    "study's reference model, where it has one"
-)
-NEEDS: dict[Need, str] = {
-    "scores": "sequences, memorized or not (mnemoscope continue), or a split's own labels",
-    "features": "their features (mnemoscope features)",
-    "classes": "their classes (mnemoscope label)",
-    "perplexities": "the model, or a split of usvsnsp/semantic-filters that brings them",
-    "model": "the model itself",
-    "second model": _SECOND,
+
+class Requirement(NamedTuple):
+    """Something an analysis cannot do without: what it is, what to say where it lacks.
+
+    The stage is the one that makes it, if one does; `{study}` stands for the study's folder.
+    """
+
+    meaning: str
+    lacking: str
+    stage: str = ""
+
+
+NEEDS: dict[Need, Requirement] = {
+    "scores": Requirement(
+        "sequences, memorized or not (mnemoscope continue), or a split's own labels",
+        "memorization scores. Run 'mnemoscope continue {study}' first.",
+        "continue",
+    ),
+    "features": Requirement(
+        "their features (mnemoscope features)",
+        "features. Run 'mnemoscope features {study}' first.",
+        "features",
+    ),
+    "classes": Requirement(
+        "their classes (mnemoscope label)",
+        "classes. Run 'mnemoscope label {study}' first.",
+        "label",
+    ),
+    "perplexities": Requirement(
+        "the model, or a split of usvsnsp/semantic-filters that brings them",
+        "perplexities, and {study} has neither a model nor the columns of the data set "
+        "(prompt_perplexity, generation_perplexity, sequence_perplexity). Found a study with a "
+        "model: --model NAME.",
+    ),
+    "model": Requirement(
+        "the model itself",
+        "the model, and {study} has none (model.name none). Found a study with one: --model NAME.",
+    ),
+    "second model": Requirement(
+        "a second model or checkpoints of one run (--second, --checkpoint); without either the "
+        "study's reference model, where it has one",
+        "a second model with the same tokenizer. Give one: --second MODEL, or --checkpoint "
+        "MODEL@REVISION.",
+    ),
 }
-"""What an analysis cannot do without, and how it is met."""
 USES: dict[Use, str] = {
-    "features": NEEDS["features"],
-    "classes": NEEDS["classes"],
+    "features": NEEDS["features"].meaning,
+    "classes": NEEDS["classes"].meaning,
     "duplicates": "how often each stands in training (column duplicates)",
     "maps": "stored attention (mnemoscope capture)",
-    "second model": _SECOND,
+    "second model": NEEDS["second model"].meaning,
     "corpus": "the training texts (--corpus)",
 }
 """What an analysis uses where it is there, and how to give it."""
@@ -63,13 +97,36 @@ class Entry:
     uses: tuple[Use, ...] = ()
     version: int = 1
 
-    def settings_kind(self) -> type[AnalysisSettings]:
-        """The model of its settings (`Settings` of its module)."""
-        kind: type[AnalysisSettings] = self._module().Settings
-        return kind
+    def wants(self, what: Use) -> bool:
+        """Whether it looks at this at all."""
+        return what in {*self.needs, *self.uses}
 
-    def _module(self) -> Any:
+    def module(self) -> Any:
+        """Its module, with `Settings` and `analyse`."""
         return import_module(f"mnemoscope.analysis.{self.name}")
+
+    def settings(self, values: dict[str, Any]) -> AnalysisSettings:
+        """Check plain values and fill in the defaults.
+
+        Raises:
+            UserError: an unknown key (with the nearest known one), a bad value, or `published`
+                where there is no such variant.
+        """
+        where, kind = f"analyze {self.name}", self.module().Settings
+        try:
+            found: AnalysisSettings = kind.model_validate(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"]) or "settings"
+            if problem["type"] == "extra_forbidden":
+                known = list(kind.model_fields)
+                hint = nearest(key, known) or f" Known: {', '.join(known)}."
+                raise UserError(f"{where}, {key}: unknown key.{hint}") from None
+            said = f"{problem['msg']} (got {problem.get('input')!r})"
+            raise UserError(f"{where}, {key}: {said}. Correct the value.") from None
+        if found.published and not self.published:
+            raise UserError(f"{where}: --published: there is no other variant. Leave it out.")
+        return found
 
 
 ENTRIES: tuple[Entry, ...] = (
@@ -198,34 +255,22 @@ def entry_named(name: str) -> Entry:
     Raises:
         UserError: there is none, with the nearest.
     """
-    for entry in ENTRIES:
-        if entry.name == name:
-            return entry
-    known = [entry.name for entry in ENTRIES]
-    hint = nearest(name, known) or f" Known: {', '.join(known)}."
-    raise UserError(f"analyze {name}: no such analysis.{hint}")
+    known = {entry.name: entry for entry in ENTRIES}
+    if name not in known:
+        hint = nearest(name, known) or f" Known: {', '.join(known)}."
+        raise UserError(f"analyze {name}: no such analysis.{hint}")
+    return known[name]
 
 
 def run_analysis(
-    entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings | None = None
+    entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings
 ) -> AnalysisResult:
     """Run one analysis and say what it cost.
 
-    Args:
-        entry: which one.
-        inputs: what it works on.
-        settings: of its kind; the defaults when None.
-
-    Returns:
-        Its result, cost included.
-
     Raises:
-        UserError: `published` where there is no such variant, or what the analysis refuses.
+        UserError: what the analysis refuses.
     """
-    settings = settings or entry.settings_kind()()
-    if settings.published and not entry.published:
-        raise UserError(f"analyze {entry.name}: --published: there is no other variant. Leave it.")
     before, started = inputs.forwards.n, time.monotonic()
-    result: AnalysisResult = entry._module().analyse(inputs, settings)
+    result: AnalysisResult = entry.module().analyse(inputs, settings)
     seconds = time.monotonic() - started
     return replace(result, cost=Cost(round(seconds, 3), inputs.forwards.n - before))

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemoscope.analysis.figures import Chart, HeatMap
-from mnemoscope.analysis.inputs import AnalysisResult
+from mnemoscope.analysis.inputs import AnalysisResult, Shelf
 from mnemoscope.analysis.registry import ENTRIES, Entry
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, write_json, write_parquet
@@ -64,24 +64,14 @@ def load_result(folder: Path) -> StoredResult | None:
         ) from None
 
 
-def store_result(
-    folder: Path,
-    result: AnalysisResult,
-    *,
-    name: str,
-    key: str,
-    settings: dict[str, Any],
-    inputs: dict[str, Any],
-) -> StoredResult:
+def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredResult:
     """Write a result over whatever was there: tables first, `result.json` last.
 
     Args:
         folder: from `result_folder`.
         result: of the analysis.
-        name: of the analysis.
-        key: hash of all that decided it.
-        settings: plain values.
-        inputs: which models and corpus, plain values.
+        facts: its `name`; `key`, the hash of all that decided it; `settings` and `inputs`, plain
+            values.
     """
     if folder.is_dir():
         (folder / RESULT_FILE).unlink(missing_ok=True)
@@ -90,10 +80,7 @@ def store_result(
     for table, frame in result.frames.items():
         write_parquet(folder / f"{table}.parquet", frame)
     stored = StoredResult(
-        name=name,
-        key=key,
-        settings=settings,
-        inputs=inputs,
+        **facts,
         sentence=result.sentence,
         further=result.further,
         figures=result.figures,
@@ -106,9 +93,7 @@ def store_result(
     return stored
 
 
-def shelf_of(
-    study: Study,
-) -> Callable[[str, Mapping[str, Any], Callable[[], pl.DataFrame]], pl.DataFrame]:
+def shelf_of(study: Study) -> Shelf:
     """The study's shelf: frames under `analysis/kept/`, named by the hash of their basis."""
     folder = study.folder / "analysis" / "kept"
 
@@ -131,7 +116,7 @@ def shelf_of(
 def stored_results(study: Study) -> Iterator[tuple[Entry, StoredResult, Path]]:
     """Every result that the study holds, published variants after the others."""
     for entry in ENTRIES:
-        for published in (False, True):
+        for published in (False, True) if entry.published else (False,):
             folder = result_folder(study, entry, published=published)
             result = load_result(folder)
             if result is not None:

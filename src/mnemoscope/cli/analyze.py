@@ -1,4 +1,4 @@
-"""The verb analyze: the neighbouring analyses on a study, one by one or all."""
+"""The verbs analyze and track: the neighbouring analyses on a study; checkpoints of one run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,72 +10,64 @@ from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mnemoscope.flow.analyze import Asked, Outcome
-
-
-# The verb analyze: the neighbouring analyses on a study, one by one or all.
-
-_Name = Annotated[
-    str | None,
-    typer.Argument(help="An analysis, or 'all'. See --list.", show_default=False),
-]
-_Study = Annotated[
-    Path | None, typer.Argument(metavar="STUDY", help="A study folder.", show_default=False)
-]
-_List = Annotated[
-    bool, typer.Option("--list", help="Say what each answers and what it needs, in a line.")
-]
-_Second = Annotated[
-    str | None,
-    typer.Option("--second", help="A second model with the same tokenizer.", show_default=False),
-]
-_Checkpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--checkpoint",
-        help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder that "
-        "holds them.",
-        show_default=False,
-    ),
-]
-_Corpus = Annotated[
-    str | None,
-    typer.Option(
-        "--corpus",
-        help="The training texts: texts, tables, or flat files of token ids.",
-        show_default=False,
-    ),
-]
-_Published = Annotated[
-    bool,
-    typer.Option("--published", help="Compute as published, defects included, beside the other."),
-]
-_Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of all that is drawn at random (default 0).")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the analysis, for example n_sequences=500; repeatable.",
-        show_default=False,
-    ),
-]
-_RedoResult = Annotated[bool, typer.Option("--redo", help="Make it anew although it is there.")]
+    from mnemoscope.flow.analyze import Outcome
 
 
 def analyze(
-    name: _Name = None,
-    study: _Study = None,
-    list_: _List = False,
-    second: _Second = None,
-    checkpoint: _Checkpoints = None,
-    corpus: _Corpus = None,
-    published: _Published = False,
-    seed: _Seed = None,
-    set_: _Set = None,
-    redo: _RedoResult = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="An analysis, or 'all'. See --list.", show_default=False),
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Argument(metavar="STUDY", help="A study folder.", show_default=False)
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say what each answers and what it needs, in a line.")
+    ] = False,
+    second: Annotated[
+        str | None,
+        typer.Option(
+            "--second", help="A second model with the same tokenizer.", show_default=False
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder "
+            "that holds them.",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            "--corpus",
+            help="The training texts: texts, tables, or flat files of token ids.",
+            show_default=False,
+        ),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published", help="Compute as published, defects included, beside the other."
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of all that is drawn at random (default 0).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the analysis, for example n_sequences=500; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Make it anew although it is there.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at memorization from the neighbouring works' sides, on the same study.
@@ -97,47 +89,29 @@ def analyze(
         raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
     values |= {"published": True} if published else {}
     values |= {"seed": seed} if seed is not None else {}
-    _check_names(name, study)
-    from mnemoscope.flow.analyze import Asked
-
-    _run(name, study, Asked(second, tuple(checkpoint or ()), corpus, values, redo), quiet)
-
-
-def _check_names(name: str, study: Path) -> None:
-    """Refuse an analysis or a study that is not there, before torch is loaded."""
     from mnemoscope.analysis.registry import entry_named
     from mnemoscope.study.folder import Study
 
-    if name != "all":
-        entry_named(name)
-    Study(study)
-
-
-def _run(name: str, folder: Path, asked: "Asked", quiet: bool) -> None:
-    """Run one or all, print what came of it, and renew the report once."""
-    from mnemoscope.analysis.registry import entry_named
-    from mnemoscope.flow.analyze import analyze as analyze_one
-    from mnemoscope.flow.analyze import analyze_all, refresh_report, refuse_unused
-    from mnemoscope.study.folder import Study
+    entry, opened = None if name == "all" else entry_named(name), Study(study)
+    from mnemoscope.flow import analyze as flow  # loads torch, so names are checked before
+    from mnemoscope.report.gather import report_stage
     from mnemoscope.study.models import Models
 
-    entry = None if name == "all" else entry_named(name)
+    asked = flow.Asked(second, tuple(checkpoint or ()), corpus, values, redo)
     if entry is not None:
-        refuse_unused(entry, asked)
-    opened = Study(folder)
+        flow.refuse_unused(entry, asked)
     with shown(quiet), opened.lock():
-        models, outcomes = Models(opened.settings), []
+        models, is_new = Models(opened.settings), False
         for outcome in (
-            analyze_all(opened, asked, models)
+            flow.analyze_all(opened, asked, models)
             if entry is None
-            else [analyze_one(opened, entry, asked, models)]
+            else [flow.analyze(opened, entry, asked, models)]
         ):
             _print_outcome(outcome)
-            outcomes.append(outcome)
-        if all(outcome.was_done or outcome.result is None for outcome in outcomes):
-            return
-        if refresh_report(opened, models):
-            print(f"Wrote {folder / 'report.html'}.")
+            is_new |= outcome.result is not None and not outcome.was_done
+        if is_new and opened.is_done("report"):
+            report_stage(opened, models)
+            print(f"Wrote {study / 'report.html'}.")
 
 
 def _print_outcome(outcome: "Outcome") -> None:
@@ -175,7 +149,8 @@ def _print_list() -> None:
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
     meanings = {str(word): text for word, text in USES.items()}
-    for word, meaning in (meanings | {str(word): text for word, text in NEEDS.items()}).items():
+    meanings |= {str(word): need.meaning for word, need in NEEDS.items()}
+    for word, meaning in meanings.items():
         words.add_row(word, meaning)
     words.add_row(
         "--published",
@@ -187,9 +162,6 @@ def _print_list() -> None:
     print(
         "Run one: mnemoscope analyze NAME STUDY. All that can be run: mnemoscope analyze all STUDY"
     )
-
-
-# The verb track: memorization over the checkpoints of one run, or what a callback kept.
 
 
 def track(
@@ -237,14 +209,14 @@ def track(
 
     Example: mnemoscope track out/ --sequences texts/ --control held-out/ -o track
     """
-    from mnemoscope.flow.track import PAGE, write_track_page
+    from mnemoscope.flow.track import PAGE, TrackAsked, track_checkpoints, write_track_page
 
+    folder = out
     if sequences is None:
-        folder = _history(checkpoints, control)
+        if len(checkpoints) > 1 or control is not None:
+            raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
+        folder = Path(checkpoints[0])
     else:
-        from mnemoscope.flow.track import TrackAsked, track_checkpoints
-
-        folder = out
         asked = TrackAsked(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
@@ -265,10 +237,3 @@ def track(
     for line in results.further:
         print(line)
     print(f"Wrote {folder / PAGE}.")
-
-
-def _history(checkpoints: list[str], control: str | None) -> Path:
-    """The folder of a history, where no sequences were named."""
-    if len(checkpoints) > 1 or control is not None:
-        raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
-    return Path(checkpoints[0])
