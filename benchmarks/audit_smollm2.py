@@ -22,8 +22,8 @@ from planted_truth import file_of, find_texts_of
 from scipy.stats import beta
 
 from mnemoscope.audit.documents import character_range, tokenize
-from mnemoscope.audit.scan import coarse_starts
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import coarse_starts
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import known_texts
 from mnemoscope.lm.load import load_tokenizer

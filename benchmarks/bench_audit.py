@@ -16,13 +16,11 @@ from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.audit.documents import Tokens, character_range, read_documents, tokenize
-from mnemoscope.audit.evidence import ask_about
 from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
+from mnemoscope.audit.local import LocalModel, audit_documents, continue_windows
 from mnemoscope.audit.rule import rule_windows
-from mnemoscope.audit.run import audit_documents
-from mnemoscope.audit.scan import coarse_starts, continue_windows
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import Hit, Span
+from mnemoscope.audit.spans import Hit, Span, coarse_starts
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
@@ -244,7 +242,9 @@ def ask_fold(lm, reference, asked, others, n_sequences):
     for number, ruling in enumerate(rulings):
         hit = Hit(0, 32, 1.0, windows[number, 32:].tolist(), (32, 64), ruling)
         spans.append((number, Span(32, 64, ruling.verdict, hit, 1, 32, False)))
-    found = ask_about(lm, documents, spans, settings=settings, reference=reference)
+    model = LocalModel(lm, [], settings, reference=reference)
+    model.tokens = documents
+    found = model.gather(spans)
     return {
         "is_trained": is_trained[rows],
         "rule": np.array([one.verdict == "recall" for one in rulings]),

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnemoscope.audit.documents import read_documents, tokenize
-from mnemoscope.audit.run import audit_spans
-from mnemoscope.audit.scan import scan_windows
-from mnemoscope.audit.settings import AuditSettings, Parts
+from mnemoscope.audit.documents import read_documents
+from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.run import find_spans, scan_windows
+from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 
@@ -43,18 +43,20 @@ def measure(lm, n_characters):
         path = Path(folder, "text.txt")
         path.write_bytes(standard_library(n_characters).encode("utf-8"))
         documents = read_documents([str(path)]).documents
-        tokens = [tokenize(documents[0].text, lm.tokenizer)]
+        model = LocalModel(lm, documents, settings)
+        model.resume(Path(folder), "speed")
+        tokens = model.tokens
         clocks = [(time.perf_counter(), time.process_time())]
-        windows = scan_windows(lm, tokens, settings=settings, parts=Parts(Path(folder), "speed"))
+        windows = scan_windows(model)
         clocks.append((time.perf_counter(), time.process_time()))
-        spans = audit_spans(lm, documents, tokens, windows, settings=settings)
+        spans = model.gather(find_spans(model, windows))
         clocks.append((time.perf_counter(), time.process_time()))
     (scan, scan_cpu), (rest, rest_cpu) = (
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)
     )
     print(
         f"{n_characters:,} characters, {len(tokens[0].ids):,} tokens, {windows.height:,} windows, "
-        f"{spans.height} passages: {scan + rest:.1f} s ({scan_cpu + rest_cpu:.1f} s of CPU), of "
+        f"{len(spans)} passages: {scan + rest:.1f} s ({scan_cpu + rest_cpu:.1f} s of CPU), of "
         f"which windows {scan:.1f} ({scan_cpu:.1f}), passages and evidence {rest:.1f} "
         f"({rest_cpu:.1f}); {1000 * scan_cpu / windows.height:.2f} ms of CPU a window",
         flush=True,

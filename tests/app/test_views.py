@@ -27,7 +27,7 @@ from mnemoscope.app.views import (
     strongest_edges,
 )
 from mnemoscope.audit.documents import read_documents
-from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError

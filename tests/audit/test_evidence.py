@@ -1,4 +1,4 @@
-"""Evidence: against the model's own probabilities, closed forms and repeated sampling."""
+"""Evidence against the model's own probabilities and closed forms; two of three grounds decide."""
 
 import math
 
@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from mnemoscope.audit.documents import Tokens
 from mnemoscope.audit.evidence import (
-    alone_logprobs,
+    SpanEvidence,
     compare_prefixes,
     find_priors,
-    gather_evidence,
     other_prefixes,
+    span_row,
     tries_needed,
 )
+from mnemoscope.audit.local import LocalModel, judge_tokens
+from mnemoscope.audit.rule import Ruling
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import Hit, Span
 from mnemoscope.lm.probe import suffix_logprobs
 
 
@@ -40,35 +43,43 @@ def by_hand(lm, row, temperature, top_k):
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 40), (0.7, 5), (1.5, 2048)])
 def test_extraction_probability_is_the_product_of_sampling_chances(lm, windows, temperature, top_k):
     settings = AuditSettings(temperature=temperature, top_k=top_k)
-    found = gather_evidence(lm, windows, settings)
-    for row, logprob in zip(windows, found.sampling_logprob, strict=True):
+    found = judge_tokens(lm, windows, settings)
+    for row, logprob in zip(windows, found.sampling, strict=True):
         # 1e-4: the model computes in float32, in batches of another shape
         assert math.exp(logprob) == pytest.approx(by_hand(lm, row, temperature, top_k), rel=1e-3)
 
 
 def test_what_is_not_among_the_top_k_is_never_drawn(lm, windows):
     rows = windows[:, ::-1].copy()  # read backwards no text is likely
-    found = gather_evidence(lm, rows, AuditSettings(top_k=3))
+    found = judge_tokens(lm, rows, AuditSettings(top_k=3))
     chances = [by_hand(lm, row, 1.0, 3) for row in rows]
     assert chances == [0.0] * len(rows)
-    assert (found.sampling_logprob == -math.inf).all()
-    assert np.isfinite(gather_evidence(lm, rows, AuditSettings(top_k=0)).sampling_logprob).all()
+    assert (found.sampling == -math.inf).all()
+    assert np.isfinite(judge_tokens(lm, rows, AuditSettings(top_k=0)).sampling).all()
 
 
 def test_token_logprobs_and_alternatives_are_the_model_s(lm, windows):
-    found = gather_evidence(lm, windows, AuditSettings())
+    found = judge_tokens(lm, windows, AuditSettings())
     assert found.logprobs == pytest.approx(suffix_logprobs(lm, windows, batch_size=2), abs=1e-4)
-    best = found.alternatives[..., 0] == windows[:, 32:]
-    assert (best == found.is_right).all()
-    assert (np.diff(found.alternative_logprobs, axis=-1) <= 0).all()
+    for row, window in enumerate(windows):
+        places = found.choices(row)
+        wanted = lm.tokenizer.batch_decode([[one] for one in window[32:]])
+        is_best = [place[0]["text"] == text for place, text in zip(places, wanted, strict=True)]
+        assert all(is_best) == found.is_whole[row]
+        assert np.array([place[0]["logprob"] for place in places])[is_best] == pytest.approx(
+            found.logprobs[row][is_best]
+        )
+        assert (np.diff([[one["logprob"] for one in place] for place in places]) <= 0).all()
 
 
 def test_without_a_prefix_only_the_suffix_is_read(lm, windows):
-    other = np.roll(windows, 1, axis=0)[:, :32]
-    made = alone_logprobs(lm, windows[:, 32:], batch_size=4)
+    made = judge_tokens(lm, windows[:, 32:], AuditSettings()).logprobs
     assert np.isnan(made[:, 0]).all()  # this model begins with no token of its own
-    again = alone_logprobs(lm, np.hstack([other, windows[:, 32:]])[:, 32:], batch_size=2)
-    assert made[:, 1:] == pytest.approx(again[:, 1:], abs=1e-4)
+    with torch.inference_mode():
+        logits = lm.model(torch.tensor(windows[:, 32:-1].astype(np.int64))).logits
+    known = torch.tensor(windows[:, 33:].astype(np.int64))[..., None]
+    again = logits.float().log_softmax(dim=-1).gather(-1, known).squeeze(-1).numpy()
+    assert made[:, 1:] == pytest.approx(again, abs=1e-4)
 
 
 @given(st.floats(1e-9, 1.0), st.floats(0.01, 0.99))
@@ -92,9 +103,9 @@ def tokens_of(ids):
 
 
 def test_prior_is_zero_where_the_others_are_the_own_prefix(lm, windows):
-    own = gather_evidence(lm, windows, AuditSettings()).logprobs.sum(axis=1)
+    own = judge_tokens(lm, windows, AuditSettings()).logprobs.sum(axis=1)
     others = [(np.tile(row[:32], (3, 1)), "the same") for row in windows]
-    for prior in find_priors(lm, windows, own, others, AuditSettings()):
+    for prior in find_priors(LocalModel(lm, [], AuditSettings()), windows, own, others):
         assert prior.gain == pytest.approx(0.0, abs=1e-3)  # float32, another batch
         assert prior.n_prefixes == 3
 
@@ -119,3 +130,47 @@ def test_other_prefixes_come_from_other_documents_and_stay_the_same():
     assert source == "other places of the document"
     assert (alone >= 64).all()
     assert len(other_prefixes([tokens_of(range(64))], (0, 0), settings)[0]) == 0
+
+
+def row_of(rule, *, probability=None, reference=None):
+    """A span's row; `reference` is the share of tokens that the reference gets right."""
+    hit = Hit(0, 4, 1.0, [1, 2, 3, 4], (4, 8), Ruling(rule, "because", 0.0, 0.0, False, False))
+    evidence = SpanEvidence(
+        window=[0] * 8,
+        suffix_pieces=list("abcd"),
+        continuation_pieces=list("abcd"),
+        logprobs=[-0.1] * 4,
+        sampling_logprob=-0.4,
+        tries=2,
+        alternatives=[[]] * 4,
+        alone_logprobs=[-1.0] * 4,
+        prior=None,
+        reference_score=reference,
+        reference_logprobs=None if reference is None else [-2.0] * 4,
+        probability=probability,
+    )
+    span = Span(4, 8, rule, hit, 1, 4, False)
+    return span_row(span, evidence, threshold=0.9)
+
+
+@pytest.mark.parametrize("rule", ["guess", "recall"])
+def test_without_both_others_the_rule_decides(rule):
+    for asked in ({}, {"probability": 0.99}, {"reference": 0.0}, {"reference": 1.0}):
+        row = row_of(rule, **asked)
+        assert (row["verdict"], row["rule_says"], row["reason"]) == (rule, rule, "because")
+
+
+@pytest.mark.parametrize("rule", ["guess", "recall"])
+@pytest.mark.parametrize("probability", [0.2, 0.5])
+@pytest.mark.parametrize("reference", [0.3, 1.0])
+def test_with_both_two_of_the_three_decide_and_the_reason_says_so(rule, probability, reference):
+    row = row_of(rule, probability=probability, reference=reference)
+    says = [
+        rule,
+        "recall" if probability >= 0.5 else "guess",
+        "recall" if reference < 0.9 else "guess",
+    ]
+    assert [row[name] for name in ("rule_says", "cnn_says", "reference_says")] == says
+    assert row["verdict"] == max(set(says), key=says.count)
+    assert row["grounds_disagree"] == (len(set(says)) > 1)
+    assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)

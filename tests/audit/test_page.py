@@ -1,13 +1,15 @@
-"""The page: every text escaped, nothing from outside, the same each time."""
+"""Page, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
 import math
 import re
+from xml.etree import ElementTree
 
+import polars as pl
 import pytest
 
 from mnemoscope.audit.documents import mark_hidden, read_documents
-from mnemoscope.audit.page import _chance, stretches
-from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.local import audit_documents
+from mnemoscope.audit.page import chance, junit_xml, sarif_log, stretches
 
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 
@@ -78,7 +80,7 @@ def test_pieces_joined_are_the_text():
     ],
 )
 def test_chances_are_readable_however_small(logprob, said):
-    assert _chance(logprob) == said
+    assert chance(logprob) == said
 
 
 def test_signs_stand_for_what_cannot_be_seen():
@@ -113,3 +115,139 @@ def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, lm, new_text
     assert bound in page
     assert "does not prove that the model never saw the document" in page
     assert "Recalled means" not in page
+
+
+TEXT = "first line\n😀 second line\nthird line"
+
+
+def log_of(rows):
+    columns = {"tokens": 3, "reason": "because"}
+    return sarif_log(pl.DataFrame([{**row, **columns} for row in rows]), {"a b/ü.txt": TEXT})
+
+
+def test_recalled_passages_stand_at_their_lines():
+    start = TEXT.index("second")
+    end = TEXT.index("third") + len("third")
+    rows = [
+        {"document": "a b/ü.txt", "start": start, "end": end, "verdict": "recall"},
+        {"document": "a b/ü.txt", "start": 0, "end": 5, "verdict": "guess"},
+    ]
+    log = log_of(rows)
+    assert log["version"] == "2.1.0"
+    run = log["runs"][0]
+    assert run["tool"]["driver"]["name"] == "mnemoscope"
+    assert len(run["results"]) == 1
+    result = run["results"][0]
+    assert result["ruleId"] == run["tool"]["driver"]["rules"][0]["id"]
+    place = result["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "a%20b/%C3%BC.txt"
+    region = place["region"]
+    assert (region["startLine"], region["startColumn"]) == (2, 3)  # an emoji is one column
+    assert (region["endLine"], region["endColumn"]) == (3, 6)
+    lines = TEXT.split("\n")
+    assert lines[1][region["startColumn"] - 1 :].startswith("second")
+    assert lines[2][: region["endColumn"] - 1] == "third"
+    assert TEXT[region["charOffset"] :][: region["charLength"]] == TEXT[start:end]
+
+
+REQUIRED = {  # of OASIS' schema of SARIF 2.1.0: required names, and all that are used here
+    "log": ({"version", "runs"}, {"$schema"}),
+    "run": ({"tool"}, {"columnKind", "results"}),
+    "driver": ({"name"}, {"version", "rules"}),
+    "rule": ({"id"}, {"shortDescription", "defaultConfiguration"}),
+    "result": ({"message"}, {"ruleId", "level", "locations"}),
+    "physical": (set(), {"artifactLocation", "region"}),
+    "region": (
+        set(),
+        {"startLine", "startColumn", "endLine", "endColumn", "charOffset", "charLength"},
+    ),
+}
+
+
+def test_it_holds_what_the_standard_requires_and_nothing_it_does_not_know():
+    row = {"document": "a b/ü.txt", "start": 0, "end": len(TEXT), "verdict": "recall"}
+    log = log_of([row])
+    run = log["runs"][0]
+    result = run["results"][0]
+    physical = result["locations"][0]["physicalLocation"]
+    driver = run["tool"]["driver"]
+    found = {
+        "log": log,
+        "run": run,
+        "driver": driver,
+        "rule": driver["rules"][0],
+        "result": result,
+        "physical": physical,
+        "region": physical["region"],
+    }
+    for name, (required, known) in REQUIRED.items():
+        assert required <= set(found[name]) <= required | known, name
+    assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
+    assert result["level"] in ("none", "note", "warning", "error")
+    lines = [physical["region"][one] for one in ("startLine", "startColumn", "endLine")]
+    assert min(lines) >= 1
+    assert physical["region"]["charOffset"] >= 0
+
+
+UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
+
+
+def document(name, *, is_too_short=False, share=0.0):
+    return {"document": name, "is_too_short": is_too_short, "recalled": {"share": share}}
+
+
+def spans(*rows):
+    schema = ["document", "start", "end", "verdict", "reason", "text"]
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
+
+
+def test_documents_are_tests_and_recalled_passages_fail_them():
+    record = {
+        "model": {"name": "m"},
+        "documents": [
+            document("clean.txt"),
+            document("guessed.txt"),
+            document("recalled.txt", share=0.125),
+            document("short.txt", is_too_short=True),
+        ],
+        "skipped": [{"document": "x.pdf", "reason": "encrypted"}],
+    }
+    frame = spans(
+        ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
+        ("recalled.txt", 5, 25, "recall", "nothing shows it", "the passage"),
+        ("recalled.txt", 40, 60, "recall", "nothing shows it", "another"),
+    )
+    suite = ElementTree.fromstring(junit_xml(record, frame))
+    assert suite.tag == "testsuite"
+    counts = {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")}
+    assert counts == {"tests": "5", "failures": "1", "skipped": "2", "errors": "0"}
+    children = {case.get("name"): [one.tag for one in case] for case in suite}
+    assert children == {
+        "clean.txt": [],
+        "guessed.txt": [],
+        "recalled.txt": ["failure"],
+        "short.txt": ["skipped"],
+        "x.pdf": ["skipped"],
+    }
+    # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
+    assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
+    assert {tuple(sorted(case.keys())) for case in suite} == {("classname", "name")}
+    failure = suite.find("testcase[@name='recalled.txt']/failure")
+    assert failure.get("message") == "2 passages, 12.5 % recalled"
+    assert "characters 5 to 25: nothing shows it" in failure.text
+    assert "another" in failure.text
+
+
+def test_hostile_names_and_texts_are_read_back_by_a_parser():
+    record = {
+        "model": {"name": UNPRINTABLE},
+        "documents": [document(UNPRINTABLE)],
+        "skipped": [{"document": UNPRINTABLE, "reason": UNPRINTABLE}],
+    }
+    text = junit_xml(
+        record, spans((UNPRINTABLE.replace("\ud800", ""), 0, 1, "recall", UNPRINTABLE[:9], "x"))
+    )
+    suite = ElementTree.fromstring(text.encode("utf-8"))
+    shown = UNPRINTABLE.translate(dict.fromkeys([0x00, 0x1B, 0xD800, 0xFFFE], "\ufffd"))
+    assert suite[0].get("name") == shown
+    assert suite[1][0].get("message") == f"not read: {shown}"

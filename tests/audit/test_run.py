@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.audit import scan
+from mnemoscope.audit import local
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import SPAN_COLUMNS
-from mnemoscope.audit.run import audit_documents, file_sha256
+from mnemoscope.audit.local import audit_documents
+from mnemoscope.audit.run import file_sha256
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.verify import verify_audit
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 
@@ -77,11 +77,10 @@ def test_new_text_is_never_called_recalled(made, planted):
     assert 0 < row["recalled"]["high"] < 0.15  # what so many characters can exclude
 
 
-def test_shuffled_words_of_trained_text_are_not_recalled(tmp_path, lm, trained):
+def test_shuffled_words_of_trained_text_are_not_recalled(tmp_path, audited, trained):
     words = " ".join(trained).split()
     random.Random(1).shuffle(words)
-    (tmp_path / "a.txt").write_text(" ".join(words))
-    record = audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
+    record, _ = audited(tmp_path, " ".join(words))
     assert record["summary"]["recall_spans"] == 0
 
 
@@ -102,10 +101,8 @@ def test_table_has_its_columns_and_nulls_where_nothing_was_asked(made):
     assert set(frame["verdict"]) <= {"guess", "recall"}
 
 
-def test_a_counting_template_is_a_guess(tmp_path, lm):
-    (tmp_path / "a.txt").write_text("".join(f"Chapter {n}: board mode\n" for n in range(10, 60)))
-    record = audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
-    frame = pl.read_parquet(tmp_path / "out" / "spans.parquet")
+def test_a_counting_template_is_a_guess(tmp_path, audited):
+    record, frame = audited(tmp_path, "".join(f"Chapter {n}: board mode\n" for n in range(10, 60)))
     assert record["summary"]["guessed"]["share"] > 0.5
     assert record["summary"]["recalled"]["share"] == 0
     assert frame["reason"].str.contains("step 1").any()
@@ -123,10 +120,10 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     tmp_path, lm, trained, new_text, monkeypatch
 ):
     settings = AuditSettings(batch_size=16, n_prefixes=2)
-    monkeypatch.setattr(scan, "_BATCHES_A_PART", 1)
+    monkeypatch.setattr(local, "_BATCHES_A_PART", 1)
     (tmp_path / "a.txt").write_text(new_text(1, 60) + trained[0] + new_text(2, 60))
     reading = read_documents([str(tmp_path / "a.txt")])
-    real, calls, dies_at = scan.continue_windows, [], None
+    real, calls, dies_at = local.continue_windows, [], None
 
     def counted(*arguments, **named):
         calls.append(1)
@@ -139,7 +136,7 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
         audit_documents(lm, reading, tmp_path / name, settings=settings)
         return [(tmp_path / name / file).read_bytes() for file in FILES], len(calls)
 
-    monkeypatch.setattr(scan, "continue_windows", counted)
+    monkeypatch.setattr(local, "continue_windows", counted)
     whole, n_parts = run("whole")
     dies_at = 3
     with pytest.raises(KeyboardInterrupt):
@@ -152,37 +149,29 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     assert not (tmp_path / "killed" / "parts").exists()
 
 
-def test_parts_of_other_documents_are_not_used(tmp_path, lm, new_text, monkeypatch):
-    def run(seed):
-        (tmp_path / "a.txt").write_text(new_text(seed, 80))
-        reading = read_documents([str(tmp_path / "a.txt")])
-        return audit_documents(lm, reading, tmp_path / "out")
+def test_parts_of_other_documents_are_not_used(tmp_path, audited, new_text, monkeypatch):
+    def dies(*_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("mnemoscope.audit.run.write_audit", _dies)
+    monkeypatch.setattr("mnemoscope.audit.run.write_audit", dies)
     with pytest.raises(KeyboardInterrupt):
-        run(1)
+        audited(tmp_path, new_text(1, 80))
     assert list((tmp_path / "out" / "parts").glob("windows-*"))
     monkeypatch.undo()
-    record = run(2)
+    record, _ = audited(tmp_path, new_text(2, 80))
     assert record["summary"]["windows"] > 0
 
 
-def _dies(*_):
-    raise KeyboardInterrupt
-
-
-def test_another_audit_is_not_written_over_unless_asked(tmp_path, lm, new_text):
-    out = tmp_path / "out"
-    (tmp_path / "a.txt").write_text(new_text(1, 80))
-    reading = read_documents([str(tmp_path / "a.txt")])
-    first = audit_documents(lm, reading, out)
+def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text):
+    out, text = tmp_path / "out", new_text(1, 80)
+    first, _ = audited(tmp_path, text)
     stamps = [(out / name).stat().st_mtime_ns for name in FILES]
-    assert audit_documents(lm, reading, out) == first
+    assert audited(tmp_path, text)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in FILES] == stamps
     other = AuditSettings(stride=4)
     with pytest.raises(UserError, match="--redo"):
-        audit_documents(lm, reading, out, settings=other)
-    assert audit_documents(lm, reading, out, settings=other, redo=True)["settings"]["stride"] == 4
+        audited(tmp_path, text, settings=other)
+    assert audited(tmp_path, text, settings=other, redo=True)[0]["settings"]["stride"] == 4
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path, lm, new_text):
@@ -196,13 +185,12 @@ def test_nothing_is_written_outside_the_folder(tmp_path, lm, new_text):
 
 
 @pytest.mark.parametrize("name", ["parts", "texts"])
-def test_a_link_that_leaves_the_folder_is_refused(tmp_path, lm, new_text, name):
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path, audited, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "a.txt").write_text(new_text(1, 80))
     with pytest.raises(UserError, match="leaves the output folder"):
-        audit_documents(lm, read_documents([str(tmp_path / "a.txt")]), tmp_path / "out")
+        audited(tmp_path, "text")
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -216,40 +204,40 @@ def test_record_names_what_it_rests_on(made, lm):
     assert all(len(one["sha256"]) == 64 for one in record["documents"])
 
 
-def test_verify_repeats_what_holds(made, lm):
-    found = verify_audit(made[0], lambda _: lm)
+def test_verify_repeats_what_holds(made, lm, verify):
+    found = verify(made[0], lm)
     assert found.n_hold == found.n_spans == made[2].height
     assert found.problems == []
 
 
-def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
+def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference, verify):
     out = tmp_path / "copy"
     out.mkdir()
     for name in FILES:
         (out / name).write_bytes((made[0] / name).read_bytes())
-    found = verify_audit(out, lambda _: reference)
+    found = verify(out, reference)
     assert found.n_hold == 0
     assert any("other weights" in one for one in found.problems)
     path = planted / "new.txt"
     before = path.read_text()
     path.write_text(before + "!")
     try:
-        assert any("new.txt" in one for one in verify_audit(out, lambda _: lm).problems)
+        assert any("new.txt" in one for one in verify(out, lm).problems)
     finally:
         path.write_text(before)
     made[2].with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
-    assert any("spans.parquet" in one for one in verify_audit(out, lambda _: lm).problems)
+    assert any("spans.parquet" in one for one in verify(out, lm).problems)
     record = made[1]
     for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
         (out / "audit.json").write_text(json.dumps(record | damage))
         with pytest.raises(DamagedDataError):
-            verify_audit(out, lambda _: lm)
+            verify(out, lm)
     (out / "audit.json").write_text(json.dumps(record))
     (out / "spans.parquet").write_bytes(b"torn")
     with pytest.raises(DamagedDataError):
-        verify_audit(out, lambda _: lm)
+        verify(out, lm)
     with pytest.raises(UserError, match="no audit"):
-        verify_audit(tmp_path, lambda _: lm)
+        verify(tmp_path, lm)
 
 
 @pytest.mark.parametrize(
@@ -264,22 +252,22 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, lm, change):
+def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, lm, change, verify):
     made[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
     record = made[1] | {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
     (tmp_path / "audit.json").write_text(json.dumps(record))
-    found = verify_audit(tmp_path, lambda _: lm)
+    found = verify(tmp_path, lm)
     assert found.n_hold == 0
     assert all("does not hold" in one for one in found.problems)
 
 
-def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained):
+def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, trained, verify):
     reading = read_documents(["-"], stdin=io.BytesIO(trained[0].encode()))
     audit_documents(lm, reading, tmp_path / "out", settings=AuditSettings(n_prefixes=0))
-    found = verify_audit(tmp_path / "out", lambda _: lm)
+    found = verify(tmp_path / "out", lm)
     assert (found.problems, found.n_hold) == ([], 1)
     (tmp_path / "out" / "texts" / "00001.txt").write_text(trained[0].upper())
-    assert "-: its text was changed" in verify_audit(tmp_path / "out", lambda _: lm).problems[0]
+    assert "-: its text was changed" in verify(tmp_path / "out", lm).problems[0]
 
 
 def test_every_column_and_key_is_explained(made):

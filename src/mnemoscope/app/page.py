@@ -26,7 +26,7 @@ from mnemoscope.app.views import (
 )
 from mnemoscope.audit.documents import Reading, read_documents
 from mnemoscope.audit.ground import CnnGround, check_study, read_ground
-from mnemoscope.audit.run import audit_documents
+from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path, reference_path
 from mnemoscope.errors import MnemoscopeError, UserError

@@ -1,4 +1,7 @@
-"""The page of an audit: one HTML file that opens offline, prints, and runs no script."""
+"""What an audit is shown as: an HTML page that opens offline, SARIF for editors, JUnit for builds.
+
+The page runs no script and prints; in all three every text is escaped.
+"""
 
 import math
 import re
@@ -16,16 +19,22 @@ import polars as pl
 from markupsafe import Markup
 
 from mnemoscope import __version__
-from mnemoscope.audit.documents import Mark, mark_hidden
+from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
-
-# The page of an audit: one HTML file that opens offline, prints, and runs no script.
+from mnemoscope.words import count
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write."""
+_RULE = {
+    "id": "recalled-passage",
+    "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
+    "defaultConfiguration": {"level": "warning"},
+}
 
 
 class Stretch(NamedTuple):
@@ -43,51 +52,54 @@ class Stretch(NamedTuple):
 
 
 def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[str, str]) -> str:
-    """Render an audit.
+    """Render an audit; the same audit always gives the same page.
 
     Args:
         record: what `audit.json` holds.
         frame: the table of spans.
         texts: every document's text by its name.
-
-    Returns:
-        The page; the same audit always gives the same page.
     """
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
-    by_ease = sorted(rows, key=lambda row: (-_ease(row), row["number"]))
-    recalled = [row for row in by_ease if row["verdict"] == "recall"]
-    guessed = [row for row in by_ease if row["verdict"] == "guess"]
-    shown = (recalled + guessed)[:MOST_CARDS]
+    # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
+    shown = sorted(
+        rows,
+        key=lambda row: (
+            row["verdict"] != RECALL,
+            math.inf if row["extraction_logprob"] is None else -row["extraction_logprob"],
+            row["number"],
+        ),
+    )[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= _WHOLE_UP_TO
+    documents = []
+    for summary in record["documents"]:
+        own = [row for row in rows if row["document"] == summary["document"]]
+        pieces = list(stretches(texts[summary["document"]], own, is_whole=is_whole))
+        documents.append({**summary, "pieces": pieces, "n_spans": len(own)})
+    style = resources.files(__package__).joinpath("templates/audit.css").read_text("utf-8")
     page = (
         environment()
         .get_template("audit.html.j2")
         .render(
             record=record,
             rows=rows,
-            recalled=[row for row in shown if row["verdict"] == "recall"],
-            guessed=[row for row in shown if row["verdict"] == "guess"],
+            recalled=[row for row in shown if row["verdict"] == RECALL],
+            guessed=[row for row in shown if row["verdict"] != RECALL],
             numbers_shown={row["number"] for row in shown},
             n_left_out=len(rows) - len(shown),
-            documents=_documents(record, rows, texts, is_whole),
-            style=Markup(
-                resources.files(__package__).joinpath("templates/audit.css").read_text("utf-8")
-            ),
+            documents=documents,
+            style=Markup(style),
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Iterator[Stretch]:
-    """Split a document's text at its spans.
+    """Split a document's text at its spans; joined, the pieces are the text.
 
     Args:
         text: the document.
         rows: its spans in order, with `number`, `start`, `end`, `verdict`.
-        is_whole: show all of it, else only what is near a span.
-
-    Yields:
-        Pieces that joined are the text, where none is ``left_out``.
+        is_whole: show all of it, else only what is near a span; the rest is ``left_out``.
     """
     seen = 0
     for row in rows:
@@ -116,21 +128,6 @@ def _between(
         yield Stretch("text", text[end - tail : end], None)
 
 
-def _documents(
-    record: Mapping[str, Any],
-    rows: list[dict[str, Any]],
-    texts: Mapping[str, str],
-    is_whole: bool,
-) -> list[dict[str, Any]]:
-    """Each document with its figures and its pieces."""
-    found = []
-    for summary in record["documents"]:
-        own = [row for row in rows if row["document"] == summary["document"]]
-        pieces = list(stretches(texts[summary["document"]], own, is_whole=is_whole))
-        found.append({**summary, "pieces": pieces, "n_spans": len(own)})
-    return found
-
-
 @cache
 def environment() -> jinja2.Environment:
     """Give the templates of an audit, its cards among them; every text is escaped."""
@@ -143,20 +140,14 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "percent": _percent,
-        "interval": _interval,
-        "count": lambda value: f"{value:,}",
-        "chance": _chance,
-        "marks": _marks,
+        "interval": lambda share: f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %",
+        "count": count,
+        "chance": chance,
+        "marks": mark_hidden,
         "figure": _figure,
     }
     made.globals |= {"exp": math.exp, "zip": zip, "token_rows": _token_rows}
     return made
-
-
-def _ease(row: Mapping[str, Any]) -> float:
-    """What spans are ordered by; a chance that nobody knows comes last."""
-    chance = row["extraction_logprob"]
-    return -math.inf if chance is None else float(chance)
 
 
 def _percent(value: float) -> str:
@@ -166,11 +157,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}\u00a0%"  # no line breaks before the sign
 
 
-def _interval(share: Mapping[str, float]) -> str:
-    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %"
-
-
-def _chance(logprob: float | None) -> str:
+def chance(logprob: float | None) -> str:
     """A chance from its natural logarithm, readable however small."""
     if logprob is None:
         return "not asked"
@@ -190,21 +177,16 @@ def _figure(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _marks(text: str) -> list[Mark]:
-    return mark_hidden(text)
-
-
 def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The evidence of one span token by token."""
     n = len(row["suffix_pieces"])
-    reference = row["reference_logprobs"] or [None] * n
     columns = zip(
         row["suffix_pieces"],
         row["continuation_pieces"],
         row["window_tokens"][-n:],
         row["continuation_tokens"],
         row["token_logprobs"] or [None] * n,
-        reference,
+        row["reference_logprobs"] or [None] * n,
         row["alternatives"] or [[]] * n,
         strict=True,
     )
@@ -222,38 +204,30 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-# The recalled passages as SARIF 2.1.0, which code hosts and editors show beside the lines.
-
-_RULE = {
-    "id": "recalled-passage",
-    "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
-    "defaultConfiguration": {"level": "warning"},
-}
-
-
 def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
     """Make a SARIF log of the spans called recall; guesses are no finding.
+
+    Lines and columns count from 1, columns in characters (`unicodeCodePoints`); line ends are
+    those of the text.
 
     Args:
         frame: the table of spans.
         texts: every document's text by its name.
 
-    Returns:
-        Plain values, one run. Lines and columns count from 1, columns in characters
-        (`unicodeCodePoints`); line ends are those of the text.
-
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
     """
-    lines = {name: _line_starts(text) for name, text in texts.items()}
+    lines = {
+        name: [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
+        for name, text in texts.items()
+    }
     rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
+    driver = {"name": "mnemoscope", "version": __version__, "rules": [_RULE]}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {
-                    "driver": {"name": "mnemoscope", "version": __version__, "rules": [_RULE]}
-                },
+                "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
                 "results": [_result(row, lines[row["document"]]) for row in rows],
             }
@@ -262,104 +236,71 @@ def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _result(row: Mapping[str, Any], lines: list[int]) -> dict[str, Any]:
-    start_line, start_column = _place(row["start"], lines)
-    end_line, end_column = _place(row["end"], lines)
+    region: dict[str, int] = {}
+    for end in ("start", "end"):
+        line = bisect_right(lines, row[end])
+        region |= {f"{end}Line": line, f"{end}Column": row[end] - lines[line - 1] + 1}
+    region |= {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
+    # Of a table's row the table, with the row as its fragment.
+    path = PurePosixPath(row["document"])
+    uri = path.as_uri() if path.is_absolute() else quote(row["document"], safe="/#")
     return {
         "ruleId": _RULE["id"],
         "level": "warning",
         "message": {"text": f"Recalled, {row['tokens']} tokens: {row['reason']}."},
         "locations": [
-            {
-                "physicalLocation": {
-                    "artifactLocation": {"uri": _uri(row["document"])},
-                    "region": {
-                        "startLine": start_line,
-                        "startColumn": start_column,
-                        "endLine": end_line,
-                        "endColumn": end_column,
-                        "charOffset": row["start"],
-                        "charLength": row["end"] - row["start"],
-                    },
-                }
-            }
+            {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}},
         ],
     }
-
-
-def _line_starts(text: str) -> list[int]:
-    """First character of every line."""
-    return [0, *(place + 1 for place, character in enumerate(text) if character == "\n")]
-
-
-def _place(character: int, lines: list[int]) -> tuple[int, int]:
-    """Line and column of a character, both from 1."""
-    line = bisect_right(lines, character)
-    return line, character - lines[line - 1] + 1
-
-
-def _uri(name: str) -> str:
-    """A document's name as a URI; of a table's row the table with the row as its fragment."""
-    path = PurePosixPath(name)
-    return path.as_uri() if path.is_absolute() else quote(name, safe="/#")
-
-
-# An audit as JUnit XML, which build servers show as tests: a document is a test case.
-
-_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no way to write."""
 
 
 def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
     """Make a JUnit report: a document fails where a passage of it is called recall.
 
+    Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
+    are written as U+FFFD.
+
     Args:
         record: what `audit.json` holds.
         frame: the table of spans.
-
-    Returns:
-        XML 1.0; every text is escaped, and characters that XML forbids are written as U+FFFD.
-        Documents that were too short or not read are skipped tests.
     """
     recalled = frame.filter(pl.col("verdict") == RECALL)
-    failing = set(recalled["document"])
     n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope audit of {record['model']['name']}"),
         tests=str(len(record["documents"]) + len(record["skipped"])),
-        failures=str(len(failing)),
+        failures=str(recalled["document"].n_unique()),
         errors="0",
         skipped=str(n_skipped),
     )
+
+    def case(document: str) -> ElementTree.Element:
+        return ElementTree.SubElement(
+            suite, "testcase", classname="mnemoscope.audit", name=_clean(document)
+        )
+
     for row in record["documents"]:
-        case = _case(suite, row["document"])
+        own = case(row["document"])
         rows = recalled.filter(pl.col("document") == row["document"])
         if row["is_too_short"]:
-            ElementTree.SubElement(case, "skipped", message="shorter than one window")
+            ElementTree.SubElement(own, "skipped", message="shorter than one window")
         elif rows.height:
             share = f"{100 * row['recalled']['share']:.1f} % recalled"
             failure = ElementTree.SubElement(
-                case, "failure", type="recalled-passage", message=f"{rows.height} passages, {share}"
+                own, "failure", type="recalled-passage", message=f"{rows.height} passages, {share}"
             )
-            failure.text = _clean("\n".join(_line(one) for one in rows.iter_rows(named=True)))
+            lines = (
+                f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
+                for one in rows.iter_rows(named=True)
+            )
+            failure.text = _clean("\n".join(lines))
     for row in record["skipped"]:
-        ElementTree.SubElement(
-            _case(suite, row["document"]), "skipped", message=_clean(f"not read: {row['reason']}")
-        )
+        message = _clean(f"not read: {row['reason']}")
+        ElementTree.SubElement(case(row["document"]), "skipped", message=message)
     ElementTree.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(
-        suite, encoding="unicode"
-    )
-
-
-def _case(suite: ElementTree.Element, document: str) -> ElementTree.Element:
-    return ElementTree.SubElement(
-        suite, "testcase", classname="mnemoscope.audit", name=_clean(document)
-    )
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return f"characters {row['start']} to {row['end']}: {row['reason']}\n    {row['text']!r}"
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
 
 
 def _clean(text: str) -> str:

@@ -33,17 +33,7 @@ class Ruling(NamedTuple):
 def rule_windows(
     tokenizer: Any, windows: npt.NDArray[np.int32], *, prefix: int, patterns: PatternMode
 ) -> list[Ruling]:
-    """Judge windows that the model reproduces.
-
-    Args:
-        tokenizer: gives their text.
-        windows: token ids, shape (n, length), integers.
-        prefix: tokens of the prefix.
-        patterns: mode of `find_pattern`.
-
-    Returns:
-        One ruling a window.
-    """
+    """Judge windows that the model reproduces, token ids of shape (n, length)."""
     if not len(windows):
         return []
     texts = tokenizer.batch_decode(

@@ -1,40 +1,68 @@
-"""Ask a model behind an OpenAI-compatible `/v1/completions`: pace, retries, answers kept.
+"""A model behind an OpenAI-compatible `/v1/completions`, as an audit asks it.
 
 Relies on: `model`, `prompt` (text or token ids), `max_tokens`, `temperature`, `logprobs` and, for
-the log-probabilities of a prompt, `echo`; nothing that one service alone understands.
+the log-probabilities of a prompt, `echo`; nothing that one service alone understands. Answers are
+kept in a file as soon as they are there, so a run that was stopped asks only what is missing.
 """
 
 import hashlib
 import json
+import math
 import os
 import random
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import numpy.typing as npt
+import polars as pl
 
 from mnemoscope import __version__
-from mnemoscope.audit.documents import NOTHING, Document, Splitter, Tokens, token_texts
-from mnemoscope.audit.scan import coarse_starts
-from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.documents import (
+    NOTHING,
+    Document,
+    ModelTokens,
+    Splitter,
+    Tokens,
+    token_texts,
+)
+from mnemoscope.audit.evidence import (
+    Beside,
+    Choices,
+    Judged,
+    SpanEvidence,
+    Written,
+    gather_evidence,
+)
+from mnemoscope.audit.run import coarse_places
+from mnemoscope.audit.settings import AuditSettings, EndpointSettings
+from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import track
 
-# What a service answered, in one form whoever it is, and kept on disk.
-
 _NEVER = -1e30  # llama.cpp writes the lowest float where a probability is 0
+_SAME = 1e-6  # nats; the service rounds what it says twice of one token
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+_LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
+_MOST_BYTES = 16 * 2**20
+_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
+_SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
+_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
+
+_WORDS_FACTOR = 2  # tokens asked for each word; most words are one or two
+_MORE = 4  # times as many where an answer was right and cut
+_FINISH = 3  # tokens more where the last one ends inside a character: at most three bytes miss
+_CHARACTERS_A_TOKEN = 4  # of text whose tokens we do not know
+_GROWN = 2  # windows of a passage from which it is followed on
 
 
 class Answer(NamedTuple):
@@ -57,20 +85,17 @@ class Answer(NamedTuple):
     token_ids: list[int] | None
     tokens: list[str] | None
     logprobs: list[float | None] | None
-    alternatives: list[list[dict[str, Any]]] | None
+    alternatives: Choices | None
     model: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
 
 
 def parse_answer(response: Any) -> Answer:
-    """Read one completion.
-
-    Args:
-        response: the JSON of the answer.
+    """Read the JSON of one completion.
 
     Raises:
-        ValueError: it is no completion, said in a few words.
+        ValueError: it is something else, said in a few words.
     """
     try:
         choice = response["choices"][0]
@@ -123,40 +148,35 @@ def _choices(pairs: Any) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> float | None:
-    return float(value) if value is not None and isfinite(value) and value > _NEVER else None
+    return float(value) if value is not None and math.isfinite(value) and value > _NEVER else None
 
 
 class AnswerStore:
     """Answers in a file, one a line, each under the hash of its request.
 
     A line that is whole was answered whole; a torn one, of a run that was killed, is asked again.
-
-    Args:
-        path: the file; it is made with the first answer.
-
-    Raises:
-        UserError: it cannot be read, or is a link that leaves the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         if path.is_symlink():
             raise UserError(f"{path}: a link that leaves the output folder. Remove it.")
-        self._answers: dict[str, Answer] = {}
-        self._ends_torn = False
-        if path.exists():
-            self._read()
-
-    def get(self, name: str) -> Answer | None:
-        """The answer to a request, None where there is none."""
-        return self._answers.get(name)
+        self.answers: dict[str, Answer] = {}
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        self._ends_torn = bool(text) and not text.endswith("\n")
+        for line in text.split("\n"):
+            try:
+                row = json.loads(line)
+                name = row.pop("request")
+                self.answers[name] = Answer(**row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # torn or altered: it is asked again
 
     def put(self, name: str, answer: Answer) -> None:
-        """Keep an answer, at once.
-
-        Raises:
-            NoRoomError: it cannot be written.
-        """
+        """Keep an answer, at once."""
         line = json.dumps({"request": name, **answer._asdict()}) + "\n"
         with self._lock:
             try:
@@ -168,87 +188,7 @@ class AnswerStore:
                     "before is kept."
                 ) from error
             self._ends_torn = False
-            self._answers[name] = answer
-
-    def _read(self) -> None:
-        try:
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be read ({error.strerror}).") from error
-        self._ends_torn = bool(text) and not text.endswith("\n")
-        for line in text.split("\n"):
-            try:
-                row = json.loads(line)
-                name = row.pop("request")
-                self._answers[name] = Answer(**row)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # torn or altered: it is asked again
-
-
-# Ask a model behind an OpenAI-compatible `/v1/completions`: pace, retries, answers kept.
-
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
-_LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
-_MOST_BYTES = 16 * 2**20
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
-_SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
-_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
-
-
-class EndpointSettings(BaseModel):
-    """How a service is asked; nothing here is secret, it stands in `audit.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(description="Base address, with or without /v1.")
-    model: str = Field(min_length=1, description="What the service calls the model.")
-    prompt_as: str = Field(
-        default="tokens", pattern="^(tokens|text)$", description="Send token ids, or the text."
-    )
-    logprobs: bool = Field(default=True, description="Ask for log-probabilities.")
-    api_key_env: str = Field(
-        default="OPENAI_API_KEY", description="Environment variable that holds the key."
-    )
-    concurrency: int = Field(default=4, ge=1, le=256, description="Requests at once.")
-    requests_per_minute: float | None = Field(
-        default=None, gt=0, description="At most so many requests a minute, retries among them."
-    )
-    timeout: float = Field(default=60, gt=0, description="Seconds to wait for an answer.")
-    retries: int = Field(default=6, ge=0, description="Tries after the first one failed.")
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        """The address of completions; without anything that may be a secret."""
-        parts = urlsplit(url.strip().rstrip("/"))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("wanted a base address such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "only the base address is wanted, no user, password or query: the key comes from "
-                "the environment"
-            )
-        path = parts.path.removesuffix("/completions")
-        return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
-
-
-def endpoint_settings(**values: Any) -> EndpointSettings:
-    """Check settings; None stands for the default.
-
-    Args:
-        values: fields of `EndpointSettings`.
-
-    Raises:
-        UserError: a value out of range, or an address that is none.
-    """
-    try:
-        return EndpointSettings(**{key: one for key, one in values.items() if one is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = {"url": "endpoint"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if name == "endpoint" else f" {first['input']}"  # it may hold a password
-        raise UserError(f"--{name.replace('_', '-')}{shown}: {reason}.") from None
+            self.answers[name] = answer
 
 
 class RefusedRequestError(UserError):
@@ -303,12 +243,7 @@ class _Pace:
 
 
 class Client:
-    """One service and one model.
-
-    Args:
-        settings: of the service.
-        store: answers of earlier runs; None keeps nothing and asks everything.
-    """
+    """One service and one model; without a store of answers everything is asked anew."""
 
     def __init__(self, settings: EndpointSettings, store: AnswerStore | None = None) -> None:
         self.settings = settings
@@ -334,36 +269,25 @@ class Client:
 
     def is_answered(self, body: Any) -> bool:
         """True where an earlier run has the answer."""
-        return self._store is not None and self._store.get(self.name(body)) is not None
+        return self._store is not None and self.name(body) in self._store.answers
 
     def ask(self, bodies: Sequence[Any], *, label: str) -> list[Answer]:
-        """Ask many at once; what is answered already is not asked again.
-
-        Args:
-            bodies: from `body`.
-            label: what the progress is called.
-
-        Returns:
-            Answers in the order of the requests.
+        """Answers to many requests, in their order; what is answered already is not asked again.
 
         Raises:
             UserError: the service refuses, or gives no answer after all tries. What was answered
                 by then is kept.
         """
         names = [self.name(body) for body in bodies]
-        found: dict[str, Answer] = {}
-        missing: dict[str, Any] = {}
-        for name, body in zip(names, bodies, strict=True):
-            answer = self._store.get(name) if self._store is not None else None
-            if answer is not None:
-                found[name] = answer
-            else:
-                missing[name] = body
+        found = dict(self._store.answers) if self._store is not None else {}
+        missing = {
+            name: body for name, body in zip(names, bodies, strict=True) if name not in found
+        }
         with track(label, total=len(missing), unit="requests") as progress:
             found |= self._ask(missing, progress.advance)
         return [found[name] for name in names]
 
-    def _ask(self, missing: dict[str, Any], advance: Any) -> dict[str, Answer]:
+    def _ask(self, missing: dict[str, Any], advance: Callable[[], None]) -> dict[str, Answer]:
         found: dict[str, Answer] = {}
         pace = _Pace(self.settings.requests_per_minute)
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
@@ -405,7 +329,11 @@ class Client:
         request = urllib.request.Request(
             f"{self.settings.url}/completions",
             data=json.dumps(body).encode(),
-            headers=self._headers(),
+            headers={
+                "Content-Type": "application/json",
+                "User-Agent": f"mnemoscope/{__version__}",
+                **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            },
             method="POST",
         )
         try:
@@ -415,8 +343,11 @@ class Client:
             raise self._refusal(error) from None
         except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
             raise _TryAgainError(_reason(error, self.settings.timeout)) from None
+        # A key that is no secret may be a word of the answer.
+        is_secret = len(self._key) >= _SHORTEST_SECRET
+        text = self._without_key(data) if is_secret else data.decode("utf-8", "replace")
         try:
-            return parse_answer(json.loads(self._answer_text(data)))
+            return parse_answer(json.loads(text))
         except ValueError as error:
             raise _TryAgainError(f"an answer that is no completion: {error}") from None
 
@@ -461,18 +392,9 @@ class Client:
         shown = "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
         return shown[:200].rstrip("."), code
 
-    def _headers(self) -> dict[str, str]:
-        found = {"Content-Type": "application/json", "User-Agent": f"mnemoscope/{__version__}"}
-        return found | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-
     def _without_key(self, data: bytes) -> str:
         text = data.decode("utf-8", "replace")
         return text.replace(self._key, "[key]") if self._key else text
-
-    def _answer_text(self, data: bytes) -> str:
-        """An answer, without the key; one that is no secret may be a word of it."""
-        is_secret = len(self._key) >= _SHORTEST_SECRET
-        return self._without_key(data) if is_secret else data.decode("utf-8", "replace")
 
     def name(self, body: Any) -> str:
         """The content of a request as a key: the service and all that it was asked."""
@@ -501,10 +423,7 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-# Lay what a service wrote beside the document, piece by piece.
-
-
-class Place(NamedTuple):
+class Asked(NamedTuple):
     """Where a continuation was asked for: pieces `first` (of the prompt), `begin` up to `end`."""
 
     first: int
@@ -512,7 +431,7 @@ class Place(NamedTuple):
     end: int
 
 
-class Written(NamedTuple):
+class Laid(NamedTuple):
     """A continuation against the document; n pieces were asked for.
 
     Attributes:
@@ -521,7 +440,7 @@ class Written(NamedTuple):
         is_right: which are the document's.
         logprobs: log-probability of each piece; None unless all are right and the service gave
             log-probabilities that fall on the same boundaries.
-        alternatives: the likeliest tokens at each place, where the pieces are the model's tokens.
+        choices: the likeliest tokens at each place, where the pieces are the model's tokens.
         is_cut: the answer ended by its length before it had n whole pieces.
     """
 
@@ -529,7 +448,7 @@ class Written(NamedTuple):
     pieces: list[str]
     is_right: list[bool]
     logprobs: list[float] | None
-    alternatives: list[list[dict[str, Any]]] | None
+    choices: Choices | None
     is_cut: bool
 
     @property
@@ -538,18 +457,8 @@ class Written(NamedTuple):
         return int(np.cumprod(self.is_right).sum()) if self.is_right else 0
 
 
-def lay_beside(
-    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Place
-) -> Written:
-    """Compare an answer with what the document has there.
-
-    Args:
-        answer: of the service.
-        splitter: that cut the document.
-        text: the document.
-        tokens: its pieces.
-        place: of the prompt and of what was asked for.
-    """
+def lay_beside(answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked) -> Laid:
+    """Compare an answer with what the document has there."""
     wanted = tokens.ids[place.begin : place.end].tolist()
     n = len(wanted)
     slices = [
@@ -560,35 +469,35 @@ def lay_beside(
             strict=True,
         )
     ]
+    is_model = isinstance(splitter, ModelTokens)
     ids = _by_ids(answer, splitter)
     if ids is not None:
         pieces = token_texts(splitter.tokenizer, ids) if ids else []
-    elif _has_strings(answer, splitter):
-        pieces = list(answer.tokens or [])
+    elif is_model and answer.tokens and "".join(answer.tokens) == answer.text:
+        pieces = list(answer.tokens)
         right = [piece == one for piece, one in zip(pieces, slices, strict=False)]
-        ids = [
-            one if is_right else NOTHING for one, is_right in zip(wanted, right, strict=False)
-        ] + [NOTHING] * max(len(pieces) - n, 0)
+        ids = [one if ok else NOTHING for one, ok in zip(wanted, right, strict=False)]
+        ids += [NOTHING] * max(len(pieces) - n, 0)
     else:
         ids, pieces = _by_text(answer, splitter, text, tokens, place)
-    is_whole = splitter.is_model and answer.text.startswith("".join(_whole(slices, tokens, place)))
+    is_whole = is_model and answer.text.startswith("".join(_whole(slices, tokens, place)))
     if is_whole:  # the last token, cut out of its word, may be cut otherwise than in the document
         ids, pieces = [*wanted], [*slices]
     is_cut = answer.finish_reason == "length" and len(ids) < n
     ids, pieces = ids[:n], pieces[:n]
     ids, pieces = ids + [NOTHING] * (n - len(ids)), pieces + [""] * (n - len(pieces))
     is_right = [one == other for one, other in zip(ids, wanted, strict=True)]
-    logprobs, alternatives = None, None
+    logprobs, choices = None, None
     if all(is_right):
         logprobs = _logprobs(answer, wanted, slices)
-        if logprobs is not None and len(answer.alternatives or []) >= n and splitter.is_model:
-            alternatives = (answer.alternatives or [])[:n]
-    return Written(ids, pieces, is_right, logprobs, alternatives, is_cut)
+        if logprobs is not None and len(answer.alternatives or []) >= n and is_model:
+            choices = (answer.alternatives or [])[:n]
+    return Laid(ids, pieces, is_right, logprobs, choices, is_cut)
 
 
 def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
     """Token ids of the answer, if they mean the same to our tokenizer as to the service."""
-    if not splitter.is_model or not answer.token_ids:
+    if not isinstance(splitter, ModelTokens) or not answer.token_ids:
         return None
     try:
         said = splitter.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
@@ -598,12 +507,8 @@ def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
     return [int(one) for one in answer.token_ids] if is_same else None
 
 
-def _has_strings(answer: Answer, splitter: Splitter) -> bool:
-    return splitter.is_model and bool(answer.tokens) and "".join(answer.tokens or []) == answer.text
-
-
 def _by_text(
-    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Place
+    answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked
 ) -> tuple[list[int], list[str]]:
     """Pieces of the answer's text, cut behind its prompt so that they begin as they did there."""
     written = answer.text.rstrip("\ufffd")  # bytes of a character that was not finished
@@ -613,12 +518,12 @@ def _by_text(
         found, shift = splitter.split(written), 0
     after = found.starts >= shift
     ids, places = found.ids[after].tolist(), np.stack([found.starts, found.ends], 1)[after] - shift
-    if not splitter.is_model and answer.finish_reason == "length":
+    if not isinstance(splitter, ModelTokens) and answer.finish_reason == "length":
         ids, places = ids[:-1], places[:-1]  # a word may have been going on
     return ids, [written[start:end] for start, end in places]
 
 
-def _whole(slices: Sequence[str], tokens: Tokens, place: Place) -> list[str]:
+def _whole(slices: Sequence[str], tokens: Tokens, place: Asked) -> list[str]:
     """Texts of the pieces without what a token shares with the one before it."""
     starts, ends = tokens.starts[place.begin : place.end], tokens.ends[place.begin : place.end]
     found, seen = [], int(starts[0])
@@ -650,23 +555,23 @@ def _logprobs(answer: Answer, wanted: list[int], slices: Sequence[str]) -> list[
     return found
 
 
-# Turn windows of documents into requests to a service, and answers into pieces beside them.
+class ServedModel:
+    """A model behind an API, as an audit asks it (`run.Writer`).
 
-_WORDS_FACTOR = 2  # tokens asked for each word; most words are one or two
-_MORE = 4  # times as many where an answer was right and cut
-_FINISH = 3  # tokens more where the last one ends inside a character: at most three bytes miss
-
-
-class Asker:
-    """Documents, how they are cut, and the service that is asked about them.
+    Args:
+        client: the service.
+        splitter: cuts the documents: the model's tokens, or words.
+        documents: the texts.
+        settings: of the audit; temperature 1 and all tokens, since a service gives no more.
+        tokenizer_name: recorded, so that someone else can repeat it.
+        tokenizer_revision: of a tokenizer of the hub, recorded too.
 
     Attributes:
-        client: the service.
-        splitter: cuts the documents.
-        documents: the texts.
-        tokens: their pieces.
-        answers: all that were used, by their request.
+        tokens: pieces of the documents.
         n_cut: answers that ended by their length before enough pieces were whole.
+
+    Raises:
+        UserError: tokens are to be sent, and there is no tokenizer.
     """
 
     def __init__(
@@ -675,81 +580,147 @@ class Asker:
         splitter: Splitter,
         documents: Sequence[Document],
         settings: AuditSettings,
+        *,
+        tokenizer_name: str | None = None,
+        tokenizer_revision: str | None = None,
     ) -> None:
-        if client.settings.prompt_as == "tokens" and not splitter.is_model:
+        self._is_model = isinstance(splitter, ModelTokens)
+        if client.settings.prompt_as == "tokens" and not self._is_model:
             raise UserError("--prompt-as tokens: without --tokenizer there are no tokens to send.")
+        self.name = client.settings.model
+        self.fingerprint: str | None = None
         self.client, self.splitter, self.documents = client, splitter, documents
-        self.tokens = [splitter.split(document.text) for document in documents]
-        self._settings = settings
-        self.answers: dict[str, Answer] = {}
+        self.settings, self.tokenizer = settings, splitter.tokenizer
+        self.tokens: Sequence[Tokens] = [splitter.split(document.text) for document in documents]
+        self._named = {"tokenizer": tokenizer_name, "tokenizer_revision": tokenizer_revision}
+        self._before = [] if splitter.bos_id is None else [splitter.bos_id]
+        self._answers: dict[str, Answer] = {}
+        self._judges: bool | None = None
         self.n_cut = 0
 
-    def coarse_places(self) -> list[tuple[int, int]]:
-        """Every stride-th start of every document.
+    def identity(self) -> dict[str, Any]:
+        """What of the service decides what an audit says."""
+        service = self.client.settings
+        return {
+            "endpoint": [service.url, service.model, service.prompt_as, service.logprobs],
+            "pieces": [type(self.splitter).__name__, self.splitter.bos_id],
+        }
 
-        One whose prompt would end inside a character moves on to the next that does not.
-        """
-        found = []
-        for number, tokens in enumerate(self.tokens):
-            starts = coarse_starts(len(tokens.ids), self._settings)
-            whole = {one for first in starts for one in self._next_whole(number, first, starts[-1])}
-            found += [(number, first) for first in sorted(whole)]
-        return found
+    def facts(self, spans: pl.DataFrame) -> dict[str, Any]:
+        """What is recorded: null where nothing can be known, and in words what was not given."""
+        service, answers = self.client.settings, list(self._answers.values())
+        unknown = dict.fromkeys(("revision", "fingerprint", "dtype", "device", "vocab_size"))
+        return {
+            "model": {
+                "name": service.model,
+                **unknown,
+                "files": {},
+                "bos_id": self.splitter.bos_id,
+            },
+            "reference": None,
+            "cnn": None,
+            "api": {
+                **self._named,
+                "endpoint": service.url,
+                "settings": service.model_dump(exclude={"url", "model"}),
+                "pieces": "tokens" if self._is_model else "words",
+                "answered_as": sorted({one.model for one in answers if one.model}),
+                "requests": len(answers),
+                "prompt_tokens": _total([one.prompt_tokens for one in answers]),
+                "completion_tokens": _total([one.completion_tokens for one in answers]),
+                "answers_cut": self.n_cut,
+                "notes": self._notes(spans),
+            },
+        }
 
-    def is_whole(self, number: int, first: int) -> bool:
+    def _notes(self, spans: pl.DataFrame) -> list[str]:
+        notes = [
+            "No CNN and no attention maps: a service shows what a model writes, not how.",
+            "No fingerprint of the weights: who runs the service may change the model at any time. "
+            "The answers stand in answers.jsonl.",
+        ]
+        if not self._is_model:
+            notes.append(
+                "Windows, scores and the rule count words and punctuation marks, not the model's "
+                "tokens: no tokenizer was given."
+            )
+        if self.n_cut:
+            notes.append(
+                f"{self.n_cut:,} answers ended before as many words as were asked for; what was "
+                "not written counts as wrong."
+            )
+        if self._judges or not spans.height:
+            return notes
+        missing = "no perplexity without the prefix and no gain over other prefixes."
+        if self.can_judge:
+            notes.append(f"The service gives no log-probabilities of a prompt: {missing}")
+        else:
+            notes.append(
+                f"It was not asked to judge a given text: {missing} That takes --tokenizer, "
+                "prompts as tokens and log-probabilities."
+            )
+        n_without = spans["extraction_logprob"].null_count()
+        if n_without:
+            notes.append(
+                f"For {n_without:,} of {spans.height:,} passages the chance of one try is not "
+                "known: the service gave no log-probabilities, or not for exactly these characters."
+            )
+        return notes
+
+    def resume(self, _out: Path, _key: str, /) -> None:
+        """Nothing to do: the store of answers keeps each as soon as it is there."""
+
+    def is_whole(self, place: Place) -> bool:
         """True where the prompt of a window ends between two characters."""
-        tokens, begin = self.tokens[number], first + self._settings.prefix
+        number, first = place
+        tokens, begin = self.tokens[number], first + self.settings.prefix
         return bool(tokens.starts[begin] >= tokens.ends[begin - 1])
 
-    def _next_whole(self, number: int, first: int, last: int) -> Iterable[int]:
-        """The first start from here on whose prompt ends between two characters, if any."""
-        return islice((one for one in range(first, last + 1) if self.is_whole(number, one)), 1)
+    def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
+        """Continue windows."""
+        settings = self.settings
+        label = "Asking around finds" if around else "Asking"
+        found = self._laid(places, [settings.suffix] * len(places), label)
+        scores = [sum(one.is_right) / settings.suffix for one in found]
+        return pl.DataFrame(
+            {
+                "document": [number for number, _ in places],
+                "first": [first for _, first in places],
+                "common": [one.common for one in found],
+                "score": scores,
+                "continuation": [
+                    one.ids if counts_as_hit(score, settings) else None
+                    for one, score in zip(found, scores, strict=True)
+                ],
+            },
+            schema=WINDOW_COLUMNS,
+        )
 
-    def request(self, place: tuple[int, int], n: int, factor: int = 1) -> Any:
-        """The request for n pieces after the prompt of a window."""
-        number, first = place
-        tokens, begin = self.tokens[number], first + self._settings.prefix
-        end = begin + n
-        wanted = n * factor
-        if not self.splitter.is_model:
-            wanted *= _WORDS_FACTOR
-        elif end < len(tokens.ids) and tokens.starts[end] < tokens.ends[end - 1]:
-            wanted += _FINISH
-        return self.client.body(self._prompt(number, first, begin), wanted)
+    def grow(self, places: Sequence[Place]) -> list[Growth]:
+        """How far the model goes on, by asking for more."""
+        from mnemoscope.lm.continue_ import is_copied
 
-    def _prompt(self, number: int, first: int, begin: int) -> list[int] | str:
-        tokens = self.tokens[number]
-        if self.client.settings.prompt_as == "text":
-            return self.documents[number].text[
-                int(tokens.starts[first]) : int(tokens.starts[begin])
-            ]
-        ids = [int(one) for one in tokens.ids[first:begin]]
-        return ids if self.splitter.bos_id is None else [self.splitter.bos_id, *ids]
+        prefix, wanted = self.settings.prefix, self.settings.suffix + self.settings.max_growth
+        lengths = [
+            min(wanted, len(self.tokens[number].ids) - first - prefix) for number, first in places
+        ]
+        found = self._laid(places, lengths, "Following passages")
+        grown = []
+        for (number, first), one in zip(places, found, strict=True):
+            shown, then = np.split(self.tokens[number].ids[first:], [prefix])
+            copied = is_copied(self.tokenizer, shown, then[: one.common])
+            grown.append(Growth(one.common, copied))
+        return grown
 
-    def continue_at(
-        self, places: Sequence[tuple[int, int]], lengths: Sequence[int], *, label: str
-    ) -> list[Written]:
-        """Ask for continuations.
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+        """The evidence of spans: as much as the service tells."""
+        return gather_evidence(self, spans)
 
-        Args:
-            places: number of the document and first piece of each window.
-            lengths: pieces wanted after each prompt.
-            label: what the progress is called.
-
-        Returns:
-            One a place.
-        """
-        asked = list(zip(places, lengths, strict=True))
-        found = self._written(asked, [self.request(*one) for one in asked], label)
-        # Right so far and cut by its length: ask again for more.
-        again = [row for row, one in enumerate(found) if one.is_cut and _is_right(one)]
-        if again:
-            rows = [asked[row] for row in again]
-            bodies = [self.request(*one, factor=_MORE) for one in rows]
-            for row, one in zip(again, self._written(rows, bodies, label), strict=True):
-                found[row] = one
-        self.n_cut += sum(one.is_cut and _is_right(one) for one in found)
-        return found
+    def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
+        """What the service wrote in the window that speaks for each span."""
+        places = [(number, span.hit.first) for number, span in spans]
+        found = self._laid(places, [self.settings.suffix] * len(places), "Gathering evidence")
+        return [Written(one.pieces, one.logprobs, one.choices) for one in found]
 
     @property
     def can_judge(self) -> bool:
@@ -757,52 +728,106 @@ class Asker:
         service = self.client.settings
         return service.logprobs and service.prompt_as == "tokens"
 
-    def judge(self, rows: Sequence[list[int]]) -> list[Answer] | None:
-        """Ask for the log-probability of each token of texts, or find that it is not given.
-
-        Args:
-            rows: token ids, what precedes the text included.
-
-        Returns:
-            Answers whose `logprobs` begin with one entry a token; None where the service does not
-            give them.
-        """
-        if not rows or not self.can_judge:
+    def judge(self, rows: npt.NDArray[np.int32]) -> Judged | None:
+        """Ask for the log-probability of each token of texts; None where it is not given."""
+        if not self.can_judge or self._judges is False:
             return None
-        bodies = [self.client.body(row, 1, echo=True) for row in rows]
-        found: list[Answer] = []
+        texts = [[*self._before, *row] for row in rows.tolist()]
+        bodies = [self.client.body(text, 1, echo=True) for text in texts]
+        answers: list[Answer] = []
         for some in (bodies[:1], bodies[1:]):  # one alone first: many services refuse
             try:
-                found += self._ask(some, "evidence")
+                answers += self._ask(some, "evidence")
             except RefusedRequestError:
+                self._judges = False
                 return None
-            if not all(map(_is_judged, found, rows)):
+            self._judges = all(map(_is_judged, answers, texts))
+            if not self._judges:
                 return None
+        suffix, n = self.settings.suffix, len(texts[0])
+        logprobs = np.array(
+            [(one.logprobs or [])[n - suffix : n] for one in answers], dtype=np.float64
+        )
+        tops = [(one.alternatives or [[]] * n)[n - suffix : n] for one in answers]
+        is_whole = [
+            all(
+                top and value >= top[0]["logprob"] - _SAME for value, top in zip(*both, strict=True)
+            )
+            for both in zip(logprobs, tops, strict=True)
+        ]
+        sampling = [math.fsum(values) for values in logprobs.tolist()]
+        return Judged(logprobs, np.array(sampling), np.array(is_whole), tops.__getitem__)
+
+    def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
+        """Nobody else can be asked."""
+        return Beside(None, None, [None] * len(windows))
+
+    def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Whether the service writes the same again; not so of a document that is not there."""
+        numbers = {document.name: number for number, document in enumerate(self.documents)}
+        places = [(numbers.get(row["document"], -1), row["window_token"]) for row in rows]
+        there = [
+            (number, first)
+            for number, first in places
+            if number >= 0 <= first and first + self.settings.length <= len(self.tokens[number].ids)
+        ]
+        found = self._laid(there, [self.settings.suffix] * len(there), "Asking again")
+        pieces = {place: one.pieces for place, one in zip(there, found, strict=True)}
+        return [
+            pieces.get(place) == row["continuation_pieces"]
+            for place, row in zip(places, rows, strict=True)
+        ]
+
+    def request(self, place: Place, n: int, factor: int = 1) -> Any:
+        """The request for n pieces after the prompt of a window."""
+        number, first = place
+        tokens, begin = self.tokens[number], first + self.settings.prefix
+        end, wanted = begin + n, n * factor
+        if not self._is_model:
+            wanted *= _WORDS_FACTOR
+        elif end < len(tokens.ids) and tokens.starts[end] < tokens.ends[end - 1]:
+            wanted += _FINISH
+        if self.client.settings.prompt_as == "text":
+            shown = self.documents[number].text[
+                int(tokens.starts[first]) : int(tokens.starts[begin])
+            ]
+            return self.client.body(shown, wanted)
+        return self.client.body([*self._before, *tokens.ids[first:begin].tolist()], wanted)
+
+    def _laid(self, places: Sequence[Place], lengths: Sequence[int], label: str) -> list[Laid]:
+        """Ask for pieces after the prompts of windows, and lay them beside the documents."""
+        asked = list(zip(places, lengths, strict=True))
+        found = self._lay(asked, 1, label)
+        # Right so far and cut by its length: ask again for more.
+        again = [row for row, one in enumerate(found) if one.is_cut and _is_right(one)]
+        if again:
+            more = self._lay([asked[row] for row in again], _MORE, label)
+            for row, one in zip(again, more, strict=True):
+                found[row] = one
+        self.n_cut += sum(one.is_cut and _is_right(one) for one in found)
         return found
 
-    def _ask(self, bodies: Sequence[Any], label: str) -> list[Answer]:
-        found = self.client.ask(bodies, label=label)
-        self.answers |= zip(map(self.client.name, bodies), found, strict=True)
-        return found
-
-    def _written(
-        self, asked: Sequence[tuple[tuple[int, int], int]], bodies: Sequence[Any], label: str
-    ) -> list[Written]:
-        answers = self._ask(bodies, label)
-        prefix = self._settings.prefix
+    def _lay(self, asked: Sequence[tuple[Place, int]], factor: int, label: str) -> list[Laid]:
+        answers = self._ask([self.request(*one, factor=factor) for one in asked], label)
+        prefix = self.settings.prefix
         return [
             lay_beside(
                 answer,
                 self.splitter,
                 self.documents[number].text,
                 self.tokens[number],
-                Place(first, first + prefix, first + prefix + n),
+                Asked(first, first + prefix, first + prefix + n),
             )
             for ((number, first), n), answer in zip(asked, answers, strict=True)
         ]
 
+    def _ask(self, bodies: Sequence[Any], label: str) -> list[Answer]:
+        found = self.client.ask(bodies, label=label)
+        self._answers |= zip(map(self.client.name, bodies), found, strict=True)
+        return found
 
-def _is_right(one: Written) -> bool:
+
+def _is_right(one: Laid) -> bool:
     """All that was written is right, and it is not all that was asked for."""
     n_written = sum(piece != "" for piece in one.pieces)
     return one.common == n_written < len(one.ids)
@@ -814,77 +839,51 @@ def _is_judged(answer: Answer, row: list[int]) -> bool:
     return len(values) in (len(row), len(row) + 1) and None not in values[1:]
 
 
-# What an audit behind an API will ask and cost, before it starts.
+def _total(counts: Sequence[int | None]) -> int | None:
+    """Sum of what the service counted; None where it counted nothing."""
+    return sum(counts) if counts and None not in counts else None  # type: ignore[arg-type]
 
-_CHARACTERS_A_TOKEN = 4  # of text whose tokens we do not know
-_GROWN = 2  # windows of a passage from which it is followed on
 
-
-class Estimate(NamedTuple):
-    """Of the windows that are asked in any case.
-
-    Attributes:
-        requests: still to be asked.
-        answered: answered by an earlier run.
-        prompt_tokens: of those still to be asked.
-        completion_tokens: at most.
-        is_exact: the prompt's tokens are counted, not estimated from characters.
-        a_passage: requests more, at most, for a passage that is found by itself.
-        price: at most, None without both prices.
-    """
-
-    requests: int
-    answered: int
-    prompt_tokens: int
-    completion_tokens: int
-    is_exact: bool
-    a_passage: int
-    price: float | None
-
-    def __str__(self) -> str:
-        """One line for the person who pays."""
-        about = "" if self.is_exact else "about "
-        known = f" ({self.answered:,} more are answered already)" if self.answered else ""
-        price = ""
-        if self.price is not None:
-            shown = "less than 0.01" if self.price < 0.01 else f"at most {self.price:,.2f}"
-            price = f", {shown} at these prices"
-        return (
-            f"{self.requests:,} requests{known}, {about}{self.prompt_tokens:,} prompt tokens and "
-            f"at most {self.completion_tokens:,} completion tokens{price}. A passage that is found "
-            f"takes up to about {self.a_passage} requests more."
+def check_settings(settings: AuditSettings) -> None:
+    """Refuse a sampling whose chances a service does not give."""
+    if settings.temperature != 1 or settings.top_k != 0:
+        raise UserError(
+            "--temperature, --top-k: an API does not give the probabilities that these need. "
+            "Leave them out: the chance of one try is at temperature 1 from all tokens."
         )
 
 
 def estimate_cost(
-    asker: Asker,
-    settings: AuditSettings,
-    *,
-    price_in: float | None = None,
-    price_out: float | None = None,
-) -> Estimate:
-    """Count the requests of the windows at every stride-th place.
+    model: ServedModel, *, price_in: float | None = None, price_out: float | None = None
+) -> str:
+    """What the windows at every stride-th place will ask and cost, in a line; nothing is asked.
 
     Args:
-        asker: documents and service; nothing is asked.
-        settings: of the audit.
+        model: documents and service.
         price_in: of a million prompt tokens.
         price_out: of a million completion tokens.
     """
-    bodies = [asker.request(place, settings.suffix) for place in asker.coarse_places()]
-    missing = [body for body in bodies if not asker.client.is_answered(body)]
+    settings = model.settings
+    bodies = [model.request(place, settings.suffix) for place in coarse_places(model)]
+    missing = [body for body in bodies if not model.client.is_answered(body)]
+    n_answered = len(bodies) - len(missing)
+    known = f" ({n_answered:,} more are answered already)" if n_answered else ""
     prompts = [body["prompt"] for body in missing]
-    is_exact = all(isinstance(prompt, list) for prompt in prompts)
+    about = "" if all(isinstance(prompt, list) for prompt in prompts) else "about "
     n_in = sum(
         len(one) if isinstance(one, list) else -(-len(one) // _CHARACTERS_A_TOKEN)
         for one in prompts
     )
     n_out = sum(body["max_tokens"] for body in missing)
-    price = None
+    price = ""
     if price_in is not None and price_out is not None:
-        price = (n_in * price_in + n_out * price_out) / 1e6
-    judged = 2 + settings.n_prefixes if asker.can_judge else 0
-    a_passage = 2 * (settings.stride - 1) + _GROWN + judged
-    return Estimate(
-        len(missing), len(bodies) - len(missing), n_in, n_out, is_exact, a_passage, price
+        most = (n_in * price_in + n_out * price_out) / 1e6
+        shown = "less than 0.01" if most < 0.01 else f"at most {most:,.2f}"
+        price = f", {shown} at these prices"
+    a_passage = 2 * (settings.stride - 1) + _GROWN
+    a_passage += 2 + settings.n_prefixes if model.can_judge else 0
+    return (
+        f"{len(missing):,} requests{known}, {about}{n_in:,} prompt tokens and "
+        f"at most {n_out:,} completion tokens{price}. A passage that is found "
+        f"takes up to about {a_passage} requests more."
     )

@@ -1,17 +1,14 @@
-"""What an audit can be told: window, threshold, sampling and the other prefixes of the prior."""
+"""What an audit can be told: windows and sampling, and how a service is asked.
 
-import json
-import shutil
-from pathlib import Path
+A field's description is the help of the flag that is made from it (`cli.audit`).
+"""
+
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mnemoscope.errors import DamagedDataError, UserError, nearest
-from mnemoscope.files import read_parquet, write_json, write_parquet
-
-# What an audit can be told: window, threshold, sampling and the other prefixes of the prior.
+from mnemoscope.errors import UserError, nearest
 
 
 class AuditSettings(BaseModel):
@@ -19,50 +16,39 @@ class AuditSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prefix: int = Field(
-        default=32, ge=1, description="Tokens of the document that the model is shown."
-    )
-    suffix: int = Field(default=32, ge=2, description="Tokens it is asked for.")
-    stride: int = Field(default=8, ge=1, description="Tokens from one window to the next.")
+    prefix: int = Field(default=32, ge=1, description="Tokens the model is shown (default 32).")
+    suffix: int = Field(default=32, ge=2, description="Tokens it is asked for (default 32).")
+    stride: int = Field(default=8, ge=1, description="Tokens between windows (default 8).")
     threshold: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="Share of the suffix's tokens that makes a window a hit.",
+        default=0.9, gt=0, le=1, description="Share of right tokens (default 0.9)."
     )
     refine_from: int = Field(
         default=8,
         ge=1,
-        description="Around a window whose first tokens, this many, come out, every start is "
-        "tried that the stride left out.",
+        description="Tokens a window must begin right with for every start around it to be tried.",
     )
-    max_growth: int = Field(
-        default=128, ge=0, description="Tokens that a span may grow past a window."
-    )
+    max_growth: int = Field(default=128, ge=0, description="Tokens a span may grow past a window.")
     patterns: Literal["published", "strict"] = Field(
-        default="published", description="Mode of the rules for counting and repeating text."
+        default="published", description="published (default) or strict rules."
     )
-    temperature: float = Field(
-        default=1.0, gt=0, description="Temperature of the sampling asked about."
-    )
-    top_k: int = Field(default=40, ge=0, description="Tokens it samples from; 0 is all.")
+    temperature: float = Field(default=1.0, gt=0, description="Of the sampling (default 1).")
+    top_k: int = Field(default=40, ge=0, description="Tokens sampled from, 0 is all (default 40).")
     probability: float = Field(
-        default=0.9, gt=0, lt=1, description="Chance with which the tries are to give the text."
+        default=0.9, gt=0, lt=1, description="Chance wanted of the tries (default 0.9)."
     )
     n_prefixes: int = Field(
-        default=8, ge=0, description="Other prefixes of the prior; 0 leaves it out."
+        default=8, ge=0, description="Other prefixes tried, 0 is none (default 8)."
     )
-    batch_size: int = Field(default=64, ge=1, description="Windows a forward pass.")
+    batch_size: int = Field(default=64, ge=1, description="Windows a forward pass (default 64).")
     chat_template: bool = Field(
-        default=False,
-        description="Speak to a chat-tuned model in its chat template: the text begins its answer.",
+        default=False, description="A chat-tuned model's answer begins with the text."
     )
     instruction: str = Field(
         default="Continue this text.",
         min_length=1,
         description="What the user of that chat asks for.",
     )
-    seed: int = Field(default=0, description="Draws the other prefixes.")
+    seed: int = Field(default=0, description="Draws other prefixes.")
 
     @property
     def length(self) -> int:
@@ -75,11 +61,48 @@ class AuditSettings(BaseModel):
         return min(int((1 - self.threshold) * self.suffix + 1e-9), self.suffix - 1)
 
 
+class EndpointSettings(BaseModel):
+    """How a service is asked; nothing here is secret, it stands in `audit.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(description="Base address of the API; every argument is then a document.")
+    model: str = Field(min_length=1, description="What the service calls the model.")
+    prompt_as: str = Field(
+        default="tokens",
+        pattern="^(tokens|text)$",
+        description="tokens (default with --tokenizer) or text.",
+    )
+    logprobs: bool = Field(default=True, description="Ask for log-probabilities (default yes).")
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        description="Environment variable with the key (default OPENAI_API_KEY).",
+    )
+    concurrency: int = Field(default=4, ge=1, le=256, description="Requests at once (default 4).")
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, description="At most so many (default no limit)."
+    )
+    timeout: float = Field(default=60, gt=0, description="Seconds to wait (default 60).")
+    retries: int = Field(default=6, ge=0, description="Tries after a failed one (default 6).")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        """The address of completions; without anything that may be a secret."""
+        parts = urlsplit(url.strip().rstrip("/"))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("wanted a base address such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "only the base address is wanted, no user, password or query: the key comes from "
+                "the environment"
+            )
+        path = parts.path.removesuffix("/completions")
+        return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
+
+
 def audit_settings(**values: Any) -> AuditSettings:
     """Check settings; None stands for the default.
-
-    Args:
-        values: fields of `AuditSettings`.
 
     Raises:
         UserError: an unknown name or a value out of range.
@@ -87,61 +110,23 @@ def audit_settings(**values: Any) -> AuditSettings:
     try:
         return AuditSettings(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
+        first, known = error.errors()[0], AuditSettings.model_fields
         name = ".".join(map(str, first["loc"]))
-        hint = (
-            nearest(name, AuditSettings.model_fields)
-            if name not in (AuditSettings.model_fields)
-            else ""
-        )
+        hint = "" if name in known else nearest(name, known)
         raise UserError(f"{name} {first['input']}: {first['msg'].lower()}.{hint}") from None
 
 
-# Keep what an unfinished audit has done, part by part, so that a killed one goes on.
-
-_KEY_FILE = "key.json"
-
-
-class Parts:
-    """The folder `parts/` of an audit.
-
-    Args:
-        out: the audit's folder.
-        key: hash of everything that decides what the parts hold.
+def endpoint_settings(**values: Any) -> EndpointSettings:
+    """Check settings of a service; None stands for the default.
 
     Raises:
-        UserError: the folder is a link, so that parts would be written elsewhere.
+        UserError: a value out of range, or something other than a base address.
     """
-
-    def __init__(self, out: Path, key: str) -> None:
-        self._folder = out / "parts"
-        if self._folder.is_symlink():
-            raise UserError(f"{self._folder}: a link that leaves the output folder. Remove it.")
-        if self._folder.exists() and _read_key(self._folder) != key:
-            self.remove()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / _KEY_FILE, {"key": key})
-
-    def read(self, name: str) -> pl.DataFrame | None:
-        """A part that an earlier run finished, None where there is none."""
-        path = self._folder / f"{name}.parquet"
-        try:
-            return read_parquet(path) if path.is_file() else None
-        except (OSError, DamagedDataError):
-            return None  # torn or altered since: it is made again
-
-    def write(self, name: str, frame: pl.DataFrame) -> None:
-        """Keep a finished part."""
-        write_parquet(self._folder / f"{name}.parquet", frame)
-
-    def remove(self) -> None:
-        """Leave nothing of the parts, once the audit stands."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _read_key(folder: Path) -> str | None:
     try:
-        found = json.loads((folder / _KEY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found.get("key") if isinstance(found, dict) else None
+        return EndpointSettings(**{key: one for key, one in values.items() if one is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = {"url": "endpoint"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        reason = first["msg"].removeprefix("Value error, ")
+        shown = "" if name == "endpoint" else f" {first['input']}"  # it may hold a password
+        raise UserError(f"--{name.replace('_', '-')}{shown}: {reason}.") from None

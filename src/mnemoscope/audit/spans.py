@@ -1,14 +1,45 @@
-"""Merge hits into spans of one document, cut where their verdicts change, grown at the end."""
+"""From windows to passages: where documents are asked, which windows are hits, what they join to.
 
-from collections.abc import Sequence
+Every stride-th window is asked, then every window around a find. Hits that touch become a span;
+it is cut where their verdicts change, and grows at its end as far as the model goes on. A place
+is a window: the number of its document and its first token.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from mnemoscope.audit.rule import GUESS, RECALL, Ruling
-from mnemoscope.audit.scan import Growth
+from mnemoscope.audit.documents import Tokens
+from mnemoscope.audit.rule import GUESS, RECALL, Ruling, rule_windows
+from mnemoscope.audit.settings import AuditSettings
+
+Place = tuple[int, int]
+
+WINDOW_COLUMNS: dict[str, Any] = {
+    "document": pl.Int64,
+    "first": pl.Int64,
+    "common": pl.Int32,
+    "score": pl.Float64,
+    "continuation": pl.List(pl.Int32),
+}
+"""Continued windows: place, tokens of the longest common prefix, share of right tokens (null where
+the window was left early), and what the model wrote (null unless it is a hit)."""
+
+
+class Growth(NamedTuple):
+    """What one prefix gives.
+
+    Attributes:
+        n_tokens: tokens of the document that the model writes on from it, without a mistake.
+        is_copied: they, or how they begin, stand in the prefix already.
+    """
+
+    n_tokens: int
+    is_copied: bool
 
 
 class Hit(NamedTuple):
@@ -55,13 +86,96 @@ class Span(NamedTuple):
     is_copied: bool
 
 
-def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:
-    """Starts of the windows to grow: in each stretch of hits the first and last without mistake.
+def coarse_starts(n_tokens: int, settings: AuditSettings) -> list[int]:
+    """Every stride-th start, and the last one, so that the end of a document is asked about too.
+
+    >>> coarse_starts(75, AuditSettings())
+    [0, 8, 11]
+    """
+    last = n_tokens - settings.length
+    return sorted({*range(0, last + 1, settings.stride), last}) if last >= 0 else []
+
+
+def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) -> list[int]:
+    """Starts between the coarse windows of one document that are worth a look.
+
+    They lie beside a window that begins right; between two hits nothing is missing.
+    """
+    rows = coarse.select("first", "common", "score").sort("first").rows()
+    enough = min(settings.refine_from, settings.suffix)
+    is_hit = {
+        first for first, _, score in rows if score is not None and counts_as_hit(score, settings)
+    }
+    found: set[int] = set()
+    for (left, left_common, _), (right, right_common, _) in pairwise(rows):
+        n_hits = (left in is_hit) + (right in is_hit)
+        if n_hits == 1 or (not n_hits and max(left_common, right_common) >= enough):
+            found.update(range(left + 1, right))
+    return sorted(one for one in found if one + settings.length <= n_tokens)
+
+
+def cut(documents: Sequence[Tokens], places: Iterable[Place], length: int) -> npt.NDArray[np.int32]:
+    """Token ids of the windows at places, shape (windows, length)."""
+    rows = [documents[number].ids[first : first + length] for number, first in places]
+    return np.stack(rows) if rows else np.empty((0, length), dtype=np.int32)
+
+
+def counts_as_hit(score: float, settings: AuditSettings) -> bool:
+    """True where so large a share of right tokens makes a window a hit."""
+    return score >= 1 - settings.n_allowed / settings.suffix - 1e-9
+
+
+def spans_of(
+    tokenizer: Any,
+    tokens: Sequence[Tokens],
+    windows: pl.DataFrame,
+    settings: AuditSettings,
+    grow: Callable[[list[Place]], list[Growth]],
+) -> list[tuple[int, Span]]:
+    """The spans of every document, in order, each with the number of its document.
 
     Args:
-        hits: of one document, in order of `first`.
-        n_tokens: of the document.
+        tokenizer: gives the text of the tokens.
+        tokens: of every document.
+        windows: columns `WINDOW_COLUMNS`.
+        settings: of the audit.
+        grow: says how far the model goes on from places.
     """
+    hits = _find_hits(tokenizer, tokens, windows, settings)
+    places = [
+        (number, first)
+        for number, found in hits.items()
+        for first in places_to_grow(found, len(tokens[number].ids))
+    ]
+    grown: dict[int, dict[int, Growth]] = {number: {} for number in hits}
+    for (number, first), growth in zip(places, grow(places), strict=True):
+        grown[number][first] = growth
+    return [
+        (number, span)
+        for number, found in hits.items()
+        for span in find_spans(found, grown[number], len(tokens[number].ids))
+    ]
+
+
+def _find_hits(
+    tokenizer: Any, tokens: Sequence[Tokens], windows: pl.DataFrame, settings: AuditSettings
+) -> dict[int, list[Hit]]:
+    """The hits of each document that has any, in order, each judged by the rule."""
+    rows = windows.filter(pl.col("continuation").is_not_null())
+    ids = cut(tokens, rows.select("document", "first").iter_rows(), settings.length)
+    rulings = rule_windows(tokenizer, ids, prefix=settings.prefix, patterns=settings.patterns)
+    found: dict[int, list[Hit]] = {}
+    for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
+        is_right = np.flatnonzero(window[settings.prefix :] == row["continuation"])
+        begin = row["first"] + settings.prefix
+        covered = (begin + int(is_right[0]), begin + int(is_right[-1]) + 1)
+        hit = Hit(row["first"], row["common"], row["score"], row["continuation"], covered, ruling)
+        found.setdefault(row["document"], []).append(hit)
+    return found
+
+
+def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:
+    """Starts of the windows to grow: in each stretch of hits the first and last without mistake."""
     found: set[int] = set()
     for first, last, _ in _runs(_verdicts(hits, {}, n_tokens, cut=False)):
         inside = [
@@ -73,8 +187,8 @@ def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:
     return sorted(found)
 
 
-def find_spans(hits: Sequence[Hit], grown: dict[int, Growth], n_tokens: int) -> list[Span]:
-    """Give the spans of one document in order; no two overlap.
+def find_spans(hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int) -> list[Span]:
+    """The spans of one document in order; no two overlap.
 
     A token takes the verdict of most of the hits that cover it; where they are even, Guess, so
     that nothing is called recalled on half the evidence.
@@ -84,14 +198,14 @@ def find_spans(hits: Sequence[Hit], grown: dict[int, Growth], n_tokens: int) -> 
         grown: for starts of `places_to_grow` how far the model goes on.
         n_tokens: of the document.
     """
-    runs = _runs(_verdicts(hits, grown, n_tokens, cut=True))
     return [
-        _span(first, last, (GUESS, RECALL)[kind - 1], hits, grown) for first, last, kind in runs
+        _span(first, last, (GUESS, RECALL)[kind - 1], hits, grown)
+        for first, last, kind in _runs(_verdicts(hits, grown, n_tokens, cut=True))
     ]
 
 
 def _verdicts(
-    hits: Sequence[Hit], grown: dict[int, Growth], n_tokens: int, *, cut: bool
+    hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int, *, cut: bool
 ) -> npt.NDArray[np.int8]:
     """For each token 0 (no hit), 1 (guess) or 2 (recall); without `cut` 1 for both."""
     votes = np.zeros((2, n_tokens), dtype=np.int32)
@@ -102,9 +216,8 @@ def _verdicts(
             # A grown window starts right at its first token, so what it gives has no gap.
             last = max(last, first + growth.n_tokens)
         votes[int(hit.ruling.verdict == RECALL), first:last] += 1
-    is_hit = votes.any(axis=0)
     verdict = np.where(votes[1] > votes[0], 2, 1) if cut else np.ones(n_tokens)
-    return np.where(is_hit, verdict, 0).astype(np.int8)
+    return np.where(votes.any(axis=0), verdict, 0).astype(np.int8)
 
 
 def _runs(verdicts: npt.NDArray[np.int8]) -> list[tuple[int, int, int]]:
@@ -118,7 +231,7 @@ def _runs(verdicts: npt.NDArray[np.int8]) -> list[tuple[int, int, int]]:
 
 
 def _span(
-    first: int, last: int, verdict: str, hits: Sequence[Hit], grown: dict[int, Growth]
+    first: int, last: int, verdict: str, hits: Sequence[Hit], grown: Mapping[int, Growth]
 ) -> Span:
     def overlap(hit: Hit) -> int:
         return min(last, hit.covered[1]) - max(first, hit.covered[0])

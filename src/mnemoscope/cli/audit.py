@@ -1,240 +1,100 @@
-"""The verb audit: which passages of documents a model repeats, guessed or recalled."""
+"""The verbs audit (which passages of documents a model repeats) and app (the same in a browser)."""
 
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from pydantic import BaseModel
 
+from mnemoscope.audit.settings import (
+    AuditSettings,
+    EndpointSettings,
+    audit_settings,
+    endpoint_settings,
+)
 from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
+from mnemoscope.stats import Estimate
 from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.words import plural
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from mnemoscope.audit.documents import Splitter
-    from mnemoscope.audit.found import Gate
+    from mnemoscope.audit.documents import Document, Reading, Splitter
     from mnemoscope.audit.ground import CnnGround
-    from mnemoscope.audit.run import AskedModel
-    from mnemoscope.audit.settings import AuditSettings
+    from mnemoscope.audit.run import AskedModel, Writer
+    from mnemoscope.audit.service import ServedModel
+    from mnemoscope.audit.shares import Gate
     from mnemoscope.audit.verify import Verification
     from mnemoscope.lm.model import LanguageModel
 
-
-# The verb audit with --endpoint: a model behind an OpenAI-compatible API.
-
-_PANEL = "Models behind an API"
-
-
-def _option(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, show_default=False, rich_help_panel=_PANEL)
-
-
-Endpoint = Annotated[
-    str | None,
-    _option("--endpoint", "Base address of the API; every argument is then a document."),
-]
-ServedModel = Annotated[str | None, _option("--model", "What the service calls the model.")]
-Tokenizer = Annotated[
-    str | None,
-    _option("--tokenizer", "The model's tokenizer, a folder or hub name; without it, words count."),
-]
-PromptAs = Annotated[
-    str | None, _option("--prompt-as", "tokens (default with --tokenizer) or text.")
-]
-Logprobs = Annotated[
-    bool | None,
-    _option("--logprobs/--no-logprobs", "Ask for log-probabilities (default yes)."),
-]
-ApiKeyEnv = Annotated[
-    str | None,
-    _option("--api-key-env", "Environment variable with the key (default OPENAI_API_KEY)."),
-]
-Concurrency = Annotated[int | None, _option("--concurrency", "Requests at once (default 4).")]
-RequestsPerMinute = Annotated[
-    float | None, _option("--requests-per-minute", "At most so many (default no limit).")
-]
-Timeout = Annotated[float | None, _option("--timeout", "Seconds to wait (default 60).")]
-Retries = Annotated[int | None, _option("--retries", "Tries after a failed one (default 6).")]
-PriceIn = Annotated[float | None, _option("--price-in", "Of a million prompt tokens.")]
-PriceOut = Annotated[float | None, _option("--price-out", "Of a million completion tokens.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
-]
-
-
-def check_alone(given: Mapping[str, Any], *, wanted: str, refused: str) -> None:
-    """Refuse flags that belong to the other kind of audit.
-
-    Args:
-        given: flags and their values; None or False is not given.
-        wanted: what they belong to.
-        refused: what they cannot stand beside.
-    """
-    for flag, value in given.items():
-        if value is not None and value is not False:
-            raise UserError(f"{flag}: only {wanted}, not {refused}.")
-
-
-def audit_behind(
-    service: Mapping[str, Any],
-    sources: list[str],
-    out: Path | None,
-    settings: Any,
-    *,
-    tokenizer: str | None,
-    revision: str | None,
-    encoding: str,
-    prices: tuple[float | None, float | None],
-    dry_run: bool,
-    redo: bool,
-) -> dict[str, Any] | None:
-    """Read, estimate and audit; a dry run only estimates, writes nothing and gives None."""
-    from mnemoscope.audit.documents import read_documents
-    from mnemoscope.audit.run import audit_endpoint, check_settings, prepare_folder
-    from mnemoscope.audit.service import (
-        AnswerStore,
-        Asker,
-        Client,
-        endpoint_settings,
-        estimate_cost,
-    )
-    from mnemoscope.progress import say
-
-    prompt_as = service["prompt_as"] or ("tokens" if tokenizer else "text")
-    check_settings(settings)
-    chosen = endpoint_settings(**{**service, "prompt_as": prompt_as})
-    if not dry_run and out is not None:
-        prepare_folder(out)
-    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
-    for one in reading.skipped:
-        say(f"Not read: {one.name}: {one.reason}")
-    splitter = _splitter(tokenizer, revision)
-    client = Client(chosen, None if out is None else AnswerStore(out / "answers.jsonl"))
-    asker = Asker(client, splitter, reading.documents, settings)
-    estimate = estimate_cost(asker, settings, price_in=prices[0], price_out=prices[1])
-    if dry_run or out is None:
-        print(estimate)
-        return None
-    say(f"Estimate: {estimate}")
-    return audit_endpoint(
-        client,
-        splitter,
-        reading,
-        out,
-        settings=settings,
-        tokenizer_name=tokenizer,
-        tokenizer_revision=revision,
-        command=["mnemoscope", *sys.argv[1:]],
-        redo=redo,
-    )
-
-
-def ask_service_again(folder: Path, record: dict[str, Any], frame: "pl.DataFrame") -> list[bool]:
-    """Build the client that an audit speaks of, and ask."""
-    from mnemoscope.audit.service import Client, endpoint_settings
-    from mnemoscope.audit.verify import ask_again
-
-    api = record["api"]
-    chosen = endpoint_settings(
-        url=api["endpoint"], model=record["model"]["name"], **api["settings"]
-    )
-    splitter = _splitter(api["tokenizer"], api["tokenizer_revision"])
-    return ask_again(Client(chosen), splitter, folder, record, frame)
-
-
-def _splitter(tokenizer: str | None, revision: str | None) -> "Splitter":
-    from mnemoscope.audit.documents import ModelTokens, Words
-
-    if tokenizer is None:
-        return Words()
-    from mnemoscope.embedded import model_path
-    from mnemoscope.lm.bos import find_bos
-    from mnemoscope.lm.load import load_tokenizer
-
-    found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)
-    return ModelTokens(found, find_bos(found))
-
-
-# What the verb audit prints: shares, a verification, the gate's answer and its exit status.
-
 _GATE_FAILED = 3
-
-
-def print_verification(folder: Path, found: "Verification") -> None:
-    """Say what does not hold, and leave with status 3 if anything does not."""
-    for line in [*found.problems, *found.notes]:
-        print(line)
-    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
-    if found.problems:
-        n = len(found.problems)
-        print(f"{folder} does not hold: {n} problem{'' if n == 1 else 's'}, named above.")
-        raise typer.Exit(_GATE_FAILED)
-
-
-def print_record(out: Path, record: dict[str, Any]) -> None:
-    """Say what was not asked, the shares, and where the audit is."""
-    for row in record["documents"]:
-        if row["is_too_short"]:
-            print(f"{row['document']}: shorter than one window, not asked.")
-    for row in record["skipped"]:
-        print(f"{row['document']}: not read: {row['reason']}")
-    whole = record["summary"]
-    documents = f"{whole['documents']} document{'' if whole['documents'] == 1 else 's'}"
-    print(
-        f"{documents}, {whole['characters']:,} characters: "
-        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
-        f"({_passages(whole['guess_spans'])}), {_share(whole['recalled'])} recalled "
-        f"({_passages(whole['recall_spans'])})."
-    )
-    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
-
-
-def write_junit(path: Path, out: Path, record: dict[str, Any]) -> None:
-    """Write the JUnit report of an audit."""
-    from mnemoscope.audit.page import junit_xml
-    from mnemoscope.files import read_parquet, write_text
-
-    write_text(path, junit_xml(record, read_parquet(out / "spans.parquet")))
-    print(f"Wrote {path}.")
-
-
-def _passages(n: int) -> str:
-    return f"{n:,} passage{'' if n == 1 else 's'}"
-
-
-def _share(share: dict[str, float]) -> str:
-    return f"{100 * share['share']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-
-
-def judge(gate: "Gate", record: dict[str, Any]) -> None:
-    """Leave with status 3 if the condition holds."""
-    if not gate.is_failed(record["summary"]):
-        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
-        return
-    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
-    raise typer.Exit(_GATE_FAILED)
-
-
-# The verb audit: which passages of documents a model repeats, guessed or recalled.
-
-_NO_REFERENCE = "none"
 _MAKE_STUDY = "auto"
+_PANEL = "Models behind an API"
+_FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
+"""Fields whose flag bears another name."""
+_ORDER = """
+model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
+probability patterns n_prefixes encoding batch_size seed revision study chat_template junit dtype
+device url served_model tokenizer prompt_as logprobs api_key_env concurrency requests_per_minute
+timeout retries price_in price_out dry_run redo quiet
+"""
+"""Arguments and flags in the order of the help."""
 
-_Out = Annotated[
-    Path | None,
-    typer.Option("-o", "--out", help="Folder for the audit.", show_default=False),
-]
+
+def _option(*flags: str, help_: str, panel: str | None = None) -> Any:
+    return typer.Option(*flags, help=help_, show_default=False, rich_help_panel=panel)
 
 
+def _flag(name: str) -> str:
+    return f"--{_FLAGS.get(name, name.replace('_', '-'))}"
+
+
+def _flags_of(
+    section: type[BaseModel], panel: str | None = None
+) -> Iterator[tuple[str, inspect.Parameter]]:
+    """The flag of each field of a settings section; None or False stands for its default."""
+    for name, field in section.model_fields.items():
+        plain = (one for one in (bool, int, float) if field.annotation in (one, one | None))
+        kind, flag = next(plain, str), _flag(name)
+        default = False if field.default is False else None
+        if kind is bool and default is None:
+            flag = f"{flag}/--no-{name}"
+        wanted = bool if default is False else kind | None
+        option = _option(flag, help_=str(field.description), panel=panel)
+        parameter = "served_model" if section is EndpointSettings and name == "model" else name
+        yield (
+            parameter,
+            inspect.Parameter(
+                parameter,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[wanted, option],
+            ),
+        )
+
+
+def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give the verb a flag for each setting of an audit and of a service."""
+    signature = inspect.signature(verb)
+    known = dict(signature.parameters)
+    known |= dict(_flags_of(AuditSettings)) | dict(_flags_of(EndpointSettings, _PANEL))
+    kind = inspect.Parameter.KEYWORD_ONLY
+    flags = [known[name].replace(kind=kind) for name in _ORDER.split()]
+    verb.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
+    return verb
+
+
+@_with_settings
 def audit(
+    *,
     model: Annotated[
         str | None,
         typer.Argument(help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False),
@@ -247,101 +107,57 @@ def audit(
             show_default=False,
         ),
     ] = None,
-    out: _Out = None,
+    out: Annotated[Path | None, _option("-o", "--out", help_="Folder for the audit.")] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
+        _option(
             "--reference",
-            help="A model of the same tokenizer that cannot have seen the documents; of "
+            help_="A model of the same tokenizer that cannot have seen the documents; of "
             "'embedded' its own, 'none' for none.",
-            show_default=False,
         ),
     ] = None,
     fail_if: Annotated[
         str | None,
-        typer.Option(
-            "--fail-if",
-            help="Exit with status 3 if so, for example 'recalled > 0.5%'.",
-            show_default=False,
-        ),
+        _option("--fail-if", help_="Exit with status 3 if so, for example 'recalled > 0.5%'."),
     ] = None,
     verify: Annotated[
-        Path | None,
-        typer.Option(
-            "--verify", help="Repeat the passages of an audit's folder.", show_default=False
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Share of right tokens (default 0.9).")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option("--stride", help="Tokens between windows (default 8).")
-    ] = None,
-    prefix: Annotated[
-        int | None, typer.Option("--prefix", help="Tokens the model is shown (default 32).")
-    ] = None,
-    suffix: Annotated[
-        int | None, typer.Option("--suffix", help="Tokens it is asked for (default 32).")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", help="Of the sampling (default 1).")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Tokens sampled from, 0 is all (default 40).")
-    ] = None,
-    probability: Annotated[
-        float | None,
-        typer.Option("--probability", help="Chance wanted of the tries (default 0.9)."),
-    ] = None,
-    patterns: Annotated[
-        str | None, typer.Option("--patterns", help="published (default) or strict rules.")
-    ] = None,
-    n_prefixes: Annotated[
-        int | None,
-        typer.Option("--other-prefixes", help="Other prefixes tried, 0 is none (default 8)."),
+        Path | None, _option("--verify", help_="Repeat the passages of an audit's folder.")
     ] = None,
     encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text files.")] = "utf-8",
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Windows a forward pass (default 64).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Draws other prefixes.")] = None,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Hub revision of the model.")
+        str | None, _option("--revision", help_="Hub revision of the model.")
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(
+        _option(
             "--study",
-            help="A finished study of this model, whose CNNs then give probabilities; 'auto' "
+            help_="A finished study of this model, whose CNNs then give probabilities; 'auto' "
             "makes one of free texts.",
-            show_default=False,
         ),
     ] = None,
-    chat_template: Annotated[
-        bool,
-        typer.Option("--chat-template", help="A chat-tuned model's answer begins with the text."),
-    ] = False,
-    junit: Annotated[
-        Path | None,
-        typer.Option("--junit", help="Also write a JUnit report.", show_default=False),
-    ] = None,
+    junit: Annotated[Path | None, _option("--junit", help_="Also write a JUnit report.")] = None,
     dtype: Dtype = None,
     device: Device = None,
-    endpoint: Endpoint = None,
-    served_model: ServedModel = None,
-    tokenizer: Tokenizer = None,
-    prompt_as: PromptAs = None,
-    logprobs: Logprobs = None,
-    api_key_env: ApiKeyEnv = None,
-    concurrency: Concurrency = None,
-    requests_per_minute: RequestsPerMinute = None,
-    timeout: Timeout = None,
-    retries: Retries = None,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
-    dry_run: DryRun = False,
+    tokenizer: Annotated[
+        str | None,
+        _option(
+            "--tokenizer",
+            help_="The model's tokenizer, a folder or hub name; without it, words count.",
+            panel=_PANEL,
+        ),
+    ] = None,
+    price_in: Annotated[
+        float | None, _option("--price-in", help_="Of a million prompt tokens.", panel=_PANEL)
+    ] = None,
+    price_out: Annotated[
+        float | None, _option("--price-out", help_="Of a million completion tokens.", panel=_PANEL)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
+    ] = False,
     redo: Redo = False,
     quiet: Quiet = False,
+    **fields: Any,
 ) -> None:
     """Find the passages of documents that a model repeats, and say: guessed or recalled.
 
@@ -350,163 +166,142 @@ def audit(
     Example: mnemoscope audit embedded README.md -o audit
     """
     service = {
-        "url": endpoint,
-        "model": served_model,
-        "prompt_as": prompt_as,
-        "logprobs": logprobs,
-        "api_key_env": api_key_env,
-        "concurrency": concurrency,
-        "requests_per_minute": requests_per_minute,
-        "timeout": timeout,
-        "retries": retries,
+        name: fields.pop("served_model" if name == "model" else name, None)
+        for name in EndpointSettings.model_fields
     }
-    costs = {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
-    if endpoint is None:
-        named = {f"--{name.replace('_', '-')}": value for name, value in service.items()}
-        check_alone(
-            {**named, **costs, "--dry-run": dry_run},
-            wanted="with --endpoint",
-            refused="with a model that runs here",
-        )
-    given = {"dtype": dtype or "float32", "device": device or "auto"}
-    check_dtype_name(given["dtype"])
-    check_device_name(given["device"])
+    is_served = service["url"] is not None
+    if not is_served:
+        named = {_flag(name): value for name, value in service.items()}
+        named |= {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
+        named |= {"--dry-run": dry_run}
+        _refuse(named, "only with --endpoint, not with a model that runs here")
+    here = _Here(model or "", reference, revision, study, dtype or "float32", device or "auto")
+    check_dtype_name(here.dtype)
+    check_device_name(here.device)
     if verify is not None:
-        _refuse_beside_verify(model, documents, out)
+        if model is not None or documents or out is not None:
+            raise UserError(
+                "--verify repeats what stands in its folder: give that folder and no more."
+            )
         with shown(quiet):
-            found = _verify(verify, given["device"])
-        print_verification(verify, found)
+            found = _verify(verify, here.device)
+        _print_verification(verify, found)
         return
-    if endpoint is not None and model is not None:
-        documents, model = [model, *(documents or [])], None
-    if (model is None and endpoint is None) or not documents:
+    sources = [*([model] if is_served and model is not None else []), *(documents or [])]
+    if (model is None and not is_served) or not sources:
         raise UserError(
             "audit wants a model and documents: mnemoscope audit MODEL DOCUMENTS -o DIR"
         )
     if out is None and not dry_run:
         raise UserError("audit wants a folder for the result: add -o DIR.")
-    if model is not None:
+    if not is_served:
         with shown(quiet):
-            beside = _reference_name(model, reference)
-            _check_names(model, revision, beside, documents, study)
-    from mnemoscope.audit.found import parse_gate
-    from mnemoscope.audit.settings import audit_settings
+            _check_names(here, sources)
+    from mnemoscope.audit.shares import parse_gate
 
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: no such folder. Make it first.")
     gate = parse_gate(fail_if) if fail_if is not None else None
-    settings = audit_settings(
-        threshold=threshold,
-        stride=stride,
-        prefix=prefix,
-        suffix=suffix,
-        temperature=temperature,
-        top_k=0 if top_k is None and endpoint is not None else top_k,
-        probability=probability,
-        patterns=patterns,
-        n_prefixes=n_prefixes,
-        batch_size=batch_size,
-        seed=seed,
-        chat_template=chat_template,
-    )
-    if endpoint is not None:
-        here = {"--study": study, "--chat-template": chat_template}
-        local = {"--reference": reference, "--batch-size": batch_size}
-        check_alone(
-            {**local, "--dtype": dtype, "--device": device, **here},
-            wanted="with a model that runs here",
-            refused="with --endpoint",
-        )
-    with shown(quiet), _folder_of_something(out or Path()):
-        if model is not None and out is not None:
-            record: dict[str, Any] | None = _audit(
-                model,
-                documents,
-                out,
-                settings,
-                reference,
-                revision,
-                encoding,
-                given,
-                study=study,
-                redo=redo,
-            )
+    if is_served and fields["top_k"] is None:
+        fields["top_k"] = 0
+    settings = audit_settings(**fields)
+    if is_served:
+        local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
+        local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
+        _refuse(local, "only with a model that runs here, not with --endpoint")
+    folder = out or Path()  # a dry run may have none
+    with shown(quiet), _no_empty_folder(folder):
+        from mnemoscope.audit.run import audit as audit_with
+        from mnemoscope.audit.run import prepare_folder
+        from mnemoscope.progress import say
+
+        if is_served:
+            from mnemoscope.audit.service import check_settings, estimate_cost
+
+            check_settings(settings)
+            service["prompt_as"] = service["prompt_as"] or ("tokens" if tokenizer else "text")
+            asked = endpoint_settings(**service)
+        if not dry_run:
+            prepare_folder(folder)
+        reading = _read(sources, out, encoding)
+        if is_served:
+            there = _served(asked, reading.documents, settings, tokenizer, revision, out)
+            estimate = estimate_cost(there, price_in=price_in, price_out=price_out)
+            if dry_run:
+                print(estimate)
+                return
+            say(f"Estimate: {estimate}")
+            record = audit_with(there, reading, folder, command=_command(), redo=redo)
         else:
-            record = audit_behind(
-                service,
-                documents,
-                out,
-                settings,
-                tokenizer=tokenizer,
-                revision=revision,
-                encoding=encoding,
-                prices=(price_in, price_out),
-                dry_run=dry_run,
-                redo=redo,
-            )
-    if record is None or out is None:
-        return
-    print_record(out, record)
+            record = _audit_here(here, reading, folder, settings, redo=redo)
+    _print_record(folder, record)
     if junit is not None:
-        write_junit(junit, out, record)
+        from mnemoscope.audit.page import junit_xml
+        from mnemoscope.files import read_parquet, write_text
+
+        write_text(junit, junit_xml(record, read_parquet(folder / "spans.parquet")))
+        print(f"Wrote {junit}.")
     if gate is not None:
-        judge(gate, record)
+        _judge(gate, record)
 
 
-def _audit(
-    model: str,
-    sources: list[str],
-    out: Path,
-    settings: "AuditSettings",
-    reference: str | None,
-    revision: str | None,
-    encoding: str,
-    given: dict[str, str],
-    *,
-    study: str | None,
-    redo: bool,
-) -> dict[str, Any]:
-    """Read, load and audit; nothing is loaded for documents that cannot be read."""
-    from mnemoscope.audit.documents import read_documents
-    from mnemoscope.audit.run import prepare_folder, standing_audit
-    from mnemoscope.progress import say
+class _Here(NamedTuple):
+    """A model that runs here, and what stands beside it, as asked for."""
 
-    prepare_folder(out)
-    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
-    for one in reading.skipped:
-        say(f"Not read: {one.name}: {one.reason}")
-    beside = _reference_name(model, reference)
-    if study is None:
-        asked = _asked(model, "model", revision, given)
-        other_asked = None if beside is None else _asked(beside, "reference", None, given)
-        there = standing_audit(out, reading, settings, asked, other_asked, redo=redo)
-        if there is not None:
-            say(f"{out}: this audit is already there.")
-            return there
-    from mnemoscope.audit.run import audit_documents, check_audit
+    name: str
+    reference: str | None
+    revision: str | None
+    study: str | None
+    dtype: str
+    device: str
 
-    lm = _load(model, "model", revision, given)
-    other = None if beside is None else _load(beside, "reference", None, given)
-    folder = None if study is None else Path(study)
-    if study == _MAKE_STUDY:
-        check_audit(lm, reading, out, settings, other, redo=redo)
-        folder = _make_study(out, settings, model, revision, given, lm)
-    return audit_documents(
-        lm,
-        reading,
-        out,
-        settings=settings,
-        reference=other,
-        cnn=None if folder is None else _ground(folder, lm, settings),
-        command=["mnemoscope", *sys.argv[1:]],
-        names={"model": model, "reference": beside or ""},
-        redo=redo,
-    )
+    @property
+    def beside(self) -> str | None:
+        """The reference: what was asked for, else the embedded model's own, else None."""
+        if self.reference == "none":
+            return None
+        return self.reference or (EMBEDDED if self.name == EMBEDDED else None)
+
+    def place(self, *, is_reference: bool = False) -> str:
+        """Where a model is: what was typed, but of the embedded ones their folder."""
+        from mnemoscope.embedded import model_path, reference_path
+
+        name = self.beside if is_reference else self.name
+        if name != EMBEDDED:
+            return str(name)
+        return str(reference_path() if is_reference else model_path())
+
+    def asked(self, *, is_reference: bool = False) -> "AskedModel":
+        """The model before it is loaded."""
+        from mnemoscope.audit.run import AskedModel
+
+        revision = None if is_reference else self.revision
+        return AskedModel(Path(self.place(is_reference=is_reference)), revision, self.dtype)
+
+    def load(self, *, is_reference: bool = False) -> "LanguageModel":
+        """The model."""
+        from mnemoscope.lm.load import load_model
+        from mnemoscope.progress import say
+
+        name = self.beside if is_reference else self.name
+        say(f"Loading the {'reference' if is_reference else 'model'} {name}")
+        asked = self.asked(is_reference=is_reference)
+        return load_model(
+            self.place(is_reference=is_reference),
+            revision=asked.revision,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
 
-def _check_names(
-    model: str, revision: str | None, reference: str | None, sources: list[str], study: str | None
-) -> None:
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    """Refuse flags that belong to the other kind of audit; None or False is not given."""
+    for flag, value in given.items():
+        if value is not None and value is not False:
+            raise UserError(f"{flag}: {why}.")
+
+
+def _check_names(here: _Here, sources: Sequence[str]) -> None:
     """Refuse what is not there before torch is loaded."""
     from mnemoscope.lm.hub import check_model
     from mnemoscope.study.folder import Study
@@ -514,37 +309,86 @@ def _check_names(
     for source in sources:
         if source != "-" and not Path(source).exists():
             raise UserError(f"{source}: no such file or folder.")
-    if study not in (None, _MAKE_STUDY):
-        Study(Path(str(study)))
-    if model != EMBEDDED:
-        check_model(model, revision)
-    if reference is not None and reference != EMBEDDED:
-        check_model(reference)
+    if here.study not in (None, _MAKE_STUDY):
+        Study(Path(str(here.study)))
+    if here.name != EMBEDDED:
+        check_model(here.name, here.revision)
+    if here.beside not in (None, EMBEDDED):
+        check_model(str(here.beside))
 
 
-def _make_study(
-    out: Path,
-    settings: "AuditSettings",
-    model: str,
-    revision: str | None,
-    given: dict[str, str],
-    lm: "LanguageModel",
-) -> Path:
-    """Where the study is that was made of the model, or found finished."""
-    from mnemoscope.audit.ground import make_study
+@contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Leave no empty folder behind a refusal."""
+    was_there = out.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
 
-    return make_study(
+
+def _command() -> list[str]:
+    return ["mnemoscope", *sys.argv[1:]]
+
+
+def _read(sources: Sequence[str], out: Path | None, encoding: str) -> "Reading":
+    from mnemoscope.audit.documents import read_documents
+    from mnemoscope.progress import say
+
+    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+    for one in reading.skipped:
+        say(f"Not read: {one.name}: {one.reason}")
+    return reading
+
+
+def _audit_here(
+    here: _Here, reading: "Reading", out: Path, settings: AuditSettings, *, redo: bool
+) -> dict[str, Any]:
+    """Load and audit; nothing is loaded where the audit stands already."""
+    from mnemoscope.audit.run import standing_audit
+    from mnemoscope.progress import say
+
+    has_reference = here.beside is not None
+    if here.study is None:
+        other_asked = here.asked(is_reference=True) if has_reference else None
+        there = standing_audit(out, reading, settings, here.asked(), other_asked, redo=redo)
+        if there is not None:
+            say(f"{out}: this audit is already there.")
+            return there
+    from mnemoscope.audit.local import audit_documents, check_audit
+
+    lm = here.load()
+    other = here.load(is_reference=True) if has_reference else None
+    folder = None if here.study is None else Path(here.study)
+    if here.study == _MAKE_STUDY:
+        from mnemoscope.audit.ground import make_study
+
+        check_audit(lm, reading, out, settings, other, redo=redo)
+        folder = make_study(
+            out,
+            settings,
+            model=here.name,
+            revision=here.revision,
+            dtype=here.dtype,
+            device=here.device,
+            lm=lm,
+        ).folder
+    return audit_documents(
+        lm,
+        reading,
         out,
-        settings,
-        model=model,
-        revision=revision,
-        dtype=given["dtype"],
-        device=given["device"],
-        lm=lm,
-    ).folder
+        settings=settings,
+        reference=other,
+        cnn=None if folder is None else _ground(folder, lm, settings),
+        command=_command(),
+        names={"model": here.name, "reference": here.beside or ""},
+        redo=redo,
+    )
 
 
-def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "CnnGround":
+def _ground(folder: Path, lm: "LanguageModel", settings: AuditSettings) -> "CnnGround":
     """The CNNs of a study of this model; says so where they give no probability."""
     from mnemoscope.audit.ground import check_study, read_ground
     from mnemoscope.progress import say
@@ -564,52 +408,34 @@ def _ground(folder: Path, lm: "LanguageModel", settings: "AuditSettings") -> "Cn
     return ground
 
 
-@contextmanager
-def _folder_of_something(out: Path) -> Iterator[None]:
-    """Leave no empty folder behind a refusal."""
-    was_there = out.exists()
-    try:
-        yield
-    except BaseException:
-        if not was_there and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        raise
+def _served(
+    asked: EndpointSettings,
+    documents: "Sequence[Document]",
+    settings: AuditSettings,
+    tokenizer: str | None,
+    revision: str | None,
+    out: Path | None = None,
+) -> "ServedModel":
+    """A model behind an API; its answers are kept in the audit's folder, where there is one."""
+    from mnemoscope.audit.documents import ModelTokens, Words
+    from mnemoscope.audit.service import AnswerStore, Client, ServedModel
 
+    splitter: Splitter = Words()
+    if tokenizer is not None:
+        from mnemoscope.embedded import model_path
+        from mnemoscope.lm.bos import find_bos
+        from mnemoscope.lm.load import load_tokenizer
 
-def _reference_name(model: str, reference: str | None) -> str | None:
-    """What was asked for, else the embedded model's own, else None."""
-    if reference == _NO_REFERENCE:
-        return None
-    return reference or (EMBEDDED if model == EMBEDDED else None)
-
-
-def _load(name: str, role: str, revision: str | None, given: dict[str, str]) -> "LanguageModel":
-    from mnemoscope.lm.load import load_model
-    from mnemoscope.progress import say
-
-    say(f"Loading the {role} {name}")
-    place = _place(name, role)
-    return load_model(place, revision=revision, dtype=given["dtype"], device=given["device"])
-
-
-def _asked(name: str, role: str, revision: str | None, given: dict[str, str]) -> "AskedModel":
-    from mnemoscope.audit.run import AskedModel
-
-    return AskedModel(Path(_place(name, role)), revision, given["dtype"])
-
-
-def _place(name: str, role: str) -> str:
-    """Where a model is: what was typed, but of the embedded ones their folder."""
-    from mnemoscope.embedded import model_path, reference_path
-
-    if name != EMBEDDED:
-        return name
-    return str(reference_path() if role == "reference" else model_path())
-
-
-def _refuse_beside_verify(model: str | None, documents: list[str] | None, out: Path | None) -> None:
-    if model is not None or documents or out is not None:
-        raise UserError("--verify repeats what stands in its folder: give that folder and no more.")
+        found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)
+        splitter = ModelTokens(found, find_bos(found))
+    return ServedModel(
+        Client(asked, None if out is None else AnswerStore(out / "answers.jsonl")),
+        splitter,
+        documents,
+        settings,
+        tokenizer_name=tokenizer,
+        tokenizer_revision=revision,
+    )
 
 
 def _verify(folder: Path, device: str) -> "Verification":
@@ -618,17 +444,61 @@ def _verify(folder: Path, device: str) -> "Verification":
     check_is_audit(folder)
     from mnemoscope.audit.verify import verify_audit
 
-    def load(facts: dict[str, Any]) -> "LanguageModel":
-        given = {"dtype": facts["dtype"], "device": device}
-        return _load(facts["name"], "model", facts["revision"], given)
+    def load(
+        record: dict[str, Any], documents: "Sequence[Document]", settings: AuditSettings
+    ) -> "Writer":
+        facts, api = record["model"], record.get("api")
+        if api:
+            asked = endpoint_settings(url=api["endpoint"], model=facts["name"], **api["settings"])
+            named = api["tokenizer"], api["tokenizer_revision"]
+            return _served(asked, documents, settings, *named)
+        from mnemoscope.audit.local import LocalModel
 
-    def ask(record: dict[str, Any], frame: "pl.DataFrame") -> list[bool]:
-        return ask_service_again(folder, record, frame)
+        here = _Here(facts["name"], None, facts["revision"], None, facts["dtype"], device)
+        return LocalModel(here.load(), documents, settings)
 
-    return verify_audit(folder, load, ask)
+    return verify_audit(folder, load)
 
 
-# The verb app: audit documents and browse a study in the browser, on this machine alone.
+def _print_verification(folder: Path, found: "Verification") -> None:
+    """Say what does not hold, and leave with status 3 if anything does not."""
+    for line in [*found.problems, *found.notes]:
+        print(line)
+    print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
+    if found.problems:
+        problems = plural(len(found.problems), "problem")
+        print(f"{folder} does not hold: {problems}, named above.")
+        raise typer.Exit(_GATE_FAILED)
+
+
+def _print_record(out: Path, record: dict[str, Any]) -> None:
+    """Say what was not asked, the shares, and where the audit is."""
+    for row in record["documents"]:
+        if row["is_too_short"]:
+            print(f"{row['document']}: shorter than one window, not asked.")
+    for row in record["skipped"]:
+        print(f"{row['document']}: not read: {row['reason']}")
+    whole = record["summary"]
+    print(
+        f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
+        f"{_share(whole['reproduced'])} reproduced, {_share(whole['guessed'])} guessed "
+        f"({plural(whole['guess_spans'], 'passage')}), {_share(whole['recalled'])} recalled "
+        f"({plural(whole['recall_spans'], 'passage')})."
+    )
+    print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
+
+
+def _share(share: dict[str, float]) -> str:
+    return str(Estimate(share["share"], share["low"], share["high"]))
+
+
+def _judge(gate: "Gate", record: dict[str, Any]) -> None:
+    """Leave with status 3 if the condition holds."""
+    if not gate.is_failed(record["summary"]):
+        print(f"Passed ({gate.kind} {_share(record['summary'][gate.kind])}): not {gate.text}.")
+        return
+    print(f"Failed: {gate.text} ({_share(record['summary'][gate.kind])}).")
+    raise typer.Exit(_GATE_FAILED)
 
 
 def app(

@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from served import KEY, serving
 
-from mnemoscope.audit import service as endpoint_module
+from mnemoscope.audit import service as service_module
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
-from mnemoscope.audit.run import audit_documents, audit_endpoint
-from mnemoscope.audit.service import AnswerStore, Asker, Client, endpoint_settings, parse_answer
-from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.cli import main
+from mnemoscope.audit.local import audit_documents
+from mnemoscope.audit.run import audit, coarse_places
+from mnemoscope.audit.service import AnswerStore, Client, ServedModel, parse_answer
+from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.errors import UserError
 from mnemoscope.lm.bos import find_bos
 
@@ -29,7 +29,7 @@ JUDGED = ("perplexity_without_prefix", "prior_gain", "prior_reproduced")
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint_module, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(service_module, "_FIRST_DELAY", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,8 @@ def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
     splitter = Words() if words else ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
     service = {"model": "embedded", "prompt_as": "text" if words else "tokens", **service}
     client = Client(endpoint_settings(url=url, **service), AnswerStore(out / "answers.jsonl"))
-    record = audit_endpoint(
-        client, splitter, read_documents([str(document)]), out, settings=settings
-    )
+    reading = read_documents([str(document)])
+    record = audit(ServedModel(client, splitter, reading.documents, settings), reading, out)
     return record, pl.read_parquet(out / "spans.parquet")
 
 
@@ -163,7 +162,7 @@ def test_a_torn_last_line_costs_its_own_answer_alone(tmp_path):
     path.write_text(path.read_text() + path.read_text()[:20])  # killed while it wrote
     AnswerStore(path).put("second", answer)
     found = AnswerStore(path)
-    assert [found.get(name) for name in ("first", "second")] == [answer, answer]
+    assert [found.answers.get(name) for name in ("first", "second")] == [answer, answer]
 
 
 def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
@@ -178,35 +177,30 @@ def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        n_answered = len(AnswerStore(out / "answers.jsonl")._answers)
+        n_answered = len(AnswerStore(out / "answers.jsonl").answers)
         assert 4 <= n_answered <= len(service.bodies)
         before = len(service.bodies)
         asked(lm, url, document, out, settings=AuditSettings(top_k=0, stride=16, n_prefixes=0))
-        kept = len(AnswerStore(out / "answers.jsonl")._answers)
+        kept = len(AnswerStore(out / "answers.jsonl").answers)
         assert len(service.bodies) - before == kept - n_answered
 
 
-def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
+def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeypatch, call):
     with serving(lm) as (service, url):
-        arguments = ["audit", "--endpoint", url, "--model", "embedded", str(document)]
-        arguments += ["--tokenizer", "embedded", "--stride", "16", "--other-prefixes", "0"]
-        arguments += ["-o", str(out)]
-        with pytest.raises(SystemExit) as left:
-            main(arguments)
-        assert left.value.code == 0
+        arguments = ["audit", "--endpoint", url, "--model", "embedded", document]
+        arguments += ["--tokenizer", "embedded", "--stride", "16", "--other-prefixes", "0", "-o"]
+        made = call(*arguments, tmp_path / "out")
+        assert made.status == 0
         assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
         monkeypatch.setenv("OTHER_KEY", "wrong-key-9876543210")
-        with pytest.raises(SystemExit) as left:
-            main([*arguments[:-1], str(tmp_path / "other"), "--api-key-env", "OTHER_KEY"])
-    assert left.value.code == 2
-    shown = capsys.readouterr()
-    assert "refuses the key, status 401" in shown.err
-    assert "OTHER_KEY" in shown.err
+        other = call(*arguments, tmp_path / "other", "--api-key-env", "OTHER_KEY")
+    assert other.status == 2
+    assert "refuses the key, status 401" in other.err
+    assert "OTHER_KEY" in other.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"audit.json", "audit.html", "answers.jsonl"}
     for secret in (KEY, "wrong-key-9876543210"):
-        assert secret not in shown.out + shown.err
+        assert secret not in made.out + made.err + other.out + other.err
         assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert not (tmp_path / "other").exists()
 
@@ -313,51 +307,48 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             client._ask(bodies, advance)
         assert time.monotonic() - started < 10  # a minute were they all asked
-    assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl")._answers) == len(service.bodies)
+    assert 1 <= len(AnswerStore(tmp_path / "answers.jsonl").answers) == len(service.bodies)
     assert threading.active_count() < 20
 
 
-def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, capsys):
+def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, call):
     with serving(lm) as (service, url):
-        arguments = ["audit", "--endpoint", url, "--model", "embedded", str(document)]
-        arguments += ["--tokenizer", "embedded", "-o", str(tmp_path / "out"), "--dry-run"]
-        with pytest.raises(SystemExit) as left:
-            main([*arguments, "--price-in", "1000", "--price-out", "2000"])
+        arguments = ["audit", "--endpoint", url, "--model", "embedded", document]
+        arguments += ["--tokenizer", "embedded", "-o", tmp_path / "out", "--dry-run"]
+        made = call(*arguments, "--price-in", "1000", "--price-out", "2000")
         assert service.n_requests == 0
         client = text_client(url)
         splitter = ModelTokens(lm.tokenizer, None)
         reading = read_documents([str(document)])
-        places = Asker(client, splitter, reading.documents, AuditSettings()).coarse_places()
-    assert left.value.code == 0
+        model = ServedModel(client, splitter, reading.documents, AuditSettings())
+        places = coarse_places(model)
+    assert made.status == 0
     assert not (tmp_path / "out").exists()
-    n = len(places)
-    said = capsys.readouterr().out
+    n, said = len(places), made.out
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
     assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
     assert f", at most {(32 * n * 1000 + n_completion * 2000) / 1e6:,.2f} at these prices" in said
 
 
-def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, capsys):
+def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, call):
     out = tmp_path / "out"
     with serving(lm) as (service, url):
         arguments = ["audit", "--endpoint", url, "--model", "embedded", "--tokenizer", "embedded"]
-        arguments += ["--other-prefixes", "0"]
-        with pytest.raises(SystemExit):
-            main([*arguments, str(document), "-o", str(out), "--stride", "16"])
-        before, n_spans = service.n_requests, pl.read_parquet(out / "spans.parquet").height
-        with pytest.raises(SystemExit) as left:
-            main(["audit", "--verify", str(out)])
-        assert left.value.code == 0
-        assert service.n_requests - before >= n_spans > 0
+        call(*arguments, "--other-prefixes", "0", document, "-o", out, "--stride", "16")
+        before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
+        found = call("audit", "--verify", out)
+        assert found.status == 0
+        assert f"{spans.height} of {spans.height} passages hold." in found.out
+        assert "weights behind an API cannot be checked" in found.out
+        assert service.n_requests - before >= spans.height > 0
+        spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
+        assert f"0 of {spans.height} passages hold." in call("audit", "--verify", out).out
+        spans.write_parquet(out / "spans.parquet")
         service.lm = reference  # the service runs another model under the same name
-        with pytest.raises(SystemExit) as left:
-            main(["audit", "--verify", str(out)])
-    assert left.value.code == 3
-    said = capsys.readouterr().out
-    assert f"{n_spans} of {n_spans} passages hold." in said
-    assert "weights behind an API cannot be checked" in said
-    assert "does not hold" in said
+        found = call("audit", "--verify", out)
+    assert found.status == 3
+    assert "does not hold" in found.out
 
 
 @pytest.mark.parametrize(
@@ -372,27 +363,17 @@ def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, 
         (["--endpoint", "http://a", "--concurrency", "0"], "--concurrency 0"),
         (["--concurrency", "2"], "--concurrency: only with --endpoint"),
         (["--dry-run"], "--dry-run: only with --endpoint"),
+        (["--endpoint", "http://a"], "--model"),
     ],
 )
-def test_bad_input_is_one_line(extra, words, document, tmp_path, capsys):
-    arguments = ["audit", str(document), "-o", str(tmp_path / "out"), *extra]
-    if "--endpoint" in extra:
-        arguments += ["--model", "embedded"]
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert "p4ss" not in error
-    assert len(error.strip().splitlines()) == 1
+def test_bad_input_is_one_line(extra, words, document, tmp_path, refused):
+    model = ["--model", "embedded"] * (
+        "--endpoint" in extra and extra != ["--endpoint", "http://a"]
+    )
+    line = refused("audit", document, "-q", "-o", tmp_path / "out", *extra, *model)
+    assert words in line
+    assert "p4ss" not in line
     assert not (tmp_path / "out").exists()
-
-
-def test_a_model_without_name_is_refused(document, tmp_path, capsys):
-    with pytest.raises(SystemExit) as left:
-        main(["audit", "--endpoint", "http://a", str(document), "-o", str(tmp_path / "out")])
-    assert left.value.code == 2
-    assert "--model" in capsys.readouterr().err
 
 
 def test_the_shapes_of_answers_are_one():

@@ -1,0 +1,520 @@
+"""Audit documents with a model that runs here; `service` is the same for one behind an API.
+
+Windows are continued greedily, and left as soon as they cannot become a hit. What was continued
+is kept part by part, so that a killed audit goes on.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
+from mnemoscope.audit.evidence import (
+    Beside,
+    Choices,
+    Judged,
+    SpanEvidence,
+    Written,
+    gather_evidence,
+)
+from mnemoscope.audit.ground import CnnGround, recall_probabilities
+from mnemoscope.audit.rule import rule_windows
+from mnemoscope.audit.run import (
+    PARTS,
+    audit,
+    check_long_enough,
+    model_files,
+    other_audit,
+    prepare_folder,
+)
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit, cut
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
+from mnemoscope.lm.model import (
+    LanguageModel,
+    best_two,
+    check_finite,
+    check_fits,
+    check_tokens,
+    in_chat,
+    last_logits,
+    new_cache,
+    prepend_bos,
+    run_batches,
+)
+from mnemoscope.progress import track
+
+LEFT = -1
+"""Stands in place of tokens that were not decoded."""
+
+N_ALTERNATIVES = 3
+_ASKED_WHOLE = 4  # windows right up to here, few of most texts, are asked whether they are whole
+_BATCHES_A_PART = 4
+_SPANS_AT_ONCE = 256  # bounds the memory that other prefixes take
+
+
+def audit_documents(
+    lm: LanguageModel,
+    reading: Reading,
+    out: Path,
+    *,
+    settings: AuditSettings | None = None,
+    reference: LanguageModel | None = None,
+    cnn: CnnGround | None = None,
+    command: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+    redo: bool = False,
+) -> dict[str, Any]:
+    """Audit documents and write the audit.
+
+    Args:
+        lm: the audited model, with its tokenizer.
+        reading: the documents, from `read_documents`.
+        out: folder of the audit; a run that was stopped there goes on.
+        settings: of the audit; None takes the defaults.
+        reference: a model that cannot have seen the documents, or None.
+        cnn: the CNNs of a study of the audited model, or None.
+        command: recorded, so that someone else can repeat it.
+        names: what `model` and `reference` were called, where that is not their path.
+        redo: write over an audit of other documents or settings.
+
+    Returns:
+        What `audit.json` holds.
+
+    Raises:
+        UserError: another audit is in the folder, a reference of another family, a model without
+            tokenizer or with too few positions, no document as long as a window.
+    """
+    prepare_folder(out)
+    model = LocalModel(
+        lm,
+        reading.documents,
+        settings or AuditSettings(),
+        reference=reference,
+        cnn=cnn,
+        names=names,
+    )
+    return audit(model, reading, out, command=command, redo=redo)
+
+
+def check_audit(
+    lm: LanguageModel,
+    reading: Reading,
+    out: Path,
+    settings: AuditSettings,
+    reference: LanguageModel | None,
+    *,
+    redo: bool,
+) -> None:
+    """Refuse what `audit_documents` would refuse, before a study is made for it at length.
+
+    Raises:
+        UserError: as there; an audit that asked no study is another one than is wanted.
+    """
+    plain = settings.model_copy(update={"chat_template": False})  # a study refuses a chat itself
+    check_long_enough(LocalModel(lm, reading.documents, plain, reference=reference))
+    if redo or not (out / "audit.json").is_file():
+        return
+    try:
+        asked = json.loads((out / "audit.json").read_text(encoding="utf-8"))["cnn"]
+    except (OSError, ValueError, KeyError, TypeError):
+        asked = None
+    if asked is None:
+        raise other_audit(out)
+
+
+class LocalModel:
+    """A model that runs here, as an audit asks it (`run.Writer`).
+
+    Args:
+        lm: the model, with its tokenizer.
+        documents: the texts.
+        settings: of the audit.
+        reference: a model of the same tokenizer, or None.
+        cnn: the CNNs of a study of the model, or None.
+        names: what `model` and `reference` were called, where that is not their path.
+
+    Raises:
+        UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
+            reference whose token ids mean something else.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        documents: Sequence[Document],
+        settings: AuditSettings,
+        *,
+        reference: LanguageModel | None = None,
+        cnn: CnnGround | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        if settings.chat_template:
+            lm = in_chat(lm, settings.instruction)
+        if lm.tokenizer is None:
+            raise UserError(f"{lm.name}: has no tokenizer. Save it with the model.")
+        check_fits(lm, settings.length)
+        if reference is not None:
+            if lm.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+                raise UserError(
+                    f"{reference.name}: another tokenizer than {lm.name}'s, so the same ids would "
+                    "be another text. Choose a reference model of the same family."
+                )
+            check_fits(reference, settings.length)
+        self.lm, self.reference, self.cnn = lm, reference, cnn
+        self.name = lm.name
+        self.fingerprint: str | None = lm.fingerprint
+        self.settings, self.documents, self.tokenizer = settings, documents, lm.tokenizer
+        self._names = dict(names or {})
+        self._parts: Parts | None = None
+        tokens = []
+        with track("Tokenizing", total=len(documents), unit="documents") as progress:
+            for document in documents:
+                tokens.append(tokenize(document.text, lm.tokenizer))
+                progress.advance()
+        self.tokens: Sequence[Tokens] = tokens
+
+    def identity(self) -> dict[str, Any]:
+        """What of the models decides what an audit says."""
+        lm, reference = self.lm, self.reference
+        facts: dict[str, Any] = {
+            "model": [lm.fingerprint, lm.dtype, lm.bos_id],
+            "reference": reference and [reference.fingerprint, reference.dtype, reference.bos_id],
+        }
+        if self.cnn is not None:
+            facts["cnn"] = {name: one for name, one in self.cnn.facts.items() if name != "study"}
+        return facts
+
+    def facts(self, _: pl.DataFrame, /) -> dict[str, Any]:
+        """What is recorded of the models."""
+        lm, reference = self.lm, self.reference
+        return {
+            "model": _facts(lm, self._names.get("model", lm.name)),
+            "reference": reference
+            and _facts(reference, self._names.get("reference", reference.name)),
+            "cnn": self.cnn and self.cnn.facts,
+        }
+
+    def resume(self, out: Path, key: str) -> None:
+        """Keep what is continued in the folder of an audit, and take what was kept under a key."""
+        self._parts = Parts(out, key)
+
+    def is_whole(self, _: Place, /) -> bool:
+        """True: a prompt of token ids may end anywhere."""
+        return True
+
+    def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
+        """Continue windows part by part; a part that is there is read."""
+        size = self.settings.batch_size * _BATCHES_A_PART
+        made = [pl.DataFrame(schema=WINDOW_COLUMNS)]
+        label = "Asking around finds" if around else "Asking"
+        with track(label, total=len(places), unit="windows") as progress:
+            for start in range(0, len(places), size):
+                chunk = places[start : start + size]
+                name = f"{'around' if around else 'windows'}-{start // size:06d}"
+                frame = self._parts.read(name) if self._parts else None
+                if frame is None or frame.height != len(chunk):
+                    frame = self._continue(chunk)
+                    if self._parts:
+                        self._parts.write(name, frame)
+                made.append(frame)
+                progress.advance(len(chunk))
+        return pl.concat(made)
+
+    def _continue(self, places: Sequence[Place]) -> pl.DataFrame:
+        windows = cut(self.tokens, places, self.settings.length)
+        found = self._continued(self.lm, windows, self.settings.n_allowed)
+        scores = [None if np.isnan(one) else float(one) for one in found.score]
+        return pl.DataFrame(
+            {
+                "document": [number for number, _ in places],
+                "first": [first for _, first in places],
+                "common": found.common,
+                "score": scores,
+                "continuation": [
+                    row if score is not None and counts_as_hit(score, self.settings) else None
+                    for row, score in zip(found.tokens.tolist(), scores, strict=True)
+                ],
+            },
+            schema=WINDOW_COLUMNS,
+        )
+
+    def _continued(
+        self, lm: LanguageModel, windows: npt.NDArray[np.int32], n_allowed: int
+    ) -> "Continued":
+        batches = continue_windows(
+            lm,
+            windows,
+            prefix=self.settings.prefix,
+            n_allowed=n_allowed,
+            batch_size=self.settings.batch_size,
+        )
+        return Continued(*map(np.concatenate, zip(*batches, strict=True)))
+
+    def grow(self, places: Sequence[Place]) -> list[Growth]:
+        """How far the model goes on, as far as document, `max_growth` and its positions reach."""
+        settings, lm = self.settings, self.lm
+        lengths = [self._reach(place) for place in places]
+        found = [Growth(0, False)] * len(places)
+        order = sorted(range(len(places)), key=lambda one: lengths[one])
+        for length, group in groupby(order, key=lambda one: lengths[one]):
+            members = list(group)
+            rows = cut(self.tokens, [places[one] for one in members], length)
+            right = right_tokens(lm, rows, batch_size=settings.batch_size, prefix=settings.prefix)
+            for one, row, n in zip(members, rows, run_lengths(right), strict=True):
+                prompt, written = row[: settings.prefix], row[settings.prefix :][:n]
+                found[one] = Growth(int(n), is_copied(lm.tokenizer, prompt, written))
+        return found
+
+    def _reach(self, place: Place) -> int:
+        """Tokens of prefix and what may follow."""
+        number, first = place
+        length = self.settings.length
+        reach = min(len(self.tokens[number].ids) - first, length + self.settings.max_growth)
+        if self.lm.max_positions is not None:
+            reach = min(reach, self.lm.max_positions - len(self.lm.before))
+        return max(reach, length)
+
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+        """The evidence of spans, some at a time."""
+        found: list[SpanEvidence] = []
+        with track("Gathering evidence", total=len(spans), unit="spans") as progress:
+            for start in range(0, len(spans), _SPANS_AT_ONCE):
+                chunk = spans[start : start + _SPANS_AT_ONCE]
+                found += gather_evidence(self, chunk)
+                progress.advance(len(chunk))
+        return found
+
+    def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
+        """What the scan found that the model writes."""
+        return [Written(token_texts(self.tokenizer, span.hit.continuation)) for _, span in spans]
+
+    def judge(self, rows: npt.NDArray[np.int32]) -> Judged:
+        """Ask how likely given tokens are, of each row the suffix."""
+        return judge_tokens(self.lm, rows, self.settings)
+
+    def beside(self, windows: npt.NDArray[np.int32]) -> Beside:
+        """What reference model and CNNs say."""
+        batch_size = self.settings.batch_size
+        says = recall_probabilities(self.cnn, self.lm, windows, batch_size=batch_size)
+        if self.reference is None:
+            return Beside(None, None, says)
+        scores = self._continued(self.reference, windows, self.settings.suffix).score
+        return Beside(scores, judge_tokens(self.reference, windows, self.settings).logprobs, says)
+
+    def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Whether the model writes the same again, and the rule says the same of it."""
+        if not rows:
+            return []
+        settings = self.settings
+        windows = np.array([row["window_tokens"] for row in rows], dtype=np.int32)
+        written = self._continued(self.lm, windows, settings.suffix).tokens.tolist()
+        rulings = rule_windows(
+            self.tokenizer, windows, prefix=settings.prefix, patterns=settings.patterns
+        )
+        return [
+            tokens == row["continuation_tokens"] and ruling.verdict == row["rule_says"]
+            for row, tokens, ruling in zip(rows, written, rulings, strict=True)
+        ]
+
+
+def _facts(lm: LanguageModel, name: str) -> dict[str, Any]:
+    """`fingerprint` is over weights and configuration as loaded."""
+    return {
+        "name": name,
+        "revision": lm.revision,
+        "fingerprint": lm.fingerprint,
+        "files": model_files(Path(lm.name)),
+        "dtype": lm.dtype,
+        "device": lm.device,
+        "bos_id": lm.bos_id,
+        "vocab_size": lm.vocab_size,
+    }
+
+
+class Parts:
+    """The folder `parts/` of an audit: what is done of one that is not finished.
+
+    Args:
+        out: the audit's folder.
+        key: hash of everything that decides what the parts hold; those of another are removed.
+    """
+
+    def __init__(self, out: Path, key: str) -> None:
+        self._folder = out / PARTS
+        path = self._folder / "key.json"
+        try:
+            is_this = json.loads(path.read_text(encoding="utf-8"))["key"] == key
+        except (OSError, ValueError, KeyError, TypeError):
+            is_this = False
+        if not is_this:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key})
+
+    def read(self, name: str) -> pl.DataFrame | None:
+        """A part that an earlier run finished, None where there is none."""
+        path = self._folder / f"{name}.parquet"
+        try:
+            return read_parquet(path) if path.is_file() else None
+        except (OSError, DamagedDataError):
+            return None  # torn or altered since: it is made again
+
+    def write(self, name: str, frame: pl.DataFrame) -> None:
+        """Keep a finished part."""
+        write_parquet(self._folder / f"{name}.parquet", frame)
+
+
+class Continued(NamedTuple):
+    """Continued windows.
+
+    Attributes:
+        tokens: what the model wrote, shape (n, suffix), int32; `LEFT` after a window was left.
+        common: tokens of the longest common prefix of suffix and continuation, (n,), int32.
+        score: share of matching tokens (n,), float64; NaN for a window that was left.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    common: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float64]
+
+
+def continue_windows(
+    lm: LanguageModel, windows: npt.ArrayLike, *, prefix: int, n_allowed: int, batch_size: int
+) -> Iterator[Continued]:
+    """Continue each window's prefix until it is done or cannot become a hit, batch by batch.
+
+    Args:
+        lm: the model.
+        windows: token ids, shape (n, length), integers.
+        prefix: tokens that the model is shown.
+        n_allowed: wrong tokens that a hit may have; the suffix's length decodes all to the end.
+        batch_size: windows a forward; halved, and said so, when memory runs out.
+
+    Raises:
+        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+        NoRoomError: not even one window fits into memory.
+    """
+    table = check_tokens(lm, windows, prefix=prefix)
+    return run_batches(
+        lm, table, batch_size, lambda batch: _continue_batch(lm, batch, prefix, n_allowed)
+    )
+
+
+def _continue_batch(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int, n_allowed: int
+) -> Continued:
+    wanted = batch[:, prefix:]
+    chosen = torch.full_like(wanted, LEFT)
+    alive = torch.arange(len(batch), device=batch.device)
+    cache, fed = new_cache(lm, batch.shape[1] - 1), prepend_bos(lm, batch[:, :prefix])
+    with torch.inference_mode():
+        for step in range(wanted.shape[1]):
+            best, gap = best_two(last_logits(lm, fed, 1, cache))
+            check_finite(lm, gap)
+            chosen[alive, step] = best[:, 0]
+            n_wrong = (chosen[alive, : step + 1] != wanted[alive, : step + 1]).sum(dim=1)
+            is_kept = n_wrong <= n_allowed
+            if step + 1 == _ASKED_WHOLE:
+                is_kept &= ~_finish_whole(lm, batch, chosen, alive, n_wrong == 0)
+            # Families without a cache read everything again.
+            fed = best if cache is not None else torch.cat([fed, best], dim=1)
+            kept = is_kept.nonzero().squeeze(1)
+            if len(kept) == 0:
+                break
+            if len(kept) < len(alive):
+                alive, fed = alive[kept], fed[kept]
+                if cache is not None:
+                    cache.batch_select_indices(kept)
+    written = chosen.cpu().numpy()
+    is_right = written == wanted.cpu().numpy()
+    score = np.where(written[:, -1] == LEFT, np.nan, is_right.mean(axis=1))
+    common = run_lengths(is_right).astype(np.int32)
+    return Continued(written.astype(np.int32), common, score)
+
+
+def _finish_whole(
+    lm: LanguageModel,
+    batch: torch.Tensor,
+    chosen: torch.Tensor,
+    alive: torch.Tensor,
+    is_right: torch.Tensor,
+) -> torch.Tensor:
+    """Finish, in `chosen`, the windows that the model reproduces whole; (alive,) bool: which.
+
+    One teacher-forced forward instead of a step a token: while every token is the likeliest,
+    decoding would have read the same (see `mnemoscope.lm.continue_`).
+    """
+    rows = alive[is_right]
+    is_whole = torch.zeros_like(is_right)
+    if len(rows):
+        wanted = batch[rows, -chosen.shape[1] :]
+        best, _ = best_two(last_logits(lm, prepend_bos(lm, batch[rows, :-1]), chosen.shape[1]))
+        found = (best == wanted).all(dim=1)
+        chosen[rows[found]] = wanted[found]
+        is_whole[is_right.nonzero().squeeze(1)[found]] = True
+    return is_whole
+
+
+def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> Judged:
+    """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
+
+    Args:
+        lm: the model.
+        rows: token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
+        settings: suffix, temperature and `top_k`.
+    """
+    table = check_tokens(lm, rows)
+
+    def ask(batch: torch.Tensor) -> tuple[npt.NDArray[Any], ...]:
+        wanted = batch[:, -settings.suffix :]
+        if not lm.before and batch.shape[1] == settings.suffix:
+            wanted = wanted[:, 1:]  # nothing is read before the first
+        with torch.inference_mode():
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1]).float()
+            logprobs = logits.log_softmax(dim=-1)
+            best = logprobs.topk(min(N_ALTERNATIVES, logprobs.shape[-1]), dim=-1)
+            sampled = _sampling_logprobs(logits, wanted, settings).sum(dim=1)
+            values = _chosen(logprobs, wanted).double()
+            is_whole = (logits.argmax(dim=-1) == wanted).all(dim=1)
+        missing = values.new_full((len(values), settings.suffix - values.shape[1]), torch.nan)
+        found = (torch.cat([missing, values], 1), sampled, is_whole, best.indices, best.values)
+        return tuple(one.cpu().numpy() for one in found)
+
+    batches = zip(*run_batches(lm, table, settings.batch_size, ask), strict=True)
+    logprobs, sampled, is_whole, ids, values = map(np.concatenate, batches)
+
+    def choices(row: int) -> Choices:
+        texts = iter(token_texts(lm.tokenizer, ids[row]))
+        return [
+            [{"text": next(texts), "logprob": float(one)} for one in place] for place in values[row]
+        ]
+
+    return Judged(logprobs, sampled, is_whole, choices)
+
+
+def _sampling_logprobs(
+    logits: torch.Tensor, wanted: torch.Tensor, settings: AuditSettings
+) -> torch.Tensor:
+    """Log-probability of drawing each token at a temperature from the top k, in float64."""
+    scaled = logits.double() / settings.temperature
+    drawn = _chosen(scaled, wanted)
+    if not 0 < settings.top_k < scaled.shape[-1]:
+        return drawn - scaled.logsumexp(dim=-1)
+    best = scaled.topk(settings.top_k, dim=-1).values
+    return (drawn - best.logsumexp(dim=-1)).masked_fill(drawn < best[..., -1], -torch.inf)
+
+
+def _chosen(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Value of one token a place, (batch, places) from (batch, places, vocabulary)."""
+    return values.gather(-1, tokens[..., None]).squeeze(-1)

@@ -1,0 +1,126 @@
+"""A model that runs here: windows left early, growth, any family, a chat; nothing changes."""
+
+import copy
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnemoscope.audit.documents import Document, tokenize
+from mnemoscope.audit.local import LEFT, LocalModel, continue_windows
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.verify import read_audit
+from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.model import wrap_model
+
+_PLACE = Path(__file__).parents[1] / "lm" / "tiny_families.py"
+_SPEC = importlib.util.spec_from_file_location("tiny_families_of_lm", _PLACE)
+tiny = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tiny)
+
+N_WRITTEN = 40
+FIRST_LETTER = 3  # ids below are special tokens, no characters
+
+
+@pytest.fixture(scope="module")
+def windows(sequences):
+    """Memorized, nearly memorized and strange ones; a few shifted by some tokens."""
+    rows = np.array(sequences["tokens"].head(40).to_list(), dtype=np.int32)
+    return np.concatenate([rows, np.roll(rows[:12], -3, axis=1)])
+
+
+def run(lm, windows, n_allowed):
+    batches = list(
+        continue_windows(lm, windows, prefix=32, n_allowed=n_allowed, batch_size=len(windows))
+    )
+    return [np.concatenate(column) for column in zip(*batches, strict=True)]
+
+
+def test_leaving_early_changes_no_verdict_and_the_end_is_the_study_s_continuation(lm, windows):
+    n_allowed = AuditSettings().n_allowed
+    assert n_allowed == 3  # 29 of 32 tokens are 0.906, 28 are 0.875
+    tokens, common, score = run(lm, windows, 32)
+    other = next(continue_sequences(lm, windows, batch_size=len(windows)))
+    assert (tokens == other.tokens).all()
+    assert score == pytest.approx(other.score)
+    early_tokens, early_common, early_score = run(lm, windows, n_allowed)
+    is_hit = score >= 0.9
+    assert 5 < is_hit.sum() < len(windows) - 5  # both kinds are there
+    assert (is_hit == (early_score >= 0.9)).all()  # NaN is no hit
+    assert (early_common == common).all()
+    assert (early_tokens[is_hit] == tokens[is_hit]).all()
+    decoded = early_tokens != LEFT
+    assert (early_tokens[decoded] == tokens[decoded]).all()
+    assert decoded.mean() < 0.9
+
+
+def test_growth_is_where_greedy_decoding_leaves_the_document(lm, trained, new_text):
+    text = trained[0] + new_text(1, 60)
+    ids = tokenize(text, lm.tokenizer).ids
+    model = LocalModel(lm, [Document("a", text, "")], AuditSettings())
+    firsts = (0, 1, 4, 40)
+    made = model.grow([(0, first) for first in firsts])
+    for first, growth in zip(firsts, made, strict=True):
+        row = ids[None, first : first + 128]
+        written = next(continue_sequences(lm, row, batch_size=1)).tokens[0]
+        is_right = written == row[0, 32:]
+        assert growth.n_tokens == (len(is_right) if is_right.all() else int(is_right.argmin()))
+    assert made[0].n_tokens >= 30  # the trained text comes out
+    assert made[3].n_tokens < 10  # the new one does not
+
+
+def letters(ids):
+    """The text of token ids: one printable character a token."""
+    return "".join(chr(int(one) - FIRST_LETTER + 32) for one in ids)
+
+
+def own_words(lm):
+    """A prefix and what the model writes after it, of printable characters only."""
+    rows = tiny.random_tokens(30, length=32 + N_WRITTEN, seed=1)
+    written = next(continue_sequences(lm, rows, batch_size=30)).tokens
+    row = int(np.flatnonzero((written >= FIRST_LETTER).all(axis=1))[0])
+    return letters(rows[row, :32]), letters(written[row])
+
+
+@pytest.mark.parametrize(
+    ("family", "adds_bos"), [("llama", True), ("llama", False), ("gpt2", False), ("bloom", False)]
+)
+def test_its_own_words_are_found_where_they_stand(tmp_path, audited, family, adds_bos):
+    model = tiny.make_model(family)
+    with torch.no_grad():  # special tokens are no characters of a document: it writes none
+        model.get_output_embeddings().weight[:FIRST_LETTER] = 0
+    lm = wrap_model(model, tiny.make_tokenizer(adds_bos), name=family)
+    assert (lm.bos_id is not None) == adds_bos
+    prefix, written = own_words(lm)
+    before, after = (letters(one) for one in tiny.random_tokens(2, 50, seed=9))
+    text = before + prefix + written + after
+    # A random model goes on otherwise after a prefix shifted by one: every start must be tried.
+    _, spans = audited(tmp_path, text, model=lm, settings=AuditSettings(stride=1))
+    start = len(before) + 32
+    covered = {one for a, b in spans.select("start", "end").rows() for one in range(a, b)}
+    assert set(range(start, start + N_WRITTEN)) <= covered
+    assert len(covered) <= N_WRITTEN + 16
+    for row in spans.iter_rows(named=True):
+        assert row["text"] == text[row["start"] : row["end"]]
+
+
+def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify):
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}\n"
+    chatty = replace(lm, tokenizer=tokenizer)
+    text = "".join(f"Chapter {n}: board mode\n" for n in range(10, 40))
+    settings = AuditSettings(chat_template=True, n_prefixes=0)
+    audited(tmp_path, text, model=chatty, settings=settings)
+    record, frame = read_audit(tmp_path / "out")
+    assert record["settings"]["chat_template"]
+    assert record["settings"]["instruction"] == "Continue this text."
+    assert frame.height
+    assert frame["perplexity_without_prefix"].is_finite().all()
+    found = verify(tmp_path / "out", chatty)
+    assert (found.problems, found.n_hold) == ([], frame.height)
+    with pytest.raises(UserError, match="other documents, settings"):
+        audited(tmp_path, text, settings=AuditSettings(n_prefixes=0))
