@@ -100,8 +100,6 @@ def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
         levels.settings({"n_sequence": 3})
     with pytest.raises(UserError, match="got 3"):
         levels.settings({"n_sequences": 3})
-    with pytest.raises(UserError, match="no other variant"):
-        levels.settings({"published": True})
 
 
 def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:

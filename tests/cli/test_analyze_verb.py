@@ -30,10 +30,9 @@ def test_the_list_says_what_each_answers_and_needs(call) -> None:
         assert entry.name in result.out
         assert entry.needs[0] in result.out
     said = " ".join(result.out.split())
-    for word in (*NEEDS, *USES, "--published"):
+    for word in (*NEEDS, *USES):
         assert word in said
     assert "the study's reference model" in said
-    assert "beside the corrected one, which is the default" in said
 
 
 def test_an_analysis_is_stored_shown_and_not_made_twice(study, tiny, call) -> None:
@@ -169,7 +168,6 @@ def test_a_checkpoint_missing_in_the_middle_is_said(study, tiny, tmp_path, call,
         (("neurons", "--set", "n_bins=1"), "greater than or equal to 2"),
         (("psmi", "--set", "max_directions=700"), "multiple of 500"),
         (("predict", "--seed", "-1"), "greater than or equal to 0"),
-        (("boundary", "--published"), "no other variant"),
         (("levels", "--second", "nowhere/at-all-that-is"), "nowhere"),
         (("levels", "--second", "a", "--checkpoint", "b"), "Give one of them"),
         (("boundary", "--corpus", "not-there"), "not-there"),

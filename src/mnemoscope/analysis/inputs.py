@@ -147,6 +147,3 @@ class AnalysisSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, description="Seed of all that is drawn at random.")
-    published: bool = Field(
-        default=False, description="Compute as published, defects included (--published)."
-    )

@@ -205,7 +205,7 @@ def _answers(
 ) -> pl.DataFrame:
     """What every prompt of every sequence gives, kept in blocks of sequences."""
     lm = inputs.model()
-    asked = settings.model_dump(include={"least", "n_decoded", "compare", "published"})
+    asked = settings.model_dump(include={"least", "n_decoded", "compare"})
     asked["prompts"] = sorted({one.length for one in prompts})
     is_exact = settings.compare == "tokens"
     ask = ask_exactly if is_exact else ask_by_words

@@ -82,8 +82,6 @@ class Entry:
         answers: the question in one line.
         needs: what a study must have; refused in one line otherwise.
         source: paper and arXiv number.
-        published: what `--published` computes otherwise and why that is not the default; empty
-            where there is no such variant.
         uses: what it uses where it is there, and does without elsewhere.
         version: raised when the numbers change, so that stored results are made anew.
     """
@@ -93,7 +91,6 @@ class Entry:
     answers: str
     needs: tuple[Need, ...]
     source: str
-    published: str = ""
     uses: tuple[Use, ...] = ()
     version: int = 1
 
@@ -109,8 +106,7 @@ class Entry:
         """Check plain values and fill in the defaults.
 
         Raises:
-            UserError: an unknown key (with the nearest known one), a bad value, or `published`
-                where there is no such variant.
+            UserError: an unknown key (with the nearest known one) or a bad value.
         """
         where, kind = f"analyze {self.name}", self.module().Settings
         try:
@@ -124,8 +120,6 @@ class Entry:
                 raise UserError(f"{where}, {key}: unknown key.{hint}") from None
             said = f"{problem['msg']} (got {problem.get('input')!r})"
             raise UserError(f"{where}, {key}: {said}. Correct the value.") from None
-        if found.published and not self.published:
-            raise UserError(f"{where}: --published: there is no other variant. Leave it out.")
         return found
 
 

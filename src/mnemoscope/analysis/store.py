@@ -42,9 +42,9 @@ class StoredResult(BaseModel):
     versions: dict[str, Any]
 
 
-def result_folder(study: Study, entry: Entry, *, published: bool) -> Path:
-    """Where the result of an analysis lies; the published variant has a folder of its own."""
-    return study.folder / "analysis" / (f"{entry.name}-published" if published else entry.name)
+def result_folder(study: Study, entry: Entry) -> Path:
+    """Where the result of an analysis lies."""
+    return study.folder / "analysis" / entry.name
 
 
 def load_result(folder: Path) -> StoredResult | None:
@@ -114,10 +114,9 @@ def shelf_of(study: Study) -> Shelf:
 
 
 def stored_results(study: Study) -> Iterator[tuple[Entry, StoredResult, Path]]:
-    """Every result that the study holds, published variants after the others."""
+    """Every result that the study holds, in the order of `ENTRIES`."""
     for entry in ENTRIES:
-        for published in (False, True) if entry.published else (False,):
-            folder = result_folder(study, entry, published=published)
-            result = load_result(folder)
-            if result is not None:
-                yield entry, result, folder
+        folder = result_folder(study, entry)
+        result = load_result(folder)
+        if result is not None:
+            yield entry, result, folder

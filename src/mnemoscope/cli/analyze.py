@@ -47,12 +47,6 @@ def analyze(
             show_default=False,
         ),
     ] = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published", help="Compute as published, defects included, beside the other."
-        ),
-    ] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of all that is drawn at random (default 0).")
     ] = None,
@@ -87,7 +81,6 @@ def analyze(
     values: dict[str, Any] = dict(map(assignment, set_ or []))
     if name == "all" and values:
         raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
-    values |= {"published": True} if published else {}
     values |= {"seed": seed} if seed is not None else {}
     from mnemoscope.analysis.registry import entry_named
     from mnemoscope.study.folder import Study
@@ -140,23 +133,18 @@ def _print_list() -> None:
     from mnemoscope.report.published import console
 
     table = Table(box=None, pad_edge=False)
-    for column in ("analysis", "answers", "needs", "--published"):
+    for column in ("analysis", "answers", "needs"):
         table.add_column(column, overflow="fold")
     for entry in ENTRIES:
         needs = ", ".join(entry.needs)
         needs += f" (uses {', '.join(entry.uses)})" if entry.uses else ""
-        table.add_row(entry.name, entry.answers, needs, "yes" if entry.published else "")
+        table.add_row(entry.name, entry.answers, needs)
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
     meanings = {str(word): text for word, text in USES.items()}
     meanings |= {str(word): need.meaning for word, need in NEEDS.items()}
     for word, meaning in meanings.items():
         words.add_row(word, meaning)
-    words.add_row(
-        "--published",
-        "the published computation where it has a defect, beside the corrected one, which is the "
-        "default; docs/analyses/NAME.md says what it does otherwise",
-    )
     print()
     console().print(words)
     print(

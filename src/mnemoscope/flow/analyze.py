@@ -89,7 +89,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
     facts = rows.facts | _facts(study, entry, settings, others, corpus)
     plain = settings.model_dump(mode="json")
     key = _hash([entry.name, entry.version, plain, facts])
-    folder = result_folder(study, entry, published=settings.published)
+    folder = result_folder(study, entry)
     known = None if asked.redo else load_result(folder)
     if known is not None and known.key == key:
         return Outcome(entry, known, was_done=True, folder=folder)
@@ -121,9 +121,6 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
     Of the settings those are asked that every analysis has.
     """
     for entry in ENTRIES:
-        if asked.values.get("published") and not entry.published:
-            yield Outcome(entry, None, refused="there is no published variant.")
-            continue
         try:
             yield analyze(study, entry, asked, models)
         except UserError as error:

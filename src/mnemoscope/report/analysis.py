@@ -45,7 +45,7 @@ class AnalysisTable:
 
 @dataclass(frozen=True)
 class AnalysisSection:
-    """One analysis, or its published variant.
+    """One analysis.
 
     Attributes:
         name: as it is typed.
@@ -58,7 +58,6 @@ class AnalysisSection:
         tables: folded below.
         cost: seconds and forward passes in words.
         settings: in words.
-        variant: what this published variant computes otherwise; empty for the default.
     """
 
     name: str
@@ -71,7 +70,6 @@ class AnalysisSection:
     tables: tuple[AnalysisTable, ...] = ()
     cost: str = ""
     settings: str = ""
-    variant: str = ""
 
 
 class Tick(NamedTuple):
@@ -387,7 +385,6 @@ def _section(study: Study, entry: Entry, result: StoredResult, folder: Path) -> 
         cost=f"{duration(result.seconds)} and {count(result.forward_passes)} sequences "
         "through a model",
         settings=", ".join(f"{key}={_plain(value)}" for key, value in result.settings.items()),
-        variant=entry.published if result.settings.get("published") else "",
     )
 
 
