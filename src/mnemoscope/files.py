@@ -1,6 +1,7 @@
-"""Write a file whole or not at all: temporary file beside it, fsync, rename.
+"""Write a file whole or not at all, and tables with their own sha256.
 
-A file that exists is complete. A full disk becomes `NoRoomError` and leaves what was there.
+A file that exists is complete: temporary file beside it, fsync, rename. A full disk becomes
+`NoRoomError` and leaves what was there. A flipped bit of a Parquet file is found on reading.
 """
 
 import errno
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-# Write a file whole or not at all: temporary file beside it, fsync, rename.
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_TOO_LARGE = errno.EFBIG
-_NO_PERMISSION = {errno.EACCES, errno.EROFS, errno.EPERM}
+_KEY = "mnemoscope.sha256"
+# Beside the key, so that one flipped bit cannot hide that there is a checksum.
+_MARK = "mnemoscope:"
+_BLANK = b"0" * 64
+# As Thrift's compact protocol writes it: the key, then a string of 75 bytes as the next field.
+_BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()
+_FOOTER_END = 8  # the footer's length (uint32, little endian) and "PAR1"
+_BLOCK = 1 << 20
 
 
 @contextmanager
@@ -44,9 +48,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        with open(temporary, "rb+") as handle:  # on disk before its name appears
+            os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if os.name == "posix":  # the new name too; not every system can open a folder
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
@@ -54,11 +64,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def made_folder(folder: Path | str) -> Path:
-    """Make a folder for what is written, with its parents, where it is not there.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Make a folder for what is written, with its parents; UserError where that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,51 +88,23 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _sync(path: Path) -> None:
-    """Force a finished file to disk before its name appears."""
-    with open(path, "rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to disk; not every system can open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _explain(error: OSError, path: Path) -> Exception:
     """Turn the system's word into ours."""
-    if error.errno in _NO_ROOM:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoRoomError(
             f"{path}: the disk is full. Make room and run the same command again; "
             "what was complete is kept."
         )
-    if error.errno == _TOO_LARGE:
+    if error.errno == errno.EFBIG:
         return NoRoomError(
             f"{path}: the system allows no file this large here (see 'ulimit -f'). "
             "Choose another place with -o."
         )
-    if error.errno in _NO_PERMISSION:
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"{path}: no permission to write here. Choose another place with -o.")
     if error.errno == errno.ENOENT and not path.parent.is_dir():
         return UserError(f"{path.parent}: no such folder. Create it, or choose another with -o.")
     return error
-
-
-# Parquet files that carry their own sha256, so that a flipped bit is found on reading.
-
-_KEY = "mnemoscope.sha256"
-# Beside the key, so that one flipped bit cannot hide that there is a checksum.
-_MARK = "mnemoscope:"
-_BLANK = b"0" * 64
-# As Thrift's compact protocol writes it: the key, then a string of 75 bytes as the next field.
-_BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()
-_FOOTER_END = 8  # the footer's length (uint32, little endian) and "PAR1"
-_BLOCK = 1 << 20
 
 
 def write_parquet(
@@ -179,17 +157,13 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
 
     with open(path, "rb") as file:
         is_whole = _is_whole(file)
-    if not is_whole:
-        raise _damaged(path, "its content has changed since it was written: sha256", remedy)
-    try:
-        return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise _damaged(path, reason, remedy) from None
-
-
-def _damaged(path: Path | str, reason: str, remedy: str) -> DamagedDataError:
-    return DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
+    reason = "its content has changed since it was written: sha256"
+    if is_whole:
+        try:
+            return pl.read_parquet(path, glob=False)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+    raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
 
 def _is_whole(file: BinaryIO) -> bool:

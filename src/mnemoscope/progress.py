@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TextIO
 
 _LINE_EVERY_SECONDS = 10.0
@@ -49,19 +50,15 @@ class _Lines:
     def _print(self) -> None:
         of_total = f" of {self._total:,}" if self._total is not None else ""
         seconds = time.monotonic() - self._started
-        rate = f", {_rate(self._done / seconds)}" if seconds >= 1 and self._done else ""
+        rate = ""
+        if seconds >= 1 and self._done:
+            speed = self._done / seconds
+            rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
         print(
             f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s{rate}",
             file=self._stream,
             flush=True,
         )
-
-
-def _rate(a_second: float) -> str:
-    """Units a second, or seconds a unit where that is the larger number."""
-    if a_second >= 1:
-        return f"{a_second:,.0f} a second"
-    return f"{1 / a_second:,.0f} s each"
 
 
 SILENT: Progress = _Silent()
@@ -72,16 +69,7 @@ _openers: list[Opener] = []
 
 @contextmanager
 def track(label: str, *, total: int | None = None, unit: str = "sequences") -> Iterator[Progress]:
-    """Follow one computation.
-
-    Args:
-        label: what runs, in a word or two.
-        total: how many units there are, when known.
-        unit: what is counted.
-
-    Yields:
-        An object whose `advance(n)` is to be called as units are finished.
-    """
+    """Follow one computation of `total` units; `advance(n)` is called as they are finished."""
     if not _openers:
         yield SILENT
         return
@@ -102,7 +90,8 @@ def say(message: str) -> None:
 def show_progress(stream: TextIO | None = None) -> Iterator[None]:
     """Show progress inside this block: bars on a terminal (and notebooks), lines elsewhere."""
     stream = stream or sys.stderr
-    with follow_progress(_rich_opener() if _is_interactive(stream) else _line_opener(stream)):
+    is_interactive = stream.isatty() or "ipykernel" in sys.modules  # a notebook's kernel
+    with follow_progress(_open_bar if is_interactive else partial(_open_lines, stream)):
         yield
 
 
@@ -116,55 +105,46 @@ def follow_progress(opener: Opener) -> Iterator[None]:
         _openers.remove(opener)
 
 
-def _is_interactive(stream: TextIO) -> bool:
-    """True on a terminal and in a notebook kernel."""
-    return stream.isatty() or "ipykernel" in sys.modules
+def _open_lines(
+    stream: TextIO, label: str, total: int | None, unit: str
+) -> tuple[Progress, Callable[[], None]]:
+    lines = _Lines(label, total, unit, stream)
+    return lines, lines.close
 
 
-def _line_opener(stream: TextIO) -> Opener:
-    def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
-        lines = _Lines(label, total, unit, stream)
-        return lines, lines.close
+def _open_bar(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+    from rich.text import Text
 
-    return open_
+    class _Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            """Units a second, lately."""
+            return Text(f"{task.speed:,.0f}/s" if task.speed and task.speed >= 10 else "")
 
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    bars.start()
+    task = bars.add_task(label, total=total)
 
-def _rich_opener() -> Opener:
-    def open_(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            ProgressColumn,
-            Task,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
-        from rich.text import Text
+    class _Bar:
+        def advance(self, n: int = 1) -> None:
+            """Move the bar."""
+            bars.advance(task, n)
 
-        class _Rate(ProgressColumn):
-            def render(self, task: Task) -> Text:
-                """Units a second, lately."""
-                return Text(f"{task.speed:,.0f}/s" if task.speed and task.speed >= 10 else "")
-
-        bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        bars.start()
-        task = bars.add_task(label, total=total)
-
-        class _Bar:
-            def advance(self, n: int = 1) -> None:
-                """Move the bar."""
-                bars.advance(task, n)
-
-        return _Bar(), bars.stop
-
-    return open_
+    return _Bar(), bars.stop

@@ -53,7 +53,7 @@ from mnemoscope.pipeline.capture import (
 )
 from mnemoscope.pipeline.continue_ import chunk_blocks, chunk_folder, continue_with, verdict_folder
 from mnemoscope.progress import SILENT, Progress, say
-from mnemoscope.study.folder import Study, hold_folder, versions
+from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
 from mnemoscope.study.settings import StudySettings, parse_settings
 
@@ -83,11 +83,7 @@ class Part:
 
 
 def parse_part(text: str) -> Part:
-    """Read `3/8`.
-
-    Raises:
-        UserError: no such form, or a number outside 1 to n.
-    """
+    """Read `3/8`; refuses another form, or a number outside 1 to n."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--part {text}: wants I/N with I from 1 to N, for example --part 3/8.")
@@ -111,7 +107,7 @@ def run_part(
     folder, may each do a part.
 
     Args:
-        study: an existing study whose earlier stages are done.
+        study: one whose earlier stages are done.
         stage: `continue` or `capture`.
         part: which.
         settings: of the run, the same in every part; or a function of those the study has.
@@ -167,8 +163,11 @@ def _working_on(
         "table": table_digest(study.sequences),
     }
     with hold_folder(folder):
-        if redo:
-            _empty(folder)
+        for path in folder.iterdir() if redo else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
         if (folder / _RECORD).is_file():
             record = _read_record(part, folder)
             if difference := first_difference(record.values, values):
@@ -182,15 +181,6 @@ def _working_on(
         with noting_halved(counts, folder / _HALVED_FILE):
             yield folder
         write_json(folder / _RECORD, values | counts | {"finished": True})
-
-
-def _empty(folder: Path) -> None:
-    """Remove what a part holds, but not the lock that is held on it."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.suffix in (".json", ".parquet") or path.name == _HALVED_FILE:
-            path.unlink()
 
 
 def table_digest(table: pl.DataFrame) -> str:
@@ -268,15 +258,12 @@ class _Record:
 
 
 def merge_parts(study: Study, *, check: bool = True) -> list[str]:
-    """Put together the parts of every stage that has some.
+    """Put together the parts of every stage that has some; gives the names of these stages.
 
     Args:
         study: with folders `parts/continue` or `parts/capture`.
-        check: compare scan and decoding on a draw, as the stage does in one process; this loads
-            the model. Without it the merge needs none.
-
-    Returns:
-        Names of the stages that are done now.
+        check: compare scan and decoding on a draw, as the stage does in one process; without it
+            the merge needs no model.
 
     Raises:
         UserError: no parts, or parts that do not fit together or are not all there.
@@ -308,13 +295,7 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
 
 
 def _find_parts(study: Study, stage: str) -> list[_Record]:
-    """All parts of a stage in order, once they are whole and fit together.
-
-    Raises:
-        UserError: parts of different numbers, one that is missing or not finished, or one that
-            was made with other settings, another model, table or version than the first; or with
-            another table than the study's.
-    """
+    """All parts of a stage in order; refused unless they are all there and fit together."""
     folder = study.folder / "parts" / stage
     names = [
         (re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name), path) for path in folder.iterdir()

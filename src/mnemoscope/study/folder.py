@@ -112,7 +112,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of this name (KeyError for a name that is none of ours)."""
+    """The stage of this name; KeyError where there is none."""
     return {stage.name: stage for stage in STAGES}[name]
 
 
@@ -121,9 +121,6 @@ _NAMING = ("label.taxonomies", "search.nodes", "search.beside")
 
 class Study:
     """A study folder: its settings, its table, its stages.
-
-    Args:
-        folder: an existing study.
 
     Raises:
         UserError: the folder is missing or is no study.
@@ -286,7 +283,9 @@ class Study:
             if name not in NEUTRAL or value != NEUTRAL[name]
         }
         basis = [stage, decisive, [self.key(need) for need in entry.needs]]
-        basis += _taxonomy_digests(flat)
+        for named in (one for key in _NAMING for one in flat.get(key, [])):
+            if named.endswith((".yaml", ".yml")) and Path(named).is_file():
+                basis.append(hashlib.sha256(Path(named).read_bytes()).hexdigest())
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
     def is_done(self, stage: str) -> bool:
@@ -295,11 +294,7 @@ class Study:
         return manifest is not None and manifest["key"] == self.key(stage)
 
     def require(self, stage: str) -> None:
-        """Refuse to go on when a stage that is needed has not been run.
-
-        Raises:
-            UserError: with the command that runs it.
-        """
+        """Refuse to go on when a stage that is needed has not been run; says what runs it."""
         if not self.is_done(stage):
             raise UserError(
                 f"{self.folder}: stage '{stage}' has not been run. Run "
@@ -308,10 +303,10 @@ class Study:
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Time a stage; when the block succeeds its manifest is written with the counts given.
+        """Time a stage; after a block that succeeds its manifest is written.
 
         Yields:
-            A dictionary to be filled with counts (plain numbers and strings).
+            The manifest's counts, to be filled with plain numbers and strings.
         """
         counts: dict[str, Any] = {}
         started = time.monotonic()
@@ -335,10 +330,9 @@ class Study:
             log.write(json.dumps(entry) + "\n")
 
     def forget(self, stage: str) -> None:
-        """Drop a stage's manifest and those of all that follows from it.
+        """Drop a stage's manifest and those of all that follows; with `continue` the maps too.
 
-        Maps are dropped with `continue` (another model's would be refused); CNNs are named by
-        the hash of what made them, so they may stay.
+        CNNs are named by the hash of what made them, so they may stay.
         """
         for later in STAGES:
             if stage in later.needs:
@@ -417,16 +411,12 @@ class Study:
         with hold_folder(self.folder, shared=shared):
             self._read_settings()
             if not shared:
-                self._sweep()
+                for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
+                    for left in self.folder.glob(pattern):
+                        left.unlink(missing_ok=True)
+                if self.manifest("continue"):
+                    shutil.rmtree(self.folder / "continuation", ignore_errors=True)
             yield
-
-    def _sweep(self) -> None:
-        """Remove temporary files of a killed process, and parts that have been put together."""
-        for pattern in (".*.tmp", "cnn/.*.tmp", "manifests/.*.tmp"):
-            for left in self.folder.glob(pattern):
-                left.unlink(missing_ok=True)
-        if self.manifest("continue"):
-            shutil.rmtree(self.folder / "continuation", ignore_errors=True)
 
 
 @contextmanager
@@ -467,11 +457,7 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that already holds something that is no study.
-
-    Raises:
-        UserError: a file stands there, or a folder with other content.
-    """
+    """Refuse a path where a file stands, or a folder with other content."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
@@ -489,11 +475,7 @@ _LIBRARIES = (
 
 
 def versions(*further: str) -> dict[str, str]:
-    """Versions of what makes the numbers.
-
-    Args:
-        further: distributions that made this one beside those of every study.
-    """
+    """Versions of what makes the numbers, of these further distributions too."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
 
@@ -510,26 +492,14 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
             flat |= {f"{head}.{key}": value for key, value in values[head].items()}
         else:
             flat[head] = values[head]
-    return _weigh_split(flat, values) if "sequences.split" in flat else flat
-
-
-def _weigh_split(flat: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Of a split a study keeps what its samples need, so that these decide the table too.
-
-    Without a split its settings decide nothing, and stay out of the hash.
-    """
-    if flat["sequences.split"] is None:
+    if "sequences.split" not in flat:
+        return flat
+    if flat["sequences.split"] is None:  # then its settings decide nothing
         unused = ("sequences.split", "sequences.margin")
         return {key: value for key, value in flat.items() if key not in unused}
+    # Of a split a study keeps what its samples need, so that these decide the table too.
     needed = ("taxonomies", "n_train", "n_eval", "seed")
     return flat | {f"label.{key}": values["label"][key] for key in needed}
-
-
-def _taxonomy_digests(flat: dict[str, Any]) -> list[str]:
-    """Hashes of the taxonomy files that the settings name: an edited file is another taxonomy."""
-    named = [one for key in _NAMING for one in flat.get(key, [])]
-    paths = [Path(one) for one in named if one.endswith((".yaml", ".yml"))]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
