@@ -4,11 +4,11 @@ from pathlib import Path
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but the log of times and the locks."""
+    """Every file but the locks and those that hold times."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log.jsonl", ".lock")
+        if path.is_file() and path.name not in ("log.jsonl", ".lock") and path.suffix != ".seconds"
     }
 
 

@@ -33,6 +33,7 @@ from mnemoscope.pipeline.sequences import found_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
 from mnemoscope.study.settings import parse_settings  # noqa: E402
+from study_files import assert_same, content  # noqa: E402
 from tiny_models import save_model  # noqa: E402
 
 LENGTH = 16
@@ -108,20 +109,6 @@ def limit_memory(patch, rows: int) -> None:
         return attempt(step, batch, device) if len(batch) <= rows else None
 
     patch.setattr(batching, "_try", lacking)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log.jsonl", ".lock") and path.suffix != ".seconds"
-    }
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    found, wanted = content(folder), content(whole)
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
 def make_table(model: Path, n: int = 180) -> pl.DataFrame:

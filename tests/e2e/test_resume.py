@@ -12,18 +12,10 @@ from pathlib import Path
 import pytest
 
 from mnemoscope.study.folder import Study
+from study_files import assert_same
 
 COMMAND = Path(sys.executable).with_name("mnemoscope")
 PATIENCE_SECONDS = 300
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file but those that hold times."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "log.jsonl" and path.suffix != ".seconds"
-    }
 
 
 def children(pid: int) -> list[int]:
@@ -90,6 +82,4 @@ def test_killed_and_started_again_equals_undisturbed(verb, tiny_studies, tmp_pat
     one = ["--set", "train.workers=1"] if verb == "train" else []
     assert call(verb, folder, *one).status == 0
     assert {path: path.read_bytes() for path in made if path.exists()}.items() <= made.items()
-    found, wanted = content(folder), content(tiny_studies[verb])
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert_same(folder, tiny_studies[verb])

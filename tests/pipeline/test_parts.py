@@ -9,12 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
 from mnemoscope.flow.run import run
 from mnemoscope.lm import model as batching
-from mnemoscope.study.folder import Study
+from mnemoscope.pipeline import blocks, capture
+from mnemoscope.pipeline.parts import table_digest
+from mnemoscope.study.folder import Study, hold_folder
 from mnemoscope.study.settings import parse_settings
 from study_files import assert_same, content
 from tiny_models import make_sequences, save_model
@@ -165,31 +168,51 @@ def test_parts_with_other_settings_do_not_fit(begun, call, refused):
     assert call("merge", study, "-q").status == 0
 
 
-def test_parts_of_another_model_do_not_fit(begun, call, refused):
-    study = begun("continue")
-    make_parts(call, study, "continue")
-    path = folder_of(study, "continue", 2) / "part.json"
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (("models", "model", "fingerprint"), "models.model.fingerprint 'other'"),
+        (("versions", "torch"), "versions.torch 'other'"),
+        (("table",), "table 'other'"),
+        (("settings", "capture", "shard_rows"), "capture.shard_rows 'other' (here 10)"),
+    ],
+)
+def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused, keys, words):
+    study = begun("capture")
+    make_parts(call, study, "capture")
+    path = folder_of(study, "capture", 3) / "part.json"
     record = json.loads(path.read_text())
-    record["models"]["model"]["fingerprint"] = "0" * 64
+    inner = record
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = "other"
     path.write_text(json.dumps(record))
-    assert "models.model.fingerprint '0000" in refused("merge", study, "-q")
+    assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
     path.write_text("{}")
     assert f"{path}: damaged" in refused("merge", study, "-q")
+    assert not (study / "maps").exists()
 
 
-def test_parts_of_other_counts_do_not_fit(begun, call, refused):
-    study = begun("continue")
-    make_parts(call, study, "continue")
-    assert call("continue", study, "--part", "1/2", "-q").status == 0
+@pytest.mark.parametrize("stage", ["continue", "capture"])
+def test_parts_of_other_counts_or_of_another_table_do_not_fit(stage, begun, call, refused):
+    study = begun(stage)
+    make_parts(call, study, stage)
+    assert call(stage, study, "--part", "1/2", "-q").status == 0
     assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
-
-
-def test_parts_of_another_table_do_not_fit(begun, call, refused):
-    study = begun("continue")
-    make_parts(call, study, "continue")
+    shutil.rmtree(study / "parts" / stage / "1-of-2")
     table = Study(study).sequences
     table.with_columns(table["sequence_id"] + 1).write_parquet(study / "sequences.parquet")
     assert "made from another table of sequences" in refused("merge", study, "-q")
+
+
+def test_a_part_is_not_begun_anew_with_another_model_of_the_same_name(founded, call, refused):
+    study = founded("parted")
+    in_parts(call, study, "capture", (1, 2))
+    model = study.parent / "model"
+    shutil.rmtree(model)
+    save_model(model, seed=5)
+    line = refused("capture", study, "--part", f"3/{N}", "--redo", "-q")
+    assert "made by another model" in line
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
@@ -243,8 +266,6 @@ def test_more_parts_than_shards_merge_too(begun, whole, call):
 
 
 def test_two_processes_on_one_part_are_refused_and_a_stage_beside_its_parts(begun, refused):
-    from mnemoscope.study.folder import hold_folder
-
     study = begun("continue")
     folder = folder_of(study, "continue", 1)
     folder.mkdir(parents=True)
@@ -270,11 +291,121 @@ def test_without_parts_there_is_nothing_to_merge(begun, refused):
 
 
 def test_another_mask_of_the_same_tokens_is_another_table() -> None:
-    import polars as pl
-
-    from mnemoscope.pipeline.parts import table_digest
-
     table = pl.DataFrame({"sequence_id": [1, 2], "tokens": [[3, 4, 5], [6, 7, 8]]})
     masks = [[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [0, 1, 1]]
     tables = [table, *(table.with_columns(attention_mask=pl.Series(mask)) for mask in masks)]
     assert len(set(map(table_digest, tables))) == 3
+
+
+# -- of a capture that judges in the same forward ---------------------------------------------
+
+
+@pytest.fixture
+def founded(tmp_path, call):
+    """`founded("name")`: a study of a table of tokens, to be scanned, with nothing done yet."""
+    model = save_model(tmp_path / "model")
+    table = make_sequences(model, 72).select("sequence_id", "tokens")
+    table.write_parquet(tmp_path / "tokens.parquet")
+    flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded", "-q"]
+    for one in ("continue.scan=true", "continue.part_rows=20", "capture.shard_rows=10"):
+        flags += ["--set", one]
+    done = call("sequences", tmp_path / "tokens.parquet", *flags)
+    assert done.status == 0, done.err
+    return lambda name: Path(shutil.copytree(tmp_path / "founded", tmp_path / name))
+
+
+def do(call, *arguments) -> None:
+    done = call(*arguments, "-q")
+    assert done.status == 0, done.err
+
+
+def in_parts(call, study: Path, stage: str, numbers=range(1, N + 1)) -> None:
+    for number in numbers:
+        do(call, stage, study, "--part", f"{number}/{N}")
+
+
+def no_scan(*_arguments, **_settings):
+    raise AssertionError("this forward was to be saved")
+
+
+def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, monkeypatch):
+    whole, parted = founded("whole"), founded("parted")
+    do(call, "capture", whole)
+    in_parts(call, parted, "capture", (2, 3, 1))
+    merged = call("merge", parted, "-q")
+    assert f"Next: mnemoscope continue {parted}" in merged.out  # there are no labels yet
+    assert list(parted.glob("continuation/*/part-*.parquet"))
+    assert_same(parted, whole)
+    monkeypatch.setattr(blocks, "scan_memorized", no_scan)
+    together = Path(shutil.copytree(parted, parted.with_name("together")))
+    for study in (whole, together):
+        do(call, "continue", study)
+    assert_same(together, whole)
+    in_parts(call, parted, "continue")  # which take the verdicts over as well
+    do(call, "merge", parted)
+    assert_same(parted, whole)
+
+
+def test_a_part_that_ends_between_verdicts_and_maps_goes_on(founded, call, refused, monkeypatch):
+    whole, study = founded("whole"), founded("parted")
+    do(call, "capture", whole)
+    in_parts(call, study, "capture", (1, 3))
+    note, n_noted = capture.write_bytes, []
+
+    def ending(*arguments):
+        note(*arguments)
+        n_noted.append(1)
+        if len(n_noted) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "write_bytes", ending)
+        assert call("capture", study, "--part", f"2/{N}", "-q").status != 0
+    assert "capture, part 2 of 3 is not finished" in refused("merge", study, "-q")
+    in_parts(call, study, "capture", (2,))
+    do(call, "merge", study)
+    assert_same(study, whole)
+
+
+def test_verdicts_of_a_part_that_are_torn_are_named_and_without_them_it_is_scanned(
+    founded, call, refused
+):
+    study, whole = founded("parted"), founded("whole")
+    in_parts(call, study, "capture")
+    noted = study / "parts" / "capture" / f"2-of-{N}" / "verdicts" / "from-110.parquet"
+    noted.write_bytes(noted.read_bytes()[:100])
+    assert str(noted) in refused("merge", study, "-q")
+    noted.unlink()
+    do(call, "merge", study)
+    assert len(list(study.glob("continuation/*/part-*.parquet"))) == 3  # of 4
+    do(call, "continue", study)
+    do(call, "continue", whole)
+    verdicts = [Study(one).sequences["is_memorized"].to_list() for one in (study, whole)]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_over(
+    founded, call, monkeypatch
+):
+    study = founded("parted")
+    attempt, write = batching._try, blocks.write_bytes
+    n_written = []
+
+    def lacking(step, batch, device):
+        return attempt(step, batch, device) if len(batch) <= 3 else None
+
+    def ending(*arguments):
+        write(*arguments)
+        n_written.append(1)
+        if len(n_written) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batching, "_try", lacking)
+        patch.setattr(blocks, "write_bytes", ending)
+        assert call("continue", study, "-q").status != 0
+    in_parts(call, study, "continue")
+    do(call, "merge", study)
+    assert Study(study).manifest("continue")["counts"]["batch_size_halved_to"] == 3
+    assert Study(study).sequences["is_memorized"].sum() == 48
+    assert not (study / "continuation").exists()

@@ -1,13 +1,15 @@
-"""Parquet files with their own checksum: every flipped bit is found, every reader reads them."""
+"""Files are whole or not there; of a Parquet file every flipped bit is found."""
 
+import errno
 import hashlib
 import io
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.files import atomic_path, read_parquet, write_json, write_parquet, write_text
 
 FRAME = pl.DataFrame(
     {"sequence_id": [3, 1, None], "tokens": [[1, 2], [], [7]], "suffix": ["own", "true", "0" * 64]}
@@ -71,3 +73,38 @@ def test_a_missing_file_and_a_remedy(path) -> None:
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedDataError, match="or ask for another"):
         read_parquet(path, remedy="ask for another")
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("new, but")
+        raise RuntimeError("the process failed here")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_full_disk_says_so_and_keeps_what_was_there(tmp_path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(NoRoomError, match="disk is full"), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_device_that_is_always_full_is_recognized() -> None:
+    with (
+        pytest.raises(OSError, match="No space") as raised,
+        open("/dev/full", "wb", buffering=0) as handle,
+    ):
+        handle.write(b"x")
+    assert raised.value.errno == errno.ENOSPC  # the number that atomic_path listens for
+
+
+def test_missing_folder_is_the_users_mistake(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        write_json(tmp_path / "none" / "a.json", {})
