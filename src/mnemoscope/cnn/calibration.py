@@ -13,14 +13,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Turn a CNN's scores into probabilities that mean what they say, and measure whether they do.
+from mnemoscope.stats import Floats
 
 ENOUGH_FOR_ISOTONIC = 1000
 """Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
 
+N_FOLDS = 5
+"""Fewer where one class has fewer groups."""
+
+_Flags = npt.NDArray[np.bool_]
 _Method = Literal["none", "temperature", "isotonic"]
+_CANDIDATES: tuple[_Method, ...] = ("none", "temperature", "isotonic")  # from the simplest on
 _N_BINS = 10
 _NO_PENALTY = 1e8  # scikit-learn's C; targets off 0 and 1 keep the solution finite
+_N_REPEATS = 4  # with other folds, so that the choice does not hang on one draw
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,18 @@ AS_IT_IS = Calibration("none", 0, temperature=1.0)
 """No calibration: the CNN's own probabilities."""
 
 
-class Bin(NamedTuple):
-    """One bin of a reliability diagram.
+class Choice(NamedTuple):
+    """A calibration fitted on all cases, and the cross-validated Brier score of each candidate.
 
-    Attributes:
-        low: where it begins.
-        high: where it ends.
-        n: cases in it.
-        mean: of their probabilities.
-        share: of them that are so.
+    No scores where there are too few groups to tell.
     """
+
+    calibration: Calibration
+    brier: dict[str, float]
+
+
+class Bin(NamedTuple):
+    """One bin of a reliability diagram: its ends, its cases, their mean and what share is so."""
 
     low: float
     high: float
@@ -82,7 +90,8 @@ def fit_calibration(
 
     Source: temperature, Guo et al., arXiv 1706.04599, as a logistic regression through the
         origin; its targets are Platt's, (k + 1) / (k + 2) of k cases in place of 1, so that
-        classes told apart without a mistake do not make it infinitely sure.
+        classes told apart without a mistake do not make it infinitely sure. scikit-learn's own
+        temperature scaling has no such targets, which is why it is not used here.
     """
     values, truth = _check(logits, is_so)
     if truth.all() or not truth.any():
@@ -93,7 +102,7 @@ def fit_calibration(
     return Calibration("temperature", len(values), temperature=_fit_temperature(values, truth))
 
 
-def apply_calibration(calibration: Calibration, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def apply_calibration(calibration: Calibration, logits: npt.ArrayLike) -> Floats:
     """Probabilities of logits, shape (n,), float64; never falling where logits rise."""
     values = np.asarray(logits, dtype=np.float64)
     if calibration.temperature is not None:
@@ -103,6 +112,36 @@ def apply_calibration(calibration: Calibration, logits: npt.ArrayLike) -> npt.ND
     return np.asarray(np.interp(values, places, heights))
 
 
+def _fit_temperature(values: Floats, truth: _Flags) -> float:
+    """The temperature of the greatest likelihood; infinite where none helps."""
+    from sklearn.linear_model import LogisticRegression
+
+    n_so, n_not = int(truth.sum()), int((~truth).sum())
+    wanted = np.where(truth, (n_so + 1) / (n_so + 2), 1 / (n_not + 2))
+    spread = float(np.abs(values).max()) or 1.0  # the solver is at home near 1
+    # Newton's method: lbfgs, at so small a tolerance, now and then ends with a warning.
+    model: Any = LogisticRegression(
+        C=_NO_PENALTY, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000
+    )
+    model.fit(
+        np.concatenate([values, values])[:, None] / spread,
+        np.repeat([1, 0], len(values)),
+        sample_weight=np.concatenate([wanted, 1 - wanted]),
+    )
+    slope = float(model.coef_[0, 0]) / spread
+    return 1 / slope if slope > 0 else math.inf
+
+
+def _fit_isotonic(values: Floats, truth: _Flags) -> tuple[tuple[float, float], ...]:
+    """Corners of the rising step function; never 0 nor 1, which no finite sample shows."""
+    from sklearn.isotonic import IsotonicRegression
+
+    n = len(values)
+    model = IsotonicRegression(y_min=1 / (n + 2), y_max=(n + 1) / (n + 2), out_of_bounds="clip")
+    model.fit(values, truth.astype(float))
+    return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
+
+
 def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
     """Mean squared distance of probabilities from what is so; 0.25 is always saying 0.5."""
     values, truth = _check(probabilities, is_so)
@@ -110,13 +149,7 @@ def brier(probabilities: npt.ArrayLike, is_so: npt.ArrayLike) -> float:
 
 
 def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS) -> float:
-    """Expected calibration error: how far probabilities are from shares, a mean over the cases.
-
-    Args:
-        probabilities: shape (n,), between 0 and 1.
-        is_so: shape (n,), bool.
-        n_bins: bins of equal width.
-    """
+    """Expected calibration error: how far probabilities are from shares, a mean over the cases."""
     bins = reliability(probabilities, is_so, n_bins)
     return sum(one.n * abs(one.mean - one.share) for one in bins) / sum(one.n for one in bins)
 
@@ -139,22 +172,16 @@ def reliability(
         raise ValueError("probabilities lie between 0 and 1")
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     owner = np.searchsorted(edges[1:-1], values, side="right")
-    return [
-        Bin(
-            float(edges[number]),
-            float(edges[number + 1]),
-            int(inside.sum()),
-            float(values[inside].mean()),
-            float(truth[inside].mean()),
-        )
-        for number in range(n_bins)
-        if (inside := owner == number).any()
-    ]
+    found = []
+    for number in np.unique(owner).tolist():
+        inside = owner == number
+        low, high = edges[number : number + 2].tolist()
+        mean, share = float(values[inside].mean()), float(truth[inside].mean())
+        found.append(Bin(low, high, int(inside.sum()), mean, share))
+    return found
 
 
-def _check(
-    values: npt.ArrayLike, is_so: npt.ArrayLike
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _check(values: npt.ArrayLike, is_so: npt.ArrayLike) -> tuple[Floats, _Flags]:
     """Both as arrays of one length."""
     numbers, truth = np.asarray(values, dtype=np.float64), np.asarray(is_so, dtype=bool)
     if numbers.ndim != 1 or numbers.shape != truth.shape or not len(numbers):
@@ -164,75 +191,14 @@ def _check(
     return numbers, truth
 
 
-def _smooth_targets(truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """What stands in place of 1 and of 0."""
-    n_so, n_not = int(truth.sum()), int((~truth).sum())
-    return (n_so + 1) / (n_so + 2), 1 / (n_not + 2)
-
-
-def _fit_temperature(values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
-    """The temperature of the greatest likelihood; infinite where none helps."""
-    from sklearn.linear_model import LogisticRegression
-
-    high, low = _smooth_targets(truth)
-    spread = float(np.abs(values).max()) or 1.0  # the solver is at home near 1
-    wanted = np.where(truth, high, low)
-    rows = np.concatenate([values, values])[:, None] / spread
-    both = np.repeat([1, 0], len(values))
-    # Newton's method: lbfgs, at so small a tolerance, now and then ends with a warning.
-    model: Any = LogisticRegression(
-        C=_NO_PENALTY, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000
-    )
-    model.fit(rows, both, sample_weight=np.concatenate([wanted, 1 - wanted]))
-    slope = float(model.coef_[0, 0]) / spread
-    return 1 / slope if slope > 0 else math.inf
-
-
-def _fit_isotonic(
-    values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]
-) -> tuple[tuple[float, float], ...]:
-    """Corners of the rising step function; never 0 nor 1, which no finite sample shows."""
-    from sklearn.isotonic import IsotonicRegression
-
-    n = len(values)
-    model = IsotonicRegression(y_min=1 / (n + 2), y_max=(n + 1) / (n + 2), out_of_bounds="clip")
-    model.fit(values, truth.astype(float))
-    return tuple(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
-
-
-# Choose a calibration by cases that did not fit it, or none where none helps.
-
-CANDIDATES = ("none", "temperature", "isotonic")
-"""From the simplest on; the last from `ENOUGH_FOR_ISOTONIC` groups on."""
-
-N_FOLDS = 5
-"""Fewer where one class has fewer groups."""
-
-_N_REPEATS = 4  # with other folds, so that the choice does not hang on one draw
-
-_Floats = npt.NDArray[np.float64]
-_Flags = npt.NDArray[np.bool_]
-
-
-class Choice(NamedTuple):
-    """What was chosen.
-
-    Attributes:
-        calibration: fitted on all cases.
-        brier: of each candidate, cross-validated; empty where there are too few groups to tell.
-    """
-
-    calibration: Calibration
-    brier: dict[str, float]
-
-
 def choose_calibration(
     logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
 ) -> Choice:
     """Choose by the cross-validated Brier score; a calibration must beat the simpler ones.
 
     A candidate takes the place of a simpler one where its score is lower by more than one
-    standard error of the difference, groups being the independent observations.
+    standard error of the difference, groups being the independent observations. Isotonic
+    regression is a candidate from `ENOUGH_FOR_ISOTONIC` groups on.
 
     Args:
         logits: log-odds as the CNN gives them, shape (n,), finite.
@@ -250,32 +216,34 @@ def choose_calibration(
         1984, section 3.4.3.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(is_so, dtype=bool)
-    owners = np.asarray(groups)
-    repeats = [list(_folds(values, truth, owners, seed + one)) for one in range(_N_REPEATS)]
+    _, owner = np.unique(np.asarray(groups), return_inverse=True)
+    repeats = [list(_folds(values, truth, owner, seed + one)) for one in range(_N_REPEATS)]
     if not all(repeats):
         return Choice(AS_IT_IS, {})
-    is_many = len(np.unique(owners)) >= ENOUGH_FOR_ISOTONIC
-    candidates = CANDIDATES if is_many else CANDIDATES[:-1]
-    losses = {one: _losses(one, values, truth, repeats) for one in candidates}
-    chosen = candidates[0]
-    for other in candidates[1:]:
-        gain = losses[chosen] - losses[other]
-        if gain.mean() > _standard_error(gain, owners):
-            chosen = other
-    scores = {one: float(loss.mean()) for one, loss in losses.items()}
+    losses: dict[_Method, Floats] = {}
+    for method in _CANDIDATES if owner.max() + 1 >= ENOUGH_FOR_ISOTONIC else _CANDIDATES[:-1]:
+        made = np.empty((len(repeats), len(values)))
+        for row, folds in zip(made, repeats, strict=True):
+            for others, own in folds:
+                row[own] = apply_calibration(
+                    _fit(method, values[others], truth[others]), values[own]
+                )
+        losses[method] = np.asarray(((made - truth) ** 2).mean(axis=0))
+    chosen: _Method = "none"
+    for method in list(losses)[1:]:
+        gain = losses[chosen] - losses[method]
+        if gain.mean() > _standard_error(gain, owner):
+            chosen = method
+    scores = {str(method): float(loss.mean()) for method, loss in losses.items()}
     return Choice(_fit(chosen, values, truth), scores)
 
 
 def cross_fitted(
     logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
-) -> _Floats:
+) -> Floats:
     """Probabilities of cases by calibrations that were chosen and fitted without them.
 
-    Args:
-        logits: as `choose_calibration`.
-        is_so: as there.
-        groups: as there; at least two of either class.
-        seed: of the folds.
+    Arguments as `choose_calibration`, with at least two groups of either class.
 
     Returns:
         Shape (n,): what tells how good `choose_calibration` is on cases like these.
@@ -294,7 +262,7 @@ def cross_fitted(
     return made
 
 
-def _folds(values: _Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:
+def _folds(values: Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:
     """Rows to fit on and rows to judge on, no group in both; none where a class has one group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -305,28 +273,15 @@ def _folds(values: _Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[t
     yield from splitter.split(values, truth, groups)
 
 
-def _fit(candidate: str, values: _Floats, truth: _Flags) -> Calibration:
+def _fit(method: _Method, values: Floats, truth: _Flags) -> Calibration:
     """One candidate; of a single class nothing can be learned."""
-    if candidate == "none" or truth.all() or not truth.any():
+    if method == "none" or truth.all() or not truth.any():
         return AS_IT_IS
-    return fit_calibration(values, truth, "isotonic" if candidate == "isotonic" else "temperature")
+    return fit_calibration(values, truth, method)
 
 
-def _losses(
-    candidate: str, values: _Floats, truth: _Flags, repeats: list[list[tuple[Any, Any]]]
-) -> _Floats:
-    """Squared error of a candidate on every case, fitted on the other folds; mean of repeats."""
-    made = np.empty((len(repeats), len(values)))
-    for row, folds in zip(made, repeats, strict=True):
-        for others, own in folds:
-            fitted = _fit(candidate, values[others], truth[others])
-            row[own] = apply_calibration(fitted, values[own])
-    return np.asarray(((made - truth) ** 2).mean(axis=0))
-
-
-def _standard_error(values: _Floats, groups: Any) -> float:
+def _standard_error(values: Floats, owner: npt.NDArray[np.int64]) -> float:
     """Of the mean of values whose groups are independent, and their members are not."""
-    _, owner = np.unique(groups, return_inverse=True)
     sums = np.bincount(owner, weights=values - values.mean())
     n = len(sums)
     return float(np.sqrt(n / max(n - 1, 1) * (sums**2).sum())) / len(values)

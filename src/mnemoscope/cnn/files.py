@@ -36,8 +36,25 @@ def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
         NoRoomError: the disk is full.
         UserError: the folder is missing or cannot be written to.
     """
-    tensors = _tensors(trained)
-    facts = {"format": FORMAT_VERSION, "sha256": _digest(tensors), **_facts(trained)}
+    network, scaling = trained.network, trained.scaling
+    numbers = {f"network.{name}": value for name, value in network.state_dict().items()}
+    if scaling.mean is not None and scaling.inverse_deviation is not None:
+        numbers["scaling.mean"] = scaling.mean
+        numbers["scaling.inverse_deviation"] = scaling.inverse_deviation
+    # In plain order of memory.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in numbers.items()}
+    facts = {
+        "format": FORMAT_VERSION,
+        "sha256": _digest(tensors),
+        "n_layers": network.n_layers,
+        "n_classes": network.n_classes,
+        "length": network.length,
+        "clamp": scaling.clamp,
+        "setting": asdict(trained.setting),
+        "preset": asdict(trained.preset),
+        "seed": trained.seed,
+        "history": asdict(trained.history),
+    }
     header = {_HEADER_KEY: json.dumps(facts, sort_keys=True)}
     write_bytes(path, save(tensors, metadata=header))
 
@@ -75,51 +92,15 @@ def load_cnn(path: Path | str) -> TrainedCnn:
     return _rebuild(facts, tensors)
 
 
-def _tensors(trained: TrainedCnn) -> dict[str, Tensor]:
-    """Every number of a CNN, in plain order of memory, by name."""
-    tensors = {f"network.{name}": value for name, value in trained.network.state_dict().items()}
-    scaling = trained.scaling
-    if scaling.mean is not None and scaling.inverse_deviation is not None:
-        tensors["scaling.mean"] = scaling.mean
-        tensors["scaling.inverse_deviation"] = scaling.inverse_deviation
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def _facts(trained: TrainedCnn) -> dict[str, Any]:
-    """All that is not a tensor."""
-    network = trained.network
-    return {
-        "n_layers": network.n_layers,
-        "n_classes": network.n_classes,
-        "length": network.length,
-        "clamp": trained.scaling.clamp,
-        "setting": asdict(trained.setting),
-        "preset": asdict(trained.preset),
-        "seed": trained.seed,
-        "history": asdict(trained.history),
-    }
-
-
 def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
     """Put a CNN together again."""
     setting, preset = CnnSetting(**facts["setting"]), TrainingPreset(**facts["preset"])
     with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
-        network = AttentionCnn(
-            facts["n_layers"],
-            facts["n_classes"],
-            kernel=setting.kernel,
-            filters=setting.filters,
-            length=facts["length"],
-            dropout=preset.dropout,
+        network = AttentionCnn.of_setting(
+            setting, preset, facts["n_layers"], facts["n_classes"], length=facts["length"]
         )
-    prefix = "network."
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-    )
+    own = {name.partition(".")[2]: one for name, one in tensors.items() if name[:8] == "network."}
+    network.load_state_dict(own)
     scaling = Scaling(
         tensors.get("scaling.mean"), tensors.get("scaling.inverse_deviation"), facts["clamp"]
     )

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
 from mnemoscope.errors import UserError
 
-# Dropout with a random stream of its own: seeded, whatever else draws random numbers.
+HIDDEN_UNITS = 64
+"""Width of the layer before the logits (arXiv 2508.02573)."""
 
-_LEVELS = 1 << 16
-"""A share is rounded to 1/65,536, and what is kept is scaled by the rounded share."""
+_MANY_LAYERS = 16  # from here on a convolution in bands saves more than cutting them costs
+_BANDS = 3
+_LEVELS = 1 << 16  # a share of dropout is rounded to 1/65,536, and the scale with it
 
 
 class SeededDropout(nn.Dropout):
@@ -28,12 +31,7 @@ class SeededDropout(nn.Dropout):
     generator: torch.Generator | None = None
 
     def seed(self, seed: int | None, *, device: torch.device | str = "cpu") -> None:
-        """Start a random stream of its own, or with None go back to torch's global one.
-
-        Args:
-            seed: any integer from 0 to 2^63 - 1, or None.
-            device: where the units will be; each kind of device has its own stream.
-        """
+        """Start a random stream of its own on a device; with None, torch's global one again."""
         self.generator = None
         if seed is not None:
             self.generator = torch.Generator(device=device).manual_seed(seed)
@@ -55,26 +53,8 @@ class SeededDropout(nn.Dropout):
         return units * mask.mul_(_LEVELS / (_LEVELS - n_dropped))
 
 
-# The paper's convolutional network: a pooled attention map in, one logit per class out.
-
-_MANY_LAYERS = 16
-"""From here on a causal convolution in bands of queries saves more than cutting them costs."""
-
-_BANDS = 3
-
-HIDDEN_UNITS = 64
-"""Width of the layer before the logits (arXiv 2508.02573)."""
-
-
 def feature_side(length: int, kernel: int) -> int:
-    """Side of the square feature map that reaches the linear layers.
-
-    Args:
-        length: side of the input map, tokens.
-        kernel: side of both convolution kernels.
-
-    Returns:
-        ``((length - kernel + 1) // 2 - kernel + 1) // 2``: valid convolutions, floor pooling.
+    """Side of the square that reaches the linear layers: valid convolutions, floor pooling.
 
     >>> feature_side(64, 6), feature_side(64, 8)
     (12, 10)
@@ -152,6 +132,26 @@ class AttentionCnn(nn.Module):
                 weight = module.weight.data
                 module.weight.data = weight.contiguous(memory_format=torch.channels_last)
 
+    @classmethod
+    def of_setting(
+        cls,
+        setting: CnnSetting,
+        preset: TrainingPreset,
+        n_layers: int,
+        n_classes: int,
+        *,
+        length: int,
+    ) -> "AttentionCnn":
+        """Make the network that a setting and a preset name."""
+        return cls(
+            n_layers,
+            n_classes,
+            kernel=setting.kernel,
+            filters=setting.filters,
+            length=length,
+            dropout=preset.dropout,
+        )
+
     def forward(self, maps: Tensor, *, causal: bool = False) -> Tensor:
         """Score maps.
 
@@ -176,11 +176,7 @@ class AttentionCnn(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def seed_dropout(self, seed: int | None) -> None:
-        """Give every dropout its own random stream; with None, torch's global one again.
-
-        Args:
-            seed: the streams are derived from it.
-        """
+        """Give every dropout its own random stream; with None, torch's global one again."""
         device = next(self.parameters()).device
         dropouts = [module for module in self.modules() if isinstance(module, SeededDropout)]
         states = np.random.SeedSequence(seed or 0).generate_state(len(dropouts))

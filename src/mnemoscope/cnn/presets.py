@@ -67,15 +67,12 @@ class TrainingPreset:
         return max(self.epochs, ceil(self.min_steps / steps_an_epoch))
 
 
-PAPER_GRID: tuple[CnnSetting, ...] = (
-    CnnSetting(6, 10, "mean"),
-    CnnSetting(6, 10, "max"),
-    CnnSetting(6, 16, "mean"),
-    CnnSetting(6, 16, "max"),
-    CnnSetting(8, 10, "mean"),
-    CnnSetting(8, 10, "max"),
-    CnnSetting(8, 16, "mean"),
-    CnnSetting(8, 16, "max"),
+_POOLED: tuple[Literal["mean", "max"], ...] = ("mean", "max")
+PAPER_GRID = tuple(
+    CnnSetting(kernel, filters, pooling)
+    for kernel in (6, 8)
+    for filters in (10, 16)
+    for pooling in _POOLED
 )
 """The eight settings of arXiv 2508.02573."""
 

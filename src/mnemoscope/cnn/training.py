@@ -24,15 +24,20 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.maps.format import triangle_size, unpack_channels_last
 from mnemoscope.maps.views import MapSource, rows_at_once
 
-# Bring maps to a scale a CNN can learn from: square root, then standardised per position.
+CHANCE_LEVEL = 0.01
+"""A CNN has left chance on its training maps when the test gives a p-value below this."""
 
+KEPT_BYTES = 1 << 30
+"""Scaled maps up to this size are kept while training: 16,384 maps of 4 layers, 1,820 of 36."""
+
+_POOL_BYTES = 31 << 20
 _SMALLEST_DEVIATION = 1e-3
 """Roots that vary less are divided by this: rounding to float16 alone varies by up to 2e-4."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """A fitted scaling; raw when `mean` is None.
+    """A fitted scaling: square root, then standardised per position; raw when `mean` is None.
 
     Attributes:
         mean: mean root of each weight over the training maps, float32, (layers, triangle), or
@@ -114,16 +119,8 @@ def _refuse_what_is_no_attention(weights: Tensor) -> None:
     )
 
 
-# Maps as a network sees them: scaled once and kept where they fit, else a batch at a time.
-
-KEPT_BYTES = 1 << 30
-"""Scaled maps up to this size are kept while training: 16,384 maps of 4 layers, 1,820 of 36."""
-
-_FLOAT_BYTES = 4
-
-
 class NetworkInputs:
-    """Scaled maps of one source, by position.
+    """Maps of one source as a network sees them: scaled once and kept where they fit.
 
     Args:
         maps: what to read from.
@@ -142,48 +139,27 @@ class NetworkInputs:
     ) -> None:
         self._maps, self._device = maps, torch.device(device)
         self._scaling = scaling.to(self._device)
-        n_bytes = len(maps) * maps.n_layers * maps.length**2 * _FLOAT_BYTES
-        self._kept = self._scale_all() if n_bytes <= keep_bytes else None
+        self._kept: Tensor | None = None
+        shape = (len(maps), maps.n_layers, maps.length, maps.length)
+        if math.prod(shape) * torch.float32.itemsize <= keep_bytes:
+            kept = torch.empty(shape, device=device, memory_format=torch.channels_last)
+            for rows in torch.split(torch.arange(len(maps)), self.rows_at_once):
+                kept[rows[0] : rows[-1] + 1] = self.batch(rows)
+            self._kept = kept
 
     def __len__(self) -> int:
-        """Count the maps."""
         return len(self._maps)
 
     @property
     def rows_at_once(self) -> int:
-        """Maps to score together: see `mnemoscope.maps.views.rows_at_once`."""
+        """Maps to score together."""
         return rows_at_once(self._maps)
 
     def batch(self, rows: Tensor) -> Tensor:
-        """Give some maps.
-
-        Args:
-            rows: (batch,) int64.
-
-        Returns:
-            (batch, layers, query, key) float32 on the device, channels last.
-        """
+        """Maps at positions (batch,) int64: (batch, layers, query, key) float32, channels last."""
         if self._kept is not None:
             return self._kept[rows.to(self._device)]
-        return self._scale(rows)
-
-    def _scale(self, rows: Tensor) -> Tensor:
-        """Read and scale some maps."""
         return scale_maps(self._scaling, self._maps.read(rows).to(self._device))
-
-    def _scale_all(self) -> Tensor:
-        """Scale every map, some hundred at a time."""
-        shape = (len(self._maps), self._maps.n_layers, self._maps.length, self._maps.length)
-        kept = torch.empty(shape, device=self._device, memory_format=torch.channels_last)
-        for rows in torch.split(torch.arange(len(self._maps)), rows_at_once(self._maps)):
-            kept[rows[0] : rows[-1] + 1] = self._scale(rows)
-        return kept
-
-
-# A trained CNN with all that is needed to use it and to judge whether it learned anything.
-
-CHANCE_LEVEL = 0.01
-"""A CNN has left chance on its training maps when the test gives a p-value below this."""
 
 
 @dataclass(frozen=True)
@@ -241,12 +217,9 @@ class TrainedCnn:
         return self.history.did_train
 
 
-# Logits of a trained CNN on maps, in the order of the maps.
-
-
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside the block and restore the former mode after it."""
+    """Switch dropout off inside the block and restore the former mode."""
     was_training = module.training
     module.eval()
     try:
@@ -297,11 +270,6 @@ def score_inputs(
     return logits
 
 
-# Train one CNN on maps and labels, the same bits for the same seed whatever ran before.
-
-_POOL_BYTES = 31 << 20
-
-
 class ChanceTest(NamedTuple):
     """Balanced accuracy in [0, 1], and the p-value of a one-sided test against 1 / classes."""
 
@@ -350,13 +318,21 @@ def train_cnn(
         ValueError: labels that do not fit the maps or the classes.
         DamagedDataError: a map holds what cannot be attention.
     """
-    _check_labels(labels, n_maps=len(maps), n_classes=n_classes)
+    if labels.shape != (len(maps),):
+        raise ValueError(f"{tuple(labels.shape)} labels for {len(maps)} maps")
+    present = sorted(set(labels.tolist()))
+    if present != list(range(n_classes)):
+        raise ValueError(f"classes {present} in the labels, wanted all of 0 to {n_classes - 1}")
     started = time.perf_counter()
     keep_freed_memory()
     seeds = _Seeds(*np.random.SeedSequence(seed).generate_state(3).tolist())
     scaling = fit_scaling(maps, preset)
     inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
-    network = _new_network(maps, n_classes, setting, preset, seeds.weights).to(device)
+    with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
+        torch.default_generator.manual_seed(seeds.weights)
+        network = AttentionCnn.of_setting(
+            setting, preset, maps.n_layers, n_classes, length=maps.length
+        ).to(device)
     losses: list[float] = []
 
     def snapshot(history: TrainingHistory) -> TrainedCnn:
@@ -409,10 +385,7 @@ def _epochs(
 ) -> Iterator[float]:
     """Train epoch after epoch; yields each epoch's mean loss per map, network at rest."""
     optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=preset.learning_rate,
-        weight_decay=preset.weight_decay,
-        fused=True,
+        network.parameters(), preset.learning_rate, weight_decay=preset.weight_decay, fused=True
     )
     order = torch.Generator().manual_seed(seeds.order)
     n_epochs = preset.n_epochs(len(inputs))
@@ -436,7 +409,6 @@ def _epochs(
 
 
 def _learning_rates(preset: TrainingPreset, n_steps: int) -> Iterator[float]:
-    """Learning rate of every step."""
     n_rising = round(preset.warmup * n_steps)
     for step in range(n_steps):
         if preset.schedule == "constant":
@@ -446,31 +418,6 @@ def _learning_rates(preset: TrainingPreset, n_steps: int) -> Iterator[float]:
         else:
             share = (step - n_rising) / max(n_steps - n_rising, 1)
             yield preset.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
-
-
-def _new_network(
-    maps: MapSource, n_classes: int, setting: CnnSetting, preset: TrainingPreset, seed: int
-) -> AttentionCnn:
-    """Draw initial weights from a seed and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return AttentionCnn(
-            maps.n_layers,
-            n_classes,
-            kernel=setting.kernel,
-            filters=setting.filters,
-            length=maps.length,
-            dropout=preset.dropout,
-        )
-
-
-def _check_labels(labels: Tensor, *, n_maps: int, n_classes: int) -> None:
-    """Refuse labels that cannot be trained on."""
-    if labels.shape != (n_maps,):
-        raise ValueError(f"{tuple(labels.shape)} labels for {n_maps} maps")
-    present = sorted(set(labels.tolist()))
-    if present != list(range(n_classes)):
-        raise ValueError(f"classes {present} in the labels, wanted all of 0 to {n_classes - 1}")
 
 
 def keep_freed_memory() -> None:
