@@ -27,13 +27,13 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
-    Share,
     copy_edges,
     cut_and_continue,
     equal_mass_edges,
     mean_share,
     random_keys,
 )
+from mnemoscope.stats import Estimate
 from mnemoscope.study.models import Models
 
 PRASHANTH, PAPER = "Non-Memo, Recite[5], Reconstruct, Recollect", "Non-Memo, Guess, Recall"
@@ -117,7 +117,7 @@ def held(edges: torch.Tensor, attention: torch.Tensor) -> np.ndarray:
     return ((kept * edges[:, :, :-1]).sum(dim=(1, 2, 3)) / kept.sum(dim=(1, 2, 3))).numpy()
 
 
-def said(found: Share) -> str:
+def said(found: Estimate) -> str:
     """Per cent with the interval, a true minus sign."""
     return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]".replace(
         "-", "−"

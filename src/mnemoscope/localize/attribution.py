@@ -5,7 +5,7 @@ serves all rows, each with the contrast of its own class.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Literal, NamedTuple, get_args
 
@@ -71,7 +71,7 @@ def contrast_gradients(
     if attribution in OF_CAPTUM:
         return _by_captum(network, inputs.detach(), classes, attribution)
     inputs = inputs.detach().requires_grad_()
-    rule = _guided(network) if attribution == "guided" else _plain()
+    rule = _guided(network) if attribution == "guided" else nullcontext()
     with evaluation_mode(network), rule, torch.enable_grad():
         logits = network(inputs)
         (gradients,) = torch.autograd.grad(class_contrast(logits, classes).sum(), inputs)
@@ -98,15 +98,7 @@ def check_attributions(names: Iterable[str]) -> None:
 
 
 def class_contrast(logits: Tensor, classes: Tensor) -> Tensor:
-    """Each row's logit of its class minus the mean of its other logits.
-
-    Args:
-        logits: shape (b, classes), two classes or more.
-        classes: int64, shape (b,).
-
-    Returns:
-        Shape (b,).
-    """
+    """Each row's logit of its class minus the mean of its other logits: (b, classes) to (b,)."""
     own = logits.gather(1, classes[:, None])[:, 0]
     return own - (logits.sum(dim=1) - own) / (logits.shape[1] - 1)
 
@@ -149,12 +141,6 @@ def _blocks(inputs: Tensor) -> Tensor:
     _, numbers = torch.unique(layers * n_bands**2 + within, return_inverse=True)
     blocks: Tensor = numbers[None]
     return blocks
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    """The gradient as it is."""
-    yield
 
 
 @contextmanager

@@ -6,9 +6,8 @@ reads decides the token after the sequence. Edges are bool tensors (layers, T, T
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from operator import neg
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import TeacherForced, teacher_forced
-from mnemoscope.stats import interval_of
-
-# Which attention edges to cut: the most decisive ones of a class, and what they are held against.
+from mnemoscope.stats import Estimate, draw_counts, interval_of
 
 _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
 
@@ -139,11 +136,6 @@ def _chosen(places: Tensor, like: Tensor) -> Tensor:
     return edges.reshape(like.shape)
 
 
-# What breaks when attention edges are cut: which memorized sequences the model still reproduces.
-
-_Answer = TypeVar("_Answer")
-
-
 class CutOutcome(NamedTuple):
     """What the model does with each sequence while edges are cut.
 
@@ -156,14 +148,6 @@ class CutOutcome(NamedTuple):
     survives: np.ndarray
     score: np.ndarray
     logprob: np.ndarray
-
-
-class Share(NamedTuple):
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def cut_and_continue(
@@ -192,50 +176,36 @@ def cut_and_continue(
     Raises:
         UserError: edges that do not fit the model, or a family whose edges cannot be cut.
     """
-    ask = partial(_asked, lm, renormalize=renormalize, batch_size=batch_size)
-    judged = ask(partial(_judge, lm, prefix=prefix), tokens, edges)
+
+    def ask(question: Callable[[np.ndarray], Any], tokens: np.ndarray, edges: torch.Tensor) -> Any:
+        """What a question gives of each batch of sequences while their edges are cut."""
+        answers = []
+        for start in range(0, len(tokens), batch_size):
+            rows = slice(start, start + batch_size)
+            cut = edges if edges.ndim == 3 else edges[rows]
+            with cut_attention(lm, cut, renormalize=renormalize):
+                answers.append(question(tokens[rows]))
+        return answers
+
+    def judge(batch: np.ndarray) -> TeacherForced:
+        return teacher_forced(lm, batch, batch_size=len(batch), prefix=prefix)
+
+    def decode(batch: np.ndarray) -> np.ndarray:
+        found = continue_sequences(lm, batch, batch_size=len(batch), prefix=prefix)
+        return np.concatenate([one.score for one in found])
+
+    judged = ask(judge, tokens, edges)
     is_right = np.concatenate([batch.is_right for batch in judged])
     score = np.asarray(is_right.all(axis=1), dtype=np.float32)
     broken = np.flatnonzero(score < 1)
     if len(broken):
         own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
-        score[broken] = np.concatenate(
-            ask(partial(_decode, lm, prefix=prefix), tokens[broken], own)
-        )
+        score[broken] = np.concatenate(ask(decode, tokens[broken], own))
     logprobs = np.concatenate([batch.logprobs for batch in judged])
     return CutOutcome(score == 1.0, score, logprobs.mean(axis=1))
 
 
-def _asked(
-    lm: LanguageModel,
-    question: Callable[[np.ndarray], _Answer],
-    tokens: np.ndarray,
-    edges: torch.Tensor,
-    *,
-    renormalize: bool,
-    batch_size: int,
-) -> list[_Answer]:
-    """What a question gives of each batch of sequences while their edges are cut."""
-    answers = []
-    for start in range(0, len(tokens), batch_size):
-        rows = slice(start, start + batch_size)
-        cut = edges if edges.ndim == 3 else edges[rows]
-        with cut_attention(lm, cut, renormalize=renormalize):
-            answers.append(question(tokens[rows]))
-    return answers
-
-
-def _judge(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> TeacherForced:
-    return teacher_forced(lm, tokens, batch_size=len(tokens), prefix=prefix)
-
-
-def _decode(lm: LanguageModel, tokens: np.ndarray, prefix: int) -> np.ndarray:
-    """Memorization scores, (batch,)."""
-    found = continue_sequences(lm, tokens, batch_size=len(tokens), prefix=prefix)
-    return np.concatenate([batch.score for batch in found])
-
-
-def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Share:
+def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Estimate:
     """Mean over draws and sequences, with an interval over sequences.
 
     Args:
@@ -244,8 +214,9 @@ def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> 
         seed: of the resampling.
     """
     per_sequence = np.mean(np.stack(values).astype(np.float64), axis=0)
-    resampled = _resample(per_sequence, n_resamples, seed)
-    return _share(float(per_sequence.mean()), resampled)
+    return Estimate(
+        float(per_sequence.mean()), *interval_of(_resample(per_sequence, n_resamples, seed))
+    )
 
 
 def specificity(
@@ -255,7 +226,7 @@ def specificity(
     *,
     n_resamples: int,
     seed: int,
-) -> Share:
+) -> Estimate:
     """How specific a class's decisive edges are to it, beyond random edges of equal mass.
 
     (broken own − mean broken others) by the decisive edges, minus the same by the random ones: 1
@@ -278,18 +249,12 @@ def specificity(
         for place, (name, values) in enumerate(gains.items())
     }
     value = gains[own].mean() - np.mean([gains[name].mean() for name in others])
-    return _share(
-        float(value), resampled[own] - np.mean([resampled[name] for name in others], axis=0)
-    )
+    drawn = resampled[own] - np.mean([resampled[name] for name in others], axis=0)
+    return Estimate(float(value), *interval_of(drawn))
 
 
 def _resample(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Means of bootstrap resamples of (n,)."""
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
+    weights = draw_counts(np.random.default_rng(seed), len(values), n_resamples)
     means: np.ndarray = weights @ values / len(values)
     return means
-
-
-def _share(value: float, resampled: np.ndarray) -> Share:
-    return Share(value, *interval_of(resampled))

@@ -20,7 +20,8 @@ from mnemoscope.localize.attribution import contrast_gradients
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.views import MapSource
 
-# Decisiveness Δ: where a CNN reads each class, weighed by the attention that stands there.
+TOP_SHARE = 0.01
+"""Of all causal edges, the part whose overlap is counted."""
 
 _COUNTS = ("n_used", "n_skipped", "n_wrong")
 
@@ -130,11 +131,12 @@ def average(parts: Sequence[Decisiveness]) -> Decisiveness:
     says = torch.stack([part.n_used > 0 for part in parts]).to(torch.float64)
     deltas = torch.stack([part.delta for part in parts]).to(torch.float64)
     summed = (deltas * says[:, :, None, None, None]).sum(dim=0)
+    counts = {
+        name: torch.stack([getattr(part, name) for part in parts]).sum(dim=0) for name in _COUNTS
+    }
     return Decisiveness(
         delta=(summed / says.sum(dim=0).clamp(min=1)[:, None, None, None]).float(),
-        n_used=torch.stack([part.n_used for part in parts]).sum(dim=0),
-        n_skipped=torch.stack([part.n_skipped for part in parts]).sum(dim=0),
-        n_wrong=torch.stack([part.n_wrong for part in parts]).sum(dim=0),
+        **counts,
     )
 
 
@@ -160,12 +162,7 @@ class _Total:
         self.used, self.skipped, self.wrong = torch.zeros(3, n_classes, dtype=torch.int64)
 
     def add(
-        self,
-        gradients: Tensor,
-        truth: Tensor,
-        counts: Tensor,
-        max_maps: MapSource,
-        rows: Tensor,
+        self, gradients: Tensor, truth: Tensor, counts: Tensor, max_maps: MapSource, rows: Tensor
     ) -> None:
         """Count a batch, and add what those of its sequences say that count."""
         largest = gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
@@ -189,9 +186,6 @@ class _Total:
         delta = torch.zeros(n_classes, n_layers, length, length)
         delta[:, :, self.query, self.key] = mean.transpose(1, 2).float()
         return Decisiveness(delta, self.used, self.skipped, self.wrong)
-
-
-# Δ of several models of one depth as one: every CNN counts alike, whichever model it read.
 
 
 def average_models(
@@ -225,12 +219,6 @@ def average_models(
     return mean.astype(np.float32), tuple(int(n) for n in total)
 
 
-# How alike two maps of Δ are: correlation over the causal edges, and the overlap of their tops.
-
-TOP_SHARE = 0.01
-"""Of all causal edges, the part whose overlap is counted."""
-
-
 class Agreement(NamedTuple):
     """How alike two maps are; None where one of them is the same everywhere.
 
@@ -246,15 +234,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
-    """Compare two maps of one class.
-
-    Args:
-        first: (layers, query, key), float.
-        second: the same shape.
-
-    Raises:
-        ValueError: other shapes.
-    """
+    """Compare two maps of one class, both (layers, query, key)."""
     if first.shape != second.shape:
         raise ValueError(f"maps of shape {first.shape} and {second.shape}")
     causal = np.tri(first.shape[-1], dtype=bool)
@@ -277,9 +257,6 @@ def mean_agreement(maps: list[np.ndarray]) -> Agreement:
     if not known:
         return Agreement(None, None, None)
     return Agreement(*(float(np.mean(values)) for values in zip(*known, strict=True)))
-
-
-# Does an attribution depend on what the CNN learned: weights randomized layer by layer.
 
 
 class ClassMeans(NamedTuple):
@@ -330,12 +307,7 @@ def class_means(
 def randomized(trained: TrainedCnn, *, seed: int = 0) -> Iterator[tuple[str, TrainedCnn]]:
     """Draw the weights of one layer after the other anew, from the top down.
 
-    Args:
-        trained: is left as it is.
-        seed: of the draws.
-
-    Yields:
-        The layer drawn last, and a CNN whose layers from there to the top are random.
+    Yields the layer drawn last, and a CNN whose layers from there to the top are random.
     """
     network = copy.deepcopy(trained.network)
     layers = [

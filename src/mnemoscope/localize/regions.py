@@ -70,7 +70,11 @@ def find_regions(
     by_edge, by_layer = delta.sum(axis=0), delta.sum(axis=(1, 2))
     n_layers = len(delta)
     found = []
-    for name, layers in _groups_of_layers(n_layers, channels):
+    named = zip(_THIRDS, np.array_split(np.arange(n_layers), len(_THIRDS)), strict=True)
+    groups = [(name, [index]) for index, name in enumerate(channels)] or [
+        (name, third.tolist()) for name, third in named if len(third)
+    ]
+    for name, layers in groups:
         found.append(Region(name, by_layer[layers].sum() / whole, len(layers) / n_layers))
     for name, cells in _cells(causal, copies):
         found.append(Region(name, (by_edge * cells).sum() / whole, cells.sum() / causal.sum()))
@@ -81,12 +85,7 @@ def find_regions(
 
 
 def region_sentence(class_name: str, regions: Sequence[Region]) -> str:
-    """Say where a class's Δ lies far above and far below an even spread.
-
-    Args:
-        class_name: the class.
-        regions: of `find_regions`; single layers are not named.
-    """
+    """Say where a class's Δ lies far above and far below an even spread, by `find_regions`."""
     named = [one for one in regions if not one.name.startswith("layer ") and one.ratio is not None]
     if not any(one.share for one in named):
         return f"{class_name}: no Δ, since no evaluation sequence speaks for it."
@@ -105,17 +104,6 @@ def _listed(regions: Sequence[Region]) -> str:
     return ", ".join(
         f"{one.name} ({one.share:.1%} where an even spread gives {one.even:.1%})" for one in regions
     )
-
-
-def _groups_of_layers(n_layers: int, channels: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """Channels one by one, else thirds of the layers; a third without a layer is left out."""
-    if channels:
-        yield from ((name, [index]) for index, name in enumerate(channels))
-        return
-    parts = np.array_split(np.arange(n_layers), len(_THIRDS))
-    for name, part in zip(_THIRDS, parts, strict=True):
-        if len(part):
-            yield name, part.tolist()
 
 
 def _cells(causal: np.ndarray, copies: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
