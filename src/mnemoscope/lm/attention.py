@@ -18,16 +18,12 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.model import (
     LanguageModel,
     attention_modules,
-    check_tokens,
     claimed,
     eager_attention,
     prepend_bos,
     rerouted,
-    run_batches,
 )
-from mnemoscope.lm.padding import Span, check_padded, run_padded
-
-# Pool a model's attention weights over heads while it computes them, and leave no trace.
+from mnemoscope.lm.padding import Span, run_sequences
 
 _IMPLEMENTATION = "mnemoscope_pooled"
 
@@ -75,33 +71,23 @@ class HeadPool:
         """
         kept = weights[:, :, self._skipped :, self._skipped :]
         if self._maps is None:
-            self._maps = self._room_for(kept)
+            shape = (len(kept), self._lm.n_layers, *kept.shape[2:])
+            # No inference tensors, whatever the mode, so that they may take part in a gradient.
+            with torch.inference_mode(False):
+                mean, largest = (torch.empty(shape, device=kept.device) for _ in range(2))
+            self._maps = PooledMaps(mean, largest)
         if self._n_pooled < self._lm.n_layers:
             _pool_into(self._maps.mean[:, self._n_pooled], self._maps.max[:, self._n_pooled], kept)
         self._n_pooled += 1
         if self._heads is not None:
             self._heads.append(kept.float().cpu())
 
-    def _room_for(self, weights: torch.Tensor) -> PooledMaps:
-        """Maps of all layers, on the device of the first.
-
-        No inference tensors, whatever the mode, so that they may take part in a gradient later.
-        """
-        shape = (len(weights), self._lm.n_layers, *weights.shape[2:])
-        with torch.inference_mode(False):
-            mean, largest = (torch.empty(shape, device=weights.device) for _ in range(2))
-        return PooledMaps(mean, largest)
-
     def ends_with_next(self) -> bool:
         """Whether the forward will end with the attention that is computed next."""
         return self._ends_forward and self._n_pooled == self._lm.n_layers - 1
 
     def end_forward_when_full(self) -> None:
-        """Leave the forward after the last layer's attention, where that was asked for.
-
-        Raises:
-            Enough: there is nothing more to pool.
-        """
+        """Raise `Enough` after the last layer's attention, where that was asked for."""
         if self._ends_forward and self._n_pooled == self._lm.n_layers:
             raise Enough
 
@@ -236,8 +222,6 @@ def _pool_into(mean: torch.Tensor, largest: torch.Tensor, weights: torch.Tensor)
         largest.copy_(weights.amax(dim=1))
 
 
-# The pooled attention maps of many sequences: one teacher-forced forward each, no LM head.
-
 # Models that gave one map a layer in a whole forward. What follows their last layer's attention
 # (its value product, its MLP: a fifth of the work at 4 layers) need not be computed again.
 _one_map_a_layer: WeakSet[nn.Module] = WeakSet()
@@ -273,16 +257,13 @@ def capture_pooled(
             non-finite attention, attention to later tokens (on the way), with the layer.
         NoRoomError: not even one sequence fits into memory.
     """
-    if attention_mask is not None:
-        padded = check_padded(lm, tokens, attention_mask)
-        return run_padded(
-            lm,
-            padded,
-            batch_size,
-            lambda batch, span: _in_place(_capture_batch(lm, batch, keep_heads), span),
-        )
-    table = check_tokens(lm, tokens)
-    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch, keep_heads))
+    return run_sequences(
+        lm,
+        tokens,
+        batch_size,
+        lambda batch, span: _in_place(_capture_batch(lm, batch, keep_heads), span),
+        attention_mask=attention_mask,
+    )
 
 
 def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> PooledMaps:
@@ -303,5 +284,7 @@ def _capture_batch(lm: LanguageModel, batch: torch.Tensor, keep_heads: bool) -> 
 
 def _in_place(maps: PooledMaps, span: Span) -> PooledMaps:
     """Put the maps of sequences where these stand in a padded table, zeros around them."""
+    if not any(span.padding):
+        return maps
     around = (*span.padding, *span.padding)
     return PooledMaps(*(None if one is None else nn.functional.pad(one, around) for one in maps))  # type: ignore[arg-type]

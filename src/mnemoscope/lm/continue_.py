@@ -23,9 +23,17 @@ from mnemoscope.lm.model import (
     prepend_bos,
     run_batches,
 )
-from mnemoscope.lm.padding import Span, check_padded, run_padded
+from mnemoscope.lm.padding import Span, run_sequences
 
-# What a model says after a prefix: greedy tokens, with how close each choice was.
+# Suffix tokens after which those sequences are asked on that are still right. Half of all texts
+# fail on the first one, most on the first four; a step costs a forward of few rows.
+_STEPS = (1, 4)
+# A family without a key-value cache reads the prefix again in every step.
+_STEPS_WITHOUT_CACHE = (4,)
+
+_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
+_SHOWN_CHARACTERS = 32
+_WORD = re.compile(r"[^\W_]+")
 
 
 class Continuations(NamedTuple):
@@ -69,16 +77,19 @@ def continue_sequences(
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
         NoRoomError: not even one sequence fits into memory.
     """
-    if attention_mask is not None:
-        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
-        return run_padded(
-            lm,
-            padded,
-            batch_size,
-            lambda batch, span: _in_place(_continue_batch(lm, batch, prefix - span.first), span),
-        )
-    table = check_tokens(lm, tokens, prefix=prefix)
-    return run_batches(lm, table, batch_size, lambda batch: _continue_batch(lm, batch, prefix))
+
+    def step(batch: torch.Tensor, span: Span) -> Continuations:
+        n_shown = prefix - span.first
+        suffixes = batch[:, n_shown:]
+        decoded, gap = greedy_tokens(lm, batch[:, :n_shown], suffixes.shape[1])
+        check_finite(lm, gap)
+        score = (decoded == suffixes).float().mean(dim=1)
+        # As many tokens as the table's suffix has columns.
+        around = ((0, 0), (0, span.padding[1]))
+        whole = np.pad(decoded.to("cpu", torch.int32).numpy(), around, constant_values=-1)
+        return Continuations(whole, score.cpu().numpy(), gap.cpu().numpy())
+
+    return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
 def greedy_tokens(
@@ -106,31 +117,6 @@ def greedy_tokens(
             # Families without a cache read everything again.
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
     return torch.cat(chosen, dim=1), torch.cat(gaps, dim=1).amin(dim=1)
-
-
-def _continue_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Continuations:
-    suffixes = batch[:, prefix:]
-    decoded, gap = greedy_tokens(lm, batch[:, :prefix], suffixes.shape[1])
-    check_finite(lm, gap)
-    score = (decoded == suffixes).float().mean(dim=1)
-    return Continuations(
-        decoded.to("cpu", torch.int32).numpy(), score.cpu().numpy(), gap.cpu().numpy()
-    )
-
-
-def _in_place(found: Continuations, span: Span) -> Continuations:
-    """Make the tokens as many as the table's suffix has columns."""
-    n_missing = span.padding[1]
-    return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, n_missing)), constant_values=-1))
-
-
-# Which sequences a model has memorized, by teacher forcing instead of decoding.
-
-# Suffix tokens after which those sequences are asked on that are still right. Half of all texts
-# fail on the first one, most on the first four; a step costs a forward of few rows.
-_STEPS = (1, 4)
-# A family without a key-value cache reads the prefix again in every step.
-_STEPS_WITHOUT_CACHE = (4,)
 
 
 class Scan(NamedTuple):
@@ -174,16 +160,14 @@ def scan_memorized(
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
         NoRoomError: not even one sequence fits into memory.
     """
-    if attention_mask is not None:
-        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
-        return run_padded(
-            lm,
-            padded,
-            batch_size,
-            lambda batch, span: _scan_batch(lm, batch, prefix - span.first),
-        )
-    table = check_tokens(lm, tokens, prefix=prefix)
-    return run_batches(lm, table, batch_size, lambda batch: _scan_batch(lm, batch, prefix))
+    return run_sequences(
+        lm,
+        tokens,
+        batch_size,
+        lambda batch, span: _scan_batch(lm, batch, prefix - span.first),
+        attention_mask=attention_mask,
+        prefix=prefix,
+    )
 
 
 def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
@@ -193,7 +177,8 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
     with torch.inference_mode():
         cache = new_cache(lm, length - 1)
         begin = prefix
-        for end in _ends(length, prefix, has_cache=cache is not None):
+        steps = _STEPS_WITHOUT_CACHE if cache is None else _STEPS
+        for end in [*(prefix + step for step in steps if prefix + step < length), length]:
             is_right, gap_here = _step(lm, batch[alive, :end], begin, prefix, cache)
             gap[alive] = torch.minimum(gap[alive], gap_here)
             if not is_right.all():
@@ -209,12 +194,6 @@ def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
     is_memorized = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
     is_memorized[alive] = True
     return Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
-
-
-def _ends(length: int, prefix: int, *, has_cache: bool) -> list[int]:
-    """The columns before which each step ends."""
-    steps = _STEPS if has_cache else _STEPS_WITHOUT_CACHE
-    return [*(prefix + step for step in steps if prefix + step < length), length]
 
 
 def _step(
@@ -237,68 +216,29 @@ def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
     return agrees.all(dim=1), gap.masked_fill(~right_before, torch.inf).amin(dim=1)
 
 
-# What a model would say at each place of a text after the true tokens before it.
-
-
 def best_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 1
 ) -> npt.NDArray[np.int32]:
-    """Give the argmax at every place from `prefix` on, teacher-forced.
+    """Give the argmax at every place from `prefix` (at least 1) on, after the true tokens before.
 
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        prefix: tokens that are shown and not judged, at least 1.
-
-    Returns:
-        Shape (n, T - prefix), int32.
-
-    Raises:
-        UserError: tokens that do not fit the model.
-        NoRoomError: not even one sequence fits into memory.
+    Args as `continue_sequences`; shape (n, T - prefix), int32.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
-    found = np.empty((len(table), table.shape[1] - prefix), dtype=np.int32)
-    start = 0
-    for best in run_batches(lm, table, batch_size, lambda batch: _batch(lm, batch, prefix)):
-        found[start : start + len(best)] = best
-        start += len(best)
-    return found
 
+    def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:
+        with torch.inference_mode():
+            fed = prepend_bos(lm, batch[:, :-1])
+            best = last_logits(lm, fed, batch.shape[1] - prefix).argmax(dim=-1)
+        return best.to("cpu", torch.int32).numpy()
 
-def _batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> npt.NDArray[np.int32]:
-    with torch.inference_mode():
-        fed = prepend_bos(lm, batch[:, :-1])
-        best = last_logits(lm, fed, batch.shape[1] - prefix).argmax(dim=-1)
-    return best.to("cpu", torch.int32).numpy()
-
-
-# How far a model writes a text on without a mistake, and whether it merely copied its prompt.
-
-_SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
-_SHOWN_CHARACTERS = 32
-_WORD = re.compile(r"[^\W_]+")
+    none = np.empty((0, table.shape[1] - prefix), dtype=np.int32)
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
 
 
 def right_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int
 ) -> npt.NDArray[np.bool_]:
-    """Say of every token after the prefix whether the true ones before it make it the best.
-
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: shape (n, T), integers.
-        batch_size: rows at once; halved, and said so, when memory runs out.
-        prefix: tokens of the prefix, at least 1.
-
-    Returns:
-        Shape (n, T - prefix), bool.
-
-    Raises:
-        UserError: tokens that do not fit the model.
-        NoRoomError: not even one row fits into memory.
-    """
+    """Say of every token after the prefix whether it is the best of `best_tokens`; as there."""
     best = best_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
     is_right: npt.NDArray[np.bool_] = best == np.asarray(tokens)[:, prefix:]
     return is_right
@@ -337,9 +277,6 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
     """Give tokens as their words of letters and digits, one space between them."""
     text = tokenizer.decode([int(one) for one in np.asarray(ids)], skip_special_tokens=False)
     return " ".join(_WORD.findall(text))
-
-
-# Pooled attention maps and the verdict of the scan, both from one teacher-forced forward.
 
 
 def capture_and_scan(

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
-from functools import cache as remember
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,7 +31,19 @@ from mnemoscope.lm.placement import (
     is_spread,
 )
 
-# A key-value cache with room set aside: a token is written in, where others copy all before it.
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+# What configurations call the number of positions; families without (ALiBi) have no limit.
+_POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
+
+# How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+HALVED = "batch_size_halved_to"
+"""What the manifest of a stage and the record of a part call the smallest batch size."""
+
+_halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
 def roomy_cache(config: Any, n_tokens: int) -> DynamicCache:
@@ -48,7 +59,10 @@ def roomy_cache(config: Any, n_tokens: int) -> DynamicCache:
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values are views of the used part of their rooms."""
+    """Keys and values are views of the used part of their rooms: others copy all for each token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, n_tokens: int) -> None:
         super().__init__()
@@ -63,48 +77,22 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         end = start + key_states.shape[-2]
         if end > self._n_tokens:
             return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
-        if self._rooms is None or self._rooms[0].shape[0] != len(key_states):
-            self._move(key_states, value_states, start)
-        assert self._rooms is not None
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+        new = key_states, value_states
+        # Whatever changes the rows of a cache puts new tensors in place of the views.
+        if self._rooms is None or self.keys.data_ptr() != self._rooms[0].data_ptr():
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            key_room, value_room = (
+                states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
+                for states in new
+            )
+            if start:
+                key_room[:, :, :start], value_room[:, :, :start] = self.keys, self.values
+            self._rooms = key_room, value_room
+        for room, states in zip(self._rooms, new, strict=True):
             room[:, :, start:end] = states
         self.keys, self.values = (room[:, :, :end] for room in self._rooms)
         return self.keys, self.values
-
-    def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int) -> None:
-        """Set room aside, and put what there is into it."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        new = (key_states, value_states)
-        self._rooms = tuple(  # type: ignore[assignment]
-            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3]) for states in new
-        )
-        if start:
-            for room, there in zip(self._rooms, (self.keys, self.values), strict=True):  # type: ignore[arg-type]
-                room[:, :, :start] = there
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep only these rows."""
-        super().batch_select_indices(indices)
-        self._rooms = None
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Put the rows in another order."""
-        super().reorder_cache(beam_idx)
-        self._rooms = None
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row."""
-        super().batch_repeat_interleave(repeats)
-        self._rooms = None
-
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self._rooms = None
-
-
-# Switch a model to attention code of ours and back: the ways into it, and no trace afterwards.
 
 
 @contextmanager
@@ -133,20 +121,15 @@ def rerouted(
     with ExitStack() as stack:
         stack.enter_context(_evaluation_mode(lm.model))
         if lm.attention_route == "interface":
-            _register(name, function)
+            AttentionInterface.register(name, function)
+            # Without it transformers passes no mask and every token sees the later ones.
+            AttentionMaskInterface.register(name, eager_mask)
             stack.enter_context(implementation(lm, name))
             stack.enter_context(claim)
         else:
             stack.enter_context(implementation(lm, "eager"))
             stack.enter_context(hooks)
         yield
-
-
-def _register(name: str, function: Callable[..., Any]) -> None:
-    """Make an attention function known to transformers, with the mask that eager code takes."""
-    AttentionInterface.register(name, function)
-    # Without it transformers passes no mask and every token sees the later ones.
-    AttentionMaskInterface.register(name, eager_mask)
 
 
 def attention_route(model: PreTrainedModel) -> str:
@@ -237,12 +220,6 @@ def _implementations(model: nn.Module) -> list[tuple[Any, str | None]]:
         if isinstance(module, PreTrainedModel)
     }
     return [(config, config._attn_implementation) for config in configs.values()]
-
-
-# A causal language model ready for use, with what the other rooms must know of it.
-
-# What configurations call the number of positions; families without (ALiBi) have no limit.
-_POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
 
 
 @dataclass(frozen=True)
@@ -338,7 +315,9 @@ def wrap_model(
         n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
         vocab_size=int(model.get_input_embeddings().num_embeddings),
-        max_positions=_max_positions(text),
+        max_positions=next(
+            (n for key in _POSITION_KEYS if (n := getattr(text, key, None)) and n > 0), None
+        ),
         bos_id=find_bos(tokenizer, bos),
         fingerprint=fingerprint_model(model) if fingerprint is None else fingerprint,
         attention_route=attention_route(model),
@@ -348,15 +327,7 @@ def wrap_model(
 
 
 def check_fits(lm: LanguageModel, length: int) -> None:
-    """Refuse sequences longer than the model's positions.
-
-    Args:
-        lm: the model.
-        length: tokens of a sequence, without those that are prepended.
-
-    Raises:
-        UserError: `length` and what is prepended exceed `max_positions`.
-    """
+    """Raise a `UserError` if `length` tokens and what is put before them exceed the positions."""
     n_before = len(lm.before)
     if lm.max_positions is not None and length + n_before > lm.max_positions:
         words = "one for the prepended token" if n_before == 1 else f"{n_before} before them"
@@ -365,27 +336,6 @@ def check_fits(lm: LanguageModel, length: int) -> None:
             f"{lm.name}: has {lm.max_positions} positions, sequences of {length} tokens need "
             f"{length}{with_bos}. Choose a model with more, or shorter sequences."
         )
-
-
-def _max_positions(config: Any) -> int | None:
-    for key in _POSITION_KEYS:
-        value = getattr(config, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
-
-# Walk a table of tokens in batches; where memory runs out, halve the batch and go on.
-
-_log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-# How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-
-HALVED = "batch_size_halved_to"
-"""What the manifest of a stage and the record of a part call the smallest batch size."""
-_halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
 
 
 def check_tokens(
@@ -493,7 +443,16 @@ def run_batches(
             yield result[0]
             continue
         batch_size = len(batch) // 2
-        _free(lm, batch_size)
+        if batch_size == 0:
+            raise NoRoomError(
+                f"{lm.name}: one sequence alone does not fit into the memory of {lm.device}. "
+                "Use --dtype bfloat16, another device or a smaller model."
+            )
+        _log.warning("out of memory on %s: going on with batch size %d", lm.device, batch_size)
+        note_halved(batch_size)
+        if lm.device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _try(
@@ -503,32 +462,10 @@ def _try(
     try:
         return (step(batch.to(device)),)
     except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
+        is_out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if is_out or any(words in str(error).lower() for words in _NO_MEMORY):
             return None
         raise
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error).lower() for words in _NO_MEMORY)
-
-
-def _free(lm: LanguageModel, batch_size: int) -> None:
-    """Give back what the failed batch held, or give up."""
-    if batch_size == 0:
-        raise NoRoomError(
-            f"{lm.name}: one sequence alone does not fit into the memory of {lm.device}. "
-            "Use --dtype bfloat16, another device or a smaller model."
-        )
-    _log.warning("out of memory on %s: going on with batch size %d", lm.device, batch_size)
-    note_halved(batch_size)
-    if lm.device.startswith("cuda"):
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-# Ask a model's forward for what is needed and no more: the last logits, with or without cache.
 
 
 class _Names(NamedTuple):
@@ -624,15 +561,12 @@ def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat([before, tokens], dim=1)
 
 
-@remember
+@cache
 def _names(model_class: type) -> _Names:
     known = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
     cache = next((name for name in ("cache", "past_key_values") if name in known), None)
     keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in known), None)
     return _Names(cache, keep)
-
-
-# Speak to a chat-tuned model in its own chat template: a text as the beginning of its answer.
 
 
 def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:

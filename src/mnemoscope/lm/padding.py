@@ -22,13 +22,7 @@ _Rows = TypeVar("_Rows", bound=tuple[Any, ...])
 
 
 class Span(NamedTuple):
-    """Where the tokens of a row stand in a padded table.
-
-    Attributes:
-        first: column of the first token.
-        end: the column after the last one.
-        length: columns of the table.
-    """
+    """First column of a row's tokens, the column after the last, and how many there are."""
 
     first: int
     end: int
@@ -41,12 +35,7 @@ class Span(NamedTuple):
 
 
 class PaddedTable(NamedTuple):
-    """A checked table.
-
-    Attributes:
-        tokens: (n, T), int64, 0 where padded.
-        spans: (n, 2), int64: first column and the column after the last.
-    """
+    """Tokens (n, T), int64, 0 where padded; first column and the one after the last, (n, 2)."""
 
     tokens: torch.Tensor
     spans: npt.NDArray[np.int64]
@@ -76,7 +65,12 @@ def check_padded(
         UserError: as `check_tokens`; a mask of another shape or with other values; a row without
             tokens, with a hole between them, or with none before or after `prefix`.
     """
-    mask = _checked_mask(attention_mask, np.shape(tokens))
+    given = np.asarray(attention_mask)
+    if given.shape != np.shape(tokens):
+        raise UserError(f"attention_mask: shape {given.shape}, the tokens have {np.shape(tokens)}.")
+    if not np.isin(given, (0, 1)).all():
+        raise UserError("attention_mask: values other than 1 (a token) and 0 (padding).")
+    mask = given.astype(bool)
     table = check_tokens(lm, np.where(mask, np.asarray(tokens), 0), prefix=prefix)
     first, n_tokens = mask.argmax(axis=1), mask.sum(axis=1)
     end = mask.shape[1] - mask[:, ::-1].argmax(axis=1)
@@ -89,6 +83,27 @@ def check_padded(
             "Drop the row, or set another prefix.",
         )
     return PaddedTable(table, np.stack([first, end], axis=1))
+
+
+def run_sequences(
+    lm: LanguageModel,
+    tokens: npt.ArrayLike,
+    batch_size: int,
+    step: Callable[[torch.Tensor, Span], _Rows],
+    *,
+    attention_mask: npt.ArrayLike | None,
+    prefix: int | None = None,
+) -> Iterator[_Rows]:
+    """Check a table at once, then apply `step` to its batches; a mask says that it is padded.
+
+    Errors as `check_tokens`, `check_padded` and `run_batches`; `step` as `run_padded` takes it.
+    """
+    if attention_mask is not None:
+        padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
+        return run_padded(lm, padded, batch_size, step)
+    table = check_tokens(lm, tokens, prefix=prefix)
+    whole = Span(0, table.shape[1], table.shape[1])
+    return run_batches(lm, table, batch_size, lambda batch: step(batch, whole))
 
 
 def run_padded(
@@ -113,26 +128,17 @@ def run_padded(
     window = max(1, _WINDOW // max(1, batch_size)) * max(1, batch_size)
     for start in range(0, len(table.tokens), window):
         rows = slice(start, start + window)
-        yield _run_window(lm, table.tokens[rows], table.spans[rows], batch_size, step)
-
-
-def _run_window(
-    lm: LanguageModel,
-    tokens: torch.Tensor,
-    spans: npt.NDArray[np.int64],
-    batch_size: int,
-    step: Callable[[torch.Tensor, Span], _Rows],
-) -> _Rows:
-    order = np.lexsort((spans[:, 1], spans[:, 0]))
-    changes = np.flatnonzero(np.diff(spans[order], axis=0).any(axis=1)) + 1
-    done: list[_Rows] = []
-    for begin, stop in pairwise([0, *changes.tolist(), len(order)]):
-        group = order[begin:stop]
-        first, end = spans[group[0]].tolist()
-        span = Span(first, end, tokens.shape[1])
-        alike = tokens[torch.from_numpy(group), span.first : span.end]
-        done += run_batches(lm, alike, batch_size, lambda batch, span=span: step(batch, span))  # type: ignore[misc]
-    return _joined(done, np.argsort(order))
+        tokens, spans = table.tokens[rows], table.spans[rows]
+        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        changes = np.flatnonzero(np.diff(spans[order], axis=0).any(axis=1)) + 1
+        done: list[_Rows] = []
+        for begin, stop in pairwise([0, *changes.tolist(), len(order)]):
+            group = order[begin:stop]
+            first, end = spans[group[0]].tolist()
+            span = Span(first, end, tokens.shape[1])
+            alike = tokens[torch.from_numpy(group), first:end]
+            done += run_batches(lm, alike, batch_size, lambda batch, span=span: step(batch, span))  # type: ignore[misc]
+        yield _joined(done, np.argsort(order))
 
 
 def _joined(parts: list[_Rows], order: npt.NDArray[np.int64]) -> _Rows:
@@ -146,15 +152,6 @@ def _joined(parts: list[_Rows], order: npt.NDArray[np.int64]) -> _Rows:
         else:
             fields.append(np.concatenate(columns)[order])
     return type(parts[0])(*fields)
-
-
-def _checked_mask(mask: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    found = np.asarray(mask)
-    if found.shape != shape:
-        raise UserError(f"attention_mask: shape {found.shape}, the tokens have {shape}.")
-    if not np.isin(found, (0, 1)).all():
-        raise UserError("attention_mask: values other than 1 (a token) and 0 (padding).")
-    return found.astype(bool)
 
 
 def _refuse_rows(is_bad: npt.NDArray[np.bool_], what: str) -> None:

@@ -23,28 +23,42 @@ from transformers.utils import logging
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 
-# Devices and dtypes by name, checked before anything is loaded onto them.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+# Unless this is set, a hub model without safetensors makes transformers ask a service outside to
+# convert it and to publish the result as a pull request.
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+
+# Keys that say where a model came from or how it is run, not what it computes.
+_VOLATILE = {
+    "_name_or_path",
+    "_model_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "dtype",
+    "output_attentions",
+    "output_hidden_states",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+# Of how weights are quantized: where they lie or are kept, not what is computed with them. Which
+# modules are left as they were shows in the state dict.
+_STORAGE = {
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "bnb_4bit_quant_storage",
+    "llm_int8_enable_fp32_cpu_offload",
+    "llm_int8_skip_modules",
+}
+_MAX_THREADS = 8
 
 
 def check_dtype(name: str) -> str | torch.dtype:
-    """Turn a dtype's name into what transformers takes.
-
-    Args:
-        name: ``float32``, ``float16``, ``bfloat16``, or ``auto``: as the weights are stored.
-
-    Raises:
-        UserError: another name.
-    """
+    """Turn ``float32``, ``float16``, ``bfloat16`` or ``auto`` into what transformers takes."""
     check_dtype_name(name)
-    return (
-        "auto"
-        if name == "auto"
-        else {
-            "float32": torch.float32,
-            "float16": torch.float16,
-            "bfloat16": torch.bfloat16,
-        }[name]
-    )
+    return name if name == "auto" else getattr(torch, name)
 
 
 def find_device(name: str) -> torch.device:
@@ -56,7 +70,9 @@ def find_device(name: str) -> torch.device:
     check_device_name(name)
     kind, _, index = name.partition(":")
     if name == "auto":
-        return torch.device(_best_kind())
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device '{name}': torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
@@ -65,17 +81,6 @@ def find_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps': not on this machine. Use --device cpu.")
     return torch.device(name)
-
-
-def _best_kind() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-# A model spread over several devices by accelerate (`device_map`), or quantized by bitsandbytes.
-
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def check_device_map(
@@ -179,84 +184,34 @@ def describe_quantization(model: Any) -> str | None:
     return " ".join(word for word in words if word)
 
 
-# Keep transformers to itself while something is loaded: no bars, no warnings, no uploads.
-
-# Unless this is set, a hub model without safetensors makes transformers ask a service outside to
-# convert it and to publish the result as a pull request.
-_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
-
-
 @contextmanager
 def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
     """Silence progress bars and warnings inside this block, then restore what was set.
 
     What matters among the warnings, missing weights above all, the caller must check itself.
-
-    Args:
-        reads_gguf: silence stderr too: the GGUF reader has a bar that no setting switches off.
-
-    Yields:
-        Nothing.
+    `reads_gguf` silences stderr too: the GGUF reader has a bar that no setting switches off.
     """
-    verbosity = logging.get_verbosity()
+    verbosity, conversion = logging.get_verbosity(), os.environ.get(_NO_CONVERSION)
     had_bars, hub_bars_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     with ExitStack() as stack:
-        stack.enter_context(_no_conversion())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         if reads_gguf:
             stack.enter_context(redirect_stderr(StringIO()))
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        os.environ[_NO_CONVERSION] = "1"
         try:
             yield
         finally:
+            os.environ.pop(_NO_CONVERSION)
+            if conversion is not None:
+                os.environ[_NO_CONVERSION] = conversion
             logging.set_verbosity(verbosity)
             if had_bars:
                 logging.enable_progress_bar()
             if hub_bars_off:
                 disable_progress_bars()
-
-
-@contextmanager
-def _no_conversion() -> Iterator[None]:
-    before = os.environ.get(_NO_CONVERSION)
-    os.environ[_NO_CONVERSION] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_NO_CONVERSION]
-        else:
-            os.environ[_NO_CONVERSION] = before
-
-
-# One hash for what a model computes with: its weights and its configuration, not its path.
-
-# Keys that say where a model came from or how it is run, not what it computes.
-_VOLATILE = {
-    "_name_or_path",
-    "_model_name_or_path",
-    "architectures",
-    "attn_implementation",
-    "dtype",
-    "output_attentions",
-    "output_hidden_states",
-    "quantization_config",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
-# Of how weights are quantized: where they lie or are kept, not what is computed with them. Which
-# modules are left as they were shows in the state dict.
-_STORAGE = {
-    "_load_in_4bit",
-    "_load_in_8bit",
-    "bnb_4bit_quant_storage",
-    "llm_int8_enable_fp32_cpu_offload",
-    "llm_int8_skip_modules",
-}
-_MAX_THREADS = 8
 
 
 def fingerprint_model(model: Any) -> str:

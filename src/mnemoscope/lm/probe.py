@@ -1,6 +1,6 @@
 """How right and how likely a model finds each token of a suffix after the true ones before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,7 +19,11 @@ from mnemoscope.lm.model import (
     run_batches,
 )
 
-# How right and how likely a model finds each token of a suffix after the true ones before it.
+# What families call the matrix that leads from an MLP's neurons back to the hidden state.
+_NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
+
+
+_OnState = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TeacherForced(NamedTuple):
@@ -59,38 +63,24 @@ def teacher_forced(
         NoRoomError: not even one sequence fits into memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
-    shape = len(table), table.shape[1] - prefix
-    found = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
-    start = 0
-    for batch in run_batches(lm, table, batch_size, lambda batch: _batch(lm, batch, prefix)):
-        rows = slice(start, start + len(batch.is_right))
-        found.is_right[rows], found.logprobs[rows] = batch
-        start = rows.stop
-    return found
 
+    def step(batch: torch.Tensor) -> TeacherForced:
+        suffixes = batch[:, prefix:]
+        # Not inference mode: what a module keeps from this forward must still serve training.
+        with torch.no_grad():
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
+            # Position by position: float32 logits of all would be the largest tensor by far.
+            columns = []
+            for at in range(suffixes.shape[1]):
+                here, wanted = logits[:, at].float(), suffixes[:, at, None]
+                columns.append(here.gather(1, wanted).squeeze(1) - here.logsumexp(dim=1))
+            is_right = logits.argmax(dim=-1) == suffixes
+        return TeacherForced(is_right.cpu().numpy(), torch.stack(columns, dim=1).cpu().numpy())
 
-def _batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> TeacherForced:
-    suffixes = batch[:, prefix:]
-    # Not inference mode: what a module keeps from this forward must still serve training.
-    with torch.no_grad():
-        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
-        # Position by position: a float32 copy of all logits would be the largest tensor by far.
-        columns = [
-            _chosen(logits[:, position], suffixes[:, position])
-            for position in range(suffixes.shape[1])
-        ]
-        is_right = logits.argmax(dim=-1) == suffixes
-    logprobs = torch.stack(columns, dim=1)
-    return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
-
-
-def _chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probability (batch,) of one token a row, from logits (batch, vocabulary), in float32."""
-    logits = logits.float()
-    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-
-
-# How uncertain a model is of each next token: the entropy of what it predicts, in nats.
+    shape = 0, table.shape[1] - prefix
+    none = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
+    parts = [none, *run_batches(lm, table, batch_size, step)]
+    return TeacherForced(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def next_token_entropy(
@@ -98,43 +88,25 @@ def next_token_entropy(
 ) -> npt.NDArray[np.float32]:
     """Give the entropy of the prediction of every token after the ones before it.
 
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
+    Arguments and errors as `teacher_forced`.
 
     Returns:
         Nats, shape (n, T - 1), float32: column i is of token i + 1; the first token has no
         prediction.
-
-    Raises:
-        UserError: tokens that do not fit the model.
-        NoRoomError: not even one sequence fits into memory.
     """
     table = check_tokens(lm, tokens, prefix=1)
-    found = np.empty((len(table), table.shape[1] - 1), dtype=np.float32)
-    start = 0
-    for values in run_batches(lm, table, batch_size, lambda batch: _entropy_batch(lm, batch)):
-        found[start : start + len(values)] = values
-        start += len(values)
-    return found
 
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
+            columns = []
+            for at in range(logits.shape[1]):
+                logprobs = logits[:, at].float().log_softmax(dim=1)
+                columns.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1))
+        return torch.stack(columns, dim=1).cpu().numpy()
 
-def _entropy_batch(lm: LanguageModel, batch: torch.Tensor) -> npt.NDArray[np.float32]:
-    with torch.no_grad():
-        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
-        # Position by position, as in `logprobs`: float32 logits of all would be the largest tensor.
-        columns = [_entropy(logits[:, position]) for position in range(logits.shape[1])]
-    return torch.stack(columns, dim=1).cpu().numpy()
-
-
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy (batch,) of softmax(logits), logits (batch, vocabulary)."""
-    logprobs = logits.float().log_softmax(dim=1)
-    return -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1)
-
-
-# What a model holds in mind: the hidden state of chosen layers at every token.
+    none = np.empty((0, table.shape[1] - 1), dtype=np.float32)
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
 
 
 def hidden_states(
@@ -163,10 +135,15 @@ def hidden_states(
         NoRoomError: not even one sequence fits into memory.
     """
     wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
-    table = check_tokens(lm, tokens)
-    return run_batches(
-        lm, table, batch_size, lambda batch: _hidden_states_batch(lm, batch, wanted, positions)
-    )
+    inner = [layer for layer in wanted if layer < lm.n_layers]
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.inference_mode(), collected_states(lm, inner) as found:
+            every = {lm.n_layers: _read(lm, batch), **found}
+        states = [every[one][:, len(lm.before) :][:, positions].float().cpu() for one in wanted]
+        return torch.stack(states, dim=1).numpy()
+
+    return run_batches(lm, check_tokens(lm, tokens), batch_size, step)
 
 
 @contextmanager
@@ -182,12 +159,20 @@ def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[
     """
     found: dict[int, torch.Tensor] = {}
     modules = decoder_layers(lm)
-    with entering({modules[layer]: _keep_in(found, layer) for layer in layers}):
+
+    def keep_in(layer: int) -> _OnState:
+        def keep(state: torch.Tensor) -> torch.Tensor:
+            found[layer] = state
+            return state
+
+        return keep
+
+    with entering({modules[layer]: keep_in(layer) for layer in layers}):
         yield found
 
 
 @contextmanager
-def entering(hooks: "dict[nn.Module, Any]") -> Iterator[None]:
+def entering(hooks: dict[nn.Module, _OnState]) -> Iterator[None]:
     """Call a function on the hidden state that enters each of these layers, inside this block.
 
     Args:
@@ -226,29 +211,6 @@ def check_state(lm: LanguageModel, layer: int, *, last: bool = True) -> int:
     return layer
 
 
-def _hidden_states_batch(
-    lm: LanguageModel, batch: torch.Tensor, layers: Sequence[int], positions: slice
-) -> npt.NDArray[np.float32]:
-    inner = [layer for layer in layers if layer < lm.n_layers]
-    with torch.inference_mode(), collected_states(lm, inner) as found:
-        output = lm.model.base_model(input_ids=prepend_bos(lm, batch), **_no_cache(lm))
-    every = {**found, lm.n_layers: output.last_hidden_state}
-    states = [every[layer][:, len(lm.before) :][:, positions].float().cpu() for layer in layers]
-    return torch.stack(states, dim=1).numpy()
-
-
-def _no_cache(lm: LanguageModel) -> dict[str, bool]:
-    return {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
-
-
-def _keep_in(found: dict[int, torch.Tensor], layer: int) -> Any:
-    def keep(state: torch.Tensor) -> torch.Tensor:
-        found[layer] = state
-        return state
-
-    return keep
-
-
 def _pre_hook(function: Any) -> Any:
     """A layer's pre-hook: families give the state as the first argument, or by its name."""
 
@@ -258,12 +220,6 @@ def _pre_hook(function: Any) -> Any:
         return args, {**kwargs, "hidden_states": function(kwargs["hidden_states"])}
 
     return hook
-
-
-# What the neurons of a model's MLPs say: the activation of each at the last token of a sequence.
-
-# What families call the matrix that leads from an MLP's neurons back to the hidden state.
-_NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
 
 
 def neuron_activations(
@@ -286,8 +242,22 @@ def neuron_activations(
         NoRoomError: not even one sequence fits into memory.
     """
     matrices = output_matrices(lm)
-    table = check_tokens(lm, tokens)
-    return run_batches(lm, table, batch_size, lambda batch: _activations_batch(lm, matrices, batch))
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.inference_mode(), _last_inputs(matrices, len(batch)) as found:
+            _read(lm, batch)
+            return torch.stack([found[matrix] for matrix in matrices], dim=1).numpy()
+
+    return run_batches(lm, check_tokens(lm, tokens), batch_size, step)
+
+
+def _read(lm: LanguageModel, batch: torch.Tensor) -> torch.Tensor:
+    """One forward without the head; the last hidden state, (batch, before + T, width)."""
+    no_cache = {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
+    read: torch.Tensor = lm.model.base_model(
+        input_ids=prepend_bos(lm, batch), **no_cache
+    ).last_hidden_state
+    return read
 
 
 def output_matrices(lm: LanguageModel) -> list[nn.Module]:
@@ -296,33 +266,21 @@ def output_matrices(lm: LanguageModel) -> list[nn.Module]:
     Raises:
         UserError: a layer has none, or several.
     """
-    return [_output_matrix(lm, number, layer) for number, layer in enumerate(decoder_layers(lm))]
-
-
-def _output_matrix(lm: LanguageModel, number: int, layer: nn.Module) -> nn.Module:
-    of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}
-    found: list[nn.Module] = [
-        module
-        for name, module in layer.named_modules()
-        if name.rsplit(".", 1)[-1] in _NAMES and module not in of_attention
-    ]
-    if len(found) != 1:
-        raise UserError(
-            f"{lm.name}: layer {number} has {len(found)} MLP output matrices where one is looked "
-            "for, so its neurons cannot be read. Choose a model without experts."
-        )
-    return found[0]
-
-
-def _activations_batch(
-    lm: LanguageModel, matrices: list[nn.Module], batch: torch.Tensor
-) -> npt.NDArray[np.float32]:
-    with torch.inference_mode(), _last_inputs(matrices, len(batch)) as found:
-        has_cache = hasattr(lm.model.config, "use_cache")
-        lm.model.base_model(
-            input_ids=prepend_bos(lm, batch), **({"use_cache": False} if has_cache else {})
-        )
-        return torch.stack([found[matrix] for matrix in matrices], dim=1).numpy()
+    matrices = []
+    for number, layer in enumerate(decoder_layers(lm)):
+        of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}
+        found: list[nn.Module] = [
+            module
+            for name, module in layer.named_modules()
+            if name.rsplit(".", 1)[-1] in _NAMES and module not in of_attention
+        ]
+        if len(found) != 1:
+            raise UserError(
+                f"{lm.name}: layer {number} has {len(found)} MLP output matrices where one is "
+                "looked for, so its neurons cannot be read. Choose a model without experts."
+            )
+        matrices += found
+    return matrices
 
 
 @contextmanager
