@@ -3,7 +3,7 @@
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.checkpoints import find_checkpoints, lacking_steps, signature
+from mnemoscope.lm.checkpoints import find_checkpoints, lacking_steps
 
 
 def make(folder, *names):
@@ -78,6 +78,6 @@ def test_gaps_are_seen_only_in_an_even_row(steps, lacking):
 def test_signature_tells_changed_weights(tmp_path):
     make(tmp_path, "checkpoint-1", "checkpoint-2")
     one = find_checkpoints([str(tmp_path)])[0]
-    before = signature(one)
+    before = one.signature()
     (tmp_path / "checkpoint-1" / "model.safetensors").write_bytes(b"x")
-    assert signature(one) != before
+    assert one.signature() != before

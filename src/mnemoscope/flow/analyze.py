@@ -236,7 +236,7 @@ def _others(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
         return ()
     if asked.checkpoints:
         found = find_checkpoints(asked.checkpoints, least=1)
-        return tuple(f"{one.name}@{one.revision}" if one.revision else one.name for one in found)
+        return tuple(map(str, found))
     second = asked.second or reference_name(study.settings)
     return (second,) if second is not None else ()
 

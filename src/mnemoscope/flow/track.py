@@ -1,6 +1,7 @@
 """The verb `track`: memorization of a fixed set of windows over the checkpoints of one run.
 
 Each checkpoint is loaded once and its check written whole; a killed run goes on with the next.
+The history then becomes tables and one page: shares by step, survival, levels.
 """
 
 import hashlib
@@ -13,34 +14,29 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_json, write_parquet
-from mnemoscope.lm.checkpoints import (
-    Checkpoint,
-    describe_lacking,
-    find_checkpoints,
-    lacking_steps,
-    signature,
-)
+from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints, lacking_steps
 from mnemoscope.lm.load import load_model, load_tokenizer
-from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.pipeline.blocks import decode
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.analysis import AnalysisSection, table_of
 from mnemoscope.report.page import Page, write_page
-from mnemoscope.stats import Estimate, share_of
+from mnemoscope.stats import share_of
 from mnemoscope.training.history import History, HistoryWriter, read_history
 from mnemoscope.training.track import follow, survival, turnover
 from mnemoscope.training.watch import judge
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
-# The verb `track`: memorization of a fixed set of windows over the checkpoints of one run.
-
+PAGE = "track.html"
 _LOOKED_AT = "checkpoints.json"
+_KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
+
+# -- looking at checkpoints -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,10 @@ class TrackAsked:
         sequences: texts or a table that is watched.
         control: texts or a table that were kept out of training, or None.
         most: windows kept of each; None keeps all.
-        length: tokens of a window.
-        stride: tokens from one window of a text to the next.
+        length: tokens of a window; windows of a text begin every 64 tokens.
         seed: of the sample.
         decode: continue each window too, for its score; else only memorized or not is known.
-        dtype, device, bos, batch_size, trust_remote_code: as for `load_model` and captures.
+        dtype, device, batch_size, trust_remote_code: as for `load_model` and captures.
     """
 
     checkpoints: tuple[str, ...]
@@ -64,12 +59,10 @@ class TrackAsked:
     control: str | None = None
     most: int | None = 2000
     length: int = 64
-    stride: int = 64
     seed: int = 0
     decode: bool = True
     dtype: str = "float32"
     device: str = "auto"
-    bos: str = "auto"
     batch_size: int = 64
     trust_remote_code: bool = False
 
@@ -91,97 +84,58 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     checkpoints = find_checkpoints(asked.checkpoints)
     check_dtype(asked.dtype)
     find_device(asked.device)
-    tokenizer = _tokenizer(checkpoints[0], asked)
-    windows = _windows(asked, tokenizer)
+    first, trust = checkpoints[0], asked.trust_remote_code
+    tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
+    windows = _windows(asked, asked.sequences, "document", tokenizer)
+    if asked.control is not None:
+        windows += _windows(asked, asked.control, CONTROL, tokenizer)
     history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)
-    known = _looked_at(out)
-    vocabulary = _vocabulary(tokenizer)
+    try:
+        known = json.loads((out / _LOOKED_AT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}  # what a check was made from is not known, so it is made again
     with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
-        for checkpoint in checkpoints:
-            found = [signature(checkpoint), asked.dtype, asked.decode]
-            if known.get(str(checkpoint.step)) != found or not history.has(checkpoint.step):
-                model = _load(checkpoint, asked, vocabulary, checkpoints[0])
-                history.add(checkpoint.step, _check(model, windows, asked))
-                known[str(checkpoint.step)] = found
+        for one in checkpoints:
+            basis = [one.signature(), asked.dtype, asked.decode]
+            if known.get(str(one.step)) != basis or not history.has(one.step):
+                model = load_model(
+                    one.name,
+                    revision=one.revision,
+                    dtype=asked.dtype,
+                    device=asked.device,
+                    trust_remote_code=trust,
+                )
+                if _vocabulary(model.tokenizer) != _vocabulary(tokenizer):
+                    raise UserError(
+                        f"track: step {one.step} ({one.name}) has another tokenizer than step "
+                        f"{first.step}. Track checkpoints of one run."
+                    )
+                check = judge(model, windows, batch_size=asked.batch_size)
+                if asked.decode:
+                    decoded = decode(model, windows.tokens, batch_size=asked.batch_size)
+                    check = check.with_columns(decoded["memorization_score"])
+                history.add(one.step, check)
+                known[str(one.step)] = basis
                 write_json(out / _LOOKED_AT, known)
             progress.advance(1)
     return lacking_steps([one.step for one in checkpoints])
 
 
-def _windows(asked: TrackAsked, tokenizer: Any) -> WatchedWindows:
-    """What is watched, and beside it what was kept out of training."""
-    windows = _read(asked, asked.sequences, "document", tokenizer)
-    if asked.control is None:
-        return windows
-    return windows + _read(asked, asked.control, CONTROL, tokenizer)
-
-
-def _read(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
-    frame = read_sequences(path, tokenizer, length=asked.length, stride=asked.stride).frame
-    frame = frame.drop("source", strict=False).with_columns(
-        pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
-    )
+def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
+    frame = read_sequences(path, tokenizer, length=asked.length, stride=64).frame
+    name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
+    frame = frame.drop("source", strict=False).with_columns(name)
     return WatchedWindows.from_table(
-        frame, tokenizer, source=source, most=asked.most, seed=asked.seed, bos=asked.bos
+        frame, tokenizer, source=source, most=asked.most, seed=asked.seed
     )
-
-
-def _tokenizer(checkpoint: Checkpoint, asked: TrackAsked) -> Any:
-    return load_tokenizer(
-        checkpoint.name,
-        revision=checkpoint.revision,
-        trust_remote_code=asked.trust_remote_code,
-    )
-
-
-def _load(
-    checkpoint: Checkpoint, asked: TrackAsked, vocabulary: str, first: Checkpoint
-) -> LanguageModel:
-    model = load_model(
-        checkpoint.name,
-        revision=checkpoint.revision,
-        dtype=asked.dtype,
-        device=asked.device,
-        bos=asked.bos,
-        trust_remote_code=asked.trust_remote_code,
-    )
-    if _vocabulary(model.tokenizer) != vocabulary:
-        raise UserError(
-            f"track: step {checkpoint.step} ({checkpoint.name}) has another tokenizer than step "
-            f"{first.step}. Track checkpoints of one run."
-        )
-    return model
-
-
-def _check(model: LanguageModel, windows: WatchedWindows, asked: TrackAsked) -> pl.DataFrame:
-    """One check, decoded where that was asked for."""
-    check = judge(model, windows, batch_size=asked.batch_size)
-    if not asked.decode:
-        return check
-    decoded = decode(model, windows.tokens, batch_size=asked.batch_size)
-    return check.with_columns(decoded["memorization_score"])
 
 
 def _vocabulary(tokenizer: Any) -> str:
     """A hash of which token has which number."""
-    pairs = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(repr(pairs).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-def _looked_at(out: Path) -> dict[str, Any]:
-    """What each step's check was made from; nothing where that is not known."""
-    try:
-        found: dict[str, Any] = json.loads((out / _LOOKED_AT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-# A history of memorization as tables and one page: shares by step, survival, levels.
-
-PAGE = "track.html"
-_KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
-
+# -- what a history says --------------------------------------------------------------------
 
 Group = tuple[str, str]
 """A source and a class."""
@@ -207,9 +161,6 @@ class TrackResults:
 def write_track_page(folder: Path) -> TrackResults:
     """Write the tables and the page of a history beside it.
 
-    Args:
-        folder: of the history.
-
     Raises:
         UserError: no history there.
         DamagedDataError: a torn file.
@@ -234,19 +185,18 @@ def write_track_page(folder: Path) -> TrackResults:
 
 
 def track_results(history: History) -> TrackResults:
-    """Sum a history up.
-
-    Args:
-        history: of one check or more.
-    """
-    checks = history.joined()
-    groups = _groups(history.windows)
+    """Sum a history of one check or more up."""
+    checks, steps = history.joined(), history.steps
+    found = history.windows.select("source", "class").unique(maintain_order=True).rows()
+    groups = sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
     shares = _shares(checks)
     followed = follow(history.checks).join(
         history.windows.select("window", "source", "class", "text"), on="window", how="left"
     )
     lasting = pl.concat(
-        _of_group(followed, group).pipe(survival, history.steps[-1]).select(*_literals(group), "*")
+        survival(_of_group(followed, group), steps[-1]).select(
+            pl.lit(group[0]).alias("source"), pl.lit(group[1]).alias("class"), "*"
+        )
         for group in groups
     )
     frames = {
@@ -255,29 +205,18 @@ def track_results(history: History) -> TrackResults:
         "turnover": turnover(history.checks),
         "survival": lasting,
     }
-    figures: list[Figure] = [_share_chart(shares, groups, history.steps)]
+    figures: list[Figure] = [_share_chart(shares, groups, steps)]
     if not lasting.is_empty():
         figures.append(_survival_chart(lasting, groups))
     if "memorization_score" in checks.columns:
-        frames["levels"], heat = _levels(checks, history.steps)
+        frames["levels"], heat = _levels(checks, steps)
         figures += heat
-    further = tuple(_further(history, followed))
-    return TrackResults(_sentence(shares, history.steps[-1]), further, frames, tuple(figures))
-
-
-def _groups(windows: pl.DataFrame) -> list[Group]:
-    """Sources and classes that there are, what was kept out of training last."""
-    found = windows.select("source", "class").unique(maintain_order=True).rows()
-    return sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
+    further = tuple(_further(steps, followed))
+    return TrackResults(_sentence(shares, steps[-1]), further, frames, tuple(figures))
 
 
 def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
-    source, kind = group
-    return frame.filter((pl.col("source") == source) & (pl.col("class") == kind))
-
-
-def _literals(group: Group) -> tuple[pl.Expr, pl.Expr]:
-    return pl.lit(group[0]).alias("source"), pl.lit(group[1]).alias("class")
+    return frame.filter(pl.col("source") == group[0], pl.col("class") == group[1])
 
 
 def _shares(checks: pl.DataFrame) -> pl.DataFrame:
@@ -287,23 +226,17 @@ def _shares(checks: pl.DataFrame) -> pl.DataFrame:
         pl.col("is_memorized").sum().alias("memorized"),
         pl.col("logprob").mean(),
     )
-    shares = [share_of(part, n) for n, part in counted.select("n", "memorized").iter_rows()]
-    return counted.with_columns(
-        pl.Series(name, [getattr(one, name) for one in shares]) for name in Estimate._fields
-    ).rename({"value": "share"})
+    counts = counted.select("memorized", "n").rows()
+    return counted.hstack(
+        pl.DataFrame([share_of(*k_of_n).columns("share", ends="") for k_of_n in counts])
+    )
 
 
 def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[int]) -> Chart:
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
-            Series(
-                name=f"{', '.join(group)} ({part['n'][0]:,})",
-                x=plain(part["step"]),
-                y=plain(part["share"]),
-                low=plain(part["low"]),
-                high=plain(part["high"]),
-            )
+            series_of(f"{', '.join(group)} ({part['n'][0]:,})", part, "share", x="step")
             for group in groups
             for part in [_of_group(shares, group)]
         ),
@@ -314,35 +247,23 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[
 
 
 def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
-    """Curves that fall by steps."""
+    """Curves that fall by steps: every value twice, so that a line falls upright at each place."""
     series = []
     for group in groups:
         part = _of_group(lasting, group)
         if part.is_empty():  # keeps its colour, so that both charts have the same
             series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
             continue
-        x, y, low, high = (part[column].to_list() for column in ("age", "survives", "low", "high"))
-        series.append(
-            Series(
-                name=", ".join(group),
-                x=plain(_stairs(x, later=True)),
-                y=plain(_stairs(y)),
-                low=plain(_stairs(low)),
-                high=plain(_stairs(high)),
-            )
-        )
+        twice = part.select(pl.exclude("source", "class").repeat_by(2).explode())
+        x = plain(twice["age"][1:])
+        y, low, high = (plain(twice[name][:-1]) for name in ("survives", "low", "high"))
+        series.append(Series(name=", ".join(group), x=x, y=y, low=low, high=high))
     return Chart(
         title="Still reproduced so many steps after it was first seen, per cent (Kaplan-Meier)",
         series=tuple(series),
         x_label="steps since first seen memorized",
         percent=True,
     )
-
-
-def _stairs(values: list[float], *, later: bool = False) -> list[float]:
-    """Every value twice, so that a line through them falls upright at each place."""
-    doubled = [value for value in values for _ in range(2)]
-    return doubled[1:] if later else doubled[:-1]
 
 
 def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, list[HeatMap]]:
@@ -374,33 +295,32 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
 
 def _sentence(shares: pl.DataFrame, last: int) -> str:
     """The last check in words, what was kept out of training beside it."""
-    now = shares.filter(pl.col("step") == last)
-    is_control = pl.col("source") == CONTROL
+    now = shares.filter(step=last)
     parts = []
     for kind, words in _KINDS.items():
         of_kind = now.filter(pl.col("class") == kind)
-        watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
         if of_kind.is_empty():
             continue
-        said = f"{_share(watched)} of the {watched['n'].sum():,} windows that {words}"
-        beside = f", and {_share(kept_out)} of such windows kept out of training"
-        parts.append(said + (beside if kept_out.height else ""))
+        is_control = pl.col("source") == CONTROL
+        watched, kept_out = (
+            of_kind.filter(rule).select(pl.col("memorized", "n").sum()).row(0)
+            for rule in (~is_control, is_control)
+        )
+        said = f"{share_of(*watched)} of the {watched[1]:,} windows that {words}"
+        beside = f", and {share_of(*kept_out)} of such windows kept out of training"
+        parts.append(said + (beside if kept_out[1] else ""))
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."
 
 
-def _share(counted: pl.DataFrame) -> Estimate:
-    return share_of(int(counted["memorized"].sum()), int(counted["n"].sum()))
-
-
-def _further(history: History, followed: pl.DataFrame) -> Iterator[str]:
+def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
     seen = followed.drop_nulls("first_memorized")
     lost = seen.drop_nulls("forgotten")
     yield (
-        f"{len(history.steps):,} checks of {followed.height:,} windows: {seen.height:,} were "
+        f"{len(steps):,} checks of {followed.height:,} windows: {seen.height:,} were "
         f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
         "between two checks is not seen."
     )
-    yield from describe_lacking(history.steps)
+    yield from describe_lacking(steps)
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "

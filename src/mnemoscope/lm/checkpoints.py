@@ -3,31 +3,39 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnemoscope.errors import UserError
+from mnemoscope.words import plural
 
 _NUMBER = re.compile(r"\d+")
 _TRAINERS = re.compile(r"checkpoint-\d+")
 _MOST_LACKING = 1000
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One model on the way.
-
-    Attributes:
-        name: folder or hub name.
-        revision: of the hub, or None.
-        step: of the training.
-    """
+class Checkpoint(NamedTuple):
+    """One model on the way: folder or hub name, revision of the hub or None, step of training."""
 
     name: str
     revision: str | None
     step: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    def signature(self) -> list[Any]:
+        """What tells without loading it whether this is the checkpoint looked at before.
+
+        Names, sizes and times of a folder's weights and configuration; of the hub, its name.
+        """
+        folder = Path(self.name)
+        if not folder.is_dir():
+            return [self.name, self.revision]
+        patterns = ("*.json", "*.safetensors", "*.gguf")
+        files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint]:
@@ -47,15 +55,19 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
         UserError: too few, one step twice, a folder that is none, a checkpoint's folder
             without a model, or some names with a number and some without.
     """
-    if len(given) == 1 and Path(given[0]).is_dir() and not _holds_model(Path(given[0])):
-        found = _inside(Path(given[0]))
-    else:
-        found = _named(given)
+    only = given[0] if len(given) == 1 else ""
+    is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
+    found = _named(_inside(Path(only)) if is_inside else given)
     if len(found) < least:
-        raise UserError(f"{_too_few(given, len(found))}, {least} or more are needed.")
+        said = f"{plural(len(found), 'checkpoint')} named"
+        if is_inside:
+            said = f"{only}: {plural(len(found), 'checkpoint')} there"
+        elif only.endswith("/") or only.startswith((".", "/")):
+            said = f"{only}{'' if Path(only).exists() else ': no such folder'}: {said}"
+        raise UserError(f"{said}, {least} or more are needed.")
     twice = [step for step, n in Counter(one.step for one in found).items() if n > 1]
     if twice:
-        names = " and ".join(_label(one) for one in found if one.step == twice[0])
+        names = " and ".join(str(one) for one in found if one.step == twice[0])
         raise UserError(f"{names} are both step {twice[0]}. Name one of them.")
     return sorted(found, key=lambda one: one.step)
 
@@ -93,21 +105,7 @@ def describe_lacking(steps: Sequence[int]) -> list[str]:
     return [said] if lacking else []
 
 
-def signature(checkpoint: Checkpoint) -> list[Any]:
-    """What tells without loading it whether a checkpoint is the one looked at before.
-
-    Names, sizes and times of a folder's weights and configuration; of the hub, its name.
-    """
-    folder = Path(checkpoint.name)
-    if not folder.is_dir():
-        return [checkpoint.name, checkpoint.revision]
-    files = sorted(
-        path for pattern in ("*.json", "*.safetensors", "*.gguf") for path in folder.glob(pattern)
-    )
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def _inside(folder: Path) -> list[Checkpoint]:
+def _inside(folder: Path) -> list[str]:
     """Checkpoints in a folder; one of the Trainer's without a model is an error, not a gap."""
     children = sorted(path for path in folder.iterdir() if path.is_dir())
     empty = [path for path in children if _TRAINERS.fullmatch(path.name) and not _holds_model(path)]
@@ -118,7 +116,7 @@ def _inside(folder: Path) -> list[Checkpoint]:
     models = [str(path) for path in children if _holds_model(path)]
     if not models:
         raise UserError(f"{folder}: holds no checkpoint (a folder with config.json).")
-    return _named(models)
+    return models
 
 
 def _named(given: Sequence[str]) -> list[Checkpoint]:
@@ -139,21 +137,6 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
     ]
 
 
-def _too_few(given: Sequence[str], n_found: int) -> str:
-    only = given[0] if len(given) == 1 else ""
-    if only and Path(only).is_dir() and not _holds_model(Path(only)):
-        return f"{only}: {n_found} checkpoint{'' if n_found == 1 else 's'} there"
-    if only.endswith("/") or only.startswith((".", "/")):
-        missing = "" if Path(only).exists() else ": no such folder"
-        return f"{only}{missing}: 1 checkpoint named"
-    return f"{n_found} checkpoint{'' if n_found == 1 else 's'} named"
-
-
 def _holds_model(folder: Path) -> bool:
     names = ("config.json", "adapter_config.json")
     return any((folder / name).is_file() for name in names)
-
-
-def _label(checkpoint: Checkpoint) -> str:
-    revision = f"@{checkpoint.revision}" if checkpoint.revision else ""
-    return f"{checkpoint.name}{revision}"

@@ -8,7 +8,6 @@ where the windows were decoded, `memorization_score`.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope import files as atomic_write
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.files import read_parquet, write_json, write_parquet
 from mnemoscope.training.windows import WatchedWindows
 
 _FORMAT = 1
@@ -52,21 +50,16 @@ class History:
 class HistoryWriter:
     """Adds checks to a folder; opening it again goes on where it stood.
 
-    Attributes:
-        folder: of the history.
+    Args:
+        folder: of the history, made where it is missing.
+        windows: what is watched.
+        facts: of the run, recorded in `watch.json`.
+
+    Raises:
+        UserError: the folder holds a history of other windows, or cannot be written to.
     """
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
-        """Open the folder, or make it.
-
-        Args:
-            folder: made where it is missing.
-            windows: what is watched.
-            facts: of the run, recorded in `watch.json`.
-
-        Raises:
-            UserError: the folder holds a history of other windows, or cannot be written to.
-        """
         self.folder = Path(folder)
         record = self.folder / "watch.json"
         if record.exists():
@@ -82,10 +75,8 @@ class HistoryWriter:
             raise UserError(f"{self.folder}: cannot be made ({error.strerror}).") from error
         write_parquet(self.folder / "windows.parquet", windows.table)
         versions = {name: metadata.version(name) for name in _LIBRARIES}
-        atomic_write.write_json(
-            record,
-            {"format": _FORMAT, "windows": windows.digest, "versions": versions, **facts},
-        )
+        about = {"format": _FORMAT, "windows": windows.digest, "versions": versions}
+        write_json(record, about | facts)
 
     def has(self, step: int) -> bool:
         """Whether a step has been looked at."""
@@ -119,14 +110,13 @@ def read_history(folder: Path | str) -> History:
     """
     folder = Path(folder)
     _read_record(folder)
-    parts = list(_parts(folder))
-    if not parts:
-        raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
-    frames = [
+    checks = [
         _read(path).select(pl.lit(step, dtype=pl.Int64).alias("step"), pl.all())
-        for step, path in parts
+        for step, path in _parts(folder)
     ]
-    return History(_read(folder / "windows.parquet"), pl.concat(frames, how="diagonal"))
+    if not checks:
+        raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
+    return History(_read(folder / "windows.parquet"), pl.concat(checks, how="diagonal"))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -145,10 +135,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _parts(folder: Path) -> Iterator[tuple[int, Path]]:
+def _parts(folder: Path) -> list[tuple[int, Path]]:
     """The checks of a folder by step, rising."""
     named = [(_PART.fullmatch(path.name), path) for path in (folder / "checks").glob("step-*")]
-    yield from sorted((int(match[1]), path) for match, path in named if match)
+    return sorted((int(match[1]), path) for match, path in named if match)
 
 
 def _read(path: Path) -> pl.DataFrame:

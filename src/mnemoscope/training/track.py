@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+_TURNOVER = ("from_step", "to_step", "stays", "learned", "forgotten", "never")
+
 
 def follow(checks: pl.DataFrame) -> pl.DataFrame:
     """Follow every window through the checks.
@@ -35,36 +37,20 @@ def follow(checks: pl.DataFrame) -> pl.DataFrame:
 
 
 def turnover(checks: pl.DataFrame) -> pl.DataFrame:
-    """Count what changes between neighbouring checks.
-
-    Args:
-        checks: as for `follow`; every window at every step.
+    """Count what changes between neighbouring checks, of every window at every step.
 
     Returns:
         One row a pair of neighbours: `from_step`, `to_step`, `stays`, `learned`, `forgotten`,
         `never` (not memorized at either), counts of windows.
     """
-    wide = checks.pivot(on="step", index="window", values="is_memorized")
-    steps = sorted(int(name) for name in wide.columns if name != "window")
+    wide = checks.pivot(on="step", index="window", values="is_memorized").drop("window")
+    steps = sorted(int(name) for name in wide.columns)
     rows = []
     for before, after in pairwise(steps):
         was, now = (wide[str(step)].to_numpy().astype(bool) for step in (before, after))
-        rows.append(
-            {
-                "from_step": before,
-                "to_step": after,
-                "stays": int((was & now).sum()),
-                "learned": int((~was & now).sum()),
-                "forgotten": int((was & ~now).sum()),
-                "never": int((~was & ~now).sum()),
-            }
-        )
-    return pl.DataFrame(
-        rows,
-        schema=dict.fromkeys(
-            ("from_step", "to_step", "stays", "learned", "forgotten", "never"), pl.Int64
-        ),
-    )
+        counts = (int(so.sum()) for so in (was & now, ~was & now, was & ~now, ~was & ~now))
+        rows.append((before, after, *counts))
+    return pl.DataFrame(rows, schema=dict.fromkeys(_TURNOVER, pl.Int64), orient="row")
 
 
 def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
@@ -83,21 +69,19 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
         log-log interval, NaN where it cannot be given), `at_risk` (windows seen to that age);
         from age 0, where all do. Empty where nothing was memorized before the last step.
     """
-    schema = {"age": pl.Int64, "survives": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     known = followed.filter(pl.col("first_memorized") < last_step)
+    start = pl.DataFrame(
+        {"age": [0], "survives": [1.0], "low": [1.0], "high": [1.0], "at_risk": [known.height]}
+    )
     if known.is_empty():
-        return pl.DataFrame(schema=schema | {"at_risk": pl.Int64})
+        return start.clear()
     from scipy.stats import CensoredData, ecdf
 
-    ages = known.select(
-        (pl.col("forgotten").fill_null(last_step) - pl.col("first_memorized")).alias("age"),
-        pl.col("forgotten").is_null().alias("is_censored"),
-    )
-    is_censored = ages["is_censored"].to_numpy()
-    age = ages["age"].to_numpy().astype(np.float64)
+    is_censored = known["forgotten"].is_null().to_numpy()
+    ages = known["forgotten"].fill_null(last_step) - known["first_memorized"]
+    age = ages.to_numpy().astype(np.float64)
     curve = ecdf(CensoredData(age[~is_censored], right=age[is_censored])).sf
     places = np.unique(age)
-    at_risk = [int((age >= place).sum()) for place in places]
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as is said
         reach = curve.confidence_interval(method="log-log")
@@ -107,10 +91,7 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
             "survives": curve.evaluate(places),
             "low": reach.low.evaluate(places),
             "high": reach.high.evaluate(places),
-            "at_risk": at_risk,
+            "at_risk": [int((age >= place).sum()) for place in places],
         }
-    )
-    start = pl.DataFrame(
-        {"age": [0], "survives": [1.0], "low": [1.0], "high": [1.0], "at_risk": [known.height]}
     )
     return pl.concat([start, found], how="vertical_relaxed")

@@ -23,10 +23,13 @@ from mnemoscope.lm.probe import teacher_forced
 from mnemoscope.training.history import HistoryWriter
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 
-# Look at a model in training: which watched windows would it reproduce now?
-
 PREFIX = "memorization/"
 """What the names of all metrics begin with."""
+
+_log = logging.getLogger(__name__)
+
+
+# -- looking --------------------------------------------------------------------------------
 
 
 class MemorizationWatch:
@@ -40,23 +43,19 @@ class MemorizationWatch:
             if step % 100 == 0:
                 print(watch.check(model, step))
 
-    Attributes:
+    Args:
         windows: what is watched.
+        folder: keeps the history in Parquet (`read_history`), begun or gone on with; None keeps
+            nothing.
+        batch_size: windows a forward pass; halved where memory runs out.
+
+    Raises:
+        UserError: the folder holds a history of other windows.
     """
 
     def __init__(
         self, windows: WatchedWindows, folder: Path | str | None = None, *, batch_size: int = 64
     ) -> None:
-        """Begin a history, or go on with one.
-
-        Args:
-            windows: what is watched.
-            folder: keeps the history in Parquet (`read_history`); None keeps nothing.
-            batch_size: windows a forward pass.
-
-        Raises:
-            UserError: the folder holds a history of other windows.
-        """
         self.windows = windows
         self._batch_size = batch_size
         self._history = HistoryWriter(folder, windows) if folder is not None else None
@@ -76,7 +75,11 @@ class MemorizationWatch:
             UserError: a model whose weights are spread over processes, or not of these tokens.
         """
         started = time.perf_counter()
-        check = look(model, self.windows, batch_size=self._batch_size)
+        plain = _unwrapped(model)
+        with _evaluating(plain):
+            lm = wrap_model(plain, fingerprint="in training")
+            lm = replace(lm, bos_id=self.windows.bos_id)
+            check = judge(lm, self.windows, batch_size=self._batch_size)
         if self._history is not None:
             self._history.add(step, check)
         metrics = metrics_of(self.windows, check)
@@ -87,22 +90,8 @@ class MemorizationWatch:
         return 0 if self._history is None else self._history.drop_after(step)
 
 
-def look(model: Any, windows: WatchedWindows, *, batch_size: int) -> pl.DataFrame:
-    """One check of a model, columns as in a history.
-
-    Args:
-        model: as for `MemorizationWatch.check`.
-        windows: what is watched.
-        batch_size: windows a forward pass; halved where memory runs out.
-    """
-    plain = _plain(model)
-    with _evaluating(plain):
-        lm = replace(wrap_model(plain, fingerprint="in training"), bos_id=windows.bos_id)
-        return judge(lm, windows, batch_size=batch_size)
-
-
 def judge(lm: LanguageModel, windows: WatchedWindows, *, batch_size: int) -> pl.DataFrame:
-    """As `look`, of a loaded model."""
+    """One check of a model, columns as in a history."""
     found = teacher_forced(lm, windows.tokens, batch_size=batch_size, prefix=windows.length // 2)
     return pl.DataFrame(
         {
@@ -115,11 +104,7 @@ def judge(lm: LanguageModel, windows: WatchedWindows, *, batch_size: int) -> pl.
 
 
 def metrics_of(windows: WatchedWindows, check: pl.DataFrame) -> dict[str, float]:
-    """Sum a check up.
-
-    Args:
-        windows: what is watched.
-        check: as `look` gives it.
+    """Sum a check of `judge` up.
 
     Returns:
         By name, each below `memorization/`: `recall` and `guess` (share of the windows of that
@@ -129,25 +114,19 @@ def metrics_of(windows: WatchedWindows, check: pl.DataFrame) -> dict[str, float]
     """
     table = windows.table.select("window", "source", "class").join(check, on="window")
     is_control = pl.col("source") == CONTROL
-    groups = {
-        f"{name}{kind.lower()}": rule & (pl.col("class") == kind)
-        for name, rule in (("", ~is_control), ("control_", is_control))
-        for kind in (RECALL, GUESS)
-    }
     metrics = {}
-    for name, rule in groups.items():
-        rows = table.filter(rule)
-        if not rows.is_empty():
-            share, logprob = rows.select(
-                pl.col("is_memorized").cast(pl.Float64).mean(),
-                pl.col("logprob").cast(pl.Float64).mean(),
-            ).row(0)
-            metrics[f"{PREFIX}{name}"] = share
-            metrics[f"{PREFIX}{name}_logprob"] = logprob
+    for name, rule in (("", ~is_control), ("control_", is_control)):
+        for kind in (RECALL, GUESS):
+            rows = table.filter(rule & (pl.col("class") == kind))
+            if rows.height:
+                figures = rows.select(pl.col("is_memorized", "logprob").cast(pl.Float64).mean())
+                share, logprob = figures.row(0)
+                metrics[f"{PREFIX}{name}{kind.lower()}"] = share
+                metrics[f"{PREFIX}{name}{kind.lower()}_logprob"] = logprob
     return metrics
 
 
-def _plain(model: Any) -> Any:
+def _unwrapped(model: Any) -> Any:
     """The `PreTrainedModel` inside wrappers of parallel training, compilation and PEFT."""
     parallel = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
     while True:
@@ -155,8 +134,14 @@ def _plain(model: Any) -> Any:
             model = model.module
         elif hasattr(model, "_orig_mod"):
             model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = _adapted(model)
+        elif hasattr(model, "get_base_model"):  # PEFT: the adapters are in its layers
+            config = getattr(model, "active_peft_config", None)
+            if getattr(config, "is_prompt_learning", False):
+                raise UserError(
+                    "a PEFT model of prompts or prefixes cannot be watched: its windows would not "
+                    "begin where they do. Adapters of weights (LoRA and its kin) can."
+                )
+            model = model.get_base_model()
         else:
             break
     if "FSDP" in type(model).__name__ or any(hasattr(one, "ds_id") for one in model.parameters()):
@@ -167,20 +152,9 @@ def _plain(model: Any) -> Any:
     return model
 
 
-def _adapted(model: Any) -> Any:
-    """The base model with a PEFT model's adapters in its layers."""
-    config = getattr(model, "active_peft_config", None)
-    if getattr(config, "is_prompt_learning", False):
-        raise UserError(
-            "a PEFT model of prompts or prefixes cannot be watched: its windows would not begin "
-            "where they do. Adapters of weights (LoRA and its kin) can."
-        )
-    return model.get_base_model()
-
-
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Set evaluation mode, and give every module its own mode back."""
+    """Give every module its own mode back; whoever looks sets evaluation mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -189,9 +163,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = was_training
 
 
-# Memorization logged by transformers' Trainer, to whatever it logs to.
-
-_log = logging.getLogger(__name__)
+# -- in transformers' Trainer ---------------------------------------------------------------
 
 
 class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
@@ -232,7 +204,18 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
             UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows,
                 a trainer that spreads weights over processes (FSDP, DeepSpeed).
         """
-        _check(trainer, windows, every, stop_recall)
+        if every < 1:
+            raise UserError(f"every {every}: at least 1 step must lie between two checks.")
+        if stop_recall is not None and not 0 <= stop_recall <= 1:
+            raise UserError(f"stop_recall {stop_recall}: a share from 0 to 1 is wanted.")
+        trained = windows.table.filter(pl.col("source") != CONTROL)
+        if stop_recall is not None and RECALL not in trained["class"]:
+            raise UserError("stop_recall: none of the watched windows is of the class Recall.")
+        if any(getattr(trainer, f"is_{one}_enabled", False) for one in ("fsdp", "deepspeed")):
+            raise UserError(
+                "the trainer spreads the model over processes (FSDP, DeepSpeed), where no one "
+                "process can look at it. Track its checkpoints: mnemoscope track."
+            )
         self._trainer, self._windows, self._every = trainer, windows, every
         self._folder = Path(folder or Path(trainer.args.output_dir) / "memorization")
         self._batch_size, self._stop_recall = batch_size, stop_recall
@@ -297,33 +280,11 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
         return float(told.item())
 
 
-def _check(trainer: Any, windows: WatchedWindows, every: int, stop_recall: float | None) -> None:
-    if every < 1:
-        raise UserError(f"every {every}: at least 1 step must lie between two checks.")
-    if stop_recall is not None and not 0 <= stop_recall <= 1:
-        raise UserError(f"stop_recall {stop_recall}: a share from 0 to 1 is wanted.")
-    if stop_recall is not None and f"{PREFIX}recall" not in _names(windows):
-        raise UserError("stop_recall: none of the watched windows is of the class Recall.")
-    if getattr(trainer, "is_fsdp_enabled", False) or getattr(
-        trainer, "is_deepspeed_enabled", False
-    ):
-        raise UserError(
-            "the trainer spreads the model over processes (FSDP, DeepSpeed), where no one process "
-            "can look at it. Track its checkpoints: mnemoscope track."
-        )
-
-
-def _names(windows: WatchedWindows) -> set[str]:
-    """Metrics that these windows give."""
-    trained = windows.table.filter(windows.table["source"] != CONTROL)
-    return {f"{PREFIX}{name.lower()}" for name in trained["class"].unique()}
-
-
-# Texts that nobody could guess: words drawn at random from a tokenizer's own vocabulary.
+# -- texts that nobody could guess ----------------------------------------------------------
 
 
 def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) -> list[str]:
-    """Draw texts that the tokenizer cuts into at least so many tokens.
+    """Draw words from the tokenizer's own vocabulary, as texts of at least so many tokens.
 
     Args:
         tokenizer: a Hugging Face tokenizer; words are its tokens of letters alone, two at least.
@@ -339,7 +300,9 @@ def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) 
     """
     if n < 1 or n_tokens < 1:
         raise UserError(f"{n} canaries of {n_tokens} tokens: both numbers must be at least 1.")
-    words = sorted(_words(tokenizer))
+    written = tokenizer.batch_decode([[index] for index in tokenizer.get_vocab().values()])
+    bare = {text.strip() for text in written}
+    words = sorted(text for text in bare if len(text) > 1 and text.isascii() and text.isalpha())
     if len(words) < 100:
         raise UserError(
             f"the tokenizer has {len(words)} tokens of letters alone, too few to draw canaries "
@@ -347,10 +310,3 @@ def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) 
         )
     drawn = np.random.default_rng(seed).integers(0, len(words), size=(n, n_tokens))
     return [" ".join(words[word] for word in row) for row in drawn]
-
-
-def _words(tokenizer: Any) -> set[str]:
-    """Tokens that are a word of ASCII letters when written out."""
-    ids = [[index] for index in tokenizer.get_vocab().values()]
-    texts = (text.strip() for text in tokenizer.batch_decode(ids))
-    return {text for text in texts if len(text) > 1 and text.isascii() and text.isalpha()}

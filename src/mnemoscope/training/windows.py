@@ -24,9 +24,6 @@ RECALL = "Recall"
 CONTROL = "control"
 """Source of windows that are kept out of training: what is reproduced of them is no memory."""
 
-_COLUMNS = ["window", "source", "class", "tokens", "text"]
-_MOST = 256
-
 
 @dataclass(frozen=True)
 class WatchedWindows:
@@ -59,7 +56,7 @@ class WatchedWindows:
         source: str = "document",
         length: int = 64,
         stride: int = 64,
-        most: int = _MOST,
+        most: int = 256,
         seed: int = 0,
         bos: str = "auto",
         patterns: PatternMode = "published",
@@ -90,19 +87,8 @@ class WatchedWindows:
         ]
         if not rows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
-        if len(rows) > most:
-            kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
-            rows = [rows[row] for row in kept]
-        frame = pl.DataFrame(
-            rows,
-            schema={
-                "window": pl.String,
-                "source": pl.String,
-                "tokens": pl.List(pl.Int32),
-                "text": pl.String,
-            },
-            orient="row",
-        )
+        frame = pl.DataFrame(rows, schema=["window", "source", "tokens", "text"], orient="row")
+        frame = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
         return cls(_classify(frame, length, patterns), find_bos(tokenizer, bos))
 
     @classmethod
@@ -132,12 +118,10 @@ class WatchedWindows:
             UserError: columns missing, tokens of several lengths or of an odd one.
         """
         frame = table if isinstance(table, pl.DataFrame) else read_table(table)
-        tokens = token_matrix(frame)
-        _check_length(tokens.shape[1])
-        if most is not None and frame.height > most:
-            kept = np.sort(np.random.default_rng(seed).permutation(frame.height)[:most])
-            frame, tokens = frame[kept.tolist()], tokens[kept]
-        texts = WindowCutter(tokenizer, length=tokens.shape[1]).decode(tokens.tolist())
+        length = token_matrix(frame).shape[1]
+        _check_length(length)
+        frame = _sample(frame, most, seed)
+        texts = WindowCutter(tokenizer, length=length).decode(token_matrix(frame).tolist())
         has_source = frame.schema.get("source") == pl.String
         rows = frame.select(
             pl.col("sequence_id").cast(pl.String).alias("window"),
@@ -145,7 +129,7 @@ class WatchedWindows:
             pl.col("tokens").cast(pl.List(pl.Int32)),
             pl.Series("text", texts, dtype=pl.String),
         )
-        return cls(_classify(rows, tokens.shape[1], patterns), find_bos(tokenizer, bos))
+        return cls(_classify(rows, length, patterns), find_bos(tokenizer, bos))
 
     def __add__(self, other: "WatchedWindows") -> "WatchedWindows":
         """Watch both; their windows must be of one length and one tokenizer's."""
@@ -186,6 +170,13 @@ def _check_length(length: int) -> None:
         )
 
 
+def _sample(frame: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
+    """At most so many rows, in their order."""
+    if most is None or frame.height <= most:
+        return frame
+    return frame[np.sort(np.random.default_rng(seed).permutation(frame.height)[:most])]
+
+
 def _classify(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
     """Add the class that a window has once it is reproduced."""
     ids = pl.Series("sequence_id", range(frame.height), dtype=pl.Int64)
@@ -194,4 +185,6 @@ def _classify(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.Dat
     )
     is_guess = features.select(parse_node(GUESS).expression).to_series()
     classes = [GUESS if guess else RECALL for guess in is_guess]
-    return frame.with_columns(pl.Series("class", classes, dtype=pl.String)).select(_COLUMNS)
+    return frame.select(
+        "window", "source", pl.Series("class", classes, dtype=pl.String), "tokens", "text"
+    )
