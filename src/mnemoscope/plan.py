@@ -188,7 +188,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             _summary(settings, need, trainings, cost, is_measured=speed is not None),
             f"Study {folder} ({'there already' if study else 'new'}).",
             model_line,
-            *_data_lines(settings, data),
+            *data.lines,
             *_taxonomy_lines(settings, taxonomies, need, lacking),
             "Stages to run: " + (", ".join(todo) or "none"),
         ],
@@ -249,13 +249,8 @@ def pythia_facts() -> dict[str, Any]:
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
     """Find a model's shape without loading it.
 
-    Args:
-        name: folder, hub name, .gguf file or 'embedded'.
-        revision: hub revision.
-
-    Returns:
-        The shape: from the model's files where they are on disk (hub names: in the local cache),
-        else from the table of the Pythia suite; None where neither knows it.
+    From the model's files where they are on disk (hub names: in the local cache), else from the
+    table of the Pythia suite; None where neither knows it.
     """
     if name == EMBEDDED:
         from mnemoscope.embedded import model_path
@@ -361,42 +356,36 @@ def find_data(
 ) -> PlannedData:
     """Find out what can be known of the sequences; nothing is downloaded or written.
 
-    Args:
-        settings: of the study.
-        taxonomies: as asked for.
-        study: the study, where it is there already.
-        models: the study's models, None where the model is not on disk.
-
     Raises:
         UserError: what `run` would refuse: nothing there, no such split, an unreadable table.
     """
     wanted = settings.sequences
     if study is not None:
-        return _of_frame(study.sequences, "in the study")
+        return _of_frame(study.sequences, settings)
     if wanted.source == HUB_NAME and not Path(wanted.source).exists():
         cached = _from_cache(settings)
         if cached is None:
             return _published(settings, taxonomies)
         settings = cached
     if wanted.split is not None:
-        return _of_frame(read_published(settings).frame, f"kept of {wanted.split}, on disk")
+        return _of_frame(read_published(settings).frame, settings)
     if models is not None:
         from mnemoscope.pipeline.sequences import check_sources
 
-        return _of_frame(check_sources(settings, models).frame, "on disk")
+        return _of_frame(check_sources(settings, models).frame, settings)
     if wanted.source == EMBEDDED:
         from mnemoscope.embedded import sequences_path
 
-        return _of_frame(read_table(sequences_path()), "on disk")
+        return _of_frame(read_table(sequences_path()), settings)
     if not Path(wanted.source).exists():
         raise UserError(f"{wanted.source}: no such file or folder.")
     try:
-        return _of_frame(read_sequences(wanted.source, None, length=wanted.length).frame, "on disk")
+        return _of_frame(read_sequences(wanted.source, None, length=wanted.length).frame, settings)
     except UserError as error:
         if "tokenizer" not in str(error):
             raise
-        line = f"{wanted.source}: texts; how many sequences they give is known with the tokenizer."
-        return PlannedData(None, None, None, [line])
+        why = "texts; how many sequences they give is known with the tokenizer"
+        return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
 
 
 def lacking_columns(
@@ -445,10 +434,12 @@ def _verdict(frame: pl.DataFrame) -> str | None:
     return next((name for name in _VERDICTS if has_values(frame, name)), None)
 
 
-def _of_frame(frame: pl.DataFrame, where: str) -> PlannedData:
+def _of_frame(frame: pl.DataFrame, settings: StudySettings) -> PlannedData:
     """A table that is on disk."""
+    half = settings.sequences.length // 2
+    how = "scanned" if settings.continue_.scan else f"continued by {half} tokens"
+    lines = [f"Sequences: {frame.height:,}, each {how}."]
     verdict, n_memorized = _verdict(frame), None
-    lines = [f"{frame.height:,} sequences {where}."]
     if verdict is not None:
         n_memorized = int((frame[verdict].cast(pl.Float64) == 1).sum())
         source = "found by the model" if verdict == "is_memorized" else "as the table says"
@@ -493,19 +484,11 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
         n_at_most = min(n_at_most, settings.sequences.limit)
     counted = " + ".join(f"{name} {n:,}" for name, n in parts.items())
     lines = [
-        f"{HUB_NAME}, {split}: {counted} rows, as published (not on disk; run fetches them).",
+        f"Sequences: {HUB_NAME}, {split}: {counted} rows, as published (not on disk; run fetches "
+        "them).",
         f"Kept of them: at most {n_at_most:,} ({kept:,} of each different class).",
     ]
     return PlannedData(None, n_at_most, n_at_most - (kept if "pile" in parts else 0), lines)
-
-
-def _data_lines(settings: StudySettings, data: PlannedData) -> list[str]:
-    """What is known of the sequences."""
-    half = settings.sequences.length // 2
-    if data.frame is None:
-        return ["Sequences: " + data.lines[0], *data.lines[1:]]
-    how = "scanned" if settings.continue_.scan else f"continued by {half} tokens"
-    return [f"Sequences: {data.frame.height:,}, each {how}.", *data.lines[1:]]
 
 
 # The samples: drawn already, drawn from the labels on disk, or bounded.
@@ -530,16 +513,7 @@ def _find_need(
 def count_need(
     frame: pl.DataFrame, taxonomies: Sequence[Taxonomy], settings: StudySettings
 ) -> Need:
-    """Draw every sample as the stage `label` will, and count what they need together.
-
-    Args:
-        frame: as for `draw_samples`; `tokens` where the split is by group.
-        taxonomies: as asked for.
-        settings: of the study.
-
-    Raises:
-        UserError: a column is missing.
-    """
+    """Draw every sample as the stage `label` will, and count what they need together."""
     if any(variant.split == "group" for variant in variants(settings.label)):
         frame = frame.with_columns(find_groups(frame).alias("group"))
     drawn = draw_samples(frame, taxonomies, settings)
@@ -569,11 +543,6 @@ def bound_need(
 
     By row, every class takes its first sequences in one order, so equal classes take the same
     ones; by group, equal partitions do.
-
-    Args:
-        taxonomies: as asked for.
-        settings: of the study.
-        n_sequences: sequences in the table, None where that is not known.
     """
     label = settings.label
     per_class = label.n_train + label.n_eval
@@ -656,13 +625,7 @@ def count_passes(
 ) -> list[Passes]:
     """List the forward passes of a study in their order; a scan's two steps are two entries.
 
-    Args:
-        settings: of the study.
-        n_sequences: rows of the table.
-        n_memorized: of these, those that the scan's first step leaves, at most.
-        n_maps: maps captured.
-        n_own: of these, Non-Memo sequences shown with their continuation.
-        has_reference: whether a reference model is captured too.
+    Its first step leaves `n_memorized` at most; `n_own` of the maps show a continuation.
     """
     length = settings.sequences.length
     half = length // 2
@@ -686,11 +649,6 @@ def count_passes(
 
 def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:
     """Bytes stored a sequence: layers × length · (length + 1) / 2 weights a tensor, float16.
-
-    Args:
-        n_layers: of the model.
-        length: tokens a sequence.
-        n_tensors: mean and max, and one more a head where every head is stored.
 
     >>> map_bytes(36, 64)
     299520
@@ -735,16 +693,7 @@ def find_cost(
     passes: list[Passes],
     trainings: Mapping[str, int],
 ) -> Cost:
-    """Bytes and seconds of a study.
-
-    Args:
-        settings: of the study.
-        shape: of the model.
-        speed: seconds a token of a forward pass, where they were measured.
-        need: maps and samples.
-        passes: forward passes.
-        trainings: CNNs and baselines by source.
-    """
+    """Bytes and seconds of a study; `speed` are the seconds a token, where they were measured."""
     model, length = settings.model, settings.sequences.length
     n_tensors = 2 + (shape.n_heads if settings.capture.per_head else 0)
     each = map_bytes(shape.n_layers, length, n_tensors=n_tensors)

@@ -113,11 +113,6 @@ def test_python_gives_the_same_tables(planted) -> None:
     assert together.frame.filter(pl.col("model") == "together").height == 2
 
 
-def test_a_study_of_an_older_version_says_how_to_compare(copied, refused) -> None:
-    (copied[0] / "comparison.parquet").unlink()
-    assert "--redo" in refused("benchmark", copied[0], "-q")
-
-
 def test_a_damaged_file_of_conclusions_is_named(copied, refused) -> None:
     for broken in ("{", "[]", '{"correlations": {"rho": {"m": 1}}, "conclusions": []}'):
         (copied[0] / "conclusions.json").write_text(broken)

@@ -54,7 +54,9 @@ def maps_of(study: Study, source: str, name: str) -> torch.Tensor:
 
 def test_every_training_that_was_counted_was_made_and_no_other(study: Study) -> None:
     runs = study.read("runs.parquet")
-    counted = n_trainings(study.settings, 1, has_reference=True)  # one of two can be trained
+    counted = n_trainings(
+        study.settings, 1, has_reference=True, n_controlled=1
+    )  # one of two can be trained
     assert counted.pop("total") == runs.height
     assert dict(runs.group_by("source").len().iter_rows()) == counted
 

@@ -151,16 +151,6 @@ def test_nothing_memorized_is_said_once_with_a_remedy_that_fits(prepared) -> Non
     assert "fewer" not in line
 
 
-def test_asking_for_both_splits_makes_a_finished_stage_outdated(prepared) -> None:
-    study = prepared(table_with_copies(), taxonomies=[RECITE])
-    key = study.key("label")
-    values = study.settings.as_dict()
-    values["label"]["both_splits"] = True
-    study.settings = parse_settings(values, where="test")
-    assert study.key("label") != key
-    assert not study.is_done("label")
-
-
 def test_sharing_and_aliases_are_shown_on_the_terminal_and_in_the_report(prepared, capsys) -> None:
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.report.tables import sharing_tables

@@ -189,13 +189,6 @@ def test_other_classes_are_refused_where_nothing_is_left(two, refused, tmp_path)
     assert "other classes" in said
 
 
-def test_delta_of_an_older_version_says_what_to_run(two, refused, tmp_path) -> None:
-    older = [dataclasses.replace(one, n_says=()) for one in load_deltas(Study(two[1]))]
-    write_deltas(two[1], older)
-    said = refused("localize", *two, "-o", tmp_path / "both")
-    assert f"mnemoscope localize {two[1]} --redo" in said
-
-
 def test_a_study_without_a_trained_cnn_is_refused(two, tiny_studies, refused, tmp_path) -> None:
     empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
     change(empty, lambda v: v["record"]["models"]["model"].update(fingerprint="empty"))

@@ -15,7 +15,6 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.localize import attribution
 from mnemoscope.pipeline import localize
-from mnemoscope.pipeline import localize as localize_rows
 from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read
 from mnemoscope.pipeline.train import load_outcome
 from mnemoscope.report import export
@@ -193,7 +192,7 @@ def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
     shutil.copytree(done.folder, folder)
     as_if_trained(monkeypatch)
     # The same attribution under two names, one costly: on the same sequences they are one.
-    monkeypatch.setattr(localize_rows, "COSTLY", ("guided",))
+    monkeypatch.setattr(localize, "COSTLY", ("guided",))
     asked = localize.decisiveness
     monkeypatch.setattr(
         localize, "decisiveness", lambda *a, **k: asked(*a, **k | {"attribution": "gradient"})
@@ -265,14 +264,6 @@ def test_what_the_page_says_of_the_sanity_check_is_what_the_figures_carry(
     table = told(done, rows)["Does Δ depend on what the CNN learned?"]
     assert table.gist == f"gradient {verdict}"
     assert said in table.summary
-
-
-def test_a_study_localized_before_these_checks_is_shown_without_them(done, tmp_path) -> None:
-    folder = tmp_path / "old"
-    shutil.copytree(done.folder, folder)
-    (folder / "regions.parquet").unlink()
-    assert not list(localize_tables(Study(folder), SAMPLE))
-    assert Study(folder).is_done("localize")
 
 
 def test_settings_at_their_defaults_leave_an_old_localization_valid(tiny_studies) -> None:

@@ -25,20 +25,6 @@ def on(study: Study, device: str) -> Study:
     return study
 
 
-def test_the_table_of_trainings_names_the_device(study) -> None:
-    runs = study.read("runs.parquet")
-    assert set(runs["device"]) == {"cpu"}
-
-
-def test_a_study_made_before_there_was_a_choice_stays_valid(study) -> None:
-    """Its settings file has no such key, its outcomes name no device."""
-    path = study.folder / "study.yaml"
-    kept = [line for line in path.read_text().splitlines() if line.strip() != "device: cpu"]
-    assert len(kept) < len(path.read_text().splitlines())
-    path.write_text("\n".join(kept) + "\n")
-    assert Study(study.folder).is_done("train")
-
-
 def test_another_device_trains_cnns_anew_and_keeps_baselines(study) -> None:
     before = {job.key: job for job in jobs_of(study)}
     after = {job.key: job for job in jobs_of(on(study, "auto"))}

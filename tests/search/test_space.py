@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
-from mnemoscope.search.space import SEARCHED, find_columns, make_space, propose
+from mnemoscope.search.space import SEARCHED, make_space, propose
 from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -185,8 +185,3 @@ def test_a_measure_needs_a_side_and_a_threshold(name: str) -> None:
 def test_a_misspelt_measure_becomes_no_last_class() -> None:
     with pytest.raises(UserError, match="looks like a node"):
         parse_taxonomy("Non-Memo, Guess, Entrop")
-
-
-def test_columns_of_measures_are_known_by_family() -> None:
-    found = find_columns(["Recite", "Entropy[1..2]", "Prior", "own.yaml"])
-    assert found == ("token_entropy", "prior_gain")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,48 +42,108 @@ from mnemoscope.study.folder import Study, is_study, stage_named
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
 
-# A study's figures beside the published ones, and two of its taxonomies on shared sequences.
-
+BENCHMARK_FILE = "benchmark.parquet"
+INPUTS_FILE = "inputs.parquet"
 COMPARISON_FILE = "comparison.parquet"
 CONCLUSIONS_FILE = "conclusions.json"
+TOGETHER_FILE = "together.parquet"
+TOGETHER = "together"
 _RUN_KEY = ["taxonomy", "source", "setting", "seed"]
+_STREAMS = 1000
+"""Studies that may be put together without sharing draws."""
+_FREE = ("label.taxonomies", "label.seed")
+"""Taxonomies are compared by what they are; the draw of each model's sequences is its own."""
+_ALSO = ("features.patterns", "sequences.length")
 
 
-def compare_study(study: Study, table: pl.DataFrame) -> Comparison:
-    """Put a study's taxonomies beside the published ones, each as it was drawn first.
+class ScoreTask(NamedTuple):
+    """One taxonomy to score, as it is sent to where the work runs.
 
-    Args:
-        study: with the train stage done.
-        table: its benchmark table.
+    Attributes:
+        place: among the study's taxonomies.
+        predictions: its own, see `score_benchmark`.
+        runs: its own trainings.
+        classes: its name and class names.
+        options: of `score_benchmark`, the same for all.
     """
-    rows = table.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
-    return compare_with_published(list(_our_figures(study, rows, main_draws(study))))
+
+    place: int
+    predictions: pl.DataFrame
+    runs: pl.DataFrame
+    classes: dict[str, list[str]]
+    options: dict[str, Any]
 
 
-def write_comparison(study: Study, comparison: Comparison) -> None:
-    """Write `comparison.parquet` and `conclusions.json`."""
-    study.write(COMPARISON_FILE, comparison.frame)
-    write_json(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
+    """Write `benchmark.parquet` (see `benchmark.columns`), `inputs.parquet`, `comparison.parquet`.
+
+    `inputs.parquet` is the first once more for each input of the CNNs alone. With the last stands
+    `conclusions.json`: rank correlations and the paper's conclusions. Taxonomies are scored one
+    after the other, on a cluster side by side.
+    """
+    study.require("train")
+    settings = study.settings.benchmark
+    with study.finishing("benchmark") as counts:
+        runs, predictions = study.read(RUNS_FILE), study.read(PREDICTIONS_FILE)
+        of_controls = runs.filter(pl.col("source") == "control")["setting"]
+        options: dict[str, Any] = {
+            "n_resamples": settings.n_resamples,
+            "seed": settings.seed,
+            "control_settings": of_controls.unique(maintain_order=True).to_list() or None,
+        }
+        possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
+        tasks = [
+            ScoreTask(
+                place,
+                predictions.filter(pl.col("taxonomy") == name),
+                runs.filter(pl.col("taxonomy") == name),
+                {name: entry["trained_classes"]},
+                options,
+            )
+            for place, (name, entry) in enumerate(possible.items())
+        ]
+        scored = []
+        workers = 0 if current_engine().is_cluster else 1
+        with track("Scoring", total=len(tasks), unit="taxonomies") as progress:
+            for one in run_tasks(score_taxonomy, tasks, workers=workers):
+                scored.append(one)
+                progress.advance()
+        scored.sort(key=lambda one: one[0])
+        frame = pl.concat((one[1] for one in scored), rechunk=True)
+        inputs = pl.concat((one[2] for one in scored), rechunk=True)
+        study.write(INPUTS_FILE, inputs)
+        study.write(BENCHMARK_FILE, frame)
+        rows = frame.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
+        ours = list(_our_figures(study, rows, _main_draws(study)))
+        comparison = compare_with_published(ours)
+        study.write(COMPARISON_FILE, comparison.frame)
+        write_json(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+        counts["rows"] = frame.height
+
+
+def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
+    """Score one taxonomy: its place, its rows of the benchmark, and of each input alone."""
+    known = task.predictions, task.runs, task.classes
+    frame = score_benchmark(*known, **task.options)
+    return task.place, frame, score_inputs(*known, whole=frame, **task.options)
+
+
+# A study's figures beside the published ones, and two of its taxonomies on shared sequences.
 
 
 def has_comparison(study: Study) -> bool:
-    """False where the benchmark was made by a version that did not compare yet."""
+    """Say whether the figures beside the published ones are there."""
     return all((study.folder / name).is_file() for name in (COMPARISON_FILE, CONCLUSIONS_FILE))
 
 
 def load_comparison(study: Study) -> Comparison:
-    """Read what `write_comparison` has written.
+    """Read the figures beside the published ones.
 
     Raises:
-        UserError: it is not there.
-        DamagedDataError: it cannot be read.
+        UserError: the stage has not been run.
+        DamagedDataError: a file cannot be read.
     """
     study.require("benchmark")
-    if not has_comparison(study):
-        raise UserError(
-            f"{study.folder}: its benchmark was made before figures were compared with the "
-            f"published ones. Run 'mnemoscope benchmark {study.folder} --redo'."
-        )
     path = study.folder / CONCLUSIONS_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -98,13 +158,8 @@ def load_comparison(study: Study) -> Comparison:
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
-def model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
-    """Predictions from the model's attention by the CNNs that left chance.
-
-    Args:
-        study: with the train stage done.
-        samples: names of samples; one whose CNNs all stayed at chance is left out.
-    """
+def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
+    """Predictions from the model's attention by the CNNs that left chance, of those samples."""
     entries = samples_of(study)
     trained = study.read(RUNS_FILE).filter(
         (pl.col("source") == "model")
@@ -121,7 +176,7 @@ def model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
     }
 
 
-def main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
+def _main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
     """Resampled confusions of every taxonomy as it was drawn first, all with the same weights.
 
     Args:
@@ -130,15 +185,11 @@ def main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
     """
     settings = study.settings.benchmark
     names = [name for name, entry in samples_of(study).items() if entry["taxonomy"] == name]
-    votes = model_votes(study, names)
+    votes = _model_votes(study, names)
     if not votes:
         return {}
     seed = settings.seed * _STREAMS + stream
     return resample_jointly(votes, n_resamples=settings.n_resamples, seed=seed)
-
-
-_STREAMS = 1000
-"""Studies that may be put together without sharing draws."""
 
 
 def compare_taxonomies(
@@ -159,10 +210,10 @@ def compare_taxonomies(
         UserError: not in the study, impossible, not trained, or twice the same.
     """
     study.require("train")
-    names = [find_sample(study, name) for name in (first, second)]
+    names = [_find_sample(study, name) for name in (first, second)]
     if names[0] == names[1]:
         raise UserError(f"'{first}' and '{second}' are one partition: there is no difference.")
-    votes = model_votes(study, names)
+    votes = _model_votes(study, names)
     for name in names:
         if name not in votes:
             reason = samples_of(study)[name].get("impossible", "none of its CNNs left chance")
@@ -177,7 +228,7 @@ def compare_taxonomies(
     )
 
 
-def find_sample(study: Study, name: str) -> str:
+def _find_sample(study: Study, name: str) -> str:
     """Find a sample by its name, or by any name of its partition.
 
     Raises:
@@ -186,11 +237,12 @@ def find_sample(study: Study, name: str) -> str:
     entries = samples_of(study)
     if name in entries:
         return name
-    known = {sample for sample, entry in entries.items() if entry["taxonomy"] == sample}
-    keys = {_partition(entries[sample]["published_name"]): sample for sample in sorted(known)}
-    key = _partition(name)
-    if key is not None and key in keys:
-        return keys[key]
+    known = [sample for sample, entry in entries.items() if entry["taxonomy"] == sample]
+    taxonomies = {sample: _parsed(entries[sample]["published_name"]) for sample in sorted(known)}
+    keys = {one.partition_key: sample for sample, one in taxonomies.items() if one is not None}
+    asked = _parsed(name)
+    if asked is not None and asked.partition_key in keys:
+        return keys[asked.partition_key]
     hint = nearest(name, list(entries)) or f" There are: {'; '.join(entries)}."
     raise UserError(f"{study.folder}: no taxonomy '{name}'.{hint}")
 
@@ -201,12 +253,6 @@ def _parsed(name: str) -> Taxonomy | None:
         return parse_taxonomy(name)
     except UserError:
         return None
-
-
-def _partition(name: str) -> str | None:
-    """Key of a taxonomy's partition; None for one that cannot be read from its name."""
-    taxonomy = _parsed(name)
-    return None if taxonomy is None else taxonomy.partition_key
 
 
 def _our_figures(
@@ -224,13 +270,6 @@ def _our_figures(
             yield OurFigures(sample, name, "dropped", note)
         elif sample in rows:
             yield ours_of_row(sample, name, rows[sample][0], draws.get(sample))
-    yield from _alias_figures(study, rows, draws)
-
-
-def _alias_figures(
-    study: Study, rows: dict[Any, Any], draws: dict[str, np.ndarray]
-) -> Iterator[OurFigures]:
-    """Figures of a taxonomy that divides these sequences as a trained one does, by other rules."""
     for name, alias in aliases_of(study).items():
         taxonomy = _parsed(name)
         if alias.reason == "same rule" or taxonomy is None or alias.of not in rows:
@@ -247,95 +286,7 @@ def _alias_figures(
             yield replace(one, state="alias", same_as=alias.of, confusion=confusion)
 
 
-# Stage `benchmark`: score every taxonomy beside its controls and beside the published figures.
-
-BENCHMARK_FILE = "benchmark.parquet"
-INPUTS_FILE = "inputs.parquet"
-
-
-@dataclass(frozen=True)
-class ScoreTask:
-    """One taxonomy to score, as it is sent to where the work runs.
-
-    Attributes:
-        place: among the study's taxonomies.
-        predictions: its own, see `score_benchmark`.
-        runs: its own trainings.
-        classes: its name and class names.
-        options: of `score_benchmark`, the same for all.
-    """
-
-    place: int
-    predictions: pl.DataFrame
-    runs: pl.DataFrame
-    classes: dict[str, list[str]]
-    options: dict[str, Any]
-
-
-def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
-    """Score one taxonomy: its place, its rows of the benchmark, and of each input alone."""
-    known = task.predictions, task.runs, task.classes
-    frame = score_benchmark(*known, **task.options)
-    return task.place, frame, score_inputs(*known, whole=frame, **task.options)
-
-
-def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
-    """Write `benchmark.parquet` (see `benchmark.columns`), `inputs.parquet`, `comparison.parquet`.
-
-    `inputs.parquet` is the first once more for each input of the CNNs alone. With the last stands
-    `conclusions.json`: rank correlations and the paper's conclusions.
-    """
-    study.require("train")
-    settings = study.settings.benchmark
-    with study.finishing("benchmark") as counts:
-        runs = study.read(RUNS_FILE)
-        options: dict[str, Any] = {
-            "n_resamples": settings.n_resamples,
-            "seed": settings.seed,
-            "control_settings": _control_settings(runs),
-        }
-        frame, inputs = _score(list(_tasks(study, runs, options)))
-        study.write(INPUTS_FILE, inputs)
-        study.write(BENCHMARK_FILE, frame)
-        write_comparison(study, compare_study(study, frame))
-        counts["rows"] = frame.height
-
-
-def _tasks(study: Study, runs: pl.DataFrame, options: dict[str, Any]) -> Iterator[ScoreTask]:
-    """One task a taxonomy that was trained."""
-    predictions = study.read(PREDICTIONS_FILE)
-    possible = {name: one for name, one in samples_of(study).items() if "impossible" not in one}
-    for place, (name, entry) in enumerate(possible.items()):
-        own = [frame.filter(pl.col("taxonomy") == name) for frame in (predictions, runs)]
-        yield ScoreTask(place, own[0], own[1], {name: entry["trained_classes"]}, options)
-
-
-def _score(tasks: list[ScoreTask]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tables of benchmark and inputs; here one after the other, on a cluster side by side."""
-    workers = 0 if current_engine().is_cluster else 1
-    found = []
-    with track("Scoring", total=len(tasks), unit="taxonomies") as progress:
-        for scored in run_tasks(score_taxonomy, tasks, workers=workers):
-            found.append(scored)
-            progress.advance()
-    found.sort(key=lambda scored: scored[0])
-    frame = pl.concat((scored[1] for scored in found), rechunk=True)
-    return frame, pl.concat((scored[2] for scored in found), rechunk=True)
-
-
-def _control_settings(runs: pl.DataFrame) -> list[str] | None:
-    """Settings that the controls were trained with; None where none were."""
-    found = runs.filter(pl.col("source") == "control")["setting"].unique(maintain_order=True)
-    return found.to_list() or None
-
-
 # Several studies as one: the same taxonomies on several models, confusion matrices summed.
-
-TOGETHER_FILE = "together.parquet"
-TOGETHER = "together"
-_FREE = ("label.taxonomies", "label.seed")
-"""Taxonomies are compared by what they are; the draw of each model's sequences is its own."""
-_ALSO = ("features.patterns", "sequences.length")
 
 
 class Together(NamedTuple):
@@ -372,7 +323,7 @@ def put_together(studies: Sequence[Study]) -> Together:
     check_different_models(studies)
     models = name_models(studies)
     tables = [_model_rows(study) for study in studies]
-    draws = [main_draws(study, stream=stream) for stream, study in enumerate(studies)]
+    draws = [_main_draws(study, stream=stream) for stream, study in enumerate(studies)]
     entries = [samples_of(study) for study in studies]
     rows: list[dict[str, Any]] = []
     ours: list[OurFigures] = []
@@ -437,30 +388,13 @@ def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
                 f"these studies cannot be put together: {'; '.join(lines)}. "
                 "Make one of them anew by the other's rules."
             )
-        _check_taxonomies(first, study)
-
-
-def _check_taxonomies(first: Study, other: Study) -> None:
-    """The same taxonomies, whatever their order."""
-    ours, theirs = set(samples_of(first)), set(samples_of(other))
-    if ours == theirs:
-        return
-    lines = [
-        f"'{name}' is in {here.folder} alone{_shared_there(name, there)}"
-        for here, there, names in ((first, other, ours - theirs), (other, first, theirs - ours))
-        for name in sorted(names)
-    ]
-    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-    raise UserError(
-        f"these studies cannot be put together: {'; '.join(lines[:3])}{more}. "
-        "Give both the same label.taxonomies."
-    )
-
-
-def _shared_there(name: str, study: Study) -> str:
-    """Say of a taxonomy that is missing that it was not trained for its labels' sake."""
-    alias = aliases_of(study).get(name)
-    return "" if alias is None else f" (in {study.folder} it labels as '{alias.of}' does)"
+        lines = [*_alone(first, study), *_alone(study, first)]
+        if lines:
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            raise UserError(
+                f"these studies cannot be put together: {'; '.join(lines[:3])}{more}. "
+                "Give both the same label.taxonomies."
+            )
 
 
 def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
@@ -473,6 +407,14 @@ def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
         head, _, tail = name.partition(".")
         found[name] = values[head][tail]
     return found
+
+
+def _alone(here: Study, there: Study) -> Iterator[str]:
+    """Samples that one study has alone; some are not trained there for their labels' sake."""
+    for name in sorted(set(samples_of(here)) - set(samples_of(there))):
+        alias = aliases_of(there).get(name)
+        why = f" (in {there.folder} it labels as '{alias.of}' does)" if alias else ""
+        yield f"'{name}' is in {here.folder} alone{why}"
 
 
 def check_different_models(studies: Sequence[Study]) -> None:

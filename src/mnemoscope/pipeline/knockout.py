@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -42,8 +41,8 @@ from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 
-# What the cuts of a knockout did: rows of its two tables, and the result in words.
-
+KNOCKOUT_FILE = "knockout.parquet"
+SPECIFICITY_FILE = "specificity.parquet"
 _N_RESAMPLES = 1000
 
 
@@ -77,14 +76,7 @@ Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
 def cut_rows(
     names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, seed: int
 ) -> Iterator[dict[str, object]]:
-    """One row a kind of cut and tried class, over its draws.
-
-    Args:
-        names: classes whose sequences were tried.
-        outcomes: of every cut of one sample.
-        sizes: of the same cuts, by class.
-        seed: of the bootstrap.
-    """
+    """One row a kind of cut and tried class, over its draws; `seed` is of the bootstrap."""
     for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
         for name in names:
             parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
@@ -114,13 +106,7 @@ def cut_rows(
 def specificity_rows(
     names: Sequence[str], outcomes: Outcomes, *, seed: int
 ) -> Iterator[dict[str, object]]:
-    """For each class and strength: broken by its decisive edges, and by random ones as heavy.
-
-    Args:
-        names: classes whose sequences were tried.
-        outcomes: of every cut of one sample.
-        seed: of the bootstrap.
-    """
+    """For each class and strength: broken by its decisive edges, and by random ones as heavy."""
     kinds = _by_kind(outcomes)
     for choice, own, strength in kinds:
         if choice != "decisive" or own not in names:
@@ -150,11 +136,7 @@ def specificity_rows(
 
 
 def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Say the result in words, a line a class and strength.
-
-    Args:
-        indices: rows of `specificity.parquet`.
-    """
+    """Say rows of `specificity.parquet` in words."""
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
@@ -177,12 +159,6 @@ def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cu
 def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
     """Which sequences of a class are no longer reproduced."""
     return ~frame.filter(pl.col("class") == name)["survives"].to_numpy()
-
-
-# Stage `knockout`: cut the edges that Δ names inside the running model, and see what breaks.
-
-KNOCKOUT_FILE = "knockout.parquet"
-SPECIFICITY_FILE = "specificity.parquet"
 
 
 @dataclass(frozen=True)
@@ -246,7 +222,12 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
                 f"{study.folder}: Δ of {delta.delta.shape[1]} layers, but {model.name} has "
                 f"{model.n_layers}. Cut the model that the study was made of."
             )
-        _check_classes(study, delta)
+        for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
+            if n_used == 0:  # its largest edges would mean nothing
+                raise UserError(
+                    f"{study.folder}: {delta.sample}: no correctly classified sequence of class "
+                    f"'{name}', so there is no Δ of it. Train on more sequences."
+                )
         tried = _sequences_to_try(study, delta)
         table = study.sequences.select("sequence_id", "tokens")
         rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
@@ -254,16 +235,6 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         captured = capture_pooled(model, tokens, batch_size=study.settings.model.batch_size)
         attention = torch.cat([batch.mean for batch in captured])
         yield _Subject(delta, _mean_attention(study, delta), tried, tokens, attention)
-
-
-def _check_classes(study: Study, delta: StoredDelta) -> None:
-    """Refuse a class whose Δ rests on no sequence: its largest edges would mean nothing."""
-    for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
-        if n_used == 0:
-            raise UserError(
-                f"{study.folder}: {delta.sample}: no correctly classified sequence of class "
-                f"'{name}', so there is no Δ of it. Train on more sequences."
-            )
 
 
 def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
@@ -326,18 +297,13 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]
     copies = copy_edges(torch.from_numpy(subject.tokens), len(shape))
     yield cut("copy", "", None, 0), copies
     for draw in range(wanted.draws):
-        drawn = [_beside(row, copies, subject, generator(draw, row)) for row in range(len(copies))]
-        keys, equal = (torch.stack(edges) for edges in zip(*drawn, strict=True))
-        yield cut("copy, random", "", None, draw), keys
-        yield cut("copy, equal mass", "", None, draw), equal
-
-
-def _beside(
-    row: int, copies: torch.Tensor, subject: _Subject, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """For a sequence's copy edges as many other keys of each query, and as heavy other edges."""
-    equal = equal_mass_edges(copies[row], subject.attention[row], generator)
-    return random_keys(copies[row], generator), equal
+        keys, heavy = [], []  # as many other keys of each query, and as heavy other edges
+        for row, own in enumerate(copies):
+            random = generator(draw, row)
+            heavy.append(equal_mass_edges(own, subject.attention[row], random))
+            keys.append(random_keys(own, random))
+        yield cut("copy, random", "", None, draw), torch.stack(keys)
+        yield cut("copy, equal mass", "", None, draw), torch.stack(heavy)
 
 
 def _generator(*seeds: int) -> torch.Generator:
@@ -350,49 +316,31 @@ def _outcome(
     study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: torch.Tensor
 ) -> pl.DataFrame:
     """What one cut did to each sequence: read back when it is there, else found and written."""
-    path = _path(study, subject, cut, edges)
-    kept = _kept(path)
-    if kept is not None:
-        return kept
+    facts, wanted = study.record["models"]["model"], study.settings.knockout
+    basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
+    basis.update(np.packbits(edges.numpy()).tobytes())
+    basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
+    basis.update(f"{facts['fingerprint']} {facts['dtype']} {facts['device']}".encode())
+    basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
+    path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
+    if path.is_file():
+        try:
+            return read_parquet(path)
+        except (OSError, DamagedDataError):
+            say(f"{path}: damaged; this cut is made again.")
     found = cut_and_continue(
         model,
         subject.tokens,
         edges,
-        renormalize=study.settings.knockout.renormalize,
+        renormalize=wanted.renormalize,
         batch_size=study.settings.model.batch_size,
         prefix=subject.tokens.shape[1] // 2,
     )
-    frame = subject.tried.with_columns(
-        pl.Series("survives", found.survives),
-        pl.Series("score", found.score),
-        pl.Series("logprob", found.logprob),
-    )
+    columns = ("survives", "score", "logprob")
+    frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
     path.parent.mkdir(exist_ok=True)
     write_parquet(path, frame)
     return frame
-
-
-def _kept(path: Path) -> pl.DataFrame | None:
-    """What an earlier run wrote of a cut; None where there is nothing, or it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        return read_parquet(path)
-    except (OSError, DamagedDataError):
-        say(f"{path}: damaged; this cut is made again.")
-        return None
-
-
-def _path(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> Path:
-    """The file of one cut, named by the hash of all that decides it."""
-    basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
-    basis.update(np.packbits(edges.numpy()).tobytes())
-    basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
-    facts = study.record["models"]["model"]
-    wanted = study.settings.knockout
-    basis.update(f"{facts['fingerprint']} {facts['dtype']} {facts['device']}".encode())
-    basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
-    return study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
 
 
 def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:

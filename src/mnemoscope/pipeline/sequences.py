@@ -33,11 +33,13 @@ from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import TABLE_FILE, Study, check_free
 from mnemoscope.study.models import Models, reference_name
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, SequenceSettings, StudySettings
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
-# Stage `sequences`: read texts or a table, cut them into windows, found the study.
-
+CHECK_FILE = "label_check.parquet"
+GAPS = (0.01, 0.1, 1.0)
+"""Below these a difference of the two best logits is counted as near a tie."""
+_QUANTILES = (0.05, 0.5, 0.95)
 GIVEN = ("duplicates", "is_code")
 """Features that a user's table may know better than we do."""
 
@@ -75,7 +77,12 @@ def found_study(
                 "unreadable": result.n_unreadable,
                 "given": [name for name in GIVEN if has_values(frame, name)],
             } | result.facts
-    say(_summary(result, frame.height))
+    parts = [f"{frame.height:,} sequences from {result.n_documents:,} documents"]
+    if result.n_too_short:
+        parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
+    if result.n_unreadable:
+        parts.append(f"{result.n_unreadable:,} files were not text")
+    say("; ".join(parts))
     return Study(folder)
 
 
@@ -98,38 +105,34 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     Raises:
         UserError: anything that cannot be used.
     """
+    wanted = settings.sequences
     load_taxonomies(settings.label.taxonomies)
     if settings.model.name == NO_MODEL:
-        return _check_without_model(settings)
+        if wanted.split is None:
+            raise UserError(
+                f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, "
+                "since it brings labels and tokens. Name it (--split deduped_12b), or give "
+                "--model NAME."
+            )
+        result = read_published(settings)
+        check_sequences(result.frame, where=wanted.source, length=wanted.length)
+        return result
     check_inputs(settings, has_reference=reference_name(settings) is not None)
     model = models.model()
     models.check_reference()
     result = _read(settings, models)
-    where, length = settings.sequences.source, settings.sequences.length
-    check_sequences(result.frame, where=where, length=length, vocab_size=model.vocab_size)
-    mask = _checked_mask(result.frame, model, where)
+    frame = result.frame
+    vocab_size = model.vocab_size
+    check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
+    mask = _checked_mask(frame, model, wanted.source)
     # One forward, so that attention that cannot be captured is refused before hours of work.
-    first, its_mask = token_matrix(result.frame[:1]), None if mask is None else mask[:1]
+    first, its_mask = token_matrix(frame[:1]), None if mask is None else mask[:1]
     next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
-    if settings.sequences.split is None:  # of a split the limit was drawn before it was labelled
-        result = replace(result, frame=_limit(result.frame, settings.sequences))
-    return result
-
-
-def _check_without_model(settings: StudySettings) -> ReadResult:
-    """The same of a split that is read for its own labels and features, with no model at all.
-
-    Raises:
-        UserError: another source than a split; as `read_published`.
-    """
-    wanted = settings.sequences
-    if wanted.split is None:
-        raise UserError(
-            f"model.name '{NO_MODEL}': only a split of {HUB_NAME} is read without a model, since "
-            "it brings labels and tokens. Name it (--split deduped_12b), or give --model NAME."
-        )
-    result = read_published(settings)
-    check_sequences(result.frame, where=wanted.source, length=wanted.length)
+    # Of a split the limit was drawn before it was labelled.
+    if wanted.split is None and wanted.limit is not None and wanted.limit < frame.height:
+        frame = frame.with_row_index("_row")
+        frame = frame.sample(wanted.limit, seed=wanted.seed, shuffle=False)
+        result = replace(result, frame=frame.sort("_row").drop("_row"))
     return result
 
 
@@ -172,34 +175,7 @@ def _read(settings: StudySettings, models: Models) -> ReadResult:
     )
 
 
-def _limit(frame: pl.DataFrame, settings: SequenceSettings) -> pl.DataFrame:
-    """A seeded draw of `limit` rows, in the table's order."""
-    if settings.limit is None or settings.limit >= frame.height:
-        return frame
-    return (
-        frame.with_row_index("_row")
-        .sample(settings.limit, seed=settings.seed, shuffle=False)
-        .sort("_row")
-        .drop("_row")
-    )
-
-
-def _summary(result: ReadResult, n_rows: int) -> str:
-    """One line on what was read and what was passed over."""
-    parts = [f"{n_rows:,} sequences from {result.n_documents:,} documents"]
-    if result.n_too_short:
-        parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
-    if result.n_unreadable:
-        parts.append(f"{result.n_unreadable:,} files were not text")
-    return "; ".join(parts)
-
-
 # Which labels of the table does this model give too, and how near a tie are the others?
-
-CHECK_FILE = "label_check.parquet"
-GAPS = (0.01, 0.1, 1.0)
-"""Below these a difference of the two best logits is counted as near a tie."""
-_QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True)
@@ -235,28 +211,23 @@ def check_labels(study: Study, models: Models) -> LabelCheck:
             "column is_memorized or memorization_score, or a split of the paper's data set."
         )
     rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
-    frame = _scan(rows, study, models).with_columns(is_plain(rows, study.settings))
-    check = LabelCheck(frame, _lines(frame, study, models))
-    study.write(CHECK_FILE, frame)
-    return check
-
-
-def _scan(rows: pl.DataFrame, study: Study, models: Models) -> pl.DataFrame:
-    """The model's verdict and its smallest gap for every row."""
-    tokens = token_matrix(rows)
-    batch_size = study.settings.model.batch_size
+    tokens, batch_size = token_matrix(rows), study.settings.model.batch_size
+    half = tokens.shape[1] // 2
     found, gaps = [], []
     with track("Checking labels", total=len(tokens)) as progress:
-        for batch in scan_memorized(
-            models.model(study), tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2
-        ):
+        model = models.model(study)
+        for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=half):
             found.append(batch.is_memorized)
             gaps.append(batch.smallest_gap)
             progress.advance(len(batch.is_memorized))
-    return rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
-        is_memorized=pl.Series(np.concatenate(found)),
-        smallest_gap=pl.Series(np.concatenate(gaps)),
+    frame = rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
+        pl.Series("is_memorized", np.concatenate(found)),
+        pl.Series("smallest_gap", np.concatenate(gaps)),
+        is_plain(rows, study.settings),
     )
+    check = LabelCheck(frame, _lines(frame, study, models))
+    study.write(CHECK_FILE, frame)
+    return check
 
 
 def _lines(frame: pl.DataFrame, study: Study, models: Models) -> tuple[str, ...]:

@@ -48,7 +48,10 @@ from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
 
-# One training of a study: which maps and labels it sees, and the files that hold what came out.
+PREDICTIONS_FILE = "predictions.parquet"
+RUNS_FILE = "runs.parquet"
+_MOST_ON_ACCELERATOR = 4
+_FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train")
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ def jobs_of(study: Study) -> Iterator[Job]:
     settings = study.settings
     has_reference = reference_name(settings) is not None
     check_inputs(settings, has_reference)
-    controlled = _controlled(study)
+    controlled = controlled_taxonomies(settings)
+    if controlled is not None:
+        aliases = aliases_of(study)
+        controlled = {aliases[name].of if name in aliases else name for name in controlled}
     for sample, entry in samples_of(study).items():
         if "impossible" in entry:
             continue
@@ -131,15 +137,6 @@ def jobs_of(study: Study) -> Iterator[Job]:
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     yield make_job(study, sample, rows, source, setting, seed)
-
-
-def _controlled(study: Study) -> set[str] | None:
-    """Trained taxonomies that get controls, None for all; a name may stand for the one trained."""
-    wanted = controlled_taxonomies(study.settings)
-    if wanted is None:
-        return None
-    aliases = aliases_of(study)
-    return {aliases[name].of if name in aliases else name for name in wanted}
 
 
 def run_job(job: Job) -> str:
@@ -154,10 +151,11 @@ def run_job(job: Job) -> str:
 
 def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
     """Run a job on rows that are no sample of the label stage; see `run_job`."""
-    if job.setting is None:
-        _write_outcome(job, *_baseline_outcome(_fit_baseline(study, job, rows)))
-    else:
-        _write_outcome(job, *_train(study, job, rows))
+    tensors, facts = (_fit_baseline if job.setting is None else _train)(study, job, rows)
+    # Seconds stand apart, since the outcome is the same in every run.
+    write_text(job.outcome_path.with_suffix(".seconds"), f"{facts.pop('seconds'):.3f}\n")
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
     return job.key
 
 
@@ -191,59 +189,35 @@ def _train(
         "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
         "probabilities": logits.softmax(dim=1),
     }
-    facts = {
-        "loss": trained.history.loss[-1],
-        "train_balanced_accuracy": trained.history.train_balanced_accuracy,
-        "train_min_f1": trained.history.train_min_f1,
-        "p_value": trained.history.p_value,
-        "did_train": trained.history.did_train,
-        "device": str(device),
-    }
-    return tensors, facts | {"seconds": trained.seconds}
+    history = trained.history
+    facts = {"loss": history.loss[-1]} | {name: getattr(history, name) for name in _FACTS[1:]}
+    return tensors, facts | {"device": str(device), "seconds": trained.seconds}
 
 
-def _fit_baseline(study: Study, job: Job, rows: SampleRows) -> BaselineFit:
-    """Fit the logistic regression or boosting that a baseline stands for."""
-    source = TABLE[job.source]
+def _fit_baseline(
+    study: Study, job: Job, rows: SampleRows
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Fit the regression or boosting that a baseline stands for; an outcome as of a CNN."""
     train, evaluation = (_inputs(study, job, part) for part in (rows.train, rows.evaluation))
-    fit = getattr(baselines, source.fit or "")
+    fit = getattr(baselines, TABLE[job.source].fit or "")
     found: BaselineFit = fit(train, rows.train["class_index"].to_numpy(), evaluation, job.seed)
-    return found
+    tensors = {
+        "predicted": torch.from_numpy(found.predicted[None].astype(np.int16)),
+        "probabilities": torch.from_numpy(found.probabilities.astype(np.float32)),
+    }
+    return tensors, {name: getattr(found, name) for name in (*_FACTS, "seconds")}
 
 
 def _inputs(study: Study, job: Job, rows: pl.DataFrame) -> np.ndarray:
-    """What a baseline sees of each row."""
+    """What a baseline sees of each row: shape (rows, columns)."""
     reads = TABLE[job.source].reads
     if reads == "logprobs":
-        return _logprobs(study, rows)
+        joined = rows.select("sequence_id").join(
+            study.read(LOGPROBS_FILE), on="sequence_id", how="left", maintain_order="left"
+        )
+        return np.stack(joined["logprobs"].to_list()).astype(np.float32)
     tokens = shown_tokens(study.sequences, rows)
     return tokens if reads == "tokens" else all_statistics(job_maps(study, job, rows), tokens)
-
-
-def _baseline_outcome(fit: BaselineFit) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A baseline's outcome in the shape of a CNN's."""
-    tensors = {
-        "predicted": torch.from_numpy(fit.predicted[None].astype(np.int16)),
-        "probabilities": torch.from_numpy(fit.probabilities.astype(np.float32)),
-    }
-    names = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train", "seconds")
-    return tensors, {name: getattr(fit, name) for name in names}
-
-
-def _write_outcome(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Write what came out; seconds stand apart, since the outcome is the same in every run."""
-    seconds = facts.pop("seconds")
-    write_text(job.outcome_path.with_suffix(".seconds"), f"{seconds:.3f}\n")
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
-
-
-def _logprobs(study: Study, rows: pl.DataFrame) -> np.ndarray:
-    """Log-probabilities of the suffix tokens, float32 (rows, suffix length)."""
-    joined = rows.select("sequence_id").join(
-        study.read(LOGPROBS_FILE), on="sequence_id", how="left", maintain_order="left"
-    )
-    return np.stack(joined["logprobs"].to_list()).astype(np.float32)
 
 
 def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
@@ -386,14 +360,6 @@ def _digest(rows: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
-# Stage `train`: every CNN and baseline that the settings ask for; finished ones are kept.
-
-PREDICTIONS_FILE = "predictions.parquet"
-RUNS_FILE = "runs.parquet"
-
-_MOST_ON_ACCELERATOR = 4
-
-
 def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
     """Train what is missing, then gather predictions and training figures of all.
 
@@ -405,7 +371,10 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
     with study.finishing("train") as counts:
         jobs = list(jobs_of(study))
         (study.folder / "cnn").mkdir(exist_ok=True)
-        _check_maps(study)
+        for role in ("model", "reference"):
+            for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
+                if folder.is_dir():
+                    MapStore(folder)  # compares every shard with its checksum once
         todo = [job for job in jobs if not is_finished(job)]
         workers = _n_processes(study)
         with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
@@ -442,56 +411,32 @@ def training_gpus(study: Study) -> float:
     return gpus_for(device, engine) / _MOST_ON_ACCELERATOR
 
 
-def _check_maps(study: Study) -> None:
-    """Compare every shard with its checksum once, before anything is learned from it."""
-    for role in ("model", "reference"):
-        for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
-            if folder.is_dir():
-                MapStore(folder)
-
-
 def _gather(study: Study, jobs: list[Job]) -> None:
-    """One long table of predictions and one row a training."""
+    """Write one long table of predictions and one row a training."""
     samples = {job.sample: sample_rows(study, job.sample) for job in jobs}
     predictions, runs = [], []
     for job in jobs:
         outcome, rows = load_outcome(job), samples[job.sample]
-        predictions.append(_predictions(job, outcome, rows))
-        runs.append(_run(job, outcome, rows))
-    study.write(PREDICTIONS_FILE, pl.concat(predictions))
-    study.write(RUNS_FILE, pl.DataFrame(runs))
-
-
-def _predictions(job: Job, outcome: Outcome, rows: SampleRows) -> pl.DataFrame:
-    """A job's predictions, one row an epoch and sequence."""
-    n_epochs, n_rows = outcome.predicted.shape
-    epochs = np.arange(n_epochs) if n_epochs > 1 else np.array([-1])
-    probabilities = pl.Series(outcome.probabilities.tolist(), dtype=pl.List(pl.Float32))
-    return pl.DataFrame(
-        {
+        names = {
             "taxonomy": job.sample,
             "source": job.source,
             "setting": job.setting_name,
-            "seed": np.full(n_epochs * n_rows, job.seed, dtype=np.int64),
+            "seed": job.seed,
+        }
+        n_epochs, n_rows = outcome.predicted.shape
+        epochs = np.arange(n_epochs) if n_epochs > 1 else np.array([-1])
+        probabilities = pl.Series(outcome.probabilities.tolist(), dtype=pl.List(pl.Float32))
+        columns = {
             "epoch": np.repeat(epochs.astype(np.int64), n_rows),
             "sequence_id": np.tile(rows.evaluation["sequence_id"].to_numpy(), n_epochs),
             "true": np.tile(true_labels(job, rows), n_epochs),
             "predicted": outcome.predicted.ravel(),
             "probabilities": pl.concat([probabilities] * n_epochs),
         }
-    )
-
-
-def _run(job: Job, outcome: Outcome, rows: SampleRows) -> dict[str, Any]:
-    """A job's row in the table of trainings; its seconds stand in `cnn/`, by its key."""
-    return {
-        "taxonomy": job.sample,
-        "source": job.source,
-        "setting": job.setting_name,
-        "seed": job.seed,
-        "n_train": rows.train.height,
-        "n_eval": rows.evaluation.height,
-        "device": "cpu",  # a baseline's, and a CNN's of a study without the setting
-        **outcome.facts,
-        "key": job.key,
-    }
+        seeds = np.full(n_epochs * n_rows, job.seed, dtype=np.int64)
+        predictions.append(pl.DataFrame(names | {"seed": seeds} | columns))
+        sizes = {"n_train": rows.train.height, "n_eval": rows.evaluation.height}
+        # A baseline is fitted on the processor.
+        runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
+    study.write(PREDICTIONS_FILE, pl.concat(predictions))
+    study.write(RUNS_FILE, pl.DataFrame(runs))

@@ -3,42 +3,38 @@
 `mnemoscope run --dry-run` says the numbers; stage `train` makes exactly these. Loads no torch.
 """
 
+from dataclasses import replace
+
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, TABLE
 from mnemoscope.cnn.presets import CnnSetting
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
-from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
+from mnemoscope.taxonomy.names import parse_taxonomy
 
 _POOLED = ("mean", "max")
 
 
 def n_trainings(
-    settings: StudySettings, n_samples: int, has_reference: bool, n_controlled: int | None = None
+    settings: StudySettings, n_samples: int, has_reference: bool, n_controlled: int
 ) -> dict[str, int]:
     """Count the trainings of a study.
 
     Args:
         settings: of the study.
-        n_samples: taxonomies, each counted again for every repetition (other suffix, matched);
-            impossible ones left out.
+        n_samples: taxonomies that can be trained, each counted again for every repetition.
         has_reference: whether there is a reference model.
-        n_controlled: samples that get controls; None: what `benchmark.control_taxonomies` names,
-            with its repetitions.
+        n_controlled: samples that get controls.
 
     Returns:
         By source, those without any left out, then `total`; a baseline counts as one.
     """
-    if n_controlled is None:
-        n_controlled = _count_controlled(settings, n_samples)
     always = sources_of(settings, has_reference, is_controlled=False)
     counts = {}
     for source in sources_of(settings, has_reference, is_controlled=True):
-        samples = n_samples if source in always else n_controlled
-        counts[source] = (
-            samples * len(settings_of(settings, source)) * len(seeds_of(settings, source))
-        )
-    counts = {source: count for source, count in counts.items() if count}
+        each = len(settings_of(settings, source)) * len(seeds_of(settings, source))
+        if found := each * (n_samples if source in always else n_controlled):
+            counts[source] = found
     return counts | {"total": sum(counts.values())}
 
 
@@ -73,7 +69,7 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
         first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
         grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
     if TABLE[source].reads == "reference":
-        grid = [_of_reference(one) for one in grid]
+        grid = [replace(o, pooling="mean") if o.pooling == "difference" else o for o in grid]
     return list(dict.fromkeys(grid))
 
 
@@ -130,33 +126,11 @@ def _find(name: str, by_name: dict[str, str], by_partition: dict[str, str]) -> s
     """The study's name for what a user calls a taxonomy."""
     if name in by_name:
         return by_name[name]
-    parsed = _parse(name)
-    if parsed is not None and parsed.partition_key in by_partition:
-        return by_partition[parsed.partition_key]
+    try:
+        key = parse_taxonomy(name).partition_key
+    except UserError:
+        key = ""
+    if key in by_partition:
+        return by_partition[key]
     hint = nearest(name, by_name) or f" There are: {'; '.join(by_partition.values())}."
     raise UserError(f"benchmark.control_taxonomies: no taxonomy '{name}' in this study.{hint}")
-
-
-def _parse(name: str) -> Taxonomy | None:
-    """Read a name, None where it is none."""
-    try:
-        return parse_taxonomy(name)
-    except UserError:
-        return None
-
-
-def _of_reference(setting: CnnSetting) -> CnnSetting:
-    """The setting with which the reference stands beside the model's."""
-    if setting.pooling != "difference":
-        return setting
-    return CnnSetting(setting.kernel, setting.filters, "mean")
-
-
-def _count_controlled(settings: StudySettings, n_samples: int) -> int:
-    """Samples of the taxonomies that get controls, their repetitions included."""
-    wanted = controlled_taxonomies(settings)
-    if wanted is None:
-        return n_samples
-    label = settings.label
-    n_repetitions = 1 + label.both_suffixes + label.both_splits + (label.match is not None)
-    return min(n_samples, len(wanted) * n_repetitions)

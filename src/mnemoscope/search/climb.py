@@ -454,11 +454,7 @@ def candidate_of(
 
 
 def label_digest(codes: pl.Series) -> str:
-    """Same for two labellings of the memorized sequences whose classes correspond one to one.
-
-    Args:
-        codes: class index of every row, 0 for Non-Memo, null for none.
-    """
+    """Same for two labellings of the memorized sequences whose classes correspond one to one."""
     values = codes.fill_null(-1).to_numpy()
     names: dict[int, int] = {-1: -1, 0: 0}
     for code in values[np.sort(np.unique(values, return_index=True)[1])].tolist():
@@ -552,12 +548,7 @@ def _try(
 
 
 class CheapScorer:
-    """Scores candidates on the selection part; scores of an earlier run are read back.
-
-    Args:
-        study: with maps captured.
-        rows: from `searched_rows`.
-    """
+    """Scores candidates on the selection part; scores of an earlier run are read back."""
 
     def __init__(self, study: Study, rows: pl.DataFrame) -> None:
         self._study, self._rows = study, rows
