@@ -1,6 +1,8 @@
 """The one shape of all analyses: figures through JSON, settings, entries, refusals, resuming."""
 
+import copy
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,11 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
-from mnemoscope.analysis.inputs import (
-    AnalysisResult,
-    Forwards,
-    count_forwards,
-)
+from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, entry_named
 from mnemoscope.errors import UserError
 from mnemoscope.report.analysis import chart_view, heat_view, value_text
@@ -102,30 +100,14 @@ def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
         levels.settings({"n_sequences": 3})
 
 
-def test_forwards_are_counted_by_sequences_and_once(tiny_model) -> None:
+def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
     from mnemoscope.lm.probe import suffix_logprobs
 
-    forwards = Forwards()
-    lm = count_forwards(count_forwards(tiny_model, forwards), forwards)
-    suffix_logprobs(lm, [[1] * 8] * 5, batch_size=2, prefix=4)
+    lm, forwards = taught.load_model(), Forwards()
+    own = replace(lm, model=copy.deepcopy(lm.model))
+    counted = count_forwards(count_forwards(own, forwards), forwards)
+    suffix_logprobs(counted, [[1] * 8] * 5, batch_size=2, prefix=4)
     assert forwards.n == 5
-
-
-@pytest.fixture
-def tiny_model():
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    from mnemoscope.lm.model import wrap_model
-
-    config = GPTNeoXConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-    )
-    return wrap_model(GPTNeoXForCausalLM(config), bos="never")
 
 
 def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:

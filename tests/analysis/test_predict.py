@@ -28,7 +28,6 @@ from mnemoscope.analysis.predict import (
     split_rows,
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
-from mnemoscope.data.features import shannon_length
 from mnemoscope.errors import UserError
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
@@ -232,11 +231,6 @@ def test_near_duplicates_stay_on_one_side() -> None:
     assert 0.1 < test.mean() < 0.3
 
 
-def test_shannon_lengths_of_the_related_work() -> None:
-    found = [shannon_length(text) for text in ("", "aaaa", "ab", "abcd", "aab")]
-    assert found == pytest.approx([0, 0, 1, 2, 4 / 3])
-
-
 def test_token_frequencies_count_multiplicity() -> None:
     counts = np.array([0, 10, 20, 40])
     found = frequency_columns(np.array([[1, 1, 2, 3], [1, 1, 1, 9]], dtype=np.int32), counts)
@@ -325,23 +319,24 @@ def test_features_without_variance_or_unknown_are_refused(monkeypatch) -> None:
 def test_a_feature_without_variance_is_left_out_and_named(monkeypatch) -> None:
     """One constant and one with a gap stand aside; the model learns from the third."""
     n = 200
-    memorized = (np.arange(n) % 2 == 0).tolist()
+    memorized = [True, False] * 100
     features = dict.fromkeys(predictors.FEATURES, np.ones(n)) | {
         "shannon_length": np.where(memorized, 1.0, 0.0) + np.arange(n) / n,
         "n_near": np.where(np.arange(n) == 3, np.nan, np.arange(n)),
     }
-    monkeypatch.setattr(
-        "mnemoscope.analysis.predict.add_predictors", lambda *a, **k: pl.DataFrame(features)
-    )
-    inputs = AnalysisInputs(where="", table=_rows(memorized), load_model=lambda: None)
-    result = analyse(inputs, Settings(tests=False, partition=False, n_resamples=50))
-    left_out = next(line for line in result.further if line.startswith("Left out"))
-    assert "n_near" in left_out
-    assert "duplicates" in left_out
-    assert "shannon_length" not in left_out
-    assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]
-    assert result.libraries == ()
-    texts = _rows(memorized, text=[f"text {i}" for i in range(n)])
-    inputs = AnalysisInputs(where="", table=texts, load_model=lambda: None)
-    tested = analyse(inputs, Settings(tests=True, partition=False, n_resamples=50))
-    assert tested.libraries == ("rapidfuzz", "statsmodels")  # edits between texts, the tests
+    made = pl.DataFrame(features)
+    monkeypatch.setattr("mnemoscope.analysis.predict.add_predictors", lambda *a, **k: made)
+    for columns, settings, libraries in (
+        ({}, {"tests": False}, ()),
+        # edits between texts, the tests
+        ({"text": [f"text {i}" for i in range(n)]}, {}, ("rapidfuzz", "statsmodels")),
+    ):
+        table = _rows(memorized, **columns)
+        inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
+        result = analyse(inputs, Settings(partition=False, n_resamples=50, **settings))
+        left_out = next(line for line in result.further if line.startswith("Left out"))
+        assert "n_near" in left_out
+        assert "duplicates" in left_out
+        assert "shannon_length" not in left_out
+        assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]
+        assert result.libraries == libraries

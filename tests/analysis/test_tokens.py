@@ -1,8 +1,6 @@
 """The token predictor on planted signals: learnt, batch-first, with level 1 included."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,10 +22,7 @@ from mnemoscope.analysis.tokens import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from tiny_models import make_sequences, save_model
+from tests.tiny_models import make_sequences, save_model
 
 SMALL = Training(n_layers=1, n_heads=2, feedforward=16, n_epochs=12, learning_rate=3e-3)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import count_tokens, counts_of, frequency_source
 from mnemoscope.analysis.rows import complete_rows, draw_rows, hash_ids, model_basis
@@ -242,10 +242,7 @@ def _figures(differences: pl.DataFrame, curves: pl.DataFrame, prefix: int) -> It
             title=title,
             x_label="position",
             marks=((prefix + 0.5, "boundary"),),
-            series=tuple(
-                series_of(name, rows, "mean", x="position")
-                for (name,), rows in curves.filter(what=what).group_by("group", maintain_order=True)
-            ),
+            series=series_by(curves.filter(what=what), "group", "mean", x="position"),
         )
     for what, unit in UNITS.items():
         rows = differences.filter(what=what)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_by
+from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
 from mnemoscope.stats import Estimate, share_of
 
@@ -95,9 +95,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         name: decode_rows(inputs, lm, rows, label=f"Continuing with {name}")
         for name, lm in inputs.other_models()
     }
-    found["this model"] = complete_rows(
-        inputs, rows, "memorization_score", label="Continuing with this model"
-    )
+    found[OWN] = complete_rows(inputs, rows, "memorization_score", label=f"Continuing with {OWN}")
     scores = {
         name: frame["memorization_score"].to_numpy().astype(np.float64)
         for name, frame in found.items()
@@ -217,8 +215,5 @@ def _level_chart(levels: pl.DataFrame) -> Chart:
         form="bars",
         x_names=LEVELS,
         percent=True,
-        series=tuple(
-            series_of(name, part, "share")
-            for (name,), part in levels.group_by("model", maintain_order=True)
-        ),
+        series=series_by(levels, "model", "share"),
     )

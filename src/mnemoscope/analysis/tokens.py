@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mnemoscope.analysis.figures import Chart, Series, plain, series_of
+from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     Generated,
@@ -114,7 +114,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     return AnalysisResult(
         sentence=_sentence(scores, len(test)),
         frames={"scores": scores, "levels": levels, "steps": steps},
-        figures=(_score_chart(scores), _step_chart(steps), _level_chart(levels, settings.n_steps)),
+        figures=tuple(_figures(scores, steps, levels, settings.n_steps)),
         further=tuple(_further(generated, sides, chances, test, settings)),
     )
 
@@ -372,40 +372,30 @@ def _sentence(scores: pl.DataFrame, n: int) -> str:
     )
 
 
-def _score_chart(scores: pl.DataFrame) -> Chart:
-    return Chart(
+def _figures(
+    scores: pl.DataFrame, steps: pl.DataFrame, levels: pl.DataFrame, n_steps: int
+) -> Iterator[Chart]:
+    yield Chart(
         title="Tokens, and whole sequences, told rightly, per cent (95 % interval)",
         form="bars",
         x_names=("tokens", "full sequences"),
         percent=True,
-        series=tuple(
-            series_of(name, rows, "accuracy")
-            for (name,), rows in scores.group_by("predictor", maintain_order=True)
-        ),
+        series=series_by(scores, "predictor", "accuracy"),
     )
-
-
-def _step_chart(steps: pl.DataFrame) -> Chart:
-    return Chart(
+    yield Chart(
         title="Tokens told rightly, by their place, per cent (95 % interval)",
         x_label="generated token",
         percent=True,
-        series=tuple(
-            series_of(name, rows, "accuracy", x="step")
-            for (name,), rows in steps.group_by("predictor", maintain_order=True)
-        ),
+        series=series_by(steps, "predictor", "accuracy", x="step"),
     )
-
-
-def _level_chart(levels: pl.DataFrame, n_steps: int) -> Chart:
-    return Chart(
+    yield Chart(
         title=f"Told rightly by states and entropy, by how many of {n_steps} tokens are right, "
         "per cent",
         x_label="right tokens of the sequence",
         form="points",
         percent=True,
         series=(
-            Series(name="tokens", x=plain(levels["level"]), y=plain(levels["tokens"])),
+            series_of("tokens", levels, "tokens", x="level", ends=None),
             series_of("full sequences", levels, "full", x="level"),
         ),
     )
