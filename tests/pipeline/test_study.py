@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.flow.run import run, run_stage
+from mnemoscope.study import folder
 from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
 
@@ -126,6 +128,25 @@ def test_a_torn_table_is_named(begun) -> None:
     path.unlink()
     with pytest.raises(UserError, match="not there"):
         _ = begun.sequences
+
+
+def test_a_table_is_read_once_for_as_long_as_its_file_stays_the_same(begun, monkeypatch) -> None:
+    read, paths = folder.read_parquet, []
+
+    def counting(path, **options):
+        paths.append(path.name)
+        return read(path, **options)
+
+    monkeypatch.setattr(folder, "read_parquet", counting)
+    first = begun.sequences
+    first.drop_in_place("tokens")  # is the caller's own
+    assert "tokens" in begun.sequences.columns
+    assert paths == ["sequences.parquet"]
+    begun.add_columns(begun.sequences.select(one="sequence_id"))
+    assert begun.sequences["one"].equals(begun.sequences["sequence_id"])
+    Study(begun.folder).write("sequences.parquet", begun.sequences.drop("one"))
+    assert "one" not in begun.sequences.columns
+    assert paths == ["sequences.parquet"] * 3
 
 
 def test_a_torn_line_of_the_log_costs_only_that_line(study) -> None:
@@ -426,8 +447,6 @@ def test_running_a_finished_study_again_does_nothing(study, tiny) -> None:
 def test_duplicates_are_counted_anew_in_another_corpus_and_never_over_the_users(
     tiny, tmp_path
 ) -> None:
-    import polars as pl
-
     frame = pl.read_parquet(tiny.table).head(12)
     corpora = []
     for times in (1, 3):

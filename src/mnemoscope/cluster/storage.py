@@ -15,10 +15,7 @@ from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 
 
 class Storage:
-    """A folder of shared storage.
-
-    Args:
-        url: `/a/folder`, `file:///a/folder`, `s3://bucket/folder` or any other that fsspec knows.
+    """A folder of shared storage: `/a/folder`, `s3://bucket/folder` or any other fsspec URL.
 
     Raises:
         UserError: fsspec or the package for the URL's scheme is missing, no such scheme, or one

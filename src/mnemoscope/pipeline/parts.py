@@ -77,10 +77,6 @@ class Part:
         """True of the blocks (counted from 0) that this part does."""
         return block % self.n == self.number - 1
 
-    def folder(self, study: Study, stage: str) -> Path:
-        """Where the part stands."""
-        return study.folder / "parts" / stage / f"{self.number}-of-{self.n}"
-
 
 def parse_part(text: str) -> Part:
     """Read `3/8`; refuses another form, or a number outside 1 to n."""
@@ -145,7 +141,7 @@ def _working_on(
     study: Study, stage: str, part: Part, models: Models, *, roles: tuple[str, ...], redo: bool
 ) -> Iterator[Path]:
     """Hold a part's folder; its record is written first, and marked as finished last."""
-    folder = part.folder(study, stage)
+    folder = study.folder / "parts" / stage / f"{part.number}-of-{part.n}"
     folder.mkdir(parents=True, exist_ok=True)
     facts = {}
     for role in roles:
@@ -396,14 +392,14 @@ class _PartsCrew:
             ) from None
 
     def _check(self, block: Block) -> Made:
-        """Ask the model here, which must be on the same kind of device as the parts' was."""
+        """Ask the model here, which must be on the device that the parts' was on."""
         settings = self._study.settings
         model = Models(settings).model()
-        here, made = model.device, self.facts["device"]
-        if here != made:
+        if model.device != self.facts["device"]:
             raise UserError(
-                f"{self._study.folder}: the parts were made on {made}, here the model is on "
-                f"{here}. Merge where they were made, or with --no-check, which needs no model."
+                f"{self._study.folder}: the parts were made on {self.facts['device']}, here the "
+                f"model is on {model.device}. Merge where they were made, or with --no-check, "
+                "which needs no model."
             )
         return Made(block, do_block(block, model, settings, SILENT)["parquet"])
 

@@ -20,12 +20,7 @@ def reference_name(settings: StudySettings) -> str | None:
 
 
 class Models:
-    """Loads the model and its reference on first use, checks and records them in the study.
-
-    Args:
-        settings: which models, number format and device.
-        model: the model, where it was loaded so already.
-    """
+    """Loads the model and its reference on first use; the model may be loaded so already."""
 
     def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
         self.settings = settings
