@@ -58,6 +58,7 @@ QUANTILES = (0.25, 0.5, 0.75)
 _PERPLEXITIES = ("generation_perplexity", "prompt_perplexity", "sequence_perplexity")
 _PLAIN = ("shannon_length", "is_templating")
 _FOLDS = 5
+_BINS = 5
 _NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 _NAN = float("nan")
 _WORDS = {
@@ -445,10 +446,10 @@ def _scores(
             }
 
 
-def figures_of(probabilities: _Floats, label: _Flags, *, n_bins: int = 5) -> dict[str, float]:
+def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:
     """Give `FIGURES` of probabilities of being memorized and labels, (n,).
 
-    An AUC is NaN where the label has one value only; `n_bins` are those of the calibration error.
+    An AUC is NaN where the label has one value only.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -461,20 +462,20 @@ def figures_of(probabilities: _Floats, label: _Flags, *, n_bins: int = 5) -> dic
         "precision": float(right / predicted.sum()) if predicted.any() else 0.0,
         "recall": float(right / label.sum()) if label.any() else 0.0,
         "f1": float(2 * right / (predicted.sum() + label.sum())) if right else 0.0,
-        "ece": expected_calibration_error(probabilities, label, n_bins=n_bins),
+        "ece": expected_calibration_error(probabilities, label),
     }
 
 
-def expected_calibration_error(probabilities: _Floats, label: _Flags, *, n_bins: int = 5) -> float:
-    """Give the mean distance of confidence and accuracy over equal-width bins of [0, 1].
+def expected_calibration_error(probabilities: _Floats, label: _Flags) -> float:
+    """Give the mean distance of confidence and accuracy over five equal-width bins of [0, 1].
 
     Confidence is the probability of the predicted side, from .5 to 1.
     """
     predicted = probabilities >= 0.5
     confidence = np.where(predicted, probabilities, 1 - probabilities)
     right = predicted == label
-    place = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=n_bins)
+    place = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(place, weights=confidence - right, minlength=_BINS)
     return float(np.abs(gaps).sum() / max(len(place), 1))
 
 

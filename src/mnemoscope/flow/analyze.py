@@ -82,7 +82,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         UserError: a need that the study does not meet, a setting or input that cannot be used.
     """
     settings = entry.settings(asked.values)
-    others = _others(study, entry, asked)
+    others, gaps = _others(study, entry, asked)
     _check_needs(study, entry, others)
     rows = rows_for(study, entry)
     corpus = (asked.corpus or study.settings.features.corpus) if entry.wants("corpus") else None
@@ -110,7 +110,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         shelf=shelf_of(study),
     )
     result = run_analysis(entry, inputs, settings)
-    result = replace(result, further=(*rows.lines, *result.further, *_gaps(entry, asked)))
+    result = replace(result, further=(*rows.lines, *result.further, *gaps))
     stored = store_result(folder, result, name=entry.name, key=key, settings=plain, inputs=facts)
     return Outcome(entry, stored, folder=folder)
 
@@ -230,15 +230,19 @@ def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
 # -- models beside the study's own ----------------------------------------------------------
 
 
-def _others(study: Study, entry: Entry, asked: Asked) -> tuple[str, ...]:
-    """Names of the checkpoints, else of the second model, else of the reference."""
+def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
+    """Names of the checkpoints, else of the second model, else of the reference.
+
+    And what is to be said of checkpoints that seem to be missing among those that were named.
+    """
     if not entry.wants("second model"):
-        return ()
-    if asked.checkpoints:
-        found = find_checkpoints(asked.checkpoints, least=1)
-        return tuple(map(str, found))
-    second = asked.second or reference_name(study.settings)
-    return (second,) if second is not None else ()
+        return (), []
+    if not asked.checkpoints:
+        second = asked.second or reference_name(study.settings)
+        return ((second,) if second is not None else ()), []
+    found = find_checkpoints(asked.checkpoints, least=1)
+    names = (f"{one.name}@{one.revision}" if one.revision else one.name for one in found)
+    return tuple(names), describe_lacking([one.step for one in found])
 
 
 def _loaders(
@@ -257,13 +261,6 @@ def _loaders(
     if asked.checkpoints or asked.second:
         return tuple(OtherModel(name, named(name)) for name in others)
     return tuple(OtherModel("the reference", reference) for _ in others)
-
-
-def _gaps(entry: Entry, asked: Asked) -> list[str]:
-    """What is to be said of checkpoints that seem to be missing among those that were named."""
-    if not (asked.checkpoints and entry.wants("second model")):
-        return []
-    return describe_lacking([one.step for one in find_checkpoints(asked.checkpoints, least=1)])
 
 
 # -- keys -----------------------------------------------------------------------------------
