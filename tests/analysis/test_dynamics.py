@@ -44,9 +44,7 @@ def test_the_interval_of_a_share_is_that_of_the_normal_approximation() -> None:
 
 
 def test_t_is_the_first_epoch_at_the_threshold_or_above() -> None:
-    assert epochs_to([0.1, 0.89, 0.9, 0.5], 0.9) == 2
-    assert epochs_to([0.95, 0.1], 0.9) == 0
-    assert epochs_to([0.1, 0.2], 0.9) is None
+    assert [epochs_to(m, 0.9) for m in ([0.1, 0.89, 0.9, 0.5], [0.95, 0.1], [0.2])] == [2, 0, None]
 
 
 def test_kinds_of_a_table_made_by_hand() -> None:

@@ -58,15 +58,12 @@ def test_what_each_checkpoint_knows_is_found(tiny, tracked):
     assert turnover == [(100, 200, 0, n, 0, rest), (200, 300, 0, 0, n, rest)]
 
 
-def test_levels_hold_every_window_and_agree_with_the_verdicts(tiny, tracked):
+def test_levels_and_survival_agree_with_the_verdicts(tiny, tracked):
     levels = pl.read_parquet(tracked / "levels.parquet")
     totals = levels.group_by("from_step").agg(pl.col("n").sum())
     assert set(totals["n"]) == {pl.read_parquet(tiny.table).height}
     checks = read_history(tracked).checks
     assert ((checks["memorization_score"] == 1) == checks["is_memorized"]).all()
-
-
-def test_survival_of_what_is_lost_at_the_next_check(tracked):
     survival = pl.read_parquet(tracked / "survival.parquet")
     assert set(survival["age"]) == {0, 100}
     assert set(survival.filter(pl.col("age") == 100)["survives"]) == {0.0}
@@ -111,13 +108,6 @@ def test_a_checkpoint_missing_in_the_middle_is_said_on_the_page(tiny, run, tmp_p
     assert "No check of step 400:" in (tmp_path / "t" / "track.html").read_text()
     track_checkpoints(asked(tiny, run, decode=False, most=30), tmp_path / "u")
     assert not any("No check of" in line for line in write_track_page(tmp_path / "u").further)
-
-
-def test_page_says_the_result_and_escapes_what_it_shows(tracked):
-    page = (tracked / "track.html").read_text()
-    assert "At step 300 the model reproduces 0.0 %" in page
-    assert "<script" not in page
-    assert "no window was kept out" in page.lower()
 
 
 def test_control_windows_stand_beside(tiny, run, tmp_path):
@@ -185,4 +175,7 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, capsys
     (tmp_path / "track" / "track.html").unlink()
     assert status(["track", "track"]) == 0
     assert capsys.readouterr().out == first
-    assert (tmp_path / "track" / "track.html").exists()
+    page = (tmp_path / "track" / "track.html").read_text()
+    assert "At step 300 the model reproduces 0.0 %" in page
+    assert "<script" not in page
+    assert "no window was kept out" in page.lower()

@@ -38,9 +38,8 @@ def windows(texts, tokenizer) -> WatchedWindows:
     )
 
 
-@pytest.fixture
-def network(tokenizer) -> GPTNeoXForCausalLM:
-    """The embedded architecture, smaller, with dropout so that random draws matter."""
+def make_network(tokenizer, dropout: float = 0.0) -> GPTNeoXForCausalLM:
+    """The embedded architecture, smaller."""
     torch.manual_seed(0)
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -50,12 +49,18 @@ def network(tokenizer) -> GPTNeoXForCausalLM:
             num_attention_heads=4,
             intermediate_size=128,
             max_position_embeddings=128,
-            hidden_dropout=0.05,
-            attention_dropout=0.05,
+            hidden_dropout=dropout,
+            attention_dropout=dropout,
             bos_token_id=0,
             eos_token_id=0,
         )
     )
+
+
+@pytest.fixture
+def network(tokenizer) -> GPTNeoXForCausalLM:
+    """With dropout, so that random draws matter."""
+    return make_network(tokenizer, dropout=0.05)
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoTokenizer
 
 sys.path.append(str(Path(__file__).parent))
 
 from test_callback import Logger, make_trainer
 
+from conftest import make_network
 from mnemoscope.embedded import model_path
 from mnemoscope.training.watch import MemorizationCallback, make_canaries
 from mnemoscope.training.windows import WatchedWindows
@@ -19,16 +20,7 @@ def main(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     texts = make_canaries(tokenizer, 4, seed=0)
     ids = [tokenizer(text)["input_ids"][:64] for text in texts]
-    torch.manual_seed(0)
-    network = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=128,
-        )
-    )
+    network = make_network(tokenizer)
     rows = [{"input_ids": one, "labels": one} for one in ids]
     trainer = make_trainer(
         network, rows, folder, per_device_train_batch_size=2, max_steps=200, ddp_backend="gloo"

@@ -155,36 +155,19 @@ def test_adapters_are_watched_in_training(network, rows, windows, tmp_path):
     assert logprobs[1] > logprobs[0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"every": 0}, "every 0"),
-        ({"stop_recall": 1.5}, "share from 0 to 1"),
-        ({"stop_recall": -0.1}, "share from 0 to 1"),
-    ],
-)
-def test_bad_settings_are_refused(network, rows, windows, tmp_path, settings, words):
-    trainer = make_trainer(network, rows, tmp_path)
-    with pytest.raises(UserError, match=words):
-        MemorizationCallback(trainer, windows, **settings)
-
-
-def test_stop_without_recall_windows_and_spread_models_are_refused(
-    network, rows, texts, tokenizer, tmp_path
+def test_bad_settings_and_spread_models_are_refused(
+    network, rows, windows, texts, tokenizer, tmp_path
 ):
     trainer = make_trainer(network, rows, tmp_path)
     guesses = WatchedWindows.from_texts(texts.guessable, tokenizer)
-    with pytest.raises(UserError, match="none of the watched windows"):
-        MemorizationCallback(trainer, guesses, stop_recall=0.1)
+    for watched, settings, words in (
+        (windows, {"every": 0}, "every 0"),
+        (windows, {"stop_recall": 1.5}, "share from 0 to 1"),
+        (windows, {"stop_recall": -0.1}, "share from 0 to 1"),
+        (guesses, {"stop_recall": 0.1}, "none of the watched windows"),
+    ):
+        with pytest.raises(UserError, match=words):
+            MemorizationCallback(trainer, watched, **settings)
     trainer.is_fsdp_enabled = True
     with pytest.raises(UserError, match="FSDP"):
         MemorizationCallback(trainer, guesses)
-
-
-def test_default_generator_is_where_it_would_be(network, windows):
-    from mnemoscope.training.watch import MemorizationWatch
-
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    MemorizationWatch(windows).check(network, 0)
-    assert torch.equal(torch.get_rng_state(), before)

@@ -41,13 +41,15 @@ def test_training_does_not_notice_that_it_is_watched(network, rows, windows, tmp
         assert torch.equal(value, twin.state_dict()[name]), name
 
 
-def test_every_module_gets_its_own_mode_back(network, windows):
+def test_modes_and_the_generator_are_where_they_would_be(network, windows):
     network.train()
     network.gpt_neox.layers[0].eval()
+    generator = torch.get_rng_state()
     before = {name: module.training for name, module in network.named_modules()}
     MemorizationWatch(windows).check(network, 1)
     assert {name: module.training for name, module in network.named_modules()} == before
     assert len(set(before.values())) == 2
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_figures_are_those_of_the_models_own_logits(network, rows, windows, tmp_path):
