@@ -22,9 +22,7 @@ from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
-from mnemoscope.stats import Estimate
 from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.words import plural
 
 if TYPE_CHECKING:
     from mnemoscope.audit.documents import Document, Reading, Splitter
@@ -462,6 +460,8 @@ def _verify(folder: Path, device: str) -> "Verification":
 
 def _print_verification(folder: Path, found: "Verification") -> None:
     """Say what does not hold, and leave with status 3 if anything does not."""
+    from mnemoscope.words import plural
+
     for line in [*found.problems, *found.notes]:
         print(line)
     print(f"{folder}: {found.n_hold} of {found.n_spans} passages hold.")
@@ -473,6 +473,8 @@ def _print_verification(folder: Path, found: "Verification") -> None:
 
 def _print_record(out: Path, record: dict[str, Any]) -> None:
     """Say what was not asked, the shares, and where the audit is."""
+    from mnemoscope.words import plural
+
     for row in record["documents"]:
         if row["is_too_short"]:
             print(f"{row['document']}: shorter than one window, not asked.")
@@ -489,6 +491,8 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
 
 
 def _share(share: dict[str, float]) -> str:
+    from mnemoscope.stats import Estimate
+
     return str(Estimate(share["share"], share["low"], share["high"]))
 
 
