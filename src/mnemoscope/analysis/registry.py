@@ -1,6 +1,7 @@
 """The analyses by name: what each answers and needs, and the one way to run it.
 
-Importing this loads no analysis: an entry names its module, which is imported when it is run.
+A new analysis is a module with `Settings` and `analyse`, and an entry here. Importing this loads
+none of them: an entry names its module, which is imported when it is run.
 """
 
 import time
