@@ -25,9 +25,31 @@ from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape
 from mnemoscope.maps.views import MapSource, TensorMaps
 
-# Fit a scikit-learn classifier on the training sequences and judge it as a CNN is judged.
+BLIND_CHANNELS = ("same token earlier", "after the same token")
+"""What the two channels of a blind map mark, in order."""
 
-_SMALLEST_PROBABILITY = 1e-12
+MAX_NGRAMS = 50_000
+"""Most n-grams kept, the commonest first; enough for every one of a few thousand sequences."""
+
+STATISTICS = (
+    *(
+        f"{block}: {figure}"
+        for block in ("prefix to prefix", "suffix to prefix", "suffix to suffix")
+        for figure in ("mean", "standard deviation", "largest")
+    ),
+    "entropy of a prefix token's row",
+    "entropy of a suffix token's row",
+    "to itself",
+    "to the token before",
+    "to the first token",
+)
+"""What `map_statistics` gives of each layer, in order (query to key; causal entries only)."""
+ALL_STATISTICS = (*STATISTICS, *SHAPES)
+"""What `all_statistics` gives of each layer, in order."""
+
+_ROWS_AT_ONCE = 1024
+_MAPS_AT_ONCE = 256
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,6 @@ class BaselineFit:
         train_min_f1: fraction, on the training set.
         p_value: of the same test against chance that a CNN gets.
         did_train: whether that is below `CHANCE_LEVEL`.
-        n_train: training sequences.
         seconds: to fit and predict.
     """
 
@@ -53,7 +74,6 @@ class BaselineFit:
     train_min_f1: float
     p_value: float
     did_train: bool
-    n_train: int
     seconds: float
 
 
@@ -87,41 +107,20 @@ def fit_baseline(
         # Stopping early costs a baseline little and is no fault the reader could mend.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(train_inputs, labels)
-    return _judge(
-        estimator.predict_proba(train_inputs), labels, estimator.predict_proba(eval_inputs), started
-    )
-
-
-def _judge(
-    train_probabilities: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, started: float
-) -> BaselineFit:
-    """Put the training figures beside the predictions."""
-    n_classes = probabilities.shape[1]
-    confusion = confusion_matrix(labels, train_probabilities.argmax(axis=1), n_classes)
+    fitted, probabilities = map(estimator.predict_proba, (train_inputs, eval_inputs))
+    confusion = confusion_matrix(labels, fitted.argmax(axis=1), probabilities.shape[1])
     accuracy, p_value = chance_test(confusion)
-    chosen = train_probabilities[np.arange(len(labels)), labels]
+    chosen = fitted[np.arange(len(labels)), labels]
     return BaselineFit(
         predicted=probabilities.argmax(axis=1),
         probabilities=probabilities,
-        loss=float(-np.log(np.maximum(chosen, _SMALLEST_PROBABILITY)).mean()),
+        loss=float(-np.log(np.maximum(chosen, _SMALLEST)).mean()),
         train_balanced_accuracy=accuracy,
         train_min_f1=min_f1(confusion),
         p_value=p_value,
         did_train=p_value < CHANCE_LEVEL,
-        n_train=len(labels),
         seconds=time.perf_counter() - started,
     )
-
-
-# What the text alone gives away: blind maps and an n-gram regression, no model involved.
-
-BLIND_CHANNELS = ("same token earlier", "after the same token")
-"""What the two channels of a blind map mark, in order."""
-
-MAX_NGRAMS = 50_000
-"""Most n-grams kept, the commonest first; enough for every one of a few thousand sequences."""
-
-_ROWS_AT_ONCE = 1024
 
 
 def blind_maps(tokens: np.ndarray) -> TensorMaps:
@@ -153,10 +152,7 @@ def blind_maps(tokens: np.ndarray) -> TensorMaps:
 
 
 def ngram_logits(
-    train_tokens: np.ndarray,
-    train_labels: np.ndarray,
-    eval_tokens: np.ndarray,
-    seed: int,
+    train_tokens: np.ndarray, train_labels: np.ndarray, eval_tokens: np.ndarray, seed: int
 ) -> BaselineFit:
     """Tell the classes apart by which tokens and pairs of tokens occur.
 
@@ -165,14 +161,7 @@ def ngram_logits(
     (a marker token; three topics): inverse document frequency hides a marker that a third of
     the sequences bear, and between C = 0.03 and 3 hardly anything changes.
 
-    Args:
-        train_tokens: shape (n_train, T), integer.
-        train_labels: class index of each, shape (n_train,).
-        eval_tokens: shape (n_eval, T), integer.
-        seed: of the solver.
-
-    Returns:
-        Predictions and class probabilities of the evaluation sequences.
+    Tokens (n_train, T) and (n_eval, T), integer.
     """
     train_counts, eval_counts = count_ngrams(train_tokens, eval_tokens)
     estimator = LogisticRegression(C=0.3, max_iter=500, random_state=seed)
@@ -187,11 +176,6 @@ def count_ngrams(
     An n-gram of one training sequence says nothing of any other, so it has no column; where
     more than `limit` are shared, those of the most training sequences stay. With no shared
     n-gram at all the matrices have one column of zeros.
-
-    Args:
-        train_tokens: shape (n_train, T), integer.
-        eval_tokens: shape (n_eval, T), integer.
-        limit: most columns.
 
     Returns:
         Counts of training and evaluation sequences, (n_train, columns) and (n_eval, columns).
@@ -230,26 +214,13 @@ def _matrix(
     return sparse.csr_matrix((ones, (rows[known], column[known])), shape=shape)
 
 
-# The positive control: what the model's output alone gives away of the classes.
-
-
 def classify_logprobs(
     train_logprobs: np.ndarray, train_labels: np.ndarray, eval_logprobs: np.ndarray, seed: int
 ) -> BaselineFit:
-    """Tell the classes apart by the log-probabilities of the true suffix.
+    """The positive control: tell the classes apart by what the model's output alone gives away.
 
-    Args:
-        train_logprobs: natural log-probability of each true suffix token given all before it,
-            shape (n_train, suffix).
-        train_labels: class index of each, shape (n_train,).
-        eval_logprobs: shape (n_eval, suffix).
-        seed: of the boosting.
-
-    Returns:
-        Predictions and class probabilities of the evaluation sequences.
-
-    Raises:
-        ValueError: a log-probability is not finite.
+    Log-probabilities of each true suffix token given all before it, (n, suffix), natural and
+    finite.
     """
     if not (np.isfinite(train_logprobs).all() and np.isfinite(eval_logprobs).all()):
         raise ValueError("logits: a log-probability of the suffix is not finite")
@@ -265,43 +236,12 @@ def logprob_features(logprobs: np.ndarray) -> np.ndarray:
     """Set the log-probabilities in the order of the text beside those in the order of size.
 
     "The third least likely token" is one column that way; a tree on positions alone would
-    have to find it anew at each of them.
-
-    Args:
-        logprobs: shape (n, suffix).
-
-    Returns:
-        Shape (n, 2 · suffix + 1): by position, ascending, and the sum.
+    have to find it anew at each of them. From (n, suffix) to (n, 2 · suffix + 1): by position,
+    ascending, and the sum.
     """
     return np.concatenate(
         [logprobs, np.sort(logprobs, axis=1), logprobs.sum(axis=1, keepdims=True)], axis=1
     ).astype(np.float64)
-
-
-# A plain reader of the same maps: logistic regression on a few statistics a layer.
-
-STATISTICS = (
-    "prefix to prefix: mean",
-    "prefix to prefix: standard deviation",
-    "prefix to prefix: largest",
-    "suffix to prefix: mean",
-    "suffix to prefix: standard deviation",
-    "suffix to prefix: largest",
-    "suffix to suffix: mean",
-    "suffix to suffix: standard deviation",
-    "suffix to suffix: largest",
-    "entropy of a prefix token's row",
-    "entropy of a suffix token's row",
-    "to itself",
-    "to the token before",
-    "to the first token",
-)
-"""What `map_statistics` gives of each layer, in order (query to key; causal entries only)."""
-ALL_STATISTICS = (*STATISTICS, *SHAPES)
-"""What `all_statistics` gives of each layer, in order."""
-
-_STATISTICS_ROWS_AT_ONCE = 256
-_SMALLEST_WEIGHT = 1e-12
 
 
 def map_statistics(maps: MapSource) -> np.ndarray:
@@ -320,7 +260,7 @@ def map_statistics(maps: MapSource) -> np.ndarray:
     """
     parts = [
         _summarize(unpack_triangle(maps.read(rows)))
-        for rows in torch.split(torch.arange(len(maps)), _STATISTICS_ROWS_AT_ONCE)
+        for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE)
     ]
     return torch.cat(parts).numpy()
 
@@ -341,7 +281,7 @@ def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
     """
     marks = blind_maps(tokens)
     shapes = []
-    for rows in torch.split(torch.arange(len(maps)), _STATISTICS_ROWS_AT_ONCE):
+    for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE):
         copies = unpack_triangle(marks.read(rows)[:, 1]) > 0
         shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies))
     return np.concatenate([map_statistics(maps), torch.cat(shapes).numpy()], axis=-1)
@@ -353,16 +293,7 @@ def classify_statistics(
     """Tell the classes apart by the statistics of their maps.
 
     Every statistic is standardized over the training sequences, then multinomial logistic
-    regression (L2, C = 1).
-
-    Args:
-        train_statistics: shape (n_train, layers, figures), or (n_train, columns).
-        train_labels: class index of each, shape (n_train,).
-        eval_statistics: shape (n_eval, layers, figures), or (n_eval, columns).
-        seed: of the solver.
-
-    Returns:
-        Predictions and class probabilities of the evaluation sequences.
+    regression (L2, C = 1). Statistics are (n, layers, figures), or (n, columns).
     """
     estimator = make_pipeline(
         StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, random_state=seed)
@@ -386,33 +317,14 @@ def _summarize(maps: torch.Tensor) -> torch.Tensor:
         maps[..., half:, :half].flatten(-2),
         maps[..., half:, half:][..., causal[half:, half:]],
     ]
-    figures = [f(b) for b in blocks for f in (_mean, _standard_deviation, _largest)]
-    entropy = _row_entropy(maps)
-    figures += [_mean(entropy[..., :half]), _mean(entropy[..., half:])]
-    figures += [_mean(maps.diagonal(offset, -2, -1)) for offset in (0, -1)]
-    return torch.stack([*figures, _mean(maps[..., 1:, 0])], dim=-1)
-
-
-def _row_entropy(maps: torch.Tensor) -> torch.Tensor:
-    """Give the entropy of each query's row scaled to sum 1, nats: (..., T)."""
-    share = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT)
-    entropy: torch.Tensor = torch.special.entr(share).sum(-1)
-    return entropy
-
-
-def _mean(values: torch.Tensor) -> torch.Tensor:
-    return values.mean(-1)
-
-
-def _standard_deviation(values: torch.Tensor) -> torch.Tensor:
-    return values.std(-1, correction=0)
-
-
-def _largest(values: torch.Tensor) -> torch.Tensor:
-    return values.amax(-1)
-
-
-# The control task: a taxonomy without meaning, made by permuting the labels.
+    figures = []
+    for block in blocks:
+        figures += [block.mean(-1), block.std(-1, correction=0), block.amax(-1)]
+    rows = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST)
+    entropy = torch.special.entr(rows).sum(-1)
+    figures += [entropy[..., :half].mean(-1), entropy[..., half:].mean(-1)]
+    figures += [maps.diagonal(offset, -2, -1).mean(-1) for offset in (0, -1)]
+    return torch.stack([*figures, maps[..., 1:, 0].mean(-1)], dim=-1)
 
 
 def permute_labels(
@@ -423,7 +335,7 @@ def permute_labels(
     seed: int,
     non_memo: int | None = 0,
 ) -> np.ndarray:
-    """Give every memorized sequence the class of another one of its split.
+    """The control task, a taxonomy without meaning: each memorized sequence gets another's class.
 
     Within each split the classes keep their sizes, so the control is as balanced as the task.
     A sequence's label is fixed by its identity and the seed: the same sample in another row

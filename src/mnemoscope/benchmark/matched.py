@@ -87,7 +87,16 @@ def match_on_scores(
         after = standardized_difference(scores, labels, rows) if len(rows) else None
         if after is None or after < BALANCED:
             break
-    return _conclude(rows, len(rows) // n_classes, before, after, minimum)
+    n_per_class, reason = len(rows) // n_classes, None
+    if n_per_class < minimum:
+        reason = (
+            f"too few sequences look alike to the blind baseline: {n_per_class} a class, "
+            f"{minimum} are needed"
+        )
+    elif after is None or after >= BALANCED:
+        reason = f"no matching balances the blind scores (standardized difference {after:.2f})"
+    kept = rows if reason is None else np.empty(0, dtype=np.int64)
+    return Match(kept, n_per_class, before, after, reason)
 
 
 def standardized_difference(
@@ -141,7 +150,7 @@ def _constraints(scores: np.ndarray, predicted: np.ndarray, labels: np.ndarray) 
 
 
 def _thirds(column: np.ndarray) -> np.ndarray:
-    """Mark the lower and the middle third of a score, (2, n); the upper is what is left."""
+    """Mark the lower and the middle third of a score, (2, n)."""
     third = np.searchsorted(np.quantile(column, [1 / 3, 2 / 3]), column, side="right")
     marks: np.ndarray = third == np.array([[0], [1]])
     return marks.astype(np.float64)
@@ -166,19 +175,3 @@ def _choose(constraints: _Constraints, labels: np.ndarray, tolerance: float) -> 
         for members in (np.flatnonzero(labels == c) for c in np.unique(labels))
     ]
     return np.sort(np.concatenate(chosen))
-
-
-def _conclude(
-    rows: np.ndarray, n_per_class: int, before: float, after: float | None, minimum: int
-) -> Match:
-    """Refuse what is too small or unbalanced, with the reason."""
-    reason = None
-    if n_per_class < minimum:
-        reason = (
-            f"too few sequences look alike to the blind baseline: {n_per_class} a class, "
-            f"{minimum} are needed"
-        )
-    elif after is None or after >= BALANCED:
-        reason = f"no matching balances the blind scores (standardized difference {after:.2f})"
-    kept = rows if reason is None else np.empty(0, dtype=np.int64)
-    return Match(kept, n_per_class, before, after, reason)

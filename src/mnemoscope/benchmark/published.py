@@ -18,10 +18,15 @@ from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import FEWEST, Floats, RankCorrelation, correlate_ranks, interval_of
+from mnemoscope.stats import (
+    FEWEST,
+    NO_ESTIMATE,
+    Floats,
+    RankCorrelation,
+    correlate_ranks,
+    interval_of,
+)
 from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
-
-# The paper's published figures (arXiv 2508.02573), read from package data.
 
 PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
 """Pythia sizes with a table of their own; ``all`` sums the three."""
@@ -115,8 +120,6 @@ def _read(name: str) -> bytes:
     """Read one file of the package data."""
     return (resources.files("mnemoscope.benchmark") / "data" / name).read_bytes()
 
-
-# Three conclusions of the paper, each put to a set of measured taxonomies.
 
 VerdictWord = Literal["holds", "does not hold", "cannot be told"]
 
@@ -419,9 +422,6 @@ def _ends(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{_percent(low)}, {_percent(high)}] "
 
 
-# Our figures beside the published ones, taxonomy by taxonomy, and how far the orders agree.
-
-_Share = pl.Float64
 _COLUMNS: dict[str, DataType | DataTypeClass] = {
     "kind": pl.String,  # "catalogue": one of the 54; "rho": one of the 27 settings of ρ
     "published_name": pl.String,
@@ -429,35 +429,27 @@ _COLUMNS: dict[str, DataType | DataTypeClass] = {
     # Of a setting of ρ: which measures it uses, and ρ.
     "rouge_l": pl.Boolean,
     "rouge_3": pl.Boolean,
-    "threshold": _Share,
+    "threshold": pl.Float64,
     # The sample of the study that the figures are of, null where it has none; one of `State`;
     # why there is no figure, or the name that the partition was trained under.
     "taxonomy": pl.String,
     "state": pl.String,
     "note": pl.String,
     "n_eval": pl.Int64,
-    "min_f1": _Share,
-    "low": _Share,
-    "high": _Share,
-    "mean_f1": _Share,
-    "mean_f1_low": _Share,
-    "mean_f1_high": _Share,
+    **dict.fromkeys(NO_ESTIMATE.columns("min_f1", ends=""), pl.Float64),
+    **dict.fromkeys(NO_ESTIMATE.columns("mean_f1"), pl.Float64),
     # What ours is held against: "all" (three Pythia models summed), for ρ "12b".
     "published_model": pl.String,
-    "published_min_f1": _Share,
-    "published_mean_f1": _Share,
+    "published_min_f1": pl.Float64,
+    "published_mean_f1": pl.Float64,
     **{
-        f"published_{figure}_{model}": _Share
+        f"published_{figure}_{model}": pl.Float64
         for model in PUBLISHED_MODELS[1:]
         for figure in ("min_f1", "mean_f1")
     },
     # Ours minus published; the interval is ours alone, the published figure is taken as it is.
-    "difference": _Share,
-    "difference_low": _Share,
-    "difference_high": _Share,
-    "mean_f1_difference": _Share,
-    "mean_f1_difference_low": _Share,
-    "mean_f1_difference_high": _Share,
+    **dict.fromkeys(NO_ESTIMATE.columns("difference"), pl.Float64),
+    **dict.fromkeys(NO_ESTIMATE.columns("mean_f1_difference"), pl.Float64),
 }
 
 COMPARISON_SCHEMA = pl.Schema(_COLUMNS)

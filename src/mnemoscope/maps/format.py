@@ -23,7 +23,26 @@ from safetensors.torch import save
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet
 
-# Keep only the causal half of a map: (layers, 64, 64) to (layers, 2080) and back.
+META_NAME = "meta.json"
+INDEX_NAME = "index.parquet"
+FORMAT = "mnemoscope maps"
+FORMAT_VERSION = 1
+POOLED = ("mean", "max")
+"""The tensors of a shard, unless a folder says otherwise."""
+SUFFIXES = ("own", "true")
+
+_SCHEMA = pl.Schema(
+    {
+        "sequence_id": pl.Int64,
+        "suffix": pl.String,
+        "shard": pl.String,
+        "row": pl.Int64,
+        "sha256": pl.String,
+    }
+)
+_KEY = ["sequence_id", "suffix"]
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
+_READ_BYTES = 1 << 20
 
 
 def triangle_size(length: int) -> int:
@@ -133,15 +152,6 @@ def _places(length: int, device: torch.device) -> torch.Tensor:
     return torch.where(key <= query, inside, triangle_size(length)).flatten().to(device)
 
 
-# What a folder of maps holds and which model made it: `meta.json`.
-
-META_NAME = "meta.json"
-FORMAT = "mnemoscope maps"
-FORMAT_VERSION = 1
-POOLED = ("mean", "max")
-"""The tensors of a shard, unless a folder says otherwise."""
-
-
 @dataclass(frozen=True)
 class StoreMeta:
     """What every map of one folder has in common.
@@ -211,19 +221,6 @@ def read_meta(folder: Path) -> StoreMeta:
             f"{path}: maps of format version {values.get('version')}, this release reads "
             f"{FORMAT_VERSION}. Use the release that wrote them, or capture again elsewhere."
         )
-    return _parse(values, path)
-
-
-def write_meta(folder: Path, meta: StoreMeta) -> None:
-    """Write `meta.json` atomically; errors as `atomic_write.write_json`."""
-    values = asdict(meta)
-    if meta.tensors == POOLED:
-        del values["tensors"]
-    write_json(folder / META_NAME, values)
-
-
-def _parse(values: dict[str, Any], path: Path) -> StoreMeta:
-    """A `StoreMeta` of values whose types are right."""
     try:
         meta = StoreMeta(**values)
     except TypeError as error:
@@ -234,6 +231,14 @@ def _parse(values: dict[str, Any], path: Path) -> StoreMeta:
     if not isinstance(meta.model, dict) or not all(isinstance(n, str) for n in meta.tensors):
         raise _damaged(path)
     return meta
+
+
+def write_meta(folder: Path, meta: StoreMeta) -> None:
+    """Write `meta.json` atomically; errors as `atomic_write.write_json`."""
+    values = asdict(meta)
+    if meta.tensors == POOLED:
+        del values["tensors"]
+    write_json(folder / META_NAME, values)
 
 
 def _damaged(path: Path) -> DamagedDataError:
@@ -250,11 +255,6 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-# One shard: a safetensors file with the tensors `mean` and `max` of some hundred sequences.
-
-_READ_BYTES = 1 << 20
 
 
 def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -303,7 +303,8 @@ def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
         raise _shard_damaged(path, "the file is missing", rows)
     try:
         with safe_open(path, framework="pt") as shard:
-            found = {name: _describe(shard.get_slice(name)) for name in shard.keys()}  # noqa: SIM118 - no mapping
+            slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 - no mapping
+            found = {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}
     except (OSError, SafetensorError) as error:
         n_weights = len(meta.tensors) * shape[0] * shape[1] * shape[2]
         size, wanted = path.stat().st_size, 2 * n_weights
@@ -330,33 +331,12 @@ def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
         raise _shard_damaged(path, "its content has changed since it was written (sha256)", rows)
 
 
-def _describe(tensor: Any) -> tuple[str, list[int]]:
-    return tensor.get_dtype(), list(tensor.get_shape())
-
-
 def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
     its = "its" if rows is None else f"its {rows}"
     return DamagedDataError(
         f"{path}: {what}. Run 'mnemoscope capture STUDY': {its} sequences are captured again, "
         "the rest is kept."
     )
-
-
-# The index of a folder of maps: which sequence stands in which row of which shard.
-
-INDEX_NAME = "index.parquet"
-SUFFIXES = ("own", "true")
-_SCHEMA = pl.Schema(
-    {
-        "sequence_id": pl.Int64,
-        "suffix": pl.String,
-        "shard": pl.String,
-        "row": pl.Int64,
-        "sha256": pl.String,
-    }
-)
-_KEY = ["sequence_id", "suffix"]
-_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 
 
 def empty_index() -> pl.DataFrame:

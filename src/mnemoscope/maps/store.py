@@ -37,8 +37,6 @@ from mnemoscope.maps.format import (
 )
 from mnemoscope.maps.views import Pooling, StoredMaps
 
-# Compare shards with their sha256, each once a process for as long as its file stays the same.
-
 _MAX_THREADS = 8
 # File systems keep the time of a change to within so many seconds (FAT: 2). A file changed again
 # in the same tick looks the same, so one that has just been written is not remembered.
@@ -103,9 +101,6 @@ def _identity(path: Path, sha256: str) -> _Identity | None:
         found.st_mtime_ns,
         found.st_ctime_ns,
     )
-
-
-# Open a folder of pooled maps for reading; a damaged shard is refused before a map is read.
 
 
 class MapStore:
@@ -224,11 +219,6 @@ class MapStore:
             length=self.length,
             pooling=pooling,
         )
-
-
-# Append pooled maps to a folder: safetensors shards, then the index that names them.
-
-_STALE = ".*.tmp"
 
 
 class MapWriter:
@@ -456,7 +446,7 @@ class MapWriter:
         if self._is_ready:
             return
         _make_folder(self.folder)
-        for stale in self.folder.glob(_STALE):
+        for stale in self.folder.glob(".*.tmp"):
             stale.unlink()
         if not (self.folder / META_NAME).exists():
             write_meta(self.folder, self.meta)
