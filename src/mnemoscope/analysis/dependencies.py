@@ -171,7 +171,7 @@ def coefficients(
         "spearman": (rankdata(first), rankdata(second)),
     }.items():
         every = [_correlation(a[rows], b[rows]) for rows in draws]
-        found[name] = Estimate(_correlation(a, b), *interval_of(every))
+        found[name] = Estimate(_correlation(a, b), *interval_of(every, 0.025))
     n, value = len(first), chatterjee_xi(first, second, seed=seed)
     m = max(8, round(n**0.75))
     roots = []
@@ -179,7 +179,7 @@ def coefficients(
         rows = generator.choice(n, m, replace=False)
         part = chatterjee_xi(first[rows], second[rows], seed=seed + draw)
         roots.append(np.sqrt(m / (1 - m / n)) * (part - value) / np.sqrt(n))
-    low, high = interval_of(roots)
+    low, high = interval_of(roots, 0.025)
     return {**found, "xi": Estimate(value, value - high, value - low)}
 
 
@@ -262,7 +262,7 @@ def kl_estimate(
         mixed = generator.permutation(both)
         shuffled.append(binned_kl(mixed[:n], mixed[n:], n_bins=n_bins))
     value = binned_kl(first, second, n_bins=n_bins)
-    return Estimate(value, *interval_of(draws)), float(np.mean(shuffled))
+    return Estimate(value, *interval_of(draws, 0.025)), float(np.mean(shuffled))
 
 
 def binned_kl(first: npt.ArrayLike, second: npt.ArrayLike, *, n_bins: int = 20) -> float:

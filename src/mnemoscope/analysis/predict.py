@@ -433,7 +433,7 @@ def _scores(
         draws = (generator.integers(0, n, n) for _ in range(settings.n_resamples))
         resampled = [figures_of(p[drawn], y[drawn]) for drawn in draws]
         for figure, value in figures_of(p, y).items():
-            low, high = interval_of([one[figure] for one in resampled])
+            low, high = interval_of([one[figure] for one in resampled], 0.025)
             yield {
                 "model": model,
                 "category": name,
