@@ -289,9 +289,6 @@ def bare(tmp_path_factory) -> Path:
     ("arguments", "said"),
     [
         (["--node", "Entropi"], "Did you mean 'Entropy'?"),
-        (["--node", "Entropy[5..3]"], "ends before it begins"),
-        (["--node", "Entropy[90..95]"], "runs from"),
-        (["--node", "Guess[0.5..1.5]"], "[0, 1]"),
         (["--node", "nowhere.yaml"], "no such file"),
         (["--objective", "excesss"], "'excess', 'min_f1', 'auc' or 'auc_excess'"),
         (["--candidates", "0"], "greater than or equal to 1"),

@@ -636,19 +636,13 @@ def _print_search(study: Study) -> None:
 
 def _cells(row: dict[str, Any], objective: str) -> list[str]:
     """One line of the table, figures with their intervals below them."""
-    from mnemoscope.stats import Estimate
-    from mnemoscope.words import interval, percent, points
-
-    def shown(name: str) -> str:
-        value = row[name]
-        text = points(value) if "excess" in name else percent(value, unit=False)
-        return (
-            f"{text}\n{interval(Estimate(value, row[f'{name}_low'], row[f'{name}_high']))}".strip()
-        )
+    from mnemoscope.search.climb import chosen_figure, final_figure
+    from mnemoscope.words import points
 
     chosen, final = row["full"], row[objective]
-    drop = None if chosen is None or final is None else chosen - final
-    selection = points(chosen) if "excess" in objective else percent(chosen, unit=False)
+    drop = points(None if chosen is None or final is None else chosen - final)
     place = "beside" if row["place"] is None else str(row["place"])
-    figures = [shown(name) for name in ("min_f1", "excess", "auc")]
-    return [place, row["taxonomy"], selection, shown(objective), points(drop), *figures]
+    names = (objective, "min_f1", "excess", "auc")
+    shown, *figures = (final_figure(row, name, unit=False, gap="\n") for name in names)
+    selection = chosen_figure(row, objective, unit=False)
+    return [place, row["taxonomy"], selection, shown, drop, *figures]

@@ -51,7 +51,6 @@ class Cut:
     """One set of edges to cut.
 
     Attributes:
-        sample: the sample whose Δ it comes from.
         choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
             `copy, random`, `copy, equal mass` or `nothing`.
         edges_of: the class whose Δ or mass ranks the edges, empty where none does; of Non-Memo

@@ -56,18 +56,11 @@ _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_tra
 
 @dataclass(frozen=True)
 class Job:
-    """One CNN or baseline to train: plain values, so that it can be sent to another process.
+    """One CNN or baseline (without a setting) to train, as it is sent to another process.
 
     Attributes:
-        study: the study's folder.
-        sample: name of the sample.
         source: what is looked at: one of `benchmark.sources.SOURCES`.
-        setting: of the CNN, None for a baseline.
-        preset: name of the training preset.
-        seed: of initialization, order and dropout.
-        control_seed: of the control task's permutation.
         key: hash of all that decides the result.
-        device: setting `train.device`.
     """
 
     study: str
@@ -140,11 +133,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
 
 
 def run_job(job: Job) -> str:
-    """Train, predict the evaluation sequences, write both; returns the job's key.
-
-    Raises:
-        MnemoscopeError: maps missing or damaged, no room.
-    """
+    """Train, predict the evaluation sequences, write both; returns the job's key."""
     study = Study(job.study)
     return run_job_on(study, job, sample_rows(study, job.sample))
 
@@ -270,8 +259,7 @@ class Outcome:
     Attributes:
         predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
         probabilities: float32 (evaluation sequences, classes), of the final weights.
-        facts: loss, train_balanced_accuracy, train_min_f1, p_value, did_train, device of a CNN.
-        seconds: time it took.
+        facts: `_FACTS`, and the device of a CNN.
     """
 
     predicted: np.ndarray

@@ -14,11 +14,10 @@ from mnemoscope.pipeline.benchmark import BENCHMARK_FILE
 from mnemoscope.pipeline.label import aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.report.content import Table
-from mnemoscope.search.climb import SEARCH_FILE, search_words
-from mnemoscope.stats import Estimate
+from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
-from mnemoscope.words import interval, percent, points
+from mnemoscope.words import points
 
 # What the report says of the checks of Δ: stable or not, attributions alike, of the CNN or not.
 
@@ -444,20 +443,9 @@ def _row(row: dict[str, Any], objective: str) -> tuple[str, ...]:
     return (
         row["taxonomy"],
         how,
-        _shown(objective, row["full"]),
-        *(_figure(row, name) for name in (objective, "min_f1", "excess")),
+        chosen_figure(row, objective),
+        *(final_figure(row, name) for name in (objective, "min_f1", "excess")),
     )
-
-
-def _figure(row: dict[str, Any], name: str) -> str:
-    """A figure of the final part with its interval."""
-    ends = interval(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]))
-    return f"{_shown(name, row[name])} {ends}".strip()
-
-
-def _shown(name: str, value: float | None) -> str:
-    """A difference in points with its sign, anything else in per cent."""
-    return points(value) if "excess" in name else percent(value)
 
 
 # What the report says of sharing: near duplicates, needs of all samples, names of one division.

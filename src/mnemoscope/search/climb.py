@@ -91,11 +91,9 @@ class Candidate:
     """A taxonomy on the searched sequences.
 
     Attributes:
-        taxonomy: what it is.
         digest: same for two that divide these sequences alike.
-        rows: training rows, and selection and final rows together as its evaluation, with
-            their `part` and `position` in the searched rows.
-        counts: sequences of every class in each part that were drawn, by part.
+        rows: selection and final rows are its evaluation; `position` is that in the searched rows.
+        counts: sequences drawn of every class, by part.
     """
 
     taxonomy: Taxonomy
@@ -141,9 +139,6 @@ class Proposals:
     Attributes:
         entries: candidates with their cheap score, in the order in which they were proposed.
         seen: the cheap score of every different division.
-        n_proposed: all proposals.
-        n_same: those that divide as an earlier one does.
-        n_small: those with a class that is too small in one of the parts.
         largest_smallest: the best that any proposal's smallest class reached in its scarcest part.
     """
 
@@ -812,10 +807,15 @@ def search_words(study: Study) -> list[str]:
     ]
 
 
-def final_figure(row: Mapping[str, Any], name: str) -> str:
+def chosen_figure(row: Mapping[str, Any], objective: str, *, unit: bool = True) -> str:
+    """The objective where it was chosen; a difference in points, else per cent."""
+    value = row["full"]
+    return points(value) if "excess" in objective else percent(value, unit=unit)
+
+
+def final_figure(row: Mapping[str, Any], name: str, *, unit: bool = True, gap: str = " ") -> str:
     """A figure of the final part with its interval; a difference in points, else per cent."""
-    is_difference = "excess" in name
-    return figure(row, name, signed=is_difference, unit=not is_difference, gap=" ")
+    return figure(row, name, signed="excess" in name, unit=unit, gap=gap)
 
 
 def _winner(best: Mapping[str, Any], objective: str) -> str:
@@ -825,11 +825,10 @@ def _winner(best: Mapping[str, Any], objective: str) -> str:
         return f"Best by {words}: {best['taxonomy']}; nothing to hold it against on the final part."
     drop = chosen - final
     fall = f"{percent(abs(drop), unit=False)} points {'less' if drop >= 0 else 'more'}"
-    shown = points(chosen) if "excess" in objective else percent(chosen)
     return (
-        f"Best by {words}: {best['taxonomy']}, {shown} where it was chosen and "
-        f"{final_figure(best, objective)} on the final part, which had no say in the choice "
-        f"({fall})."
+        f"Best by {words}: {best['taxonomy']}, {chosen_figure(best, objective)} where it was "
+        f"chosen and {final_figure(best, objective)} on the final part, which had no say in the "
+        f"choice ({fall})."
     )
 
 
