@@ -89,29 +89,13 @@ def test_a_killed_capture_keeps_its_verdicts(captured, monkeypatch, call, tmp_pa
     assert_frame_equal(Study(folder).sequences, Study(whole).sequences)
 
 
-def test_verdicts_that_are_missing_are_scanned(captured, call):
-    folder, _ = captured("lost", *SCAN)
-    whole, _ = captured("whole", *SCAN)
-    lost = sorted(folder.glob("continuation/*/part-*.parquet"))
-    assert len(lost) == 3
-    lost[1].unlink()
-    for study in (folder, whole):
-        assert call("continue", study).status == 0
-    verdicts = [Study(one).sequences["is_memorized"].to_list() for one in (folder, whole)]
-    assert verdicts[0] == verdicts[1]
-
-
-def test_a_scan_after_the_capture_keeps_the_maps(captured, call):
-    folder, _ = captured("plain")
-    before = maps_of(folder)
-    assert call("continue", folder, *SCAN).status == 0
-    assert maps_of(folder) == before
-
-
-def test_without_the_setting_nothing_is_judged(captured):
+def test_without_the_setting_nothing_is_judged_and_a_later_scan_keeps_the_maps(captured, call):
     folder, done = captured("plain")
     assert not (folder / "continuation").exists()
     assert "Verdicts" not in done.err
+    before = maps_of(folder)
+    assert call("continue", folder, *SCAN).status == 0
+    assert maps_of(folder) == before
 
 
 def limit_memory(patch) -> None:
