@@ -26,7 +26,9 @@ def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
         UserError: unknown mode, or ``always`` for a tokenizer without such a token.
     """
     if mode not in BOS_MODES:
-        raise UserError(f"bos '{mode}' is not one of {', '.join(BOS_MODES)}.{_hint(mode)}")
+        raise UserError(
+            f"bos '{mode}' is not one of {', '.join(BOS_MODES)}.{nearest(mode, BOS_MODES)}"
+        )
     if mode == "never" or (mode == "auto" and tokenizer is None):
         return None
     bos_id = getattr(tokenizer, "bos_token_id", None)
@@ -47,7 +49,3 @@ def _is_added(tokenizer: Any, bos_id: int) -> bool:
     default = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
     return bool(default[:1] == [bos_id] and bare[:1] != [bos_id])
-
-
-def _hint(mode: str) -> str:
-    return nearest(mode, BOS_MODES)

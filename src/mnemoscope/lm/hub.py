@@ -1,9 +1,12 @@
-"""Is a model on the hub: asked once, at once, before anything heavy is imported."""
+"""What a model's name stands for, and is it there: asked before anything heavy is imported.
+
+A name is a folder, a GGUF file, a PEFT adapter (its base model with the adapter merged in) or a
+model on the hub. Loads neither torch nor transformers.
+"""
 
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,38 +15,14 @@ from typing import Any
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import say
 
-# Names of devices and dtypes, refused without loading torch.
-
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+UNREACHABLE = "no such folder here, and the hub cannot be reached. Check path or connection."
+NO_FILE = (
+    "the hub has it, but without config.json or safetensors weights. Choose another revision or "
+    "model."
+)
+
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
-
-
-def check_dtype_name(name: str) -> None:
-    """Refuse a dtype that is none of ``auto``, ``float32``, ``float16``, ``bfloat16``.
-
-    Raises:
-        UserError: another name.
-    """
-    if name not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise UserError(f"dtype '{name}' is not one of {known}.{nearest(name, DTYPES)}")
-
-
-def check_device_name(name: str) -> None:
-    """Refuse what is no device's name; whether the device is there, torch must say.
-
-    Raises:
-        UserError: neither ``auto``, ``cpu``, ``mps`` nor ``cuda`` with or without a number.
-    """
-    kind, colon, index = name.partition(":")
-    if name in _DEVICES or (kind == "cuda" and colon and index.isdigit()):
-        return
-    known = ", ".join(_DEVICES)
-    raise UserError(f"device '{name}' is not one of {known}.{nearest(name, _DEVICES)}")
-
-
-# Where a model is: a local folder, a GGUF file, or a name on the hub; refusals before loading.
-
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_FILES = (
@@ -54,6 +33,25 @@ _TOKENIZER_FILES = (
     "*.tiktoken",
     "tekken.json",
 )
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_PATIENCE = 10.0  # seconds for the one question
+
+
+def check_dtype_name(name: str) -> None:
+    """Raise a `UserError` for a name that is none of `DTYPES`."""
+    if name not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise UserError(f"dtype '{name}' is not one of {known}.{nearest(name, DTYPES)}")
+
+
+def check_device_name(name: str) -> None:
+    """Raise a `UserError` for what is no device's name; whether it is there, torch must say."""
+    kind, colon, index = name.partition(":")
+    if name in _DEVICES or (kind == "cuda" and colon and index.isdigit()):
+        return
+    known = ", ".join(_DEVICES)
+    raise UserError(f"device '{name}' is not one of {known}.{nearest(name, _DEVICES)}")
 
 
 @dataclass(frozen=True)
@@ -83,15 +81,12 @@ class Source:
 def find_source(
     name: str | Path, revision: str | None = None, *, needs_weights: bool = True
 ) -> Source:
-    """Find out what a name stands for and refuse what cannot be a model.
+    """Find out what a name stands for and refuse what cannot be a model; the hub is not asked yet.
 
     Args:
         name: a folder, a ``.gguf`` file, a folder holding one, or a hub name.
         revision: hub branch, tag or commit.
         needs_weights: False where only the tokenizer is wanted.
-
-    Returns:
-        The source; a hub name is not looked up yet.
 
     Raises:
         UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
@@ -116,9 +111,19 @@ def find_source(
 def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
     if not (folder / "config.json").is_file():
         return Source(name, str(folder), _only_gguf(name, folder), True, None)
-    _check_config(name, folder / "config.json")
-    if needs_weights:
-        _check_weights(name, folder)
+    try:
+        is_object = isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        is_object = False
+    if not is_object:
+        raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
+    if needs_weights and not any(folder.glob("*.safetensors")):
+        if any(any(folder.glob(pattern)) for pattern in _PICKLES):
+            raise UserError(
+                f"{name}: holds only pickled weights, which can run code when read. Save it as "
+                "safetensors (transformers' save_pretrained does)."
+            )
+        raise UserError(f"{name}: holds no weights (*.safetensors). Copy the model again.")
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise UserError(
             f"{name}: holds no tokenizer (tokenizer.json). Copy the files of the model's tokenizer "
@@ -137,32 +142,6 @@ def _only_gguf(name: str, folder: Path) -> str:
     if len(found) > 1:
         raise UserError(f"{name}: holds {len(found)} .gguf files. Give one: {', '.join(found)}.")
     return found[0]
-
-
-def _check_config(name: str, path: Path) -> None:
-    try:
-        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        is_object = False
-    if not is_object:
-        raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
-
-
-def _check_weights(name: str, folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(any(folder.glob(pattern)) for pattern in _PICKLES):
-        raise UserError(
-            f"{name}: holds only pickled weights, which can run code when read. Save it as "
-            "safetensors (transformers' save_pretrained does)."
-        )
-    raise UserError(f"{name}: holds no weights (*.safetensors). Copy the model again.")
-
-
-# PEFT adapters: a folder with `adapter_config.json` is its base model with the adapter merged in.
-
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -207,18 +186,10 @@ def find_adapter(name: str | Path) -> Adapter | None:
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
-    """Add an adapter's weights to its base model.
-
-    Args:
-        model: the base model as loaded, changed in place.
-        adapter: of `find_adapter`.
-
-    Returns:
-        A plain `PreTrainedModel` without any module of PEFT.
+    """Add an adapter's weights to its base model, in place; no module of PEFT stays.
 
     Raises:
-        UserError: a kind of adapter that cannot be merged (prompts, prefixes), or one of another
-            model.
+        UserError: an adapter that cannot be merged (prompts, prefixes), or one of another model.
     """
     from peft import PeftModel
 
@@ -233,26 +204,8 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
     return merged
 
 
-# Is a model on the hub: asked once, at once, before anything heavy is imported.
-
-_PATIENCE = 10.0  # seconds for the one question
-UNREACHABLE = "no such folder here, and the hub cannot be reached. Check path or connection."
-NO_FILE = (
-    "the hub has it, but without config.json or safetensors weights. Choose another revision or "
-    "model."
-)
-
-
 def check_model(name: str, revision: str | None = None) -> None:
-    """Refuse a model that is not there; loads neither torch nor transformers.
-
-    Args:
-        name: a folder, a ``.gguf`` file, an adapter's folder, or a hub name.
-        revision: hub branch, tag or commit.
-
-    Raises:
-        UserError: as `find_source`, `find_adapter` and `check_on_hub`.
-    """
+    """Refuse a model that is not there, as `find_source`, `find_adapter` and `check_on_hub` do."""
     adapter = find_adapter(name)
     if adapter is not None:
         name, revision = adapter.base, revision or adapter.revision
@@ -304,16 +257,10 @@ def hub_reason(error: BaseException) -> str | None:
         (errors.OfflineModeIsEnabled, UNREACHABLE),
         (errors.EntryNotFoundError, NO_FILE),
     )
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:  # the error, then what led to it
         for kind, reason in known:
             if isinstance(cause, kind):
                 return reason
+        cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, nearest first."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__

@@ -17,8 +17,6 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel, attention_modules, claimed, eager_attention, rerouted
 from mnemoscope.lm.probe import check_state, decoder_layers, entering
 
-# Cut attention edges inside the running model: whatever it does in the block, it does without.
-
 _IMPLEMENTATION = "mnemoscope_cut"
 _SOFTMAX = {nn.functional.softmax, torch.softmax, torch.Tensor.softmax}
 
@@ -58,8 +56,9 @@ class _Scissors:
     def __init__(self, lm: "LanguageModel", edges: torch.Tensor, *, renormalize: bool) -> None:
         self._name, self._n_layers = lm.name, lm.n_layers
         self._renormalize = renormalize
-        self._keep = self._with_bos(~_checked(lm, edges), 0 if lm.bos_id is None else 1)
-        self._keep = self._keep.to(lm.device)
+        n_bos = 0 if lm.bos_id is None else 1
+        keep = nn.functional.pad(~_checked(lm, edges), (n_bos, 0, n_bos, 0), value=True)
+        self._keep = keep.to(lm.device)
         self._layer = 0  # the next call is of this layer: layers come in order in every forward
         self._seen = 0  # tokens that this and earlier forwards have fed
 
@@ -111,10 +110,6 @@ class _Scissors:
             )
         rows = slice(self._seen - n_queries, self._seen)
         return self._keep[:, self._layer, rows, self._seen - n_keys : self._seen]
-
-    @staticmethod
-    def _with_bos(keep: torch.Tensor, n_bos: int) -> torch.Tensor:
-        return nn.functional.pad(keep, (n_bos, 0, n_bos, 0), value=True)
 
 
 class _CutSoftmax(TorchFunctionMode):
@@ -189,9 +184,6 @@ def _around_modules(model: nn.Module, scissors: _Scissors) -> Iterator[None]:
             del module.forward
             if forward is not None:
                 module.forward = forward
-
-
-# Replace hidden states inside the running model: what would it say had it other things in mind?
 
 
 @contextmanager
