@@ -393,13 +393,6 @@ def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, flo
     return float(low), float(found.min() + beyond)
 
 
-def _interval(first: Floats | None, second: Floats | None) -> tuple[float | None, float | None]:
-    """Interval of a difference; none where one of the two was not resampled."""
-    if first is None or second is None:
-        return None, None
-    return interval_of(first - second)
-
-
 def _decide(value: float, low: float | None, high: float | None) -> VerdictWord:
     """On which side of zero a difference lies; without an interval its sign decides."""
     if low is None or high is None:

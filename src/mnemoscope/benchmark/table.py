@@ -8,7 +8,7 @@ trainings with the controls' settings alone: like is held against like.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from mnemoscope.cnn.metrics import (
     precision_recall,
 )
 from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
+from mnemoscope.words import percent
 
 Kind = Literal["adds", "unclear", "nothing", "cannot"]
 
@@ -130,6 +131,8 @@ _GIVES = {
     "text": "what the text alone gives",
     "reference": "what the attention of a model that never saw these sequences gives",
 }
+_points = partial(percent, unit=False)
+
 _NOTHING = {
     "text": "nothing is left once the text is taken off",
     "reference": "nothing is left that a model which never saw these sequences does not show",
@@ -505,11 +508,6 @@ def _per_class(name: str, found: Sequence[Estimate] | None) -> dict[str, list[An
         return {}
     lists = (list(column) for column in zip(*found, strict=True))
     return dict(zip(NO_ESTIMATE.columns(name), lists, strict=True))
-
-
-def _points(share: float) -> str:
-    """Print a fraction in points with one decimal; never a negative zero."""
-    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def score_inputs(
