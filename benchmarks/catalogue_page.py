@@ -13,7 +13,7 @@ from pages import write_tables
 
 import mnemoscope as ms
 from mnemoscope.pipeline.benchmark import load_comparison
-from mnemoscope.report.published import published_view
+from mnemoscope.report.published import WHOLES, published_view
 from mnemoscope.stats import Estimate
 from mnemoscope.words import interval, percent, points
 
@@ -21,36 +21,34 @@ from mnemoscope.words import interval, percent, points
 def measured(study: ms.Study) -> list[str]:
     """Ours beside published, the 54 and then ρ, and what has no figure."""
     view, lines = published_view(load_comparison(study)), []
-    for part in view.parts if view else ():
+    for part in view["parts"] if view else ():
         lines += [
-            f"### {part.whole.removeprefix('of ').capitalize()}",
+            "### " + WHOLES[part["kind"]].removeprefix("of ").capitalize(),
             "",
-            part.correlation,
+            part["correlation"],
             "",
             "| taxonomy | classes | min-F1, % | mean F1, % | published min-F1, % "
             "| published mean F1, % | difference of min-F1 | trained as |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for row in part.rows:
+        for row in part["rows"]:
             cells = [
-                row.name,
-                str(row.n_classes),
-                f"{percent(row.min_f1.value)} {interval(row.min_f1)}",
-                f"{percent(row.mean_f1.value)} {interval(row.mean_f1)}",
-                percent(row.published_min_f1),
-                percent(row.published_mean_f1),
-                f"{points(row.difference.value)} {interval(row.difference)}",
-                row.alias_of or "itself",
+                row["name"],
+                str(row["n_classes"]),
+                f"{percent(row['min_f1'].value)} {interval(row['min_f1'])}",
+                f"{percent(row['mean_f1'].value)} {interval(row['mean_f1'])}",
+                percent(row["published_min_f1"]),
+                percent(row["published_mean_f1"]),
+                f"{points(row['difference'].value)} {interval(row['difference'])}",
+                row["alias_of"] or "itself",
             ]
             lines.append(row_of(cells))
-        if part.missing:
+        if part["missing"]:
             lines += ["", "Without a figure:", ""]
-            lines += [f"- {row.name}: {row.state}. {reason(row.note)}" for row in part.missing]
+            lines += [f"- {name}: {state}. {reason(note)}" for name, state, note in part["missing"]]
         lines.append("")
-    for pair in view.conclusions if view else ():
-        lines += [
-            f"- {pair.ours.claim} **{pair.ours.verdict.capitalize()}** here: {pair.ours.reason}"
-        ]
+    for ours, _ in view["conclusions"] if view else ():
+        lines.append(f"- {ours.claim} **{ours.verdict.capitalize()}** here: {ours.reason}")
     return lines
 
 

@@ -7,7 +7,7 @@ In a notebook:
     study = ms.run(ms.demo_settings(), "demo")   # or ms.Study("demo") for one that is there
     study.sequences                               # a Polars frame, with all columns so far
     ms.benchmark_table(study)                     # one row a taxonomy and source
-    ms.benchmark_figure(study)                    # figures show themselves
+    ms.benchmark_figure(study)                    # pictures (SVG) show themselves
 """
 
 from importlib import import_module

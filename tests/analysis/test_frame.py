@@ -14,7 +14,8 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
 from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, entry_named
 from mnemoscope.errors import UserError
-from mnemoscope.report.analysis import chart_view, heat_view, value_text
+from mnemoscope.report.charts import chart_view, heat_view
+from mnemoscope.words import number
 
 CHART = Chart(
     title="Shares",
@@ -57,20 +58,20 @@ def test_a_figure_refuses_what_does_not_fit_together() -> None:
 
 def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:
     view = chart_view(CHART)
-    assert [len(run) for run in view.series[0].runs] == [1, 1]
-    first, last = view.series[0].points
-    assert first.y > last.y  # SVG counts from the top
-    assert first.low > first.y > first.high
-    assert 58 < first.x < last.x < 626
-    assert [tick.text for tick in view.y_ticks] == ["0", "20", "40", "60", "80", "100"]
-    assert "[80, 100]" in last.text
+    assert [len(run) for run in view["series"][0]["runs"]] == [1, 1]
+    first, last = view["series"][0]["points"]
+    assert first["y"] > last["y"]  # SVG counts from the top
+    assert first["low"] > first["y"] > first["high"]
+    assert 58 < first["x"] < last["x"] < 626
+    assert [tick.text for tick in view["y_ticks"]] == ["0", "20", "40", "60", "80", "100"]
+    assert "[80, 100]" in last["text"]
 
 
 def test_a_heat_map_shows_signs_and_leaves_gaps() -> None:
     view = heat_view(HEAT)
-    assert [cell.strength for cell in view.cells] == [0.5, -1.0, 0.0]
-    assert view.shows_values
-    assert value_text(-0.123456, False) == "\N{MINUS SIGN}0.123"
+    assert [cell["strength"] for cell in view["cells"]] == [0.5, -1.0, 0.0]
+    assert view["shows_values"]
+    assert number(-0.123456) == "\N{MINUS SIGN}0.123"
 
 
 def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:

@@ -12,7 +12,15 @@ from mnemoscope import __version__
 from mnemoscope.cli import main
 from mnemoscope.cli.app import app, verbs
 
-HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "plotly", "numpy", "safetensors")
+HEAVY = (
+    "torch",
+    "transformers",
+    "polars",
+    "sklearn",
+    "scipy",
+    "numpy",
+    "safetensors",
+)
 COMMAND = typer.main.get_command(app)
 
 

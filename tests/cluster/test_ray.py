@@ -62,7 +62,7 @@ VALUES = {
         "minimum": 8,
     },
 }
-SECONDS = "mnemoscope.report.gather._seconds_of"  # what alone may differ in a report
+SECONDS = "mnemoscope.report.content.seconds_of"  # what alone may differ in a report
 SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
 
 

@@ -167,7 +167,7 @@ def test_sharing_and_aliases_are_shown_on_the_terminal_and_in_the_report(prepare
     assert dict(needs.rows)["distinct sequences"] == sharing_of(study).n_sequences
     assert "5-token shingles" in needs.summary
     assert "0.5 or more" in needs.summary
-    assert others.rows == ((names[1], names[0], "same labels here", 0.75),)
+    assert others.rows == [(names[1], names[0], "same labels here", 0.75)]
 
 
 def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figures(prepared) -> None:

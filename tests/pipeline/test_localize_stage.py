@@ -18,7 +18,7 @@ from mnemoscope.pipeline import localize
 from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read
 from mnemoscope.pipeline.train import load_outcome
 from mnemoscope.report import export
-from mnemoscope.report.gather import taxonomy_results
+from mnemoscope.report.content import taxonomy_results
 from mnemoscope.report.tables import localize_tables
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings

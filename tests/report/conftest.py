@@ -1,26 +1,31 @@
 """An invented study to render: seeded Δ with structure, figures of the size small models give."""
 
-from dataclasses import replace
-
 import numpy as np
+import polars as pl
 import pytest
 
+from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.table import BENCHMARK_SCHEMA
+from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.report import content as c
-from mnemoscope.report.content import Example
+from mnemoscope.report.tables import Table
+from mnemoscope.stats import Estimate
 
-LENGTH = 64
-CLASSES = {
-    "Non-Memo": "score below 1: the model does not finish the sequence word for word",
-    "Recite": "memorized, and the suffix occurs more than 5 times in training",
-    "Reconstruct": "memorized, rarer, and an incrementing or repeating pattern",
-    "Recollect": "memorized, rarer, and no such pattern",
-    "Guess": "memorized, and the suffix can be foreseen from the prefix "
-    "(pattern, or ROUGE-L or ROUGE-3 of at least 0.5)",
-    "Recall": "memorized, and nothing in the prefix foretells the suffix",
+NAMES = ("Non-Memo", "Guess", "Recall")
+FOUR = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
+SCORES = {
+    "model": 0.231,
+    "statistics": 0.384,
+    "blind": 0.402,
+    "ngram": 0.431,
+    "reference": 0.334,
+    "control": 0.297,
+    "logits": 0.862,
 }
+FOUR_SCORES = dict(zip(SCORES, (0.312, 0.366, 0.43, 0.391, 0.341, 0.262, 0.611), strict=True))
 
 
-def make_delta(n_classes: int, n_layers: int, seed: int, length: int = LENGTH) -> np.ndarray:
+def make_delta(n_classes: int, n_layers: int, seed: int, length: int = 64) -> np.ndarray:
     """Δ (classes, layers, query, key) with near-diagonals, stripes and first-token columns."""
     generator = np.random.default_rng(seed)
     query, key = np.indices((length, length))
@@ -38,278 +43,187 @@ def make_delta(n_classes: int, n_layers: int, seed: int, length: int = LENGTH) -
     return delta
 
 
-def estimate(value: float | None, width: float = 0.04) -> c.Estimate:
+def estimate(value: float, width: float = 0.04) -> Estimate:
     """An interval around a value."""
-    if value is None:
-        return c.Estimate(None)
-    return c.Estimate(value, max(0, value - width), min(1, value + 0.9 * width))
+    return Estimate(value, max(0, value - width), min(1, value + 0.9 * width))
 
 
-def make_rows(min_f1: dict[str, float], f1: dict[str, list[float]]) -> tuple[c.BenchmarkRow, ...]:
-    """One row a source; F1 of a class is at least min-F1."""
-    return tuple(
-        c.BenchmarkRow(
-            source=source,
-            min_f1=estimate(value),
-            f1=tuple(estimate(each, 0.05) for each in f1[source]),
-            n_eval=498,
-            n_runs=1 if source in ("ngram", "logits", "statistics") else 6,
-            training_min_f1=min(1, value + 0.17),
-            precision=tuple(estimate(each - 0.03, 0.05) for each in f1[source]),
-            recall=tuple(estimate(min(1, each + 0.03), 0.05) for each in f1[source]),
-            seconds=3.2 if source in ("ngram", "logits", "statistics") else 31.7,
+def make_row(source: str, value: float | None, f1: list[float], **more) -> c.Record:
+    """A row of the benchmark table; without a value its CNNs did not train."""
+    blank = pl.DataFrame({name: [None] for name in BENCHMARK_SCHEMA}, schema=BENCHMARK_SCHEMA)
+    (row,) = c.records(blank)
+    row |= {"source": source, "did_train": value is not None, "n_runs": 6, "seconds": 31.7}
+    row |= {"name": TABLE[source].name, "detail": TABLE[source].detail}
+    if value is not None:
+        row |= {"min_f1": estimate(value), "f1": [estimate(one, 0.05) for one in f1]}
+        row |= {"n_eval": 498, "training_min_f1": min(1, value + 0.17)}
+        row |= {"precision": row["f1"], "recall": row["f1"]}
+    return row | more
+
+
+def make_benchmark(
+    names: tuple[str, ...] = NAMES,
+    *,
+    excess: tuple[float, float, float] = (-0.2, -0.25, -0.157),
+    scores: dict[str, float | None] = SCORES,
+    title: str = "all sequences",
+    seed: int = 0,
+    **model,
+) -> c.Benchmark:
+    """A benchmark with these min-F1 and this excess; `model` goes into the model's row."""
+    generator = np.random.default_rng(seed)
+    n, low, high = len(names), *excess[1:]
+    kind = "adds" if low > 0 else "nothing" if high < 0 else "unclear"
+    ends = ", ".join(f"{100 * one:.1f}".replace("-", "−") for one in excess[1:])
+    say = f"nothing is left once the text is taken off: {100 * excess[0]:.1f} points [{ends}]"
+    confusion = generator.integers(40, 160, (n, n)) + np.diag(generator.integers(200, 700, n))
+    of_model = {
+        "excess": Estimate(*excess),
+        "verdict": say.replace("-", "−"),
+        "verdict_kind": kind,
+        "confusion": confusion.tolist(),
+        "matched_by": "ngram",
+        "matched_min_f1": estimate(0.21, 0.07),
+        "matched_f1": [estimate(0.4, 0.07)] * n,
+        "matched_blind_min_f1": estimate(0.33, 0.07),
+        "matched_n_per_class": 40,
+        "difference_before": 1.234,
+        "difference_after": 0.04,
+    }
+    rows = {
+        source: make_row(
+            source,
+            value,
+            [value or 0.0, *(min(0.97, (value or 0.0) + 0.3 + 0.1 * one) for one in range(n - 1))],
+            **(of_model | model if source == "model" else {}),
         )
-        for source, value in min_f1.items()
-    )
-
-
-def make_cnn() -> c.CnnFacts:
-    """Two settings, three seeds."""
-    runs = tuple(
-        c.CnnRun(6, 10, pooling, seed, 0.41 + 0.03 * seed, 0.22 + 0.02 * seed, True, 5.1)
+        for source, value in scores.items()
+    }
+    runs = [
+        {
+            "words": f"6, 10, {pooling}",
+            "seed": number,
+            "did_train": True,
+            "training_min_f1": 0.41 + 0.03 * number,
+            "eval_min_f1": 0.22 + 0.02 * number,
+            "seconds": 5.1,
+        }
         for pooling in ("mean", "max")
-        for seed in range(3)
-    )
-    settings = {"batch_size": 16, "learning_rate": 0.001, "weight_decay": 0.1, "dropout": 0.2}
-    return c.CnnFacts("small", settings | {"schedule": "cosine", "clamp": 8}, runs)
+        for number in range(3)
+    ]
+    settings = {"batch_size": 16, "learning_rate": 0.001, "schedule": "cosine", "clamp": 8}
+    return c.Benchmark(title, rows=rows, runs=runs, preset="small", settings=settings)
 
 
-def make_example(
-    name: str, prefix: str, suffix: str, other: str | None = None, **facts: object
-) -> Example:
+def make_example(name: str, prefix: str, suffix: str, other: str | None = None, **facts):
     """Words with their leading space stand for tokens."""
-    true = tuple(_words(suffix))
-    written = tuple(_words(other)) if other else true
-    differs = tuple(a != b for a, b in zip(written, true + ("",) * len(written), strict=False))
-    return Example(name, prefix, true, written, differs, **facts)  # type: ignore[arg-type]
+    true, written = (one.replace(" ", "\0 ").split("\0") for one in (suffix, other or suffix))
+    differs = [a != b for a, b in zip(written, true + [""] * len(written), strict=False)]
+    row = {"class": name, "prefix": prefix, "suffix": true, "flags": []}
+    row |= {"written": list(zip(written, differs, strict=True)), "sequence_id": 1204}
+    row |= {"memorization_score": 1.0, "rouge_l": 0.2188, "rouge_3": 0.0}
+    return row | facts
 
 
-def _words(text: str) -> list[str]:
-    words = text.split(" ")
-    return words[:1] + [" " + word for word in words[1:]]
-
-
-def make_examples(names: tuple[str, ...]) -> tuple[Example, ...]:
-    """Several sequences of every class."""
-    licence = (
-        "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n\n1. This LICENSE AGREEMENT is between the "
-        'Python Software Foundation ("PSF"), and the Individual or Organization ("Licensee")'
-    )
-    recall = make_example(
-        names[-1],
-        licence,
-        " accessing and otherwise using this software in source or binary "
-        "form and its associated documentation.",
-        sequence_id=1204,
-        genre="licence",
-        document="LICENSE.txt",
-        duplicates=38,
-        memorization_score=1.0,
-        rouge_l=0.2188,
-        rouge_3=0.0,
-    )
-    guess = make_example(
-        names[1],
-        "item 11: done\nitem 12: done\nitem 13: done\nitem 14: done\n",
-        "item 15: done\nitem 16: done\nitem 17: done\nitem 18: done\n",
-        sequence_id=4417,
-        genre="template",
-        duplicates=3,
-        memorization_score=1.0,
-        rouge_l=0.8125,
-        rouge_3=0.7,
-        flags=("incrementing",),
-    )
-    code = make_example(
-        names[1],
-        "class Handler:\n\tdef get(self, key):\n\t\treturn self.table[key]\n\n",
-        "\tdef set(self, key, value):\n\t\tself.table[key] = value\n",
-        sequence_id=310,
-        genre="code",
-        document="http/handler.py",
-        duplicates=7,
-        memorization_score=1.0,
-        rouge_l=0.5312,
-        rouge_3=0.2667,
-        flags=("code",),
-    )
-    other = make_example(
-        "Non-Memo",
-        "The result of the comparison is cached, so that a second call with the same arguments",
-        " returns at once and does not read the files again unless their signature changed.",
-        " returns the same object and does not read the same file again unless the object is",
-        sequence_id=88,
-        genre="prose",
-        document="filecmp.rst",
-        duplicates=0,
-        memorization_score=0.4688,
-        rouge_l=0.1875,
-        rouge_3=0.0333,
-        flags=("held out",),
-    )
-    rest = tuple(
-        replace(guess, class_name=name, sequence_id=5000 + i) for i, name in enumerate(names[2:-1])
-    )
-    more = replace(other, sequence_id=89, genre="code", flags=())
-    third = replace(other, sequence_id=90)
-    return (other, more, third, guess, code, *rest, recall, replace(recall, sequence_id=1300))
+def make_examples(names: tuple[str, ...]) -> list[c.Record]:
+    """Sequences of every class, among them code, a template, and one that is not memorized."""
+    code = "class Handler:\n\tdef get(self, key):\n\t\treturn self.table[key]\n\n"
+    method = "\tdef set(self, key, value):\n\t\tself.table[key] = value\n"
+    prose = "The result of the comparison is cached, so that a second call with the same arguments"
+    true = " returns at once and does not read the files again unless their signature changed."
+    other = " returns the same object and does not read the same file again unless the object is"
+    facts = {"genre": "prose", "document": "filecmp.rst", "duplicates": 0, "flags": ["held out"]}
+    found = [make_example("Non-Memo", prose, true, other, **facts) for _ in range(3)]
+    return found + [make_example(name, code, method, flags=["code"]) for name in names[1:]]
 
 
 def make_taxonomy(
-    names: tuple[str, ...],
+    names: tuple[str, ...] = NAMES,
     *,
-    title: str = "",
-    excess: tuple[float, float, float] = (-0.2, -0.25, -0.157),
     n_layers: int = 4,
     seed: int = 0,
-    scores: dict[str, float] | None = None,
-    verdict: str = "",
+    benchmarks: tuple[c.Benchmark, ...] = (),
+    **facts,
 ) -> c.TaxonomyResult:
-    """A taxonomy with two benchmarks, two attributions and examples."""
-    generator = np.random.default_rng(seed)
-    scores = scores or {
-        "model": 0.231,
-        "statistics": 0.384,
-        "blind": 0.402,
-        "ngram": 0.431,
-        "reference": 0.334,
-        "control": 0.297,
-        "logits": 0.862,
-    }
+    """A taxonomy with two attributions and examples; without benchmarks it has one."""
     n = len(names)
-    f1 = {
-        source: [value] + [min(0.97, value + 0.12 + 0.42 * generator.random()) for _ in names[1:]]
-        for source, value in scores.items()
-    }
-    confusion = generator.integers(40, 160, (n, n)) + np.diag(generator.integers(200, 700, n))
-    value, low, high = excess
-    say = verdict or (
-        f"nothing is left once the text is taken off: {value * 100:.1f} points "
-        f"[{low * 100:.1f}, {high * 100:.1f}]".replace("-", "−")
-    )
-    main = c.Benchmark(
-        title="all sequences",
-        rows=make_rows(scores, f1),
-        excess=c.Excess(c.Estimate(value, low, high), say),
-        matched=c.MatchedScores(
-            estimate(0.21, 0.07),
-            tuple(estimate(0.4, 0.07) for _ in names),
-            estimate(0.33, 0.07),
-            212,
-        ),
-        confusion=confusion,
-        cnn=make_cnn(),
-    )
-    lower = {source: value - 0.06 for source, value in scores.items()}
-    by_genre = c.Benchmark(
-        title="same genres in every class",
-        note="Within every class the same number of sequences of each kind of text, so that the "
-        "kind of text does not give the class away.",
-        rows=make_rows(lower, {s: [v - 0.06 for v in f1[s]] for s in f1}),
-        excess=c.Excess(c.Estimate(value + 0.12, low + 0.1, high + 0.16), "Undecided."),
-        confusion=confusion // 3,
-        cnn=make_cnn(),
-    )
-    deltas = tuple(
-        c.DeltaMaps(
-            attribution,
-            make_delta(n, n_layers, seed + i),
-            n_used=tuple(int(x) for x in generator.integers(40, 140, n)),
-            n_skipped=tuple(int(x) for x in generator.integers(0, 4, n)),
-            n_wrong=tuple(int(x) for x in generator.integers(20, 90, n)),
+    deltas = [
+        StoredDelta(
+            sample=", ".join(names),
+            attribution=attribution,
+            classes=names,
+            delta=make_delta(n, n_layers, seed + index),
+            n_used=tuple(range(90, 90 + n)),
+            n_skipped=(2,) * n,
+            n_wrong=(40,) * n,
+            n_cnns=6,
+            source="model",
+            n_says=(6,) * n,
         )
-        for i, attribution in enumerate(("gradient", "guided"))
-    )
-    sizes = [2656, *(int(x) for x in generator.integers(900, 2400, n - 1))]
+        for index, attribution in enumerate(("gradient", "guided"))
+    ]
+    classes = [
+        {"name": name, "meaning": "a rule", "n_sequences": 900, "n_train": 333, "n_eval": 166}
+        for name in names
+    ]
+    known = {"published_min_f1": 0.647 if n == 4 else 0.89, "examples": make_examples(names)}
     return c.TaxonomyResult(
-        name=", ".join(names),
-        title=title,
-        classes=tuple(
-            c.ClassFacts(name, CLASSES.get(name, "a class"), size, 333, 166)
-            for name, size in zip(names, sizes, strict=True)
-        ),
-        benchmarks=(main, by_genre),
+        ", ".join(names),
+        classes,
+        benchmarks=benchmarks or (make_benchmark(names, seed=seed),),
         deltas=deltas,
-        published_min_f1=0.647 if n == 4 else 0.89,
-        examples=make_examples(names),
+        **(known | facts),
     )
 
 
 def make_content() -> c.ReportContent:
     """The demo as it is expected to come out: a null result with its positive control."""
+    model = {
+        "name": "mnemoscope-demo",
+        "n_layers": 4,
+        "n_heads": 8,
+        "dtype": "float32",
+        "fingerprint": "9f2c41d07be3a6588d1f",
+        "revision": None,
+        "note": "GPT-NeoX of 4.2 million parameters.",
+    }
+    by_genre = [
+        {"name": name, "n_sequences": n, "n_memorized": n_memorized}
+        for name, n, n_memorized in (("prose", 2900, 1985), ("code", 1800, 1005))
+    ]
+    counts = {"n_sequences": 6700, "n_memorized": 4044, "by_genre": by_genre, "by_duplicates": []}
+    lower = {source: value - 0.06 for source, value in SCORES.items()}
+    four = make_benchmark(FOUR, excess=(-0.118, -0.162, -0.071), scores=FOUR_SCORES, seed=3)
+    both = make_benchmark(seed=5), make_benchmark(scores=lower, title="same genres in every class")
     return c.ReportContent(
         title="Guess or recall? The embedded model",
         created="3 March 2026",
-        model=c.ModelFacts(
-            "mnemoscope-demo",
-            4,
-            8,
-            "float32",
-            "9f2c41d07be3a6588d1f",
-            note="GPT-NeoX of 4.2 "
-            "million parameters, trained on text whose duplicates are counted.",
-        ),
-        reference=c.ModelFacts(
-            "mnemoscope-demo-reference",
-            4,
-            8,
-            "float32",
-            "51be70aa92c3d4411e0c",
-            note="The same network before it saw the study's sequences.",
-        ),
-        counts=c.Counts(
-            6700,
-            4044,
-            by_genre=(
-                c.CountRow("prose", 2900, 1985),
-                c.CountRow("code", 1800, 1005),
-                c.CountRow("template", 1500, 1031),
-                c.CountRow("held-out text", 500, 23),
-            ),
-            by_duplicates=(
-                c.CountRow("0", 1310, 222),
-                c.CountRow("1–5", 2480, 1389),
-                c.CountRow("6–12", 1760, 1745),
-                c.CountRow("13–40", 1150, 688),
-            ),
-        ),
-        taxonomies=(
-            make_taxonomy(
-                ("Non-Memo", "Recite", "Reconstruct", "Recollect"),
-                title="Prashanth et al.",
-                excess=(-0.118, -0.162, -0.071),
-                seed=3,
-                scores={
-                    "model": 0.312,
-                    "statistics": 0.366,
-                    "blind": 0.43,
-                    "ngram": 0.391,
-                    "reference": 0.341,
-                    "control": 0.262,
-                    "logits": 0.611,
-                },
-            ),
-            make_taxonomy(("Non-Memo", "Guess", "Recall"), title="Guess or recall", seed=5),
-        ),
-        checks=(
-            c.Table(
+        model=model,
+        reference=model | {"name": "mnemoscope-demo-reference", "note": "The same network before."},
+        counts=counts,
+        taxonomies=[
+            make_taxonomy(FOUR, title="Prashanth et al.", seed=3, benchmarks=(four,)),
+            make_taxonomy(title="Guess or recall", seed=5, benchmarks=both),
+        ],
+        checks=[
+            Table(
                 "Ground truth",
-                ("Inserted as", "sequences", "counted alike", "memorized"),
-                (
-                    ("prose ×13–40", 700, 700, 1.0),
-                    ("prose ×6–12", 800, 799, 0.9975),
-                    ("code ×3–5", 900, 900, 0.713),
-                    ("held-out text", 500, 500, 0.046),
-                ),
-                "Duplicates are counted in the finished training text, every occurrence at any "
-                "offset. Here the counts stand beside what the recipe inserted.",
-            ),
-        ),
-        fragile=c.FragileLabels(7, 6700, 1e-4),
-        warnings=("The CNNs see 333 training sequences a class; the paper uses 4,000.",),
+                ("Inserted as", "sequences", "memorized"),
+                [("prose ×13–40", 700, 1.0), ("held-out text", 500, 0.046)],
+                "Duplicates are counted in the finished training text.",
+            )
+        ],
+        fragile={
+            "n_fragile": 7,
+            "n_labels": 6700,
+            "gap_tolerance": 1e-4,
+            "n_checked": 50,
+            "n_disagree": 0,
+            "disagree_gap": None,
+        },
+        warnings=["The CNNs see 333 training sequences a class; the paper uses 4,000."],
         settings={
-            "versions": {"mnemoscope": "0.1.0", "torch": "2.9.1", "transformers": "5.0.1"},
-            "study": {"seed": 0, "length": 64, "device": "cpu", "dtype": "float32"},
+            "versions": {"mnemoscope": "0.1.0", "torch": "2.9.1"},
             "cnn": {"preset": "small", "grid": {"kernel": [6, 8], "filters": [10, 16]}},
         },
         commands=("mnemoscope demo -o demo", "mnemoscope report demo"),
@@ -324,6 +238,11 @@ def content() -> c.ReportContent:
 @pytest.fixture(scope="session")
 def build_taxonomy():
     return make_taxonomy
+
+
+@pytest.fixture(scope="session")
+def build_benchmark():
+    return make_benchmark
 
 
 @pytest.fixture(scope="session")

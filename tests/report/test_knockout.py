@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from mnemoscope.report.content import strength_place
-from mnemoscope.report.gather import knockout_of
+from mnemoscope.report.charts import strength_place
+from mnemoscope.report.content import knockout_of
 from mnemoscope.report.page import render_report
 from mnemoscope.study.settings import StudySettings
 
@@ -87,7 +87,7 @@ def study():
 @pytest.fixture
 def page(study, content, build_taxonomy):
     view = knockout_of(study, ", ".join(NAMES))
-    taxonomy = replace(build_taxonomy(NAMES, n_layers=1), knockout=view)
+    taxonomy = replace(build_taxonomy(n_layers=1), knockout=view)
     return render_report(replace(content, taxonomies=(taxonomy,)))
 
 
@@ -142,7 +142,7 @@ def test_a_single_memorized_class_has_its_shares_but_no_specificity(
     frames = {"knockout.parquet": cuts, "specificity.parquet": pl.DataFrame([alone])}
     study.read = frames.__getitem__
     view = knockout_of(study, ", ".join(NAMES))
-    taxonomy = replace(build_taxonomy(NAMES, n_layers=1), knockout=view)
+    taxonomy = replace(build_taxonomy(n_layers=1), knockout=view)
     text = words(render_report(replace(content, taxonomies=(taxonomy,))))
     assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text
     assert "None" not in text

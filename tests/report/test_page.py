@@ -1,25 +1,23 @@
 """The page: one file without outside addresses, every text escaped, nothing left unsaid."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.report import content as c
-from mnemoscope.report.charts import delta_views, setting_lines
-from mnemoscope.report.content import Example, best_without_memory
-from mnemoscope.report.page import page_size, render_report, write_report
+from mnemoscope.report.charts import delta_views
+from mnemoscope.report.page import page_size, render_report, setting_lines, write_report
+from mnemoscope.report.tables import Table
 
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
 VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
 NAMES = ("Non-Memo", "Guess", "Recall")
+NOTHING = {"n_sequences": 0, "n_memorized": 0, "by_genre": [], "by_duplicates": []}
 
 
 class Page(HTMLParser):
@@ -125,23 +123,24 @@ def test_the_answer_comes_before_every_figure(page: Page) -> None:
 
 def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> None:
     taxonomy = build_taxonomy(("Non-Memo", HOSTILE, "Recall"), title=HOSTILE)
-    example = Example(
-        HOSTILE,
-        HOSTILE,
-        (HOSTILE, "\x00"),
-        (HOSTILE, "b"),
-        (False, True),
-        genre=HOSTILE,
-        document=HOSTILE,
-        flags=(HOSTILE,),
-    )
+    example = {
+        "class": HOSTILE,
+        "prefix": HOSTILE,
+        "suffix": [HOSTILE, "\x00"],
+        "written": [(HOSTILE, False), ("b", True)],
+        "genre": HOSTILE,
+        "document": HOSTILE,
+        "flags": [HOSTILE],
+        **dict.fromkeys(("sequence_id", "memorization_score", "rouge_l", "rouge_3")),
+    }
+    counted = {"name": HOSTILE, "n_sequences": 10, "n_memorized": 5}
     hostile = replace(
         content,
         title=HOSTILE,
-        model=replace(content.model, name=HOSTILE, fingerprint=HOSTILE, note=HOSTILE),
-        counts=c.Counts(10, 5, (c.CountRow(HOSTILE, 10, 5),)),
+        model=content.model | dict.fromkeys(("name", "fingerprint", "note"), HOSTILE),
+        counts=counted | {"by_genre": [counted], "by_duplicates": []},
         taxonomies=(replace(taxonomy, examples=(example,), warnings=(HOSTILE,)),),
-        checks=(c.Table(HOSTILE, (HOSTILE, "n"), ((HOSTILE, 1),), HOSTILE),),
+        checks=(Table(HOSTILE, (HOSTILE, "n"), ((HOSTILE, 1),), HOSTILE),),
         warnings=(HOSTILE,),
         settings={HOSTILE: {HOSTILE: HOSTILE}},
         commands=(HOSTILE,),
@@ -159,8 +158,9 @@ def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> No
 
 def test_sequences_keep_their_white_space(content: c.ReportContent, build_taxonomy) -> None:
     prefix = "def f(x):\n\tif  x:\n\n\t\treturn   1  \n"
-    example = Example("Guess", prefix, ("\t", "pass\n"), ("\t", "pass\n"))
-    taxonomy = replace(build_taxonomy(NAMES), examples=(example,))
+    taxonomy = build_taxonomy()
+    example = taxonomy.examples[-1] | {"prefix": prefix}
+    taxonomy = replace(taxonomy, examples=[example])
     page = Page(render_report(replace(content, taxonomies=(taxonomy,))))
     shown = "".join(text for tag, text in page.text if tag in ("span",))
     for sign in "↵⇥":
@@ -171,18 +171,18 @@ def test_sequences_keep_their_white_space(content: c.ReportContent, build_taxono
 
 
 def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger(
-    content: c.ReportContent, build_taxonomy
+    content: c.ReportContent, build_taxonomy, build_benchmark
 ) -> None:
     for value in (0.2, 0.55, 0.9):
         scores = {"model": value, "blind": 0.5, "reference": 0.4, "control": 0.3, "logits": 0.95}
-        taxonomy = build_taxonomy(NAMES, scores=scores)
+        taxonomy = build_taxonomy(benchmarks=(build_benchmark(scores=scores),))
         html = render_report(replace(content, taxonomies=(taxonomy,)))
         row = re.search(r'<tr class="model".*?</tr>', html, re.DOTALL).group()
         band = float(re.search(r'class="band" x="0" y="0" width="([\d.]+)%', row).group(1))
         dot = float(
             re.search(r'<svg x="([\d.]+)%"[^>]*>\s*<circle class="mark model"', row).group(1)
         )
-        assert band == 100 * best_without_memory(taxonomy.main).value
+        assert band == 100 * taxonomy.main.best.value
         assert dot == pytest.approx(100 * value)
         assert (dot > band) == (value > 0.5)
 
@@ -206,10 +206,10 @@ def test_all_maps_are_there_without_a_script(page: Page, content: c.ReportConten
 
 
 def test_maps_beyond_the_budget_are_left_out_and_said_to_be(content: c.ReportContent) -> None:
-    views = delta_views(content.taxonomies, budget_bytes=1)
-    assert views[0][0].has_pictures
-    assert not views[0][1].has_pictures
-    assert len(views[1][0].classes[0].profile) == 4
+    views = delta_views([one.deltas for one in content.taxonomies], budget_bytes=1)
+    assert views[0][0]["has_pictures"]
+    assert not views[0][1]["has_pictures"]
+    assert len(views[1][0]["classes"][0]["profile"]) == 4
 
 
 def test_the_stated_size_is_the_size(html: str, page: Page) -> None:
@@ -224,7 +224,7 @@ def test_the_same_content_gives_the_same_page(content: c.ReportContent, html: st
 
 
 def test_the_smallest_study_is_a_page_too(content: c.ReportContent) -> None:
-    small = c.ReportContent("Labels only", content.model, c.Counts(0, 0))
+    small = c.ReportContent("Labels only", content.model, NOTHING)
     page = Page(render_report(small))
     assert page.unbalanced == []
     words = page.words()
@@ -233,25 +233,15 @@ def test_the_smallest_study_is_a_page_too(content: c.ReportContent) -> None:
 
 
 def test_impossible_untrained_uncontrolled_and_dropped_are_said(
-    content: c.ReportContent, build_taxonomy
+    content: c.ReportContent, build_taxonomy, build_benchmark
 ) -> None:
-    measured = build_taxonomy(NAMES)
     reason = "Class 'Recall' has 3 sequences where 60 are needed."
-    impossible = c.TaxonomyResult(
-        "Non-Memo, Guess, Recall", measured.classes, impossible=reason, examples=measured.examples
-    )
-    rows = tuple(
-        replace(row, did_train=False, min_f1=c.Estimate(None), f1=())
-        if row.source == "model"
-        else row
-        for row in measured.main.rows
-    )
-    untrained = replace(
-        measured, benchmarks=(replace(measured.main, rows=rows),), dropped=(("Code", 4),)
-    )
-    model_only = tuple(row for row in measured.main.rows if row.source == "model")
-    bare = c.Benchmark("all sequences", rows=model_only)
-    uncontrolled = replace(measured, benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
+    impossible = replace(build_taxonomy(), benchmarks=(), deltas=(), impossible=reason)
+    scores = {"model": None, "blind": 0.4}
+    lost = build_benchmark(scores=scores, verdict=None, matched_by=None, confusion=None)
+    untrained = build_taxonomy(benchmarks=(lost,), dropped=(("Code", 4),))
+    bare = build_benchmark(scores={"model": 0.2}, verdict=None, matched_by=None)
+    uncontrolled = build_taxonomy(benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
     page = Page(render_report(replace(content, taxonomies=(impossible, untrained, uncontrolled))))
     words = page.words()
     assert page.unbalanced == []
@@ -262,15 +252,16 @@ def test_impossible_untrained_uncontrolled_and_dropped_are_said(
 
 
 def test_many_taxonomies_share_one_chart_and_are_folded(
-    content: c.ReportContent, build_taxonomy
+    content: c.ReportContent, build_taxonomy, build_benchmark
 ) -> None:
-    several = tuple(
-        replace(
-            build_taxonomy(NAMES, excess=(value, value - 0.1, value + 0.1), n_layers=1),
+    several = [
+        build_taxonomy(
+            n_layers=1,
             title=f"number {value}",
+            benchmarks=(build_benchmark(excess=(value, value - 0.1, value + 0.1)),),
         )
         for value in (-0.2, 0.3, 0.1, 0.0, -0.1)
-    )
+    ]
     page = Page(render_report(replace(content, taxonomies=several)))
     assert page.unbalanced == []
     assert len([a for a in page.all("details") if a.get("class") == "fold"]) == 5
@@ -294,34 +285,11 @@ def test_the_file_is_whole_or_absent(tmp_path, content: c.ReportContent) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_figures_that_do_not_fit_their_classes_are_refused(build_taxonomy) -> None:
-    taxonomy = build_taxonomy(NAMES)
-    with pytest.raises(ValueError, match="delta has shape"):
-        replace(taxonomy, classes=taxonomy.classes[:2])
-    broken = replace(taxonomy.main, confusion=np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="confusion has shape"):
-        replace(taxonomy, benchmarks=(broken,))
-    nan = replace(taxonomy.deltas[0], delta=np.full((3, 1, 4, 4), np.nan))
-    with pytest.raises(ValueError, match="not finite"):
-        replace(taxonomy, deltas=(nan,))
-
-
-def test_the_room_is_light_to_import() -> None:
-    code = (
-        "import sys, mnemoscope.report.content, mnemoscope.report.page;"
-        "print([m for m in ('torch', 'transformers', 'plotly') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize(("scaling", "is_said"), [("sqrt_standardized", True), ("raw", False)])
 def test_a_gradient_by_scaled_maps_is_not_called_the_papers(
     content: c.ReportContent, scaling, is_said
 ) -> None:
     taxonomy = content.taxonomies[0]
-    cnn = replace(taxonomy.main.cnn, settings={"scaling": scaling})
-    main = replace(taxonomy.main, cnn=cnn)
-    shown = replace(taxonomy, benchmarks=(main, *taxonomy.benchmarks[1:]))
+    shown = replace(taxonomy, benchmarks=(replace(taxonomy.main, settings={"scaling": scaling}),))
     words = Page(render_report(replace(content, taxonomies=(shown,)))).words()
     assert ("by the scaled maps that these CNNs read" in " ".join(words.split())) == is_said

@@ -216,7 +216,7 @@ def test_the_report_shows_the_search_once_it_is_finished(found, tmp_path) -> Non
     assert f"{100 * best['excess']:.1f}" in table.rows[0][3]
     shutil.copytree(found.folder, tmp_path / "copy")
     (tmp_path / "copy" / "manifests" / "search.json").unlink()
-    assert search_tables(Study(tmp_path / "copy")) == ()
+    assert not list(search_tables(Study(tmp_path / "copy")))
 
 
 def test_no_group_stands_in_two_parts_and_every_class_is_as_large(found) -> None:

@@ -720,7 +720,7 @@ def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
     """Taxonomies with their figures; sequences by class with their maps."""
     names = list(browsed.taxonomies)
     first = PAPER if PAPER in names else names[0]
-    classes = [one.name for one in browsed.taxonomy(first).classes]
+    classes = [one["name"] for one in browsed.taxonomy(first).classes]
     taxonomy = gr.Dropdown(names, value=first, label="Taxonomy", elem_id="taxonomy")
     figures = gr.HTML(browsed.render_taxonomy(first), apply_default_css=False, elem_id="figures")
     with gr.Row():
@@ -742,7 +742,7 @@ def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def other_taxonomy(name: str) -> tuple[Any, ...]:
-        found = [one.name for one in browsed.taxonomy(name).classes]
+        found = [one["name"] for one in browsed.taxonomy(name).classes]
         radio = gr.update(choices=found, value=found[-1])
         listing = browsed.render_sequences(name, found[-1], 1)
         return browsed.render_taxonomy(name), radio, 1, listing

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope import words as numbers
 from mnemoscope.audit import page
 from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.verify import read_audit
-from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
@@ -23,9 +20,9 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import maps_folder
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
-from mnemoscope.report.content import TaxonomyResult, decode_pieces
-from mnemoscope.report.gather import taxonomy_results
+from mnemoscope.report.content import Benchmark, TaxonomyResult, decode_pieces, taxonomy_results
 from mnemoscope.study.folder import Study
+from mnemoscope.words import UNKNOWN, interval, percent
 
 # An audit as a page shows it: shares, the documents with their passages, the card of each.
 
@@ -126,15 +123,8 @@ def render_card(result: Result, number: Any) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Fill one of our templates; every text is escaped."""
-    html = _environment().get_template(template).render(**values)
+    html = page.environment("mnemoscope.app").get_template(template).render(**values)
     return html.encode("utf-8", "replace").decode("utf-8")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    """Our templates, then those of an audit."""
-    ours, theirs = jinja2.PackageLoader("mnemoscope.app"), jinja2.PackageLoader("mnemoscope.audit")
-    return page.environment().overlay(loader=jinja2.ChoiceLoader([ours, theirs]))
 
 
 # The attention maps of one sequence as pictures, layer by layer, with Δ laid over them.
@@ -359,7 +349,7 @@ class BrowsedStudy:
         result = self.taxonomy(name)
         if not result.deltas:
             return []
-        first, names = result.deltas[0], [one.name for one in result.classes]
+        first, names = result.deltas[0], [one["name"] for one in result.classes]
         return ClassDelta.all_of(first.delta, names, first.attribution)
 
     def render_taxonomy(self, name: Any) -> str:
@@ -370,11 +360,11 @@ class BrowsedStudy:
             "taxonomy.html.j2",
             result=result,
             main=main,
-            names=[one.name for one in result.classes],
-            figures=[] if main is None else _figures(main.rows),
-            confusion=None
-            if main is None or main.confusion is None
-            else _confusion(main.confusion),
+            names=[one["name"] for one in result.classes],
+            figures=_figures(main, len(result.classes)) if main else [],
+            confusion=_confusion(main.model["confusion"])
+            if main and main.model and main.model["confusion"]
+            else None,
             deltas=render_delta(self.deltas(result.name)),
         )
 
@@ -385,7 +375,7 @@ class BrowsedStudy:
             UserError: no such taxonomy or class.
         """
         result = self.taxonomy(name)
-        if class_name not in [one.name for one in result.classes]:
+        if class_name not in [one["name"] for one in result.classes]:
             raise UserError("no such class in this taxonomy.")
         chosen = self._labels.filter(pl.col(result.name) == class_name)
         return self._table.join(
@@ -459,21 +449,22 @@ class BrowsedStudy:
         )
 
 
-def _figures(rows: Sequence[Any]) -> list[dict[str, Any]]:
+def _figures(benchmark: Benchmark, n_classes: int) -> list[dict[str, Any]]:
     """Min-F1 and each class's F1 of every source."""
     return [
         {
-            "source": f"{TABLE[row.source].name}: {TABLE[row.source].detail}",
-            "min_f1": numbers.percent(row.min_f1.value),
-            "interval": numbers.interval(row.min_f1),
-            "f1": [numbers.percent(one.value) for one in row.f1],
+            "source": f"{row['name']}: {row['detail']}",
+            "min_f1": percent(row["min_f1"].value),
+            "interval": interval(row["min_f1"]),
+            "f1": [percent(one.value) for one in row["f1"]] or [UNKNOWN] * n_classes,
         }
-        for row in rows
+        for row in benchmark.rows.values()
     ]
 
 
-def _confusion(counts: np.ndarray) -> list[list[dict[str, float]]]:
+def _confusion(rows: list[list[int]]) -> list[list[dict[str, float]]]:
     """Counts with their share of the row (the true class)."""
+    counts = np.array(rows)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = counts / totals
     return [

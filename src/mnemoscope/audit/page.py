@@ -21,7 +21,7 @@ from markupsafe import Markup
 from mnemoscope import __version__
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
-from mnemoscope.words import count
+from mnemoscope.words import count, template_environment
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -129,15 +129,9 @@ def _between(
 
 
 @cache
-def environment() -> jinja2.Environment:
-    """Give the templates of an audit, its cards among them; every text is escaped."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnemoscope.audit"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+def environment(*first: str) -> jinja2.Environment:
+    """Give the templates of an audit, its cards among them, behind those of other packages."""
+    made = template_environment(*first, "mnemoscope.audit")
     made.filters |= {
         "percent": _percent,
         "interval": lambda share: f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %",

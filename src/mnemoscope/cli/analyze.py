@@ -87,7 +87,7 @@ def analyze(
 
     entry, opened = None if name == "all" else entry_named(name), Study(study)
     from mnemoscope.flow import analyze as flow  # loads torch, so names are checked before
-    from mnemoscope.report.gather import report_stage
+    from mnemoscope.report.page import report_stage
     from mnemoscope.study.models import Models
 
     asked = flow.Asked(second, tuple(checkpoint or ()), corpus, values, redo)

@@ -14,7 +14,7 @@ from mnemoscope.pipeline.localize import localize_stage
 from mnemoscope.pipeline.sequences import found_study
 from mnemoscope.pipeline.train import train_stage
 from mnemoscope.progress import say
-from mnemoscope.report.gather import report_stage
+from mnemoscope.report.page import report_stage
 from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models

@@ -24,8 +24,8 @@ from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.pipeline.blocks import decode
 from mnemoscope.progress import track as show_track
-from mnemoscope.report.analysis import AnalysisSection, table_of
-from mnemoscope.report.page import Page, write_page
+from mnemoscope.report.page import write_sections
+from mnemoscope.report.tables import AnalysisSection, table_of
 from mnemoscope.stats import share_of
 from mnemoscope.training.history import History, HistoryWriter, read_history
 from mnemoscope.training.track import follow, survival, turnover
@@ -172,7 +172,6 @@ def write_track_page(folder: Path) -> TrackResults:
         name="track",
         title="What comes out, what stays, what is forgotten",
         question="Which windows does the model reproduce at which step, and which does it forget?",
-        source="",
         sentence=results.sentence,
         further=results.further,
         figures=results.figures,
@@ -180,7 +179,7 @@ def write_track_page(folder: Path) -> TrackResults:
             table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
         ),
     )
-    write_page(folder / PAGE, Page(title="Memorization by step", sections=(section,)))
+    write_sections(folder / PAGE, "Memorization by step", [section])
     return results
 
 

@@ -1,17 +1,13 @@
-"""The report's answer in plain words: what was asked of which model, and what was found.
+"""The report's sentences: what was asked of which model, and what was found.
 
 A null result has words as plain as a positive one.
 """
 
+import math
+from typing import Any
+
 from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.report.content import (
-    Benchmark,
-    ReportContent,
-    Standing,
-    TaxonomyResult,
-    best_without_memory,
-    taxonomy_standing,
-)
+from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
 from mnemoscope.words import count, interval, percent, points, share
 
 _DECIDED = (Standing.BEYOND, Standing.WITHIN, Standing.UNDECIDED)
@@ -25,11 +21,12 @@ def answer(content: ReportContent) -> list[str]:
         Two short paragraphs: the facts with the question, and the answer; one when no taxonomy
         was measured.
     """
-    counts, half = content.counts, content.length // 2
+    whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
+    half = content.length // 2
     facts = (
-        f"The model “{content.model.name}” was given the first {half} tokens of "
-        f"{count(counts.n_sequences)} sequences and finished {count(counts.n_memorized)} of them "
-        f"({share(counts.n_memorized, counts.n_sequences)}) word for word: these it has memorized."
+        f"The model “{content.model['name']}” was given the first {half} tokens of "
+        f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
+        "for word: these it has memorized."
     )
     if not content.taxonomies:
         return [facts]
@@ -42,35 +39,58 @@ def answer(content: ReportContent) -> list[str]:
 
 def benchmark_sentence(benchmark: Benchmark) -> str:
     """Set the model's figure beside the best one without memory, in one sentence."""
-    model = benchmark.row("model")
+    model, plain, best = benchmark.model, benchmark.rows.get("statistics"), benchmark.best
     if model is None:
         return ""
-    if not model.did_train or model.min_f1.value is None:
-        return _untrained(benchmark)
-    own = f"{percent(model.min_f1.value)} {interval(model.min_f1)}".strip()
-    best = best_without_memory(benchmark)
-    text = f"CNNs that read the model's attention reach min-F1 {own}.{_as_well(benchmark)}"
+    regression = None if plain is None else plain["min_f1"].value
+    if not model["did_train"] or model["min_f1"].value is None:
+        text = (
+            "The CNNs did not learn even their own training sequences; their figures are left out "
+            "and nothing follows from them."
+        )
+        if regression is None:
+            return text
+        return (
+            f"{text} A logistic regression on a few statistics of the same attention reaches "
+            f"min-F1 {percent(regression)}."
+        )
+    own = f"{percent(model['min_f1'].value)} {interval(model['min_f1'])}".strip()
+    text = f"CNNs that read the model's attention reach min-F1 {own}."
+    gap = model["over_statistics"]
+    # As well: the paired interval of the difference does not lie above zero.
+    if regression is not None and gap.low is not None and gap.low <= 0:
+        does = "better" if gap.high < 0 else "as well within the interval"
+        text += (
+            " A logistic regression on a few statistics of the same attention does "
+            f"{does} ({percent(regression)}; CNNs minus regression {points(gap.value)} points "
+            f"{interval(gap)}): this figure needs no CNN."
+        )
     if best is None:
         return text
     return f"{text} Without any memory, {TABLE[best.source].phrase} reaches {percent(best.value)}."
 
 
-def _as_well(benchmark: Benchmark) -> str:
-    """Say so where a regression on a few numbers does as well as the CNNs, or better.
-
-    As well: the paired interval of the difference does not lie above zero.
-    """
-    plain, gap = benchmark.row("statistics"), benchmark.over_statistics
-    if plain is None or plain.min_f1.value is None or gap.low is None or gap.high is None:
+def like_with_like(model: dict[str, Any]) -> str:
+    """Say which trainings the excess counts where the controls had fewer settings."""
+    if model["excess_min_f1"] is None or model["excess_min_f1"] == model["min_f1"].value:
         return ""
-    if gap.low > 0:
-        return ""
-    does = "better" if gap.high < 0 else "as well within the interval"
     return (
-        " A logistic regression on a few statistics of the same attention does "
-        f"{does} ({percent(plain.min_f1.value)}; CNNs minus regression {points(gap.value)} points "
-        f"{interval(gap)}): this figure needs no CNN."
+        f"The excess counts the model’s trainings with {', '.join(model['excess_settings'])} alone "
+        f"(min-F1 {percent(model['excess_min_f1'])}), the CNN settings that the controls had too."
     )
+
+
+def balance_sentence(model: dict[str, Any]) -> str:
+    """How alike the blind scores of the matched sequences are, or why there is no figure."""
+    before, after = model["difference_before"], model["difference_after"]
+    # Infinite where a score separates two classes wholly.
+    shown = f"{before:.2f}" if math.isfinite(before) else "without bound"
+    balance = f"largest standardized difference of the blind scores between classes: {shown} before"
+    if model["matched_note"]:
+        found = "" if after is None else f", {after:.2f} after"
+        return as_sentence(f"{model['matched_note']} ({balance} matching{found})")
+    left = f"{model['matched_n_per_class']:,} sequences a class are left"
+    return as_sentence(f"{balance} matching, {after:.2f} after; {left}")
 
 
 def as_sentence(text: str) -> str:
@@ -87,7 +107,7 @@ def _findings(content: ReportContent) -> list[str]:
     """Say over all taxonomies whether attention shows memory or only text."""
     by_standing: dict[Standing, list[TaxonomyResult]] = {}
     for each in content.taxonomies:
-        by_standing.setdefault(taxonomy_standing(each), []).append(each)
+        by_standing.setdefault(each.standing, []).append(each)
     decided = {state: by_standing[state] for state in _DECIDED if state in by_standing}
     sentences = [_decided(decided)] if decided else []
     if decided and Standing.BEYOND not in decided:
@@ -137,7 +157,7 @@ def _all_alike(state: Standing, n: int, how: str) -> str:
 def _memory_free(groups: dict[Standing, list[TaxonomyResult]]) -> str:
     """Say what "without any memory" means here."""
     benchmarks = [each.main for group in groups.values() for each in group if each.main]
-    with_reference = any(benchmark.row("reference") for benchmark in benchmarks)
+    with_reference = any("reference" in benchmark.rows for benchmark in benchmarks)
     return "from the tokens alone" + (
         " or with a model that never saw these sequences" if with_reference else ""
     )
@@ -147,14 +167,14 @@ def _names(group: list[TaxonomyResult], n: int) -> str:
     """Name the taxonomies of a group, or count them when they are many."""
     if len(group) > _MOST_NAMED:
         return f"{len(group)} of {n} taxonomies"
-    return " and ".join(f"“{each.title or each.name}”" for each in group)
+    return " and ".join(f"“{each.label}”" for each in group)
 
 
 def _excesses(group: list[TaxonomyResult]) -> str:
     """List the excess of each with its interval, nothing when they are many."""
     if len(group) > _MOST_NAMED:
         return ""
-    found = [each.main.excess.estimate for each in group if each.main and each.main.excess]
+    found = [each.main.excess for each in group if each.main and each.main.excess]
     shown = [f"{points(each.value)} points {interval(each)}".strip() for each in found]
     return f" (excess {' and '.join(shown)})" if shown else ""
 
@@ -163,13 +183,12 @@ def _positive_control(group: list[TaxonomyResult]) -> str:
     """Say what the output gives away when attention gives nothing away."""
     values = []
     for each in group:
-        row = each.main.row("logits") if each.main else None
-        best = best_without_memory(each.main) if each.main else None
-        if row is None or row.min_f1.value is None or best is None:
+        row = each.main.rows.get("logits") if each.main else None
+        best = each.main.best if each.main else None
+        value = row["min_f1"].value if row else None
+        if value is None or best is None or value <= best.value:
             return ""
-        if row.min_f1.value <= best.value:
-            return ""
-        values.append(percent(row.min_f1.value))
+        values.append(percent(value))
     shown = " and ".join(values) if len(values) <= _MOST_NAMED else "above the text in each case"
     return (
         "The difference itself is there to be found: the log-probabilities of the model's output "
@@ -191,18 +210,3 @@ def _undecidable(groups: dict[Standing, list[TaxonomyResult]], n: int) -> list[s
         for state, words in why.items()
         if state in groups
     ]
-
-
-def _untrained(benchmark: Benchmark) -> str:
-    """Say that nothing follows, and what the simpler reader of the same attention reaches."""
-    text = (
-        "The CNNs did not learn even their own training sequences; their figures are left out "
-        "and nothing follows from them."
-    )
-    row = benchmark.row("statistics")
-    if row is None or row.min_f1.value is None:
-        return text
-    return (
-        f"{text} A logistic regression on a few statistics of the same attention reaches "
-        f"min-F1 {percent(row.min_f1.value)}."
-    )

@@ -1,321 +1,30 @@
-"""Decisiveness as pictures: each layer scaled by its maximum, one small PNG a class and layer.
+"""Pictures as data: colours, decisiveness maps, layer profiles, placed charts and heat maps.
 
-A pixel holds the square root of the scaled value in 8 bits, white for nothing and black for the
-layer's maximum, transparent where a query cannot look (above the diagonal). The page colours it;
-without colouring it is still a picture.
+A map is a small PNG a class and layer, each layer scaled by its maximum over the classes: a pixel
+holds the square root of the scaled value in 8 bits. Charts get their places in 640 × 300; the
+templates draw them.
 """
 
 import base64
+import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnemoscope.benchmark.sources import TABLE, Source
+from mnemoscope.analysis.figures import Chart, HeatMap, Series
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.report.content import (
-    SOURCE_GROUPS,
-    Benchmark,
-    BenchmarkRow,
-    DeltaMaps,
-    TaxonomyResult,
-)
-from mnemoscope.stats import Estimate
-
-# Decisiveness as pictures: each layer scaled by its maximum, one small PNG a class and layer.
-
-
-class ZoneShares(NamedTuple):
-    """Which share of a class's Δ lies where, fractions that add up to 1.
-
-    Attributes:
-        prefix: prefix tokens looking at the prefix.
-        suffix_to_prefix: suffix tokens looking back at the prefix.
-        suffix: suffix tokens looking at the suffix.
-    """
-
-    prefix: float
-    suffix_to_prefix: float
-    suffix: float
-
-
-def scale_by_layer(delta: np.ndarray) -> np.ndarray:
-    """Divide each layer by its largest value over all classes.
-
-    Args:
-        delta: (classes, layers, query, key), not negative.
-
-    Returns:
-        The same shape, float32 in [0, 1]; a layer that is zero everywhere stays zero.
-    """
-    largest = delta.max(axis=(0, 2, 3), keepdims=True)
-    safe = np.where(largest > 0, largest, 1)
-    scaled: np.ndarray = np.clip(delta / safe, 0, 1).astype(np.float32)
-    return scaled
-
-
-def strongest_layer(delta: np.ndarray) -> int:
-    """Give the layer in which Δ of all classes together is largest."""
-    return int(delta.sum(axis=(0, 2, 3)).argmax())
-
-
-def zone_shares(delta: np.ndarray) -> list[ZoneShares | None]:
-    """Say for each class which share of Δ lies in the three zones of a sequence.
-
-    Args:
-        delta: (classes, layers, query, key).
-
-    Returns:
-        One entry a class, None where Δ is zero.
-    """
-    half = delta.shape[-1] // 2
-    shares: list[ZoneShares | None] = []
-    for maps in delta.astype(np.float64).sum(axis=1):
-        total = maps.sum()
-        prefix, crossing = maps[:half, :half].sum(), maps[half:, :half].sum()
-        shares.append(
-            ZoneShares(prefix / total, crossing / total, maps[half:, half:].sum() / total)
-            if total > 0
-            else None
-        )
-    return shares
-
-
-def png_grey(scaled: np.ndarray) -> bytes:
-    """Encode one scaled map as a PNG of grey and alpha, as the module says.
-
-    Args:
-        scaled: (query, key), fractions in [0, 1].
-    """
-    size = len(scaled)
-    grey = 255 - np.rint(255 * np.sqrt(scaled)).astype(np.uint8)
-    alpha = np.where(np.tri(size, dtype=bool), 255, 0).astype(np.uint8)
-    grey = np.where(alpha > 0, grey, 0).astype(np.uint8)
-    return _png(np.stack([grey, alpha], axis=-1), colour_type=4)
-
-
-def png_ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> bytes:
-    """Encode one scaled map as ink of one colour, the denser the larger: for any ground.
-
-    Args:
-        scaled: (query, key), fractions in [0, 1].
-        colour: red, green, blue in 0 to 255.
-    """
-    alpha = np.rint(255 * np.sqrt(np.tril(scaled))).astype(np.uint8)
-    palette = b"PLTE" + bytes(colour) * 256
-    return _png(alpha, colour_type=3, palette=palette, alphas=b"tRNS" + bytes(range(256)))
-
-
-def png_uri(png: bytes) -> str:
-    """Write a PNG as an address that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _png(
-    pixels: np.ndarray, *, colour_type: int, palette: bytes = b"", alphas: bytes = b""
-) -> bytes:
-    """Write 8-bit pixels (rows, columns[, channels]) as a PNG without filters."""
-    n_rows, n_columns = pixels.shape[:2]
-    header = struct.pack(">IIBBBBB", n_columns, n_rows, 8, colour_type, 0, 0, 0)
-    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
-    chunks = [b"IHDR" + header, palette, alphas, b"IDAT" + zlib.compress(lines, 9), b"IEND"]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in chunks
-        if chunk
-    )
-
-
-# What the templates need beyond the content: charts' rows, pictures of Δ, settings as lines.
+from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.words import UNKNOWN, number
 
 # Above this the further taxonomies keep their layer profile and tables, and the page says so: a
 # page of tens of megabytes opens slowly on a phone. Pythia 12b's shape with both attributions
 # takes about 1 MB a taxonomy.
 PICTURE_BUDGET_BYTES = 12_000_000
-
-
-INPUT_WORDS = {
-    "mean": "weights averaged over the heads",
-    "max": "their maximum over the heads",
-    "both": "mean and maximum side by side",
-    "heads": "every head’s weights",
-    "difference": "the model’s means less the reference’s",
-}
-"""What the CNNs see under each input's name."""
-
-
-class ChartRow(NamedTuple):
-    """One line of the dot chart: who reached it, and its figures."""
-
-    source: str
-    words: Source
-    row: BenchmarkRow
-
-
-class ChartGroup(NamedTuple):
-    """Lines of the dot chart that belong together."""
-
-    title: str
-    rows: list[ChartRow]
-
-
-class DeltaClass(NamedTuple):
-    """Δ of one class: pictures and profile layer by layer, and where it lies.
-
-    Attributes:
-        name: the class.
-        pictures: one address a layer that holds the picture; empty beyond the budget.
-        profile: one fraction a layer.
-        peak: the layer with the largest profile, counted from 0.
-        shares: share of Δ in each zone, None where Δ is zero.
-        n_used: evaluation sequences averaged.
-        n_skipped: evaluation sequences without a positive gradient.
-        n_wrong: misclassified evaluation sequences, None when not told.
-    """
-
-    name: str
-    pictures: list[str]
-    profile: list[float]
-    peak: int
-    shares: ZoneShares | None
-    n_used: int
-    n_skipped: int
-    n_wrong: int | None
-
-
-class DeltaView(NamedTuple):
-    """Decisiveness of one attribution, ready to be shown."""
-
-    attribution: str
-    n_layers: int
-    length: int
-    strongest: int
-    classes: list[DeltaClass]
-    has_pictures: bool
-
-
-def chart_groups(benchmark: Benchmark) -> list[ChartGroup]:
-    """Order the measured rows as every chart shows them, groups without rows left out."""
-    groups = []
-    for title, sources in SOURCE_GROUPS:
-        found = [(source, benchmark.row(source)) for source in sources]
-        rows = [ChartRow(source, TABLE[source], row) for source, row in found if row]
-        if rows:
-            groups.append(ChartGroup(title, rows))
-    return groups
-
-
-def best_of_class(benchmark: Benchmark, index: int) -> float | None:
-    """Give the best F1 of one class among the sources without memory."""
-    rows = [benchmark.row(source) for source in SOURCE_GROUPS[1][1]]
-    estimates: list[Estimate] = [row.f1[index] for row in rows if row and row.f1]
-    return max((each.value for each in estimates if each.value is not None), default=None)
-
-
-def by_excess(taxonomies: tuple[TaxonomyResult, ...]) -> list[tuple[int, TaxonomyResult]]:
-    """Number the taxonomies from 1 and order them by falling excess, those without one last."""
-
-    def rank(numbered: tuple[int, TaxonomyResult]) -> float:
-        main = numbered[1].main
-        value = main.excess.estimate.value if main is not None and main.excess else None
-        return float("inf") if value is None else -value
-
-    return sorted(enumerate(taxonomies, 1), key=rank)
-
-
-def delta_views(
-    taxonomies: tuple[TaxonomyResult, ...], *, budget_bytes: int = PICTURE_BUDGET_BYTES
-) -> list[list[DeltaView]]:
-    """Draw the decisiveness maps of all taxonomies, in order, while the budget lasts.
-
-    Returns:
-        For each taxonomy one view an attribution.
-    """
-    left = budget_bytes
-    views: list[list[DeltaView]] = []
-    for taxonomy in taxonomies:
-        of_taxonomy = []
-        for maps in taxonomy.deltas:
-            view = _delta_view(maps, taxonomy, with_pictures=left > 0)
-            left -= sum(len(picture) for each in view.classes for picture in each.pictures)
-            of_taxonomy.append(view)
-        views.append(of_taxonomy)
-    return views
-
-
-def profile_view(maps: DeltaMaps, taxonomy: TaxonomyResult) -> DeltaView:
-    """Give the view of one attribution without its pictures."""
-    return _delta_view(maps, taxonomy, with_pictures=False)
-
-
-def profile_points(profile: list[float]) -> list[tuple[float, float]]:
-    """Place a layer profile on a square of 100 by 100, layers at equal distances, 0 at the foot."""
-    step = 100 / len(profile)
-    return [(step * (layer + 0.5), 100 - 100 * value) for layer, value in enumerate(profile)]
-
-
-def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Turn nested settings into sections of (dotted name, value) lines, in the order given.
-
-    >>> setting_lines({"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8]}}})
-    [('', [('seed', '1')]), ('cnn', [('preset', 'small'), ('grid.k', '6, 8')])]
-    """
-    loose = [(str(k), _value_text(v)) for k, v in settings.items() if not isinstance(v, Mapping)]
-    sections = [("", loose)] if loose else []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            sections.append((str(name), list(_flatten(value))))
-    return sections
-
-
-def _delta_view(maps: DeltaMaps, taxonomy: TaxonomyResult, *, with_pictures: bool) -> DeltaView:
-    """Draw one attribution."""
-    delta = np.asarray(maps.delta)
-    scaled, profile, shares = scale_by_layer(delta), layer_profile(delta), zone_shares(delta)
-    classes = [
-        DeltaClass(
-            name=facts.name,
-            pictures=[png_uri(png_grey(layer)) for layer in scaled[index]] if with_pictures else [],
-            profile=[float(value) for value in profile[index]],
-            peak=int(profile[index].argmax()),
-            shares=shares[index],
-            n_used=maps.n_used[index],
-            n_skipped=maps.n_skipped[index],
-            n_wrong=maps.n_wrong[index] if maps.n_wrong else None,
-        )
-        for index, facts in enumerate(taxonomy.classes)
-    ]
-    return DeltaView(
-        maps.attribution,
-        delta.shape[1],
-        delta.shape[-1],
-        strongest_layer(delta),
-        classes,
-        with_pictures,
-    )
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give (dotted name, value) of a nested mapping."""
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _value_text(inner)
-
-
-def _value_text(value: Any) -> str:
-    """Print a setting: lists with commas, nothing as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_value_text(each) for each in value)
-    return str(value)
-
-
-# The colours of every picture, for light and dark pages: one definition for CSS, SVG and plotly.
+WIDTH, HEIGHT = 640.0, 300.0
+"""Of a chart."""
 
 LIGHT = {
     "page": "#faf9f6",
@@ -373,6 +82,9 @@ N_CLASS_COLOURS = 6
 # From nothing to the most: one hue, luminance steadily falling (light) or rising (dark).
 _RAMP_LIGHT = ("#f3f1ec", "#cfe0f1", "#8fbce3", "#4a8fd0", "#1f5bb5", "#12346f", "#081a3c")
 _RAMP_DARK = ("#20252c", "#1f3b63", "#2a60a8", "#4a8fe0", "#86bbf7", "#c8e1fd", "#fbfdff")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
+_MOST_NAMES = 16
+_KNOCKOUT_MARGIN_PERCENT = 5.0
 
 
 def class_colour(index: int, *, dark: bool = False) -> str:
@@ -380,7 +92,7 @@ def class_colour(index: int, *, dark: bool = False) -> str:
     return (DARK if dark else LIGHT)[f"class-{index % N_CLASS_COLOURS}"]
 
 
-def css_variables(colours: dict[str, str]) -> str:
+def css_variables(colours: Mapping[str, str]) -> str:
     """Write colours as CSS custom properties.
 
     >>> css_variables({"ink": "#000000"})
@@ -395,11 +107,360 @@ def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> 
     Returns:
         Fractions of red, green and blue, float (positions, 3).
     """
-    stops = np.array([_rgb(colour) for colour in (_RAMP_DARK if dark else _RAMP_LIGHT)])
+    ramp = _RAMP_DARK if dark else _RAMP_LIGHT
+    stops = np.array([list(bytes.fromhex(colour[1:])) for colour in ramp]) / 255
     places = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(positions, places, stops[:, channel]) for channel in range(3)], 1)
 
 
-def _rgb(colour: str) -> list[float]:
-    """Turn ``#rrggbb`` into fractions."""
-    return [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+def scale_by_layer(delta: np.ndarray) -> np.ndarray:
+    """Divide each layer by its largest value over all classes.
+
+    Args:
+        delta: (classes, layers, query, key), not negative.
+
+    Returns:
+        The same shape, float32 in [0, 1]; a layer that is zero everywhere stays zero.
+    """
+    largest = delta.max(axis=(0, 2, 3), keepdims=True)
+    safe = np.where(largest > 0, largest, 1)
+    scaled: np.ndarray = np.clip(delta / safe, 0, 1).astype(np.float32)
+    return scaled
+
+
+def strongest_layer(delta: np.ndarray) -> int:
+    """Give the layer in which Δ of all classes together is largest."""
+    return int(delta.sum(axis=(0, 2, 3)).argmax())
+
+
+def zone_shares(delta: np.ndarray) -> list[dict[str, float] | None]:
+    """Say for each class which share of Δ lies in the three zones of a sequence.
+
+    Args:
+        delta: (classes, layers, query, key).
+
+    Returns:
+        For each class fractions of `prefix` (looking at the prefix), `suffix_to_prefix` and
+        `suffix` (looking at the suffix), None where Δ is zero.
+    """
+    half = delta.shape[-1] // 2
+    shares: list[dict[str, float] | None] = []
+    for maps in delta.astype(np.float64).sum(axis=1):
+        total = maps.sum()
+        zones = {
+            "prefix": maps[:half, :half],
+            "suffix_to_prefix": maps[half:, :half],
+            "suffix": maps[half:, half:],
+        }
+        shares.append({name: zone.sum() / total for name, zone in zones.items()} if total else None)
+    return shares
+
+
+def png_grey(scaled: np.ndarray) -> bytes:
+    """Encode one scaled map as grey and alpha: white for nothing, black for the layer's maximum.
+
+    Transparent where a query cannot look (above the diagonal). The page colours it; without
+    colouring it is still a picture.
+
+    Args:
+        scaled: (query, key), fractions in [0, 1].
+    """
+    size = len(scaled)
+    grey = 255 - np.rint(255 * np.sqrt(scaled)).astype(np.uint8)
+    alpha = np.where(np.tri(size, dtype=bool), 255, 0).astype(np.uint8)
+    grey = np.where(alpha > 0, grey, 0).astype(np.uint8)
+    return _png(np.stack([grey, alpha], axis=-1), colour_type=4)
+
+
+def png_ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> bytes:
+    """Encode one scaled map as ink of one colour, the denser the larger: for any ground.
+
+    Args:
+        scaled: (query, key), fractions in [0, 1].
+        colour: red, green, blue in 0 to 255.
+    """
+    alpha = np.rint(255 * np.sqrt(np.tril(scaled))).astype(np.uint8)
+    palette = b"PLTE" + bytes(colour) * 256
+    return _png(alpha, colour_type=3, palette=palette, alphas=b"tRNS" + bytes(range(256)))
+
+
+def png_uri(png: bytes) -> str:
+    """Write a PNG as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _png(
+    pixels: np.ndarray, *, colour_type: int, palette: bytes = b"", alphas: bytes = b""
+) -> bytes:
+    """Write 8-bit pixels (rows, columns[, channels]) as a PNG without filters."""
+    n_rows, n_columns = pixels.shape[:2]
+    header = struct.pack(">IIBBBBB", n_columns, n_rows, 8, colour_type, 0, 0, 0)
+    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [b"IHDR" + header, palette, alphas, b"IDAT" + zlib.compress(lines, 9), b"IEND"]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+        if chunk
+    )
+
+
+def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, Any]:
+    """Decisiveness of one attribution, ready to be shown.
+
+    Returns:
+        Facts and, for each of the `classes`, `pictures` and `profile` layer by layer, the layer of
+        its `peak`, `shares` by zone, and the evaluation sequences behind it.
+    """
+    delta = np.asarray(maps.delta)
+    scaled, profile, shares = scale_by_layer(delta), layer_profile(delta), zone_shares(delta)
+    return {
+        "attribution": maps.attribution,
+        "n_layers": delta.shape[1],
+        "length": delta.shape[-1],
+        "strongest": strongest_layer(delta),
+        "has_pictures": with_pictures,
+        "classes": [
+            {
+                "name": name,
+                "pictures": [png_uri(png_grey(one)) for one in scaled[index]]
+                if with_pictures
+                else [],
+                "profile": profile[index].tolist(),
+                "peak": int(profile[index].argmax()),
+                "shares": shares[index],
+                "n_used": maps.n_used[index],
+                "n_skipped": maps.n_skipped[index],
+                "n_wrong": maps.n_wrong[index],
+            }
+            for index, name in enumerate(maps.classes)
+        ],
+    }
+
+
+def delta_views(
+    taxonomies: Sequence[Sequence[StoredDelta]], *, budget_bytes: int = PICTURE_BUDGET_BYTES
+) -> list[list[dict[str, Any]]]:
+    """Draw the decisiveness maps of all taxonomies, in order, while the budget lasts.
+
+    Args:
+        taxonomies: Δ of each, one an attribution.
+        budget_bytes: of all pictures together.
+    """
+    left = budget_bytes
+    views: list[list[dict[str, Any]]] = []
+    for deltas in taxonomies:
+        views.append([])
+        for maps in deltas:
+            view = delta_view(maps, with_pictures=left > 0)
+            left -= sum(len(picture) for one in view["classes"] for picture in one["pictures"])
+            views[-1].append(view)
+    return views
+
+
+def profile_points(profile: Sequence[float]) -> list[tuple[float, float]]:
+    """Place a layer profile on a square of 100 by 100, layers at equal distances, 0 at the foot."""
+    step = 100 / len(profile)
+    return [(step * (layer + 0.5), 100 - 100 * value) for layer, value in enumerate(profile)]
+
+
+def strength_place(strength: float, strengths: Sequence[float]) -> float:
+    """Place a strength of a knockout on a logarithmic axis, per cent of its width.
+
+    >>> [strength_place(one, (0.1, 1.0, 10.0)) for one in (0.1, 1.0, 10.0)]
+    [5.0, 50.0, 95.0]
+    >>> strength_place(3.0, (3.0,))
+    50.0
+    """
+    low, high = math.log(min(strengths)), math.log(max(strengths))
+    if high == low:
+        return 50.0
+    room = 100 - 2 * _KNOCKOUT_MARGIN_PERCENT
+    return _KNOCKOUT_MARGIN_PERCENT + room * (math.log(strength) - low) / (high - low)
+
+
+class Tick(NamedTuple):
+    """A place on an axis and what stands there."""
+
+    at: float
+    text: str
+
+
+class _Axis(NamedTuple):
+    """Values from `low` to `high` drawn from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def place(self, value: float) -> float:
+        low, high, at = self.low, self.high, value
+        if self.is_log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(value)
+        share = (at - low) / (high - low) if high > low else 0.5
+        return self.start + share * (self.end - self.start)
+
+    def within(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+    def round_steps(self) -> list[float]:
+        """Round values along the axis."""
+        if self.is_log:
+            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+            powers = [10.0**power for power in range(first, last + 1)]
+            return powers if len(powers) > 1 else [self.low * 1.2, self.high / 1.2]
+        rough = (self.high - self.low) / 5
+        power = 10 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def chart_view(chart: Chart, *, first_colour: int = 1) -> dict[str, Any]:
+    """Place a chart: ticks, marks, and the points of each series in `runs` without gaps.
+
+    Args:
+        chart: what is drawn.
+        first_colour: of the first series, a number of a class.
+    """
+    x_axis, y_axis = _x_axis(chart), _y_axis(chart)
+    step = (x_axis.end - x_axis.start) / max(len(chart.x_names), 1)
+    bar_width = 0.8 * step / len(chart.series) if chart.form == "bars" else 0.0
+    x_ticks = [(value, number(value)) for value in x_axis.round_steps()]
+    if chart.x_names:
+        every = math.ceil(len(chart.x_names) / _MOST_NAMES)
+        x_ticks = [(float(at), name) for at, name in enumerate(chart.x_names)][::every]
+    series = []
+    for index, one in enumerate(chart.series):
+        shift = bar_width * (index - (len(chart.series) - 1) / 2)
+        runs = [run for run in _runs(chart, one, x_axis, y_axis, shift) if run]
+        points = [point for run in runs for point in run]
+        colour = (index + first_colour) % N_CLASS_COLOURS
+        placed = {"place": index, "colour": colour, "runs": runs, "points": points}
+        series.append({"name": one.name} | placed)
+    zero = 0.0 if y_axis.low <= 0 <= y_axis.high and not y_axis.is_log else y_axis.low
+    return {
+        "chart": chart,
+        "x_ticks": [Tick(x_axis.place(at), text) for at, text in x_ticks],
+        "y_ticks": [
+            Tick(y_axis.place(at), number(at, as_percent=chart.percent))
+            for at in y_axis.round_steps()
+        ],
+        "marks": [Tick(x_axis.place(at), word) for at, word in chart.marks],
+        "series": series,
+        "zero": y_axis.place(zero),
+        "bar_width": bar_width,
+        "is_slanted": sum(map(len, chart.x_names)) > 80,
+    }
+
+
+def _x_axis(chart: Chart) -> _Axis:
+    ends = (_LEFT, WIDTH - _RIGHT)
+    if chart.x_names:
+        return _Axis(-0.5, len(chart.x_names) - 0.5, *ends)
+    values = [x for one in chart.series for x in one.x if x is not None]
+    values += [at for at, _ in chart.marks]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low == high:
+        low, high = (low / 2, high * 2) if chart.log_x else (low - 0.5, high + 0.5)
+    if chart.form == "points" and not chart.log_x:
+        pad = 0.04 * (high - low)
+        low, high = low - pad, high + pad
+    return _Axis(low, high, *ends, is_log=chart.log_x)
+
+
+def _y_axis(chart: Chart) -> _Axis:
+    ends = (HEIGHT - _BOTTOM, _TOP)
+    parts = [part for one in chart.series for part in (one.y, one.low, one.high)]
+    values = [y for part in parts for y in part if y is not None]
+    if chart.form == "bars":
+        values.append(0.0)
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if chart.log_y:
+        values = [value for value in values if value > 0]
+        low, high = min(values), max(values)
+        return _Axis(low / 1.2, high * 1.2, *ends, is_log=True)
+    if chart.percent and low >= 0 and high <= 1 and high > 0.5:
+        return _Axis(0.0, 1.0, *ends)
+    pad = 0.06 * (high - low) or 0.5
+    bottom = 0.0 if 0 <= low < 0.5 * high else low - pad
+    return _Axis(bottom, 0.0 if high == 0 and low < 0 else high + pad, *ends)
+
+
+def _runs(
+    chart: Chart, series: Series, x_axis: _Axis, y_axis: _Axis, shift: float
+) -> list[list[dict[str, Any]]]:
+    """Place the points of one series, each with what its tooltip says; a gap ends a run."""
+    runs: list[list[dict[str, Any]]] = [[]]
+    empty = (None,) * len(series.y)
+    rows = zip(series.x, series.y, series.low or empty, series.high or empty, strict=True)
+    for x, y, *ends in rows:
+        if x is None or y is None:
+            runs.append([])
+            continue
+        low, high = (None if one is None else y_axis.place(y_axis.within(one)) for one in ends)
+        where = chart.x_names[round(x)] if chart.x_names else number(x)
+        value, *said = (number(one, as_percent=chart.percent) for one in (y, *ends))
+        text = f"{series.name}, {where}: {value}"
+        if UNKNOWN not in said:
+            text += f" [{', '.join(said)}]"
+        point = {"x": x_axis.place(x) + shift, "y": y_axis.place(y), "low": low, "high": high}
+        runs[-1].append(point | {"text": text})
+    return runs
+
+
+def heat_view(heat: HeatMap) -> dict[str, Any]:
+    """Place a heat map: names along the sides, cells with their strength (-1 to 1)."""
+    n_rows, n_columns = len(heat.row_names), len(heat.column_names)
+    left = 12.0 + 6.6 * min(max(map(len, heat.row_names)), 26) + (16 if heat.row_label else 0)
+    cell_width = min((WIDTH - left - 60) / n_columns, 92.0)
+    cell_height = min(max(cell_width * 0.62, 8.0), 34.0) if n_columns <= 12 else cell_width
+    longest = max(map(len, heat.column_names))
+    is_slanted = longest > 3 and 6.4 * longest > max(cell_width, 44.0)
+    top = (44.0 if heat.column_label else 24.0) + (2.9 * min(longest, 26) if is_slanted else 0.0)
+    largest = max((abs(v) for row in heat.values for v in row if v is not None), default=0.0)
+    scale = 1.0 if heat.percent and not heat.diverging and largest > 0.25 else largest or 1.0
+    cells = [
+        {
+            "x": left + column * cell_width,
+            "y": top + row * cell_height,
+            "strength": value / scale,
+            "text": _cell_text(value, heat.percent, largest),
+            "title": f"{heat.row_names[row]}, {heat.column_names[column]}: "
+            f"{number(value, as_percent=heat.percent)}",
+        }
+        for row, line in enumerate(heat.values)
+        for column, value in enumerate(line)
+        if value is not None
+    ]
+    return {
+        "heat": heat,
+        "width": left + n_columns * cell_width + (60 if is_slanted else 8),
+        "height": top + n_rows * cell_height + 8,
+        "left": left,
+        "top": top,
+        "cell_width": cell_width,
+        "cell_height": cell_height,
+        "cells": cells,
+        "shows_values": n_columns <= 12 and cell_height >= 16,
+        "is_slanted": is_slanted,
+        "columns": _names(heat.column_names, left, cell_width, 18.0 if is_slanted else 44.0),
+        "rows": _names(heat.row_names, top, cell_height, 13.0),
+    }
+
+
+def _cell_text(value: float, percent: bool, largest: float) -> str:
+    """A value short enough for its cell: two digits, none below a hundredth of the largest."""
+    if percent or abs(value) >= 100:
+        return number(value, as_percent=percent)
+    finest = max(1, 2 - math.ceil(math.log10(largest))) if largest else 1
+    return number(round(float(f"{value:.2g}"), min(finest, 300)))
+
+
+def _names(names: Sequence[str], start: float, size: float, least: float) -> list[Tick]:
+    """The names that find room along a side, at least so far apart."""
+    every = max(1, math.ceil(least / size)) if len(names) > 1 and size < least else 1
+    shown = list(enumerate(names))[::every]
+    return [Tick(start + (index + 0.5) * size, name[:26]) for index, name in shown]

@@ -35,8 +35,7 @@ from mnemoscope.report.charts import (
     map_ramp,
     scale_by_layer,
 )
-from mnemoscope.report.content import KnockoutPanel, KnockoutView
-from mnemoscope.report.gather import knockout_of
+from mnemoscope.report.content import Record, knockout_of
 from mnemoscope.study.folder import Study
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def profile_print(
     return figure
 
 
-def knockout_print(view: KnockoutView, classes: Sequence[str], *, title: str = "") -> "Figure":
+def knockout_print(view: Record, classes: Sequence[str], *, title: str = "") -> "Figure":
     """Draw survival by strength, a panel a tried class, as the report does.
 
     Args:
@@ -184,14 +183,14 @@ def knockout_print(view: KnockoutView, classes: Sequence[str], *, title: str = "
     """
     with _style():
         figure = _figure(3.2)
-        axes = figure.subplots(1, len(view.panels), squeeze=False, sharey=True)[0]
-        for ax, panel in zip(axes, view.panels, strict=True):
+        axes = figure.subplots(1, len(view["panels"]), squeeze=False, sharey=True)[0]
+        for ax, panel in zip(axes, view["panels"], strict=True):
             _draw_cuts(ax, panel, list(classes))
             ax.set_xscale("log")
-            ax.set_xticks(view.strengths, [f"{one:g}" for one in view.strengths])
+            ax.set_xticks(view["strengths"], [f"{one:g}" for one in view["strengths"]])
             ax.minorticks_off()
             ax.set_xlabel("edges cut, %")
-            ax.set_title(f"{panel.class_name} ({panel.n} sequences)", fontsize=8)
+            ax.set_title(f"{panel['class']} ({panel['n']} sequences)", fontsize=8)
             ax.set_ylim(-3, 103)
             ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
             _bare(ax)
@@ -259,25 +258,25 @@ def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
     return image
 
 
-def _draw_cuts(ax: "Axes", panel: KnockoutPanel, classes: list[str]) -> None:
+def _draw_cuts(ax: "Axes", panel: Record, classes: list[str]) -> None:
     """Draw the curves of one tried class, with their intervals as bands; one strength as marks."""
-    for place, curve in enumerate(panel.curves):
-        if curve.choice == "decisive":
-            style = _style_of_class(classes.index(curve.edges_of))
-            width = 1.8 if curve.edges_of == panel.class_name else 1.0
+    for place, curve in enumerate(panel["curves"]):
+        if curve["choice"] == "decisive":
+            style = _style_of_class(classes.index(curve["edges_of"]))
+            width = 1.8 if curve["edges_of"] == panel["class"] else 1.0
         else:
-            dash = _CONTROLS.get(curve.choice, "longdash")
+            dash = _CONTROLS.get(curve["choice"], "longdash")
             style, width = {"color": LIGHT["other"], "ls": _LINES[dash]}, 0.9
-        strengths = [point.strength for point in curve.points]
+        strengths = [point["strength"] for point in curve["points"]]
         value, low, high = (
-            [100 * (getattr(point.survival, name) or 0.0) for point in curve.points]
+            [100 * (getattr(point["survival"], name) or 0.0) for point in curve["points"]]
             for name in ("value", "low", "high")
         )
         if len(strengths) == 1:  # a curve of one point is no line: side by side, each its mark
-            strengths = [strengths[0] * _APART ** (place - (len(panel.curves) - 1) / 2)]
+            strengths = [strengths[0] * _APART ** (place - (len(panel["curves"]) - 1) / 2)]
             style |= {"marker": _MARKS[place % len(_MARKS)], "ms": 3 * width}
             ax.vlines(strengths, low, high, color=style["color"], lw=0.6)
-        ax.plot(strengths, value, lw=width, label=curve.name, **style)
+        ax.plot(strengths, value, lw=width, label=curve["name"], **style)
         ax.fill_between(strengths, low, high, color=style["color"], alpha=0.08, lw=0)
 
 
@@ -293,8 +292,6 @@ def _bare(ax: "Axes") -> None:
     """No frame above and on the right."""
     ax.spines[["top", "right"]].set_visible(False)
 
-
-# Figures for paper and numbers of a localized study: `mnemoscope localize STUDY --export DIR`.
 
 _PANELS = {"model": "model", "reference": "reference model"}
 

@@ -1,12 +1,23 @@
-"""What a study found, as Polars frames and as figures that a notebook shows."""
+"""What a study found, as Polars frames and as pictures that a notebook shows.
 
+A picture is one SVG with its own ground and colours for light and dark: no script, no outside
+address. It shows what the report shows.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.benchmark.excess import FigureName, PairedDifference
 from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.files import write_text
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.benchmark import (
     BENCHMARK_FILE,
     Together,
@@ -17,8 +28,50 @@ from mnemoscope.pipeline.benchmark import (
 from mnemoscope.pipeline.label import LABELS_FILE, SAMPLES_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE
-from mnemoscope.report.gather import taxonomy_results
+from mnemoscope.report.charts import (
+    HEIGHT,
+    chart_view,
+    png_ink,
+    png_uri,
+    scale_by_layer,
+    strongest_layer,
+)
+from mnemoscope.report.content import Record, TaxonomyResult, taxonomy_results
+from mnemoscope.report.page import environment
 from mnemoscope.study.folder import Study
+
+WIDTH = 920
+_PANEL_GAP, _MARGIN, _ROW, _TOP, _LABEL, _MAP_GAP = 40, 28, 25, 96, 138, 12.0
+_MOST_LAYERS_IN_A_ROW = 8
+_INK = (74, 140, 224)  # one blue that stands out on both grounds
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG that shows itself in a notebook.
+
+    Attributes:
+        svg: the text of the file.
+    """
+
+    svg: str
+
+    def save(self, path: Path | str) -> None:
+        """Write the SVG, whole or not at all; an existing file is replaced.
+
+        Raises:
+            NoRoomError: the disk is full.
+            UserError: the folder is missing or cannot be written to.
+        """
+        write_text(path, self.svg)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def _repr_html_(self) -> str:
+        """As an image, so that its style does not reach the notebook's page."""
+        data = base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
+        return f'<img src="data:image/svg+xml;base64,{data}" style="max-width:100%">'
 
 
 def labels(study: Study) -> pl.DataFrame:
@@ -114,45 +167,143 @@ def decisiveness(
     )
 
 
-def benchmark_figure(study: Study, *taxonomies: str) -> Any:
-    """Min-F1 beside its controls, a panel a taxonomy.
+def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
+    """Min-F1 beside its controls, a panel a taxonomy, with Δ of the strongest layer below it.
+
+    The shaded band reaches to the best figure without memory: a model's dot within it shows
+    nothing that the text does not show.
 
     Args:
         study: with the benchmark and localize stages done.
         *taxonomies: names of those to show; all when none is named.
 
-    Returns:
-        A plotly figure.
-
     Raises:
-        UserError: a stage has not been run, or there is no such taxonomy.
+        UserError: a stage has not been run, there is no such taxonomy, or none was measured.
     """
-    from mnemoscope.report import figures
-
     study.require("benchmark")
     names = {_sample(study, name) for name in taxonomies}
-    results = [one for one in taxonomy_results(study) if not names or one.name in names]
-    return figures.benchmark_figure(results)
+    shown = [one for one in taxonomy_results(study) if not names or one.name in names]
+    return draw_benchmarks(shown, str(study.record["models"]["model"]["name"]))
+
+
+def draw_benchmarks(taxonomies: Sequence[TaxonomyResult], model: str) -> Picture:
+    """Draw the panels of `benchmark_figure`, two in a row.
+
+    Raises:
+        UserError: no taxonomy was measured.
+    """
+    measured = [one for one in taxonomies if one.main is not None and one.main.rows]
+    if not measured:
+        raise UserError("no taxonomy with a measured benchmark: there is nothing to draw.")
+    n_columns = min(len(measured), 2)
+    rows: list[Record] = []
+    top: float = 0
+    for start in range(0, len(measured), n_columns):
+        placed = enumerate(measured[start : start + n_columns])
+        panels = [_panel(one, place, n_columns) for place, one in placed]
+        map_size = max(panel["map_size"] for panel in panels)
+        maps_y = max(panel["bottom"] for panel in panels) + 78
+        rows.append({"top": top, "panels": panels, "maps_y": maps_y})
+        top += maps_y + map_size + 14 if map_size else maps_y - 40
+    has_maps = any(panel["maps"] for row in rows for panel in row["panels"])
+    height = top + (52 if has_maps else 18)
+    return _picture(f"{model}: memory or only text?", height, rows=rows, has_maps=has_maps)
+
+
+def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
+    """Place the chart and the maps of one taxonomy."""
+    assert taxonomy.main is not None
+    width = (WIDTH - 2 * _MARGIN - (n_panels - 1) * _PANEL_GAP) / n_panels
+    left = _MARGIN + place * (width + _PANEL_GAP)
+    plot_x, plot_width = left + _LABEL, width - _LABEL - 44
+    every = [
+        row for _, rows in taxonomy.main.groups for row in rows if row["source"] != "statistics"
+    ]
+    best, n_classes = taxonomy.main.best, len(taxonomy.classes)
+    panel: Record = {
+        "x": left,
+        "title": taxonomy.label,
+        "verdict": taxonomy.standing.value,
+        "plot_x": plot_x,
+        "plot_width": plot_width,
+        "bottom": _TOP + 8 + _ROW * len(every),
+        "edge": plot_x + plot_width * best.value if best else None,
+        "lines": [
+            row
+            | {"y": _TOP + 22 + _ROW * index}
+            | {
+                end: None if value is None else plot_x + plot_width * value
+                for end, value in zip(("x", "low", "high"), row["min_f1"], strict=True)
+            }
+            for index, row in enumerate(every)
+        ],
+        "maps": [],
+        "map_size": 0.0,
+    }
+    if taxonomy.deltas:
+        delta = taxonomy.deltas[0].delta
+        panel["layer"] = strongest_layer(delta)
+        size = panel["map_size"] = min(132.0, (width - _MAP_GAP * (n_classes - 1)) / n_classes)
+        panel["maps"] = [
+            (facts["name"], left + index * (size + _MAP_GAP), png_uri(png_ink(maps, _INK)))
+            for index, (facts, maps) in enumerate(
+                zip(taxonomy.classes, scale_by_layer(delta)[:, panel["layer"]], strict=True)
+            )
+        ]
+    return panel
 
 
 def delta_figure(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
-) -> Any:
-    """Δ by layer and class, a plotly figure; arguments as `decisiveness`."""
-    from mnemoscope.report import figures
+) -> Picture:
+    """Δ by layer and class, each layer scaled by its maximum; arguments as `decisiveness`."""
+    return draw_delta(decisiveness(study, taxonomy, attribution=attribution))
 
-    stored = decisiveness(study, taxonomy, attribution=attribution)
-    return figures.delta_figure(stored.delta, stored.classes)
+
+def draw_delta(stored: StoredDelta) -> Picture:
+    """Draw the maps of `delta_figure`: a row a class, further rows where the layers are many."""
+    n_layers = stored.delta.shape[1]
+    n_columns = min(n_layers, _MOST_LAYERS_IN_A_ROW)
+    size = min(132.0, (WIDTH - 2 * _MARGIN - _LABEL) / n_columns - _MAP_GAP)
+    cells, y = [], 96.0
+    for name, maps in zip(stored.classes, scale_by_layer(stored.delta), strict=True):
+        for layer, scaled in enumerate(maps):
+            column = layer % n_columns
+            y += size + 34 if layer and not column else 0.0
+            x = _MARGIN + _LABEL + column * (size + _MAP_GAP)
+            label = "" if layer else name
+            cells.append((label, layer + 1, x, y, png_uri(png_ink(scaled, _INK))))
+        y += size + 34
+    title = f"{stored.sample}: Δ by {stored.attribution}"
+    return _picture(title, y - 14, cells=cells, size=size)
 
 
 def layer_profile_figure(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
-) -> Any:
-    """ΣΔ by layer and class, a plotly figure; arguments as `decisiveness`."""
-    from mnemoscope.report import figures
+) -> Picture:
+    """ΣΔ by layer and class, per cent of the largest; arguments as `decisiveness`."""
+    return draw_profile(decisiveness(study, taxonomy, attribution=attribution))
 
-    stored = decisiveness(study, taxonomy, attribution=attribution)
-    return figures.layer_profile_figure(stored.delta, stored.classes)
+
+def draw_profile(stored: StoredDelta) -> Picture:
+    """Draw the chart of `layer_profile_figure`."""
+    series = tuple(
+        Series(name=name, x=plain(range(1, len(values) + 1)), y=plain(values))
+        for name, values in zip(stored.classes, layer_profile(stored.delta), strict=True)
+    )
+    title = f"{stored.sample}: Δ by {stored.attribution}, summed over each layer"
+    chart = Chart(
+        title=title, series=series, x_label="layer", percent=True, y_label="% of the largest"
+    )
+    return _picture(title, 1.2 * HEIGHT + 112, view=chart_view(chart, first_colour=0))
+
+
+def _picture(title: str, height: float, **values: Any) -> Picture:
+    """Fill the template with `rows` of panels, `cells` of maps, or the `view` of a chart."""
+    template = environment().get_template("picture.svg.j2")
+    body: Record = {"rows": None, "cells": None, "view": None} | values
+    svg = template.render(title=title, width=WIDTH, height=height, margin=_MARGIN, **body)
+    return Picture(svg)
 
 
 def _sample(study: Study, name: str | None) -> str:

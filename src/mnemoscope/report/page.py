@@ -1,152 +1,191 @@
 """Make the report: content and templates into one HTML page that needs nothing else.
 
-`mnemoscope report STUDY` calls `write_report`. The page loads nothing from outside: styles,
-script and pictures are within it, and its content security policy forbids the rest.
+`mnemoscope report STUDY` writes it. The page loads nothing from outside: styles, script and
+pictures are within it, and its content security policy forbids the rest.
 """
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from mnemoscope import __version__
-from mnemoscope import files as atomic_write
-from mnemoscope import words as numbers
-from mnemoscope.report import answer
-from mnemoscope.report import charts as views
-from mnemoscope.report import content as examples
-from mnemoscope.report import content as standing
-from mnemoscope.report.analysis import AnalysisSection, chart_view, heat_view
-from mnemoscope.report.charts import (
-    CLASS_DASHES,
-    DARK,
-    LIGHT,
-    N_CLASS_COLOURS,
-    css_variables,
-    map_ramp,
-)
-from mnemoscope.report.content import ReportContent, strength_place
+from mnemoscope import __version__, words
+from mnemoscope.files import write_bytes, write_text
+from mnemoscope.report import answer, charts
+from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
+from mnemoscope.report.tables import AnalysisSection
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
 
-# Make the report: content and templates into one HTML page that needs nothing else.
+REPORT_FILE = "report.html"
+MOST_OPEN_TAXONOMIES = 4
+"""More taxonomies than this are compared in one chart, a line each, and folded below it."""
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
-# More taxonomies than this are compared in one chart, a line each, and folded below it.
-MOST_OPEN_TAXONOMIES = 4
+_INPUT_WORDS = {
+    "mean": "weights averaged over the heads",
+    "max": "their maximum over the heads",
+    "both": "mean and maximum side by side",
+    "heads": "every head’s weights",
+    "difference": "the model’s means less the reference’s",
+}
 
 
-def render_report(content: ReportContent) -> str:
-    """Render a report as one HTML page.
-
-    Args:
-        content: what the report says.
-
-    Returns:
-        The page; the same content always gives the same page.
-    """
-    script = Markup(asset("report.js"))
-    page = environment().get_template("report.html.j2")
-    html = page.render(
-        content=content,
-        version=__version__,
-        script=script,
-        script_hash=_csp_hash(script),
-        style=Markup(asset("report.css")),
-        deltas=views.delta_views(content.taxonomies),
-        is_folded=len(content.taxonomies) > MOST_OPEN_TAXONOMIES,
-        size_mark=_SIZE_MARK,
-    )
-    html = html.encode("utf-8", "replace").decode("utf-8")
-    before, _, after = html.rpartition(_SIZE_MARK)
-    return before + page_size(len(html.encode("utf-8"))) + after
+def report_stage(study: Study, models: Models) -> None:
+    """Write `report.html`; it opens offline and holds no outside address."""
+    study.require("benchmark")
+    study.require("localize")
+    with study.finishing("report") as counts:
+        content = report_content(study, models.tokenizer())
+        counts["bytes"] = write_report(study.folder / REPORT_FILE, content)
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:
-    """Write the report's page, whole or not at all.
-
-    Args:
-        path: where to; an existing file is replaced.
-        content: what the report says.
-
-    Returns:
-        The size of the page in bytes.
+    """Write the report's page, whole or not at all; its size in bytes.
 
     Raises:
         NoRoomError: the disk is full.
         UserError: the folder is missing or cannot be written to.
     """
     data = render_report(content).encode("utf-8")
-    atomic_write.write_bytes(path, data)
+    write_bytes(path, data)
     return len(data)
+
+
+def render_report(content: ReportContent) -> str:
+    """Render a report as one HTML page; the same content always gives the same page."""
+    script = asset("report.js")
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    html = _render(
+        "report.html.j2",
+        content=content,
+        script=script,
+        script_hash="sha256-" + base64.b64encode(digest).decode("ascii"),
+        deltas=charts.delta_views([one.deltas for one in content.taxonomies]),
+        is_folded=len(content.taxonomies) > MOST_OPEN_TAXONOMIES,
+        size_mark=_SIZE_MARK,
+    )
+    before, _, after = html.rpartition(_SIZE_MARK)
+    return before + page_size(len(html.encode("utf-8"))) + after
+
+
+def write_sections(path: Path, title: str, sections: Sequence[AnalysisSection]) -> None:
+    """Write a page of sections alone, for what is no study; errors as `write_report`."""
+    write_text(path, _render("sections.html.j2", title=title, sections=sections))
+
+
+def page_size(n_bytes: int) -> str:
+    """Print the size of a page."""
+    return words.size(n_bytes, least="kB", whole_below=1e6, space=words.NARROW)
+
+
+def asset(name: str) -> Markup:
+    """Read one of our own files that go into the page."""
+    return Markup(
+        resources.files("mnemoscope.report").joinpath("templates", name).read_text("utf-8")
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    """Fill a template that may hold any text."""
+    made = environment().get_template(template)
+    html = made.render(version=__version__, style=asset("report.css"), **values)
+    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Give the templates with everything they may call; every text is escaped."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnemoscope.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    """The templates with everything they may call; every text is escaped."""
+    made = words.template_environment("mnemoscope.report")
     made.filters |= {
-        "percent": numbers.percent,
-        "points": numbers.points,
-        "interval": numbers.interval,
-        "count": numbers.count,
-        "seconds": numbers.duration,
-        "visible": examples.visible,
+        "percent": words.percent,
+        "points": words.points,
+        "interval": words.interval,
+        "count": words.count,
+        "seconds": words.duration,
+        "visible": visible,
         "sentence": answer.as_sentence,
         "x": _coordinate,
     }
     made.globals |= {
         "answer": answer.answer,
+        "balance_sentence": answer.balance_sentence,
         "benchmark_sentence": answer.benchmark_sentence,
-        "best_of_class": views.best_of_class,
-        "best_without_memory": standing.best_without_memory,
-        "by_excess": views.by_excess,
-        "chart_groups": views.chart_groups,
-        "chart_view": chart_view,
-        "class_dashes": CLASS_DASHES,
-        "continuation_pieces": examples.continuation_pieces,
-        "css_variables": css_variables,
-        "dark": DARK,
-        "heat_view": heat_view,
-        "input_words": views.INPUT_WORDS,
-        "light": LIGHT,
-        "n_class_colours": N_CLASS_COLOURS,
-        "profile_points": views.profile_points,
-        "profile_view": views.profile_view,
+        "by_excess": by_excess,
+        "chart_view": charts.chart_view,
+        "class_dashes": charts.CLASS_DASHES,
+        "css_variables": charts.css_variables,
+        "dark": charts.DARK,
+        "delta_view": charts.delta_view,
+        "heat_view": charts.heat_view,
+        "input_words": _INPUT_WORDS,
+        "light": charts.LIGHT,
+        "like_with_like": answer.like_with_like,
+        "n_class_colours": charts.N_CLASS_COLOURS,
+        "profile_points": charts.profile_points,
         "ramp_tables": _ramp_tables,
-        "setting_lines": views.setting_lines,
-        "share": numbers.share,
-        "standing": standing.standing,
-        "strength_place": strength_place,
-        "taxonomy_standing": standing.taxonomy_standing,
+        "setting_lines": setting_lines,
+        "share": words.share,
+        "strength_place": charts.strength_place,
+        "written_runs": written_runs,
     }
     return made
 
 
-def page_size(n_bytes: int) -> str:
-    """Print the size of a page."""
-    return numbers.size(n_bytes, least="kB", whole_below=1e6, space=numbers.NARROW)
+def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyResult]]:
+    """Number the taxonomies from 1 and order them by falling excess, those without one last."""
+
+    def rank(numbered: tuple[int, TaxonomyResult]) -> float:
+        main = numbered[1].main
+        value = main.excess.value if main is not None and main.excess else None
+        return float("inf") if value is None else -value
+
+    return sorted(enumerate(taxonomies, 1), key=rank)
 
 
-def asset(name: str) -> str:
-    """Read one of our own files that go into the page."""
-    return resources.files("mnemoscope.report").joinpath("templates", name).read_text("utf-8")
+def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Turn nested settings into sections of (dotted name, value) lines, in the order given.
+
+    >>> setting_lines({"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8]}}})
+    [('', [('seed', '1')]), ('cnn', [('preset', 'small'), ('grid.k', '6, 8')])]
+    """
+    nested = {name: inner for name, inner in settings.items() if isinstance(inner, Mapping)}
+    loose = {name: inner for name, inner in settings.items() if name not in nested}
+    sections = [("", list(_flatten(loose)))] if loose else []
+    return sections + [(name, list(_flatten(inner))) for name, inner in nested.items()]
 
 
-def _csp_hash(script: str) -> str:
-    """Name the one script that the page's content security policy lets run."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
+def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[tuple[str, str]]]]:
+    """Group what the model wrote into runs that are the suffix's and runs that differ."""
+    runs: list[tuple[bool, str]] = []
+    for text, differs in written:
+        if runs and runs[-1][0] == differs:
+            text = runs.pop()[1] + text
+        runs.append((differs, text))
+    return [(differs, visible(text)) for differs, text in runs]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Give (dotted name, value) of a nested mapping."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flatten(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _setting(inner)
+
+
+def _setting(value: Any) -> str:
+    """Print a setting: lists with commas, nothing as a dash."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting, value))
+    return words.UNKNOWN if value is None else str(value)
 
 
 def _coordinate(value: float) -> str:
@@ -163,38 +202,5 @@ def _ramp_tables(*, is_dark: bool, is_linear: bool) -> list[str]:
     positions = [(1 - level) ** 2 if is_linear else 1 - level for level in grey]
     return [
         " ".join(f"{value:.3f}" for value in channel)
-        for channel in map_ramp(positions, dark=is_dark).T
+        for channel in charts.map_ramp(positions, dark=is_dark).T
     ]
-
-
-# A page of sections alone, for what is no study, with the signs and colours of the report.
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the page says.
-
-    Attributes:
-        title: heading.
-        sections: one below the other.
-    """
-
-    title: str
-    sections: tuple[AnalysisSection, ...]
-
-
-def render_page(page: Page) -> str:
-    """Render one self-contained HTML page without script; every text is escaped."""
-    template = environment().get_template("sections.html.j2")
-    html = template.render(page=page, version=__version__, style=Markup(asset("report.css")))
-    return html.encode("utf-8", "replace").decode("utf-8")
-
-
-def write_page(path: Path, page: Page) -> None:
-    """Write the page, whole or not at all.
-
-    Raises:
-        NoRoomError: the disk is full.
-        UserError: the folder cannot be written to.
-    """
-    atomic_write.write_text(path, render_page(page))

@@ -1,7 +1,6 @@
 """Figures for paper show the page's numbers, in three formats, the same bytes every time."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from mnemoscope.errors import UserError
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report import export as print_figures
 from mnemoscope.report.charts import scale_by_layer
-from mnemoscope.report.content import KnockoutCurve, KnockoutPanel, KnockoutPoint, KnockoutView
 from mnemoscope.report.export import drawn, knockout_print, maps_print, profile_print
 from mnemoscope.stats import Estimate
 
@@ -64,15 +62,22 @@ def test_the_profile_is_the_pages(delta) -> None:
     assert figure.axes[1].get_title() == "reference model"
 
 
+def knockout(*survived: tuple[float, float]) -> dict:
+    """Two curves of one class, (strength, survival) each."""
+    points = [
+        {"strength": strength, "survival": Estimate(value, value - 0.1, value + 0.1)}
+        for strength, value in survived
+    ]
+    own = {"choice": "decisive", "edges_of": "Guess", "name": "Guess's", "points": points}
+    curves = [own, own | {"choice": "random", "edges_of": "", "name": "random edges"}]
+    panel = {"class": "Guess", "n": 40, "curves": curves}
+    return {"panels": [panel], "strengths": [strength for strength, _ in survived]}
+
+
 def test_survival_is_drawn_by_strength() -> None:
-    points = tuple(
-        KnockoutPoint(strength, Estimate(value, value - 0.1, value + 0.1), 10, 0.1, 0.5, -1.0)
-        for strength, value in ((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
-    )
-    own = KnockoutCurve("decisive", "Guess", "most decisive for Guess", points)
-    curves = (own, replace(own, choice="random", edges_of="", name="random edges"))
-    panels = (KnockoutPanel("Guess", 40, curves), KnockoutPanel("Recall", 40, curves))
-    figure = knockout_print(KnockoutView(panels, (0.1, 1.0, 10.0)), CLASSES)
+    view = knockout((0.1, 0.9), (1.0, 0.6), (10.0, 0.2))
+    view["panels"].append(view["panels"][0] | {"class": "Recall"})
+    figure = knockout_print(view, CLASSES)
     for ax in figure.axes:
         assert ax.lines[0].get_xdata().tolist() == [0.1, 1.0, 10.0]
         assert ax.lines[0].get_ydata().tolist() == pytest.approx([90, 60, 20])
@@ -81,11 +86,7 @@ def test_survival_is_drawn_by_strength() -> None:
 
 def test_one_strength_alone_is_seen() -> None:
     """A line through one point draws nothing: each curve is a mark beside the others."""
-    (point,) = (KnockoutPoint(1.0, Estimate(0.6, 0.5, 0.7), 10, 0.1, 0.5, -1.0),)
-    own = KnockoutCurve("decisive", "Guess", "most decisive for Guess", (point,))
-    curves = (own, replace(own, choice="random", edges_of="", name="random edges"))
-    figure = knockout_print(KnockoutView((KnockoutPanel("Guess", 40, curves),), (1.0,)), CLASSES)
-    (ax,) = figure.axes
+    (ax,) = knockout_print(knockout((1.0, 0.6)), CLASSES).axes
     assert [line.get_ydata().tolist() for line in ax.lines] == [pytest.approx([60])] * 2
     assert len({line.get_marker() for line in ax.lines} - {"None"}) == 2
     places = [line.get_xdata()[0] for line in ax.lines]

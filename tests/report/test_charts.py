@@ -69,8 +69,8 @@ def test_planted_decisiveness_lies_in_its_zone(query: int, key: int, zone: str) 
     delta = np.zeros((2, 3, 64, 64), np.float32)
     delta[0, 1, query, key] = 0.3
     shares = zone_shares(delta)
-    assert getattr(shares[0], zone) == 1
-    assert sum(shares[0]) == 1
+    assert shares[0][zone] == 1
+    assert sum(shares[0].values()) == 1
     assert shares[1] is None
     assert strongest_layer(delta) == 1
 

@@ -1,0 +1,148 @@
+"""Rows become what the page shows: tables side by side, text as it is, models told apart."""
+
+import doctest
+import re
+from dataclasses import replace
+from html import unescape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnemoscope.report import content as c
+from mnemoscope.report.content import decode_pieces, model_facts, visible
+from mnemoscope.report.page import render_report, written_runs
+from mnemoscope.stats import NO_ESTIMATE, Estimate
+
+PAIRS = ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
+
+
+def words(html: str) -> str:
+    """Text of the page's body, tags taken out, spaces made single."""
+    body = html.split("<main>")[1]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).replace("\u202f", " ").split())
+
+
+@pytest.fixture
+def text_of(content, build_taxonomy):
+    """The text of the page of one taxonomy with these benchmarks."""
+
+    def make(*benchmarks: c.Benchmark) -> str:
+        taxonomy = build_taxonomy(n_layers=1, benchmarks=benchmarks)
+        return words(render_report(replace(content, taxonomies=(taxonomy,))))
+
+    return make
+
+
+@pytest.fixture
+def benchmark(build_benchmark) -> c.Benchmark:
+    """A benchmark with AUC and three inputs: one without controls, one that did not train."""
+    auc = [Estimate(value, value - 0.02, value + 0.02) for value in (0.91, 0.82, 0.63)]
+    excess = [Estimate(0.11, 0.1, 0.12), Estimate(-0.07, -0.1, 0), Estimate(0.04, 0, 0.1)]
+    made = build_benchmark(auc=auc, auc_pairs=PAIRS, auc_excess=excess)
+    model = made.model
+    inputs = [
+        model | {"input": "mean", "best": Estimate(0.4321, 0.4, 0.5)},
+        model | {"input": "heads", "best": NO_ESTIMATE, "excess": NO_ESTIMATE},
+        model | {"input": "difference", "best": NO_ESTIMATE, "did_train": False, "verdict": None},
+    ]
+    return replace(made, inputs=inputs)
+
+
+def test_every_pair_has_its_auc_and_the_excess_of_it(text_of, benchmark) -> None:
+    table = text_of(benchmark).split("guessing gives 50")[1].split("Which input")[0]
+    assert all(pair in table for pair in PAIRS)
+    assert "CNNs on the model's maps" in table
+    assert re.search(r"91\.0 \[89\.0, ?\s?93\.0\]", table)
+    assert "+11.0" in table
+    assert "−7.0" in table
+
+
+def test_inputs_stand_in_one_table_and_what_lacks_controls_says_so(text_of, benchmark) -> None:
+    table = text_of(benchmark).split("Which input carries memory")[1]
+    assert "heads every head’s weights" in table
+    assert "difference the model’s means less the reference’s did not train" in table
+    assert "43.2" in table
+    assert "the controls were not trained with that input" in table
+    single = replace(benchmark, inputs=benchmark.inputs[:1])
+    assert "Which input carries memory" not in text_of(single)
+
+
+def test_own_and_true_suffix_stand_side_by_side(text_of, benchmark) -> None:
+    rows = {
+        source: row | {"min_f1": Estimate(0.123, 0.1, 0.15)}
+        for source, row in benchmark.rows.items()
+    }
+    other = replace(benchmark, title="Non-Memo with its true suffix", rows=rows)
+    text = text_of(benchmark, other)
+    table = text.split("The choices of sequences side by side:")[1].split("How well the classes")[0]
+    assert "all sequences Non-Memo with its continuation Non-Memo with its true suffix" in table
+    row = re.search(r"Blind n-grams regression on tokens ([\d.]+) \[.*?\] ([\d.]+)", table)
+    assert row.groups() == ("43.1", "12.3")
+    assert "F1 of Non-Memo" in table
+    assert "The choices of sequences side by side:" not in text_of(benchmark)
+
+
+def test_matched_figures_are_called_weak_or_say_why_there_are_none(
+    text_of, benchmark, build_benchmark
+) -> None:
+    text = text_of(benchmark)
+    assert "(120 evaluation sequences)" in text
+    assert "weak by construction" in text
+    assert "guessing gives 33.3 %" in text
+    why = {"matched_min_f1": NO_ESTIMATE, "matched_note": "too few sequences look alike"}
+    missing = text_of(build_benchmark(**why))
+    said = missing.split("Matched by the blind baseline’s scores")[1].split("Confusion")[0]
+    assert "no figure. Too few sequences look alike (" in said
+
+
+def test_model_and_reference_of_one_name_are_told_apart() -> None:
+    models = {role: {"name": "embedded"} for role in ("model", "reference")}
+    assert model_facts(models, "model")["name"] == "embedded"
+    assert model_facts(models, "reference")["name"] == "embedded (reference)"
+    other = models | {"reference": {"name": "pythia"}}
+    assert model_facts(other, "reference")["name"] == "pythia"
+
+
+def test_examples_of_the_docstrings() -> None:
+    assert doctest.testmod(c).failed == 0
+
+
+@given(st.text())
+def test_plain_runs_hold_every_character_that_can_be_seen(text: str) -> None:
+    pieces = visible(text)
+    plain = "".join(run for kind, run in pieces if kind == "text")
+    signs = sum(kind == "mark" for kind, _ in pieces)
+    n_kept_breaks = sum(character in "\n\t" for character in text)
+    assert len(plain) + signs - n_kept_breaks == len(text)
+    assert all(character in text for character in plain)
+
+
+@given(st.text(alphabet="ab \n\t<&\"'"))
+def test_white_space_and_markup_characters_stand_as_they_are(text: str) -> None:
+    assert "".join(run for kind, run in visible(text) if kind == "text") == text
+
+
+def test_hidden_characters_are_named() -> None:
+    shown = [run for _, run in visible("a\u202eb\x00c\u200bd\x1b\x7f")]
+    assert shown == ["a", "[U+202E]", "b", "␀", "c", "[U+200B]", "d", "␛", "␡"]
+
+
+@given(st.text(max_size=40))
+def test_token_texts_join_to_the_text_when_tokens_are_bytes(text: str) -> None:
+    data = list(text.encode("utf-8"))
+    pieces = decode_pieces(lambda ids: bytes(ids).decode("utf-8", "replace"), data)
+    assert "".join(pieces) == text
+    assert len(pieces) == len(data)
+
+
+def test_a_character_of_several_tokens_appears_with_its_last() -> None:
+    data = list("é!".encode())
+    pieces = decode_pieces(lambda ids: bytes(ids).decode("utf-8", "replace"), data)
+    assert pieces == ("", "é", "!")
+
+
+def test_differing_tokens_are_grouped_in_order() -> None:
+    runs = written_runs([("a", False), ("x", True), ("y", True), ("d", False)])
+    shown = [(differs, "".join(text for _, text in run)) for differs, run in runs]
+    assert shown == [(False, "a"), (True, "xy"), (False, "d")]
