@@ -22,7 +22,7 @@ import yaml
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.engine import n_workers
-from mnemoscope.cnn.presets import CnnSetting, get_preset
+from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
 from mnemoscope.data.read import has_values, read_sequences
@@ -63,10 +63,13 @@ _PYTHIA = re.compile(r"(?:EleutherAI/)?pythia-([\d.]+[mb])(?:-deduped)?(?:-v0)?"
 
 
 class Plan(NamedTuple):
-    """What would be done: the study in `lines`, its costs in `rows`, and how they come about."""
+    """What would be done: the study in `lines`, its costs in `rows`, and how they come about.
+
+    A row is a cost, its amount for this study, and for the published pipeline.
+    """
 
     lines: list[str]
-    rows: list[tuple[str, str]]
+    rows: list[tuple[str, str, str]]
     notes: list[str]
 
 
@@ -94,17 +97,17 @@ class Need(NamedTuple):
     """What the samples of all taxonomies need together.
 
     Attributes:
-        n_maps: distinct maps; at most so many unless they are counted.
+        n_least: distinct maps at least, where every class is large enough to be drawn in full.
+        n_maps: distinct maps at most; equal to `n_least` where they are counted.
         n_own: of these, maps of a Non-Memo sequence with its continuation, at most.
-        is_counted: whether the samples were drawn.
         how: how it was found, in words.
         samples: of each sample that is trained, name and number of classes of its taxonomy.
         impossible: samples that cannot be trained, with the reason.
     """
 
+    n_least: int
     n_maps: int
     n_own: int
-    is_counted: bool
     how: str
     samples: list[tuple[str, int]]
     impossible: dict[str, str]
@@ -126,16 +129,31 @@ class Passes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Bytes a map, on disk and on the device, and seconds: of the study and of its controls."""
+    """Bytes a map, on disk (least, most), on the device; seconds of the study and its controls."""
 
     map_bytes: int
-    stored: int
+    stored: tuple[int, int]
     weights: int
     activations: int
     passing: float
     training: float
     control_passing: float
     control_training: float
+
+
+class Published(NamedTuple):
+    """What the published pipeline needs for the same taxonomies: each captures for itself.
+
+    It stores the weights of all heads as float16 and trains the eight CNN settings on them. Bytes
+    and seconds are 0 where the model's shape is not known.
+    """
+
+    n_jobs: int
+    n_sequences: int
+    n_trainings: int
+    map_bytes: int = 0
+    passing: float = 0
+    training: float = 0
 
 
 def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
@@ -179,9 +197,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     trainings = n_trainings(settings, len(need.samples), has_reference, n_controlled)
     speed = None if models is None else _time_capture(models, settings)
     cost = None if shape is None else find_cost(settings, shape, speed, need, passes, trainings)
-    n_unshared = (settings.label.n_train + settings.label.n_eval) * sum(
-        len(taxonomy.classes) for taxonomy in possible
-    )
+    published = find_published(settings, taxonomies, shape, speed, need)
+    n_unshared = _n_unshared(settings, possible)
     share = need.n_maps / max(1, n_unshared)
     return Plan(
         lines=[
@@ -192,11 +209,11 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *_taxonomy_lines(settings, taxonomies, need, lacking),
             "Stages to run: " + (", ".join(todo) or "none"),
         ],
-        rows=list(_rows(settings, need, passes, trainings, cost)),
+        rows=list(_rows(settings, need, passes, trainings, cost, published)),
         notes=[
             f"Captured: {need.how}; {need.n_maps:,} are {share:.0%} of the {n_unshared:,} that "
             "the taxonomies need without sharing (taxonomies × classes × sequences a class).",
-            *([] if shape is None else _notes(settings, shape, speed, passes)),
+            *([] if shape is None else _notes(settings, shape, speed, passes, published)),
         ],
     )
 
@@ -525,9 +542,9 @@ def _counted(samples: pl.DataFrame, entries: dict[str, dict[str, Any]], how: str
     shown = samples.select("sequence_id", "suffix").unique()
     trained = [one for one in entries.values() if "impossible" not in one]
     return Need(
+        n_least=shown.height,
         n_maps=shown.height,
         n_own=int((shown["suffix"] == "own").sum()),
-        is_counted=True,
         how=f"counted: {how}",
         samples=[(one["taxonomy"], len(one["classes"])) for one in trained],
         impossible={
@@ -541,27 +558,30 @@ def bound_need(
 ) -> Need:
     """Bound what the samples need together, from the rules alone.
 
-    By row, every class takes its first sequences in one order, so equal classes take the same
-    ones; by group, equal partitions do.
+    At least: the classes of one taxonomy exclude each other. At most: by row, every class takes
+    its first sequences in one order, so equal classes take the same ones; by group, equal
+    partitions do.
     """
     label = settings.label
     per_class = label.n_train + label.n_eval
     partitions = distinct_partitions(taxonomies)
+    n_apart = max((len(taxonomy.classes) for taxonomy in partitions), default=0)
     n_sets = sum(len(taxonomy.classes) for taxonomy in partitions)
     rule = "the classes of every distinct taxonomy, none shared"
     if label.split == "row" and not label.both_splits:
         n_sets = count_class_sets(taxonomies)
-        rule = f"{n_sets} different classes, each drawn once"
+        rule = f"{n_sets} different classes among them, each drawn once"
     n_sets *= 1 + bool(label.match) + label.both_splits
     n_maps = per_class * (n_sets + label.both_suffixes)
     if n_sequences is not None:
         n_maps = min(n_maps, n_sequences * (1 + label.both_suffixes))
     shows_own = label.non_memo_suffix == "own" or label.both_suffixes
+    how = f"bounds from the rules alone: at least {n_apart} classes exclude each other; at most "
     return Need(
+        n_least=min(per_class * n_apart, n_maps),
         n_maps=n_maps,
         n_own=min(per_class, n_maps) if shows_own else 0,
-        is_counted=False,
-        how=f"a bound from the rules alone: {rule}",
+        how=how + rule,
         samples=[(one.name, len(one.classes)) for one in partitions for _ in variants(label)],
         impossible={},
     )
@@ -585,6 +605,12 @@ def count_class_sets(taxonomies: Sequence[Taxonomy]) -> int:
             is_class = answer == index
             found.add(find_partition([Node(name, is_class, "", (), name, cuts, is_class)]))
     return 1 + len(found)
+
+
+def _n_unshared(settings: StudySettings, taxonomies: Sequence[Taxonomy]) -> int:
+    """Maps if every taxonomy captured for itself."""
+    per_class = settings.label.n_train + settings.label.n_eval
+    return per_class * sum(len(taxonomy.classes) for taxonomy in taxonomies)
 
 
 def _taxonomy_lines(
@@ -703,19 +729,18 @@ def find_cost(
         asked, reference = shape, settings.capture.reference
         if "reference" in one.name and reference:
             asked = find_shape(reference) or shape
-        assumed = 2 * asked.n_parameters / ASSUMED_FLOPS[_kind(model.device)]
         # Decoding step by step takes twice the time of one pass over as many tokens.
         weight = 2 if one.n_passes > 1 else 1
-        passing[one.is_control] += weight * one.tokens * (assumed if speed is None else speed)
+        passing[one.is_control] += weight * one.tokens * _seconds_a_token(settings, asked, speed)
     training = []
     for source in CNNS:
         grid = [one for one in settings_of(settings, source) if one is not None]
         n_channels = 2 if TABLE[source].reads == "tokens" else shape.n_layers
-        seconds = [_training_seconds(settings, one, need, n_channels) for one in grid]
-        training.append(trainings.get(source, 0) * sum(seconds) / len(seconds))
+        seconds = _training_seconds(settings, grid, need, n_channels, settings.train.preset)
+        training.append(trainings.get(source, 0) * seconds)
     return Cost(
         each,
-        need.n_maps * each * n_stores,
+        (need.n_least * each * n_stores, need.n_maps * each * n_stores),
         *memory_bytes(shape, dtype=model.dtype, batch_size=model.batch_size, length=length),
         passing[False],
         training[0],
@@ -724,19 +749,56 @@ def find_cost(
     )
 
 
+def find_published(
+    settings: StudySettings,
+    taxonomies: Sequence[Taxonomy],
+    shape: ModelShape | None,
+    speed: float | None,
+    need: Need,
+) -> Published:
+    """Count what the published pipeline would do for these taxonomies on this model."""
+    n_jobs, n_sequences = len(taxonomies), _n_unshared(settings, taxonomies)
+    length, n_trainings = settings.sequences.length, n_jobs * len(PAPER_GRID)
+    if shape is None:
+        return Published(n_jobs, n_sequences, n_trainings)
+    seconds = _training_seconds(settings, PAPER_GRID, need, shape.n_layers, "paper")
+    return Published(
+        n_jobs,
+        n_sequences,
+        n_trainings,
+        map_bytes=shape.n_layers * shape.n_heads * length * length * 2,
+        passing=n_sequences * length * _seconds_a_token(settings, shape, speed),
+        training=n_trainings * seconds,
+    )
+
+
+def _seconds_a_token(settings: StudySettings, shape: ModelShape, speed: float | None) -> float:
+    """Measured here, else 2 × parameters / assumed operations a second."""
+    if speed is not None:
+        return speed
+    return 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(settings.model.device)]
+
+
 def _training_seconds(
-    settings: StudySettings, setting: CnnSetting, need: Need, n_channels: int
+    settings: StudySettings,
+    grid: Sequence[CnnSetting],
+    need: Need,
+    n_channels: int,
+    preset_name: str,
 ) -> float:
-    """Seconds of one CNN: 3 forward passes a training map and epoch, and those that judge it."""
-    label, preset = settings.label, get_preset(settings.train.preset)
+    """Mean seconds of a CNN: 3 forward passes a training map and epoch, and those that judge it."""
+    label, preset = settings.label, get_preset(preset_name)
     mean_classes = sum(n for _, n in need.samples) / max(1, len(need.samples))
     n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
     epochs = preset.n_epochs(n_train)
     n_forward = 3 * n_train * epochs + n_train
     n_forward += n_eval * (epochs if preset.scores_every_epoch else 1)
-    length = settings.sequences.length
-    flops = cnn_flops(n_channels, length, kernel=setting.kernel, filters=setting.filters)
-    return n_forward * flops / _cnn_rate(settings)[0]
+    length, rate = settings.sequences.length, _cnn_rate(settings)[0]
+    seconds = [
+        n_forward * cnn_flops(n_channels, length, kernel=one.kernel, filters=one.filters) / rate
+        for one in grid
+    ]
+    return sum(seconds) / len(seconds)
 
 
 def _cnn_rate(settings: StudySettings) -> tuple[float, str]:
@@ -759,8 +821,8 @@ def _summary(
 ) -> str:
     """The whole study in a sentence: what, how much storage, memory and time, on what."""
     controls = " and their controls" if settings.benchmark.controls else ""
-    at_most = "" if need.is_counted else "at most "
-    what = f"attention of {at_most}{need.n_maps:,} sequences, {trainings['model']:,} CNNs{controls}"
+    maps = _range(f"{need.n_least:,}", f"{need.n_maps:,}")
+    what = f"attention of {maps} sequences, {trainings['model']:,} CNNs{controls}"
     if cost is None:
         return f"In short: {what}; storage, memory and time are not known without the model."
     device = _kind(settings.model.device)
@@ -776,7 +838,7 @@ def _summary(
     if controls:
         seconds += cost.control_passing + cost.control_training
     return (
-        f"In short: {what}: {at_most}{_bytes(cost.stored)} on disk, "
+        f"In short: {what}: {_range(*map(_bytes, cost.stored))} on disk, "
         f"{_bytes(cost.weights + cost.activations)} of {memory}, {about(seconds)} in all{assumed}."
     )
 
@@ -787,40 +849,59 @@ def _rows(
     passes: list[Passes],
     trainings: Mapping[str, int],
     cost: Cost | None,
-) -> Iterator[tuple[str, str]]:
-    """Every cost and its amount."""
-    at_most = "" if need.is_counted else "at most "
-    yield "sequences captured", f"{at_most}{need.n_maps:,}"
+    published: Published,
+) -> Iterator[tuple[str, str, str]]:
+    """Every cost, its amount, and the published pipeline's."""
+    at_most = "" if need.n_least == need.n_maps else "at most "
+    n_theirs = f"{published.n_sequences:,}"
+    yield "sequences captured", _range(f"{need.n_least:,}", f"{need.n_maps:,}"), n_theirs
     for one in passes:
         name = f"forward passes: {one.name}{' (control)' if one.is_control else ''}"
-        amount = f"{at_most}{one.n_sequences:,}"
-        yield name, amount if one.n_passes == 1 else f"{one.n_sequences:,} × {one.n_passes}"
+        amount = f"{one.n_sequences:,}"
+        amount = at_most + amount if one.n_passes == 1 else f"{amount} × {one.n_passes}"
+        yield name, amount, f"{n_theirs} (eager)" if one.name == "capture" else "none"
     if cost is not None:
         kept = "mean, max and all heads" if settings.capture.per_head else "pooled"
-        yield "attention, a sequence", f"{_bytes(cost.map_bytes)}, {kept}"
-        yield "attention, stored", at_most + _bytes(cost.stored)
-        yield "memory: weights + a batch", f"{_bytes(cost.weights)} + {_bytes(cost.activations)}"
-    yield "CNNs for the figures", f"{trainings['model']:,}"
+        theirs = published.map_bytes
+        each = f"{_bytes(cost.map_bytes)}, {kept}"
+        yield "attention, a sequence", each, f"{_bytes(theirs)}, all heads"
+        stored = _range(*map(_bytes, cost.stored))
+        yield "attention, stored", stored, _bytes(published.n_sequences * theirs)
+        memory = f"{_bytes(cost.weights)} + {_bytes(cost.activations)}"
+        yield "memory: weights + a batch", memory, "the same weights"
+    yield "CNNs for the figures", f"{trainings['model']:,}", f"{published.n_trainings:,}"
     controls = [name for name in (*CNNS, *BASELINES) if name not in ATTENTION]
     shown = [f"{name} {trainings[name]:,}" for name in controls if name in trainings]
-    yield "trainings for the controls", ", ".join(shown) or "none"
+    yield "trainings for the controls", ", ".join(shown) or "none", "none"
     if cost is not None:
-        yield "time: language model", about(cost.passing)
-        yield "time: CNNs", about(cost.training)
+        yield "time: language model", about(cost.passing), about(published.passing)
+        yield "time: CNNs", about(cost.training), about(published.training)
         if settings.benchmark.controls:
-            yield "time: controls, language model", about(cost.control_passing)
-            yield "time: controls, CNNs", about(cost.control_training)
+            yield "time: controls, language model", about(cost.control_passing), "none"
+            yield "time: controls, CNNs", about(cost.control_training), "none"
 
 
 def _notes(
-    settings: StudySettings, shape: ModelShape, speed: float | None, passes: list[Passes]
+    settings: StudySettings,
+    shape: ModelShape,
+    speed: float | None,
+    passes: list[Passes],
+    published: Published,
 ) -> Iterator[str]:
-    """How times and memory come about."""
+    """How bytes, times and memory come about."""
+    length = settings.sequences.length
+    yield (
+        f"Published: {published.n_jobs} jobs, each captures for itself: sequences × "
+        f"{shape.n_layers} layers × {shape.n_heads} heads × {length} × {length} × 2 B = "
+        f"{_bytes(published.n_sequences * published.map_bytes)}. All 180 jobs of the paper, "
+        "counted at Pythia-12b's shape: 180 × 21,000 × 11.8 MB = 44.6 TB. Its labels come with "
+        "the data set; ours are the model's own."
+    )
     tokens = sum(one.tokens for one in passes)
     if speed is not None:
         yield (
             f"Time: {tokens:,} tokens through the model; measured here: "
-            f"{1000 * speed * settings.sequences.length:.1f} ms a forward pass and sequence with "
+            f"{1000 * speed * length:.1f} ms a forward pass and sequence with "
             "capture; decoding counts twice."
         )
     else:
@@ -831,9 +912,9 @@ def _notes(
             "decoding counts twice."
         )
     yield (
-        f"CNNs: their convolutions' operations at {_cnn_rate(settings)[1]}, at full sample sizes. "
-        "Memory: weights × bytes, and the larger of capture and scan at batch size "
-        f"{settings.model.batch_size}. Baselines come on top."
+        f"CNNs: their convolutions' operations at {_cnn_rate(settings)[1]}, at full sample "
+        "sizes, the published ones likewise. Memory: weights × bytes, and the larger of capture "
+        f"and scan at batch size {settings.model.batch_size}. Baselines come on top."
     )
 
 
@@ -850,3 +931,8 @@ def _kind(device: str) -> str:
 
 def _bytes(n: float) -> str:
     return size(n, least="MB", whole_below=0)
+
+
+def _range(low: str, high: str) -> str:
+    """Two bounds, or one amount where they are equal."""
+    return high if low == high else f"{low} to {high}"

@@ -132,14 +132,16 @@ def test_what_is_drawn_lies_below_the_bound(seed, n) -> None:
     whole = chosen(label=values, sequences={"source": "table.parquet", "split": None})
     bound = bound_need(catalogue(), whole, n)
     drawn = count_need(random_table(seed, n), catalogue(), whole)
-    assert drawn.is_counted
+    assert bound.n_least == 12 * 4  # the largest taxonomies have four classes
+    assert drawn.n_least == drawn.n_maps
     assert drawn.n_maps <= bound.n_maps < 12 * sum(len(one.classes) for one in catalogue())
 
 
 def test_equal_classes_are_drawn_once() -> None:
     whole = chosen(label={"split": "row", "n_train": 8, "n_eval": 4})
     names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[5], Others"]
-    assert bound_need([parse_taxonomy(name) for name in names], whole, None).n_maps == 36
+    bound = bound_need([parse_taxonomy(name) for name in names], whole, None)
+    assert bound.n_least == bound.n_maps == 36
 
 
 def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_path) -> None:
@@ -148,11 +150,11 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
         "36 layers, 40 heads, 11,846,072,320 parameters (not on disk",
         "pile 5,000,000 + memories 1,871,216 rows, as published (not on disk",
         "Taxonomies: 54, 51 of them distinct",
-        "sequences captured | at most 402,000",
+        "sequences captured | 24,000 to 402,000 | 1,134,000",
         "67 different classes",
-        "attention, a sequence | 0.30 MB, pooled",
-        "attention, stored | at most 120.4 GB",
-        "CNNs for the figures | 408",
+        "attention, a sequence | 0.30 MB, pooled | 11.8 MB, all heads",
+        "attention, stored | 7.2 GB to 120.4 GB | 13.4 TB",
+        "CNNs for the figures | 408 | 432",
         "assumed for cuda, not measured",
     ):
         assert word in made, made
@@ -161,7 +163,7 @@ def test_a_dry_run_without_model_and_data_says_where_its_figures_are_from(tmp_pa
 
 def test_cost_of_the_controls_is_stated_apart_and_falls_away_with_them(tmp_path) -> None:
     with_, without = (
-        dict(plan(chosen(benchmark=values), tmp_path / "s").rows)
+        {what: ours for what, ours, _ in plan(chosen(benchmark=values), tmp_path / "s").rows}
         for values in ({"control_settings": 0}, {"controls": False})
     )
     assert "control 408" in with_["trainings for the controls"]
@@ -235,7 +237,7 @@ def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
     values = {"taxonomies": ["Non-Memo, Recite[5], Others"], "n_train": 8, "n_eval": 4}
     source = {"source": str(tmp_path / "table.parquet"), "split": None}
     made = text(plan(chosen(sequences=source, label=values), tmp_path / "study"))
-    assert "sequences captured | 36\n" in made
+    assert "sequences captured | 36 | 36\n" in made
     assert "counted: every sample drawn from the labels on disk" in made
 
 

@@ -115,13 +115,14 @@ def print_plan(plan: Plan) -> None:
     print("\n".join(plan.lines))
     print()
     if sys.stdout.isatty():
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for _ in range(2):
-            table.add_column(overflow="fold")
+        table = Table(box=None, pad_edge=False)
+        for head in ("", "this study", "published pipeline"):
+            table.add_column(head, overflow="fold")
         for row in plan.rows:
             table.add_row(*row)
         Console(highlight=False).print(table)
     else:
+        print("cost | this study | published pipeline")
         for row in plan.rows:
             print(" | ".join(row))
     print()
