@@ -108,16 +108,7 @@ class _Documents(NamedTuple):
 
 
 class FlatFile(NamedTuple):
-    """Token ids on disk, one after the other.
-
-    Attributes:
-        path: the file that holds them.
-        dtype: their type on disk.
-        offset: bytes before the first.
-        n_tokens: how many there are.
-        documents: where documents end; None where the file does not say.
-        files: all files that were asked.
-    """
+    """Token ids, `offset` bytes into a file; `documents` is None where it does not say ends."""
 
     path: Path
     dtype: np.dtype
@@ -485,13 +476,9 @@ class Place(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """An opened corpus; nothing of it is in memory.
+    """An opened corpus, its parts in the order of their names; nothing of it is in memory.
 
-    Attributes:
-        path: as the user named it.
-        sources: its parts, in the order of their names.
-        files: every file that belongs to it.
-        reading: what else decides its tokens (type on disk, tokenizer).
+    `reading` is what else decides its tokens: their type on disk, the tokenizer.
     """
 
     path: Path
@@ -526,16 +513,11 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -> Corpus:
-    """Look at every file of a corpus, so that what can be refused is refused before any work.
+    """Look at every file of a corpus, so that all that is wrong is said before any work.
 
-    In a folder files are told apart by their endings. Without a tokenizer only tables and flat
-    binaries are read, and what is passed over is said.
-
-    Args:
-        path: a text file, a `.jsonl` or `.parquet` table, a flat binary (`.bin`, `.npy`), or a
-            folder of texts and tables, or of flat binaries.
-        tokenizer: a Hugging Face tokenizer; None will do where there are no texts.
-        dtype: type of the ids of a plain `.bin`, one of `DTYPES`; None for uint16.
+    In a folder, endings tell files apart: texts and tables, or flat binaries (`.bin`, `.npy`).
+    Without a tokenizer only tables and flat binaries are read, and what is passed over is said.
+    `dtype` is the type of the ids of a plain `.bin`, one of `DTYPES`; uint16 unless given.
 
     Raises:
         UserError: nothing there, texts without a tokenizer, or a file that cannot be used.

@@ -179,10 +179,7 @@ class SuffixIndex:
 
 
 def _number(rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number the distinct rows in the order of their hashes.
-
-    Returns:
-        For each distinct row its hash and the first row that is it; for each row its number.
+    """Number the distinct rows in the order of their hashes: hashes, first rows, each row's number.
 
     Each round settles the rows that equal the first one left of their hash; a second round is
     needed only where different rows share a hash.
@@ -348,10 +345,7 @@ class CorpusCount(NamedTuple):
 
 
 def read_suffixes(path: Path | str, *, length: int = 64) -> npt.NDArray[np.int32]:
-    """The second half of each sequence's tokens, without the rest of the table in memory.
-
-    Returns:
-        Token ids, shape (sequences, length - length // 2), int32.
+    """Second half of each sequence's tokens (int32), without the rest of the table in memory.
 
     Raises:
         UserError: no such column, no rows, or a sequence of another length or with a null.
@@ -404,8 +398,8 @@ def count_in_corpus(
     Args:
         suffixes: token ids, shape (sequences, k).
         corpus: from `open_corpus`.
-        progress_file: kept up to date meanwhile and gone on from where it fits; removed where
-            the count is refused, else left for the caller to remove once the counts are safe.
+        progress_file: a killed count goes on from it. Removed where the corpus is rejected, else
+            left for the caller to remove once the counts are safe.
         save_seconds: time from one saving to the next.
         separator: id that stands between the documents of a flat binary. A suffix that holds it
             anywhere but at its ends spans two documents, so it counts 0.

@@ -126,15 +126,11 @@ def is_available() -> bool:
 
 
 def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
-    """Say of each text whether it is source code.
+    """Say of each text whether it is source code; None where magika cannot tell.
 
     magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON,
-    CSV). The paper used a fastText classifier that is not published, so its Code classes can
-    differ.
-
-    Returns:
-        None for a text that is null or empty, or that magika does not recognize; it is not sure
-        of short ones and then calls them text.
+    CSV); it calls short texts it is not sure of text. The paper used a fastText classifier that
+    is not published, so its Code classes can differ.
 
     Raises:
         UserError: magika is not installed.
@@ -204,13 +200,10 @@ def write_features(
     corpus: Iterable[npt.ArrayLike] | None = None,
     code: CodeMode = "auto",
 ) -> int:
-    """Add the feature columns to a table file, as `add_features`, without holding it in memory.
+    """`add_features` for a table file, without holding it in memory; returns the rows written.
 
     A Parquet file is read and written in batches; of a JSONL file only the writing is. With a
     corpus the suffixes are held in memory together.
-
-    Returns:
-        Rows written.
 
     Raises:
         UserError: as `add_features` and `scan_table`.

@@ -33,12 +33,6 @@ def split_counters(text: str) -> list[str]:
        backslashes and quotes are deleted.
     4. Each word is split around its digit runs. A decimal point splits, too.
 
-    Args:
-        text: any text.
-
-    Returns:
-        Elements without blanks; those that `is_number` are decimal.
-
     >>> split_counters("row 0x10: -3.5")
     ['row', '0', 'x', '10', ':', '-', '3', '.', '5']
     """
@@ -290,16 +284,10 @@ class ModeAgreement(NamedTuple):
 
 
 def compare_modes(texts: Iterable[str | None]) -> dict[str, ModeAgreement]:
-    """Ask both modes of every text.
+    """`ModeAgreement` of ``is_incrementing`` and ``is_repeating`` over texts; nulls are left out.
 
     What counts on under the strict rules does so under the published ones, so only texts that
     the latter call incrementing are asked twice.
-
-    Args:
-        texts: any number; nulls are passed over.
-
-    Returns:
-        `ModeAgreement` of ``is_incrementing`` and ``is_repeating``.
     """
     counts = {name: [0, 0, 0] for name in Pattern._fields}
     with track("both pattern modes", unit="texts") as progress:

@@ -35,14 +35,9 @@ _CACHE_FOLDER = "datasets--" + HUB_NAME.replace("/", "--")
 
 
 def find_split(source: str, split: str) -> dict[str, list[Path]]:
-    """Find the files of a split, downloading them where the source is the hub's name.
+    """Files of a split, the pile before the memories; downloaded where `source` is the hub's name.
 
-    Args:
-        source: `usvsnsp/semantic-filters`, or a folder in one of the known layouts.
-        split: a full name such as `memories_deduped_12b`, or `deduped_12b` for both parts of it.
-
-    Returns:
-        Files in order by part, the pile before the memories.
+    `split` is a full name such as `memories_deduped_12b`, or `deduped_12b` for both parts.
 
     Raises:
         UserError: no such folder or split, a shard that is missing, or the hub out of reach.
@@ -258,17 +253,9 @@ def read_split(
 
 
 def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give sequences their tokens and texts, and what `FURTHER` names where every file has it.
+    """Give rows of a split their `tokens` and `text`, in the order of the files.
 
-    Args:
-        split: from `read_split`.
-        rows: some rows of `split.rows`.
-
-    Returns:
-        The rows in the order of the files, with `tokens`, `text` and the further columns.
-
-    Raises:
-        DamagedDataError: a file that is torn.
+    Also what `FURTHER` names where every file has it.
     """
     rows = rows.sort("row")
     n_all = sum(split.n_rows.values())

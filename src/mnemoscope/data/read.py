@@ -38,14 +38,9 @@ _SNIFFED_BYTES = 8192
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files of a folder and its subfolders, hidden ones left out.
+    """Files of a folder and its subfolders, hidden ones and linked folders left out.
 
-    Args:
-        folder: an existing folder; links to folders are not followed.
-
-    Returns:
-        Paths sorted by their names below the folder, so that the order does not depend on the
-        file system.
+    Sorted by name below the folder, so that the order does not depend on the file system.
     """
     found: list[Path] = []
     for root, folders, names in os.walk(folder):
@@ -58,11 +53,7 @@ def list_files(folder: Path) -> list[Path]:
 def read_text(path: Path) -> str | None:
     """The text of a file, line ends as they are, without a byte order mark.
 
-    Args:
-        path: an existing file.
-
-    Returns:
-        None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8.
+    None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8.
 
     Raises:
         UserError: no permission to read it.
@@ -111,18 +102,10 @@ class Window(NamedTuple):
 
 
 def cut_windows(text: str, tokenizer: Any, *, length: int = 64, stride: int = 64) -> list[Window]:
-    """Cut one text; `WindowCutter` does the same for many.
+    """Cut one text into windows; `WindowCutter` does the same for many.
 
-    Args:
-        text: a document.
-        tokenizer: a Hugging Face tokenizer.
-        length: tokens a window.
-        stride: tokens from the start of one window to that of the next; windows are disjoint
-            when it equals `length`.
-
-    Returns:
-        Whole windows only: the tail of the document is left out, a text shorter than one window
-        gives none.
+    Whole windows only: the tail of a document is left out. `stride` counts tokens from the start
+    of one window to that of the next.
 
     Raises:
         UserError: `length` or `stride` below 1.

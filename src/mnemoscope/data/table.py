@@ -215,13 +215,7 @@ _VERSION_KEY = "mnemoscope.schema_version"
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
-    """Read a table and bring the known columns to their types.
-
-    Args:
-        path: a `.parquet` or `.jsonl` file.
-
-    Returns:
-        All columns of the file; those of the schema at its types, the others as they are.
+    """Read a `.parquet` or `.jsonl` table; known columns come at their types, others as they are.
 
     Raises:
         UserError: no such file, another ending, a line that is no JSON object, a known column of
@@ -235,11 +229,7 @@ def read_table(path: Path | str) -> pl.DataFrame:
 
 
 def write_table(path: Path | str, frame: pl.DataFrame) -> None:
-    """Write a table whole or not at all.
-
-    Args:
-        path: ends in `.parquet` (zstd, with the schema version) or `.jsonl`.
-        frame: any table.
+    """Write a `.parquet` (zstd, with the schema version) or `.jsonl` table whole or not at all.
 
     Raises:
         UserError: another ending, or no such folder.
@@ -482,13 +472,7 @@ _DISK_FULL = ("No space left", "os error 28", "os error 122")
 
 
 def scan_table(path: Path | str) -> pl.LazyFrame:
-    """Open a table as `read_table` does, but read of a Parquet file only what is asked of it.
-
-    Args:
-        path: a `.parquet` or `.jsonl` file; the latter is read whole.
-
-    Returns:
-        The known columns at their types, the others as they are.
+    """`read_table`, but of a Parquet file only what is asked for is read; JSONL is read whole.
 
     Raises:
         UserError: as `read_table`, except that a value that does not fit its type is found later.
@@ -515,13 +499,9 @@ def map_table(
     make: Callable[[pl.DataFrame, int], pl.DataFrame],
     schema: dict[str, pl.DataType],
 ) -> pl.LazyFrame:
-    """Run a function over a table's batches of rows, in order.
+    """Run a function over a table's batches of `BATCH_ROWS` rows, in order.
 
-    Args:
-        table: as `scan_table` gives it.
-        make: gets `BATCH_ROWS` rows, the last time fewer, and the number of the first; gives as
-            many rows.
-        schema: columns and types of what `make` gives.
+    `make` gets the rows and the number of the first, and gives as many rows of this schema.
     """
     n_rows = table.select(pl.len()).collect().item()
 
@@ -552,12 +532,7 @@ def _numbered_errors() -> Iterator[None]:
 
 
 def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
-    """Write a table whole or not at all, without holding it in memory.
-
-    Args:
-        path: ends in `.parquet` (zstd, with the schema version) or `.jsonl`.
-        table: what to write.
-        where: name of what is read, for messages.
+    """Write a table whole or not at all, without holding it in memory; `where` is what is read.
 
     Raises:
         NoRoomError: the disk is full.

@@ -28,16 +28,12 @@ _ROUGE_DECIMALS: dict[pl.DataType, int] = {pl.Float32(): 7, pl.Float64(): 12}
 
 
 def label_sequences(frame: pl.DataFrame, taxonomy: Taxonomy) -> pl.Series:
-    """Give every sequence its class.
+    """Class of every row, a string; null where a feature that the decision needs is null.
 
     Args:
         frame: table with ``is_memorized`` (where given) or ``memorization_score``, and the
             features that the taxonomy's nodes need; NaN counts as missing.
         taxonomy: the taxonomy.
-
-    Returns:
-        Series ``class`` of strings, one a row in the order of the table; null where a feature
-        that the decision needs is null.
 
     Raises:
         UserError: a needed column is missing or of the wrong type.
@@ -56,17 +52,13 @@ def label_lazily(
     keep: Sequence[str] = (),
     allow_missing: bool = False,
 ) -> pl.LazyFrame:
-    """Give every sequence its class under each taxonomy, in one pass over the features.
+    """Class of every row under each taxonomy, in one pass: a column a taxonomy, by its name.
 
     Args:
         table: as for `label_sequences`.
         taxonomies: with names of their own.
         keep: columns of the table that go before the labels.
-        allow_missing: where a column is not there, give the taxonomies that need it (see
-            `missing_columns`) labels that are null throughout, and do not refuse them.
-
-    Returns:
-        The columns of `keep`, then one of strings a taxonomy, by its name.
+        allow_missing: null labels for taxonomies that need a column which is not there.
 
     Raises:
         UserError: as `label_sequences`; a rule of the user's own that does not fit a column's
@@ -220,13 +212,8 @@ class TableLabels:
 def label_table(source: Path, out: Path, names: Sequence[str]) -> TableLabels:
     """Write a table of ``sequence_id`` and one column of classes a taxonomy, by its name.
 
-    A taxonomy named by itself whose feature columns are missing is refused; one that the words
+    A taxonomy named by itself whose feature columns are missing is rejected; one that the words
     ``catalogue`` or ``rho`` stand for is null throughout, unless all are that were asked for.
-
-    Args:
-        source: `.parquet` or `.jsonl`, with the feature columns.
-        out: table to write.
-        names: as for `load_taxonomies`.
 
     Raises:
         UserError: as `load_taxonomies` and `label_lazily`.

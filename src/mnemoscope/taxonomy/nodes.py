@@ -106,11 +106,8 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
 def first_yes(rules: Sequence[pl.Expr], answers: Sequence[str] | None = None) -> pl.Expr:
     """Ask rules in order and give the answer of the first that says yes.
 
-    Null as soon as a null is met before a yes: what comes after cannot be known.
-
-    Args:
-        rules: boolean expressions.
-        answers: one a rule, and one more where all say no; None gives their numbers from 0.
+    Null as soon as a null is met before a yes: what comes after cannot be known. `answers` has
+    one a rule, and one more where all say no; without them the answers are numbers from 0.
     """
     given = range(len(rules) + 1) if answers is None else answers
     dtype = pl.Int32() if answers is None else pl.String()

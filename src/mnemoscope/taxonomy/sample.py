@@ -64,13 +64,10 @@ _FEWEST = 6
 
 @dataclass(frozen=True)
 class Impossible:
-    """Why a taxonomy cannot be sampled.
+    """Why a taxonomy cannot be sampled: which class has how many sequences, and what helps.
 
-    Attributes:
-        reason: which class has how many sequences, or what else is in the way.
-        counts: sequences of every class in the table, "null" those without a class.
-        needed: sequences needed of every class, training and evaluation together.
-        remedy: what the user can do.
+    `counts` are sequences of every class in the table, "null" those without a class; `needed`
+    of every class, training and evaluation together.
     """
 
     reason: str
@@ -129,7 +126,7 @@ def sample_classes(
     one table call `order_table` once and `draw_sample` for each: the samples are the same.
 
     Args:
-        frame: table with ``sequence_id``; ``group`` from `splitting.find_groups` (found here
+        frame: table with ``sequence_id``; ``group`` from `groups.find_groups` (found here
             where it is missing and needed).
         labels: class of every row, from `labels.label_sequences`; null is left out.
         taxonomy: the taxonomy that gave the labels.
@@ -214,19 +211,9 @@ def draw_sample(
     drop_small_classes: bool = False,
     minimum: int = MINIMUM,
 ) -> Sample | Impossible:
-    """Draw one taxonomy's sample from an ordered table; as `sample_classes`.
+    """Draw one taxonomy's sample from an ordered table; arguments as for `sample_classes`.
 
-    Args:
-        ordered: from `order_table`.
-        labels: class of every row of the table as it was given to `order_table`.
-        taxonomy: that gave the labels.
-        n_train: training sequences wanted of every class.
-        n_eval: evaluation sequences wanted of every class.
-        drop_small_classes: leave out classes that are too small in place of giving up.
-        minimum: sequences needed of every class, both sides together.
-
-    Raises:
-        UserError: a size below 1.
+    `labels` are the classes of every row of the table as it was given to `order_table`.
     """
     if n_train < 1 or n_eval < 1:
         raise UserError(
@@ -482,11 +469,9 @@ class SharedNeed(NamedTuple):
 def shared_need(samples: pl.DataFrame, n_names: Mapping[str, int] | None = None) -> SharedNeed:
     """Count what samples need together and apart.
 
-    Args:
-        samples: one row a sample and sequence: columns sample, sequence_id, and suffix where
-            one sequence may be shown with either suffix.
-        n_names: how many names each sample serves, 1 where it is not named: a partition with
-            two names is trained once, and apart would be sampled twice.
+    `samples` has one row a sample and sequence, and a suffix where a sequence may be shown with
+    either. `n_names` says how many names a sample serves, 1 unless named: a partition with two
+    names is trained once, and apart would be sampled twice.
     """
     names = n_names or {}
     sizes = samples.group_by("sample").len().rows()
