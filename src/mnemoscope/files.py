@@ -1,7 +1,7 @@
-"""Write a file whole or not at all, and tables with their own sha256.
+"""Write files atomically, and Parquet tables with their own SHA-256.
 
-A file that exists is complete: temporary file beside it, fsync, rename. A full disk becomes
-`NoRoomError` and leaves what was there. A flipped bit of a Parquet file is found on reading.
+A file that exists is complete: it is written to a temporary file, synced and renamed. A full disk
+raises `NoRoomError` and leaves the old file. Reading a Parquet file detects flipped bits.
 """
 
 import errno
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 _KEY = "mnemoscope.sha256"
-# Beside the key, so that one flipped bit cannot hide that there is a checksum.
+# A second mark, so that one flipped bit cannot hide that there is a checksum.
 _MARK = "mnemoscope:"
 _BLANK = b"0" * 64
-# As Thrift's compact protocol writes it: the key, then a string of 75 bytes as the next field.
+# In Thrift's compact protocol: the key, then a string of 75 bytes as the next field.
 _BEFORE = _KEY.encode() + bytes([0x18, len(_MARK) + len(_BLANK)]) + _MARK.encode()
 _FOOTER_END = 8  # the footer's length (uint32, little endian) and "PAR1"
 _BLOCK = 1 << 20
@@ -32,17 +32,13 @@ _BLOCK = 1 << 20
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path to write to; it takes its place only when the block succeeds.
+    """Give a temporary path to write to; it replaces `path` only if the block succeeds.
 
-    Args:
-        path: where the finished file is to stand; its folder must exist.
-
-    Yields:
-        A path in the same folder, named ``.<name>.<pid>.tmp``.
+    The temporary file is ``.<name>.<pid>.tmp`` in the same folder.
 
     Raises:
-        NoRoomError: the disk is full, or allows no file this large.
-        UserError: the folder is missing or cannot be written to.
+        NoRoomError: the disk is full, or does not allow files of this size.
+        UserError: the folder is missing or not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -51,7 +47,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb+") as handle:  # on disk before its name appears
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-        if os.name == "posix":  # the new name too; not every system can open a folder
+        if os.name == "posix":  # sync the new name too; only POSIX can open a folder
             descriptor = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -64,7 +60,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def made_folder(folder: Path | str) -> Path:
-    """Make a folder for what is written, with its parents; UserError where that fails."""
+    """Create an output folder with its parents; UserError if that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,12 +80,11 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write indented JSON atomically, keys in the order given; errors as `atomic_path`."""
+    """Write indented JSON atomically, keeping the order of keys; errors as `atomic_path`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _explain(error: OSError, path: Path) -> Exception:
-    """Turn the system's word into ours."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoRoomError(
             f"{path}: the disk is full. Make room and run the same command again; "
@@ -121,12 +116,9 @@ def write_parquet(
 def parquet_bytes(
     frame: "pl.DataFrame", *, metadata: Mapping[str, str] | None = None, seal: bool = True
 ) -> bytes:
-    """A table as the content of a zstd Parquet file.
+    """Encode a table as a zstd Parquet file.
 
-    Args:
-        frame: any table.
-        metadata: further entries of the file's metadata.
-        seal: put in the checksum; not for a file whose sha256 is kept elsewhere.
+    `seal` adds the checksum; leave it out where the file's SHA-256 is stored elsewhere.
     """
     buffer = io.BytesIO()
     entries = dict(metadata or {}) | ({_KEY: _MARK + _BLANK.decode()} if seal else {})
@@ -141,17 +133,13 @@ def parquet_bytes(
 
 
 def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
-    """Read a table, and compare the file with its checksum where it carries one.
+    """Read a table and verify its checksum; files without one are read as they are.
 
-    Files without one (an earlier version's, another program's) are read as they are.
-
-    Args:
-        path: the file.
-        remedy: what to do where it is damaged and there is no copy, for the message.
+    `remedy` completes the error message: what to do about a damaged file without a copy.
 
     Raises:
-        OSError: the file is missing or may not be read.
-        DamagedDataError: it is torn, no Parquet, or its bytes are not those that were written.
+        OSError: the file is missing or unreadable.
+        DamagedDataError: torn, not Parquet, or changed since it was written.
     """
     import polars as pl
 
@@ -167,7 +155,7 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
 
 
 def _is_whole(file: BinaryIO) -> bool:
-    """False when a file carries a checksum that is not its own."""
+    """True unless the file carries a checksum that does not match."""
     place = _place(file)
     if place is None:
         return True
@@ -185,12 +173,12 @@ def _is_whole(file: BinaryIO) -> bool:
 
 
 def _place(file: BinaryIO) -> int | None:
-    """Where the checksum begins; 0, where none can stand, if its mark is torn; None without one."""
+    """Offset of the checksum; None if there is none, 0 if its mark is damaged."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _FOOTER_END))
     start = size - _FOOTER_END - int.from_bytes(file.read(4), "little")
     if start < 0:
-        return None  # no whole Parquet file: whoever reads it says so
+        return None  # not a complete Parquet file: reading it fails
     file.seek(start)
     footer = file.read()
     found = footer.rfind(_BEFORE)

@@ -1,4 +1,4 @@
-"""The table that a run ends with on the terminal."""
+"""What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
 import sys
 from typing import Any
@@ -13,8 +13,6 @@ from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.words import interval, percent, points
-
-# The table that a run ends with on the terminal.
 
 # In one column the better of its sources counts.
 _COLUMNS = list(dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model"))
@@ -105,9 +103,6 @@ def _cell(
     shown = points(row[value]) if signed else percent(row[value], unit=False)
     ends = interval(Estimate(row[value], row[low], row[high])) if low else ""
     return f"{shown}\n{ends}".strip()
-
-
-# Print what `run --dry-run` found: a table on a terminal, plain lines elsewhere.
 
 
 def print_plan(plan: Plan) -> None:

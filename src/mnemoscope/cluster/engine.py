@@ -1,4 +1,4 @@
-"""Where work runs: in processes of this machine, unless a block of code gives another engine."""
+"""Run independent tasks in processes of this machine, or on the engine set by `use_engine`."""
 
 import multiprocessing
 import os
@@ -22,14 +22,10 @@ Result = TypeVar("Result")
 
 
 class Workers(Protocol):
-    """Workers that have loaded something, a model for example, and work on blocks with it."""
+    """Workers that have loaded something, such as a model, and process blocks with it."""
 
     def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Have each block done by whichever worker is free.
-
-        Yields:
-            Position of a block and what came of it, in the order in which they are finished.
-        """
+        """Process each block on a free worker; yields (position, result) as they finish."""
 
 
 class Engine(Protocol):
@@ -45,20 +41,19 @@ class Engine(Protocol):
         workers: int,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        """Run a function on each task, see `mnemoscope.cluster.engine.run_tasks`."""
+        """Run a function on each task, see `run_tasks` of this module."""
 
     def n_gpus(self) -> int:
-        """Accelerators that workers can be given."""
+        """Number of GPUs that can be assigned to workers."""
 
     def check_sees(self, path: Path) -> None:
-        """Refuse a machine that does not see a file which its tasks read (UserError)."""
+        """Raise UserError if a machine cannot see a file that its tasks read."""
 
 
 class ClusterEngine(Engine, Protocol):
-    """Also has workers on other machines, which hand results over through shared storage.
+    """An engine with workers on other machines, which return results through shared storage.
 
-    Attributes:
-        storage: URL of that storage, None for a folder in the study.
+    `storage` is its URL; None is a folder in the study.
     """
 
     storage: str | None
@@ -66,20 +61,17 @@ class ClusterEngine(Engine, Protocol):
     def workers(
         self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
     ) -> AbstractContextManager[Workers]:
-        """Make workers ready.
+        """Start up to `at_most` workers with `gpus` GPUs each.
 
-        Args:
-            make: called once in each worker; gives what works on a block.
-            gpus: accelerators that each worker has to itself.
-            at_most: workers that there is use for.
+        `make` is called once in each worker and returns the function that processes a block.
         """
 
     def check_storage(self, storage: Storage) -> None:
-        """Refuse a machine that does not see what is written to the storage (UserError)."""
+        """Raise UserError if a machine cannot see what is written to the storage."""
 
 
 class LocalEngine:
-    """The engine of this machine: tasks in processes of their own, one torch thread each."""
+    """The engine of this machine: each task in its own process with one torch thread."""
 
     is_cluster: bool = False
 
@@ -91,7 +83,7 @@ class LocalEngine:
         workers: int,
         gpus: float = 0.0,  # noqa: ARG002 - processes of one machine share its accelerator
     ) -> Iterator[Any]:
-        """Run a function on each task, see `run_tasks`; with one worker it runs here."""
+        """Run a function on each task, see `run_tasks`; one worker runs in this process."""
         workers = min(n_workers(workers), len(tasks))
         if workers <= 1:
             with _one_thread():
@@ -111,24 +103,24 @@ class LocalEngine:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def n_gpus(self) -> int:
-        """None that would have to be asked for."""
+        """Always 0: local processes share the GPU without asking."""
         return 0
 
     def check_sees(self, path: Path) -> None:
-        """This machine sees what this machine sees."""
+        """Always true on one machine."""
 
 
 _current: ContextVar[Engine | None] = ContextVar("engine", default=None)
 
 
 def current_engine() -> Engine:
-    """The engine that runs the work now."""
+    """The engine in use."""
     return _current.get() or LocalEngine()
 
 
 @contextmanager
 def use_engine(engine: Engine) -> Iterator[None]:
-    """Let an engine run the work inside this block."""
+    """Use an engine for the work inside this block."""
     token = _current.set(engine)
     try:
         yield
@@ -143,22 +135,19 @@ def run_tasks(
     workers: int,
     gpus: float = 0.0,
 ) -> Iterator[Result]:
-    """Run a function on each task where the current engine runs work, each with one thread.
+    """Run a function on each task on the current engine, with one thread each.
 
-    Args:
-        function: a module-level function of a package (it is sent to other processes by name).
-        tasks: its arguments.
-        workers: tasks that run at once, at most; 0 is as many as there is room for.
-        gpus: share of an accelerator that a task on a cluster is given.
+    The function is sent to other processes by name, so it must be at module level. At most
+    `workers` tasks run at once (0: as many as fit); `gpus` is a cluster task's share of a GPU.
 
     Yields:
-        Results, in the order in which they are finished.
+        Results, in the order in which they finish.
     """
     yield from current_engine().run_tasks(function, tasks, workers=workers, gpus=gpus)
 
 
 def n_workers(asked: int) -> int:
-    """Processes to use: what was asked for, or with 0 one a core that this process may use."""
+    """Number of processes to use; 0 means one for each core available to this process."""
     if asked:
         return asked
     if hasattr(os, "sched_getaffinity"):
@@ -167,10 +156,10 @@ def n_workers(asked: int) -> int:
 
 
 def gpus_for(device: str, engine: Engine) -> float:
-    """Accelerators that a worker needs for a device of the settings.
+    """GPUs that a worker needs for a device name.
 
     Raises:
-        UserError: one of several is named, but a worker sees its own alone.
+        UserError: `cuda:N`, because a worker sees only its own GPU.
     """
     if device.startswith("cuda:"):
         raise UserError(
@@ -182,9 +171,9 @@ def gpus_for(device: str, engine: Engine) -> float:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Start workers that do not run the user's script again: they need nothing of it.
+    """Start workers without running the user's script again.
 
-    Without this a script must keep its lines behind ``if __name__ == "__main__"``.
+    Otherwise scripts would need ``if __name__ == "__main__"``.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -196,9 +185,9 @@ def _main_hidden() -> Iterator[None]:
 
 @contextmanager
 def _one_thread_a_worker() -> Iterator[None]:
-    """Start workers whose linear algebra (scikit-learn's too) uses one thread.
+    """Start workers whose linear algebra (including scikit-learn's) uses one thread.
 
-    Two workers with two threads each wait for one another: a regression took 12 s, not 0.3 s.
+    Two workers with two threads each block one another: a regression took 12 s instead of 0.3 s.
     """
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
@@ -226,7 +215,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _prepare(parent: int) -> None:
-    """Make a worker use one thread and end when its parent has been killed."""
+    """Limit a worker to one thread and end it when its parent has been killed."""
     import torch
 
     torch.set_num_threads(1)
@@ -234,7 +223,7 @@ def _prepare(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    """A killed parent cannot say goodbye: leave when it is gone."""
+    """End this process when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

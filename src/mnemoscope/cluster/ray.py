@@ -1,6 +1,6 @@
-"""Run work on a Ray cluster: one that is there, or one of this machine, started and stopped here.
+"""Run work on a Ray cluster: an existing one, or a local one started and stopped here.
 
-Workers need mnemoscope installed and see the model; `mnemoscope run ... --engine ray`.
+Workers need mnemoscope installed and access to the model; `mnemoscope run ... --engine ray`.
 """
 
 import os
@@ -24,17 +24,17 @@ _CONNECT_SECONDS = 5.0
 
 
 class RayEngine:
-    """An engine that must be entered: `with RayEngine() as engine, use_engine(engine): ...`.
+    """Use as a context manager: `with RayEngine() as engine, use_engine(engine): ...`.
 
     Args:
-        address: `host:port` of a cluster, or `auto` for the one this machine is part of; None is
-            what RAY_ADDRESS says, else a cluster of this machine alone.
+        address: `host:port` of a cluster, or `auto` for the one this machine belongs to; None uses
+            RAY_ADDRESS, else starts a local cluster.
         n_workers: workers to ask for; 0 is as many as the cluster has room for.
         storage: URL of storage that all machines see; None is a folder in the study.
 
     Raises:
         UserError: (on entering) Ray is not installed, the address cannot be reached, or the
-            storage cannot be written to.
+            storage is not writable.
     """
 
     is_cluster: bool = True
@@ -56,8 +56,8 @@ class RayEngine:
             storage.remove(storage.leave_mark())
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice
-        # Of a cluster of ours: its workers are all the work there is, so they are not to wait
-        # behind whatever else runs on the machine (Ray's default is 15).
+        # For a local cluster: its workers are all the work there is, so they should not wait
+        # for other processes (Ray's default is 15).
         os.environ.setdefault("RAY_worker_niceness", "0")
         if self.address is not None:
             _check_reachable(self.address)
@@ -78,7 +78,7 @@ class RayEngine:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             hint = ""
             if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
-                hint = (  # somebody listens and Ray gets no answer; it does not say so
+                hint = (  # Ray does not report missing authentication
                     "If its head was started with token authentication, set RAY_AUTH_MODE=token "
                     "here too, with the same ~/.ray/auth_token. "
                 )
@@ -99,16 +99,16 @@ class RayEngine:
         workers: int,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        """Run a function on each task as a Ray task with one thread; one that dies runs again.
+        """Run each task as a Ray task with one thread; tasks that die run again.
 
         Raises:
-            MnemoscopeError: what a task raised.
+            MnemoscopeError: raised by a task.
             UserError: no machine of the cluster has room for a task.
         """
         import ray
 
         self._n_fitting(1, gpus)
-        self._end_actors()  # the room is for the tasks
+        self._end_actors()  # make room for the tasks
         remote = ray.remote(_run_one).options(num_cpus=1, num_gpus=gpus, max_retries=3)
         waiting = iter(tasks)
         running: set[Any] = set()
@@ -131,12 +131,12 @@ class RayEngine:
     def workers(
         self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
     ) -> Iterator["_Pool"]:
-        """Make actors ready, see `ClusterEngine`.
+        """Start actors, see `ClusterEngine`.
 
-        After the block they give back the memory of what they loaded, and their processes (which
-        cost seconds) wait for the next workers or end when tasks are to run; after an error they
-        end at once. Each computes with as many threads as this process would, so that its numbers
-        are the same. Ray starts one that dies again, and gives it its block again.
+        Actors outlive the block, because starting a process takes seconds: they free what they
+        loaded and wait for the next workers. They end when tasks run or an error occurs. Each uses
+        as many threads as this process, so that its numbers are the same. Ray restarts dead actors
+        and gives them their block again.
 
         Raises:
             UserError: no machine of the cluster has room for one.
@@ -172,13 +172,13 @@ class RayEngine:
         self._actors = []
 
     def n_gpus(self) -> int:
-        """Accelerators of the cluster."""
+        """GPUs of the cluster."""
         import ray
 
         return int(ray.cluster_resources().get("GPU", 0))
 
     def check_sees(self, path: Path) -> None:
-        """Refuse a machine of the cluster that does not see a file (UserError, names it)."""
+        """Raise UserError, naming the machine, if one cannot see a file."""
         for name, sees in self._everywhere(_sees, str(path.resolve())):
             if not sees:
                 raise UserError(
@@ -187,7 +187,7 @@ class RayEngine:
                 )
 
     def check_storage(self, storage: Storage) -> None:
-        """Refuse a machine that does not see the storage, or say why it cannot be used."""
+        """Raise UserError if a machine cannot see the storage or the storage is not usable."""
         mark = storage.leave_mark()
         try:
             for name, sees in self._everywhere(_sees_mark, (storage.url, mark)):
@@ -202,7 +202,7 @@ class RayEngine:
     def _everywhere(
         self, function: Callable[[Any], Any], argument: Any
     ) -> Iterator[tuple[str, Any]]:
-        """Run a function once on every machine; its name and the result of each."""
+        """Run a function once on every machine; yields each machine's name and result."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -215,7 +215,7 @@ class RayEngine:
             yield name, _get(reference)
 
     def _n_fitting(self, cpus: int, gpus: float) -> int:
-        """Workers that the cluster has room for; none is refused."""
+        """Workers that the cluster has room for; raises UserError if there is room for none."""
         n = 0
         for node in _nodes():
             has = node["Resources"]
@@ -231,7 +231,7 @@ class RayEngine:
 
 
 class _Pool:
-    """Actors that are dealt blocks; one that the cluster has no room for yet gets none."""
+    """Hands blocks to actors; actors that the cluster has no room for yet get none."""
 
     def __init__(self, actors: Sequence[Any], make: Callable[[], Callable[[Any], Any]]) -> None:
         import ray
@@ -239,17 +239,17 @@ class _Pool:
         made = ray.put(make)
         self._make = made.hex(), made
         self._idle: list[Any] = []
-        # What runs: a reference, and who does which block; None while the actor loads.
+        # Running: the actor of each reference and its block, None while the actor loads.
         self._running: dict[Any, tuple[Any, int | None]] = {
             actor.prepare.remote(*self._make): (actor, None) for actor in actors
         }
 
     def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Work on each block, see `Workers`.
+        """Process each block, see `Workers`.
 
         Raises:
-            MnemoscopeError: what a worker raised.
-            UserError: workers die again and again.
+            MnemoscopeError: raised by a worker.
+            UserError: workers keep dying.
         """
         import ray
 
@@ -272,7 +272,7 @@ class _Pool:
 
 
 class _Actor:
-    """What runs in a worker; started again it knows nothing, and loads with its next block."""
+    """Runs in a worker; after a restart it loads again with its next block."""
 
     def __init__(self, threads: int, folder: str) -> None:
         import torch
@@ -283,18 +283,18 @@ class _Actor:
         self._work: Any = None
 
     def prepare(self, key: str, make: Callable[[], Callable[[Any], Any]]) -> None:
-        """Load what the blocks need, once; `key` names it."""
+        """Load what the blocks need, once for each `key`."""
         if self._key != key:
             self._work = make()
             self._key = key
 
     def work(self, key: str, make: Callable[[], Callable[[Any], Any]], block: Any) -> Any:
-        """Work on one block."""
+        """Process one block."""
         self.prepare(key, make)
         return self._work(block)
 
     def forget(self) -> None:
-        """Give back the memory of what was loaded."""
+        """Free what was loaded."""
         import gc
 
         import torch
@@ -306,7 +306,7 @@ class _Actor:
 
 
 def _run_one(function: Callable[[Any], Any], task: Any, folder: str) -> Any:
-    """Run one task in a Ray worker, with one thread as in a process of this machine."""
+    """Run one task in a Ray worker with one thread."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -317,13 +317,13 @@ def _run_one(function: Callable[[Any], Any], task: Any, folder: str) -> Any:
 
 
 def _stand_in(folder: str) -> None:
-    """Let relative paths mean what they mean to the driver, where the machine has its folder."""
+    """Change to the driver's folder where it exists, so that relative paths work."""
     with suppress(OSError):
         os.chdir(folder)
 
 
 def _get(reference: Any) -> Any:
-    """What came of a Ray task; errors in our own words where they are ours."""
+    """Result of a Ray task; errors of ours are raised as they were."""
     import ray
 
     try:
@@ -347,14 +347,13 @@ def _get(reference: Any) -> Any:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    """Machines of the cluster that are up."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _threads() -> int:
-    """Threads that torch would compute with in this process."""
+    """Number of threads that torch uses in this process."""
     import torch
 
     return torch.get_num_threads()
@@ -370,7 +369,7 @@ def _sees_mark(argument: tuple[str, str]) -> bool:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself tries for minutes."""
+    """Reject an address where nothing listens; Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
     if "://" in address:

@@ -1,6 +1,6 @@
-"""Storage that all machines of a cluster reach: a folder or a bucket, by its fsspec URL.
+"""Storage shared by all machines of a cluster: a folder or a bucket, by its fsspec URL.
 
-A file appears under its name only when it is whole, and its SHA-256 is compared when it is read.
+Files appear only when complete, and their SHA-256 is verified on reading.
 """
 
 import errno
@@ -18,8 +18,8 @@ class Storage:
     """A folder of shared storage: `/a/folder`, `s3://bucket/folder` or any other fsspec URL.
 
     Raises:
-        UserError: fsspec or the package for the URL's scheme is missing, no such scheme, or one
-            that other processes do not see.
+        UserError: fsspec or the package for the URL's scheme is missing, the scheme is unknown, or
+            other processes cannot see it.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,16 +33,16 @@ class Storage:
         return name
 
     def write(self, name: str, data: bytes) -> str:
-        """Write a file under a temporary name, then give it its own; returns its SHA-256.
+        """Write a file under a temporary name and rename it; returns its SHA-256.
 
         Raises:
-            UserError: the storage cannot be written to.
+            UserError: the storage is not writable.
             NoRoomError: it is full.
         """
         temporary = self._path(f"{name}.{uuid.uuid4().hex}.tmp")
         with self._explaining(name, is_read=False):
             if self._is_local() or self._root.startswith("/"):
-                self._fs.makedirs(self._root, exist_ok=True)  # of a bucket: would make the bucket
+                self._fs.makedirs(self._root, exist_ok=True)  # on s3 this would create the bucket
             try:
                 self._fs.pipe_file(temporary, data)
                 self._fs.mv(temporary, self._path(name))
@@ -53,14 +53,10 @@ class Storage:
         return hashlib.sha256(data).hexdigest()
 
     def read(self, name: str, sha256: str | None = None) -> bytes | None:
-        """Read a file, None where it is not there.
-
-        Args:
-            name: of the file.
-            sha256: what it must be; a file that differs is removed, so that it is made again.
+        """Read a file; None if it does not exist.
 
         Raises:
-            DamagedDataError: its content has changed since it was written.
+            DamagedDataError: it does not match `sha256`; it is removed, so that it is made again.
         """
         with self._explaining(name):
             try:
@@ -76,16 +72,16 @@ class Storage:
         return data
 
     def path_of(self, name: str) -> Path | None:
-        """A file of the storage as one of this machine's; None in a bucket."""
+        """Local path of a file; None in a bucket."""
         return Path(self._path(name)) if self._is_local() else None
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is gone already is as well."""
+        """Remove a file if it exists."""
         with self._explaining(name), suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
 
     def remove_all(self) -> None:
-        """Remove the folder and what is in it."""
+        """Remove the folder and its content."""
         with self._explaining(""), suppress(FileNotFoundError):
             self._fs.rm(self._root, recursive=True)
 
@@ -97,7 +93,7 @@ class Storage:
 
     @contextmanager
     def _explaining(self, name: str, *, is_read: bool = True) -> Iterator[None]:
-        """Say in our words what the storage refused; a file that is not there is no refusal."""
+        """Turn errors of the storage into UserError or NoRoomError, missing files excepted."""
         try:
             yield
         except Exception as error:
@@ -117,7 +113,7 @@ class Storage:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the folder in it."""
+    """File system of a URL, and the folder in it."""
     try:
         import fsspec
     except ImportError:
@@ -139,6 +135,5 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _protocols(system: Any) -> tuple[str, ...]:
-    """Names of a file system's URL schemes."""
     protocol = system.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,1 +1,1 @@
-"""What goes through the whole house: a run, the analyses, a tracked training."""
+"""Work that uses every other package: a whole run, the analyses, a tracked training."""

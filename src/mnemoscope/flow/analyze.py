@@ -1,6 +1,6 @@
-"""The verb `analyze`: the neighbouring analyses on a study, each kept under what decided it.
+"""The verb `analyze`: run analyses on a study and keep each result under a hash of its inputs.
 
-A second call with the same settings and inputs does nothing; another setting makes it anew.
+Asking again with the same settings and inputs does nothing; anything else replaces the result.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _LABELS = (
     "perplexities are its own, each half by its own number of tokens."
 )
 _DECISIVE = ("sequence_id", "tokens", "is_memorized", "memorization_score", "duplicates", "genre")
-"""Columns of the table that decide a result; other verbs may add others."""
+"""Columns of the table that decide a result; other verbs may add more."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Asked:
 
     Attributes:
         second: a second model with the same tokenizer: folder, hub name, NAME@REVISION.
-        checkpoints: checkpoints of one run in their order, or one folder of them.
+        checkpoints: checkpoints of one run in order, or one folder of them.
         corpus: the training texts.
         values: settings by name, checked by the analysis.
-        redo: make it anew although it is there.
+        redo: compute the result again even if it exists.
     """
 
     second: str | None = None
@@ -66,7 +66,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of asking for one analysis: a result, or why there is none."""
+    """The result of one analysis, or why there is none."""
 
     entry: Entry
     result: StoredResult | None
@@ -76,10 +76,10 @@ class Outcome:
 
 
 def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome:
-    """Run one analysis unless its result is there; the study is to be locked.
+    """Run one analysis unless its result exists; the caller locks the study.
 
     Raises:
-        UserError: a need that the study does not meet, a setting or input that cannot be used.
+        UserError: the study lacks something, or a setting or input cannot be used.
     """
     settings = entry.settings(asked.values)
     others, gaps = _others(study, entry, asked)
@@ -116,9 +116,9 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
 
 
 def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]:
-    """Run every analysis whose needs are met; the others say what they lack.
+    """Run every analysis whose needs are met; the others report what they lack.
 
-    Of the settings those are asked that every analysis has.
+    Only settings that every analysis has apply.
     """
     for entry in ENTRIES:
         try:
@@ -128,11 +128,7 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
 
 
 def refuse_unused(entry: Entry, asked: Asked) -> None:
-    """Refuse an input that an analysis named alone does not look at; of all, each takes its own.
-
-    Raises:
-        UserError: a model, checkpoints or a corpus that it has no use for.
-    """
+    """Reject options that a single named analysis ignores (UserError)."""
     given: dict[str, tuple[object, Use]] = {
         "--second": (asked.second is not None, "second model"),
         "--checkpoint": (asked.checkpoints, "second model"),
@@ -155,8 +151,8 @@ class Rows:
 
     Attributes:
         table: its rows, with `is_memorized` and `memorization_score`.
-        lines: what is to be said of the choice; empty where all rows are given as they are.
-        facts: the same as plain values, for the key of the result.
+        lines: how the rows were chosen, for the report; empty when all are used.
+        facts: the same as plain values, for the result's key.
     """
 
     table: pl.DataFrame
@@ -167,7 +163,7 @@ class Rows:
 def rows_for(study: Study, entry: Entry) -> Rows:
     """Choose the rows for an analysis, and whose verdict says what is memorized.
 
-    One that needs classes compares them and gets all that was kept of each.
+    Of a published split, analyses that compare classes get all kept rows, others a uniform sample.
     """
     table, lines, facts = study.sequences, [], {}
     if not _has_model(study):
@@ -185,7 +181,6 @@ def rows_for(study: Study, entry: Entry) -> Rows:
 
 
 def _of_split(study: Study, plain: pl.DataFrame, n_kept: int) -> str:
-    """What a sample by label is, and what it is not."""
     manifest = study.manifest("sequences")
     assert manifest is not None
     counts = manifest["counts"]["split"]["classes"][VERDICT_NAME]
@@ -207,7 +202,7 @@ def _has_model(study: Study) -> bool:
 
 
 def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
-    """Refuse in one line what the study lacks, with how to get it."""
+    """Reject a study that lacks something the analysis needs, and say how to get it."""
     missing = next((need for need in entry.needs if not _has(study, need, others)), None)
     if missing is None:
         return
@@ -218,7 +213,6 @@ def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
 
 
 def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
-    """Whether a need is met."""
     if stage := NEEDS[need].stage:
         return study.is_done(stage) or (need == "scores" and not _has_model(study))
     if need == "second model":
@@ -231,10 +225,7 @@ def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
 
 
 def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
-    """Names of the checkpoints, else of the second model, else of the reference.
-
-    And what is to be said of checkpoints that seem to be missing among those that were named.
-    """
+    """Names of the checkpoints, the second model or the reference; notes on missing checkpoints."""
     if not entry.wants("second model"):
         return (), []
     if not asked.checkpoints:
@@ -248,14 +239,13 @@ def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], 
 def _loaders(
     study: Study, asked: Asked, others: tuple[str, ...], models: Models
 ) -> tuple[OtherModel, ...]:
-    """Each of them with what loads it."""
 
     def named(name: str) -> "Callable[[], LanguageModel]":
         return lambda: models.other(name)
 
     def reference() -> "LanguageModel":
         loaded = models.reference(study)
-        assert loaded is not None  # its name was there when the needs were checked
+        assert loaded is not None  # _check_needs found its name
         return loaded
 
     if asked.checkpoints or asked.second:
@@ -273,7 +263,7 @@ def _facts(
     others: tuple[str, ...],
     corpus: str | None,
 ) -> dict[str, Any]:
-    """Which inputs decide the result, as plain values that the result records."""
+    """Inputs that decide the result, as plain values that the result records."""
     facts: dict[str, Any] = {
         "model": study.record["models"].get("model", {}).get("fingerprint"),
         "table": _table_hash(study),
@@ -291,7 +281,6 @@ def _facts(
 
 
 def _table_hash(study: Study) -> str:
-    """Hash of the decisive columns of the table."""
     table, digest = study.sequences, hashlib.sha256()
     for name in (name for name in _DECISIVE if name in table.columns):
         column = table[name]

@@ -1,4 +1,4 @@
-"""Run what is missing of all stages, from one settings object."""
+"""Run a study: all missing stages in order, or one stage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ from mnemoscope.study.settings import (
     parse_settings,
 )
 
-# Settings, or what makes them of those that a study has once it is held.
+# Settings, or a function of the settings of an existing study.
 Wanted = StudySettings | Callable[[StudySettings], StudySettings]
 
 STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
@@ -50,21 +50,21 @@ def run(
     until: str | None = None,
     models: Models | None = None,
 ) -> Study:
-    """Make a study, or finish one: every stage that is missing, in order.
+    """Create a study or finish one: run every missing stage in order.
 
     Args:
-        settings: of the whole study; of one that is there also a function of those it has.
+        settings: of the whole study, or a function of an existing study's settings.
         folder: a new or empty folder, or a study made with the same settings.
-        redo: make stages anew whose settings differ from the study's, instead of refusing.
-        until: name of the last stage to run, all of them when None.
-        models: of these settings, where some are loaded already.
+        redo: run stages again whose settings have changed, instead of raising an error.
+        until: name of the last stage to run; None runs all.
+        models: models already loaded for these settings.
 
     Returns:
         The study, with all stages done.
 
     Raises:
-        MnemoscopeError: what the user can mend, damaged data, or a full disk; finished stages
-            and finished parts of the present one are kept.
+        MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages
+            and finished parts of the current one are kept.
     """
     folder = Path(folder)
     if is_study(folder):
@@ -88,21 +88,21 @@ def run(
 def run_stage(
     study: Study, stage: str, settings: Wanted | None = None, *, redo: bool = False
 ) -> bool:
-    """Run one stage of a study whose needs are met; does nothing when it is done.
+    """Run one stage of a study unless it is done.
 
-    A finished capture is read through: shards that are damaged are captured again.
+    A finished capture is verified, and damaged shards are captured again.
 
     Args:
         study: an existing study.
         stage: one of `STAGE_FUNCTIONS`.
-        settings: changed settings, or a function of those it has; the study's own when None.
-        redo: make it anew although it is done.
+        settings: changed settings, or a function of the study's; None keeps the study's.
+        redo: run the stage even if it is done.
 
     Returns:
         False when there was nothing to do.
 
     Raises:
-        UserError: a stage before it has not been run, or was made with other settings.
+        UserError: an earlier stage is missing, or was made with other settings.
         MnemoscopeError: as `run`.
     """
     with study.lock():
@@ -137,12 +137,12 @@ _PURPOSE = {
 
 
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
-    """The demo as a study like any other.
+    """Settings of the demo, a study like any other.
 
     Args:
         small: fewer sequences and no matched sample, for a quick check of an installation.
         thorough: all sequences, larger samples and three seeds instead of one, so that the
-            intervals cover the CNNs' luck too.
+            intervals also cover the variation between CNNs.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
     values: dict[str, object] = {

@@ -1,7 +1,7 @@
-"""The verb `track`: memorization of a fixed set of windows over the checkpoints of one run.
+"""The verb `track`: which of a fixed set of windows each checkpoint of a run reproduces.
 
-Each checkpoint is loaded once and its check written whole; a killed run goes on with the next.
-The history then becomes tables and one page: shares by step, survival, levels.
+Each checkpoint is loaded once and its results are written at once, so a killed run resumes with
+the next. The history then becomes tables and a page: shares by step, survival, score levels.
 """
 
 import hashlib
@@ -45,12 +45,12 @@ class TrackAsked:
 
     Attributes:
         checkpoints: as for `find_checkpoints`.
-        sequences: texts or a table that is watched.
-        control: texts or a table that were kept out of training, or None.
-        most: windows kept of each; None keeps all.
+        sequences: texts or a table to watch.
+        control: texts or a table kept out of training, or None.
+        most: windows to keep of each; None keeps all.
         length: tokens of a window; windows of a text begin every 64 tokens.
         seed: of the sample.
-        decode: continue each window too, for its score; else only memorized or not is known.
+        decode: also continue each window to get its score, not only whether it is memorized.
         dtype, device, batch_size, trust_remote_code: as for `load_model` and captures.
     """
 
@@ -68,17 +68,13 @@ class TrackAsked:
 
 
 def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
-    """Look at every checkpoint that was not looked at yet.
-
-    Args:
-        asked: what is looked at, and with what.
-        out: folder of the history (`training.history`), made where it is missing.
+    """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
     Returns:
         Steps that seem to be missing between the checkpoints (`lacking_steps`).
 
     Raises:
-        UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints of different
+        UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with different
             tokenizers; a folder with a history of other windows.
     """
     checkpoints = find_checkpoints(asked.checkpoints)
@@ -93,7 +89,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     try:
         known = json.loads((out / _LOOKED_AT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        known = {}  # what a check was made from is not known, so it is made again
+        known = {}  # unknown inputs: the check is made again
     with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
         for one in checkpoints:
             basis = [one.signature(), asked.dtype, asked.decode]
@@ -131,7 +127,7 @@ def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> Watch
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """A hash of which token has which number."""
+    """Hash of the tokenizer's vocabulary."""
     return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
@@ -143,13 +139,13 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class TrackResults:
-    """What a history says.
+    """What a history shows.
 
     Attributes:
         sentence: the result in words.
-        further: what it rests on and what it cannot say.
+        further: its basis and its limits.
         frames: `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
-        figures: to be drawn.
+        figures: charts for the page.
     """
 
     sentence: str
@@ -159,10 +155,10 @@ class TrackResults:
 
 
 def write_track_page(folder: Path) -> TrackResults:
-    """Write the tables and the page of a history beside it.
+    """Write a history's tables and page into its folder.
 
     Raises:
-        UserError: no history there.
+        UserError: there is no history.
         DamagedDataError: a torn file.
     """
     results = track_results(read_history(folder))
@@ -184,7 +180,7 @@ def write_track_page(folder: Path) -> TrackResults:
 
 
 def track_results(history: History) -> TrackResults:
-    """Sum a history of one check or more up."""
+    """Summarize a history of at least one check."""
     checks, steps = history.joined(), history.steps
     found = history.windows.select("source", "class").unique(maintain_order=True).rows()
     groups = sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
@@ -219,7 +215,7 @@ def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
 
 
 def _shares(checks: pl.DataFrame) -> pl.DataFrame:
-    """Windows reproduced, by group and step, with intervals."""
+    """Share of windows reproduced, by group and step, with intervals."""
     counted = checks.group_by("source", "class", "step", maintain_order=True).agg(
         pl.len().alias("n"),
         pl.col("is_memorized").sum().alias("memorized"),
@@ -246,11 +242,11 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[
 
 
 def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
-    """Curves that fall by steps: every value twice, so that a line falls upright at each place."""
+    """Draw survival as step curves: every value appears twice, so that the drops are vertical."""
     series = []
     for group in groups:
         part = _of_group(lasting, group)
-        if part.is_empty():  # keeps its colour, so that both charts have the same
+        if part.is_empty():  # keeps its colour in both charts
             series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
             continue
         twice = part.select(pl.exclude("source", "class").repeat_by(2).explode())
@@ -266,7 +262,7 @@ def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
 
 
 def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, list[HeatMap]]:
-    """Score levels from one check to the next; drawn from the first to the last."""
+    """Transitions of score levels between checks; the heat map spans the first to the last."""
     wide = checks.pivot(on="step", index="window", values="memorization_score")
     rows = []
     for before, after in pairwise(steps):
@@ -293,7 +289,7 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
 
 
 def _sentence(shares: pl.DataFrame, last: int) -> str:
-    """The last check in words, what was kept out of training beside it."""
+    """The last check in words, with its controls."""
     now = shares.filter(step=last)
     parts = []
     for kind, words in _KINDS.items():
