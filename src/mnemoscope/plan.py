@@ -1,7 +1,7 @@
-"""What a run would do, said before it does it: counts, bytes, memory and time.
+"""Plan a run: its counts, bytes, memory and time (`run --dry-run`).
 
-Works without the model and the data on disk: from tables of published shapes and counts, which it
-then says. Nothing is written.
+Needs neither the model nor the data on disk: package data holds published shapes and counts, and
+the plan says where it uses them. Nothing is written.
 """
 
 import json
@@ -49,23 +49,23 @@ if TYPE_CHECKING:
     from mnemoscope.study.models import Models
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes a weight; `auto` is counted as 2."""
+"""Bytes per weight; `auto` counts as 2."""
 ASSUMED_FLOPS = {"cuda": 1e14, "mps": 5e12, "cpu": 1e11}
-"""Floating-point operations a second of a forward pass, assumed: a third of the 312e12 that an
-A100's data sheet gives for half precision; a laptop's graphics processor; a few processor cores."""
+"""Assumed operations per second of a forward pass: cuda is a third of the 312e12 that an A100's
+data sheet gives for half precision; mps is a laptop's GPU; cpu is a few cores."""
 ASSUMED_CNN_FLOPS = {"cpu": 5e10, "cuda": 1e12, "mps": 5e11}
-"""The same of the training of CNNs: on one processor core, about half of what
-`benchmarks/bench_plan.py` measures for a step alone; on an accelerator in all, assumed."""
-_SCANNED_AT_ONCE = 4  # suffix tokens that the scan asks of every sequence first
+"""The same for training CNNs: on one CPU core about half of what `benchmarks/bench_plan.py`
+measures for a step alone; on a GPU in all, assumed."""
+_SCANNED_AT_ONCE = 4  # suffix tokens that the scan checks first
 _TIMED_SEQUENCES = 64
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
 _PYTHIA = re.compile(r"(?:EleutherAI/)?pythia-([\d.]+[mb])(?:-deduped)?(?:-v0)?", re.IGNORECASE)
 
 
 class Plan(NamedTuple):
-    """What would be done: the study in `lines`, its costs in `rows`, and how they come about.
+    """A planned study in `lines`, its costs in `rows`, and how they were computed in `notes`.
 
-    A row is a cost, its amount for this study, and for the published pipeline.
+    Each row is a cost, its amount for this study, and for the published pipeline.
     """
 
     lines: list[str]
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
 
 
 class ModelShape(NamedTuple):
-    """What decides the cost of a model; `source` says where it is known from."""
+    """What a model's cost depends on; `source` says where it was found."""
 
     n_layers: int
     n_heads: int
@@ -85,7 +85,7 @@ class ModelShape(NamedTuple):
 
 
 class PlannedData(NamedTuple):
-    """The sequences, as far as they are known: counts are upper bounds, None is not known."""
+    """What is known of the sequences; counts are upper bounds, None if unknown."""
 
     frame: pl.DataFrame | None
     n_sequences: int | None
@@ -97,11 +97,11 @@ class Need(NamedTuple):
     """What the samples of all taxonomies need together.
 
     Attributes:
-        n_least: distinct maps at least, where every class is large enough to be drawn in full.
-        n_maps: distinct maps at most; equal to `n_least` where they are counted.
-        n_own: of these, maps of a Non-Memo sequence with its continuation, at most.
-        how: how it was found, in words.
-        samples: of each sample that is trained, name and number of classes of its taxonomy.
+        n_least: distinct maps at least, if every class is large enough to be drawn in full.
+        n_maps: distinct maps at most; equal to `n_least` if they are counted.
+        n_own: those of Non-Memo sequences with their own continuation, at most.
+        how: how this was found, in words.
+        samples: name and number of classes of each sample that is trained.
         impossible: samples that cannot be trained, with the reason.
     """
 
@@ -114,7 +114,7 @@ class Need(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """Forward passes of one kind; `n_tokens` go through the model over all passes a sequence."""
+    """Forward passes of one kind; `n_tokens` counts a sequence's tokens over all its passes."""
 
     name: str
     n_sequences: int
@@ -124,12 +124,12 @@ class Passes(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens through the model in all."""
+        """Tokens of all sequences."""
         return self.n_sequences * self.n_tokens
 
 
 class Cost(NamedTuple):
-    """Bytes a map, on disk (least, most), on the device; seconds of the study and its controls."""
+    """Bytes of a map, on disk (least, most), on the device; seconds of the study and its controls."""
 
     map_bytes: int
     stored: tuple[int, int]
@@ -142,10 +142,10 @@ class Cost(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What the published pipeline needs for the same taxonomies: each captures for itself.
+    """What the published pipeline needs for the same taxonomies.
 
-    It stores the weights of all heads as float16 and trains the eight CNN settings on them. Bytes
-    and seconds are 0 where the model's shape is not known.
+    It captures for each taxonomy separately, stores all heads as float16 and trains eight CNN
+    settings. Bytes and seconds are 0 if the model's shape is unknown.
     """
 
     n_jobs: int
@@ -157,16 +157,11 @@ class Published(NamedTuple):
 
 
 def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
-    """Say what `run` would do; nothing is written.
-
-    Args:
-        settings: of the study.
-        folder: where it is, or would be.
-        redo: as `run` takes it.
+    """Plan what `run` would do with these arguments.
 
     Raises:
-        UserError: whatever `run` would refuse before it begins, as far as it can be known without
-            a network.
+        UserError: an error that `run` would raise before it starts, as far as it can be found
+            without a network.
     """
     taxonomies = load_taxonomies(settings.label.taxonomies)
     has_reference = settings.capture.reference is not None or settings.model.name == EMBEDDED
@@ -218,13 +213,13 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     )
 
 
-# The model: loaded where it is on disk and work is left for it, else its shape alone.
+# The model: loaded if it is on disk and needed, else only its shape.
 
 
 def _find_model(
     settings: StudySettings, study: Study | None, *, is_needed: bool
 ) -> tuple["Models | None", ModelShape | None, str]:
-    """The models where they were loaded, the shape where it is known, and both in words."""
+    """The models if loaded, the shape if known, and a line that describes both."""
     wanted = settings.model
     shape = find_shape(wanted.name, wanted.revision)
     facts = study.record["models"].get("model") if study else None
@@ -257,17 +252,16 @@ def _find_model(
 
 @cache
 def pythia_facts() -> dict[str, Any]:
-    """The table of package data: `models` and `splits` by name, `data` the data set's hub name."""
+    """The Pythia table of package data: `models` and `splits` by name, `data` the hub's data set."""
     text = resources.files("mnemoscope").joinpath("studies/shapes/pythia.yaml").read_text("utf-8")
     facts: dict[str, Any] = yaml.safe_load(text)
     return facts
 
 
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
-    """Find a model's shape without loading it.
+    """Find a model's shape from its files, else from the Pythia table, without loading it.
 
-    From the model's files where they are on disk (hub names: in the local cache), else from the
-    table of the Pythia suite; None where neither knows it.
+    Hub models are looked up in the local cache. None if the shape is unknown.
     """
     if name == EMBEDDED:
         from mnemoscope.embedded import model_path
@@ -286,7 +280,7 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
 
 
 def is_on_disk(name: str, revision: str | None = None) -> bool:
-    """True where the weights can be loaded without a network."""
+    """True if the weights can be loaded without a network."""
     if name == EMBEDDED or Path(name).expanduser().exists():
         return True
     files = ("model.safetensors", "model.safetensors.index.json")
@@ -294,7 +288,7 @@ def is_on_disk(name: str, revision: str | None = None) -> bool:
 
 
 def _cached(name: str, revision: str | None, file: str) -> Path | None:
-    """A file of a hub model in the local cache; no network is asked."""
+    """A hub model's file in the local cache, without using the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -306,7 +300,7 @@ def _cached(name: str, revision: str | None, file: str) -> Path | None:
 
 
 def _read_config(path: Path) -> ModelShape | None:
-    """The shape as config.json has it; None where its keys are unknown."""
+    """The shape from config.json; None if its keys are unknown."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -332,7 +326,7 @@ def _read_config(path: Path) -> ModelShape | None:
 
 
 def _count_weights(folder: Path) -> int:
-    """Weights in a folder's safetensors files; 0 where there are none, or one is damaged."""
+    """Number of weights in a folder's safetensors files; 0 if there are none or one is damaged."""
     from safetensors import SafetensorError, safe_open
 
     total = 0
@@ -346,7 +340,7 @@ def _count_weights(folder: Path) -> int:
 
 
 def _time_capture(models: "Models", settings: StudySettings) -> float:
-    """Seconds a token of one forward pass with capture, measured here."""
+    """Seconds per token of a forward pass with capture, measured here."""
     from mnemoscope.lm.attention import capture_pooled
 
     lm = models.model()
@@ -361,7 +355,7 @@ def _time_capture(models: "Models", settings: StudySettings) -> float:
     return seconds / length
 
 
-# The sequences: from the data on disk, else from the tables of published counts.
+# The sequences: from the data on disk, else from published counts.
 
 
 def find_data(
@@ -371,10 +365,10 @@ def find_data(
     *,
     models: "Models | None",
 ) -> PlannedData:
-    """Find out what can be known of the sequences; nothing is downloaded or written.
+    """Find what is known of the sequences without downloading anything.
 
     Raises:
-        UserError: what `run` would refuse: nothing there, no such split, an unreadable table.
+        UserError: as `run`: a missing source, an unknown split, an unreadable table.
     """
     wanted = settings.sequences
     if study is not None:
@@ -408,9 +402,9 @@ def find_data(
 def lacking_columns(
     data: PlannedData, settings: StudySettings, taxonomies: list[Taxonomy]
 ) -> dict[str, list[Taxonomy]]:
-    """Columns that taxonomies need and the table will not have, with those taxonomies.
+    """Columns that taxonomies need and the table will lack, with those taxonomies.
 
-    Empty where the table is not on disk (the published data set has all columns).
+    Empty for tables not on disk: the published data set has all columns.
     """
     frame = data.frame
     if frame is None:
@@ -430,7 +424,7 @@ def lacking_columns(
 
 
 def _with_verdicts(data: PlannedData, settings: StudySettings) -> pl.DataFrame | None:
-    """The table with verdicts and features, as the stage `label` will see it; None without them."""
+    """The table with verdicts and features, as stage `label` will see it; None without verdicts."""
     frame = data.frame
     verdict = _verdict(frame) if frame is not None else None
     if frame is None or verdict is None:
@@ -440,7 +434,7 @@ def _with_verdicts(data: PlannedData, settings: StudySettings) -> pl.DataFrame |
     if has_values(frame, "rouge_l"):
         return frame
     if settings.features.corpus is not None:
-        return None  # counting duplicates takes as long as the stage itself
+        return None  # counting duplicates takes as long as the stage
     patterns, length = settings.features.patterns, settings.sequences.length
     frame = add_features(frame, patterns=patterns, length=length, code="off")
     return take_published_patterns(frame) if patterns == "published" else frame
@@ -452,7 +446,6 @@ def _verdict(frame: pl.DataFrame) -> str | None:
 
 
 def _of_frame(frame: pl.DataFrame, settings: StudySettings) -> PlannedData:
-    """A table that is on disk."""
     half = settings.sequences.length // 2
     how = "scanned" if settings.continue_.scan else f"continued by {half} tokens"
     lines = [f"Sequences: {frame.height:,}, each {how}."]
@@ -465,7 +458,7 @@ def _of_frame(frame: pl.DataFrame, settings: StudySettings) -> PlannedData:
 
 
 def _from_cache(settings: StudySettings) -> StudySettings | None:
-    """The settings with the local copy of the data set as source, where there is one."""
+    """The settings with the data set's local copy as source; None if there is no copy."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder, split = Path(HF_HUB_CACHE), settings.sequences.split
@@ -479,23 +472,23 @@ def _from_cache(settings: StudySettings) -> StudySettings | None:
 
 
 def _parts(split: str) -> list[str]:
-    """Full names of what a split stands for."""
+    """Full names of a split's parts."""
     return [split] if split in SPLITS else [f"pile_{split}", f"memories_{split}"]
 
 
 def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedData:
-    """The paper's data set, not on disk: what its tables say."""
+    """The paper's data set, not on disk, from the published counts."""
     split, label = settings.sequences.split, settings.label
     if split is None:
         raise UserError(
             f"{HUB_NAME}: which split? Name it with --split, for example --split deduped_12b."
         )
     if not all(name in SPLITS for name in _parts(split)):
-        find_split(HUB_NAME, split)  # refuses, with the nearest name
+        find_split(HUB_NAME, split)  # raises, with the nearest name
     facts = pythia_facts()["splits"][split.partition("_")[2] if split in SPLITS else split]
     parts = {name.partition("_")[0]: facts[name.partition("_")[0]] for name in _parts(split)}
     kept = round(settings.sequences.margin * (label.n_train + label.n_eval))
-    # One more than the classes of the taxonomies: all memorized ones, to check the labels by.
+    # One more than the taxonomies' classes: all memorized sequences, to check the labels.
     n_at_most = min(sum(parts.values()), kept * (count_class_sets(taxonomies) + 1))
     if settings.sequences.limit is not None:
         n_at_most = min(n_at_most, settings.sequences.limit)
@@ -508,7 +501,7 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
     return PlannedData(None, n_at_most, n_at_most - (kept if "pile" in parts else 0), lines)
 
 
-# The samples: drawn already, drawn from the labels on disk, or bounded.
+# The samples: already drawn, drawn from labels on disk, or bounded.
 
 
 def _find_need(
@@ -530,7 +523,7 @@ def _find_need(
 def count_need(
     frame: pl.DataFrame, taxonomies: Sequence[Taxonomy], settings: StudySettings
 ) -> Need:
-    """Draw every sample as the stage `label` will, and count what they need together."""
+    """Draw every sample as stage `label` will, and count what they need together."""
     if any(variant.split == "group" for variant in variants(settings.label)):
         frame = frame.with_columns(find_groups(frame).alias("group"))
     drawn = draw_samples(frame, taxonomies, settings)
@@ -538,7 +531,6 @@ def count_need(
 
 
 def _counted(samples: pl.DataFrame, entries: dict[str, dict[str, Any]], how: str) -> Need:
-    """What drawn samples need."""
     shown = samples.select("sequence_id", "suffix").unique()
     trained = [one for one in entries.values() if "impossible" not in one]
     return Need(
@@ -556,11 +548,10 @@ def _counted(samples: pl.DataFrame, entries: dict[str, dict[str, Any]], how: str
 def bound_need(
     taxonomies: Sequence[Taxonomy], settings: StudySettings, n_sequences: int | None
 ) -> Need:
-    """Bound what the samples need together, from the rules alone.
+    """Bound from the rules alone what the samples need together.
 
-    At least: the classes of one taxonomy exclude each other. At most: by row, every class takes
-    its first sequences in one order, so equal classes take the same ones; by group, equal
-    partitions do.
+    Lower bound: the classes of one taxonomy exclude each other. Upper bound: split by row, equal
+    classes take the same sequences, the first in one order; by group, equal partitions do.
     """
     label = settings.label
     per_class = label.n_train + label.n_eval
@@ -596,7 +587,7 @@ def distinct_partitions(taxonomies: Sequence[Taxonomy]) -> list[Taxonomy]:
 
 
 def count_class_sets(taxonomies: Sequence[Taxonomy]) -> int:
-    """Different classes of all taxonomies together, Non-Memo once."""
+    """Number of different classes over all taxonomies, Non-Memo once."""
     found = set()
     for taxonomy in distinct_partitions(taxonomies):
         cuts = tuple(cut for node in taxonomy.nodes for cut in node.cuts)
@@ -608,7 +599,7 @@ def count_class_sets(taxonomies: Sequence[Taxonomy]) -> int:
 
 
 def _n_unshared(settings: StudySettings, taxonomies: Sequence[Taxonomy]) -> int:
-    """Maps if every taxonomy captured for itself."""
+    """Maps if every taxonomy captured its own."""
     per_class = settings.label.n_train + settings.label.n_eval
     return per_class * sum(len(taxonomy.classes) for taxonomy in taxonomies)
 
@@ -619,7 +610,7 @@ def _taxonomy_lines(
     need: Need,
     lacking: dict[str, list[Taxonomy]],
 ) -> Iterator[str]:
-    """How many taxonomies, and which cannot be trained."""
+    """How many taxonomies there are, and which cannot be trained."""
     label = settings.label
     yield (
         f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
@@ -637,7 +628,7 @@ def _taxonomy_lines(
         yield f"Impossible: {len(need.impossible) - 3} more."
 
 
-# The cost: forward passes, bytes, memory, CNNs, time; arithmetic on the settings alone.
+# The cost: forward passes, bytes, memory, CNNs, time, from the settings alone.
 
 
 def count_passes(
@@ -649,9 +640,9 @@ def count_passes(
     n_own: int,
     has_reference: bool,
 ) -> list[Passes]:
-    """List the forward passes of a study in their order; a scan's two steps are two entries.
+    """List a study's forward passes in order; the two steps of a scan are two entries.
 
-    Its first step leaves `n_memorized` at most; `n_own` of the maps show a continuation.
+    The first step of a scan leaves at most `n_memorized`; `n_own` maps show a continuation.
     """
     length = settings.sequences.length
     half = length // 2
@@ -674,7 +665,7 @@ def count_passes(
 
 
 def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:
-    """Bytes stored a sequence: layers × length · (length + 1) / 2 weights a tensor, float16.
+    """Bytes stored per sequence: layers × length · (length + 1) / 2 weights per tensor, float16.
 
     >>> map_bytes(36, 64)
     299520
@@ -686,7 +677,7 @@ def memory_bytes(shape: ModelShape, *, dtype: str, batch_size: int, length: int)
     """Bytes on the device: the weights, and the larger of a batch's capture and scan.
 
     Capture: pooled maps of all layers (mean and max, float32, twice while they are stacked), one
-    layer's weights of all heads (dtype and float32) and its hidden states (about 14 × hidden a
+    layer's weights of all heads (dtype and float32) and its hidden states (about 14 × hidden per
     token). Scan: keys and values of all layers, the logits of the suffix (dtype and float32), and
     the hidden states.
     """
@@ -703,7 +694,7 @@ def memory_bytes(shape: ModelShape, *, dtype: str, batch_size: int, length: int)
 def cnn_flops(n_channels: int, length: int, *, kernel: int, filters: int) -> int:
     """Operations of one map's forward pass through the CNN's two convolutions.
 
-    2 · side² · channels · kernel² · filters for each; the linear layers are left out (below 1 %).
+    2 · side² · channels · kernel² · filters for each; the linear layers (below 1 %) are left out.
     """
     first = length - kernel + 1
     second = first // 2 - kernel + 1
@@ -719,7 +710,7 @@ def find_cost(
     passes: list[Passes],
     trainings: Mapping[str, int],
 ) -> Cost:
-    """Bytes and seconds of a study; `speed` are the seconds a token, where they were measured."""
+    """Bytes and seconds of a study; `speed` is the measured seconds per token, if any."""
     model, length = settings.model, settings.sequences.length
     n_tensors = 2 + (shape.n_heads if settings.capture.per_head else 0)
     each = map_bytes(shape.n_layers, length, n_tensors=n_tensors)
@@ -756,7 +747,7 @@ def find_published(
     speed: float | None,
     need: Need,
 ) -> Published:
-    """Count what the published pipeline would do for these taxonomies on this model."""
+    """What the published pipeline would do for these taxonomies on this model."""
     n_jobs, n_sequences = len(taxonomies), _n_unshared(settings, taxonomies)
     length, n_trainings = settings.sequences.length, n_jobs * len(PAPER_GRID)
     if shape is None:
@@ -773,7 +764,7 @@ def find_published(
 
 
 def _seconds_a_token(settings: StudySettings, shape: ModelShape, speed: float | None) -> float:
-    """Measured here, else 2 × parameters / assumed operations a second."""
+    """Measured, else 2 × parameters / assumed operations per second."""
     if speed is not None:
         return speed
     return 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(settings.model.device)]
@@ -786,7 +777,7 @@ def _training_seconds(
     n_channels: int,
     preset_name: str,
 ) -> float:
-    """Mean seconds of a CNN: 3 forward passes a training map and epoch, and those that judge it."""
+    """Mean seconds of a CNN: 3 forward passes per training map and epoch, plus the evaluation."""
     label, preset = settings.label, get_preset(preset_name)
     mean_classes = sum(n for _, n in need.samples) / max(1, len(need.samples))
     n_train, n_eval = round(label.n_train * mean_classes), round(label.n_eval * mean_classes)
@@ -802,7 +793,7 @@ def _training_seconds(
 
 
 def _cnn_rate(settings: StudySettings) -> tuple[float, str]:
-    """Operations a second of all CNNs that train at once, and in words how that is counted."""
+    """Operations per second of all CNNs that train at once, and how that is counted."""
     device = _kind(settings.train.device)
     rate = ASSUMED_CNN_FLOPS[device]
     if device != "cpu":
@@ -819,7 +810,7 @@ def _summary(
     *,
     is_measured: bool,
 ) -> str:
-    """The whole study in a sentence: what, how much storage, memory and time, on what."""
+    """The study in a sentence: what, how much storage, memory and time, on what device."""
     controls = " and their controls" if settings.benchmark.controls else ""
     maps = _range(f"{need.n_least:,}", f"{need.n_maps:,}")
     what = f"attention of {maps} sequences, {trainings['model']:,} CNNs{controls}"
@@ -851,7 +842,6 @@ def _rows(
     cost: Cost | None,
     published: Published,
 ) -> Iterator[tuple[str, str, str]]:
-    """Every cost, its amount, and the published pipeline's."""
     at_most = "" if need.n_least == need.n_maps else "at most "
     n_theirs = f"{published.n_sequences:,}"
     yield "sequences captured", _range(f"{need.n_least:,}", f"{need.n_maps:,}"), n_theirs
@@ -888,7 +878,7 @@ def _notes(
     passes: list[Passes],
     published: Published,
 ) -> Iterator[str]:
-    """How bytes, times and memory come about."""
+    """How bytes, times and memory were computed."""
     length = settings.sequences.length
     yield (
         f"Published: {published.n_jobs} jobs, each captures for itself: sequences × "
@@ -919,7 +909,7 @@ def _notes(
 
 
 def _kind(device: str) -> str:
-    """Kind of device; `auto` looks for the tools of a graphics processor, without torch."""
+    """Kind of device; `auto` looks for a GPU's tools, without torch."""
     asked = device.split(":")[0]
     if asked != "auto":
         return asked if asked in ASSUMED_FLOPS else "cpu"
@@ -934,5 +924,5 @@ def _bytes(n: float) -> str:
 
 
 def _range(low: str, high: str) -> str:
-    """Two bounds, or one amount where they are equal."""
+    """Two bounds, or one amount if they are equal."""
     return high if low == high else f"{low} to {high}"

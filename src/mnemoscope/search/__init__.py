@@ -1,1 +1,1 @@
-"""The search for a taxonomy that matches attention better."""
+"""The search for taxonomies that match attention better."""

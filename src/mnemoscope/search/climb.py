@@ -1,8 +1,8 @@
-"""Stage `search`: the taxonomies that attention bears out best, chosen apart from their figure.
+"""Stage `search`: find the taxonomies that attention supports best.
 
-Every rung keeps the best of its taxonomies and gives them more: a regression on pooled statistics,
-short CNNs, then CNNs as in any study. The choice is made on the selection part of the sequences;
-what is reported of the chosen comes from the final part, which had no say in it.
+Each rung keeps the best taxonomies and spends more on them: a regression on pooled statistics,
+short CNNs, then CNNs as in any study. Taxonomies are chosen on the selection part of the
+sequences; the figures reported come from the final part, which had no influence on the choice.
 """
 
 import hashlib
@@ -72,11 +72,11 @@ SEARCH_FILE = "search.parquet"
 FOUND_FILE = "search.yaml"
 PARTS = ("train", "select", "final")
 MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
-"""Columns that ask the model; null where a sequence is not memorized, since no node asks there."""
+"""Columns measured with the model; null unless memorized, because no node needs them there."""
 _SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
 _TEXT_DIMENSIONS = 64
 _MOST_PROPOSALS = 20
-"""Proposals a wanted candidate: most spaces hold fewer divisions than names."""
+"""Most proposals per wanted candidate: most spaces have fewer divisions than names."""
 _FINAL_COLUMNS = [f"{name}{end}" for name in OBJECTIVES for end in ("", "_low", "_high")]
 _OBJECTIVES_IN_WORDS = {
     "excess": "excess alignment",
@@ -91,8 +91,9 @@ class Candidate:
     """A taxonomy on the searched sequences.
 
     Attributes:
-        digest: same for two that divide these sequences alike.
-        rows: selection and final rows are its evaluation; `position` is that in the searched rows.
+        digest: the same for taxonomies that divide these sequences alike.
+        rows: evaluation holds the selection and final rows; `position` is the index in the
+            searched rows.
         counts: sequences drawn of every class, by part.
     """
 
@@ -116,7 +117,7 @@ class Rung(NamedTuple):
 
 
 class SearchTask(NamedTuple):
-    """A job and its rows, as they are sent to another process."""
+    """A job and its rows, as sent to another process."""
 
     job: Job
     rows: SampleRows
@@ -124,7 +125,7 @@ class SearchTask(NamedTuple):
 
 @dataclass
 class Entry:
-    """One taxonomy of the search: as far as it came, and what it scored there."""
+    """A taxonomy of the search and its score on each rung it reached."""
 
     candidate: Candidate
     is_beside: bool = False
@@ -134,12 +135,13 @@ class Entry:
 
 @dataclass
 class Proposals:
-    """What was proposed, and what came of it.
+    """All proposals and their outcome.
 
     Attributes:
-        entries: candidates with their cheap score, in the order in which they were proposed.
-        seen: the cheap score of every different division.
-        largest_smallest: the best that any proposal's smallest class reached in its scarcest part.
+        entries: candidates with their cheap score, in the order of the proposals.
+        seen: the cheap score of every distinct division, by digest.
+        largest_smallest: the largest size that any proposal's smallest class has in its smallest
+            part.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -151,7 +153,7 @@ class Proposals:
 
 
 def search_stage(study: Study, models: Models) -> None:
-    """Write `search.parquet` (a row a taxonomy tried) and `search.yaml` (the finalists).
+    """Write `search.parquet` (one row per taxonomy tried) and `search.yaml` (the finalists).
 
     Raises:
         UserError: no maps, an unknown node or range, optuna missing, too few sequences.
@@ -193,7 +195,7 @@ def search_stage(study: Study, models: Models) -> None:
             "untrained": len(proposals.seen) - len(proposals.entries),
             "impossible_beside": impossible,
         }
-    study.forget("report")  # it shows the search where there is one
+    study.forget("report")  # the report includes the search
 
 
 def _capture_all(study: Study, models: Models) -> None:
@@ -212,11 +214,11 @@ def _capture_all(study: Study, models: Models) -> None:
     capture_rows(study, models, pl.concat(chosen))
 
 
-# What the nodes ask for: measures of the text, and of the model.
+# Measures that nodes need, of the text and of the model.
 
 
 def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
-    """Add the measures that the nodes, and the taxonomies beside them, look at."""
+    """Add the measures that the nodes and the taxonomies beside them need."""
     settings, table = study.settings.search, study.sequences
     own = [
         node
@@ -240,7 +242,7 @@ def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> N
 def _measure_by_model(
     study: Study, models: Models, table: pl.DataFrame, *, with_prior: bool
 ) -> pl.DataFrame:
-    """`sequence_id` and the model's measures of the memorized sequences; kept once made."""
+    """`sequence_id` and the model's measures of the memorized sequences; cached on disk."""
     wanted, facts = study.settings.search, study.record["models"]["model"]
     chosen = table.filter(pl.col("is_memorized").fill_null(False))
     basis = [
@@ -285,7 +287,7 @@ def perplexities(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Perplexity of each sequence's prefix and of its suffix, two arrays of shape (sequences,).
 
-    The first token has no probability without a beginning-of-sequence token; it is left out.
+    The first token is left out: without a beginning-of-sequence token it has no probability.
     """
     logprobs = suffix_logprobs(lm, tokens, batch_size=batch_size, prefix=1).astype(np.float64)
     halves = logprobs[:, : prefix - 1], logprobs[:, prefix - 1 :]
@@ -302,20 +304,10 @@ def mean_prior(
     prefix: int,
     on_prefix: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float64]:
-    """Log-probability of each suffix under the average of K other prefixes.
+    """Log-probability of each suffix under the average of K other prefixes, shape (sequences,).
 
-    The average is of probabilities: ln of the mean over the K prefixes of p(suffix | prefix).
-
-    Args:
-        lm: the model.
-        tokens: shape (sequences, length).
-        others: rows whose prefixes are put before each suffix, shape (K, sequences).
-        batch_size: sequences at once.
-        prefix: tokens of the prefix.
-        on_prefix: called after each of the K.
-
-    Returns:
-        Nats a suffix, shape (sequences,).
+    In nats: ln of the mean over K prefixes of p(suffix | prefix). `others` holds the rows whose
+    prefixes are used, shape (K, sequences); `on_prefix` is called after each of the K.
 
     Source: arXiv 2602.18733 compares a suffix's probability under its own prefix with that under
         unrelated ones.
@@ -331,9 +323,9 @@ def mean_prior(
 
 
 def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """For every row, rows of other groups, drawn by a seed; shape (n_others, rows).
+    """Draw rows of other groups for every row, shape (n_others, rows).
 
-    Where all rows are one group, other rows of it.
+    If all rows are one group, draw other rows of it.
     """
     named = np.unique(np.asarray(groups), return_inverse=True)[1]
     generator, n_rows = np.random.default_rng(seed), len(named)
@@ -354,19 +346,18 @@ def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArra
 
 
 def has_reference(study: Study) -> bool:
-    """Say whether the maps of a reference model were captured."""
+    """True if the maps of a reference model were captured."""
     return (maps_folder(study, "reference") / "meta.json").is_file()
 
 
 def searched_rows(study: Study) -> pl.DataFrame:
     """All sequences whose maps are stored, each with its part.
 
-    Returns:
-        The study's columns, `group`, `suffix` (whose maps are stored) and `part`, in the order in
-        which sequences are drawn: every group gives one before any gives a second.
+    Adds `group`, `suffix` (whose maps are stored) and `part`. Rows are in the order of drawing:
+    every group gives one sequence before any gives a second.
 
     Raises:
-        UserError: no memorized sequence among them, or none that is not.
+        UserError: none of them is memorized, or all are.
     """
     table = study.sequences
     table = table.with_columns(find_groups(table).alias("group"))
@@ -389,7 +380,7 @@ def searched_rows(study: Study) -> pl.DataFrame:
 
 
 def _parts(rows: pl.DataFrame) -> list[str]:
-    """Part of every row, by group, Non-Memo and memorized each in the shares asked for."""
+    """Assign parts by group, with the same shares of memorized sequences and Non-Memo."""
     cells = rows["is_memorized"].cast(pl.Int64).to_numpy()
     groups = rows["group"].rank("dense").cast(pl.Int64).to_numpy() - 1
     lots = draw_lots(rows["key"].to_numpy(), groups)
@@ -397,7 +388,7 @@ def _parts(rows: pl.DataFrame) -> list[str]:
     part = np.where(is_train, "train", "final").astype(object)
     rest = np.flatnonzero(~is_train)
     of_rest = _SHARES["select"] / (1 - _SHARES["train"])
-    # Lots fell one way for the rest already; turned round within it they are lots again.
+    # The first split used up these lots, so the rest draws new ones.
     again = draw_lots(np.arange(len(rest), dtype=np.uint64), groups[rest])
     chosen = _split(cells[rest], groups[rest], again, of_rest)
     part[rest[chosen]] = "select"
@@ -414,14 +405,13 @@ def _split(cells: np.ndarray, groups: np.ndarray, lots: np.ndarray, share: float
 def candidate_of(
     rows: pl.DataFrame, taxonomy: Taxonomy, wanted: SearchSettings
 ) -> Candidate | dict[str, int]:
-    """Draw a taxonomy's sequences, as many of every class, in each of the parts.
+    """Draw a taxonomy's sequences, equally many per class, in each part.
 
     Returns:
-        The candidate; where a class has fewer than `minimum` in a part, how many sequences the
-        smallest class has, by part.
+        The candidate, or the smallest class's size by part if that is below `minimum`.
 
     Raises:
-        UserError: a column that the taxonomy needs is not there.
+        UserError: a column that the taxonomy needs is missing.
     """
     labels = label_sequences(rows, taxonomy)
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
@@ -449,7 +439,7 @@ def candidate_of(
 
 
 def label_digest(codes: pl.Series) -> str:
-    """Same for two labellings of the memorized sequences whose classes correspond one to one."""
+    """Hash that is the same for labellings whose classes correspond one to one."""
     values = codes.fill_null(-1).to_numpy()
     names: dict[int, int] = {-1: -1, 0: 0}
     for code in values[np.sort(np.unique(values, return_index=True)[1])].tolist():
@@ -507,7 +497,7 @@ def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> 
 
 @contextmanager
 def _quiet_optuna() -> Iterator[Any]:
-    """Optuna, kept from reporting every trial; its level is restored after."""
+    """Optuna without a log line per trial; restores its log level."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -527,7 +517,7 @@ def _try(
     found: Proposals,
     scorer: "CheapScorer",
 ) -> float | None:
-    """Score one proposal; None where it is too small, or shows nothing."""
+    """Score one proposal; None if a class is too small or nothing is above chance."""
     candidate = candidate_of(rows, taxonomy, wanted)
     if not isinstance(candidate, Candidate):
         found.n_small += 1
@@ -543,7 +533,7 @@ def _try(
 
 
 class CheapScorer:
-    """Scores candidates on the selection part; scores of an earlier run are read back."""
+    """Scores candidates on the selection part; scores are cached on disk."""
 
     def __init__(self, study: Study, rows: pl.DataFrame) -> None:
         self._study, self._rows = study, rows
@@ -566,7 +556,7 @@ class CheapScorer:
                 ) from None
 
     def score(self, candidate: Candidate) -> float | None:
-        """The objective of one candidate, None where the regression on attention is at chance."""
+        """The objective of one candidate; None if the regression on attention is at chance."""
         if candidate.digest in self._kept:
             return self._kept[candidate.digest]
         wanted = self._study.settings.search
@@ -610,7 +600,7 @@ class CheapScorer:
 
 
 def _votes(runs: Sequence[tuple[int, np.ndarray, np.ndarray]], rows: pl.DataFrame) -> Votes:
-    """Votes of one source: seed, classes (epochs, rows) and probabilities of each training."""
+    """Votes of one source from (seed, classes (epochs, rows), probabilities) of each training."""
     scores = np.stack([probabilities for _, _, probabilities in runs])
     return Votes(
         sequence_ids=rows["sequence_id"].to_numpy(),
@@ -625,13 +615,13 @@ def _votes(runs: Sequence[tuple[int, np.ndarray, np.ndarray]], rows: pl.DataFram
 
 
 def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
-    """The objective, None where nothing of the model, or no control that is needed, trained."""
+    """The objective; None if the model's attention, or every control it needs, was at chance."""
     if "model" not in sources or (len(sources) < 2 and objective in ("excess", "auc_excess")):
         return None
     return measure_objective(sources, objective).value
 
 
-# The dearer rungs: CNNs on the attention, the text and the reference's attention.
+# The later rungs: CNNs on the attention, the text and the reference's attention.
 
 
 def _climb(study: Study, entries: list[Entry], references: list[Entry]) -> list[Entry]:
@@ -662,14 +652,14 @@ def _full_rung(study: Study) -> Rung:
 
 
 def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
-    """The best of a rung, best first; ties by name, so that the order is the same every time."""
+    """The best of a rung, best first; ties are ordered by name."""
     scored = [one for one in entries if one.scores.get(rung) is not None]
     scored.sort(key=lambda one: (-(one.scores[rung] or 0.0), one.candidate.taxonomy.name))
     return scored[:n]
 
 
 def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
-    """Train what is missing of these candidates, several at once; what is finished is kept."""
+    """Train what these candidates lack, several at once."""
     (study.folder / "cnn").mkdir(exist_ok=True)
     tasks = [
         SearchTask(job, candidate.rows)
@@ -690,7 +680,7 @@ def run_search_task(task: SearchTask) -> str:
 
 
 def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
-    """Votes on one part by source, of the trainings that left chance."""
+    """Votes on one part by source, of the trainings above chance."""
     inside = (candidate.rows.evaluation["part"] == part).to_numpy()
     rows = candidate.rows.evaluation.filter(pl.Series(inside))
     found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
@@ -703,7 +693,7 @@ def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[
 
 
 def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
-    """The trainings of one candidate: the model's, and the controls that an excess is over."""
+    """The trainings of one candidate: the model's and the controls of its excess."""
     name, rows = candidate.taxonomy.name, candidate.rows
     usable = has_reference(study)
     controls = [one for one in CONTROLS if usable or TABLE[one].reads != "reference"]
@@ -715,7 +705,7 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     ]
 
 
-# What was found, as tables and in words.
+# Results as tables and in words.
 
 
 def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
@@ -738,7 +728,7 @@ def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
 def _table(
     entries: Sequence[Entry], references: Sequence[Entry], finalists: Sequence[Entry]
 ) -> pl.DataFrame:
-    """One row a taxonomy: finalists, what stands beside them, then the rest by how far it came."""
+    """One row per taxonomy: finalists, those beside them, then the rest by how far they came."""
     rest = [one for one in entries if one not in finalists]
     rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
     places = {id(one): place for place, one in enumerate(finalists, start=1)}
@@ -762,7 +752,7 @@ def _table(
 
 
 def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy]) -> None:
-    """The finalists as a file of taxonomies, with the user's own nodes that they hold."""
+    """Write the finalists as a file of taxonomies, with the user's nodes they use."""
     nodes = [node for taxonomy in taxonomies for node in taxonomy.nodes]
     named = {part for node in nodes for part in node.name.split(UNION)}
     own = [
@@ -778,10 +768,10 @@ def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy
 
 
 def search_words(study: Study) -> list[str]:
-    """The result of a finished search in words: what was tried, the winner, what it is worth.
+    """The result of a finished search in words: what was tried, the winner, its excess.
 
     Raises:
-        UserError: it has not been run.
+        UserError: the search has not been run.
     """
     study.require("search")
     manifest = study.manifest("search")
@@ -808,18 +798,17 @@ def search_words(study: Study) -> list[str]:
 
 
 def chosen_figure(row: Mapping[str, Any], objective: str, *, unit: bool = True) -> str:
-    """The objective where it was chosen; a difference in points, else per cent."""
+    """The objective on the selection part; differences in points, else per cent."""
     value = row["full"]
     return points(value) if "excess" in objective else percent(value, unit=unit)
 
 
 def final_figure(row: Mapping[str, Any], name: str, *, unit: bool = True, gap: str = " ") -> str:
-    """A figure of the final part with its interval; a difference in points, else per cent."""
+    """A figure of the final part with its interval; differences in points, else per cent."""
     return figure(row, name, signed="excess" in name, unit=unit, gap=gap)
 
 
 def _winner(best: Mapping[str, Any], objective: str) -> str:
-    """The winner's figure where it was chosen, and where it was not."""
     words, chosen, final = _OBJECTIVES_IN_WORDS[objective], best["full"], best[objective]
     if final is None:
         return f"Best by {words}: {best['taxonomy']}; nothing to hold it against on the final part."
@@ -833,7 +822,7 @@ def _winner(best: Mapping[str, Any], objective: str) -> str:
 
 
 def _verdict(best: Mapping[str, Any]) -> str:
-    """What the winner's excess says of memory."""
+    """What the winner's excess says about memory."""
     if best["excess"] is None:
         return "No control trained, so its figure may come from the text alone."
     shown = final_figure(best, "excess")
@@ -848,7 +837,7 @@ def _verdict(best: Mapping[str, Any]) -> str:
 
 
 def _beside(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
-    """A taxonomy that was not searched for, on the same parts."""
+    """How a taxonomy that was given, not searched for, compares with the winner."""
     if row[name] is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."
     text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."

@@ -1,7 +1,7 @@
-"""Which taxonomies a search may propose: families of nodes, and the thresholds of each.
+"""The taxonomies that a search may propose: families of nodes and their thresholds.
 
-Thresholds are quantiles of the memorized sequences that are trained on, so the space is finite
-and every proposal is an ordinary taxonomy: what is found can be copied into ``-t``.
+Thresholds are quantiles of the memorized training sequences, so the space is finite and every
+proposal is an ordinary taxonomy that can be passed to ``-t``.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, UNION, Node
 
 SEARCHED = ("Recite", "Reconstruct", "Guess", "Code", *MEASURES)
-"""Families that a search may use; Recite stands for Recollect too, its other side."""
+"""Families that a search may use; Recite includes Recollect, its other side."""
 
 _SHARES = tuple(np.linspace(0.1, 0.9, 9).tolist())
 _PUBLISHED_DUPLICATES = (5, 50, 1000)
@@ -33,13 +33,13 @@ _SIDES = (">", "<=")
 
 
 class Chooser(Protocol):
-    """What proposes: a trial of optuna, or a test."""
+    """Makes the choices: an optuna trial, or a test."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
         """Choose one of several words."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Choose a whole number, both ends possible."""
+        """Choose an integer from low to high, both included."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class SearchSpace:
     """What may be proposed.
 
     Attributes:
-        nodes: for every family (a rule and its side) its nodes by name, in the order of their
-            thresholds.
-        shapes: of `one` (a node), `either` (two joined by ``-or-``), `two` (one after another).
+        nodes: the node names of every family (a rule and its side), ordered by threshold.
+        shapes: among `one` (a node), `either` (two joined by ``-or-``), `two` (one after another).
         own: the user's own nodes by name.
     """
 
@@ -59,23 +58,19 @@ class SearchSpace:
 
     @property
     def n_nodes(self) -> int:
-        """Nodes with their thresholds."""
+        """Number of nodes over all thresholds."""
         return sum(map(len, self.nodes.values()))
 
     @property
     def n_taxonomies(self) -> int:
-        """Names that can be proposed; several of them may divide alike."""
+        """Number of names that can be proposed; several may divide the sequences alike."""
         n = self.n_nodes
         counts = {"one": n, "either": n * (n - 1), "two": n * (n - 1)}
         return sum(counts[shape] for shape in self.shapes)
 
 
 def check_optuna() -> None:
-    """Refuse where optuna, which proposes, is not installed, without importing it.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Raise UserError if optuna is not installed, without importing it."""
     if importlib.util.find_spec("optuna") is None:
         raise UserError(
             "search: needs optuna, which is not installed. pip install 'mnemoscope[search]'."
@@ -83,12 +78,12 @@ def check_optuna() -> None:
 
 
 def is_node_file(entry: str) -> bool:
-    """True of a path of the user's own nodes, False of a family."""
+    """True for a path of the user's own nodes, False for a family."""
     return entry.lower().endswith((".yaml", ".yml"))
 
 
 def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
-    """Columns of the measures that a search of these families needs; others are passed over."""
+    """Columns of the measures that these families need; other entries are ignored."""
     families = [entry.partition("[")[0].strip() for entry in spec]
     return tuple(MEASURES[family].column for family in families if family in MEASURES)
 
@@ -96,20 +91,14 @@ def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
 def make_space(
     spec: Sequence[str], memorized: pl.DataFrame, *, classes: Sequence[int] = (3, 4)
 ) -> SearchSpace:
-    """Lay out what may be proposed.
+    """Build the search space from families of `SEARCHED` and files of the user's own nodes.
 
-    Args:
-        spec: families of `SEARCHED`, each perhaps with a range (``Entropy[3.5..5]``,
-            ``Recite[1..50]``), or paths of YAML files with the user's own nodes.
-        memorized: the sequences whose quantiles are the thresholds, with the feature columns.
-        classes: how many classes a taxonomy may have, Non-Memo included: 3, 4 or both.
-
-    Returns:
-        The space; a family that does not divide these sequences is left out.
+    A family may have a range (``Entropy[3.5..5]``, ``Recite[1..50]``). `memorized` are the
+    sequences whose quantiles become the thresholds; families that do not divide them are left out.
+    `classes` are the allowed numbers of classes (3, 4), Non-Memo included.
 
     Raises:
-        UserError: unknown family with the nearest, a range that is none or that holds no
-            threshold, nothing left to divide by.
+        UserError: an unknown family, an invalid or empty range, or no node left.
     """
     shapes = [one for n, one in ((3, "one"), (3, "either"), (4, "two")) if n in classes]
     nodes: dict[str, tuple[str, ...]] = {}
@@ -130,7 +119,7 @@ def make_space(
 
 
 def propose(space: SearchSpace, chooser: Chooser) -> Taxonomy | None:
-    """Let a trial of optuna put a taxonomy together; None where it names one node twice."""
+    """Let the chooser put a taxonomy together; None if it names one node twice."""
     shape = chooser.suggest_categorical("shape", list(space.shapes))
     chosen = [_choose(space, chooser, place) for place in range(1 if shape == "one" else 2)]
     if len(set(chosen)) < len(chosen):
@@ -138,12 +127,12 @@ def propose(space: SearchSpace, chooser: Chooser) -> Taxonomy | None:
     rule = (UNION if shape == "either" else ", ").join(chosen)
     try:
         return parse_taxonomy(f"{NON_MEMO}, {rule}, {_LAST}", own=space.own)
-    except UserError:  # one node under two spellings
+    except UserError:  # one node in two spellings
         return None
 
 
 def _choose(space: SearchSpace, chooser: Chooser, place: int) -> str:
-    """One node: its family, then its threshold."""
+    """Choose a node: its family, then its threshold."""
     family = chooser.suggest_categorical(f"family {place}", list(space.nodes))
     names = space.nodes[family]
     if len(names) == 1:
@@ -171,7 +160,7 @@ def _find_nodes(entry: str, memorized: pl.DataFrame) -> dict[str, tuple[str, ...
 
 
 def _read_entry(entry: str) -> tuple[str, float, float]:
-    """A family and its range, without ends where none is given."""
+    """A family and its range, infinite where none is given."""
     found = _ENTRY.fullmatch("".join(entry.split()))
     family = found[1] if found else entry.partition("[")[0]
     if family not in SEARCHED:
@@ -202,7 +191,7 @@ def _read_entry(entry: str) -> tuple[str, float, float]:
 def _quantiles(
     memorized: pl.DataFrame, column: str, entry: str, low: float, high: float
 ) -> list[float]:
-    """Deciles of a column within a range, rounded; none where all values are equal."""
+    """Deciles of a column within a range, rounded; empty if all values are equal."""
     values = memorized[column].drop_nulls() if column in memorized else pl.Series([])
     inside = values.filter(values.is_between(low, high)).cast(pl.Float64)
     if inside.is_empty():
@@ -213,7 +202,7 @@ def _quantiles(
             f"{_end(values.min()):.4g} to {_end(values.max()):.4g}. Choose a range within."
         )
     deciles = np.quantile(inside.to_numpy(), _SHARES).tolist()
-    # Three digits of their spread are kept, so that a name can be read.
+    # Keep three digits of their spread, for readable names.
     spread = deciles[-1] - deciles[0]
     decimals = _DIGITS - 1 - math.floor(math.log10(spread)) if spread > 0 else _DIGITS
     found = {round(limit, decimals) for limit in deciles}
@@ -222,7 +211,7 @@ def _quantiles(
 
 
 def _duplicates(memorized: pl.DataFrame, entry: str, low: float, high: float) -> list[float]:
-    """Whole numbers of duplicates: the deciles, and what the paper uses."""
+    """Thresholds of duplicates: the deciles and those of the paper, as whole numbers."""
     if "duplicates" not in memorized or not memorized["duplicates"].count():
         return []
     counts = memorized["duplicates"]
@@ -233,7 +222,7 @@ def _duplicates(memorized: pl.DataFrame, entry: str, low: float, high: float) ->
 
 
 def _end(value: object) -> float:
-    """The smallest or largest value of a column of numbers."""
+    """The smallest or largest value of a numeric column, as a float."""
     assert isinstance(value, int | float)
     return float(value)
 
