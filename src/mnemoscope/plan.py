@@ -129,7 +129,7 @@ class Passes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Bytes of a map, on disk (least, most), on the device; seconds of the study and its controls."""
+    """Bytes of a map, on disk (least, most), on the device; seconds of study and controls."""
 
     map_bytes: int
     stored: tuple[int, int]
@@ -252,7 +252,7 @@ def _find_model(
 
 @cache
 def pythia_facts() -> dict[str, Any]:
-    """The Pythia table of package data: `models` and `splits` by name, `data` the hub's data set."""
+    """The Pythia table of package data: `models`, `splits` by name, `data` (name on the hub)."""
     text = resources.files("mnemoscope").joinpath("studies/shapes/pythia.yaml").read_text("utf-8")
     facts: dict[str, Any] = yaml.safe_load(text)
     return facts

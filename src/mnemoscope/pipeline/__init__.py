@@ -1,1 +1,1 @@
-"""The stages of a study, one module each: read the study, call a room, write the result."""
+"""The stages of a study, one module each: read the study, do the work, write the result."""

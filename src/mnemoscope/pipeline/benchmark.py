@@ -1,4 +1,7 @@
-"""Stage `benchmark`: score every taxonomy beside its controls and beside the published figures."""
+"""Stage `benchmark`: score every taxonomy with its controls and compare with published figures.
+
+Also compares two taxonomies of a study, and sums several studies into one.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -50,20 +53,20 @@ TOGETHER_FILE = "together.parquet"
 TOGETHER = "together"
 _RUN_KEY = ["taxonomy", "source", "setting", "seed"]
 _STREAMS = 1000
-"""Studies that may be put together without sharing draws."""
+"""Most studies that can be summed without sharing random draws."""
 _FREE = ("label.taxonomies", "label.seed")
-"""Taxonomies are compared by what they are; the draw of each model's sequences is its own."""
+"""Settings that may differ: taxonomies are matched one by one, draws are per model."""
 _ALSO = ("features.patterns", "sequences.length")
 
 
 class ScoreTask(NamedTuple):
-    """One taxonomy to score, as it is sent to where the work runs.
+    """One taxonomy to score, as sent to another process.
 
     Attributes:
-        place: among the study's taxonomies.
-        predictions: its own, see `score_benchmark`.
-        runs: its own trainings.
-        classes: its name and class names.
+        place: index among the study's taxonomies.
+        predictions: the taxonomy's, see `score_benchmark`.
+        runs: the taxonomy's trainings.
+        classes: the taxonomy's name and class names.
         options: of `score_benchmark`, the same for all.
     """
 
@@ -77,9 +80,8 @@ class ScoreTask(NamedTuple):
 def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all are called alike
     """Write `benchmark.parquet` (see `benchmark.columns`), `inputs.parquet`, `comparison.parquet`.
 
-    `inputs.parquet` is the first once more for each input of the CNNs alone. With the last stands
-    `conclusions.json`: rank correlations and the paper's conclusions. Taxonomies are scored one
-    after the other, on a cluster side by side.
+    `inputs.parquet` has the same figures for each CNN input separately. `conclusions.json` has rank
+    correlations and the paper's conclusions. On a cluster, taxonomies are scored in parallel.
     """
     study.require("train")
     settings = study.settings.benchmark
@@ -122,22 +124,19 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
 
 
 def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
-    """Score one taxonomy: its place, its rows of the benchmark, and of each input alone."""
+    """Score one taxonomy; returns its place, its benchmark rows, and those of each input."""
     known = task.predictions, task.runs, task.classes
     frame = score_benchmark(*known, **task.options)
     return task.place, frame, score_inputs(*known, whole=frame, **task.options)
 
 
-# A study's figures beside the published ones, and two of its taxonomies on shared sequences.
-
-
 def has_comparison(study: Study) -> bool:
-    """Say whether the figures beside the published ones are there."""
+    """True if the comparison with published figures exists."""
     return all((study.folder / name).is_file() for name in (COMPARISON_FILE, CONCLUSIONS_FILE))
 
 
 def load_comparison(study: Study) -> Comparison:
-    """Read the figures beside the published ones.
+    """Read the comparison with published figures.
 
     Raises:
         UserError: the stage has not been run.
@@ -159,7 +158,7 @@ def load_comparison(study: Study) -> Comparison:
 
 
 def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
-    """Predictions from the model's attention by the CNNs that left chance, of those samples."""
+    """Predictions of these samples by CNNs on the model's attention that are above chance."""
     entries = samples_of(study)
     trained = study.read(RUNS_FILE).filter(
         (pl.col("source") == "model")
@@ -177,11 +176,9 @@ def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
 
 
 def _main_draws(study: Study, *, stream: int = 0) -> dict[str, np.ndarray]:
-    """Resampled confusions of every taxonomy as it was drawn first, all with the same weights.
+    """Resampled confusion matrices of each taxonomy's first draw, all with the same weights.
 
-    Args:
-        study: with the train stage done.
-        stream: keeps the draws of several studies apart.
+    `stream` keeps the random draws of several studies apart.
     """
     settings = study.settings.benchmark
     names = [name for name, entry in samples_of(study).items() if entry["taxonomy"] == name]
@@ -197,17 +194,13 @@ def compare_taxonomies(
 ) -> PairedDifference:
     """Compare two of a study's taxonomies on the evaluation sequences that they share.
 
-    Args:
-        study: with the train stage done.
-        first: name of a taxonomy or sample, in any spelling.
-        second: another.
-        figure: `min_f1` or `mean_f1`.
+    Names of taxonomies or samples may be spelled in any way.
 
     Returns:
         Figure of the first minus that of the second, with its paired interval.
 
     Raises:
-        UserError: not in the study, impossible, not trained, or twice the same.
+        UserError: a taxonomy is unknown, impossible or not trained, or both are the same.
     """
     study.require("train")
     names = [_find_sample(study, name) for name in (first, second)]
@@ -229,11 +222,7 @@ def compare_taxonomies(
 
 
 def _find_sample(study: Study, name: str) -> str:
-    """Find a sample by its name, or by any name of its partition.
-
-    Raises:
-        UserError: there is none, with the nearest.
-    """
+    """Find a sample by its name or by any name of its partition."""
     entries = samples_of(study)
     if name in entries:
         return name
@@ -248,7 +237,7 @@ def _find_sample(study: Study, name: str) -> str:
 
 
 def _parsed(name: str) -> Taxonomy | None:
-    """A taxonomy from its name; None for one that cannot be read from it."""
+    """A taxonomy from its name; None if the name cannot be parsed."""
     try:
         return parse_taxonomy(name)
     except UserError:
@@ -286,16 +275,13 @@ def _our_figures(
             yield replace(one, state="alias", same_as=alias.of, confusion=confusion)
 
 
-# Several studies as one: the same taxonomies on several models, confusion matrices summed.
-
-
 class Together(NamedTuple):
-    """What several models give together.
+    """Several models summed.
 
     Attributes:
-        frame: columns as in `TOGETHER_SCHEMA`; for each taxonomy a row a model, then the sum.
+        frame: columns as in `TOGETHER_SCHEMA`; for each taxonomy one row per model, then the sum.
         models: names of the models, in the order of the studies.
-        comparison: the sums beside the published figures.
+        comparison: the sums compared with the published figures.
     """
 
     frame: pl.DataFrame
@@ -304,18 +290,12 @@ class Together(NamedTuple):
 
 
 def put_together(studies: Sequence[Study]) -> Together:
-    """Sum the confusion matrices of several models, taxonomy by taxonomy.
+    """Sum the confusion matrices of two or more benchmarked studies, taxonomy by taxonomy.
 
-    Args:
-        studies: two or more with the benchmark stage done and equal rules.
-
-    Returns:
-        Figures per model and together; each taxonomy as it was drawn first. One that lacks a
-        figure on any model has none together.
+    Uses each taxonomy's first draw. A taxonomy without a figure on any model has no sum.
 
     Raises:
-        UserError: a study named twice, not benchmarked, or made by other rules, with the
-            difference.
+        UserError: a study is named twice, not benchmarked, or made with other settings.
     """
     for study in studies:
         study.require("benchmark")
@@ -344,13 +324,10 @@ def put_together(studies: Sequence[Study]) -> Together:
 
 
 def write_together(folder: Path, together: Together) -> list[Path]:
-    """Write `together.parquet`, `comparison.parquet` and `conclusions.json`.
-
-    Returns:
-        Paths of the three.
+    """Write `together.parquet`, `comparison.parquet` and `conclusions.json`; returns their paths.
 
     Raises:
-        UserError: the folder is a study, whose own comparison would be lost, or cannot be made.
+        UserError: the folder cannot be created, or is a study, whose comparison would be lost.
     """
     if is_study(folder):
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")
@@ -363,14 +340,9 @@ def write_together(folder: Path, together: Together) -> list[Path]:
 
 
 def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
-    """Refuse studies whose figures are not of one kind.
+    """Raise UserError if studies are named twice or differ in settings that must be equal.
 
-    Args:
-        studies: two or more.
-        also: further settings that have to be equal, `section.key`.
-
-    Raises:
-        UserError: a study named twice, or made by other rules, with the difference.
+    `also` names further settings to compare, as `section.key`.
     """
     first = studies[0]
     folders = [study.folder.resolve() for study in studies]
@@ -398,7 +370,7 @@ def check_alike(studies: Sequence[Study], also: Sequence[str] = ()) -> None:
 
 
 def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
-    """The settings that decide how classes are drawn and CNNs trained, and those named."""
+    """Settings that decide how classes are drawn and CNNs trained, and those in `also`."""
     values = study.settings.as_dict()
     names = [f"label.{key}" for key in values["label"]]
     names += [name for name in stage_named("train").settings if name.startswith("train.")]
@@ -410,7 +382,7 @@ def _rules(study: Study, also: Sequence[str]) -> dict[str, Any]:
 
 
 def _alone(here: Study, there: Study) -> Iterator[str]:
-    """Samples that one study has alone; some are not trained there for their labels' sake."""
+    """Samples that only one study has; some cannot be trained in the other."""
     for name in sorted(set(samples_of(here)) - set(samples_of(there))):
         alias = aliases_of(there).get(name)
         why = f" (in {there.folder} it labels as '{alias.of}' does)" if alias else ""
@@ -418,7 +390,7 @@ def _alone(here: Study, there: Study) -> Iterator[str]:
 
 
 def check_different_models(studies: Sequence[Study]) -> None:
-    """Refuse one model counted twice, as from a copied study."""
+    """Reject a model that is counted twice, as from a copied study."""
     seen: dict[str, Study] = {}
     for study in studies:
         fingerprint = study.record["models"]["model"]["fingerprint"]
@@ -431,7 +403,7 @@ def check_different_models(studies: Sequence[Study]) -> None:
 
 
 def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
-    """What each model is called: its name without a folder; the study's where two are equal."""
+    """Names of the models without folders; the study's name where two are equal."""
     names = [Path(study.record["models"]["model"]["name"]).name for study in studies]
     if len(set(names)) < len(names):
         names = [study.folder.name for study in studies]
@@ -441,13 +413,13 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
 
 
 def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
-    """Rows of the benchmark table that are of the model's attention, by sample."""
+    """Benchmark rows of the model's attention, by sample."""
     table = study.read("benchmark.parquet").filter(pl.col("source") == "model")
     return {row["taxonomy"]: row for row in table.iter_rows(named=True)}
 
 
 def _why_not(table: dict[str, dict[str, Any]], entry: dict[str, Any]) -> str | None:
-    """Why one model has no figure, None where it has."""
+    """Why one model has no figure; None if it has one."""
     if "impossible" in entry:
         return f"impossible: {entry['impossible']}"
     if entry["dropped"]:
@@ -465,7 +437,6 @@ def _sum(
     draws: Sequence[dict[str, np.ndarray]],
     notes: Sequence[str | None],
 ) -> dict[str, Any]:
-    """The row of all models together."""
     row: dict[str, Any] = {"taxonomy": sample, "model": TOGETHER, "note": None}
     if all(notes) and len(set(notes)) == 1:
         return row | {"note": f"on every model: {notes[0]}"}

@@ -1,4 +1,4 @@
-"""Stage `features`: what the taxonomies ask of a sequence (ROUGE, patterns, duplicates, code)."""
+"""Stage `features`: the features taxonomies need (ROUGE, patterns, duplicates, code)."""
 
 import polars as pl
 
@@ -16,7 +16,7 @@ FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates
 
 
 def features_stage(study: Study, models: Models) -> None:
-    """Add the feature columns to the study's table; what cannot be known is null, and said."""
+    """Add the feature columns to the study's table; unknown features are null and reported."""
     study.require("sequences")
     refuse_padding(study.sequences, where=str(study.folder))
     settings = study.settings
@@ -27,7 +27,7 @@ def features_stage(study: Study, models: Models) -> None:
         made = study.manifest("sequences")
         assert made is not None
         given = set(made["counts"]["given"])
-        # What an earlier run of this stage found is found anew, perhaps in another corpus.
+        # Drop results of earlier runs, which may come from another corpus.
         ours = [name for name in GIVEN if name not in given]
         frame = add_features(
             study.sequences.drop(ours, strict=False),
@@ -61,7 +61,7 @@ def features_stage(study: Study, models: Models) -> None:
 
 
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:
-    """Where a feature came from: the user's column, what we ran, or nowhere."""
+    """Where a feature came from: the user's column, our own computation, or None."""
     if name in given:
         return "column"
     return ours if has_values(frame, name) else None

@@ -1,7 +1,7 @@
-"""Stage `knockout`: cut the edges that Δ names inside the running model, and see what breaks.
+"""Stage `knockout`: cut the edges that Δ names in the running model and see what breaks.
 
-Every kind of cut is tried on the same memorized sequences of every class. What each cut did is kept
-in `knockout/` under the hash of what decides it, so a stopped run goes on.
+Every kind of cut is tried on the same memorized sequences of every class. The outcome of each cut
+is cached in `knockout/` under a hash of its inputs, so a stopped run resumes.
 """
 
 import hashlib
@@ -53,9 +53,9 @@ class Cut:
     Attributes:
         choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
             `copy, random`, `copy, equal mass` or `nothing`.
-        edges_of: the class whose Δ or mass ranks the edges, empty where none does; of Non-Memo
-            only the decisive edges are tried, on the memorized classes.
-        strength: per cent of all edges; null where each sequence has its own edges.
+        edges_of: the class whose Δ or mass ranks the edges, empty if none does. Non-Memo only has
+            decisive edges, tried on the memorized classes.
+        strength: per cent of all edges; null if each sequence has its own edges.
         draw: number of the random draw.
     """
 
@@ -69,13 +69,13 @@ class Cut:
 Outcomes = Mapping[Cut, pl.DataFrame]
 """What each cut did to each sequence: `sequence_id`, `class`, `survives`, `score`, `logprob`."""
 Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
-"""Of each cut and class: edges cut, and the share of all attention on them."""
+"""For each cut and class: edges cut, and their share of all attention."""
 
 
 def cut_rows(
     names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, seed: int
 ) -> Iterator[dict[str, object]]:
-    """One row a kind of cut and tried class, over its draws; `seed` is of the bootstrap."""
+    """One row per kind of cut and tried class, over all draws; `seed` is for the bootstrap."""
     for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
         for name in names:
             parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
@@ -105,7 +105,7 @@ def cut_rows(
 def specificity_rows(
     names: Sequence[str], outcomes: Outcomes, *, seed: int
 ) -> Iterator[dict[str, object]]:
-    """For each class and strength: broken by its decisive edges, and by random ones as heavy."""
+    """For each class and strength: sequences broken by its decisive and by equally heavy edges."""
     kinds = _by_kind(outcomes)
     for choice, own, strength in kinds:
         if choice != "decisive" or own not in names:
@@ -135,7 +135,7 @@ def specificity_rows(
 
 
 def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Say rows of `specificity.parquet` in words."""
+    """Rows of `specificity.parquet` in words."""
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
@@ -162,7 +162,7 @@ def _broken(frame: pl.DataFrame, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Subject:
-    """One sample, ready to be cut: its Δ, its classes' mean attention, the sequences to try."""
+    """One sample to cut: its Δ, the mean attention of its classes, the sequences to try."""
 
     delta: StoredDelta
     mass: dict[str, torch.Tensor]  # of each memorized class, over its evaluation sequences
@@ -172,10 +172,10 @@ class _Subject:
 
 
 def knockout_stage(study: Study, models: Models) -> None:
-    """Write `knockout.parquet` (a row a cut and tried class) and `specificity.parquet`.
+    """Write `knockout.parquet` (a row per cut and tried class) and `specificity.parquet`.
 
     Raises:
-        UserError: no Δ of the wanted attribution, a class without Δ or memorized sequences, or a
+        UserError: no Δ of the chosen attribution, a class without Δ or memorized sequences, or a
             model whose attention cannot be cut.
     """
     study.require("localize")
@@ -196,13 +196,13 @@ def knockout_stage(study: Study, models: Models) -> None:
         study.write(KNOCKOUT_FILE, pl.DataFrame(rows, infer_schema_length=None))
         study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
         counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
-    study.forget("report")  # it shows the knockout where there is one
+    study.forget("report")  # the report includes the knockout
     for line in statements(indices):
         say(line)
 
 
 def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
-    """Each taxonomy on its main sample; the repetitions on matched sequences are left out."""
+    """Each taxonomy on its main sample, without the repetitions on matched sequences."""
     wanted = study.settings.knockout
     samples = samples_of(study)
     deltas = [
@@ -222,7 +222,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
                 f"{model.n_layers}. Cut the model that the study was made of."
             )
         for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
-            if n_used == 0:  # its largest edges would mean nothing
+            if n_used == 0:  # its largest edges mean nothing
                 raise UserError(
                     f"{study.folder}: {delta.sample}: no correctly classified sequence of class "
                     f"'{name}', so there is no Δ of it. Train on more sequences."
@@ -237,7 +237,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
 
 
 def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
-    """Memorized sequences of each class, first those on which Δ was not measured."""
+    """Memorized sequences of each class, those not used to measure Δ first."""
     wanted = study.settings.knockout
     measured = sample_rows(study, delta.sample).evaluation["sequence_id"].implode()
     taxonomy = samples_of(study)[delta.sample]["taxonomy"]
@@ -271,7 +271,7 @@ def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]
 
 
 def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]:
-    """Every cut of one sample, with its edges: of all sequences, or (n, …) of each its own."""
+    """Every cut of one sample with its edges, for all sequences or (n, …) for each its own."""
     wanted, delta = study.settings.knockout, subject.delta
     shape = torch.from_numpy(delta.delta[0])
     cut = partial(Cut, delta.sample)
@@ -296,7 +296,7 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]
     copies = copy_edges(torch.from_numpy(subject.tokens), len(shape))
     yield cut("copy", "", None, 0), copies
     for draw in range(wanted.draws):
-        keys, heavy = [], []  # as many other keys of each query, and as heavy other edges
+        keys, heavy = [], []  # as many other keys of each query, and equally heavy edges
         for row, own in enumerate(copies):
             random = generator(draw, row)
             heavy.append(equal_mass_edges(own, subject.attention[row], random))
@@ -306,7 +306,7 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]
 
 
 def _generator(*seeds: int) -> torch.Generator:
-    """A torch generator from several numbers."""
+    """A torch generator seeded with several numbers."""
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
@@ -314,7 +314,7 @@ def _generator(*seeds: int) -> torch.Generator:
 def _outcome(
     study: Study, model: LanguageModel, subject: _Subject, cut: Cut, edges: torch.Tensor
 ) -> pl.DataFrame:
-    """What one cut did to each sequence: read back when it is there, else found and written."""
+    """What one cut did to each sequence, from the cache if possible."""
     facts, wanted = study.record["models"]["model"], study.settings.knockout
     basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())
     basis.update(np.packbits(edges.numpy()).tobytes())
@@ -343,10 +343,9 @@ def _outcome(
 
 
 def _size(edges: torch.Tensor, subject: _Subject) -> dict[str, tuple[float, float]]:
-    """Edges cut, and the share of all attention on them, for the sequences of each class.
+    """Number of edges cut and their share of all attention, by class.
 
-    Edges that each sequence has its own are weighed by its own attention: the class's mean would
-    miss what singles them out.
+    If each sequence has its own edges, its own attention weighs them, not the class's mean.
     """
     sizes = {}
     for name, mass in subject.mass.items():

@@ -1,4 +1,4 @@
-"""Stage `label`: a class for each sequence under each taxonomy, sampled and split."""
+"""Stage `label`: give each sequence a class under each taxonomy, draw samples and split them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,14 +40,14 @@ _SCHEMA = {
 
 
 class Drawn(NamedTuple):
-    """What the taxonomies make of one table.
+    """Labels and samples of one table.
 
     Attributes:
         labels: class of every row by taxonomy.
-        aliases: taxonomies that divide the rows as an earlier one does, and are not drawn.
-        entries: what the manifest keeps of each sample.
+        aliases: taxonomies that divide the rows like an earlier one, and are not drawn.
+        entries: what the manifest stores about each sample.
         samples: rows of `samples.parquet`.
-        need: what all samples need together and apart.
+        need: sequences that all samples need, together and separately.
     """
 
     labels: dict[str, pl.Series]
@@ -58,10 +58,10 @@ class Drawn(NamedTuple):
 
 
 def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all stages are called alike
-    """Write `labels.parquet` (a column a taxonomy) and `samples.parquet` (who is trained on what).
+    """Write `labels.parquet` (a column per taxonomy) and `samples.parquet` (the training samples).
 
-    A taxonomy that cannot be trained is kept in the manifest as impossible, with its reason; one
-    that divides these sequences as another does is kept as its alias and not trained again.
+    The manifest lists taxonomies that cannot be trained with the reason, and those that divide
+    these sequences like another as its aliases.
     """
     study.require("continue")
     study.require("features")
@@ -92,17 +92,17 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
             "samples": drawn.entries,
         }
         _tell(drawn, len(taxonomies))
-        study.forget("capture")  # an earlier capture of everything lacks what is sampled now
+        study.forget("capture")  # an earlier capture may lack what is sampled now
 
 
 def samples_of(study: Study) -> dict[str, dict[str, Any]]:
-    """What the label stage says of each sample: taxonomy, classes, counts, reason if impossible."""
+    """The manifest's entry of each sample: taxonomy, classes, counts, why it is impossible."""
     entries: dict[str, dict[str, Any]] = _counts_of(study).get("samples", {})
     return entries
 
 
 def aliases_of(study: Study) -> dict[str, Alias]:
-    """Taxonomies that are not trained because another divides these sequences alike, by name."""
+    """Taxonomies not trained because another divides these sequences alike, by name."""
     counts = _counts_of(study)
     found = {}
     for name, of in counts.get("aliases", {}).items():
@@ -112,7 +112,7 @@ def aliases_of(study: Study) -> dict[str, Alias]:
 
 
 def sharing_of(study: Study) -> SharedNeed | None:
-    """What all samples need together and apart, None before the stage has been run."""
+    """What all samples need, together and separately; None before the stage has run."""
     counts = _counts_of(study)
     names = ("distinct_sequences", "distinct_maps", "maps_without_sharing")
     return SharedNeed(*(counts[name] for name in names)) if counts else None
@@ -128,11 +128,7 @@ def draw_samples(
 ) -> Drawn:
     """Label a table under every taxonomy and sample each partition once, in every variant.
 
-    Args:
-        frame: with labels of memorization and the features that the taxonomies need; `group`
-            where the split is by group.
-        taxonomies: as asked for.
-        settings: of the study.
+    `frame` needs labels of memorization, the taxonomies' features, and `group` if split by group.
 
     Raises:
         UserError: a column is missing.
@@ -146,11 +142,11 @@ def draw_samples(
     aliases = find_aliases(taxonomies, labels)
     entries: dict[str, dict[str, Any]] = {}
     rows = [pl.DataFrame(schema=_SCHEMA)]
-    for taxonomy in taxonomies:  # an alias comes after what it is an alias of
+    for taxonomy in taxonomies:  # aliases come after the taxonomy they refer to
         alias = aliases.get(taxonomy.name)
         if alias is not None and "impossible" not in entries[alias.of]:
             continue
-        aliases.pop(taxonomy.name, None)  # it says itself why it cannot be trained
+        aliases.pop(taxonomy.name, None)  # it has its own reason why it cannot be trained
         given = labels[taxonomy.name]
         fit = fit_labels(frame, given, taxonomy, settings)
         sizes = (wanted.n_train, wanted.n_eval)
@@ -168,7 +164,7 @@ def draw_samples(
             entries[name] = _entry(taxonomy, variant, given, outcome)
             if isinstance(outcome, Sample):
                 rows.append(_rows(name, outcome, variant))
-                if not variant.suffix:  # no repetition trains on more than what it is held against
+                if not variant.suffix:  # repetitions train on no more than the main sample
                     sizes = (outcome.n_train, outcome.n_eval)
     samples = pl.concat(rows)
     of = [alias.of for alias in aliases.values()]
@@ -179,7 +175,7 @@ def draw_samples(
 def _entry(
     taxonomy: Taxonomy, variant: Variant, labels: pl.Series, outcome: Sample | Impossible
 ) -> dict[str, Any]:
-    """What the manifest keeps of one sample."""
+    """What the manifest stores about one sample."""
     entry: dict[str, Any] = {
         "taxonomy": taxonomy.name,
         "published_name": taxonomy.published_name,
@@ -215,11 +211,11 @@ def _rows(name: str, sample: Sample, variant: Variant) -> pl.DataFrame:
 
 
 def _tell(drawn: Drawn, n_names: int) -> None:
-    """Which samples are impossible and why, and what all need together."""
+    """Report impossible samples and what all samples need together."""
     entries, n_aliases = drawn.entries, len(drawn.aliases)
     impossible = [name for name, entry in entries.items() if "impossible" in entry]
     if len(impossible) == len(entries):
-        say(f"None of {len(entries):,} samples can be drawn.")  # the next stage says why
+        say(f"None of {len(entries):,} samples can be drawn.")  # the next stage reports why
         return
     for name in impossible:
         say(f"{name}: impossible. {entries[name]['impossible']}")

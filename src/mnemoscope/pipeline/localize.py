@@ -1,8 +1,7 @@
 """Stage `localize`: where in the attention each class is decided, averaged over the CNNs.
 
-The same from the reference model's attention and from the tokens alone (the blind baseline) stands
-beside the model's own: what they show too belongs to the text. Several studies of one depth are
-averaged in the same way, over the CNNs of all their models.
+The reference model's attention and the tokens alone (the blind baseline) are localized too: what
+they also show comes from the text. Several studies of models of one depth are averaged alike.
 """
 
 import json
@@ -56,7 +55,7 @@ AGREEMENT_FILE = "agreement.parquet"
 SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
-_SANITY_SEQUENCES = 64  # a class: enough for a mean map, and cheap beside the training
+_SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _AGREEMENT_SCHEMA = {
     **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
     **dict.fromkeys(("pearson", "spearman", "overlap"), pl.Float64),
@@ -80,12 +79,12 @@ class StoredDelta:
         sample: name of the sample.
         attribution: one of `localize.attribution.ATTRIBUTIONS`.
         classes: names in order.
-        delta: float32 (classes, layers, query, key), not negative; the blind baseline's maps have
-            two channels in place of layers.
-        n_used, n_skipped, n_wrong: evaluation sequences a class, summed over the CNNs.
-        n_cnns: how many CNNs were averaged.
+        delta: float32 (classes, layers, query, key), not negative; the blind baseline has two
+            channels instead of layers.
+        n_used, n_skipped, n_wrong: evaluation sequences per class, summed over the CNNs.
+        n_cnns: number of CNNs averaged.
         source: whose maps the CNNs read, one of `SOURCES`.
-        n_says: of each class the CNNs that used a sequence of it, over which Δ is the mean.
+        n_says: for each class, number of CNNs that used a sequence of it; Δ is their mean.
     """
 
     sample: str
@@ -101,7 +100,7 @@ class StoredDelta:
 
     @property
     def names(self) -> dict[str, str]:
-        """What tells its rows from those of others in a table."""
+        """Columns that identify its rows in a table."""
         return {"sample": self.sample, "source": self.source, "attribution": self.attribution}
 
 
@@ -109,11 +108,9 @@ class LocalizedCnn(NamedTuple):
     """Δ of one CNN by one attribution.
 
     Attributes:
-        job: of the CNN.
-        attribution: its name.
-        halves: from each half of the evaluation sequences that it reads.
-        whole: both halves pooled.
-        shared: from those that all attributions read, on which they are compared.
+        halves: from each half of its evaluation sequences.
+        whole: from both halves.
+        shared: from the sequences that all attributions use, to compare them.
     """
 
     job: Job
@@ -124,14 +121,14 @@ class LocalizedCnn(NamedTuple):
 
 
 def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
-    """Write Δ of each sample, source and attribution, its regions, and the checks of it.
+    """Write Δ of each sample, source and attribution, its regions, and checks of it.
 
-    `decisiveness.safetensors` holds Δ with its counts, `regions.parquet` where it lies,
-    `agreement.parquet` how alike Δ is between halves, seeds, attributions, and before and after
-    the CNN was randomized, `attention.parquet` the shape of the attention itself.
+    `decisiveness.safetensors` holds Δ with its counts and `regions.parquet` where it is large.
+    `agreement.parquet` compares Δ between halves, seeds, attributions, and before and after
+    randomizing the CNN; `attention.parquet` has the shape of the attention itself.
 
     Raises:
-        UserError: an attribution that needs Captum, which is not installed.
+        UserError: an attribution needs Captum, which is not installed.
     """
     study.require("train")
     attributions = study.settings.localize.attributions
@@ -171,7 +168,7 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
-    """Read what the stage wrote of one of `SOURCES`.
+    """Read the stored Δ of one of `SOURCES`.
 
     Raises:
         DamagedDataError: the file cannot be read.
@@ -194,7 +191,7 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
 
 
 def write_deltas(folder: Path, stored: Sequence[StoredDelta]) -> Path:
-    """Write Δ and what belongs to it in one file, and say which."""
+    """Write Δ and its metadata to one file; returns its path."""
     facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
     tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
     data = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
@@ -202,14 +199,13 @@ def write_deltas(folder: Path, stored: Sequence[StoredDelta]) -> Path:
     return folder / DECISIVENESS_FILE
 
 
-# Δ of each CNN, from the evaluation sequences that its attribution reads.
+# Δ of each CNN, from the evaluation sequences that its attribution uses.
 
 
 def rows_read(study: Study, sample: str, *attributions: str) -> pl.DataFrame:
-    """The evaluation sequences that all of some attributions read, in the order of the sample.
+    """The evaluation sequences that all these attributions use, in the order of the sample.
 
-    Costly ones read `localize.attribution_sequences` of each class, drawn without regard to
-    anything else.
+    Costly attributions use a random draw of `localize.attribution_sequences` per class.
     """
     rows, wanted = sample_rows(study, sample).evaluation, study.settings.localize
     is_costly = any(name in COSTLY for name in attributions)
@@ -221,13 +217,13 @@ def rows_read(study: Study, sample: str, *attributions: str) -> pl.DataFrame:
 
 
 def in_halves(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """Two halves of every class; near duplicates, which are one group, stay together."""
+    """Split every class in two halves; near duplicates (one group) stay together."""
     turn = pl.col("group").rank("dense").over("class") % 2
     return [rows.filter(turn == 1), rows.filter(turn == 0)]
 
 
 def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
-    """Δ of one CNN by every attribution; none of one that did not train."""
+    """Δ of one CNN by every attribution; empty if the CNN did not train."""
     if not load_outcome(job).facts["did_train"]:
         return []
     trained, found = load_cnn(job.cnn_path), []
@@ -258,7 +254,7 @@ def _delta_of(
 
 
 def _of_maxima(job: Job) -> Job:
-    """A job that sees the maxima over heads, by which Δ is weighed whatever the CNN reads."""
+    """The job with maxima over heads, which weigh Δ whatever the CNN reads."""
     assert job.setting is not None
     return replace(job, setting=replace(job.setting, pooling="max"))
 
@@ -286,17 +282,17 @@ def _averaged(study: Study, sample: str, found: list[LocalizedCnn]) -> Iterator[
             )
 
 
-# The checks of Δ: is it stable, do attributions agree, is it of the CNN at all.
+# Checks of Δ: is it stable, do attributions agree, does it depend on the CNN.
 
 
 def _agreement_rows(
     study: Study, sample: str, found: list[LocalizedCnn]
 ) -> Iterator[dict[str, Any]]:
-    """Every check of one sample, a row a class.
+    """All checks of one sample, one row per class.
 
     `check` is `halves` (of the evaluation sequences), `seeds` (mean over pairs of CNN seeds),
     `attributions`, `reference` (the model's Δ against the reference's), `attention` (Δ against the
-    mean attention itself), `randomized` (`against` names the lowest layer drawn anew) or
+    mean attention itself), `randomized` (`against` names the lowest randomized layer) or
     `permuted` (the control task's CNN). `of` is Δ, or D where the weights D of Δ = mean D · A are
     compared without the attention.
     """
@@ -341,7 +337,7 @@ def _checks(
 def _compared(
     maps: list[Decisiveness], attribution: str, check: str, against: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Agreement between maps, a row a class; one with no sequence in a map has no figure."""
+    """Agreement between maps by class; null figures for classes without sequences in a map."""
     for index in range(len(maps[0].delta)):
         known = [one.delta[index].numpy() for one in maps if one.n_used[index] > 0]
         found = mean_agreement(known if len(known) == len(maps) else [])
@@ -354,7 +350,7 @@ def _row(attribution: str, check: str, against: str, of: str, found: Agreement) 
 
 
 def _sane(study: Study, sample: str, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Compare D and Δ of a CNN with those of CNNs that learned nothing, or something else."""
+    """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
     trained = load_cnn(job.cnn_path)
     others = [("randomized", name, one) for name, one in randomized(trained)]
     for other in jobs_of(study):
@@ -389,19 +385,19 @@ def _first_means(
     )
 
 
-# Where Δ lies, and the shape of the attention, in tables.
+# Tables of where Δ is large, and of the shape of the attention.
 
 
 def _class_copies(study: Study, rows: pl.DataFrame) -> torch.Tensor:
-    """Copy edges of sequences as they were shown to the model, bool (n, query, key)."""
+    """Copy edges of sequences as the model saw them, bool (n, query, key)."""
     tokens = shown_tokens(study.sequences, rows.select("sequence_id", "suffix"))
-    # A token more that equals no other, since the last query is left out where edges are cut.
+    # Append a token that equals no other: `copy_edges` leaves out the last query.
     longer = np.concatenate([tokens, np.full((len(tokens), 1), -1, tokens.dtype)], axis=1)
     return copy_edges(torch.from_numpy(longer.astype(np.int64)), 1)[:, 0, :-1, :-1]
 
 
 def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
-    """Shape of the mean attention, over the evaluation sequences of each class, a row a layer."""
+    """Shape of each class's mean attention over its evaluation sequences, one row per layer."""
     rows = sample_rows(study, sample)
     store = MapStore(maps_folder(study, "model"), verify=False)
     for name in rows.classes:
@@ -416,14 +412,14 @@ def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
 
 
 def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
-    """Of each edge the share of a class's evaluation sequences of which it is a copy edge."""
+    """For each edge, the share of a class's evaluation sequences in which it is a copy edge."""
     rows = sample_rows(study, sample).evaluation.filter(pl.col("class") == name)
     mean: np.ndarray = _class_copies(study, rows).double().mean(dim=0).numpy()
     return mean
 
 
 def _region_rows(one: StoredDelta, copies: Callable[[str], np.ndarray]) -> Iterator[dict[str, Any]]:
-    """Where Δ of each class lies, a row a region; `copies` gives what `_mean_copies` does."""
+    """Where Δ of each class is large, one row per region; `copies` is as `_mean_copies`."""
     channels = BLIND_CHANNELS if one.source == "blind" else ()
     for index, name in enumerate(one.classes):
         for region in find_regions(one.delta[index], copies(name), channels=channels):
@@ -437,13 +433,12 @@ def _region_rows(one: StoredDelta, copies: Callable[[str], np.ndarray]) -> Itera
 
 
 def _write_regions(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write the rows of `_region_rows`, and say where."""
     write_parquet(folder / REGIONS_FILE, pl.DataFrame(list(rows), _REGIONS_SCHEMA))
     return folder / REGIONS_FILE
 
 
 def write_delta_tables(deltas: Sequence[StoredDelta], folder: Path) -> Iterator[Path]:
-    """Write `delta.parquet` and `profile.parquet`, layers and tokens counted from 1."""
+    """Write `delta.parquet` and `profile.parquet`, with layers and tokens counted from 1."""
     for name, rows in (("delta", _delta_rows), ("profile", _profile_rows)):
         path = folder / f"{name}.parquet"
         write_parquet(path, pl.concat([rows(one) for one in deltas]))
@@ -451,7 +446,7 @@ def write_delta_tables(deltas: Sequence[StoredDelta], folder: Path) -> Iterator[
 
 
 def _delta_rows(one: StoredDelta) -> pl.DataFrame:
-    """A row a class, layer and causal edge."""
+    """One row per class, layer and causal edge."""
     query, key = np.tril_indices(one.delta.shape[-1])
     shape = (*one.delta.shape[:2], len(query))
     index, layer = np.indices(shape)[:2].reshape(2, -1)
@@ -468,7 +463,7 @@ def _delta_rows(one: StoredDelta) -> pl.DataFrame:
 
 
 def _profile_rows(one: StoredDelta) -> pl.DataFrame:
-    """A row a class and layer: ΣΔ over the largest ΣΔ of all classes and layers."""
+    """One row per class and layer: ΣΔ divided by the largest ΣΔ of all classes and layers."""
     profile = layer_profile(one.delta)
     index, layer = np.indices(profile.shape).reshape(2, -1)
     return pl.DataFrame(
@@ -481,19 +476,19 @@ def _profile_rows(one: StoredDelta) -> pl.DataFrame:
     )
 
 
-# Several studies of one depth as one.
+# Several studies of one depth together.
 
 
 class TogetherDelta(NamedTuple):
-    """What several models give together.
+    """Δ of several models together.
 
     Attributes:
-        deltas: Δ of each sample, source and attribution, counts and CNNs summed over the models.
-        models: a row a map, class and model: its counts, its CNNs, and how alike the models' Δ
-            are (means over pairs of models; null with no two that can be compared).
+        deltas: Δ of each sample, source and attribution; counts and CNNs summed over the models.
+        models: a row per map, class and model: its counts, its CNNs, and how alike the models' Δ
+            are (means over pairs of models; null if no two can be compared).
         regions: rows of `regions.parquet`.
         names: of the models, in the order of the studies.
-        left_out: what not every study has, a line each.
+        left_out: what some study lacks, one line each.
     """
 
     deltas: tuple[StoredDelta, ...]
@@ -504,14 +499,11 @@ class TogetherDelta(NamedTuple):
 
 
 def localize_together(studies: Sequence[Study]) -> TogetherDelta:
-    """Average Δ over the CNNs of several models, each CNN counting alike.
-
-    Args:
-        studies: two or more with the localize stage done, of one depth and equal rules.
+    """Average Δ over all CNNs of two or more models of one depth.
 
     Raises:
-        UserError: a study named twice, not localized, made by other rules or of a model of
-            another depth, or nothing that all of them have.
+        UserError: a study is named twice, not localized, made with other settings, of another
+            depth, or the studies have nothing in common.
     """
     for study in studies:
         study.require("localize")
@@ -526,7 +518,6 @@ def localize_together(studies: Sequence[Study]) -> TogetherDelta:
     copies = [cache(partial(_mean_copies, study)) for study in studies]
 
     def averaged_copies(one: StoredDelta, own: list[StoredDelta], name: str) -> np.ndarray:
-        """Copy edges are averaged over the models as Δ is."""
         weights = np.array([model.n_says[one.classes.index(name)] for model in own])
         each = np.stack([of(one.sample, name) for of in copies])
         mean: np.ndarray = np.average(each, axis=0, weights=weights if weights.any() else None)
@@ -549,7 +540,7 @@ def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path
     """Write `decisiveness.safetensors`, and `models`, `regions`, `delta`, `profile` as Parquet.
 
     Raises:
-        UserError: the folder is a study, whose own Δ would be lost, or cannot be made.
+        UserError: the folder cannot be created, or is a study, whose Δ would be lost.
     """
     if is_study(folder):
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")
@@ -561,7 +552,7 @@ def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path
 
 
 def together_lines(together: TogetherDelta) -> Iterator[str]:
-    """Say how alike the models are and where their Δ lies, by the first attribution."""
+    """How alike the models are and where their Δ is large, by the first attribution."""
     first = together.deltas[0].attribution
     regions = pl.DataFrame(together.regions, infer_schema_length=None)
     for one in together.deltas:
@@ -585,7 +576,7 @@ def together_lines(together: TogetherDelta) -> Iterator[str]:
 
 
 def _check_depth(studies: Sequence[Study]) -> None:
-    """Refuse models of different depth: layer 7 of 12 is not layer 7 of 24."""
+    """Reject models of different depth: layer 7 of 12 is not layer 7 of 24."""
     depths = [int(study.record["models"]["model"]["n_layers"]) for study in studies]
     for study, depth in zip(studies, depths, strict=True):
         if depth != depths[0]:
@@ -596,7 +587,6 @@ def _check_depth(studies: Sequence[Study]) -> None:
 
 
 def _by_key(study: Study) -> dict[_Key, StoredDelta]:
-    """All of a study's Δ."""
     found = {
         (one.sample, source, one.attribution): one
         for source in SOURCES

@@ -1,7 +1,7 @@
-"""Parts of a stage: every n-th block, made by one of several processes, until all are there.
+"""Parts of a stage: each of n processes makes every n-th block, and `merge` combines them.
 
-A part stands beside the study, in `parts/STAGE/3-of-8`, and only reads it: `continue --part 3/8`.
-`merge` then runs the stage with the parts in the place of a model.
+A part such as `continue --part 3/8` only reads the study and writes to `parts/STAGE/3-of-8`.
+`merge` runs the stage with the parts in place of the model.
 """
 
 import hashlib
@@ -74,12 +74,12 @@ class Part:
         return f"{self.number}/{self.n}"
 
     def does(self, block: int) -> bool:
-        """True of the blocks (counted from 0) that this part does."""
+        """True for the blocks (counted from 0) of this part."""
         return block % self.n == self.number - 1
 
 
 def parse_part(text: str) -> Part:
-    """Read `3/8`; refuses another form, or a number outside 1 to n."""
+    """Parse `3/8`; UserError if malformed or out of range."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--part {text}: wants I/N with I from 1 to N, for example --part 3/8.")
@@ -97,25 +97,18 @@ def run_part(
     *,
     redo: bool = False,
 ) -> Path | None:
-    """Do one part of a stage; what an earlier, killed run of it finished is kept.
+    """Run one part of `continue` or `capture`; what a killed run finished is kept.
 
-    The study itself is only read, so several processes, also on several machines that share its
-    folder, may each do a part.
-
-    Args:
-        study: one whose earlier stages are done.
-        stage: `continue` or `capture`.
-        part: which.
-        settings: of the run, the same in every part; or a function of those the study has.
-        redo: begin the part anew.
+    The study is only read, so several processes may each do a part, also on machines that share
+    its folder. `settings` must be the same for every part; `redo` starts the part again.
 
     Returns:
-        The part's folder, None when the stage is done already.
+        The part's folder, None if the stage is done already.
 
     Raises:
-        UserError: the settings differ from what finished stages were made with, a stage before
-            is missing, another process works on the part, or it was begun with other settings,
-            another model, table or version.
+        UserError: the settings differ from those of finished stages, an earlier stage is missing,
+            another process works on the part, or it was started with other settings, another
+            model, table or version.
         MnemoscopeError: as the stage itself.
     """
     with study.lock(shared=True):
@@ -140,7 +133,7 @@ def run_part(
 def _working_on(
     study: Study, stage: str, part: Part, models: Models, *, roles: tuple[str, ...], redo: bool
 ) -> Iterator[Path]:
-    """Hold a part's folder; its record is written first, and marked as finished last."""
+    """Lock a part's folder; its record is written first and marked as finished last."""
     folder = study.folder / "parts" / stage / f"{part.number}-of-{part.n}"
     folder.mkdir(parents=True, exist_ok=True)
     facts = {}
@@ -150,7 +143,7 @@ def _working_on(
         name = study.settings.model.name if role == "model" else reference_name(study.settings)
         facts[role] = facts_of(loaded, str(name))
         study.check_model(role, facts[role])
-    values = {  # what must be equal in all parts
+    values = {  # must be equal in all parts
         "stage": stage,
         "key": study.key(stage),
         "settings": study.settings.as_dict(),
@@ -180,7 +173,7 @@ def _working_on(
 
 
 def table_digest(table: pl.DataFrame) -> str:
-    """SHA-256 of the ids and tokens of a table, and of what is padding, where rows are."""
+    """SHA-256 of a table's ids, tokens and padding."""
     digest = hashlib.sha256(table["sequence_id"].to_numpy().tobytes())
     for column in ("tokens", "attention_mask"):
         if column in table.columns:
@@ -194,7 +187,7 @@ def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
     mine = [block for block in chunk_blocks(study) if part.does(block.number)]
     if not mine:
         say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")
-    kept = chunk_folder(study)  # of a capture's forward, or of a killed run
+    kept = chunk_folder(study)  # from a capture, or from a killed run
     for block in mine:
         if (kept / block.name).is_file() and not (folder / block.name).is_file():
             write_bytes(folder / block.name, (kept / block.name).read_bytes())
@@ -246,7 +239,7 @@ def _all(shards: Sequence[np.ndarray]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Record:
-    """What a part says of itself: which part, in which folder, and the content of `part.json`."""
+    """A part, its folder and the content of its `part.json`."""
 
     part: Part
     folder: Path
@@ -254,16 +247,13 @@ class _Record:
 
 
 def merge_parts(study: Study, *, check: bool = True) -> list[str]:
-    """Put together the parts of every stage that has some; gives the names of these stages.
+    """Merge the parts of every stage that has some; returns the stages' names.
 
-    Args:
-        study: with folders `parts/continue` or `parts/capture`.
-        check: compare scan and decoding on a draw, as the stage does in one process; without it
-            the merge needs no model.
+    `check` compares scan and decoding on a draw, as the stage does; without it no model is needed.
 
     Raises:
-        UserError: no parts, or parts that do not fit together or are not all there.
-        DamagedDataError: a file of a part is torn; which.
+        UserError: there are no parts, or they are incomplete or do not fit together.
+        DamagedDataError: a file of a part is torn.
     """
     with study.lock():
         stages = [name for name in _STAGES if (study.folder / "parts" / name).is_dir()]
@@ -291,7 +281,7 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
 
 
 def _find_parts(study: Study, stage: str) -> list[_Record]:
-    """All parts of a stage in order; refused unless they are all there and fit together."""
+    """All parts of a stage in order; UserError if they are incomplete or do not fit together."""
     folder = study.folder / "parts" / stage
     names = [
         (re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name), path) for path in folder.iterdir()
@@ -343,7 +333,7 @@ def _read_record(part: Part, folder: Path) -> _Record:
 
 
 def _lacking(study: Study, stage: str, numbers: list[int], n: int, what: str) -> UserError:
-    """The refusal to merge, with the command that makes the first part that is lacking."""
+    """The error for a missing part, with the command that makes it."""
     named = ", ".join(str(number) for number in numbers[:10])
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     plural, verb = ("parts", "are") if len(numbers) > 1 else ("part", "is")
@@ -354,17 +344,17 @@ def _lacking(study: Study, stage: str, numbers: list[int], n: int, what: str) ->
 
 
 class _PartsCrew:
-    """Parts that have done every block already; a check alone is asked of the model itself."""
+    """Returns the blocks that the parts made; only the check asks the model itself."""
 
     def __init__(self, study: Study, stage: str, records: list[_Record]) -> None:
         self.facts: dict[str, Any] = {}
         self._study, self._stage, self._records = study, stage, records
-        # Every shard is compared with its sha256 before any is taken.
+        # Verify the sha256 of every shard before using any.
         self._stores = [self._open_stores(record) for record in records]
 
     @contextmanager
     def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:  # noqa: ARG002 - as every crew
-        """Say which model made the parts, and how small its batches had to be."""
+        """Report which model made the parts, and their smallest batch size."""
         if role not in self._records[0].values["models"]:
             raise self._incomplete(f"the maps of the {role}")
         self.facts = self._records[0].values["models"][role]
@@ -374,14 +364,14 @@ class _PartsCrew:
         yield self
 
     def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
-        """Find blocks in the parts; all are there and whole before any is given."""
+        """Yield blocks from the parts, once all are known to be there and intact."""
         find = {"maps": self._maps, "check": self._check}
         for made in [find.get(block.kind, self._table)(block) for block in blocks]:
             yield made
             progress.advance(len(made.block.tokens))
 
     def _open_stores(self, record: _Record) -> dict[str, MapStore]:
-        """A part's maps; of a damaged shard it is said which part makes it again."""
+        """Open a part's maps; the error for a damaged shard names the part that makes it again."""
         try:
             return {path.name: MapStore(path) for path in record.folder.glob("maps/*")}
         except DamagedDataError as error:
@@ -392,7 +382,7 @@ class _PartsCrew:
             ) from None
 
     def _check(self, block: Block) -> Made:
-        """Ask the model here, which must be on the device that the parts' was on."""
+        """Run the check with the model, which must be on the device that the parts used."""
         settings = self._study.settings
         model = Models(settings).model()
         if model.device != self.facts["device"]:
@@ -404,7 +394,7 @@ class _PartsCrew:
         return Made(block, do_block(block, model, settings, SILENT)["parquet"])
 
     def _table(self, block: Block) -> Made:
-        """The file of a block in whichever part has it."""
+        """The file of a block, from whichever part has it."""
         own = self._records[block.number % len(self._records)]
         has_it = (one for one in self._records if (one.folder / block.name).is_file())
         height, table = _read_table(next(has_it, own), block.name)
@@ -417,7 +407,7 @@ class _PartsCrew:
         return Made(block, table)
 
     def _maps(self, block: Block) -> Made:
-        """The shard that begins with a block's first row, in whichever part has it."""
+        """The shard that starts with a block's first row, from whichever part has it."""
         keys = block.rows.select("sequence_id", "suffix")
         sequence_id, suffix = keys.row(0)
         for record, stores in zip(self._records, self._stores, strict=True):
@@ -443,7 +433,7 @@ class _PartsCrew:
 
 
 def _read_table(record: _Record, name: str) -> tuple[int, bytes | None]:
-    """Rows and content of a table of a part; none where it is not there."""
+    """Rows and content of a part's table; None as content if it does not exist."""
     path = record.folder / name
     if not path.is_file():
         return 0, None

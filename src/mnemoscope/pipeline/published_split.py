@@ -1,8 +1,8 @@
-"""Make a study's table of a split of the paper's data set: what the sampling can need, no more.
+"""Make a study's table from a split of the paper's data set, keeping only what samples can need.
 
-All sequences of the split are labelled under the study's taxonomies with the labels that the data
-set gives; of every class the first `margin × (n_train + n_eval)` in the shared permutation are
-kept, with tokens and text, and the classes of the whole split are counted.
+The whole split is labelled under the study's taxonomies with the data set's labels, and its
+classes are counted. Of every class the first `margin × (n_train + n_eval)` sequences in the shared
+permutation are kept, with tokens and text.
 """
 
 import math
@@ -22,7 +22,7 @@ from mnemoscope.taxonomy.labels import count_classes, label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 
 PUBLISHED_PATTERNS = ("is_incrementing", "is_repeating")
-"""Flags that the data set gives, kept in the columns `published_…`."""
+"""The data set's flags, kept in columns `published_…`."""
 _FEATURES = {
     **{name: f"published_{name}" for name in FURTHER},
     "0_8_templates": "n_similar",
@@ -33,20 +33,20 @@ swapped: ordinary rows hold 1 template (themselves) and 0 snowclones, and what i
 is a part of what is alike (related work, section 1.10)."""
 VERDICT_NAME = f"{NON_MEMO}, memorized"
 _VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, "memorized"), ())
-"""Not of the study: so that a plain sample of the labels is there to be checked."""
+"""Not one of the study's: keeps a uniform sample of each label to check."""
 
 
 def read_published(settings: StudySettings) -> ReadResult:
-    """Read the split that `sequences.split` names.
+    """Read the split named by `sequences.split`.
 
     Returns:
-        Its `frame` holds what is kept, with `published_is_memorized`,
-        `published_memorization_score` and the `published_…` patterns; its `facts` count rows,
-        dropped ids, and the whole split's classes.
+        `frame` holds the kept rows, with `published_is_memorized`, `published_memorization_score`
+        and the `published_…` patterns; `facts` counts rows, dropped ids and the classes of the
+        whole split.
 
     Raises:
-        UserError: as `read_split`; sequences of another length than the data set's.
-        DamagedDataError: a file that is torn.
+        UserError: as `read_split`; a length other than the data set's.
+        DamagedDataError: a file is torn.
     """
     wanted = settings.sequences
     assert wanted.split is not None
@@ -93,13 +93,13 @@ def read_published(settings: StudySettings) -> ReadResult:
 
 
 def per_class(settings: StudySettings) -> int:
-    """Sequences of a class that are kept, where there are as many."""
+    """Sequences to keep of each class, if it has as many."""
     wanted = settings.label.n_train + settings.label.n_eval
     return math.ceil(settings.sequences.margin * wanted)
 
 
 def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
-    """Say which rows are a uniform sample of their published label; all of a table read whole."""
+    """Mark a uniform sample of each published label; true for all rows of a table read whole."""
     if settings.sequences.split is None:
         return pl.Series("is_plain", np.ones(rows.height, dtype=bool))
     keys = order_keys(rows["sequence_id"].to_numpy(), settings.label.seed)
@@ -111,18 +111,13 @@ def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:
 def fit_labels(
     frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy, settings: StudySettings
 ) -> pl.Series:
-    """Labels of the rows that a sample of one taxonomy may be drawn from, null for the others.
+    """Labels of the rows that may be drawn for a taxonomy's sample, null for the others.
 
-    Of a split only what the taxonomies need was kept, so that the table as a whole is no sample
-    of anything: rare classes are common in it, and a sequence of which the model does not give
-    the published verdict would make Non-Memo full of near misses. Of each class the first in the
-    shared permutation are a uniform sample, as long as the study's own class is the published one.
+    The kept part of a split is no random sample: rare classes are common in it, and sequences whose
+    verdict differs from the published one would fill Non-Memo with near misses. Each class's first
+    rows in the shared permutation are uniform if the study's class is the published one.
 
-    Args:
-        frame: the study's table.
-        labels: classes of its rows under the study's own verdicts.
-        taxonomy: what gave them.
-        settings: of the study; a table that was read whole keeps all its labels.
+    `labels` are classes under the study's own verdicts; a table read whole keeps them all.
     """
     if settings.sequences.split is None:
         return labels
@@ -137,7 +132,7 @@ def fit_labels(
 
 
 def take_published_patterns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Put the flags that the data set gives in the place of those that our rule found."""
+    """Replace the flags found by our rule with the data set's."""
     return frame.with_columns(
         pl.coalesce(f"published_{name}", name).alias(name)
         for name in PUBLISHED_PATTERNS
@@ -146,11 +141,9 @@ def take_published_patterns(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _name_columns(frame: pl.DataFrame, also: list[str]) -> pl.DataFrame:
-    """What the data set says of a sequence, under names that no stage overwrites.
+    """The data set's columns under names that no stage overwrites.
 
-    Args:
-        frame: as read.
-        also: further columns that taxonomies of the user's ask for.
+    `also` names further columns that the user's taxonomies need.
     """
     score = pl.col("memorization_score")
     kept = ("sequence_id", "text", "tokens", "duplicates", "is_code")

@@ -1,6 +1,7 @@
-"""Stage `sequences`: read texts or a table, cut them into windows, found the study.
+"""Stage `sequences`: read texts or a table, cut them into windows, create the study.
 
-Nothing is written before everything that can be refused has been checked.
+Everything that can be rejected is checked before anything is written. Also compares a table's
+labels with the model's own verdicts (`check_labels`).
 """
 
 import os
@@ -38,26 +39,22 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 
 CHECK_FILE = "label_check.parquet"
 GAPS = (0.01, 0.1, 1.0)
-"""Below these a difference of the two best logits is counted as near a tie."""
+"""Differences of the two best logits below which near ties are counted."""
 _QUANTILES = (0.05, 0.5, 0.95)
 GIVEN = ("duplicates", "is_code")
-"""Features that a user's table may know better than we do."""
+"""Features that are taken from the user's table if it has them."""
 
 
 def found_study(
     folder: Path | str, settings: StudySettings, models: Models, *, only_whole: bool = False
 ) -> Study:
-    """Read and check the sequences, then make the study folder with them.
+    """Read and check the sequences, taxonomies and model, then create the study folder.
 
-    Args:
-        folder: new or empty folder.
-        settings: of the whole study; taxonomies and model are checked here too, so that a
-            refusal leaves no folder behind.
-        models: the study's models.
-        only_whole: refuse padded rows: what comes next needs prefix and suffix of each.
+    `only_whole` rejects padded rows, for stages that need the prefix and suffix of each.
 
     Raises:
-        UserError: anything in the settings, the sequences or the model that cannot be used.
+        UserError: anything in the settings, the sequences or the model that cannot be used; no
+            folder is left behind.
     """
     check_free(Path(folder))
     result = check_sources(settings, models)
@@ -88,7 +85,7 @@ def found_study(
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name only when it is complete, and is removed otherwise."""
+    """A folder that gets its name only when complete, and is removed on errors."""
     folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -100,7 +97,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_sources(settings: StudySettings, models: Models) -> ReadResult:
-    """Read the sequences and check them, the taxonomies and the model against each other.
+    """Read the sequences and check that they, the taxonomies and the model fit together.
 
     Raises:
         UserError: anything that cannot be used.
@@ -125,10 +122,10 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     vocab_size = model.vocab_size
     check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
     mask = _checked_mask(frame, model, wanted.source)
-    # One forward, so that attention that cannot be captured is refused before hours of work.
+    # Try one forward pass, so that unsupported attention fails now and not after hours.
     first, its_mask = token_matrix(frame[:1]), None if mask is None else mask[:1]
     next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
-    # Of a split the limit was drawn before it was labelled.
+    # For a split, the limit was applied before labelling.
     if wanted.split is None and wanted.limit is not None and wanted.limit < frame.height:
         frame = frame.with_row_index("_row")
         frame = frame.sample(wanted.limit, seed=wanted.seed, shuffle=False)
@@ -137,11 +134,7 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
 
 
 def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.ndarray | None:
-    """The table's `attention_mask` where it says that rows are padded: these can be captured.
-
-    Raises:
-        UserError: as `check_padded`, with the row.
-    """
+    """The table's `attention_mask` if rows are padded; errors as `check_padded`, with the row."""
     try:
         mask = whole_mask(frame)
         if mask is not None:
@@ -152,7 +145,7 @@ def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.n
 
 
 def _read(settings: StudySettings, models: Models) -> ReadResult:
-    """The shipped sequences, a split of the paper's data set, or those of the user's source."""
+    """Read the shipped sequences, a split of the paper's data set, or the user's source."""
     wanted = settings.sequences
     if wanted.split is not None:
         return read_published(settings)
@@ -175,19 +168,16 @@ def _read(settings: StudySettings, models: Models) -> ReadResult:
     )
 
 
-# Which labels of the table does this model give too, and how near a tie are the others?
-
-
 @dataclass(frozen=True)
 class LabelCheck:
-    """The table's labels beside the model's own verdicts.
+    """The table's labels compared with the model's own verdicts.
 
     Attributes:
         frame: `sequence_id`, `published_is_memorized`, `is_memorized` (by scan), `smallest_gap`
             (smallest difference of the two best logits up to the first token that differs, over
-            the whole suffix where none does), `is_plain` (belongs to a uniform sample of its label;
-            true of all rows of a table that was read whole).
-        lines: what it comes to, in words.
+            the whole suffix if none does), `is_plain` (in a uniform sample of its label; always
+            true for a table read whole).
+        lines: the result in words.
     """
 
     frame: pl.DataFrame
@@ -195,14 +185,10 @@ class LabelCheck:
 
 
 def check_labels(study: Study, models: Models) -> LabelCheck:
-    """Scan all rows that have a label, and write `label_check.parquet` into the study.
-
-    Args:
-        study: its table needs `published_is_memorized`.
-        models: the study's models.
+    """Scan all rows that have `published_is_memorized`, and write `label_check.parquet`.
 
     Raises:
-        UserError: a table without labels; as `scan_memorized`.
+        UserError: the table has no labels; as `scan_memorized`.
     """
     table = study.sequences
     if not has_values(table, PUBLISHED_VERDICT):
@@ -231,7 +217,6 @@ def check_labels(study: Study, models: Models) -> LabelCheck:
 
 
 def _lines(frame: pl.DataFrame, study: Study, models: Models) -> tuple[str, ...]:
-    """The check in words."""
     model, settings = models.model(study), study.settings
     lines = [
         f"{settings.model.name}, {model.dtype} on {model.device}, batch size "
@@ -263,7 +248,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _gaps(rows: pl.DataFrame, verdict: str) -> str:
-    """How near a tie the two best logits of some rows come."""
+    """How close the two best logits of some rows are to a tie."""
     if rows.is_empty():
         return f"{verdict}: none."
     gaps = rows["smallest_gap"]

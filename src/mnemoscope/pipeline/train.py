@@ -1,6 +1,6 @@
-"""Stage `train`: every CNN and baseline that the settings ask for; finished ones are kept.
+"""Stage `train`: train every CNN and baseline of the settings; finished ones are kept.
 
-Several train at once, one process a core, each with one thread: the same numbers either way.
+Several train at once, each in a process with one thread; the numbers do not depend on this.
 """
 
 import hashlib
@@ -56,11 +56,11 @@ _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_tra
 
 @dataclass(frozen=True)
 class Job:
-    """One CNN or baseline (without a setting) to train, as it is sent to another process.
+    """One CNN or baseline (without a setting) to train, as sent to another process.
 
     Attributes:
-        source: what is looked at: one of `benchmark.sources.SOURCES`.
-        key: hash of all that decides the result.
+        source: what it reads, one of `benchmark.sources.SOURCES`.
+        key: hash of everything that decides the result.
     """
 
     study: str
@@ -80,12 +80,12 @@ class Job:
 
     @property
     def outcome_path(self) -> Path:
-        """Predictions and training figures; written last, so it exists when the job is done."""
+        """Predictions and training figures; written last, so if it exists the job is done."""
         return Path(self.study) / "cnn" / f"{self.key}.outcome.safetensors"
 
     @property
     def setting_name(self) -> str:
-        """How the setting is called in tables, for example `k6-f10-mean`."""
+        """The setting's name in tables, for example `k6-f10-mean`."""
         return self.setting.slug if self.setting else "-"
 
 
@@ -109,10 +109,10 @@ def sample_rows(study: Study, sample: str) -> SampleRows:
 
 
 def jobs_of(study: Study) -> Iterator[Job]:
-    """Every CNN that the settings ask for, samples first, then sources, settings, seeds.
+    """Every training of the settings, by sample, source, setting and seed.
 
     Raises:
-        UserError: an input that was not captured, or controls of an unknown taxonomy.
+        UserError: an input was not captured, or controls name an unknown taxonomy.
     """
     settings = study.settings
     has_reference = reference_name(settings) is not None
@@ -133,15 +133,15 @@ def jobs_of(study: Study) -> Iterator[Job]:
 
 
 def run_job(job: Job) -> str:
-    """Train, predict the evaluation sequences, write both; returns the job's key."""
+    """Train, predict the evaluation sequences and write both; returns the job's key."""
     study = Study(job.study)
     return run_job_on(study, job, sample_rows(study, job.sample))
 
 
 def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
-    """Run a job on rows that are no sample of the label stage; see `run_job`."""
+    """Run a job on rows that are not a sample of the label stage; see `run_job`."""
     tensors, facts = (_fit_baseline if job.setting is None else _train)(study, job, rows)
-    # Seconds stand apart, since the outcome is the same in every run.
+    # Seconds are stored separately, because the outcome is the same in every run.
     write_text(job.outcome_path.with_suffix(".seconds"), f"{facts.pop('seconds'):.3f}\n")
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
@@ -151,7 +151,7 @@ def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
 def _train(
     study: Study, job: Job, rows: SampleRows
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Train one CNN and write its weights; what it predicts and how it did on its training set."""
+    """Train one CNN and write its weights; returns predictions and training figures."""
     assert job.setting is not None
     labels = torch.from_numpy(_labels(job, rows)[0])
     evaluation, training = (job_maps(study, job, part) for part in (rows.evaluation, rows.train))
@@ -186,7 +186,7 @@ def _train(
 def _fit_baseline(
     study: Study, job: Job, rows: SampleRows
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Fit the regression or boosting that a baseline stands for; an outcome as of a CNN."""
+    """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
     train, evaluation = (_inputs(study, job, part) for part in (rows.train, rows.evaluation))
     fit = getattr(baselines, TABLE[job.source].fit or "")
     found: BaselineFit = fit(train, rows.train["class_index"].to_numpy(), evaluation, job.seed)
@@ -198,7 +198,7 @@ def _fit_baseline(
 
 
 def _inputs(study: Study, job: Job, rows: pl.DataFrame) -> np.ndarray:
-    """What a baseline sees of each row: shape (rows, columns)."""
+    """A baseline's input for each row, shape (rows, columns)."""
     reads = TABLE[job.source].reads
     if reads == "logprobs":
         joined = rows.select("sequence_id").join(
@@ -221,17 +221,17 @@ def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _has_non_memo(rows: SampleRows) -> bool:
-    """False where Non-Memo was left out as too small; it is the first class else."""
+    """False if Non-Memo was left out as too small; otherwise it is the first class."""
     return rows.classes[0] == NON_MEMO
 
 
 def true_labels(job: Job, rows: SampleRows) -> np.ndarray:
-    """The classes that a job's predictions are held against, int64 (evaluation sequences,)."""
+    """The true classes for a job's predictions, int64 (evaluation sequences,)."""
     return _labels(job, rows)[1]
 
 
 def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
-    """The maps a job sees: from the model's or the reference's store, or of the tokens alone."""
+    """A job's maps: from the model's or the reference's store, or from the tokens alone."""
     source = TABLE[job.source]
     if source.reads == "tokens":
         return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
@@ -247,19 +247,19 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
 
 
 def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
-    """One tensor of the maps that a role's store holds of these rows."""
+    """One tensor of the stored maps of these rows."""
     store = MapStore(maps_folder(study, role), verify=False)
     return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished job found.
+    """Results of a finished job.
 
     Attributes:
         predicted: class indices, int64 (epochs, evaluation sequences); one epoch but for `paper`.
         probabilities: float32 (evaluation sequences, classes), of the final weights.
-        facts: `_FACTS`, and the device of a CNN.
+        facts: `_FACTS`, and a CNN's device.
     """
 
     predicted: np.ndarray
@@ -269,7 +269,7 @@ class Outcome:
 
 
 def load_outcome(job: Job) -> Outcome:
-    """Read what a finished job found.
+    """Read the results of a finished job.
 
     Raises:
         DamagedDataError: the file cannot be read.
@@ -290,7 +290,7 @@ def load_outcome(job: Job) -> Outcome:
 
 
 def is_finished(job: Job) -> bool:
-    """True when the job's outcome is there (it is written last), and the CNN that gave it."""
+    """True if the job's outcome (written last) and its CNN exist."""
     return job.outcome_path.is_file() and (job.setting is None or job.cnn_path.is_file())
 
 
@@ -303,7 +303,7 @@ def make_job(
     seed: int,
     preset: str | None = None,
 ) -> Job:
-    """Make a job with its key; `preset` is that of the settings unless another is named."""
+    """Make a job with its key; `preset` defaults to that of the settings."""
     preset = preset or study.settings.train.preset
     control_seed = study.settings.benchmark.seed
     basis = [
@@ -322,14 +322,14 @@ def make_job(
     if source == "statistics":
         basis.append(ALL_STATISTICS)
     device = study.settings.train.device if setting else "cpu"
-    if device != "cpu":  # which is what every study had before there was a choice
+    if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
         basis.append(device)
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:20]
     return Job(str(study.folder), sample, source, setting, preset, seed, control_seed, key, device)
 
 
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
-    """What decides a source's maps or tokens beyond the rows (own suffixes are the model's)."""
+    """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
     is_difference = setting is not None and setting.pooling == "difference"
     has_reference = is_difference or TABLE[source].reads == "reference"
     roles = ("model", "reference") if has_reference else ("model",)
@@ -349,10 +349,10 @@ def _digest(rows: pl.DataFrame) -> str:
 
 
 def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
-    """Train what is missing, then gather predictions and training figures of all.
+    """Train what is missing, then collect all predictions and training figures.
 
     Writes `cnn/`, `predictions.parquet` (taxonomy, source, setting, seed, epoch, sequence_id,
-    true, predicted, probabilities) and `runs.parquet` (one row a training).
+    true, predicted, probabilities) and `runs.parquet` (one row per training).
     """
     study.require("label")
     study.require("capture")
@@ -362,7 +362,7 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         for role in ("model", "reference"):
             for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
                 if folder.is_dir():
-                    MapStore(folder)  # compares every shard with its checksum once
+                    MapStore(folder)  # verifies every shard's checksum once
         todo = [job for job in jobs if not is_finished(job)]
         workers = _n_processes(study)
         with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
@@ -374,10 +374,10 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
 
 
 def _n_processes(study: Study) -> int:
-    """Processes that train at once; an accelerator is shared by four, unless more are asked for.
+    """Number of processes that train at once; by default four share a GPU.
 
     Raises:
-        UserError: no such device here.
+        UserError: the device does not exist here.
     """
     wanted = study.settings.train
     if current_engine().is_cluster:
@@ -389,18 +389,14 @@ def _n_processes(study: Study) -> int:
 
 
 def training_gpus(study: Study) -> float:
-    """Share of an accelerator that a training on a cluster is given; checks what it reads.
-
-    Raises:
-        UserError: a machine of the cluster does not see the study.
-    """
+    """A training's share of a GPU on a cluster; UserError if a machine does not see the study."""
     engine, device = current_engine(), study.settings.train.device
     engine.check_sees(study.folder / SETTINGS_FILE)
     return gpus_for(device, engine) / _MOST_ON_ACCELERATOR
 
 
 def _gather(study: Study, jobs: list[Job]) -> None:
-    """Write one long table of predictions and one row a training."""
+    """Write one long table of predictions and one row per training."""
     samples = {job.sample: sample_rows(study, job.sample) for job in jobs}
     predictions, runs = [], []
     for job in jobs:
@@ -424,7 +420,7 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         seeds = np.full(n_epochs * n_rows, job.seed, dtype=np.int64)
         predictions.append(pl.DataFrame(names | {"seed": seeds} | columns))
         sizes = {"n_train": rows.train.height, "n_eval": rows.evaluation.height}
-        # A baseline is fitted on the processor.
+        # Baselines are fitted on the CPU.
         runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
     study.write(PREDICTIONS_FILE, pl.concat(predictions))
     study.write(RUNS_FILE, pl.DataFrame(runs))

@@ -1,6 +1,6 @@
-"""Which trainings a study makes: sources, CNN settings and seeds, counted without making any.
+"""Which trainings a study makes: sources, CNN settings and seeds, counted without torch.
 
-`mnemoscope run --dry-run` says the numbers; stage `train` makes exactly these. Loads no torch.
+`run --dry-run` reports the numbers; stage `train` makes exactly these.
 """
 
 from dataclasses import replace
@@ -18,16 +18,9 @@ _POOLED = ("mean", "max")
 def n_trainings(
     settings: StudySettings, n_samples: int, has_reference: bool, n_controlled: int
 ) -> dict[str, int]:
-    """Count the trainings of a study.
+    """Count a study's trainings by source, plus `total`; a baseline counts as one.
 
-    Args:
-        settings: of the study.
-        n_samples: taxonomies that can be trained, each counted again for every repetition.
-        has_reference: whether there is a reference model.
-        n_controlled: samples that get controls.
-
-    Returns:
-        By source, those without any left out, then `total`; a baseline counts as one.
+    `n_samples` counts every repetition; `n_controlled` are the samples that get controls.
     """
     always = sources_of(settings, has_reference, is_controlled=False)
     counts = {}
@@ -39,7 +32,7 @@ def n_trainings(
 
 
 def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: bool) -> list[str]:
-    """List what is trained for one sample, in order."""
+    """List the sources to train for one sample, in order."""
     has_controls = settings.benchmark.controls and is_controlled
     return [
         name
@@ -51,8 +44,8 @@ def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: b
 def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]:
     """CNN settings of one source, [None] for a baseline.
 
-    The controls take the first `benchmark.control_settings` of the grid. Tokens alone are the
-    same whatever is pooled, and the reference has no difference from itself: its means stand in.
+    Controls use the first `benchmark.control_settings` of the grid. The blind source has no pooling
+    and the reference no difference from itself, so these use the mean.
     """
     if source in BASELINES:
         return [None]
@@ -74,7 +67,7 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
 
 
 def seeds_of(settings: StudySettings, source: str) -> list[int]:
-    """Seeds of one source: the control task may be given fewer; a baseline needs one."""
+    """Seeds of one source: the control task may have fewer; a baseline needs one."""
     seeds = settings.train.seeds
     if source in BASELINES:
         return seeds[:1]
@@ -82,11 +75,7 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
 
 
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:
-    """Refuse inputs of the CNNs that the capture does not give, and controls of no taxonomy.
-
-    Raises:
-        UserError: says which setting is missing, or which name is unknown.
-    """
+    """Raise UserError for CNN inputs that are not captured and controls of unknown taxonomies."""
     poolings = settings.train.poolings
     if "heads" in poolings and not settings.capture.per_head:
         raise UserError(
@@ -102,10 +91,10 @@ def check_inputs(settings: StudySettings, has_reference: bool) -> None:
 
 
 def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
-    """Names of the taxonomies that get controls, None for all of them.
+    """Names of the taxonomies that get controls, None for all.
 
-    A name may be spelt as in the study or as in the published tables, or be another name of the
-    same partition.
+    Names may be spelled as in the study, as in the published tables, or as any name of the same
+    partition.
 
     Raises:
         UserError: `benchmark.control_taxonomies` names one that the study does not have.
@@ -123,7 +112,7 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
 
 
 def _find(name: str, by_name: dict[str, str], by_partition: dict[str, str]) -> str:
-    """The study's name for what a user calls a taxonomy."""
+    """The study's name for a taxonomy that the user named."""
     if name in by_name:
         return by_name[name]
     try:
