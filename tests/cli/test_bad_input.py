@@ -564,10 +564,12 @@ def test_a_log_or_folder_that_does_not_fit_is_a_full_disk_too(
     folder = tmp_path / "study"
     shutil.copytree(tiny_studies["continue"], folder)
 
-    def fill(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill(path, *arguments, **options):
+        if str(path).endswith("log.jsonl"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open(path, *arguments, **options)
 
-    monkeypatch.setattr(Study, "_log", fill)
+    monkeypatch.setattr("mnemoscope.study.folder.open", fill, raising=False)
     assert f"{folder}: the disk is full" in refused("features", folder, "-q")
 
 
