@@ -1,8 +1,8 @@
-"""Blocks: what `continue` and `capture` ask of a model, cut so that anyone may do them.
+"""Blocks: the work `continue` and `capture` ask of a model, cut so that any process can do it.
 
 A block is what one process does between two writes: a chunk of the table
 (`continue.part_rows`), or a shard of maps (`capture.shard_rows`). A stage makes its blocks and
-gathers what comes of them; this process does them, the workers of a cluster, or processes that
+collects the results; they are done by this process, the workers of a cluster, or processes that
 did a part each (`parts`). The bytes are the same.
 """
 
@@ -43,22 +43,22 @@ from mnemoscope.study.models import (
 from mnemoscope.study.settings import StudySettings
 
 DECODED = ("continuation", "memorization_score")
-"""What decoding finds of a sequence that a scan had left open."""
+"""Columns that decoding fills in after a scan."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is to be done: plain values, so that no study folder is needed to do it.
+    """A unit of work in plain values, so that it can be done without the study's folder.
 
     Attributes:
-        kind: `verdicts`, `check`, `decoded`, `logprobs`, `maps`; `facts` of the model alone.
-        number: which one of its stage, counted from 0; decides whose part it is.
-        tokens: as they are shown, int32, shape (rows, length).
-        rows: by kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
-        name: of the file that keeps the table which it makes.
-        store: of maps, the name of their folder: `model`, `reference`, `model-heads`, ...
-        mask: of maps, where tokens are padded.
-        with_verdicts: of maps, note the verdicts of the same forwards too.
+        kind: `verdicts`, `check`, `decoded`, `logprobs`, `maps`; `facts` only asks for the model's.
+        number: its index in the stage, from 0; decides which part does it.
+        tokens: as shown to the model, int32, shape (rows, length).
+        rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
+        name: of the file for its table.
+        store: for maps, the name of their folder: `model`, `reference`, `model-heads`, ...
+        mask: for maps, if tokens are padded.
+        with_verdicts: for maps, record the verdicts of the same forward passes too.
     """
 
     kind: str
@@ -72,12 +72,11 @@ class Block:
 
 
 class Made(NamedTuple):
-    """What came of a block.
+    """The result of a block.
 
     Attributes:
-        block: it.
-        table: content of a Parquet file; of maps their verdicts, None without.
-        shard: of maps, their shard's content, or the file that it stands in.
+        table: content of a Parquet file; for maps their verdicts or None.
+        shard: for maps, the shard's content, or the file that holds it.
         sha256: of the shard.
     """
 
@@ -88,25 +87,21 @@ class Made(NamedTuple):
 
 
 class Crew(Protocol):
-    """Who does blocks with one model.
-
-    Attributes:
-        facts: of the model, see `facts_of`.
-    """
+    """Processes that do blocks with one model; `facts` describe the model, see `facts_of`."""
 
     facts: dict[str, Any]
 
     def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
-        """Do blocks in any order, and give what came of them in theirs."""
+        """Do blocks in any order and yield the results in the order given."""
 
 
 Hold = Callable[[str, int], AbstractContextManager[Crew]]
-"""Gives the crew of a role (`model`, `reference`); there are so many blocks to do at most."""
+"""Gives the crew of a role (`model`, `reference`) for at most so many blocks."""
 
 
 @contextmanager
 def crews(study: Study, stage: str, models: Models) -> Iterator[Hold]:
-    """Who does the blocks of a stage: this process, or the workers of the cluster in use."""
+    """Give the crew for a stage's blocks: this process, or the workers of the cluster in use."""
     engine = current_engine()
     if not engine.is_cluster:
         yield partial(hold_here, study, models)
@@ -121,11 +116,7 @@ def make_tables(
 ) -> list[pl.DataFrame]:
     """The tables that blocks make, in order.
 
-    Args:
-        crew: who makes them.
-        blocks: of a kind that makes a table.
-        label: for the progress that is shown.
-        folder: keeps each under its block's name; one that is there and whole is not made again.
+    `folder` keeps each under its block's name; complete ones are not made again.
     """
     found = {}
     if folder is not None:
@@ -175,13 +166,7 @@ def do_block(
 def decode(
     model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress = SILENT
 ) -> pl.DataFrame:
-    """Greedy continuations as a frame.
-
-    Args:
-        model: continues the prefixes.
-        tokens: int32, shape (sequences, length).
-        batch_size: sequences a step.
-        progress: told how many are finished.
+    """Greedy continuations of tokens, int32 (sequences, length).
 
     Returns:
         Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>,
@@ -209,9 +194,9 @@ def decode(
 def scan_table(
     model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress
 ) -> pl.DataFrame:
-    """Memorized or not by teacher forcing, columns as `decode` gives them; the score is 1 or null.
+    """Find by teacher forcing what is memorized; columns as `decode`, with score 1 or null.
 
-    What a scan leaves open, continuation and score of Non-Memo, is decoded where it is sampled.
+    Continuations and scores of Non-Memo are decoded later, for sampled sequences only.
     """
     frames = []
     for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2):
@@ -223,7 +208,7 @@ def scan_table(
 
 
 def as_found(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """Columns as `decode` gives them of `is_memorized` and `smallest_gap`: score 1 or null."""
+    """Turn `is_memorized` and `smallest_gap` into the columns of `decode`; score 1 or null."""
     return verdicts.select(
         "is_memorized",
         pl.when("is_memorized").then(1.0).cast(pl.Float32).alias("memorization_score"),
@@ -241,21 +226,13 @@ def check_scan(
     batch_size: int,
     progress: Progress = SILENT,
 ) -> dict[str, int | float]:
-    """Ask the way that the labels did not come from, and count where it says otherwise.
+    """Repeat verdicts by the other method (scan or decoding) and count disagreements.
 
-    A scan and greedy decoding give one verdict but for near ties of the two best logits, which
-    rounding decides.
-
-    Args:
-        model: the study's model.
-        tokens: of the rows that were drawn, int32, shape (sequences, length).
-        found: `is_memorized` and `smallest_gap` of the same rows, in order.
-        scanned: whether `found` comes from the scan (then these are decoded) or from decoding.
-        batch_size: sequences a forward pass.
-        progress: told how many are finished.
+    Both methods agree except for near ties of the two best logits, which rounding decides.
+    `found` holds `is_memorized` and `smallest_gap` of the rows; `scanned` says if a scan made it.
 
     Returns:
-        `checked`, `disagree`, and where some do, `largest_gap_of_these`.
+        `checked`, `disagree`, and if some do, `largest_gap_of_these`.
     """
     way: Any = continue_sequences if scanned else scan_memorized
     verdicts = []
@@ -281,7 +258,7 @@ def logprobs_of(
 
 
 def store_meta(settings: StudySettings, store: str, facts: dict[str, Any]) -> StoreMeta:
-    """What the maps of one folder have in common, of a model with these facts."""
+    """The metadata of one folder of maps, for a model with these facts."""
     is_heads = store.endswith("-heads")
     return StoreMeta(
         facts["n_layers"] * (facts["n_heads"] if is_heads else 1),
@@ -299,7 +276,7 @@ def store_meta(settings: StudySettings, store: str, facts: dict[str, Any]) -> St
 def _maps(
     block: Block, model: LanguageModel, settings: StudySettings, progress: Progress
 ) -> dict[str, bytes]:
-    """One shard, and the verdicts of its forwards where they are wanted."""
+    """One shard, and the verdicts of its forward passes if wanted."""
     meta, size = store_meta(settings, block.store, facts_of(model, "")), settings.model.batch_size
     batches, scans = [], []
     if block.with_verdicts:
@@ -343,14 +320,9 @@ def hold_here(
     *,
     is_recorded: bool = True,
 ) -> Iterator[Crew]:
-    """This process does the blocks, one after the other.
+    """Do the blocks in this process, one after the other.
 
-    Args:
-        study: whose blocks.
-        models: the study's.
-        role: `model` or `reference`.
-        n_blocks: how many there are at most.
-        is_recorded: write into the study which model serves the role.
+    `n_blocks` is the most there can be; `is_recorded` records the role's model in the study.
     """
     told = study if is_recorded else None
     loaded = models.model(told) if role == "model" else models.reference(told)
@@ -359,8 +331,6 @@ def hold_here(
 
 
 class _Here:
-    """One loaded model."""
-
     def __init__(self, model: LanguageModel, settings: StudySettings) -> None:
         self.facts = facts_of(model, model.name)
         self._model, self._settings = model, settings
@@ -377,14 +347,14 @@ class _Here:
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What is known of a finished block; it stands beside the block's files, written last.
+    """Metadata of a finished block, stored beside its files and written last.
 
     Attributes:
-        name: hash of all that decides the block.
+        name: hash of everything that decides the block.
         facts: of the model that did it.
-        vocabulary: hash of its tokens.
+        vocabulary: hash of the model's vocabulary.
         files: SHA-256 of each file, by its suffix.
-        halved: smallest batch that memory allowed, where it was halved.
+        halved: smallest batch size that memory allowed, if it was halved.
     """
 
     name: str
@@ -395,10 +365,10 @@ class BlockRecord:
 
 
 class BlockWorker:
-    """Holds one model and does blocks with it, each once: then it is in the storage.
+    """Does blocks with one model and keeps each in the storage.
 
-    A block's name is the hash of all that decides its bytes, so what a killed run has finished is
-    found again, and another model's or version's is not.
+    A block's name is the hash of everything that decides its bytes, so a new run finds the blocks
+    that a killed one finished, but not those of another model or version.
     """
 
     def __init__(self, settings: StudySettings, role: str, url: str) -> None:
@@ -409,7 +379,7 @@ class BlockWorker:
         self._vocabulary = vocabulary_of(self._model)
 
     def __call__(self, block: Block) -> BlockRecord:
-        """Do a block, unless it is in the storage already."""
+        """Do a block unless it is in the storage already."""
         name = self._name(block)
         if block.kind == "facts":
             return BlockRecord(name, self._facts, self._vocabulary)
@@ -424,7 +394,7 @@ class BlockWorker:
         return record
 
     def _finished(self, name: str) -> BlockRecord | None:
-        """The record of a block that is there and whole."""
+        """The record of a block if it is complete."""
         data = self._storage.read(f"{name}.json")
         if data is None:
             return None
@@ -436,7 +406,7 @@ class BlockWorker:
         return None if None in whole else record
 
     def _name(self, block: Block) -> str:
-        """Hash of all that decides what comes of a block."""
+        """Hash of everything that decides the result of a block."""
         settings = self._settings
         basis = {
             "kind": [block.kind, block.store, block.with_verdicts],
@@ -454,7 +424,7 @@ class BlockWorker:
 
 
 class ClusterCrew:
-    """A cluster's workers, who hold one model at a time, and the storage that they write to."""
+    """A cluster's workers, with one model at a time, and the storage they write to."""
 
     def __init__(self, study: Study, stage: str, engine: ClusterEngine) -> None:
         self.facts: dict[str, Any] = {}
@@ -462,17 +432,17 @@ class ClusterCrew:
         self._study, self._engine = study, engine
         self._workers: Workers
         url = str((study.folder / "blocks").resolve())
-        if engine.storage:  # named so that no two studies meet in one bucket
+        if engine.storage:  # a name that no two studies in one bucket share
             own = hashlib.sha256(f"{study.folder.resolve()} {study.key(stage)}".encode())
             url = f"{engine.storage.rstrip('/')}/{stage}-{own.hexdigest()[:16]}"
         self.storage = Storage(url)
 
     @contextmanager
     def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:
-        """Load the model of a role on the workers, and record it in the study.
+        """Load a role's model on the workers and record it in the study.
 
         Raises:
-            UserError: a setting or a machine does not fit, or the reference not the model.
+            UserError: a setting or a machine does not fit, or the reference does not fit the model.
         """
         settings = self._study.settings
         if settings.model.device_map is not None:
@@ -494,7 +464,7 @@ class ClusterCrew:
             yield self
 
     def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
-        """Have blocks done; each is removed from the storage once the study holds it."""
+        """Do blocks; each is removed from the storage once the study has its result."""
         for number, record in self._in_turn(blocks):
             table = self._take(record, "parquet") if "parquet" in record.files else None
             shard: bytes | Path = b""
@@ -506,12 +476,12 @@ class ClusterCrew:
             progress.advance(len(blocks[number].tokens))
 
     def drop(self, record: BlockRecord) -> None:
-        """Remove a block that the study holds by now."""
+        """Remove a block from the storage."""
         for kind in ("json", *record.files):
             self.storage.remove(f"{record.name}.{kind}")
 
     def _in_turn(self, blocks: Sequence[Block]) -> Iterator[tuple[int, BlockRecord]]:
-        """What came of blocks, in their order as soon as may be."""
+        """Results of blocks in their order, each as soon as possible."""
         waiting: dict[int, BlockRecord] = {}
         following = 0
         for number, record in self._workers.run(blocks):
@@ -528,7 +498,7 @@ class ClusterCrew:
                 following += 1
 
     def _take(self, record: BlockRecord, kind: str) -> bytes:
-        """One file of a block, compared with its SHA-256."""
+        """Read one file of a block and verify its SHA-256."""
         name = f"{record.name}.{kind}"
         data = self.storage.read(name, record.files[kind])
         if data is None:
@@ -539,7 +509,7 @@ class ClusterCrew:
         return data
 
     def _check_reference(self, record: BlockRecord) -> None:
-        """Refuse a reference with the model's weights, or whose ids are another text."""
+        """Reject a reference with the model's weights or with another vocabulary."""
         name, model = record.facts["name"], self.facts
         check_unlike(name, record.facts["fingerprint"], model["name"], model["fingerprint"])
         if record.vocabulary != self._vocabulary:
@@ -547,7 +517,7 @@ class ClusterCrew:
 
 
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first value that differs, in words; None where two records fit together."""
+    """The first value that differs, in words; None if two records match."""
     here, there = dict(_flat(found)), dict(_flat(wanted))
     for key in sorted(here.keys() | there.keys()):
         if key not in ("finished", HALVED) and here.get(key) != there.get(key):

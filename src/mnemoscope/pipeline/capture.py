@@ -1,6 +1,7 @@
-"""Stage `capture`: the attention maps of all that is sampled, of the model and its reference.
+"""Stage `capture`: store the attention maps of all sampled sequences, by model and reference.
 
-Every map is captured once, whatever the number of taxonomies; what the store holds is kept.
+Each map is captured once for all taxonomies, and stored maps are kept. Also decodes continuations
+and finds log-probabilities that the samples need.
 """
 
 from collections.abc import Sequence
@@ -37,21 +38,21 @@ from mnemoscope.study.settings import StudySettings
 LOGPROBS_FILE = "logprobs.parquet"
 _REASONS_SAID = 3
 MOST_HEAD_BYTES = 8_000_000_000
-"""Every head's maps are for small models: this is the most that one model's may take on disk."""
+"""Most bytes on disk for one model's maps of every head."""
 
 
 def capture_stage(study: Study, models: Models) -> None:
-    """Capture what the samples ask for and the stores lack; without samples, every sequence.
+    """Capture what the samples need and the stores lack; without samples, every sequence.
 
-    In the latter case a study with the setting `continue.scan` gets its verdicts in the same
-    forward; `continue` takes them over.
+    Without samples, a study with `continue.scan` also gets its verdicts from the same forward
+    passes; `continue` takes them over.
     """
     with crews(study, "capture", models) as hold:
         capture_with(study, hold)
 
 
 def capture_with(study: Study, hold: Hold) -> None:
-    """Run the stage with whoever does its blocks."""
+    """Run the stage with the crew that `hold` gives."""
     study.require("sequences")
     settings = study.settings
     halved = study.folder / "maps" / "halved"
@@ -76,7 +77,7 @@ def capture_with(study: Study, hold: Hold) -> None:
 
 
 def damaged_maps(study: Study) -> list[DamagedDataError]:
-    """What is wrong with the stores of a finished study; every shard is read (about 1 GB/s)."""
+    """Errors in the stores of a finished study; reads every shard (about 1 GB/s)."""
     found: list[DamagedDataError] = []
     folders = [path for path in study.folder.glob("maps/*") if (path / META_NAME).is_file()]
     for folder in sorted(folders):
@@ -88,7 +89,7 @@ def damaged_maps(study: Study) -> list[DamagedDataError]:
 
 
 def repair_maps(study: Study, models: Models) -> None:
-    """Capture again what the stores of a finished study have lost, and nothing else."""
+    """Capture again only what the stores of a finished study have lost."""
     wanted = wanted_maps(study)
     n_shards = -(-wanted.height // study.settings.capture.shard_rows)
     with crews(study, "capture", models) as hold:
@@ -99,12 +100,9 @@ def repair_maps(study: Study, models: Models) -> None:
 
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
-    """Capture further rows, here, with every model that the study holds maps of.
+    """Capture more rows here, with every model whose maps the study has.
 
-    Args:
-        study: with the stage done.
-        models: the study's models.
-        wanted: columns `sequence_id`, `suffix`; own suffixes must have been decoded.
+    `wanted` has `sequence_id` and `suffix`; own suffixes must be decoded already.
     """
     hold: Hold = partial(hold_here, study, models)
     for role in captured_roles(study):
@@ -116,33 +114,33 @@ def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
 
 
 def maps_folder(study: Study, role: str) -> Path:
-    """Where the maps of `model` or `reference` stand, or every head's: `model-heads`."""
+    """Folder of the maps of a role: `model`, `reference`, or with all heads `model-heads`."""
     return study.folder / "maps" / role
 
 
 def heads_role(role: str) -> str:
-    """What a role's folder of every head's maps is called."""
+    """Name of the folder with all heads of a role."""
     return f"{role}-heads"
 
 
 def store_roles(settings: StudySettings, role: str) -> list[str]:
-    """The folders that a model's maps go to: pooled, and every head's where that is asked for."""
+    """Folders for a model's maps: pooled, and all heads if the settings ask for them."""
     return [role, heads_role(role)] if settings.capture.per_head else [role]
 
 
 def wants_controls(study: Study) -> bool:
-    """Whether the benchmark sets controls beside the model's maps, of what is sampled."""
+    """True if the benchmark adds controls to the model's maps of the samples."""
     return study.is_done("label") and study.settings.benchmark.controls
 
 
 def captured_roles(study: Study) -> tuple[str, ...]:
-    """The models whose attention a study captures now."""
+    """The models whose attention is to be captured."""
     has_reference = wants_controls(study) and reference_name(study.settings) is not None
     return ("model", "reference") if has_reference else ("model",)
 
 
 def wanted_maps(study: Study) -> pl.DataFrame:
-    """Which sequences are to be captured with which suffix: `sequence_id`, `suffix`, sorted."""
+    """Sequences and suffixes to capture: `sequence_id`, `suffix`, sorted."""
     if study.is_done("label"):
         _check_possible(study)
         rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
@@ -152,7 +150,7 @@ def wanted_maps(study: Study) -> pl.DataFrame:
 
 
 def _check_possible(study: Study) -> None:
-    """Refuse to go on where no taxonomy can be trained; one that can is enough."""
+    """Raise UserError if no taxonomy can be trained."""
     samples = samples_of(study)
     reasons = [
         f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
@@ -160,7 +158,7 @@ def _check_possible(study: Study) -> None:
     if len(reasons) < len(samples):
         return
     if not study.sequences["is_memorized"].any():
-        reasons = [next(iter(samples.values()))["impossible"]]  # the same for all
+        reasons = [next(iter(samples.values()))["impossible"]]  # all have the same reason
     further = len(reasons) - _REASONS_SAID
     more = f" And {further:,} more, see {study.folder}/manifests/label.json." if further > 0 else ""
     said = " ".join(reasons[:_REASONS_SAID])
@@ -168,7 +166,7 @@ def _check_possible(study: Study) -> None:
 
 
 def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings) -> None:
-    """Refuse to store every head where the model or the sample is too large for it."""
+    """Raise UserError if the model or the sample is too large to store every head."""
     if not settings.capture.per_head:
         return
     n_layers, n_heads = facts["n_layers"], facts["n_heads"]
@@ -182,11 +180,9 @@ def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings
 
 
 def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
-    """The tokens that are shown: prefix, then the text's own suffix or the model's continuation.
+    """Tokens shown to the model: prefix, then the text's suffix or the model's own continuation.
 
-    Args:
-        table: the study's sequences.
-        wanted: columns `sequence_id`, `suffix` ("true" or "own").
+    `wanted` has `sequence_id` and `suffix` ("true" or "own").
 
     Returns:
         int32, shape (rows of `wanted`, length), in its order.
@@ -210,7 +206,7 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
 def open_store(
     settings: StudySettings, folder: Path, store: str, facts: dict[str, Any]
 ) -> MapWriter:
-    """Open a folder for the maps of a model with these facts, see `MapWriter`."""
+    """Open a folder for a model's maps, see `MapWriter`."""
     meta = store_meta(settings, store, facts)
     return MapWriter(
         folder,
@@ -223,13 +219,13 @@ def open_store(
 
 
 def missing_shards(writer: MapWriter, wanted: pl.DataFrame) -> list[np.ndarray]:
-    """Rows of `wanted` that a store lacks, a shard at a time."""
+    """Rows of `wanted` that a store lacks, grouped by shard."""
     rows = writer.missing(wanted["sequence_id"].to_numpy(), wanted["suffix"].to_list())
     return [rows[at : at + writer.shard_rows] for at in range(0, len(rows), writer.shard_rows)]
 
 
 def shard_number(rows: np.ndarray, settings: StudySettings) -> int:
-    """Which shard these rows are, whatever of the shards before them is stored already."""
+    """Index of the shard with these rows, whatever is stored already."""
     return int(rows[0]) // settings.capture.shard_rows
 
 
@@ -243,17 +239,11 @@ def fill_store(
     shards: Sequence[np.ndarray],
     verdicts: Path | None,
 ) -> None:
-    """Have shards captured and take them into a store, in order.
+    """Capture shards and add them to a store, in order.
 
-    Args:
-        study: whose settings count.
-        crew: of the model.
-        writer: of the store.
-        store: `model`, `reference` or `...-heads`.
-        table: the study's sequences, continuations of own suffixes with them.
-        wanted: as `wanted_maps` gives it.
-        shards: rows of `wanted`, as `missing_shards` gives them.
-        verdicts: where the verdicts of the same forwards go; only of pooled maps of the model.
+    `store` is `model`, `reference` or `...-heads`; `shards` are rows of `wanted` as from
+    `missing_shards`; `table` must hold the continuations of own suffixes. `verdicts` is the folder
+    for verdicts of the same forward passes, only for the model's pooled maps.
     """
     for error in writer.damaged:
         say(f"Redoing what is damaged: {error}")
@@ -287,7 +277,7 @@ def fill_store(
 
 
 def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> None:
-    """Capture one model's maps of the rows that its stores lack; verdicts with the pooled ones."""
+    """Capture what one model's stores lack; pooled maps record verdicts too."""
     verdicts = verdict_folder(study) if role == "model" else None
     for store in store_roles(study.settings, role):
         writer = open_store(study.settings, maps_folder(study, store), store, crew.facts)
@@ -305,10 +295,10 @@ LOGPROBS = "Log-probabilities"
 
 
 def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
-    """Non-Memo sequences that a scan left without a continuation and that are shown with it.
+    """Blocks of Non-Memo sequences that are shown with a continuation and lack it after a scan.
 
-    Blocks are as long as a shard and do not depend on what is stored: decoding them in one
-    process or in several makes the same batches.
+    Blocks have the length of a shard and do not depend on what is stored, so that the batches are
+    the same in one process or several.
     """
     shard_rows = study.settings.capture.shard_rows
     rows = (
@@ -331,13 +321,13 @@ def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
 
 
 def with_decoded(table: pl.DataFrame, decoded: pl.DataFrame) -> pl.DataFrame:
-    """The table with what `decoding_blocks` found put in."""
+    """The table with the results of `decoding_blocks`."""
     merged = table.join(decoded, on="sequence_id", how="left", suffix="_new", maintain_order="left")
     return merged.with_columns(pl.coalesce(f"{name}_new", name).alias(name) for name in DECODED)
 
 
 def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
-    """The sampled sequences, of whose true suffix log-probabilities are the positive control."""
+    """Blocks of sampled sequences for log-probabilities of true suffixes, a positive control."""
     rows = study.sequences.join(wanted, on="sequence_id", how="semi")
     shard_rows = study.settings.capture.shard_rows
     return [
@@ -347,6 +337,6 @@ def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
 
 
 def _named(kind: str, number: int, rows: pl.DataFrame) -> Block:
-    """A block of rows of the table, with the name of the file that a part keeps it in."""
+    """A block of rows of the table, with the name of its file."""
     name = f"{kind}-{number:06d}.parquet"
     return Block(kind, number, token_matrix(rows), rows.select("sequence_id"), name)

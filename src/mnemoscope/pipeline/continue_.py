@@ -1,6 +1,7 @@
-"""Stage `continue`: which sequences does the model reproduce, and what does it write instead.
+"""Stage `continue`: find which sequences the model reproduces, and what it writes instead.
 
-Works chunk by chunk, each written whole; a killed run goes on with the next one.
+Also takes over verdicts that a capture found in its own forward passes. Each chunk of the table is
+written when done, so a killed run resumes with the next one.
 """
 
 import shutil
@@ -25,20 +26,17 @@ _CHECKING = "Checking scan against decoding"
 def continue_stage(study: Study, models: Models) -> None:
     """Add `is_memorized`, `memorization_score`, `continuation`, `smallest_gap` to the table.
 
-    With the setting `continue.scan` only `is_memorized` and `smallest_gap` are found here;
-    score and continuation stay null until a stage needs them.
+    With `continue.scan` only `is_memorized` and `smallest_gap` are found here; score and
+    continuation stay null until a stage needs them.
     """
     with crews(study, "continue", models) as hold:
         continue_with(study, hold)
 
 
 def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
-    """Run the stage with whoever does its blocks.
+    """Run the stage with the crew that `hold` gives.
 
-    Args:
-        study: with its sequences.
-        hold: gives the crew.
-        check: compare scan and decoding on a draw of `continue.check_rows` sequences.
+    `check` compares scan and decoding on a draw of `continue.check_rows` sequences.
     """
     study.require("sequences")
     refuse_padding(study.sequences, where=str(study.folder))
@@ -76,21 +74,18 @@ def chunk_blocks(study: Study) -> list[Block]:
 
 
 def chunk_folder(study: Study) -> Path:
-    """Where finished chunks of the table wait for the others.
-
-    Named for what decides a chunk, so that a run with other settings does not take it over.
-    """
+    """Folder of finished chunks, named by the settings that decide them."""
     part_rows = study.settings.continue_.part_rows
     return study.folder / "continuation" / f"{study.key('continue')[:12]}-{part_rows}"
 
 
 def chunk_name(start: int) -> str:
-    """What the file of a chunk is called that begins at this row of the table."""
+    """File name of the chunk that starts at this row of the table."""
     return f"part-{start:09d}.parquet"
 
 
 def draw_rows(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
-    """Row numbers, in rising order: up to half memorized, the rest not, filled from either."""
+    """Draw row numbers, sorted: half memorized and half not, as far as there are enough of both."""
     order = np.random.default_rng(_CHECK_SEED).permutation(len(is_memorized))
     memorized, others = order[is_memorized[order]], order[~is_memorized[order]]
     n_memorized = min(len(memorized), max(n_rows // 2, n_rows - len(others)))
@@ -102,10 +97,10 @@ def draw_rows(is_memorized: np.ndarray, n_rows: int) -> np.ndarray:
 
 
 def verdict_folder(study: Study) -> Path | None:
-    """Where a capture is to note its verdicts; None where nobody wants them.
+    """Where a capture records its verdicts; None if they are not wanted.
 
-    They are wanted with the setting `continue.scan`, before labels and verdicts are there. The
-    folder stands beside the chunks of `continue` and goes with them.
+    They are wanted with `continue.scan`, before there are labels and verdicts. The folder is beside
+    the chunks of `continue` and is removed with them.
     """
     settled = study.is_done("continue") or study.is_done("label")
     if settled or not study.settings.continue_.scan:
@@ -114,10 +109,9 @@ def verdict_folder(study: Study) -> Path | None:
 
 
 def hand_over(study: Study, folder: Path) -> None:
-    """Turn the noted verdicts into the chunks that `continue` finds done when it runs.
+    """Turn recorded verdicts into finished chunks of `continue`.
 
-    A chunk of which a verdict is missing (its maps stood in the store before, or the file of its
-    verdicts is torn) is left to the scan.
+    Chunks that lack a verdict (maps stored before, or a torn file) are left to the scan.
     """
     kinds = {"sequence_id": pl.Int64, "is_memorized": pl.Boolean, "smallest_gap": pl.Float32}
     frames = [pl.DataFrame(schema=kinds)]

@@ -1,1 +1,1 @@
-"""The folder that holds a study, its settings, and the models it names."""
+"""A study's folder, its settings, and the models it names."""

@@ -1,7 +1,7 @@
-"""The study: one folder holding all that a run made, with a manifest a stage.
+"""The study: one folder with everything a run made, and a manifest for each stage.
 
 A stage's output is valid for the settings and inputs that made it; the manifest, written last,
-holds their hash. Opening a study with other settings is refused with the difference shown.
+holds their hash. Opening a study with other settings raises an error that shows the difference.
 """
 
 import errno
@@ -37,7 +37,7 @@ TABLE_FILE = "sequences.parquet"
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the flow: what it needs, and which settings decide its output."""
+    """One step of the flow: the stages it needs, and the settings that decide its output."""
 
     name: str
     needs: tuple[str, ...]
@@ -55,7 +55,7 @@ _FIRST_CNN = ("preset", "kernels", "filters", "poolings", "device")
 _TRAIN = tuple(f"train.{key}" for key in _CNN_SETTINGS)
 
 _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_settings", "seed")
-# Settings that came later, each with the value under which a stage gives what it gave without.
+# Settings added later, each with the value that leaves a stage's output as it was before.
 NEUTRAL: dict[str, Any] = {
     "model.device_map": None,
     "sequences.pad": False,
@@ -64,7 +64,7 @@ NEUTRAL: dict[str, Any] = {
     "train.device": "cpu",
     "benchmark.control_taxonomies": None,
     "benchmark.control_settings": 1,
-    "localize.attribution_sequences": 32,  # gradient and guided read all, as ever
+    "localize.attribution_sequences": 32,  # gradient and guided always read all
     "localize.seed": 0,
     "localize.correct_only": True,
     "localize.sanity": True,
@@ -112,7 +112,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of this name; KeyError where there is none."""
+    """The stage of this name; KeyError if there is none."""
     return {stage.name: stage for stage in STAGES}[name]
 
 
@@ -123,7 +123,7 @@ class Study:
     """A study folder: its settings, its table, its stages.
 
     Raises:
-        UserError: the folder is missing or is no study.
+        UserError: the folder is missing or is not a study.
         DamagedDataError: `study.yaml` cannot be read.
     """
 
@@ -133,7 +133,7 @@ class Study:
         self._read_settings()
 
     def _read_settings(self) -> None:
-        """Take settings and record as `study.yaml` has them now."""
+        """Read settings and record from `study.yaml`."""
         path = self.folder / SETTINGS_FILE
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
@@ -145,7 +145,7 @@ class Study:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             self.record: dict[str, Any] = values.pop("record")
-            self.record["models"].keys()  # what the stages rely on
+            self.record["models"].keys()  # must be a mapping
         except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
             raise DamagedDataError(
                 f"{path}: damaged ({type(error).__name__}). Restore it from a copy, "
@@ -160,7 +160,7 @@ class Study:
 
     @classmethod
     def create(cls, folder: Path | str, settings: StudySettings) -> "Study":
-        """Make an empty study in a new or empty folder.
+        """Create an empty study in a new or empty folder.
 
         Raises:
             UserError: the folder holds something else already.
@@ -184,15 +184,15 @@ class Study:
     # -- settings ---------------------------------------------------------------------------
 
     def adopt(self, settings: StudySettings, *, redo: bool = False) -> None:
-        """Take over new settings; a stage already made with others is refused, or made anew.
+        """Adopt new settings; finished stages made with others raise an error or are dropped.
 
         Args:
-            settings: what is wanted now.
-            redo: forget the stages whose settings differ (and what follows them).
+            settings: the new settings.
+            redo: drop the stages whose settings differ, and those that depend on them.
 
         Raises:
             UserError: a finished stage was made with other settings and `redo` is False; or the
-                sequences or the model's name differ, which makes another study.
+                sequences or the model's name differ, which needs a new study.
         """
         for name in self.changed_stages(settings, redo=redo):
             self.forget(name)
@@ -201,7 +201,7 @@ class Study:
         _write_settings(self.folder, settings, self.record)
 
     def changed_stages(self, settings: StudySettings, *, redo: bool = False) -> list[str]:
-        """Finished stages that other settings make anew; arguments and errors as `adopt`."""
+        """Finished stages that new settings would drop; arguments and errors as `adopt`."""
         changed = {
             stage.name: self._differences(stage, settings)
             for stage in STAGES
@@ -218,9 +218,11 @@ class Study:
         return list(changed)
 
     def _drop_unfinished(self, settings: StudySettings) -> None:
-        """Drop what a stage that was stopped half-way made with other settings."""
+        """Drop what an interrupted stage made with other settings."""
         changed = self._differences(stage_named("continue"), settings)
-        if any(not line.startswith("continue.") for line in changed):  # maps know no verdicts
+        if any(
+            not line.startswith("continue.") for line in changed
+        ):  # maps do not depend on verdicts
             self.forget("continue")
         if settings.capture.reference != self.settings.capture.reference:
             self.record["models"].pop("reference", None)
@@ -239,7 +241,7 @@ class Study:
         """Record which model serves a role (`model`, `reference`), see `facts_of`.
 
         Raises:
-            UserError: the study was made by another one, its weights compared.
+            UserError: the study was made with a model of other weights.
         """
         self.check_model(role, facts)
         if self.record["models"].get(role) != facts:
@@ -247,7 +249,7 @@ class Study:
             _write_settings(self.folder, self.settings, self.record)
 
     def check_model(self, role: str, facts: dict[str, Any]) -> None:
-        """Refuse a model that did not make the study; as `remember_model`."""
+        """Raise UserError if the model did not make the study, see `remember_model`."""
         known = self.record["models"].get(role)
         if known and known["fingerprint"] != facts["fingerprint"]:
             raise UserError(
@@ -259,7 +261,7 @@ class Study:
     # -- stages -----------------------------------------------------------------------------
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage says of itself; None when it has not been run."""
+        """The record of a finished stage; None if it has not been run."""
         path = self._manifest_path(stage)
         if not path.is_file():
             return None
@@ -274,7 +276,7 @@ class Study:
         return value
 
     def key(self, stage: str) -> str:
-        """Hash of all that decides a stage's output: its settings and those of what it needs."""
+        """Hash of everything that decides a stage's output: its settings and the stages before."""
         entry = stage_named(stage)
         flat = _flatten(self.settings, entry)
         decisive = {
@@ -289,12 +291,12 @@ class Study:
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
     def is_done(self, stage: str) -> bool:
-        """True when the stage is there and was made with the present settings and inputs."""
+        """True if the stage was made with the current settings and inputs."""
         manifest = self.manifest(stage)
         return manifest is not None and manifest["key"] == self.key(stage)
 
     def require(self, stage: str) -> None:
-        """Refuse to go on when a stage that is needed has not been run; says what runs it."""
+        """Raise UserError if a stage has not been run, with the command that runs it."""
         if not self.is_done(stage):
             raise UserError(
                 f"{self.folder}: stage '{stage}' has not been run. Run "
@@ -303,10 +305,10 @@ class Study:
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Time a stage; after a block that succeeds its manifest is written.
+        """Time a stage, and write its manifest if the block succeeds.
 
         Yields:
-            The manifest's counts, to be filled with plain numbers and strings.
+            The manifest's counts, to fill with plain numbers and strings.
         """
         counts: dict[str, Any] = {}
         started = time.monotonic()
@@ -321,7 +323,7 @@ class Study:
             "versions": versions(),
         }
         write_json(self._manifest_path(stage), value)
-        entry = {  # apart from the manifests, which are to be the same in every run
+        entry = {  # not in the manifests, which must be the same in every run
             "stage": stage,
             "seconds": round(time.monotonic() - started, 3),
             "at": time.strftime("%FT%TZ", time.gmtime()),
@@ -330,9 +332,9 @@ class Study:
             log.write(json.dumps(entry) + "\n")
 
     def forget(self, stage: str) -> None:
-        """Drop a stage's manifest and those of all that follows; with `continue` the maps too.
+        """Drop the manifests of a stage and all that depend on it; with `continue` also the maps.
 
-        CNNs are named by the hash of what made them, so they may stay.
+        CNNs are named by the hash of what made them, so they stay.
         """
         for later in STAGES:
             if stage in later.needs:
@@ -344,7 +346,7 @@ class Study:
             self.record["models"] = {}
 
     def seconds(self) -> dict[str, float]:
-        """Seconds each stage took, summed over the times it was run."""
+        """Seconds each stage took, summed over its runs."""
         path = self.folder / "log.jsonl"
         total: dict[str, float] = {}
         if path.is_file():
@@ -352,7 +354,7 @@ class Study:
                 try:
                     entry = json.loads(line)
                 except ValueError:
-                    continue  # the last line of a process that was killed
+                    continue  # the torn last line of a killed process
                 total[entry["stage"]] = total.get(entry["stage"], 0.0) + entry["seconds"]
         return total
 
@@ -363,18 +365,18 @@ class Study:
 
     @property
     def sequences(self) -> "pl.DataFrame":
-        """The table of sequences with all columns that the stages run so far have added."""
+        """The table of sequences with all columns added by the stages so far."""
         return self.read(TABLE_FILE)
 
     def add_columns(self, columns: "pl.DataFrame") -> None:
-        """Add (or replace) columns of the table of sequences; rows in the same order."""
+        """Add or replace columns of the table of sequences; rows must be in the same order."""
         self.write(TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
 
     def read(self, name: str) -> "pl.DataFrame":
-        """One of the study's Parquet files, read once for as long as its file stays the same.
+        """Read one of the study's Parquet files; cached until the file changes.
 
         Raises:
-            UserError: it is not there yet.
+            UserError: the file does not exist yet.
             DamagedDataError: it cannot be read.
         """
         path = self.folder / name
@@ -386,7 +388,7 @@ class Study:
         if frame is None or known != identity:
             frame = read_parquet(path, remedy=f"delete {self.folder} and run again")
             self._tables[name] = identity, frame
-        return frame.clone()  # what a caller adds to it in place is the caller's
+        return frame.clone()  # so that changes by the caller stay with the caller
 
     def write(self, name: str, frame: "pl.DataFrame") -> None:
         """Write one of the study's Parquet files atomically."""
@@ -397,15 +399,15 @@ class Study:
 
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[None]:
-        """Hold the study for this process, and sweep up what a killed one left.
+        """Lock the study for this process, and clean up after killed ones.
 
-        Settings and record are read again: another process may have changed them since.
+        Settings and record are read again, because another process may have changed them.
 
         Args:
-            shared: other processes that work on parts may hold it too, and nothing is swept up.
+            shared: let other processes that work on parts hold the lock too; clean up nothing.
 
         Raises:
-            UserError: another process holds it (its process id is named).
+            UserError: another process holds the lock (names its process id).
             NoRoomError: the disk is full.
         """
         with hold_folder(self.folder, shared=shared):
@@ -421,7 +423,7 @@ class Study:
 
 @contextmanager
 def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder for this process by a lock that dies with it; errors as `Study.lock`."""
+    """Lock a folder until this process ends; errors as `Study.lock`."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -457,7 +459,7 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a path where a file stands, or a folder with other content."""
+    """Raise UserError for a path that is a file or a folder with other content."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
@@ -465,7 +467,7 @@ def check_free(folder: Path) -> None:
 
 
 def is_study(folder: Path) -> bool:
-    """True when the folder holds a study."""
+    """True if the folder holds a study."""
     return (folder / SETTINGS_FILE).is_file()
 
 
@@ -475,7 +477,7 @@ _LIBRARIES = (
 
 
 def versions(*further: str) -> dict[str, str]:
-    """Versions of what makes the numbers, of these further distributions too."""
+    """Versions of the packages that produce the numbers, and of these further ones."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
 
@@ -494,16 +496,16 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
             flat[head] = values[head]
     if "sequences.split" not in flat:
         return flat
-    if flat["sequences.split"] is None:  # then its settings decide nothing
+    if flat["sequences.split"] is None:  # then split and margin decide nothing
         unused = ("sequences.split", "sequences.margin")
         return {key: value for key, value in flat.items() if key not in unused}
-    # Of a split a study keeps what its samples need, so that these decide the table too.
+    # A split's table depends on what the samples need.
     needed = ("taxonomies", "n_train", "n_eval", "seed")
     return flat | {f"label.{key}": values["label"][key] for key in needed}
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:
-    """Write `study.yaml`: the settings, then what was recorded."""
+    """Write `study.yaml`: the settings, then the record."""
     text = yaml.safe_dump(
         settings.as_dict() | {"record": record}, sort_keys=False, allow_unicode=True, width=100
     )

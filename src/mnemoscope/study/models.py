@@ -1,4 +1,4 @@
-"""The language models of a study, loaded when a stage first needs them and only once."""
+"""The language models of a study, each loaded once when first needed."""
 
 import hashlib
 from pathlib import Path
@@ -13,30 +13,29 @@ from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 
 
 def reference_name(settings: StudySettings) -> str | None:
-    """Name of the reference model: what was asked for, else the embedded model's own, else None."""
+    """Name of the reference model: from the settings, else the embedded model's own, else None."""
     if settings.capture.reference is not None:
         return settings.capture.reference
     return EMBEDDED if settings.model.name == EMBEDDED else None
 
 
 class Models:
-    """Loads the model and its reference on first use; the model may be loaded so already."""
+    """Loads the model and its reference on first use; a loaded model may be passed in."""
 
     def __init__(self, settings: StudySettings, model: LanguageModel | None = None) -> None:
         self.settings = settings
         self._loaded: dict[str, LanguageModel] = {} if model is None else {"model": model}
 
     def model(self, study: Study | None = None) -> LanguageModel:
-        """The model that is looked at; recorded in the study, or compared with its record.
+        """The model under study; recorded in the study, or compared with its record.
 
         Raises:
-            UserError: it cannot be loaded, does not fit the sequences, or is not the one that
-                made the study.
+            UserError: it cannot be loaded, does not fit the sequences, or did not make the study.
         """
         return self._get("model", self.settings.model.name, study)
 
     def reference(self, study: Study | None) -> LanguageModel | None:
-        """The model that never saw the sequences, None when there is none; errors as `model`."""
+        """The model that never saw the sequences, None if there is none; errors as `model`."""
         name = reference_name(self.settings)
         if name is None:
             return None
@@ -46,13 +45,13 @@ class Models:
         return loaded
 
     def alone(self, role: str) -> LanguageModel:
-        """The model of one role, for a worker that serves this role only; not compared."""
+        """The model of one role, for a worker that serves only this role; not compared."""
         name = self.settings.model.name if role == "model" else reference_name(self.settings)
         assert name is not None
         return self._get(role, name, None)
 
     def other(self, name: str) -> LanguageModel:
-        """A further model, a folder or NAME@REVISION, with the same tokenizer; not recorded."""
+        """Another model with the same tokenizer, a folder or NAME@REVISION; not recorded."""
         if name not in self._loaded:
             say(f"Loading {name}")
             loaded = _load("reference", name, self.settings)
@@ -61,7 +60,7 @@ class Models:
         return self._loaded[name]
 
     def tokenizer(self) -> Any:
-        """The tokenizer alone, without loading weights that are not needed."""
+        """The tokenizer, without loading weights."""
         if "model" in self._loaded:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
@@ -70,7 +69,7 @@ class Models:
         return load_tokenizer(folder, revision=self.settings.model.revision)
 
     def check_reference(self) -> None:
-        """Refuse a reference that is not there or has another tokenizer, without its weights."""
+        """Raise UserError if the reference is missing or has another tokenizer, without weights."""
         name = reference_name(self.settings)
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
             folder, revision = _split_revision(name)
@@ -88,7 +87,7 @@ class Models:
 
 
 def _refuse_none(name: str) -> None:
-    """Say that there is no model where the settings say so."""
+    """Raise UserError if the settings name no model."""
     if name == NO_MODEL:
         raise UserError(
             f"model.name '{NO_MODEL}': this needs a language model, and the study has none. Found "
@@ -97,7 +96,6 @@ def _refuse_none(name: str) -> None:
 
 
 def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
-    """Load one model as the settings say."""
     wanted = settings.model
     source, revision = name, wanted.revision
     if role == "reference":
@@ -116,7 +114,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
 
 
 def _split_revision(name: str) -> tuple[str, str | None]:
-    """A reference's name and hub revision from `NAME@REVISION`; a path that is there is no such."""
+    """Split `NAME@REVISION` into name and revision; an existing path has no revision."""
     if Path(name).exists() or "@" not in name:
         return name, None
     source, _, revision = name.rpartition("@")
@@ -131,7 +129,7 @@ def _embedded_folder(role: str) -> Path:
 
 
 def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
-    """What a study records of a model (plain values)."""
+    """What a study records about a model, as plain values."""
     return {
         "name": name,
         "revision": loaded.revision,
@@ -148,13 +146,13 @@ def facts_of(loaded: LanguageModel, name: str) -> dict[str, Any]:
 
 
 def vocabulary_of(loaded: LanguageModel) -> str:
-    """SHA-256 of what each token id of a model means."""
+    """SHA-256 of a model's vocabulary."""
     pairs = sorted(loaded.tokenizer.get_vocab().items())
     return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
 
 def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str) -> None:
-    """Refuse a reference that has the very weights of the model."""
+    """Raise UserError if the reference has the same weights as the model."""
     if fingerprint == model_fingerprint:
         raise UserError(
             f"{name}: has the very weights of {model}, so it saw whatever that saw. "
@@ -163,13 +161,13 @@ def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str
 
 
 def _check_same_tokens(model: LanguageModel, name: str, tokenizer: Any) -> None:
-    """Refuse a reference model whose token ids mean something else."""
+    """Raise UserError if the token ids of a reference have other meanings."""
     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise other_tokens(name, model.name)
 
 
 def other_tokens(name: str, model: str) -> UserError:
-    """The refusal of a reference whose token ids mean something else."""
+    """The error for a reference whose token ids have other meanings."""
     return UserError(
         f"{name}: another tokenizer than {model}'s, so the same ids would be another text. Choose "
         "a model of the same family."

@@ -1,4 +1,4 @@
-"""What a name stands for, before torch is loaded: a shipped study, a model, a source of texts."""
+"""Look up names before torch is loaded: shipped studies, models, sources of texts."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,18 +9,15 @@ from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped study files, without ending, sorted."""
+    """Names of the shipped study files, without suffix, sorted."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
 def shipped_path(name: str) -> Path:
-    """The shipped study file of this name.
-
-    Args:
-        name: with or without `.yaml`.
+    """The shipped study file of this name, with or without `.yaml`.
 
     Raises:
-        UserError: none has this name; says the nearest and all.
+        UserError: no such study; lists all and the nearest.
 
     >>> shipped_path("pythia-12b.yaml").name
     'pythia-12b.yaml'
@@ -36,10 +33,7 @@ def shipped_path(name: str) -> Path:
 
 
 def find_study_file(given: Path) -> Path:
-    """A user's own file where it is there or where a path was written, else a shipped one.
-
-    Args:
-        given: what stands on the command line; a name without a folder may be a shipped study's.
+    """The user's file if it exists or has a folder, else the shipped study of this name.
 
     Raises:
         UserError: a bare name that is neither a file here nor a shipped study.
@@ -56,10 +50,9 @@ _SHIPPED = (EMBEDDED, NO_MODEL)
 
 
 def check_names(settings: StudySettings) -> None:
-    """Refuse names that stand for nothing; what they hold is checked when it is read.
+    """Raise UserError if the model, reference or source of sequences does not exist.
 
-    Raises:
-        UserError: no such model, reference or source of sequences.
+    Their content is checked when it is read.
     """
     from mnemoscope.data.published_split import HUB_NAME
 
@@ -74,7 +67,7 @@ def check_names(settings: StudySettings) -> None:
 
 
 def _check_reference(name: str) -> None:
-    """A reference may be NAME@REVISION; a path that is there is no such."""
+    """Check a reference; it may be NAME@REVISION unless that is an existing path."""
     stem, at, revision = name.rpartition("@")
     if at and not Path(name).exists():
         check_model(stem, revision)

@@ -1,6 +1,6 @@
-"""Settings of a study: one model a stage, the same fields for the YAML file and for the flags.
+"""Settings of a study: one model per stage, with the same fields in the YAML file and as flags.
 
-Precedence: flag, file, default. Unknown keys are refused with the nearest known one.
+Flags override the file, which overrides defaults. Unknown keys raise an error with the nearest one.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from mnemoscope.lm.hub import check_device_name
 
 EMBEDDED = "embedded"
 NO_MODEL = "none"
-"""Name of the model of a study that has none: a split read for its labels and features alone."""
+"""Model name of a study without a model, of a split's labels and features alone."""
 PRASHANTH_NAME = "Non-Memo, Recite[5], Reconstruct, Recollect"
 PAPER_NAME = "Non-Memo, Guess, Recall"
 
@@ -28,7 +28,7 @@ _Device = Annotated[str, AfterValidator(_device_name)]
 
 
 class _Settings(BaseModel):
-    """Refuses keys it does not know."""
+    """Forbids unknown keys."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
@@ -373,7 +373,7 @@ class StudySettings(_Settings):
     search: SearchSettings = Field(default_factory=SearchSettings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, keys as they stand in the YAML file."""
+        """Plain values, with the keys of the YAML file."""
         return self.model_dump(mode="json", by_alias=True)
 
 
@@ -381,11 +381,11 @@ def load_settings(path: Path | str) -> StudySettings:
     """Read a study's YAML file.
 
     Args:
-        path: a YAML file as `mnemoscope init` writes it.
+        path: a YAML file as written by `mnemoscope init`.
 
     Raises:
-        UserError: missing or unreadable file, no YAML, unknown key (with the nearest known one),
-            or a value out of its range.
+        UserError: missing or unreadable file, invalid YAML, unknown key (with the nearest known
+            one), or a value out of range.
     """
     path = Path(path)
     try:
@@ -400,18 +400,16 @@ def load_settings(path: Path | str) -> StudySettings:
     if values is None:
         values = {}
     if isinstance(values, dict):
-        values.pop("record", None)  # a study.yaml is a settings file too
+        values.pop("record", None)  # study.yaml is a settings file with a record
     else:
         raise UserError(f"{path}: wants 'key: value' lines. See 'mnemoscope init'.")
     return parse_settings(values, where=str(path))
 
 
 def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
-    """Check plain values and fill in the defaults.
+    """Validate a nested mapping, one entry per stage, and fill in the defaults.
 
-    Args:
-        values: nested mapping, one entry a stage.
-        where: what to name in an error (a file, or "flags").
+    `where` is what an error names: a file, or "flags".
 
     Raises:
         UserError: unknown key, wrong type or range.
@@ -423,7 +421,7 @@ def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
 
 
 def _first_problem(error: ValidationError, where: str) -> str:
-    """One line for the first thing that is wrong."""
+    """One line about the first error."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
@@ -446,7 +444,7 @@ def _known_keys(location: list[str]) -> list[str]:
 
 
 def settings_template(settings: StudySettings | None = None) -> str:
-    """A YAML file with every setting, its default and one line on what it does."""
+    """A YAML file with every setting, its default and one line that explains it."""
     settings = settings or StudySettings()
     values = settings.as_dict()
     lines = ["# A mnemoscope study. Run it with: mnemoscope run THIS_FILE -o STUDY", ""]

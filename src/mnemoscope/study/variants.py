@@ -29,7 +29,7 @@ class Variant:
         suffix: appended to the taxonomy's name in every table of the study.
         title: which sequences, in a few words.
         note: what is special about them, empty for the main one.
-        match: column whose values are equally frequent in every class, None for none.
+        match: column whose values are equally frequent in every class, or None.
         non_memo_suffix: what Non-Memo sequences show after the prefix: `own` or `true`.
         split: how training and evaluation are kept apart: `group` or `row`.
     """
@@ -43,7 +43,7 @@ class Variant:
 
 
 def variants(settings: LabelSettings) -> list[Variant]:
-    """The main choice of sequences, then the repetitions that the settings ask for."""
+    """The main choice of sequences, then the repetitions in the settings."""
     own, split = settings.non_memo_suffix, settings.split
     found = [Variant("", "all sequences", "", None, own, split)]
     if settings.both_suffixes:
