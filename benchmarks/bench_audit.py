@@ -249,10 +249,14 @@ def ask_fold(lm, reference, asked, others, n_sequences):
         "is_trained": is_trained[rows],
         "rule": np.array([one.verdict == "recall" for one in rulings]),
         "rouge": -np.array([max(one.rouge_l, one.rouge_3) for one in rulings]),
-        "score": np.array([one.reference_score for one in found]),
-        "ratio": np.array([sum(one.logprobs) - sum(one.reference_logprobs) for one in found]),
-        "gain": np.array([one.prior.gain for one in found]),
-        "needs_own": np.array([2 * one.prior.n_reproduced < one.prior.n_prefixes for one in found]),
+        "score": np.array([one["reference_score"] for one in found]),
+        "ratio": np.array(
+            [sum(one["token_logprobs"]) - sum(one["reference_logprobs"]) for one in found]
+        ),
+        "gain": np.array([one["prior_gain"] for one in found]),
+        "needs_own": np.array(
+            [2 * one["prior_reproduced"] < one["prior_prefixes"] for one in found]
+        ),
         "probability": ask_cnns(lm, others, windows),
     }
 

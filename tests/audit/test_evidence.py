@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mnemoscope.audit.documents import Tokens
 from mnemoscope.audit.evidence import (
-    SpanEvidence,
     compare_prefixes,
     find_priors,
     other_prefixes,
@@ -135,22 +134,10 @@ def test_other_prefixes_come_from_other_documents_and_stay_the_same():
 def row_of(rule, *, probability=None, reference=None):
     """A span's row; `reference` is the share of tokens that the reference gets right."""
     hit = Hit(0, 4, 1.0, [1, 2, 3, 4], (4, 8), Ruling(rule, "because", 0.0, 0.0, False, False))
-    evidence = SpanEvidence(
-        window=[0] * 8,
-        suffix_pieces=list("abcd"),
-        continuation_pieces=list("abcd"),
-        logprobs=[-0.1] * 4,
-        sampling_logprob=-0.4,
-        tries=2,
-        alternatives=[[]] * 4,
-        alone_logprobs=[-1.0] * 4,
-        prior=None,
-        reference_score=reference,
-        reference_logprobs=None if reference is None else [-2.0] * 4,
-        probability=probability,
-    )
+    asked = dict.fromkeys(("prior_prefixes", "prior_reproduced"))
+    asked |= {"reference_score": reference, "probability": probability}
     span = Span(4, 8, rule, hit, 1, 4, False)
-    return span_row(span, evidence, threshold=0.9)
+    return span_row(span, asked, threshold=0.9)
 
 
 @pytest.mark.parametrize("rule", ["guess", "recall"])

@@ -156,7 +156,7 @@ def test_parts_of_other_documents_are_not_used(tmp_path, audited, new_text, monk
     monkeypatch.setattr("mnemoscope.audit.run.write_audit", dies)
     with pytest.raises(KeyboardInterrupt):
         audited(tmp_path, new_text(1, 80))
-    assert list((tmp_path / "out" / "parts").glob("windows-*"))
+    assert list((tmp_path / "out" / "parts").rglob("windows-*"))
     monkeypatch.undo()
     record, _ = audited(tmp_path, new_text(2, 80))
     assert record["summary"]["windows"] > 0

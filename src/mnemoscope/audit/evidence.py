@@ -6,7 +6,6 @@ reference model and the CNNs of a study. The table of spans holds it, a row a sp
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -122,7 +121,13 @@ class Beside(NamedTuple):
 
 
 class Judge(Protocol):
-    """What the evidence asks of a model; see `run.Writer`."""
+    """What the evidence asks of a model; `run.Writer` is the whole of it.
+
+    Attributes:
+        settings: of the audit.
+        tokens: of the documents, or the words that stand for them.
+        tokenizer: gives their text.
+    """
 
     settings: AuditSettings
     tokenizer: Any
@@ -155,47 +160,16 @@ class Prior(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True)
-class SpanEvidence:
-    """What was asked about the window that speaks for a span; S tokens of the suffix.
-
-    A model behind an API does not tell everything: what it does not tell is None.
-
-    Attributes:
-        window: token ids of the window.
-        suffix_pieces: text of each token of the suffix.
-        continuation_pieces: text of each token that the model wrote.
-        logprobs: log-probability of each token of the suffix, nats.
-        sampling_logprob: log-probability of sampling the suffix in one try.
-        tries: tries needed, None: it does not come out.
-        alternatives: for each token the likeliest tokens as text and log-probability.
-        alone_logprobs: log-probabilities without the prefix; the first may be NaN.
-        prior: None where it was not asked.
-        reference_score: share of matching tokens of the reference model, None without one.
-        reference_logprobs: as `logprobs`, of the reference model.
-        probability: that it is Recall, as the CNNs say; None where none says anything.
-    """
-
-    window: list[int]
-    suffix_pieces: list[str]
-    continuation_pieces: list[str]
-    logprobs: list[float] | None
-    sampling_logprob: float | None
-    tries: int | None
-    alternatives: Choices | None
-    alone_logprobs: list[float] | None
-    prior: Prior | None
-    reference_score: float | None
-    reference_logprobs: list[float] | None
-    probability: float | None = None
-
-
-def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
     """Ask about the window that speaks for each span.
 
     Args:
         model: the audited model.
         spans: number of the document and the span.
+
+    Returns:
+        For each span the columns of `SPAN_COLUMNS` that the models answer; what a model behind an
+        API does not tell is None.
 
     Source: the chance of one try is that of probabilistic discoverable extraction, Hayes et al.,
         arXiv 2410.19482.
@@ -211,37 +185,57 @@ def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[Spa
         alone = model.judge(suffixes)
         others = [other_prefixes(model.tokens, place, settings) for place in places]
         priors = find_priors(model, windows, own.logprobs.sum(axis=1), others)
-    beside = model.beside(windows)
+    scores, beside, probabilities = model.beside(windows)
     found = []
     for row, one in enumerate(written):
-        logprobs, chance, choices = one.logprobs, None, one.choices
+        logprobs, chance, choices, ratio = one.logprobs, None, one.choices, None
         if own is not None:
             logprobs, chance = own.logprobs[row].tolist(), float(own.sampling[row])
             choices = own.choices(row)
         elif logprobs is not None:
             # Of the pieces of words the product is that of the tokens, as the model wrote them.
             chance = float(math.fsum(logprobs))
+        if logprobs is not None and beside is not None:
+            ratio = float((np.array(logprobs) - beside[row]).mean())
+        prior = priors[row]
         found.append(
-            SpanEvidence(
-                window=windows[row].tolist(),
-                suffix_pieces=token_texts(model.tokenizer, suffixes[row]),
-                continuation_pieces=one.pieces,
-                logprobs=logprobs,
-                sampling_logprob=chance,
-                tries=None if chance is None else tries_needed(chance, settings.probability),
-                alternatives=choices,
-                alone_logprobs=None if alone is None else alone.logprobs[row].tolist(),
-                prior=priors[row],
-                reference_score=None if beside.scores is None else float(beside.scores[row]),
-                reference_logprobs=_row(beside.logprobs, row),
-                probability=beside.probabilities[row],
-            )
+            {
+                "window_tokens": windows[row].tolist(),
+                "suffix_pieces": token_texts(model.tokenizer, suffixes[row]),
+                "continuation_pieces": one.pieces,
+                "token_logprobs": logprobs,
+                "alternatives": choices,
+                "extraction_logprob": chance,
+                "extraction_probability": None if chance is None else float(np.exp(chance)),
+                "tries": None if chance is None else tries_needed(chance, settings.probability),
+                **_perplexities(logprobs, None if alone is None else alone.logprobs[row]),
+                "prior_gain": prior and prior.gain,
+                "prior_reproduced": prior and prior.n_reproduced,
+                "prior_prefixes": prior and prior.n_prefixes,
+                "prior_source": prior and prior.source,
+                "log_likelihood_ratio": ratio,
+                "reference_score": None if scores is None else float(scores[row]),
+                "reference_logprobs": None if beside is None else beside[row].tolist(),
+                "probability": probabilities[row],
+            }
         )
     return found
 
 
-def _row(values: npt.NDArray[np.float64] | None, row: int) -> list[float] | None:
-    return None if values is None else values[row].tolist()
+def _perplexities(
+    own: list[float] | None, alone: npt.NDArray[np.float64] | None
+) -> dict[str, float]:
+    """With and without the prefix, over the tokens that both know."""
+    if own is None:
+        return {}
+    values = np.array(own)
+    if alone is None:
+        return {"perplexity": float(np.exp(-values.mean()))}
+    both = ~np.isnan(alone)
+    return {
+        "perplexity": float(np.exp(-values[both].mean())),
+        "perplexity_without_prefix": float(np.exp(-alone[both].mean())),
+    }
 
 
 def tries_needed(sampling_logprob: float, probability: float) -> int | None:
@@ -360,7 +354,7 @@ def span_table(
     documents: Sequence[Document],
     tokens: Sequence[Tokens],
     spans: Sequence[tuple[int, Span]],
-    evidence: Sequence[SpanEvidence],
+    evidence: Sequence[dict[str, Any]],
     settings: AuditSettings,
 ) -> pl.DataFrame:
     """The table of spans with what was asked about each; columns `SPAN_COLUMNS`."""
@@ -370,7 +364,7 @@ def span_table(
         start, end = character_range(own, span.first, span.last)
         window_start, window_end = character_range(own, first, first + settings.length)
         suffix_start = int(own.starts[first + settings.prefix])
-        places = {
+        row = span_row(span, one, threshold=settings.threshold) | {
             "document": document.name,
             "start": start,
             "end": end,
@@ -380,28 +374,40 @@ def span_table(
             "text": document.text[start:end],
             "prefix_text": document.text[window_start:suffix_start],
         }
-        rows.append(span_row(span, one, threshold=settings.threshold) | places)
+        rows.append(row)
     return pl.DataFrame(rows, schema=SPAN_COLUMNS)
 
 
-def span_row(span: Span, evidence: SpanEvidence, *, threshold: float) -> dict[str, Any]:
+def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[str, Any]:
     """What the windows of a span and the models say, and the verdict that follows.
+
+    The verdict is the rule's; where CNN and reference were asked too, that of two of the three.
+    docs/audit.md, "Which ground is right?", measures both.
 
     Args:
         span: the span.
-        evidence: of its window.
+        evidence: of its window, from `gather_evidence`.
         threshold: share of matching tokens from which on a text counts as reproduced.
     """
     hit, ruling = span.hit, span.hit.ruling
-    own, reference, prior = evidence.logprobs, evidence.reference_logprobs, evidence.prior
-    chance, score = evidence.sampling_logprob, evidence.reference_score
-    copied = "; all that the model writes stands in the prefix already" if span.is_copied else ""
-    ratio = None
-    if own is not None and reference is not None:
-        ratio = float((np.array(own) - reference).mean())
-    row = dict.fromkeys(SPAN_COLUMNS) | {
-        "verdict": span.verdict,
-        "reason": ruling.reason + copied,
+    score, probability = evidence["reference_score"], evidence["probability"]
+    reproduces = None if score is None else score >= threshold - 1e-9
+    reference = None if reproduces is None else (GUESS if reproduces else RECALL)
+    cnn = None if probability is None else (RECALL if probability >= 0.5 else GUESS)
+    # What comes out after half of the other prefixes or more needs none of its own. That it does
+    # need its own says little (docs/audit.md), so the prior never says recall.
+    n_others = evidence["prior_prefixes"]
+    comes_anyway = n_others is not None and 2 * evidence["prior_reproduced"] >= n_others
+    prior = GUESS if comes_anyway else None
+    verdict, reason = span.verdict, ruling.reason
+    if span.is_copied:
+        reason += "; all that the model writes stands in the prefix already"
+    if cnn is not None and cnn == reference != verdict:
+        verdict = cnn
+        reason = f"CNN and reference model both say {cnn}, against the rule: {ruling.reason}"
+    return dict.fromkeys(SPAN_COLUMNS) | {
+        "verdict": verdict,
+        "reason": reason,
         "tokens": span.last - span.first,
         "score": hit.score,
         "common_prefix": hit.common,
@@ -414,64 +420,11 @@ def span_row(span: Span, evidence: SpanEvidence, *, threshold: float) -> dict[st
         "is_repeating": ruling.is_repeating,
         "window_token": hit.first,
         "continuation_tokens": hit.continuation,
-        "extraction_logprob": chance,
-        "extraction_probability": None if chance is None else float(np.exp(chance)),
-        "tries": evidence.tries,
-        "prior_gain": prior and prior.gain,
-        "prior_reproduced": prior and prior.n_reproduced,
-        "prior_prefixes": prior and prior.n_prefixes,
-        "prior_source": prior and prior.source,
-        "log_likelihood_ratio": ratio,
-        "reference_reproduces": None if score is None else score >= threshold - 1e-9,
-        "reference_score": score,
-        "reference_logprobs": reference,
-        "probability": evidence.probability,
-        "window_tokens": evidence.window,
-        "suffix_pieces": evidence.suffix_pieces,
-        "continuation_pieces": evidence.continuation_pieces,
-        "token_logprobs": own,
-        "alternatives": evidence.alternatives,
-    }
-    return row | _perplexities(own, evidence.alone_logprobs) | _grounds(row, ruling, prior)
-
-
-def _perplexities(own: list[float] | None, alone: list[float] | None) -> dict[str, float]:
-    """With and without the prefix, over the tokens that both know."""
-    if own is None:
-        return {}
-    values = np.array(own)
-    if alone is None:
-        return {"perplexity": float(np.exp(-values.mean()))}
-    others = np.array(alone)
-    both = ~np.isnan(others)
-    return {
-        "perplexity": float(np.exp(-values[both].mean())),
-        "perplexity_without_prefix": float(np.exp(-others[both].mean())),
-    }
-
-
-def _grounds(row: dict[str, Any], ruling: Any, prior: Prior | None) -> dict[str, Any]:
-    """What each ground says by itself, whether they differ, and the verdict.
-
-    The verdict is the rule's; where CNN and reference were asked too, that of two of the three.
-    docs/audit.md, "Which ground is right?", measures both.
-    """
-    # What comes out after half of the other prefixes or more needs none of its own. That it does
-    # need its own says little (docs/audit.md), so the prior never says recall.
-    comes_anyway = prior is not None and 2 * prior.n_reproduced >= prior.n_prefixes
-    reproduces, probability = row["reference_reproduces"], row["probability"]
-    prior_says = GUESS if comes_anyway else None
-    reference = None if reproduces is None else (GUESS if reproduces else RECALL)
-    cnn = None if probability is None else (RECALL if probability >= 0.5 else GUESS)
-    found = {
+        "reference_reproduces": reproduces,
         "rule_says": ruling.verdict,
-        "prior_says": prior_says,
+        "prior_says": prior,
         "reference_says": reference,
         "cnn_says": cnn,
-        "grounds_disagree": len({row["verdict"], prior_says, reference, cnn} - {None}) > 1,
+        "grounds_disagree": len({span.verdict, prior, reference, cnn} - {None}) > 1,
+        **evidence,
     }
-    if cnn is not None and cnn == reference != row["verdict"]:
-        found["verdict"] = cnn
-        of_rule = f"CNN and reference model both say {cnn}, against the rule"
-        found["reason"] = f"{of_rule}: {ruling.reason}"
-    return found

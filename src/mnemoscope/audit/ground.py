@@ -52,11 +52,16 @@ from mnemoscope.study.settings import (
 )
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy
 
-# What a study's CNNs say of a passage: the calibrated probability that it is Recall.
-
 USABLE_POOLINGS = ("mean", "max", "both")
 """Poolings that the audited model alone gives; every head and a reference's maps are not kept."""
 
+ENOUGH_A_CLASS = 40
+"""Held-out sequences of each class that a calibration and its measurement take at least."""
+
+MEMORIZED_A_CLASS = 3 * ENOUGH_A_CLASS
+"""Of a study that `--study auto` makes: 80 to train on, and 40 to calibrate and to measure with."""
+
+_GROUPS_A_CLASS = 4  # for a choice among calibrations within every fold
 _LEAST = 1e-7  # a float32 softmax gives 0 below
 
 
@@ -87,59 +92,35 @@ def recall_probabilities(
     *,
     batch_size: int,
 ) -> list[float | None]:
-    """Ask the CNNs about windows.
+    """Calibrated probability of Recall, against Guess, of each window.
 
     Args:
-        ground: None, or one without calibration, says nothing.
+        ground: None, or one without calibration, says nothing: None for each.
         lm: the audited model.
         windows: token ids, shape (n, length), of the length that the CNNs were trained on.
         batch_size: windows a forward.
-
-    Returns:
-        Calibrated probability of Recall, against Guess, of each window; None where nothing is
-        said.
     """
     if ground is None or ground.calibration is None or not len(windows):
         return [None] * len(windows)
-    maps = _capture(lm, windows, batch_size)
-    softmax = [predict_logits(one, _seen_by(one, maps)).softmax(dim=1) for one in ground.cnns]
+    packed: dict[str, list[torch.Tensor]] = {"mean": [], "max": []}
+    for batch in capture_pooled(lm, windows, batch_size=batch_size):
+        # At the precision in which a study keeps them.
+        packed["mean"].append(pack_triangle(batch.mean).cpu().to(torch.float16))
+        packed["max"].append(pack_triangle(batch.max).cpu().to(torch.float16))
+    maps: dict[str, MapSource] = {one: TensorMaps(torch.cat(rows)) for one, rows in packed.items()}
+    maps["both"] = StackedMaps(maps["mean"], maps["max"])
+    softmax = [predict_logits(one, maps[one.setting.pooling]).softmax(dim=1) for one in ground.cnns]
     average = torch.stack(softmax).mean(dim=0).double().numpy()
-    odds = log_odds(average, guess=ground.guess, recall=ground.recall)
+    odds = _log_odds(average, ground.guess, ground.recall)
     return [float(value) for value in apply_calibration(ground.calibration, odds)]
 
 
-def log_odds(
-    probabilities: npt.NDArray[np.float64], *, guess: int, recall: int
+def _log_odds(
+    probabilities: npt.NDArray[np.float64], guess: int, recall: int
 ) -> npt.NDArray[np.float64]:
     """Log-odds of Recall against Guess from class probabilities (n, classes); shape (n,)."""
     kept = np.maximum(np.asarray(probabilities, dtype=np.float64), _LEAST)
     return np.asarray(np.log(kept[:, recall]) - np.log(kept[:, guess]))
-
-
-def _capture(
-    lm: LanguageModel, windows: npt.NDArray[np.int32], batch_size: int
-) -> dict[str, MapSource]:
-    """Maps by pooling, at the precision in which a study keeps them."""
-    packed: dict[str, list[torch.Tensor]] = {"mean": [], "max": []}
-    for batch in capture_pooled(lm, windows, batch_size=batch_size):
-        packed["mean"].append(pack_triangle(batch.mean).cpu().to(torch.float16))
-        packed["max"].append(pack_triangle(batch.max).cpu().to(torch.float16))
-    return {pooling: TensorMaps(torch.cat(rows)) for pooling, rows in packed.items()}
-
-
-def _seen_by(cnn: TrainedCnn, maps: dict[str, MapSource]) -> MapSource:
-    """The maps that one CNN looks at."""
-    if cnn.setting.pooling == "both":
-        return StackedMaps(maps["mean"], maps["max"])
-    return maps[cnn.setting.pooling]
-
-
-# Take from a finished study what an audit asks of it: trained CNNs and their calibration.
-
-ENOUGH_A_CLASS = 40
-"""Held-out sequences of each class that a calibration and its measurement take at least."""
-
-_GROUPS_A_CLASS = 4  # for a choice among calibrations within every fold
 
 
 def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
@@ -170,16 +151,7 @@ def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) ->
 
 
 def check_windows(name: str, length: int, settings: AuditSettings) -> None:
-    """Refuse an audit whose windows are not those of a study.
-
-    Args:
-        name: what the user called the study.
-        length: tokens of its sequences.
-        settings: of the audit.
-
-    Raises:
-        UserError: windows of another length, or in a chat.
-    """
+    """Refuse an audit whose windows are not the `length` tokens of a study, or stand in a chat."""
     half = length // 2
     if (settings.prefix, settings.suffix) != (half, half):
         raise UserError(
@@ -200,12 +172,14 @@ def read_ground(study: Study) -> CnnGround:
 
     Returns:
         The ground; without CNNs, and with its reason, where they cannot give a probability.
-
-    Raises:
-        DamagedDataError: a file of the study cannot be read.
     """
+    by_rule = (
+        dict(entry["counts"])
+        for entry in samples_of(study).values()
+        if _match(entry["taxonomy"]) is not None
+    )
     facts: dict[str, Any] = {"study": str(study.folder), "taxonomy": None, "reason": None}
-    facts["sequences"] = _counts_by_rule(study)
+    facts["sequences"] = next(by_rule, {})
     found = _find_sample(study)
     if isinstance(found, str):
         return CnnGround(facts | {"reason": found})
@@ -214,30 +188,45 @@ def read_ground(study: Study) -> CnnGround:
     usable = [job for job in jobs if job.setting and job.setting.pooling in USABLE_POOLINGS]
     usable = [job for job in usable if load_outcome(job).facts["did_train"]]
     if not usable:
-        return CnnGround(facts | {"reason": _why_no_cnn(jobs)})
+        reason = (
+            "the study's CNNs did not train: on their own training sequences they are at chance"
+        )
+        poolings = {job.setting.pooling for job in jobs if job.setting}
+        if not poolings & set(USABLE_POOLINGS):
+            seen = ", ".join(sorted(poolings))
+            reason = f"the study's CNNs see {seen}, an audit gives mean and max"
+        return CnnGround(facts | {"reason": reason})
     rows = _evaluation_rows(study, found, usable)
-    if not _is_enough(rows):
-        return CnnGround(facts | {"reason": _why_too_few(rows)})
-    odds, truth = rows["odds"].to_numpy(), rows["is_recall"].to_numpy()
+    odds, truth, groups = (rows[one].to_numpy() for one in ("odds", "is_recall", "group"))
+    held = {"n_guess": int((~truth).sum()), "n_recall": int(truth.sum())}
+    n_groups = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"].to_list()
+    if min(held.values()) < ENOUGH_A_CLASS or min(n_groups) < _GROUPS_A_CLASS:
+        reason = (
+            f"too few held-out sequences: {held['n_guess']} Guess and {held['n_recall']} Recall; "
+            f"calibration and its measurement want {ENOUGH_A_CLASS} of either, in at least "
+            f"{_GROUPS_A_CLASS} groups of near duplicates"
+        )
+        return CnnGround(facts | {"reason": reason})
     if fit_calibration(odds, truth, "temperature").temperature == math.inf:
         return CnnGround(facts | {"reason": "on held-out sequences its CNNs are at chance"})
-    choice = choose_calibration(odds, truth, rows["group"].to_numpy())
-    chosen = asdict(choice.calibration) | {"brier_by_method": choice.brier}
+    choice = choose_calibration(odds, truth, groups)
+    # Probabilities that the sequences had no part in, and those without a calibration.
+    said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
     facts |= {
         "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
-        "calibration": chosen | _counts(rows),
-        "measured": _measure(rows) | _counts(rows),
+        "calibration": asdict(choice.calibration) | {"brier_by_method": choice.brier} | held,
+        "measured": {
+            "auc": float(roc_auc_score(truth, odds)),
+            "ece": ece(said, truth),
+            "brier": brier(said, truth),
+            "ece_uncalibrated": ece(raw, truth),
+            "brier_uncalibrated": brier(raw, truth),
+            "bins": [one._asdict() for one in reliability(said, truth)],
+            **held,
+        },
     }
     cnns = tuple(load_cnn(job.cnn_path) for job in usable)
     return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
-
-
-def _counts_by_rule(study: Study) -> dict[str, int]:
-    """How many sequences of the study are of each class of the paper's taxonomy."""
-    for entry in samples_of(study).values():
-        if _match(entry["taxonomy"]) is not None:
-            return dict(entry["counts"])
-    return {}
 
 
 class _Found(NamedTuple):
@@ -291,14 +280,6 @@ def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Foun
     return _Found(sample, guess, recall)
 
 
-def _why_no_cnn(every: list[Job]) -> str:
-    """Why none of the trained CNNs can be asked."""
-    poolings = {job.setting.pooling for job in every if job.setting}
-    if not poolings & set(USABLE_POOLINGS):
-        return f"the study's CNNs see {', '.join(sorted(poolings))}, an audit gives mean and max"
-    return "the study's CNNs did not train: on their own training sequences they are at chance"
-
-
 def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFrame:
     """Memorized evaluation sequences: `group`, `is_recall`, `odds` (averaged over the CNNs)."""
     asked = pl.DataFrame(
@@ -311,7 +292,10 @@ def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFra
     said = said.filter(pl.col("epoch") == pl.col("epoch").max())  # the final weights
     said = said.join(asked, on=["setting", "seed"], how="semi")
     said = said.group_by("sequence_id", maintain_order=True).agg("probabilities")
-    odds = [_odds(one, found) for one in said["probabilities"].to_list()]
+    odds = [
+        float(_log_odds(np.array(one).mean(axis=0)[None], found.guess, found.recall)[0])
+        for one in said["probabilities"].to_list()  # of each CNN those of the classes
+    ]
     rows = study.read(SAMPLES_FILE).filter(
         pl.col("sample") == found.sample,
         pl.col("split") == "eval",
@@ -325,55 +309,6 @@ def _evaluation_rows(study: Study, found: _Found, jobs: list[Job]) -> pl.DataFra
         maintain_order="left",
     )
     return joined.select("group", is_recall, "odds")
-
-
-def _odds(probabilities: list[list[float]], found: _Found) -> float:
-    """Log-odds of one sequence, its class probabilities averaged over the CNNs."""
-    average = np.array(probabilities, dtype=np.float64).mean(axis=0)[None]
-    return float(log_odds(average, guess=found.guess, recall=found.recall)[0])
-
-
-def _is_enough(rows: pl.DataFrame) -> bool:
-    """Whether calibration and its measurement have enough of either class, in enough groups."""
-    by_class = rows.group_by("is_recall").agg(pl.col("group").n_unique())["group"].to_list()
-    return min(_counts(rows).values()) >= ENOUGH_A_CLASS and min(by_class) >= _GROUPS_A_CLASS
-
-
-def _counts(rows: pl.DataFrame) -> dict[str, int]:
-    n_recall = int(rows["is_recall"].sum())
-    return {"n_guess": rows.height - n_recall, "n_recall": n_recall}
-
-
-def _why_too_few(rows: pl.DataFrame) -> str:
-    counts = _counts(rows)
-    return (
-        f"too few held-out sequences: {counts['n_guess']} Guess and {counts['n_recall']} Recall; "
-        f"calibration and its measurement want {ENOUGH_A_CLASS} of either, in at least "
-        f"{_GROUPS_A_CLASS} groups of near duplicates"
-    )
-
-
-def _measure(rows: pl.DataFrame) -> dict[str, Any]:
-    """How good probabilities are that the sequences had no part in, and were without."""
-    odds, truth, groups = (rows[one].to_numpy() for one in ("odds", "is_recall", "group"))
-    said, raw = cross_fitted(odds, truth, groups), apply_calibration(AS_IT_IS, odds)
-    return {
-        "auc": float(roc_auc_score(truth, odds)),
-        "ece": ece(said, truth),
-        "brier": brier(said, truth),
-        "ece_uncalibrated": ece(raw, truth),
-        "brier_uncalibrated": brier(raw, truth),
-        "bins": [one._asdict() for one in reliability(said, truth)],
-    }
-
-
-# Make the study that `mnemoscope audit --study auto` asks: free texts, by the main path.
-
-MEMORIZED_A_CLASS = 3 * ENOUGH_A_CLASS
-"""Guess and Recall each: 80 to train on, and 40 to calibrate and to measure with."""
-
-_FOLDER = "study"
-_TEXTS = "study-texts.parquet"
 
 
 def make_study(
@@ -405,12 +340,21 @@ def make_study(
 
     Raises:
         UserError: windows of another length, or in a chat; or a study of other settings is there.
-        MnemoscopeError: as `stages.run.run`.
     """
     check_windows("auto", SequenceSettings().length, audit)
-    folder = out / _FOLDER
-    _announce(folder)
-    source = EMBEDDED if model == EMBEDDED else str(_write_texts(out, model, revision))
+    folder = out / "study"
+    if not is_study(folder):
+        say(f"{folder}: making a study of this model first")
+    elif Study(folder).is_done(_last_stage(Study(folder))):
+        say(f"{folder}: the study of this model is already there")
+    else:
+        say(f"{folder}: going on with the study that was begun")
+    source, texts = EMBEDDED, out / "study-texts.parquet"
+    if model != EMBEDDED:
+        source = str(texts)
+        if not texts.is_file():
+            say("Gathering free texts for a study of this model")
+            write_table(texts, audit_texts(load_tokenizer(model, revision=revision)))
     settings = study_settings(
         source,
         model=model,
@@ -435,16 +379,6 @@ def make_study(
     return run(settings, folder, until="train", models=models)
 
 
-def _announce(folder: Path) -> None:
-    """Say whether a study is made, finished or asked again."""
-    if not is_study(folder):
-        say(f"{folder}: making a study of this model first")
-    elif Study(folder).is_done(_last_stage(Study(folder))):
-        say(f"{folder}: the study of this model is already there")
-    else:
-        say(f"{folder}: going on with the study that was begun")
-
-
 def _last_stage(study: Study) -> str:
     """The stage that ends it: where too few sequences are memorized nothing is trained."""
     if not study.is_done("label"):
@@ -453,13 +387,7 @@ def _last_stage(study: Study) -> str:
 
 
 def study_settings(source: str, *, limit: int | None = None, **model: object) -> StudySettings:
-    """Settings of such a study.
-
-    Args:
-        source: of the sequences.
-        limit: sequences at most.
-        model: `model` (its name) and further settings of `model`.
-    """
+    """Settings of such a study; `model` holds its name and further settings of `model`."""
     name = model.pop("model")
     values: dict[str, object] = {
         "title": "Made by mnemoscope audit",
@@ -475,12 +403,3 @@ def study_settings(source: str, *, limit: int | None = None, **model: object) ->
         "benchmark": {"controls": False},
     }
     return parse_settings(values, where="--study auto")
-
-
-def _write_texts(out: Path, model: str, revision: str | None) -> Path:
-    """The table of texts, once an audit."""
-    path = out / _TEXTS
-    if not path.is_file():
-        say("Gathering free texts for a study of this model")
-        write_table(path, audit_texts(load_tokenizer(model, revision=revision)))
-    return path

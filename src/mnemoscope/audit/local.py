@@ -5,8 +5,8 @@ is kept part by part, so that a killed audit goes on.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,6 @@ from mnemoscope.audit.evidence import (
     Beside,
     Choices,
     Judged,
-    SpanEvidence,
     Written,
     gather_evidence,
 )
@@ -38,7 +37,7 @@ from mnemoscope.audit.run import (
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit, cut
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.files import made_folder, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
 from mnemoscope.lm.model import (
     LanguageModel,
@@ -176,7 +175,7 @@ class LocalModel:
         self.fingerprint: str | None = lm.fingerprint
         self.settings, self.documents, self.tokenizer = settings, documents, lm.tokenizer
         self._names = dict(names or {})
-        self._parts: Parts | None = None
+        self._kept: Path | None = None
         tokens = []
         with track("Tokenizing", total=len(documents), unit="documents") as progress:
             for document in documents:
@@ -206,36 +205,34 @@ class LocalModel:
         }
 
     def resume(self, out: Path, key: str) -> None:
-        """Keep what is continued in the folder of an audit, and take what was kept under a key."""
-        self._parts = Parts(out, key)
+        """Keep what is continued in the folder of an audit, under its key."""
+        self._kept = made_folder(out / PARTS / key[:16])
 
     def is_whole(self, _: Place, /) -> bool:
         """True: a prompt of token ids may end anywhere."""
         return True
 
     def continue_at(self, places: Sequence[Place], *, around: bool) -> pl.DataFrame:
-        """Continue windows part by part; a part that is there is read."""
+        """Continue windows part by part; a part that an earlier run finished is read."""
         size = self.settings.batch_size * _BATCHES_A_PART
         made = [pl.DataFrame(schema=WINDOW_COLUMNS)]
         label = "Asking around finds" if around else "Asking"
         with track(label, total=len(places), unit="windows") as progress:
             for start in range(0, len(places), size):
                 chunk = places[start : start + size]
-                name = f"{'around' if around else 'windows'}-{start // size:06d}"
-                frame = self._parts.read(name) if self._parts else None
-                if frame is None or frame.height != len(chunk):
-                    frame = self._continue(chunk)
-                    if self._parts:
-                        self._parts.write(name, frame)
-                made.append(frame)
+                name = f"{'around' if around else 'windows'}-{start // size:06d}.parquet"
+                made.append(self._part(chunk, self._kept and self._kept / name))
                 progress.advance(len(chunk))
         return pl.concat(made)
 
-    def _continue(self, places: Sequence[Place]) -> pl.DataFrame:
+    def _part(self, places: Sequence[Place], path: Path | None) -> pl.DataFrame:
+        if path is not None and path.is_file():
+            with suppress(OSError, DamagedDataError):  # torn or altered since: it is made again
+                return read_parquet(path)
         windows = cut(self.tokens, places, self.settings.length)
         found = self._continued(self.lm, windows, self.settings.n_allowed)
         scores = [None if np.isnan(one) else float(one) for one in found.score]
-        return pl.DataFrame(
+        frame = pl.DataFrame(
             {
                 "document": [number for number, _ in places],
                 "first": [first for _, first in places],
@@ -248,6 +245,9 @@ class LocalModel:
             },
             schema=WINDOW_COLUMNS,
         )
+        if path is not None:
+            write_parquet(path, frame)
+        return frame
 
     def _continued(
         self, lm: LanguageModel, windows: npt.NDArray[np.int32], n_allowed: int
@@ -285,9 +285,9 @@ class LocalModel:
             reach = min(reach, self.lm.max_positions - len(self.lm.before))
         return max(reach, length)
 
-    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans, some at a time."""
-        found: list[SpanEvidence] = []
+        found: list[dict[str, Any]] = []
         with track("Gathering evidence", total=len(spans), unit="spans") as progress:
             for start in range(0, len(spans), _SPANS_AT_ONCE):
                 chunk = spans[start : start + _SPANS_AT_ONCE]
@@ -340,39 +340,6 @@ def _facts(lm: LanguageModel, name: str) -> dict[str, Any]:
         "bos_id": lm.bos_id,
         "vocab_size": lm.vocab_size,
     }
-
-
-class Parts:
-    """The folder `parts/` of an audit: what is done of one that is not finished.
-
-    Args:
-        out: the audit's folder.
-        key: hash of everything that decides what the parts hold; those of another are removed.
-    """
-
-    def __init__(self, out: Path, key: str) -> None:
-        self._folder = out / PARTS
-        path = self._folder / "key.json"
-        try:
-            is_this = json.loads(path.read_text(encoding="utf-8"))["key"] == key
-        except (OSError, ValueError, KeyError, TypeError):
-            is_this = False
-        if not is_this:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key})
-
-    def read(self, name: str) -> pl.DataFrame | None:
-        """A part that an earlier run finished, None where there is none."""
-        path = self._folder / f"{name}.parquet"
-        try:
-            return read_parquet(path) if path.is_file() else None
-        except (OSError, DamagedDataError):
-            return None  # torn or altered since: it is made again
-
-    def write(self, name: str, frame: pl.DataFrame) -> None:
-        """Keep a finished part."""
-        write_parquet(self._folder / f"{name}.parquet", frame)
 
 
 class Continued(NamedTuple):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import polars as pl
 
 from mnemoscope import __version__
-from mnemoscope.audit.documents import Document, Reading, Tokens
-from mnemoscope.audit.evidence import SpanEvidence, span_table
+from mnemoscope.audit.documents import Document, Reading
+from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.shares import overall, summarize
@@ -39,24 +39,18 @@ _READERS = ("pypdf", "python-docx", "inscriptis")
 _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 
 
-class Writer(Protocol):
+class Writer(Judge, Protocol):
     """A model as an audit asks it: it writes on in documents, and says how likely it finds them.
 
     Attributes:
         name: where it was loaded from, or what the service calls it.
         fingerprint: of its weights; None of a model behind an API.
-        settings: of the audit.
         documents: the texts.
-        tokens: theirs, or the words that stand for them.
-        tokenizer: gives the text of the tokens.
     """
 
     name: str
     fingerprint: str | None
-    settings: AuditSettings
     documents: Sequence[Document]
-    tokens: Sequence[Tokens]
-    tokenizer: Any
 
     def identity(self) -> dict[str, Any]:
         """What of the model, and of what stands beside it, decides what an audit says."""
@@ -76,7 +70,7 @@ class Writer(Protocol):
     def grow(self, places: Sequence[Place]) -> list[Growth]:
         """How far it goes on from the prefix of windows."""
 
-    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans, each with the number of its document."""
 
     def repeats(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:

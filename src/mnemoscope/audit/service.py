@@ -38,7 +38,6 @@ from mnemoscope.audit.evidence import (
     Beside,
     Choices,
     Judged,
-    SpanEvidence,
     Written,
     gather_evidence,
 )
@@ -712,7 +711,7 @@ class ServedModel:
             grown.append(Growth(one.common, copied))
         return grown
 
-    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[SpanEvidence]:
+    def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans: as much as the service tells."""
         return gather_evidence(self, spans)
 
