@@ -194,3 +194,19 @@ def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figure
     assert states[names[0]] == "measured"
     assert states[names[1]] == states["Non-Memo, Recite[50], Others"] == "alias"
     assert frame.filter(published_name=names[1])["min_f1"].item() == 0.7
+
+
+def test_a_measure_of_the_tokens_is_made_where_a_taxonomy_names_it(prepared) -> None:
+    from scipy.stats import entropy
+
+    table = table_with_copies()
+    name = "Non-Memo, Entropy[>5.8], Others"
+    study = prepared(table, taxonomies=[name])
+    assert "token_entropy" not in table.columns
+    counts = [np.unique(row, return_counts=True)[1] for row in table["tokens"].to_list()]
+    wanted = np.array([entropy(one, base=2) for one in counts])
+    np.testing.assert_allclose(study.sequences["token_entropy"], wanted, rtol=0, atol=1e-12)
+    labels = study.read("labels.parquet")[name].to_numpy()
+    memorized = labels != "Non-Memo"
+    assert ((labels == "Entropy[>5.8]") == (wanted > 5.8))[memorized].all()
+    assert {"Entropy[>5.8]", "Others"} <= set(labels)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -66,9 +67,9 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
     study.require("continue")
     study.require("features")
     with study.finishing("label") as counts:
-        frame = study.sequences
-        frame = frame.with_columns(find_groups(frame).alias("group"))
         taxonomies = load_taxonomies(study.settings.label.taxonomies)
+        frame = _with_text_measures(study, taxonomies)
+        frame = frame.with_columns(find_groups(frame).alias("group"))
         drawn = draw_samples(frame, taxonomies, study.settings)
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
         study.write(SAMPLES_FILE, drawn.samples)
@@ -93,6 +94,17 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         }
         _tell(drawn, len(taxonomies))
         study.forget("capture")  # an earlier capture may lack what is sampled now
+
+
+def _with_text_measures(study: Study, taxonomies: Sequence[Taxonomy]) -> pl.DataFrame:
+    """The study's table, with the measures of text and tokens that these taxonomies name."""
+    frame = study.sequences
+    named = {column for taxonomy in taxonomies for column in taxonomy.columns}
+    lacking = [name for name in TEXT_MEASURES if name in named and name not in frame.columns]
+    if lacking:
+        frame = frame.with_columns(measure_text(frame).select(lacking))
+        study.add_columns(frame.select(lacking))
+    return frame
 
 
 def samples_of(study: Study) -> dict[str, dict[str, Any]]:
