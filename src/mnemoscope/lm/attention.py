@@ -1,8 +1,8 @@
 """Pool a model's attention weights over heads while it computes them, and leave no trace.
 
-Families that use transformers' attention interface run an attention function of ours that calls
-the model's own eager one (route ``interface``); the others run their eager code with hooks on the
-attention modules (route ``hooks``). Nothing per head outlives its layer.
+Route `interface`: our attention function calls the model's own eager one through transformers'
+attention interface. Route `hooks`: other families run their eager code with hooks on the
+attention modules. Per-head weights never outlive their layer.
 """
 
 from collections.abc import Iterator
@@ -36,13 +36,9 @@ class Enough(Exception):  # noqa: N818 - no error: it ends a forward whose rest 
 
 
 class PooledMaps(NamedTuple):
-    """Attention pooled over heads, one batch.
+    """Attention of one batch pooled over heads, float32 on the CPU, (batch, layers, query, key).
 
-    Attributes:
-        mean: (batch, layers, query, key), float32, on the CPU.
-        max: the same shape; both are 0 where the key comes after the query.
-        heads: every head's weights where they were asked for, layer by layer: (batch,
-            layers · heads, query, key); else None.
+    `heads`, if asked for, holds every head's weights, (batch, layers · heads, query, key).
     """
 
     mean: torch.Tensor
@@ -92,7 +88,7 @@ class HeadPool:
             raise Enough
 
     def maps(self) -> PooledMaps:
-        """Check and give what the forward left, shapes as `PooledMaps`.
+        """Check and return what the forward left.
 
         Raises:
             UserError: layers are missing, or weights are non-finite or look ahead; says where.
@@ -137,19 +133,10 @@ def pooled_attention(
 ) -> Iterator[HeadPool]:
     """Pool the attention of one forward of the base model inside this block.
 
-    Evaluation mode, attention implementation and hooks are as before afterwards, also after an
-    error. The forward must be given ``use_cache=False`` and, on route ``hooks``,
-    ``output_attentions=True``.
-
-    Args:
-        lm: the model.
-        keep_heads: keep the weights of every head too; only where that fits.
-        ends_forward: on route ``interface``, raise `Enough` out of the forward once the last
-            layer's attention is pooled. Only for a model that has shown in a whole forward that
-            it has one attention a layer.
-
-    Yields:
-        The pool; call `maps()` on it after the forward.
+    Restores evaluation mode, attention implementation and hooks, also after an error. Call the
+    forward with `use_cache=False` and, on route `hooks`, with `output_attentions=True`; then call
+    `maps()` on the pool. `ends_forward` (route `interface`) raises `Enough` once the last layer is
+    pooled: only for models that have shown one attention per layer in a whole forward.
 
     Raises:
         UserError: the family cannot be captured.
@@ -237,24 +224,24 @@ def capture_pooled(
 ) -> Iterator[PooledMaps]:
     """Capture the attention of whole sequences, pooled over heads.
 
-    Between two batches the model is as it was before: it may be used for anything else.
+    Between two batches the model is as it was before and free for other uses.
 
     Args:
         lm: the model.
-        tokens: sequences as the model is to read them, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        attention_mask: of a padded table, shape (n, T): 1 for a token, 0 for padding on the left
-            or right. Maps are 0 in padded rows and columns, elsewhere those of the sequence alone
-            (bit for bit, where as many sequences are in the batch); see `mnemoscope.lm.padding`.
-        keep_heads: give every head's maps too (`PooledMaps.heads`).
+        tokens: sequences, shape (n, T), integers.
+        batch_size: sequences at once; halved, with a log message, when memory runs out.
+        attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left
+            or right. Maps are 0 in padded rows and columns and otherwise those of the sequence
+            alone (bit for bit at equal batch size); see `mnemoscope.lm.padding`.
+        keep_heads: also return every head's maps (`PooledMaps.heads`).
 
     Returns:
-        An iterator of `PooledMaps`, (batch, layers, T, T), in the order of the rows. Where the
-        model needs a BOS token its row and column are left out, so rows do not sum to one.
+        An iterator of `PooledMaps`, (batch, layers, T, T), in row order. A BOS token's row and
+        column are left out, so rows do not sum to one there.
 
     Raises:
         UserError: tokens that do not fit the model (at once); a layer without attention,
-            non-finite attention, attention to later tokens (on the way), with the layer.
+            non-finite attention or attention to later tokens (on the way), with the layer.
         NoRoomError: not even one sequence fits into memory.
     """
     return run_sequences(

@@ -1,8 +1,7 @@
-"""Which beginning-of-sequence token a model's sequences need in front, if any.
+"""Which beginning-of-sequence token a model needs in front of its sequences, if any.
 
-Some models were trained with one in front of every text, and without it they are not
-themselves: for one small model the share of right suffix tokens on famous texts fell from .79 to
-.36. The tokenizer knows: `auto` does what it does by default.
+Models trained with one remember worse without it: for one small model the share of right suffix
+tokens on famous texts fell from .79 to .36. `auto` follows the tokenizer's default.
 """
 
 from typing import Any
@@ -13,17 +12,12 @@ BOS_MODES = ("auto", "always", "never")
 
 
 def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
-    """Give the token id to prepend to every sequence.
+    """Find the token id to prepend to every sequence; None for no token.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer, or None where a model is used without one.
-        mode: ``auto`` (exactly where the tokenizer does so by default), ``always``, ``never``.
-
-    Returns:
-        The id, or None when nothing is prepended.
+    `auto` prepends exactly where the tokenizer does so by default. The tokenizer may be None.
 
     Raises:
-        UserError: unknown mode, or ``always`` for a tokenizer without such a token.
+        UserError: unknown mode, or `always` for a tokenizer without such a token.
     """
     if mode not in BOS_MODES:
         raise UserError(
@@ -42,10 +36,7 @@ def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
 
 
 def _is_added(tokenizer: Any, bos_id: int) -> bool:
-    """True where a plain call puts the token in front and a call without special tokens does not.
-
-    Asking is safer than reading `add_bos_token`: not every tokenizer has it, or obeys it.
-    """
+    """True if the tokenizer adds the token by default; `add_bos_token` is not always obeyed."""
     default = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
     return bool(default[:1] == [bos_id] and bare[:1] != [bos_id])

@@ -1,7 +1,7 @@
-"""What a model says after a prefix: greedy tokens, with how close each choice was.
+"""What a model says after a prefix: greedy tokens, and how close each choice was.
 
-An own loop in place of `generate`: no sampling defaults, no repetition penalty and no stop at an
-end-of-text token from a model's generation settings, and the gap between the two best logits.
+Not `generate`: a model's generation settings may sample, penalise repetition or stop early, and
+the gap between the two best logits is wanted.
 """
 
 import re
@@ -41,10 +41,10 @@ class Continuations(NamedTuple):
 
     Attributes:
         tokens: shape (batch, T - prefix), int32; -1 where the suffix is padded.
-        score: memorization score (batch,), float32: share of positions where the continuation is
-            the suffix; 1.0 is memorized.
-        smallest_gap: (batch,), float32: the smallest difference between the two best logits of
-            any step; a label with a gap near 0 may flip with rounding.
+        score: memorization score (batch,), float32: share of positions that agree with the
+            suffix; 1.0 is memorized.
+        smallest_gap: (batch,), float32: smallest difference between the two best logits of any
+            step; a label with a gap near 0 may flip with rounding.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -65,13 +65,13 @@ def continue_sequences(
     Args:
         lm: the model; its native attention backend is used.
         tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        prefix: tokens that the model is shown; it continues T - prefix.
-        attention_mask: of a padded table, shape (n, T): 1 for a token, 0 for padding on the left
+        batch_size: sequences at once; halved, with a log message, when memory runs out.
+        prefix: tokens shown to the model, which continues T - prefix more.
+        attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left
             or right. Prefix and suffix are then the tokens before and from column `prefix` on.
 
     Returns:
-        An iterator of batches in the order of the rows.
+        An iterator of batches in row order.
 
     Raises:
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
@@ -97,13 +97,8 @@ def greedy_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode greedily with a key-value cache; an end-of-text token is a token like any other.
 
-    Args:
-        lm: the model.
-        prefixes: shape (batch, prefix), int64, on the model's device, without the BOS token.
-        n_tokens: how many tokens to decode.
-
-    Returns:
-        Tokens (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
+    From prefixes (batch, prefix) int64 on the model's device, without BOS, to tokens
+    (batch, n_tokens) int64 and smallest gaps (batch,) float32, on the device.
     """
     cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1)
     fed = prepend_bos(lm, prefixes)
@@ -123,10 +118,9 @@ class Scan(NamedTuple):
     """The verdict for one batch.
 
     Attributes:
-        is_memorized: (batch,), bool: the whole suffix is what greedy decoding would say.
-        smallest_gap: (batch,), float32: the smallest difference between the two best logits, up
-            to and including the first wrong token; for memorized sequences over the whole suffix,
-            as `Continuations.smallest_gap`.
+        is_memorized: (batch,), bool: greedy decoding gives the whole suffix.
+        smallest_gap: (batch,), float32: smallest difference between the two best logits up to and
+            including the first wrong token.
     """
 
     is_memorized: npt.NDArray[np.bool_]
@@ -141,20 +135,20 @@ def scan_memorized(
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
 ) -> Iterator[Scan]:
-    """Say of every sequence whether the model continues its prefix with its suffix.
+    """Say for every sequence whether the model continues its prefix with its suffix.
 
-    In steps: the prefix and the first suffix token of all, then three more and then the rest for
-    the sequences right so far, on top of their key-value cache.
+    Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
+    the rest for those still right, on top of their key-value cache.
 
     Args:
         lm: the model; its native attention backend is used.
         tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
+        batch_size: sequences at once; halved, with a log message, when memory runs out.
         prefix: tokens of the prefix; the other T - prefix are judged.
-        attention_mask: of a padded table, as `continue_sequences` takes it.
+        attention_mask: for a padded table, as in `continue_sequences`.
 
     Returns:
-        An iterator of batches in the order of the rows.
+        An iterator of batches in row order.
 
     Raises:
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
@@ -219,9 +213,9 @@ def compare(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
 def best_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 1
 ) -> npt.NDArray[np.int32]:
-    """Give the argmax at every place from `prefix` (at least 1) on, after the true tokens before.
+    """Argmax at every place from `prefix` (at least 1) on, after the true tokens before it.
 
-    Args as `continue_sequences`; shape (n, T - prefix), int32.
+    Arguments as `continue_sequences`; shape (n, T - prefix), int32.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
 
@@ -245,10 +239,7 @@ def right_tokens(
 
 
 def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Count the right tokens in a row from the first on.
-
-    Args:
-        is_right: shape (..., n), bool.
+    """Count the right tokens in a row from the first on; bool (..., n).
 
     >>> run_lengths([[True, True, False, True]]).tolist()
     [2]
@@ -259,12 +250,9 @@ def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
-    """True where the prompt already holds what was written, or its first 32 characters.
+    """True if the prompt already holds what was written, or its first 32 characters.
 
-    Args:
-        tokenizer: gives the texts; they are compared as words of letters and digits.
-        prompt: token ids that the model was shown.
-        written: token ids that it wrote; five or fewer are never called copied.
+    Texts are compared as words of letters and digits; five or fewer tokens never count as copied.
     """
     written = np.asarray(written)
     if len(written) <= _SHORTEST_COPY:
@@ -282,25 +270,11 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
 def capture_and_scan(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> Iterator[tuple[PooledMaps, Scan]]:
-    """Capture the attention of whole sequences and say which of them the model has memorized.
+    """Capture the attention of whole sequences and scan them for memorization, in one forward.
 
-    One forward in place of a capture and a scan, for sequences of which both are wanted. The maps
-    are those of `capture_pooled`, bit for bit at the same batch size. The verdicts come from the
-    model's eager attention, those of `scan_memorized` from its native one: rounding may turn a
-    near tie of the two best logits, see `Scan.smallest_gap`.
-
-    Args:
-        lm: the model.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        prefix: tokens of the prefix; the other T - prefix are judged.
-
-    Returns:
-        An iterator of maps and verdicts, batch by batch in the order of the rows.
-
-    Raises:
-        UserError: as `capture_pooled` and `scan_memorized`.
-        NoRoomError: not even one sequence fits into memory.
+    Arguments and errors as `capture_pooled` and `scan_memorized`. Maps equal those of
+    `capture_pooled`, bit for bit at equal batch size. Verdicts come from eager attention, those of
+    `scan_memorized` from the native one: rounding may flip a near tie, see `Scan.smallest_gap`.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
     return run_batches(lm, table, batch_size, lambda batch: _one_forward_batch(lm, batch, prefix))

@@ -1,7 +1,7 @@
 """Train a copy of a model a few steps further, up or down the gradient: same rows, same bytes.
 
-One thread, so that a sum has one order, and a generator of random numbers of each step's own. The
-model that was given is left as it was.
+One thread fixes the order of sums, and each step has its own random generator. The given model
+stays as it is.
 """
 
 import copy
@@ -21,15 +21,9 @@ from mnemoscope.lm.placement import fingerprint_model
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is made: AdamW at a constant learning rate, gradients clipped.
+    """AdamW at a constant learning rate, no warm-up, gradients clipped to `clip_norm`.
 
-    Attributes:
-        learning_rate: of every step; there is no warm-up.
-        weight_decay: of AdamW.
-        betas: of AdamW.
-        clip_norm: largest norm of the gradient.
-        ascent: go up the loss, to unlearn.
-        seed: of what is random in a step (dropout).
+    `ascent` goes up the loss, to unlearn; `seed` is of the dropout.
     """
 
     learning_rate: float
@@ -41,20 +35,14 @@ class StepSettings:
 
 
 class FineTuning:
-    """A copy of a model in float32 and the optimizer that trains it.
+    """A float32 copy of a model and the optimizer that trains it.
 
-    Attributes:
-        lm: the copy as trained so far, in evaluation mode, ready for the other functions of this
-            room. Its `fingerprint` is that of the beginning; `digest` gives today's.
-        step: how many steps it has made.
+    `lm` is the copy after `step` steps, in evaluation mode. Its `fingerprint` is that of the start;
+    `digest` gives the current one.
     """
 
     def __init__(self, lm: LanguageModel, settings: StepSettings) -> None:
         """Copy the model.
-
-        Args:
-            lm: on one device, its weights not quantized.
-            settings: of every step.
 
         Raises:
             UserError: a model that is quantized or spread over devices.
@@ -81,15 +69,12 @@ class FineTuning:
         )
 
     def train(self, tokens: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
-        """Make one step.
+        """Make one step and return the loss before it, mean cross-entropy in nats.
 
         Args:
             tokens: the batch, shape (batch, T), integers.
             counted: the same shape, bool: tokens that the loss counts; None counts all. The first
-                token of a row is counted only where something stands before it.
-
-        Returns:
-            The loss before the step: mean cross-entropy of the counted tokens, nats.
+                token of a row counts only if something stands before it.
 
         Raises:
             UserError: tokens that do not fit the model, none counted, or a loss that is not finite.

@@ -17,22 +17,13 @@ from mnemoscope.lm.placement import quiet_transformers
 
 
 def convert_gguf(file: str | Path, folder: str | Path) -> Path:
-    """Write a GGUF model as config, safetensors and tokenizer.
+    """Write a GGUF model as config, safetensors and tokenizer, and return the folder.
 
-    The weights are stored dequantized in float32, exactly as they are when the file is loaded
-    itself: same numbers, same fingerprint, four bytes a weight.
-
-    Args:
-        file: a ``.gguf`` file, or a folder holding one.
-        folder: where to write; must not exist. It appears only when it is complete.
-
-    Returns:
-        The folder.
+    Weights are stored dequantized in float32: same numbers and fingerprint as the file itself, four
+    bytes a weight. `folder` must not exist; it appears only when it is complete.
 
     Raises:
         UserError: the folder exists, the file holds no model, or gguf is not installed.
-        DamagedDataError: the file cannot be read.
-        NoRoomError: the disk is full.
     """
     folder = Path(folder)
     if folder.exists():

@@ -1,7 +1,7 @@
-"""What a model's name stands for, and is it there: asked before anything heavy is imported.
+"""What a model's name stands for, and whether it is there, without importing torch or transformers.
 
 A name is a folder, a GGUF file, a PEFT adapter (its base model with the adapter merged in) or a
-model on the hub. Loads neither torch nor transformers.
+model on the hub.
 """
 
 import importlib.util
@@ -56,15 +56,7 @@ def check_device_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """What to hand to transformers.
-
-    Attributes:
-        name: what the user called it, for messages.
-        location: folder or hub name.
-        gguf_file: name of the GGUF file inside the folder, or None.
-        is_local: False for a hub name.
-        revision: hub revision, or None.
-    """
+    """What to hand to transformers; `name` is what the user typed, for messages."""
 
     name: str
     location: str
@@ -81,12 +73,7 @@ class Source:
 def find_source(
     name: str | Path, revision: str | None = None, *, needs_weights: bool = True
 ) -> Source:
-    """Find out what a name stands for and refuse what cannot be a model; the hub is not asked yet.
-
-    Args:
-        name: a folder, a ``.gguf`` file, a folder holding one, or a hub name.
-        revision: hub branch, tag or commit.
-        needs_weights: False where only the tokenizer is wanted.
+    """Resolve a name and reject what cannot be a model; the hub is not asked yet.
 
     Raises:
         UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
@@ -146,13 +133,7 @@ def _only_gguf(name: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on disk.
-
-    Attributes:
-        folder: with `adapter_config.json` and `adapter_model.safetensors`.
-        base: folder or hub name of the model that it was trained on.
-        revision: hub revision of the base, or None.
-    """
+    """An adapter's folder, and the folder or hub name of its base model."""
 
     folder: Path
     base: str
@@ -160,7 +141,7 @@ class Adapter:
 
 
 def find_adapter(name: str | Path) -> Adapter | None:
-    """Say which adapter a folder holds; None for anything that is no such folder.
+    """Find the adapter in a folder; None for anything else.
 
     Raises:
         UserError: it names no base model, holds pickled weights only, or `peft` is not installed.
@@ -186,7 +167,7 @@ def find_adapter(name: str | Path) -> Adapter | None:
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
-    """Add an adapter's weights to its base model, in place; no module of PEFT stays.
+    """Add an adapter's weights to its base model, in place; no PEFT module stays.
 
     Raises:
         UserError: an adapter that cannot be merged (prompts, prefixes), or one of another model.
@@ -216,9 +197,7 @@ def check_model(name: str, revision: str | None = None) -> None:
 
 @cache
 def check_on_hub(name: str, revision: str | None) -> None:
-    """Ask the hub once for a model that is not in its cache.
-
-    The hub's own client tries six times, half a minute in all, before it says that nobody answers.
+    """Ask the hub once for a model that is not in its cache; its own client retries for 30 seconds.
 
     Raises:
         UserError: the hub cannot be reached, or does not have it.

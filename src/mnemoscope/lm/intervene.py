@@ -1,8 +1,7 @@
-"""Cut attention edges inside the running model: whatever it does in the block, it does without.
+"""Cut attention edges inside the running model, for everything it does in the block.
 
-A cut weight is set to zero after the softmax, before the values are summed; what comes after sees
-a model that cannot look from that query to that key. The model's own attention code runs, and only
-the result of its softmax is changed, so soft-capping, sinks, grouped keys and windows stay.
+A cut weight becomes zero after the softmax, before the values are summed. Only the softmax's
+result changes, so soft-capping, sinks, grouped keys and windows stay as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,11 +30,11 @@ def cut_attention(
     """Cut attention edges in every forward of this block, decoding steps with a cache included.
 
     Args:
-        lm: the model; afterwards it is as before, also after an error.
+        lm: the model; restored afterwards, also after an error.
         edges: bool, shape (layers, T, T) for all sequences alike, or (batch, layers, T, T) for
-            batches of exactly these sequences; axes query, key. True is cut. The BOS token, where
-            the model has one, is not among the T and is never cut.
-        renormalize: scale the weights that are left so that each row keeps its sum, as if the cut
+            batches of exactly these sequences; axes query, key. True is cut. A BOS token is not
+            among the T and is never cut.
+        renormalize: scale the remaining weights so that each row keeps its sum, as if the cut
             keys had been masked before the softmax. A row that loses every key becomes zero.
 
     Raises:
@@ -65,10 +64,7 @@ class _Scissors:
     def attend(self, run: Callable[[], Any], n_keys: int | None = None) -> Any:
         """Run one layer's attention with its softmax changed.
 
-        Args:
-            run: the layer's attention.
-            n_keys: keys it attends to, None where each column of the softmax is a key (a sink adds
-                a column at the end, which is never cut).
+        `n_keys` is None where each column of the softmax is a key; a sink adds one, never cut.
         """
         with _CutSoftmax(self, n_keys) as mode:
             output = run()
@@ -81,10 +77,9 @@ class _Scissors:
         return output
 
     def cut(self, weights: torch.Tensor, n_keys: int | None) -> torch.Tensor:
-        """Give one layer's weights (batch, heads, query, column) without the cut edges.
+        """Zero the cut edges of one layer: (batch, heads, query, column), or batch · heads in older code.
 
-        Older code has (batch · heads, query, column). With a cache there are fewer queries than
-        keys, and a window may have dropped the first keys.
+        With a cache there are fewer queries than keys; a window may have dropped the first keys.
         """
         n_queries, n_columns = weights.shape[-2:]
         keep = self._keep_now(n_queries, n_keys or n_columns).to(weights.device)
@@ -192,16 +187,11 @@ def patched_states(
 ) -> Iterator[None]:
     """Replace states in every forward of this block; each forward must be of whole sequences.
 
-    Args:
-        lm: the model; its hooks are removed afterwards, also after an error.
-        layer: the state's number, 0 to `n_layers` - 1, see `mnemoscope.lm.probe`. State
-            `n_layers` is read by the head of its own position alone and cannot be replaced.
-        positions: shape (batch, k), int64: of which k tokens of each sequence, counted without
-            the BOS token.
-        states: shape (batch, k, width): what stands there instead.
+    Positions (batch, k) int64 do not count the BOS token; states are (batch, k, width). State
+    `n_layers` cannot be replaced: only the head of its own position reads it.
 
     Raises:
-        UserError: a state that the model does not have, shapes that do not fit.
+        UserError: a state that the model does not have, or shapes that do not fit.
     """
     check_state(lm, layer, last=False)
     if positions.ndim != 2 or states.shape[:2] != positions.shape:

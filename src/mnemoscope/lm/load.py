@@ -212,10 +212,7 @@ def _check_is_causal(source: Source, config: Any) -> None:
 
 
 def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
-    """True of weights that bitsandbytes has quantized; refuse those of any other method.
-
-    GGUF's are turned into plain ones when they are read.
-    """
+    """True for weights quantized by bitsandbytes; rejects other methods, except GGUF (read as plain)."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
         return False
@@ -247,10 +244,9 @@ def _check_may_spread(source: Source, *, is_adapter: bool) -> None:
 
 
 def _check_looks_back(lm: LanguageModel) -> None:
-    """Refuse a model whose first logits depend on a later token, as BERT's with a causal head.
+    """Reject a model whose first logits depend on a later token, as BERT's with a causal head.
 
-    The two rows differ in their last token only, so a causal model gives the first position the
-    same logits but for rounding; half precision rounds to about 1e-2 of the spread.
+    Half precision rounds to about 1e-2 of the logits' spread.
     """
     pair = torch.zeros(2, 2, dtype=torch.int64, device=lm.device)
     pair[1, 1] = lm.vocab_size - 1
@@ -263,10 +259,7 @@ def _check_looks_back(lm: LanguageModel) -> None:
 
 
 def _logits(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the model's first forward: bitsandbytes sees here only what it cannot compute.
-
-    On some processors it wants the widths of 4-bit weights to be multiples of 32 and 64.
-    """
+    """Logits of the model's first forward, where bitsandbytes notices widths it cannot compute."""
     try:
         with torch.inference_mode():
             logits: torch.Tensor = lm.model(input_ids=tokens, use_cache=False).logits

@@ -104,16 +104,10 @@ def rerouted(
     claim: AbstractContextManager[None],
     hooks: AbstractContextManager[None],
 ) -> Iterator[None]:
-    """Run a model without dropout and with attention of ours; as before afterwards.
+    """Run a model without dropout and with our attention; restored afterwards.
 
-    Args:
-        lm: the model.
-        name: of the function, for transformers; must not contain "sdpa", "flash",
-            "flex_attention" or a slash: transformers reads names.
-        function: on route ``interface``, called as transformers' `AttentionInterface` calls its
-            functions.
-        claim: entered on route ``interface``: tells the function whose module it serves.
-        hooks: entered on route ``hooks``, around the family's own eager code.
+    `name` must not contain "sdpa", "flash", "flex_attention" or a slash: transformers reads names.
+    `claim` is entered on route `interface`, `hooks` on route `hooks`.
 
     Raises:
         UserError: the model keeps its own attention.
@@ -165,10 +159,10 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 def claimed(
     model: nn.Module, owners: dict[nn.Module, Any], owner: Any, doing: str
 ) -> Iterator[None]:
-    """Enter every module of a model in a registry for this block: one owner at a time.
+    """Register every module of a model for this block; one owner at a time.
 
     Raises:
-        RuntimeError: the model has an owner already; says what is being done to it.
+        RuntimeError: the model has an owner already.
     """
     modules = list(model.modules())
     if any(module in owners for module in modules):
@@ -228,23 +222,21 @@ class LanguageModel:
 
     Attributes:
         model: the `PreTrainedModel` with its language-modelling head.
-        tokenizer: its tokenizer (None only for a model wrapped in memory).
+        tokenizer: None only for a model wrapped in memory.
         name: the name or path it was asked for by.
         revision: the hub revision asked for, or None.
-        dtype: ``float32``, ``float16``, ``bfloat16``: the dtype of the weights.
-        device: where it is, as torch spells it (``cpu``, ``cuda:0``, ``mps``); of a model on
-            several devices where its token ids go.
-        n_layers: number of layers, each with one attention map.
+        dtype: of the weights: ``float32``, ``float16`` or ``bfloat16``.
+        device: as torch spells it; for a model on several devices where its token ids go.
+        n_layers: layers, each with one attention map.
         n_heads: query heads a layer.
         vocab_size: rows of the input embedding; token ids are below it.
-        max_positions: how many positions it has, None where there is no limit.
+        max_positions: None where there is no limit.
         bos_id: token prepended to every sequence, or None.
         fingerprint: SHA-256 of weights and configuration (see `fingerprint_model`).
         attention_route: ``interface`` or ``hooks``, how attention is captured.
-        device_map: how many modules are on which device, None where one holds all.
+        device_map: modules on each device, None where one device holds all.
         quantization: how the weights in memory are quantized, or None.
-        chat: tokens of a chat's beginning (see `mnemoscope.lm.model`) that stand before every
-            sequence in place of `bos_id`; none in plain text.
+        chat: tokens before every sequence in place of `bos_id`, see `in_chat`; empty in plain text.
     """
 
     model: Any = field(repr=False)
@@ -279,18 +271,9 @@ def wrap_model(
     bos: str = "auto",
     fingerprint: str | None = None,
 ) -> LanguageModel:
-    """Describe a model that is already in memory, and set it to evaluation mode.
+    """Describe a causal `PreTrainedModel` already in memory, without copying its weights.
 
-    Args:
-        model: a causal `PreTrainedModel`, on its device and in its dtype.
-        tokenizer: its tokenizer, or None.
-        name: what messages and records call it.
-        revision: recorded as it is.
-        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
-        fingerprint: what to record in place of the weights' own, which costs a pass over them.
-
-    Returns:
-        The model with its figures; the weights are not copied.
+    Sets it to evaluation mode. A given `fingerprint` saves the pass over the weights.
 
     Raises:
         UserError: a model without attention, or `bos` that the tokenizer cannot follow.
@@ -341,19 +324,11 @@ def check_fits(lm: LanguageModel, length: int) -> None:
 def check_tokens(
     lm: LanguageModel, tokens: npt.ArrayLike, *, prefix: int | None = None
 ) -> torch.Tensor:
-    """Check a table of tokens against a model.
-
-    Args:
-        lm: the model that will read them.
-        tokens: shape (n, T), integers.
-        prefix: tokens of the prefix, where the caller splits sequences: 0 < prefix < T.
-
-    Returns:
-        The tokens, shape (n, T), int64, on the CPU.
+    """Check a table of tokens (n, T) against a model; return it as int64 on the CPU.
 
     Raises:
         UserError: not two axes, not integers, an id outside the vocabulary, T above the model's
-            positions, or no suffix left.
+            positions, or `prefix` outside (0, T).
     """
     table = np.asarray(tokens)
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
@@ -372,11 +347,9 @@ def check_tokens(
 
 @contextmanager
 def noting_halved(counts: dict[str, Any], file: Path | None = None) -> Iterator[None]:
-    """Record the smallest batch size that memory forced here, now or before a run was killed.
+    """Record as `batch_size_halved_to` the smallest batch size that memory forced, also on error.
 
-    Args:
-        counts: gets `batch_size_halved_to`, also after an error; left alone where all went well.
-        file: keeps the size from the moment it is forced; the caller removes it.
+    `file` keeps the size across a killed run; the caller removes it.
     """
     sizes = [] if file is None else read_halved(file)
 
@@ -414,19 +387,10 @@ def run_batches(
     batch_size: int,
     step: Callable[[torch.Tensor], _Result],
 ) -> Iterator[_Result]:
-    """Apply `step` to one batch after another, in order.
+    """Apply `step` to batches (batch, T) int64 on the model's device; yield its results in order.
 
-    When memory runs out the batch is halved, for good, and the same rows are done again; this is
-    said once each time through `logging`. No row is lost, repeated or moved.
-
-    Args:
-        lm: the model, for its device and its name in messages.
-        tokens: shape (n, T), int64, on the CPU.
-        batch_size: rows a batch, at least 1.
-        step: gets (batch, T) int64 on the model's device.
-
-    Yields:
-        What `step` returns, batch by batch.
+    When memory runs out the batch size is halved for good, with a log message, and the same rows
+    are done again: no row is lost, repeated or moved.
 
     Raises:
         NoRoomError: not even one row fits.
@@ -476,12 +440,9 @@ class _Names(NamedTuple):
 
 
 def new_cache(lm: LanguageModel, n_tokens: int = 0) -> Any | None:
-    """Give an empty key-value cache, or None for a family that has none.
+    """Make an empty key-value cache, or None for a family that has none.
 
-    Args:
-        lm: the model.
-        n_tokens: how many tokens will be read, where that is known: room is set aside for them
-            and for the tokens put before them.
+    `n_tokens`, where known, sets room aside for these and the tokens put before them.
     """
     if not _names(lm.model.__class__).cache:
         return None
@@ -496,17 +457,10 @@ def last_logits(
     *,
     output_attentions: bool = False,
 ) -> torch.Tensor:
-    """Run one forward and give the logits of the last positions.
+    """Run one forward; give the logits of the last positions, (batch, n_last, vocabulary).
 
-    Args:
-        lm: the model.
-        input_ids: shape (batch, length), int64, on the model's device; without padding.
-        n_last: how many positions, counted from the end.
-        cache: from `new_cache`; holds what came before and is extended in place.
-        output_attentions: have the family's eager code give its weights, for hooks to take.
-
-    Returns:
-        Logits of shape (batch, n_last, vocabulary) in the model's dtype.
+    Input ids are (batch, length) int64 without padding; `cache` is extended in place.
+    `output_attentions` has the family's eager code give its weights, for hooks to take.
     """
     names = _names(lm.model.__class__)
     arguments: dict[str, Any] = {"use_cache": cache is not None}
@@ -524,15 +478,10 @@ def last_logits(
 
 
 def best_two(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the best token and how far ahead of the second best it is.
+    """Argmax (...,) int64, first index on ties, and its float32 lead over the second best logit.
 
-    Args:
-        logits: shape (..., vocabulary), any float dtype; written to and put back, so it must be
-            no tensor that somebody else reads meanwhile.
-
-    Returns:
-        The argmax (...,) int64, first index on ties, and the gap (...,) float32, which is NaN
-        where the best logit is not finite.
+    The lead is NaN where the best is not finite. Logits (..., vocabulary) are written to and put
+    back, so nobody else may read them meanwhile.
     """
     logits = logits.float()
     best = logits.argmax(dim=-1, keepdim=True)
@@ -570,15 +519,7 @@ def _names(model_class: type) -> _Names:
 
 
 def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
-    """The same model, every sequence of which stands in a chat.
-
-    Args:
-        lm: a model whose tokenizer has a chat template.
-        instruction: what the user asks.
-
-    Returns:
-        The model with the template's tokens in `chat`; they take the place of `bos_id`, since a
-        template writes its own.
+    """The same model with every sequence in a chat: the template's tokens replace `bos_id`.
 
     Raises:
         UserError: no chat template, or one that cannot be filled in.

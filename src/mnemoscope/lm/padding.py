@@ -1,7 +1,7 @@
 """Padded tables: every row is read without its padding, beside rows padded in the same way.
 
-Nothing is masked away: what a family makes of a mask, of positions or of distances between tokens
-cannot matter, so a padded sequence gives what the sequence alone gives, in every family.
+Nothing is masked, so no family's handling of masks, positions or distances matters: a padded
+sequence gives what the sequence alone gives.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,18 +48,13 @@ def check_padded(
     *,
     prefix: int | None = None,
 ) -> PaddedTable:
-    """Check a padded table of tokens against a model.
+    """Check a padded table against a model; return it on the CPU.
 
     Args:
-        lm: the model that will read them.
+        lm: the model that will read it.
         tokens: shape (n, T), integers; any integer where padded.
-        attention_mask: the same shape: 1 for a token, 0 for padding, on the left, on the right or
-            on both sides.
-        prefix: columns before it are the prefix, padded or not, where the caller splits
-            sequences; each row needs a token on either side.
-
-    Returns:
-        The table on the CPU.
+        attention_mask: the same shape: 1 for a token, 0 for padding, on either side or both.
+        prefix: columns of the prefix, padded or not; each row needs a token on either side.
 
     Raises:
         UserError: as `check_tokens`; a mask of another shape or with other values; a row without
@@ -96,7 +91,7 @@ def run_sequences(
 ) -> Iterator[_Rows]:
     """Check a table at once, then apply `step` to its batches; a mask says that it is padded.
 
-    Errors as `check_tokens`, `check_padded` and `run_batches`; `step` as `run_padded` takes it.
+    Errors as `check_tokens`, `check_padded` and `run_batches`; `step` as in `run_padded`.
     """
     if attention_mask is not None:
         padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
@@ -112,18 +107,11 @@ def run_padded(
     batch_size: int,
     step: Callable[[torch.Tensor, Span], _Rows],
 ) -> Iterator[_Rows]:
-    """Apply `step` to batches of rows padded in the same way; results in the order of the table.
+    """Apply `step` to batches of rows padded alike; yield results in the order of the table.
 
-    Args:
-        lm: the model.
-        table: of `check_padded`.
-        batch_size: rows a batch, halved where memory runs out (`run_batches`). A batch is full
-            where many of 256 rows in succession are padded alike: sort the table by length.
-        step: gets (batch, length of the sequences) int64 on the model's device and where they
-            stood; gives a named tuple of arrays or tensors with one row a sequence, or None.
-
-    Yields:
-        What `step` returns, of up to 256 rows (or `batch_size`, if more) at a time.
+    `step` gets (batch, length) int64 on the model's device and the rows' span; it gives a named
+    tuple with one row a sequence, or None. Batches fill up where many of 256 successive rows are
+    padded alike: sort the table by length. Yields up to 256 rows (or `batch_size`, if more).
     """
     window = max(1, _WINDOW // max(1, batch_size)) * max(1, batch_size)
     for start in range(0, len(table.tokens), window):

@@ -1,7 +1,6 @@
-"""A model spread over several devices by accelerate (`device_map`), or quantized by bitsandbytes.
+"""A model spread over devices by accelerate (`device_map`), or quantized by bitsandbytes.
 
-Each layer computes where its weights are, or where accelerate brings them for the moment (from
-memory or disk); what is captured there is gathered on the way out.
+Each layer computes where its weights are, or where accelerate brings them from memory or disk.
 """
 
 import hashlib
@@ -62,10 +61,10 @@ def check_dtype(name: str) -> str | torch.dtype:
 
 
 def find_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that exists.
 
     Raises:
-        UserError: an unknown name, or a device that this machine (or this torch) has not.
+        UserError: an unknown name, or a device that this machine or this torch lacks.
     """
     check_device_name(name)
     kind, _, index = name.partition(":")
@@ -86,19 +85,13 @@ def find_device(name: str) -> torch.device:
 def check_device_map(
     device_map: str | Mapping[str, int | str], *, device: str = "auto"
 ) -> str | dict[str, int | str]:
-    """Check what a user wrote as `device_map`, as transformers' `from_pretrained` takes it.
+    """Check a user's `device_map` and return it ready for `from_pretrained`.
 
-    Args:
-        device_map: one of `DEVICE_MAPS`, or for each module of the model its device: ``cpu``,
-            ``disk``, a CUDA device's number or name.
-        device: the device asked for beside it; only ``auto`` goes with a map.
-
-    Returns:
-        The same, ready for transformers.
+    It is one of `DEVICE_MAPS`, or gives each module a device: `cpu`, `disk`, a CUDA number or name.
 
     Raises:
-        UserError: another name, a device that is not there, a device beside the map, or
-            accelerate is not installed.
+        UserError: another name, a device that is not there, a `device` other than `auto` beside
+            the map, or accelerate is not installed.
     """
     if device != "auto":
         raise UserError(f"device '{device}' and a device_map: give one of the two.")
@@ -118,11 +111,7 @@ def check_device_map(
 
 
 def check_bitsandbytes(name: str) -> None:
-    """Refuse weights that bitsandbytes has quantized where it cannot be used.
-
-    Raises:
-        UserError: bitsandbytes or accelerate is not installed.
-    """
+    """Reject weights quantized by bitsandbytes if it or accelerate is not installed."""
     missing = [one for one in ("bitsandbytes", "accelerate") if not importlib.util.find_spec(one)]
     if missing:
         raise UserError(
@@ -153,9 +142,9 @@ def describe_device_map(model: Any) -> str | None:
 
 
 def quantization_settings(model: Any) -> dict[str, Any]:
-    """How the weights in memory are quantized, as transformers records it; empty where not.
+    """How the weights in memory are quantized, as transformers records it; empty for plain weights.
 
-    Those of a GGUF file are not: they are read into plain ones.
+    GGUF weights are plain once read.
     """
     if getattr(model, "hf_quantizer", None) is None:
         return {}
@@ -167,9 +156,9 @@ def quantization_settings(model: Any) -> dict[str, Any]:
 
 
 def describe_quantization(model: Any) -> str | None:
-    """As ``bitsandbytes 4bit nf4 twice, computed in bfloat16``; None of plain weights.
+    """As `bitsandbytes 4bit nf4 twice, computed in bfloat16`; None for plain weights.
 
-    Twice: the scales of the quantized weights are quantized too.
+    Twice: the scales are quantized too.
     """
     settings = quantization_settings(model)
     if not settings:
@@ -186,10 +175,9 @@ def describe_quantization(model: Any) -> str | None:
 
 @contextmanager
 def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
-    """Silence progress bars and warnings inside this block, then restore what was set.
+    """Silence progress bars and warnings in this block; the caller must check for missing weights.
 
-    What matters among the warnings, missing weights above all, the caller must check itself.
-    `reads_gguf` silences stderr too: the GGUF reader has a bar that no setting switches off.
+    `reads_gguf` silences stderr too: no setting switches off the GGUF reader's bar.
     """
     verbosity, conversion = logging.get_verbosity(), os.environ.get(_NO_CONVERSION)
     had_bars, hub_bars_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
@@ -215,20 +203,12 @@ def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
 
 
 def fingerprint_model(model: Any) -> str:
-    """Hash the weights as loaded and the configuration.
+    """SHA-256, in hexadecimal, of the weights as loaded and the configuration.
 
-    Always the state dict, also of big models: a hash of files would differ with their sharding
-    and would not exist for a model made in memory. Tensors are hashed side by side (hashlib lets
-    go of the interpreter lock), about as fast as they are read from disk. The loaded dtype is
-    part of it: in float16 other numbers are computed than in float32. So is what bitsandbytes
-    computes with (its dtype, kind of 4 bits, threshold of 8), which no weight shows.
-
-    Args:
-        model: a `PreTrainedModel`.
-
-    Returns:
-        SHA-256 in hexadecimal, over the sorted names, dtypes, shapes and digests of the state
-        dict and the JSON of what the configuration sets, without volatile keys.
+    Covers sorted names, dtypes, shapes and digests of the state dict and the JSON of what the
+    configuration sets, without volatile keys. Files are not hashed: that would depend on sharding
+    and fail for models made in memory. The loaded dtype counts, since it changes what is computed,
+    and so do bitsandbytes' compute settings, which no weight shows.
     """
     tensors = sorted(model.state_dict().items())
     if any(tensor.device.type == "meta" for _, tensor in tensors):
@@ -264,7 +244,7 @@ def _digest(tensor: torch.Tensor) -> str:
 def _stable_config(model: Any) -> dict[str, Any]:
     """What the configuration sets apart from its family's defaults, at every depth.
 
-    Left at their defaults are keys that a later transformers adds: they must change no hash.
+    Keys that a later transformers adds stay at their defaults and so change no hash.
     """
     config = json.loads(model.config.to_json_string(use_diff=False))
     try:

@@ -27,12 +27,12 @@ _OnState = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TeacherForced(NamedTuple):
-    """One forward's answer for every suffix token of a table.
+    """One forward's answer for every suffix token, each after the true tokens before it.
 
     Attributes:
-        is_right: (n, suffix length), bool: the token is the argmax after the true tokens before
-            it. A sequence right throughout is memorized (up to ties); a share below 1 is no
-            memorization score, since after a wrong token decoding would go on from that one.
+        is_right: (n, suffix length), bool: the token is the argmax. A sequence right throughout is
+            memorized (up to ties); a share below 1 is no memorization score, since decoding would
+            go on from the wrong token.
         logprobs: (n, suffix length), float32, natural logarithms, at most 0.
     """
 
@@ -50,13 +50,7 @@ def suffix_logprobs(
 def teacher_forced(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> TeacherForced:
-    """Judge every suffix token after the true tokens before it.
-
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        prefix: tokens of the prefix; the other T - prefix are judged.
+    """Judge every suffix token of sequences (n, T) after the true tokens before it.
 
     Raises:
         UserError: tokens that do not fit the model.
@@ -86,13 +80,9 @@ def teacher_forced(
 def next_token_entropy(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """Give the entropy of the prediction of every token after the ones before it.
+    """Entropy of every prediction in nats, (n, T - 1) float32: column i is of token i + 1.
 
     Arguments and errors as `teacher_forced`.
-
-    Returns:
-        Nats, shape (n, T - 1), float32: column i is of token i + 1; the first token has no
-        prediction.
     """
     table = check_tokens(lm, tokens, prefix=1)
 
@@ -117,18 +107,10 @@ def hidden_states(
     layers: Sequence[int] | None = None,
     positions: slice = slice(None),
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Give hidden states of whole sequences, teacher-forced.
+    """Give teacher-forced hidden states, batches (batch, layers, positions, width) in row order.
 
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-        layers: which states, 0 to `n_layers`; the last alone when None.
-        positions: which of the T positions are kept; the BOS token is none of them.
-
-    Returns:
-        An iterator of batches (batch, layers, positions, width), float32, in the order of the
-        rows; the state at a position has read its token and foretells the next.
+    States are numbered 0 to `n_layers`; None gives the last. A position's state has read its token
+    and predicts the next; the BOS token is no position.
 
     Raises:
         UserError: tokens that do not fit the model, or a state that it does not have.
@@ -148,14 +130,9 @@ def hidden_states(
 
 @contextmanager
 def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Collect what enters layers in the forwards of this block, the latest forward's only.
+    """Collect what enters layers (from 0) in the latest forward: (batch, before + T, width) each.
 
-    Args:
-        lm: the model; its hooks are removed afterwards, also after an error.
-        layers: counted from 0, below `n_layers`.
-
-    Yields:
-        Filled during a forward: state (batch, before + T, width) of each layer.
+    Hooks are removed afterwards, also after an error.
     """
     found: dict[int, torch.Tensor] = {}
     modules = decoder_layers(lm)
@@ -173,11 +150,7 @@ def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[
 
 @contextmanager
 def entering(hooks: dict[nn.Module, _OnState]) -> Iterator[None]:
-    """Call a function on the hidden state that enters each of these layers, inside this block.
-
-    Args:
-        hooks: for each layer what gets the state and returns the one to go on with.
-    """
+    """Pass the hidden state entering each layer through its function, inside this block."""
     handles = []
     try:
         for module, function in hooks.items():
@@ -190,10 +163,10 @@ def entering(hooks: dict[nn.Module, _OnState]) -> Iterator[None]:
 
 
 def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
-    """Give the layers of a model in their order, whatever its family calls them.
+    """Find a model's layers in order, whatever its family calls them.
 
     Raises:
-        UserError: there is no list of as many modules with attention as the model has layers.
+        UserError: no list has as many modules with attention as the model has layers.
     """
     attention = set(attention_modules(lm.model))
     for module in lm.model.modules():
@@ -225,20 +198,12 @@ def _pre_hook(function: Any) -> Any:
 def neuron_activations(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Give the activation of every neuron at the last token of every sequence.
+    """Activations of all neurons at each sequence's last token, (batch, layers, neurons).
 
-    Args:
-        lm: the model; its native attention backend is used, and its hooks are removed after every
-            batch, also after an error.
-        tokens: sequences, or their prefixes, shape (n, T), integers.
-        batch_size: sequences at once; halved, and said so, when memory runs out.
-
-    Returns:
-        An iterator of batches (batch, layers, neurons), float32, in the order of the rows.
+    Hooks are removed after every batch, also after an error.
 
     Raises:
-        UserError: tokens that do not fit the model, or a family whose layers have not one MLP each
-            (experts).
+        UserError: tokens that do not fit the model, or layers without exactly one MLP (experts).
         NoRoomError: not even one sequence fits into memory.
     """
     matrices = output_matrices(lm)
@@ -261,7 +226,7 @@ def _read(lm: LanguageModel, batch: torch.Tensor) -> torch.Tensor:
 
 
 def output_matrices(lm: LanguageModel) -> list[nn.Module]:
-    """Give each layer's matrix that reads the neurons, in the order of the layers.
+    """Find the matrix that reads each layer's neurons, in layer order.
 
     Raises:
         UserError: a layer has none, or several.
