@@ -1,8 +1,7 @@
-"""Turn a CNN's scores into probabilities that mean what they say, and measure whether they do.
+"""Turn a CNN's scores into calibrated probabilities, and measure whether they are.
 
-A probability is calibrated when of all cases that get 0.8, eight in ten are so. Two classes: of a
-CNN with more, the difference of two classes' logits. The cases here must be those that neither
-trained the CNN nor chose it, and what is measured must be measured on yet others.
+Of all cases that get 0.8, eight in ten should be so. Two classes: for a CNN with more, the
+difference of two logits. Fit on cases that neither trained nor chose the CNN; measure on others.
 """
 
 import math
@@ -34,13 +33,13 @@ class Calibration:
     """A fitted calibration; plain values.
 
     Attributes:
-        method: ``none`` leaves the logits as they are; ``temperature`` divides them by a number;
-            ``isotonic`` is a rising step function of them.
+        method: ``none``; ``temperature`` divides logits by a number; ``isotonic`` is a rising step
+            function of them.
         n: cases it was fitted on.
         temperature: above 1: the CNN was too sure; infinite: its order was no better than
             chance, and everything gets 0.5. 1 for ``none``, None for ``isotonic``.
-        knots: logit and probability of each corner of the step function, between which it is
-            linear; empty for the others.
+        knots: logit and probability of each corner of the step function, linear in between;
+            empty for the others.
     """
 
     method: _Method
@@ -54,7 +53,7 @@ AS_IT_IS = Calibration("none", 0, temperature=1.0)
 
 
 class Choice(NamedTuple):
-    """A calibration fitted on all cases, and the cross-validated Brier score of each candidate.
+    """A calibration fitted on all cases, and each candidate's cross-validated Brier score.
 
     No scores where there are too few groups to tell.
     """
@@ -78,12 +77,9 @@ def fit_calibration(
     is_so: npt.ArrayLike,
     method: Literal["temperature", "isotonic"] | None = None,
 ) -> Calibration:
-    """Fit a calibration on held-out cases of two classes.
+    """Fit a calibration on held-out cases: finite log-odds (n,) and bool (n,).
 
-    Args:
-        logits: log-odds as the CNN gives them, shape (n,), finite.
-        is_so: which of the two it is, shape (n,), bool.
-        method: None takes ``isotonic`` from `ENOUGH_FOR_ISOTONIC` cases on, else ``temperature``.
+    `method` None takes ``isotonic`` from `ENOUGH_FOR_ISOTONIC` cases on, else ``temperature``.
 
     Raises:
         ValueError: shapes differ, a logit is not finite, or there is one class only.
@@ -91,7 +87,7 @@ def fit_calibration(
     Source: temperature, Guo et al., arXiv 1706.04599, as a logistic regression through the
         origin; its targets are Platt's, (k + 1) / (k + 2) of k cases in place of 1, so that
         classes told apart without a mistake do not make it infinitely sure. scikit-learn's own
-        temperature scaling has no such targets, which is why it is not used here.
+        temperature scaling has no such targets.
     """
     values, truth = _check(logits, is_so)
     if truth.all() or not truth.any():
@@ -157,12 +153,9 @@ def ece(probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BIN
 def reliability(
     probabilities: npt.ArrayLike, is_so: npt.ArrayLike, n_bins: int = _N_BINS
 ) -> list[Bin]:
-    """The reliability diagram: what was said and what was so, bin by bin; empty bins left out.
+    """The reliability diagram: what was said and what was so, bin by bin, without empty bins.
 
-    Args:
-        probabilities: shape (n,), n at least 1, between 0 and 1.
-        is_so: shape (n,), bool.
-        n_bins: bins of equal width; a value on a border belongs to the upper one, 1 to the last.
+    Probabilities (n,), n at least 1. A value on a border belongs to the upper bin, 1 to the last.
 
     Raises:
         ValueError: shapes differ, or a value is no probability.
@@ -194,23 +187,11 @@ def _check(values: npt.ArrayLike, is_so: npt.ArrayLike) -> tuple[Floats, _Flags]
 def choose_calibration(
     logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
 ) -> Choice:
-    """Choose by the cross-validated Brier score; a calibration must beat the simpler ones.
+    """Choose by cross-validated Brier score; arguments as `fit_calibration`.
 
-    A candidate takes the place of a simpler one where its score is lower by more than one
-    standard error of the difference, groups being the independent observations. Isotonic
-    regression is a candidate from `ENOUGH_FOR_ISOTONIC` groups on.
-
-    Args:
-        logits: log-odds as the CNN gives them, shape (n,), finite.
-        is_so: which of the two classes it is, shape (n,), bool.
-        groups: of near duplicates, shape (n,), any values.
-        seed: of the folds.
-
-    Returns:
-        No calibration where one class has fewer than two groups.
-
-    Raises:
-        ValueError: as `fit_calibration`.
+    A candidate replaces a simpler one if its score is lower by more than one standard error of the
+    difference over `groups` of near duplicates, (n,). Isotonic regression competes from
+    `ENOUGH_FOR_ISOTONIC` groups on; with fewer than two groups in a class nothing is calibrated.
 
     Source: the rule of one standard error, Breiman et al., Classification and Regression Trees,
         1984, section 3.4.3.
@@ -241,15 +222,9 @@ def choose_calibration(
 def cross_fitted(
     logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
 ) -> Floats:
-    """Probabilities of cases by calibrations that were chosen and fitted without them.
+    """Probabilities (n,) by calibrations chosen and fitted without the case, to judge them by.
 
-    Arguments as `choose_calibration`, with at least two groups of either class.
-
-    Returns:
-        Shape (n,): what tells how good `choose_calibration` is on cases like these.
-
-    Raises:
-        ValueError: too few groups.
+    Arguments as `choose_calibration`; `ValueError` with fewer than two groups in a class.
     """
     values, truth = np.asarray(logits, dtype=np.float64), np.asarray(is_so, dtype=bool)
     owners = np.asarray(groups)

@@ -26,11 +26,7 @@ _REPAIR = "Delete it and run 'mnemoscope train --redo': only this CNN is trained
 
 
 def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
-    """Write a trained CNN, whole or not at all.
-
-    Args:
-        path: file to write; its folder must exist.
-        trained: what `train_cnn` gave; its `seconds` are left out.
+    """Write a trained CNN, without its `seconds`, whole or not at all.
 
     Raises:
         NoRoomError: the disk is full.
@@ -60,13 +56,7 @@ def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
 
 
 def load_cnn(path: Path | str) -> TrainedCnn:
-    """Read a trained CNN; its logits are those of the CNN that was saved, bit for bit.
-
-    Args:
-        path: a file written by `save_cnn`.
-
-    Returns:
-        The CNN on the CPU, in evaluation mode, `seconds` None.
+    """Read a trained CNN onto the CPU; it gives the saved one's logits, bit for bit.
 
     Raises:
         UserError: no such file, or one of a later format.

@@ -30,16 +30,9 @@ class ScoreEstimates(NamedTuple):
 
 
 def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
-    """Count predictions by true class.
+    """Count predictions by class: int64 (classes, classes), rows true, columns predicted.
 
-    Args:
-        true: class indices, integer, any shape that broadcasts to `predicted`, so (n,) beside
-            (runs, n) sums the matrices of all runs.
-        predicted: class indices, integer.
-        n_classes: number of classes.
-
-    Returns:
-        int64 (classes, classes); rows true, columns predicted.
+    `true` broadcasts to `predicted`, so (n,) beside (runs, n) sums the matrices of all runs.
 
     Raises:
         ValueError: an index outside [0, n_classes).
@@ -124,15 +117,8 @@ def estimate_scores(
 ) -> ScoreEstimates:
     """Every figure of the confusion matrix summed over all runs, with percentile intervals.
 
-    They say how the figures of these CNNs would vary with other evaluation sequences, drawn
-    within each class; not how they vary with other CNNs.
-
-    Args:
-        predictions: classes, (runs, n): a run is one setting, seed and epoch.
-        true: class of each sequence, (n,), every class at least once.
-        n_classes: number of classes.
-        seed: of the draws.
-        n_resamples: 1,000 take well under a second for 500 sequences.
+    Predictions are (runs, n), a run being one setting, seed and epoch. Intervals say how the
+    figures vary with other evaluation sequences, drawn within each class; not with other CNNs.
 
     Raises:
         ValueError: shapes that do not fit, or a class without sequences.
@@ -167,7 +153,7 @@ def resample_confusions(
     sequences: NDArray[np.integer],
     runs: NDArray[np.integer] | None = None,
 ) -> Floats:
-    """Confusion matrices of every resample, summed over the runs it holds.
+    """Every resample's confusion matrix over all its runs: float64 (resamples, classes, classes).
 
     Args:
         predictions: classes, (runs, n) or (n,) for a single run. A single run stands for all
@@ -176,9 +162,6 @@ def resample_confusions(
         n_classes: number of classes.
         sequences: how often each sequence counts, (resamples, n).
         runs: how often each run counts, (resamples, runs); None: each once.
-
-    Returns:
-        float64 (resamples, classes, classes), whole numbers.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -206,10 +189,7 @@ def resample_confusions(
 def _row(
     predicted: NDArray[np.int64], n_classes: int, weights: Floats, run_weights: Floats
 ) -> Floats:
-    """One row of every confusion matrix: (runs, members) to (resamples, classes).
-
-    One-hot predictions times sequence weights, a block of runs at a time to bound memory.
-    """
+    """One row of every confusion matrix, (resamples, classes); blocks of runs bound memory."""
     row = np.zeros((len(weights), n_classes))
     a_run_bytes = 8 * n_classes * (predicted.shape[1] + len(weights))
     block = max(1, _BLOCK_BYTES // max(a_run_bytes, 1))

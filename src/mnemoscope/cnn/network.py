@@ -1,8 +1,7 @@
 """The paper's convolutional network: a pooled attention map in, one logit per class out.
 
-Two convolutions, each followed by ReLU, dropout and a 2x2 maximum, then two linear layers.
-Every ReLU and every dropout is a module of its own, used once: guided backpropagation
-replaces the rule of single ReLU modules, and a shared one would be counted twice.
+Every ReLU and dropout is a module of its own, used once: guided backpropagation replaces the
+rule of single ReLU modules and would count a shared one twice.
 """
 
 from itertools import pairwise
@@ -23,10 +22,7 @@ _LEVELS = 1 << 16  # a share of dropout is rounded to 1/65,536, and the scale wi
 
 
 class SeededDropout(nn.Dropout):
-    """`torch.nn.Dropout`, drawing from its own generator once `seed` was called.
-
-    Never seeded, it is torch's own. In evaluation mode both do nothing.
-    """
+    """`torch.nn.Dropout`, drawing from its own generator once `seed` was called."""
 
     generator: torch.Generator | None = None
 
@@ -67,10 +63,10 @@ class AttentionCnn(nn.Module):
 
     Conv(layers → filters, kernel, valid, stride 1, bias) → ReLU → dropout → max-pool 2 →
     Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
-    dropout → Linear(→ classes). The pooling over heads happens before, when maps are captured.
+    dropout → Linear(→ classes). Heads are pooled before, when maps are captured.
 
-    Initial weights are torch's defaults, drawn from torch's global generator, and dropout uses
-    the global generator too until `seed_dropout`: `train_cnn` sees to both.
+    Initial weights are torch's defaults from its global generator, which dropout uses too until
+    `seed_dropout`: `train_cnn` sees to both.
 
     Args:
         n_layers: layers of the language model, the channels of a map.
@@ -153,15 +149,10 @@ class AttentionCnn(nn.Module):
         )
 
     def forward(self, maps: Tensor, *, causal: bool = False) -> Tensor:
-        """Score maps.
+        """Logits (batch, classes) of float maps (batch, layers, query, key), scaled as in training.
 
-        Args:
-            maps: (batch, layers, query, key), float, scaled as in training.
-            causal: nothing stands above the diagonal, and no gradient is wanted there: what of
-                the first convolution would see zeros alone is left out where that saves time.
-
-        Returns:
-            Logits, (batch, classes).
+        `causal`: nothing stands above the diagonal and no gradient is wanted there, so the first
+        convolution may leave out what sees zeros alone.
         """
         first = self.features[0]
         if causal and self.n_layers >= _MANY_LAYERS and isinstance(first, nn.Conv2d):
@@ -185,10 +176,10 @@ class AttentionCnn(nn.Module):
 
 
 def _causal_convolution(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
-    """Convolve maps whose keys end at the query: in each band of queries up to its last key.
+    """Convolve each band of queries up to its last key only.
 
-    The same sums as the whole convolution, less three tenths of them, which would be of zeros:
-    a step on 36 layers takes a tenth less (`benchmarks/bench_cnn_speed.py`).
+    Leaves out three tenths of the sums, all zero: a step on 36 layers takes a tenth less
+    (`benchmarks/bench_cnn_speed.py`).
     """
     kernel = convolution.kernel_size[0]
     side = maps.shape[2] - kernel + 1

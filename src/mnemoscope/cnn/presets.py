@@ -9,13 +9,10 @@ from mnemoscope.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class CnnSetting:
-    """One point of the grid.
+    """One point of the grid: side of both kernels, channels of both convolutions, pooling.
 
-    Attributes:
-        kernel: side of both convolution kernels.
-        filters: channels of both convolutions.
-        pooling: what is seen of a layer's heads: their mean, their maximum, both, every head,
-            or the mean's difference from a reference model's.
+    `pooling` is what is seen of a layer's heads: their mean, their maximum, both, every head, or
+    the mean's difference from a reference model's.
     """
 
     kernel: int
@@ -39,10 +36,10 @@ class TrainingPreset:
         weight_decay: of AdamW, on all parameters.
         dropout: share of units dropped at each of the three places.
         epochs: passes over the training maps, at least.
-        min_steps: as many further epochs as it takes to make this many steps; 0 asks for none.
+        min_steps: further epochs run until this many steps are made; 0 asks for none.
         schedule: ``constant``, or ``cosine`` from the highest rate to 0 after a linear warm-up.
         warmup: share of all steps spent rising to the highest rate, with ``cosine``.
-        scaling: ``raw``, or ``sqrt_standardized`` (see `scaling`).
+        scaling: ``raw``, or ``sqrt_standardized`` (see `training.Scaling`).
         clamp: scaled values are kept within ± this; ignored for ``raw``.
         scores_every_epoch: the paper sums confusion matrices over all epochs; else only the
             final weights count.
@@ -118,11 +115,7 @@ More training fits the training maps only: batches of 16, 12 epochs: .34 and .88
 
 
 def get_preset(name: str) -> TrainingPreset:
-    """Find a preset.
-
-    Raises:
-        UserError: unknown, with the nearest known name.
-    """
+    """Find a preset; `UserError` names the nearest known one."""
     if name not in PRESETS:
         known = ", ".join(PRESETS)
         raise UserError(f"unknown preset {name!r}: choose from {known}.{nearest(name, PRESETS)}")

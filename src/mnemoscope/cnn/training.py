@@ -1,7 +1,7 @@
-"""Train one CNN on maps and labels, the same bits for the same seed whatever ran before.
+"""Train one CNN on maps and labels: same seed, same bits, whatever ran before.
 
-Bit for bit on the same machine, torch version and number of threads; give each process one
-thread (`torch.set_num_threads(1)`) and the number of processes does not matter.
+Bit for bit on the same machine, torch version and number of threads; with one thread a process
+(`torch.set_num_threads(1)`) the number of processes does not matter.
 """
 
 import math
@@ -58,11 +58,7 @@ class Scaling:
 
 
 def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
-    """Fit a preset's scaling.
-
-    Args:
-        maps: the training maps and no others.
-        preset: names the scaling.
+    """Fit a preset's scaling on the training maps alone.
 
     Raises:
         ValueError: no maps.
@@ -86,14 +82,9 @@ def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
 
 
 def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
-    """Turn maps as stored into what a network sees.
+    """Scale stored maps (batch, layers, triangle) for a network, on the scaling's device.
 
-    Args:
-        scaling: fitted on the training maps, on the same device.
-        packed: attention weights, (batch, layers, triangle), float16 as `MapSource.read` gives.
-
-    Returns:
-        float32, (batch, layers, query, key), zeros above the diagonal, channels last.
+    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last.
 
     Raises:
         DamagedDataError: a weight is negative or not finite.
@@ -120,14 +111,7 @@ def _refuse_what_is_no_attention(weights: Tensor) -> None:
 
 
 class NetworkInputs:
-    """Maps of one source as a network sees them: scaled once and kept where they fit.
-
-    Args:
-        maps: what to read from.
-        scaling: fitted on the training maps.
-        device: where batches are needed.
-        keep_bytes: keep all scaled maps if they take no more than this; 0 keeps none.
-    """
+    """Maps of a source as a network sees them, scaled once and kept if within `keep_bytes`."""
 
     def __init__(
         self,
@@ -167,14 +151,12 @@ class TrainingHistory:
     """How training went.
 
     Attributes:
-        loss: mean cross-entropy per map (natural logarithm) of every epoch, in training mode,
-            as the epoch went by.
+        loss: mean cross-entropy per map (nats) of every epoch, in training mode, as it went by.
         n_steps: optimizer steps made.
         train_balanced_accuracy: mean recall over the classes on the training maps, final weights,
-            evaluation mode; None while training goes on.
-        p_value: one-sided binomial test of that against 1 / classes; None while training.
-        train_min_f1: min-F1 on the training maps, final weights, evaluation mode; None while
-            training goes on.
+            evaluation mode; like the next two None while training goes on.
+        p_value: one-sided binomial test of that against 1 / classes.
+        train_min_f1: min-F1 on the training maps, final weights, evaluation mode.
     """
 
     loss: tuple[float, ...]
@@ -191,16 +173,9 @@ class TrainingHistory:
 
 @dataclass(frozen=True)
 class TrainedCnn:
-    """A network, the scaling of its inputs and its origin.
+    """A network in evaluation mode, the scaling of its inputs and its origin.
 
-    Attributes:
-        network: in evaluation mode.
-        scaling: fitted on the training maps.
-        setting: which network.
-        preset: how it was trained.
-        seed: of initial weights, order of maps and dropout.
-        history: losses and the check against chance.
-        seconds: wall time of training; None when loaded from a file.
+    `seconds` is the wall time of training, None when loaded from a file.
     """
 
     network: AttentionCnn
@@ -231,16 +206,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 def predict_logits(
     trained: TrainedCnn, maps: MapSource, *, batch_size: int | None = None
 ) -> Tensor:
-    """Score maps.
+    """Score maps as captured, not scaled: (maps, classes) float32 on the CPU.
 
-    Args:
-        trained: what `train_cnn` or `load_cnn` gave.
-        maps: as captured, not scaled.
-        batch_size: maps at once, None for 256 of 4 layers and fewer of more (`rows_at_once`);
-            another size may change the last bits.
-
-    Returns:
-        (maps, classes) float32 on the CPU.
+    `batch_size` None is `rows_at_once`; another size may change the last bits.
 
     Raises:
         ValueError: maps of another number of layers or another length.
@@ -359,14 +327,10 @@ def train_cnn(
 
 
 def chance_test(confusion: ArrayLike) -> ChanceTest:
-    """Test whether predictions are better than ones made without looking.
+    """Test whether predictions (rows true, every class present) beat ones made without looking.
 
-    Without looking, balanced accuracy is 1 / classes on average, and varies at most as a
-    binomial share of classes x (size of the smallest class) trials does: that many are assumed,
-    which is exact for equal classes and careful for others.
-
-    Args:
-        confusion: counts, (classes, classes), every class at least once; rows true.
+    Blind balanced accuracy is 1 / classes on average and varies at most as a binomial share of
+    classes x (size of the smallest class) trials: exact for equal classes, careful for others.
     """
     counts = np.asarray(confusion)
     accuracy = float(precision_recall(counts).recall.mean())
@@ -421,10 +385,10 @@ def _learning_rates(preset: TrainingPreset, n_steps: int) -> Iterator[float]:
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed activations for the next step.
+    """Make glibc keep freed activations for the next step; elsewhere it does nothing.
 
-    glibc hands blocks beyond a threshold back to the system and adapts that threshold to the
-    largest block (up to 32 MB) that was freed; freeing one such block once saves the page faults
-    of every step: 15 ms instead of 22 (`benchmarks/bench_cnn_speed.py`). Elsewhere it does nothing.
+    glibc returns blocks beyond a threshold to the system, and adapts it to the largest block (up to
+    32 MB) ever freed. Freeing one such block saves each step's page faults: 15 ms instead of 22
+    (`benchmarks/bench_cnn_speed.py`).
     """
     torch.empty(_POOL_BYTES, dtype=torch.uint8)

@@ -77,7 +77,7 @@ class _Scissors:
         return output
 
     def cut(self, weights: torch.Tensor, n_keys: int | None) -> torch.Tensor:
-        """Zero the cut edges of one layer: (batch, heads, query, column), or batch · heads in older code.
+        """Zero one layer's cut edges: (batch, heads, query, column), older code (batch · heads, …).
 
         With a cache there are fewer queries than keys; a window may have dropped the first keys.
         """

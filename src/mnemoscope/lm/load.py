@@ -212,7 +212,7 @@ def _check_is_causal(source: Source, config: Any) -> None:
 
 
 def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
-    """True for weights quantized by bitsandbytes; rejects other methods, except GGUF (read as plain)."""
+    """True for weights of bitsandbytes; GGUF becomes plain, other methods are rejected."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
         return False

@@ -1,7 +1,8 @@
-"""Keep only the causal half of a map: (layers, 64, 64) to (layers, 2080) and back.
+"""The files of a map folder: packed triangles in shards, an index and what all maps have in common.
 
-Exact both ways; whatever stands above the diagonal is refused, not dropped. The order is row by
-row: query 0 with key 0, query 1 with keys 0 and 1, and so on.
+A map keeps its causal half alone, (layers, 64, 64) as (layers, 2080), row by row: query 0 with
+key 0, query 1 with keys 0 and 1, and so on. Exact both ways; anything above the diagonal is
+rejected.
 """
 
 import hashlib
@@ -55,10 +56,7 @@ def triangle_size(length: int) -> int:
 
 
 def triangle_length(size: int) -> int:
-    """Sequence length whose triangle has `size` weights.
-
-    Raises:
-        ValueError: no length has a triangle of this size.
+    """Sequence length whose triangle has `size` weights; `ValueError` where there is none.
 
     >>> triangle_length(2080)
     64
@@ -70,13 +68,7 @@ def triangle_length(size: int) -> int:
 
 
 def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
-    """Keep the weights on and below the diagonal.
-
-    Args:
-        maps: shape (..., query, key), query and key of equal length, any dtype and device.
-
-    Returns:
-        Shape (..., length·(length+1)/2), same dtype and device, a copy.
+    """Copy the weights on and below the diagonal: (..., T, T) to (..., T·(T+1)/2).
 
     Raises:
         ValueError: the last two axes differ.
@@ -97,19 +89,10 @@ def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_triangle(packed: torch.Tensor) -> torch.Tensor:
-    """Put packed weights back in place, zeros above the diagonal.
+    """Put packed weights back in place, zeros above the diagonal: (..., T·(T+1)/2) to (..., T, T).
 
-    A row at a time is the fastest way found: 16 maps of 36 layers take 1.7 ms on one core, where
-    an index over all 2,080 places takes 4 to 30 ms.
-
-    Args:
-        packed: shape (..., length·(length+1)/2), any dtype and device.
-
-    Returns:
-        Shape (..., query, key), same dtype and device.
-
-    Raises:
-        ValueError: the last axis is no triangle.
+    Row by row is fastest: 16 maps of 36 layers take 1.7 ms on one core, an index over all 2,080
+    places 4 to 30 ms. `ValueError` where the last axis is no triangle.
     """
     length = triangle_length(packed.shape[-1])
     maps = packed.new_zeros(*packed.shape[:-1], length, length)
@@ -119,21 +102,10 @@ def unpack_triangle(packed: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_channels_last(packed: torch.Tensor) -> torch.Tensor:
-    """Put packed weights back in place in the order of memory that convolutions take.
+    """`unpack_triangle` of (batch, layers, triangle) in channels-last memory.
 
-    The triangle is turned round first, so that every place is a run of all layers: 16 maps of 36
-    layers take 1 ms on one core, `unpack_triangle` and a change of order take 7 ms
-    (`benchmarks/bench_training.py`).
-
-    Args:
-        packed: shape (batch, layers, length·(length+1)/2), any dtype and device.
-
-    Returns:
-        Shape (batch, layers, query, key), same dtype and device, zeros above the diagonal,
-        channels last: what `unpack_triangle` gives, in another order of memory.
-
-    Raises:
-        ValueError: the last axis is no triangle.
+    Turning the triangle round first makes every place a run of all layers: 16 maps of 36 layers
+    take 1 ms on one core, `unpack_triangle` and reordering 7 ms (`benchmarks/bench_training.py`).
     """
     n_maps, n_layers, size = packed.shape
     length = triangle_length(size)
@@ -180,11 +152,7 @@ class StoreMeta:
         object.__setattr__(self, "tensors", tuple(self.tensors))
 
     def require(self, wanted: "StoreMeta", folder: Path) -> None:
-        """Refuse to go on in a folder that another model or other settings made.
-
-        Raises:
-            UserError: naming each value that differs, as stored and as wanted.
-        """
+        """Raise `UserError` if another model or other settings made the folder; names them."""
         here, there = dict(_flatten(asdict(self))), dict(_flatten(asdict(wanted)))
         different = [
             f"{key} is {here.get(key, 'absent')!r} there, {there.get(key, 'absent')!r} here"
@@ -258,17 +226,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """A shard's content; the same maps always give the same bytes.
-
-    Args:
-        tensors: by name, each float16, shape (rows, layers, length·(length+1)/2).
-    """
+    """A shard of float16 tensors (rows, layers, triangle); equal maps give equal bytes."""
     ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
     return cast(bytes, save(ordered))
 
 
 def tensor_start(path: Path, name: str) -> int:
-    """Say at which byte of a shard a tensor begins; its rows follow each other without a gap.
+    """The byte of a shard at which a tensor begins; its rows follow each other without a gap.
 
     Raises:
         DamagedDataError: the file is gone, cut short or no shard.
@@ -288,12 +252,7 @@ def gone(path: Path) -> DamagedDataError:
 
 
 def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
-    """Look at a shard's length and header, not at its weights (some 0.1 ms).
-
-    Args:
-        path: the shard.
-        rows: how many sequences the index says it holds.
-        meta: of its folder.
+    """Check a shard's length and header, not its weights (some 0.1 ms).
 
     Raises:
         DamagedDataError: missing, cut short, no safetensors, other tensors, shapes or dtype.
@@ -365,22 +324,14 @@ def read_index(folder: Path) -> pl.DataFrame:
 
 
 def write_index(folder: Path, index: pl.DataFrame) -> None:
-    """Write `index.parquet` atomically.
-
-    Raises:
-        NoRoomError: the disk is full; the former index stays.
-    """
+    """Write `index.parquet` atomically; the former index survives a full disk (`NoRoomError`)."""
     write_parquet(folder / INDEX_NAME, index.sort("shard", "row"))
 
 
 def key_frame(
     sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
 ) -> pl.DataFrame:
-    """Columns sequence_id and suffix, one row a map asked for.
-
-    Args:
-        sequence_ids: integer, shape (n,).
-        suffixes: "own" or "true" for each, or one for all.
+    """Columns sequence_id and suffix, one row per map; suffixes "own" or "true", each or one for all.
 
     Raises:
         ValueError: unequal lengths, or another suffix.

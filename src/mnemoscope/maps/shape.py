@@ -1,7 +1,6 @@
 """What attention looks like in a few numbers a layer: how concentrated it is, and on what.
 
-Beside Δ, which says what a CNN reads: here nothing is learned. These numbers are among those that
-the benchmark's baseline `statistics` reads.
+Nothing is learned here, unlike Δ. The benchmark's baseline `statistics` reads these among others.
 """
 
 from typing import TYPE_CHECKING
@@ -29,19 +28,15 @@ _SMALLEST_WEIGHT = 1e-12
 
 
 def attention_shape(maps: "Tensor", copies: "Tensor") -> "Tensor":
-    """Sum up each layer of each map.
+    """Sum up each layer of each map: float64 (n, layers, 8), in the order of `SHAPES`.
 
-    Entropy and Gini are means over the rows of queries 1 and later, each row scaled to sum 1; the
-    Gini coefficient is over the keys that the query may look at: 0 where all draw alike, near 1
-    where one key draws all (the concentration of Zeng et al. and the single key of Bright Ending
-    are its upper end).
+    Entropy and Gini are means over queries 1 and later, each row scaled to sum 1. Gini is over the
+    keys a query may look at: 0 where all draw alike, near 1 where one key draws all (the
+    concentration of Zeng et al. and the single key of Bright Ending are its upper end).
 
     Args:
         maps: (n, layers, query, key), not negative, zero above the diagonal.
         copies: bool (n, query, key): each sequence's copy edges.
-
-    Returns:
-        float64 (n, layers, 8), in the order of `SHAPES`.
     """
     import torch
 

@@ -48,11 +48,7 @@ _whole: set[_Identity] = set()
 
 
 def require_whole(folder: Path, shards: Sequence[tuple[str, int, str]]) -> None:
-    """Compare shards that were not compared before, or have changed since.
-
-    Args:
-        folder: where they are.
-        shards: name, number of rows and sha256 of each, as `count_rows` gives them.
+    """Compare shards (name, rows, sha256) not compared before, or changed since.
 
     Raises:
         DamagedDataError: naming the first whose content is not what was written.
@@ -63,10 +59,7 @@ def require_whole(folder: Path, shards: Sequence[tuple[str, int, str]]) -> None:
 
 
 def damaged_shards(folder: Path, shards: Sequence[tuple[str, int, str]]) -> list[DamagedDataError]:
-    """Read whole shards, some at a time (about 1.5 GB/s a core), and say what is wrong with which.
-
-    Arguments as `require_whole`; the order of what is found is that of the shards.
-    """
+    """Read whole shards in parallel (about 1.5 GB/s a core); say what is wrong, in their order."""
     if not shards:
         return []
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1, len(shards))) as pool:
@@ -173,10 +166,6 @@ class MapStore:
     ) -> np.ndarray:
         """Positions of these maps in `index`, int64, in the order given.
 
-        Args:
-            sequence_ids: shape (n,).
-            suffixes: "own" or "true" for each, or one for all.
-
         Raises:
             UserError: a map is not stored; says how many and names the first.
         """
@@ -205,7 +194,7 @@ class MapStore:
 
         Raises:
             UserError: a map is not stored.
-            DamagedDataError: a shard of theirs has changed since it was written.
+            DamagedDataError: one of their shards has changed since it was written.
         """
         chosen = self.index[self.rows(sequence_ids, suffixes)]
         names = sorted(chosen["shard"].unique())
@@ -224,8 +213,8 @@ class MapStore:
 class MapWriter:
     """Append pooled maps to a folder; what it already holds is not asked for again.
 
-    Use as a context manager: a block that ends well writes the last, shorter shard; one that
-    fails leaves whole shards only, so that a resumed run cuts shards where an unbroken run does.
+    Use it as a context manager: a successful block writes the last, shorter shard; a failing one
+    leaves whole shards only, so that a resumed run cuts shards where an unbroken run does.
     """
 
     def __init__(
@@ -323,13 +312,7 @@ class MapWriter:
         suffix: Sequence[str] | str,
         maps: Mapping[str, torch.Tensor],
     ) -> None:
-        """Take a batch of maps, whatever the folder holds of each; errors as `append`.
-
-        Args:
-            sequence_ids: shape (b,).
-            suffix: "own" or "true" for each, or one for all.
-            maps: one for each of the folder's tensors, shape (b, layers, query, key).
-        """
+        """Take a batch of maps, one for each of the folder's tensors, as `append` does."""
         keys = key_frame(sequence_ids, suffix)
         packed = pack_maps(keys["sequence_id"].to_numpy(), maps, self.meta)
         if len(self.missing(sequence_ids, suffix)) != len(keys):
@@ -347,13 +330,7 @@ class MapWriter:
         *,
         sha256: str,
     ) -> None:
-        """Take over a whole shard that was made with the same model and settings.
-
-        Args:
-            shard: a file, or the content of one; it is taken as it is.
-            sequence_ids: of its rows, in order.
-            suffixes: "own" or "true" for each, or one for all.
-            sha256: of its content.
+        """Take over a whole shard, a file or its content, made with the same model and settings.
 
         Raises:
             DamagedDataError: it is no shard of this shape.
@@ -438,10 +415,9 @@ class MapWriter:
         self._pending = [(keys[n_rows:], rest)] if self._n_pending else []
 
     def _prepare(self) -> None:
-        """Make the folder, sweep up after a killed writer, forget damaged shards before reuse.
+        """Make the folder, sweep up after a killed writer, and drop damaged shards from the index.
 
-        The index must not name a damaged shard while its file is written anew: killed in between,
-        the old index would give the new rows the old names.
+        Otherwise a kill while a shard is rewritten would leave its new rows under the old names.
         """
         if self._is_ready:
             return
@@ -458,16 +434,11 @@ class MapWriter:
 def pack_maps(
     sequence_ids: np.ndarray, maps: Mapping[str, torch.Tensor], meta: StoreMeta
 ) -> dict[str, torch.Tensor]:
-    """Check maps, and keep their triangles as float16, as a shard holds them (`shard_bytes`).
-
-    Args:
-        sequence_ids: of the rows, for messages.
-        maps: one for each of the folder's tensors, shape (rows, layers, query, key).
-        meta: of the folder that they are for.
+    """Check maps (rows, layers, query, key) and pack them as float16 triangles for `shard_bytes`.
 
     Raises:
         UserError: a weight that is not finite (says which layer) or above the diagonal.
-        ValueError: other tensors, or a wrong shape.
+        ValueError: other tensors than the folder's, or a wrong shape.
     """
     if set(maps) != set(meta.tensors):
         raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")

@@ -1,6 +1,6 @@
-"""Maps as the CNNs read them: from the store's files, or from a tensor.
+"""Maps as the CNNs read them, from the store's files or from a tensor.
 
-Both are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
+All are map-style torch data sets too, so a `DataLoader` with any number of workers takes them.
 """
 
 import os
@@ -37,21 +37,11 @@ class MapSource(Protocol):
         """Number of maps."""
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """Packed maps at these positions, in this order.
-
-        Args:
-            rows: positions, integer, shape (b,).
-
-        Returns:
-            float16 on the CPU, shape (b, layers, length·(length+1)/2).
-        """
+        """Packed maps at positions (b,), in order: float16 on the CPU, (b, layers, triangle)."""
 
 
 def rows_at_once(maps: MapSource) -> int:
-    """Count the maps to work on together where it does not matter: 17 MB of float32, or 256 maps.
-
-    256 maps of 4 layers and 64 tokens, 28 of 36 layers.
-    """
+    """Maps to work on together where it does not matter: 17 MB of float32, or 256 maps."""
     return max(1, min(_MOST_ROWS, _MOST_WEIGHTS // (maps.n_layers * maps.length**2)))
 
 
@@ -59,14 +49,7 @@ class TensorMaps:
     """Maps held in memory, for what is made and not captured (the blind baseline, tests)."""
 
     def __init__(self, packed: torch.Tensor) -> None:
-        """Hold packed maps.
-
-        Args:
-            packed: shape (n, layers, length·(length+1)/2); kept as float16.
-
-        Raises:
-            ValueError: another number of axes, or a last axis that is no triangle.
-        """
+        """Hold packed maps (n, layers, triangle) as float16; `ValueError` for other shapes."""
         if packed.ndim != 3:
             raise ValueError(f"packed maps of shape {tuple(packed.shape)}: 3 axes are needed")
         self.n_layers = packed.shape[1]
@@ -87,10 +70,9 @@ class TensorMaps:
 class StoredMaps:
     """One pooling of chosen sequences of a store, read row by row from its shards.
 
-    A shard is opened when a row of it is first asked for, and some 32 are open at a time; each
-    worker process opens its own. Rows come by plain reads and not from a memory map: a mapped file
-    that is cut short ends the process. Threads read one after another, since one that opens a
-    shard may close what another reads from.
+    Some 32 shards are open at a time, and each worker process opens its own. Plain reads, not a
+    memory map: a mapped file that is cut short ends the process. Threads take turns, since opening
+    one shard may close another.
     """
 
     def __init__(
@@ -103,15 +85,9 @@ class StoredMaps:
         length: int,
         pooling: Pooling,
     ) -> None:
-        """Point at rows of shards; `MapStore.dataset` is the usual way here.
+        """Point at rows of shards, usually by `MapStore.dataset`.
 
-        Args:
-            shards: paths of the shards.
-            shard_of: for each map the position of its shard in `shards`, int64, shape (n,).
-            row_of: for each map its row in that shard, int64, shape (n,).
-            n_layers: layers of each map.
-            length: tokens of each sequence.
-            pooling: which tensor of the shards to read.
+        `shard_of` and `row_of`, int64 (n,), give each map's shard in `shards` and its row there.
         """
         self.n_layers, self.length, self.pooling = n_layers, length, pooling
         self._shards = list(shards)
@@ -190,11 +166,7 @@ class _Combined:
     """Two sources of the same sequences, in the same order."""
 
     def __init__(self, first: MapSource, second: MapSource) -> None:
-        """Hold two sources.
-
-        Raises:
-            ValueError: they differ in their number of maps or in length.
-        """
+        """Hold two sources; `ValueError` if their number of maps or length differs."""
         if (len(first), first.length) != (len(second), second.length):
             raise ValueError(
                 f"{len(first)} maps of {first.length} tokens, {len(second)} of {second.length}"
@@ -218,17 +190,12 @@ class StackedMaps(_Combined):
 class DifferenceMaps(_Combined):
     """Where one source attends more than another, then where it attends less.
 
-    Two channels a layer, both ≥ 0 as attention is (and as the scaling of the CNN's input needs):
-    the positive and the negative part of the difference. Nothing of it is lost: the first less
-    the second is the difference.
+    Two channels a layer, the positive and the negative part of the difference, both ≥ 0 as the
+    scaling of the CNN's input needs.
     """
 
     def __init__(self, first: MapSource, second: MapSource) -> None:
-        """Hold two sources.
-
-        Raises:
-            ValueError: they differ in their number of maps, layers or in length.
-        """
+        """Hold two sources; `ValueError` if their number of maps, layers or length differs."""
         super().__init__(first, second)
         if first.n_layers != second.n_layers:
             raise ValueError(f"maps of {first.n_layers} layers less maps of {second.n_layers}")
