@@ -74,8 +74,8 @@ def interval_of(values: ArrayLike, tail: float = (1.0 - LEVEL) / 2.0) -> Interva
     """Percentile interval of a figure over its resamples, (resamples,).
 
     Resamples without a finite figure are left out; NaN where none has one. A `tail` of 0.025 and
-    the default, 0.025000000000000022, differ in the last bit of the ends: the tables of the
-    analyses hold the former, those of benchmark and localize the latter.
+    the default, 0.025000000000000022, differ in the last bit: analyses hold the former, benchmark
+    and localize the latter.
     """
     every = np.asarray(values, dtype=np.float64)
     kept = every[np.isfinite(every)]
@@ -102,9 +102,7 @@ def share_of(part: int, whole: int) -> Estimate:
 def clopper_pearson(part: float, whole: int) -> Estimate:
     """A share with Clopper and Pearson's interval; of an empty whole 0, anywhere in [0, 1].
 
-    Args:
-        part: may be a fraction, where an observation counts in part.
-        whole: observations.
+    `part` may be a fraction, where an observation counts in part.
 
     >>> str(clopper_pearson(0, 100))
     '0.0 % [0.0, 3.6]'
@@ -164,15 +162,9 @@ def draw_counts(generator: np.random.Generator, n: int, n_resamples: int) -> npt
 def draw_within(
     groups: ArrayLike, generator: np.random.Generator, n_resamples: int
 ) -> npt.NDArray[np.int32]:
-    """Draw units with replacement within each group, so that every group keeps its size.
+    """Draw units with replacement within each group (n,), so that every group keeps its size.
 
-    Args:
-        groups: of each unit, (n,), any values that sort; drawn in their order.
-        generator: of the draws.
-        n_resamples: how many.
-
-    Returns:
-        How often each unit counts, int32 (resamples, n).
+    Returns how often each unit counts, int32 (resamples, n). Groups are drawn in sorted order.
     """
     owners = np.asarray(groups)
     drawn = np.zeros((n_resamples, len(owners)), dtype=np.int32)
@@ -184,17 +176,9 @@ def draw_within(
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ and Kendall's τ-b of two lists, each in [-1, 1], with their intervals.
+    """Spearman's ρ and Kendall's τ-b of n pairs with intervals; None and a note if not given.
 
-    Attributes:
-        n: pairs.
-        spearman: None where it is not given; its ends also where nothing was resampled.
-        spearman_low: lower end.
-        spearman_high: upper end.
-        kendall: likewise.
-        kendall_low: lower end.
-        kendall_high: upper end.
-        note: why nothing is given, empty when it is.
+    Spearman's ends are given also where nothing was resampled.
     """
 
     n: int
@@ -210,16 +194,10 @@ class RankCorrelation:
 def correlate_ranks(
     values: ArrayLike, others: ArrayLike, *, draws: ArrayLike | None = None
 ) -> RankCorrelation:
-    """Correlate two lists by rank; ties share their mean rank.
+    """Correlate two lists (n,) by rank; ties share their mean rank.
 
-    Args:
-        values: figures that vary, (n,).
-        others: figures that are fixed, (n,).
-        draws: resamples of `values`, (resamples, n). A resample adds its own noise to that of
-            the values, so where they are noisy the interval lies lower than the figure.
-
-    Returns:
-        Both correlations; nothing but `n` and a note below `FEWEST` pairs or without any order.
+    `draws` resamples the first list, (resamples, n), and adds its own noise, so the interval of
+    noisy values lies below the figure. Only `n` and a note below `FEWEST` pairs or without order.
     """
     first = np.asarray(values, dtype=np.float64)
     second = np.asarray(others, dtype=np.float64)
@@ -286,14 +264,8 @@ def separation(
 ) -> Separation:
     """Judge "low means memorized" at every threshold, and at a true-positive rate of .75.
 
-    Args:
-        values: shape (n,); −inf is lowest, NaN is left out.
-        memorized: bool, shape (n,).
-        seed: of the resamples, drawn within memorized and others.
-        n_resamples: how many.
-
-    Returns:
-        `NOT_SEPARATED` where one side is empty.
+    In values (n,) −inf is lowest and NaN left out; resamples are drawn within memorized and others.
+    `NOT_SEPARATED` where one side is empty.
     """
     found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
     low, high = (np.sort(found[side & ~np.isnan(found)]) for side in (is_memorized, ~is_memorized))

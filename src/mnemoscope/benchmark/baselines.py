@@ -1,8 +1,8 @@
 """What the text alone gives away: blind maps and an n-gram regression, no model involved.
 
-The blind maps go through the same CNNs as the attention (a map of two channels in place of a
-map of layers); the regression sees how often each token and pair of tokens occurs, not where.
-Both get the tokens as the model was shown them. The better of the two counts.
+Blind maps go through the same CNNs as attention (two channels in place of layers); the
+regression sees how often tokens and pairs of tokens occur, not where. Both get the tokens shown to
+the model; the better of the two counts.
 """
 
 import time
@@ -62,7 +62,7 @@ class BaselineFit:
         loss: mean cross-entropy on the training set, nats.
         train_balanced_accuracy: fraction, on the training set.
         train_min_f1: fraction, on the training set.
-        p_value: of the same test against chance that a CNN gets.
+        p_value: of a CNN's test against chance.
         did_train: whether that is below `CHANCE_LEVEL`.
         seconds: to fit and predict.
     """
@@ -82,15 +82,8 @@ def fit_baseline(
 ) -> BaselineFit:
     """Fit a scikit-learn classifier and predict the evaluation sequences.
 
-    Args:
-        estimator: unfitted, with ``predict_proba``; whatever is learned of the inputs (scales,
-            weights of n-grams) is inside it, so that nothing of the evaluation leaks in.
-        train_inputs: shape (n_train, columns), dense or sparse.
-        train_labels: class index of each, shape (n_train,); every class occurs.
-        eval_inputs: shape (n_eval, columns).
-
-    Returns:
-        Predictions, probabilities and training figures.
+    Whatever is learned of the inputs (n, columns), such as scales or n-gram weights, must be inside
+    the estimator, so that nothing of the evaluation leaks in. Every class occurs in `train_labels`.
 
     Raises:
         ValueError: labels and inputs differ in number, or the labels are not 0 to classes - 1.
@@ -124,20 +117,11 @@ def fit_baseline(
 
 
 def blind_maps(tokens: np.ndarray) -> TensorMaps:
-    """Draw each sequence's own repetitions as a map, from its tokens alone.
+    """Draw the repetitions of each sequence, tokens (n, T), as a map of 2 channels.
 
     Channel 0 is 1 where the key is earlier than the query and holds the same token. Channel 1
     is 1 where the token just before the key equals the query's and the key is not later than
     the query: the diagonal an induction head attends along. All else is 0.
-
-    Args:
-        tokens: token ids as shown to the model, shape (n, T), integer.
-
-    Returns:
-        n maps of 2 channels (in place of layers), lower triangle row by row, float16.
-
-    Raises:
-        ValueError: not two-dimensional.
     """
     if tokens.ndim != 2:
         raise ValueError(f"tokens: shape {tokens.shape}, wanted (sequences, T)")
@@ -173,12 +157,9 @@ def count_ngrams(
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Count the 1- and 2-grams of token ids that two training sequences share.
 
-    An n-gram of one training sequence says nothing of any other, so it has no column; where
-    more than `limit` are shared, those of the most training sequences stay. With no shared
-    n-gram at all the matrices have one column of zeros.
-
-    Returns:
-        Counts of training and evaluation sequences, (n_train, columns) and (n_eval, columns).
+    Gives training and evaluation counts, (n, columns). An n-gram of one training sequence says
+    nothing of others; beyond `limit`, those in most training sequences stay. With none shared there
+    is one column of zeros.
     """
     base = int(max(train_tokens.max(initial=0), eval_tokens.max(initial=0))) + 2
     train_rows, train_codes = _codes(train_tokens, base)
@@ -219,8 +200,7 @@ def classify_logprobs(
 ) -> BaselineFit:
     """The positive control: tell the classes apart by what the model's output alone gives away.
 
-    Log-probabilities of each true suffix token given all before it, (n, suffix), natural and
-    finite.
+    Natural log-probabilities of each true suffix token given all before it, (n, suffix), finite.
     """
     if not (np.isfinite(train_logprobs).all() and np.isfinite(eval_logprobs).all()):
         raise ValueError("logits: a log-probability of the suffix is not finite")
@@ -233,11 +213,9 @@ def classify_logprobs(
 
 
 def logprob_features(logprobs: np.ndarray) -> np.ndarray:
-    """Set the log-probabilities in the order of the text beside those in the order of size.
+    """Log-probabilities by position, in ascending order, and their sum: (n, 2 · suffix + 1).
 
-    "The third least likely token" is one column that way; a tree on positions alone would
-    have to find it anew at each of them. From (n, suffix) to (n, 2 · suffix + 1): by position,
-    ascending, and the sum.
+    Sorted, "the third least likely token" is one column; a tree would seek it at each place.
     """
     return np.concatenate(
         [logprobs, np.sort(logprobs, axis=1), logprobs.sum(axis=1, keepdims=True)], axis=1
@@ -245,18 +223,12 @@ def logprob_features(logprobs: np.ndarray) -> np.ndarray:
 
 
 def map_statistics(maps: MapSource) -> np.ndarray:
-    """Sum up each layer of each map in 14 numbers.
+    """Sum up each layer of each map: float64 (n, layers, 14), in the order of `STATISTICS`.
 
     Mean, standard deviation and maximum of three blocks (query prefix, key prefix; query
     suffix, key prefix; query suffix, key suffix), the mean entropy (nats) of the rows of
     either half, each row scaled to sum 1, and the mean weight on the diagonal, just below it,
     and on the first key (queries 1 and later). Prefix and suffix are halves of the map.
-
-    Args:
-        maps: n maps.
-
-    Returns:
-        Shape (n, layers, 14), float64, in the order of `STATISTICS`.
     """
     parts = [
         _summarize(unpack_triangle(maps.read(rows)))
@@ -266,18 +238,9 @@ def map_statistics(maps: MapSource) -> np.ndarray:
 
 
 def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
-    """Sum up each layer of each map in 22 numbers: those of `map_statistics` and its shape.
+    """Add each map's shape to `map_statistics`: float64 (n, layers, 22), as `ALL_STATISTICS`.
 
-    The shape (`maps.shape`) is how concentrated the rows are (entropy, Gini coefficient) and what
-    share of the weight lies on the first token, near the diagonal, on the sequence's copy edges
-    and in the blocks of prefix and suffix. Which edges are copies is read off the tokens.
-
-    Args:
-        maps: n maps.
-        tokens: token ids of the same sequences as shown to the model, shape (n, T), integer.
-
-    Returns:
-        Shape (n, layers, 22), float64, in the order of `ALL_STATISTICS`.
+    The shape is that of `maps.shape`; tokens (n, T) tell which edges are copies.
     """
     marks = blind_maps(tokens)
     shapes = []
@@ -337,23 +300,12 @@ def permute_labels(
 ) -> np.ndarray:
     """The control task, a taxonomy without meaning: each memorized sequence gets another's class.
 
-    Within each split the classes keep their sizes, so the control is as balanced as the task.
-    A sequence's label is fixed by its identity and the seed: the same sample in another row
-    order gets the same labels, for every CNN setting and training seed. With a single
-    memorized class there would be nothing to permute, so Non-Memo takes part then.
-
-    Args:
-        sequence_ids: identity of each sequence, shape (n,), without repeats.
-        labels: class index of each, shape (n,), int64.
-        splits: "train" or "eval" (or any other names) of each, shape (n,).
-        seed: of the permutation.
-        non_memo: index of the class Non-Memo; None where it was left out as too small.
-
-    Returns:
-        Class index of each in the control task, shape (n,), int64.
+    Classes keep their sizes within each split, so the control is as balanced as the task. A label
+    depends on the sequence's identity and the seed alone, not on row order, CNN setting or training
+    seed. With a single memorized class Non-Memo (index `non_memo`, None if dropped) takes part.
 
     Raises:
-        ValueError: the three differ in length, or an id comes twice.
+        ValueError: ids, labels and splits differ in length, or an id comes twice.
     """
     if not len(sequence_ids) == len(labels) == len(splits) == len(np.unique(sequence_ids)):
         raise ValueError(

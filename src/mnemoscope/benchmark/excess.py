@@ -49,8 +49,8 @@ class Votes:
         predicted: shape (runs, n), int64; a run is one setting, seed and epoch.
         seeds: seed of each run, shape (runs,), int64.
         n_classes: classes of the taxonomy.
-        probabilities: of each class, mean over runs, shape (n, classes), float64; where none
-            were kept, the share of runs that predicted the class.
+        probabilities: mean over runs, (n, classes), float64; where none were kept, the share of
+            runs that predicted the class.
         scores: probabilities of each training (a setting and a seed; its final weights), shape
             (trainings, n, classes), float32; None where none were kept.
         score_seeds: seed of each training, shape (trainings,); None with `scores`.
@@ -94,8 +94,8 @@ class Excess:
         high: 97.5th percentile.
         strongest: the control with the largest min-F1.
         min_f1: of the model's attention, what the excess is counted from.
-        auc: the same difference in the AUC of each pair of classes, in the order of `auc_pairs`,
-            over the largest control of that pair; None where no probabilities were kept.
+        auc: the same for the AUC of each pair of `auc_pairs`, over the largest control of that
+            pair; None where no probabilities were kept.
     """
 
     value: float
@@ -110,12 +110,7 @@ class Excess:
 class PairedDifference:
     """A figure of one taxonomy minus the same figure of another; fractions.
 
-    Attributes:
-        value: on the evaluation sequences as they are.
-        interval: 95 % interval over the resamples, the same weights for both.
-        n_shared: evaluation sequences that both have.
-        n_first: evaluation sequences of the first.
-        n_second: evaluation sequences of the second.
+    The interval uses the same weights for both; `n_shared` sequences are in both evaluation sets.
     """
 
     value: float
@@ -126,15 +121,9 @@ class PairedDifference:
 
 
 def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> Votes:
-    """Arrange the predictions of one taxonomy and source.
+    """Arrange one taxonomy's predictions from one source, given in any order.
 
-    Args:
-        predictions: their rows, in any order, at least one.
-        n_classes: classes of the taxonomy.
-        where: taxonomy and source, for errors.
-
-    Returns:
-        Runs in the order of setting, seed, epoch; sequences in the order of their ids.
+    Runs are in the order of setting, seed, epoch; sequences by id. `where` is for errors.
 
     Raises:
         DamagedDataError: a run lacks a sequence or has one twice, a sequence has two true
@@ -197,18 +186,9 @@ def pair_names(classes: Sequence[str]) -> list[str]:
 
 
 def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integer]) -> Floats:
-    """AUC of two classes for every training and resample.
+    """AUC of two classes for every training and resample, (trainings, resamples); ties count half.
 
-    A tie counts half; where neither class was given any probability the ratio is 0.5.
-
-    Args:
-        votes: of one source, with the probabilities of each training.
-        pair: the two classes' indices.
-        sequences: how often each sequence counts in each resample, (resamples, n); both classes
-            keep their sizes, as `draw_within` draws them.
-
-    Returns:
-        Fractions, shape (trainings, resamples).
+    `sequences` (resamples, n) says how often each counts, as from `draw_within`.
 
     Raises:
         ValueError: no probabilities were kept.
@@ -229,8 +209,7 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integ
 def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats) -> Floats:
     """Weighted number of pairs in the right order, ties half, for every resample.
 
-    Scores (m,) of the class that should score higher and (k,) of the other, and how often each
-    counts, (resamples, m) and (resamples, k).
+    Scores (m,) should be above (k,); they count (resamples, m) and (resamples, k) times.
     """
     order = np.argsort(below, kind="stable")
     passed = np.zeros((len(weights), len(below) + 1))
@@ -302,16 +281,9 @@ def measure_objective(
 ) -> Estimate:
     """Measure one figure of the model, or how far it is above its controls.
 
-    `excess` is min-F1 minus the largest control's, as `measure_excess`; `auc` the mean over the
-    pairs of classes; `auc_excess` its mean over the pairs after the largest control of each pair
-    is taken off.
-
-    Args:
-        sources: predictions of `model` and of its controls on the same sequences; with class
-            probabilities for the two figures of AUC.
-        objective: which figure.
-        seed: of the bootstrap over sequences (paired, within each class) and seeds.
-        n_resamples: 0 for the figure alone; both ends are the figure then.
+    `excess` is min-F1 minus the largest control's; `auc` the mean over pairs of classes;
+    `auc_excess` its mean over pairs less the largest control of each. With `n_resamples` 0 both
+    ends are the figure itself.
 
     Raises:
         ValueError: an excess without a control, or with one of other sequences or classes.
@@ -416,19 +388,10 @@ def _draw_seeds(
 def resample_jointly(
     votes: Mapping[str, Votes], *, n_resamples: int, seed: int
 ) -> dict[str, Floats]:
-    """Confusion matrices of every resample for every taxonomy.
+    """Confusion matrices of every resample: by taxonomy, float64 (resamples, classes, classes).
 
-    A sequence has one weight, in whichever of the taxonomies it stands; within a class the
-    weights are scaled to the class's size, which the design fixes. The CNNs stay as they are: the
+    A sequence has one weight in all taxonomies, scaled within each class to its fixed size. The
     draws say how figures vary with other sequences, not with other CNNs.
-
-    Args:
-        votes: predictions of each taxonomy; sequence ids mean the same sequence everywhere.
-        n_resamples: how many resamples.
-        seed: of the weights.
-
-    Returns:
-        For each name float64 (resamples, classes, classes), rows true, summed over runs.
     """
     ids = np.unique(np.concatenate([one.sequence_ids for one in votes.values()]))
     places = {name: np.searchsorted(ids, one.sequence_ids) for name, one in votes.items()}
@@ -452,18 +415,7 @@ def compare_pair(
     seed: int = 0,
     figure: FigureName = "min_f1",
 ) -> PairedDifference:
-    """Difference of a figure between two taxonomies on the evaluation sequences of either.
-
-    Args:
-        first: predictions for one taxonomy.
-        second: predictions for another, with classes of its own.
-        n_resamples: how many resamples.
-        seed: of the weights.
-        figure: `min_f1` or `mean_f1`.
-
-    Returns:
-        Figure of `first` minus figure of `second`, its interval and how many sequences they share.
-    """
+    """Difference of a figure between two taxonomies, each on its own evaluation sequences."""
     show = FIGURES[figure]
     value, other = (
         float(show(confusion_matrix(one.true, one.predicted, one.n_classes).astype(np.float64)))

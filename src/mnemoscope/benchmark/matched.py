@@ -1,11 +1,10 @@
 """The most evaluation sequences on which the blind baseline sees no difference of classes.
 
-On these the text no longer tells the classes apart, so what the CNN still tells is not owed to
-the text (as far as the blind baseline reads it). Cardinality matching with fine balance
-(Zubizarreta, Paredes and Rosenbaum 2014, doi:10.1214/13-AOAS713): the largest choice with
-equally many of each class that is balanced. Joining sequences in tuples of near scores leaves
-far fewer when there are four classes. The standardized difference keeps the standard
-deviation from before matching (Stuart 2010, doi:10.1214/09-STS313).
+What the CNN still tells apart there, the text (as the baseline reads it) does not. Cardinality
+matching with fine balance (Zubizarreta, Paredes and Rosenbaum 2014, doi:10.1214/13-AOAS713):
+the largest balanced choice with equally many of each class. Tuples of near scores would leave far
+fewer with four classes. The standardized difference keeps the standard deviation from before
+matching (Stuart 2010, doi:10.1214/09-STS313).
 """
 
 from dataclasses import dataclass
@@ -49,23 +48,13 @@ class Match:
 def match_on_scores(
     probabilities: np.ndarray, labels: np.ndarray, *, minimum: int = MINIMUM
 ) -> Match:
-    """Choose as many sequences of each class as have the same blind scores between the classes.
+    """Choose as many sequences of each class as have the same blind scores; deterministic.
 
-    Scores are the log-odds of the class probabilities, clipped at 0.001. Between any two
-    classes the choice has the same mean of each score (up to 0.05 standard deviations), equally
-    many sequences in the lower, middle and upper third of each score, and equally many that the
-    baseline takes for each class. It is found by linear programming; the few sequences that come
-    out as fractions are taken or left whole, so balance is measured on what is chosen and, where
-    that is too far off, sought again with a smaller tolerance.
-
-    Args:
-        probabilities: of the blind baseline for sequences it was not trained on, shape
-            (n, classes).
-        labels: class index of each sequence, shape (n,); every class occurs.
-        minimum: fewest sequences a class.
-
-    Returns:
-        The sequences and their balance before and after. Deterministic.
+    Scores are log-odds of out-of-sample probabilities (n, classes), clipped at 0.001. Any two
+    classes get the same mean of each score (up to 0.05 standard deviations), equally many sequences
+    in each third of each score, and equally many taken for each class. Found by linear programming;
+    the few fractional sequences are rounded, so balance is measured on the choice and, where it is
+    too far off, sought again with a smaller tolerance. `minimum` is per class.
 
     Raises:
         ValueError: scores and labels differ in number, or a class has no sequence.
@@ -102,18 +91,10 @@ def match_on_scores(
 def standardized_difference(
     scores: np.ndarray, labels: np.ndarray, rows: np.ndarray | None = None
 ) -> float:
-    """Largest standardized difference of any score between any two classes.
+    """Largest |mean_a - mean_b| / sqrt((variance_a + variance_b) / 2) over scores and class pairs.
 
-    |mean_a - mean_b| / sqrt((variance_a + variance_b) / 2); variances over all sequences also
-    where only `rows` are compared, so that before and after are in one unit.
-
-    Args:
-        scores: shape (n, columns).
-        labels: class index of each, shape (n,).
-        rows: positions to compare the means of, every class among them; all where null.
-
-    Returns:
-        0 where all means agree; infinite where means differ without any variance.
+    Variances are over all sequences also where only `rows` are compared, so that before and after
+    are in one unit; infinite where means differ without any variance.
     """
     classes = np.unique(labels)
     variances = np.stack([scores[labels == c].var(axis=0) for c in classes])

@@ -33,14 +33,9 @@ PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
 
 
 class PublishedConfusion(NamedTuple):
-    """One published confusion matrix with the figures printed for it.
+    """One published confusion matrix (rows true, counts) and its printed figures, in per cent.
 
-    Attributes:
-        taxonomy: name as published (``Others`` is the last class).
-        classes: class names in the order of the matrix.
-        confusion: counts, shape (classes, classes), int64; rows true, columns predicted.
-        min_f1: smallest per-class F1, per cent, as printed.
-        mean_f1: mean of the per-class F1, per cent, as printed.
+    `taxonomy` is as published (``Others`` is the last class); `classes` as in the matrix.
     """
 
     taxonomy: str
@@ -51,15 +46,10 @@ class PublishedConfusion(NamedTuple):
 
 
 def published_table(model: str = "all") -> pl.DataFrame:
-    """Give the published table of the 54 taxonomies.
+    """The published table of the 54 taxonomies, for one of `PUBLISHED_MODELS`.
 
-    Args:
-        model: one of `PUBLISHED_MODELS`.
-
-    Returns:
-        Columns tax_name, num_classes, min_f1, mean_f1, min_prec, mean_prec, min_rec, mean_rec
-        (per cent) and mean_eval_loss (per-sample loss divided by the batch size 16), 54 rows in
-        the published order (best min-F1 first among equally many classes).
+    Figures are per cent; `mean_eval_loss` is the per-sample loss over the batch size 16. Published
+    order: best min-F1 first among equally many classes.
 
     Raises:
         UserError: no table for this model.
@@ -77,11 +67,10 @@ def published_table(model: str = "all") -> pl.DataFrame:
 
 
 def published_rho() -> pl.DataFrame:
-    """Give the published sweep of the ROUGE threshold of the Guess node (Pythia 12b).
+    """The published sweep of the ROUGE threshold of the Guess node (Pythia 12b).
 
-    Returns:
-        Columns ``Rouge-L``, ``Rouge-3`` (bool: is this measure used), ``Threshold`` (ρ, a
-        fraction) and the figures of `published_table`.
+    Columns ``Rouge-L``, ``Rouge-3`` (bool: is it used), ``Threshold`` (ρ, a fraction) and the
+    figures of `published_table`.
     """
     frame = pl.read_csv(BytesIO(_read("rho.csv")))
     return frame.with_columns(pl.col("Rouge-L", "Rouge-3") == "Yes")
@@ -89,13 +78,10 @@ def published_rho() -> pl.DataFrame:
 
 @cache
 def published_confusions() -> tuple[PublishedConfusion, ...]:
-    """Give the 54 published confusion matrices.
+    """The 54 published confusion matrices, in the order of the file.
 
     Each is summed over three models, eight CNN settings and three epochs: 144,000
     predictions a row, made on 2,000 evaluation sequences a class and model.
-
-    Returns:
-        One `PublishedConfusion` a taxonomy, in the order of the file.
     """
     return tuple(
         PublishedConfusion(
@@ -141,16 +127,16 @@ _SERIES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One taxonomy's figures.
+    """One taxonomy's figures, fractions.
 
     Attributes:
         name: as published; the classes in the order of the matrix.
         min_f1: fraction.
         confusion: (classes, classes), rows true; None where it is not known.
-        draws: the same of every resample, (resamples, classes, classes); taxonomies of one set
-            are resampled together. None where there are no predictions to resample.
-        trained_as: the taxonomy whose figures these are where another shares them (the same
-            rule, or the same labels on these sequences); empty for its own.
+        draws: the same of every resample, (resamples, classes, classes), taxonomies of one set
+            together; None where there are no predictions to resample.
+        trained_as: the taxonomy that shares these figures (same rule, or same labels on these
+            sequences); empty for its own.
     """
 
     name: str
@@ -171,14 +157,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A conclusion of the paper and what the figures say of it.
+    """A conclusion of the paper (`best`, `confused` or `plateau`) and what the figures say of it.
 
-    Attributes:
-        key: `best`, `confused` or `plateau`.
-        claim: the conclusion, a sentence.
-        verdict: in plain words.
-        reason: the figures behind the verdict, a sentence or more; F1 in per cent.
-        figures: the same figures for programs, fractions.
+    `reason` gives the figures in per cent, `figures` the same for programs, as fractions.
     """
 
     key: str
@@ -191,15 +172,11 @@ class Conclusion:
 def draw_conclusions(
     catalogue: Mapping[str, Measured], sweep: Mapping[str, Measured]
 ) -> tuple[Conclusion, ...]:
-    """Put the paper's three conclusions to a set of figures.
+    """Test the paper's three conclusions on measured figures.
 
-    Args:
-        catalogue: those of the 54 published taxonomies that were measured, by published name;
-            of a partition with two names, one is enough.
-        sweep: those of the ρ settings that were measured, by `rho_name`.
-
-    Returns:
-        Guess-Recall is the best; Recite and Recollect are confused most; ρ has a plateau.
+    Guess-Recall is best, Recite and Recollect are confused most, ρ has a plateau.
+    `catalogue` holds taxonomies by published name, of two for one partition either; `sweep` the ρ
+    settings by `rho_name`.
     """
     return _judge_best(catalogue), _judge_confused(catalogue), _judge_plateau(sweep)
 
@@ -217,16 +194,10 @@ def rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
 
 
 def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
-    """For each pair of classes, how often one is taken for the other.
+    """For each pair of classes, how often one is taken for the other, from (..., classes, classes).
 
     Of the predictions that name one of the two for a sequence of one of the two, the share that
-    names the wrong one: 0 is perfect, one half is guessing.
-
-    Args:
-        confusions: (..., classes, classes), rows true.
-
-    Returns:
-        For each pair of class indices float64 (...), 0 where neither is ever named.
+    names the wrong one: 0 is perfect, one half is guessing, 0 where neither is ever named.
     """
     found = {}
     for a, b in combinations(range(confusions.shape[-1]), 2):
@@ -344,10 +315,10 @@ def _judge_plateau(sweep: Mapping[str, Measured]) -> Conclusion:
 
 
 def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None:
-    """One series; None where it has too few settings (four inside, one below, are needed).
+    """One series; None with too few settings (four inside, one below).
 
-    The drop is taken to the lowest ρ measured, chosen beforehand and not for its figure; so an
-    interval of it around zero says that no edge is seen, however flat the inside is.
+    The drop is to the lowest ρ measured, chosen beforehand: an interval around zero says that no
+    edge is seen, however flat the inside is.
     """
     points = {rho: sweep.get(rho_name(*_SERIES[name], rho)) for rho in (*_BELOW, *_INSIDE)}
     inside = [one for rho in _INSIDE if (one := points[rho]) is not None]
@@ -378,9 +349,8 @@ def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None
 def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, float | None]:
     """95 % bounds of the lead over the best of many; none where one was not resampled.
 
-    The lower one is the smallest of the pairwise bounds: the best leads all only where it leads
-    each. The upper one holds for all pairs at once (the largest deviation of any pair in each
-    resample), since the best of many by chance would otherwise count as better.
+    The lower is the smallest pairwise bound: the best must lead each. The upper holds for all pairs
+    at once (largest deviation of any pair in each resample), lest one best by chance looks better.
     """
     own = best.min_f1_draws()
     draws = [one.min_f1_draws() for one in others]
@@ -467,8 +437,8 @@ class OurFigures:
         figures: n_eval, min_f1, low, high, mean_f1, mean_f1_low, mean_f1_high where measured.
         confusion: (classes, classes) where measured.
         draws: the same of every resample, drawn together with the other taxonomies'.
-        same_as: the taxonomy whose figures these are, where both label these sequences alike
-            though their rules differ; empty for its own.
+        same_as: the taxonomy that labels these sequences alike though its rule differs, and whose
+            figures these are; empty for its own.
     """
 
     taxonomy: str
@@ -506,14 +476,7 @@ class Comparison(NamedTuple):
 def ours_of_row(
     taxonomy: str, published_name: str, row: Mapping[str, Any], draws: Floats | None
 ) -> OurFigures:
-    """A row of the benchmark table (source `model`) as figures to compare.
-
-    Args:
-        taxonomy: its name in the study.
-        published_name: spelt as published.
-        row: columns as in `BENCHMARK_SCHEMA`.
-        draws: confusions of the resamples.
-    """
+    """A row of the benchmark table (source `model`) as figures to compare."""
     if row["min_f1"] is None:
         own = "its CNN did not leave" if row["n_runs"] == 1 else "none of its CNNs left"
         note = f"{own} chance on its own training set"
@@ -524,15 +487,7 @@ def ours_of_row(
 
 
 def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
-    """Put our figures beside the published ones.
-
-    Args:
-        ours: what was asked for, trained or not; other taxonomies than the published are passed
-            over.
-
-    Returns:
-        The table, rank correlations over the partitions that were measured, and conclusions.
-    """
+    """Put our figures beside the published ones; taxonomies that were not published are skipped."""
     by_key: dict[str, OurFigures] = {}
     for one in ours:
         taxonomy = _parse(one.published_name)

@@ -1,8 +1,7 @@
 """What a benchmark figure may rest on: one table of the model's attention and all its controls.
 
-Which trainings are made, what they see, which of them the excess counts and what they are called
-is read off this table. One more control is an entry here and, if it is a baseline, a function of
-`benchmark.baselines`.
+Trainings, inputs, names and what the excess counts are read off this table. A new control is an
+entry here and, for a baseline, a function of `benchmark.baselines`.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,8 @@
 """The benchmark table: from the long table of predictions to one row a taxonomy and source.
 
-Every source is judged alike; the model's row also carries the excess over the controls, the
-verdict in words, and its figures on the sequences that look alike to the blind baseline. Where
-the controls were trained with fewer CNN settings than the model, the excess counts the model's
-trainings with the controls' settings alone: like is held against like.
+The model's row also carries the excess over the controls, the verdict, and its figures on
+sequences that look alike to the blind baseline. Where the controls have fewer CNN settings, the
+excess counts the model's trainings with those settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,18 +139,10 @@ _NOTHING = {
 
 
 def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:
-    """Sum the models' matrices and score the sum.
+    """Sum the models' confusion matrices (classes in one order) and score the sum.
 
-    A model with more evaluation sequences or CNNs counts for more, as in the paper, whose models
-    all have equally many.
-
-    Args:
-        confusions: of each model, (classes, classes), counts, rows true, classes in one order.
-        draws: of each model, (resamples, classes, classes), each model resampled for itself.
-
-    Returns:
-        min_f1, mean_f1, f1, precision, recall, confusion; low, high, mean_f1_low, mean_f1_high
-        (95 %) where there are draws.
+    As in the paper, except that a model with more evaluation sequences or CNNs counts for more.
+    Draws (resamples, classes, classes) of each model, add 95 % ends of min-F1 and mean F1.
 
     Raises:
         ValueError: matrices of different shapes, or none.
@@ -189,7 +180,7 @@ class BenchmarkFigures:
         controls: those of the excess that ran.
         failed_controls: those of them that did not train.
         has_like_runs: whether the model was trained with a CNN setting that the controls had.
-        training_min_f1: the CNN's on its own training set; null where it is not known.
+        training_min_f1: the CNN's on its own training set.
     """
 
     classes: tuple[str, ...]
@@ -371,13 +362,7 @@ def _trained_votes(
 
 
 class _Like(NamedTuple):
-    """What the excess compares.
-
-    Attributes:
-        judged: every source; the model on the settings that have controls.
-        settings: names of these settings.
-        n_runs: the model's trainings with them, trained or not.
-    """
+    """What the excess compares: every source, the model on `settings` alone (`n_runs`)."""
 
     judged: dict[str, _Judged]
     settings: list[str]
@@ -522,18 +507,9 @@ def score_inputs(
 ) -> pl.DataFrame:
     """Judge every taxonomy once more for each kind of input, which tells what carries memory.
 
-    Args:
-        predictions: as for `score_benchmark`.
-        runs: likewise.
-        classes: likewise.
-        n_resamples: bootstrap resamples.
-        seed: of every bootstrap.
-        control_settings: names of the model's settings that have controls; None: all.
-        whole: the benchmark table of the same, taken over where there is a single input.
-
-    Returns:
-        Columns as in `INPUTS_SCHEMA`, one row a taxonomy, input and source (all but regression
-        and logits), taxonomies in the order of `classes`, inputs in that of the runs.
+    Arguments as `score_benchmark`; its table `whole` is taken over where there is a single input.
+    Columns as in `INPUTS_SCHEMA`, one row a taxonomy, input and source (all but regression and
+    logits), taxonomies in the order of `classes`, inputs in that of the runs.
     """
     own = runs.filter(pl.col("source") == "model")
     # A setting ends in its input: k6-f10-mean.

@@ -1,7 +1,7 @@
 """How a class's score changes with each cell of the network's input: by gradient or occlusion.
 
-The score is a contrast: the class's logit minus the mean of the other logits. One backward pass
-serves all rows, each with the contrast of its own class.
+The score is a contrast: the class's logit minus the mean of the others. One backward pass serves
+all rows, each with the contrast of its own class.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,13 +36,7 @@ _BLOCK = 8
 
 
 class Contrast(NamedTuple):
-    """What one forward and one backward pass give.
-
-    Attributes:
-        logits: float32, shape (b, classes).
-        gradients: of each row's own contrast by its input, or what the attribution puts in their
-            place, shape (b, layers, query, key).
-    """
+    """Logits (b, classes) float32, and attributions of the contrasts (b, layers, query, key)."""
 
     logits: Tensor
     gradients: Tensor
@@ -51,17 +45,11 @@ class Contrast(NamedTuple):
 def contrast_gradients(
     network: nn.Module, inputs: Tensor, classes: Tensor, *, attribution: str = "gradient"
 ) -> Contrast:
-    """Differentiate each row's class contrast by the network's input.
+    """Attribute each row's class contrast to the network's input.
 
-    The network is put into evaluation mode and given back as it was, hooks removed, also after
-    an error. Rows do not touch each other in evaluation mode, so the gradient of the sum of all
-    contrasts holds each row's own.
-
-    Args:
-        network: maps (b, layers, query, key) to logits (b, classes).
-        inputs: float, on the network's device, scaled as in training.
-        classes: class index of each row, int64, shape (b,).
-        attribution: one of `ATTRIBUTIONS`.
+    The network runs in evaluation mode and is restored, hooks removed, also after an error. Rows
+    do not interact, so the gradient of the summed contrasts holds each row's own. Inputs are
+    scaled as in training, (b, layers, query, key), on the network's device; classes int64 (b,).
 
     Raises:
         UserError: unknown attribution, guided for a network without ReLU modules, or one of
@@ -79,11 +67,7 @@ def contrast_gradients(
 
 
 def check_attributions(names: Iterable[str]) -> None:
-    """Refuse what cannot be computed here, before any work is done.
-
-    Raises:
-        UserError: an unknown attribution, or one of Captum's where Captum is not installed.
-    """
+    """Reject unknown attributions, and Captum's if it is not installed, before any work is done."""
     for name in names:
         if name not in ATTRIBUTIONS:
             raise UserError(
@@ -129,10 +113,7 @@ def _by_captum(network: nn.Module, inputs: Tensor, classes: Tensor, attribution:
 
 
 def _blocks(inputs: Tensor) -> Tensor:
-    """Number of the block that each cell belongs to: (1, layers, query, key).
-
-    A block above the diagonal, which is zero anyhow, counts with the one on the diagonal.
-    """
+    """Block number of each cell, (1, layers, query, key); one above the diagonal joins it."""
     n_layers, length = inputs.shape[1:3]
     band = torch.arange(length, device=inputs.device) // _BLOCK
     n_bands = int(band[-1]) + 1

@@ -1,7 +1,7 @@
 """Which attention edges to cut: the most decisive ones of a class, and what they are held against.
 
-An edge is (layer, query, key) with key ≤ query. The last query is left out everywhere: what it
-reads decides the token after the sequence. Edges are bool tensors (layers, T, T), True is cut.
+An edge is (layer, query, key) with key ≤ query; edges are bool tensors (layers, T, T), True is
+cut. The last query is never cut: what it reads decides the token after the sequence.
 """
 
 from bisect import bisect_left
@@ -24,23 +24,14 @@ _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mas
 
 
 def count_edges(percent: float, n_layers: int, length: int) -> int:
-    """How many edges a strength means: `percent` of all edges of the causal half, at least one.
-
-    Raises:
-        UserError: a strength outside (0, 100].
-    """
+    """`percent` of all edges of the causal half, at least one; `UserError` outside (0, 100]."""
     if not 0 < percent <= 100:
         raise UserError(f"strength {percent:g}: must be above 0 and at most 100 per cent of edges.")
     return max(1, round(percent / 100 * (n_layers * length * (length - 1) // 2)))
 
 
 def largest_edges(values: Tensor, n: int) -> Tensor:
-    """The n edges with the largest values: Δ of a class, or mean attention.
-
-    Args:
-        values: float, shape (layers, T, T); what lies above the diagonal is passed over.
-        n: how many; of equal values the first in the order (layer, query, key) are taken.
-    """
+    """The n edges with the largest values (layers, T, T), ties in the order (layer, query, key)."""
     ranked = values.masked_fill(~_possible(values), -torch.inf).flatten()
     return _chosen(ranked.argsort(descending=True, stable=True)[:n], values)
 
@@ -60,16 +51,10 @@ def same_layer_edges(edges: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def equal_mass_edges(edges: Tensor, mass: Tensor, generator: torch.Generator) -> Tensor:
-    """Other edges that hold about as much attention: for each a random one of nearly its mass.
+    """Draw for each edge another of nearly its mean attention, none of them among `edges`.
 
-    Args:
-        edges: those to be matched.
-        mass: mean attention of each edge, float, shape (layers, T, T).
-        generator: draws among the nearest free edges.
-
-    Returns:
-        As many edges as `edges` where that many others exist, none of them among `edges`. Their
-        mass is the nearest reachable: where `edges` holds all the attention there is, it is less.
+    Gives as many edges where that many others exist. Their mass is the nearest reachable: less,
+    where `edges` holds all the attention there is. `mass` is (layers, T, T).
     """
     free = (_possible(edges) & ~edges).flatten().nonzero()[:, 0]
     wanted = mass.flatten()[edges.flatten()].sort(descending=True).values
@@ -86,12 +71,7 @@ def equal_mass_edges(edges: Tensor, mass: Tensor, generator: torch.Generator) ->
 def copy_edges(tokens: Tensor, n_layers: int) -> Tensor:
     """Each sequence's induction edges: the key one past an earlier occurrence of the query's token.
 
-    Args:
-        tokens: shape (b, T), integers.
-        n_layers: the edges are the same in every layer.
-
-    Returns:
-        Shape (b, layers, T, T).
+    From tokens (b, T) to (b, layers, T, T); the same in every layer.
     """
     same = tokens[:, :, None] == tokens[:, None, :]  # query, earlier token
     after = torch.zeros_like(same)
@@ -102,12 +82,7 @@ def copy_edges(tokens: Tensor, n_layers: int) -> Tensor:
 
 
 def random_keys(edges: Tensor, generator: torch.Generator) -> Tensor:
-    """For every query as many other keys, drawn evenly; fewer where there are not so many.
-
-    Args:
-        edges: bool, shape (..., T, T).
-        generator: of the draw.
-    """
+    """For every query as many other keys, drawn evenly, if there are; bool (..., T, T)."""
     causal = torch.ones(edges.shape[-2:], dtype=torch.bool).tril()
     score = torch.rand(edges.shape, generator=generator).masked_fill(~causal | edges, -1.0)
     rank = score.argsort(dim=-1, descending=True).argsort(dim=-1)
@@ -159,19 +134,11 @@ def cut_and_continue(
     batch_size: int,
     prefix: int = 32,
 ) -> CutOutcome:
-    """Continue sequences greedily while edges are cut.
+    """Continue sequences (n, T) greedily while edges are cut.
 
-    One forward tells log-probabilities and survivors: a sequence survives when each suffix token
-    is the argmax after the true ones before it, which is the verdict of decoding up to ties of
-    rounding. Only the others are decoded, for their score.
-
-    Args:
-        lm: the model.
-        tokens: int32, shape (n, T).
-        edges: bool, (layers, T, T) for all sequences alike or (n, layers, T, T) for each its own.
-        renormalize: as `cut_attention`.
-        batch_size: sequences a forward pass.
-        prefix: tokens of the prefix.
+    One forward gives log-probabilities and survivors: sequences whose suffix tokens are all the
+    argmax after the true ones before, as in decoding up to ties of rounding. Only the others are
+    decoded, for their score. Edges are (layers, T, T), or (n, layers, T, T) for each its own.
 
     Raises:
         UserError: edges that do not fit the model, or a family whose edges cannot be cut.
@@ -206,13 +173,7 @@ def cut_and_continue(
 
 
 def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Estimate:
-    """Mean over draws and sequences, with an interval over sequences.
-
-    Args:
-        values: one array (n,) a draw of random edges, of the same sequences in the same order.
-        n_resamples: bootstrap resamples.
-        seed: of the resampling.
-    """
+    """Mean over draws and sequences, with an interval over sequences; one array (n,) per draw."""
     per_sequence = np.mean(np.stack(values).astype(np.float64), axis=0)
     return Estimate(
         float(per_sequence.mean()), *interval_of(_resample(per_sequence, n_resamples, seed))
@@ -230,14 +191,9 @@ def specificity(
     """How specific a class's decisive edges are to it, beyond random edges of equal mass.
 
     (broken own − mean broken others) by the decisive edges, minus the same by the random ones: 1
-    is every sequence of its own class and none other, 0 no preference, negative the others more.
-
-    Args:
-        decisive: for each memorized class, bool (n,): broken by the decisive edges of `own`.
-        random: for each such class the same for every draw of random edges.
-        own: the class whose edges are cut; at least one other class must be given.
-        n_resamples: bootstrap resamples, over the sequences of each class.
-        seed: of the resampling.
+    is every sequence of its own class and no other, 0 no preference, negative the others more.
+    `decisive` and each draw of `random` say for every memorized class, at least two, which
+    sequences break, bool (n,). Sequences are resampled within their class.
     """
     gains = {
         name: decisive[name].astype(np.float64) - np.mean(np.stack(random[name]), axis=0)

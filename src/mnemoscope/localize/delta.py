@@ -102,15 +102,9 @@ def decisiveness(
 
 
 def normalized_gradients(gradients: Tensor) -> Tensor:
-    """D: each sequence's gradients over their maximum, clipped at 0.
+    """D: each sequence's gradients (b, layers, query, key) over their maximum, clipped at 0.
 
-    The maximum is over the whole square, as published, not over the causal half alone.
-
-    Args:
-        gradients: C, float, shape (b, layers, query, key).
-
-    Returns:
-        The same shape, in [0, 1]; zeros for a sequence whose maximum is not above 0.
+    The maximum is over the whole square, as published; zeros where it is not above 0.
     """
     largest = gradients.amax(dim=(1, 2, 3), keepdim=True)
     has_evidence = largest > 0
@@ -118,13 +112,9 @@ def normalized_gradients(gradients: Tensor) -> Tensor:
 
 
 def average(parts: Sequence[Decisiveness]) -> Decisiveness:
-    """Δ averaged over trained CNNs.
+    """Δ averaged over trained CNNs, counts summed.
 
-    A CNN that used no sequence of a class has nothing to say about it and is left out of that
-    class's mean. The counts are summed over the CNNs.
-
-    Args:
-        parts: one for each CNN, all of one shape; at least one.
+    A CNN that used no sequence of a class is left out of that class's mean.
     """
     if not parts:
         raise ValueError("no decisiveness to average")
@@ -150,10 +140,10 @@ def pooled(parts: Sequence[Decisiveness]) -> Decisiveness:
 
 
 class _Total:
-    """Running sums of D · A and the counts, by class; float64, so that order does not show.
+    """Running sums of D · A and counts by class; float64, so that order does not show.
 
-    Kept as (classes, causal edges, layers): gradients come with their layers last in memory, and
-    nothing is worked out above the diagonal, where A is 0.
+    Kept as (classes, causal edges, layers): gradients come with layers last in memory, and A is 0
+    above the diagonal.
     """
 
     def __init__(self, n_classes: int, n_layers: int, length: int) -> None:
@@ -191,20 +181,11 @@ class _Total:
 def average_models(
     deltas: Sequence[np.ndarray], n_says: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Average the models' means over their CNNs into the mean over all CNNs.
+    """Combine models' means (classes, layers, query, key) into the mean over all their CNNs.
 
-    A model with twice the CNNs counts twice, and one none of whose CNNs used a sequence of a class
-    is left out of that class's mean: the result is what `decisiveness.average` gives of all CNNs.
-
-    Args:
-        deltas: of each model its mean over CNNs, (classes, layers, query, key), of one shape.
-        n_says: of each model and class, the CNNs that its mean is over.
-
-    Returns:
-        The mean, float32, and the CNNs of each class that it is over.
-
-    Raises:
-        ValueError: no model, or maps of different shapes.
+    A model with twice the CNNs counts twice, and one with none for a class is left out there:
+    the same as `average` over all CNNs. `n_says` gives the CNNs of each model and class; returned
+    are the mean, float32, and the CNNs of each class. `ValueError` for no model or unequal shapes.
     """
     shapes = {one.shape for one in deltas}
     if len(shapes) != 1:
@@ -260,15 +241,10 @@ def mean_agreement(maps: list[np.ndarray]) -> Agreement:
 
 
 class ClassMeans(NamedTuple):
-    """Means over all sequences of each class, rightly classified or not.
+    """Means of D, D · A and A (maximum over heads), each (classes, layers, query, key) float32.
 
-    A randomized CNN classifies hardly any sequence rightly; so that the same sequences are
-    compared before and after, all count.
-
-    Attributes:
-        weights: of D alone, float32 (classes, layers, query, key).
-        delta: of D · A.
-        attention: of A alone, the maximum over heads.
+    Over all sequences of a class: a randomized CNN classifies hardly any rightly, and the same ones
+    are compared before and after.
     """
 
     weights: Tensor
@@ -305,7 +281,7 @@ def class_means(
 
 
 def randomized(trained: TrainedCnn, *, seed: int = 0) -> Iterator[tuple[str, TrainedCnn]]:
-    """Draw the weights of one layer after the other anew, from the top down.
+    """Redraw the weights of one layer after the other, from the top down.
 
     Yields the layer drawn last, and a CNN whose layers from there to the top are random.
     """

@@ -16,13 +16,7 @@ _MOST_NAMED = 3
 
 
 class Region(NamedTuple):
-    """How much of a class's Δ lies in one region.
-
-    Attributes:
-        name: what it is called.
-        share: of ΣΔ, a fraction; 0 where Δ is zero everywhere.
-        even: what an even spread over the causal edges of all layers would put there, a fraction.
-    """
+    """Share of a class's ΣΔ in one region (0 where Δ is zero), beside that of an even spread."""
 
     name: str
     share: float
@@ -35,14 +29,7 @@ class Region(NamedTuple):
 
 
 def layer_profile(delta: np.ndarray) -> np.ndarray:
-    """Sum Δ over each layer and scale by the largest sum of all classes and layers.
-
-    Args:
-        delta: (classes, layers, query, key), not negative.
-
-    Returns:
-        (classes, layers), float64 in [0, 1]; all zeros where Δ is zero everywhere.
-    """
+    """Sum Δ (classes, layers, query, key) by layer, over the largest sum: float64 in [0, 1]."""
     sums = delta.astype(np.float64).sum(axis=(2, 3))
     profile: np.ndarray = sums / sums.max() if sums.max() > 0 else sums
     return profile
@@ -51,18 +38,15 @@ def layer_profile(delta: np.ndarray) -> np.ndarray:
 def find_regions(
     delta: np.ndarray, copies: np.ndarray, *, channels: Sequence[str] = ()
 ) -> list[Region]:
-    """Share out one class's Δ over the regions that have a name.
+    """Share out one class's Δ (layers, query, key) over the regions that have a name.
 
-    Thirds of the layers (or the named channels) add up to 1, and so do the three blocks of
-    prefix and suffix, and the single layers; the others overlap with them.
+    Thirds of the layers (or the named channels) add up to 1, and so do the three blocks of prefix
+    and suffix, and the single layers; the others overlap with them.
 
-    Args:
-        delta: of one class, (layers, query, key), not negative.
-        copies: for each (query, key) the share of the class's sequences of which it is a copy
-            edge: the key one past an earlier occurrence of the query's token. Δ and this are
-            both means over sequences: where these differ much, the share falls short of what
-            the sequences have one by one.
-        channels: names in place of layers (the blind baseline's maps have two channels).
+    `copies` (query, key) is the share of the class's sequences with a copy edge there: the key one
+    past an earlier occurrence of the query's token. Both are means over sequences, so where these
+    differ much the share falls short of what single sequences have. `channels` are names in place
+    of layers (the blind baseline's maps have two channels).
     """
     causal = np.tri(delta.shape[-1], dtype=bool)
     delta = delta.astype(np.float64) * causal

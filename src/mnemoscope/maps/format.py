@@ -331,7 +331,7 @@ def write_index(folder: Path, index: pl.DataFrame) -> None:
 def key_frame(
     sequence_ids: Sequence[int] | np.ndarray, suffixes: Sequence[str] | str
 ) -> pl.DataFrame:
-    """Columns sequence_id and suffix, one row per map; suffixes "own" or "true", each or one for all.
+    """Columns sequence_id and suffix, one row per map; suffixes are "own" or "true".
 
     Raises:
         ValueError: unequal lengths, or another suffix.
