@@ -19,7 +19,7 @@ from mnemoscope.audit.run import audit, coarse_places
 from mnemoscope.audit.service import AnswerStore, Client, ServedModel, parse_answer
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.errors import UserError
-from mnemoscope.lm.bos import find_bos
+from mnemoscope.lm.hub import find_bos
 
 SETTINGS = AuditSettings(top_k=0, n_prefixes=2, stride=16, max_growth=24)
 SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "common_prefix", "verbatim_length")

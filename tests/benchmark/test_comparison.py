@@ -14,8 +14,8 @@ from mnemoscope.benchmark.published import (
     published_conclusions,
     published_confusions,
     published_rho,
+    published_rho_name,
     published_table,
-    rho_name,
 )
 from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.stats import FEWEST, Estimate, correlate_ranks, kendall, spearman
@@ -172,7 +172,7 @@ def test_the_sweep_is_correlated_over_its_settings() -> None:
         confusion = np.full((3, 3), 1000 * (1 - f1) / 2)
         np.fill_diagonal(confusion, 1000 * f1)
         draws = np.stack([confusion] * 20)
-        sweep.append(ours(rho_name(rouge_l, rouge_3, rho), confusion, draws=draws))
+        sweep.append(ours(published_rho_name(rouge_l, rouge_3, rho), confusion, draws=draws))
     comparison = compare_with_published(sweep)
     found = comparison.correlations["rho"]
     frame = comparison.frame.filter(pl.col("kind") == "rho")

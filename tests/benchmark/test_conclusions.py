@@ -12,8 +12,8 @@ from mnemoscope.benchmark.published import (
     published_conclusions,
     published_confusions,
     published_rho,
+    published_rho_name,
     published_table,
-    rho_name,
 )
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -57,7 +57,7 @@ def sweep(inside: float, slope: float, noise: float | None = None, wobble: float
     for place, (rouge_l, rouge_3, rho) in enumerate(SETTINGS):
         value = inside - slope * max(0.0, round(10 * (0.5 - rho)))
         value += wobble * (rho == 0.7)
-        name = rho_name(rouge_l, rouge_3, rho)
+        name = published_rho_name(rouge_l, rouge_3, rho)
         found[name] = measured(name, value, noise, seed=place)
     return found
 
@@ -95,7 +95,7 @@ def test_published_plateau_is_that_of_the_printed_sweep() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_a_setting_of_rho_is_named_as_our_taxonomies_are(setting) -> None:
-    name = rho_name(*setting)
+    name = published_rho_name(*setting)
     assert parse_taxonomy(name).published_name == name
 
 
@@ -217,7 +217,7 @@ def test_a_plateau_is_flat_inside_and_falls_below(inside, slope, noise, wobble, 
 
 def test_a_sweep_of_one_measure_cannot_speak_for_all() -> None:
     whole = sweep(0.85, 0.03, 0.002)
-    both = {rho_name(True, True, rho) for rho in np.arange(1, 10) / 10}
+    both = {published_rho_name(True, True, rho) for rho in np.arange(1, 10) / 10}
     part = {name: one for name, one in whole.items() if name in both}
     found = draw_conclusions({}, part)[2]
     assert found.verdict == "cannot be told"

@@ -3,7 +3,7 @@
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.bos import find_bos
+from mnemoscope.lm.hub import find_bos
 
 
 @pytest.mark.parametrize(

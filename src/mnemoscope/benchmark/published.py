@@ -26,6 +26,7 @@ from mnemoscope.stats import (
     correlate_ranks,
     interval_of,
 )
+from mnemoscope.taxonomy.catalogue import rho_name
 from mnemoscope.taxonomy.names import Taxonomy, match_classes, parse_taxonomy
 
 PUBLISHED_MODELS = ("all", "12b", "6.9b", "2.8b")
@@ -176,21 +177,20 @@ def draw_conclusions(
 
     Guess-Recall is best, Recite and Recollect are confused most, ρ has a plateau.
     `catalogue` holds taxonomies by published name, of two for one partition either; `sweep` the ρ
-    settings by `rho_name`.
+    settings by `published_rho_name`.
     """
     return _judge_best(catalogue), _judge_confused(catalogue), _judge_plateau(sweep)
 
 
-def rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
-    """Name a setting of the ρ sweep as our taxonomies spell it.
+def published_rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
+    """Name a setting of the ρ sweep as the published tables would, and its twin among the 54 so.
 
-    >>> rho_name(True, False, 0.6)
+    >>> published_rho_name(True, False, 0.6)
     'Non-Memo, Guess[0.6-off], Others'
     """
     if rouge_l and rouge_3 and threshold == 0.5:
         return _BEST
-    limits = [f"{threshold:g}" if used else "off" for used in (rouge_l, rouge_3)]
-    return f"Non-Memo, Guess[{'-'.join(limits)}], Others"
+    return rho_name(threshold, rouge_l=rouge_l, rouge_3=rouge_3).replace("Recall", "Others")
 
 
 def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
@@ -320,7 +320,9 @@ def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None
     The drop is to the lowest ρ measured, chosen beforehand: an interval around zero says that no
     edge is seen, however flat the inside is.
     """
-    points = {rho: sweep.get(rho_name(*_SERIES[name], rho)) for rho in (*_BELOW, *_INSIDE)}
+    points = {
+        rho: sweep.get(published_rho_name(*_SERIES[name], rho)) for rho in (*_BELOW, *_INSIDE)
+    }
     inside = [one for rho in _INSIDE if (one := points[rho]) is not None]
     below = [(rho, one) for rho in _BELOW if (one := points[rho]) is not None]
     if len(inside) < 4 or not below:
@@ -538,7 +540,7 @@ def _published_rows() -> tuple[dict[str, Any], ...]:
         rows.append(row)
     for printed in published_rho().iter_rows(named=True):
         setting = (printed["Rouge-L"], printed["Rouge-3"], printed["Threshold"])
-        row = {"kind": "rho", "published_name": rho_name(*setting), "n_classes": 3}
+        row = {"kind": "rho", "published_name": published_rho_name(*setting), "n_classes": 3}
         row |= dict(zip(("rouge_l", "rouge_3", "threshold"), setting, strict=True))
         row |= {"published_model": "12b"} | _published_figures("", printed)
         rows.append(row | _published_figures("_12b", printed))

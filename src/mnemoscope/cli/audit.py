@@ -421,7 +421,7 @@ def _served(
     splitter: Splitter = Words()
     if tokenizer is not None:
         from mnemoscope.embedded import model_path
-        from mnemoscope.lm.bos import find_bos
+        from mnemoscope.lm.hub import find_bos
         from mnemoscope.lm.load import load_tokenizer
 
         found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)

@@ -54,7 +54,7 @@ def load_model(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         device_map: spread the model over several devices, memory and disk as transformers does
             (``auto``, or a device for each module); in place of `device`.
-        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.bos`.
+        bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.hub.find_bos`.
         trust_remote_code: run the Python code that comes with the model.
 
     Returns:

@@ -22,7 +22,7 @@ from transformers.masking_utils import eager_mask
 
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.files import write_text
-from mnemoscope.lm.bos import find_bos
+from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.placement import (
     describe_device_map,
     describe_quantization,

@@ -16,7 +16,7 @@ from mnemoscope.data.patterns import PatternMode
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.lm.bos import find_bos
+from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.nodes import parse_node
 
 GUESS = "Guess"
