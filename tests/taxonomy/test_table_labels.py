@@ -184,3 +184,16 @@ def test_values_that_cannot_be_are_refused(tmp_path, refused, column, values, sa
     out = tmp_path / "out.parquet"
     assert said in refused("label", tmp_path / "in.parquet", *chosen, "-o", out)
     assert not out.exists()
+
+
+def test_a_measure_of_the_text_is_made_of_a_table_that_lacks_it(tmp_path):
+    texts = ["aaaa", "abcdefgh", None]
+    table = pl.DataFrame({"sequence_id": [0, 1, 2], "is_memorized": True, "text": texts})
+    table.write_parquet(tmp_path / "in.parquet")
+    name = "Non-Memo, ShannonLength[>1], Others"
+    label_table(tmp_path / "in.parquet", tmp_path / "out.parquet", [name])
+    found = pl.read_parquet(tmp_path / "out.parquet")[name].to_list()
+    assert found == ["Others", "ShannonLength[>1]", None]
+    table.drop("text").write_parquet(tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="shannon_length"):
+        label_table(tmp_path / "in.parquet", tmp_path / "out.parquet", [name])

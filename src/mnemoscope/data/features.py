@@ -37,25 +37,7 @@ from mnemoscope.progress import Progress, track
 
 # Numbers that a sequence's text or tokens give by themselves: code length, entropy, frequency.
 
-TEXT_MEASURES = ("shannon_length", "token_entropy", "token_frequency")
-"""The columns of `measure_text`."""
-
 _ROUNDING = 1e-9
-
-
-def measure_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns `TEXT_MEASURES` of every row, float64; null where `text` or `tokens` is absent."""
-    nothing = pl.Series([None] * frame.height, dtype=pl.Float64)
-    length = nothing
-    if has_values(frame, "text"):
-        texts = frame["text"]
-        lengths = [None if text is None else shannon_length(text) for text in texts]
-        length = pl.Series(lengths, dtype=pl.Float64)
-    if not has_values(frame, "tokens"):
-        return pl.DataFrame(dict(zip(TEXT_MEASURES, (length, nothing, nothing), strict=True)))
-    tokens = token_matrix(frame)
-    measured = (length, pl.Series(token_entropy(tokens)), pl.Series(token_frequency(tokens)))
-    return pl.DataFrame(dict(zip(TEXT_MEASURES, measured, strict=True)))
 
 
 def shannon_length(text: str) -> float:
@@ -115,6 +97,28 @@ def token_frequency(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
     percent = 100.0 * counts[place.reshape(table.shape)] / max(table.size, 1)
     median: npt.NDArray[np.float64] = np.median(percent, axis=1)
     return median
+
+
+_OF_TEXT = {"shannon_length": shannon_length}
+_OF_TOKENS = {"token_entropy": token_entropy, "token_frequency": token_frequency}
+TEXT_MEASURES = (*_OF_TEXT, *_OF_TOKENS)
+"""The columns of `measure_text`: each a function of one text, or of all tokens."""
+
+
+def measure_text(frame: pl.DataFrame, names: Sequence[str] = TEXT_MEASURES) -> pl.DataFrame:
+    """Columns `names` of every row, float64; null where `text` or `tokens` is absent."""
+    made = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
+    if has_values(frame, "text"):
+        for name in _OF_TEXT.keys() & made:
+            measure = _OF_TEXT[name]
+            values = [None if text is None else measure(text) for text in frame["text"]]
+            made[name] = pl.Series(values, dtype=pl.Float64)
+    tokens = _tokens_there(frame)
+    if len(tokens):
+        rows = frame["tokens"].is_not_null().arg_true()
+        for name in _OF_TOKENS.keys() & made:
+            made[name] = made[name].scatter(rows, pl.Series(_OF_TOKENS[name](tokens)))
+    return pl.DataFrame(made)
 
 
 # Tell source code from other text with magika, where the extra `[code]` is installed.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.data.features import TEXT_MEASURES, measure_text
+from mnemoscope.pipeline.features import add_measures
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -68,7 +68,9 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
     study.require("features")
     with study.finishing("label") as counts:
         taxonomies = load_taxonomies(study.settings.label.taxonomies)
-        frame = _with_text_measures(study, taxonomies)
+        asked = {column for taxonomy in taxonomies for column in taxonomy.columns}
+        add_measures(study, asked - {*study.sequences.columns})
+        frame = study.sequences
         frame = frame.with_columns(find_groups(frame).alias("group"))
         drawn = draw_samples(frame, taxonomies, study.settings)
         study.write(LABELS_FILE, frame.select("sequence_id").with_columns(**drawn.labels))
@@ -94,17 +96,6 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         }
         _tell(drawn, len(taxonomies))
         study.forget("capture")  # an earlier capture may lack what is sampled now
-
-
-def _with_text_measures(study: Study, taxonomies: Sequence[Taxonomy]) -> pl.DataFrame:
-    """The study's table, with the measures of text and tokens that these taxonomies name."""
-    frame = study.sequences
-    named = {column for taxonomy in taxonomies for column in taxonomy.columns}
-    lacking = [name for name in TEXT_MEASURES if name in named and name not in frame.columns]
-    if lacking:
-        frame = frame.with_columns(measure_text(frame).select(lacking))
-        study.add_columns(frame.select(lacking))
-    return frame
 
 
 def samples_of(study: Study) -> dict[str, dict[str, Any]]:

@@ -30,7 +30,6 @@ from mnemoscope.benchmark.baselines import (
 from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
 from mnemoscope.benchmark.sources import BASELINES, CONTROLS, TABLE
 from mnemoscope.cluster.engine import run_tasks
-from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet, write_text
@@ -38,6 +37,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, shown_tokens
+from mnemoscope.pipeline.features import add_measures
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,
@@ -219,7 +219,7 @@ def _capture_all(study: Study, models: Models) -> None:
 
 def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
     """Add the measures that the nodes and the taxonomies beside them need."""
-    settings, table = study.settings.search, study.sequences
+    settings = study.settings.search
     own = [
         node
         for path in filter(is_node_file, settings.nodes)
@@ -229,14 +229,13 @@ def _add_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> N
     wanted = {column for node in own for column in node.columns}
     wanted |= {column for taxonomy in beside for column in taxonomy.columns}
     wanted |= {*find_columns(settings.nodes)}
-    if wanted & set(TEXT_MEASURES):
-        table = table.with_columns(measure_text(table).get_columns())
+    add_measures(study, wanted)
     if wanted & set(MODEL_MEASURES):
+        table = study.sequences
         measured = _measure_by_model(study, models, table, with_prior="prior_gain" in wanted)
         table = table.drop(measured.columns[1:], strict=False)
         table = table.join(measured, on="sequence_id", how="left", maintain_order="left")
-    if made := [name for name in (*TEXT_MEASURES, *MODEL_MEASURES) if name in wanted]:
-        study.add_columns(table.select(made))
+        study.add_columns(table.select(name for name in MODEL_MEASURES if name in wanted))
 
 
 def _measure_by_model(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.table import check_columns, check_ids, scan_table, sink_table
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, load_taxonomies
@@ -159,8 +160,9 @@ def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
 
 
 def _verb(column: str) -> str:
-    """The verb that makes a column."""
-    return "search" if column in {one.column for one in MEASURES.values()} else "features"
+    """The verb that makes a column; measures of text and tokens are made where they are asked."""
+    by_model = {one.column for one in MEASURES.values()} - {*TEXT_MEASURES}
+    return "search" if column in by_model else "features"
 
 
 def _check_rules(prepared: pl.LazyFrame, taxonomies: Iterable[Taxonomy]) -> None:
@@ -224,6 +226,13 @@ def label_table(source: Path, out: Path, names: Sequence[str]) -> TableLabels:
     table = scan_table(source)
     check_features(table, where=str(source))
     lacking = missing_columns(table.collect_schema().names(), taxonomies)
+    asked = {column for columns in lacking.values() for column in columns}
+    given = [name for name in ("text", "tokens") if name in table.collect_schema()]
+    measures = [name for name in TEXT_MEASURES if name in asked]
+    if given and measures:
+        made = measure_text(table.select(given).collect(), measures)
+        table = table.with_columns(made.get_columns())
+        lacking = missing_columns(table.collect_schema().names(), taxonomies)
     named = [name for name in names if name.strip() not in (CATALOGUE, RHO)]
     needed = load_taxonomies(named) if named else []
     label_lazily(table, taxonomies if len(lacking) == len(taxonomies) else needed)

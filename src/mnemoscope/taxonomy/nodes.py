@@ -41,7 +41,8 @@ MEASURES: dict[str, Measure] = {
 }
 """Nodes beyond the published ones, written ``Entropy[>4.2]`` or ``Entropy[<=4.2]``.
 
-Their columns come from `data.features` and, where the model is asked, from `search`.
+Columns of text or tokens are made by `data.features.measure_text` when a taxonomy asks for them;
+those that the model must be asked for are made by `search`.
 """
 
 
