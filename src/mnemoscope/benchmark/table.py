@@ -33,6 +33,7 @@ from mnemoscope.cnn.metrics import (
     f1_per_class,
     precision_recall,
 )
+from mnemoscope.cnn.presets import OF_TWO_MODELS
 from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
 from mnemoscope.words import percent
 
@@ -122,9 +123,6 @@ TOGETHER_SCHEMA = pl.Schema(
 """Several models as one: their confusion matrices summed, as for the paper's headline figures."""
 
 _RUN_KEY = ["taxonomy", "source", "setting", "seed"]
-
-_REFERENCE_INPUT = {"difference": "mean"}
-"""The reference has no difference from itself; its own maps stand beside the model's."""
 
 _GIVES = {
     "text": "what the text alone gives",
@@ -543,6 +541,6 @@ def _belongs_to(name: str) -> pl.Expr:
     of_reference = [one for one in CNNS if TABLE[one].reads == "reference"]
     return (
         (source.is_in(of_maps) & (ending == name))
-        | (source.is_in(of_reference) & (ending == _REFERENCE_INPUT.get(name, name)))
+        | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))
         | source.is_in(list(TEXT_ALONE))
     )

@@ -6,6 +6,18 @@ from typing import Literal
 
 from mnemoscope.errors import UserError, nearest
 
+CnnInput = Literal["mean", "max", "both", "heads", "difference"]
+INPUT_WORDS: dict[CnnInput, str] = {
+    "mean": "weights averaged over the heads",
+    "max": "their maximum over the heads",
+    "both": "mean and maximum side by side",
+    "heads": "every head’s weights",
+    "difference": "the model’s means less the reference’s",
+}
+"""What a CNN sees of a layer; `pipeline.train.job_maps` makes it of the stored maps."""
+OF_TWO_MODELS: tuple[CnnInput, ...] = ("difference",)
+"""Of these, what needs the maps of a reference model too."""
+
 
 @dataclass(frozen=True)
 class CnnSetting:
@@ -17,7 +29,7 @@ class CnnSetting:
 
     kernel: int
     filters: int
-    pooling: Literal["mean", "max", "both", "heads", "difference"]
+    pooling: CnnInput
 
     @property
     def slug(self) -> str:

@@ -27,7 +27,7 @@ from mnemoscope.benchmark.baselines import (
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.cnn.files import save_cnn
-from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import write_bytes, write_text
@@ -330,8 +330,8 @@ def make_job(
 
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
-    is_difference = setting is not None and setting.pooling == "difference"
-    has_reference = is_difference or TABLE[source].reads == "reference"
+    is_of_two = setting is not None and setting.pooling in OF_TWO_MODELS
+    has_reference = is_of_two or TABLE[source].reads == "reference"
     roles = ("model", "reference") if has_reference else ("model",)
     models = [study.record["models"][role] for role in roles]
     return [

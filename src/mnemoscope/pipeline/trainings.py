@@ -6,7 +6,7 @@
 from dataclasses import replace
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, TABLE
-from mnemoscope.cnn.presets import CnnSetting
+from mnemoscope.cnn.presets import OF_TWO_MODELS, CnnSetting
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -62,7 +62,7 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
         first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
         grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
     if TABLE[source].reads == "reference":
-        grid = [replace(o, pooling="mean") if o.pooling == "difference" else o for o in grid]
+        grid = [replace(o, pooling="mean") if o.pooling in OF_TWO_MODELS else o for o in grid]
     return list(dict.fromkeys(grid))
 
 
@@ -82,10 +82,11 @@ def check_inputs(settings: StudySettings, has_reference: bool) -> None:
             "train.poolings: heads needs every head's maps. Set capture.per_head: true as well, "
             "or leave heads out."
         )
-    if "difference" in poolings and not (has_reference and settings.benchmark.controls):
+    of_two = [name for name in poolings if name in OF_TWO_MODELS]
+    if of_two and not (has_reference and settings.benchmark.controls):
         raise UserError(
-            "train.poolings: difference needs the maps of a reference model. Give one with "
-            "--reference and leave the controls on, or leave difference out."
+            f"train.poolings: {of_two[0]} needs the maps of a reference model. Give one with "
+            f"--reference and leave the controls on, or leave {of_two[0]} out."
         )
     controlled_taxonomies(settings)
 

@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from mnemoscope import __version__, words
+from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
@@ -29,13 +30,6 @@ MOST_OPEN_TAXONOMIES = 4
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
-_INPUT_WORDS = {
-    "mean": "weights averaged over the heads",
-    "max": "their maximum over the heads",
-    "both": "mean and maximum side by side",
-    "heads": "every head’s weights",
-    "difference": "the model’s means less the reference’s",
-}
 
 
 def report_stage(study: Study, models: Models) -> None:
@@ -125,7 +119,7 @@ def environment() -> jinja2.Environment:
         "dark": charts.DARK,
         "delta_view": charts.delta_view,
         "heat_view": charts.heat_view,
-        "input_words": _INPUT_WORDS,
+        "input_words": INPUT_WORDS,
         "light": charts.LIGHT,
         "like_with_like": answer.like_with_like,
         "n_class_colours": charts.N_CLASS_COLOURS,

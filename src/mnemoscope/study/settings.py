@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mnemoscope.cnn.presets import CnnInput
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name
 
@@ -205,7 +206,7 @@ class TrainSettings(_Settings):
     )
     kernels: list[int] = Field(default=[6], description="Kernel sizes; the paper: 6 and 8.")
     filters: list[int] = Field(default=[10], description="Filters; the paper: 10 and 16.")
-    poolings: list[Literal["mean", "max", "both", "heads", "difference"]] = Field(
+    poolings: list[CnnInput] = Field(
         default=["mean"],
         description="What a CNN sees: mean or max over heads (the paper), both, heads (every "
         "head's maps, needs capture.per_head), difference (the model's means minus the "
