@@ -17,7 +17,7 @@ import polars as pl
 from rapidfuzz.distance import OSA, Indel
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.nodes import MEASURES, Node, first_yes, parse_node
+from mnemoscope.taxonomy.nodes import FAMILIES, MEASURES, Node, first_yes, parse_node
 
 _Value = float | bool
 
@@ -90,7 +90,7 @@ def _find_starts(answers: np.ndarray, axis: int) -> list[int]:
 
 # Tell a name of one's own from a misspelt node, which must not silently become a last class.
 
-_NODES = ("Recite", "Recollect", "Reconstruct", "Guess", "Code", *MEASURES)
+_NODES = tuple(dict.fromkeys(node.partition("[")[0] for node in FAMILIES))
 _WITH_DUPLICATES = ("Recite", "Recollect")
 _NEAR = 0.8
 """Letters in common, as a share, from which a name counts as misspelt.
