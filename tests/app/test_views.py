@@ -111,7 +111,7 @@ def test_every_text_of_an_audit_is_escaped(result) -> None:
     record["documents"][0]["document"] = evil
     record["skipped"] = [{"document": evil, "reason": evil}]
     record["cnn"] = {"reason": evil, "study": evil}
-    made = Result(record, [row], {evil: evil * 40}, evil)
+    made = Result(record, [row], {evil: evil * 40})
     for html in (render_result(made), render_card(made, 1), status(evil, is_error=True)):
         Page(html).assert_harmless()
         assert "<img src=x" not in html
@@ -146,9 +146,10 @@ def test_maps_of_other_weights_are_not_shown(models, result) -> None:
     record = json.loads(json.dumps(result.record))
     record["model"]["fingerprint"] = "0" * 64
     with pytest.raises(UserError, match="other weights"):
-        passage_maps(models, Result(record, result.rows, result.texts, result.model), 1)
+        passage_maps(models, Result(record, result.rows, result.texts), 1)
+    record["model"]["name"] = "hub/model"
     with pytest.raises(UserError, match="no such folder"):
-        passage_maps(models, Result(result.record, result.rows, result.texts, "hub/model"), 1)
+        passage_maps(models, Result(record, result.rows, result.texts), 1)
 
 
 def hand_made() -> tuple[SequenceMaps, ClassDelta]:

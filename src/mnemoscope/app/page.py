@@ -1,4 +1,4 @@
-"""The page of the app: what stands where, and what happens when it is used."""
+"""The page of the app: what a visitor may bring, the work on it one job at a time, the layout."""
 
 import io
 import logging
@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,27 @@ from mnemoscope.study.models import facts_of
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.catalogue import PAPER
 
-# The look of the app: the style of an audit's page, ours, and a theme without outside fonts.
+MOST_BYTES = 4_000_000
+"""Of an uploaded file, and of a pasted text in UTF-8."""
+MOST_CHARACTERS = 300_000
+"""Of all texts in it together: a PDF or a DOCX holds more than its size tells."""
+TYPES = (
+    *(".txt", ".md", ".rst", ".csv", ".json", ".html", ".htm", ".pdf", ".docx", ".jsonl"),
+    *(".parquet", ".py", ".c", ".h", ".cpp", ".java", ".js", ".ts", ".go", ".rs", ".sh", ".tex"),
+)
+"""Endings of files that are taken."""
+OF_STUDY = "study"
+FOLDER = "folder"
+MOST_WAITING = 8
+
+_POLL_SECONDS = 0.2
+_MOST_LOADED = 3
+_KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
+_FAILED = "that failed; the terminal in which the app runs says why."
+_WAITING = "Its maps come once the running audit has ended."
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_log = logging.getLogger(__name__)
+_html = partial(gr.HTML, apply_default_css=False)
 
 PICK_SCRIPT = """
 const pick = (event) => {
@@ -56,7 +77,6 @@ element.addEventListener('keydown', pick);
 """
 """Tells the server which element with `data-pick` was clicked, or chosen with Enter or space."""
 
-
 REVEAL_SCRIPT = """
 watch('value', () => {
   if (window.innerWidth < 700 && props.value) element.scrollIntoView({block: 'start'});
@@ -67,15 +87,16 @@ watch('value', () => {
 
 def head() -> str:
     """What goes into the page's head: all styles."""
-    theirs = _read("mnemoscope.audit", "audit.css")
+    theirs, ours = (
+        resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
+        for package, name in (("mnemoscope.audit", "audit.css"), ("mnemoscope.app", "app.css"))
+    )
     # Rules about the whole page match nothing inside; what is left cannot reach the rest.
-    return f"<style>.mnemoscope{{{theirs}}}\n{_read('mnemoscope.app', 'app.css')}</style>"
+    return f"<style>.mnemoscope{{{theirs}}}\n{ours}</style>"
 
 
 def theme() -> Any:
     """A plain theme in the system's own fonts."""
-    import gradio as gr
-
     made = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="gray",
@@ -85,14 +106,53 @@ def theme() -> Any:
     return made.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
 
 
-def _read(package: str, name: str) -> str:
-    return resources.files(package).joinpath(f"templates/{name}").read_text("utf-8")
+def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
+    """Read what was uploaded, else what was pasted; documents are named as the visitor knows them.
+
+    Raises:
+        UserError: neither, too much, an ending that is not taken, or nothing readable in it.
+    """
+    if upload is not None:
+        path = Path(upload)
+        if path.suffix.lower() not in TYPES:
+            raise UserError(
+                f"{path.name}: files that end in '{path.suffix}' are not taken. Taken are "
+                f"{', '.join(TYPES)}."
+            )
+        _check_bytes(path.stat().st_size, path.name)
+        source, name = str(path), path.name
+        try:
+            reading = read_documents([source])
+        except UserError as error:
+            raise UserError(str(error).replace(source, name)) from None
+    else:
+        if not (pasted or "").strip():
+            raise UserError("Nothing to audit: paste a text, or choose a file.")
+        data = str(pasted).encode("utf-8", "replace")
+        _check_bytes(len(data), "the text")
+        source, name = "-", "pasted text"
+        reading = read_documents([source], stdin=io.BytesIO(data))
+    n = sum(len(document.text) for document in reading.documents)
+    if n > MOST_CHARACTERS:
+        raise UserError(
+            f"{n:,} characters, more than the {MOST_CHARACTERS:,} that are taken here. Use "
+            "'mnemoscope audit', which has no limit."
+        )
+    return replace(
+        reading,
+        documents=[
+            replace(one, name=one.name.replace(source, name, 1)) for one in reading.documents
+        ],
+        skipped=[replace(one, name=one.name.replace(source, name, 1)) for one in reading.skipped],
+    )
 
 
-# One computation at a time, in the order of coming: progress to be seen, cancelled when wanted.
-
-_POLL_SECONDS = 0.2
-MOST_WAITING = 8
+def _check_bytes(n: int, name: str) -> None:
+    if n > MOST_BYTES:
+        raise UserError(
+            f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB that are taken "
+            "here. Use 'mnemoscope audit', which has no limit."
+        )
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: the visitor wanted it
@@ -101,15 +161,7 @@ class Cancelled(Exception):  # noqa: N818 - no error: the visitor wanted it
 
 @dataclass(frozen=True)
 class Standing:
-    """How a job stands.
-
-    Attributes:
-        n_before: jobs that come before it; 0 once it runs.
-        label: what it does, in a word or two.
-        done: units that are done of that.
-        total: units in all, None where nobody knows.
-        unit: what is counted.
-    """
+    """How many jobs come before one, or how many units of what it does are done."""
 
     n_before: int = 0
     label: str = ""
@@ -119,15 +171,7 @@ class Standing:
 
 
 class Job:
-    """Work that waits for its turn.
-
-    Args:
-        work: the work; it reports through `mnemoscope.progress`.
-
-    Attributes:
-        standing: how it stands.
-        ended: set once it has ended, whatever came of it.
-    """
+    """Work that waits for its turn and reports through `mnemoscope.progress`."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
@@ -167,20 +211,12 @@ class Job:
     ) -> tuple[Progress, Callable[[], None]]:
         self.check()
         self.standing = Standing(0, label, 0, total, unit)
-        return _Follower(self), lambda: None
-
-
-class _Follower:
-    """Counts for one job and stops it."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
+        return self, lambda: None
 
     def advance(self, n: int = 1) -> None:
-        """Count, or stop."""
-        self._job.check()
-        old = self._job.standing
-        self._job.standing = Standing(0, old.label, old.done + n, old.total, old.unit)
+        """Count units of work, or stop."""
+        self.check()
+        self.standing = replace(self.standing, done=self.standing.done + n)
 
 
 class Desk:
@@ -203,7 +239,8 @@ class Desk:
         self._submit(job)
         try:
             while not job.ended.is_set():
-                n_before = self._before(job)
+                with self._lock:  # it may have ended just now
+                    n_before = self._jobs.index(job) if job in self._jobs else 0
                 if n_before:
                     job.check()
                 yield Standing(n_before=n_before) if n_before else job.standing
@@ -240,26 +277,9 @@ class Desk:
                 if not self._jobs:
                     return
 
-    def _before(self, job: Job) -> int:
-        """How many come before it; 0 also once it has ended."""
-        with self._lock:
-            return self._jobs.index(job) if job in self._jobs else 0
-
-
-# The models that a visitor may choose: the embedded one, the study's, or a folder on this
-# machine.
-
-OF_STUDY = "study"
-FOLDER = "folder"
-_MOST_LOADED = 3
-
 
 def choices(study_model: str | None) -> list[tuple[str, str]]:
-    """What the page offers, as (shown, value).
-
-    Args:
-        study_model: what the study calls its model, None without a study.
-    """
+    """What the page offers, as (shown, value); the study's model first where there is one."""
     offered = [("Embedded model", EMBEDDED), ("A folder on this machine", FOLDER)]
     if study_model is None:
         return offered
@@ -271,9 +291,7 @@ def choices(study_model: str | None) -> list[tuple[str, str]]:
 class Models:
     """Loaded models, the last few kept; used by one job at a time.
 
-    Args:
-        study_model: the study's record of its model (`name`, `dtype`), None without a study.
-        device: where to load them.
+    `study_model` is the study's record of its model (`name`, `dtype`).
     """
 
     def __init__(self, study_model: dict[str, Any] | None = None, device: str = "auto") -> None:
@@ -325,19 +343,12 @@ class Models:
         return self._loaded[key]
 
 
-# What a visitor asks for, done: an audit of a document, and the maps of a passage.
-
-
 def audit_work(
     models: Models, browsed: BrowsedStudy | None, reading: Reading, name: str
 ) -> Callable[[], Result]:
-    """The audit of a visitor's document, to be run by a desk; nothing of it stays on disk.
+    """The audit of a visitor's document, for a desk to run; nothing of it stays on disk.
 
-    Args:
-        models: loads the model.
-        browsed: the study that the app shows; its CNNs are asked where it is of this model.
-        reading: from `limits.read_visit`.
-        name: of the model, from `Models.named`.
+    The CNNs of the study are asked where it is of this model.
     """
 
     def work() -> Result:
@@ -377,20 +388,16 @@ def _ground(browsed: BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -
 def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
     """Capture the attention with which the audited model reads a passage's window.
 
-    Args:
-        models: loads the model.
-        result: the audit.
-        number: of the passage.
-
     Raises:
         UserError: no such passage, or the audited model is not on this machine any more.
     """
     row, record = result.row(number), result.record
     if record.get("api"):
         raise UserError("the model was asked behind an API, which does not show its attention.")
-    lm = models.load(models.checked(result.model), str(record["model"]["dtype"]))
+    name = str(record["model"]["name"])
+    lm = models.load(models.checked(name), str(record["model"]["dtype"]))
     if lm.fingerprint != record["model"]["fingerprint"]:
-        raise UserError(f"{result.model}: other weights than those that were audited.")
+        raise UserError(f"{name}: other weights than those that were audited.")
     settings = AuditSettings(**record["settings"])
     if settings.chat_template:
         lm = in_chat(lm, settings.instruction)
@@ -405,13 +412,7 @@ def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
 def delta_for(
     browsed: BrowsedStudy | None, result: Result, number: Any
 ) -> tuple[ClassDelta | None, str]:
-    """Δ of the study for a passage's verdict, or why there is none.
-
-    Args:
-        browsed: the study that the app shows, None without one.
-        result: the audit.
-        number: of the passage.
-    """
+    """Δ of the study for a passage's verdict, or why there is none."""
     if browsed is None:
         return None, "Start the app with a study of this model to see Δ over them."
     if browsed.model["fingerprint"] != result.record["model"]["fingerprint"]:
@@ -425,107 +426,9 @@ def delta_for(
     return None, f"The study has no Δ of {wanted}."
 
 
-# What a visitor may bring: one document of a known type, not too large, read as any other.
-
-MOST_BYTES = 4_000_000
-"""Of an uploaded file, and of a pasted text in UTF-8."""
-MOST_CHARACTERS = 300_000
-"""Of all texts in it together: a PDF or a DOCX holds more than its size tells."""
-TYPES = (
-    *(".txt", ".md", ".rst", ".csv", ".json", ".html", ".htm", ".pdf", ".docx", ".jsonl"),
-    *(".parquet", ".py", ".c", ".h", ".cpp", ".java", ".js", ".ts", ".go", ".rs", ".sh", ".tex"),
-)
-"""Endings of files that are taken."""
-_PASTED = "pasted text"
-
-
-def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
-    """Read what was pasted or uploaded; an uploaded file goes before.
-
-    Args:
-        pasted: text, or None.
-        upload: path of the uploaded file, or None.
-
-    Returns:
-        Its documents, named as the visitor knows them.
-
-    Raises:
-        UserError: neither, too much, an ending that is not taken, or nothing readable in it.
-    """
-    if upload is not None:
-        return _check_characters(_read_file(Path(upload)))
-    if not (pasted or "").strip():
-        raise UserError("Nothing to audit: paste a text, or choose a file.")
-    data = str(pasted).encode("utf-8", "replace")
-    _check_bytes(len(data), "the text")
-    reading = read_documents(["-"], stdin=io.BytesIO(data))
-    return _check_characters(_named(reading, "-", _PASTED))
-
-
-def _read_file(path: Path) -> Reading:
-    if path.suffix.lower() not in TYPES:
-        raise UserError(
-            f"{path.name}: files that end in '{path.suffix}' are not taken. Taken are "
-            f"{', '.join(TYPES)}."
-        )
-    _check_bytes(path.stat().st_size, path.name)
-    try:
-        reading = read_documents([str(path)])
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), path.name)) from None
-    return _named(reading, str(path), path.name)
-
-
-def _named(reading: Reading, path: str, name: str) -> Reading:
-    """The documents under the name that the visitor gave, not that of the copy."""
-
-    def renamed(one: str) -> str:
-        return one.replace(path, name, 1)
-
-    return replace(
-        reading,
-        documents=[replace(one, name=renamed(one.name)) for one in reading.documents],
-        skipped=[replace(one, name=renamed(one.name)) for one in reading.skipped],
-    )
-
-
-def _check_bytes(n: int, name: str) -> None:
-    if n > MOST_BYTES:
-        raise UserError(
-            f"{name}: {n / 1e6:.1f} MB, more than the {MOST_BYTES / 1e6:.0f} MB that are taken "
-            "here. Use 'mnemoscope audit', which has no limit."
-        )
-
-
-def _check_characters(reading: Reading) -> Reading:
-    n = sum(len(document.text) for document in reading.documents)
-    if n > MOST_CHARACTERS:
-        raise UserError(
-            f"{n:,} characters, more than the {MOST_CHARACTERS:,} that are taken here. Use "
-            "'mnemoscope audit', which has no limit."
-        )
-    return reading
-
-
-# The page of the app: what stands where, and what happens when it is used.
-
-_KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
-_log = logging.getLogger(__name__)
-_FAILED = "that failed; the terminal in which the app runs says why."
-_WAITING = "Its maps come once the running audit has ended."
-
-
 @dataclass
 class Shop:
-    """All that visitors share.
-
-    Attributes:
-        models: to choose from.
-        browsed: the study that is shown, or None.
-        opened: the audit that is shown, or None.
-        desk: lets one computation run at a time.
-        jobs: the audit of each session.
-    """
+    """All that visitors share: what is shown, the desk, and the audit of each session."""
 
     models: Models
     browsed: BrowsedStudy | None = None
@@ -585,15 +488,11 @@ def status(text: str = "", *, standing: Standing | None = None, is_error: bool =
 
 
 def make_blocks(shop: Shop) -> gr.Blocks:
-    """Lay out the page.
-
-    Args:
-        shop: what it shows.
-    """
+    """Lay out the page."""
     with gr.Blocks(
         title="mnemoscope", analytics_enabled=False, delete_cache=_KEEP_UPLOADS
     ) as blocks:
-        gr.HTML(render("top.html.j2"), apply_default_css=False)
+        _html(render("top.html.j2"))
         with gr.Tabs():
             if shop.opened is not None:
                 with gr.Tab("This audit"):
@@ -617,8 +516,7 @@ def _leaver(shop: Shop) -> Callable[[gr.Request], None]:
 
 def _audit_tab(shop: Shop) -> None:
     """Bring a document, choose a model, watch, read."""
-    model = None if shop.browsed is None else str(shop.browsed.model["name"])
-    offered = choices(model)
+    offered = choices(None if shop.browsed is None else str(shop.browsed.model["name"]))
     with gr.Row():
         with gr.Column(scale=2):
             pasted = gr.Textbox(
@@ -642,15 +540,14 @@ def _audit_tab(shop: Shop) -> None:
     with gr.Row(elem_id="buttons"):
         start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
         cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
-    line = gr.HTML(status("Nothing is running."), apply_default_css=False, elem_id="status")
+    line = _html(status("Nothing is running."), elem_id="status")
     state = gr.State(None)
     shown, clear = _result_view(shop, state, "")
     choice.change(
         lambda value: gr.update(visible=value == FOLDER),
         choice,
         folder,
-        api_visibility="private",
-        show_progress="hidden",
+        **_QUIET,
     )
 
     def audit(
@@ -670,8 +567,7 @@ def _audit_tab(shop: Shop) -> None:
         audit,
         [pasted, upload, choice, folder],
         [line, cancel, state, *shown],
-        api_visibility="private",
-        show_progress="hidden",
+        **_QUIET,
         concurrency_limit=None,
         trigger_mode="once",
     )
@@ -687,14 +583,10 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
     empty = ("", "")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            result = gr.HTML(
-                html, js_on_load=PICK_SCRIPT, apply_default_css=False, elem_classes="result"
-            )
+            result = _html(html, js_on_load=PICK_SCRIPT, elem_classes="result")
         with gr.Column(scale=2, min_width=300):
-            card = gr.HTML(
-                "", js_on_load=REVEAL_SCRIPT, apply_default_css=False, elem_classes="evidence"
-            )
-            maps = gr.HTML("", apply_default_css=False, elem_classes="pictures")
+            card = _html("", js_on_load=REVEAL_SCRIPT, elem_classes="evidence")
+            maps = _html("", elem_classes="pictures")
 
     def choose(audited: Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
         if audited is None:
@@ -709,8 +601,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
         choose,
         state,
         [card, maps],
-        api_visibility="private",
-        show_progress="hidden",
+        **_QUIET,
         trigger_mode="always_last",
     )
     return [result, card, maps], empty
@@ -722,24 +613,20 @@ def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
     first = PAPER if PAPER in names else names[0]
     classes = [one["name"] for one in browsed.taxonomy(first).classes]
     taxonomy = gr.Dropdown(names, value=first, label="Taxonomy", elem_id="taxonomy")
-    figures = gr.HTML(browsed.render_taxonomy(first), apply_default_css=False, elem_id="figures")
+    figures = _html(browsed.render_taxonomy(first), elem_id="figures")
     with gr.Row():
         class_name = gr.Radio(classes, value=classes[-1], label="Class", elem_id="class")
         page = gr.Number(1, label="Page", minimum=1, precision=0, elem_id="page")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            listed = gr.HTML(
+            listed = _html(
                 browsed.render_sequences(first, classes[-1], 1),
                 js_on_load=PICK_SCRIPT,
-                apply_default_css=False,
                 elem_id="sequences",
             )
         with gr.Column(scale=3, min_width=300):
-            text = gr.HTML(
-                "", js_on_load=REVEAL_SCRIPT, apply_default_css=False, elem_id="sequence"
-            )
-            maps = gr.HTML("", apply_default_css=False, elem_id="sequence-maps")
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+            text = _html("", js_on_load=REVEAL_SCRIPT, elem_id="sequence")
+            maps = _html("", elem_id="sequence-maps")
 
     def other_taxonomy(name: str) -> tuple[Any, ...]:
         found = [one["name"] for one in browsed.taxonomy(name).classes]
@@ -753,15 +640,15 @@ def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
     def choose(name: str, chosen: str, event: gr.EventData) -> tuple[str, str]:
         return shop.sequence(_number(event), name, chosen)
 
-    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **private)
+    taxonomy.input(other_taxonomy, taxonomy, [figures, class_name, page, listed], **_QUIET)
     class_name.input(
         lambda name, chosen: (1, other_page(name, chosen, 1)),
         [taxonomy, class_name],
         [page, listed],
-        **private,
+        **_QUIET,
     )
-    page.input(other_page, [taxonomy, class_name, page], listed, **private)
-    listed.select(choose, [taxonomy, class_name], [text, maps], **private)
+    page.input(other_page, [taxonomy, class_name, page], listed, **_QUIET)
+    listed.select(choose, [taxonomy, class_name], [text, maps], **_QUIET)
 
 
 def _number(event: gr.EventData) -> Any:

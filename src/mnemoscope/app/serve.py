@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gradio as gr
+from fastapi import FastAPI
+
 from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
-from mnemoscope.app.page import MOST_BYTES, Models
+from mnemoscope.app.page import MOST_BYTES, Models, Shop, head, make_blocks, theme
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
@@ -36,9 +39,7 @@ _Asgi = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 class Guard:
     """Stands before the app: this machine's names only, no outside requests, bounded bodies.
 
-    Args:
-        app: what answers.
-        shop: what the app shows and runs, for those who look in from outside.
+    It keeps the app's `shop` for those who look in from outside.
     """
 
     def __init__(self, app: _Asgi, shop: Any = None) -> None:
@@ -101,27 +102,12 @@ def open_target(target: Path | None) -> tuple[BrowsedStudy | None, Result | None
 
 
 def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = "auto") -> Guard:
-    """The whole app, to be served by any ASGI server.
-
-    Args:
-        browsed: a study, or None.
-        opened: an audit, or None.
-        device: where models are loaded.
-    """
-    # Before gradio is imported: it reads them then.
+    """The whole app, for any ASGI server; `device` is where models are loaded."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-    from fastapi import FastAPI
-
-    from mnemoscope.app.page import Shop, head, make_blocks, theme
-
-    models = Models(None if browsed is None else browsed.model, device)
-    shop = Shop(models, browsed, opened)
-    blocks = make_blocks(shop)
-    bare = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    shop = Shop(Models(None if browsed is None else browsed.model, device), browsed, opened)
     app = gr.mount_gradio_app(
-        bare,
-        blocks,
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        make_blocks(shop),
         path="/",
         server_name=HOST,
         footer_links=[],
@@ -138,10 +124,7 @@ def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = 
 
 
 def find_socket(port: int | None) -> socket.socket:
-    """Take a port of this machine.
-
-    Args:
-        port: the one that is wanted; 0 takes any free one, None the first free from 7860 on.
+    """Take a port of this machine: 0 takes any free one, None the first free from 7860 on.
 
     Raises:
         UserError: it is in use, or no port.
@@ -169,17 +152,10 @@ def serve_app(
     device: str = "auto",
     when_ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve until interrupted.
-
-    Args:
-        target: a study, an audit, or None.
-        host: `127.0.0.1` or `localhost`; another is refused.
-        port: see `find_socket`.
-        device: where models are loaded.
-        when_ready: is told the address.
+    """Serve until interrupted; `when_ready` is told the address.
 
     Raises:
-        UserError: another host, a port in use, a target that cannot be shown.
+        UserError: another host than this machine, a port in use, a target that cannot be shown.
     """
     check_host(host)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

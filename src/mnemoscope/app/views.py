@@ -1,4 +1,4 @@
-"""A finished study to be browsed: taxonomies with figures and confusion matrix, sequences, maps."""
+"""What the app shows, rendered: an audit, the maps of a sequence, a finished study to browse."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,26 +24,37 @@ from mnemoscope.report.content import Benchmark, TaxonomyResult, decode_pieces, 
 from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, interval, percent
 
-# An audit as a page shows it: shares, the documents with their passages, the card of each.
+MAP_INK = (59, 125, 216)
+DELTA_INK = (214, 90, 12)
+PAGE_ROWS = 12
+"""Sequences on a page."""
 
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+_MOST_EDGES = 6
+_FEATURES = (
+    "duplicates",
+    "memorization_score",
+    "rouge_l",
+    "rouge_3",
+    "is_incrementing",
+    "is_repeating",
+    "is_code",
+    "genre",
+    "document",
+)
 
 
 @dataclass(frozen=True)
 class Result:
     """An audit that has been made or opened.
 
-    Attributes:
-        record: what `audit.json` holds.
-        rows: the table of spans as dictionaries, each with its `number` from 1.
-        texts: every document's text by its name; None where it is not there any more.
-        model: name by which the audited model can be loaded again.
+    `record` is that of `audit.json`, `rows` the table of spans, each with its `number` from 1;
+    `texts` gives every document by its name, None where it is not there any more.
     """
 
     record: Mapping[str, Any]
     rows: list[dict[str, Any]] = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
-    model: str
 
     @classmethod
     def of(
@@ -51,7 +62,7 @@ class Result:
     ) -> "Result":
         """Number the rows of a table of spans."""
         rows = [{"number": n, **row} for n, row in enumerate(frame.iter_rows(named=True), 1)]
-        return cls(record, rows, texts, str(record["model"]["name"]))
+        return cls(record, rows, texts)
 
     def row(self, number: Any) -> dict[str, Any]:
         """The span of a number that came from a page.
@@ -66,9 +77,6 @@ class Result:
 
 def open_audit(folder: Path) -> Result:
     """Open the folder of an audit; a document that was changed since is not shown.
-
-    Args:
-        folder: as `mnemoscope audit` left it.
 
     Raises:
         UserError: no audit there.
@@ -86,9 +94,9 @@ def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> st
     kept = row.get("text_file")
     if kept is not None:
         path = (folder / kept).resolve()
-        source, inside = str(path), path.is_relative_to(folder.resolve())
-        if not inside:
+        if not path.is_relative_to(folder.resolve()):
             return None
+        source = str(path)
     else:
         source = name if Path(name).exists() else name.rpartition("#")[0]
     encoding = "utf-8" if kept is not None else record.get("encoding", "utf-8")
@@ -127,22 +135,9 @@ def render(template: str, **values: Any) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
-# The attention maps of one sequence as pictures, layer by layer, with Δ laid over them.
-
-MAP_INK = (59, 125, 216)
-DELTA_INK = (214, 90, 12)
-_MOST_EDGES = 6
-
-
 @dataclass(frozen=True)
 class SequenceMaps:
-    """Attention of one sequence, pooled over heads.
-
-    Attributes:
-        mean: (layers, query, key), weights.
-        max: the same shape.
-        pieces: text of each token.
-    """
+    """Attention of one sequence, pooled over heads: (layers, query, key), and each token's text."""
 
     mean: np.ndarray
     max: np.ndarray
@@ -153,23 +148,12 @@ class SequenceMaps:
 class ClassDelta:
     """Δ of one class.
 
-    Attributes:
-        name: of the class.
-        scaled: (layers, query, key), each layer divided by its maximum over all classes.
-        attribution: how it was computed.
+    `scaled` is (layers, query, key), each layer divided by its maximum over all classes.
     """
 
     name: str
     scaled: np.ndarray
     attribution: str = ""
-
-    @classmethod
-    def all_of(
-        cls, delta: np.ndarray, names: Sequence[str], attribution: str
-    ) -> list["ClassDelta"]:
-        """One for each class of a Δ of shape (classes, layers, query, key)."""
-        scaled = scale_by_layer(delta)
-        return [cls(name, one, attribution) for name, one in zip(names, scaled, strict=True)]
 
 
 class Edge(NamedTuple):
@@ -179,31 +163,6 @@ class Edge(NamedTuple):
     query: int
     key: int
     weight: float
-
-
-def stored_maps(store: MapStore, sequence_id: int, pieces: Sequence[str]) -> SequenceMaps | None:
-    """The maps of a study's sequence with its own suffix, or as stored; None: never captured.
-
-    Args:
-        store: of the study's model.
-        sequence_id: the sequence.
-        pieces: text of each token.
-    """
-    suffixes = [
-        suffix
-        for number, suffix in store.index.select("sequence_id", "suffix").rows()
-        if number == sequence_id
-    ]
-    if not suffixes:
-        return None
-    suffix = "true" if "true" in suffixes else suffixes[0]
-    mean, largest = (
-        unpack_triangle(store.dataset([sequence_id], suffix, pooling).read(torch.tensor([0])))[0]
-        .float()
-        .numpy()
-        for pooling in ("mean", "max")
-    )
-    return SequenceMaps(mean, largest, tuple(pieces))
 
 
 def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
@@ -223,12 +182,9 @@ def strongest_edges(maps: SequenceMaps, delta: ClassDelta) -> list[Edge]:
 
 
 def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str = "") -> str:
-    """Render the maps of a sequence, Δ over them where there is one.
+    """Render the maps of a sequence, Δ over them where there is one; `note` says why there is none.
 
-    Args:
-        maps: of the sequence.
-        delta: of the class to compare with; its shape must be that of the maps.
-        note: why there is no Δ, empty for nothing to say.
+    Δ of another shape than the maps is left out, and the page says so.
     """
     if delta is not None and delta.scaled.shape != maps.mean.shape:
         delta, note = None, "Δ of the study is of another shape than these maps."
@@ -242,7 +198,11 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
                 "delta": None if delta is None else _ink(delta.scaled[number], DELTA_INK),
             }
             for number, (mean, largest) in enumerate(
-                zip(_scaled(maps.mean), _scaled(maps.max), strict=True)
+                zip(
+                    scale_by_layer(maps.mean[None])[0],
+                    scale_by_layer(maps.max[None])[0],
+                    strict=True,
+                )
             )
         ],
         delta=delta,
@@ -256,47 +216,15 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
     )
 
 
-def render_delta(deltas: Sequence[ClassDelta]) -> list[dict[str, Any]]:
-    """Pictures of Δ, one row a class: `name` and an address for each layer."""
-    return [
-        {"name": one.name, "layers": [_ink(layer, DELTA_INK) for layer in one.scaled]}
-        for one in deltas
-    ]
-
-
-def _scaled(maps: np.ndarray) -> np.ndarray:
-    """Each layer divided by its maximum."""
-    scaled: np.ndarray = scale_by_layer(maps[None])[0]
-    return scaled
-
-
 def _ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> str:
     return png_uri(png_ink(scaled, colour))
-
-
-# A finished study to be browsed: taxonomies with figures and confusion matrix, sequences, maps.
-
-PAGE_ROWS = 12
-"""Sequences on a page."""
-_FEATURES = (
-    "duplicates",
-    "memorization_score",
-    "rouge_l",
-    "rouge_3",
-    "is_incrementing",
-    "is_repeating",
-    "is_code",
-    "genre",
-    "document",
-)
 
 
 class BrowsedStudy:
     """A study as the app shows it; what is read is kept.
 
-    Args:
-        folder: a study with all stages up to the report done.
-        model_folder: of its model, for the tokenizer; None where it is not on this machine.
+    All stages up to the report must be done. `model_folder`, for the tokenizer, is None where the
+    model is not on this machine.
 
     Raises:
         UserError: no study, or not finished.
@@ -349,8 +277,11 @@ class BrowsedStudy:
         result = self.taxonomy(name)
         if not result.deltas:
             return []
-        first, names = result.deltas[0], [one["name"] for one in result.classes]
-        return ClassDelta.all_of(first.delta, names, first.attribution)
+        first = result.deltas[0]
+        return [
+            ClassDelta(one["name"], scaled, first.attribution)
+            for one, scaled in zip(result.classes, scale_by_layer(first.delta), strict=True)
+        ]
 
     def render_taxonomy(self, name: Any) -> str:
         """Render classes, figures, confusion matrix and Δ of a taxonomy."""
@@ -365,7 +296,10 @@ class BrowsedStudy:
             confusion=_confusion(main.model["confusion"])
             if main and main.model and main.model["confusion"]
             else None,
-            deltas=render_delta(self.deltas(result.name)),
+            deltas=[
+                {"name": one.name, "layers": [_ink(layer, DELTA_INK) for layer in one.scaled]}
+                for one in self.deltas(result.name)
+            ],
         )
 
     def sequences(self, name: Any, class_name: Any) -> pl.DataFrame:
@@ -425,9 +359,22 @@ class BrowsedStudy:
         )
 
     def maps(self, sequence_id: Any) -> SequenceMaps | None:
-        """The stored maps of a sequence, None where it was never captured."""
+        """The maps of a sequence with its own suffix, or as stored; None if never captured."""
         row = self._row(sequence_id)
-        return stored_maps(self._store, row["sequence_id"], self._pieces(row["tokens"]))
+        number = row["sequence_id"]
+        suffixes = self._store.index.filter(sequence_id=number)["suffix"].to_list()
+        if not suffixes:
+            return None
+        suffix = "true" if "true" in suffixes else suffixes[0]
+        mean, largest = (
+            unpack_triangle(self._store.dataset([number], suffix, pooling).read(torch.tensor([0])))[
+                0
+            ]
+            .float()
+            .numpy()
+            for pooling in ("mean", "max")
+        )
+        return SequenceMaps(mean, largest, self._pieces(row["tokens"]))
 
     def _row(self, sequence_id: Any) -> dict[str, Any]:
         found = (
