@@ -266,7 +266,7 @@ def profile_points(profile: Sequence[float]) -> list[tuple[float, float]]:
 def strength_place(strength: float, strengths: Sequence[float]) -> float:
     """Place a strength of a knockout on a logarithmic axis, per cent of its width.
 
-    >>> [strength_place(one, (0.1, 1.0, 10.0)) for one in (0.1, 1.0, 10.0)]
+    >>> [round(strength_place(one, (0.1, 1.0, 10.0)), 9) for one in (0.1, 1.0, 10.0)]
     [5.0, 50.0, 95.0]
     >>> strength_place(3.0, (3.0,))
     50.0

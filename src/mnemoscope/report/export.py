@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-# Figures for paper: decisiveness maps, layer profile and knockout as SVG, PDF and PNG.
-
 FORMATS = ("svg", "pdf", "png")
 _WIDTH_INCHES = 7.0  # the text width of a two-column page
 _DPI = 300
@@ -69,6 +66,7 @@ _LINES = {
 _CONTROLS = {"random": "dot", "equal mass": "dash", "same layers": "dashdot"}
 _MARKS = "osD^vP*<>X"
 _APART = 1.05  # from one mark to the next where there is a single strength
+_PANELS = {"model": "model", "reference": "reference model"}
 
 
 def check_matplotlib() -> None:
@@ -82,6 +80,74 @@ def check_matplotlib() -> None:
             "figures for print need Matplotlib, which is not installed. "
             "Run: pip install 'mnemoscope[figures]'"
         )
+
+
+def export_localization(study: Study, folder: Path | str) -> list[Path]:
+    """Write every figure as SVG, PDF and PNG, and the numbers as Parquet.
+
+    `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
+    `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
+    `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
+    study's, where it has them.
+
+    Args:
+        study: with the localize stage done.
+        folder: is made where it does not exist; files of the same names are replaced.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
+    """
+    check_matplotlib()
+    study.require("localize")
+    deltas = [one for source in SOURCES for one in load_deltas(study, source)]
+    if not deltas:
+        raise UserError(
+            f"{study.folder}: no Δ to export, since no CNN trained. Train on more sequences."
+        )
+    folder = made_folder(folder)
+    made = list(write_delta_tables(deltas, folder))
+    tables = [REGIONS_FILE, AGREEMENT_FILE, SHAPES_FILE]
+    tables += [KNOCKOUT_FILE, SPECIFICITY_FILE] if study.is_done("knockout") else []
+    for name in tables:
+        if (study.folder / name).is_file():
+            shutil.copyfile(study.folder / name, folder / name)
+            made.append(folder / name)
+    made += draw_deltas(deltas, folder)
+    for sample, classes in {one.sample: one.classes for one in deltas}.items():
+        view = knockout_of(study, sample)
+        if view is not None:
+            figure = knockout_print(view, classes, title=sample)
+            made += _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
+    return made
+
+
+def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[Path]:
+    """Draw maps and profiles of every sample and attribution into a folder, made where missing."""
+    folder = made_folder(folder)
+    for one in deltas:
+        if one.source == "blind":
+            continue  # two channels of token repetitions are no attention
+        title = f"{one.sample}: {_PANELS[one.source]}, {one.attribution}"
+        stem = f"{_slug(one.sample)}-{one.attribution}-{one.source}"
+        # All classes in one figure where each takes one row, else a figure a class.
+        is_wide = one.delta.shape[1] > MOST_LAYERS_IN_A_ROW
+        for only in range(len(one.classes)) if is_wide else [None]:
+            name = "" if only is None else f"-{_slug(one.classes[only])}"
+            figure = maps_print(one.delta, one.classes, only=only, title=title)
+            yield from _write(folder / f"{stem}-maps{name}", drawn(figure))
+        if one.source == "model":
+            beside = {
+                _PANELS[other.source]: other.delta
+                for other in deltas
+                if other.source in _PANELS
+                and (other.sample, other.attribution) == (one.sample, one.attribution)
+            }
+            figure = profile_print(beside, one.classes, title=f"{one.sample}: {one.attribution}")
+            stem = f"{_slug(one.sample)}-{one.attribution}"
+            yield from _write(folder / f"{stem}-profile", drawn(figure))
 
 
 def drawn(figure: "Figure") -> dict[str, bytes]:
@@ -291,91 +357,6 @@ def _style_of_class(index: int) -> dict[str, Any]:
 def _bare(ax: "Axes") -> None:
     """No frame above and on the right."""
     ax.spines[["top", "right"]].set_visible(False)
-
-
-_PANELS = {"model": "model", "reference": "reference model"}
-
-
-def export_localization(study: Study, folder: Path | str) -> list[Path]:
-    """Write every figure as SVG, PDF and PNG, and the numbers as Parquet.
-
-    `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
-    `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
-    `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
-    study's, where it has them.
-
-    Args:
-        study: with the localize stage done.
-        folder: is made where it does not exist; files of the same names are replaced.
-
-    Returns:
-        What was written.
-
-    Raises:
-        UserError: no Matplotlib, no Δ in the study, or a folder that cannot be made.
-    """
-    check_matplotlib()
-    study.require("localize")
-    deltas = [one for source in SOURCES for one in load_deltas(study, source)]
-    if not deltas:
-        raise UserError(
-            f"{study.folder}: no Δ to export, since no CNN trained. Train on more sequences."
-        )
-    folder = made_folder(folder)
-    tables, figures = _tables(study, deltas, folder), draw_deltas(deltas, folder)
-    return [*tables, *figures, *_knockouts(study, deltas, folder)]
-
-
-def _tables(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
-    """The numbers."""
-    yield from write_delta_tables(deltas, folder)
-    names = [REGIONS_FILE, AGREEMENT_FILE, SHAPES_FILE]
-    names += [KNOCKOUT_FILE, SPECIFICITY_FILE] if study.is_done("knockout") else []
-    for name in names:
-        if (study.folder / name).is_file():
-            shutil.copyfile(study.folder / name, folder / name)
-            yield folder / name
-
-
-def _knockouts(study: Study, deltas: list[StoredDelta], folder: Path) -> Iterator[Path]:
-    """The knockout of every taxonomy."""
-    for sample, classes in {one.sample: one.classes for one in deltas}.items():
-        view = knockout_of(study, sample)
-        if view is not None:
-            figure = knockout_print(view, classes, title=sample)
-            yield from _write(folder / f"{_slug(sample)}-knockout", drawn(figure))
-
-
-def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[Path]:
-    """Draw maps and profiles of every sample and attribution into a folder, made where missing."""
-    folder = made_folder(folder)
-    for one in deltas:
-        if one.source == "blind":
-            continue  # two channels of token repetitions are no attention
-        title = f"{one.sample}: {_PANELS[one.source]}, {one.attribution}"
-        stem = f"{_slug(one.sample)}-{one.attribution}-{one.source}"
-        for name, figure in _maps(one, title):
-            yield from _write(folder / f"{stem}-maps{name}", drawn(figure))
-        if one.source == "model":
-            beside = {
-                _PANELS[other.source]: other.delta
-                for other in deltas
-                if other.source in _PANELS
-                and (other.sample, other.attribution) == (one.sample, one.attribution)
-            }
-            figure = profile_print(beside, one.classes, title=f"{one.sample}: {one.attribution}")
-            stem = f"{_slug(one.sample)}-{one.attribution}"
-            yield from _write(folder / f"{stem}-profile", drawn(figure))
-
-
-def _maps(one: StoredDelta, title: str) -> Iterator[tuple[str, Any]]:
-    """All classes in one figure where each takes one row, else a figure a class."""
-    if one.delta.shape[1] <= MOST_LAYERS_IN_A_ROW:
-        yield "", maps_print(one.delta, one.classes, title=title)
-        return
-    for index, name in enumerate(one.classes):
-        figure = maps_print(one.delta, one.classes, only=index, title=title)
-        yield f"-{_slug(name)}", figure
 
 
 def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:
