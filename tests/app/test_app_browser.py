@@ -1,7 +1,6 @@
 """The app in a real browser: the whole visit, hostile documents, cancel, two sessions at once."""
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -10,15 +9,12 @@ from types import SimpleNamespace
 import pytest
 from hostile import HOSTILE
 
+from chromium import NEEDS_CHROMIUM, Visit
 from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
 from mnemoscope.embedded import model_path
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = NEEDS_CHROMIUM
 PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
 MARK = ".result mark[data-pick]"
 SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
@@ -42,30 +38,8 @@ def app(app_study) -> Iterator[SimpleNamespace]:
     thread.join(20)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield made
-        made.close()
-
-
-class Visit:
-    """A visitor's page, and all that it asked of the network and complained of."""
-
-    def __init__(self, browser, url: str, **options) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.asked, self.trouble = [], []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.goto(url)
-        self.page.wait_for_selector("#start")
+class Auditor(Visit):
+    """A visit that audits."""
 
     def audit(self, text: str) -> None:
         self.page.fill("#document textarea", text)
@@ -81,8 +55,9 @@ class Visit:
 def visit(browser, app) -> Iterator:
     made = []
 
-    def start(**options) -> Visit:
-        made.append(Visit(browser, app.url, **options))
+    def start(**options) -> Auditor:
+        made.append(Auditor(browser, app.url, patience=PATIENCE, **options))
+        made[-1].page.wait_for_selector("#start")
         return made[-1]
 
     yield start
