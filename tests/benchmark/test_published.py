@@ -1,16 +1,31 @@
-"""The published tables are whole; `tests/cnn/test_metrics.py` scores their matrices."""
+"""The published figures, the paper's conclusions on them, and ours beside them."""
+
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
 from mnemoscope.benchmark.published import (
+    COMPARISON_SCHEMA,
     PUBLISHED_MODELS,
+    Measured,
+    OurFigures,
+    compare_with_published,
+    draw_conclusions,
+    pair_errors,
+    published_conclusions,
     published_confusions,
     published_rho,
+    published_rho_name,
     published_table,
 )
+from mnemoscope.cnn.metrics import f1_per_class
 from mnemoscope.errors import UserError
+from mnemoscope.stats import FEWEST, Estimate, correlate_ranks, kendall, spearman
+from mnemoscope.taxonomy.catalogue import catalogue
+from mnemoscope.taxonomy.names import parse_taxonomy
 
 CONFUSIONS = published_confusions()
 
@@ -55,3 +70,405 @@ def test_the_rho_sweep_has_both_measures_and_their_thresholds() -> None:
     assert sweep.schema["Rouge-L"] == sweep.schema["Rouge-3"] == pl.Boolean
     assert (sweep["Rouge-L"] | sweep["Rouge-3"]).all()
     assert np.allclose(sorted(set(sweep["Threshold"])), np.arange(1, 10) / 10)
+
+
+GUESS = "Non-Memo, Guess, Others"
+PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Others"
+SETTINGS = published_rho().select("Rouge-L", "Rouge-3", "Threshold").rows()
+
+
+def matrix(n_classes: int, f1: float, size: float = 100.0) -> np.ndarray:
+    """Every class with this recall, the errors spread evenly: then F1 is the recall."""
+    confusion = np.full((n_classes, n_classes), size * (1 - f1) / (n_classes - 1))
+    np.fill_diagonal(confusion, size * f1)
+    return confusion
+
+
+def measured(name: str, f1: float, noise: float | None = None, seed: int = 0) -> Measured:
+    """A taxonomy with this F1 everywhere; resamples around it where a noise is given."""
+    n_classes = len(name.split(", "))
+    draws = None
+    if noise is not None:
+        values = np.random.default_rng(seed).normal(f1, noise, 400).clip(0, 1)
+        draws = np.stack([matrix(n_classes, value) for value in values])
+    return Measured(name, f1, matrix(n_classes, f1), draws)
+
+
+def named(ones: list[Measured]) -> dict[str, Measured]:
+    return {one.name: one for one in ones}
+
+
+def others(f1: float, noise: float | None = None) -> list[Measured]:
+    names = ["Reconstruct", "Code", "Recite[5]"]
+    return [
+        measured(f"Non-Memo, {name}, Others", f1 - 0.01 * place, noise, seed=place + 1)
+        for place, name in enumerate(names)
+    ]
+
+
+def sweep(inside: float, slope: float, noise: float | None = None, wobble: float = 0.0):
+    """Min-F1 flat from 0.5 up (but for a wobble) and falling by `slope` a tenth below."""
+    found = {}
+    for place, (rouge_l, rouge_3, rho) in enumerate(SETTINGS):
+        value = inside - slope * max(0.0, round(10 * (0.5 - rho)))
+        value += wobble * (rho == 0.7)
+        name = published_rho_name(rouge_l, rouge_3, rho)
+        found[name] = measured(name, value, noise, seed=place)
+    return found
+
+
+def test_all_conclusions_hold_on_the_published_figures() -> None:
+    assert [one.verdict for one in published_conclusions()] == ["holds"] * 3
+
+
+def test_published_figures_of_the_best_are_those_of_the_printed_table() -> None:
+    best = published_conclusions()[0]
+    printed = sorted(published_table()["min_f1"].to_list())[::-1]
+    assert best.figures["min_f1"] == printed[0] / 100
+    assert best.figures["rival_min_f1"] == printed[1] / 100
+    assert "89.0" in best.reason
+    assert "87.7" in best.reason
+
+
+def test_published_error_of_recite_and_recollect_is_that_of_the_printed_matrix() -> None:
+    matrix_of = {one.taxonomy: one.confusion for one in published_confusions()}
+    whole = matrix_of[PRASHANTH]
+    two = whole[np.ix_([1, 3], [1, 3])]
+    wanted = 1 - np.trace(two) / two.sum()
+    assert published_conclusions()[1].figures["error"] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_published_plateau_is_that_of_the_printed_sweep() -> None:
+    both = published_rho().filter(published_rho()["Rouge-L"] & published_rho()["Rouge-3"])
+    printed = dict(zip(both["Threshold"], both["min_f1"], strict=True))
+    inside = [printed[rho] for rho in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    figures = published_conclusions()[2].figures
+    spread, drop = (figures[f"ROUGE-L or ROUGE-3 {name}"] for name in ("spread", "drop"))
+    assert 100 * spread == pytest.approx(max(inside) - min(inside))
+    assert 100 * drop == pytest.approx(np.mean(inside) - printed[0.1])
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_a_setting_of_rho_is_named_as_our_taxonomies_are(setting) -> None:
+    name = published_rho_name(*setting)
+    assert parse_taxonomy(name).published_name == name
+
+
+def test_each_pair_error_is_the_share_of_wrong_names_between_the_two() -> None:
+    errors = pair_errors(np.array([[8.0, 2, 0], [1, 5, 4], [0, 6, 4]]))
+    assert errors[0, 1] == pytest.approx(3 / 16)
+    assert errors[1, 2] == pytest.approx(10 / 19)
+    assert errors[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("f1", "noise", "verdict"),
+    [
+        (0.80, 0.001, "holds"),
+        (0.70, 0.001, "does not hold"),
+        (0.76, 0.05, "cannot be told"),
+        (0.76, None, "holds"),
+        (0.74, None, "does not hold"),
+    ],
+)
+def test_guess_is_the_best_where_its_lead_is_beyond_the_noise(f1, noise, verdict) -> None:
+    catalogue = named([measured(GUESS, f1, noise), *others(0.75, noise)])
+    assert draw_conclusions(catalogue, {})[0].verdict == verdict
+
+
+def test_a_name_that_shares_the_figures_of_the_best_is_no_rival_of_it() -> None:
+    best = measured(GUESS, 0.9, 0.001)
+    alias = replace(best, name="Non-Memo, Recite[50]-or-Guess, Others", trained_as=GUESS)
+    rivals = others(0.75, 0.001)
+    found = draw_conclusions(named([best, alias, *rivals]), {})[0]
+    assert found.verdict == "holds"
+    assert found.figures["n"] == 1 + len(rivals)
+    assert alias.name not in found.reason
+
+
+def test_among_equals_the_best_by_chance_is_not_called_better() -> None:
+    """Eighteen taxonomies of one true F1: whatever leads, leads by noise; 95 % bounds."""
+    generator = np.random.default_rng(7)
+    verdicts = []
+    for trial in range(100):
+        f1 = generator.normal(0.5, 0.03, 18)
+        names = [GUESS, *(f"Non-Memo, Recite[{limit}], Others" for limit in range(1, 18))]
+        ones = [
+            measured(name, value, 0.03, seed=100 * trial + place)
+            for place, (name, value) in enumerate(zip(names, f1, strict=True))
+        ]
+        verdicts.append(draw_conclusions(named(ones), {})[0].verdict)
+    # 2.5 % each way are expected; 9 of 100 has a chance below 0.1 % then.
+    assert verdicts.count("does not hold") <= 8
+    assert verdicts.count("holds") <= 8
+
+
+def test_few_taxonomies_or_none_cannot_tell_the_best() -> None:
+    few = named([measured(GUESS, 0.9, 0.001), *others(0.5, 0.001)[:2]])
+    without = named(others(0.5, 0.001))
+    for known in ({}, without, few, named([measured(GUESS, 0.9)])):
+        assert draw_conclusions(known, {})[0].verdict == "cannot be told"
+
+
+def prashanth(confused: tuple[int, int], error: float, noise: float | None) -> Measured:
+    """Prashanth et al.'s taxonomy with one pair of classes confused, the others hardly."""
+    generator = np.random.default_rng(0)
+
+    def one(share: float) -> np.ndarray:
+        counts = np.full((4, 4), 1.0)
+        np.fill_diagonal(counts, 97.0)
+        for a, b in (confused, confused[::-1]):
+            counts[a, b], counts[a, a] = 98 * share, 98 * (1 - share)
+        return counts
+
+    draws = None
+    if noise is not None:
+        draws = np.stack([one(value) for value in generator.normal(error, noise, 300)])
+    return Measured(PRASHANTH, 0.5, one(error), draws)
+
+
+@pytest.mark.parametrize(
+    ("confused", "error", "noise", "verdict"),
+    [
+        ((1, 3), 0.2, 0.01, "holds"),
+        ((1, 3), 0.2, None, "holds"),
+        ((2, 3), 0.2, 0.01, "does not hold"),
+        ((1, 3), 0.02, 0.02, "cannot be told"),
+    ],
+)
+def test_recite_and_recollect_are_held_against_every_other_pair(
+    confused, error, noise, verdict
+) -> None:
+    found = draw_conclusions(named([prashanth(confused, error, noise)]), {})[1]
+    assert found.verdict == verdict
+
+
+def test_guessing_between_the_two_is_said() -> None:
+    found = draw_conclusions(named([prashanth((1, 3), 0.5, 0.02)]), {})[1]
+    assert "no better than by guessing" in found.reason
+    found = draw_conclusions(named([prashanth((1, 3), 0.2, 0.02)]), {})[1]
+    assert "no better than by guessing" not in found.reason
+
+
+def test_without_their_taxonomy_recite_and_recollect_cannot_be_told() -> None:
+    assert draw_conclusions(named(others(0.7)[:2]), {})[1].verdict == "cannot be told"
+
+
+@pytest.mark.parametrize(
+    ("inside", "slope", "noise", "wobble", "verdict"),
+    [
+        (0.85, 0.03, 0.002, 0.0, "holds"),
+        (0.85, 0.03, None, 0.01, "holds"),
+        (0.85, 0.03, 0.002, 0.10, "does not hold"),
+        (0.70, -0.03, 0.002, 0.0, "does not hold"),
+        (0.85, 0.0, 0.02, 0.0, "cannot be told"),
+        (0.85, 0.02, 0.05, 0.0, "cannot be told"),
+    ],
+)
+def test_a_plateau_is_flat_inside_and_falls_below(inside, slope, noise, wobble, verdict) -> None:
+    found = draw_conclusions({}, sweep(inside, slope, noise, wobble))[2]
+    assert found.verdict == verdict, found.reason
+
+
+def test_a_sweep_of_one_measure_cannot_speak_for_all() -> None:
+    whole = sweep(0.85, 0.03, 0.002)
+    both = {published_rho_name(True, True, rho) for rho in np.arange(1, 10) / 10}
+    part = {name: one for name, one in whole.items() if name in both}
+    found = draw_conclusions({}, part)[2]
+    assert found.verdict == "cannot be told"
+    assert "holds" in found.reason
+    few = {name: one for name, one in part.items() if "0.5" not in name and "0.6" not in name}
+    assert "too few" in draw_conclusions({}, dict(list(few.items())[:4]))[2].reason
+
+
+def ours(name: str, confusion: np.ndarray, taxonomy: str | None = None, draws=None) -> OurFigures:
+    """A measured taxonomy with an interval of one point either side."""
+    f1 = f1_per_class(confusion)
+    figures = {"n_eval": int(confusion.sum())}
+    for value, figure, ends in ((f1.min(), "min_f1", ""), (f1.mean(), "mean_f1", None)):
+        figures |= Estimate(value, value - 0.01, value + 0.01).columns(figure, ends=ends)
+    return OurFigures(
+        taxonomy or name, name, "measured", "", figures, np.asarray(confusion, float), draws
+    )
+
+
+def as_published() -> list[OurFigures]:
+    """The published matrices as if they were ours, each partition under its first name."""
+    first: dict[str, OurFigures] = {}
+    for one in published_confusions():
+        key = parse_taxonomy(one.taxonomy).partition_key
+        first.setdefault(key, ours(one.taxonomy, one.confusion))
+    return list(first.values())
+
+
+def test_each_published_figure_stands_in_its_row() -> None:
+    frame = compare_with_published([]).frame
+    assert frame.schema == COMPARISON_SCHEMA
+    assert set(frame["state"]) == {"absent"}
+    rows = {row["published_name"]: row for row in frame.head(54).iter_rows(named=True)}
+    assert set(rows) == {one.published_name for one in catalogue()}
+    for model in ("all", "12b", "6.9b", "2.8b"):
+        suffix = "" if model == "all" else f"_{model}"
+        for printed in published_table(model).iter_rows(named=True):
+            for figure in ("min_f1", "mean_f1"):
+                found = rows[printed["tax_name"]][f"published_{figure}{suffix}"]
+                assert round(100 * found, 1) == printed[figure]
+    sweep = frame.tail(27)
+    assert set(sweep["kind"]) == {"rho"}
+    assert (sweep["published_min_f1"] * 100).round(1).to_list() == published_rho()[
+        "min_f1"
+    ].to_list()
+    assert set(sweep["published_model"]) == {"12b"}
+
+
+def test_the_published_matrices_differ_from_the_published_figures_by_rounding_alone() -> None:
+    frame = compare_with_published(as_published()).frame.filter(pl.col("kind") == "catalogue")
+    own = frame.filter(pl.col("state") == "measured")
+    assert own.height == 51
+    assert own["difference"].abs().max() <= 0.0005 + 1e-12  # printed to a tenth of a point
+    assert own["mean_f1_difference"].abs().max() <= 0.0005 + 1e-12
+    assert (own["difference_low"] - own["difference"]).round(9).unique().to_list() == [-0.01]
+
+
+def test_two_names_of_one_partition_are_an_alias_and_count_once() -> None:
+    comparison = compare_with_published(as_published())
+    aliases = comparison.frame.filter(pl.col("state") == "alias")
+    assert sorted(aliases["published_name"]) == [
+        "Non-Memo, Recite[50], Others",
+        "Non-Memo, Recollect[1k], Others",
+        "Non-Memo, Recollect[5], Others",
+    ]
+    row = aliases.row(
+        by_predicate=pl.col("published_name").str.contains("Recollect.5."), named=True
+    )
+    assert row["taxonomy"] == "Non-Memo, Recite[5], Others"
+    assert row["note"] == "the same partition as Non-Memo, Recite[5], Others"
+    assert row["min_f1"] == pytest.approx(0.808, abs=5e-4)  # trained once, under the other name
+    assert row["published_min_f1"] == 0.804
+    found = comparison.correlations["catalogue"]
+    assert found.n == 51
+    assert found.spearman is not None
+    assert found.spearman > 0.999  # the aliases' mean of two figures may change a place
+
+
+def test_an_alias_alone_serves_the_other_name_with_its_classes_exchanged() -> None:
+    confusion = np.array([[90.0, 5, 5], [10, 60, 30], [5, 15, 80]])
+    one = ours("Non-Memo, Recollect[5], Others", confusion)
+    comparison = compare_with_published([one])
+    named = {row["published_name"]: row for row in comparison.frame.iter_rows(named=True)}
+    assert named["Non-Memo, Recite[5], Others"]["state"] == "alias"
+    assert named["Non-Memo, Recollect[5], Others"]["state"] == "measured"
+    # Of the decisions between the two 45 of 185 are wrong, whichever is named first.
+    assert comparison.conclusions[1].verdict in ("cannot be told", "holds")
+
+
+def test_rules_that_label_these_sequences_alike_share_figures_and_count_once() -> None:
+    one = ours("Non-Memo, Code, Others", np.array([[90.0, 5, 5], [10, 60, 30], [5, 15, 80]]))
+    guess = replace(one, published_name="Non-Memo, Guess, Others", same_as=one.taxonomy)
+    comparison = compare_with_published([one, guess])
+    rows = {row["published_name"]: row for row in comparison.frame.head(54).iter_rows(named=True)}
+    alias = rows["Non-Memo, Guess, Others"]
+    assert (alias["state"], alias["taxonomy"]) == ("alias", "Non-Memo, Code, Others")
+    assert alias["note"] == "the same labels here as Non-Memo, Code, Others"
+    assert alias["min_f1"] == rows["Non-Memo, Code, Others"]["min_f1"]
+    assert comparison.correlations["catalogue"].n == 1
+    # A name of the best's own partition is no rival of it.
+    assert comparison.conclusions[0].reason == "No other taxonomy was measured."
+
+
+def test_our_last_class_may_have_any_name_and_guess_any_spelling() -> None:
+    name = parse_taxonomy("Non-Memo, Guess[0.5-0.5], Recall").published_name
+    frame = compare_with_published([ours(name, np.eye(3) * 9, "Non-Memo, Guess, Recall")]).frame
+    found = frame.filter(pl.col("state") == "measured")
+    assert found["kind"].to_list() == ["catalogue", "rho"]  # ρ = 0.5 is one of the 54 too
+    assert set(found["taxonomy"]) == {"Non-Memo, Guess, Recall"}
+
+
+def test_what_has_no_figure_keeps_its_reason() -> None:
+    reasons = {
+        "Non-Memo, Code, Others": ("impossible", "60 sequences are needed"),
+        "Non-Memo, Guess, Others": ("untrained", "its CNN did not leave chance"),
+        "Non-Memo, Recite[5], Code, Others": ("dropped", "trained without Code"),
+        "Non-Memo, Recollect[50], Others": ("impossible", "too few"),
+    }
+    found = [OurFigures(name, name, *reason) for name, reason in reasons.items()]
+    frame = compare_with_published(found).frame
+    rows = {row["published_name"]: row for row in frame.head(54).iter_rows(named=True)}
+    for name, (state, note) in reasons.items():
+        assert (rows[name]["state"], rows[name]["note"]) == (state, note)
+        assert rows[name]["min_f1"] is None
+        assert rows[name]["difference"] is None
+    alias = rows["Non-Memo, Recite[50], Others"]
+    assert alias["state"] == "impossible"
+    assert alias["note"] == "the same partition as Non-Memo, Recollect[50], Others: too few"
+
+
+def test_taxonomies_of_ones_own_are_passed_over() -> None:
+    strange = [
+        OurFigures(name, name, "impossible", "x")
+        for name in ("Non-Memo, Mine, Others", "Non-Memo, Recite[7], Others")
+    ]
+    assert set(compare_with_published(strange).frame["state"]) == {"absent"}
+
+
+def test_conclusions_put_to_the_published_matrices_are_the_published_ones() -> None:
+    found = compare_with_published(as_published()).conclusions
+    for ours_, theirs in zip(found[:2], published_conclusions()[:2], strict=True):
+        assert ours_.verdict == theirs.verdict
+    assert found[1].figures["error"] == published_conclusions()[1].figures["error"]
+    assert found[2].verdict == "cannot be told"  # one of 27 settings
+
+
+def test_the_sweep_is_correlated_over_its_settings() -> None:
+    generator = np.random.default_rng(0)
+    printed = published_rho()
+    sweep = []
+    for rouge_l, rouge_3, rho, value in printed.select(
+        "Rouge-L", "Rouge-3", "Threshold", "min_f1"
+    ).rows():
+        f1 = value / 100 + generator.normal(0, 0.02)
+        confusion = np.full((3, 3), 1000 * (1 - f1) / 2)
+        np.fill_diagonal(confusion, 1000 * f1)
+        draws = np.stack([confusion] * 20)
+        sweep.append(ours(published_rho_name(rouge_l, rouge_3, rho), confusion, draws=draws))
+    comparison = compare_with_published(sweep)
+    found = comparison.correlations["rho"]
+    frame = comparison.frame.filter(pl.col("kind") == "rho")
+    assert found.n == 27
+    assert found.spearman == pytest.approx(
+        spearmanr(frame["min_f1"], printed["min_f1"]).statistic, abs=1e-12
+    )
+    assert found.kendall == pytest.approx(
+        kendalltau(frame["min_f1"], printed["min_f1"]).statistic, abs=1e-12
+    )
+    # Resamples that all equal the figures have an interval without width.
+    assert found.spearman_low == pytest.approx(found.spearman_high, abs=1e-12)
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])  # 0 and 1 make many ties
+def test_every_row_of_resamples_has_the_correlations_that_scipy_gives(digits) -> None:
+    generator = np.random.default_rng(1)
+    draws = generator.random((50, 20)).round(digits)
+    others = generator.random(20).round(digits)
+    for row, rho, tau in zip(draws, spearman(draws, others), kendall(draws, others), strict=True):
+        assert rho == pytest.approx(spearmanr(row, others).statistic, abs=1e-12)
+        assert tau == pytest.approx(kendalltau(row, others).statistic, abs=1e-12)
+
+
+def test_too_few_or_equal_figures_have_no_correlation_and_say_so() -> None:
+    few = correlate_ranks([1, 2, 3], [1, 2, 3])
+    assert few.spearman is None
+    assert str(FEWEST) in few.note
+    equal = correlate_ranks([0.0] * 6, range(6))
+    assert equal.spearman is equal.kendall is None
+    assert "equal" in equal.note
+
+
+def test_the_interval_of_a_correlation_covers_the_middle_of_its_resamples() -> None:
+    generator = np.random.default_rng(2)
+    values = np.linspace(0, 1, 10)
+    draws = values + generator.normal(0, 0.2, (500, 10))
+    found = correlate_ranks(values, values, draws=draws)
+    each = np.array([spearmanr(row, values).statistic for row in draws])
+    assert found.spearman_low == pytest.approx(np.quantile(each, 0.025), abs=1e-12)
+    assert found.spearman_high == pytest.approx(np.quantile(each, 0.975), abs=1e-12)

@@ -1,4 +1,6 @@
-"""The table holds what each source reaches, nothing of what did not train, and the verdict."""
+"""The benchmark table, its verdicts, and several models summed as in the paper."""
+
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -6,9 +8,16 @@ import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from mnemoscope.benchmark.excess import collect_votes, measure_excess
+from mnemoscope.benchmark.excess import Excess, collect_votes, measure_excess
+from mnemoscope.benchmark.published import published_confusions, published_table
 from mnemoscope.benchmark.sources import SOURCES
-from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark
+from mnemoscope.benchmark.table import (
+    BENCHMARK_SCHEMA,
+    BenchmarkFigures,
+    give_verdict,
+    score_benchmark,
+    score_together,
+)
 
 TRUE = np.arange(240) % 3
 SEEDS = (0, 1)
@@ -199,3 +208,174 @@ def test_too_few_matched_sequences_give_a_note_and_no_figure() -> None:
 def test_the_table_is_the_same_each_time(predictions: pl.DataFrame) -> None:
     shuffled = predictions.sample(fraction=1, shuffle=True, seed=1)
     assert score(predictions).equals(score(shuffled, runs_of(predictions)))
+
+
+def three_models(confusion: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Three matrices of whole counts that sum to one, split at random cell by cell."""
+    generator = np.random.default_rng(seed)
+    parts = generator.multinomial(confusion.ravel(), [0.5, 0.3, 0.2])
+    return [part.reshape(confusion.shape) for part in parts.T]
+
+
+@pytest.mark.parametrize("place", range(0, 54, 9))
+def test_three_models_that_sum_to_a_published_matrix_give_its_printed_figures(place) -> None:
+    published = published_confusions()[place]
+    found = score_together(three_models(published.confusion, place))
+    assert found["confusion"] == published.confusion.tolist()
+    assert round(100 * found["min_f1"], 1) == published.min_f1
+    assert round(100 * found["mean_f1"], 1) == published.mean_f1
+
+
+def test_the_headline_is_the_papers() -> None:
+    matrices = {one.taxonomy: one.confusion for one in published_confusions()}
+    for name, printed in (
+        ("Non-Memo, Guess, Others", 89.0),
+        ("Non-Memo, Recite[5], Reconstruct, Others", 64.7),
+    ):
+        found = score_together(three_models(matrices[name], 7))
+        assert round(100 * found["min_f1"], 1) == printed
+
+
+def test_summed_confusions_are_not_the_mean_of_the_models_figures() -> None:
+    """The printed figures of each model average to something else than the printed sum."""
+    name = "Non-Memo, Code, Others"
+    own = [
+        dict(published_table(model).select("tax_name", "min_f1").rows())[name]
+        for model in ("12b", "6.9b", "2.8b")
+    ]
+    whole = dict(published_table("all").select("tax_name", "min_f1").rows())[name]
+    assert abs(np.mean(own) - whole) < 3
+    # And on matrices where one model errs one way and one the other, by far:
+    found = score_together([np.array([[10, 0], [10, 0]]), np.array([[0, 10], [0, 10]])])
+    assert found["min_f1"] == pytest.approx(0.5)
+
+
+def test_figures_are_those_of_scikit_learn_on_all_predictions() -> None:
+    generator = np.random.default_rng(0)
+    true, predicted, matrices = [], [], []
+    for _ in range(3):
+        truth, guess = generator.integers(0, 3, (2, 200))
+        true.append(truth)
+        predicted.append(guess)
+        matrices.append(
+            np.array([[((truth == a) & (guess == b)).sum() for b in range(3)] for a in range(3)])
+        )
+    found = score_together(matrices)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        np.concatenate(true), np.concatenate(predicted)
+    )
+    for name, wanted in (("precision", precision), ("recall", recall), ("f1", f1)):
+        assert np.allclose(found[name], wanted, atol=1e-12)
+
+
+def test_intervals_are_quantiles_of_the_summed_resamples() -> None:
+    generator = np.random.default_rng(1)
+    draws = [generator.uniform(1, 9, (300, 2, 2)) for _ in range(3)]
+    found = score_together([np.full((2, 2), 5)] * 3, draws)
+    total = draws[0] + draws[1] + draws[2]
+    f1 = np.stack(
+        [2 * total[:, c, c] / (total[:, c].sum(1) + total[:, :, c].sum(1)) for c in range(2)], 1
+    )
+    assert found["low"] == pytest.approx(np.quantile(f1.min(1), 0.025))
+    assert found["high"] == pytest.approx(np.quantile(f1.min(1), 0.975))
+    assert found["mean_f1_low"] == pytest.approx(np.quantile(f1.mean(1), 0.025))
+
+
+def test_matrices_of_different_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be summed"):
+        score_together([np.eye(2), np.eye(3)])
+
+
+ALL = ("blind", "ngram", "reference")
+SEEN = BenchmarkFigures(
+    classes=("Non-Memo", "Guess", "Recall"),
+    did_train=True,
+    f1=(0.7, 0.8, 0.9),
+    f1_low=(0.65, 0.75, 0.85),
+    excess=Excess(0.031, 0.01, 0.052, "ngram", 0.6),
+    controls=ALL,
+)
+
+
+def test_an_interval_above_zero_is_something_that_attention_adds() -> None:
+    verdict = give_verdict(SEEN)
+    assert verdict.kind == "adds"
+    assert verdict.sentence == ("attention adds 3.1 points [1.0, 5.2] to what the text alone gives")
+
+
+def test_the_control_that_the_excess_is_over_is_named() -> None:
+    over = replace(SEEN, excess=replace(SEEN.excess, strongest="reference"))
+    assert give_verdict(over).sentence == (
+        "attention adds 3.1 points [1.0, 5.2] to what the attention of a model that never saw "
+        "these sequences gives"
+    )
+
+
+def test_an_interval_not_above_zero_leaves_nothing() -> None:
+    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, -0.004, "blind", 0.6)))
+    assert verdict.kind == "nothing"
+    assert verdict.sentence.startswith("nothing is left once the text is taken off: −12.3 points")
+    assert "[−18.0, −0.4]" in verdict.sentence
+
+
+def test_an_interval_that_spans_zero_is_not_called_either_way() -> None:
+    verdict = give_verdict(replace(SEEN, excess=Excess(0.02, -0.03, 0.07, "blind", 0.6)))
+    assert verdict.kind == "unclear"
+    assert verdict.sentence.startswith("cannot be told from nothing: attention adds 2.0 points")
+    below = give_verdict(replace(SEEN, excess=Excess(-0.02, -0.07, 0.03, "blind", 0.6)))
+    assert below.kind == "unclear"
+    assert below.sentence.startswith("cannot be told from nothing: −2.0 points [−7.0, 3.0]")
+
+
+def test_a_lost_class_takes_the_meaning_from_an_excess() -> None:
+    lost = replace(SEEN, f1=(0.23, 0.8, 0.71), f1_low=(0.18, 0.75, 0.66))
+    verdict = give_verdict(lost)
+    assert verdict.kind == "unclear"
+    assert verdict.sentence.startswith(
+        "Non-Memo is told apart no better than by guessing (F1 23.0, guessing gives 33.3), so it "
+        "means little that attention adds 3.1 points"
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [
+        (
+            BenchmarkFigures(SEEN.classes, did_train=False, controls=ALL),
+            "the CNN on the model's attention did not train",
+        ),
+        (
+            BenchmarkFigures(SEEN.classes, did_train=True),
+            "no control was run, so the figure may come from the text alone",
+        ),
+        (
+            BenchmarkFigures(
+                SEEN.classes, did_train=True, controls=("blind",), failed_controls=("blind",)
+            ),
+            "no control trained (blind)",
+        ),
+    ],
+)
+def test_what_cannot_be_said_is_said_with_its_reason(figures, reason: str) -> None:
+    verdict = give_verdict(figures)
+    assert (verdict.kind, verdict.sentence) == ("cannot", f"cannot be said: {reason}")
+
+
+def test_missing_and_failed_controls_are_noted() -> None:
+    partial = replace(SEEN, controls=("blind", "ngram"), failed_controls=("blind",))
+    assert give_verdict(partial).sentence.endswith(" (blind did not train, no reference model)")
+    only_reference = replace(SEEN, controls=("reference",))
+    assert give_verdict(only_reference).sentence.endswith(" (no blind baseline)")
+
+
+def test_no_negative_zero_is_printed() -> None:
+    verdict = give_verdict(replace(SEEN, excess=Excess(-0.0001, -0.0002, -0.0, "blind", 0.6)))
+    assert "−0.0" not in verdict.sentence
+
+
+def test_a_cnn_that_never_finds_a_class_in_training_has_no_verdict() -> None:
+    lost = replace(SEEN, training_min_f1=0.0, excess=Excess(-0.36, -0.4, -0.3, "blind", 0.0))
+    verdict = give_verdict(lost)
+    assert verdict.kind == "cannot"
+    assert "never finds one of the classes, on its own training set" in verdict.sentence
+    assert give_verdict(replace(SEEN, training_min_f1=0.4)) == give_verdict(SEEN)

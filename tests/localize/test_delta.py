@@ -1,8 +1,9 @@
-"""Δ equals the published per-head procedure, written here as naively as it reads."""
+"""Δ against slow definitions; averages over CNNs and models; agreement against SciPy."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr, spearmanr
 from torch import nn
 
 from mnemoscope.cnn.network import AttentionCnn
@@ -10,8 +11,11 @@ from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import Scaling, TrainedCnn, TrainingHistory, fit_scaling, scale_maps
 from mnemoscope.localize.delta import (
     Decisiveness,
+    agreement,
     average,
+    average_models,
     decisiveness,
+    mean_agreement,
     normalized_gradients,
     pooled,
 )
@@ -272,3 +276,79 @@ def test_all_sequences_count_where_that_is_asked_and_halves_make_the_whole():
         assert (together.delta - whole.delta).abs().max() <= 1e-7
         assert torch.equal(together.n_used, whole.n_used)
         assert torch.equal(together.n_wrong, whole.n_wrong)
+
+
+def a_map(seed: int) -> np.ndarray:
+    """Rounded, so that there are ties."""
+    return np.tril(np.random.default_rng(seed).random((3, 20, 20))).round(2)
+
+
+def test_correlations_are_scipys_over_the_causal_edges():
+    first, second = a_map(0), a_map(0) + 0.5 * a_map(1)
+    causal = np.tri(20, dtype=bool)
+    left, right = first[:, causal].ravel(), second[:, causal].ravel()
+    found = agreement(first, second)
+    assert found.pearson == pytest.approx(pearsonr(left, right).statistic)
+    assert found.spearman == pytest.approx(spearmanr(left, right).statistic)
+
+
+def test_a_map_agrees_wholly_with_itself_scaled_and_a_reversed_one_not():
+    first = np.random.default_rng(0).permutation(3 * 400).reshape(3, 20, 20).astype(float)
+    assert agreement(first, 3 * first + 1) == pytest.approx((1, 1, 1))
+    assert agreement(first, -first) == pytest.approx((-1, -1, 0))
+
+
+def test_overlap_counts_the_top_hundredth():
+    first, second = np.zeros((1, 20, 20)), np.zeros((1, 20, 20))  # 210 edges, 2 of them the top
+    first[0, 5, 1], first[0, 6, 1] = 2.0, 1.0
+    second[0, 6, 1], second[0, 7, 1] = 2.0, 1.0
+    assert agreement(first, second).overlap == 0.5
+
+
+def test_a_map_without_structure_has_no_agreement():
+    assert agreement(a_map(0), np.ones((3, 20, 20))) == (None, None, None)
+    assert mean_agreement([]) == mean_agreement([a_map(0)]) == (None, None, None)
+    with pytest.raises(ValueError, match="shape"):
+        agreement(a_map(0), a_map(0)[:2])
+
+
+def test_the_mean_is_over_all_pairs():
+    maps = [a_map(seed) for seed in range(3)]
+    pairs = [agreement(maps[i], maps[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert mean_agreement(maps) == pytest.approx(np.mean(pairs, axis=0))
+
+
+SHAPE = (3, 2, 8, 8)  # classes, layers, query, key
+
+
+def of_cnn(seed: int, used: tuple[int, ...] = (5, 5, 5)) -> Decisiveness:
+    """Random Δ of one CNN; zero of a class that it used no sequence of."""
+    delta = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
+    counts = torch.tensor(used)
+    none = torch.zeros(3, dtype=torch.int64)
+    return Decisiveness(delta * (counts > 0)[:, None, None, None], counts, none, none)
+
+
+def test_the_mean_of_models_is_the_mean_of_all_their_cnns() -> None:
+    """One model has two CNNs and the other four, of which two know nothing of the last class."""
+    first = [of_cnn(0), of_cnn(1)]
+    second = [of_cnn(2), of_cnn(3, (5, 5, 0)), of_cnn(4), of_cnn(5, (5, 0, 0))]
+    whole = average([*first, *second])
+    means = [average(parts).delta.numpy() for parts in (first, second)]
+    delta, n_says = average_models(means, [(2, 2, 2), (4, 3, 2)])
+    assert n_says == (6, 5, 4)
+    np.testing.assert_allclose(delta, whole.delta.numpy(), atol=1e-6)  # float32 means in between
+
+
+def test_a_class_that_one_model_knows_nothing_of_is_the_others() -> None:
+    ones, threes = np.full(SHAPE, 1.0, np.float32), np.full(SHAPE, 3.0, np.float32)
+    delta, n_says = average_models([ones, threes], [(2, 2, 0), (2, 6, 1)])
+    assert [float(one.max()) for one in delta] == [2.0, 2.5, 3.0]
+    assert n_says == (4, 8, 1)
+    nothing, _ = average_models([ones * 0, threes * 0], [(0, 0, 0), (0, 0, 0)])
+    assert (nothing == 0).all()
+
+
+def test_maps_of_another_depth_are_no_mean() -> None:
+    with pytest.raises(ValueError, match="cannot be averaged"):
+        average_models([np.zeros(SHAPE), np.zeros((3, 4, 8, 8))], [(1, 1, 1)] * 2)
