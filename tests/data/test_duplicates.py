@@ -1,13 +1,19 @@
 """Duplicate counts equal a count by hand, whatever the hash and the chunks do."""
 
+import json
+import struct
+
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnemoscope.data import corpus as corpus_chunks
+from mnemoscope.data import corpus as corpus_files
 from mnemoscope.data import duplicates as suffix_index
-from mnemoscope.data.duplicates import count_duplicates
+from mnemoscope.data.corpus import Place, open_corpus
+from mnemoscope.data.duplicates import SuffixIndex, count_duplicates, count_in_corpus, read_suffixes
+from mnemoscope.errors import DamagedDataError, UserError
 
 
 def by_hand(suffixes, corpus):
@@ -20,61 +26,6 @@ def by_hand(suffixes, corpus):
         )
         for suffix in suffixes
     ]
-
-
-@st.composite
-def suffixes_and_corpus(draw):
-    tokens = st.integers(0, draw(st.sampled_from([1, 2, 50_000])))
-    k = draw(st.integers(1, 7))
-    corpus = draw(st.lists(st.lists(tokens, max_size=30), max_size=6))
-    suffixes = draw(st.lists(st.lists(tokens, min_size=k, max_size=k), min_size=1, max_size=5))
-    cuts = [row[i : i + k] for row in corpus for i in range(len(row) - k + 1)]
-    if cuts:
-        suffixes += draw(st.lists(st.sampled_from(cuts), max_size=5))
-    return suffixes, corpus
-
-
-@given(suffixes_and_corpus())
-def test_counts_equal_a_count_by_hand(case):
-    suffixes, corpus = case
-    assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
-
-
-@given(suffixes_and_corpus())
-def test_a_hash_that_tells_nothing_apart_changes_no_count(case):
-    suffixes, corpus = case
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
-        assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
-
-
-@given(suffixes_and_corpus(), st.integers(1, 12))
-def test_chunks_change_no_count(case, n_tokens):
-    suffixes, corpus = case
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_chunks, "_CHUNK_TOKENS", n_tokens)
-        patch.setattr(suffix_index, "_BLOCK_TOKENS", n_tokens)
-        assert count_duplicates(suffixes, corpus).tolist() == by_hand(suffixes, corpus)
-
-
-def test_overlapping_occurrences_count_each():
-    assert count_duplicates(np.zeros((1, 32), int), [np.zeros(100, int)]).tolist() == [69]
-
-
-def test_an_occurrence_never_spans_two_arrays():
-    suffix = np.arange(32)
-    assert count_duplicates([suffix], [suffix[:16], suffix[16:], suffix]).tolist() == [1]
-
-
-def test_a_memory_mapped_corpus_longer_than_a_chunk(tmp_path):
-    rng = np.random.default_rng(0)
-    corpus = rng.integers(0, 60_000, (1 << 20) + 500, dtype=np.uint16)
-    at_the_seam = (1 << 20) - 16
-    suffix = corpus[at_the_seam : at_the_seam + 32].astype(np.int32)
-    corpus[:32] = corpus[-32:] = suffix
-    corpus.tofile(tmp_path / "corpus.bin")
-    mapped = np.memmap(tmp_path / "corpus.bin", dtype=np.uint16, mode="r")
-    assert count_duplicates([suffix, suffix + 1], [mapped]).tolist() == [3, 0]
 
 
 def test_arrays_of_mixed_types_agree():
@@ -93,3 +44,261 @@ def test_no_suffixes_give_no_counts():
 def test_arrays_of_another_form_are_refused(suffixes, corpus):
     with pytest.raises(ValueError, match="integer token ids"):
         count_duplicates(suffixes, corpus)
+
+
+def write_megatron(path, documents, dtype=np.uint16, code=8, sentences=1):
+    """A .bin and its .idx as Megatron-LM's documentation lays them out."""
+    pieces, first = [], [0]
+    for tokens in documents:
+        pieces += np.array_split(np.array(tokens, dtype=dtype), sentences)
+        first.append(len(pieces))
+    lengths = np.array([len(piece) for piece in pieces], dtype="<i4")
+    starts = (np.cumsum(lengths) - lengths).astype("<i8") * np.dtype(dtype).itemsize
+    np.concatenate([*pieces, np.array([], dtype=dtype)]).tofile(path)
+    header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(first))
+    path.with_suffix(".idx").write_bytes(
+        header + lengths.tobytes() + starts.tobytes() + np.array(first, dtype="<i8").tobytes()
+    )
+
+
+def write_jsonl(path, documents):
+    path.write_text("\n\n".join(json.dumps({"tokens": one, "x": 1}) for one in documents) + "\n")
+
+
+def write_parquet(path, documents):
+    column = pl.Series("tokens", [*documents, None], dtype=pl.List(pl.Int64))
+    pl.DataFrame({"tokens": column}).write_parquet(path, row_group_size=2)
+
+
+# Each writes the documents and says as which documents the file must be read.
+def flat(path, documents):
+    tokens = [token for one in documents for token in one]
+    np.array(tokens, dtype=np.uint16).tofile(path.with_suffix(".bin"))
+    return path.with_suffix(".bin"), [tokens]
+
+
+def npy(path, documents):
+    tokens = [token for one in documents for token in one]
+    np.save(path.with_suffix(".npy"), np.array(tokens, dtype=np.int64))
+    return path.with_suffix(".npy"), [tokens]
+
+
+def npy_rows(path, documents):
+    width = max(1, min((len(one) for one in documents if one), default=1))
+    rows = [one[:width] for one in documents if one]
+    np.save(path.with_suffix(".npy"), np.array(rows, dtype=np.uint32).reshape(-1, width))
+    return path.with_suffix(".npy"), rows
+
+
+def megatron(path, documents):
+    write_megatron(path.with_suffix(".bin"), documents)
+    return path.with_suffix(".bin"), documents
+
+
+def megatron_sentences(path, documents):
+    write_megatron(path.with_suffix(".bin"), documents, np.int32, 4, sentences=3)
+    return path.with_suffix(".bin"), documents
+
+
+def jsonl(path, documents):
+    write_jsonl(path.with_suffix(".jsonl"), documents)
+    return path.with_suffix(".jsonl"), documents
+
+
+def parquet(path, documents):
+    write_parquet(path.with_suffix(".parquet"), documents)
+    return path.with_suffix(".parquet"), documents
+
+
+def folder(path, documents):
+    path = path / "corpus"
+    path.mkdir()
+    write_jsonl(path / "b.jsonl", documents[::2] or [[]])
+    write_parquet(path / "a.parquet", documents[1::2])
+    return path, documents
+
+
+FORMATS = [flat, npy, npy_rows, megatron, megatron_sentences, jsonl, parquet, folder]
+
+
+@st.composite
+def suffixes_and_documents(draw):
+    tokens = st.integers(0, draw(st.sampled_from([0, 1, 2, 50_000])))
+    k = draw(st.integers(1, 6))
+    documents = draw(st.lists(st.lists(tokens, max_size=25), max_size=6))
+    suffixes = draw(st.lists(st.lists(tokens, min_size=k, max_size=k), min_size=1, max_size=5))
+    cuts = [row[i : i + k] for row in documents for i in range(len(row) - k + 1)]
+    if cuts:
+        suffixes += draw(st.lists(st.sampled_from(cuts), max_size=5))
+    return suffixes, documents
+
+
+def small_pieces(patch, n):
+    patch.setattr(corpus_files, "_FLAT_CHUNK_TOKENS", n)
+    patch.setattr(corpus_files, "_CHUNK_TOKENS", n)
+    patch.setattr(corpus_files, "_BATCH_ROWS", max(1, n // 4))
+    patch.setattr(suffix_index, "_BLOCK_TOKENS", n)
+
+
+def weak_hash(patch):
+    """A hash that tells nothing apart."""
+    patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
+
+
+@given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
+def test_neither_hash_nor_chunks_change_a_count(case, n, weak):
+    suffixes, documents = case
+    wanted = by_hand(suffixes, documents)
+    assert count_duplicates(suffixes, documents).tolist() == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        small_pieces(patch, n)
+        if weak:
+            weak_hash(patch)
+        assert count_duplicates(suffixes, documents).tolist() == wanted
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
+@settings(max_examples=40)
+def test_counts_equal_a_count_by_hand(write, case, n, weak, tmp_path_factory):
+    suffixes, documents = case
+    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    with pytest.MonkeyPatch.context() as patch:
+        small_pieces(patch, n)
+        if weak:
+            weak_hash(patch)
+        corpus = open_corpus(path, tokenizer=None, dtype=None)
+        n_tokens = sum(map(len, read))
+        file = path.with_name("progress")
+        if not n_tokens:
+            with pytest.raises(UserError, match="no tokens in it"):
+                count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+            return
+        found = count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+    assert found.counts.tolist() == by_hand(suffixes, read)
+    assert found.counts.dtype == np.int64
+    assert found.n_tokens == n_tokens
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@given(case=suffixes_and_documents(), n=st.integers(1, 12), stop=st.integers(0, 8))
+@settings(max_examples=25)
+def test_what_follows_a_place_is_read_from_there(write, case, n, stop, tmp_path_factory):
+    """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
+    suffixes, documents = case
+    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    index = SuffixIndex(np.array(suffixes, np.int32))
+    n_tokens, place = 0, Place()
+    with pytest.MonkeyPatch.context() as patch:
+        small_pieces(patch, n)
+        for number, (chunk, after) in enumerate(
+            open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k)
+        ):
+            if number == stop:
+                break
+            index.count(chunk.tokens, chunk.ends)
+            n_tokens, place = n_tokens + chunk.n_new, after
+        for chunk, _ in open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k):
+            index.count(chunk.tokens, chunk.ends)
+            n_tokens += chunk.n_new
+    assert index.counts_of_rows().tolist() == by_hand(suffixes, read)
+    assert n_tokens == sum(map(len, read))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
+def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_files, "_FLAT_CHUNK_TOKENS", 1 << 17)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 60_000, (1 << 18) + 500).astype(dtype)
+    if dtype == "uint32":
+        tokens[5] = 2**32 - 1  # outside any int32: matches nothing, stops nothing
+    if dtype == "int32":
+        tokens[5] = -1
+    suffix = tokens[(1 << 17) - 16 : (1 << 17) + 16].astype(np.int32)
+    tokens[:32] = tokens[-32:] = suffix
+    tokens.tofile(tmp_path / "train.bin")
+    corpus = open_corpus(tmp_path / "train.bin", tokenizer=None, dtype=dtype)
+    suffixes = np.array([suffix, suffix + 1, suffix])
+    found = count_in_corpus(suffixes, corpus, progress_file=tmp_path / "progress")
+    assert found.counts.tolist() == [3, 0, 3]
+
+
+@given(case=suffixes_and_documents(), separator=st.integers(0, 2))
+@settings(max_examples=60)
+def test_a_separator_stands_inside_no_occurrence(case, separator, tmp_path_factory):
+    """By hand: a separator belongs to the documents on both its sides."""
+    suffixes, documents = case
+    path, [tokens] = flat(tmp_path_factory.mktemp("c"), [*documents, [0, 1, 2]])
+    inside = [separator in suffix[1:-1] for suffix in suffixes]
+    whole = by_hand(suffixes, [tokens])
+    corpus = open_corpus(path, tokenizer=None, dtype=None)
+    found = count_in_corpus(
+        np.array(suffixes, np.int32),
+        corpus,
+        progress_file=path.with_name("progress"),
+        separator=separator,
+    )
+    wanted = [0 if spans else count for spans, count in zip(inside, whole, strict=True)]
+    assert found.counts.tolist() == wanted
+
+
+def test_a_separator_where_documents_are_known_is_refused(tmp_path):
+    path, _ = megatron(tmp_path / "c", [[1, 2, 3]])
+    corpus = open_corpus(path, tokenizer=None, dtype=None)
+    with pytest.raises(UserError, match="Leave --separator out"):
+        count_in_corpus(
+            np.array([[1]], np.int32), corpus, progress_file=tmp_path / "progress", separator=0
+        )
+
+
+def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
+    texts = ["the licence applies to the library", "to the library", "the library"]
+    source = tmp_path / "texts"
+    source.mkdir()
+    (source / "a.txt").write_text(texts[0])
+    (source / "b.md").write_text(texts[1])
+    (source / "binary.dat").write_bytes(b"\0\1")
+    (source / "c.jsonl").write_text(json.dumps({"text": texts[2]}) + "\n" + '{"text": null}\n')
+    pl.DataFrame({"text": [None, texts[1]]}).write_parquet(source / "d.parquet")
+    read = [tokenizer.encode(text, add_special_tokens=False) for text in [*texts, texts[1]]]
+    k = 2
+    suffixes = [one[-k:] for one in read] + [read[0][-1:] + read[1][:1]]
+    corpus = open_corpus(source, tokenizer=tokenizer, dtype=None)
+    found = count_in_corpus(
+        np.array(suffixes, np.int32), corpus, progress_file=tmp_path / "progress"
+    )
+    assert found.counts.tolist() == by_hand(suffixes, read)
+    assert found.n_tokens == sum(map(len, read))
+
+
+def test_suffixes_of_a_table_are_the_second_halves(tmp_path):
+    tokens = np.arange(3 * 64).reshape(3, 64)
+    frame = pl.DataFrame({"tokens": tokens.tolist(), "text": ["a", "b", "c"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    frame.write_ndjson(tmp_path / "s.jsonl")
+    for name in ("s.parquet", "s.jsonl"):
+        assert read_suffixes(tmp_path / name).tolist() == tokens[:, 32:].tolist()
+    assert read_suffixes(tmp_path / "s.parquet").flags.c_contiguous
+
+
+BROKEN_INDICES = {
+    "no Megatron index": lambda _, idx: idx.write_bytes(b"something else, and long enough to be"),
+    "cut short": lambda _, idx: idx.write_bytes(idx.read_bytes()[:-1]),
+    "bytes where its .idx says": lambda path, _: path.write_bytes(path.read_bytes() + b"\0\0"),
+    "one after the other": lambda _, idx: idx.write_bytes(
+        idx.read_bytes()[:34] + struct.pack("<ii", 2, 3) + idx.read_bytes()[42:]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_INDICES)
+def test_an_index_that_does_not_fit_is_refused(what, tmp_path):
+    path = tmp_path / "c.bin"
+    write_megatron(path, [[1, 2, 3], [4, 5]])
+    BROKEN_INDICES[what](path, path.with_suffix(".idx"))
+    match = "not a Megatron index" if what == "no Megatron index" else what
+    with pytest.raises(DamagedDataError, match=match):
+        open_corpus(path, tokenizer=None, dtype=None)
+    write_megatron(tmp_path / "whole.bin", [[1, 2, 3]])
+    with pytest.raises(UserError, match="holds uint16 where --dtype says int32"):
+        open_corpus(tmp_path / "whole.bin", tokenizer=None, dtype="int32")

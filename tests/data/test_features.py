@@ -1,12 +1,30 @@
 """Features of any table: the right columns from the right input, null where it is absent."""
 
+import importlib.util
+import sys
+from collections import Counter
+
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import entropy
 
 from mnemoscope.data import features as code
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.features import add_features, write_features
+from mnemoscope.data.features import (
+    TEXT_MEASURES,
+    add_features,
+    classify_code,
+    huffman_length,
+    is_available,
+    measure_text,
+    shannon_length,
+    token_entropy,
+    token_frequency,
+    write_features,
+)
 from mnemoscope.data.patterns import find_pattern
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.errors import UserError
@@ -36,20 +54,19 @@ def test_tokens_give_rouge_and_texts_give_patterns():
     assert found["duplicates"].null_count() == found["is_code"].null_count() == 4
 
 
-def test_without_tokens_rouge_is_null():
-    found = add_features(pl.DataFrame({"sequence_id": [1], "text": ["aaaa"]}))
-    assert found.select(ADDED).rows() == [(None, None, False, True, None, None)]
-
-
-def test_without_text_patterns_are_null():
-    found = add_features(pl.DataFrame({"sequence_id": [1], "tokens": [[7] * 64]}))
-    assert found.select(ADDED).rows() == [(1.0, 1.0, None, None, None, None)]
-
-
-def test_every_added_column_has_its_type():
-    found = add_features(pl.DataFrame({"sequence_id": [1], "text": [None]}))
-    wanted = [pl.Float64, pl.Float64, pl.Boolean, pl.Boolean, pl.Int64, pl.Boolean]
-    assert [found.schema[name] for name in ADDED] == wanted
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ({"text": ["aaaa"]}, (None, None, False, True, None, None)),
+        ({"tokens": [[7] * 64]}, (1.0, 1.0, None, None, None, None)),
+        ({"text": [None]}, (None,) * 6),
+    ],
+)
+def test_a_feature_without_its_column_is_null_of_its_type(columns, wanted):
+    found = add_features(pl.DataFrame({"sequence_id": [1], **columns})).select(ADDED)
+    assert found.rows() == [wanted]
+    kinds = [pl.Float64, pl.Float64, pl.Boolean, pl.Boolean, pl.Int64, pl.Boolean]
+    assert found.dtypes == kinds
 
 
 def test_rows_without_tokens_are_null_between_rows_with_them():
@@ -164,3 +181,91 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp
         with pytest.raises(UserError, match=words):
             write_features(source, out)
         assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shannon", "huffman"),
+    [("", 0, 0), ("aaaa", 0, 0), ("ab", 1, 1), ("abcd", 2, 2), ("aab", 4 / 3, 1)],
+)
+def test_code_lengths_of_known_texts(text: str, shannon: float, huffman: float) -> None:
+    assert (shannon_length(text), huffman_length(text)) == pytest.approx((shannon, huffman))
+
+
+@given(st.text(min_size=2))
+def test_shannon_length_is_within_a_bit_of_the_entropy(text: str) -> None:
+    counts = list(Counter(text).values())
+    bound = entropy(counts, base=2)
+    # 1e-9: the rounding of both sides.
+    assert len(counts) == 1 or bound - 1e-9 <= shannon_length(text) < bound + 1
+
+
+@given(st.text(min_size=2))
+def test_huffman_length_lies_between_the_entropy_and_shannons(text: str) -> None:
+    counts = list(Counter(text).values())
+    if len(counts) > 1:
+        bound = entropy(counts, base=2)
+        assert bound - 1e-9 <= huffman_length(text) <= shannon_length(text) + 1e-9
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=8, max_size=8), min_size=1, max_size=5))
+def test_token_entropy_is_scipy_s(rows: list[list[int]]) -> None:
+    wanted = [entropy(list(Counter(row).values()), base=2) for row in rows]
+    assert np.allclose(token_entropy(rows), wanted, atol=1e-12)
+
+
+def test_token_frequency_is_the_median_share_in_the_table() -> None:
+    # Of 8 tokens five are 7, two are 1, one is 2.
+    found = token_frequency([[7, 7, 7, 1], [7, 7, 1, 2]])
+    assert found.tolist() == pytest.approx([62.5, (62.5 + 25) / 2])
+
+
+def test_a_measure_without_its_column_is_null() -> None:
+    frame = pl.DataFrame({"sequence_id": [1, 2], "text": ["ab", None]})
+    found = measure_text(frame)
+    assert found.columns == list(TEXT_MEASURES)
+    assert found["shannon_length"].to_list() == [1.0, None]
+    assert found["token_entropy"].null_count() == found["token_frequency"].null_count() == 2
+    tokens = pl.Series("tokens", [[1, 2], [3, 3]])
+    assert measure_text(frame.with_columns(tokens))["token_entropy"].to_list() == [1.0, 0.0]
+
+
+STAND_IN = """
+from types import SimpleNamespace
+
+class Magika:
+    def identify_bytes(self, data):
+        group = data.decode().split()[0]
+        return SimpleNamespace(output=SimpleNamespace(group=group))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A module that answers with the first word of a text, in magika's form."""
+    (tmp_path / "magika.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "magika", raising=False)
+    monkeypatch.setattr(code, "find_spec", importlib.util.find_spec)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_groups_become_yes_no_or_unknown():
+    texts = ["code x", "text y", "unknown z", "image", None, ""]
+    assert is_available()
+    assert classify_code(texts) == [True, False, None, None, None, None]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_features_ask_magika_unless_told_not_to():
+    frame = pl.DataFrame({"sequence_id": [1, 2], "text": ["code x", "text y"]})
+    assert add_features(frame)["is_code"].to_list() == [True, False]
+    assert add_features(frame, code="magika")["is_code"].to_list() == [True, False]
+    assert add_features(frame, code="off")["is_code"].to_list() == [None, None]
+
+
+def test_without_magika_it_is_null_and_a_demand_is_refused():
+    frame = pl.DataFrame({"sequence_id": [1], "text": ["x = 1"]})
+    assert not is_available()
+    assert add_features(frame)["is_code"].to_list() == [None]
+    with pytest.raises(UserError, match=r"pip install 'mnemoscope\[code\]'"):
+        add_features(frame, code="magika")

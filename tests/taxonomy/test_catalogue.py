@@ -2,17 +2,23 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import (
+    EXAMPLE,
     PAPER,
     PRASHANTH,
     catalogue,
     load_taxonomies,
+    make_node,
+    read_taxonomies,
     rho_name,
     rho_sweep,
 )
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import Taxonomy
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published_taxonomies.txt"
 
@@ -21,11 +27,6 @@ def test_catalogue_holds_exactly_the_54_published_names() -> None:
     names = [taxonomy.name for taxonomy in catalogue()]
     assert sorted(names) == GOLDEN.read_text(encoding="utf-8").splitlines()
     assert len(names) == len(set(names)) == 54
-
-
-def test_half_of_the_catalogue_has_four_classes() -> None:
-    sizes = [len(taxonomy.classes) for taxonomy in catalogue()]
-    assert sizes == [4] * 27 + [3] * 27
 
 
 def test_published_name_leads_back_to_the_published_table() -> None:
@@ -73,3 +74,150 @@ def test_unknown_taxonomies_are_refused(spec: list[str], says: str) -> None:
     with pytest.raises(UserError) as refused:
         load_taxonomies(spec)
     assert says in str(refused.value)
+
+
+def read(tmp_path: Path, text: str) -> list[Taxonomy]:
+    file = tmp_path / "own.yaml"
+    file.write_text(text, encoding="utf-8")
+    return read_taxonomies(file)
+
+
+def test_example_is_read(tmp_path: Path) -> None:
+    first, second = read(tmp_path, EXAMPLE)
+    assert first.classes == ("Non-Memo", "Boilerplate", "Guess", "Recall")
+    assert first.nodes[0].columns == ("duplicates", "rouge_l")
+    assert second.nodes[0].name == "Licence-or-Recite[50]"
+
+
+def test_own_rules_written_alike_are_one_partition(tmp_path: Path) -> None:
+    text = """
+nodes:
+  - {name: Long, yes_when: duplicates > 9, meaning: often}
+  - {name: Often, yes_when: "duplicates  >  9", meaning: often}
+  - {name: Other, yes_when: duplicates > 8, meaning: often}
+taxonomies:
+  - Non-Memo, Long, Rest
+  - Non-Memo, Often, Rest
+  - Non-Memo, Other, Rest
+"""
+    first, second, third = read(tmp_path, text)
+    assert first.partition_key == second.partition_key != third.partition_key
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("duplicates > 5", [False, True, None]),
+        ("NOT duplicates > 5 OR genre = 'code'", [True, False, None]),
+        ("duplicates BETWEEN 1 AND 5", [True, False, None]),
+        ("genre IN ('code', 'it''s')", [True, False, False]),
+        ("genre IS NULL OR duplicates IS NULL", [False, False, True]),
+        ("starts_with(genre, 'co') AND length(genre) = 4", [True, False, False]),
+        ("genre LIKE '%ros%'", [False, True, True]),
+        ("CASE WHEN genre = 'code' THEN duplicates > 5 ELSE TRUE END", [False, True, True]),
+        ("coalesce(duplicates, 0) * 2 - 1 >= 9", [True, True, False]),
+    ],
+)
+def test_rule_answers_as_sql_does(rule: str, expected: list[bool | None]) -> None:
+    frame = pl.DataFrame({"duplicates": [5, 6, None], "genre": ["code", "prose", "prose"]})
+    node = make_node("Own", rule, "")
+    assert frame.select(node.expression).to_series().to_list() == expected
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "duplicates IN (SELECT 1)",
+        "duplicates in (select a from read_csv('{file}'))",
+        "genre IN (SELECT * FROM '{file}')",
+        "genre IN (TABLE x)",
+        "genre IN (FROM '{file}')",
+        "EXISTS (SELECT 1)",
+        "read_csv('{file}')",
+        "duplicates > AVG(duplicates)",
+        "duplicates > max (duplicates)",
+        "ROW_NUMBER() OVER () > 1",
+        "length(genre) OVER () > 1",
+        "genre = E'x'",
+        "genre = 'a\\'",
+        "genre = $$a$$",
+        "duplicates > 1; DROP TABLE x",
+        "duplicates > 1 -- comment",
+        "duplicates /* comment */ > 1",
+        "duplicates > 1 AS x",
+        "*",
+        "duplicates >",
+        "duplicates > 'open",
+        "1 = 1",
+        "",
+    ],
+)
+def test_rule_that_is_more_than_a_question_to_a_row_is_refused(rule: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret.csv"
+    file.write_text("a\n1\n")
+    with pytest.raises(UserError) as refused:
+        make_node("Own", rule.replace("{file}", str(file)), "")
+    assert "\n" not in str(refused.value)
+
+
+NODE = (
+    "nodes:\n  - {{name: {name}, yes_when: {rule}, meaning: m}}\ntaxonomies:\n  - Non-Memo, Memo\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("taxonomies: [", "line 1: not valid YAML"),
+        ("- a\n", "'nodes:' and 'taxonomies:'"),
+        ("", "'nodes:' and 'taxonomies:'"),
+        ("taxonomy:\n  - x\n", "unknown key 'taxonomy'. Did you mean 'taxonomies'?"),
+        ("taxonomies: x\n", "a list is needed"),
+        ("nodes: []\n", "no taxonomy in it"),
+        ("taxonomies:\n  - [a, b]\n", "is no text"),
+        ("taxonomies:\n  - Non-Memo, Gess, Recall\n", "Did you mean 'Guess'?"),
+        ("nodes:\n  - x\ntaxonomies:\n  - Non-Memo, Memo\n", "node 1: name, yes_when and meaning"),
+        ("nodes:\n  - {name: A}\ntaxonomies: []\n", "'yes_when' is missing"),
+        (
+            "nodes:\n  - {name: A, yes_wen: b}\ntaxonomies: []\n",
+            "unknown key 'yes_wen'. Did you mean 'yes_when'?",
+        ),
+        (NODE.format(name="A", rule="AVG(a) > 1"), "node 1 ('A'): rule 'AVG(a) > 1'"),
+        (NODE.format(name="guess", rule="a > 1"), "the name 'guess' is taken"),
+        (NODE.format(name="Non-Memo", rule="a > 1"), "is taken"),
+        (NODE.format(name="A-or-B", rule="a > 1"), "cannot name a node"),
+        (NODE.format(name="A B", rule="a > 1"), "cannot name a node"),
+        (NODE.format(name="'A[5]'", rule="a > 1"), "cannot name a node"),
+    ],
+)
+def test_faulty_file_is_refused_in_one_line_with_its_name(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        read(tmp_path, text)
+    assert says in str(refused.value)
+    assert "own.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_taxonomies(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_taxonomies(tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_taxonomies(tmp_path)
+
+
+def test_misspelt_own_node_does_not_become_the_last_class(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'Boilerplate'"):
+        read(tmp_path, EXAMPLE + "  - Non-Memo, Guess, Boilerplat\n")
+
+
+def test_rule_that_is_no_yes_or_no_is_refused_when_it_is_applied(tmp_path: Path) -> None:
+    text = NODE.format(name="Sum", rule="duplicates + 1").replace("Memo\n", "Sum, Rest\n")
+    (taxonomy,) = read(tmp_path, text)
+    frame = pl.DataFrame({"memorization_score": [1.0], "duplicates": [3]})
+    with pytest.raises(UserError, match="cannot be applied"):
+        label_sequences(frame, taxonomy)

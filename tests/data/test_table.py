@@ -99,12 +99,9 @@ def test_known_columns_come_at_their_types(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["gone.parquet", "gone.jsonl"])
-def test_a_missing_file_is_refused(tmp_path, name):
-    assert name in refusal(read_table, tmp_path / name)
-
-
-def test_a_folder_and_another_ending_are_refused(tmp_path):
+def test_a_missing_file_a_folder_and_another_ending_are_refused(tmp_path):
+    for name in ("gone.parquet", "gone.jsonl"):
+        assert name in refusal(read_table, tmp_path / name)
     (tmp_path / "t.csv").write_text("sequence_id\n1\n")
     assert ".parquet or .jsonl" in refusal(read_table, tmp_path / "t.csv")
     assert "folder" in refusal(read_table, tmp_path)
@@ -162,21 +159,18 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path, line, words):
     assert message.startswith(f"{path}, {words}")
 
 
-def test_bytes_that_are_not_utf8_are_named(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
-    assert "line 2: byte 10 is not UTF-8" in refusal(read_table, path)
-
-
-@pytest.mark.parametrize("text", ["", "\n \n"])
-def test_a_jsonl_file_without_rows_is_refused(tmp_path, text):
-    (tmp_path / "t.jsonl").write_text(text)
-    assert "no line holds a row" in refusal(read_table, tmp_path / "t.jsonl")
-
-
-def test_numbers_too_large_for_a_column_are_refused(tmp_path):
-    (tmp_path / "t.jsonl").write_text('{"sequence_id": 1, "tokens": [4294967297]}\n')
-    assert "'tokens': a number does not fit" in refusal(read_table, tmp_path / "t.jsonl")
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no line holds a row"),
+        (b"\n \n", "no line holds a row"),
+        (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: byte 10 is not UTF-8"),
+        (b'{"tokens": [4294967297]}\n', "'tokens': a number does not fit"),
+    ],
+)
+def test_a_jsonl_file_that_holds_no_table_is_refused(tmp_path, data, words):
+    (tmp_path / "t.jsonl").write_bytes(data)
+    assert words in refusal(read_table, tmp_path / "t.jsonl")
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])

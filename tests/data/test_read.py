@@ -1,11 +1,15 @@
 """Readers: what is read, what is passed over and counted, what is refused."""
 
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.read import read_corpus, read_sequences
+from mnemoscope.data.read import cut_windows, read_corpus, read_sequences
 from mnemoscope.data.table import check_sequences, write_table
 from mnemoscope.errors import DamagedDataError, UserError
 
@@ -82,13 +86,6 @@ def test_a_limit_keeps_the_first_sequences(tmp_path, tokenizer):
     whole = read_sequences(folder, tokenizer).frame
     for limit in (1, 3, len(whole) + 5):
         assert read_sequences(folder, tokenizer, limit=limit).frame.equals(whole.head(limit))
-
-
-def test_length_and_stride_are_those_asked_for(tmp_path, tokenizer):
-    (tmp_path / "a.txt").write_text(LONG)
-    frame = read_sequences(tmp_path, tokenizer, length=32, stride=16).frame
-    check_sequences(frame, where="t", length=32)
-    assert frame["tokens"][0][16:].to_list() == frame["tokens"][1][:16].to_list()
 
 
 def test_one_file_equals_its_folder(tmp_path, tokenizer):
@@ -255,3 +252,87 @@ def test_a_corpus_of_tokens_or_texts_is_read_whole(tmp_path, tokenizer):
         assert [array.tolist() for array in arrays] == wanted
     with pytest.raises(UserError, match="gone"):
         read_corpus(tmp_path / "gone", tokenizer)
+
+
+ASCII = "def add(a, b):\n    return a + b\n\n\n  # the library of the works\n" * 12
+
+
+def own_ids(tokenizer, text):
+    """What the tokenizer itself says, through transformers."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def test_text_is_the_decode_and_the_offsets_tile_the_document(tokenizer):
+    windows = cut_windows(ASCII, tokenizer, length=5, stride=5)
+    assert windows[0].start == 0
+    for window, later in itertools.pairwise(windows):
+        assert window.end == later.start
+        assert ASCII[window.start : window.end] == window.text
+        assert tokenizer.decode(window.tokens) == window.text
+
+
+def test_stride_below_the_length_overlaps(tokenizer):
+    ids = own_ids(tokenizer, ASCII)
+    windows = cut_windows(ASCII, tokenizer, length=64, stride=10)
+    assert len(windows) == (len(ids) - 64) // 10 + 1
+    assert all(w.tokens == ids[10 * i : 10 * i + 64] for i, w in enumerate(windows))
+
+
+def test_no_special_token_is_added_and_the_tokenizer_stays_as_it_was(tokenizer):
+    before = tokenizer("a b", return_offsets_mapping=True)
+    assert before["input_ids"][0] == tokenizer.bos_token_id
+    windows = cut_windows(ASCII, tokenizer, length=4, stride=4)
+    assert all(tokenizer.bos_token_id not in window.tokens for window in windows)
+    assert tokenizer("a b", return_offsets_mapping=True) == before
+
+
+def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents(tokenizer):
+    whole = cut_windows(ASCII, tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(10)
+    tokenizer.backend_tokenizer.enable_padding(length=100)
+    try:
+        assert cut_windows(ASCII, tokenizer) == whole
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+
+
+@given(
+    st.text(
+        alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n日é🎉a")), max_size=60
+    ),
+    st.integers(1, 9),
+)
+@settings(max_examples=150)
+def test_any_text_gives_ordered_offsets_around_its_windows(tokenizer, text, length):
+    windows = cut_windows(text, tokenizer, length=length, stride=length)
+    ids = own_ids(tokenizer, text)
+    assert [w.tokens for w in windows] == [
+        ids[i : i + length] for i in range(0, len(ids) - length + 1, length)
+    ]
+    previous_end = 0
+    for window in windows:
+        assert previous_end - 1 <= window.start <= previous_end
+        assert window.start < window.end <= len(text)
+        assert window.text.strip("\ufffd") in text[window.start : window.end]
+        previous_end = window.end
+
+
+def test_a_tokenizer_without_offsets_leaves_them_open():
+    class Letters:
+        def encode(self, text, add_special_tokens):
+            return [ord(letter) for letter in text]
+
+        def batch_decode(self, rows, skip_special_tokens, clean_up_tokenization_spaces):
+            return ["".join(map(chr, row)) for row in rows]
+
+    assert cut_windows("abcde", Letters(), length=2, stride=2) == [
+        ([97, 98], "ab", None, None),
+        ([99, 100], "cd", None, None),
+    ]
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0, 1), (1, 0)])
+def test_windows_of_nothing_are_refused(tokenizer, length, stride):
+    with pytest.raises(UserError, match="at least 1"):
+        cut_windows("a", tokenizer, length=length, stride=stride)

@@ -12,7 +12,13 @@ from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
 from mnemoscope.taxonomy.draw import apportion, order_keys
 from mnemoscope.taxonomy.names import parse_taxonomy
-from mnemoscope.taxonomy.sample import Impossible, Sample, sample_classes
+from mnemoscope.taxonomy.sample import (
+    Impossible,
+    Sample,
+    SharedNeed,
+    sample_classes,
+    shared_need,
+)
 
 TAXONOMY = parse_taxonomy(PAPER)
 NAMES = list(TAXONOMY.classes)
@@ -26,6 +32,18 @@ def make(classes: list[str | None], groups: list[str | None] | None = None, **co
         schema_overrides={"group": pl.String},
     )
     return frame, pl.Series("class", classes, dtype=pl.String)
+
+
+def sampled(*asked: Any, **named: Any) -> Sample:
+    sample = sample_classes(*asked, **named)
+    assert isinstance(sample, Sample)
+    return sample
+
+
+def impossible(*asked: Any, **named: Any) -> Impossible:
+    outcome = sample_classes(*asked, **named)
+    assert isinstance(outcome, Impossible)
+    return outcome
 
 
 def counts_by(sample: Sample, *columns: str) -> dict[Any, int]:
@@ -50,8 +68,7 @@ def assert_no_group_crosses(sample: Sample) -> None:
 
 def test_papers_sizes_are_drawn_from_a_large_table() -> None:
     frame, labels = make([NAMES[i % 3] for i in range(21_000)])
-    sample = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, seed=0)
     assert (sample.n_train, sample.n_eval) == (4000, 2000)
     assert sample.warnings == ()
     assert_balanced(sample)
@@ -59,8 +76,7 @@ def test_papers_sizes_are_drawn_from_a_large_table() -> None:
 
 def test_by_row_each_class_gives_its_first_sequences_in_the_common_order() -> None:
     frame, labels = make([NAMES[(i * i) % 3 % 3] if i % 5 else NAMES[2] for i in range(3000)])
-    sample = sample_classes(frame, labels, TAXONOMY, n_train=80, n_eval=40, seed=3, split="row")
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, n_train=80, n_eval=40, seed=3, split="row")
     ordered = frame.with_columns(labels, key=order_keys(frame["sequence_id"].to_numpy(), 3))
     for name in NAMES:
         first = ordered.filter(pl.col("class") == name).sort("key").head(120)["sequence_id"]
@@ -76,10 +92,7 @@ def test_taxonomies_share_their_sequences(split: str) -> None:
     samples = []
     for taxonomy, classes in ((paper, first), (prashanth, second)):
         frame, labels = make(list(classes))
-        sample = sample_classes(
-            frame, labels, taxonomy, n_train=100, n_eval=50, seed=0, split=split
-        )
-        assert isinstance(sample, Sample)
+        sample = sampled(frame, labels, taxonomy, n_train=100, n_eval=50, seed=0, split=split)
         samples.append(set(sample.frame["sequence_id"]))
     # Non-Memo is the same 150, Guess and Recite[5] too; Recall's 150 are spread over two classes
     assert samples[0] < samples[1]
@@ -105,10 +118,7 @@ def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_
         union: set[int] = set()
         for labels in labellings:
             series = pl.Series("class", [names[int(one)] for one in labels])
-            sample = sample_classes(
-                frame, series, taxonomy, n_train=400, n_eval=200, seed=0, split=split
-            )
-            assert isinstance(sample, Sample)
+            sample = sampled(frame, series, taxonomy, n_train=400, n_eval=200, seed=0, split=split)
             assert (sample.n_train, sample.n_eval) == (400, 200)
             sides = sample.frame.partition_by("split", as_dict=True)
             evaluated.append(set(sides[("eval",)]["sequence_id"]))
@@ -203,8 +213,7 @@ def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
 
 def test_all_classes_shrink_in_proportion_to_the_smallest() -> None:
     frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 450 + ["Recall"] * 700)
-    sample = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, seed=0)
     assert (sample.n_train, sample.n_eval) == (300, 150)
     assert_balanced(sample)
     assert len(sample.warnings) == 1
@@ -215,8 +224,7 @@ def test_all_classes_shrink_in_proportion_to_the_smallest() -> None:
 
 def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
     frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 59 + ["Recall"] * 700 + [None] * 5)
-    outcome = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(outcome, Impossible)
+    outcome = impossible(frame, labels, TAXONOMY, seed=0)
     assert outcome.needed == 60
     assert outcome.counts == {"Non-Memo": 900, "Guess": 59, "Recall": 700, "null": 5}
     assert str(outcome) == (
@@ -228,32 +236,27 @@ def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
 
 def test_remedy_fits_the_reason() -> None:
     frame, labels = make(["Non-Memo"] * 900)
-    nothing = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(nothing, Impossible)
+    nothing = impossible(frame, labels, TAXONOMY, seed=0)
     assert "but none of the 900 sequences with a class is memorized" in nothing.reason
     assert nothing.remedy.startswith("Take sequences that the model saw in training")
     assert "fewer" not in nothing.remedy
     frame, labels = make(["Guess"] * 400 + ["Recall"] * 500)
-    everything = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(everything, Impossible)
+    everything = impossible(frame, labels, TAXONOMY, seed=0)
     assert "but all 900 sequences with a class are memorized" in everything.reason
     assert everything.remedy == "Add sequences that the model does not reproduce."
     frame, labels = make(["Non-Memo"] * 400 + ["Recall"] * 500)
-    empty = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(empty, Impossible)
+    empty = impossible(frame, labels, TAXONOMY, seed=0)
     assert "Guess has 0" in empty.reason
     assert "other nodes or thresholds" in empty.remedy
     assert "fewer" not in empty.remedy
     frame, labels = make([None] * 3)
-    unknown = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(unknown, Impossible)
+    unknown = impossible(frame, labels, TAXONOMY, seed=0)
     assert "no sequence has a class" in unknown.reason
 
 
 def test_small_classes_are_dropped_on_request_and_said() -> None:
     frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 300)
-    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
-    assert isinstance(outcome, Sample)
+    outcome = sampled(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
     assert outcome.classes == ("Non-Memo", "Guess")
     assert outcome.dropped == ("Recall",)
     assert outcome.counts["Recall"] == 0
@@ -263,8 +266,7 @@ def test_small_classes_are_dropped_on_request_and_said() -> None:
 
 def test_one_class_alone_is_impossible_even_when_small_ones_may_be_dropped() -> None:
     frame, labels = make(["Non-Memo"] * 900)
-    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
-    assert isinstance(outcome, Impossible)
+    outcome = impossible(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
     assert "none of the 900 sequences with a class is memorized" in outcome.reason
     assert "--drop-small-classes" not in outcome.remedy
 
@@ -273,27 +275,16 @@ def test_missing_feature_is_named() -> None:
     frame, labels = make(["Non-Memo"] * 80 + ["Code"] * 80 + ["Rest"] * 80 + [None] * 3)
     frame = frame.with_columns(is_code=pl.Series([True] * 240 + [None] * 3))
     taxonomy = parse_taxonomy("Non-Memo, Code, Rest")
-    sample = sample_classes(frame, labels, taxonomy, n_train=40, n_eval=20, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, taxonomy, n_train=40, n_eval=20, seed=0)
     assert sample.warnings == ("3 sequences have no class, for want of is_code.",)
-
-
-def test_fewer_than_the_minimum_may_be_asked_for() -> None:
-    frame, labels = make([NAMES[i % 3] for i in range(30)])
-    sample = sample_classes(frame, labels, TAXONOMY, n_train=4, n_eval=2, seed=0)
-    assert isinstance(sample, Sample)
-    assert (sample.n_train, sample.n_eval) == (4, 2)
 
 
 def test_many_groups_give_one_sequence_each_before_one_gives_many() -> None:
     groups = ["form"] * 500 + [f"s{i}" for i in range(400)]
-    frame, labels = make(["Guess"] * 900 + ["Recall"] * 400, groups + [None] * 400)
-    taxonomy = parse_taxonomy("Non-Memo, Guess, Recall")
     frame, labels = make(
         ["Guess"] * 900 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
     )
-    sample = sample_classes(frame, labels, taxonomy, n_train=200, n_eval=100, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
     assert (sample.n_train, sample.n_eval) == (200, 100)
     assert counts_by(sample, "group").get(("form",), 0) <= 1
     drawn = "0.3%" if counts_by(sample, "group").get(("form",)) else "0.0%"
@@ -309,8 +300,7 @@ def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of() ->
     frame, labels = make(
         ["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
     )
-    sample = sample_classes(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
     assert (sample.n_train, sample.n_eval) == (150, 75)
     assert_balanced(sample)
     assert_no_group_crosses(sample)
@@ -339,20 +329,17 @@ def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning(
 ) -> None:
     groups = ["g"] * size + [None] * (900 - size)
     frame, labels = make([NAMES[i // 300] for i in range(900)], groups)
-    sample = sample_classes(frame, labels, TAXONOMY, n_train=40, n_eval=20, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, n_train=40, n_eval=20, seed=0)
     assert [line.split(":")[0] for line in sample.warnings] == ["class Non-Memo"] * warned
 
 
 def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row() -> None:
     groups = ["a"] * 300 + [None] * 800
     frame, labels = make(["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups)
-    outcome = sample_classes(frame, labels, TAXONOMY, seed=0)
-    assert isinstance(outcome, Impossible)
+    outcome = impossible(frame, labels, TAXONOMY, seed=0)
     assert "the sequences of Guess form 1 group" in outcome.reason
     assert "split by row" in outcome.remedy
-    by_row = sample_classes(frame, labels, TAXONOMY, seed=0, split="row")
-    assert isinstance(by_row, Sample)
+    by_row = sampled(frame, labels, TAXONOMY, seed=0, split="row")
     assert by_row.n_groups_crossing == 1
 
 
@@ -363,8 +350,7 @@ def test_matched_classes_have_equal_shares_of_every_genre() -> None:
     frame, labels = make(
         ["Guess"] * 400 + ["Recall"] * 490 + ["Non-Memo"] * 400, genre=pl.Series(genres)
     )
-    sample = sample_classes(frame, labels, TAXONOMY, seed=0, match="genre")
-    assert isinstance(sample, Sample)
+    sample = sampled(frame, labels, TAXONOMY, seed=0, match="genre")
     assert sample.n_train + sample.n_eval == 190  # 90 of code, 100 of prose
     genre = dict(zip(frame["sequence_id"], frame["genre"], strict=True))
     held = sample.frame.with_columns(
@@ -379,8 +365,7 @@ def test_classes_without_a_common_genre_are_impossible() -> None:
         ["Guess"] * 100 + ["Recall"] * 100 + ["Non-Memo"] * 100,
         genre=pl.Series(["code"] * 100 + ["prose"] * 200),
     )
-    outcome = sample_classes(frame, labels, TAXONOMY, seed=0, match="genre")
-    assert isinstance(outcome, Impossible)
+    outcome = impossible(frame, labels, TAXONOMY, seed=0, match="genre")
     assert "matched by genre" in outcome.reason
     assert "do not match by genre" in outcome.remedy
 
@@ -389,13 +374,11 @@ def test_groups_are_found_where_the_table_has_none() -> None:
     rng = np.random.default_rng(0)
     tokens = np.repeat(rng.integers(0, 1000, (90, 64)), 2, axis=0)  # every sequence twice
     frame, labels = make([NAMES[i // 2 % 3] for i in range(180)], tokens=tokens.tolist())
-    sample = sample_classes(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0)
-    assert isinstance(sample, Sample)
+    sample = sampled(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0)
     assert_no_group_crosses(sample)
-    by_row = sample_classes(
+    by_row = sampled(
         frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0, split="row"
     )
-    assert isinstance(by_row, Sample)
     assert by_row.n_groups_crossing is None
 
 
@@ -430,3 +413,18 @@ def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(
     assert (shares <= weights).all()
     if total < whole:
         assert (abs(shares - np.array(weights) * total / whole) < 1).all()
+
+
+def test_sequences_maps_and_rows_without_sharing_are_counted() -> None:
+    samples = pl.DataFrame(
+        {
+            "sample": ["a", "a", "b", "b", "b"],
+            "sequence_id": [1, 2, 2, 3, 1],
+            "suffix": ["true", "own", "true", "true", "true"],
+        }
+    )
+    # 1 true, 2 own, 2 true, 3 true are maps; a serves two names
+    assert shared_need(samples, {"a": 2}) == SharedNeed(3, 4, 7)
+    assert shared_need(samples.drop("suffix")) == SharedNeed(3, 3, 5)
+    assert shared_need(samples.clear()) == SharedNeed(0, 0, 0)
+    assert "1.8 times" in str(shared_need(samples, {"a": 2}))
