@@ -17,7 +17,6 @@ import yaml
 from mnemoscope.study.folder import Study
 from tiny_models import VOCABULARY, save_model
 
-ROOT_READS_ALL = hasattr(os, "geteuid") and os.geteuid() == 0
 LONG = "The licence applies to works based on the library. " * 20
 
 
@@ -53,9 +52,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-
-
-# -- sources of sequences ---------------------------------------------------------------------
 
 
 def rows(**changes) -> pl.DataFrame:
@@ -123,16 +119,6 @@ def test_files_that_are_not_there_or_are_none(tiny, source, out, refused) -> Non
         assert left_in(out) == []
 
 
-@pytest.mark.skipif(ROOT_READS_ALL, reason="root may read every file")
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
-def test_a_file_without_permission(name, tiny, source, out, refused) -> None:
-    (source / name).write_text("x")
-    (source / name).chmod(0)
-    line = refused("sequences", source / name, "--model", tiny.model, "-o", out, "-q")
-    assert "no permission to read" in line
-    assert left_in(out) == []
-
-
 def test_a_file_that_the_system_refuses_to_read(tiny, source, out, refused, monkeypatch) -> None:
     (source / "a.txt").write_text(LONG)
 
@@ -142,14 +128,6 @@ def test_a_file_that_the_system_refuses_to_read(tiny, source, out, refused, monk
     monkeypatch.setattr(Path, "read_bytes", deny)
     line = refused("sequences", source / "a.txt", "--model", tiny.model, "-o", out, "-q")
     assert "a.txt: no permission to read it." in line
-    assert left_in(out) == []
-
-
-def test_a_folder_without_text(tiny, source, out, refused) -> None:
-    (source / "picture.png").write_bytes(b"\x89PNG\0\0")
-    (source / ".hidden.txt").write_text(LONG)
-    line = refused("run", "--sequences", source, "--model", tiny.model, "-o", out, "-q")
-    assert f"{source}: no text in it (1 files are binary" in line
     assert left_in(out) == []
 
 
@@ -163,9 +141,6 @@ def test_a_short_text_is_said_and_skipped_and_counted(tiny, source, out, call) -
     counts = Study(out).manifest("sequences")["counts"]
     assert (counts["documents"], counts["too_short"], counts["unreadable"]) == (1, 1, 1)
     assert "too short 1" in " ".join(call("describe", out).out.split())
-
-
-# -- models -----------------------------------------------------------------------------------
 
 
 def bert(folder: Path) -> Path:
@@ -280,9 +255,6 @@ def test_a_reference_with_another_tokenizer(tiny, tmp_path, out, refused) -> Non
     assert left_in(out) == []
 
 
-# -- words ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "what", "hint"),
     [
@@ -340,8 +312,6 @@ def test_settings_files_that_cannot_be_used(tmp_path, out, refused) -> None:
     assert "exists. Choose another name, or --force" in refused("init", path)
     assert "no such folder" in refused("init", tmp_path / "none" / "study.yaml")
 
-
-# -- studies ----------------------------------------------------------------------------------
 
 STUDY_VERBS = ["continue", "features", "label", "capture", "train", "benchmark", "localize"]
 
@@ -418,9 +388,6 @@ def test_a_stage_before_its_turn_names_the_command_to_run(tiny_studies, tmp_path
         assert f"stage '{missing}' has not been run. Run 'mnemoscope {missing} {folder}'" in line
 
 
-# -- classes that are too small ---------------------------------------------------------------
-
-
 def test_run_reports_an_impossible_taxonomy_and_goes_on_with_the_others(
     tiny, tmp_path, call
 ) -> None:
@@ -456,9 +423,6 @@ def test_run_with_nothing_to_train_says_which_class_how_many_and_what_to_do(
     entry = Study(tmp_path / "study").manifest("label")["counts"]["samples"]
     assert entry["Non-Memo, Guess, Recall"]["trained_classes"] == ["Non-Memo", "Recall"]
     assert entry["Non-Memo, Guess, Recall"]["dropped"] == ["Guess"]
-
-
-# -- damage -----------------------------------------------------------------------------------
 
 
 def spoil(path: Path, how: str) -> None:
@@ -517,9 +481,6 @@ def test_a_corrupted_settings_file_or_manifest_is_named(study, refused) -> None:
     (study / "study.yaml").write_text("model: [")
     assert "study.yaml: damaged" in refused("report", study, "-q")
     assert "study.yaml: damaged" in refused("describe", study)
-
-
-# -- no room ----------------------------------------------------------------------------------
 
 
 def test_a_full_disk_while_capturing_keeps_what_is_whole(
@@ -632,9 +593,6 @@ def test_a_disk_that_is_really_full(tiny_studies, tmp_path) -> None:
     assert not any(name.endswith(".tmp") for name in files)
 
 
-# -- tables of features and labels ------------------------------------------------------------
-
-
 def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) -> None:
     table = source / "table.parquet"
     target = tmp_path / "out.parquet"
@@ -657,12 +615,3 @@ def test_tables_that_features_and_label_cannot_use(tmp_path, source, refused) ->
     for arguments, what in cases:
         assert what in refused(*arguments)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
-
-
-def test_labels_of_several_taxonomies_need_an_id(source, tmp_path, refused) -> None:
-    table = source / "table.jsonl"
-    table.write_text('{"is_memorized": true, "duplicates": 9}\n')
-    names = ["-t", "Non-Memo, Recite[5], Others", "-t", "Non-Memo, Recite[50], Others"]
-    line = refused("label", table, "-o", tmp_path / "out.parquet", *names)
-    assert "no column 'sequence_id'" in line
-    assert not (tmp_path / "out.parquet").exists()

@@ -102,8 +102,6 @@ def test_a_folder_of_texts_with_a_tokenizer(tiny, place, tmp_path, call) -> None
     assert json.loads((place / "out.jsonl").read_text())["duplicates"] == wanted > 2
 
 
-# -- stopped and run again ----------------------------------------------------------------------
-
 SLOW = """
 import sys
 from mnemoscope.data import corpus as corpus_flat
@@ -212,9 +210,6 @@ def test_progress_of_something_else_is_not_taken_up(
     assert f"the progress kept there {reason}; counting begins anew" in done.err
     assert pl.read_parquet(out)["duplicates"].to_list() == wanted
     assert not progress_path(out).exists()
-
-
-# -- refusals -----------------------------------------------------------------------------------
 
 
 def good(source: Path) -> dict[str, object]:

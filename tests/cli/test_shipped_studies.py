@@ -1,11 +1,8 @@
 """Study files that ship: found by name, valid, copied, and part of what is built."""
 
-import os
-import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
@@ -42,13 +39,6 @@ def test_the_papers_recipe_to_the_letter(name) -> None:
     assert set(grid) == set(PAPER_GRID)
     assert len(settings.train.seeds) == 1
     assert len(load_taxonomies(settings.label.taxonomies)) == 54 + 27
-
-
-def test_the_embedded_study_gives_controls_to_a_dozen() -> None:
-    settings = load_settings(shipped_path("embedded-catalogue"))
-    assert len(controlled_taxonomies(settings)) == 12
-    assert (settings.label.n_train, settings.label.n_eval) == (400, 200)
-    assert len(settings_of(settings, "model")) == 1
 
 
 @pytest.mark.parametrize("given", ["pythia-2.8b", "pythia-2.8b.yaml", "pythia-2.8b.yml"])
@@ -102,14 +92,6 @@ def test_dry_runs_of_the_shipped_pythia_studies_need_nothing_on_disk(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flags_change_a_shipped_study(tmp_path, monkeypatch, call) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = ("-t", "Non-Memo, Guess, Recall", "--set", "label.split=group")
-    result = call("run", "pythia-12b", "--dry-run", *arguments)
-    assert "Taxonomies: 1, 1 of them distinct" in result.out
-    assert "split by group" in result.out
-
-
 def test_a_dry_run_refuses_settings_that_a_finished_study_does_not_have(
     tiny, tiny_studies, refused
 ) -> None:
@@ -127,21 +109,3 @@ def test_a_dry_run_with_redo_says_what_is_made_anew(tiny, tiny_studies, call) ->
     stages = next(line for line in result.out.splitlines() if line.startswith("Stages to run"))
     assert "benchmark" in stages
     assert "capture" not in stages
-
-
-def test_wheel_and_sdist_hold_the_studies(tmp_path, monkeypatch) -> None:
-    """The hooks that pip calls, without an isolated environment."""
-    hatchling = pytest.importorskip("hatchling.build")
-    monkeypatch.chdir(Path(__file__).parents[2])
-    wheel = hatchling.build_wheel(os.fspath(tmp_path))
-    with zipfile.ZipFile(tmp_path / wheel) as archive:
-        names = set(archive.namelist())
-        for name in shipped_names():
-            assert f"mnemoscope/studies/{name}.yaml" in names
-        facts = yaml.safe_load(archive.read("mnemoscope/studies/shapes/pythia.yaml"))
-    assert facts["models"]["12b"]["n_layers"] == 36
-    import tarfile
-
-    with tarfile.open(tmp_path / hatchling.build_sdist(os.fspath(tmp_path))) as archive:
-        held = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
-    assert "src/mnemoscope/studies/pythia-12b.yaml" in held

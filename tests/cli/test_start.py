@@ -65,12 +65,6 @@ def test_the_help_of_a_verb_has_an_example_that_parses(verb, call, monkeypatch) 
     COMMAND.commands[verb].make_context(verb, words[2:], parent=context)  # raises where it cannot
 
 
-@pytest.mark.parametrize("verb", ["run", "sequences", "continue", "capture"])
-def test_every_verb_that_loads_a_model_takes_its_flags(verb) -> None:
-    known = {name for one in COMMAND.commands[verb].params for name in one.opts}
-    assert {"--model", "--revision", "--dtype", "--device", "--batch-size"} <= known
-
-
 def test_an_error_of_ours_has_status_1_and_no_traceback_unless_asked(
     refused, monkeypatch, tmp_path
 ) -> None:
@@ -84,21 +78,17 @@ def test_an_error_of_ours_has_status_1_and_no_traceback_unless_asked(
         main(["describe", str(tmp_path), "--debug"])
 
 
-def test_an_interrupted_command_says_how_to_go_on(refused, monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(KeyboardInterrupt, 130, "Run the same command again"), (MemoryError, 2, "--batch-size")],
+)
+def test_what_ends_a_command_says_how_to_go_on(
+    error, status, said, refused, monkeypatch, tmp_path
+) -> None:
     from mnemoscope.cli import tables as describe
 
-    def interrupt(_):
-        raise KeyboardInterrupt
+    def end(_):
+        raise error
 
-    monkeypatch.setattr(describe, "is_study", interrupt)
-    assert "Run the same command again" in refused("describe", tmp_path, status=130)
-
-
-def test_out_of_memory_says_what_to_do(refused, monkeypatch, tmp_path) -> None:
-    from mnemoscope.cli import tables as describe
-
-    def exhaust(_):
-        raise MemoryError
-
-    monkeypatch.setattr(describe, "is_study", exhaust)
-    assert "Try a smaller --batch-size" in refused("describe", tmp_path)
+    monkeypatch.setattr(describe, "is_study", end)
+    assert said in refused("describe", tmp_path, status=status)

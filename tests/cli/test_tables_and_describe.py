@@ -1,7 +1,5 @@
 """Verbs beside the long path: features and label on any table, capture alone, dry run, describe."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -55,22 +53,6 @@ def test_features_of_a_table(ending, length, tmp_path, call) -> None:
         assert found["rouge_3"][row] == pytest.approx(wanted["rouge3"].fmeasure, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("lacking", "null", "known"),
-    [
-        ("tokens", ["rouge_l", "rouge_3"], ["is_incrementing", "is_repeating"]),
-        ("text", ["is_incrementing", "is_repeating"], ["rouge_l", "rouge_3"]),
-    ],
-)
-def test_a_feature_whose_input_is_absent_is_null(lacking, null, known, tmp_path, call) -> None:
-    made = tmp_path / "out.parquet"
-    table().drop(lacking).write_ndjson(tmp_path / "in.jsonl")
-    assert call("features", tmp_path / "in.jsonl", "-o", made, "-q").status == 0
-    found = pl.read_parquet(made)
-    assert all(found[name].null_count() == 3 for name in null)
-    assert all(found[name].null_count() == 1 for name in known)
-
-
 def test_one_taxonomy_adds_its_class_and_several_a_column_each(tmp_path, call) -> None:
     features = tmp_path / "features.parquet"
     table().write_parquet(tmp_path / "in.parquet")
@@ -103,15 +85,6 @@ def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> Non
     again = call("capture", "--sequences", given, "-o", folder)
     assert again.status == 0
     assert "Nothing to do" in again.out
-
-
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tiny, tmp_path, call) -> None:
-    result = call("run", tiny.yaml, "-o", tmp_path / "study", "--dry-run")
-    assert result.status == 0
-    assert "2 layers, 4 heads, float32 on" in result.out
-    assert "Sequences: 240, each continued by 32 tokens." in result.out
-    assert "Stages to run: sequences, continue, features, label, capture, train" in result.out
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny, tiny_studies, call) -> None:
@@ -153,16 +126,6 @@ def test_describe_a_folder_of_maps(tiny_studies, call) -> None:
     assert "180 maps, 2 layers, length 64" in text
     assert "own 60, true 120" in text
     assert "checksums right" in text
-
-
-def test_describe_a_table(tmp_path, call) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps({"sequence_id": n, "text": t}) + "\n" for n, t in
-                            [(1, "a"), (2, None)]))  # fmt: skip
-    text = call("describe", path).out
-    assert "2 rows" in text
-    assert "sequence_id: Int64\n" in text
-    assert "text: String, 1 missing" in text
 
 
 def test_init_writes_a_file_that_run_takes(tmp_path, call) -> None:

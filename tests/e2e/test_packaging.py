@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mnemoscope.study.names import shipped_names
+
 ROOT = Path(__file__).parents[2]
 MOST_SHIPPED_BYTES = 24_000_000
 
@@ -65,7 +67,8 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {info.filename: info.file_size for info in wheel.infolist()}
-    assert "mnemoscope/py.typed" in names
+    assert {"mnemoscope/py.typed", "mnemoscope/studies/shapes/pythia.yaml"} <= set(names)
+    assert {f"mnemoscope/studies/{one}.yaml" for one in shipped_names()} <= set(names)
     data = {
         name: size for name, size in names.items() if name.startswith("mnemoscope/embedded/data")
     }

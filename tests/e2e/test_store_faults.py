@@ -25,8 +25,8 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from tiny_models import save_model
 
-N_SEQUENCES = 320
-KILLS = 8
+N_SEQUENCES = 240
+KILLS = 5
 PATIENCE_SECONDS = 300
 
 
@@ -37,7 +37,7 @@ def maps_of(study: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory) -> Path:
-    """A study of 320 sequences of 16 tokens, nothing captured; read only."""
+    """A study of 240 sequences of 16 tokens, nothing captured; read only."""
     folder = tmp_path_factory.mktemp("faults")
     model = save_model(folder / "model")
     tokens = np.random.default_rng(0).integers(1, 300, (N_SEQUENCES, 16))
@@ -209,7 +209,7 @@ def test_a_read_only_medium_is_read_and_not_written(captured, tmp_path, call, re
         store = MapStore(study / "maps" / "model")
         store.check()
         ids = store.index["sequence_id"].to_numpy()
-        assert len(store.dataset(ids, "true", "mean").__getitems__([0, 5, 319])) == 3
+        assert len(store.dataset(ids, "true", "mean").__getitems__([0, 5, N_SEQUENCES - 1])) == 3
         assert call("describe", study).status == 0
         assert call("describe", study / "maps" / "model").status == 0
         assert "cannot be written to" in refused("capture", study, "-q")
