@@ -31,17 +31,8 @@ def assert_equals_oracle(prefixes, suffixes):
 def test_random_pairs_equal_rouge_score(vocab_size):
     rng = np.random.default_rng(vocab_size)
     pairs = rng.integers(0, vocab_size, (500, 64), dtype=np.int32)
+    pairs[::2, 40:52] = pairs[::2, 5:17]  # half of them share a stretch
     assert_equals_oracle(pairs[:, :32], pairs[:, 32:])
-
-
-def test_overlapping_pairs_equal_rouge_score():
-    rng = np.random.default_rng(0)
-    prefixes = rng.integers(0, 5000, (500, 32), dtype=np.int32)
-    suffixes = np.where(rng.random((500, 32)) < rng.random((500, 1)), prefixes, prefixes[:, ::-1])
-    suffixes = np.stack([np.roll(row, rng.integers(8)) for row in suffixes])
-    scores = rouge_3(prefixes, suffixes)
-    assert 0 < np.mean(scores > 0) < 1
-    assert_equals_oracle(prefixes, suffixes)
 
 
 @pytest.mark.parametrize(

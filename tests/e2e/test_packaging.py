@@ -123,6 +123,8 @@ SMALLEST = {
     "label.minimum": "30",
     "train.preset": "paper",
     "train.seeds": "[0]",
+    "benchmark.controls": "false",
+    "benchmark.n_resamples": "100",
     "localize.sanity": "false",
 }
 

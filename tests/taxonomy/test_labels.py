@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from taxonomy_tables import COLUMNS, label_by_hand, make_table
 
 from mnemoscope.errors import DamagedDataError, UserError
@@ -18,7 +16,6 @@ from mnemoscope.taxonomy.catalogue import (
     EXAMPLE,
     PAPER,
     PRASHANTH,
-    catalogue,
     read_taxonomies,
 )
 from mnemoscope.taxonomy.labels import count_classes, label_sequences, label_table
@@ -65,33 +62,6 @@ def test_hand_written_table_gets_its_classes(name: str) -> None:
     short = {"N": "Non-Memo", "-": None}
     expected = [short.get(word, word) for word in BY_HAND[name].split()]
     assert label_sequences(HAND, parse_taxonomy(name)).to_list() == expected
-
-
-def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.none() | values
-
-
-ROW = st.tuples(
-    maybe(st.sampled_from([1.0, 1.0, 31 / 32, 0.0])),
-    maybe(st.integers(0, 1500) | st.sampled_from([5, 6, 50, 51, 1000, 1001])),
-    maybe(st.booleans()),
-    maybe(st.booleans()),
-    maybe(st.integers(0, 32).map(lambda k: k / 32)),
-    maybe(st.integers(0, 30).map(lambda k: k / 30)),
-    maybe(st.booleans()),
-)
-TAXONOMIES = [*catalogue(), parse_taxonomy(PRASHANTH), parse_taxonomy("Non-Memo, Memo")]
-
-
-@settings(max_examples=40)
-@given(st.lists(ROW, min_size=1, max_size=20), st.sampled_from(TAXONOMIES))
-def test_each_sequence_gets_the_one_class_of_the_definition(rows: list[Any], taxonomy: Any) -> None:
-    frame = make_table(rows)
-    labels = label_sequences(frame, taxonomy)
-    assert labels.to_list() == [
-        label_by_hand(taxonomy.classes, row) for row in frame.iter_rows(named=True)
-    ]
-    assert sum(count_classes(labels, taxonomy.classes).values()) == len(rows)
 
 
 def test_is_memorized_is_read_where_it_is_there() -> None:
