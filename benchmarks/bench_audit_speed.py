@@ -18,8 +18,9 @@ import torch
 
 from mnemoscope.audit.documents import read_documents
 from mnemoscope.audit.local import LocalModel
-from mnemoscope.audit.run import find_spans, scan_windows
+from mnemoscope.audit.run import scan_windows
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.spans import spans_of
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 
@@ -49,7 +50,8 @@ def measure(lm, n_characters):
         clocks = [(time.perf_counter(), time.process_time())]
         windows = scan_windows(model)
         clocks.append((time.perf_counter(), time.process_time()))
-        spans = model.gather(find_spans(model, windows))
+        found = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
+        spans = model.gather(found)
         clocks.append((time.perf_counter(), time.process_time()))
     (scan, scan_cpu), (rest, rest_cpu) = (
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)

@@ -29,7 +29,7 @@ from mnemoscope.lm.continue_ import continue_sequences  # noqa: E402
 from mnemoscope.lm.load import load_model  # noqa: E402
 from mnemoscope.pipeline import blocks  # noqa: E402
 from mnemoscope.pipeline.blocks import BlockWorker, ClusterCrew  # noqa: E402
-from mnemoscope.pipeline.sequences import found_study  # noqa: E402
+from mnemoscope.pipeline.sequences import create_study  # noqa: E402
 from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
 from mnemoscope.study.settings import parse_settings  # noqa: E402
@@ -146,7 +146,7 @@ def whole(tmp_path_factory):
         "capture": VALUES["capture"] | {"reference": str(reference)},
     }
     settings = parse_settings(values, where="test")
-    found_study(folder / "study", settings, Models(settings))
+    create_study(folder / "study", settings, Models(settings))
     copies = {"sequences": shutil.copytree(folder / "study", folder / "sequences")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnemoscope.cluster.engine.n_workers", lambda asked: 1)

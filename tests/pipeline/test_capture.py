@@ -12,7 +12,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.blocks import logprobs_of
-from mnemoscope.pipeline.sequences import found_study
+from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
@@ -135,7 +135,7 @@ def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert call("capture", *flags, "-o", whole).status == 0
     settings = Study(whole).settings
-    found_study(parts, settings, Models(settings))
+    create_study(parts, settings, Models(settings))
     for part in ("1/2", "2/2"):
         done = call("capture", parts, "--part", part, "-q")
         assert done.status == 0, done.err

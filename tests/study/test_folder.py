@@ -505,7 +505,7 @@ def test_a_cnn_that_was_deleted_is_trained_again(study, ending) -> None:
 
 
 def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_path) -> None:
-    from mnemoscope.pipeline.sequences import found_study
+    from mnemoscope.pipeline.sequences import create_study
     from mnemoscope.study.models import Models
 
     class Meanwhile(Models):
@@ -517,6 +517,6 @@ def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_pa
 
     settings = load_settings(tiny.yaml)
     with pytest.raises(UserError, match="exists and is not a study"):
-        found_study(tmp_path / "study", settings, Meanwhile(settings))
+        create_study(tmp_path / "study", settings, Meanwhile(settings))
     assert [one.name for one in tmp_path.iterdir()] == ["study"]
     assert (tmp_path / "study" / "note.txt").read_text() == "theirs"

@@ -104,7 +104,7 @@ def audit(
         return done
     model.resume(out, key)
     windows = scan_windows(model)
-    spans = find_spans(model, windows)
+    spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
     frame = span_table(model.documents, model.tokens, spans, model.gather(spans), model.settings)
     record = {
         "schema": "mnemoscope audit",
@@ -148,11 +148,6 @@ def coarse_places(model: Writer) -> list[Place]:
             places.add(next((place for place in possible if model.is_whole(place)), None))
         found += sorted(place for place in places if place is not None)
     return found
-
-
-def find_spans(model: Writer, windows: pl.DataFrame) -> list[tuple[int, Span]]:
-    """Spans of continued windows, each with the number of its document."""
-    return spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
 
 
 def _summaries(

@@ -244,7 +244,7 @@ def measure_excess(
 
     Args:
         model: predictions from the model's attention.
-        controls: predictions of one or more of `sources.CONTROLS`, for the same sequences and
+        controls: predictions of one or more of `sources.MEMORY_FREE`, for the same sequences and
             classes.
         n_resamples: bootstrap resamples.
         seed: of the bootstrap.

@@ -25,7 +25,7 @@ from mnemoscope.benchmark.excess import (
     pair_names,
 )
 from mnemoscope.benchmark.matched import match_on_scores
-from mnemoscope.benchmark.sources import CNNS, CONTROLS, SOURCES, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import CNNS, MEMORY_FREE, SOURCES, TABLE, TEXT_ALONE
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
     confusion_matrix,
@@ -406,7 +406,7 @@ def _excess_columns(
 ) -> dict[str, Any]:
     """The excess of the model's attention over its controls, and the verdict."""
     judged = like.judged
-    controls = tuple(name for name in CONTROLS if name in present)
+    controls = tuple(name for name in MEMORY_FREE if name in present)
     failed = tuple(name for name in controls if name not in judged)
     if "model" not in judged or len(failed) == len(controls):
         return _verdict_columns(

@@ -334,11 +334,11 @@ def _found(folder: Path, settings: StudySettings, *, quiet: bool) -> Study:
     """Found a study, once its names are known to stand for something."""
     with shown(quiet):
         check_names(settings)
-    from mnemoscope.pipeline.sequences import found_study
+    from mnemoscope.pipeline.sequences import create_study
     from mnemoscope.study.models import Models
 
     with shown(quiet):
-        return found_study(folder, settings, Models(settings))
+        return create_study(folder, settings, Models(settings))
 
 
 def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, redo: bool) -> None:

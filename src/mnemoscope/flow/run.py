@@ -11,7 +11,7 @@ from mnemoscope.pipeline.features import features_stage
 from mnemoscope.pipeline.knockout import knockout_stage
 from mnemoscope.pipeline.label import label_stage
 from mnemoscope.pipeline.localize import localize_stage
-from mnemoscope.pipeline.sequences import found_study
+from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.train import train_stage
 from mnemoscope.progress import say
 from mnemoscope.report.page import report_stage
@@ -73,7 +73,7 @@ def run(
     else:
         settings = _settle(settings, StudySettings())
         models = models or Models(settings)
-        study = found_study(folder, settings, models, only_whole=True)
+        study = create_study(folder, settings, models, only_whole=True)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)

@@ -277,12 +277,10 @@ def capture_and_scan(
     `scan_memorized` from the native one: rounding may flip a near tie, see `Scan.smallest_gap`.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
-    return run_batches(lm, table, batch_size, lambda batch: _one_forward_batch(lm, batch, prefix))
+    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch, prefix))
 
 
-def _one_forward_batch(
-    lm: LanguageModel, batch: torch.Tensor, prefix: int
-) -> tuple[PooledMaps, Scan]:
+def _capture_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> tuple[PooledMaps, Scan]:
     wanted = batch[:, prefix:]
     with pooled_attention(lm) as pool:
         with torch.inference_mode():

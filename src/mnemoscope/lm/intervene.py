@@ -1,4 +1,4 @@
-"""Cut attention edges inside the running model, for everything it does in the block.
+"""Change what happens inside the running model: cut attention edges, put other hidden states in.
 
 A cut weight becomes zero after the softmax, before the values are summed. Only the softmax's
 result changes, so soft-capping, sinks, grouped keys and windows stay as they are.

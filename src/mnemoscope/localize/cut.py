@@ -1,4 +1,4 @@
-"""Which attention edges to cut: the most decisive ones of a class, and what they are held against.
+"""Which attention edges to cut, what they are held against, and what the model then does.
 
 An edge is (layer, query, key) with key ≤ query; edges are bool tensors (layers, T, T), True is
 cut. The last query is never cut: what it reads decides the token after the sequence.

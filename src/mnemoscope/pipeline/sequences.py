@@ -45,7 +45,7 @@ GIVEN = ("duplicates", "is_code")
 """Features that are taken from the user's table if it has them."""
 
 
-def found_study(
+def create_study(
     folder: Path | str, settings: StudySettings, models: Models, *, only_whole: bool = False
 ) -> Study:
     """Read and check the sequences, taxonomies and model, then create the study folder.

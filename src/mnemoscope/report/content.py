@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.benchmark.published import published_table
-from mnemoscope.benchmark.sources import ATTENTION, CHECKS, CONTROLS, TABLE
+from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, TABLE
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, INPUTS_FILE, load_comparison
@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),
-    ("Without any memory", CONTROLS),
+    ("Without any memory", MEMORY_FREE),
     ("Checks", CHECKS),
 )
 """The order of every chart."""
@@ -182,13 +182,13 @@ class Benchmark:
     @property
     def best(self) -> Best | None:
         """The larger of blind baseline and reference model, None when neither was measured."""
-        figures = {one: self.rows[one]["min_f1"].value for one in self.rows if one in CONTROLS}
+        figures = {one: self.rows[one]["min_f1"].value for one in self.rows if one in MEMORY_FREE}
         found = [Best(one, value) for one, value in figures.items() if value is not None]
         return max(found, key=lambda best: best.value, default=None)
 
     def best_of_class(self, index: int) -> float | None:
         """The best F1 of one class among the sources without memory."""
-        rows = [self.rows[one]["f1"] for one in CONTROLS if one in self.rows]
+        rows = [self.rows[one]["f1"] for one in MEMORY_FREE if one in self.rows]
         values = [f1[index].value for f1 in rows if f1]
         return max((value for value in values if value is not None), default=None)
 
@@ -444,7 +444,7 @@ def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iter
 
 def _inputs(table: pl.DataFrame) -> Iterator[Record]:
     """The model's row for each input of the CNNs, beside the best without memory."""
-    free = table.filter(pl.col("source").is_in(CONTROLS)).drop_nulls("min_f1").sort("min_f1")
+    free = table.filter(pl.col("source").is_in(MEMORY_FREE)).drop_nulls("min_f1").sort("min_f1")
     best = {row["input"]: row["min_f1"] for row in records(free)}
     for row in records(table.filter(source="model")):
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}

@@ -28,7 +28,7 @@ from mnemoscope.benchmark.baselines import (
     map_statistics,
 )
 from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
-from mnemoscope.benchmark.sources import BASELINES, CONTROLS, TABLE
+from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
@@ -695,7 +695,7 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     """The trainings of one candidate: the model's and the controls of its excess."""
     name, rows = candidate.taxonomy.name, candidate.rows
     usable = has_reference(study)
-    controls = [one for one in CONTROLS if usable or TABLE[one].reads != "reference"]
+    controls = [one for one in MEMORY_FREE if usable or TABLE[one].reads != "reference"]
     return [
         make_job(study, name, rows, source, setting, seed, rung.preset)
         for source in ("model", *controls)
