@@ -13,6 +13,8 @@ In a notebook:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mnemoscope.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.progress import show_progress
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     )
     from mnemoscope.study.folder import Study
     from mnemoscope.study.settings import StudySettings, load_settings
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Study",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
+from mnemoscope.maps.format import triangle_size
 from mnemoscope.maps.store import MapWriter
 from mnemoscope.plan import (
     Plan,
@@ -74,6 +75,23 @@ def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
     assert 1 <= taken / (256 * map_bytes(4, 64)) < 1.02
     # Weights lie in [0, 1], where float16's largest step is 2^-11, so rounding errs by 2^-12.
     assert (maps - maps.half().float()).abs().max() <= 2**-12
+
+
+@pytest.mark.parametrize(("n_layers", "length"), [(36, 64), (4, 64), (2, 40)])
+def test_bytes_of_a_map_are_those_of_the_store(n_layers, length) -> None:
+    assert map_bytes(n_layers, length) == 2 * n_layers * triangle_size(length) * 2
+
+
+def test_the_published_pipeline_needs_45_tb_and_11_8_mb_a_sequence(tmp_path) -> None:
+    """The sums that the plan states, from the paper's counts: 54 taxonomies, 180 jobs."""
+    sequence_bytes = 36 * 40 * 64 * 64 * 2
+    assert round(sequence_bytes / 1e6, 1) == 11.8
+    classes = [len(one.classes) for one in catalogue()]
+    per_job = 6000 * sum(classes) // len(classes)
+    assert per_job == 21_000
+    assert abs(180 * per_job * sequence_bytes / 1e12 - 45) < 0.5
+    made = text(plan(chosen(model={"name": PYTHIA_12B}), tmp_path / "study"))
+    assert f"180 × {per_job:,} × 11.8 MB = {180 * per_job * sequence_bytes / 1e12:.1f} TB" in made
 
 
 def test_memory_grows_with_batch_and_number_format() -> None:

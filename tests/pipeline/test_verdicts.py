@@ -158,3 +158,15 @@ def test_a_torn_file_of_verdicts_is_left_to_the_scan(captured, monkeypatch, call
     assert_frame_equal(
         Study(folder).sequences.select(columns), Study(whole).sequences.select(columns)
     )
+
+
+def test_verdicts_that_are_missing_are_scanned(captured, call):
+    folder, _ = captured("lost", *SCAN)
+    whole, _ = captured("whole", *SCAN)
+    lost = sorted(folder.glob("continuation/*/part-*.parquet"))
+    assert len(lost) == 3
+    lost[1].unlink()
+    for study in (folder, whole):
+        assert call("continue", study).status == 0
+    verdicts = [Study(one).sequences["is_memorized"].to_list() for one in (folder, whole)]
+    assert verdicts[0] == verdicts[1]

@@ -18,9 +18,9 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
-from mnemoscope import __version__
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
+from mnemoscope.version import __version__
 from mnemoscope.words import count, template_environment
 
 MOST_CARDS = 200

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
-from mnemoscope import __version__
 from mnemoscope.audit.documents import Document, Reading
 from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.page import render_page, sarif_log
@@ -27,6 +26,7 @@ from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_star
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_json, write_parquet, write_text
 from mnemoscope.progress import say
+from mnemoscope.version import __version__
 
 SCHEMA_VERSION = 1
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""

@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope import __version__
 from mnemoscope.audit.documents import (
     NOTHING,
     Document,
@@ -46,6 +45,7 @@ from mnemoscope.audit.settings import AuditSettings, EndpointSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import track
+from mnemoscope.version import __version__
 
 _NEVER = -1e30  # llama.cpp writes the lowest float where a probability is 0
 _SAME = 1e-6  # nats; the service rounds what it says twice of one token

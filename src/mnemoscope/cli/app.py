@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import typer
 
-from mnemoscope import __version__
 from mnemoscope.cli import analyze, audit, study, tables
 from mnemoscope.cli.options import expanded
+from mnemoscope.version import __version__
 
 app = typer.Typer(
     name="mnemoscope",

@@ -1,10 +1,8 @@
 """Stage `features`: the features taxonomies need (ROUGE, patterns, duplicates, code)."""
 
-from collections.abc import Container
-
 import polars as pl
 
-from mnemoscope.data.features import TEXT_MEASURES, add_features, is_available, measure_text
+from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.read import has_values, read_corpus
 from mnemoscope.data.table import refuse_padding
@@ -60,12 +58,6 @@ def features_stage(study: Study, models: Models) -> None:
         )
     if frame["is_code"].null_count() == frame.height and not is_available():
         say("is_code is not known: pip install 'mnemoscope[code]' if a taxonomy asks for Code.")
-
-
-def add_measures(study: Study, asked: Container[str]) -> None:
-    """Add those of `TEXT_MEASURES` that nodes ask, which few taxonomies do."""
-    if names := [name for name in TEXT_MEASURES if name in asked]:
-        study.add_columns(measure_text(study.sequences, names))
 
 
 def _source(frame: pl.DataFrame, name: str, given: set[str], ours: str) -> str | None:

@@ -1,11 +1,11 @@
 """Stage `label`: give each sequence a class under each taxonomy, draw samples and split them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.pipeline.features import add_measures
+from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -96,6 +96,12 @@ def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all s
         }
         _tell(drawn, len(taxonomies))
         study.forget("capture")  # an earlier capture may lack what is sampled now
+
+
+def add_measures(study: Study, asked: Container[str]) -> None:
+    """Add those of `TEXT_MEASURES` that nodes ask, which few taxonomies do."""
+    if names := [name for name in TEXT_MEASURES if name in asked]:
+        study.add_columns(measure_text(study.sequences, names))
 
 
 def samples_of(study: Study) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mnemoscope import __version__, words
+from mnemoscope import words
 from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.report import answer, charts
@@ -23,6 +23,7 @@ from mnemoscope.report.content import ReportContent, TaxonomyResult, report_cont
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.version import __version__
 
 REPORT_FILE = "report.html"
 MOST_OPEN_TAXONOMIES = 4

@@ -37,7 +37,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, shown_tokens
-from mnemoscope.pipeline.features import add_measures
+from mnemoscope.pipeline.label import add_measures
 from mnemoscope.pipeline.train import (
     Job,
     SampleRows,

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mnemoscope import __version__
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet, write_text
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
