@@ -35,8 +35,6 @@ from tools.embedded.requirements import Card, check_card, judge_requirements
 from tools.embedded.settings import SETTINGS, Setting
 from tools.embedded.tokenizer import save_tokenizer, train_tokenizer
 
-# Make the embedded model from nothing: text, tokenizer, corpus, two phases of training, card.
-
 N_TOKENIZER_SEGMENTS = 8000
 N_TOKENIZER_TEMPLATES = 20  # texts of each form
 

@@ -17,7 +17,6 @@ class Source(NamedTuple):
         reads: what it sees: the model's maps, the reference's, tokens or log-probabilities.
         name: how it is called.
         detail: what it is, beside the name.
-        mark: how it is drawn.
         column: where it stands in the table on the terminal; of two in one column the better.
         fit: function of `benchmark.baselines`, fitted once a sample; None for CNNs.
         phrase: what it is, inside a sentence.
@@ -28,7 +27,6 @@ class Source(NamedTuple):
     reads: Literal["maps", "reference", "tokens", "logprobs"]
     name: str
     detail: str
-    mark: Literal["circle", "circle-open", "square", "diamond", "triangle-up"]
     column: str
     fit: str | None = None
     phrase: str = ""
@@ -37,13 +35,12 @@ class Source(NamedTuple):
 
 # In the order of training; `sources_of` leaves the reference out where there is none.
 TABLE = {
-    "model": Source("attention", "maps", "CNNs", "on the model's maps", "circle", "model"),
+    "model": Source("attention", "maps", "CNNs", "on the model's maps", "model"),
     "statistics": Source(
         "attention",
         "maps",
         "Regression",
         "on pooled statistics",
-        "circle-open",
         "regression",
         fit="classify_statistics",
     ),
@@ -52,7 +49,6 @@ TABLE = {
         "maps",
         "Control task",
         "the same CNNs, labels permuted",
-        "circle-open",
         "control",
         is_permuted=True,
     ),
@@ -61,7 +57,6 @@ TABLE = {
         "tokens",
         "Blind CNNs",
         "on the tokens alone",
-        "square",
         "best blind",
         phrase="a CNN on the tokens alone",
     ),
@@ -70,7 +65,6 @@ TABLE = {
         "tokens",
         "Blind n-grams",
         "regression on tokens",
-        "square",
         "best blind",
         fit="ngram_logits",
         phrase="a regression on token n-grams",
@@ -80,7 +74,6 @@ TABLE = {
         "logprobs",
         "Logits",
         "suffix log-probabilities",
-        "triangle-up",
         "logits",
         fit="classify_logprobs",
     ),
@@ -89,7 +82,6 @@ TABLE = {
         "reference",
         "Reference model",
         "CNNs on its maps",
-        "diamond",
         "reference",
         phrase="a CNN on the reference model's attention",
     ),

@@ -130,11 +130,6 @@ def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
     return task.place, frame, score_inputs(*known, whole=frame, **task.options)
 
 
-def has_comparison(study: Study) -> bool:
-    """True if the comparison with published figures exists."""
-    return all((study.folder / name).is_file() for name in (COMPARISON_FILE, CONCLUSIONS_FILE))
-
-
 def load_comparison(study: Study) -> Comparison:
     """Read the comparison with published figures.
 
