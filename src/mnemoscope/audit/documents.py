@@ -1,7 +1,6 @@
 """Read the documents of an audit, and cut them into tokens with exact places.
 
-Files, folders, tables of texts and standard input are read. What cannot be read is said with its
-reason, and the others go on.
+What cannot be read is said with its reason, and the others go on.
 """
 
 import codecs
@@ -12,7 +11,9 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -89,12 +90,9 @@ def read_documents(
 ) -> Reading:
     """Read all documents; the same name twice is read once.
 
-    Args:
-        sources: files, folders (read recursively, hidden files left out), `.jsonl` or `.parquet`
-            tables with a column `text`, or `-`.
-        stdin: what `-` reads.
-        encoding: of text files, as Python spells it.
-        leave_out: a folder whose files are not documents: where the audit itself goes.
+    `sources` are files, folders (read recursively, hidden files left out), `.jsonl` or `.parquet`
+    tables with a column `text`, or `-` for `stdin`. Files in `leave_out` are no documents: the
+    audit itself goes there.
 
     Raises:
         UserError: a source that does not exist, an encoding nobody knows, or nothing readable.
@@ -227,7 +225,10 @@ def _pdf(data: bytes) -> str:
     logger.setLevel(logging.CRITICAL)  # its warnings are not the user's
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
-        if reader.is_encrypted and not _opens(reader):
+        is_open = not reader.is_encrypted
+        with suppress(Exception):  # a cipher that needs one more library, or a torn dictionary
+            is_open = is_open or bool(reader.decrypt(""))
+        if not is_open:
             raise UserError("an encrypted PDF. Save it without its password.")
         text = "\f".join(page.extract_text() for page in reader.pages)
     finally:
@@ -235,14 +236,6 @@ def _pdf(data: bytes) -> str:
     if not text.strip("\f \n"):
         raise UserError("a PDF without text, perhaps a scan. Recognize its text first (OCR).")
     return text
-
-
-def _opens(reader: Any) -> bool:
-    """True where an encrypted PDF needs no password."""
-    try:
-        return bool(reader.decrypt(""))
-    except Exception:  # a cipher that needs one more library, or a torn dictionary
-        return False
 
 
 def _docx(data: bytes) -> str:
@@ -277,9 +270,8 @@ class Tokens(NamedTuple):
     Attributes:
         ids: shape (n,), int32.
         starts: first character of each token, shape (n,), int64.
-        ends: position after its last character, shape (n,), int64. A token that ends inside a
-            character of several bytes covers the whole character, as the next token does too;
-            the combining marks of its last character are covered with it.
+        ends: position after its last character, (n,), int64. A token that ends inside a character
+            covers it whole, as the next one does too, and the combining marks of its last one.
     """
 
     ids: npt.NDArray[np.int32]
@@ -305,10 +297,7 @@ def tokenize(text: str, tokenizer: Any) -> Tokens:
 
 
 def _take_in_marks(text: str, places: npt.NDArray[np.int64]) -> None:
-    """Give combining marks that no token covers to the tokens of their letter, in place.
-
-    A tokenizer that composes characters first (NFC) says of é as two characters where e stands.
-    """
+    """Give combining marks that no token covers (NFC makes é of two characters) to their letter."""
     nexts = np.append(places[1:, 0], len(text))
     for row in np.flatnonzero(nexts > places[:, 1]).tolist():
         end = begun = int(places[row, 1])
@@ -347,8 +336,8 @@ class ModelTokens:
 class Words:
     """Cuts into words with the blanks before them, punctuation, characters without blanks.
 
-    Every character is in exactly one piece. Ids number the pieces in the order in which they were
-    met; they mean nothing outside.
+    Every character is in exactly one piece. Ids number the pieces as they were met; they mean
+    nothing outside.
     """
 
     bos_id = None
@@ -390,22 +379,20 @@ class Mark(NamedTuple):
 
 
 def mark_hidden(text: str) -> list[Mark]:
-    r"""Split a text into runs shown as they stand and signs for what cannot be seen.
+    r"""Split a text into runs shown as they stand and signs for controls and what cannot be seen.
 
-    Control, zero-width and direction-changing characters get a sign; line breaks and tabs stay.
+    Line breaks and tabs stay.
 
     >>> mark_hidden("a\u202e")
     [Mark(is_sign=False, text='a'), Mark(is_sign=True, text='U+202E')]
     """
     found: list[Mark] = []
-    run = 0
-    for place, character in enumerate(text):
-        if _is_hidden(character):
-            if place > run:
-                found.append(Mark(False, text[run:place]))
-            found.append(Mark(True, f"U+{ord(character):04X}"))
-            run = place + 1
-    return [*found, Mark(False, text[run:])] if run < len(text) else found
+    for is_sign, run in groupby(text, key=_is_hidden):
+        if is_sign:
+            found += (Mark(True, f"U+{ord(one):04X}") for one in run)
+        else:
+            found.append(Mark(False, "".join(run)))
+    return found
 
 
 def _is_hidden(character: str) -> bool:

@@ -1,8 +1,4 @@
-"""What speaks for a passage: how likely the model finds it, and what each ground says.
-
-Token by token, when sampling, without its prefix and after other prefixes; beside that a
-reference model and the CNNs of a study. The table of spans holds it, a row a span.
-"""
+"""What speaks for a passage: how likely the model finds it, and what each ground says."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +10,7 @@ import polars as pl
 from scipy.special import logsumexp
 
 from mnemoscope.audit.documents import Document, Tokens, character_range, token_texts
-from mnemoscope.audit.rule import GUESS, RECALL
+from mnemoscope.audit.rule import GUESS, RECALL, decide
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Span, cut
 
@@ -76,12 +72,9 @@ Choices = list[list[dict[str, Any]]]
 
 
 class Written(NamedTuple):
-    """What the model wrote after one prefix; S pieces.
+    """What the model wrote after one prefix: pieces and, where known, what it says of each.
 
-    Attributes:
-        pieces: text of each.
-        logprobs: log-probability of each where the suffix came out whole, None: not known.
-        choices: the likeliest tokens at each place, None: not known.
+    `logprobs` are those of a suffix that came out whole, `choices` the likeliest tokens.
     """
 
     pieces: list[str]
@@ -123,10 +116,7 @@ class Beside(NamedTuple):
 class Judge(Protocol):
     """What the evidence asks of a model; `run.Writer` is the whole of it.
 
-    Attributes:
-        settings: of the audit.
-        tokens: of the documents, or the words that stand for them.
-        tokenizer: gives their text.
+    `tokens` are those of the documents, or words in their place; `tokenizer` gives their text.
     """
 
     settings: AuditSettings
@@ -161,15 +151,10 @@ class Prior(NamedTuple):
 
 
 def gather_evidence(model: Judge, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
-    """Ask about the window that speaks for each span.
-
-    Args:
-        model: the audited model.
-        spans: number of the document and the span.
+    """Ask about the window that speaks for each span, given with the number of its document.
 
     Returns:
-        For each span the columns of `SPAN_COLUMNS` that the models answer; what a model behind an
-        API does not tell is None.
+        For each span the columns of `SPAN_COLUMNS` that the models answer; None: not told.
 
     Source: the chance of one try is that of probabilistic discoverable extraction, Hayes et al.,
         arXiv 2410.19482.
@@ -239,15 +224,9 @@ def _perplexities(
 
 
 def tries_needed(sampling_logprob: float, probability: float) -> int | None:
-    """Tries for which the text comes out at least once with a probability.
+    """Smallest n with 1 - (1 - p)^n >= probability, p = exp(sampling_logprob) that of one try.
 
-    Args:
-        sampling_logprob: natural logarithm of the chance of one try.
-        probability: wanted, between 0 and 1.
-
-    Returns:
-        The smallest n with 1 - (1 - p)^n >= probability; None where it never comes out, or n
-        would be beyond 2^63.
+    None where the text never comes out, or n would be beyond 2^63.
 
     >>> tries_needed(math.log(0.5), 0.9)
     4
@@ -268,16 +247,13 @@ def find_priors(
     own_logprobs: npt.NDArray[np.float64],
     others: Sequence[tuple[npt.NDArray[np.int32], str]],
 ) -> list[Prior | None]:
-    """Compare each suffix after its own prefix with the same after others.
+    """Compare each suffix after its own prefix with the same after others, one prior a window.
 
     Args:
         model: the audited model.
         windows: token ids, shape (n, length).
         own_logprobs: log-probability of the suffix after its own prefix, shape (n,).
         others: other prefixes (k, prefix) of each window, k may be 0, and where they come from.
-
-    Returns:
-        One prior a window, None where there was no other prefix.
     """
     pieces = [
         np.hstack([prefixes, np.tile(window[model.settings.prefix :], (len(prefixes), 1))])
@@ -302,13 +278,8 @@ def other_prefixes(
 ) -> tuple[npt.NDArray[np.int32], str]:
     """Draw prefixes of other documents; where there is none, of distant places of this one.
 
-    Args:
-        documents: tokens of every document.
-        place: number of the document and first token of the window.
-        settings: prefix, `n_prefixes` and seed: the same place gets the same prefixes.
-
-    Returns:
-        Token ids, shape (k, prefix), k at most `n_prefixes`, and where they come from.
+    The same place and seed get the same prefixes: token ids, shape (k, prefix), k at most
+    `n_prefixes`, and where they come from.
     """
     number, first = place
     generator = np.random.default_rng([settings.seed, number, first])
@@ -336,13 +307,9 @@ def other_prefixes(
 def compare_prefixes(
     own: float, others: npt.NDArray[np.float64], is_whole: npt.NDArray[np.bool_], source: str
 ) -> Prior | None:
-    """The prior of one window, None without other prefixes.
+    """The prior of one window; `own` and `others` (k,) are log-probabilities of the suffix.
 
-    Args:
-        own: log-probability of the suffix after its own prefix.
-        others: the same after k others, shape (k,).
-        is_whole: after which of them the model writes the whole suffix, shape (k,).
-        source: where they come from, in words.
+    `is_whole`: after which of the others the model writes the whole suffix, shape (k,).
     """
     if not len(others):
         return None
@@ -383,11 +350,6 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
 
     The verdict is the rule's; where CNN and reference were asked too, that of two of the three.
     docs/audit.md, "Which ground is right?", measures both.
-
-    Args:
-        span: the span.
-        evidence: of its window, from `gather_evidence`.
-        threshold: share of matching tokens from which on a text counts as reproduced.
     """
     hit, ruling = span.hit, span.hit.ruling
     score, probability = evidence["reference_score"], evidence["probability"]
@@ -399,12 +361,11 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
     n_others = evidence["prior_prefixes"]
     comes_anyway = n_others is not None and 2 * evidence["prior_reproduced"] >= n_others
     prior = GUESS if comes_anyway else None
-    verdict, reason = span.verdict, ruling.reason
-    if span.is_copied:
+    verdict, reason = decide(span.verdict, cnn, reference), ruling.reason
+    if verdict != span.verdict:
+        reason = f"CNN and reference model both say {cnn}, against the rule: {reason}"
+    elif span.is_copied:
         reason += "; all that the model writes stands in the prefix already"
-    if cnn is not None and cnn == reference != verdict:
-        verdict = cnn
-        reason = f"CNN and reference model both say {cnn}, against the rule: {ruling.reason}"
     return dict.fromkeys(SPAN_COLUMNS) | {
         "verdict": verdict,
         "reason": reason,

@@ -70,11 +70,9 @@ class CnnGround:
     """The CNNs of a study of the audited model, or why they give no probability.
 
     Attributes:
-        facts: what `audit.json` holds under `cnn`; `reason` is None, or says in words why there
-            is no probability.
+        facts: what `audit.json` holds under `cnn`; `reason` says why there is no probability.
         cnns: settings and seeds of one taxonomy; none where there is a reason.
-        guess: class index of Guess in their outputs.
-        recall: class index of Recall.
+        guess, recall: class indices in their outputs.
         calibration: fitted on evaluation sequences of the study.
     """
 
@@ -92,13 +90,9 @@ def recall_probabilities(
     *,
     batch_size: int,
 ) -> list[float | None]:
-    """Calibrated probability of Recall, against Guess, of each window.
+    """Calibrated probability of Recall, against Guess, of each window; None without calibration.
 
-    Args:
-        ground: None, or one without calibration, says nothing: None for each.
-        lm: the audited model.
-        windows: token ids, shape (n, length), of the length that the CNNs were trained on.
-        batch_size: windows a forward.
+    `windows` are token ids, shape (n, length), of the length that the CNNs were trained on.
     """
     if ground is None or ground.calibration is None or not len(windows):
         return [None] * len(windows)
@@ -126,10 +120,7 @@ def _log_odds(
 def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) -> Study:
     """Open a study and refuse it where its CNNs cannot speak of this audit.
 
-    Args:
-        folder: a finished study.
-        model: `fingerprint`, `bos_id`, `dtype` and `name` of the audited model.
-        settings: of the audit.
+    `model` holds `fingerprint`, `bos_id`, `dtype` and `name` of the audited one.
 
     Raises:
         UserError: no study, not trained, of another model, of other windows, or of plain text
@@ -165,14 +156,7 @@ def check_windows(name: str, length: int, settings: AuditSettings) -> None:
 
 
 def read_ground(study: Study) -> CnnGround:
-    """Load the CNNs of the paper's taxonomy and calibrate them.
-
-    Args:
-        study: from `check_study`.
-
-    Returns:
-        The ground; without CNNs, and with its reason, where they cannot give a probability.
-    """
+    """Load the CNNs of the paper's taxonomy and calibrate them; `study` is from `check_study`."""
     by_rule = (
         dict(entry["counts"])
         for entry in samples_of(study).values()
@@ -322,21 +306,10 @@ def make_study(
     lm: LanguageModel | None = None,
     limit: int | None = None,
 ) -> Study:
-    """Make the study, or finish it, up to its trained CNNs.
+    """Make the study, or finish it, up to its trained CNNs, in the audit's folder.
 
-    Args:
-        out: the audit's folder, which exists.
-        audit: settings of the audit; its windows must be the study's.
-        model: folder, hub name, .gguf file or `embedded`.
-        revision: of the hub.
-        dtype: as the model is audited; another one is another model.
-        device: where it runs.
-        lm: the model itself, where it is loaded already.
-        limit: sequences at most; None takes all.
-
-    Returns:
-        The study; where one class has fewer than `MEMORIZED_A_CLASS` sequences no CNN is trained,
-        and its label stage says why.
+    Where one class has fewer than `MEMORIZED_A_CLASS` sequences no CNN is trained, and its label
+    stage says why. `dtype` is the audit's: another one is another model.
 
     Raises:
         UserError: windows of another length, or in a chat; or a study of other settings is there.

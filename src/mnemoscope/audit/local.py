@@ -17,13 +17,7 @@ import polars as pl
 import torch
 
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
-from mnemoscope.audit.evidence import (
-    Beside,
-    Choices,
-    Judged,
-    Written,
-    gather_evidence,
-)
+from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
@@ -35,7 +29,7 @@ from mnemoscope.audit.run import (
     prepare_folder,
 )
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit, cut
+from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
@@ -74,12 +68,12 @@ def audit_documents(
     names: Mapping[str, str] | None = None,
     redo: bool = False,
 ) -> dict[str, Any]:
-    """Audit documents and write the audit.
+    """Audit documents and write the audit; a run that was stopped in its folder goes on.
 
     Args:
         lm: the audited model, with its tokenizer.
         reading: the documents, from `read_documents`.
-        out: folder of the audit; a run that was stopped there goes on.
+        out: folder of the audit.
         settings: of the audit; None takes the defaults.
         reference: a model that cannot have seen the documents, or None.
         cnn: the CNNs of a study of the audited model, or None.
@@ -133,15 +127,7 @@ def check_audit(
 
 
 class LocalModel:
-    """A model that runs here, as an audit asks it (`run.Writer`).
-
-    Args:
-        lm: the model, with its tokenizer.
-        documents: the texts.
-        settings: of the audit.
-        reference: a model of the same tokenizer, or None.
-        cnn: the CNNs of a study of the model, or None.
-        names: what `model` and `reference` were called, where that is not their path.
+    """A model that runs here, as an audit asks it (`run.Writer`); arguments as `audit_documents`.
 
     Raises:
         UserError: no tokenizer, too few positions, no chat template where one is wanted, or a
@@ -232,19 +218,7 @@ class LocalModel:
         windows = cut(self.tokens, places, self.settings.length)
         found = self._continued(self.lm, windows, self.settings.n_allowed)
         scores = [None if np.isnan(one) else float(one) for one in found.score]
-        frame = pl.DataFrame(
-            {
-                "document": [number for number, _ in places],
-                "first": [first for _, first in places],
-                "common": found.common,
-                "score": scores,
-                "continuation": [
-                    row if score is not None and counts_as_hit(score, self.settings) else None
-                    for row, score in zip(found.tokens.tolist(), scores, strict=True)
-                ],
-            },
-            schema=WINDOW_COLUMNS,
-        )
+        frame = window_table(places, found.common, scores, found.tokens.tolist(), self.settings)
         if path is not None:
             write_parquet(path, frame)
         return frame
@@ -419,8 +393,7 @@ def _finish_whole(
 ) -> torch.Tensor:
     """Finish, in `chosen`, the windows that the model reproduces whole; (alive,) bool: which.
 
-    One teacher-forced forward instead of a step a token: while every token is the likeliest,
-    decoding would have read the same (see `mnemoscope.lm.continue_`).
+    One teacher-forced forward in place of a step a token (see `mnemoscope.lm.continue_`).
     """
     rows = alive[is_right]
     is_whole = torch.zeros_like(is_right)
@@ -436,10 +409,7 @@ def _finish_whole(
 def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> Judged:
     """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
 
-    Args:
-        lm: the model.
-        rows: token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
-        settings: suffix, temperature and `top_k`.
+    `rows` are token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
     """
     table = check_tokens(lm, rows)
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
 from mnemoscope.version import __version__
-from mnemoscope.words import count, template_environment
+from mnemoscope.words import count, percent, template_environment
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -38,12 +38,9 @@ _RULE = {
 
 
 class Stretch(NamedTuple):
-    """A piece of a document as shown.
+    """A piece of a document as shown; of ``left_out`` the text says how many characters there are.
 
-    Attributes:
-        kind: ``text``, ``guess``, ``recall`` or ``left_out``.
-        text: its characters; of ``left_out`` how many there are.
-        number: of the span, None for text.
+    `kind` is ``text``, ``guess``, ``recall`` or ``left_out``, `number` that of the span.
     """
 
     kind: str
@@ -52,12 +49,9 @@ class Stretch(NamedTuple):
 
 
 def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[str, str]) -> str:
-    """Render an audit; the same audit always gives the same page.
+    """Render an audit from `audit.json`, its spans and each document's text by its name.
 
-    Args:
-        record: what `audit.json` holds.
-        frame: the table of spans.
-        texts: every document's text by its name.
+    The same audit always gives the same page.
     """
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
     # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
@@ -94,12 +88,9 @@ def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[s
 
 
 def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Iterator[Stretch]:
-    """Split a document's text at its spans; joined, the pieces are the text.
+    """Split a document's text at its spans, given in order; joined, the pieces are the text.
 
-    Args:
-        text: the document.
-        rows: its spans in order, with `number`, `start`, `end`, `verdict`.
-        is_whole: show all of it, else only what is near a span; the rest is ``left_out``.
+    Unless `is_whole`, only what is near a span is shown, and the rest is ``left_out``.
     """
     seen = 0
     for row in rows:
@@ -148,7 +139,7 @@ def _percent(value: float) -> str:
     """A share as a percentage that does not round something to nothing."""
     if 0 < value < 0.0005:
         return "<\u00a00.1\u00a0%"
-    return f"{100 * value:.1f}\u00a0%"  # no line breaks before the sign
+    return f"{percent(value, unit=False)}\u00a0%"  # no line breaks before the sign
 
 
 def chance(logprob: float | None) -> str:
@@ -201,12 +192,7 @@ def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
     """Make a SARIF log of the spans called recall; guesses are no finding.
 
-    Lines and columns count from 1, columns in characters (`unicodeCodePoints`); line ends are
-    those of the text.
-
-    Args:
-        frame: the table of spans.
-        texts: every document's text by its name.
+    Lines and columns count from 1, columns in characters; line ends are those of the text.
 
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
     """
@@ -253,10 +239,6 @@ def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
 
     Documents that were too short or not read are skipped tests. Characters that XML 1.0 forbids
     are written as U+FFFD.
-
-    Args:
-        record: what `audit.json` holds.
-        frame: the table of spans.
     """
     recalled = frame.filter(pl.col("verdict") == RECALL)
     n_skipped = sum(row["is_too_short"] for row in record["documents"]) + len(record["skipped"])
@@ -280,9 +262,10 @@ def junit_xml(record: Mapping[str, Any], frame: pl.DataFrame) -> str:
         if row["is_too_short"]:
             ElementTree.SubElement(own, "skipped", message="shorter than one window")
         elif rows.height:
-            share = f"{100 * row['recalled']['share']:.1f} % recalled"
+            share = percent(row["recalled"]["share"], unit=False)
+            message = f"{rows.height} passages, {share} % recalled"
             failure = ElementTree.SubElement(
-                own, "failure", type="recalled-passage", message=f"{rows.height} passages, {share}"
+                own, "failure", type="recalled-passage", message=message
             )
             lines = (
                 f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"

@@ -69,6 +69,11 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
 
 
+def decide(rule: str, cnn: str | None, reference: str | None) -> str:
+    """The verdict of two of three grounds; the rule's where the others were not both asked."""
+    return cnn if cnn is not None and cnn == reference else rule
+
+
 def find_step(text: str) -> int | None:
     """The step by which a counting text counts; None where no column of numbers shows one.
 

@@ -42,10 +42,7 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model")
 class Writer(Judge, Protocol):
     """A model as an audit asks it: it writes on in documents, and says how likely it finds them.
 
-    Attributes:
-        name: where it was loaded from, or what the service calls it.
-        fingerprint: of its weights; None of a model behind an API.
-        documents: the texts.
+    `fingerprint` is that of its weights; None of a model behind an API.
     """
 
     name: str
@@ -80,14 +77,9 @@ class Writer(Judge, Protocol):
 def audit(
     model: Writer, reading: Reading, out: Path, *, command: Sequence[str] = (), redo: bool = False
 ) -> dict[str, Any]:
-    """Audit documents and write the audit.
+    """Audit the documents of `reading`, which the model holds too; a stopped run goes on.
 
-    Args:
-        model: the audited model, with the documents of `reading`.
-        reading: the documents, from `read_documents`.
-        out: folder of the audit; a run that was stopped there goes on.
-        command: recorded, so that someone else can repeat it.
-        redo: write over an audit of other documents or settings.
+    `command` is recorded; `redo` writes over an audit of other documents or settings.
 
     Returns:
         What `audit.json` holds.
@@ -248,12 +240,9 @@ def model_files(place: Path) -> dict[str, str]:
 
 
 class AskedModel(NamedTuple):
-    """A model as it was asked for, before it is loaded.
+    """A model as it was asked for, before it is loaded; `dtype` may be ``auto``.
 
-    Attributes:
-        place: its folder or file, or a hub name as a path that is not there.
-        revision: of the hub, or None.
-        dtype: as asked, ``auto`` included.
+    `place` is its folder or file, or a hub name as a path that is not there.
     """
 
     place: Path
@@ -299,12 +288,9 @@ def standing_audit(
 ) -> dict[str, Any] | None:
     """The audit that stands in a folder, where its files alone show that it is the wanted one.
 
-    The files of a model decide its weights, so their SHA-256 stand for the fingerprint, which
-    only the loaded model has. Where they do not decide (a hub name, an adapter, dtype `auto`, a
-    tokenizer in other files, a chat template), loading must.
-
-    Returns:
-        What `audit.json` holds; None where nothing stands there or the model must be loaded.
+    The SHA-256 of a model's files stand for the fingerprint, which only the loaded model has. None
+    where nothing stands there, or where files do not decide and the model must be loaded (a hub
+    name, an adapter, dtype `auto`, a tokenizer in other files, a chat template).
 
     Raises:
         UserError: an audit of other documents or settings, or with another kind of reference.

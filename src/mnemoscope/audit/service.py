@@ -1,8 +1,8 @@
 """A model behind an OpenAI-compatible `/v1/completions`, as an audit asks it.
 
 Relies on: `model`, `prompt` (text or token ids), `max_tokens`, `temperature`, `logprobs` and, for
-the log-probabilities of a prompt, `echo`; nothing that one service alone understands. Answers are
-kept in a file as soon as they are there, so a run that was stopped asks only what is missing.
+the log-probabilities of a prompt, `echo`. Answers are kept in a file as soon as they are there,
+so a run that was stopped asks only what is missing.
 """
 
 import hashlib
@@ -33,16 +33,10 @@ from mnemoscope.audit.documents import (
     Tokens,
     token_texts,
 )
-from mnemoscope.audit.evidence import (
-    Beside,
-    Choices,
-    Judged,
-    Written,
-    gather_evidence,
-)
+from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
 from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
-from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, counts_as_hit
+from mnemoscope.audit.spans import Growth, Place, Span, window_table
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
@@ -75,8 +69,7 @@ class Answer(NamedTuple):
         logprobs: natural logarithm of each token's probability; None for a first token.
         alternatives: the likeliest tokens at each place.
         model: what the service says it is.
-        prompt_tokens: as the service counts them.
-        completion_tokens: as the service counts them.
+        prompt_tokens, completion_tokens: as the service counts them.
     """
 
     text: str
@@ -91,11 +84,7 @@ class Answer(NamedTuple):
 
 
 def parse_answer(response: Any) -> Answer:
-    """Read the JSON of one completion.
-
-    Raises:
-        ValueError: it is something else, said in a few words.
-    """
+    """Read the JSON of one completion; ValueError says in a few words what else it is."""
     try:
         choice = response["choices"][0]
         text = choice["text"]
@@ -562,12 +551,7 @@ class ServedModel:
         splitter: cuts the documents: the model's tokens, or words.
         documents: the texts.
         settings: of the audit; temperature 1 and all tokens, since a service gives no more.
-        tokenizer_name: recorded, so that someone else can repeat it.
-        tokenizer_revision: of a tokenizer of the hub, recorded too.
-
-    Attributes:
-        tokens: pieces of the documents.
-        n_cut: answers that ended by their length before enough pieces were whole.
+        tokenizer_name, tokenizer_revision: recorded, so that someone else can repeat it.
 
     Raises:
         UserError: tokens are to be sent, and there is no tokenizer.
@@ -681,19 +665,8 @@ class ServedModel:
         label = "Asking around finds" if around else "Asking"
         found = self._laid(places, [settings.suffix] * len(places), label)
         scores = [sum(one.is_right) / settings.suffix for one in found]
-        return pl.DataFrame(
-            {
-                "document": [number for number, _ in places],
-                "first": [first for _, first in places],
-                "common": [one.common for one in found],
-                "score": scores,
-                "continuation": [
-                    one.ids if counts_as_hit(score, settings) else None
-                    for one, score in zip(found, scores, strict=True)
-                ],
-            },
-            schema=WINDOW_COLUMNS,
-        )
+        common, ids = [one.common for one in found], [one.ids for one in found]
+        return window_table(places, common, scores, ids, settings)
 
     def grow(self, places: Sequence[Place]) -> list[Growth]:
         """How far the model goes on, by asking for more."""
@@ -857,10 +830,7 @@ def estimate_cost(
 ) -> str:
     """What the windows at every stride-th place will ask and cost, in a line; nothing is asked.
 
-    Args:
-        model: documents and service.
-        price_in: of a million prompt tokens.
-        price_out: of a million completion tokens.
+    The prices are those of a million prompt and a million completion tokens.
     """
     settings = model.settings
     bodies = [model.request(place, settings.suffix) for place in coarse_places(model)]

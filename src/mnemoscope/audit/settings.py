@@ -102,11 +102,7 @@ class EndpointSettings(BaseModel):
 
 
 def audit_settings(**values: Any) -> AuditSettings:
-    """Check settings; None stands for the default.
-
-    Raises:
-        UserError: an unknown name or a value out of range.
-    """
+    """Check settings, None for the default; UserError names what is unknown or out of range."""
     try:
         return AuditSettings(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
@@ -117,11 +113,7 @@ def audit_settings(**values: Any) -> AuditSettings:
 
 
 def endpoint_settings(**values: Any) -> EndpointSettings:
-    """Check settings of a service; None stands for the default.
-
-    Raises:
-        UserError: a value out of range, or something other than a base address.
-    """
+    """Check settings of a service, as `audit_settings`; its URL must be a base address."""
     try:
         return EndpointSettings(**{key: one for key, one in values.items() if one is not None})
     except ValidationError as error:

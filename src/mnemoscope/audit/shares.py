@@ -61,14 +61,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Count one document: for each of reproduced, guessed, recalled its characters and share.
 
-    Args:
-        name: of the document.
-        n_characters: of its text.
-        n_tokens: of its text.
-        n_windows: windows that were continued; 0: it is shorter than one.
-        suffix: tokens of a window's suffix: one independent observation of the intervals.
-        spans: start, end (characters) and verdict; none overlap but in a character that two
-            tokens share.
+    `suffix` tokens make one independent observation of the intervals. `spans` are start, end
+    (characters) and verdict; none overlap but in a character that two tokens share.
     """
     counts = {GUESS: 0, RECALL: 0}
     n_spans = dict.fromkeys(counts, 0)
@@ -103,7 +97,7 @@ def _shares(guessed: int, recalled: int, whole: int, n_blocks: int) -> dict[str,
     """Shares of characters with their intervals.
 
     Neighbouring characters are not independent, so each stretch of one suffix's length counts as
-    one observation of texts like these. A share of 0 keeps an upper bound.
+    one observation. A share of 0 keeps an upper bound.
     """
     found = {}
     for kind, part in zip(_KINDS, (guessed + recalled, guessed, recalled), strict=True):

@@ -31,11 +31,9 @@ the window was left early), and what the model wrote (null unless it is a hit)."
 
 
 class Growth(NamedTuple):
-    """What one prefix gives.
+    """Tokens of the document that the model writes on from one prefix, without a mistake.
 
-    Attributes:
-        n_tokens: tokens of the document that the model writes on from it, without a mistake.
-        is_copied: they, or how they begin, stand in the prefix already.
+    `is_copied`: they, or how they begin, stand in the prefix already.
     """
 
     n_tokens: int
@@ -63,12 +61,9 @@ class Hit(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Tokens of one document that the model reproduces, all of one verdict.
+    """Tokens `first` up to and without `last` of one document, reproduced and all of one verdict.
 
     Attributes:
-        first: first token.
-        last: after the last token.
-        verdict: ``guess`` or ``recall``.
         hit: the window that speaks for it: of its verdict, the one that covers most of it, then
             the best score.
         n_hits: windows that cover a part of it.
@@ -103,9 +98,7 @@ def fine_starts(coarse: pl.DataFrame, n_tokens: int, settings: AuditSettings) ->
     """
     rows = coarse.select("first", "common", "score").sort("first").rows()
     enough = min(settings.refine_from, settings.suffix)
-    is_hit = {
-        first for first, _, score in rows if score is not None and counts_as_hit(score, settings)
-    }
+    is_hit = {first for first, _, score in rows if _counts_as_hit(score, settings)}
     found: set[int] = set()
     for (left, left_common, _), (right, right_common, _) in pairwise(rows):
         n_hits = (left in is_hit) + (right in is_hit)
@@ -120,9 +113,30 @@ def cut(documents: Sequence[Tokens], places: Iterable[Place], length: int) -> np
     return np.stack(rows) if rows else np.empty((0, length), dtype=np.int32)
 
 
-def counts_as_hit(score: float, settings: AuditSettings) -> bool:
+def _counts_as_hit(score: float | None, settings: AuditSettings) -> bool:
     """True where so large a share of right tokens makes a window a hit."""
-    return score >= 1 - settings.n_allowed / settings.suffix - 1e-9
+    return score is not None and score >= 1 - settings.n_allowed / settings.suffix - 1e-9
+
+
+def window_table(
+    places: Sequence[Place],
+    common: Sequence[int] | npt.NDArray[np.int32],
+    scores: Sequence[float | None],
+    written: Sequence[list[int]],
+    settings: AuditSettings,
+) -> pl.DataFrame:
+    """Continued windows in columns `WINDOW_COLUMNS`, from what was written in each."""
+    columns = {
+        "document": [number for number, _ in places],
+        "first": [first for _, first in places],
+        "common": common,
+        "score": scores,
+        "continuation": [
+            ids if _counts_as_hit(score, settings) else None
+            for ids, score in zip(written, scores, strict=True)
+        ],
+    }
+    return pl.DataFrame(columns, schema=WINDOW_COLUMNS)
 
 
 def spans_of(
@@ -134,12 +148,7 @@ def spans_of(
 ) -> list[tuple[int, Span]]:
     """The spans of every document, in order, each with the number of its document.
 
-    Args:
-        tokenizer: gives the text of the tokens.
-        tokens: of every document.
-        windows: columns `WINDOW_COLUMNS`.
-        settings: of the audit.
-        grow: says how far the model goes on from places.
+    `windows` has the columns `WINDOW_COLUMNS`; `grow` says how far the model goes on from places.
     """
     hits = _find_hits(tokenizer, tokens, windows, settings)
     places = [
@@ -188,15 +197,11 @@ def places_to_grow(hits: Sequence[Hit], n_tokens: int) -> list[int]:
 
 
 def find_spans(hits: Sequence[Hit], grown: Mapping[int, Growth], n_tokens: int) -> list[Span]:
-    """The spans of one document in order; no two overlap.
+    """The spans of one document in order, from hits in theirs; no two overlap.
 
     A token takes the verdict of most of the hits that cover it; where they are even, Guess, so
-    that nothing is called recalled on half the evidence.
-
-    Args:
-        hits: windows in order of `first`.
-        grown: for starts of `places_to_grow` how far the model goes on.
-        n_tokens: of the document.
+    that nothing is called recalled on half the evidence. `grown` says for starts of
+    `places_to_grow` how far the model goes on.
     """
     return [
         _span(first, last, (GUESS, RECALL)[kind - 1], hits, grown)

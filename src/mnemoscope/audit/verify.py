@@ -10,6 +10,7 @@ import polars as pl
 
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
 from mnemoscope.audit.evidence import SPAN_COLUMNS
+from mnemoscope.audit.rule import decide
 from mnemoscope.audit.run import SCHEMA_VERSION, Writer, check_is_audit, file_sha256
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
@@ -20,14 +21,10 @@ Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], Writer]
 
 
 class Verification(NamedTuple):
-    """What came of it.
+    """What came of it: spans, those that hold, what does not hold, what could not be checked.
 
-    Attributes:
-        n_spans: spans of the audit.
-        n_hold: spans that stand in the document where the audit says, whose window the model
-            continues as recorded, and whose verdict follows from what the grounds say.
-        problems: what does not hold, a line each; empty: everything does.
-        notes: what could not be checked.
+    A span holds that stands in the document where the audit says, whose window the model continues
+    as recorded, and whose verdict follows from what the grounds say.
     """
 
     n_spans: int
@@ -72,11 +69,7 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
 
 
 def verify_audit(out: Path, load: Load) -> Verification:
-    """Repeat the spans of an audit.
-
-    Args:
-        out: the audit's folder.
-        load: gives the model, `local.LocalModel` or `service.ServedModel`.
+    """Repeat the spans of an audit with the model that `load` gives.
 
     Raises:
         UserError: no audit there, or the model cannot be loaded.
@@ -104,8 +97,7 @@ def _stands(model: Writer, rows: Sequence[dict[str, Any]]) -> list[bool]:
     numbers = {document.name: number for number, document in enumerate(model.documents)}
     found = []
     for row in rows:
-        says: list[str | None] = [row["rule_says"], row["cnn_says"], row["reference_says"]]
-        is_so = row["verdict"] == (says[1] if says[1] and says[1] == says[2] else says[0])
+        is_so = row["verdict"] == decide(row["rule_says"], row["cnn_says"], row["reference_says"])
         number = numbers.get(row["document"])
         if number is not None:
             own, first = model.tokens[number], row["window_token"]
