@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, implementation, prepend_bos, wrap_model
+from mnemoscope.maps.format import POOLED, StoreMeta, pack_shard
 from mnemoscope.maps.store import MapWriter
 
 LENGTH = 64
@@ -54,15 +56,11 @@ def pooled(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
 def written(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> None:
     """Our capture with the store, as the stage `capture` does it."""
     with tempfile.TemporaryDirectory() as folder:
-        writer = MapWriter(
-            folder, n_layers=lm.n_layers, length=LENGTH, fingerprint={}, shard_rows=len(tokens)
-        )
-        start = 0
-        for maps in capture_pooled(lm, tokens, batch_size=batch_size):
-            ids = np.arange(start, start + len(maps.mean))
-            writer.append(ids, "true", maps.mean, maps.max)
-            start += len(ids)
-        writer.close()
+        batches = list(capture_pooled(lm, tokens, batch_size=batch_size))
+        maps = {name: torch.cat([getattr(one, name) for one in batches]) for name in POOLED}
+        writer, ids = MapWriter(folder, StoreMeta(lm.n_layers, LENGTH)), np.arange(len(tokens))
+        shard = pack_shard(ids, maps, writer.meta)
+        writer.take(shard, ids, "true", sha256=sha256(shard).hexdigest())
 
 
 @contextmanager

@@ -12,13 +12,20 @@ import os
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
-from mnemoscope.maps.format import tensor_start, triangle_size, unpack_triangle
+from mnemoscope.maps.format import (
+    StoreMeta,
+    pack_shard,
+    tensor_start,
+    triangle_size,
+    unpack_triangle,
+)
 from mnemoscope.maps.store import MapStore, MapWriter
 
 N_ROWS, REPETITIONS, BATCH = 512, 21, 32
@@ -26,10 +33,12 @@ N_ROWS, REPETITIONS, BATCH = 512, 21, 32
 
 def make_store(folder: Path, n_layers: int) -> None:
     """512 random maps in two shards, on the disk."""
-    with MapWriter(folder, n_layers=n_layers, fingerprint={}) as writer:
-        for start in range(0, N_ROWS, 64):
-            maps = torch.rand(64, n_layers, 64, 64).tril()
-            writer.append(np.arange(start, start + 64), "true", maps, maps)
+    writer = MapWriter(folder, StoreMeta(n_layers, 64))
+    for start in range(0, N_ROWS, 256):
+        ids = np.arange(start, start + 256)
+        maps = torch.rand(256, n_layers, 64, 64).tril()
+        shard = pack_shard(ids, {"mean": maps, "max": maps}, writer.meta)
+        writer.take(shard, ids, "true", sha256=sha256(shard).hexdigest())
     os.sync()
 
 

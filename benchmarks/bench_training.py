@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import h5py
@@ -28,6 +29,7 @@ from torch import nn
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import NetworkInputs, Scaling, keep_freed_memory, train_cnn
+from mnemoscope.maps.format import StoreMeta, pack_shard
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.views import StoredMaps
 
@@ -47,16 +49,19 @@ def write_both(folder: Path, n_sequences: int) -> tuple[Path, StoredMaps]:
     heads = scores.masked_fill(above, -torch.inf).softmax(-1).half()
     path = folder / "all_heads.h5"
     shape = (n_sequences, LAYERS, HEADS, LENGTH, LENGTH)
-    with (
-        h5py.File(path, "w") as file,
-        MapWriter(folder / "maps", n_layers=LAYERS, fingerprint={}, shard_rows=SHARD_ROWS) as store,
-    ):
+    store, pooled = MapWriter(folder / "maps", StoreMeta(LAYERS, LENGTH)), []
+    with h5py.File(path, "w") as file:
         published = file.create_dataset("attention", shape, dtype="float16")
         for row in range(n_sequences):
             one = heads.roll(row, 0)  # other layers in front: another map for every sequence
             published[row] = one.numpy()
-            pooled = [pool.float()[None] for pool in (one.mean(1), one.amax(1))]
-            store.append(np.array([row]), "true", *pooled)
+            pooled.append((one.mean(1).float(), one.amax(1).float()))
+            if len(pooled) == SHARD_ROWS or row == n_sequences - 1:
+                ids = np.arange(row + 1 - len(pooled), row + 1)
+                mean, largest = map(torch.stack, zip(*pooled, strict=True))
+                shard = pack_shard(ids, {"mean": mean, "max": largest}, store.meta)
+                store.take(shard, ids, "true", sha256=sha256(shard).hexdigest())
+                pooled.clear()
     return path, MapStore(folder / "maps").dataset(np.arange(n_sequences), "true", "mean")
 
 

@@ -81,7 +81,7 @@ def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> Non
     store = MapStore(folder / "maps" / "model")
     assert sorted(store.index["sequence_id"]) == list(range(100, 109))
     assert store.index["suffix"].unique().to_list() == ["true"]
-    assert (store.n_layers, store.length) == (2, 64)
+    assert (store.meta.n_layers, store.meta.length) == (2, 64)
     again = call("capture", "--sequences", given, "-o", folder)
     assert again.status == 0
     assert "Nothing to do" in again.out

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from map_folders import add_shard, capture
+from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 
@@ -49,25 +51,22 @@ def test_sources_of_other_shape_are_refused(other) -> None:
 def test_a_folder_of_every_heads_maps_holds_one_tensor_and_reads_back(tmp_path) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(5, 6, 8, 8, generator=generator).tril()
-    options = {"n_layers": 6, "length": 8, "fingerprint": {"weights": "x"}}
-    with MapWriter(tmp_path / "heads", shard_rows=2, tensors=("heads",), **options) as writer:
-        writer.append_tensors(range(5), "true", {"heads": weights})
-        with pytest.raises(ValueError, match=r"maps \['max', 'mean'\], the folder holds"):
-            writer.append([9], "true", weights[:1], weights[:1])
+    meta = StoreMeta(6, 8, {"weights": "x"}, tensors=("heads",))
+    writer = MapWriter(tmp_path / "heads", meta)
+    for at in (slice(0, 3), slice(3, 5)):
+        add_shard(writer, range(5)[at], "true", heads=weights[at])
+    with pytest.raises(ValueError, match=r"maps \['max', 'mean'\], the folder holds"):
+        add_shard(writer, [9], "true", mean=weights[:1], max=weights[:1])
     store = MapStore(tmp_path / "heads")
     store.check()
     read = store.dataset([4, 1], "true", "heads").read(torch.arange(2))
     query, key = torch.tril_indices(8, 8)
     assert torch.equal(read, weights[[4, 1]][..., query, key].half())
-    assert not len(
-        MapWriter(tmp_path / "heads", tensors=("heads",), **options).missing(range(5), "true")
-    )
+    assert not len(MapWriter(tmp_path / "heads", meta).missing(range(5), "true"))
 
 
 def test_a_pooled_folder_says_nothing_of_its_tensors(tmp_path) -> None:
     """Folders written before this could be chosen stay what they are."""
-    weights = torch.rand(1, 2, 8, 8).tril()
-    with MapWriter(tmp_path / "maps", n_layers=2, length=8, fingerprint={}) as writer:
-        writer.append([0], "true", weights, weights)
-    assert "tensors" not in (tmp_path / "maps" / "meta.json").read_text()
-    assert MapStore(tmp_path / "maps").meta.tensors == ("mean", "max")
+    capture(tmp_path, [0])
+    assert "tensors" not in (tmp_path / "meta.json").read_text()
+    assert MapStore(tmp_path).meta.tensors == ("mean", "max")

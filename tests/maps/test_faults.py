@@ -12,13 +12,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from map_folders import capture, content, maps_of, writer_of
 
+from map_folders import capture, maps_of, writer_of
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.maps import format as index_module
 from mnemoscope.maps import store as verified
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from study_files import content
 
 KILLED = """
 import os, signal, sys
@@ -51,7 +52,7 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, name, before, call):
     """SIGKILL before a shard, between shard and index, after the index, at the second shard."""
     capture(tmp_path / "whole", range(11))
     code = KILLED.format(
-        here=str(Path(__file__).parent),
+        here=str(Path(__file__).parents[1]),
         folder=str(tmp_path / "cut"),
         name=name,
         before=before,
@@ -209,11 +210,8 @@ def test_damaged_shard_never_lends_its_name_while_it_is_rewritten(tmp_path, monk
         real(*args)
 
     monkeypatch.setattr("mnemoscope.maps.store.write_index", stop_at_the_second)
-    backwards = [3, 2, 1, 0]
     with pytest.raises(KeyboardInterrupt):
-        writer_of(tmp_path).append(
-            backwards, "own", maps_of(backwards, "mean"), maps_of(backwards, "max")
-        )
+        capture(tmp_path, [3, 2, 1, 0])
     monkeypatch.undo()
     assert MapStore(tmp_path).index["sequence_id"].to_list() == [4, 5, 6, 7]
     assert capture(tmp_path, range(8)) == [0, 1, 2, 3]
@@ -296,6 +294,5 @@ def test_newer_format_is_the_users_mistake(tmp_path):
 
 def test_folder_that_cannot_be_made_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    writer = writer_of(tmp_path / "file" / "maps", shard_rows=1)
     with pytest.raises(UserError, match="cannot be made"):
-        writer.append([1], "own", maps_of([1], "mean"), maps_of([1], "max"))
+        capture(tmp_path / "file" / "maps", [1])

@@ -7,13 +7,20 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from map_folders import FINGERPRINT, LENGTH, N_LAYERS, capture, content, maps_of, writer_of
 
+from map_folders import (
+    FINGERPRINT,
+    LENGTH,
+    N_LAYERS,
+    add_shard,
+    capture,
+    maps_of,
+    writer_of,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
+from study_files import content
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -26,19 +33,6 @@ def test_maps_come_back_in_the_order_asked_for(tmp_path, pooling):
     assert read.dtype == torch.float16
     assert torch.equal(unpack_triangle(read), maps_of(order[rows.numpy()], pooling).half())
     assert (len(maps), maps.n_layers, maps.length) == (30, N_LAYERS, LENGTH)
-
-
-@settings(max_examples=25)
-@given(
-    n=st.integers(1, 20),
-    shard_rows=st.integers(1, 7),
-    batches=st.lists(st.integers(1, 6), min_size=2, max_size=2),
-)
-def test_bytes_do_not_depend_on_the_batches(tmp_path_factory, n, shard_rows, batches):
-    folders = [tmp_path_factory.mktemp("maps") / "m" for _ in batches]
-    for folder, batch in zip(folders, batches, strict=True):
-        capture(folder, range(n), shard_rows=shard_rows, batch=batch)
-    assert content(folders[0]) == content(folders[1])
 
 
 def test_shards_are_plain_safetensors_and_the_index_says_what_is_where(tmp_path):
@@ -79,9 +73,9 @@ def test_what_is_stored_is_not_asked_for_again(tmp_path):
 
 def test_own_and_true_suffix_are_two_maps(tmp_path):
     capture(tmp_path, [1, 2], suffix="own")
-    with writer_of(tmp_path) as writer:
-        assert writer.missing([2, 1, 1, 1], ["true", "own", "true", "true"]).tolist() == [0, 2]
-        writer.append([1], "true", maps_of([8], "mean"), maps_of([8], "max"))
+    writer = writer_of(tmp_path)
+    assert writer.missing([2, 1, 1, 1], ["true", "own", "true", "true"]).tolist() == [0, 2]
+    add_shard(writer, [1], "true", mean=maps_of([8], "mean"), max=maps_of([8], "max"))
     store = MapStore(tmp_path)
     found = store.dataset([1, 1], ["own", "true"], "mean").read(torch.arange(2))
     assert torch.equal(unpack_triangle(found), maps_of([1, 8], "mean").half())
@@ -104,15 +98,11 @@ def test_another_model_or_setting_is_refused_with_the_difference(tmp_path, chang
     capture(tmp_path, [1])
     other = FINGERPRINT | change
     before = content(tmp_path)
-    with pytest.raises(UserError) as writing:
+    with pytest.raises(UserError) as refused:
         writer_of(tmp_path, fingerprint=other)
-    with pytest.raises(UserError) as reading:
-        MapStore(tmp_path, fingerprint=other)
-    assert shown in str(writing.value)
-    assert shown in str(reading.value)
-    assert "\n" not in str(writing.value)
+    assert shown in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert content(tmp_path) == before
-    MapStore(tmp_path, fingerprint=FINGERPRINT)
 
 
 def test_a_folder_without_maps_is_the_users_mistake(tmp_path):
@@ -124,7 +114,6 @@ def test_a_folder_without_maps_is_the_users_mistake(tmp_path):
 def test_planning_writes_nothing(tmp_path):
     writer = writer_of(tmp_path / "a" / "maps")
     assert writer.missing(range(3), "own").tolist() == [0, 1, 2]
-    writer.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,19 +122,17 @@ def test_planning_writes_nothing(tmp_path):
 def test_attention_that_is_not_finite_is_refused_by_layer(tmp_path, value, pooling):
     maps = {name: maps_of([4, 5], name) for name in ("mean", "max")}
     maps[pooling][1, 2, 6, 3] = value
-    writer = writer_of(tmp_path / "maps", shard_rows=1)
     with pytest.raises(UserError, match="sequence 5, layer 2: attention is not finite"):
-        writer.append([4, 5], "own", **maps)
+        add_shard(writer_of(tmp_path / "maps"), [4, 5], "own", **maps)
     assert not (tmp_path / "maps").exists()
 
 
 def test_wrong_shapes_and_keys_are_refused(tmp_path):
     writer = writer_of(tmp_path)
-    one = maps_of([1], "mean")
-    with pytest.raises(ValueError, match="wanted"):
-        writer.append([1, 2], "own", one, one)
-    with pytest.raises(ValueError, match="suffix"):
-        writer.append([1], "mine", one, one)
-    writer.append([1], "own", one, one)
+    one = {"mean": maps_of([1], "mean"), "max": maps_of([1], "max")}
+    for ids, suffix, wrong in (([1, 2], "own", "wanted"), ([1], "mine", "suffix")):
+        with pytest.raises(ValueError, match=wrong):
+            add_shard(writer, ids, suffix, **one)
+    add_shard(writer, [1], "own", **one)
     with pytest.raises(ValueError, match="already stored"):
-        writer.append([1], "own", one, one)
+        add_shard(writer, [1], "own", **one)

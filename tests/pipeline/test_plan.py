@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from map_folders import add_shard
 from mnemoscope.errors import UserError
-from mnemoscope.maps.format import triangle_size
+from mnemoscope.maps.format import StoreMeta, triangle_size
 from mnemoscope.maps.store import MapWriter
 from mnemoscope.plan import (
     Plan,
@@ -69,8 +70,7 @@ def test_shapes_give_the_published_numbers_of_parameters(size) -> None:
 def test_a_store_takes_what_the_formula_says(tmp_path) -> None:
     """But for a header a shard and the index: below 2 % at 256 sequences of 4 layers."""
     maps = torch.rand(256, 4, 64, 64).tril()
-    with MapWriter(tmp_path, n_layers=4, fingerprint={}) as writer:
-        writer.append(np.arange(256), "true", maps, maps)
+    add_shard(MapWriter(tmp_path, StoreMeta(4, 64)), range(256), "true", mean=maps, max=maps)
     taken = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert 1 <= taken / (256 * map_bytes(4, 64)) < 1.02
     # Weights lie in [0, 1], where float16's largest step is 2^-11, so rounding errs by 2^-12.

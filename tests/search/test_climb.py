@@ -12,12 +12,13 @@ import polars as pl
 import pytest
 import torch
 
+from map_folders import add_shard
 from mnemoscope.benchmark.baselines import blind_maps
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.features import add_features
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
-from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.format import StoreMeta, unpack_triangle
 from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.report.tables import search_tables
 from mnemoscope.search import climb
@@ -128,16 +129,9 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
     facts = {"fingerprint": "p", "dtype": "float32", "device": "cpu", "bos_id": None}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
-        writer = MapWriter(
-            folder / "maps" / role,
-            n_layers=2,
-            length=LENGTH,
-            fingerprint={"weights": role},
-            shard_rows=N,
-        )
+        writer = MapWriter(folder / "maps" / role, StoreMeta(2, LENGTH, {"weights": role}))
         suffixes = ["true" if one else "own" for one in table["is_memorized"]]
-        writer.append(table["sequence_id"].to_numpy(), suffixes, mean=weights, max=weights)
-        writer.close()
+        add_shard(writer, table["sequence_id"].to_numpy(), suffixes, mean=weights, max=weights)
     for stage in ("sequences", "continue", "features", "label", "capture"):
         with study.finishing(stage):
             pass

@@ -367,8 +367,8 @@ def _describe_maps(folder: Path) -> None:
 
     store = MapStore(folder, verify=False)
     store.check()
-    by_suffix = dict(store.index.group_by("suffix").len().iter_rows())
-    print(f"{folder}: {store.index.height:,} maps, {store.n_layers} layers, length {store.length}")
+    by_suffix, meta = dict(store.index.group_by("suffix").len().iter_rows()), store.meta
+    print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
     print(f"shards: {store.index['shard'].n_unique()}, {_size(folder)} on disk, checksums right")
 

@@ -1,8 +1,7 @@
 """The files of a map folder: packed triangles in shards, an index and what all maps have in common.
 
 A map keeps its causal half alone, (layers, 64, 64) as (layers, 2080), row by row: query 0 with
-key 0, query 1 with keys 0 and 1, and so on. Exact both ways; anything above the diagonal is
-rejected.
+key 0, query 1 with keys 0 and 1, and so on. Exact both ways.
 """
 
 import hashlib
@@ -11,11 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import count
 from math import isqrt
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,7 +33,7 @@ POOLED = ("mean", "max")
 """The tensors of a shard, unless a folder says otherwise."""
 SUFFIXES = ("own", "true")
 
-_SCHEMA = pl.Schema(
+INDEX_SCHEMA = pl.Schema(
     {
         "sequence_id": pl.Int64,
         "suffix": pl.String,
@@ -43,7 +44,6 @@ _SCHEMA = pl.Schema(
 )
 _KEY = ["sequence_id", "suffix"]
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
-_READ_BYTES = 1 << 20
 
 
 def triangle_size(length: int) -> int:
@@ -132,9 +132,6 @@ class StoreMeta:
         n_layers: layers of the model; where every head is kept, layers · heads.
         length: tokens of each sequence.
         model: fingerprint of the model and the settings of the capture, JSON values only.
-        dtype: of the stored weights.
-        format: the constant "mnemoscope maps".
-        version: of the format.
         tensors: names of the tensors in every shard.
     """
 
@@ -153,7 +150,7 @@ class StoreMeta:
 
     def require(self, wanted: "StoreMeta", folder: Path) -> None:
         """Raise `UserError` if another model or other settings made the folder; names them."""
-        here, there = dict(_flatten(asdict(self))), dict(_flatten(asdict(wanted)))
+        here, there = dict(flatten(asdict(self))), dict(flatten(asdict(wanted)))
         different = [
             f"{key} is {here.get(key, 'absent')!r} there, {there.get(key, 'absent')!r} here"
             for key in sorted(here.keys() | there.keys())
@@ -193,16 +190,17 @@ def read_meta(folder: Path) -> StoreMeta:
         meta = StoreMeta(**values)
     except TypeError as error:
         raise _damaged(path) from error
-    counts = (meta.n_layers, meta.length)
-    if not all(type(count) is int and count > 0 for count in counts) or meta.dtype != "float16":
-        raise _damaged(path)
-    if not isinstance(meta.model, dict) or not all(isinstance(n, str) for n in meta.tensors):
+    if (
+        not all(type(n) is int and n > 0 for n in (meta.n_layers, meta.length))
+        or not (meta.dtype == "float16" and isinstance(meta.model, dict))
+        or not all(isinstance(name, str) for name in meta.tensors)
+    ):
         raise _damaged(path)
     return meta
 
 
 def write_meta(folder: Path, meta: StoreMeta) -> None:
-    """Write `meta.json` atomically; errors as `atomic_write.write_json`."""
+    """Write `meta.json` atomically; errors as `files.write_json`."""
     values = asdict(meta)
     if meta.tensors == POOLED:
         del values["tensors"]
@@ -216,19 +214,39 @@ def _damaged(path: Path) -> DamagedDataError:
     )
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested keys joined by dots."""
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys joined by dots, with their values."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def shard_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """A shard of float16 tensors (rows, layers, triangle); equal maps give equal bytes."""
-    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    return cast(bytes, save(ordered))
+def pack_shard(
+    sequence_ids: npt.NDArray[np.int64], maps: Mapping[str, torch.Tensor], meta: StoreMeta
+) -> bytes:
+    """The bytes of a shard: maps (rows, layers, query, key) as float16 triangles.
+
+    Raises:
+        UserError: a weight that is not finite (says which layer) or above the diagonal.
+        ValueError: other tensors than the folder's, or a wrong shape.
+    """
+    if set(maps) != set(meta.tensors):
+        raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")
+    shape = (len(sequence_ids), meta.n_layers, meta.length, meta.length)
+    packed = {}
+    for name, each in sorted(maps.items()):  # equal maps give equal bytes
+        if tuple(each.shape) != shape:
+            raise ValueError(f"maps of shape {tuple(each.shape)}, wanted {shape}")
+        packed[name] = pack_triangle(each.detach()).to("cpu", torch.float16).contiguous()
+        if not torch.isfinite(packed[name]).all():
+            row, layer, _ = torch.nonzero(~torch.isfinite(packed[name]))[0].tolist()
+            raise UserError(
+                f"sequence {sequence_ids[row]}, layer {layer}: attention is not finite. "
+                "Capture with --dtype float32, or look at the model's weights."
+            )
+    return cast(bytes, save(packed))
 
 
 def tensor_start(path: Path, name: str) -> int:
@@ -279,14 +297,12 @@ def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
     Raises:
         DamagedDataError: a byte differs, or the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _shard_damaged(path, f"cannot be read ({error.strerror})", rows) from error
-    if digest.hexdigest() != sha256:
+    if found != sha256:
         raise _shard_damaged(path, "its content has changed since it was written (sha256)", rows)
 
 
@@ -296,11 +312,6 @@ def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
         f"{path}: {what}. Run 'mnemoscope capture STUDY': {its} sequences are captured again, "
         "the rest is kept."
     )
-
-
-def empty_index() -> pl.DataFrame:
-    """An index of nothing."""
-    return pl.DataFrame(schema=_SCHEMA)
 
 
 def read_index(folder: Path) -> pl.DataFrame:
@@ -317,7 +328,7 @@ def read_index(folder: Path) -> pl.DataFrame:
         frame = read_parquet(path)
     except (OSError, DamagedDataError) as error:
         raise _index_damaged(path, "cannot be read, or has changed since it was written") from error
-    if frame.schema != _SCHEMA:
+    if frame.schema != INDEX_SCHEMA:
         raise _index_damaged(path, "has other columns than an index of maps")
     _check(frame, path)
     return frame.sort("shard", "row")
@@ -342,7 +353,9 @@ def key_frame(
         raise ValueError(f"{len(ids)} sequence ids, {len(each)} suffixes")
     if unknown := set(each) - set(SUFFIXES):
         raise ValueError(f"suffix {sorted(unknown)}: must be one of {SUFFIXES}")
-    return pl.DataFrame({"sequence_id": ids, "suffix": each}, schema={k: _SCHEMA[k] for k in _KEY})
+    return pl.DataFrame(
+        {"sequence_id": ids, "suffix": each}, schema={k: INDEX_SCHEMA[k] for k in _KEY}
+    )
 
 
 def find_rows(index: pl.DataFrame, keys: pl.DataFrame) -> pl.Series:
@@ -354,17 +367,13 @@ def find_rows(index: pl.DataFrame, keys: pl.DataFrame) -> pl.Series:
 
 def count_rows(index: pl.DataFrame) -> list[tuple[str, int, str]]:
     """Shard name, number of rows and sha256 of each shard, by name."""
-    counted = index.group_by("shard").agg(pl.len(), pl.first("sha256")).sort("shard")
-    return counted.rows()
+    return index.group_by("shard").agg(pl.len(), pl.first("sha256")).sort("shard").rows()
 
 
 def free_shard_name(index: pl.DataFrame) -> str:
     """The first shard name the index does not use, so that a damaged one is written anew."""
-    used = set(index["shard"].unique())
-    number = 0
-    while (name := f"shard-{number:05d}.safetensors") in used:
-        number += 1
-    return name
+    used = set(index["shard"])
+    return next(name for n in count() if (name := f"shard-{n:05d}.safetensors") not in used)
 
 
 def _check(frame: pl.DataFrame, path: Path) -> None:
@@ -377,13 +386,9 @@ def _check(frame: pl.DataFrame, path: Path) -> None:
         raise _index_damaged(path, "names a sequence twice")
     if not all(_SHARD_NAME.fullmatch(name) for name in frame["shard"].unique()):
         raise _index_damaged(path, "names files that are no shards")
-    for rows, hashes in (
-        frame.group_by("shard")
-        .agg("row", pl.n_unique("sha256"))
-        .select("row", "sha256")
-        .iter_rows()
-    ):
-        if sorted(rows) != list(range(len(rows))) or hashes != 1:
+    shards = frame.group_by("shard").agg("row", pl.n_unique("sha256"))
+    for _, rows, n_hashes in shards.iter_rows():
+        if sorted(rows) != list(range(len(rows))) or n_hashes != 1:
             raise _index_damaged(path, "leaves out rows of a shard")
 
 

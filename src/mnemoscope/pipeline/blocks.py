@@ -28,8 +28,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.maps.format import POOLED, StoreMeta, shard_bytes
-from mnemoscope.maps.store import pack_maps
+from mnemoscope.maps.format import POOLED, StoreMeta, flatten, pack_shard
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import (
@@ -297,7 +296,7 @@ def _maps(
             progress.advance(len(maps.mean))
     tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in meta.tensors}
     ids = block.rows["sequence_id"].to_numpy()
-    files = {"shard": shard_bytes(pack_maps(ids, tensors, meta))}
+    files = {"shard": pack_shard(ids, tensors, meta)}
     if scans:
         noted = {
             "sequence_id": ids,
@@ -518,18 +517,9 @@ class ClusterCrew:
 
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """The first value that differs, in words; None if two records match."""
-    here, there = dict(_flat(found)), dict(_flat(wanted))
+    here, there = dict(flatten(found)), dict(flatten(wanted))
     for key in sorted(here.keys() | there.keys()):
         if key not in ("finished", HALVED) and here.get(key) != there.get(key):
             name = key.removeprefix("settings.")
             return f"{name} {here.get(key)!r} (here {there.get(key)!r})"
     return None
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested keys joined by dots."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -207,21 +207,16 @@ def open_store(
     settings: StudySettings, folder: Path, store: str, facts: dict[str, Any]
 ) -> MapWriter:
     """Open a folder for a model's maps, see `MapWriter`."""
-    meta = store_meta(settings, store, facts)
-    return MapWriter(
-        folder,
-        n_layers=meta.n_layers,
-        length=meta.length,
-        fingerprint=meta.model,
-        shard_rows=settings.capture.shard_rows,
-        tensors=meta.tensors,
-    )
+    return MapWriter(folder, store_meta(settings, store, facts))
 
 
-def missing_shards(writer: MapWriter, wanted: pl.DataFrame) -> list[np.ndarray]:
+def missing_shards(
+    writer: MapWriter, wanted: pl.DataFrame, settings: StudySettings
+) -> list[np.ndarray]:
     """Rows of `wanted` that a store lacks, grouped by shard."""
     rows = writer.missing(wanted["sequence_id"].to_numpy(), wanted["suffix"].to_list())
-    return [rows[at : at + writer.shard_rows] for at in range(0, len(rows), writer.shard_rows)]
+    n = settings.capture.shard_rows
+    return [rows[at : at + n] for at in range(0, len(rows), n)]
 
 
 def shard_number(rows: np.ndarray, settings: StudySettings) -> int:
@@ -281,7 +276,7 @@ def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> N
     verdicts = verdict_folder(study) if role == "model" else None
     for store in store_roles(study.settings, role):
         writer = open_store(study.settings, maps_folder(study, store), store, crew.facts)
-        shards = missing_shards(writer, wanted)
+        shards = missing_shards(writer, wanted, study.settings)
         noted = verdicts if store == role else None
         fill_store(study, crew, writer, store, study.sequences, wanted, shards, noted)
     if verdicts is not None and verdicts.is_dir():

@@ -207,7 +207,7 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                 check_head_bytes(crew.facts, wanted.height, settings)
             for store in store_roles(settings, role):
                 there = open_store(settings, maps_folder(study, store), store, crew.facts)
-                shards = missing_shards(there, wanted)
+                shards = missing_shards(there, wanted, settings)
                 mine[store] = [rows for rows in shards if part.does(shard_number(rows, settings))]
     shown = {row // settings.capture.shard_rows for shards in mine.values() for row in _all(shards)}
     table, noted = study.sequences, verdict_folder(study) and folder / _VERDICTS
@@ -220,7 +220,7 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                     table = with_decoded(table, decoded)
             for store in store_roles(settings, role):
                 writer = open_store(settings, folder / "maps" / store, store, crew.facts)
-                lacking = set(_all(missing_shards(writer, wanted)))
+                lacking = set(_all(missing_shards(writer, wanted, settings)))
                 shards = [rows for rows in mine[store] if int(rows[0]) in lacking]
                 verdicts = noted if store == "model" else None
                 fill_store(study, crew, writer, store, table, wanted, shards, verdicts)
