@@ -17,6 +17,7 @@ from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mnemoscope.flow.run import demo_settings, run, run_stage
+    from mnemoscope.lm.graft import graft_parts, grafted, patched
     from mnemoscope.progress import show_progress
     from mnemoscope.report.notebook import (
         benchmark_figure,
@@ -46,9 +47,12 @@ __all__ = [
     "decisiveness",
     "delta_figure",
     "demo_settings",
+    "graft_parts",
+    "grafted",
     "labels",
     "layer_profile_figure",
     "load_settings",
+    "patched",
     "predictions",
     "run",
     "run_stage",
@@ -65,6 +69,9 @@ _WHERE = {
     "demo_settings": "flow.run",
     "run": "flow.run",
     "run_stage": "flow.run",
+    "graft_parts": "lm.graft",
+    "grafted": "lm.graft",
+    "patched": "lm.graft",
 }
 
 

@@ -17,7 +17,7 @@ from mnemoscope.lm.model import LanguageModel, attention_modules, claimed, eager
 from mnemoscope.lm.probe import check_state, decoder_layers, entering
 
 _IMPLEMENTATION = "mnemoscope_cut"
-_SOFTMAX = {nn.functional.softmax, torch.softmax, torch.Tensor.softmax}
+SOFTMAX = {nn.functional.softmax, torch.softmax, torch.Tensor.softmax}
 
 # Which scissors are at work on a module: two models at once stay apart.
 _at_work: dict[nn.Module, "_Scissors"] = {}
@@ -119,7 +119,7 @@ class _CutSoftmax(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func not in _SOFTMAX:
+        if func not in SOFTMAX:
             return result
         self.n_seen += 1
         return self._scissors.cut(result, self._n_keys)

@@ -1,0 +1,613 @@
+"""Put one part of a twin model's weights, or of its activations, into a model, and take it out.
+
+A *twin* is the same network without what the model memorized: an earlier checkpoint, the model
+before fine-tuning, or the model with its adapter off. What no longer works with a part of the
+twin in place depends on what that part learned. A *part* is a set of weights: `layers.0.qk`
+(queries and keys), `.values`, `.output` (the projection after attention), `.mlp`, `.norms`;
+`embedding`, `unembedding` and the last `norms` stand alone. Sets of parts are named too; see
+`graft_parts`.
+
+Which weights are queries and keys is asked of the model, since families fuse and order them in
+many ways: the columns of a projection that the attention scores depend on. This holds for fused
+projections, grouped keys, Conv1D and adapters alike.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.intervene import SOFTMAX
+from mnemoscope.lm.model import LanguageModel, attention_modules, implementation, wrap_model
+from mnemoscope.lm.probe import check_state, decoder_layers, entering, output_matrices
+
+Control = Literal["twin", "random", "shuffled"]
+"""What is put in: the twin's part; a random change of equal norm, tensor by tensor; or the twin's
+change with its entries in random order."""
+Place = Literal["residual", "attention", "mlp"]
+KINDS = ("qk", "values", "output", "mlp", "norms")
+"""Kinds of parts of a layer."""
+OUTSIDE = ("embedding", "unembedding", "norms")
+"""Parts outside the layers."""
+ALL = "all"
+_BUT = "all but "
+_LAYER = re.compile(r"layers\.(\d+)(?:-(\d+))?(?:\.(\w+))?")
+_HEAD = re.compile(r"layers\.(\d+)\.heads\.(\d+)")
+_NEURONS = re.compile(r"layers\.(\d+)\.neurons\.(\d+)/(\d+)")
+_PROBED = 12  # tokens of the forward that asks which columns the scores depend on
+_ADAPTER = "lora_"  # an adapter of which this is left at zero does nothing: lora_B
+
+
+class Slice(NamedTuple):
+    """Some of a weight: its name, and which places along an axis; None is all of it."""
+
+    name: str
+    axis: int = 0
+    places: Tensor | None = None
+
+
+class Anatomy:
+    """Which weights of a model make which part.
+
+    Args:
+        model: a causal `PreTrainedModel`, or one wrapped by PEFT.
+
+    Raises:
+        UserError: quantized weights, or a family whose layers or attention are not found.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._lm = wrap_model(inner, bos="never", fingerprint="")
+        if self._lm.quantization is not None:
+            raise UserError(
+                f"{self._lm.name}: its weights are quantized ({self._lm.quantization}), so no part "
+                "of another model fits in. Load it plain."
+            )
+        self._names = {id(weight): name for name, weight in model.named_parameters()}
+        self._layers = decoder_layers(self._lm)
+        self.parts: dict[str, list[Slice]] = {}
+        """Weights of each single part; together they are all weights, each once."""
+        self._projections = [_projections(layer) for layer in self._layers]
+        self._columns = _score_columns(self._lm, self._layers, self._projections)
+        taken: set[str] = set()
+        for number, layer in enumerate(self._layers):
+            found = self._of_layer(number, layer, taken)
+            self.parts |= {f"layers.{number}.{kind}": found[kind] for kind in KINDS if found[kind]}
+        self.parts |= self._outside(taken)
+
+    def _of_layer(self, number: int, layer: nn.Module, taken: set[str]) -> dict[str, list[Slice]]:
+        found: dict[str, list[Slice]] = {kind: [] for kind in KINDS}
+        output = self._projections[number][-1]  # of those in attention the last to be called
+        if self._columns[number][output].any():
+            raise UserError(
+                f"{self._lm.name}: the last projection of layer {number}'s attention decides where "
+                "it looks, so its parts cannot be told apart. Choose another family."
+            )
+        for module, reads in self._columns[number].items():
+            whole = "output" if module is output else "qk" if reads.any() else "values"
+            for name, weight in self._weights(module, taken):
+                axis = _output_axis(module, name, weight, len(reads))
+                if axis is None or reads.all() or not reads.any():
+                    found[whole].append(Slice(name))
+                    continue
+                for kind, chosen in (("qk", reads), ("values", ~reads)):
+                    found[kind].append(Slice(name, axis, chosen.nonzero().squeeze(1)))
+        attention = {one for module in attention_modules(layer) for one in module.modules()}
+        for module in layer.modules():
+            for name, _ in self._weights(module, taken, recurse=False):
+                kind = "norms" if _is_norm(module) else "qk" if module in attention else "mlp"
+                found[kind].append(Slice(name))
+        return found
+
+    def _outside(self, taken: set[str]) -> dict[str, list[Slice]]:
+        found: dict[str, list[Slice]] = {name: [] for name in OUTSIDE}
+        head = self._lm.model.get_output_embeddings()
+        for module in self.model.modules():
+            for name, _ in self._weights(module, taken, recurse=False):
+                plain = "unembedding" if module is head else "embedding"
+                kind = "norms" if _is_norm(module) else plain
+                found[kind].append(Slice(name))
+        return {name: slices for name, slices in found.items() if slices}
+
+    def _weights(
+        self, module: nn.Module, taken: set[str], *, recurse: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """A module's weights that no part has yet, by their names in the model."""
+        for name, weight in self._named(module, recurse=recurse):
+            if name not in taken:
+                taken.add(name)
+                yield name, weight
+
+    def _named(self, module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+        for weight in module.parameters(recurse=recurse):
+            yield self._names[id(weight)], weight
+
+    def find(self, name: str, twin: "Anatomy | None" = None) -> list[Slice]:
+        """The weights of a part or set of parts; see `graft_parts` for names.
+
+        `twin` is needed by blocks of neurons, which are ranked by how far the two differ.
+
+        Raises:
+            UserError: an unknown name, or heads or neurons that this family does not show.
+        """
+        if name == ALL:
+            return [one for slices in self.parts.values() for one in slices]
+        if name.startswith(_BUT):
+            left_out = name.removeprefix(_BUT)
+            names = self._single(left_out)
+            if names is None:
+                raise self._unknown(name)
+            kept = [slices for part, slices in self.parts.items() if part not in names]
+            return list(chain.from_iterable(kept))
+        if match := _HEAD.fullmatch(name):
+            return self._head(*map(int, match.groups()))
+        if (match := _NEURONS.fullmatch(name)) and twin is not None:
+            return self._neurons(twin, *map(int, match.groups()))
+        names = self._single(name)
+        if names is None:
+            raise self._unknown(name)
+        return list(chain.from_iterable(self.parts[one] for one in names))
+
+    def _single(self, name: str) -> list[str] | None:
+        """Names of the single parts in a set; None if it is unknown."""
+        if name in self.parts:
+            return [name]
+        if name in KINDS:
+            return [part for part in self.parts if part.endswith(f".{name}")]
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            return None
+        first, last, kind = int(match[1]), int(match[2] or match[1]), match[3]
+        wanted = [f"layers.{number}." for number in range(first, last + 1)]
+        chosen = [
+            part
+            for part in self.parts
+            if part.startswith(tuple(wanted)) and (kind is None or part.endswith(f".{kind}"))
+        ]
+        return chosen if chosen and last < len(self._layers) else None
+
+    def _unknown(self, name: str) -> UserError:
+        hint = nearest(name, list(self.parts)) or f" There are: {', '.join(self.parts)}."
+        return UserError(f"part '{name}': {self._lm.name} has none of this name.{hint}")
+
+    def _head(self, number: int, head: int) -> list[Slice]:
+        """What one head alone decides: its queries, keys and values, and what is read of it."""
+        n_heads = self._lm.n_heads
+        if number >= len(self._layers) or head >= n_heads:
+            raise self._unknown(f"layers.{number}.heads.{head}")
+        *projections, output = self._projections[number]
+        n_in = _n_inputs(output)
+        own = torch.arange(n_in).reshape(n_heads, -1)[head]
+        ask = partial(_score_columns, self._lm, self._layers, self._projections, head=head)
+        scores, of_others = ask()[number], ask(others=True)[number]
+        chosen = {module: scores[module] & ~of_others[module] for module in projections}
+        for module, reads in self._columns[number].items():
+            values = (~reads).nonzero().squeeze(1)
+            if module is not output and len(values) == n_in:  # not grouped: its own values too
+                chosen[module][values[own]] = True
+        found = []
+        for module, is_own in chosen.items():
+            for name, weight in self._named(module):
+                axis = _output_axis(module, name, weight, len(is_own))
+                if axis is not None and is_own.any():
+                    found.append(Slice(name, axis, is_own.nonzero().squeeze(1)))
+        for name, weight in self._named(output):
+            axes = [axis for axis, size in enumerate(weight.shape) if size == n_in]
+            if weight.ndim == 2 and axes:
+                found.append(Slice(name, 0 if _is_transposed(output) else axes[-1], own))
+        return found
+
+    def _neurons(self, twin: "Anatomy", number: int, block: int, n: int) -> list[Slice]:
+        """The block-th of n blocks of a layer's neurons, those that differ most first."""
+        if number >= len(self._layers) or not 1 <= block <= n:
+            raise self._unknown(f"layers.{number}.neurons.{block}/{n}")
+        down = output_matrices(self._lm)[number]
+        n_neurons = _n_inputs(down)
+        ours, theirs = (dict(one.model.named_parameters()) for one in (self, twin))
+        of_down = {name for name, _ in self._named(down)}
+        found: list[tuple[str, int, int]] = []
+        for name in (one.name for one in self.parts[f"layers.{number}.mlp"]):
+            shape = ours[name].shape
+            for axis, size in enumerate(shape):
+                is_bias_after = name in of_down and len(shape) == 1
+                # Twice as many: two projections fused, neuron by neuron in the same order.
+                if size in (n_neurons, 2 * n_neurons) and not is_bias_after:
+                    found.append((name, axis, size // n_neurons))
+                    break
+        distance = torch.zeros(n_neurons, dtype=torch.float64)
+        for name, axis, times in found:
+            change = (theirs[name] - ours[name]).detach().double().cpu().movedim(axis, 0)
+            distance += change.reshape(times, n_neurons, -1).square().sum(dim=(0, 2))
+        chosen = distance.argsort(descending=True, stable=True).tensor_split(n)[block - 1]
+        return [
+            Slice(name, axis, torch.cat([chosen + n_neurons * one for one in range(times)]))
+            for name, axis, times in found
+        ]
+
+
+def graft_parts(model: Any) -> list[str]:
+    """Names of a model's parts; together they are all its weights, each once.
+
+    Wherever parts are asked for, sets of them have names too: `qk` (that kind in every layer),
+    `layers.2`, `layers.0-1.mlp`, `all`, `all but layers.0.qk`; and pieces: `layers.1.heads.3`, and
+    `layers.2.neurons.1/8`, the first of eight blocks of neurons, those that differ most first.
+
+    Raises:
+        UserError: quantized weights, or a family whose parts are not found.
+    """
+    return list(Anatomy(model).parts)
+
+
+@contextmanager
+def grafted(
+    model: Any,
+    twin: Any,
+    parts: str | Iterable[str],
+    *,
+    control: Control = "twin",
+    seed: int = 0,
+    share: float = 1.0,
+) -> Iterator[Any]:
+    """Put parts of the twin into the model inside this block; restored bit for bit afterwards.
+
+    Args:
+        model: a Hugging Face causal model.
+        twin: one of the same architecture and shapes; None is a PEFT model's own base, which is
+            the model with these parts of its LoRA adapter off.
+        parts: names as in `graft_parts`.
+        control: what is put in, the twin's weights or a change of the same size.
+        seed: of a control.
+        share: how far to go from the model's weights (0) to the twin's (1).
+
+    Yields:
+        The model.
+
+    Raises:
+        UserError: models of different shapes, quantized weights, or an unknown part.
+    """
+    pair = Pair(model, twin)
+    with pair.grafted(parts, control=control, seed=seed, share=share):
+        yield model
+
+
+@contextmanager
+def patched(
+    model: Any, twin: Any, place: Place, layer: int, positions: Sequence[int] | None = None
+) -> Iterator[Any]:
+    """Activation patching: in every forward of this block take over what the twin has there.
+
+    The twin first runs on the same inputs, which must be whole sequences (no cache).
+
+    Args:
+        model: a Hugging Face causal model.
+        twin: another of the same widths.
+        place: `residual` is what enters a layer; `attention` and `mlp` what these give, before
+            a norm that may follow.
+        layer: counted from 0.
+        positions: of the input's tokens; None is all.
+
+    Raises:
+        UserError: a layer that there is not, or one whose attention or MLP is not found.
+    """
+    ours, theirs = (_module_at(one, place, layer) for one in (model, twin))
+    kept: list[Tensor] = []
+    n_rows: list[int] = []  # some families lay all tokens of a batch in one row
+
+    def keep(_module: nn.Module, state: Tensor) -> Tensor:
+        kept[:] = [state]
+        return state
+
+    def replace(_module: nn.Module, state: Tensor) -> Tensor:
+        if positions is None:
+            return kept[0].to(state)
+        changed = state.clone()
+        rows, others = (one.view(n_rows[0], -1, one.shape[-1]) for one in (changed, kept[0]))
+        rows[:, list(positions)] = others[:, list(positions)].to(state)
+        return changed
+
+    def run_twin(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        n_rows[:] = [len(next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)))]
+        twin(*args, **kwargs)
+
+    with ExitStack() as stack:
+        for module, function in ((theirs, keep), (ours, replace)):
+            if place == "residual":
+                stack.enter_context(entering({module: partial(function, module)}))
+            else:
+                handle = module.register_forward_hook(_on_output(function))
+                stack.callback(handle.remove)
+        handle = model.register_forward_pre_hook(run_twin, with_kwargs=True)
+        stack.callback(handle.remove)
+        yield model
+
+
+def _module_at(model: Any, place: Place, layer: int) -> nn.Module:
+    lm = wrap_model(model, bos="never", fingerprint="")
+    check_state(lm, layer, last=False)
+    module = decoder_layers(lm)[layer]
+    if place == "residual":
+        return module
+    attention = set(attention_modules(module))
+    of_attention, others = [], []
+    for child in module.children():
+        if attention & set(child.modules()):
+            of_attention.append(child)
+        elif not _is_norm(child) and next(child.parameters(), None) is not None:
+            others.append(child)
+    found = of_attention if place == "attention" else others
+    if not found:
+        raise UserError(f"{lm.name}: no {place} module of its own in layer {layer}.")
+    return found[-1]
+
+
+def _on_output(function: Callable[[nn.Module, Tensor], Tensor]) -> Callable[..., Any]:
+    """A hook on what a module gives; of several outputs the first is the state."""
+
+    def hook(module: nn.Module, _: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return function(module, output[0]), *output[1:]
+        return function(module, output)
+
+    return hook
+
+
+class Pair:
+    """A model and its twin, whose weights are laid out once for many grafts.
+
+    Raises:
+        UserError: models of different shapes, or quantized weights.
+    """
+
+    def __init__(self, model: Any, twin: Any) -> None:
+        self.anatomy = Anatomy(model)
+        self._twin = self.anatomy if twin is None else Anatomy(twin)
+        self._ours = dict(model.named_parameters())
+        theirs = self._ours if twin is None else dict(twin.named_parameters())
+        if twin is None and not any(_ADAPTER in name for name in self._ours):
+            raise UserError("graft: no twin, and the model has no LoRA adapter. Name a twin.")
+        self._is_adapter = twin is None
+        shapes, others = (
+            {name: tuple(weight.shape) for name, weight in one.items()}
+            for one in (self._ours, theirs)
+        )
+        if shapes != others:
+            names = {*shapes, *others}
+            name = min(one for one in names if shapes.get(one) != others.get(one))
+            raise UserError(
+                f"graft: {name} is {shapes.get(name, 'missing')} in the model and "
+                f"{others.get(name, 'missing')} in the twin. Give two models of one architecture."
+            )
+        self._theirs = theirs
+
+    def grafted(
+        self,
+        parts: str | Iterable[str],
+        *,
+        control: Control = "twin",
+        seed: int = 0,
+        share: float = 1.0,
+    ) -> Any:
+        """As the function `grafted`, between these two."""
+        names = [parts] if isinstance(parts, str) else list(parts)
+        slices = _merged(
+            chain.from_iterable(self.anatomy.find(name, self._twin) for name in names), self._ours
+        )
+        generator = torch.Generator().manual_seed(seed)
+        return self._swapped(slices, control, generator, share)
+
+    @contextmanager
+    def _swapped(
+        self, slices: Sequence[Slice], control: Control, generator: torch.Generator, share: float
+    ) -> Iterator[None]:
+        kept: list[tuple[Tensor, Slice, Tensor]] = []
+        try:
+            for one in slices:
+                weight = self._ours[one.name].detach()
+                own = _read(weight, one).clone()
+                other = self._other(one).to(own)
+                if control != "twin":
+                    other = own + _like(other - own, control, generator)
+                kept.append((weight, one, own))
+                _write(weight, one, other if share == 1 else torch.lerp(own, other, share))
+            yield
+        finally:
+            for weight, one, own in reversed(kept):
+                _write(weight, one, own)
+
+    def _other(self, one: Slice) -> Tensor:
+        other = _read(self._theirs[one.name].detach(), one)
+        if self._is_adapter and _ADAPTER in one.name:
+            return torch.zeros_like(other)
+        return other
+
+    def change(self, part: str) -> float:
+        """Norm of the difference between the two in a part, over that of the model's weights."""
+        slices = _merged(self.anatomy.find(part, self._twin), self._ours)
+        own, between = 0.0, 0.0
+        for one in slices:
+            ours = _read(self._ours[one.name].detach(), one).double()
+            own += float(ours.square().sum())
+            between += float((self._other(one).to(ours) - ours).square().sum())
+        return (between / own) ** 0.5 if own else 0.0
+
+
+def _merged(slices: Iterable[Slice], weights: dict[str, Tensor]) -> list[Slice]:
+    """Slices in which no weight comes twice, in the order of the model's weights."""
+    by_name: dict[str, list[Slice]] = {}
+    for one in slices:
+        by_name.setdefault(one.name, []).append(one)
+    merged = []
+    for name in weights:
+        several = by_name.get(name)
+        if not several:
+            continue
+        if len(several) == 1:
+            merged.append(several[0])
+        elif any(one.places is None for one in several) or len({one.axis for one in several}) > 1:
+            merged.append(Slice(name))
+        else:
+            places = torch.unique(
+                torch.cat([one.places for one in several if one.places is not None])
+            )
+            merged.append(Slice(name, several[0].axis, places))
+    return merged
+
+
+def _read(weight: Tensor, one: Slice) -> Tensor:
+    if one.places is None:
+        return weight
+    return weight.index_select(one.axis, one.places.to(weight.device))
+
+
+def _write(weight: Tensor, one: Slice, values: Tensor) -> None:
+    if one.places is None:
+        weight.copy_(values)
+    else:
+        weight.index_copy_(one.axis, one.places.to(weight.device), values)
+
+
+def _like(change: Tensor, control: Control, generator: torch.Generator) -> Tensor:
+    """A change of the same size that knows nothing of where the weights differ."""
+    if control == "shuffled":
+        order = torch.randperm(change.numel(), generator=generator).to(change.device)
+        return change.flatten()[order].reshape(change.shape)
+    noise = torch.randn(change.shape, generator=generator)
+    scale = change.float().norm().cpu() / noise.norm()
+    scaled: Tensor = (noise * scale).to(change)
+    return scaled
+
+
+# -- which columns decide where attention looks -----------------------------------------------
+
+
+def _projections(layer: nn.Module) -> list[nn.Module]:
+    """Outermost modules with a matrix inside a layer's attention, norms left out."""
+
+    def search(module: nn.Module) -> Iterator[nn.Module]:
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            yield module
+        else:
+            for child in module.children():
+                yield from search(child)
+
+    return list(chain.from_iterable(map(search, attention_modules(layer))))
+
+
+class _Scores(TorchFunctionMode):
+    """Collect what enters the softmax of each layer's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: int | None = None
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in SOFTMAX and self.inside is not None:
+            self.found.setdefault(self.inside, args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _score_columns(
+    lm: LanguageModel,
+    layers: Sequence[nn.Module],
+    projections: list[list[nn.Module]],
+    *,
+    head: int | None = None,
+    others: bool = False,
+) -> list[dict[nn.Module, Tensor]]:
+    """For each layer's projections which output columns the attention scores depend on.
+
+    The gradient of the scores before the softmax, randomly weighted: it is nonzero for what is
+    read as query or key, and exactly zero for values. `head` asks for the scores of one head alone,
+    `others` for those of all but that. Puts each layer's projections in the order of their calls.
+    """
+    scores, leaves = _Scores(), [dict[nn.Module, Tensor]() for _ in layers]
+    generator = torch.Generator().manual_seed(0)
+
+    def watch(number: int) -> Callable[..., Tensor]:
+        def add_leaf(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+            leaf = torch.zeros_like(output, requires_grad=True)
+            leaves[number].setdefault(module, leaf)
+            return output + leaf
+
+        return add_leaf
+
+    def enter(number: int | None) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            scores.inside = number
+
+        return note
+
+    ids = torch.arange(3, 3 + _PROBED, device=lm.device)[None] % lm.vocab_size
+    with ExitStack() as stack:
+        stack.enter_context(implementation(lm, "eager"))
+        for number, layer in enumerate(layers):
+            for module in projections[number]:
+                stack.callback(module.register_forward_hook(watch(number)).remove)
+            for module in attention_modules(layer):
+                stack.callback(module.register_forward_pre_hook(enter(number)).remove)
+                stack.callback(module.register_forward_hook(enter(None)).remove)
+        with torch.enable_grad(), scores:
+            no_cache = {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
+            lm.model(input_ids=ids, **no_cache)
+    columns = []
+    for number, called in enumerate(leaves):
+        if number not in scores.found or not called:
+            raise UserError(
+                f"{lm.name}: layer {number} shows no softmax of its attention, so its parts cannot "
+                "be told apart. Choose another family."
+            )
+        score = scores.found[number].reshape(lm.n_heads, -1)
+        weights = torch.randn(score.shape, generator=generator).to(score)
+        if head is not None:
+            is_head = torch.arange(lm.n_heads, device=score.device) == head
+            weights *= (is_head ^ others)[:, None]
+        gradients = torch.autograd.grad(
+            score, list(called.values()), weights, allow_unused=True, retain_graph=True
+        )
+        columns.append(
+            {
+                module: torch.zeros(leaf.shape[-1], dtype=torch.bool)
+                if gradient is None
+                else gradient.reshape(-1, leaf.shape[-1]).ne(0).any(dim=0).cpu()
+                for (module, leaf), gradient in zip(called.items(), gradients, strict=True)
+            }
+        )
+        projections[number][:] = list(called)
+    return columns
+
+
+def _output_axis(module: nn.Module, name: str, weight: Tensor, n_columns: int) -> int | None:
+    """The axis of a projection's weight along which its outputs lie; None if it has none."""
+    if f"{_ADAPTER}A" in name:
+        return None
+    axis = int(_is_transposed(module) and weight.ndim == 2 and _ADAPTER not in name)
+    return axis if weight.shape[axis] == n_columns else None
+
+
+def _n_inputs(module: nn.Module) -> int:
+    """Columns that a projection reads."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return int(weight.shape[0 if _is_transposed(module) else 1])
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether a projection's matrix is (inputs, outputs), as GPT-2's are; adapters wrap it."""
+    return any(type(one).__name__ == "Conv1D" for one in module.modules())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()

@@ -1,0 +1,258 @@
+"""A part of the twin in the model does what that part does in the twin, and leaves no trace."""
+
+import copy
+
+import pytest
+import torch
+from family_survey import build_family, settings_to_try
+from test_families import NAMED
+from tiny_families import make_model, random_tokens
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.graft import Anatomy, Pair, graft_parts, grafted, patched
+from mnemoscope.lm.model import wrap_model
+
+IDS = torch.from_numpy(random_tokens(2, 24)).long()
+
+
+def build(family):
+    for settings in settings_to_try(family):
+        try:
+            model = build_family(family, settings).model
+            model(input_ids=IDS)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        return model
+    raise AssertionError(f"{family}: no settings fit")
+
+
+def changed(model, wanted=lambda _: True, seed=0):
+    """A copy whose weights of these names differ a little."""
+    twin, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if wanted(name):
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return twin
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def weights(model):
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def is_same(before, model):
+    return all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+@pytest.fixture(params=NAMED)
+def one_family(request):
+    return request.param
+
+
+def test_all_parts_make_the_twin_and_none_the_model_bit_for_bit(one_family):
+    model = build(one_family)
+    twin, before, own = changed(model), weights(model), logits(model)
+    for parts in ("all", graft_parts(model)):
+        with grafted(model, twin, parts):
+            assert torch.equal(logits(model), logits(twin))
+            assert is_same(weights(twin), model)
+    with grafted(model, twin, []):
+        assert torch.equal(logits(model), own)
+    assert is_same(before, model)
+
+
+def test_each_weight_is_in_one_part(one_family):
+    model = build(one_family)
+    counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
+    for name, axis, places in (one for part in Anatomy(model).parts.values() for one in part):
+        rows = counted[name].movedim(axis, 0)
+        rows[slice(None) if places is None else places] += 1
+    assert all(bool((one == 1).all()) for one in counted.values())
+
+
+def test_queries_and_keys_alone_decide_where_a_layer_looks(one_family):
+    """Outside oracle: the maps of the twin. Values and what follows change no map of theirs."""
+    model = build(one_family)
+    twin, lm = changed(model), wrap_model(model)
+
+    def first_map(one):
+        return next(capture_pooled(one, IDS.numpy(), batch_size=2)).mean[:, 0]
+
+    theirs, own = first_map(wrap_model(twin)), first_map(lm)
+    with grafted(model, twin, ["embedding", "norms", "layers.0.norms", "layers.0.qk"]):
+        assert torch.equal(first_map(lm), theirs)
+    for part in ("layers.0.values", "layers.0.output", "layers.0.mlp"):
+        with grafted(model, twin, part):
+            assert torch.equal(first_map(lm), own)
+    with grafted(model, twin, "layers.0.qk"):
+        assert not torch.equal(first_map(lm), own)
+
+
+def test_a_part_of_the_model_in_the_twin_is_all_but_that_part_of_the_twin_in_the_model():
+    model = build("llama")
+    twin = changed(model)
+    with grafted(twin, model, "layers.1.mlp"):
+        there = logits(twin)
+    with grafted(model, twin, "all but layers.1.mlp"):
+        assert torch.equal(logits(model), there)
+
+
+@pytest.mark.parametrize("of", ["gpt2", "gpt_neox", "codegen", "llama", "phi3", "bloom"])
+def test_a_head_owns_its_map_and_no_other(of):
+    """With the twin's head in the model, that head alone looks elsewhere; grouped keys stay."""
+    model = build(of)
+    twin, lm = changed(model), wrap_model(model)
+
+    def heads():
+        found = next(capture_pooled(lm, IDS.numpy(), batch_size=2, keep_heads=True)).heads
+        return found[:, : lm.n_heads]
+
+    own = heads()
+    with grafted(model, twin, "layers.0.heads.1"):
+        differs = (heads() != own).flatten(2).any(dim=2).any(dim=0)
+    assert differs.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("of", ["gpt2", "codegen", "gpt_neox", "opt"])
+def test_all_heads_are_queries_keys_values_and_what_reads_them(of):
+    """Where keys are not grouped, heads are everything of attention but the bias after it."""
+    model = build(of)
+    twin = changed(model, lambda name: not name.endswith("bias"))
+    with grafted(model, twin, [f"layers.0.heads.{head}" for head in range(4)]):
+        by_head = logits(model)
+    with grafted(model, twin, ["layers.0.qk", "layers.0.values", "layers.0.output"]):
+        assert torch.equal(logits(model), by_head)
+
+
+def test_blocks_of_neurons_are_the_mlp_and_the_first_differs_most():
+    model = build("llama")
+    twin, pair = changed(model), None
+    with grafted(model, twin, [f"layers.2.neurons.{block}/4" for block in (1, 2, 3, 4)]):
+        by_block = logits(model)
+    with grafted(model, twin, "layers.2.mlp"):
+        assert torch.equal(logits(model), by_block)
+    pair = Pair(model, twin)
+    changes = [pair.change(f"layers.2.neurons.{block}/4") for block in (1, 4)]
+    assert changes[0] > changes[1] > 0
+
+
+def test_a_random_change_has_the_norm_of_the_twins_and_a_shuffled_one_its_entries():
+    model = build("gpt2")
+    twin, before = changed(model), weights(model)
+    for control in ("random", "shuffled"):
+        found = []
+        for seed in (0, 0, 1):
+            with grafted(model, twin, "layers.0.mlp", control=control, seed=seed):
+                found.append(weights(model))
+        for name, own in before.items():
+            theirs = dict(twin.named_parameters())[name] - own
+            change = found[0][name] - own
+            assert torch.equal(found[0][name], found[1][name])
+            if not name.startswith("transformer.h.0.mlp"):
+                assert not change.any()
+                continue
+            assert not torch.equal(found[0][name], found[2][name])
+            torch.testing.assert_close(change.norm(), theirs.norm(), rtol=1e-3, atol=0)
+            if control == "shuffled":
+                entries = (one.flatten().sort().values for one in (change, theirs))
+                torch.testing.assert_close(*entries, rtol=0, atol=1e-5)
+    assert is_same(before, model)
+
+
+def test_a_share_goes_straight_from_model_to_twin():
+    model = build("llama")
+    twin, before = changed(model), weights(model)
+    with grafted(model, twin, "layers.0.mlp", share=0.25):
+        for name, own in before.items():
+            share = 0.25 if "layers.0.mlp" in name else 0.0
+            wanted = own + share * (dict(twin.named_parameters())[name] - own)
+            torch.testing.assert_close(model.get_parameter(name).detach(), wanted.detach())
+
+
+def test_the_model_is_whole_again_after_an_error():
+    model = build("gpt2")
+    twin, before = changed(model), weights(model)
+    with pytest.raises(ZeroDivisionError), grafted(model, twin, ["qk", "layers.0-1.mlp"]):
+        raise ZeroDivisionError(is_same(before, model))
+    assert is_same(before, model)
+
+
+def test_an_adapter_off_part_by_part_is_the_base_model():
+    peft = pytest.importorskip("peft")
+    base = build("llama")
+    plain = logits(base)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
+    model = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_()
+    adapted = logits(model)
+    assert not torch.equal(adapted, plain)
+    with grafted(model, None, "all"):
+        assert torch.equal(logits(model), plain)
+    with grafted(model, None, ["qk", "values", "mlp"]):
+        assert torch.equal(logits(model), plain)
+    with grafted(model, None, ["output", "norms", "embedding"]):
+        assert torch.equal(logits(model), adapted)
+    with grafted(model, None, "layers.0.values"):
+        assert not torch.equal(logits(model), adapted)
+
+
+def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
+    """Residual of the twin and the twin's later layers are the twin; its parts add up to it."""
+    model = build("llama")
+    twin = changed(model)
+    later = ["layers.1-2", "norms", "unembedding"]
+    with grafted(model, twin, later), patched(model, twin, "residual", 1):
+        assert torch.equal(logits(model), logits(twin))
+    same = changed(model, lambda name: "layers.0.self_attn" in name, seed=1)
+    with patched(model, same, "attention", 0):
+        assert torch.equal(logits(model), logits(same))
+    other = changed(model, lambda name: "layers.0.mlp" in name, seed=2)
+    with patched(model, other, "mlp", 0):
+        assert torch.equal(logits(model), logits(other))
+
+
+@pytest.mark.parametrize("place", ["residual", "attention", "mlp"])
+def test_a_patch_at_late_positions_changes_nothing_before(one_family, place):
+    model = build(one_family)
+    twin, own = changed(model), logits(model)
+    with patched(model, twin, place, 1, positions=[10, 11]):
+        found = logits(model)
+    assert torch.equal(found[:, :10], own[:, :10])
+    assert not torch.equal(found[:, 10], own[:, 10])
+    assert torch.equal(logits(model), own)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("layers.0.kq", "Did you mean"),
+        ("layers.9.mlp", "has none of this name"),
+        ("layers.0.heads.4", "has none of this name"),
+        ("layers.0.neurons.9/8", "has none of this name"),
+        ("all but nothing", "has none of this name"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(part, words):
+    model = build("llama")
+    with pytest.raises(UserError, match=words), grafted(model, changed(model), part):
+        pass
+
+
+def test_models_that_cannot_lend_parts_are_refused():
+    model = build("llama")
+    with (
+        pytest.raises(UserError, match="in the model and"),
+        grafted(model, make_model("llama", hidden_size=16), "qk"),
+    ):
+        pass
+    with pytest.raises(UserError, match="no LoRA adapter"), grafted(model, None, "qk"):
+        pass
