@@ -25,7 +25,7 @@ def percent(value: float | None, *, unit: bool = True) -> str:
     >>> percent(0.647), percent(0.647, unit=False), percent(None)
     ('64.7\u202f%', '64.7', '–')
     """
-    return UNKNOWN if value is None else _tenths(100 * value) + (f"{NARROW}%" if unit else "")
+    return UNKNOWN if value is None else decimal(100 * value, 1) + (f"{NARROW}%" if unit else "")
 
 
 def points(value: float | None) -> str:
@@ -61,15 +61,9 @@ def figure(
     unit: bool = False,
     gap: str = "\n",
 ) -> str:
-    r"""Print a figure of a row with its interval, for a cell of a table.
+    r"""Print a figure of a row with its interval, for a cell; `ends` as for `Estimate.of`.
 
-    Args:
-        row: with its columns.
-        name: of the figure.
-        ends: as for `Estimate.of`.
-        signed: it is a difference, in points.
-        unit: print the sign for per cent.
-        gap: between figure and interval.
+    A `signed` figure is a difference, in points.
 
     >>> figure({"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}, "f1")
     '50.0\n[40.0,\xa060.0]'
@@ -90,17 +84,9 @@ def plain_figure(
     sign: str = "-",
     minus: str = "-",
 ) -> str:
-    """Print a figure with its interval in a sentence, with plain spaces.
+    """Print a figure and its ends, fractions unless `scale` is 1, in a sentence with plain spaces.
 
-    Args:
-        value: the figure, a fraction by default.
-        low: lower end.
-        high: upper end.
-        scale: what each is multiplied by.
-        unit: behind the figure.
-        digits: decimals.
-        sign: "+" to give a positive figure its sign.
-        minus: how a minus is written.
+    A `sign` of "+" gives a positive figure its sign; `minus` is how a minus is written.
 
     >>> plain_figure(0.912, 0.88, 0.941)
     '91.2 % [88.0, 94.1]'
@@ -210,13 +196,9 @@ def about(seconds: float) -> str:
 
 
 def size(n_bytes: float, *, least: str = "B", whole_below: float = 1e3, space: str = " ") -> str:
-    r"""Print a size in bytes in decimal units.
+    r"""Print a size in bytes in decimal units, without decimals `whole_below` so many bytes.
 
-    Args:
-        n_bytes: the size.
-        least: the smallest unit; two decimals below one of it.
-        whole_below: sizes below this have no decimals.
-        space: between number and unit.
+    `least` is the smallest unit; below one of it there are two decimals.
 
     >>> size(412), size(412_345), size(3.4e9)
     ('412 B', '412.3 kB', '3.4 GB')
@@ -245,9 +227,3 @@ def template_environment(*packages: str) -> "jinja2.Environment":
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-
-
-def _tenths(value: float) -> str:
-    """Print with one decimal, a true minus sign, and never a negative zero."""
-    text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", MINUS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from html import unescape
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mnemoscope.report import content as c
@@ -128,18 +128,23 @@ def test_hidden_characters_are_named() -> None:
     assert shown == ["a", "[U+202E]", "b", "␀", "c", "[U+200B]", "d", "␛", "␡"]
 
 
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
+        assert not clean_up_tokenization_spaces
+        return bytes(ids).decode("utf-8", "replace")
+
+
 @given(st.text(max_size=40))
+@example("é!")
 def test_token_texts_join_to_the_text_when_tokens_are_bytes(text: str) -> None:
     data = list(text.encode("utf-8"))
-    pieces = decode_pieces(lambda ids: bytes(ids).decode("utf-8", "replace"), data)
+    pieces = decode_pieces(Bytes(), data)
     assert "".join(pieces) == text
     assert len(pieces) == len(data)
-
-
-def test_a_character_of_several_tokens_appears_with_its_last() -> None:
-    data = list("é!".encode())
-    pieces = decode_pieces(lambda ids: bytes(ids).decode("utf-8", "replace"), data)
-    assert pieces == ("", "é", "!")
+    if text == "é!":  # a character of several tokens appears with its last
+        assert pieces == ("", "é", "!")
 
 
 def test_differing_tokens_are_grouped_in_order() -> None:

@@ -403,9 +403,7 @@ def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
         lm = in_chat(lm, settings.instruction)
     tokens = list(row["window_tokens"])
     maps = next(capture_pooled(lm, np.array([tokens], dtype=np.int64), batch_size=1))
-    pieces = decode_pieces(
-        lambda ids: str(lm.tokenizer.decode(ids, clean_up_tokenization_spaces=False)), tokens
-    )
+    pieces = decode_pieces(lm.tokenizer, tokens)
     return SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
 
 

@@ -390,10 +390,7 @@ class BrowsedStudy:
         """Text of each token; its number where the tokenizer is not on this machine."""
         if self._tokenizer is None:
             return tuple(f"[{token}]" for token in tokens)
-        return decode_pieces(
-            lambda ids: str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)),
-            list(tokens),
-        )
+        return decode_pieces(self._tokenizer, tokens)
 
 
 def _figures(benchmark: Benchmark, n_classes: int) -> list[dict[str, Any]]:

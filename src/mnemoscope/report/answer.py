@@ -15,11 +15,9 @@ _MOST_NAMED = 3
 
 
 def answer(content: ReportContent) -> list[str]:
-    """Say what was asked of which model, what was found, and whether it is memory or only text.
+    """Say what was asked of which model, and whether it is memory or only text.
 
-    Returns:
-        Two short paragraphs: the facts with the question, and the answer; one when no taxonomy
-        was measured.
+    Two short paragraphs; the facts alone when no taxonomy was measured.
     """
     whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
     half = content.length // 2
@@ -48,12 +46,8 @@ def benchmark_sentence(benchmark: Benchmark) -> str:
             "The CNNs did not learn even their own training sequences; their figures are left out "
             "and nothing follows from them."
         )
-        if regression is None:
-            return text
-        return (
-            f"{text} A logistic regression on a few statistics of the same attention reaches "
-            f"min-F1 {percent(regression)}."
-        )
+        beside = "A logistic regression on a few statistics of the same attention reaches min-F1"
+        return text if regression is None else f"{text} {beside} {percent(regression)}."
     own = f"{percent(model['min_f1'].value)} {interval(model['min_f1'])}".strip()
     text = f"CNNs that read the model's attention reach min-F1 {own}."
     gap = model["over_statistics"]
@@ -123,19 +117,18 @@ def _decided(groups: dict[Standing, list[TaxonomyResult]]) -> str:
         ((state, group),) = groups.items()
         return f"{_all_alike(state, len(group), how)}{_excesses(group)}."
     n = sum(len(group) for group in groups.values())
+    words = {
+        Standing.BEYOND: "attention tells the classes apart better",
+        Standing.WITHIN: "it does not",
+        Standing.UNDECIDED: "this remains undecided",
+    }
+    if Standing.BEYOND not in groups:
+        words[Standing.WITHIN] = "attention tells the classes apart no better"
     parts: list[str] = []
     for state, group in groups.items():
-        words = {
-            Standing.BEYOND: "attention tells the classes apart better",
-            Standing.WITHIN: "it does not"
-            if parts
-            else "attention tells the classes apart no better",
-            Standing.UNDECIDED: "this remains undecided",
-        }[state]
         tail = f" {how}" if not parts else ""
-        parts.append(f"under {_names(group, n)} {words}{tail}{_excesses(group)}")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+        parts.append(f"under {_names(group, n)} {words[state]}{tail}{_excesses(group)}")
+    return as_sentence("; ".join(parts))
 
 
 def _all_alike(state: Standing, n: int, how: str) -> str:

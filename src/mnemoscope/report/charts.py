@@ -1,8 +1,7 @@
 """Pictures as data: colours, decisiveness maps, layer profiles, placed charts and heat maps.
 
 A map is a small PNG a class and layer, each layer scaled by its maximum over the classes: a pixel
-holds the square root of the scaled value in 8 bits. Charts get their places in 640 × 300; the
-templates draw them.
+holds the square root of the scaled value in 8 bits. The templates draw charts in 640 × 300.
 """
 
 import base64
@@ -19,63 +18,39 @@ from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.words import UNKNOWN, number
 
-# Above this the further taxonomies keep their layer profile and tables, and the page says so: a
-# page of tens of megabytes opens slowly on a phone. Pythia 12b's shape with both attributions
-# takes about 1 MB a taxonomy.
+# Above this further taxonomies keep their layer profile and tables alone: a page of tens of
+# megabytes opens slowly on a phone. Pythia 12b with both attributions takes 1 MB a taxonomy.
 PICTURE_BUDGET_BYTES = 12_000_000
 WIDTH, HEIGHT = 640.0, 300.0
 """Of a chart."""
 
-LIGHT = {
-    "page": "#faf9f6",
-    "surface": "#ffffff",
-    "ink": "#1b1e24",
-    "muted": "#575d69",
-    "line": "#dcd8cf",
-    "grid": "#e9e6df",
-    "model": "#1f5bb5",
-    "other": "#4c5360",
-    "text-band": "#ece7dc",
-    "text-hatch": "#d9d1bf",
-    "text-edge": "#85754f",
-    "beyond": "#0f6b52",
-    "undecided": "#8a5300",
-    "prefix": "#575d69",
-    "suffix-ground": "#e4edf9",
-    "differs-ground": "#fbe3d3",
-    "differs": "#94380a",
-    "class-0": "#6b7280",
-    "class-1": "#0068a8",
-    "class-2": "#c04f00",
-    "class-3": "#007f5c",
-    "class-4": "#9a4a94",
-    "class-5": "#7a6a00",
+_COLOURS = {  # light, dark
+    "page": ("#faf9f6", "#14171b"),
+    "surface": ("#ffffff", "#1b1f25"),
+    "ink": ("#1b1e24", "#e8e6e1"),
+    "muted": ("#575d69", "#a5abb6"),
+    "line": ("#dcd8cf", "#343a43"),
+    "grid": ("#e9e6df", "#282d35"),
+    "model": ("#1f5bb5", "#7db3ff"),
+    "other": ("#4c5360", "#b4bac5"),
+    "text-band": ("#ece7dc", "#2b2a26"),
+    "text-hatch": ("#d9d1bf", "#403d35"),
+    "text-edge": ("#85754f", "#b5a577"),
+    "beyond": ("#0f6b52", "#5fd0a8"),
+    "undecided": ("#8a5300", "#f0b45c"),
+    "prefix": ("#575d69", "#a5abb6"),
+    "suffix-ground": ("#e4edf9", "#1d2d44"),
+    "differs-ground": ("#fbe3d3", "#47281a"),
+    "differs": ("#94380a", "#ffb38a"),
+    "class-0": ("#6b7280", "#9aa3af"),
+    "class-1": ("#0068a8", "#5fb8f0"),
+    "class-2": ("#c04f00", "#f59a5c"),
+    "class-3": ("#007f5c", "#3cc99b"),
+    "class-4": ("#9a4a94", "#d99bd3"),
+    "class-5": ("#7a6a00", "#d6c24a"),
 }
-DARK = {
-    "page": "#14171b",
-    "surface": "#1b1f25",
-    "ink": "#e8e6e1",
-    "muted": "#a5abb6",
-    "line": "#343a43",
-    "grid": "#282d35",
-    "model": "#7db3ff",
-    "other": "#b4bac5",
-    "text-band": "#2b2a26",
-    "text-hatch": "#403d35",
-    "text-edge": "#b5a577",
-    "beyond": "#5fd0a8",
-    "undecided": "#f0b45c",
-    "prefix": "#a5abb6",
-    "suffix-ground": "#1d2d44",
-    "differs-ground": "#47281a",
-    "differs": "#ffb38a",
-    "class-0": "#9aa3af",
-    "class-1": "#5fb8f0",
-    "class-2": "#f59a5c",
-    "class-3": "#3cc99b",
-    "class-4": "#d99bd3",
-    "class-5": "#d6c24a",
-}
+LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
+DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
 CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 N_CLASS_COLOURS = 6
 
@@ -93,20 +68,12 @@ def class_colour(index: int, *, dark: bool = False) -> str:
 
 
 def css_variables(colours: Mapping[str, str]) -> str:
-    """Write colours as CSS custom properties.
-
-    >>> css_variables({"ink": "#000000"})
-    '--ink: #000000;'
-    """
+    """Write colours as CSS custom properties: `--ink: #000000;`."""
     return " ".join(f"--{name}: {value};" for name, value in colours.items())
 
 
 def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> np.ndarray:
-    """Give the colours of Δ at positions between 0 (nothing) and 1 (the layer's maximum).
-
-    Returns:
-        Fractions of red, green and blue, float (positions, 3).
-    """
+    """Colours of Δ from 0 (nothing) to 1 (the most in a layer): RGB fractions, (positions, 3)."""
     ramp = _RAMP_DARK if dark else _RAMP_LIGHT
     stops = np.array([list(bytes.fromhex(colour[1:])) for colour in ramp]) / 255
     places = np.linspace(0, 1, len(stops))
@@ -114,13 +81,9 @@ def map_ramp(positions: Sequence[float] | np.ndarray, *, dark: bool = False) -> 
 
 
 def scale_by_layer(delta: np.ndarray) -> np.ndarray:
-    """Divide each layer by its largest value over all classes.
+    """Divide each layer by its largest value over all classes, to float32 in [0, 1].
 
-    Args:
-        delta: (classes, layers, query, key), not negative.
-
-    Returns:
-        The same shape, float32 in [0, 1]; a layer that is zero everywhere stays zero.
+    Δ is (classes, layers, query, key), not negative; a layer of zeros stays so.
     """
     largest = delta.max(axis=(0, 2, 3), keepdims=True)
     safe = np.where(largest > 0, largest, 1)
@@ -134,10 +97,7 @@ def strongest_layer(delta: np.ndarray) -> int:
 
 
 def zone_shares(delta: np.ndarray) -> list[dict[str, float] | None]:
-    """Say for each class which share of Δ lies in the three zones of a sequence.
-
-    Args:
-        delta: (classes, layers, query, key).
+    """Say for each class which share of Δ, (classes, layers, query, key), lies in each zone.
 
     Returns:
         For each class fractions of `prefix` (looking at the prefix), `suffix_to_prefix` and
@@ -159,11 +119,7 @@ def zone_shares(delta: np.ndarray) -> list[dict[str, float] | None]:
 def png_grey(scaled: np.ndarray) -> bytes:
     """Encode one scaled map as grey and alpha: white for nothing, black for the layer's maximum.
 
-    Transparent where a query cannot look (above the diagonal). The page colours it; without
-    colouring it is still a picture.
-
-    Args:
-        scaled: (query, key), fractions in [0, 1].
+    Transparent above the diagonal, where a query cannot look. The page colours it.
     """
     size = len(scaled)
     grey = 255 - np.rint(255 * np.sqrt(scaled)).astype(np.uint8)
@@ -173,12 +129,7 @@ def png_grey(scaled: np.ndarray) -> bytes:
 
 
 def png_ink(scaled: np.ndarray, colour: tuple[int, int, int]) -> bytes:
-    """Encode one scaled map as ink of one colour, the denser the larger: for any ground.
-
-    Args:
-        scaled: (query, key), fractions in [0, 1].
-        colour: red, green, blue in 0 to 255.
-    """
+    """Encode one scaled map as ink of one colour (RGB in 0 to 255), the denser the larger."""
     alpha = np.rint(255 * np.sqrt(np.tril(scaled))).astype(np.uint8)
     palette = b"PLTE" + bytes(colour) * 256
     return _png(alpha, colour_type=3, palette=palette, alphas=b"tRNS" + bytes(range(256)))
@@ -240,12 +191,7 @@ def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, A
 def delta_views(
     taxonomies: Sequence[Sequence[StoredDelta]], *, budget_bytes: int = PICTURE_BUDGET_BYTES
 ) -> list[list[dict[str, Any]]]:
-    """Draw the decisiveness maps of all taxonomies, in order, while the budget lasts.
-
-    Args:
-        taxonomies: Δ of each, one an attribution.
-        budget_bytes: of all pictures together.
-    """
+    """Draw the decisiveness maps of all taxonomies (one an attribution) while the budget lasts."""
     left = budget_bytes
     views: list[list[dict[str, Any]]] = []
     for deltas in taxonomies:
@@ -264,18 +210,9 @@ def profile_points(profile: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def strength_place(strength: float, strengths: Sequence[float]) -> float:
-    """Place a strength of a knockout on a logarithmic axis, per cent of its width.
-
-    >>> [round(strength_place(one, (0.1, 1.0, 10.0)), 9) for one in (0.1, 1.0, 10.0)]
-    [5.0, 50.0, 95.0]
-    >>> strength_place(3.0, (3.0,))
-    50.0
-    """
-    low, high = math.log(min(strengths)), math.log(max(strengths))
-    if high == low:
-        return 50.0
-    room = 100 - 2 * _KNOCKOUT_MARGIN_PERCENT
-    return _KNOCKOUT_MARGIN_PERCENT + room * (math.log(strength) - low) / (high - low)
+    """Place a strength of a knockout on a logarithmic axis, per cent of its width."""
+    margin = _KNOCKOUT_MARGIN_PERCENT
+    return _Axis(min(strengths), max(strengths), margin, 100 - margin, is_log=True).place(strength)
 
 
 class Tick(NamedTuple):
@@ -321,9 +258,7 @@ class _Axis(NamedTuple):
 def chart_view(chart: Chart, *, first_colour: int = 1) -> dict[str, Any]:
     """Place a chart: ticks, marks, and the points of each series in `runs` without gaps.
 
-    Args:
-        chart: what is drawn.
-        first_colour: of the first series, a number of a class.
+    `first_colour` of the series is the number of a class.
     """
     x_axis, y_axis = _x_axis(chart), _y_axis(chart)
     step = (x_axis.end - x_axis.start) / max(len(chart.x_names), 1)

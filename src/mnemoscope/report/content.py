@@ -1,13 +1,12 @@
-"""What a report says: rows of a study's tables, each figure beside its interval.
+"""What page, app and notebook say: rows of a study's tables, each figure beside its interval.
 
-The page, the app and the notebook read these records. Shares are fractions; None means "not
-measured" and is shown as a dash.
+Shares are fractions; None means "not measured" and is shown as a dash.
 """
 
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -74,7 +73,10 @@ _SPOKEN_OF = 1.0  # per cent of edges: fixed beforehand, not the strength that l
 # Zero-width and direction-changing characters: the category Cf alone would also catch the soft
 # hyphen and Arabic signs that belong to the text.
 _HIDDEN = {*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xAD}
-_BREAKS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\u2028": "↵", "\u2029": "¶"}
+_SIGNS = {
+    **{"\n": "↵", "\r": "␍", "\t": "⇥", "\x0b": "␋", "\x0c": "␌", "\x7f": "␡"},
+    **{"\u2028": "↵", "\u2029": "¶"},
+}
 
 
 def records(frame: pl.DataFrame, headline: str = "min_f1") -> Iterator[Record]:
@@ -135,25 +137,17 @@ class Best(NamedTuple):
 class Benchmark:
     """One taxonomy measured on one choice of sequences.
 
-    Attributes:
-        title: which sequences, in a few words: "all sequences", "same genres in every class".
-        note: what is special about that choice, empty for nothing.
-        impossible: why it could not be measured, None when it was.
-        rows: of the benchmark table by source, with `name`, `detail` and `seconds` of training.
-        runs: of the model's CNNs, with `eval_min_f1` and `seconds`.
-        inputs: the model's row for each input of the CNNs, with the `best` without memory.
-        preset: of the CNNs.
-        settings: what the preset means.
+    `rows` of the benchmark table, by source, have the `name`, `detail` and `seconds` of training.
     """
 
-    title: str
-    note: str = ""
-    impossible: str | None = None
+    title: str  # which sequences: "all sequences", "same genres in every class"
+    note: str = ""  # what is special about them
+    impossible: str | None = None  # why it could not be measured
     rows: Mapping[str, Record] = field(default_factory=dict)
-    runs: Sequence[Record] = ()
-    inputs: Sequence[Record] = ()
-    preset: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    runs: Sequence[Record] = ()  # of the model's CNNs, with `eval_min_f1` and `seconds`
+    inputs: Sequence[Record] = ()  # the model's row for each, with the `best` without memory
+    preset: str = ""  # of the CNNs
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what the preset means
 
     @property
     def model(self) -> Record | None:
@@ -182,8 +176,8 @@ class Benchmark:
     @property
     def best(self) -> Best | None:
         """The larger of blind baseline and reference model, None when neither was measured."""
-        figures = {one: self.rows[one]["min_f1"].value for one in self.rows if one in MEMORY_FREE}
-        found = [Best(one, value) for one, value in figures.items() if value is not None]
+        free = {one: row["min_f1"].value for one, row in self.rows.items() if one in MEMORY_FREE}
+        found = [Best(one, value) for one, value in free.items() if value is not None]
         return max(found, key=lambda best: best.value, default=None)
 
     def best_of_class(self, index: int) -> float | None:
@@ -207,43 +201,24 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class TaxonomyResult:
-    """All that is known of one taxonomy.
+    """All that is known of one taxonomy."""
 
-    Attributes:
-        name: the taxonomy, ``Non-Memo, Guess, Recall``.
-        classes: in order, each with `name`, `meaning`, `n_sequences`, `n_train`, `n_eval`.
-        title: a friendlier name ("Prashanth et al."), empty for none.
-        impossible: why it could not be trained, None when it was.
-        dropped: classes left out because they had too few sequences, with their counts.
-        n_unlabelled: sequences without a class because a needed feature is unknown.
-        split: ``group`` or ``row``.
-        non_memo_suffix: ``own`` or ``true``: which suffix Non-Memo sequences were shown with.
-        benchmarks: the main one first, then repetitions (matched by genre, other suffix ...).
-        deltas: one for each attribution.
-        published_min_f1: the figure printed for Pythia in the paper, a fraction.
-        examples: several sequences of each class.
-        warnings: what the reader must know about this taxonomy.
-        knockout: what broke when edges were cut, as `knockout_of` gives it.
-        beside: Δ from the reference model's attention, to stand beside the model's own.
-        delta_tables: what is further known of Δ: regions, stability, sanity.
-    """
-
-    name: str
-    classes: Sequence[Record]
-    title: str = ""
-    impossible: str | None = None
-    dropped: Sequence[tuple[str, int]] = ()
-    n_unlabelled: int = 0
-    split: str = "group"
-    non_memo_suffix: str = "own"
-    benchmarks: Sequence[Benchmark] = ()
-    deltas: Sequence[StoredDelta] = ()
-    published_min_f1: float | None = None
+    name: str  # "Non-Memo, Guess, Recall"
+    classes: Sequence[Record]  # each with `name`, `meaning`, `n_sequences`, `n_train`, `n_eval`
+    title: str = ""  # a friendlier name ("Prashanth et al.")
+    impossible: str | None = None  # why it could not be trained
+    dropped: Sequence[tuple[str, int]] = ()  # classes of too few sequences, and how many
+    n_unlabelled: int = 0  # sequences without a class because a needed feature is unknown
+    split: str = "group"  # or "row"
+    non_memo_suffix: str = "own"  # or "true": what Non-Memo sequences were shown with
+    benchmarks: Sequence[Benchmark] = ()  # the main one, then repetitions (same genre, ...)
+    deltas: Sequence[StoredDelta] = ()  # one for each attribution
+    published_min_f1: float | None = None  # printed for Pythia in the paper, a fraction
     examples: Sequence[Record] = ()
     warnings: Sequence[str] = ()
-    knockout: Record | None = None
-    beside: Sequence[StoredDelta] = ()
-    delta_tables: Sequence[Table] = ()
+    knockout: Record | None = None  # as `knockout_of` gives it
+    beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
+    delta_tables: Sequence[Table] = ()  # regions, stability, sanity
 
     @property
     def label(self) -> str:
@@ -258,53 +233,36 @@ class TaxonomyResult:
     @property
     def standing(self) -> Standing:
         """That of the main benchmark."""
-        is_impossible = self.impossible or self.main is None
-        return Standing.IMPOSSIBLE if is_impossible or not self.main else self.main.standing
+        return Standing.IMPOSSIBLE if self.impossible or not self.main else self.main.standing
 
 
 @dataclass(frozen=True)
 class ReportContent:
     """A whole report.
 
-    Attributes:
-        title: the study's name.
-        model: the study's record of the model, with a `note`.
-        counts: `n_sequences`, `n_memorized`, and rows of the same `by_genre` and `by_duplicates`.
-        taxonomies: results, in the order to be shown.
-        reference: the reference model, None without one.
-        length: tokens of a sequence.
-        checks: further tables, such as the ground truth of the embedded model.
-        fragile: labels that rounding could flip, None where unknown.
-        warnings: what the reader must know about the whole study.
-        settings: nested mapping: configuration, versions, device, seeds.
-        commands: shell lines that make this report again.
-        created: when, in words; empty leaves it out.
-        published: as `published_view` gives it, None where there is nothing to compare.
-        analyses: the neighbouring analyses that were run.
+    `counts` are `n_sequences`, `n_memorized`, and rows of these `by_genre` and `by_duplicates`.
     """
 
     title: str
-    model: Record
+    model: Record  # the study's record of it, with a `note`
     counts: Record
     taxonomies: Sequence[TaxonomyResult] = ()
     reference: Record | None = None
-    length: int = 64
-    checks: Sequence[Table] = ()
-    fragile: Record | None = None
-    warnings: Sequence[str] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    commands: Sequence[str] = ()
-    created: str = ""
-    published: Record | None = None
+    length: int = 64  # tokens of a sequence
+    checks: Sequence[Table] = ()  # such as the ground truth of the embedded model
+    fragile: Record | None = None  # labels that rounding could flip
+    warnings: Sequence[str] = ()  # about the whole study
+    settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
+    commands: Sequence[str] = ()  # shell lines that make this report again
+    created: str = ""  # when, in words
+    published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[AnalysisSection] = ()
 
 
 def report_content(study: Study, tokenizer: Any) -> ReportContent:
-    """All that the report shows.
+    """All that the report shows of a study whose stages before it are done.
 
-    Args:
-        study: with all stages before the report done.
-        tokenizer: of the model, to show tokens as text.
+    The model's tokenizer shows tokens as text.
     """
     table, models, name = study.sequences, study.record["models"], study.folder.name
     settings = study.settings.as_dict()
@@ -340,9 +298,7 @@ def model_facts(models: Mapping[str, Record], role: str) -> Record:
 def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[TaxonomyResult]:
     """One result a taxonomy; repetitions on other samples are its further benchmarks.
 
-    Args:
-        study: with all stages before the report done.
-        tokenizer: of the model, to show examples; None leaves them out.
+    Examples are left out without a tokenizer.
     """
     table, labels = study.sequences, study.read(LABELS_FILE)
     deltas, reference = (list(load_deltas(study, one)) for one in ("model", "reference"))
@@ -409,16 +365,10 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
             known = TABLE[row["source"]]
             words = {"name": known.name, "detail": known.detail}
             rows[row["source"]] = row | words | {"seconds": seconds.get(row["source"])}
-        n_classes = len(entry["trained_classes"])
-        benchmark = Benchmark(
-            title,
-            note,
-            rows=rows,
-            runs=list(_runs(own, predictions.filter(taxonomy=sample, source="model"), n_classes)),
-            inputs=list(_inputs(inputs.filter(taxonomy=sample))),
-            preset=preset,
-            settings=settings,
-        )
+        predicted = predictions.filter(taxonomy=sample, source="model")
+        of_model = list(_runs(own, predicted, len(entry["trained_classes"])))
+        views = list(_inputs(inputs.filter(taxonomy=sample)))
+        benchmark = Benchmark(title, note, None, rows, of_model, views, preset, settings)
         found.append((name, benchmark))
     return found
 
@@ -451,17 +401,13 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
 
 
 def knockout_of(study: Study, taxonomy: str) -> Record | None:
-    """What cutting edges did to the classes of a taxonomy.
-
-    Args:
-        study: of any state.
-        taxonomy: its name.
+    """What cutting edges did to the classes of a taxonomy; None where it was not tried.
 
     Returns:
         `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone),
         `strengths` in per cent of all edges, `indices` of specificity, `copies` (a row a class
         beside its controls), sentences at the strength nearest to 1 % (`statements`) and at the
-        `further` ones. None where the stage was not run, or not for this taxonomy.
+        `further` ones.
     """
     if not study.is_done("knockout"):
         return None
@@ -537,39 +483,29 @@ def example_of(row: Record, tokenizer: Any) -> Record:
     tokens = row["tokens"]
     half = len(tokens) // 2
     written = row["continuation"] or (tokens[half:] if row["is_memorized"] else [])
-
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
     differs = [one != other for one, other in zip(written, tokens[half:], strict=False)]
     return row | {
-        "prefix": decode(tokens[:half]),
-        "suffix": decode_pieces(decode, tokens[half:]),
-        "written": list(zip(decode_pieces(decode, written), differs, strict=True)),
+        "prefix": "".join(decode_pieces(tokenizer, tokens[:half])),
+        "suffix": decode_pieces(tokenizer, tokens[half:]),
+        "written": list(zip(decode_pieces(tokenizer, written), differs, strict=True)),
         "flags": [word for column, word in _FLAGS.items() if row.get(column)],
     }
 
 
-def decode_pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> tuple[str, ...]:
+def decode_pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
     """Give the text that each token adds, so that the pieces joined are the decoded text.
 
     A token that ends within a character (byte-level vocabularies) adds nothing; the token that
     completes the character adds it.
-
-    Args:
-        decode: the tokenizer's decode, token ids to text, special tokens kept.
-        tokens: token ids in order.
-
-    >>> decode_pieces(lambda ids: "".join("ab c"[i] for i in ids), [0, 1, 2, 3])
-    ('a', 'b', ' ', 'c')
     """
-    ids = [int(token) for token in tokens]
-    whole = decode(ids)
+    ends = range(1, len(tokens) + 1)
+    texts = [
+        str(tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)) for end in ends
+    ]
     pieces: list[str] = []
     shown = ""
-    for end in range(1, len(ids) + 1):
-        text = whole if end == len(ids) else decode(ids[:end])
-        is_complete = whole.startswith(text) and text.startswith(shown)
+    for text in texts:
+        is_complete = texts[-1].startswith(text) and text.startswith(shown)
         pieces.append(text[len(shown) :] if is_complete else "")
         shown = text if is_complete else shown
     return tuple(pieces)
@@ -599,16 +535,13 @@ def visible(text: str) -> list[tuple[str, str]]:
 
 def _sign(character: str) -> str | None:
     """The sign of a character that cannot be seen, None for all others."""
-    if character in _BREAKS:
-        return _BREAKS[character]
+    if character in _SIGNS:
+        return _SIGNS[character]
     code = ord(character)
     if code < 0x20:
         return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    if code in _HIDDEN or unicodedata.category(character) in ("Cc", "Cs"):
-        return f"[U+{code:04X}]"
-    return None
+    is_hidden = code in _HIDDEN or unicodedata.category(character) in ("Cc", "Cs")
+    return f"[U+{code:04X}]" if is_hidden else None
 
 
 def _counts(table: pl.DataFrame) -> Record:

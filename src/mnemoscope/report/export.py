@@ -70,11 +70,7 @@ _PANELS = {"model": "model", "reference": "reference model"}
 
 
 def check_matplotlib() -> None:
-    """Refuse to draw where Matplotlib is not installed.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
+    """Raise UserError where Matplotlib is not installed, with the command that installs it."""
     if find_spec("matplotlib") is None:
         raise UserError(
             "figures for print need Matplotlib, which is not installed. "
@@ -88,11 +84,7 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
     `delta.parquet` (sample, source, attribution, class, layer, query, key, delta) and
     `profile.parquet` count layers and tokens from 1 as the figures do; `regions.parquet`,
     `agreement.parquet`, `attention.parquet`, `knockout.parquet` and `specificity.parquet` are the
-    study's, where it has them.
-
-    Args:
-        study: with the localize stage done.
-        folder: is made where it does not exist; files of the same names are replaced.
+    study's, where it has them. A missing folder is made; files of the same names are replaced.
 
     Returns:
         What was written.
@@ -151,11 +143,7 @@ def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[P
 
 
 def drawn(figure: "Figure") -> dict[str, bytes]:
-    """Write a figure in every format; the same figure always gives the same bytes.
-
-    Returns:
-        Format to file content; PNG at 300 dots an inch.
-    """
+    """Write a figure in every format, the same figure always as the same bytes."""
     made = {}
     for name in FORMATS:
         without_date = {} if name == "png" else {"Date" if name == "svg" else "CreationDate": None}
@@ -169,13 +157,9 @@ def drawn(figure: "Figure") -> dict[str, bytes]:
 def maps_print(
     delta: np.ndarray, classes: Sequence[str], *, only: int | None = None, title: str = ""
 ) -> "Figure":
-    """Draw maps of Δ, a row a class, layers side by side, with one stated scale.
+    """Draw maps of Δ, (classes, layers, query, key), a row a class, layers side by side.
 
-    Args:
-        delta: (classes, layers, query, key), not negative.
-        classes: their names.
-        only: draw this class alone, on the scale of all; None draws every class.
-        title: above the figure.
+    `only` is the one class to be drawn, on the scale of all.
     """
     n_layers, length = delta.shape[1], delta.shape[-1]
     scaled = np.where(np.tri(length, dtype=bool), scale_by_layer(delta), np.nan)
@@ -212,57 +196,39 @@ def profile_print(
 ) -> "Figure":
     """Draw layer profiles side by side, a panel a source, each scaled by its own maximum.
 
-    Args:
-        deltas: name of a panel to Δ, (classes, layers, query, key).
-        classes: their names.
-        title: above the figure.
+    `deltas` are Δ, (classes, layers, query, key), by the name of a panel.
     """
     with _style():
-        figure = _figure(2.5)
-        axes = figure.subplots(1, len(deltas), squeeze=False, sharey=True)[0]
-        for ax, (panel, delta) in zip(axes, deltas.items(), strict=True):
+        figure, axes = _side_by_side(2.5, list(deltas), "layer", title)
+        for ax, delta in zip(axes, deltas.values(), strict=True):
             for index, values in enumerate(layer_profile(delta)):
-                style = _style_of_class(index)
+                style = {"marker": "o", "ms": 2.5, "lw": 1.2} | _style_of_class(index)
                 layers = np.arange(1, len(values) + 1)
-                ax.plot(
-                    layers, 100 * values, marker="o", ms=2.5, lw=1.2, label=classes[index], **style
-                )
-            ax.set_xlabel("layer")
-            ax.set_title(panel, fontsize=8)
+                ax.plot(layers, 100 * values, label=classes[index], **style)
             ax.set_ylim(0, 105)
             ax.xaxis.get_major_locator().set_params(integer=True)
-            _bare(ax)
         axes[0].set_ylabel("ΣΔ, % of the largest")
         axes[0].legend(frameon=False, fontsize=7)
-        if title:
-            figure.suptitle(title, fontsize=9)
     return figure
 
 
 def knockout_print(view: Record, classes: Sequence[str], *, title: str = "") -> "Figure":
     """Draw survival by strength, a panel a tried class, as the report does.
 
-    Args:
-        view: the knockout of one taxonomy.
-        classes: names of all its classes, for their colours.
-        title: above the figure.
+    Classes are all those of the taxonomy, for their colours.
     """
+    panels = view["panels"]
+    names = [f"{panel['class']} ({panel['n']} sequences)" for panel in panels]
     with _style():
-        figure = _figure(3.2)
-        axes = figure.subplots(1, len(view["panels"]), squeeze=False, sharey=True)[0]
-        for ax, panel in zip(axes, view["panels"], strict=True):
+        figure, axes = _side_by_side(3.2, names, "edges cut, %", title)
+        for ax, panel in zip(axes, panels, strict=True):
             _draw_cuts(ax, panel, list(classes))
             ax.set_xscale("log")
             ax.set_xticks(view["strengths"], [f"{one:g}" for one in view["strengths"]])
             ax.minorticks_off()
-            ax.set_xlabel("edges cut, %")
-            ax.set_title(f"{panel['class']} ({panel['n']} sequences)", fontsize=8)
             ax.set_ylim(-3, 103)
             ax.legend(frameon=False, fontsize=5.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-            _bare(ax)
         axes[0].set_ylabel("survive, %")
-        if title:
-            figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -275,11 +241,21 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(height: float) -> "Figure":
-    """An empty figure of the text width; no window and no global state of Matplotlib."""
+def _side_by_side(
+    height: float, names: Sequence[str], x_label: str, title: str
+) -> tuple["Figure", Any]:
+    """Empty panels in the text width; no window and no global state of Matplotlib."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(_WIDTH_INCHES, height), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained", dpi=_DPI)
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for ax, name in zip(axes, names, strict=True):
+        ax.set_xlabel(x_label)
+        ax.set_title(name, fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure, axes
 
 
 def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float, float, float]]:
@@ -348,15 +324,8 @@ def _draw_cuts(ax: "Axes", panel: Record, classes: list[str]) -> None:
 
 def _style_of_class(index: int) -> dict[str, Any]:
     """Colour and dashes of a class, as on the page."""
-    return {
-        "color": class_colour(index),
-        "ls": _LINES[CLASS_DASHES[index % N_CLASS_COLOURS]],
-    }
-
-
-def _bare(ax: "Axes") -> None:
-    """No frame above and on the right."""
-    ax.spines[["top", "right"]].set_visible(False)
+    dash = CLASS_DASHES[index % N_CLASS_COLOURS]
+    return {"color": class_colour(index), "ls": _LINES[dash]}
 
 
 def _write(stem: Path, made: dict[str, bytes]) -> Iterator[Path]:

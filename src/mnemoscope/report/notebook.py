@@ -1,7 +1,7 @@
 """What a study found, as Polars frames and as pictures that a notebook shows.
 
-A picture is one SVG with its own ground and colours for light and dark: no script, no outside
-address. It shows what the report shows.
+A frame of a stage that has not been run is a `UserError`. A picture is one SVG with its own ground
+and colours for light and dark: no script, no outside address.
 """
 
 import base64
@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Series, plain
-from mnemoscope.benchmark.excess import FigureName, PairedDifference
 from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import write_text
@@ -48,11 +47,7 @@ _INK = (74, 140, 224)  # one blue that stands out on both grounds
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG that shows itself in a notebook.
-
-    Attributes:
-        svg: the text of the file.
-    """
+    """An SVG that shows itself in a notebook; `svg` is the text of the file."""
 
     svg: str
 
@@ -75,64 +70,36 @@ class Picture:
 
 
 def labels(study: Study) -> pl.DataFrame:
-    """`sequence_id` and one column a taxonomy, holding class names (null: no class).
-
-    Raises:
-        UserError: the label stage has not been run.
-    """
+    """`sequence_id` and one column a taxonomy, holding class names (null: no class)."""
     return study.read(LABELS_FILE)
 
 
 def samples(study: Study) -> pl.DataFrame:
-    """Which sequences each sample trains and evaluates on, with class, split, group and suffix.
-
-    Raises:
-        UserError: the label stage has not been run.
-    """
+    """Which sequences each sample trains and evaluates on, with class, split, group and suffix."""
     return study.read(SAMPLES_FILE)
 
 
 def predictions(study: Study) -> pl.DataFrame:
-    """Every prediction on an evaluation sequence: source, setting, seed, epoch, true, predicted.
-
-    Raises:
-        UserError: the train stage has not been run.
-    """
+    """Every prediction on an evaluation sequence: source, setting, seed, epoch, true, predicted."""
     return study.read(PREDICTIONS_FILE)
 
 
 def benchmark_table(study: Study) -> pl.DataFrame:
-    """One row a sample and source: min-F1, per-class figures, intervals, excess, verdict.
-
-    Raises:
-        UserError: the benchmark stage has not been run.
-    """
+    """One row a sample and source: min-F1, per-class figures, intervals, excess, verdict."""
     return study.read(BENCHMARK_FILE)
 
 
 def comparison(study: Study) -> pl.DataFrame:
-    """One row a published taxonomy (54) and setting of ρ (27): ours, published, difference.
-
-    Raises:
-        UserError: the benchmark stage has not been run.
-    """
+    """One row a published taxonomy (54) and setting of ρ (27): ours, published, difference."""
     return load_comparison(study).frame
 
 
 def conclusions(study: Study) -> tuple[Conclusion, ...]:
-    """Put the paper's conclusions to this study: verdict, reason and figures of each.
-
-    Raises:
-        UserError: the benchmark stage has not been run.
-    """
+    """Put the paper's conclusions to this study: verdict, reason and figures of each."""
     return load_comparison(study).conclusions
 
 
-def compare(
-    study: Study, first: str, second: str, *, figure: FigureName = "min_f1"
-) -> PairedDifference:
-    """Compare two of a study's taxonomies on shared sequences; see `compare_taxonomies`."""
-    return compare_taxonomies(study, first, second, figure=figure)
+compare = compare_taxonomies
 
 
 def together(*studies: Study) -> Together:
@@ -143,18 +110,10 @@ def together(*studies: Study) -> Together:
 def decisiveness(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> StoredDelta:
-    """Where each class of a taxonomy is decided.
-
-    Args:
-        study: with the localize stage done.
-        taxonomy: name of a taxonomy or sample, the study's first one when None.
-        attribution: `gradient` or `guided`.
-
-    Returns:
-        Δ, float32 (classes, layers, query, key), with its classes and counts.
+    """Δ of a taxonomy or sample (the study's first one when None), with its classes and counts.
 
     Raises:
-        UserError: the stage has not been run, or there is no such taxonomy or attribution.
+        UserError: localize has not been run, or there is no such taxonomy or attribution.
     """
     study.require("localize")
     name = _sample(study, taxonomy)
@@ -171,11 +130,7 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
     """Min-F1 beside its controls, a panel a taxonomy, with Δ of the strongest layer below it.
 
     The shaded band reaches to the best figure without memory: a model's dot within it shows
-    nothing that the text does not show.
-
-    Args:
-        study: with the benchmark and localize stages done.
-        *taxonomies: names of those to show; all when none is named.
+    nothing that the text does not show. All taxonomies are shown when none is named.
 
     Raises:
         UserError: a stage has not been run, there is no such taxonomy, or none was measured.
@@ -187,11 +142,7 @@ def benchmark_figure(study: Study, *taxonomies: str) -> Picture:
 
 
 def draw_benchmarks(taxonomies: Sequence[TaxonomyResult], model: str) -> Picture:
-    """Draw the panels of `benchmark_figure`, two in a row.
-
-    Raises:
-        UserError: no taxonomy was measured.
-    """
+    """Draw the panels of `benchmark_figure`, two in a row; UserError if none was measured."""
     measured = [one for one in taxonomies if one.main is not None and one.main.rows]
     if not measured:
         raise UserError("no taxonomy with a measured benchmark: there is nothing to draw.")
@@ -216,6 +167,10 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
     width = (WIDTH - 2 * _MARGIN - (n_panels - 1) * _PANEL_GAP) / n_panels
     left = _MARGIN + place * (width + _PANEL_GAP)
     plot_x, plot_width = left + _LABEL, width - _LABEL - 44
+
+    def along(value: float | None) -> float | None:
+        return None if value is None else plot_x + plot_width * value
+
     every = [
         row for _, rows in taxonomy.main.groups for row in rows if row["source"] != "statistics"
     ]
@@ -227,14 +182,11 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
         "plot_x": plot_x,
         "plot_width": plot_width,
         "bottom": _TOP + 8 + _ROW * len(every),
-        "edge": plot_x + plot_width * best.value if best else None,
+        "edge": along(best.value if best else None),
         "lines": [
             row
             | {"y": _TOP + 22 + _ROW * index}
-            | {
-                end: None if value is None else plot_x + plot_width * value
-                for end, value in zip(("x", "low", "high"), row["min_f1"], strict=True)
-            }
+            | dict(zip(("x", "low", "high"), map(along, row["min_f1"]), strict=True))
             for index, row in enumerate(every)
         ],
         "maps": [],

@@ -1,7 +1,6 @@
 """Make the report: content and templates into one HTML page that needs nothing else.
 
-`mnemoscope report STUDY` writes it. The page loads nothing from outside: styles, script and
-pictures are within it, and its content security policy forbids the rest.
+Styles, script and pictures are within it, and its content security policy forbids the rest.
 """
 
 import base64
@@ -9,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,7 @@ def report_stage(study: Study, models: Models) -> None:
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:
-    """Write the report's page, whole or not at all; its size in bytes.
-
-    Raises:
-        NoRoomError: the disk is full.
-        UserError: the folder is missing or cannot be written to.
-    """
+    """Write the report's page and give its size in bytes; errors as `write_bytes`."""
     data = render_report(content).encode("utf-8")
     write_bytes(path, data)
     return len(data)
@@ -72,7 +67,7 @@ def render_report(content: ReportContent) -> str:
 
 
 def write_sections(path: Path, title: str, sections: Sequence[AnalysisSection]) -> None:
-    """Write a page of sections alone, for what is no study; errors as `write_report`."""
+    """Write a page of sections alone, for what is no study; errors as `write_text`."""
     write_text(path, _render("sections.html.j2", title=title, sections=sections))
 
 
@@ -83,9 +78,8 @@ def page_size(n_bytes: int) -> str:
 
 def asset(name: str) -> Markup:
     """Read one of our own files that go into the page."""
-    return Markup(
-        resources.files("mnemoscope.report").joinpath("templates", name).read_text("utf-8")
-    )
+    folder = resources.files("mnemoscope.report") / "templates"
+    return Markup(folder.joinpath(name).read_text("utf-8"))
 
 
 def _render(template: str, **values: Any) -> str:
@@ -109,27 +103,18 @@ def environment() -> jinja2.Environment:
         "sentence": answer.as_sentence,
         "x": _coordinate,
     }
-    made.globals |= {
-        "answer": answer.answer,
-        "balance_sentence": answer.balance_sentence,
-        "benchmark_sentence": answer.benchmark_sentence,
-        "by_excess": by_excess,
-        "chart_view": charts.chart_view,
+    functions = (
+        *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.like_with_like),
+        *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
+        *(charts.profile_points, charts.strength_place, words.share),
+        *(by_excess, ramp_tables, setting_lines, written_runs),
+    )
+    made.globals |= {one.__name__: one for one in functions} | {
         "class_dashes": charts.CLASS_DASHES,
-        "css_variables": charts.css_variables,
         "dark": charts.DARK,
-        "delta_view": charts.delta_view,
-        "heat_view": charts.heat_view,
         "input_words": INPUT_WORDS,
         "light": charts.LIGHT,
-        "like_with_like": answer.like_with_like,
         "n_class_colours": charts.N_CLASS_COLOURS,
-        "profile_points": charts.profile_points,
-        "ramp_tables": _ramp_tables,
-        "setting_lines": setting_lines,
-        "share": words.share,
-        "strength_place": charts.strength_place,
-        "written_runs": written_runs,
     }
     return made
 
@@ -151,20 +136,19 @@ def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
     >>> setting_lines({"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8]}}})
     [('', [('seed', '1')]), ('cnn', [('preset', 'small'), ('grid.k', '6, 8')])]
     """
-    nested = {name: inner for name, inner in settings.items() if isinstance(inner, Mapping)}
-    loose = {name: inner for name, inner in settings.items() if name not in nested}
-    sections = [("", list(_flatten(loose)))] if loose else []
-    return sections + [(name, list(_flatten(inner))) for name, inner in nested.items()]
+    sections: dict[str, list[tuple[str, str]]] = {"": []}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            sections[name] = list(_flatten(value))
+        else:
+            sections[""].append((name, _setting(value)))
+    return [(name, lines) for name, lines in sections.items() if name or lines]
 
 
 def written_runs(written: Sequence[tuple[str, bool]]) -> list[tuple[bool, list[tuple[str, str]]]]:
     """Group what the model wrote into runs that are the suffix's and runs that differ."""
-    runs: list[tuple[bool, str]] = []
-    for text, differs in written:
-        if runs and runs[-1][0] == differs:
-            text = runs.pop()[1] + text
-        runs.append((differs, text))
-    return [(differs, visible(text)) for differs, text in runs]
+    runs = groupby(written, key=lambda one: one[1])
+    return [(differs, visible("".join(text for text, _ in run))) for differs, run in runs]
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -188,7 +172,7 @@ def _coordinate(value: float) -> str:
     return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
 
 
-def _ramp_tables(*, is_dark: bool, is_linear: bool) -> list[str]:
+def ramp_tables(*, is_dark: bool, is_linear: bool) -> list[str]:
     """Give the red, green and blue tables that colour the grey pictures of Δ.
 
     A picture holds 1 - sqrt(Δ); the linear scale needs the colour of Δ itself.

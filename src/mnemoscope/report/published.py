@@ -1,7 +1,4 @@
-"""Our figures beside the published ones, as the page and the terminal show them.
-
-Everything here is arranged from a `benchmark.Comparison`; nothing is measured.
-"""
+"""Our figures beside the published ones, as the page and the terminal show them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,21 +27,13 @@ _TITLES = {
 
 
 class PublishedPart(NamedTuple):
-    """The 54 taxonomies, or the settings of ρ; rows as in `benchmark.Comparison.frame`.
+    """The 54 taxonomies, or the settings of ρ; rows as in `benchmark.Comparison.frame`."""
 
-    Attributes:
-        kind: a key of `WHOLES`.
-        measured: rows with figures, in the order of reading.
-        missing: rows that were asked for and have no figure.
-        absent: how many were not asked for, a sentence; empty for none.
-        correlation: of our order and the published, a sentence.
-    """
-
-    kind: str
-    measured: pl.DataFrame
-    missing: pl.DataFrame
-    absent: str
-    correlation: str
+    kind: str  # a key of `WHOLES`
+    measured: pl.DataFrame  # rows with figures, in the order of reading
+    missing: pl.DataFrame  # rows that were asked for and have no figure
+    absent: str  # how many were not asked for, a sentence
+    correlation: str  # of our order and the published, a sentence
 
 
 def published_parts(comparison: Comparison) -> Iterator[PublishedPart]:
@@ -76,9 +65,7 @@ def published_view(
 ) -> dict[str, Any] | None:
     """Arrange a comparison for the page; None where the study has no published taxonomy.
 
-    Args:
-        comparison: from the study.
-        titles: what the page calls a taxonomy, by the study's name of it.
+    `titles` are what the page calls a taxonomy, by the study's name of it.
 
     Returns:
         `parts`, `conclusions` (here and published) and `renamed` (title and published name).
@@ -133,12 +120,12 @@ def correlation_sentence(found: RankCorrelation, whole: str) -> str:
     if found.spearman is None or found.kendall is None:
         return f"Rank correlation with the published min-F1: not given ({found.note})."
     shown = []
-    for name, value, *ends in (
-        ("Spearman", found.spearman, found.spearman_low, found.spearman_high),
-        ("Kendall", found.kendall, found.kendall_low, found.kendall_high),
-    ):
+    for name in ("spearman", "kendall"):
+        value, *ends = (getattr(found, f"{name}{end}") for end in ("", "_low", "_high"))
         known = [decimal(end) for end in ends if end is not None]
-        shown.append(f"{name} {decimal(value)}" + (f" [{', '.join(known)}]" if known else ""))
+        shown.append(
+            f"{name.title()} {decimal(value)}" + (f" [{', '.join(known)}]" if known else "")
+        )
     note = "names that share figures count once, with the mean of their published ones"
     if found.spearman_low is not None:
         note += "; 95 % intervals over evaluation sequences"
@@ -181,9 +168,7 @@ def difference_text(value: float | None, low: float | None, high: float | None) 
 def print_comparison(comparison: Comparison, *, with_reasons: bool = True) -> None:
     """Print, for the 54 and for ρ, ours beside published; then correlations and conclusions.
 
-    Args:
-        comparison: of a study, or of several together.
-        with_reasons: say of each taxonomy that was asked for why it has no figure.
+    `with_reasons`: say of each taxonomy that was asked for why it has no figure.
     """
     page = console()
     for part in published_parts(comparison):
@@ -202,28 +187,23 @@ def print_comparison(comparison: Comparison, *, with_reasons: bool = True) -> No
 
 
 def print_together(frame: pl.DataFrame, models: Sequence[str]) -> None:
-    """Print, for each taxonomy, min-F1 of every model and of all together.
-
-    Args:
-        frame: columns as in `TOGETHER_SCHEMA`.
-        models: names of the models in order.
-    """
+    """Print, for each taxonomy of a frame as `TOGETHER_SCHEMA`, min-F1 of the models and of all."""
     page = console()
     table = Table(
         "taxonomy", *models, "together", "mean F1", title="min-F1 per model and together, %"
     )
-    notes = []
+    notes = {}
     for name in frame["taxonomy"].unique(maintain_order=True):
         rows = {row["model"]: row for row in frame.filter(taxonomy=name).iter_rows(named=True)}
         total = rows["together"]
         cells = [percent(rows[model]["min_f1"], unit=False) for model in models]
         both = figure(total, "min_f1", ends=""), figure(total, "mean_f1")
         table.add_row(short_name(name), *cells, *both)
-        if total["note"]:
-            notes.append(f"{short_name(name)}: {total['note']}")
+        notes[name] = total["note"]
     page.print(table)
-    for note in notes:
-        page.print(note)
+    for name, note in notes.items():
+        if note:
+            page.print(f"{short_name(name)}: {note}")
 
 
 def _table(part: PublishedPart) -> Table:

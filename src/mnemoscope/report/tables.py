@@ -1,7 +1,6 @@
 """Tables below the pictures, each with what to read out of it: checks of Δ, search, analyses.
 
-What an attribution says is checked three ways: is Δ stable, do the attributions agree, and does it
-depend on what the CNN learned.
+Of an attribution: is Δ stable, do the attributions agree, does it depend on what the CNN learned?
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,55 +38,36 @@ _STABLE_WORDS = {
 }
 _SANE = ("randomized", "permuted")
 
+Cell = str | int | float | None
+"""Text, or a number: whole ones are shown as counts, others as per cent."""
+
 
 @dataclass(frozen=True)
 class Table:
-    """A small table and what it says.
-
-    Attributes:
-        title: its heading.
-        columns: column names; the first column names the row.
-        rows: text, or numbers: whole ones are shown as counts, others as per cent.
-        summary: what to read out of it, in plain words.
-        gist: the same in one line, for a table that is folded.
-        note: behind the title, where the rows are not all.
-    """
+    """A small table and what it says; its first column names the row."""
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | int | float | None]]
-    summary: str = ""
-    gist: str = ""
-    note: str = ""
+    rows: Sequence[Sequence[Cell]]
+    summary: str = ""  # what to read out of it, in plain words
+    gist: str = ""  # the same in one line, for a table that is folded
+    note: str = ""  # behind the title, where the rows are not all
 
 
 @dataclass(frozen=True)
 class AnalysisSection:
-    """One analysis: its question, the result in a sentence, figures, tables folded below.
+    """One analysis: its question, the result in a sentence, figures, tables folded below."""
 
-    Attributes:
-        name: as it is typed.
-        title: heading.
-        question: what it answers.
-        sentence: the result.
-        further: what was left out, what cannot be said.
-        figures: to be drawn.
-        tables: of text.
-        source: paper and arXiv number.
-        cost: seconds and forward passes in words.
-        settings: in words.
-    """
-
-    name: str
+    name: str  # as it is typed
     title: str
     question: str
     sentence: str
-    further: Sequence[str] = ()
+    further: Sequence[str] = ()  # what was left out, what cannot be said
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    source: str = ""
-    cost: str = ""
-    settings: str = ""
+    source: str = ""  # paper and arXiv number
+    cost: str = ""  # seconds and forward passes, in words
+    settings: str = ""  # in words
 
 
 def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
@@ -95,9 +75,9 @@ def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
     for entry, result, folder in stored_results(study):
         place = folder.relative_to(study.folder)
         files = {name: f"{place}/{name}.parquet" for name in result.frames}
-        settings = {
-            key: "null" if value is None else value for key, value in result.settings.items()
-        }
+        settings = [
+            f"{key}={'null' if value is None else value}" for key, value in result.settings.items()
+        ]
         yield AnalysisSection(
             name=entry.name,
             title=entry.title,
@@ -109,7 +89,7 @@ def analysis_sections(study: Study) -> Iterator[AnalysisSection]:
             source=entry.source,
             cost=f"{duration(result.seconds)} and {count(result.forward_passes)} sequences "
             "through a model",
-            settings=", ".join(f"{key}={value}" for key, value in settings.items()),
+            settings=", ".join(settings),
         )
 
 
@@ -119,14 +99,12 @@ def table_of(name: str, frame: pl.DataFrame, file: str) -> Table:
         column for column, kind in frame.schema.items() if not isinstance(kind, pl.List | pl.Array)
     )
     rows = [[_text(value) for value in row] for row in shown.head(_MOST_ROWS).rows()]
-    is_cut = frame.height > len(rows)
+    note = f": the first {len(rows)} of {count(frame.height)} rows, all of them in {file}"
     return Table(
         title=name.replace("_", " "),
         columns=[column.replace("_", " ") for column in shown.columns],
         rows=rows,
-        note=f": the first {len(rows)} of {count(frame.height)} rows, all of them in {file}"
-        if is_cut
-        else "",
+        note=note if frame.height > len(rows) else "",
     )
 
 
@@ -148,17 +126,17 @@ def truth_tables(table: pl.DataFrame) -> Iterator[Table]:
         "inserted 1–5 times": ~pl.col("held_out") & (inserted <= 5),
         "inserted over 5 times": inserted > 5,
     }
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for name, condition in groups.items():
         part = table.filter(condition)
         if not part.is_empty():
             equal, recite = part.filter(counted == inserted).height, part.filter(counted > 5).height
-            rows.append((name, part.height, equal, recite, part["is_memorized"].mean()))
+            rows.append((name, part.height, equal, recite, _mean(part["is_memorized"])))
     n_other = table.filter(counted != inserted).height
     yield Table(
         title="Labels against the truth",
         columns=("sequences", "number", "counted = inserted", "labelled over 5", "memorized"),
-        rows=rows,  # type: ignore[arg-type]
+        rows=rows,
         summary=(
             "Duplicates are counted in the finished corpus, not taken from the recipe. "
             f"{n_other:,} of {table.height:,} sequences were counted another number of times than "
@@ -227,12 +205,7 @@ def search_tables(study: Study) -> Iterator[Table]:
 
 
 def localize_tables(study: Study, sample: str) -> Iterator[Table]:
-    """Tables below the decisiveness maps of one sample.
-
-    Args:
-        study: with the localize stage done.
-        sample: its name.
-    """
+    """Tables below the decisiveness maps of one sample."""
     regions = study.read(REGIONS_FILE).filter(sample=sample)
     if regions.is_empty():
         return
@@ -252,7 +225,7 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
     shares = {
         (row["source"], row["class"], row["region"]): row["share"] for row in named.to_dicts()
     }
-    rows: list[tuple[str | float | None, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     said = []
     for name in _names(named, "class"):
         own = named.filter(pl.col("class") == name, source="model").to_dicts()
@@ -263,14 +236,11 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
             times = UNKNOWN if row["ratio"] is None else f"{row['ratio']:.1f}×"
             gap = points(_gap(row["share"], other))
             blind = shares.get(("blind", name, one.name))
-            label = f"{name}: {one.name}"
-            rows.append((label, row["share"], one.even, times, other, gap, blind))
-        of_tokens = named.filter(pl.col("class") == name, source="blind")
-        rows += [
-            (f"{name}: channel “{row['region']}”", None, row["even"], "–", None, "–", row["share"])
-            for row in of_tokens.to_dicts()
-            if row["region"] not in [one.name for one in found]
-        ]
+            rows.append((f"{name}: {one.name}", row["share"], one.even, times, other, gap, blind))
+        for row in named.filter(pl.col("class") == name, source="blind").to_dicts():
+            if row["region"] not in [one.name for one in found]:
+                label = f"{name}: channel “{row['region']}”"
+                rows.append((label, None, row["even"], UNKNOWN, None, UNKNOWN, row["share"]))
     best = named.filter(source="model").drop_nulls("ratio")
     best = best.sort("ratio", descending=True, maintain_order=True)
     strongest = {
@@ -280,13 +250,8 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
     return Table(
         title=f"Where Δ lies, by name ({attribution})",
         columns=(
-            "class and region",
-            "share of Δ",
-            "even spread",
-            "times even",
-            "reference model’s Δ",
-            "model − reference, points",
-            "Δ from the tokens alone",
+            *("class and region", "share of Δ", "even spread", "times even"),
+            *("reference model’s Δ", "model − reference, points", "Δ from the tokens alone"),
         ),
         rows=rows,
         summary=" ".join(said)
@@ -295,7 +260,7 @@ def _region_table(regions: pl.DataFrame, attribution: str) -> Table:
         "two channels in place of layers. A region that the reference model shows as strongly "
         "belongs to the text.",
         gist="; ".join(
-            f"{name}: {strongest[name]}" for name in _names(named, "class") if name in strongest
+            f"{one}: {strongest[one]}" for one in _names(named, "class") if one in strongest
         ),
     )
 
@@ -324,7 +289,7 @@ def _layer_table(regions: pl.DataFrame, attribution: str) -> Table:
     """Share of Δ in each layer: model, reference, difference."""
     layers = regions.filter(pl.col("region").str.starts_with("layer "))
     names = _names(layers, "region")
-    rows: list[tuple[str | float | None, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     strongest = []
     for name in _names(layers, "class"):
         both, best = [], []
@@ -368,12 +333,7 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
 
 
 def check_tables(checks: pl.DataFrame, settings: LocalizeSettings) -> Iterator[Table]:
-    """The two tables of one sample, each where the study has its checks.
-
-    Args:
-        checks: rows of `agreement.parquet`.
-        settings: under which they were made.
-    """
+    """The two tables of one sample's rows of `agreement.parquet`, each where there are checks."""
     stable = checks.filter(pl.col("check").is_in(_STABLE))
     if not stable.is_empty():
         yield _stability_table(stable, settings)
@@ -388,6 +348,9 @@ def _stability_table(checks: pl.DataFrame, settings: LocalizeSettings) -> Table:
     means = {one: _mean(checks.filter(check=one)["pearson"]) for one in _STABLE[:3]}
     known = [f"{word} {mean:.2f}" for word, mean in means.items() if mean is not None]
     gist = [f"mean correlation between {', '.join(known)}"] if known else []
+    counted = "All evaluation sequences count, rightly classified or not."
+    if settings.correct_only:
+        counted = "Correctly classified sequences alone count."
     apart = [f"{one} and {two}" for one, two, _ in _apart(checks.filter(check="attributions"))]
     gist += [f"other edges by {', '.join(apart)}"] if apart else []
     return Table(
@@ -400,11 +363,7 @@ def _stability_table(checks: pl.DataFrame, settings: LocalizeSettings) -> Table:
             "sequences, near duplicates on one side; a dash: a single seed, or no sequence that "
             "counts. "
             f"{_few_read(checks, settings)}Attributions are compared on what all of them read. "
-            + (
-                "Correctly classified sequences alone count."
-                if settings.correct_only
-                else "All evaluation sequences count, rightly classified or not."
-            )
+            f"{counted}"
         ),
         gist="; ".join(gist),
     )
@@ -447,13 +406,13 @@ def _correlations(rows: pl.DataFrame, keys: list[tuple[str, str]], of: str) -> l
     """`.83 · .75 · 61 %` for each check and what it is against, or a dash."""
     cells = []
     for check, against in keys:
-        found = rows.filter(check=check, against=against, of=of).to_dicts()
-        if not found or found[0]["pearson"] is None:
-            cells.append(UNKNOWN)
-            continue
-        one = found[0]
-        text = f" {one['pearson']:.2f} · {one['spearman']:.2f} · {one['overlap']:.0%}"
-        cells.append(_signed(text).lstrip())
+        found = rows.filter(check=check, against=against, of=of).drop_nulls("pearson").to_dicts()
+        cells += [
+            _signed(
+                f" {one['pearson']:.2f} · {one['spearman']:.2f} · {one['overlap']:.0%}"
+            ).lstrip()
+            for one in found[:1]
+        ] or [UNKNOWN]
     return cells
 
 
