@@ -7,7 +7,7 @@ from tiny_families import FAMILIES, MORE_FAMILIES, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
-from mnemoscope.lm.intervene import _CutSoftmax, _Scissors, cut_attention
+from mnemoscope.lm.intervene import _ChangedSoftmax, _Scaling, cut_attention
 from mnemoscope.lm.model import last_logits, prepend_bos
 from mnemoscope.lm.probe import suffix_logprobs
 
@@ -105,8 +105,8 @@ def test_a_row_attends_to_what_is_left_of_it(build, n_sinks):
     scores = torch.nn.functional.pad(scores, (0, n_sinks))
     weights = scores.softmax(dim=-1)
     for renormalize in (False, True):
-        scissors = _Scissors(build("gpt_neox"), edges, renormalize=renormalize)
-        with _CutSoftmax(scissors, T):
+        scaling = _Scaling(build("gpt_neox"), ~edges, renormalize=renormalize)
+        with _ChangedSoftmax(scaling, T):
             left = torch.softmax(scores, dim=-1)
         whole = weights[..., 0] + (weights[..., T:].sum(-1) if n_sinks else 0)
         ratio = 1 / whole if renormalize else torch.ones(())

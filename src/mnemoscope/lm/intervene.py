@@ -1,12 +1,12 @@
 """Change what happens inside the running model: cut attention edges, put other hidden states in.
 
-A cut weight becomes zero after the softmax, before the values are summed. Only the softmax's
-result changes, so soft-capping, sinks, grouped keys and windows stay as they are.
+A weight is scaled, by 0 where it is cut, after the softmax and before the values are summed. Only
+the softmax's result changes, so soft-capping, sinks, grouped keys and windows stay as they are.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,16 +16,41 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.model import LanguageModel, attention_modules, claimed, eager_attention, rerouted
 from mnemoscope.lm.probe import check_state, decoder_layers, entering
 
-_IMPLEMENTATION = "mnemoscope_cut"
+_IMPLEMENTATION = "mnemoscope_changed"
 SOFTMAX = {nn.functional.softmax, torch.softmax, torch.Tensor.softmax}
 
-# Which scissors are at work on a module: two models at once stay apart.
-_at_work: dict[nn.Module, "_Scissors"] = {}
+
+class Attend(Protocol):
+    """What is done around one layer's attention; layers come in order in every forward."""
+
+    def __call__(self, run: Callable[[], Any], n_keys: int | None) -> Any:
+        """Give what `run` gives, changed or watched.
+
+        `n_keys` is None where each column of the softmax is a key; a sink adds one.
+        """
+
+
+# What is done to a module's attention: two models at once stay apart.
+_at_work: dict[nn.Module, Attend] = {}
+
+
+@contextmanager
+def around_attention(lm: LanguageModel, attend: Attend) -> Iterator[None]:
+    """Pass every layer's attention through `attend` in this block, in the model's eager code.
+
+    Raises:
+        UserError: the model keeps its own attention.
+        RuntimeError: its attention is already being changed.
+    """
+    claim = claimed(lm.model, _at_work, attend, "changed")
+    hooks = _around_modules(lm.model, attend)
+    with rerouted(lm, _IMPLEMENTATION, _changed_attention, claim=claim, hooks=hooks):
+        yield
 
 
 @contextmanager
 def cut_attention(
-    lm: "LanguageModel", edges: torch.Tensor, *, renormalize: bool = False
+    lm: LanguageModel, edges: torch.Tensor, *, renormalize: bool = False
 ) -> Iterator[None]:
     """Cut attention edges in every forward of this block, decoding steps with a cache included.
 
@@ -40,33 +65,50 @@ def cut_attention(
     Raises:
         UserError: edges of another shape than the model's layers, an edge from a query to a later
             key, or a family whose attention is not one softmax a layer.
-        RuntimeError: the model is already being cut.
+        RuntimeError: the attention of the model is already being changed.
     """
-    scissors = _Scissors(lm, edges, renormalize=renormalize)
-    claim = claimed(lm.model, _at_work, scissors, "cut")
-    hooks = _around_modules(lm.model, scissors)
-    with rerouted(lm, _IMPLEMENTATION, _cutting_attention, claim=claim, hooks=hooks):
+    if edges.dtype != torch.bool:
+        raise UserError(
+            f"edges: {tuple(edges.shape)} of {edges.dtype}, wanted bool (layers, T, T)."
+        )
+    if edges.triu(diagonal=1).any():
+        raise UserError("edges: a cut from a query to a later key, where no attention is.")
+    with around_attention(lm, _Scaling(lm, ~edges, renormalize=renormalize).attend):
         yield
 
 
-class _Scissors:
-    """Edges to cut, and where in the sequence and in the layers the model is just now."""
+@contextmanager
+def scaled_attention(lm: LanguageModel, factors: torch.Tensor) -> Iterator[None]:
+    """Multiply attention weights, in all heads alike; gradients flow into the factors.
 
-    def __init__(self, lm: "LanguageModel", edges: torch.Tensor, *, renormalize: bool) -> None:
+    Args:
+        lm: the model; restored afterwards, also after an error.
+        factors: float, shape as the edges of `cut_attention`. 1 changes nothing, bit for bit.
+
+    Raises:
+        UserError: factors of another shape than the model's layers, or a family whose attention is
+            not one softmax a layer.
+        RuntimeError: the attention of the model is already being changed.
+    """
+    with around_attention(lm, _Scaling(lm, factors, renormalize=False).attend):
+        yield
+
+
+class _Scaling:
+    """Factors of the weights, and where in the sequence and in the layers the model is just now."""
+
+    def __init__(self, lm: LanguageModel, factors: torch.Tensor, *, renormalize: bool) -> None:
         self._name, self._n_layers = lm.name, lm.n_layers
         self._renormalize = renormalize
-        n_bos = 0 if lm.bos_id is None else 1
-        keep = nn.functional.pad(~_checked(lm, edges), (n_bos, 0, n_bos, 0), value=True)
-        self._keep = keep.to(lm.device)
+        before = len(lm.before)
+        factors = nn.functional.pad(_checked(lm, factors), (before, 0, before, 0), value=1)
+        self._factors = factors.to(lm.device)
         self._layer = 0  # the next call is of this layer: layers come in order in every forward
         self._seen = 0  # tokens that this and earlier forwards have fed
 
-    def attend(self, run: Callable[[], Any], n_keys: int | None = None) -> Any:
-        """Run one layer's attention with its softmax changed.
-
-        `n_keys` is None where each column of the softmax is a key; a sink adds one, never cut.
-        """
-        with _CutSoftmax(self, n_keys) as mode:
+    def attend(self, run: Callable[[], Any], n_keys: int | None) -> Any:
+        """Run one layer's attention with its softmax changed."""
+        with _ChangedSoftmax(self, n_keys) as mode:
             output = run()
         if mode.n_seen != 1:
             raise UserError(
@@ -76,43 +118,45 @@ class _Scissors:
         self._layer = (self._layer + 1) % self._n_layers
         return output
 
-    def cut(self, weights: torch.Tensor, n_keys: int | None) -> torch.Tensor:
-        """Zero one layer's cut edges: (batch, heads, query, column), older code (batch · heads, …).
+    def change(self, weights: torch.Tensor, n_keys: int | None) -> torch.Tensor:
+        """Scale one layer's edges: (batch, heads, query, column), older code (batch · heads, …).
 
         With a cache there are fewer queries than keys; a window may have dropped the first keys.
         """
         n_queries, n_columns = weights.shape[-2:]
-        keep = self._keep_now(n_queries, n_keys or n_columns).to(weights.device)
-        if keep.all():
+        factors = self._factors_now(n_queries, n_keys or n_columns).to(weights.device)
+        if not factors.requires_grad and bool((factors == 1).all()):
             return weights
-        keep = nn.functional.pad(keep, (0, n_columns - keep.shape[-1]), value=True)[:, None]
-        by_head = weights.reshape(len(keep), -1, n_queries, n_columns)
-        kept = by_head * keep
+        if factors.dtype != torch.bool:
+            factors = factors.to(weights.dtype)
+        factors = nn.functional.pad(factors, (0, n_columns - factors.shape[-1]), value=1)[:, None]
+        by_head = weights.reshape(len(factors), -1, n_queries, n_columns)
+        kept = by_head * factors
         if self._renormalize:
             left = kept.sum(dim=-1, keepdim=True)
             scale = by_head.sum(dim=-1, keepdim=True) / left
             kept = torch.where(left > 0, kept * scale, kept)
         return kept.reshape(weights.shape)
 
-    def _keep_now(self, n_queries: int, n_keys: int) -> torch.Tensor:
-        """What stays of this layer for the queries of this forward: (batch or 1, query, key)."""
+    def _factors_now(self, n_queries: int, n_keys: int) -> torch.Tensor:
+        """This layer's factors for the queries of this forward: (batch or 1, query, key)."""
         if self._layer == 0:
             self._seen = n_queries + (0 if n_queries == n_keys else self._seen)
-        if self._seen > self._keep.shape[-1]:
+        if self._seen > self._factors.shape[-1]:
             raise UserError(
                 f"{self._name}: reads {self._seen} tokens, but edges are given for "
-                f"{self._keep.shape[-1]}. Give edges for the whole sequence."
+                f"{self._factors.shape[-1]}. Give edges for the whole sequence."
             )
         rows = slice(self._seen - n_queries, self._seen)
-        return self._keep[:, self._layer, rows, self._seen - n_keys : self._seen]
+        return self._factors[:, self._layer, rows, self._seen - n_keys : self._seen]
 
 
-class _CutSoftmax(TorchFunctionMode):
-    """While active, hand what a softmax gives to the scissors."""
+class _ChangedSoftmax(TorchFunctionMode):
+    """While active, scale what a softmax gives."""
 
-    def __init__(self, scissors: _Scissors, n_keys: int | None) -> None:
+    def __init__(self, scaling: _Scaling, n_keys: int | None) -> None:
         super().__init__()
-        self._scissors, self._n_keys = scissors, n_keys
+        self._scaling, self._n_keys = scaling, n_keys
         self.n_seen = 0
 
     def __torch_function__(
@@ -122,27 +166,23 @@ class _CutSoftmax(TorchFunctionMode):
         if func not in SOFTMAX:
             return result
         self.n_seen += 1
-        return self._scissors.cut(result, self._n_keys)
+        return self._scaling.change(result, self._n_keys)
 
 
-def _checked(lm: "LanguageModel", edges: torch.Tensor) -> torch.Tensor:
-    """Edges as (batch or 1, layers, T, T)."""
+def _checked(lm: LanguageModel, edges: torch.Tensor) -> torch.Tensor:
+    """Factors of edges as (batch or 1, layers, T, T)."""
     edges = edges if edges.ndim == 4 else edges[None]
-    if edges.dtype != torch.bool or edges.ndim != 4 or edges.shape[2] != edges.shape[3]:
-        raise UserError(
-            f"edges: {tuple(edges.shape)} of {edges.dtype}, wanted bool (layers, T, T)."
-        )
+    if edges.ndim != 4 or edges.shape[2] != edges.shape[3]:
+        raise UserError(f"edges: {tuple(edges.shape)}, wanted (layers, T, T).")
     if edges.shape[1] != lm.n_layers:
         raise UserError(
             f"edges: {edges.shape[1]} layers, but {lm.name} has {lm.n_layers}. "
             "Were they found on another model?"
         )
-    if edges.triu(diagonal=1).any():
-        raise UserError("edges: a cut from a query to a later key, where no attention is.")
     return edges
 
 
-def _cutting_attention(
+def _changed_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -150,7 +190,7 @@ def _cutting_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention as the model's eager code does, with its softmax changed."""
+    """Compute attention as the model's eager code does, passed through what is at work on it."""
     eager = eager_attention(module.__class__)
 
     def run() -> torch.Tensor:
@@ -158,16 +198,16 @@ def _cutting_attention(
 
     if module not in _at_work:
         return run(), None
-    return _at_work[module].attend(run, n_keys=key.shape[2]), None
+    return _at_work[module](run, key.shape[2]), None
 
 
 @contextmanager
-def _around_modules(model: nn.Module, scissors: _Scissors) -> Iterator[None]:
+def _around_modules(model: nn.Module, attend: Attend) -> Iterator[None]:
     """Wrap the forward of every attention module of a family outside the interface."""
     modules = attention_modules(model)
 
     def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: scissors.attend(lambda: forward(*args, **kwargs))
+        return lambda *args, **kwargs: attend(lambda: forward(*args, **kwargs), None)
 
     own = {module: module.__dict__.get("forward") for module in modules}  # accelerate sets one
     for module in modules:

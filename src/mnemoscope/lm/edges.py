@@ -1,0 +1,249 @@
+"""What each attention edge moves, and what the logits of the next tokens owe to it.
+
+Every function gives batches (batch, layers, T, T), float32 on the CPU, axes query and key, in row
+order; 0 above the diagonal and in the last query, whose next token is not among the T. Nothing is
+stored: a batch's values are computed in the model's own eager attention and let go.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.intervene import SOFTMAX, around_attention, scaled_attention
+from mnemoscope.lm.model import (
+    LanguageModel,
+    attention_modules,
+    check_tokens,
+    last_logits,
+    prepend_bos,
+    run_batches,
+)
+from mnemoscope.lm.probe import decoder_layers, entering
+
+_PRODUCT = {torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__}
+
+
+def total_effects(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+) -> Iterator[torch.Tensor]:
+    """Give α · ∂(sum of the suffix tokens' logits) / ∂α of every edge, summed over heads.
+
+    The suffix tokens of (n, T) are those from `prefix` on, each after the true ones before it. It
+    is the first-order estimate of what these logits lose when the edge is cut in all heads, along
+    every path through the later layers; with G the gradient at the attention's output before the
+    output projection, of each head α · (G · v).
+
+    Raises:
+        UserError: tokens that do not fit the model, or a family whose edges cannot be changed.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    return run_batches(
+        lm,
+        check_tokens(lm, tokens, prefix=prefix),
+        batch_size,
+        lambda batch: _effects(lm, batch, prefix),
+    )
+
+
+def contributions(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
+) -> Iterator[torch.Tensor]:
+    """Give what each edge adds to its query's next token's logit by itself, to first order.
+
+    As `total_effects`, with the same errors, but along the residual stream alone: what later layers
+    read is held fixed, so an edge moves no other logit than its own query's.
+    """
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        with entering(dict.fromkeys(_readers(lm), torch.Tensor.detach)):
+            return _effects(lm, batch, prefix)
+
+    return run_batches(lm, check_tokens(lm, tokens, prefix=prefix), batch_size, step)
+
+
+def value_norms(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+) -> Iterator[torch.Tensor]:
+    """Give the norm of what each edge moves, ‖Σ over heads of α · v · W_O‖.
+
+    v and W_O are a head's value vector and its rows of the output projection, without its bias and
+    before any norm that follows it. Source: Kobayashi et al. 2020, arXiv 2004.10102.
+
+    Raises:
+        UserError: tokens that do not fit the model, or a family whose attention's output is not its
+            weights times its values times one matrix.
+        NoRoomError: not even one sequence fits into memory.
+    """
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), moved_values(lm) as moved:
+            last_logits(lm, prepend_bos(lm, batch[:, :-1]), 1)
+        return _in_place(lm, [one.norms().cpu() for one in moved], batch)
+
+    return run_batches(lm, check_tokens(lm, tokens), batch_size, step)
+
+
+def _effects(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> torch.Tensor:
+    """Scale every edge by a factor of 1; the gradient by the factors is the effect of the edges."""
+    suffix, length = batch[:, prefix:], batch.shape[1] - 1
+    with torch.enable_grad():
+        factors = torch.ones(len(batch), lm.n_layers, length, length, requires_grad=True)
+        with scaled_attention(lm, factors):
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffix.shape[1])
+        of_next = logits.gather(2, suffix.to(logits.device)[..., None]).float()
+        (effects,) = torch.autograd.grad(of_next.sum(), [factors])
+    # Products with weights of 0 above the diagonal: exact zeros, of either sign.
+    return nn.functional.pad(effects.tril(), (0, 1, 0, 1))
+
+
+def _readers(lm: LanguageModel) -> Iterator[nn.Module]:
+    """Modules of the layers that read the residual stream: attention, and what no norm is.
+
+    A norm or dropout may stand behind a block, where the stream itself passes through.
+    """
+    yield from (attention := attention_modules(lm.model))
+    for layer in decoder_layers(lm):
+        for module in layer.children():
+            passes = any(word in type(module).__name__ for word in ("Norm", "Dropout"))
+            if not passes and not any(inner in attention for inner in module.modules()):
+                yield module
+
+
+class Moved(NamedTuple):
+    """What one layer's attention moves: per head its weights, values and output matrix.
+
+    Attributes:
+        weights: (batch, heads, query, key).
+        values: (batch, heads, key, size).
+        matrix: (heads, size, width), the output projection.
+    """
+
+    weights: torch.Tensor
+    values: torch.Tensor
+    matrix: torch.Tensor
+
+    def norms(self) -> torch.Tensor:
+        """Norm of the sum over heads for every edge, (batch, query, key) float32."""
+        rows = []
+        for weights, values in zip(self.weights, self.values, strict=True):
+            moved = torch.einsum("hkd,hdw->khw", values, self.matrix)
+            products = moved @ moved.transpose(1, 2)  # of every two heads, for every key
+            by_key = weights.permute(2, 1, 0)
+            rows.append(((by_key @ products) * by_key).sum(dim=-1).clamp(min=0).sqrt().T)
+        return torch.stack(rows)
+
+    def sums(self) -> torch.Tensor:
+        """The sum over keys and heads for every query, (batch, query, width) float32."""
+        return torch.einsum("bhqk,bhkd,hdw->bqw", self.weights, self.values, self.matrix)
+
+
+@contextmanager
+def moved_values(lm: LanguageModel) -> Iterator[list[Moved]]:
+    """Collect what every layer's attention moves in one forward inside this block, in order.
+
+    Raises:
+        UserError: as `value_norms`.
+    """
+    found: list[Moved] = []
+    watch = _Watch(lm, found)
+    with ExitStack() as stack:
+        for module in attention_modules(lm.model):
+            for inner in list(module.modules())[1:]:
+                if next(inner.parameters(), None) is not None:
+                    stack.callback(inner.register_forward_hook(watch.project).remove)
+                    stack.callback(inner.register_forward_pre_hook(watch.meet).remove)
+        stack.enter_context(around_attention(lm, watch.attend))
+        yield found
+    if len(found) != lm.n_layers:
+        raise UserError(
+            f"{lm.name}: the values moved were seen in {len(found)} of its {lm.n_layers} layers. "
+            "Choose another ranking of edges, or another model."
+        )
+
+
+class _Watch:
+    """Weights and values where they are multiplied, and the projection that comes next."""
+
+    def __init__(self, lm: LanguageModel, found: list[Moved]) -> None:
+        self._lm, self._found = lm, found
+        self._product: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._next: nn.Module | None = None
+
+    def attend(self, run: Callable[[], Any], n_keys: int | None) -> Any:
+        """Run one layer's attention and keep the product after its softmax."""
+        with _Product(self, n_keys):
+            return run()
+
+    def multiply(self, weights: torch.Tensor, values: torch.Tensor, n_keys: int | None) -> None:
+        """Take weights (…, query, column) and values (…, key, size) of all heads."""
+        n_queries, n_columns = weights.shape[-2:]
+        n_keys = n_keys or n_columns
+        heads = self._lm.n_heads
+        weights = weights[..., :n_keys].reshape(-1, heads, n_queries, n_keys)
+        values = values.reshape(len(weights), -1, *values.shape[-2:])
+        values = values.repeat_interleave(heads // values.shape[1], dim=1)
+        self._product, self._next = (weights.float(), values.float()), None
+
+    def meet(self, module: nn.Module, _args: Any) -> None:
+        """The first module entered after the product is the projection, adapters around it too."""
+        if self._product is not None and self._next is None:
+            self._next = module
+
+    def project(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Find the matrix of the projection, and check that it makes its output of the values."""
+        if self._product is None or module is not self._next:
+            return
+        (weights, values), self._product, self._next = self._product, None, None
+        width = args[0].shape[-1]
+        asked = torch.cat([torch.eye(width), torch.zeros(1, width)])
+        answers = module(asked.to(args[0].device, args[0].dtype)).float()
+        matrix = (answers[:-1] - answers[-1]).reshape(self._lm.n_heads, -1, answers.shape[-1])
+        moved = Moved(weights, values, matrix)
+        made = output.float().reshape(len(weights), -1, output.shape[-1])
+        is_odd = matrix.shape[1] != values.shape[-1] or made.shape[1] != weights.shape[2]
+        if is_odd or not _alike(moved.sums() + answers[-1], made, args[0].dtype):
+            raise UserError(
+                f"{self._lm.name}: its attention's output is not weights times values times one "
+                "matrix, so what an edge moves cannot be said. Choose another ranking of edges."
+            )
+        start = len(self._lm.before)
+        self._found.append(Moved(weights[:, :, start:, start:], values[:, :, start:], matrix))
+
+
+class _Product(TorchFunctionMode):
+    """While active, show the product that follows a softmax to the watch."""
+
+    def __init__(self, watch: _Watch, n_keys: int | None) -> None:
+        super().__init__()
+        self._watch, self._n_keys = watch, n_keys
+        self._weights: torch.Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in SOFTMAX:
+            self._weights = result
+        elif func in _PRODUCT and self._weights is not None:
+            self._watch.multiply(self._weights, args[1], self._n_keys)
+            self._weights = None
+        return result
+
+
+def _alike(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether two sums differ by no more than rounding in `dtype`, against the largest entry."""
+    far = (first - second).abs().max() / second.abs().max().clamp(min=1e-30)
+    return bool(far < 32 * torch.finfo(dtype).eps)
+
+
+def _in_place(lm: LanguageModel, layers: list[torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+    """Layers of (batch, T - 1, T - 1) as maps of the whole sequence."""
+    maps = torch.stack(layers, dim=1)
+    assert maps.shape[1:] == (lm.n_layers, batch.shape[1] - 1, batch.shape[1] - 1)
+    return nn.functional.pad(maps, (0, 1, 0, 1))
