@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.read import cut_windows, read_corpus, read_sequences
+from mnemoscope.data.read import WindowCutter, read_corpus, read_sequences
 from mnemoscope.data.table import check_sequences, write_table
 from mnemoscope.errors import DamagedDataError, UserError
 
@@ -263,7 +263,7 @@ def own_ids(tokenizer, text):
 
 
 def test_text_is_the_decode_and_the_offsets_tile_the_document(tokenizer):
-    windows = cut_windows(ASCII, tokenizer, length=5, stride=5)
+    windows = WindowCutter(tokenizer, length=5, stride=5).cut(ASCII)
     assert windows[0].start == 0
     for window, later in itertools.pairwise(windows):
         assert window.end == later.start
@@ -273,7 +273,7 @@ def test_text_is_the_decode_and_the_offsets_tile_the_document(tokenizer):
 
 def test_stride_below_the_length_overlaps(tokenizer):
     ids = own_ids(tokenizer, ASCII)
-    windows = cut_windows(ASCII, tokenizer, length=64, stride=10)
+    windows = WindowCutter(tokenizer, length=64, stride=10).cut(ASCII)
     assert len(windows) == (len(ids) - 64) // 10 + 1
     assert all(w.tokens == ids[10 * i : 10 * i + 64] for i, w in enumerate(windows))
 
@@ -281,17 +281,17 @@ def test_stride_below_the_length_overlaps(tokenizer):
 def test_no_special_token_is_added_and_the_tokenizer_stays_as_it_was(tokenizer):
     before = tokenizer("a b", return_offsets_mapping=True)
     assert before["input_ids"][0] == tokenizer.bos_token_id
-    windows = cut_windows(ASCII, tokenizer, length=4, stride=4)
+    windows = WindowCutter(tokenizer, length=4, stride=4).cut(ASCII)
     assert all(tokenizer.bos_token_id not in window.tokens for window in windows)
     assert tokenizer("a b", return_offsets_mapping=True) == before
 
 
 def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents(tokenizer):
-    whole = cut_windows(ASCII, tokenizer)
+    whole = WindowCutter(tokenizer).cut(ASCII)
     tokenizer.backend_tokenizer.enable_truncation(10)
     tokenizer.backend_tokenizer.enable_padding(length=100)
     try:
-        assert cut_windows(ASCII, tokenizer) == whole
+        assert WindowCutter(tokenizer).cut(ASCII) == whole
     finally:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -305,7 +305,7 @@ def test_truncation_and_padding_of_the_tokenizer_do_not_cut_documents(tokenizer)
 )
 @settings(max_examples=150)
 def test_any_text_gives_ordered_offsets_around_its_windows(tokenizer, text, length):
-    windows = cut_windows(text, tokenizer, length=length, stride=length)
+    windows = WindowCutter(tokenizer, length=length, stride=length).cut(text)
     ids = own_ids(tokenizer, text)
     assert [w.tokens for w in windows] == [
         ids[i : i + length] for i in range(0, len(ids) - length + 1, length)
@@ -326,7 +326,7 @@ def test_a_tokenizer_without_offsets_leaves_them_open():
         def batch_decode(self, rows, skip_special_tokens, clean_up_tokenization_spaces):
             return ["".join(map(chr, row)) for row in rows]
 
-    assert cut_windows("abcde", Letters(), length=2, stride=2) == [
+    assert WindowCutter(Letters(), length=2, stride=2).cut("abcde") == [
         ([97, 98], "ab", None, None),
         ([99, 100], "cd", None, None),
     ]
@@ -335,4 +335,4 @@ def test_a_tokenizer_without_offsets_leaves_them_open():
 @pytest.mark.parametrize(("length", "stride"), [(0, 1), (1, 0)])
 def test_windows_of_nothing_are_refused(tokenizer, length, stride):
     with pytest.raises(UserError, match="at least 1"):
-        cut_windows("a", tokenizer, length=length, stride=stride)
+        WindowCutter(tokenizer, length=length, stride=stride)

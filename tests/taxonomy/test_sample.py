@@ -16,7 +16,8 @@ from mnemoscope.taxonomy.sample import (
     Impossible,
     Sample,
     SharedNeed,
-    sample_classes,
+    draw_sample,
+    order_table,
     shared_need,
 )
 
@@ -34,14 +35,20 @@ def make(classes: list[str | None], groups: list[str | None] | None = None, **co
     return frame, pl.Series("class", classes, dtype=pl.String)
 
 
+def outcome_of(frame, labels, taxonomy=TAXONOMY, *, seed=0, split="group", match=None, **asked):
+    return draw_sample(
+        order_table(frame, seed=seed, split=split, match=match), labels, taxonomy, **asked
+    )
+
+
 def sampled(*asked: Any, **named: Any) -> Sample:
-    sample = sample_classes(*asked, **named)
+    sample = outcome_of(*asked, **named)
     assert isinstance(sample, Sample)
     return sample
 
 
 def impossible(*asked: Any, **named: Any) -> Impossible:
-    outcome = sample_classes(*asked, **named)
+    outcome = outcome_of(*asked, **named)
     assert isinstance(outcome, Impossible)
     return outcome
 
@@ -172,7 +179,7 @@ def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
     n_train, n_eval, minimum = (int(k) for k in rng.integers(1, 60, 3))
 
     def draw(frame: pl.DataFrame, labels: pl.Series) -> Sample | Impossible:
-        return sample_classes(
+        return outcome_of(
             frame,
             labels,
             TAXONOMY,
@@ -393,14 +400,14 @@ def test_groups_are_found_where_the_table_has_none() -> None:
 def test_wrong_request_is_refused(wrong: dict[str, Any], says: str) -> None:
     frame, labels = make(["Guess"] * 3, genre=pl.Series(["a"] * 3))
     with pytest.raises(UserError) as refused:
-        sample_classes(frame, labels, TAXONOMY, seed=0, **wrong)
+        outcome_of(frame, labels, **wrong)
     assert says in str(refused.value)
 
 
 def test_ids_that_are_there_twice_are_refused() -> None:
     frame = pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]})
     with pytest.raises(UserError, match="an id twice"):
-        sample_classes(frame, pl.Series("class", ["Guess"] * 2), TAXONOMY, seed=0)
+        outcome_of(frame, pl.Series("class", ["Guess"] * 2), TAXONOMY, seed=0)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 500))

@@ -129,7 +129,6 @@ def read_documents(
 
 
 def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str, Path | None]]:
-    """Every file with its name; standard input has no path."""
     for source in sources:
         path = Path(source)
         if source == "-":
@@ -216,7 +215,6 @@ def _html(data: bytes) -> str:
 
 
 def _pdf(data: bytes) -> str:
-    """Text of all pages, a form feed between two."""
     pypdf = _library("pypdf", "pypdf")
     if b"%PDF-" not in data[:_HEAD_BYTES]:
         raise UserError("no PDF, whatever its name says. If it is a text, let it end in .txt.")

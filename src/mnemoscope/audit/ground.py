@@ -222,7 +222,6 @@ class _Found(NamedTuple):
 
 
 def _find_sample(study: Study) -> _Found | str:
-    """The sample that tells Guess from Recall, or why there is none."""
     entries, aliases = samples_of(study), aliases_of(study)
     for name in [*(entry["taxonomy"] for entry in entries.values()), *aliases]:
         places = _match(name)
@@ -250,7 +249,6 @@ def _match(name: str) -> tuple[int, int] | None:
 
 
 def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Found | str:
-    """The classes' indices in what the CNNs were trained on."""
     if "impossible" in entry:
         why = entry["impossible"].partition(". ")[0]  # what follows is advice to who makes a study
         return f"the study could not train {sample}: {why}"

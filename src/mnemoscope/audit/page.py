@@ -163,7 +163,6 @@ def _figure(value: float | None, digits: int = 2) -> str:
 
 
 def _token_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The evidence of one span token by token."""
     n = len(row["suffix_pieces"])
     columns = zip(
         row["suffix_pieces"],

@@ -196,7 +196,6 @@ def check_long_enough(model: Writer) -> None:
 
 
 def _key(model: Writer) -> str:
-    """Hash of everything that decides what an audit says."""
     facts = {
         "schema_version": SCHEMA_VERSION,
         **model.identity(),
@@ -212,7 +211,6 @@ def _key(model: Writer) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of Python, of mnemoscope and of the packages that the figures depend on."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     for package in (*_PACKAGES, *_READERS):
         try:
@@ -326,7 +324,6 @@ def standing_audit(
 
 
 def _is_same(asked: AskedModel, dtype: str, files: dict[str, str]) -> bool:
-    """Whether the files show that this is the model of which dtype and files were recorded."""
     has_all = "tokenizer.json" in files or any(name.endswith(".gguf") for name in files)
     if asked.revision is not None or asked.dtype != dtype or not has_all:
         return False

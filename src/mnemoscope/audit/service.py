@@ -398,7 +398,6 @@ def _reason(error: Exception, timeout: float) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a service asks us to wait; a number or an HTTP date."""
     if not value:
         return None
     try:
@@ -812,7 +811,6 @@ def _is_judged(answer: Answer, row: list[int]) -> bool:
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
-    """Sum of what the service counted; None where it counted nothing."""
     return sum(counts) if counts and None not in counts else None  # type: ignore[arg-type]
 
 

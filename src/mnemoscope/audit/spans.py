@@ -114,7 +114,6 @@ def cut(documents: Sequence[Tokens], places: Iterable[Place], length: int) -> np
 
 
 def _counts_as_hit(score: float | None, settings: AuditSettings) -> bool:
-    """True where so large a share of right tokens makes a window a hit."""
     return score is not None and score >= 1 - settings.n_allowed / settings.suffix - 1e-9
 
 

@@ -138,7 +138,6 @@ def _check_documents(
 
 
 def _kept_input(out: Path, row: dict[str, Any]) -> dict[str, Document]:
-    """What standard input said, as the audit kept it."""
     path = out / "texts" / Path(str(row["text_file"])).name
     try:
         data = path.read_bytes()

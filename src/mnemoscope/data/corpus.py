@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.data.read import WindowCutter, list_files, read_text
-from mnemoscope.data.table import COLUMNS, is_kind, is_value_of_kind
+from mnemoscope.data.table import COLUMNS, is_kind, is_value_of_kind, whole_parquet
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.progress import say
 
@@ -40,11 +40,7 @@ class Chunk(NamedTuple):
 
 
 def group_documents(documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[Chunk]:
-    """Join small documents, so that each chunk has a million tokens or is one document.
-
-    Args:
-        documents: token ids of each, and where its source goes on after it.
-    """
+    """Join documents, each with where its source goes on: chunks of a million tokens, or of one."""
     pieces: list[np.ndarray] = []
     n_tokens = position = 0
     for tokens, position in documents:
@@ -148,7 +144,7 @@ def check_dtype(name: str) -> None:
 def open_flat(path: Path, dtype: str | None) -> FlatFile:
     """Look at a flat binary without reading its tokens.
 
-    `dtype` is the type of the ids of a plain `.bin`: uint16 unless given, or what the `.idx` says.
+    `dtype` is the type of the ids of a plain `.bin`: uint16 unless given.
 
     Raises:
         UserError: a size that is no whole number of ids, another type than the file's own, an
@@ -203,7 +199,6 @@ def _open_npy(path: Path) -> FlatFile:
 
 
 def _open_megatron(path: Path) -> FlatFile:
-    """A .bin with its .idx."""
     index = path.with_suffix(".idx")
     with open(index, "rb") as handle:
         head = handle.read(len(_MAGIC) + _HEADER.size)
@@ -270,13 +265,11 @@ class ParquetFile(NamedTuple):
     def chunks(self, position: int, k: int) -> Iterator[Chunk]:
         """Documents from the row `position` on; `k` plays no part."""
         del k
-        try:
+        with whole_parquet(self.path):
             if self.cutter is None:
                 yield from self._chunks_of_tokens(position)
             else:
                 yield from group_documents(self._documents(self.cutter, position))
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise _torn(self.path, error) from error
 
     def _chunks_of_tokens(self, position: int) -> Iterator[Chunk]:
         """A chunk a batch, without a look at the single document."""
@@ -326,7 +319,6 @@ class JsonLines(NamedTuple):
             raise UserError(f"{self.path}: token id {max(value)} does not fit 64 bits.") from None
 
     def _value(self, line: bytes, position: int) -> Any:
-        """The column's value on one line; None where there is none."""
         if not line.strip():
             return None
         row = _parse_line(line)
@@ -367,12 +359,8 @@ def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
         UserError: neither column, another type, or texts without a tokenizer.
         DamagedDataError: a torn file.
     """
-    try:
+    with whole_parquet(path):
         schema = pl.read_parquet_schema(path)
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise _torn(path, error) from error
     column = _choose_column(path, [name for name, kind in schema.items() if kind != pl.Null])
     if not is_kind(schema[column], COLUMNS[column].kind):
         raise UserError(
@@ -417,7 +405,6 @@ def _cutter_for(column: str, cutter: WindowCutter | None, path: Path) -> WindowC
 
 
 def _join_lists(lists: pl.Series, position: int, path: Path) -> Chunk:
-    """A batch of token lists as one chunk."""
     if isinstance(lists.dtype, pl.Array):
         lists = lists.arr.to_list()
     lists = lists.filter(lists.list.len() > 0)
@@ -438,7 +425,6 @@ def _encode(cutter: WindowCutter, text: str) -> np.ndarray:
 
 
 def _parse_line(line: bytes) -> Any:
-    """The value of a line of JSON, None where it is none."""
     try:
         return json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -446,7 +432,6 @@ def _parse_line(line: bytes) -> Any:
 
 
 def _line_number(path: Path, position: int) -> int:
-    """Number of the line that begins at a byte, counted from 1."""
     number = 1
     with open(path, "rb") as handle:
         while position > 0:
@@ -454,11 +439,6 @@ def _line_number(path: Path, position: int) -> int:
             number += block.count(b"\n")
             position -= len(block) or position
     return number
-
-
-def _torn(path: Path, error: BaseException) -> DamagedDataError:
-    reason = (str(error).splitlines() or ["unreadable"])[0]
-    return DamagedDataError(f"{path}: not a whole Parquet file ({reason}). Make or copy it again.")
 
 
 class _Source(Protocol):
@@ -515,9 +495,9 @@ class Corpus(NamedTuple):
 def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -> Corpus:
     """Look at every file of a corpus, so that all that is wrong is said before any work.
 
-    In a folder, endings tell files apart: texts and tables, or flat binaries (`.bin`, `.npy`).
-    Without a tokenizer only tables and flat binaries are read, and what is passed over is said.
-    `dtype` is the type of the ids of a plain `.bin`, one of `DTYPES`; uint16 unless given.
+    Endings tell files of a folder apart: texts and tables, or flat binaries (`.bin`, `.npy`).
+    Without a tokenizer texts are passed over beside other data, and said. `dtype` is the type of
+    the ids of a plain `.bin`, one of `DTYPES`; uint16 unless given.
 
     Raises:
         UserError: nothing there, texts without a tokenizer, or a file that cannot be used.
@@ -536,28 +516,21 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
     if flats:
         indices = {file.with_suffix(".idx") for file in flats}
         texts = [file for file in texts if file not in indices]
-        _check_flat_alone(path, flats, tables, texts if cutter else [])
+        if others := tables or (texts if cutter else []):  # a stray .bin need not be token ids
+            raise UserError(
+                f"{path}: holds flat binaries ({flats[0].name}) beside other files "
+                f"({others[0].name}). Name the file or the folder that is meant."
+            )
     sources: list[_Source] = [open_flat(file, dtype) for file in flats]
-    sources += [one for one in (_open_table(file, cutter) for file in tables) if one is not None]
+    for file in tables:
+        opened = (open_parquet if file.suffix == ".parquet" else open_jsonl)(file, cutter)
+        sources += [] if opened is None else [opened]
     sources += _open_texts(path, texts, cutter, has_data=bool(tables or flats))
     if dtype is not None and not flats:
         say(f"--dtype {dtype} plays no part: {path} holds no flat binary.")
     used = [file for one in sources if isinstance(one, FlatFile) for file in one.files]
     used += [*tables, *(texts if cutter else [])]
     return Corpus(path, sources, tuple(used), f"{dtype} {_tokenizer_hash(tokenizer)}")
-
-
-def _check_flat_alone(path: Path, flats: list[Path], tables: list[Path], texts: list[Path]) -> None:
-    """A stray .bin among texts need not be token ids."""
-    if tables or texts:
-        raise UserError(
-            f"{path}: holds flat binaries ({flats[0].name}) beside other files "
-            f"({(tables or texts)[0].name}). Name the file or the folder that is meant."
-        )
-
-
-def _open_table(path: Path, cutter: WindowCutter | None) -> _Source | None:
-    return open_parquet(path, cutter) if path.suffix == ".parquet" else open_jsonl(path, cutter)
 
 
 def _open_texts(
@@ -578,7 +551,6 @@ def _open_texts(
 
 
 def _tokenizer_hash(tokenizer: Any | None) -> str | None:
-    """Hash of all that decides what a tokenizer does."""
     if tokenizer is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -50,12 +50,9 @@ def remove_progress(path: Path) -> None:
 
 @dataclass
 class CountProgress:
-    """One count's file of progress.
+    """One count's file of progress, written whole or not at all.
 
-    Attributes:
-        path: the file, written whole or not at all.
-        key: hash of what is counted in what; progress of another key is not taken up.
-        every_seconds: time from one saving to the next.
+    `key` is the hash of what is counted in what: progress of another key is not taken up.
     """
 
     path: Path
@@ -64,10 +61,9 @@ class CountProgress:
     _last: float = field(default_factory=time.monotonic, init=False)
 
     def load(self, counts: np.ndarray) -> tuple[Place, int]:
-        """Fill in what an earlier run saved; what does not fit is passed over, and said.
+        """Fill in what an earlier run saved; where to go on, and how many tokens lie before that.
 
-        Returns:
-            Where to go on, and how many tokens lie before that.
+        What does not fit is passed over, and said.
         """
         if not self.path.is_file():
             return Place(), 0
@@ -94,10 +90,6 @@ class CountProgress:
         packed = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
         write_bytes(self.path, save({"head": packed, "counts": counts}))
         self._last = time.monotonic()
-
-    def remove(self) -> None:
-        """Forget it: the count cannot be done."""
-        remove_progress(self.path)
 
 
 # Find suffixes of token ids in a stream of tokens: a rolling hash proposes, a comparison decides.
@@ -164,7 +156,6 @@ class SuffixIndex:
         return np.flatnonzero(is_set)
 
     def _compare(self, block: np.ndarray, hashes: np.ndarray, positions: np.ndarray) -> None:
-        """Count the positions that hold a suffix, token by token."""
         windows = np.lib.stride_tricks.sliding_window_view(block, self.k)
         places = np.searchsorted(self._hashes, hashes)
         for _ in range(self._most_equal):  # suffixes of one hash stand side by side
@@ -181,8 +172,8 @@ class SuffixIndex:
 def _number(rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the distinct rows in the order of their hashes: hashes, first rows, each row's number.
 
-    Each round settles the rows that equal the first one left of their hash; a second round is
-    needed only where different rows share a hash.
+    Each round settles the rows that equal the first one left of their hash; different rows that
+    share a hash need a second.
     """
     left = np.argsort(hashes, kind="stable")
     which = np.empty(len(rows), dtype=np.int64)
@@ -253,7 +244,7 @@ def _hash_rows(rows: np.ndarray) -> np.ndarray:
 def _rolling_hashes(tokens: np.ndarray, k: int) -> np.ndarray:
     """Hash of the k tokens from each position on, modulo 2^32; at least k tokens are needed.
 
-    Doubling: the hash of 2m tokens is that of the first m times base^m plus that of the second.
+    The hash of 2m tokens is that of the first m times base^m plus that of the second.
     """
     piece, length = _mix(tokens), 1
     power = np.array([_BASE], dtype=np.uint32)  # arrays wrap around silently, scalars warn
@@ -286,19 +277,16 @@ def _mix(tokens: np.ndarray) -> np.ndarray:
 def count_duplicates(
     suffixes: npt.ArrayLike, corpus: Iterable[npt.ArrayLike]
 ) -> npt.NDArray[np.int64]:
-    """Occurrences of each suffix in the corpus.
+    """Occurrences of each suffix in the corpus, int64 (sequences,).
 
-    Overlapping occurrences count each; an occurrence never spans two arrays. A suffix that the
-    corpus does not hold gets 0; the published counts include the training row itself, so there
-    every suffix has at least 1 (semantic-memorization's `sequence_duplicates`).
+    Overlapping occurrences count each; none spans two arrays. A suffix that the corpus does not
+    hold gets 0; the published counts include the training row itself, so there every suffix has at
+    least 1 (semantic-memorization's `sequence_duplicates`).
 
     Args:
         suffixes: token ids, shape (sequences, k), integer, k at least 1; equal rows are allowed.
-        corpus: arrays of token ids, each one axis and any integer type (one a document, a
-            training row or the whole corpus; memory-mapped ones are read a piece at a time).
-
-    Returns:
-        Counts, shape (sequences,), int64.
+        corpus: arrays of token ids, each one axis and any integer type (memory-mapped ones are read
+            a piece at a time).
 
     Raises:
         ValueError: axes or types other than these.
@@ -333,10 +321,9 @@ _BATCH_ROWS = 1 << 16
 
 
 class CorpusCount(NamedTuple):
-    """What was counted.
+    """Occurrences of each suffix (int64, shape (sequences,)) and tokens of the corpus.
 
-    Occurrences of each suffix (int64, shape (sequences,)), tokens of the corpus, and the speed
-    of this run, which may have begun in the middle.
+    The speed is that of this run, which may have begun in the middle.
     """
 
     counts: npt.NDArray[np.int64]
@@ -390,10 +377,9 @@ def count_in_corpus(
     save_seconds: float = 10.0,
     separator: int | None = None,
 ) -> CorpusCount:
-    """Occurrences of each suffix in the corpus, exactly, at any offset.
+    """Occurrences of each suffix in the corpus, exactly, at any offset, as `count_duplicates`.
 
-    Overlapping occurrences count each; none spans two documents. Memory goes with the suffixes
-    (about 200 bytes for one), not with the corpus.
+    Memory goes with the suffixes (about 200 bytes for one), not with the corpus.
 
     Args:
         suffixes: token ids, shape (sequences, k).
@@ -424,7 +410,7 @@ def count_in_corpus(
         if corpus.identity() != identity:
             raise UserError(f"{corpus.path}: was changed while it was read. Run the command again.")
     except (UserError, DamagedDataError):
-        progress.remove()
+        remove_progress(progress_file)
         raise
     counts = index.counts_of_rows()
     if separator is not None:

@@ -1,8 +1,4 @@
-"""Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code.
-
-Works on any table with text or tokens, from the command line:
-`mnemoscope features in.jsonl -o out.parquet`.
-"""
+"""Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,8 +54,7 @@ def shannon_length(text: str) -> float:
 def huffman_length(text: str) -> float:
     """Mean length of Huffman's code words of a text's characters, in bits a character.
 
-    What the published column is named for: from the entropy to below one bit more, and never
-    above `shannon_length`; 0 for a text of one character or none.
+    What the published column is named for; 0 for a text of one character or none.
 
     >>> huffman_length("aaab")
     1.0
@@ -88,10 +83,7 @@ def token_entropy(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def token_frequency(tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Median over a sequence's tokens of how frequent each is in the table, shape (sequences,).
-
-    In per cent of all tokens of the table.
-    """
+    """Median over a sequence's tokens of their share of all the table's, per cent, (sequences,)."""
     table = np.asarray(tokens)
     _, place, counts = np.unique(table, return_inverse=True, return_counts=True)
     percent = 100.0 * counts[place.reshape(table.shape)] / max(table.size, 1)
@@ -132,9 +124,9 @@ def is_available() -> bool:
 def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
     """Say of each text whether it is source code; None where magika cannot tell.
 
-    magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON,
-    CSV); it calls short texts it is not sure of text. The paper used a fastText classifier that
-    is not published, so its Code classes can differ.
+    magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON, CSV);
+    it calls short texts it is not sure of text. The paper's fastText classifier is not published,
+    so its Code classes can differ.
 
     Raises:
         UserError: magika is not installed.
@@ -166,6 +158,9 @@ def add_features(
 ) -> pl.DataFrame:
     """Add the feature columns; one whose input is absent is null.
 
+    `rouge_l`, `rouge_3` (from the tokens), `is_incrementing` and `is_repeating` (from the text) are
+    made anew; `duplicates` and `is_code` only where the table has no values for them.
+
     Args:
         frame: needs `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed.
         patterns: mode of `find_pattern`.
@@ -173,11 +168,6 @@ def add_features(
         corpus: arrays of token ids in which the suffixes are counted (`count_duplicates`).
         code: "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
         where: name of the table for messages.
-
-    Returns:
-        The table with `rouge_l`, `rouge_3` (from the tokens), `is_incrementing`, `is_repeating`
-        (from the text), made anew; `duplicates` and `is_code` only where the table has no values
-        for them.
 
     Raises:
         UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
@@ -206,8 +196,7 @@ def write_features(
 ) -> int:
     """`add_features` for a table file, without holding it in memory; returns the rows written.
 
-    A Parquet file is read and written in batches; of a JSONL file only the writing is. With a
-    corpus the suffixes are held in memory together.
+    A JSONL file is read whole, and with a corpus the suffixes are held in memory together.
 
     Raises:
         UserError: as `add_features` and `scan_table`.
@@ -267,7 +256,6 @@ def _check(
 
 
 def _columns_of_rows(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
-    """What each row tells by itself: ROUGE from its tokens, patterns from its text."""
     return pl.DataFrame([*_rouge_columns(frame, length), *_pattern_columns(frame, patterns)])
 
 
@@ -288,7 +276,6 @@ def _rare_columns(
 
 
 def _rouge_columns(frame: pl.DataFrame, length: int) -> list[pl.Series]:
-    """`rouge_l` and `rouge_3`, null where there are no tokens."""
     tokens = _tokens_there(frame)
     if not len(tokens):
         return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
@@ -310,7 +297,6 @@ def _duplicates_column(
 
 
 def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:
-    """`is_incrementing` and `is_repeating`, null where there is no text."""
     check_mode(mode)
     if "text" not in frame.columns:
         return [_null_column(frame.height, name) for name in Pattern._fields]
@@ -341,7 +327,6 @@ def _counted(texts: Iterable[str | None], progress: Progress) -> Iterator[str | 
 
 
 def _tokens_there(frame: pl.DataFrame) -> npt.NDArray[np.int32]:
-    """Tokens of the rows that have them, shape (rows, length)."""
     if not has_values(frame, "tokens"):
         return np.empty((0, 0), dtype=np.int32)
     return token_matrix(frame.filter(pl.col("tokens").is_not_null()))

@@ -1,8 +1,8 @@
 """Does a text count (1, 2, 3, ...) or repeat (abcabcabc)? The two questions of Reconstruct.
 
-Two modes. `published` gives the labels of the published data set, its quirks included; `strict`
-mends three of them: a triple must be a progression, a difference belongs to the period it was
-found at, and it must be seen in three elements of its own column.
+`published` gives the labels of the published data set, its quirks included; `strict` mends three:
+a triple must be a progression, a difference belongs to the period it was found at, and it must be
+seen in three elements of its own column.
 """
 
 import re
@@ -48,8 +48,8 @@ def has_lone_words(text: str) -> bool:
     """True only of texts that cannot be incrementing; tells most prose and code at little cost.
 
     A word of letters alone is an element as it stands. In a text that counts, a word other than
-    the first and the last element stands in a column of equal ones. So three words of letters
-    that the text holds once are at least one too many.
+    the first and the last element stands in a column of equal ones, so three that the text holds
+    once are at least one too many.
 
     >>> has_lone_words("one two three two one four"), has_lone_words("1 one 2 one 3 one")
     (True, False)
@@ -78,7 +78,6 @@ def _to_decimal(match: re.Match[str]) -> str:
 
 
 def _delete_escapes(words: str) -> str:
-    """Escape what is not printable, then delete the marks of escaping and quoting."""
     if words.isprintable() and not _NEEDS_ESCAPE.search(words):
         return words
     escaped = repr(words)
@@ -109,15 +108,12 @@ def find_pattern(text: str, mode: PatternMode = "published") -> Pattern:
     zero. It is repeating when it is not incrementing and its characters, the first and the last
     left out, have a period of at most half their number.
 
-    Args:
-        text: any length; the published labels are those of 64 decoded tokens.
-        mode: "published" or "strict".
-
     Raises:
         UserError: another mode.
 
     Source: semantic-memorization (Prashanth et al. 2024, arXiv 2406.17746), in the form that
-        made the published data set. Runs of more than 4,300 digits, which stopped it, are words.
+        made the published data set of 64 decoded tokens. Runs of more than 4,300 digits, which
+        stopped it, are words.
 
     >>> find_pattern("1, 2, 3, 4, 5, 6")
     Pattern(is_incrementing=True, is_repeating=False)
@@ -174,8 +170,8 @@ def _is_incrementing(text: str, *, is_strict: bool) -> bool:
 def _kinds(core: list[str]) -> str:
     """One character an element: the same for all numbers, one for each word.
 
-    Periods of this string are the only ones at which every column can be of one kind. Words
-    beyond the number of characters share one, which columns that are not constant then betray.
+    Every column can be of one kind only at periods of this string. Words beyond the number of
+    characters share one, which columns that are not constant then betray.
     """
     known: dict[str, str] = {}
     return "".join(
@@ -259,10 +255,7 @@ def _step(core: list[_Element], column: int, period: int) -> int:
 
 
 def _has_stale_step(core: list[_Element], period: int) -> bool:
-    """A shorter period met a counting column before the column that ended it.
-
-    The published test forgets no difference when it goes on to the next period.
-    """
+    """A shorter period met a counting column before the column that ended it (as published)."""
     for shorter in range(1, period):
         for column in range(shorter):
             if _find_break(core, shorter, [column]) is not None:
@@ -286,8 +279,8 @@ class ModeAgreement(NamedTuple):
 def compare_modes(texts: Iterable[str | None]) -> dict[str, ModeAgreement]:
     """`ModeAgreement` of ``is_incrementing`` and ``is_repeating`` over texts; nulls are left out.
 
-    What counts on under the strict rules does so under the published ones, so only texts that
-    the latter call incrementing are asked twice.
+    What counts under the strict rules does so under the published ones, so only texts that the
+    latter call incrementing are asked twice.
     """
     counts = {name: [0, 0, 0] for name in Pattern._fields}
     with track("both pattern modes", unit="texts") as progress:

@@ -15,8 +15,8 @@ import polars as pl
 import polars.selectors as cs
 
 from mnemoscope.data.rouge import rouge_scores
-from mnemoscope.data.table import COLUMNS, is_kind, token_matrix
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.data.table import COLUMNS, is_kind, token_matrix, whole_parquet
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import say, track
 
 # Find the Parquet files of a split of `usvsnsp/semantic-filters`, in a folder or on the hub.
@@ -96,7 +96,6 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def _resolve(split: str, held: Iterable[str], *, where: str) -> list[str]:
-    """Full names of what was asked for, pile first."""
     held = sorted(held)
     if split in held:
         return [split]
@@ -122,7 +121,6 @@ def _shorten(names: list[str]) -> str:
 
 
 def _check_complete(files: list[Path], split: str) -> None:
-    """All shards that the names promise are there."""
     shards = [found for path in files if (found := _SHARD.fullmatch(path.name))]
     if not shards:
         return
@@ -157,6 +155,7 @@ LENGTH = 64
 CODE_AT_MOST, PROSE_AT_LEAST = 0.4, 0.525
 """`nl_scores` that the data set's authors call code, and natural language (arXiv 2406.17746)."""
 
+_REMEDY = "Copy it again."  # nobody but the data set's authors makes these files
 _LARGEST_ID = 2**31 - 1
 _SLICE_ROWS = 100_000
 _SCALARS = {  # the data set's name to ours
@@ -191,8 +190,8 @@ class Split:
     Attributes:
         files: Parquet files of every part, in the order in which rows are counted.
         rows: one row a sequence, ids unique: `row` (place in the files), `sequence_id`,
-            `duplicates`, `memorization_score` (the published one), `is_incrementing`,
-            `is_repeating` (the published flags), `is_code`, `rouge_l`, `rouge_3`.
+            `duplicates`, `memorization_score`, `is_incrementing`, `is_repeating` (all three as
+            published), `is_code`, `rouge_l`, `rouge_3`.
         n_rows: rows of every part, as they stand in the files.
         n_duplicates: rows dropped because their id stood earlier in the same part.
         n_overlaps: rows dropped because their id stands in an earlier part.
@@ -213,17 +212,11 @@ def read_split(
     seed: int = 0,
     also: Sequence[str] = (),
 ) -> Split:
-    """Read the features of a split; no tokens or texts stay in memory.
+    """Read the features of a split (`find_split`); no tokens or texts stay in memory.
 
     A sequence that stands twice (the data set pads to a multiple of 8, and the pile's sample and
-    the memories overlap) is kept once, where it stands first.
-
-    Args:
-        source: as for `find_split`.
-        split: as for `find_split`.
-        limit: keep this many sequences, drawn at random; None keeps all.
-        seed: of that draw.
-        also: further columns of numbers or flags to keep, under the data set's own name.
+    the memories overlap) is kept once, where it stands first. `limit` sequences are drawn at
+    random by `seed`; `also` names further columns to keep.
 
     Raises:
         UserError: as `find_split`; a column missing or of another type, no rows, an id that is
@@ -270,7 +263,6 @@ def take_rows(split: Split, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rouge(files: dict[str, list[Path]], wanted: pl.Series, n_all: int) -> list[pl.Series]:
-    """`rouge_l` and `rouge_3` of the wanted rows."""
     half = LENGTH // 2
     scores: dict[str, list[pl.Series]] = {"rouge_l": [], "rouge_3": []}
     for frame in _slices(files, ["tokens"], wanted, "ROUGE", n_all):
@@ -322,13 +314,8 @@ def _scalars(path: Path, also: Sequence[str]) -> pl.DataFrame:
 
 
 def _check_schema(path: Path) -> None:
-    """The file is whole and has the needed columns at their types."""
-    try:
+    with whole_parquet(path, _REMEDY):
         schema = pl.read_parquet_schema(path)
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise _torn(path, error) from error
     for name in _KINDS:
         if name not in schema:
             raise UserError(
@@ -340,7 +327,6 @@ def _check_schema(path: Path) -> None:
 
 
 def _check_tokens(lists: pl.Series, path: Path, places: pl.Series) -> None:
-    """Refuse lists that are not 64 tokens."""
     is_wrong = lists.list.len().ne_missing(LENGTH)
     if is_wrong.any():
         row = int(is_wrong.arg_max() or 0)
@@ -372,15 +358,8 @@ def _check_frequencies(lists: pl.Series, path: Path, places: pl.Series) -> None:
 
 def _collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
     """Read, and name the file where it is damaged inside."""
-    try:
+    with whole_parquet(path, _REMEDY):
         return lazy.collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise _torn(path, error) from error
-
-
-def _torn(path: Path, error: BaseException) -> DamagedDataError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return DamagedDataError(f"{path}: not a whole Parquet file ({reason}). Copy it again.")
 
 
 def _all(files: dict[str, list[Path]]) -> list[Path]:

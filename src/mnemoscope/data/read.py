@@ -38,10 +38,7 @@ _SNIFFED_BYTES = 8192
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders, hidden ones and linked folders left out.
-
-    Sorted by name below the folder, so that the order does not depend on the file system.
-    """
+    """Files of a folder and its subfolders, sorted by name; no hidden ones, no linked folders."""
     found: list[Path] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -84,15 +81,10 @@ def guess_genre(path: Path) -> str | None:
 
 
 class Window(NamedTuple):
-    """One window of a document.
+    """Tokens of a document, their decode and the characters `start` to `end` that they cover.
 
-    Attributes:
-        tokens: token ids, as many as the window is long.
-        text: their decode.
-        start: position in the document of the first character that a token covers; None where
-            the tokenizer knows no offsets.
-        end: position after the last such character. A character whose bytes are split between
-            two windows belongs to both.
+    The places are None where the tokenizer knows no offsets. A character whose bytes are split
+    between two windows belongs to both.
     """
 
     tokens: list[int]
@@ -101,27 +93,16 @@ class Window(NamedTuple):
     end: int | None
 
 
-def cut_windows(text: str, tokenizer: Any, *, length: int = 64, stride: int = 64) -> list[Window]:
-    """Cut one text into windows; `WindowCutter` does the same for many.
+class WindowCutter:
+    """Cuts any number of texts into whole windows, without adding special tokens.
 
-    Whole windows only: the tail of a document is left out. `stride` counts tokens from the start
-    of one window to that of the next.
+    `stride` counts tokens from the start of one window to that of the next; the tail of a document
+    is left out. Offsets come from a copy of the fast tokenizer without its post-processor, which
+    adds the special tokens and, in GPT-2's and Pythia's kind, moves a token's offsets past its
+    leading blank, so that windows would not fit their text.
 
     Raises:
         UserError: `length` or `stride` below 1.
-    """
-    return WindowCutter(tokenizer, length=length, stride=stride).cut(text)
-
-
-class WindowCutter:
-    """Cuts any number of texts with one tokenizer, without adding special tokens.
-
-    Attributes:
-        length: tokens a window.
-
-    Offsets come from a copy of the fast tokenizer without its post-processor: that adds the
-    special tokens, and in GPT-2's and Pythia's kind it also moves a token's offsets past its
-    leading blank, so that windows would not fit their text.
     """
 
     def __init__(self, tokenizer: Any, *, length: int = 64, stride: int = 64) -> None:
@@ -132,8 +113,8 @@ class WindowCutter:
         self._backend = _copy_backend(tokenizer)
 
     def cut(self, text: str) -> list[Window]:
-        """Cut one text, see `cut_windows`."""
-        ids, offsets = self._encode(text)
+        """The windows of one text."""
+        ids, offsets = self.encode_with_offsets(text)
         starts = range(0, len(ids) - self.length + 1, self._stride)
         texts = self.decode([ids[start : start + self.length] for start in starts])
         return [
@@ -143,11 +124,14 @@ class WindowCutter:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole text."""
-        return self._encode(text)[0]
+        return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
         """Token ids of a whole text and the characters each covers, None without offsets."""
-        return self._encode(text)
+        if self._backend is None:
+            return self._tokenizer.encode(text, add_special_tokens=False), None
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(self, tokens: list[list[int]]) -> list[str]:
         """Text of each list of tokens, special tokens included."""
@@ -158,17 +142,9 @@ class WindowCutter:
         )
         return decoded
 
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Token ids of a text and the characters each covers."""
-        if self._backend is None:
-            return self._tokenizer.encode(text, add_special_tokens=False), None
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
-
     def _place(
         self, offsets: list[tuple[int, int]] | None, first: int
     ) -> tuple[int | None, int | None]:
-        """Characters of the window that starts at a token."""
         if offsets is None:
             return None, None
         return offsets[first][0], offsets[first + self.length - 1][1]
@@ -192,12 +168,7 @@ _COLUMNS = ("text", "tokens", "start", "end")
 
 
 class WindowCollector:
-    """Windows in the order of their texts.
-
-    Attributes:
-        n_texts: texts given.
-        n_too_short: those shorter than one window.
-    """
+    """Windows in the order of their texts; `n_too_short` texts of `n_texts` gave none."""
 
     def __init__(self, cutter: WindowCutter, *, limit: int | None = None) -> None:
         self.n_texts = 0
@@ -254,11 +225,6 @@ _RESULTS = (  # what a model or a feature said of the rows, which are new sequen
 def has_values(frame: pl.DataFrame, name: str) -> bool:
     """True of a column that is there and not all null."""
     return name in frame.columns and frame[name].null_count() < frame.height
-
-
-def drop_results(frame: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the columns that another run made."""
-    return frame.drop(_RESULTS, strict=False)
 
 
 def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
@@ -359,7 +325,6 @@ def _numbers() -> pl.Expr:
 
 
 def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of the schema first, in its order."""
     known = [name for name in COLUMNS if name in frame.columns]
     return frame.select(*known, pl.exclude(known))
 
@@ -454,10 +419,10 @@ def _read_rows(
     *,
     pad: bool,
 ) -> ReadResult:
-    """Sequences of a table, from its tokens or from its texts."""
     frame = read_table(path)
     # Of a table of texts the labels go: they were given to rows, not to windows.
-    frame = drop_results(keep_verdicts(frame) if has_values(frame, "tokens") else frame)
+    frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
+    frame = frame.drop(_RESULTS, strict=False)
     check_columns(frame, where=str(path))
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], str(path))
@@ -474,7 +439,6 @@ def _read_rows(
 
 
 def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
-    """Windows of a folder's texts or of one text file."""
     unreadable: list[Path] = []
     documents: list[Path] = []
     with track("reading", unit="texts") as progress:
@@ -542,7 +506,6 @@ def _is_table(path: Path) -> bool:
 
 
 def _needed(tokenizer: Any | None, path: Path) -> Any:
-    """Texts need a tokenizer."""
     if tokenizer is None:
         raise UserError(f"{path}: texts need a tokenizer to become sequences. Name a model.")
     return tokenizer

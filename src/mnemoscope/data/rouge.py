@@ -1,8 +1,7 @@
 """ROUGE-L and ROUGE-3 of prefix and suffix on token ids, for whole tables at a time.
 
-How much of the suffix the prefix already shows, in order (ROUGE-L) or as runs of three
-(ROUGE-3): what the Guess nodes ask. RapidFuzz finds the longest common subsequences, of ids
-written as characters; a sort of each row brings the trigrams of both sides together.
+RapidFuzz finds the longest common subsequences, of ids written as characters; a sort of each row
+brings the trigrams of both sides together.
 """
 
 from collections.abc import Iterator
@@ -28,17 +27,10 @@ def rouge_scores(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> Rouge:
 
 
 def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """ROUGE-L F of each prefix and its suffix.
+    """ROUGE-L F of each prefix and its suffix, in [0, 1], shape (sequences,).
 
     F = 2·LCS / (prefix length + suffix length), so LCS / 32 for halves of 32; LCS is the longest
-    common subsequence.
-
-    Args:
-        prefixes: token ids, shape (sequences, prefix length), integer.
-        suffixes: token ids, shape (sequences, suffix length), integer.
-
-    Returns:
-        Fractions in [0, 1], shape (sequences,).
+    common subsequence of the token ids, integers of shape (sequences, tokens).
 
     Raises:
         ValueError: not two integer arrays of two axes with equally many sequences.
@@ -60,12 +52,10 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
 
 
 def rouge_3(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """ROUGE-3 F of each prefix and its suffix.
+    """ROUGE-3 F of each prefix and its suffix; arguments and errors as `rouge_l`.
 
     F = 2·common / (trigrams of the prefix + of the suffix), so common / 30 for halves of 32;
     a trigram counts as often as it stands in both (clipped). Halves without a trigram give 0.
-
-    Args and errors as `rouge_l`.
 
     >>> rouge_3([[1, 2, 3, 4]], [[1, 2, 3, 9]])
     array([0.5])
@@ -131,5 +121,4 @@ def _trigrams(ids: np.ndarray) -> npt.NDArray[np.uint64]:
 
 
 def _f_measure(counts: list[np.ndarray], n_before: int, n_after: int) -> npt.NDArray[np.float64]:
-    """2·counts over the n-grams of both sides."""
     return np.concatenate([np.zeros(0), *counts]) * 2.0 / max(n_before + n_after, 1)

@@ -36,13 +36,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 class Column(NamedTuple):
-    """One column of the schema.
-
-    Attributes:
-        kind: what a value may be, in words that an error message can use.
-        dtype: the Polars type the column is brought to.
-        meaning: what it says, with its unit.
-    """
+    """One column: what a value may be (in words for messages), its Polars type, what it says."""
 
     kind: str
     dtype: pl.DataType
@@ -126,44 +120,40 @@ def conform(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
 
 
 def _conform_column(series: pl.Series, where: str) -> pl.Series:
-    """One column at its own type."""
-    column = COLUMNS[series.name]
-    if not is_kind(series.dtype, column.kind):
-        raise UserError(
-            f"{where}, column '{series.name}': {series.dtype} where {column.kind} are needed. "
-            "Convert it or drop it."
-        )
+    _check_kind(series.name, series.dtype, where)
     if series.dtype.is_float():
         return series
+    dtype = COLUMNS[series.name].dtype
     try:
-        return series.cast(column.dtype)
+        return series.cast(dtype)
     except pl.exceptions.InvalidOperationError as error:
         raise UserError(
-            f"{where}, column '{series.name}': a number does not fit {column.dtype}. "
+            f"{where}, column '{series.name}': a number does not fit {dtype}. "
             "Correct it or drop the row."
         ) from error
+
+
+def _check_kind(name: str, dtype: pl.DataType, where: str) -> None:
+    if not is_kind(dtype, COLUMNS[name].kind):
+        raise UserError(
+            f"{where}, column '{name}': {dtype} where {COLUMNS[name].kind} are needed. Convert it "
+            "or drop it."
+        )
 
 
 # Find the line and column that make a JSONL table unusable.
 
 
 def find_fault(path: Path) -> str | None:
-    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, counted from 1.
-
-    None when there are lines and every one is fine by itself.
-    """
+    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, else None."""
     is_blank = True
-    for number, line in enumerate(_lines(path), start=1):
-        fault = _fault_of_line(line)
-        if fault is not None:
-            return f"line {number}{fault}"
-        is_blank = is_blank and not line.strip()
-    return "no line holds a row. At least one sequence is needed." if is_blank else None
-
-
-def _lines(path: Path) -> Iterator[bytes]:
     with open(path, "rb") as handle:
-        yield from handle
+        for number, line in enumerate(handle, start=1):
+            fault = _fault_of_line(line)
+            if fault is not None:
+                return f"line {number}{fault}"
+            is_blank = is_blank and not line.strip()
+    return "no line holds a row. At least one sequence is needed." if is_blank else None
 
 
 def _fault_of_line(line: bytes) -> str | None:
@@ -184,7 +174,6 @@ def _fault_of_line(line: bytes) -> str | None:
 
 
 def _fault_of_value(name: str, value: object) -> str | None:
-    """What is wrong with one value of a line."""
     column = COLUMNS.get(name)
     if column is not None and not is_value_of_kind(value, column.kind):
         shown = json.dumps(value, ensure_ascii=True)
@@ -212,6 +201,7 @@ SCHEMA_VERSION = 1
 """Raised when a column changes its meaning or type; adding a column does not raise it."""
 
 _VERSION_KEY = "mnemoscope.schema_version"
+_METADATA = {_VERSION_KEY: str(SCHEMA_VERSION)}
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
@@ -239,16 +229,11 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
     _check_ending(path)
     if path.suffix == ".parquet":
         # Users edit these tables, and some programs would take an outdated checksum over.
-        write_parquet(path, frame, metadata=schema_metadata(), seal=False)
+        write_parquet(path, frame, metadata=_METADATA, seal=False)
     else:
         buffer = io.BytesIO()  # a full disk then fails in one write, with the system's own error
         frame.write_ndjson(buffer)
         write_bytes(path, buffer.getvalue())
-
-
-def schema_metadata() -> dict[str, str]:
-    """What a Parquet file of this program carries in its metadata."""
-    return {_VERSION_KEY: str(SCHEMA_VERSION)}
 
 
 def parquet_metadata(path: Path) -> dict[str, str]:
@@ -258,7 +243,7 @@ def parquet_metadata(path: Path) -> dict[str, str]:
         UserError: a schema newer than this program knows.
         DamagedDataError: a file without a whole footer.
     """
-    with _damage(path):
+    with whole_parquet(path):
         metadata = pl.read_parquet_metadata(path)
     version = metadata.get(_VERSION_KEY, str(SCHEMA_VERSION))
     if not version.isdecimal() or int(version) > SCHEMA_VERSION:
@@ -277,11 +262,7 @@ def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
                 f"{where}: no column '{name}'.{nearest(name, frame.columns)} "
                 f"It holds: {', '.join(frame.columns) or 'nothing'}."
             )
-        if not is_kind(frame.schema[name], COLUMNS[name].kind):
-            raise UserError(
-                f"{where}, column '{name}': {frame.schema[name]} where {COLUMNS[name].kind} "
-                "are needed. Convert it or drop it."
-            )
+        _check_kind(name, frame.schema[name], where)
     if frame.is_empty():
         raise UserError(f"{where}: no rows. At least one sequence is needed.")
 
@@ -343,11 +324,7 @@ def mask_of(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray | None:
 
 
 def refuse_padding(table: pl.DataFrame, *, where: str) -> None:
-    """Refuse a table with padded rows where prefix and suffix must be whole.
-
-    Raises:
-        UserError: says how many rows are padded.
-    """
+    """Refuse a table with padded rows (UserError) where prefix and suffix must be whole."""
     mask = whole_mask(table)
     if mask is not None:
         n_padded = int((mask == 0).any(axis=1).sum())
@@ -389,7 +366,6 @@ def check_lengths(tokens: pl.Series, where: str, length: int, *, allow_null: boo
 
 
 def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> None:
-    """Every id one that the model has."""
     limit = np.iinfo(np.int32).max + 1 if vocab_size is None else vocab_size
     flat = lists.explode().cast(pl.Int64)
     outside = ~flat.is_between(0, limit - 1)
@@ -402,7 +378,6 @@ def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> N
 
 
 def _check_file(path: Path) -> None:
-    """The path is a file that a table can be in."""
     if path.is_dir():
         raise UserError(f"{path}: a folder where a .parquet or .jsonl table is needed.")
     if not path.exists():
@@ -416,31 +391,25 @@ def _check_ending(path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
-    """Read Parquet; whatever Polars stumbles over is damage."""
     parquet_metadata(path)
-    with _damage(path):
+    with whole_parquet(path):
         return pl.read_parquet(path, glob=False)
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Whatever Polars stumbles over in a Parquet file is damage."""
+def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterator[None]:
+    """Whatever Polars stumbles over in a Parquet file is damage (DamagedDataError)."""
     try:
         yield
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedDataError(
-            f"{path}: not a whole Parquet file ({reason}). Make or copy it again."
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedDataError(f"{path}: not a whole Parquet file ({reason}). {remedy}") from error
 
 
 def _read_jsonl(path: Path) -> pl.DataFrame:
-    """Read JSONL once to check it and once to build the table.
-
-    Polars alone would turn a number among texts into a text, and half a character into a zero.
-    """
+    """Read JSONL once to check it and once to build the table: Polars would make texts of numbers."""
     try:
         fault = find_fault(path)
         if fault is None:
@@ -461,7 +430,6 @@ def _as_lists(series: pl.Series) -> pl.Series:
 
 
 def _first(mask: pl.Series) -> int:
-    """Row of the first true."""
     return int(mask.arg_max() or 0)
 
 
@@ -543,10 +511,7 @@ def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
         with atomic_path(path) as temporary, _numbered_errors():
             if path.suffix == ".parquet":
                 table.sink_parquet(
-                    temporary,
-                    compression="zstd",
-                    row_group_size=BATCH_ROWS,
-                    metadata=schema_metadata(),
+                    temporary, compression="zstd", row_group_size=BATCH_ROWS, metadata=_METADATA
                 )
             else:
                 table.sink_ndjson(temporary)

@@ -147,12 +147,9 @@ def refuse_unused(entry: Entry, asked: Asked) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """What an analysis is given.
+    """What an analysis is given: rows with `is_memorized` and `memorization_score`.
 
-    Attributes:
-        table: its rows, with `is_memorized` and `memorization_score`.
-        lines: how the rows were chosen, for the report; empty when all are used.
-        facts: the same as plain values, for the result's key.
+    `lines` say how they were chosen, for the report, `facts` the same for the result's key.
     """
 
     table: pl.DataFrame
@@ -202,7 +199,6 @@ def _has_model(study: Study) -> bool:
 
 
 def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
-    """Reject a study that lacks something the analysis needs, and say how to get it."""
     missing = next((need for need in entry.needs if not _has(study, need, others)), None)
     if missing is None:
         return

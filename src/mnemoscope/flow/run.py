@@ -50,7 +50,7 @@ def run(
     until: str | None = None,
     models: Models | None = None,
 ) -> Study:
-    """Create a study or finish one: run every missing stage in order.
+    """Create a study in a new or empty folder, or finish one: run every missing stage in order.
 
     Args:
         settings: of the whole study, or a function of an existing study's settings.
@@ -58,9 +58,6 @@ def run(
         redo: run stages again whose settings have changed, instead of raising an error.
         until: name of the last stage to run; None runs all.
         models: models already loaded for these settings.
-
-    Returns:
-        The study, with all stages done.
 
     Raises:
         MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages
@@ -88,18 +85,10 @@ def run(
 def run_stage(
     study: Study, stage: str, settings: Wanted | None = None, *, redo: bool = False
 ) -> bool:
-    """Run one stage of a study unless it is done.
+    """Run one stage of a study unless it is done; False when there was nothing to do.
 
-    A finished capture is verified, and damaged shards are captured again.
-
-    Args:
-        study: an existing study.
-        stage: one of `STAGE_FUNCTIONS`.
-        settings: changed settings, or a function of the study's; None keeps the study's.
-        redo: run the stage even if it is done.
-
-    Returns:
-        False when there was nothing to do.
+    `settings` are changed ones, or a function of the study's. A finished capture is verified, and
+    damaged shards are captured again; `redo` runs a stage that is done.
 
     Raises:
         UserError: an earlier stage is missing, or was made with other settings.
@@ -139,10 +128,8 @@ _PURPOSE = {
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
     """Settings of the demo, a study like any other.
 
-    Args:
-        small: fewer sequences and no matched sample, for a quick check of an installation.
-        thorough: all sequences, larger samples and three seeds instead of one, so that the
-            intervals also cover the variation between CNNs.
+    `small` takes fewer sequences and no matched sample, for a quick check of an installation,
+    `thorough` all, larger samples and three seeds, so that intervals cover the CNNs' variation.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
     values: dict[str, object] = {

@@ -1,7 +1,6 @@
 """The verb `track`: which of a fixed set of windows each checkpoint of a run reproduces.
 
-Each checkpoint is loaded once and its results are written at once, so a killed run resumes with
-the next. The history then becomes tables and a page: shares by step, survival, score levels.
+Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
 
 import hashlib
@@ -127,7 +126,6 @@ def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> Watch
 
 
 def _vocabulary(tokenizer: Any) -> str:
-    """Hash of the tokenizer's vocabulary."""
     return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
@@ -139,13 +137,9 @@ Group = tuple[str, str]
 
 @dataclass(frozen=True)
 class TrackResults:
-    """What a history shows.
+    """What a history shows: in words, with its basis and limits, as tables and as charts.
 
-    Attributes:
-        sentence: the result in words.
-        further: its basis and its limits.
-        frames: `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
-        figures: charts for the page.
+    `frames` are `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
     """
 
     sentence: str
@@ -289,7 +283,6 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
 
 
 def _sentence(shares: pl.DataFrame, last: int) -> str:
-    """The last check in words, with its controls."""
     now = shares.filter(step=last)
     parts = []
     for kind, words in _KINDS.items():

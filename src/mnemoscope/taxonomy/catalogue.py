@@ -73,7 +73,6 @@ def _check_sql(rule: str) -> None:
 
 
 def _check_word(rule: str, word: str, after: str) -> None:
-    """One word of a rule and what follows it."""
     is_name = word[0].isalpha() or word[0] == "_"
     is_prefix = is_name and len(word) == 1 and after.startswith("'")  # E'…' has escapes
     if word.lower() in _REFUSED or is_prefix:
@@ -128,13 +127,10 @@ def read_taxonomies(path: Path | str) -> list[Taxonomy]:
 
 
 def read_nodes(path: Path | str) -> dict[str, tuple[Node, ...]]:
-    """Read the nodes of a YAML file, each with the thresholds that a search may try.
+    """Read the nodes of a YAML file by the name of their entry, one for each threshold, rising.
 
     An entry may have ``thresholds:``, a list of numbers; each takes the place of ``{threshold}``
     in its rule and meaning and makes a node of its own, ``Boilerplate-0_5`` for 0.5.
-
-    Returns:
-        The nodes in the order of their thresholds, by the name of their entry.
     """
     path = Path(path)
     content = _load(path)
@@ -181,7 +177,6 @@ def _is_number(value: object) -> bool:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The file as a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -200,7 +195,6 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(where: str, entry: dict[str, Any], known: Sequence[str]) -> None:
-    """Refuse what is not known, with the nearest known key."""
     for key in entry:
         if key not in known:
             hint = nearest(str(key), known)
@@ -216,7 +210,6 @@ def _as_list(path: Path, content: dict[str, Any], key: str) -> list[Any]:
 
 
 def _read_node(where: str, entry: object, own: dict[str, Node]) -> Node:
-    """One entry of the list of nodes."""
     if not isinstance(entry, dict):
         raise UserError(f"{where}: name, yes_when and meaning are needed.")
     _check_keys(where, entry, _NODE_KEYS)
@@ -245,7 +238,6 @@ def _check_name(where: str, name: str, own: dict[str, Node]) -> None:
 
 
 def _read_taxonomy(path: Path, name: object, own: dict[str, Node]) -> Taxonomy:
-    """One entry of the list of taxonomies."""
     if not isinstance(name, str):
         raise UserError(f"{path}, taxonomies: '{name}' is no text. Write '- {NON_MEMO}, …'.")
     try:
@@ -308,9 +300,8 @@ def rho_name(threshold: float, *, rouge_l: bool, rouge_3: bool) -> str:
 def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
     """Read taxonomies as a user asks for them, each name once.
 
-    Args:
-        spec: each the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a
-            ``.yaml`` or ``.yml`` file with the user's own (`EXAMPLE`).
+    An entry is the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a YAML
+    file with the user's own (`EXAMPLE`).
 
     Raises:
         UserError: an unknown name with the nearest known one, a file that cannot be read, or
@@ -325,7 +316,6 @@ def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
 
 
 def _load_entry(entry: str) -> list[Taxonomy]:
-    """What one word of the user stands for."""
     if entry == CATALOGUE:
         return catalogue()
     if entry == RHO:
@@ -338,7 +328,6 @@ def _load_entry(entry: str) -> list[Taxonomy]:
 
 
 def _list_nodes() -> Iterator[str]:
-    """The nodes of all families, joined by commas."""
     recites = [f"Recite[{limit}]" for limit in _LIMITS]
     recollects = [f"Recollect[{limit}]" for limit in _LIMITS]
     yield from map(", ".join, product([*recites, *recollects], _COMPLETIONS))

@@ -28,10 +28,9 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows that were drawn.
+    """Rows that were drawn, of `classes`.
 
     Attributes:
-        classes: classes that were drawn from.
         rows: positions in the pool, training first, then in the pool's order.
         n_train: training rows of every class; they are the first ``n_train * len(classes)``.
         n_eval: evaluation rows of every class.
@@ -211,7 +210,7 @@ def split_by_group(
     n_train: np.ndarray,
     n_eval: np.ndarray,
 ) -> np.ndarray:
-    """Give every group a side so that each cell can fill its training and evaluation share.
+    """Give every group a side so that each cell can fill its shares; True for training, shape (n,).
 
     Largest groups first, each to the side that lacks most of what it holds, small ones by their
     lot; groups that are one sequence are dealt out so that the first of each cell fill both its
@@ -225,9 +224,6 @@ def split_by_group(
         lots: equal within a group, shape (n,), float in [0, 1).
         n_train: training sequences wanted of every cell, shape (cells,).
         n_eval: evaluation sequences wanted of every cell, shape (cells,).
-
-    Returns:
-        True for training, shape (n,); one value a group.
     """
     wanted = np.stack([n_eval, n_train]).astype(np.int64)
     _, first, groups = np.unique(groups, return_index=True, return_inverse=True)

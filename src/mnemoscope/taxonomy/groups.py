@@ -1,10 +1,9 @@
 """Find groups of sequences that must stay on one side of a split, near duplicates among them.
 
-Near duplicates are found exactly: all pairs whose sets of token 5-grams have enough Jaccard
-similarity, by prefix filtering (Chaudhuri et al. 2006, "A primitive operator for similarity
-joins"; Xiao et al. 2008, PPJoin). With 5-grams sorted from rare to frequent, two sets that are
-similar enough share one among their first few. Only those are indexed, so that frequent 5-grams
-cost nothing. MinHash would miss pairs.
+Near duplicates are found exactly (MinHash would miss pairs): all whose sets of token 5-grams have
+enough Jaccard similarity, by prefix filtering (Chaudhuri et al. 2006; Xiao et al. 2008, PPJoin).
+With 5-grams sorted from rare to frequent, two sets that are similar enough share one among their
+first few. Only those are indexed, so that frequent 5-grams cost nothing.
 """
 
 from collections.abc import Iterator
@@ -32,18 +31,16 @@ _ROUNDING = 1e-9
 
 
 def find_groups(frame: pl.DataFrame, *, similarity: float = SIMILARITY) -> pl.Series:
-    """Give every sequence of a table its group.
+    """Give every sequence of a table its group: the smallest ``sequence_id`` of its component.
+
+    Connected are near duplicates (``tokens``, all of one length), overlapping windows of one
+    ``document`` (by ``start`` and ``end``), and what shares a ``group``, where these are there and
+    not null. The order of the rows plays no part; a sequence without relatives stands alone.
 
     Args:
-        frame: table with ``sequence_id`` and ``tokens`` (all of one length); ``document``,
-            ``start``, ``end`` and ``group`` are used where they are and where they are not null.
+        frame: table with ``sequence_id`` and ``tokens``.
         similarity: Jaccard similarity of the sets of token 5-grams from which two sequences are
             near duplicates.
-
-    Returns:
-        Series ``group`` of strings, never null: one id a connected component, the smallest
-        ``sequence_id`` in it, so that the order of the rows plays no part. A sequence without
-        relatives is a group of its own.
 
     Raises:
         UserError: no tokens, or not all of one length.
@@ -89,9 +86,7 @@ def _chain_windows(frame: pl.DataFrame) -> np.ndarray:
 def find_near_duplicates(tokens: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
     """Component of every sequence in the graph of near duplicates, shape (sequences,), int.
 
-    Args:
-        tokens: shape (sequences, length), integer; equal sequences always share a component.
-        similarity: Jaccard similarity of the sets of 5-grams that connects two, in (0, 1].
+    `tokens` are integers, shape (sequences, length); equal sequences always share a component.
     """
     distinct, inverse = np.unique(tokens, axis=0, return_inverse=True)
     if distinct.shape[1] < SHINGLE:
@@ -112,11 +107,9 @@ def connect(n: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def _hash_shingles(tokens: np.ndarray) -> np.ndarray:
-    """64-bit hash of every 5-gram, shape (sequences, length - 4).
-
-    Among three million 5-grams the chance that any two collide is below one in a million.
-    """
+    """64-bit hash of every 5-gram, shape (sequences, length - 4)."""
     n = tokens.shape[1] - SHINGLE + 1
+    # Among three million 5-grams any two collide with a chance below one in a million.
     hashes = np.zeros((len(tokens), n), dtype=np.uint64)
     for offset in range(SHINGLE):
         hashes ^= tokens[:, offset : offset + n].astype(np.uint64) + np.uint64(1)

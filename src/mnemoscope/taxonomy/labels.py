@@ -31,10 +31,8 @@ _ROUGE_DECIMALS: dict[pl.DataType, int] = {pl.Float32(): 7, pl.Float64(): 12}
 def label_sequences(frame: pl.DataFrame, taxonomy: Taxonomy) -> pl.Series:
     """Class of every row, a string; null where a feature that the decision needs is null.
 
-    Args:
-        frame: table with ``is_memorized`` (where given) or ``memorization_score``, and the
-            features that the taxonomy's nodes need; NaN counts as missing.
-        taxonomy: the taxonomy.
+    The table has ``is_memorized`` (where given) or ``memorization_score``, and the features that
+    the taxonomy's nodes need; NaN counts as missing.
 
     Raises:
         UserError: a needed column is missing or of the wrong type.
@@ -53,13 +51,9 @@ def label_lazily(
     keep: Sequence[str] = (),
     allow_missing: bool = False,
 ) -> pl.LazyFrame:
-    """Class of every row under each taxonomy, in one pass: a column a taxonomy, by its name.
+    """Class of every row under each taxonomy, in one pass: a column a taxonomy, after those kept.
 
-    Args:
-        table: as for `label_sequences`.
-        taxonomies: with names of their own.
-        keep: columns of the table that go before the labels.
-        allow_missing: null labels for taxonomies that need a column which is not there.
+    With `allow_missing` taxonomies that need a column which is not there give nulls.
 
     Raises:
         UserError: as `label_sequences`; a rule of the user's own that does not fit a column's
@@ -119,7 +113,6 @@ def _prepare(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _label(taxonomy: Taxonomy, columns: Sequence[str]) -> pl.Expr:
-    """The class of each row, as an expression on prepared columns."""
     rules = [~_memorized(columns), *(node.expression for node in taxonomy.nodes)]
     return first_yes(rules, taxonomy.classes)
 
@@ -134,7 +127,6 @@ def _memorized(columns: Sequence[str]) -> pl.Expr:
 
 
 def _check_memorized(schema: pl.Schema) -> None:
-    """It is known which sequences are memorized."""
     there = [name for name in _MEMORIZED if name in schema]
     if not there:
         raise UserError(
@@ -146,7 +138,6 @@ def _check_memorized(schema: pl.Schema) -> None:
 
 
 def _check_columns(schema: pl.Schema, taxonomy: Taxonomy) -> None:
-    """What a taxonomy needs is there, and of a type that can be compared."""
     _check_memorized(schema)
     for node in taxonomy.nodes:
         for column in node.columns:
@@ -181,7 +172,6 @@ def _not_applied(taxonomy: Taxonomy, error: Exception) -> UserError:
 
 
 def _check_type(column: str, dtype: pl.DataType) -> None:
-    """Flags are boolean, measures are numbers; a column of nulls only may be of any type."""
     wanted = "Boolean" if column in _FLAGS else "a number" if column in _NUMBERS else None
     fits = dtype == pl.Boolean if column in _FLAGS else dtype.is_numeric()
     if wanted and not fits and dtype != pl.Null:
@@ -199,12 +189,9 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class TableLabels:
-    """What was written.
+    """What was written: sequences by class (`count_classes`) of every taxonomy that was labelled.
 
-    Attributes:
-        counts: sequences by class (`count_classes`) under every taxonomy that could be labelled.
-        unlabelled: the columns that the table lacks, by the name of the taxonomy that needs them;
-            its labels are null throughout.
+    `unlabelled` are the columns that the table lacks, by the taxonomy that needs them.
     """
 
     counts: dict[str, dict[str, int]]
@@ -253,17 +240,11 @@ def check_features(table: pl.LazyFrame, *, where: str) -> None:
     ranges = {name: limits for name, limits in _RANGES.items() if name in names}
     if not ranges:
         return
-    found = table.select(
-        column
-        for name in ranges
-        for column in (
-            pl.col(name).cast(pl.Float64).fill_nan(None).min().alias(f"{name}-low"),
-            pl.col(name).cast(pl.Float64).fill_nan(None).max().alias(f"{name}-high"),
-        )
-    ).collect()
+    columns = pl.col(*ranges).cast(pl.Float64).fill_nan(None)
+    ends = pl.collect_all([table.select(columns.min()), table.select(columns.max())])
     for name, (low, high) in ranges.items():
-        for value in (found[f"{name}-low"].item(), found[f"{name}-high"].item()):
-            if value is not None and not low <= value <= high:
+        for value in pl.concat(ends)[name].drop_nulls():
+            if not low <= value <= high:
                 wanted = f"between {low:g} and {high:g}" if high < float("inf") else "at least 0"
                 raise UserError(
                     f"{where}, column '{name}': {value:g} where a value {wanted} is needed."
@@ -273,7 +254,6 @@ def check_features(table: pl.LazyFrame, *, where: str) -> None:
 def _count(
     out: Path, taxonomies: Sequence[Taxonomy], lacking: Container[str]
 ) -> dict[str, dict[str, int]]:
-    """Sequences by class, of the taxonomies that could be labelled, one at a time."""
     table = scan_table(out)
     return {
         one.name: count_classes(table.select(one.name).collect().to_series(), one.classes)

@@ -102,8 +102,7 @@ _NEAR = 0.8
 def node_meant(name: str, own: Iterable[str] = ()) -> str | None:
     """The node that a name looks like: ``Recolect[5]`` gives ``Recollect[5]``.
 
-    The name itself where it carries a node's brackets and is near none; None where it is a name
-    of its own.
+    The name itself where it has a node's brackets and is near none; None for a name of its own.
     """
     parts = re.sub(r"\s+", "", name).split("-or-")
     meant = [_single_meant(part, list(own)) for part in parts]
@@ -119,7 +118,6 @@ def is_near(name: str, known: str) -> bool:
 
 
 def _single_meant(name: str, own: list[str]) -> str | None:
-    """`node_meant` for a name that is no union."""
     base, bracket, rest = name.partition("[")
     base = base.rstrip("]0123456789.-") or base
     found = min(
@@ -149,10 +147,7 @@ _SLUG_LENGTH = 100
 class Taxonomy:
     """An ordered list of nodes that gives every sequence exactly one class.
 
-    Attributes:
-        name: the classes joined by a comma and a space.
-        classes: class 0 is Non-Memo, then one a node, and the rest last.
-        nodes: asked in order of the memorized sequences.
+    `classes` are Non-Memo, then one a node, and the rest last; `name` is all of them.
     """
 
     name: str
@@ -173,8 +168,8 @@ class Taxonomy:
     def slug(self) -> str:
         """A name for files and folders, other for another name: ``recite-5_reconstruct_recollect``.
 
-        Classes without Non-Memo, in lower case, joined by ``_``; eight digits of a hash follow
-        where a free name holds more than a capital, letters and digits, or all is too long.
+        Eight digits of a hash follow where a free name holds more than a capital, letters and
+        digits, or all is too long.
         """
         parts = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in self.classes[1:]]
         plain = "_".join(parts)
@@ -195,15 +190,10 @@ class Taxonomy:
 
 
 def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxonomy:
-    """Read a taxonomy from its name.
+    """Read a taxonomy from its name: ``Non-Memo``, nodes and a last class, separated by commas.
 
-    Args:
-        name: ``Non-Memo``, nodes, and the name of the last class, separated by commas. The last
-            name is free unless it is, or nearly is, the name of a node.
-        own: the user's own nodes by name (see `catalogue.EXAMPLE`).
-
-    Returns:
-        The taxonomy; classes are named as written, without spaces around.
+    The last name is free unless it is, or nearly is, the name of a node. `own` are the user's nodes
+    by name (see `catalogue.EXAMPLE`). Classes are named as written, without spaces around.
 
     Raises:
         UserError: no Non-Memo in front, fewer than two classes, an unknown node, a node named
@@ -226,7 +216,6 @@ def parse_taxonomy(name: str, *, own: Mapping[str, Node] | None = None) -> Taxon
 
 
 def _check_frame(name: str, parts: list[str]) -> None:
-    """Non-Memo first, two classes or more, no empty name."""
     if parts[0] != NON_MEMO:
         hint = nearest(parts[0], [NON_MEMO])
         raise UserError(
@@ -267,7 +256,6 @@ def _check_last(last: str, own: Mapping[str, Node]) -> None:
 
 
 def _is_plain(name: str) -> bool:
-    """A name that its slug determines."""
     word = r"[A-Z][a-z0-9]*(\[[0-9a-z.-]+\])?"
     return re.fullmatch(rf"{word}(-or-{word})*", name) is not None
 
@@ -322,7 +310,6 @@ def find_aliases(
 
 
 def _code(labels: pl.Series, taxonomy: Taxonomy) -> np.ndarray:
-    """Index of every row's class, -1 for none."""
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
     coded = labels.replace_strict(numbers, default=-1, return_dtype=pl.Int8).fill_null(-1)
     codes: np.ndarray = coded.to_numpy()
@@ -331,12 +318,9 @@ def _code(labels: pl.Series, taxonomy: Taxonomy) -> np.ndarray:
 
 def _digest(codes: np.ndarray) -> str:
     """Same for two labellings exactly when their classes correspond one to one."""
-    seen, first = np.unique(codes, return_index=True)
-    names = {int(code): number for number, code in enumerate(seen[np.argsort(first)])}
-    table = np.full(256, -1, dtype=np.int8)
-    for code, number in names.items():
-        table[code] = -1 if code < 0 else number - (-1 in names and names[-1] < number)
-    return hashlib.sha256(table[codes].tobytes()).hexdigest()
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    by_appearance = np.argsort(np.argsort(first))[inverse]
+    return hashlib.sha256(np.where(codes < 0, -1, by_appearance).tobytes()).hexdigest()
 
 
 def _match(trained: np.ndarray, other: np.ndarray, n_classes: int) -> tuple[int, ...]:

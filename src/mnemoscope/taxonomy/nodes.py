@@ -79,17 +79,11 @@ class Node:
 
 
 def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
-    """Read a node, or a union of nodes, from its name.
+    """Read a node, or a union of nodes joined by ``-or-``, from its name; spaces are dropped.
 
-    Args:
-        text: ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that
-            is ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
-            (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or several of these
-            joined by ``-or-``. Spaces are dropped.
-        own: the user's own nodes by name (see `catalogue.EXAMPLE`).
-
-    Returns:
-        The node.
+    ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that is
+    ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
+    (``Entropy[>4.2]``, see `MEASURES`), or the name of one of `own`.
 
     Raises:
         UserError: unknown node, missing or wrong threshold; names the nearest known node.
@@ -126,7 +120,6 @@ def first_yes(rules: Sequence[pl.Expr], answers: Sequence[str] | None = None) ->
 
 
 def _parse_single(name: str, own: Mapping[str, Node]) -> Node:
-    """One node, no union."""
     shape = _SHAPE.fullmatch(name)
     family = _FAMILIES.get(shape[1]) if shape else None
     if shape is None or family is None:
@@ -145,7 +138,6 @@ def _hint(name: str, own: Mapping[str, Node]) -> str:
 
 
 def _unite(name: str, parts: Sequence[Node], canonical: str | None = None) -> Node:
-    """Yes where any part says yes."""
     return Node(
         name=name,
         expression=reduce(or_, (part.expression for part in parts)),
@@ -158,29 +150,22 @@ def _unite(name: str, parts: Sequence[Node], canonical: str | None = None) -> No
 
 
 def _simple(name: str, is_yes: pl.Expr, meaning: str, cut: Cut, canonical: str = "") -> Node:
-    """A rule on one column."""
     return Node(name, is_yes, meaning, (cut.column,), canonical or name, (cut,), is_yes)
 
 
 def _flag(column: str, meaning: str) -> Node:
-    """Yes where a boolean column is true."""
     return _simple(column, pl.col(column), meaning, Cut(column, (False, True)))
 
 
-def _recite(name: str, argument: str | None) -> Node:
-    """Recite[δ]: seen more than δ times."""
-    limit = _read_duplicates(name, argument)
-    is_yes, cut = pl.col("duplicates") > limit, Cut("duplicates", (limit, limit + 1))
-    canonical = f"Recite[{_print_duplicates(limit)}]"
-    return _simple(name, is_yes, f"more than {limit:,} duplicates", cut, canonical)
-
-
-def _recollect(name: str, argument: str | None) -> Node:
-    """Recollect[δ]: seen at most δ times."""
-    limit = _read_duplicates(name, argument)
-    is_yes, cut = pl.col("duplicates") <= limit, Cut("duplicates", (limit, limit + 1))
-    canonical = f"Recollect[{_print_duplicates(limit)}]"
-    return _simple(name, is_yes, f"at most {limit:,} duplicates", cut, canonical)
+def _duplication(name: str, argument: str | None) -> Node:
+    """Recite[δ]: seen more than δ times; Recollect[δ]: at most δ times."""
+    limit, family = _read_duplicates(name, argument), name.partition("[")[0]
+    is_more = pl.col("duplicates") > limit
+    is_yes, words = (is_more, "more than") if family == "Recite" else (~is_more, "at most")
+    # As the published tables print it: 5, 50, 1k.
+    printed = f"{limit // 1000}k" if limit and limit % 1000 == 0 else str(limit)
+    cut = Cut("duplicates", (limit, limit + 1))
+    return _simple(name, is_yes, f"{words} {limit:,} duplicates", cut, f"{family}[{printed}]")
 
 
 def _reconstruct(name: str, argument: str | None) -> Node:
@@ -212,20 +197,17 @@ def _guess(name: str, argument: str | None) -> Node:
 
 
 def _at_least(column: str, label: str, limit: float) -> Node:
-    """One threshold of Guess."""
     below = () if limit == 0 else (math.nextafter(limit, -1),)
     meaning = f"{label} of prefix and suffix is at least {limit:g}"
     return _simple(column, pl.col(column) >= limit, meaning, Cut(column, (*below, limit)))
 
 
 def _code(name: str, argument: str | None) -> Node:
-    """Code: source code, not prose."""
     _refuse_argument(name, argument)
     return _unite(name, [_flag("is_code", "the text is source code")], "Code")
 
 
 def _measure(name: str, argument: str | None) -> Node:
-    """A measure above a threshold, or at most as high."""
     family = name.partition("[")[0]
     measure = MEASURES[family]
     found = re.fullmatch(r"(>|<=)(-?\d+(?:\.\d*)?)", argument or "")
@@ -246,7 +228,6 @@ def _measure(name: str, argument: str | None) -> Node:
 
 
 def _read_duplicates(name: str, argument: str | None) -> int:
-    """``5`` or ``1k``."""
     found = re.fullmatch(r"(\d{1,15})(k?)", argument or "")
     if found is None:
         example = re.sub(r"\[.*", "", name)
@@ -255,11 +236,6 @@ def _read_duplicates(name: str, argument: str | None) -> int:
             f"as 5, 50 or 1k. Write {example}[5]."
         )
     return int(found[1]) * (1000 if found[2] else 1)
-
-
-def _print_duplicates(limit: int) -> str:
-    """As the published tables print it: 5, 50, 1k."""
-    return f"{limit // 1000}k" if limit and limit % 1000 == 0 else str(limit)
 
 
 def _read_threshold(name: str, text: str) -> float | None:
@@ -276,15 +252,14 @@ def _read_threshold(name: str, text: str) -> float | None:
 
 
 def _refuse_argument(name: str, argument: str | None) -> None:
-    """For nodes without thresholds."""
     if argument is not None:
         plain = name.partition("[")[0]
         raise UserError(f"node '{name}': {plain} takes no threshold. Write {plain}.")
 
 
 _FAMILIES: dict[str, Callable[[str, str | None], Node]] = {
-    "Recite": _recite,
-    "Recollect": _recollect,
+    "Recite": _duplication,
+    "Recollect": _duplication,
     "Reconstruct": _reconstruct,
     "Guess": _guess,
     "Code": _code,

@@ -66,8 +66,7 @@ _FEWEST = 6
 class Impossible:
     """Why a taxonomy cannot be sampled: which class has how many sequences, and what helps.
 
-    `counts` are sequences of every class in the table, "null" those without a class; `needed`
-    of every class, training and evaluation together.
+    `needed` are sequences of every class, training and evaluation together.
     """
 
     reason: str
@@ -105,62 +104,19 @@ class Ordered:
     match: str | None
 
 
-def sample_classes(
-    frame: pl.DataFrame,
-    labels: pl.Series,
-    taxonomy: Taxonomy,
-    *,
-    n_train: int = PAPER_N_TRAIN,
-    n_eval: int = PAPER_N_EVAL,
-    seed: int,
-    split: str = "group",
-    match: str | None = None,
-    drop_small_classes: bool = False,
-    minimum: int = MINIMUM,
-) -> Sample | Impossible:
-    """Draw the same number of sequences of every class for each side.
-
-    Where a class has too few, all classes shrink in proportion. By group, no group stands on
-    both sides, and every group gives one sequence before any gives a second; by row, every class
-    gives its first sequences in the order of the seed, as in the paper. For many taxonomies of
-    one table call `order_table` once and `draw_sample` for each: the samples are the same.
-
-    Args:
-        frame: table with ``sequence_id``; ``group`` from `groups.find_groups` (found here
-            where it is missing and needed).
-        labels: class of every row, from `labels.label_sequences`; null is left out.
-        taxonomy: the taxonomy that gave the labels.
-        n_train: training sequences wanted of every class.
-        n_eval: evaluation sequences wanted of every class.
-        seed: fixes the order of all sequences; the order of the table's rows plays no part.
-        split: "group" keeps groups on one side, "row" does not.
-        match: column (such as "genre") of which every class gets each value equally often, on
-            either side; rows where it is null are left out.
-        drop_small_classes: leave out classes that are too small in place of giving up.
-        minimum: sequences needed of every class, both sides together; where fewer are asked for,
-            as many as asked for.
-
-    Returns:
-        The sample, or why there is none.
-
-    Raises:
-        UserError: unknown split or column, a size below 1, sequence ids that are not unique.
-    """
-    return draw_sample(
-        order_table(frame, seed=seed, split=split, match=match),
-        labels,
-        taxonomy,
-        n_train=n_train,
-        n_eval=n_eval,
-        drop_small_classes=drop_small_classes,
-        minimum=minimum,
-    )
-
-
 def order_table(
     frame: pl.DataFrame, *, seed: int, split: str = "group", match: str | None = None
 ) -> Ordered:
-    """Bring a table into the order of its seed, once for all taxonomies; as `sample_classes`.
+    """Bring a table into the order of its seed, once for all taxonomies.
+
+    The seed alone fixes the order; that of the table's rows plays no part.
+
+    Args:
+        frame: table with ``sequence_id``; ``group`` is found where it is missing and needed.
+        seed: of the order.
+        split: "group" keeps groups on one side, "row" does not.
+        match: column (such as "genre") of which every class gets each value equally often, on
+            either side; rows where it is null are left out.
 
     Raises:
         UserError: unknown split or column, sequence ids that are not unique.
@@ -211,9 +167,24 @@ def draw_sample(
     drop_small_classes: bool = False,
     minimum: int = MINIMUM,
 ) -> Sample | Impossible:
-    """Draw one taxonomy's sample from an ordered table; arguments as for `sample_classes`.
+    """Draw the same number of sequences of every class for each side, from an ordered table.
 
-    `labels` are the classes of every row of the table as it was given to `order_table`.
+    Where a class has too few, all classes shrink in proportion. By group, no group stands on
+    both sides, and every group gives one sequence before any gives a second; by row, every class
+    gives its first sequences in the order of the seed, as in the paper.
+
+    Args:
+        ordered: from `order_table`.
+        labels: class of every row of the table as it was given; null is left out.
+        taxonomy: the taxonomy that gave the labels.
+        n_train: training sequences wanted of every class.
+        n_eval: evaluation sequences wanted of every class.
+        drop_small_classes: leave out classes that are too small in place of giving up.
+        minimum: sequences needed of every class, both sides together; where fewer are asked for,
+            as many as asked for.
+
+    Raises:
+        UserError: a size below 1.
     """
     if n_train < 1 or n_eval < 1:
         raise UserError(
@@ -256,7 +227,6 @@ def draw_sample(
 
 
 def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
-    """Refuse what cannot be asked of a table."""
     if split not in ("group", "row"):
         hint = nearest(split, ["group", "row"])
         raise UserError(f"split '{split}' is unknown.{hint} Choose group or row.")
@@ -292,7 +262,6 @@ def _drop_one(pool: Pool, draw: Draw, *, n_train: int, n_eval: int) -> Draw:
 
 
 def _make_frame(rows: pl.DataFrame, draw: Draw, taxonomy: Taxonomy) -> pl.DataFrame:
-    """The sample as a table, training first."""
     n_train_rows = draw.n_train * len(draw.classes)
     numbers = {taxonomy.classes[old]: new for new, old in enumerate(draw.classes)}
     return rows[draw.rows].select(
@@ -307,7 +276,6 @@ def _make_frame(rows: pl.DataFrame, draw: Draw, taxonomy: Taxonomy) -> pl.DataFr
 def _warn_small(
     draw: Draw, classes: tuple[str, ...], counts: dict[str, int], wanted: tuple[int, int]
 ) -> list[str]:
-    """Fewer than asked for, and the class to blame."""
     if (draw.n_train, draw.n_eval) == wanted:
         return []
     fewest = min(classes, key=lambda name: counts[name])
@@ -342,7 +310,6 @@ def _warn_large_groups(
 
 
 def _say_large(row: dict[str, Any]) -> str:
-    """One large group in words: its class, its shares, a sequence of it."""
     holds = (
         f"class {row['class']}: one group of near duplicates (such as sequence {row['example']}) "
         f"holds {row['share']:.0%} of its sequences"
@@ -402,7 +369,6 @@ def _find_ways(
     ordered: Ordered,
     may_drop: bool,
 ) -> list[str]:
-    """What would make the taxonomy possible, each in a few words."""
     fewest = min(counts[name] for name in taxonomy.classes)
     ways = ["add sequences"]
     if fewest == 0:
