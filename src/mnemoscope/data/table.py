@@ -409,7 +409,7 @@ def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterato
 
 
 def _read_jsonl(path: Path) -> pl.DataFrame:
-    """Read JSONL once to check it and once to build the table: Polars would make texts of numbers."""
+    """Read JSONL once to check it and once as a table: Polars would make texts of numbers."""
     try:
         fault = find_fault(path)
         if fault is None:
