@@ -13,7 +13,7 @@ CORPUS = [
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     """320 tokens, a beginning-of-sequence token that it adds by itself, trimmed offsets."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -187,12 +187,12 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_row_and_leaves_nothing(tmp
     ("text", "shannon", "huffman"),
     [("", 0, 0), ("aaaa", 0, 0), ("ab", 1, 1), ("abcd", 2, 2), ("aab", 4 / 3, 1)],
 )
-def test_code_lengths_of_known_texts(text: str, shannon: float, huffman: float) -> None:
+def test_code_lengths_of_known_texts(text, shannon, huffman):
     assert (shannon_length(text), huffman_length(text)) == pytest.approx((shannon, huffman))
 
 
 @given(st.text(min_size=2))
-def test_shannon_length_is_within_a_bit_of_the_entropy(text: str) -> None:
+def test_shannon_length_is_within_a_bit_of_the_entropy(text):
     counts = list(Counter(text).values())
     bound = entropy(counts, base=2)
     # 1e-9: the rounding of both sides.
@@ -200,7 +200,7 @@ def test_shannon_length_is_within_a_bit_of_the_entropy(text: str) -> None:
 
 
 @given(st.text(min_size=2))
-def test_huffman_length_lies_between_the_entropy_and_shannons(text: str) -> None:
+def test_huffman_length_lies_between_the_entropy_and_shannons(text):
     counts = list(Counter(text).values())
     if len(counts) > 1:
         bound = entropy(counts, base=2)
@@ -208,18 +208,18 @@ def test_huffman_length_lies_between_the_entropy_and_shannons(text: str) -> None
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=8, max_size=8), min_size=1, max_size=5))
-def test_token_entropy_is_scipy_s(rows: list[list[int]]) -> None:
+def test_token_entropy_is_scipy_s(rows):
     wanted = [entropy(list(Counter(row).values()), base=2) for row in rows]
     assert np.allclose(token_entropy(rows), wanted, atol=1e-12)
 
 
-def test_token_frequency_is_the_median_share_in_the_table() -> None:
+def test_token_frequency_is_the_median_share_in_the_table():
     # Of 8 tokens five are 7, two are 1, one is 2.
     found = token_frequency([[7, 7, 7, 1], [7, 7, 1, 2]])
     assert found.tolist() == pytest.approx([62.5, (62.5 + 25) / 2])
 
 
-def test_a_measure_without_its_column_is_null() -> None:
+def test_a_measure_without_its_column_is_null():
     frame = pl.DataFrame({"sequence_id": [1, 2], "text": ["ab", None]})
     found = measure_text(frame)
     assert found.columns == list(TEXT_MEASURES)

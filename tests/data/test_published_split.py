@@ -29,7 +29,7 @@ PILE, MEMORIES = "pile_deduped_12b", "memories_deduped_12b"
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
+def copy(tmp_path_factory):
     """2,000 + 301 sequences in two files each; read only."""
     folder = tmp_path_factory.mktemp("synthetic")
     write_copy(folder, N_PILE, N_MEMORIES, vocab_size=300)
@@ -37,28 +37,28 @@ def copy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def changed(copy, tmp_path) -> Path:
+def changed(copy, tmp_path):
     """A copy that a test may spoil."""
     shutil.copytree(copy, tmp_path / "copy")
     return tmp_path / "copy"
 
 
-def raw(folder: Path, split: str) -> pl.DataFrame:
+def raw(folder, split):
     """All rows of a split by Polars alone."""
     return pl.concat(pl.read_parquet(one) for one in sorted((folder / "data").glob(f"{split}*")))
 
 
-def write_frame(folder: Path, split: str, frame: pl.DataFrame, n_shards: int = 1) -> Path:
+def write_frame(folder, split, frame, n_shards=1):
     write_split(folder, split, iter([frame]), n_shards=n_shards, n_rows=frame.height)
     return folder / "data" / f"{split}-00000-of-{n_shards:05d}.parquet"
 
 
-def rows(n: int = 20, first: int = 0, is_memorized: bool = True) -> pl.DataFrame:
+def rows(n=20, first=0, is_memorized=True):
     ids = np.arange(first, first + n)
     return make_rows(ids, np.full(n, is_memorized), seed=3, vocab_size=300)
 
 
-def test_the_copy_has_the_columns_types_and_quirks_that_are_known(copy) -> None:
+def test_the_copy_has_the_columns_types_and_quirks_that_are_known(copy):
     """Names and types of related work's description of the data set, in its order."""
     names = (
         "sequence_id loss prompt_perplexity generation_perplexity sequence_perplexity text "
@@ -81,7 +81,7 @@ def test_the_copy_has_the_columns_types_and_quirks_that_are_known(copy) -> None:
     assert set((32 * pile["memorization_score"]).unique()) <= set(range(33))
 
 
-def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy) -> None:
+def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy):
     pile, memories = raw(copy, PILE), raw(copy, MEMORIES)
     overlap = set(pile["sequence_id"]) & set(memories["sequence_id"])
     split = read_split(str(copy), "deduped_12b")
@@ -96,7 +96,7 @@ def test_both_parts_are_one_table_with_unique_ids_and_the_pile_row_kept(copy) ->
     assert kept["duplicates"].to_list() == expected["sequence_duplicates"].to_list()
 
 
-def test_a_full_name_is_one_part_alone(copy) -> None:
+def test_a_full_name_is_one_part_alone(copy):
     split = read_split(str(copy), MEMORIES)
     assert list(split.files) == [MEMORIES]
     assert split.rows.height == N_MEMORIES
@@ -104,9 +104,7 @@ def test_a_full_name_is_one_part_alone(copy) -> None:
 
 
 @pytest.mark.parametrize("slice_rows", [64, 100_000])
-def test_features_are_those_of_the_whole_table_whatever_the_slice(
-    copy, monkeypatch, slice_rows
-) -> None:
+def test_features_are_those_of_the_whole_table_whatever_the_slice(copy, monkeypatch, slice_rows):
     monkeypatch.setattr(published_split, "_SLICE_ROWS", slice_rows)
     split = read_split(str(copy), "deduped_12b")
     expected = pl.concat([raw(copy, PILE), raw(copy, MEMORIES)]).unique(
@@ -131,7 +129,7 @@ def test_features_are_those_of_the_whole_table_whatever_the_slice(
     assert taken.schema["tokens"] == pl.List(pl.Int32)
 
 
-def test_code_is_said_only_where_the_score_is_sure(tmp_path) -> None:
+def test_code_is_said_only_where_the_score_is_sure(tmp_path):
     """At most 0.4 is code, 0.525 and above is not, between, NaN and null are not known."""
     scores = [0.0, 0.4, 0.41, 0.5249, 0.525, 0.9, float("nan"), None]
     frame = rows(len(scores)).with_columns(pl.Series("nl_scores", scores, dtype=pl.Float32))
@@ -141,14 +139,14 @@ def test_code_is_said_only_where_the_score_is_sure(tmp_path) -> None:
     assert found[1] is True
 
 
-def test_scores_that_are_no_number_are_null(tmp_path) -> None:
+def test_scores_that_are_no_number_are_null(tmp_path):
     frame = rows(3).with_columns(pl.Series("memorization_score", [1.0, float("nan"), None]))
     write_frame(tmp_path, MEMORIES, frame)
     found = read_split(str(tmp_path), MEMORIES).rows["memorization_score"]
     assert found.to_list() == [1.0, None, None]
 
 
-def test_limit_draws_from_the_whole_split_by_its_seed(copy) -> None:
+def test_limit_draws_from_the_whole_split_by_its_seed(copy):
     drawn = [read_split(str(copy), PILE, limit=500, seed=seed).rows for seed in (0, 0, 1)]
     assert drawn[0].height == 500
     assert drawn[0].equals(drawn[1])
@@ -158,14 +156,14 @@ def test_limit_draws_from_the_whole_split_by_its_seed(copy) -> None:
     assert read_split(str(copy), PILE, limit=10**9).rows.equals(whole)
 
 
-def test_columns_that_a_users_rule_asks_for_come_along(copy) -> None:
+def test_columns_that_a_users_rule_asks_for_come_along(copy):
     split = read_split(str(copy), MEMORIES, also=["huffman_coding_length", "no_such_column"])
     first = raw(copy, MEMORIES)["huffman_coding_length"][:N_MEMORIES]
     assert split.rows["huffman_coding_length"].to_list() == first.to_list()
     assert "no_such_column" not in split.rows.columns
 
 
-def test_only_needed_columns_are_opened(tmp_path) -> None:
+def test_only_needed_columns_are_opened(tmp_path):
     """A file that lacks all the others will do."""
     needed = [
         "sequence_id", "text", "is_incrementing", "is_repeating", "sequence_duplicates", "tokens",
@@ -176,7 +174,7 @@ def test_only_needed_columns_are_opened(tmp_path) -> None:
     assert read_split(str(tmp_path), MEMORIES).rows.height == 20
 
 
-def test_every_layout_gives_the_same_table(copy, tmp_path) -> None:
+def test_every_layout_gives_the_same_table(copy, tmp_path):
     expected = read_split(str(copy), "deduped_12b").rows
     cache = tmp_path / "hub" / f"datasets--{HUB_NAME.replace('/', '--')}"
     shutil.copytree(copy / "data", cache / "snapshots" / "0123abc" / "data")
@@ -200,7 +198,7 @@ def test_every_layout_gives_the_same_table(copy, tmp_path) -> None:
     assert not is_split_folder(str(Path(__file__).parent))
 
 
-def test_the_hubs_name_fetches_only_the_files_of_the_split(copy, monkeypatch, tmp_path) -> None:
+def test_the_hubs_name_fetches_only_the_files_of_the_split(copy, monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.chdir(tmp_path)
@@ -220,7 +218,7 @@ def test_the_hubs_name_fetches_only_the_files_of_the_split(copy, monkeypatch, tm
     assert len(SPLITS) == len(set(SPLITS)) == 32
 
 
-def test_a_hub_out_of_reach_is_said_with_the_command_that_helps(monkeypatch, tmp_path) -> None:
+def test_a_hub_out_of_reach_is_said_with_the_command_that_helps(monkeypatch, tmp_path):
     import huggingface_hub
 
     def fail(name, **named):
@@ -245,14 +243,14 @@ def test_a_hub_out_of_reach_is_said_with_the_command_that_helps(monkeypatch, tmp
         ("../data", "no split"),
     ],
 )
-def test_an_unknown_split_is_refused_with_the_nearest(copy, split, said) -> None:
+def test_an_unknown_split_is_refused_with_the_nearest(copy, split, said):
     with pytest.raises(UserError) as raised:
         read_split(str(copy), split)
     assert said in message(raised)
     assert str(copy) in message(raised)
 
 
-def test_half_of_a_pair_is_not_taken_for_the_pair(changed) -> None:
+def test_half_of_a_pair_is_not_taken_for_the_pair(changed):
     for path in (changed / "data").glob("pile*"):
         path.unlink()
     with pytest.raises(UserError, match="needs 'pile_deduped_12b', which is not there") as raised:
@@ -260,14 +258,14 @@ def test_half_of_a_pair_is_not_taken_for_the_pair(changed) -> None:
     assert "memories_deduped_12b" in message(raised)
 
 
-def test_a_shard_that_is_missing_is_named(changed) -> None:
+def test_a_shard_that_is_missing_is_named(changed):
     (changed / "data" / f"{PILE}-00001-of-00002.parquet").unlink()
     with pytest.raises(UserError, match=f"lacks 1 of 2 files, the first {PILE}-00001-of-00002"):
         read_split(str(changed), PILE)
     assert read_split(str(changed), MEMORIES).rows.height == N_MEMORIES
 
 
-def test_folders_without_a_split_are_refused(tmp_path) -> None:
+def test_folders_without_a_split_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         read_split(str(tmp_path / "none"), PILE)
     with pytest.raises(UserError, match="holds no split of usvsnsp/semantic-filters"):
@@ -277,7 +275,7 @@ def test_folders_without_a_split_are_refused(tmp_path) -> None:
         read_split(str(tmp_path / "file"), PILE)
 
 
-def message(raised) -> str:
+def message(raised):
     text = str(raised.value)
     assert "\n" not in text
     return text
@@ -296,9 +294,7 @@ def message(raised) -> str:
         ("tokens", pl.List(pl.String), ", column 'tokens': List(String) where lists of integers"),
     ],
 )
-def test_a_column_missing_or_of_another_type_is_named_with_its_file(
-    changed, column, dtype, said
-) -> None:
+def test_a_column_missing_or_of_another_type_is_named_with_its_file(changed, column, dtype, said):
     path = changed / "data" / f"{MEMORIES}-00001-of-00002.parquet"
     frame = pl.read_parquet(path)
     spoilt = frame.drop(column) if dtype is None else frame.with_columns(pl.col(column).cast(dtype))
@@ -309,7 +305,7 @@ def test_a_column_missing_or_of_another_type_is_named_with_its_file(
 
 
 @pytest.mark.parametrize("keep", [0, 3, 0.3, 0.9, -1])
-def test_a_truncated_file_is_damage_and_named(changed, keep) -> None:
+def test_a_truncated_file_is_damage_and_named(changed, keep):
     path = changed / "data" / f"{MEMORIES}-00000-of-00002.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
@@ -318,7 +314,7 @@ def test_a_truncated_file_is_damage_and_named(changed, keep) -> None:
     assert message(raised).startswith(str(path))
 
 
-def test_damage_between_head_and_foot_is_named(changed) -> None:
+def test_damage_between_head_and_foot_is_named(changed):
     path = changed / "data" / f"{MEMORIES}-00000-of-00002.parquet"
     data = bytearray(path.read_bytes())
     data[4 : len(data) * 3 // 4] = bytes(len(data) * 3 // 4 - 4)
@@ -329,7 +325,7 @@ def test_damage_between_head_and_foot_is_named(changed) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "found"), [([1] * 63, 63), (None, 0)])
-def test_tokens_that_are_not_64_are_named_with_file_and_row(tmp_path, tokens, found) -> None:
+def test_tokens_that_are_not_64_are_named_with_file_and_row(tmp_path, tokens, found):
     frame = rows(20)
     lists = frame["tokens"].to_list()
     lists[13] = tokens
@@ -341,7 +337,7 @@ def test_tokens_that_are_not_64_are_named_with_file_and_row(tmp_path, tokens, fo
     assert message(raised).startswith(where)
 
 
-def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path) -> None:
+def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path):
     frame = rows(5)
     ids = pl.Series("sequence_id", [0, 1, None, 3, 4])
     path = write_frame(tmp_path, MEMORIES, frame.with_columns(ids))
@@ -354,7 +350,7 @@ def test_an_id_that_is_null_and_a_split_without_rows_are_refused(tmp_path) -> No
 
 
 @pytest.mark.parametrize("bad", [None, -1, 2**31])
-def test_a_token_that_is_no_id_is_refused_with_its_row(tmp_path, bad) -> None:
+def test_a_token_that_is_no_id_is_refused_with_its_row(tmp_path, bad):
     frame = rows(3)
     tokens = frame["tokens"].to_list()
     tokens[1] = [*tokens[1][:5], bad, *tokens[1][6:]]
@@ -366,7 +362,7 @@ def test_a_token_that_is_no_id_is_refused_with_its_row(tmp_path, bad) -> None:
     assert "no token id" in message(raised)
 
 
-def test_tokens_in_an_array_column_are_read_as_lists_are(tmp_path) -> None:
+def test_tokens_in_an_array_column_are_read_as_lists_are(tmp_path):
     frame = rows(3)
     write_frame(tmp_path / "lists", MEMORIES, frame)
     path = write_frame(tmp_path / "arrays", MEMORIES, frame)

@@ -16,13 +16,13 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-def make_table(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+def make_table(rows):
     """Rows of (score, duplicates, incrementing, repeating, ROUGE-L, ROUGE-3, code)."""
     numbered = [(i, *row) for i, row in enumerate(rows)]
     return pl.DataFrame(numbered, schema=COLUMNS, orient="row")
 
 
-def ask(name: str, row: dict[str, Any]) -> bool | None:
+def ask(name, row):
     """A node's answer worked out by hand: yes, no, or None where it cannot be known."""
     if "-or-" in name:
         answers = [ask(part, row) for part in name.split("-or-")]
@@ -46,7 +46,7 @@ def ask(name: str, row: dict[str, Any]) -> bool | None:
     return True if True in answers else None if None in answers else False
 
 
-def label_by_hand(classes: tuple[str, ...], row: dict[str, Any]) -> str | None:
+def label_by_hand(classes, row):
     """The class of one row, by a plain loop over the nodes."""
     if row["memorization_score"] is None:
         return None

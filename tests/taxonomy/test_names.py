@@ -3,7 +3,6 @@
 import re
 from itertools import combinations, product
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,18 +14,11 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, find_aliases, match_classes, parse_taxonomy
 
 
-def test_paper_and_prashanth_are_read() -> None:
-    assert parse_taxonomy(PRASHANTH).classes == (
-        "Non-Memo",
-        "Recite[5]",
-        "Reconstruct",
-        "Recollect",
-    )
+def test_classes_are_named_as_written_without_spaces():
+    prashanth = parse_taxonomy(PRASHANTH)
+    assert prashanth.classes == ("Non-Memo", "Recite[5]", "Reconstruct", "Recollect")
+    assert [node.name for node in prashanth.nodes] == ["Recite[5]", "Reconstruct"]
     assert parse_taxonomy(PAPER).classes == ("Non-Memo", "Guess", "Recall")
-    assert [node.name for node in parse_taxonomy(PRASHANTH).nodes] == ["Recite[5]", "Reconstruct"]
-
-
-def test_classes_are_named_as_written_without_spaces() -> None:
     taxonomy = parse_taxonomy("  Non-Memo ,Guess[ 0.5-0.5 ],  By heart ")
     assert taxonomy.classes == ("Non-Memo", "Guess[0.5-0.5]", "By heart")
     assert taxonomy.name == "Non-Memo, Guess[0.5-0.5], By heart"
@@ -34,7 +26,7 @@ def test_classes_are_named_as_written_without_spaces() -> None:
 
 
 @pytest.mark.parametrize("last", ["Recall", "Recollect", "Others", "Recal", "Rest", "Rote", "Memo"])
-def test_last_class_is_free(last: str) -> None:
+def test_last_class_is_free(last):
     assert parse_taxonomy(f"Non-Memo, Code, {last}").classes[-1] == last
 
 
@@ -57,7 +49,7 @@ def test_last_class_is_free(last: str) -> None:
         ("Gues-or-Recollect[5]", "Guess-or-Recollect[5]"),
     ],
 )
-def test_last_class_near_a_node_is_refused_with_the_node(last: str, meant: str) -> None:
+def test_last_class_near_a_node_is_refused_with_the_node(last, meant):
     with pytest.raises(UserError, match=re.escape(f"Did you mean '{meant}'?")):
         parse_taxonomy(f"Non-Memo, {last}")
 
@@ -65,7 +57,7 @@ def test_last_class_near_a_node_is_refused_with_the_node(last: str, meant: str) 
 @pytest.mark.parametrize(
     "last", ["Guess", "Guess[0.4-off]", "Recite[7]", "Code-or-Recite[5]", "X[3]"]
 )
-def test_last_class_that_is_written_as_a_node_is_refused(last: str) -> None:
+def test_last_class_that_is_written_as_a_node_is_refused(last):
     with pytest.raises(UserError, match="written like a node"):
         parse_taxonomy(f"Non-Memo, Reconstruct, {last}")
 
@@ -91,7 +83,7 @@ def test_last_class_that_is_written_as_a_node_is_refused(last: str) -> None:
         ("Non-Memo, Recite[1,000], Recall", "unknown node 'Recite[1'"),
     ],
 )
-def test_wrong_taxonomy_is_refused_in_one_line_with_its_name(name: str, says: str) -> None:
+def test_wrong_taxonomy_is_refused_in_one_line_with_its_name(name, says):
     with pytest.raises(UserError) as refused:
         parse_taxonomy(name)
     assert says in str(refused.value)
@@ -99,7 +91,7 @@ def test_wrong_taxonomy_is_refused_in_one_line_with_its_name(name: str, says: st
     assert "\n" not in str(refused.value)
 
 
-def test_slugs_are_safe_for_files_and_all_different() -> None:
+def test_slugs_are_safe_for_files_and_all_different():
     names = [taxonomy.name for taxonomy in catalogue()]
     names += [PRASHANTH, PAPER, "Non-Memo, Guess[0.5-0.5], Recall", "Non-Memo, Guess, recall"]
     names += ["Non-Memo, Code, a b", "Non-Memo, Code, a-b", "Non-Memo, Code, a/../b"]
@@ -111,7 +103,7 @@ def test_slugs_are_safe_for_files_and_all_different() -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_last_name_is_taken_as_it_is_or_refused(last: str) -> None:
+def test_any_last_name_is_taken_as_it_is_or_refused(last):
     try:
         taxonomy = parse_taxonomy(f"Non-Memo, Guess, {last}")
     except UserError:
@@ -153,20 +145,17 @@ OTHERS = [
 ]
 
 
-def test_key_is_shared_exactly_by_taxonomies_that_divide_alike() -> None:
+def test_key_is_shared_exactly_by_taxonomies_that_divide_alike():
     taxonomies = [*catalogue(), *map(parse_taxonomy, OTHERS)]
     labels = {taxonomy.name: label_sequences(GRID, taxonomy) for taxonomy in taxonomies}
     for first, second in combinations(taxonomies, 2):
         alike = corresponds(labels[first.name], labels[second.name]) is not None
         alike &= len(first.classes) == len(second.classes)
         assert (first.partition_key == second.partition_key) == alike, (first.name, second.name)
-
-
-def test_published_catalogue_holds_51_partitions() -> None:
     assert len({taxonomy.partition_key for taxonomy in catalogue()}) == 51
 
 
-def test_matched_classes_hold_the_same_sequences() -> None:
+def test_matched_classes_hold_the_same_sequences():
     groups: dict[str, list[Taxonomy]] = {}
     for taxonomy in [*catalogue(), *map(parse_taxonomy, OTHERS)]:
         groups.setdefault(taxonomy.partition_key, []).append(taxonomy)
@@ -177,13 +166,8 @@ def test_matched_classes_hold_the_same_sequences() -> None:
         theirs = label_sequences(GRID, other).to_list()
         ours = [trained.classes[names[name]] for name in theirs]
         assert ours == label_sequences(GRID, trained).to_list()
-
-
-def test_classes_of_other_partitions_are_not_matched() -> None:
     with pytest.raises(ValueError, match="different partitions"):
-        match_classes(
-            parse_taxonomy("Non-Memo, Code, Rest"), parse_taxonomy("Non-Memo, Guess, Rest")
-        )
+        match_classes(*map(parse_taxonomy, OTHERS[:2]))
 
 
 ROW = st.tuples(
@@ -197,20 +181,20 @@ ROW = st.tuples(
 )
 
 
-def corresponds(first: pl.Series, second: pl.Series) -> dict[str | None, str | None] | None:
+def corresponds(first, second):
     """Which class of the second is which of the first, by looking at every row; None if none."""
     pairs = set(zip(second.to_list(), first.to_list(), strict=True))
     one_to_one = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
     return dict(pairs) if one_to_one and all((a is None) == (b is None) for a, b in pairs) else None
 
 
-def label_all(frame: pl.DataFrame, taxonomies: list[Taxonomy]) -> dict[str, pl.Series]:
+def label_all(frame, taxonomies):
     return {one.name: label_sequences(frame, one) for one in taxonomies}
 
 
 @settings(max_examples=6)
 @given(st.lists(ROW, min_size=1, max_size=40))
-def test_aliases_are_exactly_what_a_comparison_of_all_labels_finds(rows: list[tuple]) -> None:
+def test_aliases_are_exactly_what_a_comparison_of_all_labels_finds(rows):
     frame = make_table(rows)
     taxonomies = catalogue()
     labels = label_all(frame, taxonomies)
@@ -236,22 +220,15 @@ def test_aliases_are_exactly_what_a_comparison_of_all_labels_finds(rows: list[tu
             assert corresponds(labels[first.name], labels[second.name]) is None
 
 
-def test_two_thresholds_with_no_sequence_between_them_are_one_partition_here() -> None:
-    names = ["Recite[5]", "Recite[6]", "Recollect[50]", "Recite[50]", "Recite[2000]"]
-    taxonomies = [parse_taxonomy(f"Non-Memo, {name}, Others") for name in names]
+def test_two_thresholds_with_no_sequence_between_them_are_one_partition_here():
+    nodes = ["Recite[5]", "Recite[6]", "Recollect[6]", "Recollect[50]", "Recite[50]"]
+    nodes += ["Recite[2000]"]  # nothing is above 2000: its class is empty, and its own
+    taxonomies = [parse_taxonomy(f"Non-Memo, {node}, Others") for node in nodes]
     rows = [(0.5, 1), (1.0, 3), (1.0, 7), (1.0, 60)]
     frame = make_table([(*row, False, False, 0.0, 0.0, False) for row in rows])
-    found = find_aliases(taxonomies, label_all(frame, taxonomies))
-    five, six, fifty_less, fifty, _ = (one.name for one in taxonomies)
-    assert set(found) == {six, fifty}  # nothing is above 2000: its class is empty, and its own
-    assert found[six] == (five, "same labels here", (0, 1, 2))
-    assert found[fifty] == (fifty_less, "same rule", (0, 2, 1))
-
-
-def test_an_alias_of_an_alias_is_led_back_to_what_is_trained() -> None:
-    names = ["Recite[5]", "Recite[6]", "Recollect[6]"]
-    taxonomies = [parse_taxonomy(f"Non-Memo, {name}, Others") for name in names]
-    rows = [(0.5, 1), (1.0, 3), (1.0, 7)]
-    frame = make_table([(*row, False, False, 0.0, 0.0, False) for row in rows])
-    found = find_aliases(taxonomies, label_all(frame, taxonomies))
-    assert found[taxonomies[2].name] == (taxonomies[0].name, "same labels here", (0, 2, 1))
+    five, six, six_less, fifty_less, fifty, _ = (one.name for one in taxonomies)
+    assert find_aliases(taxonomies, label_all(frame, taxonomies)) == {
+        six: (five, "same labels here", (0, 1, 2)),
+        six_less: (five, "same labels here", (0, 2, 1)),  # through an alias, to what is trained
+        fifty: (fifty_less, "same rule", (0, 2, 1)),
+    }

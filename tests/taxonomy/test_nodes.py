@@ -9,51 +9,30 @@ from taxonomy_tables import ask, make_table
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.nodes import first_yes, parse_node
 
-VALUES = (
-    [1.0],
-    [0, 5, 6, 50, 51, 1000, 1001, None],
-    [True, False, None],
-    [True, False, None],
-    [0.25, 0.5, None],
-    [0.4, 0.5, None],
-    [True, False, None],
-)
-NODES = [
-    "Recite[5]",
-    "Recite[50]",
-    "Recite[1k]",
-    "Recite[0]",
-    "Recollect[5]",
-    "Recollect[1000]",
-    "Reconstruct",
-    "Guess",
-    "Guess[0.5-0.5]",
-    "Guess[off-0.5]",
-    "Guess[0.5-off]",
-    "Guess[off-off]",
-    "Guess[0.3-1]",
-    "Code",
-    "Guess-or-Recollect[5]",
-    "Recite[1k]-or-Code",
-    "Code-or-Reconstruct-or-Recite[50]",
-]
+FLAGS, COUNTS = [True, False, None], [0, 5, 6, 50, 51, 1000, 1001, None]
+VALUES = ([1.0], COUNTS, FLAGS, FLAGS, [0.25, 0.5, None], [0.4, 0.5, None], FLAGS)
+NODES = """
+Recite[5] Recite[50] Recite[1k] Recite[0] Recollect[5] Recollect[1000] Reconstruct Code
+Guess Guess[0.5-0.5] Guess[off-0.5] Guess[0.5-off] Guess[off-off] Guess[0.3-1]
+Guess-or-Recollect[5] Recite[1k]-or-Code Code-or-Reconstruct-or-Recite[50]
+"""
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_node_answers_as_its_definition_on_every_combination(name: str) -> None:
+@pytest.mark.parametrize("name", NODES.split())
+def test_node_answers_as_its_definition_on_every_combination(name):
     frame = make_table(list(product(*VALUES)))
     answers = frame.select(parse_node(name).expression).to_series().to_list()
     assert answers == [ask(name, row) for row in frame.iter_rows(named=True)]
 
 
-def test_published_shorthands_mean_the_same_rule() -> None:
+def test_published_shorthands_mean_the_same_rule():
     assert parse_node("Guess").canonical == parse_node("Guess[0.5-0.50]").canonical == "Guess"
     assert parse_node("Recite[1000]").canonical == parse_node("Recite[1k]").canonical
     assert parse_node(" Recollect[ 5 ] ").name == "Recollect[5]"
     assert parse_node("Guess[off-.6]").canonical == "Guess[off-0.6]"
 
 
-def test_node_says_which_columns_it_needs_and_what_it_means() -> None:
+def test_node_says_which_columns_it_needs_and_what_it_means():
     node = parse_node("Guess[off-0.5]-or-Recite[1k]")
     assert node.columns == ("is_incrementing", "is_repeating", "rouge_3", "duplicates")
     assert set(node.columns) == set(node.expression.meta.root_names())
@@ -61,14 +40,14 @@ def test_node_says_which_columns_it_needs_and_what_it_means() -> None:
     assert "1,000" in node.meaning
 
 
-def test_float32_rouge_passes_a_threshold_that_it_equals() -> None:
+def test_float32_rouge_passes_a_threshold_that_it_equals():
     frame = pl.DataFrame({"rouge_l": pl.Series([21 / 30, 20 / 30], dtype=pl.Float32)})
     frame = frame.with_columns(is_incrementing=False, is_repeating=False)
     answers = frame.select(parse_node("Guess[0.7-off]").expression).to_series()
     assert answers.to_list() == [True, False]
 
 
-def test_first_yes_stops_at_null_but_not_after_a_yes() -> None:
+def test_first_yes_stops_at_null_but_not_after_a_yes():
     frame = pl.DataFrame({"a": [True, None, False, False], "b": [None, True, None, False]})
     found = frame.select(first_yes([pl.col("a"), pl.col("b")])).to_series()
     assert found.to_list() == [0, None, None, 2]
@@ -99,7 +78,7 @@ def test_first_yes_stops_at_null_but_not_after_a_yes() -> None:
         ("Verbatim", "Known: Recite[δ]"),
     ],
 )
-def test_wrong_node_is_refused_in_one_line(name: str, says: str) -> None:
+def test_wrong_node_is_refused_in_one_line(name, says):
     with pytest.raises(UserError) as refused:
         parse_node(name)
     assert says in str(refused.value)

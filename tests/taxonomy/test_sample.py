@@ -1,7 +1,5 @@
 """Samples are balanced to the last sequence, fixed by the seed alone, and never leak a group."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
@@ -25,7 +23,7 @@ TAXONOMY = parse_taxonomy(PAPER)
 NAMES = list(TAXONOMY.classes)
 
 
-def make(classes: list[str | None], groups: list[str | None] | None = None, **columns: Any) -> Any:
+def make(classes, groups=None, **columns):
     """A table and its labels; ids are spread so that order and id are not the same thing."""
     ids = [(7919 * i) % 100_003 for i in range(len(classes))]
     frame = pl.DataFrame(
@@ -36,29 +34,33 @@ def make(classes: list[str | None], groups: list[str | None] | None = None, **co
 
 
 def outcome_of(frame, labels, taxonomy=TAXONOMY, *, seed=0, split="group", match=None, **asked):
-    return draw_sample(
-        order_table(frame, seed=seed, split=split, match=match), labels, taxonomy, **asked
-    )
+    ordered = order_table(frame, seed=seed, split=split, match=match)
+    return draw_sample(ordered, labels, taxonomy, **asked)
 
 
-def sampled(*asked: Any, **named: Any) -> Sample:
+def memo(n_guess, n_recall, n_other):
+    """So many of each class."""
+    return ["Guess"] * n_guess + ["Recall"] * n_recall + ["Non-Memo"] * n_other
+
+
+def sampled(*asked, **named):
     sample = outcome_of(*asked, **named)
     assert isinstance(sample, Sample)
     return sample
 
 
-def impossible(*asked: Any, **named: Any) -> Impossible:
+def impossible(*asked, **named):
     outcome = outcome_of(*asked, **named)
     assert isinstance(outcome, Impossible)
     return outcome
 
 
-def counts_by(sample: Sample, *columns: str) -> dict[Any, int]:
+def counts_by(sample, *columns):
     found = sample.frame.group_by(*columns).len()
     return {tuple(row[:-1]): row[-1] for row in found.rows()}
 
 
-def assert_balanced(sample: Sample) -> None:
+def assert_balanced(sample):
     wanted = {(name, "train"): sample.n_train for name in sample.classes}
     wanted |= {(name, "eval"): sample.n_eval for name in sample.classes}
     assert counts_by(sample, "class", "split") == wanted
@@ -67,23 +69,28 @@ def assert_balanced(sample: Sample) -> None:
     assert numbers == {name: index for index, name in enumerate(sample.classes)}
 
 
-def assert_no_group_crosses(sample: Sample) -> None:
+def assert_no_group_crosses(sample):
     sides = sample.frame.group_by("group").agg(pl.col("split").n_unique())
     assert sides["split"].max() == 1
     assert sample.n_groups_crossing == 0
 
 
-def test_papers_sizes_are_drawn_from_a_large_table() -> None:
-    frame, labels = make([NAMES[i % 3] for i in range(21_000)])
-    sample = sampled(frame, labels, TAXONOMY, seed=0)
-    assert (sample.n_train, sample.n_eval) == (4000, 2000)
-    assert sample.warnings == ()
+def test_papers_sizes_are_drawn_from_a_large_table_and_less_in_proportion_from_a_small():
+    sample = sampled(*make([NAMES[i % 3] for i in range(21_000)]))
+    assert (sample.n_train, sample.n_eval, sample.warnings) == (4000, 2000, ())
     assert_balanced(sample)
+    sample = sampled(*make(memo(450, 700, 900)))
+    assert (sample.n_train, sample.n_eval) == (300, 150)
+    assert_balanced(sample)
+    assert sample.warnings == (
+        "every class gives 300 + 150 sequences (training + evaluation) in place of 4,000 + 2,000; "
+        "the smallest, Guess, has 450.",
+    )
 
 
-def test_by_row_each_class_gives_its_first_sequences_in_the_common_order() -> None:
+def test_by_row_each_class_gives_its_first_sequences_in_the_common_order():
     frame, labels = make([NAMES[(i * i) % 3 % 3] if i % 5 else NAMES[2] for i in range(3000)])
-    sample = sampled(frame, labels, TAXONOMY, n_train=80, n_eval=40, seed=3, split="row")
+    sample = sampled(frame, labels, n_train=80, n_eval=40, seed=3, split="row")
     ordered = frame.with_columns(labels, key=order_keys(frame["sequence_id"].to_numpy(), 3))
     for name in NAMES:
         first = ordered.filter(pl.col("class") == name).sort("key").head(120)["sequence_id"]
@@ -92,21 +99,21 @@ def test_by_row_each_class_gives_its_first_sequences_in_the_common_order() -> No
 
 
 @pytest.mark.parametrize("split", ["row", "group"])
-def test_taxonomies_share_their_sequences(split: str) -> None:
+def test_taxonomies_share_their_sequences(split):
     paper, prashanth = TAXONOMY, parse_taxonomy(PRASHANTH)
     first = [("Non-Memo", "Guess", "Recall", "Recall")[i % 4] for i in range(2000)]
     second = [("Non-Memo", "Recite[5]", "Reconstruct", "Recollect")[i % 4] for i in range(2000)]
     samples = []
     for taxonomy, classes in ((paper, first), (prashanth, second)):
         frame, labels = make(list(classes))
-        sample = sampled(frame, labels, taxonomy, n_train=100, n_eval=50, seed=0, split=split)
+        sample = sampled(frame, labels, taxonomy, n_train=100, n_eval=50, split=split)
         samples.append(set(sample.frame["sequence_id"]))
     # Non-Memo is the same 150, Guess and Recite[5] too; Recall's 150 are spread over two classes
     assert samples[0] < samples[1]
     assert len(samples[1]) == 600
 
 
-def grouped_table(n: int, seed: int = 0) -> tuple[pl.DataFrame, list[list[str]]]:
+def grouped_table(n, seed=0):
     """Half of the rows in groups of 2 to 6, whatever their class; two labellings of four."""
     rng = np.random.default_rng(seed)
     groups = [f"g{g}" if g < n // 8 else None for g in rng.integers(0, n // 4, n)]
@@ -116,7 +123,7 @@ def grouped_table(n: int, seed: int = 0) -> tuple[pl.DataFrame, list[list[str]]]
     return frame, [[str(one) for one in labels] for labels in (base, moved)]
 
 
-def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_the_same() -> None:
+def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_the_same():
     frame, labellings = grouped_table(20_000)
     names = ["Non-Memo", "Recite[5]", "Reconstruct", "Recollect"]
     taxonomy = parse_taxonomy(PRASHANTH)
@@ -125,7 +132,7 @@ def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_
         union: set[int] = set()
         for labels in labellings:
             series = pl.Series("class", [names[int(one)] for one in labels])
-            sample = sampled(frame, series, taxonomy, n_train=400, n_eval=200, seed=0, split=split)
+            sample = sampled(frame, series, taxonomy, n_train=400, n_eval=200, split=split)
             assert (sample.n_train, sample.n_eval) == (400, 200)
             sides = sample.frame.partition_by("split", as_dict=True)
             evaluated.append(set(sides[("eval",)]["sequence_id"]))
@@ -141,7 +148,7 @@ def test_near_duplicates_cost_hardly_any_sharing_and_two_taxonomies_evaluate_on_
         assert len(same) > 0.95 * len(on_both)  # dealt out anew it would be 5/9
 
 
-def test_order_of_two_sequences_does_not_depend_on_the_others() -> None:
+def test_order_of_two_sequences_does_not_depend_on_the_others():
     few, many = order_keys(np.arange(100), 5), order_keys(np.arange(1000), 5)
     assert (few == many[:100]).all()
     assert len(np.unique(many)) == 1000
@@ -149,7 +156,7 @@ def test_order_of_two_sequences_does_not_depend_on_the_others() -> None:
     assert (order_keys(np.array([-1, -(2**63), 2**63 - 1]), 0) > 0).all()
 
 
-def test_common_order_is_as_random_as_it_should_be() -> None:
+def test_common_order_is_as_random_as_it_should_be():
     ranks = order_keys(np.arange(10_000), 1).argsort().argsort()
     # Spearman correlation of random orders has standard deviation 1/sqrt(n - 1) = .01
     assert abs(np.corrcoef(ranks, np.arange(10_000))[0, 1]) < 0.04
@@ -167,7 +174,7 @@ CASE = st.tuples(
 
 @settings(max_examples=100)
 @given(CASE)
-def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
+def test_sample_keeps_all_its_promises_on_any_table(case):
     seed, split, match, drop = case
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 400))
@@ -178,23 +185,11 @@ def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
     frame, labels = make(classes, groups, genre=pl.Series(genre, dtype=pl.String))
     n_train, n_eval, minimum = (int(k) for k in rng.integers(1, 60, 3))
 
-    def draw(frame: pl.DataFrame, labels: pl.Series) -> Sample | Impossible:
-        return outcome_of(
-            frame,
-            labels,
-            TAXONOMY,
-            n_train=n_train,
-            n_eval=n_eval,
-            seed=1,
-            split=split,
-            match=match,
-            drop_small_classes=drop,
-            minimum=minimum,
-        )
-
-    sample = draw(frame, labels)
+    asked = {"n_train": n_train, "n_eval": n_eval, "minimum": minimum, "drop_small_classes": drop}
+    asked |= {"seed": 1, "split": split, "match": match}
+    sample = outcome_of(frame, labels, **asked)
     order = rng.permutation(n)
-    again = draw(frame[order], labels.gather(order))
+    again = outcome_of(frame[order], labels.gather(order), **asked)
     if isinstance(sample, Impossible):
         assert "\n" not in str(sample)
         assert str(again) == str(sample)
@@ -218,20 +213,9 @@ def test_sample_keeps_all_its_promises_on_any_table(case: Any) -> None:
         assert (held.group_by("genre", "split").len()["len"] == len(sample.classes)).all()
 
 
-def test_all_classes_shrink_in_proportion_to_the_smallest() -> None:
-    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 450 + ["Recall"] * 700)
-    sample = sampled(frame, labels, TAXONOMY, seed=0)
-    assert (sample.n_train, sample.n_eval) == (300, 150)
-    assert_balanced(sample)
-    assert len(sample.warnings) == 1
-    assert "300 + 150" in sample.warnings[0]
-    assert "4,000 + 2,000" in sample.warnings[0]
-    assert "Guess, has 450" in sample.warnings[0]
-
-
-def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
+def test_too_small_a_class_is_impossible_with_counts_and_remedy():
     frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 59 + ["Recall"] * 700 + [None] * 5)
-    outcome = impossible(frame, labels, TAXONOMY, seed=0)
+    outcome = impossible(frame, labels)
     assert outcome.needed == 60
     assert outcome.counts == {"Non-Memo": 900, "Guess": 59, "Recall": 700, "null": 5}
     assert str(outcome) == (
@@ -241,29 +225,35 @@ def test_too_small_a_class_is_impossible_with_counts_and_remedy() -> None:
     )
 
 
-def test_remedy_fits_the_reason() -> None:
-    frame, labels = make(["Non-Memo"] * 900)
-    nothing = impossible(frame, labels, TAXONOMY, seed=0)
-    assert "but none of the 900 sequences with a class is memorized" in nothing.reason
-    assert nothing.remedy.startswith("Take sequences that the model saw in training")
-    assert "fewer" not in nothing.remedy
-    frame, labels = make(["Guess"] * 400 + ["Recall"] * 500)
-    everything = impossible(frame, labels, TAXONOMY, seed=0)
-    assert "but all 900 sequences with a class are memorized" in everything.reason
-    assert everything.remedy == "Add sequences that the model does not reproduce."
-    frame, labels = make(["Non-Memo"] * 400 + ["Recall"] * 500)
-    empty = impossible(frame, labels, TAXONOMY, seed=0)
-    assert "Guess has 0" in empty.reason
-    assert "other nodes or thresholds" in empty.remedy
-    assert "fewer" not in empty.remedy
-    frame, labels = make([None] * 3)
-    unknown = impossible(frame, labels, TAXONOMY, seed=0)
-    assert "no sequence has a class" in unknown.reason
+@pytest.mark.parametrize(
+    ("classes", "may_drop", "reason", "remedy"),
+    [
+        (memo(0, 0, 900), False, "but none of the 900 sequences", "Take sequences that the model"),
+        (memo(0, 0, 900), True, "but none of the 900 sequences", "Take sequences that the model"),
+        (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
+        ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
+    ],
+)
+def test_without_memorized_or_other_sequences_the_remedy_fits_the_reason(
+    classes, may_drop, reason, remedy
+):
+    outcome = impossible(*make(classes), drop_small_classes=may_drop)
+    assert reason in outcome.reason
+    assert outcome.remedy.startswith(remedy)
+    assert "fewer" not in outcome.remedy
+    assert "--drop-small-classes" not in outcome.remedy
 
 
-def test_small_classes_are_dropped_on_request_and_said() -> None:
-    frame, labels = make(["Non-Memo"] * 900 + ["Guess"] * 300)
-    outcome = sampled(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
+def test_an_empty_class_asks_for_other_nodes():
+    outcome = impossible(*make(memo(0, 500, 400)))
+    assert "Guess has 0" in outcome.reason
+    assert "other nodes or thresholds" in outcome.remedy
+    assert "fewer" not in outcome.remedy
+
+
+def test_small_classes_are_dropped_on_request_and_said():
+    frame, labels = make(memo(300, 0, 900))
+    outcome = sampled(frame, labels, drop_small_classes=True)
     assert outcome.classes == ("Non-Memo", "Guess")
     assert outcome.dropped == ("Recall",)
     assert outcome.counts["Recall"] == 0
@@ -271,27 +261,18 @@ def test_small_classes_are_dropped_on_request_and_said() -> None:
     assert_balanced(outcome)
 
 
-def test_one_class_alone_is_impossible_even_when_small_ones_may_be_dropped() -> None:
-    frame, labels = make(["Non-Memo"] * 900)
-    outcome = impossible(frame, labels, TAXONOMY, seed=0, drop_small_classes=True)
-    assert "none of the 900 sequences with a class is memorized" in outcome.reason
-    assert "--drop-small-classes" not in outcome.remedy
-
-
-def test_missing_feature_is_named() -> None:
+def test_missing_feature_is_named():
     frame, labels = make(["Non-Memo"] * 80 + ["Code"] * 80 + ["Rest"] * 80 + [None] * 3)
     frame = frame.with_columns(is_code=pl.Series([True] * 240 + [None] * 3))
     taxonomy = parse_taxonomy("Non-Memo, Code, Rest")
-    sample = sampled(frame, labels, taxonomy, n_train=40, n_eval=20, seed=0)
+    sample = sampled(frame, labels, taxonomy, n_train=40, n_eval=20)
     assert sample.warnings == ("3 sequences have no class, for want of is_code.",)
 
 
-def test_many_groups_give_one_sequence_each_before_one_gives_many() -> None:
+def test_many_groups_give_one_sequence_each_before_one_gives_many():
     groups = ["form"] * 500 + [f"s{i}" for i in range(400)]
-    frame, labels = make(
-        ["Guess"] * 900 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
-    )
-    sample = sampled(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
+    frame, labels = make(memo(900, 400, 400), groups + [None] * 800)
+    sample = sampled(frame, labels, n_train=200, n_eval=100)
     assert (sample.n_train, sample.n_eval) == (200, 100)
     assert counts_by(sample, "group").get(("form",), 0) <= 1
     drawn = "0.3%" if counts_by(sample, "group").get(("form",)) else "0.0%"
@@ -302,62 +283,49 @@ def test_many_groups_give_one_sequence_each_before_one_gives_many() -> None:
     )
 
 
-def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of() -> None:
+def test_large_groups_are_divided_so_that_both_sides_fill_and_are_warned_of():
     groups = ["a"] * 150 + ["b"] * 150
-    frame, labels = make(
-        ["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups + [None] * 800
-    )
-    sample = sampled(frame, labels, TAXONOMY, n_train=200, n_eval=100, seed=0)
+    frame, labels = make(memo(300, 400, 400), groups + [None] * 800)
+    sample = sampled(frame, labels, n_train=200, n_eval=100)
     assert (sample.n_train, sample.n_eval) == (150, 75)
     assert_balanced(sample)
     assert_no_group_crosses(sample)
-    large = [line for line in sample.warnings if "one group of near duplicates" in line]
-    assert len(large) == 2
+    # What groups a and b hold of the sampled Guess: one has both thirds of training.
+    drawn = [counts_by(sample, "class", "group")["Guess", name] for name in "ab"]
+    assert sorted(drawn) == [75, 150]
     firsts = [frame["sequence_id"][start : start + 150].min() for start in (0, 150)]
-    assert sorted(large) == sorted(
+    assert {line for line in sample.warnings if "one group of near duplicates" in line} == {
         f"class Guess: one group of near duplicates (such as sequence {first}) holds 50% of its "
-        f"sequences and {share} of its sample; its figures speak of that text more than of the "
-        "class."
-        for first, share in zip(firsts, sampled_shares(sample), strict=True)
-    )
-
-
-def sampled_shares(sample: Sample) -> list[str]:
-    """What groups a and b hold of the sampled Guess: one has both thirds of training."""
-    counts = counts_by(sample, "class", "group")
-    shares = [counts["Guess", name] / 225 for name in "ab"]
-    assert sorted(shares) == [75 / 225, 150 / 225]
-    return [f"{share:.0%}" for share in shares]
+        f"sequences and {n / 225:.0%} of its sample; its figures speak of that text more than of "
+        "the class."
+        for first, n in zip(firsts, drawn, strict=True)
+    }
 
 
 @pytest.mark.parametrize(("size", "warned"), [(30, False), (31, True)])
-def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning(
-    size: int, warned: bool
-) -> None:
+def test_a_group_may_hold_a_tenth_of_a_class_and_no_more_without_a_warning(size, warned):
     groups = ["g"] * size + [None] * (900 - size)
     frame, labels = make([NAMES[i // 300] for i in range(900)], groups)
-    sample = sampled(frame, labels, TAXONOMY, n_train=40, n_eval=20, seed=0)
+    sample = sampled(frame, labels, n_train=40, n_eval=20)
     assert [line.split(":")[0] for line in sample.warnings] == ["class Non-Memo"] * warned
 
 
-def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row() -> None:
+def test_class_of_a_single_group_is_impossible_by_group_and_possible_by_row():
     groups = ["a"] * 300 + [None] * 800
-    frame, labels = make(["Guess"] * 300 + ["Recall"] * 400 + ["Non-Memo"] * 400, groups)
-    outcome = impossible(frame, labels, TAXONOMY, seed=0)
+    frame, labels = make(memo(300, 400, 400), groups)
+    outcome = impossible(frame, labels)
     assert "the sequences of Guess form 1 group" in outcome.reason
     assert "split by row" in outcome.remedy
-    by_row = sampled(frame, labels, TAXONOMY, seed=0, split="row")
+    by_row = sampled(frame, labels, split="row")
     assert by_row.n_groups_crossing == 1
 
 
-def test_matched_classes_have_equal_shares_of_every_genre() -> None:
+def test_matched_classes_have_equal_shares_of_every_genre():
     genres = (
         ["code"] * 300 + ["prose"] * 100 + ["code"] * 90 + ["prose"] * 400 + ["code", "prose"] * 200
     )
-    frame, labels = make(
-        ["Guess"] * 400 + ["Recall"] * 490 + ["Non-Memo"] * 400, genre=pl.Series(genres)
-    )
-    sample = sampled(frame, labels, TAXONOMY, seed=0, match="genre")
+    frame, labels = make(memo(400, 490, 400), genre=pl.Series(genres))
+    sample = sampled(frame, labels, match="genre")
     assert sample.n_train + sample.n_eval == 190  # 90 of code, 100 of prose
     genre = dict(zip(frame["sequence_id"], frame["genre"], strict=True))
     held = sample.frame.with_columns(
@@ -367,25 +335,23 @@ def test_matched_classes_have_equal_shares_of_every_genre() -> None:
         assert (held.filter(pl.col("class") == name)["genre"] == "code").sum() == 90
 
 
-def test_classes_without_a_common_genre_are_impossible() -> None:
+def test_classes_without_a_common_genre_are_impossible():
     frame, labels = make(
-        ["Guess"] * 100 + ["Recall"] * 100 + ["Non-Memo"] * 100,
+        memo(100, 100, 100),
         genre=pl.Series(["code"] * 100 + ["prose"] * 200),
     )
-    outcome = impossible(frame, labels, TAXONOMY, seed=0, match="genre")
+    outcome = impossible(frame, labels, match="genre")
     assert "matched by genre" in outcome.reason
     assert "do not match by genre" in outcome.remedy
 
 
-def test_groups_are_found_where_the_table_has_none() -> None:
+def test_groups_are_found_where_the_table_has_none():
     rng = np.random.default_rng(0)
     tokens = np.repeat(rng.integers(0, 1000, (90, 64)), 2, axis=0)  # every sequence twice
     frame, labels = make([NAMES[i // 2 % 3] for i in range(180)], tokens=tokens.tolist())
-    sample = sampled(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0)
+    sample = sampled(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10)
     assert_no_group_crosses(sample)
-    by_row = sampled(
-        frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, seed=0, split="row"
-    )
+    by_row = sampled(frame.drop("group"), labels, TAXONOMY, n_train=30, n_eval=10, split="row")
     assert by_row.n_groups_crossing is None
 
 
@@ -397,23 +363,20 @@ def test_groups_are_found_where_the_table_has_none() -> None:
         ({"match": "gnre"}, "no such column. Did you mean 'genre'?"),
     ],
 )
-def test_wrong_request_is_refused(wrong: dict[str, Any], says: str) -> None:
+def test_wrong_request_is_refused(wrong, says):
     frame, labels = make(["Guess"] * 3, genre=pl.Series(["a"] * 3))
     with pytest.raises(UserError) as refused:
         outcome_of(frame, labels, **wrong)
     assert says in str(refused.value)
 
 
-def test_ids_that_are_there_twice_are_refused() -> None:
-    frame = pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]})
+def test_ids_that_are_there_twice_are_refused():
     with pytest.raises(UserError, match="an id twice"):
-        outcome_of(frame, pl.Series("class", ["Guess"] * 2), TAXONOMY, seed=0)
+        order_table(pl.DataFrame({"sequence_id": [1, 1], "group": [None, None]}), seed=0)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 500))
-def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(
-    weights: list[int], total: int
-) -> None:
+def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(weights, total):
     whole = sum(weights)
     shares = apportion(np.array(weights), total)
     assert shares.sum() == min(total, whole)
@@ -422,7 +385,7 @@ def test_apportioning_keeps_the_sum_and_stays_within_one_of_the_exact_share(
         assert (abs(shares - np.array(weights) * total / whole) < 1).all()
 
 
-def test_sequences_maps_and_rows_without_sharing_are_counted() -> None:
+def test_sequences_maps_and_rows_without_sharing_are_counted():
     samples = pl.DataFrame(
         {
             "sample": ["a", "a", "b", "b", "b"],
