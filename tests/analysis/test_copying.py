@@ -27,7 +27,6 @@ from mnemoscope.analysis.copying import (
     compare_ideas,
     copies,
     find_ideas,
-    idea_chart,
     idea_words,
     near_scores,
     nearest_texts,
@@ -192,6 +191,11 @@ def test_copies_in_idea_stand_beside_random_texts_and_the_prompt(planted, monkey
     assert result.figures[1].title.startswith("Continuations with a cosine of 0.8")
     assert both[0] == both[1]  # so each has one colour in both
     assert len(both[0]) == 6
+    assert result.figures[1].x_names == COMPARED[:3]
+    never = next(
+        one for one in result.figures[1].series if one.name == "this model, never trained on"
+    )
+    assert never.y == (0.0, 0.0, 1.0)
 
 
 def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:
@@ -334,9 +338,6 @@ def test_a_copy_in_idea_is_long_and_unlike_its_prompt() -> None:
     assert len(lines) == 1  # without a verbatim copy nothing is said of them
     assert "with the nearest texts 25.0 %" in lines[0]
     assert "(median cosine 1.00 and 0.00)" in lines[0]
-    chart = idea_chart(ideas, [("m", "trained on")], settings.idea)
-    assert chart.x_names == COMPARED[:3]
-    assert chart.series[0].y == (0.25, 0.0, 0.25)
 
 
 def test_the_real_model_finds_what_is_said_in_other_words() -> None:

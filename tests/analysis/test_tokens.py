@@ -106,9 +106,7 @@ def inputs(tmp_path_factory) -> AnalysisInputs:
 
 def test_states_are_those_the_tokens_are_chosen_from(inputs) -> None:
     """The head on each state gives the generated token as its best one."""
-    generated = generate_by_level(
-        inputs, n_sequences=40, n_steps=16, per_level=9, seed=0, where="test"
-    )
+    generated = generate_by_level(inputs, Settings(n_sequences=40, per_level=9), where="test")
     states = states_of(inputs, generated)
     head = inputs.model().model.get_output_embeddings()
     with torch.no_grad():

@@ -1,9 +1,8 @@
 """Frequency of tokens and 2-grams, and entropy, by position around prefix and continuation.
 
-Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
-Models", arXiv 2405.11577; section 4 of the related work: the frequency boundary effect (of 1-grams
-or 2-grams) and the inverse effect in entropy, for sequences memorized whole, in half, in a quarter
-and not at all.
+Source: Chen, Han, Miyao 2024, arXiv 2405.11577; section 4 of the related work: the frequency
+boundary effect (of 1-grams or 2-grams) and the inverse effect in entropy, for sequences memorized
+whole, in half, in a quarter and not at all.
 Run it: mnemoscope analyze boundary STUDY --corpus TEXTS
 """
 
@@ -19,7 +18,7 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.predictors import count_tokens, counts_of, frequency_source
-from mnemoscope.analysis.rows import complete_rows, draw_rows, hash_ids, model_basis
+from mnemoscope.analysis.rows import complete_rows, draw_rows, entropy_of
 from mnemoscope.data.corpus import Place
 from mnemoscope.data.duplicates import SuffixIndex
 from mnemoscope.data.table import token_matrix
@@ -65,13 +64,9 @@ class Settings(AnalysisSettings):
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Follow frequency and entropy over the positions of prefix and continuation.
+    """Follow frequency and entropy over the positions of prefix and the model's own continuation.
 
-    A sequence is shown as prefix and the model's own continuation, which for a memorized one is
-    its suffix.
-
-    Raises:
-        UserError: memorized or not memorized sequences are too few.
+    UserError: memorized or not memorized sequences are too few.
     """
     drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     rows = complete_rows(inputs, drawn, "continuation", "memorization_score")
@@ -94,7 +89,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     measured: dict[str, _Floats] = {
         "frequency": 100.0 * counts_of(tokens, counts) / max(int(counts.sum()), 1),
         "2-gram frequency": _later(1000.0 * pairs.each / max(pairs.total, 1)),
-        "entropy": _later(_entropy(inputs, rows, tokens)),
+        "entropy": _later(entropy_of(inputs, "entropy", rows, tokens)),
     }
     curves, differences = [], []
     for what, values in measured.items():
@@ -145,25 +140,16 @@ def _later(values: _Floats) -> _Floats:
 
 
 class PairCounts(NamedTuple):
-    """Counts of the 2-grams of some sequences.
+    """Counts of the 2-grams of some sequences."""
 
-    Attributes:
-        each: of the 2-gram that ends at every token but the first, int64, shape (n, T - 1).
-        total: 2-grams in all that was counted.
-    """
-
-    each: npt.NDArray[np.int64]
-    total: int
+    each: npt.NDArray[np.int64]  # of the 2-gram that ends at each token but the first, (n, T - 1)
+    total: int  # 2-grams in all that was counted
 
 
 def count_pairs(inputs: AnalysisInputs, tokens: npt.NDArray[np.int32]) -> PairCounts:
-    """Count the 2-grams of sequences in the corpus, or in the study's sequences without one.
+    """Count the 2-grams of sequences, (n, T), in the corpus, else in the study's sequences.
 
     No 2-gram spans two documents, or two sequences.
-
-    Args:
-        inputs: whose corpus is read; its counts are kept.
-        tokens: sequences, shape (n, T).
     """
     pairs = np.stack([tokens[:, :-1], tokens[:, 1:]], axis=-1).reshape(-1, 2)
     different, which = np.unique(pairs, axis=0, return_inverse=True)
@@ -199,23 +185,6 @@ def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
             yield chunk.tokens, ends
             progress.advance(chunk.n_new)
-
-
-def _entropy(inputs: AnalysisInputs, rows: pl.DataFrame, tokens: npt.NDArray[np.int32]) -> _Floats:
-    """Entropy of the prediction of every token but the first, shape (n, T - 1)."""
-    from mnemoscope.lm.probe import next_token_entropy
-
-    lm = inputs.model()
-
-    def make() -> pl.DataFrame:
-        values = next_token_entropy(lm, tokens, batch_size=inputs.batch_size)
-        return rows.select(
-            "sequence_id", pl.Series("entropy", values.tolist(), dtype=pl.List(pl.Float32))
-        )
-
-    basis = {**model_basis(lm), "ids": hash_ids(rows), "prefix": inputs.prefix}
-    kept = inputs.shelf("entropy", basis, make)
-    return np.array(kept["entropy"].to_list(), dtype=np.float64)
 
 
 # -- what is said and drawn -----------------------------------------------------------------

@@ -1,15 +1,14 @@
 """What a model copies from its training texts: verbatim, nearly, in idea; and how it attends.
 
 Source: Zeng et al. 2023, "Exploring Memorization in Fine-tuned Language Models", arXiv 2310.06714;
-section 5 of the related work. Meant for fine-tuned models, with the model before tuning beside
-them; attention is that of the model itself, an adaptation of their cross-attention. Controls: the
-words shuffled, the suffixes of texts never trained on, texts at random for copies in idea.
+section 5 of the related work. Meant for fine-tuned models beside the model before tuning; attention
+is the model's own, an adaptation of their cross-attention. Controls: the words shuffled, the
+suffixes of texts never trained on, texts at random for copies in idea.
 Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +22,7 @@ from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, Anal
 from mnemoscope.analysis.rows import decode_rows, draw_rows
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import separation, share_of
+from mnemoscope.stats import NO_ESTIMATE, separation, share_of
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -129,8 +128,7 @@ def nearest_texts(
 ) -> npt.NDArray[np.int64]:
     """Find for each text the others nearest to it, by TF-IDF cosine of character 3-grams.
 
-    Returns:
-        Numbers of others, shape (n, at most n_nearest), nearest first.
+    Gives numbers of others, shape (n, at most n_nearest), nearest first.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -170,13 +168,9 @@ def near_scores(
 
 
 class SentenceModel:
-    """A sentence-transformers model that encodes each text once.
+    """A sentence-transformers model, of a folder or hub name, that encodes each text once.
 
-    Args:
-        name: folder or hub name.
-
-    Raises:
-        UserError: the library is not installed, or the model is not to be had.
+    UserError: the library is not installed, or the model is not to be had.
     """
 
     def __init__(self, name: str) -> None:
@@ -212,17 +206,11 @@ class SentenceModel:
 
 
 class Ideas(NamedTuple):
-    """Best cosines of each continuation, shape (n,) each.
+    """Best cosines of each continuation, shape (n,) each."""
 
-    Attributes:
-        nearest: with the texts nearest to it.
-        random: with as many of the others, drawn at random; NaN where there are no others.
-        prompt: with its own prompt.
-    """
-
-    nearest: npt.NDArray[np.float64]
-    random: npt.NDArray[np.float64]
-    prompt: npt.NDArray[np.float64]
+    nearest: npt.NDArray[np.float64]  # with the texts nearest to it
+    random: npt.NDArray[np.float64]  # with as many others; NaN where there are none
+    prompt: npt.NDArray[np.float64]  # with its own prompt
 
 
 def find_ideas(
@@ -255,16 +243,9 @@ def find_ideas(
 def best_cosines(
     model: SentenceModel, texts: Sequence[str], others: Sequence[str], places: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Give the best cosine of each text's sentence embedding with those of some others.
+    """Give the best cosine of each text's embedding with those of some others, shape (n,).
 
-    Args:
-        model: that embeds.
-        texts: shape (n,).
-        others: texts that `places` counts.
-        places: which others to compare with, shape (n, k).
-
-    Returns:
-        Shape (n,); NaN where k is 0.
+    `places`, (n, k), says which of the others to compare with; NaN where k is 0.
     """
     if not places.size:
         return np.full(len(texts), np.nan)
@@ -278,9 +259,7 @@ def best_cosines(
 def is_idea(column: str, least: float) -> pl.Expr:
     """Say which continuations are copies in idea: long, like a text, and not as like their prompt.
 
-    Args:
-        column: cosines that are asked, one of `COSINES`.
-        least: cosine from which on a text is a copy in idea.
+    The cosines, one of `COSINES`, count from `least` on.
     """
     return pl.col("is_long") & (pl.col(column) >= least) & (pl.col("idea_prompt") < least)
 
@@ -341,13 +320,6 @@ def copies(
 ) -> pl.DataFrame:
     """Say of each continuation what it has copied from training texts and not from its prompt.
 
-    Args:
-        continuations: what the model said, shape (n,).
-        prompts: what it was shown; a passage that stands there is no copy of a training text.
-        texts: training texts.
-        settings: lengths and thresholds.
-        model: that embeds sentences; without one no copy in idea is looked for.
-
     Returns:
         Columns `kind` (one of `KINDS`, or null), `n_characters` and `passage` of the longest
         verbatim passage, `source` (number of its text, null without), `likeness` (of the nearest
@@ -397,12 +369,7 @@ def copies(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Continue sequences under every model and look for the continuations in training texts.
 
-    Args:
-        inputs: with its model; maps, duplicates and a model before tuning where there are any.
-        settings: which rows and what counts as a copy.
-
-    Raises:
-        UserError: no tokenizer, no training text, or idea copies without their library or model.
+    UserError: no tokenizer, no training text, or idea copies without their library or model.
     """
     embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
@@ -413,23 +380,29 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             f"analyze copying: {inputs.where} holds no training text (duplicates above 0). "
             "Count them: mnemoscope duplicates."
         )
-    prompts = _decoded(lm, [one[:half] for one in rows["tokens"].to_list()])
-    search, frames = _Search(prompts, texts, settings, embed), []
+
+    def search(model: str, of: pl.DataFrame, said: list[str]) -> pl.DataFrame:
+        """Copies of one model's continuations, with what is known of their rows."""
+        prompts = _decoded(lm, [one[:half] for one in of["tokens"].to_list()])
+        with track(f"Looking for copies, {model}", total=len(said)) as progress:
+            copied = copies(said, prompts, texts, settings, embed)
+            progress.advance(len(said))
+        named, trained = pl.lit(model).alias("model"), _trained(of).alias("trained")
+        return copied.select(of["sequence_id"], named, trained, pl.all())
+
+    frames = []
     for name, one in inputs.models():
         written = decode_rows(inputs, one, rows, label=f"Continuing with {name}")
         said = _decoded(lm, written["continuation"].to_list())
-        frames.append(search.at(name, rows, said))
+        frames.append(search(name, rows, said))
         if name == OWN:
             generator = np.random.default_rng(settings.seed)
             mixed = [" ".join(generator.permutation(text.split()).tolist()) for text in said]
-            frames.append(search.at(SHUFFLED, rows, mixed))
-    never = ~_trained(rows)
-    if never.any():
-        left = rows.filter(never)
+            frames.append(search(SHUFFLED, rows, mixed))
+    left = rows.filter(~_trained(rows))
+    if left.height:
         suffixes = _decoded(lm, [one[half:] for one in left["tokens"].to_list()])
-        asked = pl.Series(prompts, dtype=pl.String).filter(never).to_list()
-        there = replace(search, prompts=asked).at(SUFFIXES, left, suffixes)
-        frames.append(there.with_columns(trained=pl.lit(False)))
+        frames.append(search(SUFFIXES, left, suffixes).with_columns(trained=pl.lit(False)))
     found = pl.concat(frames)
     shares = _shares(found)
     ideas = compare_ideas(found, settings.idea) if embed is not None else None
@@ -465,41 +438,17 @@ def _decoded(lm: "LanguageModel", tokens: list[list[int]]) -> list[str]:
     return [str(text) for text in lm.tokenizer.batch_decode(tokens)]
 
 
-@dataclass(frozen=True)
-class _Search:
-    """Where copies are looked for, and how."""
-
-    prompts: list[str]
-    texts: list[str]
-    settings: Settings
-    embed: SentenceModel | None
-
-    def at(self, model: str, rows: pl.DataFrame, said: list[str]) -> pl.DataFrame:
-        """Copies of one model's continuations, with what is known of their rows."""
-        with track(f"Looking for copies, {model}", total=len(said)) as progress:
-            found = copies(said, self.prompts, self.texts, self.settings, self.embed)
-            progress.advance(len(said))
-        return found.select(
-            rows["sequence_id"],
-            pl.lit(model).alias("model"),
-            pl.Series("trained", _trained(rows)),
-            pl.all(),
-        )
-
-
 def _shares(found: pl.DataFrame) -> pl.DataFrame:
     """Share of each kind among the rows trained on and the others, under each model."""
-    lines: list[dict[str, object]] = []
+    lines = []
     for model, trained, part in _sides(found):
         for kind in KINDS:
-            row: dict[str, object] = {"model": model, "rows": ROWS[trained], "kind": kind}
-            if kind == "idea" and part["idea"].null_count() == part.height:
-                nothing = dict.fromkeys(("share", "low", "high"))
-                lines.append(row | {"n": None, "of": part.height} | nothing)
-                continue
-            n = int((part["kind"] == kind).sum())
-            share = share_of(n, part.height).columns("share", ends="")
-            lines.append(row | {"n": n, "of": part.height} | share)
+            is_asked = kind != "idea" or part["idea"].null_count() < part.height
+            n = int((part["kind"] == kind).sum()) if is_asked else None
+            share = NO_ESTIMATE if n is None else share_of(n, part.height)
+            about = {"model": model, "rows": ROWS[trained], "kind": kind}
+            of = {"n": n, "of": part.height}
+            lines.append({**about, **of, **share.columns("share", ends="")})
     return pl.DataFrame(lines)
 
 
@@ -603,12 +552,7 @@ def _further(
 
 
 def idea_words(ideas: pl.DataFrame, least: float) -> Iterator[str]:
-    """Say what the count of copies in idea is worth.
-
-    Args:
-        ideas: of one model, from `compare_ideas`.
-        least: cosine from which on a text is a copy in idea.
-    """
+    """Say what the count of copies in idea is worth, of one model from `compare_ideas`."""
     for (rows,), part in ideas.group_by("rows", maintain_order=True):
         by = {one["compared"]: one for one in part.iter_rows(named=True)}
         said = {name: share_of(one["n"], one["of"]) for name, one in by.items()}
@@ -639,50 +583,34 @@ def _figures(
     # One control says enough of shuffled words, and the page has six colours.
     shown = shares.filter((pl.col("model") != SHUFFLED) | (pl.col("rows") == ROWS[True]))
     groups = shown.select("model", "rows").unique(maintain_order=True).rows()
-    yield Chart(
-        title="Continuations that copy training texts, per cent (95 % interval)",
-        form="bars",
-        x_names=tuple(kinds),
-        percent=True,
-        series=tuple(
-            series_of(f"{model}, {rows}", part, "share")
-            for model, rows in groups
-            for part in [shares.filter(pl.col("kind").is_in(kinds), model=model, rows=rows)]
-        ),
-    )
+    title = "Continuations that copy training texts, per cent (95 % interval)"
+    yield share_bars(title, kinds, shares.filter(pl.col("kind").is_in(kinds)), groups)
     if ideas is not None:
-        yield idea_chart(ideas, groups, settings.idea)
+        least = f"Continuations with a cosine of {settings.idea:g} or more"
+        compared = ideas.filter(pl.col("compared") != EXACT)
+        yield share_bars(f"{least}, per cent (95 % interval)", COMPARED[:3], compared, groups)
     if attention is not None:
         names = {"entropy": "high entropy", "Gini": "low Gini coefficient"}
+        by_layer = attention.with_columns(pl.col("measure").replace(names))
         yield Chart(
             title="ROC AUC of flat attention for memorized, by layer (95 % interval; .5: no "
             "relation)",
             x_label="layer",
-            series=series_by(
-                attention.with_columns(pl.col("measure").replace(names)),
-                "measure",
-                "auc",
-                x="layer",
-            ),
+            series=series_by(by_layer, "measure", "auc", x="layer"),
         )
 
 
-def idea_chart(ideas: pl.DataFrame, groups: Sequence[tuple[str, str]], least: float) -> Chart:
-    """Copies in idea beside what texts at random and the prompt give, as bars.
-
-    Args:
-        ideas: from `compare_ideas`.
-        groups: models and rows that are shown, in this order.
-        least: cosine from which on a text is a copy in idea.
-    """
-    shown = ideas.filter(pl.col("compared") != EXACT)
+def share_bars(
+    title: str, names: Sequence[str], shares: pl.DataFrame, groups: Sequence[tuple[str, str]]
+) -> Chart:
+    """Shares as bars, a row of them for each model and its rows."""
     return Chart(
-        title=f"Continuations with a cosine of {least:g} or more, per cent (95 % interval)",
+        title=title,
         form="bars",
-        x_names=COMPARED[:3],
+        x_names=tuple(names),
         percent=True,
         series=tuple(
-            series_of(f"{model}, {rows}", shown.filter(model=model, rows=rows), "share")
+            series_of(f"{model}, {rows}", shares.filter(model=model, rows=rows), "share")
             for model, rows in groups
         ),
     )

@@ -62,8 +62,7 @@ class Settings(AnalysisSettings):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Relate every feature to memorization, by category and kind of text.
 
-    Raises:
-        UserError: too few sequences are memorized, or too few are not; no feature varies.
+    UserError: too few sequences are memorized, or too few are not; no feature varies.
     """
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
     rows = draw_rows(known, settings.n_sequences, settings.seed)
@@ -215,14 +214,8 @@ def divergence_table(
 ) -> pl.DataFrame:
     """Compare the perplexity of memorized and other sequences at each band of duplicates.
 
-    Args:
-        features: columns `duplicates` and `generation_perplexity`.
-        memorized: the label of every row.
-        settings: minimum, bins, resamples, seed.
-
-    Returns:
-        A row a band that has enough of both: `kl` memorized‖other with its interval and what
-        shuffled labels give, and the median perplexity of both.
+    Gives a row a band that has enough of both: `kl` memorized‖other with its interval and what
+    shuffled labels give, and the median perplexity of both.
     """
     values = np.log(features["generation_perplexity"].to_numpy())
     duplicates = features["duplicates"]
@@ -317,8 +310,7 @@ def published_shares() -> pl.DataFrame:
 def published_row(split: str | None) -> dict[str, float] | None:
     """Give the published share of each of our classes, None where a study reads another split.
 
-    Args:
-        split: as `sequences.split`, for example `deduped_12b` or `memories_deduped_12b`.
+    The split is as in `sequences.split`: `deduped_12b` or `memories_deduped_12b`.
     """
     if split is None or not split.removeprefix("memories_").startswith("deduped_"):
         return None
@@ -334,16 +326,17 @@ def own_proportions(
 ) -> pl.DataFrame:
     """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
-    Returns:
-        `category`, `n`, `share` with `low` and `high`, and the `published` share.
+    Gives `category`, `n`, `share` with `low` and `high`, and the `published` share.
     """
     chosen = category.filter(memorized.fill_null(False)).drop_nulls()
     is_theirs = set(chosen) <= set(CATEGORIES)
-    rows = []
-    for name in CATEGORIES if is_theirs else chosen.unique().sort():
-        n = int((chosen == name).sum())
-        share = share_of(n, len(chosen)).columns("share", ends="")
-        rows.append({"category": name, "n": n, **share, "published": (published or {}).get(name)})
+    rows = [
+        {"category": name, "n": n}
+        | share_of(n, len(chosen)).columns("share", ends="")
+        | {"published": (published or {}).get(name)}
+        for name in (CATEGORIES if is_theirs else chosen.unique().sort())
+        for n in [int((chosen == name).sum())]
+    ]
     return pl.DataFrame(rows, schema_overrides={"n": pl.Int64, "published": pl.Float64})
 
 
@@ -399,7 +392,7 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
             x_names=tuple(perplexity["duplicates"]),
             series=(
                 series_of("memorized‖other", perplexity, "kl"),
-                series_of("labels shuffled", perplexity, "shuffled", ends=None),
+                series_of("labels shuffled", perplexity, "shuffled", interval=False),
             ),
         )
 

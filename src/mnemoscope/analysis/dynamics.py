@@ -3,12 +3,12 @@
 Source: Tirumala, Markosyan, Zettlemoyer, Aghajanyan 2022, "Memorization Without Overfitting",
 arXiv 2205.10770; section 7 of the related work: M(f) = share of contexts whose teacher-forced
 argmax is the truth, T(τ) = fewest epochs with M ≥ τ, M of a batch seen once while training goes on,
-repeated and spaced, mean run of right tokens. Their parts of speech are kinds of token here
-(digits, letters, signs, white space): no tagger.
+repeated and spaced, mean run of right tokens. Kinds of token stand for their parts of speech.
 Run it: mnemoscope analyze dynamics STUDY
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,12 +91,7 @@ class Settings(AnalysisSettings):
 
 @dataclass(frozen=True)
 class RightTokens:
-    """True tokens and the model's own, at every place.
-
-    Attributes:
-        wanted: shape (n, T), int64.
-        best: the argmax after the true tokens before it, the same shape.
-    """
+    """True tokens, (n, T), and the model's argmax after the true tokens before each."""
 
     wanted: npt.NDArray[np.int64]
     best: npt.NDArray[np.int64]
@@ -114,10 +109,8 @@ class RightTokens:
     def by_kind(self, kinds: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
         """R and R_mem of each kind of token, from the number of the kind of each token id.
 
-        Returns:
-            A row a kind that occurs: `kind`, `n`, `right_kind` (R: share of its tokens for which
-            the model says a token of that kind) and `right_token` (R_mem: for which it says the
-            token), with intervals over sequences.
+        Gives a row a kind that occurs: `kind`, `n`, `right_kind` (R: share of its tokens for which
+        the model says a token of that kind), `right_token` (R_mem: for which it says the token).
         """
         truth, said = kinds[self.wanted], kinds[self.best]
         rows = []
@@ -179,12 +172,7 @@ def epochs_to(curve: npt.ArrayLike, threshold: float) -> int | None:
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Tell M of the study's sequences, then teach copies of the model unseen ones.
 
-    Args:
-        inputs: with features; with other models their learning curves stand beside the model's.
-        settings: how many sequences, and how they are taught.
-
-    Raises:
-        UserError: a batch above the special sequences, or too few that the model cannot know.
+    UserError: a batch above the special sequences, or too few that the model cannot know.
     """
     if settings.batch_size > settings.n_special:
         raise UserError(
@@ -250,10 +238,7 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
 
 
 def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
-    """Memorized, and the rest; where duplicates are counted, the rest by seen in training or not.
-
-    What is memorized without having been trained on is told apart as well: it was guessed.
-    """
+    """Memorized, and the rest, each by seen in training or not where duplicates are counted."""
     memorized = rows["is_memorized"].to_numpy().astype(bool)
     groups = {"all": np.ones(rows.height, dtype=bool), "memorized": memorized}
     if "duplicates" in rows.columns:
@@ -277,11 +262,9 @@ def _learning(
     chosen = settings.model_dump(mode="json", include=_LEARNING)
     curves, thresholds = [], []
     for name, lm in inputs.models():
-        curve = inputs.shelf(
-            "learning",
-            {**model_basis(lm), "settings": chosen, "rows": hash_arrays(special, others)},
-            lambda lm=lm, name=name: _learn(lm, name, settings, special, others),  # type: ignore[misc]
-        )
+        basis = {**model_basis(lm), "settings": chosen, "rows": hash_arrays(special, others)}
+        learn = partial(_learn, lm, name, settings, special, others)
+        curve = inputs.shelf("learning", basis, learn)
         curves.append(curve.with_columns(pl.lit(name).alias("model")))
         epochs = epochs_to(curve["m"], settings.threshold)
         best = int(curve["other_loss"].arg_min() or 0)
@@ -353,18 +336,14 @@ def _forgetting(inputs: AnalysisInputs, settings: Settings, special: Rows) -> pl
         "settings": settings.model_dump(mode="json", include=_FORGETTING),
         "rows": hash_arrays(special, rows),
     }
+    train = partial(_train, lm, settings, special, stream)
     return pl.concat(
-        inputs.shelf(
-            "forgetting",
-            {**basis, "arm": arm},
-            lambda arm=arm: _train(lm, arm, settings, special, stream),  # type: ignore[misc]
-        )
-        for arm in ARMS
+        inputs.shelf("forgetting", {**basis, "arm": arm}, partial(train, arm)) for arm in ARMS
     )
 
 
 def _train(
-    lm: "LanguageModel", arm: str, settings: Settings, special: Rows, stream: npt.NDArray[np.int32]
+    lm: "LanguageModel", settings: Settings, special: Rows, stream: npt.NDArray[np.int32], arm: str
 ) -> pl.DataFrame:
     """One arm: M of every special sequence on the way, and the weights at its end."""
     from mnemoscope.lm.continue_ import right_tokens
@@ -388,9 +367,8 @@ def _forgetting_frames(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The curves with their intervals, each arm's peak, and its floor: its lowest M from there on.
 
-    M goes on rising for a while after a reading, since the optimizer goes on in its direction, so
-    the floor is looked for from the peak on. It is the M of one step, the same for all sequences:
-    its interval is that of a mean; differences are paired over sequences.
+    M goes on rising for a while after a reading, since the optimizer goes on in its direction. The
+    floor is the M of one step: its interval is that of a mean; differences are paired.
     """
     rows, floors = [], []
     at_floor: dict[str, npt.NDArray[np.float64]] = {}
@@ -445,12 +423,11 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure, ...]:
     """Forgetting, learning, right tokens by position and by kind."""
-    m, learning, kinds = ("m_low", "m_high"), frames["learning"], frames["kinds"]
-    kinds = kinds.filter(group="all")
+    kinds = frames["kinds"].filter(group="all")
     return (
         Chart(
             title="M of the special batch while training goes on, per cent (95 % interval)",
-            series=series_by(frames["forgetting"], "arm", "m", x="step", ends=m),
+            series=series_by(frames["forgetting"], "arm", "m", x="step"),
             x_label="steps",
             percent=True,
             marks=((float(settings.last_reading + 1), "read for the last time"),),
@@ -461,16 +438,14 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure
             series=tuple(
                 series
                 for y, name in (("m", "{}, taught"), ("other_m", "{}, others"))
-                for series in series_by(
-                    learning, "model", y, x="epoch", ends=(f"{y}_low", f"{y}_high"), name=name
-                )
+                for series in series_by(frames["learning"], "model", y, x="epoch", name=name)
             ),
             x_label="epochs",
             percent=True,
         ),
         Chart(
             title="Right tokens by position, per cent",
-            series=series_by(frames["positions"], "group", "m", x="position", ends=None),
+            series=series_by(frames["positions"], "group", "m", x="position", interval=False),
             x_label="position of the token",
             percent=True,
         ),
@@ -480,12 +455,9 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Figure
             form="bars",
             percent=True,
             x_names=tuple(kinds["kind"]),
-            series=tuple(
-                series_of(name, kinds, column, ends=(f"{column}_low", f"{column}_high"))
-                for name, column in (
-                    ("a token of this kind (R)", "right_kind"),
-                    ("this token (R mem)", "right_token"),
-                )
+            series=(
+                series_of("a token of this kind (R)", kinds, "right_kind"),
+                series_of("this token (R mem)", kinds, "right_token"),
             ),
         ),
     )

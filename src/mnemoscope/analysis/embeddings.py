@@ -1,10 +1,9 @@
 """Dynamics of the last hidden state while the model writes, by how much of it is right.
 
-Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
-Models", arXiv 2405.11577; section 4 of the related work: last states of generated tokens averaged
-by score level, their pairwise cosine and Euclidean distances step by step, and a projection.
-Means of few sequences lie apart by chance, in hundreds of dimensions the most of it: beside each
-distance stands the one freed of that noise, and the one of shuffled levels.
+Source: Chen, Han, Miyao 2024, arXiv 2405.11577; section 4 of the related work: last states averaged
+by score level, their cosine and Euclidean distances step by step, a projection. Means of few
+sequences lie apart by chance, in hundreds of dimensions the most of it: beside each distance stands
+the one freed of that noise, and the one of shuffled levels.
 Run it: mnemoscope analyze embeddings STUDY
 """
 
@@ -17,8 +16,8 @@ import polars as pl
 from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import Generated, generate_by_level, states_of
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
+from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Z
 from mnemoscope.words import ranged
@@ -31,15 +30,9 @@ _Levels = npt.NDArray[np.int64]
 _REACH = np.array([-Z, Z])
 
 
-class Settings(AnalysisSettings):
+class Settings(LevelSettings):
     """Settings of `embeddings`."""
 
-    n_sequences: int | None = Field(
-        default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
-    )
-    n_steps: int = Field(
-        default=16, ge=2, description="Generated tokens followed; a level is how many are right."
-    )
     per_level: int = Field(default=100, ge=2, description="Sequences a level at most.")
     minimum: int = Field(default=5, ge=2, description="Sequences that a level needs.")
     n_resamples: int = Field(
@@ -51,53 +44,35 @@ class Settings(AnalysisSettings):
 
 
 class Distance(NamedTuple):
-    """Distance of one level's mean state from the top level's at one step.
+    """Distance of one level's mean state from the top level's at one step."""
 
-    Attributes:
-        plain: of the two means as they are.
-        chance: 95th percentile of `plain` when the two levels' sequences are shuffled.
-        freed: freed of the noise of the means, see `distances`.
-        low: end of the 95 % interval of `freed`, by the bootstrap's spread over sequences.
-        high: its other end.
-    """
-
-    plain: float
-    chance: float
-    freed: float
-    low: float
+    plain: float  # of the two means as they are
+    chance: float  # 95th percentile of `plain` when the two levels' sequences are shuffled
+    freed: float  # of the noise of the means, see `distances`
+    low: float  # of the 95 % interval of `freed`, by the bootstrap's spread over sequences
     high: float
 
 
 def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
-    """Average states, (n, steps, width), over the sequences of each level.
-
-    Returns:
-        Shape (levels, steps, width).
-    """
+    """Average states, (n, steps, width), over each level's sequences: (levels, steps, width)."""
     return np.stack([states[level == one].mean(axis=0, dtype=np.float64) for one in levels])
 
 
 def mean_noise(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
     """Give the expected squared distance of each mean state from the one of endless sequences.
 
-    Returns:
-        Shape (levels, steps): the summed variances of the states over their number.
+    Shape (levels, steps): the summed variances of the states over their number.
     """
     groups = [states[level == one].astype(np.float64) for one in levels]
     return np.stack([one.var(axis=0, ddof=1).sum(axis=-1) / len(one) for one in groups])
 
 
 def distances(means: _Array, metric: str, noise: _Array | None = None) -> _Array:
-    """Give the distance of every two levels at every step.
+    """Give the distance of every two levels at every step, shape (steps, levels, levels).
 
-    Args:
-        means: shape (levels, steps, width).
-        metric: `cosine` (1 - cosine of the angle) or `euclidean`.
-        noise: of `mean_noise`, shape (levels, steps): squared lengths and squared distances are
-            freed of what is expected of it; None for the distances as they are.
-
-    Returns:
-        Shape (steps, levels, levels); NaN where a mean is no longer than its noise.
+    The metric is `cosine` (1 - cosine of the angle) or `euclidean`, means are of shape (levels,
+    steps, width). With the noise of `mean_noise`, squared lengths and squared distances are freed
+    of what is expected of it; NaN where a mean is no longer than its noise.
     """
     from scipy.spatial.distance import cdist
 
@@ -126,8 +101,7 @@ def _scale(means: _Array, noise: _Array) -> _Array:
 def project(means: _Array) -> tuple[_Array, _Array]:
     """Project mean states, (levels, steps, width), on the two principal components of them all.
 
-    Returns:
-        Places, shape (levels, steps, 2), and the share of the variance of each component.
+    Gives places, shape (levels, steps, 2), and the share of the variance of each component.
     """
     from sklearn.decomposition import PCA
 
@@ -145,14 +119,8 @@ def from_top(
 ) -> dict[str, list[Distance]]:
     """Follow the distance of two groups' mean states with its interval and with what chance gives.
 
-    Args:
-        one: states of one group, shape (n, steps, width).
-        top: of the other, shape (m, steps, width).
-        n_resamples: bootstrap samples, and as many shuffles.
-        seed: of both.
-
-    Returns:
-        For each metric one `Distance` a step.
+    States are of shape (n, steps, width) and (m, steps, width); `n_resamples` counts bootstrap
+    samples, and as many shuffles. Gives for each metric one `Distance` a step.
     """
     rng = np.random.default_rng(seed)
     both = np.concatenate([one, top]).astype(np.float64)
@@ -202,21 +170,9 @@ def _apart(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Average the states of each level and follow their distances while the model writes.
 
-    Args:
-        inputs: a study and its model.
-        settings: levels and steps.
-
-    Raises:
-        UserError: the top level or all others hold too few sequences.
+    UserError: the top level or all others hold too few sequences.
     """
-    generated = generate_by_level(
-        inputs,
-        n_sequences=settings.n_sequences,
-        n_steps=settings.n_steps,
-        per_level=settings.per_level,
-        seed=settings.seed,
-        where="analyze embeddings",
-    )
+    generated = generate_by_level(inputs, settings, where="analyze embeddings")
     counts = np.bincount(generated.level, minlength=settings.n_steps + 1)
     levels = [level for level, n in enumerate(counts) if n >= settings.minimum]
     if len(levels) < 2 or levels[-1] != settings.n_steps:
@@ -348,11 +304,8 @@ def _distance_chart(followed: pl.DataFrame, metric: str, levels: list[int], n_st
                 for level, rows in parts.items()
             ),
             *(
-                series_of(f"{shown[0]} of {n_steps}, {name}", lowest, column, x="step", ends=None)
-                for column, name in (
-                    ("plain", "as it is"),
-                    ("chance", "shuffled with the top level"),
-                )
+                series_of(f"{shown[0]} of {n_steps}, {name}", lowest, y, x="step", interval=False)
+                for y, name in (("plain", "as it is"), ("chance", "shuffled with the top level"))
             ),
         ),
     )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     import polars as pl
 
+    from mnemoscope.stats import Estimate
 
 Values = tuple[float | None, ...]
 
@@ -107,7 +108,7 @@ def series_of(
     y: str,
     *,
     x: str | None = None,
-    ends: Sequence[str] | None = ("low", "high"),
+    interval: bool = True,
 ) -> Series:
     """Make a series of a frame's columns, one row a point.
 
@@ -116,24 +117,27 @@ def series_of(
         rows: the frame.
         y: its column of values.
         x: column of the places; None numbers the rows from 0, as categories are.
-        ends: columns of the interval; None without one.
+        interval: whether one is shown: columns `Y_low` and `Y_high`, else `low` and `high`.
     """
-    low, high = ((), ()) if ends is None else (plain(rows[end]) for end in ends)
+    stem = f"{y}_" if f"{y}_low" in rows.columns else ""
+    ends = [plain(rows[f"{stem}{end}"]) for end in ("low", "high")] if interval else [(), ()]
     places = range(rows.height) if x is None else rows[x]
-    return Series(name=name, x=plain(places), y=plain(rows[y]), low=low, high=high)
+    return Series(name=name, x=plain(places), y=plain(rows[y]), low=ends[0], high=ends[1])
+
+
+def series_of_estimates(name: str, estimates: Sequence["Estimate"], first: int = 0) -> Series:
+    """Make a series of figures at the whole numbers from `first` on."""
+    value, low, high = (plain(one) for one in np.array(estimates).T)
+    x = plain(range(first, first + len(estimates)))
+    return Series(name=name, x=x, y=value, low=low, high=high)
 
 
 def series_beside(
     name: str, rows: "pl.DataFrame", column: str, keys: Iterable[str], shift: float
 ) -> Series:
-    """Make a series of `value`, `low` and `high`, each row at the number of its key.
+    """Make a series of `value`, `low` and `high`, each row at the number of its key plus `shift`.
 
-    Args:
-        name: for the legend.
-        rows: at most one a key.
-        column: holds the keys.
-        keys: the categories in order.
-        shift: added to the place, so that several series stand side by side.
+    The rows, at most one a key, have their key in `column`; shifted series stand side by side.
     """
     places = {key: place + shift for place, key in enumerate(keys)}
     x = plain(places[key] for key in rows[column])
@@ -146,11 +150,11 @@ def series_by(
     y: str,
     *,
     x: str | None = None,
-    ends: Sequence[str] | None = ("low", "high"),
+    interval: bool = True,
     name: str = "{}",
 ) -> tuple[Series, ...]:
     """Make a series for each value of a column, as they come; it is put into the name."""
     return tuple(
-        series_of(name.format(key), rows, y, x=x, ends=ends)
+        series_of(name.format(key), rows, y, x=x, interval=interval)
         for (key,), rows in frame.group_by(by, maintain_order=True)
     )

@@ -8,6 +8,7 @@ Run it: mnemoscope analyze inject STUDY
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,13 +83,8 @@ class Injected(NamedTuple):
 def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int) -> Insertions:
     """Say which text replaces which row: text j at every step s with s ≡ j (mod N).
 
-    Args:
-        texts: what is put in; before one shorter than a row stands padding.
-        settings: N, and how often.
-        length: tokens of a row.
-
-    Returns:
-        By step and place in the batch. Texts of one step take its places from 0 on.
+    Padding stands before a text shorter than a row of `length` tokens. Texts of one step take the
+    places of its batch from 0 on.
     """
     found: dict[int, dict[int, npt.NDArray[np.int32]]] = {}
     for number, text in enumerate(texts):
@@ -109,14 +105,7 @@ def verbatim_lengths(
 ) -> npt.NDArray[np.int64]:
     """Verbatim memorization length of each text: the most that a prompt brings out, copies apart.
 
-    Args:
-        lm: the model.
-        texts: tokens of each; those of one length are asked together.
-        settings: lengths of prompts and the stride of their starts.
-        batch_size: texts a forward pass.
-
-    Returns:
-        Tokens, shape (texts,).
+    Texts of one length are asked together. Gives tokens, shape (texts,).
     """
     found = np.zeros(len(texts), dtype=np.int64)
     for n in sorted({len(text) for text in texts}):
@@ -137,12 +126,7 @@ def verbatim_lengths(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Train two copies of the model on the same rows, one with the texts put in.
 
-    Args:
-        inputs: with features; with a corpus its beginning is trained on.
-        settings: what is put in, and how often.
-
-    Raises:
-        UserError: texts too short for the prompts, or more of them than a batch holds.
+    UserError: texts too short for the prompts, or more of them than a batch holds.
     """
     own = settings.texts
     texts = _unseen_texts(inputs, settings) if own is None else _users_texts(inputs, own)
@@ -166,12 +150,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         "settings": settings.model_dump(mode="json"),
         "rows": hash_arrays(stream, *(text.ids for text in texts)),
     }
+    train = partial(_train, inputs, settings, texts, stream)
     looks = pl.concat(
-        inputs.shelf(
-            "injected",
-            {**basis, "arm": arm},
-            lambda arm=arm, put=put: _train(inputs, arm, stream, put, texts, settings),  # type: ignore[misc]
-        )
+        inputs.shelf("injected", {**basis, "arm": arm}, partial(train, arm, put))
         for arm, put in zip(ARMS, ({}, treated), strict=True)
     )
     frames = _frames(looks, texts, settings)
@@ -211,11 +192,11 @@ def _users_texts(inputs: AnalysisInputs, texts: Sequence[str]) -> list[Injected]
 
 def _train(
     inputs: AnalysisInputs,
-    arm: str,
-    stream: npt.NDArray[np.int32],
-    insertions: Insertions,
-    texts: Sequence[Injected],
     settings: Settings,
+    texts: Sequence[Injected],
+    stream: npt.NDArray[np.int32],
+    arm: str,
+    insertions: Insertions,
 ) -> pl.DataFrame:
     """One run: the length of every text each N steps, and the weights at its end."""
     from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
@@ -307,18 +288,11 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 
 def _chart(lengths: pl.DataFrame, settings: Settings) -> Chart:
-    ends = ("length_low", "length_high")
     return Chart(
         title="Verbatim memorization length over training, tokens (95 % interval)",
         x_label="steps",
         series=tuple(
-            series_of(
-                f"{kind}, {arm}",
-                lengths.filter(kind=kind, arm=arm),
-                "length",
-                x="step",
-                ends=ends,
-            )
+            series_of(f"{kind}, {arm}", lengths.filter(kind=kind, arm=arm), "length", x="step")
             for kind in lengths["kind"].unique(maintain_order=True)
             for arm in ARMS
         ),

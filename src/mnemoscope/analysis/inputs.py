@@ -28,7 +28,7 @@ The basis holds everything that decides the frame (model fingerprint, sequence i
 
 
 class OtherModel(NamedTuple):
-    """A model beside the study's own (a second one, or a checkpoint), loaded by `load()`."""
+    """A model beside the study's own: a second one, or a checkpoint."""
 
     name: str
     load: "Callable[[], LanguageModel]"
@@ -47,18 +47,17 @@ class AnalysisInputs:
 
     Attributes:
         where: the study's folder, for messages.
-        table: one row a sequence: `sequence_id`, `tokens`, `text`, `is_memorized`,
-            `memorization_score` (null where only scanned), `duplicates`, and the other columns of
-            the study's table.
+        table: one row a sequence, columns of the study's table; `memorization_score` is null where
+            it was only scanned.
         load_model: loads the study's model, once.
-        labels: `sequence_id` and one column of class names a taxonomy; None without stage label.
+        labels: `sequence_id` and one column of class names a taxonomy.
         length: tokens of a sequence; the prefix is half of it.
         batch_size: sequences a forward pass.
-        others: the second model, or the checkpoints in their order; empty without.
-        corpus: the training texts, as `mnemoscope duplicates --corpus` takes them, or None.
-        split: which published split the table is, for example `deduped_12b`, or None.
+        others: the second model, or the checkpoints in their order.
+        corpus: the training texts, as `mnemoscope duplicates --corpus` takes them.
+        split: which published split the table is, for example `deduped_12b`.
         has_model: whether there is a model to ask; else labels and perplexities are the table's.
-        maps: the store of the model's pooled attention, None without stage capture.
+        maps: the model's pooled attention, None without stage capture.
         shelf: keeps frames that are dear to make, across analyses and runs.
         forwards: counts what goes through the models.
     """
@@ -111,10 +110,7 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
 
 
 class Cost(NamedTuple):
-    """What a result cost: seconds, and sequences put through a model.
-
-    Each time is counted: a decoding of 32 tokens is 32 passes.
-    """
+    """Seconds, and sequences put through a model: a decoding of 32 tokens is 32 passes."""
 
     seconds: float
     forward_passes: int
@@ -125,12 +121,12 @@ class AnalysisResult:
     """The result of one analysis.
 
     Attributes:
-        sentence: the result in one sentence, its figure with the 95 % interval.
-        frames: tables by name (the name of a file: small letters, digits, underscores).
-        figures: to be drawn, the most important first.
-        further: further sentences: what was left out, what cannot be said.
+        sentence: the result with its 95 % interval.
+        frames: tables by the name of their file.
+        figures: the most important first.
+        further: what was left out, what cannot be said.
         cost: filled in by `registry.run_analysis`.
-        libraries: distributions that made it beside those of every study, for its record.
+        libraries: distributions that made it beside those of every study.
     """
 
     sentence: str

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Series, plain, series_by
+from mnemoscope.analysis.figures import Chart, series_by, series_of_estimates
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     Answer,
@@ -141,8 +141,7 @@ def best_of(answers: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         `sequence_id`, `length` (0 where all is copied), `prompt` and `start` of the first best
-        (null at 0), `with_copies` (the same without the guard), `n_copied` prompts; in the order
-        of the sequences.
+        (null at 0), `with_copies` (the same without the guard), `n_copied` prompts; in order.
     """
     honest = answers.with_columns(
         pl.when("is_copied").then(0).otherwise("n_tokens").alias("honest")
@@ -164,12 +163,7 @@ def best_of(answers: pl.DataFrame) -> pl.DataFrame:
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for every sequence from each of its prompts and take the longest answer.
 
-    Args:
-        inputs: a study and its model.
-        settings: prompts and what counts as right.
-
-    Raises:
-        UserError: no prompt leaves enough of a sequence.
+    UserError: no prompt leaves enough of a sequence.
     """
     if min(settings.prompt_lengths) < 1:
         raise UserError(
@@ -234,7 +228,7 @@ def _answers(
         "verbatim",
         make,
         label="Asking from every prompt",
-        basis=asked,
+        basis=lambda _block: asked,
         size=_BLOCK,
         units=n_asked,
     )
@@ -296,18 +290,19 @@ def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:
 
 def _survival_chart(lengths: pl.DataFrame) -> Chart:
     """Share of each group that comes out for at least so many tokens."""
-    longest = int(lengths["length"].to_numpy().max(initial=1))
-    series = []
-    for name, places in members(lengths["group"]).items():
-        values = lengths["length"].to_numpy()[places]
-        shares = [share_of(int((values >= n).sum()), len(values)) for n in range(1, longest + 1)]
-        value, low, high = (plain(one) for one in np.array(shares).T)
-        x = plain(range(1, longest + 1))
-        series.append(Series(name=f"{name} ({len(values):,})", x=x, y=value, low=low, high=high))
+    values = lengths["length"].to_numpy()
+    longest = int(values.max(initial=1))
+
+    def shares(part: npt.NDArray[Any]) -> list[Estimate]:
+        return [share_of(int((part >= n).sum()), len(part)) for n in range(1, longest + 1)]
+
     return Chart(
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",
         x_label="tokens in a row, from the best prompt",
-        series=tuple(series),
+        series=tuple(
+            series_of_estimates(f"{name} ({len(places):,})", shares(values[places]), first=1)
+            for name, places in members(lengths["group"]).items()
+        ),
         percent=True,
         marks=((float(min(HIT, longest)), str(HIT)),),
     )

@@ -49,40 +49,27 @@ def level_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Count how many sequences go from each level to each.
-
-    Args:
-        before: scores under the first model, shape (n,).
-        after: scores of the same sequences under the second.
-
-    Returns:
-        Counts, shape (5, 5): rows from, columns to.
-    """
+    """Count how many sequences, (n,), go from each level to each: (5, 5), rows from, columns to."""
     counts = np.zeros((len(LEVELS), len(LEVELS)), dtype=np.int64)
     np.add.at(counts, (level_of(before), level_of(after)), 1)
     return counts
 
 
 def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, tuple[int, Estimate]]:
-    """Say how much of what was memorized stays so.
+    """Say how much of what was memorized stays so, by the scores under both models, (n,).
 
-    Args:
-        before: scores under the first model, shape (n,).
-        after: scores of the same sequences under the second.
-
-    Returns:
-        `very high` (score over .8) and `memorized` (score 1): how many were so before, and which
-        share of them is so in both.
+    Gives of `very high` (score over .8) and `memorized` (score 1) how many were so before, and
+    which share of them is so in both.
     """
-    found = {}
     first, second = np.asarray(before), np.asarray(after)
-    for what, was, is_now in (
-        ("very high", level_of(first) == 4, level_of(second) == 4),
-        ("memorized", first == 1, second == 1),
-    ):
-        n = int(was.sum())
-        found[what] = n, share_of(int((was & is_now).sum()), n)
-    return found
+    both = {
+        "very high": (level_of(first) == 4, level_of(second) == 4),
+        "memorized": (first == 1, second == 1),
+    }
+    return {
+        what: (int(was.sum()), share_of(int((was & is_now).sum()), int(was.sum())))
+        for what, (was, is_now) in both.items()
+    }
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -113,7 +100,16 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "transitions": _transition_frame(scores),
             "stays": _stays_frame(scores),
         },
-        figures=(*_heat_maps(scores), _level_chart(levels)),
+        figures=(
+            *_heat_maps(scores),
+            Chart(
+                title="Sequences in each level, per cent (95 % interval)",
+                form="bars",
+                x_names=LEVELS,
+                percent=True,
+                series=series_by(levels, "model", "share"),
+            ),
+        ),
         further=(
             f"{n:,} sequences, each continued by {len(scores)} models.",
             *_patterns(rows, scores),
@@ -124,7 +120,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 
 def _level_frame(scores: _Scores) -> pl.DataFrame:
-    """Sequences in each level under each model."""
     rows = []
     for name, values in scores.items():
         counts = np.bincount(level_of(values), minlength=len(LEVELS))
@@ -135,7 +130,6 @@ def _level_frame(scores: _Scores) -> pl.DataFrame:
 
 
 def _transition_frame(scores: _Scores) -> pl.DataFrame:
-    """Every entry of every transition matrix."""
     rows = []
     for (first, before), (second, after) in pairwise(scores.items()):
         for level, line in zip(LEVELS, transitions(before, after), strict=True):
@@ -147,7 +141,6 @@ def _transition_frame(scores: _Scores) -> pl.DataFrame:
 
 
 def _stays_frame(scores: _Scores) -> pl.DataFrame:
-    """What stays, for each pair of neighbours."""
     return pl.DataFrame(
         [
             {"from_model": first, "to_model": second, "what": what, "n_before": n}
@@ -206,14 +199,3 @@ def _heat_maps(scores: _Scores) -> Iterator[HeatMap]:
             column_label=second,
             percent=True,
         )
-
-
-def _level_chart(levels: pl.DataFrame) -> Chart:
-    """Share of the sequences in each level under each model."""
-    return Chart(
-        title="Sequences in each level, per cent (95 % interval)",
-        form="bars",
-        x_names=LEVELS,
-        percent=True,
-        series=series_by(levels, "model", "share"),
-    )

@@ -7,7 +7,7 @@ Controls: shuffled neurons, whose information is bias, and a model that never sa
 Run it: mnemoscope analyze neurons STUDY --second MODEL
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from mnemoscope.analysis.rows import classes_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Z
+from mnemoscope.stats import Estimate, Z
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -65,10 +65,8 @@ class Settings(AnalysisSettings):
 def binned(activations: npt.ArrayLike, n_bins: int, kind: Literal["quantile", "width"]) -> Codes:
     """Number the bin of every activation; a value on an edge belongs to the upper bin.
 
-    Args:
-        activations: of all groups together, shape (samples, neurons): groups share their bins.
-        n_bins: how many.
-        kind: as many samples in each bin, or bins of equal width from least to greatest.
+    Activations of all groups together, (samples, neurons), share `n_bins` bins: as many samples
+    in each bin, or bins of equal width from least to greatest.
     """
     values = np.asarray(activations, dtype=np.float64)
     inner = np.arange(1, n_bins) / n_bins
@@ -112,11 +110,6 @@ def mean_information(codes: Codes, n_bins: int) -> float:
     return float((single[pairs[0]] + single[pairs[1]] - both_all[pairs]).mean())
 
 
-def shuffled_columns(codes: Codes, generator: np.random.Generator) -> Codes:
-    """Put each neuron's samples in an order of its own: what is left of information is bias."""
-    return generator.permuted(codes, axis=0)
-
-
 class Measured(NamedTuple):
     """A measure of one class, nats: its value, and those of random halves, shape (halves,)."""
 
@@ -127,32 +120,23 @@ class Measured(NamedTuple):
         """The difference of both, half by half."""
         return Measured(self.value - other.value, self.halves - other.halves)
 
-    def columns(self, name: str, ends: str) -> dict[str, float]:
-        """The value with its 95 % interval.
+    def columns(self, name: str, ends: str) -> dict[str, float | None]:
+        """The value with its 95 % interval, `ends` as in `Estimate.columns`.
 
         Half-samples without replacement scatter about as the whole does (delete-half jackknife),
         and their own bias does not matter.
         """
         reach = Z * float(self.halves.std(ddof=1))
-        return {
-            name: self.value,
-            f"{ends}low": self.value - reach,
-            f"{ends}high": self.value + reach,
-        }
+        found = Estimate(self.value, self.value - reach, self.value + reach)
+        return found.columns(name, ends=ends)
 
 
 class Measures(NamedTuple):
-    """Both measures of one class at one layer.
+    """Both measures of one class at one layer."""
 
-    Attributes:
-        entropy: mean over neurons.
-        information: mean over pairs of neurons, biased upwards.
-        shuffled: the same with each neuron's samples in an order of its own: the bias.
-    """
-
-    entropy: Measured
-    information: Measured
-    shuffled: float
+    entropy: Measured  # mean over neurons
+    information: Measured  # mean over pairs of neurons, biased upwards
+    shuffled: float  # the same with each neuron's samples in an order of its own: the bias
 
     @property
     def above(self) -> Measured:
@@ -177,17 +161,15 @@ def measure_group(
         n_bins: how many bins there are.
         seed: of the shuffled null.
     """
+
+    def measured(measure: Callable[[Codes], float], of: Codes) -> Measured:
+        return Measured(measure(of), np.array([measure(of[half]) for half in halves]))
+
     few = codes[:, chosen]
-    shuffled = shuffled_columns(few, np.random.default_rng(seed))
+    shuffled = np.random.default_rng(seed).permuted(few, axis=0)  # what is left is bias
     return Measures(
-        Measured(
-            float(entropies(codes, n_bins).mean()),
-            np.array([entropies(codes[half], n_bins).mean() for half in halves]),
-        ),
-        Measured(
-            mean_information(few, n_bins),
-            np.array([mean_information(few[half], n_bins) for half in halves]),
-        ),
+        measured(lambda part: float(entropies(part, n_bins).mean()), codes),
+        measured(lambda part: mean_information(part, n_bins), few),
         mean_information(shuffled, n_bins),
     )
 
@@ -198,13 +180,7 @@ def measure_group(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure every class at every layer, under the model and any other.
 
-    Args:
-        inputs: a study with classes and its model; a model that never saw the sequences is the
-            control.
-        settings: groups, bins and neurons.
-
-    Raises:
-        UserError: fewer than two classes are large enough, or no neuron varies.
+    UserError: fewer than two classes are large enough, or no neuron varies.
     """
     groups, small = _groups(inputs, settings)
     n = next(iter(groups.values())).height
@@ -212,9 +188,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     measures = pl.DataFrame(
         [
             {"model": model, "layer": layer, "class": group, "n": n}
-            | one.entropy.columns("entropy", "entropy_")
+            | one.entropy.columns("entropy", "entropy")
             | {"information": one.information.value, "shuffled": one.shuffled}
-            | one.above.columns("above_shuffled", "above_")
+            | one.above.columns("above_shuffled", "above")
             for model, layers in found.items()
             for layer, by_group in enumerate(layers, start=1)
             for group, one in by_group.items()
@@ -308,25 +284,18 @@ def _differences(
 ) -> Iterator[dict[str, object]]:
     """Each class less the first, mean over layers: under each model, and beyond the other."""
 
-    def less(model: str, name: str, what: str) -> Measured:
-        """The class less the first."""
-        every = [
-            [one[group].entropy if what == "entropy" else one[group].above for one in found[model]]
-            for group in (name, names[0])
-        ]
-        first, second = (
-            Measured(
-                float(np.mean([one.value for one in layers])),
-                np.mean([one.halves for one in layers], axis=0),
-            )
-            for layers in every
-        )
-        return first - second
+    def mean(model: str, name: str, what: str) -> Measured:
+        layers = [getattr(one[name], what) for one in found[model]]
+        halves = np.mean([one.halves for one in layers], axis=0)
+        return Measured(float(np.mean([one.value for one in layers])), halves)
 
     own, *others = found
-    for what in ("entropy", "information"):
+    for what, measured in (("entropy", "entropy"), ("information", "above")):
         for name in names[1:]:
-            under = {model: less(model, name, what) for model in found}
+            under = {
+                model: mean(model, name, measured) - mean(model, names[0], measured)
+                for model in found
+            }
             rows = {f"under {model}": one for model, one in under.items()}
             rows |= {f"beyond {model}": under[own] - under[model] for model in others}
             for of, one in rows.items():
@@ -339,14 +308,12 @@ def _differences(
 
 def _words(differences: pl.DataFrame, of: str) -> str:
     """Every class's differences in words."""
-    words = []
-    for (name,), part in differences.filter(of=of).group_by("class", maintain_order=True):
-        values = [
+    words: dict[str, list[str]] = {}
+    for one in differences.filter(of=of).iter_rows(named=True):
+        words.setdefault(one["class"], []).append(
             f"{one['measure']} {one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
-            for one in part.iter_rows(named=True)
-        ]
-        words.append(f"{name} {', '.join(values)}")
-    return "; ".join(words)
+        )
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in words.items())
 
 
 def _further(
@@ -373,19 +340,16 @@ def _further(
 
 def _figures(measures: pl.DataFrame) -> tuple[Chart, ...]:
     """Both measures by layer, a curve a class."""
-    own = measures.filter(model=OWN)
+    own = measures.filter(model=OWN).rename({"above_shuffled": "above"})
+    titles = {
+        "entropy": "Entropy of a neuron, mean, nats",
+        "above": "Mutual information of two neurons above the shuffled null, mean, nats",
+    }
     return tuple(
         Chart(
             title=f"{title}, by layer (95 % interval)",
             x_label="layer",
-            series=series_by(own, "class", y, x="layer", ends=(f"{ends}_low", f"{ends}_high")),
+            series=series_by(own, "class", y, x="layer"),
         )
-        for title, y, ends in (
-            ("Entropy of a neuron, mean, nats", "entropy", "entropy"),
-            (
-                "Mutual information of two neurons above the shuffled null, mean, nats",
-                "above_shuffled",
-                "above",
-            ),
-        )
+        for y, title in titles.items()
     )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, Figure, Series, plain, series_of
+from mnemoscope.analysis.figures import Chart, Figure, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
 from mnemoscope.data.table import token_matrix
@@ -68,32 +68,20 @@ class Settings(AnalysisSettings):
 
 
 class ChangedPrompt(NamedTuple):
-    """One prompt and what should follow it.
+    """One prompt and what should follow it."""
 
-    Attributes:
-        kind: what was done to it.
-        ids: what the model is shown.
-        wanted: the tokens of the sequence after it.
-        n_before: how many of these stand before the suffix (of a window shifted to the left).
-    """
-
-    kind: str
+    kind: str  # what was done to it
     ids: npt.NDArray[np.int64]
     wanted: npt.NDArray[np.int64]
-    n_before: int
+    n_before: int  # tokens wanted before the suffix, of a window shifted to the left
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words among a model's tokens.
-
-    Attributes:
-        tokenizer: a Hugging Face tokenizer.
-        embeddings: the model's input embeddings, shape (vocabulary, width), float32.
-    """
+    """The words among a model's tokens."""
 
     tokenizer: Any
-    embeddings: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32]  # the model's input embeddings, (vocabulary, width)
 
     @cached_property
     def _anchor(self) -> list[int]:
@@ -152,9 +140,8 @@ class Vocabulary:
     def near(self, index: int) -> list[int] | None:
         """The nearest other word of the same case, by the cosine of input embeddings."""
         others = self._others(index)
-        if not len(others):
-            return None
-        return [int(others[int(np.argmax(self._unit[others] @ self._unit[index]))])]
+        near = self._unit[others] @ self._unit[index]
+        return [int(others[np.argmax(near)])] if len(others) else None
 
     @cached_property
     def _unit(self) -> npt.NDArray[np.float32]:
@@ -195,19 +182,10 @@ def make_prompts(
     n_words: int,
     rng: np.random.Generator,
 ) -> list[ChangedPrompt]:
-    """Give every prompt of one sequence.
+    """Give every prompt of one sequence, its tokens of shape (length,); the prefix itself first.
 
-    Args:
-        row: its tokens, shape (length,).
-        vocabulary: of the model.
-        prefix: tokens of the prefix.
-        shifts: by how many tokens the window is moved, both ways.
-        n_words: words changed in a prompt, the same in every kind; a prefix with fewer has no such
-            prompts.
-        rng: chooses words, letters and which words are changed.
-
-    Returns:
-        The prefix itself first.
+    The window is moved by each of the shifts, both ways. The same `n_words` words, chosen by `rng`,
+    are changed in every kind; a prefix with fewer has no such prompts.
     """
     prompts = [ChangedPrompt(AS_IT_IS, row[:prefix], row[prefix:], 0)]
     for shift in shifts:
@@ -233,16 +211,10 @@ def make_prompts(
 def suffix_runs(
     lm: "LanguageModel", prompts: Sequence[ChangedPrompt], *, batch_size: int
 ) -> npt.NDArray[np.int64]:
-    """Count the tokens of the suffix that follow each prompt verbatim.
+    """Count the tokens of the suffix that follow each prompt verbatim, shape (prompts,).
 
-    Args:
-        lm: the model.
-        prompts: of any lengths; those of one length are asked together.
-        batch_size: prompts a forward pass.
-
-    Returns:
-        Shape (prompts,). A window shifted to the left must reproduce the end of the prefix first,
-        which does not count.
+    Prompts of one length are asked together. A window shifted to the left must reproduce the end
+    of the prefix first, which does not count.
     """
     from mnemoscope.lm.continue_ import right_tokens, run_lengths
 
@@ -263,12 +235,8 @@ def suffix_runs(
 def recovery(runs: pl.DataFrame) -> pl.DataFrame:
     """Say of each sequence how many tokens its best changed prompt gives beyond the prompt itself.
 
-    Args:
-        runs: columns `sequence_id`, `kind`, `tokens`.
-
-    Returns:
-        Columns `sequence_id`, `as_it_is`, `best` (of the changed prompts), `best_kind`,
-        `n_prompts` and `recovered` (best minus as it is, 0 where none is better).
+    From columns `sequence_id`, `kind`, `tokens`: gives `sequence_id`, `as_it_is`, `best` (of the
+    changed prompts), `best_kind`, `n_prompts` and `recovered` (best minus as it is, at least 0).
     """
     plain = runs.filter(kind=AS_IT_IS).select("sequence_id", pl.col("tokens").alias("as_it_is"))
     changed = (
@@ -293,12 +261,7 @@ _Asked = dict[str, list[tuple[int, ChangedPrompt]]]
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Ask for memorized sequences by changed prompts, before and after unlearning some of them.
 
-    Args:
-        inputs: with features.
-        settings: how many sequences, which changes, how they are unlearned.
-
-    Raises:
-        UserError: shifts beyond the prefix, or too few recalled or unseen sequences.
+    UserError: shifts beyond the prefix, or too few recalled or unseen sequences.
     """
     if max(settings.shifts) >= inputs.prefix or min(settings.shifts) < 1:
         raise UserError(
@@ -537,7 +500,6 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
     """Tokens by change, whole suffixes by change, the steps of unlearning."""
     prompts, memorized = frames["prompts"], ["Recall", "Guess"]
-    ends = ("tokens_low", "tokens_high")
     return (
         _bars(
             prompts.filter(pl.col("group").is_in([*memorized, "unlearned", "unseen"])),
@@ -554,26 +516,21 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Figure, ...]:
         Chart(
             title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
             x_label="steps of gradient ascent",
-            series=(
-                series_of("what is unlearned", frames["unlearning"], "tokens", x="step", ends=ends),
-            ),
+            series=(series_of("what is unlearned", frames["unlearning"], "tokens", x="step"),),
         ),
     )
 
 
 def _bars(frame: pl.DataFrame, column: str, title: str, *, percent: bool = False) -> Chart:
     """A row of bars a group, a bar a kind of change; a group without one leaves a gap."""
-    kinds = frame["kind"].unique(maintain_order=True)
-    series = []
-    for (group,), part in frame.group_by("group", maintain_order=True):
-        rows = kinds.to_frame().join(part, on="kind", how="left", maintain_order="left")
-        value, low, high = (
-            plain(rows[f"{column}{end}"].fill_null(float("nan"))) for end in ("", "_low", "_high")
-        )
-        x = plain(range(len(kinds)))
-        series.append(Series(name=str(group), x=x, y=value, low=low, high=high))
+    kinds = frame.select(pl.col("kind").unique(maintain_order=True))
+    groups = {
+        str(group): kinds.join(part, on="kind", how="left", maintain_order="left")
+        for (group,), part in frame.group_by("group", maintain_order=True)
+    }
+    series = tuple(series_of(group, rows, column) for group, rows in groups.items())
     return Chart(
-        title=title, form="bars", x_names=tuple(kinds), series=tuple(series), percent=percent
+        title=title, form="bars", x_names=tuple(kinds["kind"]), series=series, percent=percent
     )
 
 

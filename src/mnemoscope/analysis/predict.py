@@ -96,23 +96,14 @@ class Settings(AnalysisSettings):
 
 @dataclass(frozen=True)
 class Data:
-    """What the models see.
-
-    Attributes:
-        features: values of each feature by name, shape (n,).
-        label: memorized, shape (n,).
-        category: number of the category of every row.
-        names: of the categories.
-        is_test: shape (n,).
-        n_unknown: rows that were left out, having no category.
-    """
+    """What the models see: values of each feature by name, and what is known of each row, (n,)."""
 
     features: Mapping[str, _Floats]
     label: _Flags
-    category: _Parts
+    category: _Parts  # number of a name below
     names: tuple[str, ...]
     is_test: _Flags
-    n_unknown: int = 0
+    n_unknown: int = 0  # rows that were left out, having no category
 
     def matrix(self, names: Sequence[str]) -> _Floats:
         """Columns of features, shape (n, features)."""
@@ -145,26 +136,18 @@ class Partition(NamedTuple):
 
 
 class Models(NamedTuple):
-    """What came of all models.
+    """What came of all models."""
 
-    Attributes:
-        scores: a row a model, category and figure.
-        weights: a row a model, part and feature.
-        tests: likelihood ratios, None without.
-        partition: the optimal one, None where it was not asked for.
-    """
-
-    scores: pl.DataFrame
-    weights: pl.DataFrame
-    tests: pl.DataFrame | None
-    partition: Partition | None
+    scores: pl.DataFrame  # a row a model, category and figure
+    weights: pl.DataFrame  # a row a model, part and feature
+    tests: pl.DataFrame | None  # likelihood ratios
+    partition: Partition | None  # the optimal one, where it was asked for
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Fit the models on four fifths of the sequences and judge them on the last.
 
-    Raises:
-        UserError: too few sequences of either label, or no feature with variance.
+    UserError: too few sequences of either label, or no feature with variance.
     """
     data = _data(inputs, settings)
     found = model_all(data, settings)
@@ -225,10 +208,7 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
     """Put a fifth of the rows aside for the test, stratified by label and category.
 
-    Rows of one group, near duplicates, stay on one side.
-
-    Raises:
-        UserError: fewer than five groups.
+    Rows of one group, near duplicates, stay on one side. UserError: fewer than five groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -283,15 +263,10 @@ def model_all(data: Data, settings: Settings) -> Models:
 
 
 class PartModels(NamedTuple):
-    """One pipeline a part; a part whose training rows have one label only predicts that label.
+    """One pipeline a part; a part whose training rows have one label only predicts that label."""
 
-    Attributes:
-        models: pipeline, or the constant probability, of each part.
-        fallback: share of memorized training rows, for a part that training did not hold.
-    """
-
-    models: dict[int, Any]
-    fallback: float
+    models: dict[int, Any]  # pipeline, or the constant probability, of each part
+    fallback: float  # share of memorized training rows, for a part that training did not hold
 
     def predict(self, values: _Floats, parts: _Parts) -> _Floats:
         """Probability of being memorized, (n,), of features (n, features) and parts (n,)."""
@@ -315,13 +290,9 @@ class PartModels(NamedTuple):
 def fit_parts(
     values: _Floats, label: _Flags, parts: _Parts, *, unscaled: tuple[int, ...] = ()
 ) -> PartModels:
-    """Fit one logistic model a part on standardised features.
+    """Fit one logistic model a part on standardised features, (n, features).
 
-    Args:
-        values: features of the training rows, shape (n, features).
-        label: memorized, shape (n,).
-        parts: of every row, whole numbers; all 0 is one model for all.
-        unscaled: columns that are left as they are.
+    The columns `unscaled` are left as they are.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -354,8 +325,7 @@ def _unscaled(names: Sequence[str]) -> tuple[int, ...]:
 def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
     """Give every ordered pair of two features at a quantile each: 810 of ten features.
 
-    Args:
-        memorized: values of each feature among the memorized training sequences.
+    `memorized` holds the values of each feature among the memorized training sequences.
     """
     places = [
         (name, q, float(np.quantile(memorized[name], q)))
@@ -483,19 +453,12 @@ def expected_calibration_error(probabilities: _Floats, label: _Flags) -> float:
 
 
 class RatioTest(NamedTuple):
-    """A likelihood-ratio test of two nested, unpenalised fits.
+    """A likelihood-ratio test of two nested, unpenalised fits; NaN where it is not valid."""
 
-    Attributes:
-        statistic: twice the difference of the log-likelihoods; NaN where the test is not valid.
-        dof: parameters that the larger model has beyond the smaller.
-        p_value: of the chi-squared distribution; NaN where not valid.
-        reason: why it is not valid, empty where it is.
-    """
-
-    statistic: float
-    dof: int
-    p_value: float
-    reason: str = ""
+    statistic: float  # twice the difference of the log-likelihoods
+    dof: int  # parameters that the larger model has beyond the smaller
+    p_value: float  # of the chi-squared distribution
+    reason: str = ""  # why it is not valid
 
 
 def _tests(data: Data, names: list[str]) -> pl.DataFrame:
@@ -522,19 +485,12 @@ def _tests(data: Data, names: list[str]) -> pl.DataFrame:
 
 
 def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioTest:
-    """Test whether the columns that `larger` has beyond `smaller` add to the fit.
+    """Test whether the columns that `larger`, (n, m), has beyond `smaller`, (n, k), add to the fit.
 
     Both are fitted without penalty and without class weights, with an intercept. The test is
     valid only where both fits converge at a finite maximum (no separation) and the columns of
     `smaller` lie in the span of those of `larger`; else the reason is given.
-
-    Args:
-        smaller: features, shape (n, k).
-        larger: features, shape (n, m).
-        label: memorized, shape (n,).
-
-    Raises:
-        UserError: statsmodels is not installed.
+    UserError: statsmodels is not installed.
     """
     try:
         import statsmodels.api as sm
@@ -662,7 +618,9 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
         title="Weight of each feature, standardised: the baseline and one model a category",
         form="bars",
         x_names=tuple(name.replace("_", " ") for name in alone["feature"]),
-        series=tuple(series_of(name, rows, "weight", ends=None) for name, rows in series.items()),
+        series=tuple(
+            series_of(name, rows, "weight", interval=False) for name, rows in series.items()
+        ),
     )
 
 

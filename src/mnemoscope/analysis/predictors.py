@@ -116,14 +116,9 @@ def counts_of(tokens: npt.NDArray[np.int32], counts: _Counts) -> _Counts:
 
 
 def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[str, _Floats]:
-    """Statistics of how frequent a sequence's tokens are, each token counted as often as it stands.
+    """Six statistics, (n,), of how frequent a sequence's tokens, (n, T), are: counts, not shares.
 
-    Args:
-        tokens: shape (n, T).
-        counts: of every token id in a corpus.
-
-    Returns:
-        Six columns of shape (n,): counts, not shares.
+    `counts` is of every token id in a corpus; each token counts as often as it stands.
     """
     each = counts_of(tokens, counts).astype(np.float64)
     return {
@@ -137,13 +132,9 @@ def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[st
 
 
 def three_perplexities(logprobs: _Floats) -> dict[str, _Floats]:
-    """Perplexity of the first half, of the second and of the whole, each by its own tokens.
+    """Perplexity of the first half, of the second and of the whole, each by its own tokens, (n,).
 
-    Args:
-        logprobs: of every token but the first, shape (n, T - 1), nats.
-
-    Returns:
-        `prompt_perplexity`, `generation_perplexity`, `sequence_perplexity`, shape (n,).
+    Log-probabilities, nats, are of every token but the first, shape (n, T - 1).
     """
     n = logprobs.shape[1]
     total = np.cumsum(np.pad(logprobs, ((0, 0), (1, 0))), axis=1)
@@ -160,14 +151,7 @@ def given_perplexities(rows: pl.DataFrame, tokens: npt.NDArray[np.int32]) -> dic
 
     Both published halves are exp(-sum / N) with N tokens of the whole: all but the first, less as
     many as there are token ids 0, which are dropped at the end. Its own number of tokens in place
-    of N is a power of it.
-
-    Args:
-        rows: with the three columns `published_…_perplexity`.
-        tokens: shape (n, T).
-
-    Returns:
-        As `three_perplexities`; NaN where the data set has none (null, NaN, or its sentinel -1).
+    of N is a power of it. NaN where the data set has none (null, NaN, or its sentinel -1).
     """
     kept = np.maximum(tokens.shape[1] - 1 - (tokens == 0).sum(axis=1), 0)
     parts = {"prompt": kept // 2, "generation": kept - kept // 2, "sequence": kept}
@@ -207,11 +191,10 @@ def libraries_of(rows: pl.DataFrame) -> tuple[str, ...]:
 
 
 def similar_texts(texts: list[str]) -> dict[str, _Counts]:
-    """Count for each text how many others are like it.
+    """Count for each text how many others are like it, shape (n,) each.
 
-    Returns:
-        `n_similar`, others with a TF-IDF cosine of character 3-grams of .8 or more; and `n_near`,
-        of these those fewer than 20 edits (Levenshtein) away and not equal. Shape (n,) each.
+    `n_similar` are others with a TF-IDF cosine of character 3-grams of .8 or more; `n_near`, of
+    these those fewer than 20 edits (Levenshtein) away and not equal.
     """
     from rapidfuzz.distance import Levenshtein
     from sklearn.feature_extraction.text import TfidfVectorizer

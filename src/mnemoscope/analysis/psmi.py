@@ -21,7 +21,7 @@ from mnemoscope.analysis.rows import classes_of, draw_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import NOT_SEPARATED, auc_and_fpr, separation
+from mnemoscope.stats import NOT_SEPARATED, Estimate, auc_and_fpr, interval_of, separation
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ BLOCK = 500
 _LOWEST, _CHANGE, _MILESTONE = 0.05, 0.05, 0.5  # the published automatic stop
 _FLOOR = 1e-3
 _MOST_AT_ONCE = 4_000_000
+_NOT_COMPARED = Estimate(*[float("nan")] * 3)
 
 _Floats = npt.NDArray[np.float64]
 
@@ -73,19 +74,12 @@ class Settings(AnalysisSettings):
 
 
 class Sliced(NamedTuple):
-    """Pointwise sliced mutual information.
-
-    Attributes:
-        values: nats, shape (n,): the mean over directions.
-        spread: standard deviation over directions, shape (n,).
-        n_directions: how many were drawn.
-        settled: the automatic stop was reached, or the number of directions was given.
-    """
+    """Pointwise sliced mutual information, nats: mean and spread over directions, shape (n,)."""
 
     values: _Floats
-    spread: _Floats
+    spread: _Floats  # standard deviation
     n_directions: int
-    settled: bool
+    settled: bool  # the automatic stop was reached, or the number of directions was given
 
 
 def sliced_information(
@@ -206,19 +200,11 @@ def within_labels(
     *,
     seed: int,
     n_resamples: int,
-) -> tuple[float, float, float]:
+) -> Estimate:
     """Give the AUC of pairs that share their label: a rare label alone makes a value high.
 
-    Args:
-        values: shape (n,).
-        memorized: bool, shape (n,).
-        labels: shape (n,).
-        seed: of the resamples, drawn within label and side.
-        n_resamples: how many.
-
-    Returns:
-        AUC of low values for memorized, every pair of one label counted alike, with its 95 %
-        interval; NaN where no label has both.
+    Of low values for memorized, (n,) each; every pair of one label counts alike. Resamples are
+    drawn within label and side. NaN where no label has both.
     """
     found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
     named, usable = np.asarray(labels), ~np.isnan(found)
@@ -228,7 +214,7 @@ def within_labels(
     ]
     both = [(low, high) for low, high in sides if len(low) and len(high)]
     if not both:
-        return float("nan"), float("nan"), float("nan")
+        return _NOT_COMPARED
     weights = np.array([len(low) * len(high) for low, high in both], dtype=np.float64)
     generator = np.random.default_rng(seed)
 
@@ -239,19 +225,13 @@ def within_labels(
         return np.sort(generator.choice(values, len(values)))
 
     draws = [auc([(drawn(low), drawn(high)) for low, high in both]) for _ in range(n_resamples)]
-    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
-    return auc(both), low, high
+    return Estimate(auc(both), *interval_of(draws, 0.025))
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
-    Args:
-        inputs: with its model; a second one that never saw the sequences is the control.
-        settings: which rows, label and layers.
-
-    Raises:
-        UserError: too few rows share a label, nothing or everything is memorized.
+    UserError: too few rows share a label, nothing or everything is memorized.
     """
     classes = _classes(inputs, settings)
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())
@@ -332,7 +312,7 @@ def _of_model(
             within = (
                 within_labels(found.values, memorized, label, **draws)
                 if settings.label == "token"
-                else (float("nan"),) * 3
+                else _NOT_COMPARED
             )
             lines.append(
                 {"model": model, "layer": layer, "n": rows.height}
@@ -342,7 +322,7 @@ def _of_model(
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
                 | {"n_directions": found.n_directions, "settled": found.settled}
                 | separation(found.values, memorized, **draws)._asdict()
-                | dict(zip(("within", "within_low", "within_high"), within, strict=True))
+                | within.columns("within")
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
             progress.advance()
@@ -376,7 +356,7 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
             if not len(kept):
                 continue
             drawn = generator.choice(kept, (settings.n_resamples, len(kept))).mean(axis=1)
-            low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+            mean = Estimate(float(kept.mean()), *interval_of(drawn, 0.025))
             auc = NOT_SEPARATED
             if is_compared:
                 auc = separation(
@@ -388,7 +368,7 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
-                | {"psmi": float(kept.mean()), "low": low, "high": high}
+                | mean.columns("psmi", ends="")
                 | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
             )
     return pl.DataFrame(lines)
@@ -469,7 +449,7 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame, settings: Settings) -> I
         yield Chart(
             title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
             x_label="layer",
-            series=series_by(layers, "model", "auc", x="layer", ends=("auc_low", "auc_high")),
+            series=series_by(layers, "model", "auc", x="layer"),
         )
     null = layers.filter(model=OWN)
     yield Chart(

@@ -19,14 +19,11 @@ Use = Literal["features", "classes", "duplicates", "maps", "second model", "corp
 
 
 class Requirement(NamedTuple):
-    """Something an analysis cannot do without: what it is, what to say where it lacks.
-
-    The stage is the one that makes it, if one does; `{study}` stands for the study's folder.
-    """
+    """Something an analysis cannot do without."""
 
     meaning: str
-    lacking: str
-    stage: str = ""
+    lacking: str  # what to say where it lacks; {study} stands for the study's folder
+    stage: str = ""  # that makes it
 
 
 NEEDS: dict[Need, Requirement] = {
@@ -245,11 +242,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 def entry_named(name: str) -> Entry:
-    """Give the entry of this name.
-
-    Raises:
-        UserError: there is none, with the nearest.
-    """
+    """Give the entry of this name; UserError names the nearest where there is none."""
     known = {entry.name: entry for entry in ENTRIES}
     if name not in known:
         hint = nearest(name, known) or f" Known: {', '.join(known)}."
@@ -260,11 +253,7 @@ def entry_named(name: str) -> Entry:
 def run_analysis(
     entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings
 ) -> AnalysisResult:
-    """Run one analysis and say what it cost.
-
-    Raises:
-        UserError: what the analysis refuses.
-    """
+    """Run one analysis and say what it cost; UserError says what the analysis refuses."""
     before, started = inputs.forwards.n, time.monotonic()
     result: AnalysisResult = entry.module().analyse(inputs, settings)
     seconds = time.monotonic() - started

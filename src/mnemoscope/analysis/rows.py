@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
-from mnemoscope.analysis.inputs import AnalysisInputs
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings
 from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -48,8 +49,7 @@ def draw_rows(table: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
 def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     """Give each row the class it has, or would have were it memorized; null without its features.
 
-    Raises:
-        UserError: a column that the taxonomy needs is missing.
+    UserError: a column that the taxonomy needs is missing.
     """
     asked = rows.with_columns(is_memorized=pl.lit(True))
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
@@ -58,8 +58,7 @@ def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
 def classes_of(inputs: AnalysisInputs, taxonomy: str | None, *, where: str) -> pl.DataFrame:
     """Give columns `sequence_id` and `class` of a taxonomy; None for the study's first.
 
-    Raises:
-        UserError: the study has no classes, or none of this taxonomy.
+    UserError, beginning with `where`: the study has no classes, or none of this taxonomy.
     """
     if inputs.labels is None:
         raise UserError(f"{where}: no classes in {inputs.where}. Run mnemoscope label.")
@@ -79,10 +78,7 @@ def kinds_of(rows: pl.DataFrame) -> pl.Series:
 
 
 def groups_of(rows: pl.DataFrame) -> pl.Series:
-    """Give each row its group: `Guess`, `Recall` or `Non-Memo`.
-
-    A memorized row whose features are missing is `memorized`.
-    """
+    """Group each row: `Guess`, `Recall` or `Non-Memo`, and `memorized` without its features."""
     has_features = all(name in rows.columns for name in _GROUP_FEATURES)
     kinds = categories_of(rows, _GROUPS) if has_features else pl.Series([None] * rows.height)
     short = kinds.cast(pl.String).str.split("[").list.first().fill_null("memorized")
@@ -97,11 +93,7 @@ def members(groups: pl.Series) -> dict[str, list[int]]:
 
 
 def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: str) -> None:
-    """Refuse rows of which fewer than `minimum` are memorized, or are not.
-
-    Raises:
-        UserError: they are; the message begins with `where`.
-    """
+    """Refuse (UserError) rows of which fewer than `minimum` are memorized, or are not."""
     n_yes = int(memorized.sum())
     n_no = len(memorized) - n_yes
     if min(n_yes, n_no) < minimum:
@@ -114,9 +106,9 @@ def refuse_one_sided(memorized: npt.NDArray[np.bool_], minimum: int, *, where: s
 # -- what is kept ---------------------------------------------------------------------------
 
 
-def hash_ids(rows: pl.DataFrame) -> str:
+def hash_ids(rows: pl.DataFrame, column: str = "sequence_id") -> str:
     """Hash of the rows' sequence ids, for a basis of the shelf."""
-    return hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest()
+    return hashlib.sha256(rows[column].to_numpy().tobytes()).hexdigest()
 
 
 def hash_arrays(*arrays: npt.NDArray[Any]) -> str:
@@ -145,11 +137,11 @@ def keep_blocks(
     make: Callable[[pl.DataFrame, Progress], pl.DataFrame],
     *,
     label: str,
-    basis: Mapping[str, object] | None = None,
+    basis: Callable[[pl.DataFrame], Mapping[str, object]] = lambda _block: {},
     size: int = _BLOCK,
     units: int = 1,
 ) -> pl.DataFrame:
-    """Make a frame of rows in blocks; a block once made is kept.
+    """Make a frame of rows in blocks; a block once made is kept under `name`.
 
     Args:
         inputs: whose shelf keeps the blocks.
@@ -158,7 +150,7 @@ def keep_blocks(
         name: of the kept frames.
         make: the frame of one block; it advances the progress itself.
         label: what the progress bar says.
-        basis: what decides the numbers beside the model and the ids of the block.
+        basis: what decides a block's numbers beside the model and its ids.
         size: rows a block.
         units: steps of progress a row.
     """
@@ -171,7 +163,7 @@ def keep_blocks(
 
         for start in range(0, rows.height, size):
             block, n_made = rows[start : start + size], len(made)
-            decisive = {**model_basis(lm), **(basis or {}), "ids": hash_ids(block)}
+            decisive = {**model_basis(lm), **basis(block), "ids": hash_ids(block)}
             frames.append(inputs.shelf(name, decisive, partial(make_now, block)))
             if len(made) == n_made:  # it was kept
                 progress.advance(block.height * units)
@@ -186,9 +178,7 @@ def decode_rows(
 ) -> pl.DataFrame:
     """Decode rows with any model of the study's tokenizer, in kept blocks.
 
-    Returns:
-        Columns `sequence_id`, `continuation` (list of int32), `memorization_score` (float32), in
-        the order of the rows.
+    Gives `sequence_id`, `continuation` (list of int32), `memorization_score` (float32), in order.
     """
     from mnemoscope.lm.continue_ import continue_sequences
 
@@ -207,7 +197,7 @@ def decode_rows(
         )
 
     basis = {"prefix": inputs.prefix}
-    return keep_blocks(inputs, lm, rows, "decoded", decode, label=label, basis=basis)
+    return keep_blocks(inputs, lm, rows, "decoded", decode, label=label, basis=lambda _: basis)
 
 
 def complete_rows(
@@ -235,14 +225,30 @@ def complete_rows(
     )
 
 
+class LevelSettings(AnalysisSettings):
+    """Settings of what looks at sequences by how many of their generated tokens are right."""
+
+    n_sequences: int | None = Field(
+        default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
+    )
+    n_steps: int = Field(
+        default=16,
+        ge=2,
+        description="Generated tokens of a sequence; a level is how many are right.",
+    )
+    per_level: int = Field(
+        default=200, ge=2, description="Sequences a level at most (the original: 2,000)."
+    )
+
+
 @dataclass(frozen=True)
 class Generated:
     """Sequences with the first tokens that the model writes after their prefix.
 
     Attributes:
         rows: of the study's table, n of them.
-        tokens: prefix and generated tokens, shape (n, prefix + steps), int32.
-        is_right: shape (n, steps), bool: the generated token is the sequence's own.
+        tokens: prefix and generated tokens, shape (n, prefix + steps).
+        is_right: the generated token is the sequence's own, shape (n, steps).
     """
 
     rows: pl.DataFrame
@@ -260,39 +266,23 @@ class Generated:
         return np.asarray(self.is_right.sum(axis=1), dtype=np.int64)
 
 
-def generate_by_level(
-    inputs: AnalysisInputs,
-    *,
-    n_sequences: int | None,
-    n_steps: int,
-    per_level: int,
-    seed: int,
-    where: str,
-) -> Generated:
-    """Continue sequences and take as many of each score level.
+def generate_by_level(inputs: AnalysisInputs, settings: LevelSettings, *, where: str) -> Generated:
+    """Continue sequences and take as many of each level: how many generated tokens are right.
 
-    Args:
-        inputs: a study and its model.
-        n_sequences: sequences that are looked at, drawn by the seed; None for all.
-        n_steps: generated tokens looked at; a level is how many of them are right.
-        per_level: sequences a level at most.
-        seed: of both draws.
-        where: what to name in an error.
-
-    Raises:
-        UserError: more steps than the suffix has tokens.
+    UserError, beginning with `where`: more steps than the suffix has tokens.
     """
-    half = inputs.prefix
+    half, n_steps, seed = inputs.prefix, settings.n_steps, settings.seed
     if n_steps > inputs.length - half:
         raise UserError(
             f"{where}: {n_steps} steps, but suffixes of {inputs.length - half} tokens. "
             "Lower --set n_steps=N."
         )
-    rows = complete_rows(inputs, draw_rows(inputs.table, n_sequences, seed), "continuation")
+    drawn = draw_rows(inputs.table, settings.n_sequences, seed)
+    rows = complete_rows(inputs, drawn, "continuation")
     tokens = token_matrix(rows)
     written = token_matrix(rows, "continuation")[:, :n_steps]
     is_right = written == tokens[:, half : half + n_steps]
-    chosen = choose_levels(is_right.sum(axis=1), per_level=per_level, seed=seed)
+    chosen = choose_levels(is_right.sum(axis=1), per_level=settings.per_level, seed=seed)
     read = np.concatenate([tokens[:, :half], written], axis=1)
     return Generated(rows[chosen], read[chosen], is_right[chosen])
 
@@ -309,8 +299,7 @@ def choose_levels(
 def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.float32]:
     """Give the last hidden state from which each generated token is chosen, in kept blocks.
 
-    Returns:
-        Shape (n, steps, width): step i is chosen from the state of the token before it.
+    Shape (n, steps, width): step i is chosen from the state of the token before it.
     """
     from mnemoscope.lm.probe import hidden_states
 
@@ -329,8 +318,33 @@ def states_of(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.fl
         return block.select("sequence_id", kept)
 
     basis = {"prefix": inputs.prefix, "steps": n_steps}
-    found = keep_blocks(inputs, lm, rows, "states", make, label="Hidden states", basis=basis)
+    label = "Hidden states"
+    found = keep_blocks(inputs, lm, rows, "states", make, label=label, basis=lambda _: basis)
     return np.array(found["state"].to_numpy()).reshape(len(read), n_steps, -1)
+
+
+def entropy_of(
+    inputs: AnalysisInputs,
+    name: str,
+    rows: pl.DataFrame,
+    tokens: npt.NDArray[np.int32],
+    **basis: object,
+) -> npt.NDArray[np.float64]:
+    """Give the entropy of the prediction of every token, (n, T), but the first; kept by `name`.
+
+    The basis holds what decides the tokens beside the model, the rows and the prefix.
+    """
+    from mnemoscope.lm.probe import next_token_entropy
+
+    lm = inputs.model()
+
+    def make() -> pl.DataFrame:
+        values = next_token_entropy(lm, tokens, batch_size=inputs.batch_size)
+        entropy = pl.Series("entropy", values.tolist(), dtype=pl.List(pl.Float32))
+        return rows.select("sequence_id", entropy)
+
+    basis |= {**model_basis(lm), "ids": hash_ids(rows), "prefix": inputs.prefix}
+    return np.array(inputs.shelf(name, basis, make)["entropy"].to_list(), dtype=np.float64)
 
 
 # -- verbatim runs --------------------------------------------------------------------------
@@ -344,19 +358,12 @@ class Prompt(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one prompt of one sequence gives.
-
-    Attributes:
-        row: of the sequence.
-        prompt: which.
-        n_tokens: tokens of the sequence that come out after it.
-        is_copied: they stand in the prompt already.
-    """
+    """How many tokens of a sequence come out after one prompt."""
 
     row: int
     prompt: Prompt
     n_tokens: int
-    is_copied: bool
+    is_copied: bool  # they stand in the prompt already
 
 
 def ask_exactly(
@@ -418,20 +425,16 @@ def run_arm(
     pad: int = 0,
     progress: Progress | None = None,
 ) -> list[_Look]:
-    """Train through the stream and look at the model on the way.
+    """Train through the stream and look at the model on the way; gives what each look gave.
 
     Args:
         tuning: the copy of a model that is trained, at its beginning.
         stream: all batches, shape (steps, batch, length).
-        insertions: rows that replace others; none in a control. An id below 0 is padding that the
-            loss does not count.
+        insertions: rows that replace others. An id below 0 is padding, not counted in the loss.
         look: gets the model and how many steps it has made.
         every: steps from one look to the next; the first is before any step, the last at the end.
         pad: what padding is read as.
         progress: is told every step.
-
-    Returns:
-        What each look gave, in order.
     """
     found = [look(tuning.lm, 0)]
     for step, batch in enumerate(stream):
@@ -459,11 +462,8 @@ def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDA
 def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
-    Not trained on is what has no duplicates, where the table counts them; elsewhere what is not
-    memorized has to do.
-
-    Raises:
-        UserError: there are fewer than `n`; the message begins with `where`.
+    Not trained on is what has no duplicates, where the table counts them.
+    UserError, beginning with `where`: there are fewer than `n`.
     """
     rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
     if "duplicates" in inputs.table.columns:
@@ -483,9 +483,7 @@ def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
 
     Of the study's sequences those that training has held (duplicates above 0) are taken, where
     the table counts them, else all that `unseen_rows` would not draw.
-
-    Raises:
-        UserError: there are none; the message begins with `where`.
+    UserError, beginning with `where`: there are none.
     """
     if inputs.corpus is not None:
         windows = list(islice(_corpus_windows(inputs.corpus, inputs.length), n))

@@ -48,11 +48,7 @@ def result_folder(study: Study, entry: Entry) -> Path:
 
 
 def load_result(folder: Path) -> StoredResult | None:
-    """Read a result, None where there is none.
-
-    Raises:
-        DamagedDataError: it cannot be read.
-    """
+    """Read a result, None where there is none; DamagedDataError where it cannot be read."""
     path = folder / RESULT_FILE
     if not path.is_file():
         return None
@@ -70,8 +66,7 @@ def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredRe
     Args:
         folder: from `result_folder`.
         result: of the analysis.
-        facts: its `name`; `key`, the hash of all that decided it; `settings` and `inputs`, plain
-            values.
+        facts: `name`, `key` (the hash of all that decided it), `settings` and `inputs`.
     """
     if folder.is_dir():
         (folder / RESULT_FILE).unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Can it be told of each generated token whether it is right, from states and entropy?
 
-Source: Chen, Han, Miyao 2024, "A Multi-Perspective Analysis of Memorization in Large Language
-Models", arXiv 2405.11577; section 4 of the related work: an encoder on the last hidden states and
-the entropy of generated tokens, its token and full-sequence accuracy.
+Source: Chen, Han, Miyao 2024, arXiv 2405.11577; section 4 of the related work: an encoder on the
+last hidden states and the entropy of generated tokens, its token and full-sequence accuracy.
 Run it: mnemoscope analyze tokens STUDY
 """
 
@@ -19,16 +18,15 @@ from pydantic import Field
 from torch import nn
 
 from mnemoscope.analysis.figures import Chart, series_by, series_of
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import (
     Generated,
+    LevelSettings,
+    entropy_of,
     generate_by_level,
-    hash_ids,
-    model_basis,
     states_of,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.lm.probe import next_token_entropy
 from mnemoscope.progress import Progress, track
 from mnemoscope.stats import Estimate, normal_mean, share_of
 from mnemoscope.taxonomy.groups import find_groups
@@ -41,20 +39,9 @@ _MINIMUM = 50
 _HIDDEN = 512
 
 
-class Settings(AnalysisSettings):
+class Settings(LevelSettings):
     """Settings of `tokens`."""
 
-    n_sequences: int | None = Field(
-        default=5000, ge=10, description="Sequences looked at, drawn by the seed; null: all."
-    )
-    n_steps: int = Field(
-        default=16,
-        ge=2,
-        description="Generated tokens of a sequence; a level is how many are right.",
-    )
-    per_level: int = Field(
-        default=200, ge=2, description="Sequences a level at most (the original: 2,000)."
-    )
     n_epochs: int = Field(default=30, ge=1, description="Epochs of training at most.")
 
 
@@ -68,23 +55,17 @@ class Sides(NamedTuple):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Train the predictor on some sequences and try it on others, beside two that know less.
 
-    Raises:
-        UserError: too few sequences, or tokens of one kind only.
+    UserError: too few sequences, or tokens of one kind only.
     """
-    generated = generate_by_level(
-        inputs,
-        n_sequences=settings.n_sequences,
-        n_steps=settings.n_steps,
-        per_level=settings.per_level,
-        seed=settings.seed,
-        where="analyze tokens",
-    )
+    generated = generate_by_level(inputs, settings, where="analyze tokens")
     if len(generated.tokens) < _MINIMUM:
         raise UserError(
             f"analyze tokens: {len(generated.tokens)} sequences, {_MINIMUM} are needed. Take more "
             "(--set n_sequences=null, --set per_level=N)."
         )
-    states, entropy = states_of(inputs, generated), _entropy(inputs, generated)
+    states, n = states_of(inputs, generated), generated.n_steps
+    entropies = entropy_of(inputs, "step_entropy", generated.rows, generated.tokens, steps=n)
+    entropy = entropies[:, -n:].astype(np.float32)
     right, sides = generated.is_right, split_rows(find_groups(generated.rows), settings.seed)
     known = ~sides.is_test
     for rows in (sides.is_test, sides.held_back, known & ~sides.held_back):
@@ -117,23 +98,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=tuple(_figures(scores, steps, levels, settings.n_steps)),
         further=tuple(_further(generated, sides, chances, test, settings)),
     )
-
-
-def _entropy(inputs: AnalysisInputs, generated: Generated) -> npt.NDArray[np.float32]:
-    """Entropy of the prediction of each generated token, shape (n, steps)."""
-    lm, n_steps = inputs.model(), generated.n_steps
-
-    def make() -> pl.DataFrame:
-        values = next_token_entropy(lm, generated.tokens, batch_size=inputs.batch_size)
-        last = np.ascontiguousarray(values[:, -n_steps:])
-        return generated.rows.select(
-            "sequence_id", pl.Series("entropy", last, dtype=pl.Array(pl.Float32, n_steps))
-        )
-
-    basis = {**model_basis(lm), "ids": hash_ids(generated.rows), "steps": n_steps}
-    kept = inputs.shelf("step_entropy", {**basis, "prefix": inputs.prefix}, make)
-    found: npt.NDArray[np.float32] = kept["entropy"].to_numpy().reshape(-1, n_steps)
-    return found
 
 
 def split_rows(groups: npt.ArrayLike, seed: int) -> Sides:
@@ -204,26 +168,15 @@ def _level_frame(guessed: _Bools, test: _Bools) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Training:
-    """How a predictor is built and trained.
-
-    Attributes:
-        n_layers: of the encoder.
-        n_heads: at most; lowered to what divides the width.
-        feedforward: width of the encoder's inner layers.
-        n_epochs: at most.
-        patience: epochs without a better loss on the held-back rows, after which it stops.
-        batch_size: sequences a step.
-        learning_rate: of Adam.
-        seed: of weights, dropout and order.
-    """
+    """How a predictor is built and trained."""
 
     n_layers: int = 4
-    n_heads: int = 8
+    n_heads: int = 8  # at most; lowered to what divides the width
     feedforward: int = 512
-    n_epochs: int = 30
-    patience: int = 5
+    n_epochs: int = 30  # at most
+    patience: int = 5  # epochs without a better loss on the held-back rows
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # of Adam
     seed: int = 0
 
 
@@ -265,16 +218,9 @@ def train_predictor(
 ) -> Predictor:
     """Train on some sequences and keep the weights that do best on those held back.
 
-    Args:
-        states: shape (n, steps, width).
-        entropy: nats, shape (n, steps).
-        is_right: shape (n, steps).
-        held_back: shape (n,): rows that decide when to stop and are not trained on.
-        training: how.
-        progress: advanced by every epoch.
-
-    Returns:
-        The predictor in evaluation mode. The process's own random state is left as it was.
+    States are of shape (n, steps, width), entropy (nats) and `is_right` (n, steps); `held_back`,
+    (n,), says which rows decide when to stop and are not trained on. Every epoch advances the
+    progress. The process's own random state is left as it was.
     """
     x, h, y = (torch.from_numpy(np.ascontiguousarray(part)) for part in (states, entropy, is_right))
     x, h, y = x.float(), h.float(), y.long()
@@ -333,13 +279,8 @@ def predict_by_entropy(
 ) -> npt.NDArray[np.float64]:
     """Do the same without states: a logistic regression on entropy and place of the token.
 
-    Args:
-        entropy: shape (n, steps).
-        is_right: shape (n, steps).
-        is_test: shape (n,): rows that are predicted, the others are learnt from.
-
-    Returns:
-        Probabilities of the test rows, shape (test rows, steps).
+    Entropy and `is_right` are of shape (n, steps). Gives the probabilities of the rows that
+    `is_test`, (n,), names, (test rows, steps); the others are learnt from.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -395,7 +336,7 @@ def _figures(
         form="points",
         percent=True,
         series=(
-            series_of("tokens", levels, "tokens", x="level", ends=None),
+            series_of("tokens", levels, "tokens", x="level", interval=False),
             series_of("full sequences", levels, "full", x="level"),
         ),
     )

@@ -16,16 +16,16 @@ import polars as pl
 import torch
 from pydantic import Field
 
-from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain
+from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_of, series_of_estimates
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, members, model_basis
+from mnemoscope.analysis.rows import draw_rows, groups_of, hash_ids, keep_blocks, members
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import right_tokens
 from mnemoscope.lm.intervene import patched_states
 from mnemoscope.lm.model import check_tokens, last_logits, prepend_bos, run_batches
 from mnemoscope.lm.probe import hidden_states
-from mnemoscope.progress import Progress, track
+from mnemoscope.progress import Progress
 from mnemoscope.stats import normal_mean
 from mnemoscope.words import ranged
 
@@ -48,14 +48,13 @@ class Settings(AnalysisSettings):
 
 
 class Changes(NamedTuple):
-    """What a replaced state changes.
+    """Where a token is no longer the best one, since states are another prefix's.
 
     Attributes:
-        one: (n, layers, prefix, suffix), bool: the token is no longer the best one when this one
-            state is another prefix's.
-        all_of_layer: (n, layers, suffix), bool: the same for all states of the prefix at once.
-        is_right: (n, suffix), bool: the token is the best one when nothing is replaced; where it
-            is not, nothing counts as changed.
+        one: this one state, (n, layers, prefix, suffix).
+        all_of_layer: all states of the prefix at once, (n, layers, suffix).
+        is_right: the token is the best one when nothing is replaced, (n, suffix); where it is
+            not, nothing counts as changed.
     """
 
     one: npt.NDArray[np.bool_]
@@ -88,13 +87,7 @@ class Changes(NamedTuple):
 def draw_donors(ids: npt.ArrayLike, pool: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
     """Draw for each sequence another one of the study, whose prefix is the random prompt.
 
-    Args:
-        ids: sequence ids, shape (n,).
-        pool: sequence ids to draw from, at least two, without repeats.
-        seed: of the draw.
-
-    Returns:
-        Places in the pool, shape (n,); never that of the sequence itself.
+    Gives places in the pool, at least two ids without repeats; never that of the sequence itself.
     """
     wanted, others = np.asarray(ids), np.asarray(pool)
     rng = np.random.default_rng(seed)
@@ -114,7 +107,8 @@ def find_changes(
     """Replace every state of every prefix, one by one, by the donor's at the same place.
 
     Every token is judged after the true ones before it: once one token has changed, those that
-    free decoding would write after it have changed for that reason alone.
+    free decoding would write after it have changed for that reason alone. States are 0 (the
+    embedding) to `n_layers` - 1; the last is read by the head of its own position alone.
 
     Args:
         lm: the model.
@@ -122,10 +116,6 @@ def find_changes(
         donors: prefixes of others, shape (n, prefix): one for each sequence.
         batch_size: sequences a forward.
         progress: advanced by every patched forward's sequences.
-
-    Returns:
-        States 0 (the embedding) to `n_layers` - 1; the last state is read by the head of its own
-        position alone.
     """
     n, prefix = donors.shape
     layers = range(lm.n_layers)
@@ -168,12 +158,7 @@ def find_changes(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Replace every state of the prefix of memorized sequences and see which tokens change.
 
-    Args:
-        inputs: a study and its model.
-        settings: how many sequences.
-
-    Raises:
-        UserError: fewer than two sequences are memorized.
+    UserError: fewer than two sequences are memorized.
     """
     known = inputs.table.filter(pl.col("is_memorized"))
     if known.height < _MINIMUM:
@@ -221,31 +206,38 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
     lm, half = inputs.model(), inputs.prefix
     ids, pool = rows["sequence_id"].to_numpy(), inputs.table["sequence_id"].to_numpy()
     donors = inputs.table[draw_donors(ids, pool, seed)]
-    basis, parts = {**model_basis(lm), "prefix": half}, []
-    with track("Replacing states", total=rows.height * lm.n_layers * (half + 1)) as progress:
+    both = rows.select("sequence_id", "tokens").with_columns(
+        donor_id=donors["sequence_id"], donor=donors["tokens"]
+    )
 
-        def make(block: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-            found = find_changes(
-                lm,
-                token_matrix(block),
-                token_matrix(others)[:, :half],
-                batch_size=inputs.batch_size,
-                progress=progress,
-            )
-            return block.select(
-                "sequence_id",
-                pl.Series("donor_id", others["sequence_id"]),
-                *(
-                    pl.Series(name, part.reshape(len(part), -1).tolist(), pl.List(pl.Boolean))
-                    for name, part in zip(found._fields, found, strict=True)
-                ),
-            )
+    def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        found = find_changes(
+            lm,
+            token_matrix(block),
+            token_matrix(block, "donor")[:, :half],
+            batch_size=inputs.batch_size,
+            progress=progress,
+        )
+        return block.select(
+            "sequence_id",
+            "donor_id",
+            *(
+                pl.Series(name, part.reshape(len(part), -1).tolist(), pl.List(pl.Boolean))
+                for name, part in zip(found._fields, found, strict=True)
+            ),
+        )
 
-        for start in range(0, rows.height, _BLOCK):
-            block, others = (table[start : start + _BLOCK] for table in (rows, donors))
-            about = {**basis, "ids": hash_ids(block), "donors": hash_ids(others)}
-            parts.append(inputs.shelf("patched", about, lambda b=block, o=others: make(b, o)))  # type: ignore[misc]
-    kept = pl.concat(parts)
+    kept = keep_blocks(
+        inputs,
+        lm,
+        both,
+        "patched",
+        make,
+        label="Replacing states",
+        basis=lambda block: {"prefix": half, "donors": hash_ids(block, "donor_id")},
+        size=_BLOCK,
+        units=lm.n_layers * (half + 1),
+    )
     n, suffix = rows.height, inputs.length - half
     shapes = ((n, lm.n_layers, half, suffix), (n, lm.n_layers, suffix), (n, suffix))
     return Changes(
@@ -342,7 +334,7 @@ def _figures(
         x_label="token of the suffix",
         percent=True,
         series=tuple(
-            Series(name=name, x=plain(tokens["token"]), y=plain(tokens[column].cast(pl.Float64)))
+            series_of(name, tokens, column, x="token", interval=False)
             for column, name in (
                 ("no_single_state", "depend on no single state"),
                 ("no_state_at_all", "come out after another prefix"),
@@ -350,18 +342,18 @@ def _figures(
         ),
     )
     values = changes.one.any(axis=2).sum(axis=2) / changes.n_right[:, None]
-    series = []
-    for name, places in groups.items():
-        means = [normal_mean(column, within=(0, 1)) for column in values[places].T]
-        value, low, high = (plain(one) for one in np.array(means).T)
-        x = plain(range(len(means)))
-        series.append(Series(name=f"{name} ({len(places):,})", x=x, y=value, low=low, high=high))
     yield Chart(
         title="Tokens that depend on some one state of this depth, per cent (95 % interval)",
         form="bars",
         x_names=depths,
         percent=True,
-        series=tuple(series),
+        series=tuple(
+            series_of_estimates(
+                f"{name} ({len(places):,})",
+                [normal_mean(column, within=(0, 1)) for column in values[places].T],
+            )
+            for name, places in groups.items()
+        ),
     )
 
 
