@@ -4,6 +4,7 @@ A message is one line: what is wrong, where, and what to do. The library raises,
 command line prints.
 """
 
+import importlib.util
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -25,14 +26,7 @@ class NoRoomError(MnemoscopeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name the user probably meant.
-
-    Args:
-        name: what was given.
-        known: the names that would have been accepted.
-
-    Returns:
-        `` Did you mean X?`` with a leading space, or an empty string when nothing is near.
+    """Say which known name the user probably meant, after a space; nothing when none is near.
 
     >>> nearest("batchsize", ["batch_size", "device"])
     " Did you mean 'batch_size'?"
@@ -41,3 +35,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[found[0]]}'?" if found else ""
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
+def check_installed(what: str, *packages: str, extra: str) -> None:
+    """Raise a `UserError` if packages of an extra are missing; `what` ends in "needs"."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{what} {' and '.join(missing)}: pip install 'mnemoscope[{extra}]'")

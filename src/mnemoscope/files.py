@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -150,7 +150,7 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
         try:
             return pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            reason = first_line(error, 80)
     raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
 

@@ -21,10 +21,8 @@ class Progress(Protocol):
 
 
 class _Silent:
-    """Nobody asked to see anything."""
-
     def advance(self, n: int = 1) -> None:
-        """Do nothing."""
+        """Nobody asked to see anything."""
 
 
 class _Lines:
@@ -41,24 +39,18 @@ class _Lines:
         now = time.monotonic()
         if now - self._last >= _LINE_EVERY_SECONDS and self._done != self._total:
             self._last = now
-            self._print()
+            self.show()
 
-    def close(self) -> None:
-        """Print the last line."""
-        self._print()
-
-    def _print(self) -> None:
+    def show(self) -> None:
+        """Print how far it is, and how fast."""
         of_total = f" of {self._total:,}" if self._total is not None else ""
         seconds = time.monotonic() - self._started
         rate = ""
         if seconds >= 1 and self._done:
             speed = self._done / seconds
             rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
-        print(
-            f"{self._label}: {self._done:,}{of_total} {self._unit} in {seconds:.0f} s{rate}",
-            file=self._stream,
-            flush=True,
-        )
+        done = f"{self._label}: {self._done:,}{of_total} {self._unit}"
+        print(f"{done} in {seconds:.0f} s{rate}", file=self._stream, flush=True)
 
 
 SILENT: Progress = _Silent()
@@ -109,7 +101,7 @@ def _open_lines(
     stream: TextIO, label: str, total: int | None, unit: str
 ) -> tuple[Progress, Callable[[], None]]:
     lines = _Lines(label, total, unit, stream)
-    return lines, lines.close
+    return lines, lines.show
 
 
 def _open_bar(label: str, total: int | None, unit: str) -> tuple[Progress, Callable[[], None]]:

@@ -15,7 +15,7 @@ from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-from mnemoscope.lm.model import best_two, in_chat, last_logits, roomy_cache, run_batches, wrap_model
+from mnemoscope.lm.model import best_two, in_chat, last_logits, new_cache, run_batches, wrap_model
 
 
 class Model:
@@ -117,16 +117,14 @@ def walk(lm, cache, tokens):
 def test_logits_are_those_of_the_cache_that_copies(build, tokens, family_name, room):
     lm, ids = build(family_name), torch.from_numpy(tokens(4)).long()
     expected = walk(lm, DynamicCache(config=lm.model.config), ids)
-    for ours, theirs in zip(
-        walk(lm, roomy_cache(lm.model.config, room), ids), expected, strict=True
-    ):
+    for ours, theirs in zip(walk(lm, new_cache(lm, room), ids), expected, strict=True):
         # Strides differ, so products may sum in another order: float32, logits up to about 20.
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 def test_nothing_is_copied_while_there_is_room(build, tokens):
     lm, ids = build("llama"), torch.from_numpy(tokens(4)).long()
-    cache = roomy_cache(lm.model.config, 40)
+    cache = new_cache(lm, 40)
     places = set()
     with torch.inference_mode():
         last_logits(lm, ids[:, :20], 1, cache)
@@ -143,7 +141,7 @@ def test_rows_in_another_order_go_on_as_themselves(build, tokens, change):
     lm, ids = build("llama"), torch.from_numpy(tokens(4)).long()
     order = torch.tensor([2, 0, 3, 1])
     found = []
-    for cache in (roomy_cache(lm.model.config, 40), DynamicCache(config=lm.model.config)):
+    for cache in (new_cache(lm, 40), DynamicCache(config=lm.model.config)):
         with torch.inference_mode():
             last_logits(lm, ids[:, :20], 1, cache)
             getattr(cache, change)(order)

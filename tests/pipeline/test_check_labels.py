@@ -270,12 +270,13 @@ def test_labels_of_any_table_of_tokens_are_checked(tiny, tmp_path, column) -> No
     table.write_parquet(tmp_path / "table.parquet")
     values = {**tiny.values, "sequences": {"source": str(tmp_path / "table.parquet")}}
     study = run(parse_settings(values, where="test"), tmp_path / "study", until="sequences")
-    check = check_labels(study, Models(study.settings))
-    assert check.frame.height == table.height - 1  # the null says nothing
-    wrong = check.frame.filter(pl.col("published_is_memorized") != pl.col("is_memorized"))
+    lines = check_labels(study, Models(study.settings))
+    frame = study.read(CHECK_FILE)
+    assert frame.height == table.height - 1  # the null says nothing
+    wrong = frame.filter(pl.col("published_is_memorized") != pl.col("is_memorized"))
     assert wrong["sequence_id"].to_list() == [table["sequence_id"][4]]
-    assert check.frame["is_plain"].all()
-    assert not any("uniform sample" in line for line in check.lines)
+    assert frame["is_plain"].all()
+    assert not any("uniform sample" in line for line in lines)
 
 
 def test_a_table_without_labels_is_refused_before_anything_is_scanned(refused, tiny, tmp_path):

@@ -349,8 +349,8 @@ def _check_labels(change: Callable[[StudySettings], StudySettings], out: Path, r
 
     study = run_study(change, out, redo=redo, until="sequences")
     with study.lock():
-        check = check_labels(study, Models(study.settings))
-    print("\n".join(check.lines))
+        lines = check_labels(study, Models(study.settings))
+    print("\n".join(lines))
     print(f"Wrote {out / CHECK_FILE}. Next: mnemoscope run -o {out}")
 
 

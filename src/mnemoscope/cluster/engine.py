@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from mnemoscope.cluster.storage import Storage
 from mnemoscope.errors import UserError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -21,57 +20,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class Workers(Protocol):
-    """Workers that have loaded something, such as a model, and process blocks with it."""
-
-    def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Process each block on a free worker; yields (position, result) as they finish."""
-
-
-class Engine(Protocol):
-    """Where independent tasks run."""
-
-    is_cluster: bool
-
-    def run_tasks(
-        self,
-        function: Callable[[Any], Any],
-        tasks: Sequence[Any],
-        *,
-        workers: int,
-        gpus: float = 0.0,
-    ) -> Iterator[Any]:
-        """Run a function on each task, see `run_tasks` of this module."""
-
-    def n_gpus(self) -> int:
-        """Number of GPUs that can be assigned to workers."""
-
-    def check_sees(self, path: Path) -> None:
-        """Raise UserError if a machine cannot see a file that its tasks read."""
-
-
-class ClusterEngine(Engine, Protocol):
-    """An engine with workers on other machines, which return results through shared storage.
-
-    `storage` is its URL; None is a folder in the study.
-    """
-
-    storage: str | None
-
-    def workers(
-        self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
-    ) -> AbstractContextManager[Workers]:
-        """Start up to `at_most` workers with `gpus` GPUs each.
-
-        `make` is called once in each worker and returns the function that processes a block.
-        """
-
-    def check_storage(self, storage: Storage) -> None:
-        """Raise UserError if a machine cannot see what is written to the storage."""
-
-
-class LocalEngine:
-    """The engine of this machine: each task in its own process with one torch thread."""
+class Engine:
+    """Where independent tasks run: on this machine, each in a process with one torch thread."""
 
     is_cluster: bool = False
 
@@ -90,9 +40,11 @@ class LocalEngine:
                 for task in tasks:
                     yield function(task)
             return
-        context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_prepare, initargs=(os.getpid(),)
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(os.getpid(),),
         )
         try:
             with _main_hidden(), _one_thread_a_worker():
@@ -103,11 +55,11 @@ class LocalEngine:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def n_gpus(self) -> int:
-        """Always 0: local processes share the GPU without asking."""
+        """GPUs to assign to workers; local processes share the GPU without asking."""
         return 0
 
     def check_sees(self, path: Path) -> None:
-        """Always true on one machine."""
+        """Raise UserError if a machine cannot see a file that its tasks read."""
 
 
 _current: ContextVar[Engine | None] = ContextVar("engine", default=None)
@@ -115,7 +67,7 @@ _current: ContextVar[Engine | None] = ContextVar("engine", default=None)
 
 def current_engine() -> Engine:
     """The engine in use."""
-    return _current.get() or LocalEngine()
+    return _current.get() or Engine()
 
 
 @contextmanager
@@ -135,13 +87,11 @@ def run_tasks(
     workers: int,
     gpus: float = 0.0,
 ) -> Iterator[Result]:
-    """Run a function on each task on the current engine, with one thread each.
+    """Run a function on each task on the current engine; yield results as they finish.
 
     The function is sent to other processes by name, so it must be at module level. At most
-    `workers` tasks run at once (0: as many as fit); `gpus` is a cluster task's share of a GPU.
-
-    Yields:
-        Results, in the order in which they finish.
+    `workers` tasks run at once (0: as many as fit), with one thread each; `gpus` is a cluster
+    task's share of a GPU.
     """
     yield from current_engine().run_tasks(function, tasks, workers=workers, gpus=gpus)
 
@@ -171,10 +121,7 @@ def gpus_for(device: str, engine: Engine) -> float:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Start workers without running the user's script again.
-
-    Otherwise scripts would need ``if __name__ == "__main__"``.
-    """
+    """Start workers that do not run the user's script again, which may lack a main guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

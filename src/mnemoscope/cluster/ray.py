@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.cluster.engine import n_workers
+from mnemoscope.cluster.engine import Engine, n_workers
 from mnemoscope.cluster.storage import Storage
-from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 from mnemoscope.progress import say
 
 _MOST_RETRIES = 2
@@ -23,7 +23,7 @@ _OBJECT_STORE_BYTES = 200_000_000  # blocks of tokens; results go through the st
 _CONNECT_SECONDS = 5.0
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Use as a context manager: `with RayEngine() as engine, use_engine(engine): ...`.
 
     Args:
@@ -130,13 +130,14 @@ class RayEngine:
     @contextmanager
     def workers(
         self, make: Callable[[], Callable[[Any], Any]], *, gpus: float, at_most: int
-    ) -> Iterator["_Pool"]:
-        """Start actors, see `ClusterEngine`.
+    ) -> Iterator["Pool"]:
+        """Start up to `at_most` workers with `gpus` GPUs each, as many as there is room for.
 
-        Actors outlive the block, because starting a process takes seconds: they free what they
-        loaded and wait for the next workers. They end when tasks run or an error occurs. Each uses
-        as many threads as this process, so that its numbers are the same. Ray restarts dead actors
-        and gives them their block again.
+        `make` is called once in each and returns the function that processes a block. Workers
+        outlive the block, because starting a process takes seconds: they free what they loaded and
+        wait for the next use, until tasks run or an error occurs. Each uses as many threads as this
+        process, so that its numbers are the same. Ray restarts dead ones and gives them their
+        block again.
 
         Raises:
             UserError: no machine of the cluster has room for one.
@@ -156,7 +157,7 @@ class RayEngine:
         while len(self._actors) < n:
             self._actors.append(kind.remote(threads, str(Path.cwd())))
         try:
-            yield _Pool(self._actors[:n], make)
+            yield Pool(self._actors[:n], make)
             for actor in self._actors:
                 actor.forget.remote()
         except BaseException:
@@ -230,7 +231,7 @@ class RayEngine:
         return n
 
 
-class _Pool:
+class Pool:
     """Hands blocks to actors; actors that the cluster has no room for yet get none."""
 
     def __init__(self, actors: Sequence[Any], make: Callable[[], Callable[[Any], Any]]) -> None:
@@ -245,7 +246,7 @@ class _Pool:
         }
 
     def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Process each block, see `Workers`.
+        """Process each block on a free worker; yields (position, result) as they finish.
 
         Raises:
             MnemoscopeError: raised by a worker.
@@ -339,10 +340,9 @@ def _get(reference: Any) -> Any:
             ) from None
         raise RuntimeError(f"in a Ray worker: {type(cause).__name__}: {cause}") from None
     except ray.exceptions.RayError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"ray: a worker died again and again; the last: {reason} Is there memory enough for "
-            "the model? Finished blocks are kept."
+            f"ray: a worker died again and again; the last: {first_line(error)} Is there memory "
+            "enough for the model? Finished blocks are kept."
         ) from None
 
 

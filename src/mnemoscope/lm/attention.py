@@ -6,7 +6,7 @@ attention modules. Per-head weights never outlive their layer.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -93,15 +93,16 @@ class HeadPool:
         Raises:
             UserError: layers are missing, or weights are non-finite or look ahead; says where.
         """
-        if self._maps is None or self._n_pooled < self._lm.n_layers:
+        n, wanted, name = self._n_pooled, self._lm.n_layers, self._lm.name
+        if self._maps is None or n < wanted:
             raise UserError(
-                f"{self._lm.name}: gave the attention of {self._n_pooled} of its "
-                f"{self._lm.n_layers} layers. Only models with attention in every layer are read."
+                f"{name}: gave the attention of {n} of its {wanted} layers. Only models with "
+                "attention in every layer are read."
             )
-        if self._n_pooled > self._lm.n_layers:
+        if n > wanted:
             raise UserError(
-                f"{self._lm.name}: gave {self._n_pooled} maps of its {self._lm.n_layers} layers. "
-                "Only models with one attention a layer are read."
+                f"{name}: gave {n} maps of its {wanted} layers. Only models with one attention a "
+                "layer are read."
             )
         self._check(self._maps)
         heads = None if self._heads is None else torch.cat(self._heads, dim=1)
@@ -110,17 +111,16 @@ class HeadPool:
     def _check(self, maps: PooledMaps) -> None:
         # A non-finite weight makes its mean non-finite; a weight above 0 its maximum above 0.
         # A sum and extremes of everything take a fraction of a look at each weight.
-        ahead = maps.max.triu(diagonal=1).aminmax()
-        if maps.mean.sum().isfinite() and ahead.min == 0 and ahead.max == 0:
+        ahead = maps.max.triu(diagonal=1)
+        lowest, highest = ahead.aminmax()
+        if maps.mean.sum().isfinite() and lowest == 0 and highest == 0:
             return
-        layer = _first(~maps.mean.isfinite())
-        if layer is not None:
+        if (layer := _first(~maps.mean.isfinite())) is not None:
             raise UserError(
                 f"{self._lm.name}: non-finite attention in layer {layer} (counted from 0) in "
                 f"{self._lm.dtype}. Use --dtype float32, or check that the weights are whole."
             )
-        layer = _first(maps.max.triu(diagonal=1) != 0)
-        if layer is not None:
+        if (layer := _first(ahead != 0)) is not None:
             raise UserError(
                 f"{self._lm.name}: attention in layer {layer} (counted from 0) looks at later "
                 "tokens, so this is no causal language model. Choose another."
@@ -133,10 +133,9 @@ def pooled_attention(
 ) -> Iterator[HeadPool]:
     """Pool the attention of one forward of the base model inside this block.
 
-    Restores evaluation mode, attention implementation and hooks, also after an error. Call the
-    forward with `use_cache=False` and, on route `hooks`, with `output_attentions=True`; then call
-    `maps()` on the pool. `ends_forward` (route `interface`) raises `Enough` once the last layer is
-    pooled: only for models that have shown one attention per layer in a whole forward.
+    Call the forward with `use_cache=False` and, on route `hooks`, with `output_attentions=True`;
+    then call `maps()` on the pool. `ends_forward` (route `interface`) raises `Enough` once the last
+    layer is pooled: only for models that have shown one attention a layer in a whole forward.
 
     Raises:
         UserError: the family cannot be captured.
@@ -149,19 +148,14 @@ def pooled_attention(
 
 
 def _pooling_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kw: Any
 ) -> tuple[torch.Tensor, None]:
     """Compute attention as the model's eager code does and hand its weights to the pool."""
     eager = eager_attention(module.__class__)
     pool = _pools.get(module)
     if pool is not None and pool.ends_with_next():
         value = value[..., :0]  # nobody will read what this attention makes of it
-    output, weights = eager(module, query, key, value, attention_mask, **kwargs)
+    output, weights = eager(module, query, key, value, *args, **kw)
     if pool is not None:
         pool.add(weights)
         pool.end_forward_when_full()
@@ -179,12 +173,10 @@ def _hooks(model: nn.Module, pool: HeadPool) -> Iterator[None]:
             pool.add(item)
         return type(output)(None if _looks_like_weights(item) else item for item in output)
 
-    handles = [module.register_forward_hook(take) for module in attention_modules(model)]
-    try:
+    with ExitStack() as stack:
+        for module in attention_modules(model):
+            stack.enter_context(module.register_forward_hook(take))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _looks_like_weights(item: Any) -> bool:
@@ -224,10 +216,8 @@ def capture_pooled(
 ) -> Iterator[PooledMaps]:
     """Capture the attention of whole sequences, pooled over heads.
 
-    Between two batches the model is as it was before and free for other uses.
-
     Args:
-        lm: the model.
+        lm: as before, and free for other uses, between two batches.
         tokens: sequences, shape (n, T), integers.
         batch_size: sequences at once; halved, with a log message, when memory runs out.
         attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left

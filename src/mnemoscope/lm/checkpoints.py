@@ -39,17 +39,16 @@ class Checkpoint(NamedTuple):
 
 
 def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint]:
-    """Find out which checkpoints were named.
+    """Find out which checkpoints were named; rising by step.
+
+    The step is the last number in the name of a folder or revision, or the place in what was given
+    where no name has one.
 
     Args:
         given: one folder that holds checkpoints (`checkpoint-100`, `checkpoint-200`, … as
             transformers' Trainer writes them, or any folders with a number in their names), or
             the checkpoints themselves: folders, or MODEL@REVISION of the hub.
         least: how many there must be.
-
-    Returns:
-        Rising by step: the last number in the name of a folder or revision, or the
-        place in what was given where no name has one.
 
     Raises:
         UserError: too few, one step twice, a folder that is none, a checkpoint's folder
@@ -99,10 +98,11 @@ def describe_lacking(steps: Sequence[int]) -> list[str]:
     ['No check of step 400: what changed there is counted at the next one.']
     """
     lacking = lacking_steps(steps)
+    if not lacking:
+        return []
     shown = ", ".join(f"{step:,}" for step in lacking[:5])
     more = " and more" if len(lacking) > 5 else ""
-    said = f"No check of step {shown}{more}: what changed there is counted at the next one."
-    return [said] if lacking else []
+    return [f"No check of step {shown}{more}: what changed there is counted at the next one."]
 
 
 def _inside(folder: Path) -> list[str]:

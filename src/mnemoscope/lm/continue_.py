@@ -102,16 +102,15 @@ def greedy_tokens(
     """
     cache = new_cache(lm, prefixes.shape[1] + n_tokens - 1)
     fed = prepend_bos(lm, prefixes)
-    chosen: list[torch.Tensor] = []
-    gaps: list[torch.Tensor] = []
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.inference_mode():
         for _ in range(n_tokens):
             best, gap = best_two(last_logits(lm, fed, 1, cache))
-            chosen.append(best)
-            gaps.append(gap)
+            steps.append((best, gap))
             # Families without a cache read everything again.
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
-    return torch.cat(chosen, dim=1), torch.cat(gaps, dim=1).amin(dim=1)
+    chosen, gaps = (torch.cat(each, dim=1) for each in zip(*steps, strict=True))
+    return chosen, gaps.amin(dim=1)
 
 
 class Scan(NamedTuple):
@@ -138,30 +137,14 @@ def scan_memorized(
     """Say for every sequence whether the model continues its prefix with its suffix.
 
     Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
-    the rest for those still right, on top of their key-value cache.
-
-    Args:
-        lm: the model; its native attention backend is used.
-        tokens: sequences, shape (n, T), integers.
-        batch_size: sequences at once; halved, with a log message, when memory runs out.
-        prefix: tokens of the prefix; the other T - prefix are judged.
-        attention_mask: for a padded table, as in `continue_sequences`.
-
-    Returns:
-        An iterator of batches in row order.
-
-    Raises:
-        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
-        NoRoomError: not even one sequence fits into memory.
+    the rest for those still right, on top of their key-value cache. Arguments and errors as
+    `continue_sequences`.
     """
-    return run_sequences(
-        lm,
-        tokens,
-        batch_size,
-        lambda batch, span: _scan_batch(lm, batch, prefix - span.first),
-        attention_mask=attention_mask,
-        prefix=prefix,
-    )
+
+    def step(batch: torch.Tensor, span: Span) -> Scan:
+        return _scan_batch(lm, batch, prefix - span.first)
+
+    return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
 def _scan_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> Scan:
@@ -234,8 +217,7 @@ def right_tokens(
 ) -> npt.NDArray[np.bool_]:
     """Say of every token after the prefix whether it is the best of `best_tokens`; as there."""
     best = best_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
-    is_right: npt.NDArray[np.bool_] = best == np.asarray(tokens)[:, prefix:]
-    return is_right
+    return best == np.asarray(tokens)[:, prefix:]  # type: ignore[no-any-return]
 
 
 def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -244,9 +226,7 @@ def run_lengths(is_right: npt.ArrayLike) -> npt.NDArray[np.int64]:
     >>> run_lengths([[True, True, False, True]]).tolist()
     [2]
     """
-    ones = np.asarray(is_right, dtype=np.int64)
-    counted: npt.NDArray[np.int64] = np.cumprod(ones, axis=-1).sum(axis=-1)
-    return counted
+    return np.cumprod(np.asarray(is_right, dtype=np.int64), axis=-1).sum(axis=-1)  # type: ignore[no-any-return]
 
 
 def is_copied(tokenizer: Any, prompt: npt.ArrayLike, written: npt.ArrayLike) -> bool:
@@ -277,21 +257,21 @@ def capture_and_scan(
     `scan_memorized` from the native one: rounding may flip a near tie, see `Scan.smallest_gap`.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
-    return run_batches(lm, table, batch_size, lambda batch: _capture_batch(lm, batch, prefix))
 
+    def step(batch: torch.Tensor) -> tuple[PooledMaps, Scan]:
+        wanted = batch[:, prefix:]
+        with pooled_attention(lm) as pool:
+            with torch.inference_mode():
+                logits = last_logits(
+                    lm,
+                    prepend_bos(lm, batch),
+                    wanted.shape[1] + 1,
+                    output_attentions=lm.attention_route == "hooks",
+                )
+                # The logits after the last token foretell what nobody asks for.
+                is_memorized, gap = compare(logits[:, :-1], wanted)
+            maps = pool.maps()
+        check_finite(lm, gap)
+        return maps, Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
 
-def _capture_batch(lm: LanguageModel, batch: torch.Tensor, prefix: int) -> tuple[PooledMaps, Scan]:
-    wanted = batch[:, prefix:]
-    with pooled_attention(lm) as pool:
-        with torch.inference_mode():
-            logits = last_logits(
-                lm,
-                prepend_bos(lm, batch),
-                wanted.shape[1] + 1,
-                output_attentions=lm.attention_route == "hooks",
-            )
-            # The logits after the last token foretell what nobody asks for.
-            is_memorized, gap = compare(logits[:, :-1], wanted)
-        maps = pool.maps()
-    check_finite(lm, gap)
-    return maps, Scan(is_memorized.cpu().numpy(), gap.cpu().numpy())
+    return run_batches(lm, table, batch_size, step)

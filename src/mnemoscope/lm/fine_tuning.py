@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +92,12 @@ class FineTuning:
             finally:
                 self.lm.model.eval()
         self.step += 1
-        return self._finite(loss.item())
+        if not loss.isfinite():
+            raise UserError(
+                f"{self.lm.name}: the loss of step {self.step} is not finite. "
+                "Take a smaller learning_rate."
+            )
+        return loss.item()
 
     def digest(self) -> str:
         """SHA-256 of the copy's weights as they are now (`fingerprint_model`)."""
@@ -110,14 +114,6 @@ class FineTuning:
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100
         )
 
-    def _finite(self, loss: float) -> float:
-        if not np.isfinite(loss):
-            raise UserError(
-                f"{self.lm.name}: the loss of step {self.step} is not finite. "
-                "Take a smaller learning_rate."
-            )
-        return loss
-
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -133,8 +129,7 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def _seeded(seed: int, step: int) -> Iterator[None]:
     """Give a step random numbers that depend on nothing but its number."""
-    devices: list[Any] = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
         yield
 

@@ -4,15 +4,14 @@ A name is a folder, a GGUF file, a PEFT adapter (its base model with the adapter
 model on the hub. Names of dtypes, devices and BOS modes are checked here too.
 """
 
-import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, check_installed, first_line, nearest
 from mnemoscope.progress import say
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -71,19 +70,26 @@ def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
         )
     if mode == "never" or (mode == "auto" and tokenizer is None):
         return None
-    bos_id = getattr(tokenizer, "bos_token_id", None)
-    if mode == "always":
-        if bos_id is None:
-            raise UserError(
-                "bos 'always': this tokenizer has no beginning-of-sequence token. Use 'auto'."
-            )
-        return int(bos_id)
-    if bos_id is None:
-        return None
+    bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
+    if mode == "always" and bos_id is None:
+        raise UserError(
+            "bos 'always': this tokenizer has no beginning-of-sequence token. Use 'auto'."
+        )
+    if mode == "always" or bos_id is None:
+        return bos_id
     # What the tokenizer does, not `add_bos_token`: not every one has it, or obeys it.
     default = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
-    return int(bos_id) if default[:1] == [bos_id] and bare[:1] != [bos_id] else None
+    return bos_id if default[:1] == [bos_id] and bare[:1] != [bos_id] else None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's folder, and the folder or hub name of its base model."""
+
+    folder: Path
+    base: str
+    revision: str | None
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,10 @@ class Source:
 
     name: str
     location: str
-    gguf_file: str | None
-    is_local: bool
-    revision: str | None
+    gguf_file: str | None = None
+    revision: str | None = None
+    is_local: bool = True
+    adapter: Adapter | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that every `from_pretrained` of this source takes."""
@@ -109,8 +116,16 @@ def find_source(
 
     Raises:
         UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
-            GGUF files, or a revision of something local.
+            GGUF files, a revision of something local; or as `find_adapter`.
     """
+    adapter = find_adapter(name)
+    if adapter is None:
+        return _find(name, revision, needs_weights)
+    source = _find(adapter.base, revision or adapter.revision, needs_weights)
+    return replace(source, adapter=adapter)
+
+
+def _find(name: str | Path, revision: str | None, needs_weights: bool) -> Source:
     path = Path(name).expanduser()
     if revision is not None and path.exists():
         raise UserError(
@@ -118,37 +133,41 @@ def find_source(
         )
     if path.is_dir():
         return _folder(str(name), path, needs_weights)
+    is_gguf = path.suffix.lower() == ".gguf"
     if path.is_file():
-        if path.suffix.lower() != ".gguf":
+        if not is_gguf:
             raise UserError(f"{name}: a file, but not .gguf. Give the folder that the model is in.")
-        return Source(str(name), str(path.parent), path.name, True, None)
-    if path.suffix.lower() == ".gguf" or not _HUB_NAME.fullmatch(str(name)):
+        return Source(str(name), str(path.parent), path.name)
+    if is_gguf or not _HUB_NAME.fullmatch(str(name)):
         raise UserError(f"{name}: no such model folder or file. Check the path.")
-    return Source(str(name), str(name), None, False, revision)
+    return Source(str(name), str(name), revision=revision, is_local=False)
 
 
 def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
+    def holds(*patterns: str) -> bool:
+        return any(any(folder.glob(pattern)) for pattern in patterns)
+
     if not (folder / "config.json").is_file():
-        return Source(name, str(folder), _only_gguf(name, folder), True, None)
+        return Source(name, str(folder), _only_gguf(name, folder))
     try:
         is_object = isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, ValueError):
         is_object = False
     if not is_object:
         raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
-    if needs_weights and not any(folder.glob("*.safetensors")):
-        if any(any(folder.glob(pattern)) for pattern in _PICKLES):
+    if needs_weights and not holds("*.safetensors"):
+        if holds(*_PICKLES):
             raise UserError(
                 f"{name}: holds only pickled weights, which can run code when read. Save it as "
                 "safetensors (transformers' save_pretrained does)."
             )
         raise UserError(f"{name}: holds no weights (*.safetensors). Copy the model again.")
-    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    if not holds(*_TOKENIZER_FILES):
         raise UserError(
             f"{name}: holds no tokenizer (tokenizer.json). Copy the files of the model's tokenizer "
             "into the folder."
         )
-    return Source(name, str(folder), None, True, None)
+    return Source(name, str(folder))
 
 
 def _only_gguf(name: str, folder: Path) -> str:
@@ -161,15 +180,6 @@ def _only_gguf(name: str, folder: Path) -> str:
     if len(found) > 1:
         raise UserError(f"{name}: holds {len(found)} .gguf files. Give one: {', '.join(found)}.")
     return found[0]
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's folder, and the folder or hub name of its base model."""
-
-    folder: Path
-    base: str
-    revision: str | None
 
 
 def find_adapter(name: str | Path) -> Adapter | None:
@@ -193,8 +203,7 @@ def find_adapter(name: str | Path) -> Adapter | None:
             f"{name}: holds no {_WEIGHTS}; pickled weights are not read. Save the adapter with "
             "PEFT's save_pretrained."
         )
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(f"{name}: a PEFT adapter needs peft: pip install 'mnemoscope[peft]'")
+    check_installed(f"{name}: a PEFT adapter needs", "peft", extra="peft")
     return Adapter(folder, base, config.get("revision"))
 
 
@@ -207,21 +216,16 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
     from peft import PeftModel
 
     try:
-        merged = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+        return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
     except (AttributeError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"{adapter.folder}: cannot be merged into {adapter.base} ({reason}). Adapters of "
-            "weights (LoRA and its kin) can, prompts and prefixes cannot."
+            f"{adapter.folder}: cannot be merged into {adapter.base} ({first_line(error)}). "
+            "Adapters of weights (LoRA and its kin) can, prompts and prefixes cannot."
         ) from error
-    return merged
 
 
 def check_model(name: str, revision: str | None = None) -> None:
-    """Refuse a model that is not there, as `find_source`, `find_adapter` and `check_on_hub` do."""
-    adapter = find_adapter(name)
-    if adapter is not None:
-        name, revision = adapter.base, revision or adapter.revision
+    """Refuse a model that is not there, as `find_source` and `check_on_hub` do."""
     source = find_source(name, revision)
     if not source.is_local:
         check_on_hub(source.location, source.revision)
@@ -257,20 +261,19 @@ def hub_reason(error: BaseException) -> str | None:
     from huggingface_hub import errors
 
     # The special before the general, and what the user can do.
-    known: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.GatedRepoError, "needs a permission on the hub that you lack. Ask on its page."),
-        (
-            errors.RepositoryNotFoundError,
-            "no folder here and no model on the hub has this name. Check it.",
+    known = {
+        errors.GatedRepoError: "needs a permission on the hub that you lack. Ask on its page.",
+        errors.RepositoryNotFoundError: (
+            "no folder here and no model on the hub has this name. Check it."
         ),
-        (errors.RevisionNotFoundError, "has no such revision on the hub. Check --revision."),
-        (errors.LocalEntryNotFoundError, UNREACHABLE),
-        (errors.OfflineModeIsEnabled, UNREACHABLE),
-        (errors.EntryNotFoundError, NO_FILE),
-    )
+        errors.RevisionNotFoundError: "has no such revision on the hub. Check --revision.",
+        errors.LocalEntryNotFoundError: UNREACHABLE,
+        errors.OfflineModeIsEnabled: UNREACHABLE,
+        errors.EntryNotFoundError: NO_FILE,
+    }
     cause: BaseException | None = error
     while cause is not None:  # the error, then what led to it
-        for kind, reason in known:
+        for kind, reason in known.items():
             if isinstance(cause, kind):
                 return reason
         cause = cause.__cause__ or cause.__context__

@@ -183,18 +183,13 @@ def _checked(lm: LanguageModel, edges: torch.Tensor) -> torch.Tensor:
 
 
 def _changed_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
+    module: Any, query: torch.Tensor, key: torch.Tensor, *args: Any, **kw: Any
 ) -> tuple[torch.Tensor, None]:
     """Compute attention as the model's eager code does, passed through what is at work on it."""
     eager = eager_attention(module.__class__)
 
     def run() -> torch.Tensor:
-        return eager(module, query, key, value, attention_mask, **kwargs)[0]
+        return eager(module, query, key, *args, **kw)[0]
 
     if module not in _at_work:
         return run(), None

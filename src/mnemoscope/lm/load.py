@@ -1,6 +1,5 @@
 """Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line."""
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +10,25 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
+from mnemoscope.errors import (
+    DamagedDataError,
+    MnemoscopeError,
+    NoRoomError,
+    UserError,
+    check_installed,
+    first_line,
+)
 from mnemoscope.lm.hub import (
     NO_FILE,
     UNREACHABLE,
     Source,
     check_on_hub,
-    find_adapter,
     find_source,
     hub_reason,
     merge_adapter,
 )
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.lm.placement import (
-    check_bitsandbytes,
     check_device_map,
     check_dtype,
     find_device,
@@ -57,9 +61,6 @@ def load_model(
         bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.hub.find_bos`.
         trust_remote_code: run the Python code that comes with the model.
 
-    Returns:
-        The model and what the other rooms must know of it.
-
     Raises:
         UserError: not there, not reachable, no causal language model, no tokenizer, weights
             missing, or a setting that does not exist.
@@ -67,25 +68,21 @@ def load_model(
         NoRoomError: the device's memory is too small.
     """
     torch_dtype, torch_device = check_dtype(dtype), find_device(device)
-    adapter = find_adapter(name)
-    if adapter is None:
-        source = find_source(name, revision)
-    else:
-        source = find_source(adapter.base, revision or adapter.revision)
+    source = find_source(name, revision)
     arguments = {**source.arguments(), "trust_remote_code": trust_remote_code}
     if device_map is not None:
         device_map = check_device_map(device_map, device=device)
-        _check_may_spread(source, is_adapter=adapter is not None)
+        _check_may_spread(source)
     with _loading(source):
         config = AutoConfig.from_pretrained(source.location, **arguments)
         _check_is_causal(source, config)
-        if _is_quantized(source, config, is_adapter=adapter is not None) and device_map is None:
+        if _is_quantized(source, config) and device_map is None:
             device_map = {"": str(torch_device)}  # bitsandbytes' weights are not moved afterwards
         placement = {} if device_map is None else {"device_map": device_map}
         tokenizer = _read_tokenizer(source, trust_remote_code)
         model = _read_weights(source, dtype=torch_dtype, **placement, **arguments)
-        if adapter is not None:
-            model = merge_adapter(model, adapter)
+        if source.adapter is not None:
+            model = merge_adapter(model, source.adapter)
         if device_map is None:
             model = model.to(torch_device)
     lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
@@ -97,9 +94,6 @@ def load_tokenizer(
     name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> Any:
     """Load only the tokenizer of a model; names and errors as `load_model`."""
-    adapter = find_adapter(name)
-    if adapter is not None:
-        name, revision = adapter.base, revision or adapter.revision
     source = find_source(name, revision, needs_weights=False)
     with _loading(source):
         return _read_tokenizer(source, trust_remote_code)
@@ -115,7 +109,7 @@ def _read_tokenizer(source: Source, trust_remote_code: bool) -> Any:
         if not known and type(error) is not Exception:  # what the tokenizers library raises
             raise
         raise UserError(
-            f"{source.name}: its tokenizer cannot be read ({_first_line(error)}). Copy the files "
+            f"{source.name}: its tokenizer cannot be read ({first_line(error)}). Copy the files "
             "of the model's tokenizer again."
         ) from error
     if not len(tokenizer):
@@ -133,7 +127,7 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
         )
     except SafetensorError as error:
         raise DamagedDataError(
-            f"{source.name}: its weights cannot be read ({_first_line(error)}). Copy them again."
+            f"{source.name}: its weights cannot be read ({first_line(error)}). Copy them again."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -151,7 +145,7 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
 def _loading(source: Source) -> Iterator[None]:
     """Quiet transformers, and say what went wrong in one line of ours."""
     if source.gguf_file is not None:
-        _check_gguf_extra(source)
+        check_installed(f"{source.name}: reading .gguf needs", "gguf", "accelerate", extra="gguf")
     try:
         if not source.is_local:
             check_on_hub(source.location, source.revision)
@@ -168,7 +162,7 @@ def _loading(source: Source) -> Iterator[None]:
         if source.gguf_file is not None and not isinstance(error, ImportError):
             # A torn file makes the reader fail in any way.
             raise DamagedDataError(
-                f"{source.name}: cannot be read as GGUF ({_first_line(error)}). Copy it again."
+                f"{source.name}: cannot be read as GGUF ({first_line(error)}). Copy it again."
             ) from error
         if not isinstance(error, OSError | ValueError | KeyError | ImportError):
             raise
@@ -180,24 +174,8 @@ def _reason(error: Exception, source: Source) -> str:
     if "trust_remote_code" in str(error):
         return "comes with Python code of its own. If you trust it, use --trust-remote-code."
     if source.is_local or not isinstance(error, OSError):
-        return f"cannot be loaded ({_first_line(error)}). Is it a causal language model?"
-    reason = hub_reason(error)
-    if reason is None:
-        reason = NO_FILE if "safetensors" in str(error) else UNREACHABLE
-    return reason
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _check_gguf_extra(source: Source) -> None:
-    missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(
-            f"{source.name}: reading .gguf needs {' and '.join(missing)}: "
-            "pip install 'mnemoscope[gguf]'"
-        )
+        return f"cannot be loaded ({first_line(error)}). Is it a causal language model?"
+    return hub_reason(error) or (NO_FILE if "safetensors" in str(error) else UNREACHABLE)
 
 
 def _check_is_causal(source: Source, config: Any) -> None:
@@ -211,7 +189,7 @@ def _check_is_causal(source: Source, config: Any) -> None:
         )
 
 
-def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
+def _is_quantized(source: Source, config: Any) -> bool:
     """True for weights of bitsandbytes; GGUF becomes plain, other methods are rejected."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
@@ -220,8 +198,9 @@ def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
     method = settings.get("quant_method", "unknown")
     method = getattr(method, "value", method)
     if method == "bitsandbytes":
-        check_bitsandbytes(source.name)
-        if is_adapter:
+        what = f"{source.name}: quantized weights (bitsandbytes) need"
+        check_installed(what, "bitsandbytes", "accelerate", extra="bitsandbytes")
+        if source.adapter is not None:
             raise UserError(
                 f"{source.name}: quantized, and merging an adapter would round its weights again. "
                 "Name the plain model as its base in adapter_config.json."
@@ -233,10 +212,10 @@ def _is_quantized(source: Source, config: Any, *, is_adapter: bool) -> bool:
     )
 
 
-def _check_may_spread(source: Source, *, is_adapter: bool) -> None:
+def _check_may_spread(source: Source) -> None:
     """Refuse a `device_map` for what is turned into plain weights on one device."""
-    if is_adapter or source.gguf_file is not None:
-        what = "an adapter is merged" if is_adapter else "a .gguf file is read"
+    if source.adapter is not None or source.gguf_file is not None:
+        what = "an adapter is merged" if source.adapter else "a .gguf file is read"
         raise UserError(
             f"{source.name}: {what} on one device, so without a device_map. Save the model as "
             "plain safetensors, or name one device."
@@ -268,6 +247,6 @@ def _logits(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
             raise
         raise UserError(
             f"{lm.name}: {lm.quantization} cannot compute with these weights on {lm.device} "
-            f"({_first_line(error)}). Use another --device, or the model as it was before."
+            f"({first_line(error)}). Use another --device, or the model as it was before."
         ) from error
     return logits

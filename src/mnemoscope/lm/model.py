@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.errors import NoRoomError, UserError, first_line
 from mnemoscope.files import write_text
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.lm.placement import (
@@ -37,6 +37,9 @@ _Result = TypeVar("_Result")
 # What configurations call the number of positions; families without (ALiBi) have no limit.
 _POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
 
+# What models call the argument for a key-value cache.
+_CACHE = ("cache", "past_key_values")
+
 # How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
@@ -44,18 +47,6 @@ HALVED = "batch_size_halved_to"
 """What the manifest of a stage and the record of a part call the smallest batch size."""
 
 _halved: ContextVar[Callable[[int], None] | None] = ContextVar("halved", default=None)
-
-
-def roomy_cache(config: Any, n_tokens: int) -> DynamicCache:
-    """Give an empty cache whose plain layers have room for `n_tokens`; more may still come.
-
-    Layers of other kinds (sliding windows) are transformers' own.
-    """
-    cache = DynamicCache(config=config)
-    cache.layers = [
-        _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -390,7 +381,7 @@ def run_batches(
     """Apply `step` to batches (batch, T) int64 on the model's device; yield its results in order.
 
     When memory runs out the batch size is halved for good, with a log message, and the same rows
-    are done again: no row is lost, repeated or moved.
+    are done again.
 
     Raises:
         NoRoomError: not even one row fits.
@@ -432,28 +423,33 @@ def _try(
         raise
 
 
-class _Names(NamedTuple):
-    """What one class of models calls two arguments of its forward; None: it has none."""
+@cache
+def _argument(model_class: Any, *names: str) -> str | None:
+    """Which of these names a class of models has for an argument of its forward, if any."""
+    known = inspect.signature(model_class.forward).parameters
+    return next((name for name in names if name in known), None)
 
-    cache: str | None
-    keep: str | None
 
-
-def new_cache(lm: LanguageModel, n_tokens: int = 0) -> Any | None:
+def new_cache(lm: LanguageModel, n_tokens: int = 0) -> DynamicCache | None:
     """Make an empty key-value cache, or None for a family that has none.
 
-    `n_tokens`, where known, sets room aside for these and the tokens put before them.
+    Its plain layers have room for `n_tokens` and those put before them, more may still come; layers
+    of other kinds (sliding windows) are transformers' own.
     """
-    if not _names(lm.model.__class__).cache:
+    if not _argument(lm.model.__class__, *_CACHE):
         return None
-    return roomy_cache(lm.model.config, n_tokens + len(lm.before))
+    cache, n_tokens = DynamicCache(config=lm.model.config), n_tokens + len(lm.before)
+    cache.layers = [
+        _RoomyLayer(n_tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
 
 
 def last_logits(
     lm: LanguageModel,
     input_ids: torch.Tensor,
     n_last: int,
-    cache: Any | None = None,
+    cache: DynamicCache | None = None,
     *,
     output_attentions: bool = False,
 ) -> torch.Tensor:
@@ -462,17 +458,12 @@ def last_logits(
     Input ids are (batch, length) int64 without padding; `cache` is extended in place.
     `output_attentions` has the family's eager code give its weights, for hooks to take.
     """
-    names = _names(lm.model.__class__)
-    arguments: dict[str, Any] = {"use_cache": cache is not None}
-    if cache is not None and names.cache:
-        arguments[names.cache] = cache
-    if names.keep:
-        # The head is the largest matrix of a small model; most positions' logits are not needed.
-        arguments[names.keep] = n_last
-    if names.cache is None:
-        del arguments["use_cache"]
-    if output_attentions:
-        arguments["output_attentions"] = True
+    arguments: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
+    if name := _argument(lm.model.__class__, *_CACHE):
+        arguments |= {"use_cache": False} if cache is None else {"use_cache": True, name: cache}
+    # The head is the largest matrix of a small model; most positions' logits are not needed.
+    if name := _argument(lm.model.__class__, "logits_to_keep", "num_logits_to_keep"):
+        arguments[name] = n_last
     logits: torch.Tensor = lm.model(input_ids=input_ids, **arguments).logits
     return logits[:, -n_last:]
 
@@ -510,14 +501,6 @@ def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat([before, tokens], dim=1)
 
 
-@cache
-def _names(model_class: type) -> _Names:
-    known = inspect.signature(model_class.forward).parameters  # type: ignore[attr-defined]
-    cache = next((name for name in ("cache", "past_key_values") if name in known), None)
-    keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in known), None)
-    return _Names(cache, keep)
-
-
 def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
     """The same model with every sequence in a chat: the template's tokens replace `bos_id`.
 
@@ -531,6 +514,6 @@ def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
             [{"role": "user", "content": instruction}], tokenize=False, add_generation_prompt=True
         )
     except Exception as error:  # jinja2's and whatever a template raises itself
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{lm.name}: its chat template cannot be filled in ({reason}).") from error
     return replace(lm, chat=tuple(lm.tokenizer(text, add_special_tokens=False).input_ids))

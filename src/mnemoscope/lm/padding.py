@@ -50,11 +50,7 @@ def check_padded(
 ) -> PaddedTable:
     """Check a padded table against a model; return it on the CPU.
 
-    Args:
-        lm: the model that will read it.
-        tokens: shape (n, T), integers; any integer where padded.
-        attention_mask: the same shape: 1 for a token, 0 for padding, on either side or both.
-        prefix: columns of the prefix, padded or not; each row needs a token on either side.
+    Arguments as `run_sequences`; any integer may stand where padded.
 
     Raises:
         UserError: as `check_tokens`; a mask of another shape or with other values; a row without
@@ -89,30 +85,36 @@ def run_sequences(
     attention_mask: npt.ArrayLike | None,
     prefix: int | None = None,
 ) -> Iterator[_Rows]:
-    """Check a table at once, then apply `step` to its batches; a mask says that it is padded.
+    """Check a table at once, then apply `step` to its batches; yield results in its order.
 
-    Errors as `check_tokens`, `check_padded` and `run_batches`; `step` as in `run_padded`.
+    Args:
+        lm: the model that will read it.
+        tokens: shape (n, T), integers.
+        batch_size: rows at once. Batches of a padded table fill up where many of 256 successive
+            rows are padded alike (sort it by length); it yields up to 256 rows, or `batch_size`.
+        step: gets (batch, length) int64 on the model's device and the rows' span; gives a named
+            tuple with one row a sequence, or None.
+        attention_mask: None for whole rows; else (n, T): 1 for a token, 0 for padding, on either
+            side or both.
+        prefix: columns of the prefix, padded or not; each row needs a token on either side.
+
+    Raises:
+        UserError, NoRoomError: as `check_tokens`, `check_padded` and `run_batches`.
     """
     if attention_mask is not None:
         padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
-        return run_padded(lm, padded, batch_size, step)
+        return _run_padded(lm, padded, batch_size, step)
     table = check_tokens(lm, tokens, prefix=prefix)
     whole = Span(0, table.shape[1], table.shape[1])
     return run_batches(lm, table, batch_size, lambda batch: step(batch, whole))
 
 
-def run_padded(
+def _run_padded(
     lm: LanguageModel,
     table: PaddedTable,
     batch_size: int,
     step: Callable[[torch.Tensor, Span], _Rows],
 ) -> Iterator[_Rows]:
-    """Apply `step` to batches of rows padded alike; yield results in the order of the table.
-
-    `step` gets (batch, length) int64 on the model's device and the rows' span; it gives a named
-    tuple with one row a sequence, or None. Batches fill up where many of 256 successive rows are
-    padded alike: sort the table by length. Yields up to 256 rows (or `batch_size`, if more).
-    """
     window = max(1, _WINDOW // max(1, batch_size)) * max(1, batch_size)
     for start in range(0, len(table.tokens), window):
         rows = slice(start, start + window)

@@ -4,7 +4,6 @@ Each layer computes where its weights are, or where accelerate brings them from 
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import warnings
@@ -19,7 +18,7 @@ import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from transformers.utils import logging
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -100,24 +99,13 @@ def check_device_map(
             f"device_map '{device_map}' is not one of {', '.join(DEVICE_MAPS)}, nor a device for "
             f"each module.{nearest(device_map, DEVICE_MAPS)}"
         )
-    if importlib.util.find_spec("accelerate") is None:
-        raise UserError("a device_map needs accelerate: pip install 'mnemoscope[devices]'")
+    check_installed("a device_map needs", "accelerate", extra="devices")
     if isinstance(device_map, str):
         return device_map
     for where in device_map.values():
         if where != "disk":
             find_device(f"cuda:{where}" if isinstance(where, int) else where)
     return dict(device_map)
-
-
-def check_bitsandbytes(name: str) -> None:
-    """Reject weights quantized by bitsandbytes if it or accelerate is not installed."""
-    missing = [one for one in ("bitsandbytes", "accelerate") if not importlib.util.find_spec(one)]
-    if missing:
-        raise UserError(
-            f"{name}: quantized weights (bitsandbytes) need {' and '.join(missing)}: "
-            "pip install 'mnemoscope[bitsandbytes]'"
-        )
 
 
 def is_spread(model: Any) -> bool:

@@ -1,7 +1,8 @@
 """How right and how likely a model finds each token of a suffix after the true ones before it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,29 +138,31 @@ def collected_states(lm: LanguageModel, layers: Sequence[int]) -> Iterator[dict[
     found: dict[int, torch.Tensor] = {}
     modules = decoder_layers(lm)
 
-    def keep_in(layer: int) -> _OnState:
-        def keep(state: torch.Tensor) -> torch.Tensor:
-            found[layer] = state
-            return state
+    def keep(layer: int, state: torch.Tensor) -> torch.Tensor:
+        found[layer] = state
+        return state
 
-        return keep
-
-    with entering({modules[layer]: keep_in(layer) for layer in layers}):
+    with entering({modules[layer]: partial(keep, layer) for layer in layers}):
         yield found
 
 
 @contextmanager
 def entering(hooks: dict[nn.Module, _OnState]) -> Iterator[None]:
     """Pass the hidden state entering each layer through its function, inside this block."""
-    handles = []
-    try:
+    with ExitStack() as stack:
         for module, function in hooks.items():
-            hook = _pre_hook(function)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            hook = partial(_entered, function)
+            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _entered(
+    function: _OnState, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A layer's pre-hook: families give the state as the first argument, or by its name."""
+    if args:
+        return (function(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": function(kwargs["hidden_states"])}
 
 
 def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
@@ -182,17 +185,6 @@ def check_state(lm: LanguageModel, layer: int, *, last: bool = True) -> int:
     if not 0 <= layer < n:
         raise UserError(f"{lm.name}: no hidden state {layer}; it has 0 to {n - 1}.")
     return layer
-
-
-def _pre_hook(function: Any) -> Any:
-    """A layer's pre-hook: families give the state as the first argument, or by its name."""
-
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (function(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": function(kwargs["hidden_states"])}
-
-    return hook
 
 
 def neuron_activations(
@@ -219,10 +211,8 @@ def neuron_activations(
 def _read(lm: LanguageModel, batch: torch.Tensor) -> torch.Tensor:
     """One forward without the head; the last hidden state, (batch, before + T, width)."""
     no_cache = {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
-    read: torch.Tensor = lm.model.base_model(
-        input_ids=prepend_bos(lm, batch), **no_cache
-    ).last_hidden_state
-    return read
+    ids = prepend_bos(lm, batch)
+    return lm.model.base_model(input_ids=ids, **no_cache).last_hidden_state  # type: ignore[no-any-return]
 
 
 def output_matrices(lm: LanguageModel) -> list[nn.Module]:
@@ -234,7 +224,7 @@ def output_matrices(lm: LanguageModel) -> list[nn.Module]:
     matrices = []
     for number, layer in enumerate(decoder_layers(lm)):
         of_attention = {inner for module in attention_modules(layer) for inner in module.modules()}
-        found: list[nn.Module] = [
+        found = [
             module
             for name, module in layer.named_modules()
             if name.rsplit(".", 1)[-1] in _NAMES and module not in of_attention
@@ -258,9 +248,7 @@ def _last_inputs(matrices: list[nn.Module], n_rows: int) -> Iterator[dict[nn.Mod
         last = read.reshape(n_rows, -1, read.shape[-1])[:, -1]
         found[module] = last.float().cpu().clone()
 
-    handles = [matrix.register_forward_pre_hook(keep) for matrix in matrices]
-    try:
+    with ExitStack() as stack:
+        for matrix in matrices:
+            stack.enter_context(matrix.register_forward_pre_hook(keep))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,23 +9,28 @@ did a part each (`parts`). The bytes are the same.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.cluster.engine import ClusterEngine, Workers, current_engine, gpus_for
+from mnemoscope.cluster.engine import current_engine, gpus_for
 from mnemoscope.cluster.storage import Storage
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import parquet_bytes, read_parquet, write_bytes
-from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import capture_and_scan, continue_sequences, scan_memorized
+from mnemoscope.lm.attention import PooledMaps, capture_pooled
+from mnemoscope.lm.continue_ import (
+    Scan,
+    capture_and_scan,
+    continue_sequences,
+    scan_memorized,
+)
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.format import POOLED, StoreMeta, flatten, pack_shard
@@ -41,6 +46,9 @@ from mnemoscope.study.models import (
 )
 from mnemoscope.study.settings import StudySettings
 
+if TYPE_CHECKING:
+    from mnemoscope.cluster.ray import Pool, RayEngine
+
 DECODED = ("continuation", "memorization_score")
 """Columns that decoding fills in after a scan."""
 
@@ -55,9 +63,9 @@ class Block:
         tokens: as shown to the model, int32, shape (rows, length).
         rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
         name: of the file for its table.
-        store: for maps, the name of their folder: `model`, `reference`, `model-heads`, ...
-        mask: for maps, if tokens are padded.
-        with_verdicts: for maps, record the verdicts of the same forward passes too.
+        store, mask, with_verdicts: for maps, the name of their folder (`model`, `reference`,
+            `model-heads`, ...), their mask if padded, and whether their forward passes give
+            verdicts too.
     """
 
     kind: str
@@ -105,7 +113,7 @@ def crews(study: Study, stage: str, models: Models) -> Iterator[Hold]:
     if not engine.is_cluster:
         yield partial(hold_here, study, models)
         return
-    crew = ClusterCrew(study, stage, cast(ClusterEngine, engine))
+    crew = ClusterCrew(study, stage, cast("RayEngine", engine))
     yield crew.hold
     crew.storage.remove_all()
 
@@ -171,21 +179,15 @@ def decode(
         Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>,
         `smallest_gap` f32 (between the two best logits of any step).
     """
-    frames = []
-    for batch in continue_sequences(
-        model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2
-    ):
-        frames.append(
-            pl.DataFrame(
-                {
-                    "is_memorized": batch.score == 1.0,
-                    "memorization_score": batch.score.astype(np.float32),
-                    "continuation": batch.tokens.tolist(),
-                    "smallest_gap": batch.smallest_gap.astype(np.float32),
-                },
-                schema_overrides={"continuation": pl.List(pl.Int32)},
-            )
-        )
+    frames, prefix = [], tokens.shape[1] // 2
+    for batch in continue_sequences(model, tokens, batch_size=batch_size, prefix=prefix):
+        columns = {
+            "is_memorized": batch.score == 1.0,
+            "memorization_score": batch.score,
+            "continuation": pl.Series(batch.tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "smallest_gap": batch.smallest_gap,
+        }
+        frames.append(pl.DataFrame(columns))
         progress.advance(len(batch.score))
     return pl.concat(frames)
 
@@ -197,12 +199,10 @@ def scan_table(
 
     Continuations and scores of Non-Memo are decoded later, for sampled sequences only.
     """
-    frames = []
-    for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2):
-        frames.append(
-            pl.DataFrame({"is_memorized": batch.is_memorized, "smallest_gap": batch.smallest_gap})
-        )
-        progress.advance(len(batch.is_memorized))
+    frames, prefix = [], tokens.shape[1] // 2
+    for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=prefix):
+        frames.append(pl.DataFrame(batch._asdict()))
+        progress.advance(frames[-1].height)
     return as_found(pl.concat(frames))
 
 
@@ -233,15 +233,12 @@ def check_scan(
     Returns:
         `checked`, `disagree`, and if some do, `largest_gap_of_these`.
     """
-    way: Any = continue_sequences if scanned else scan_memorized
-    verdicts = []
-    for batch in way(model, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2):
-        verdicts.append(batch.score == 1.0 if scanned else batch.is_memorized)
-        progress.advance(len(verdicts[-1]))
-    differs = np.concatenate(verdicts) != found["is_memorized"].to_numpy()
-    counts: dict[str, int | float] = {"checked": len(tokens), "disagree": int(differs.sum())}
-    if differs.any():
-        counts["largest_gap_of_these"] = float(found["smallest_gap"].to_numpy()[differs].max())
+    way = decode if scanned else scan_table
+    again = way(model, tokens, batch_size=batch_size, progress=progress)["is_memorized"]
+    differs = found.filter(again != found["is_memorized"])
+    counts: dict[str, int | float] = {"checked": len(tokens), "disagree": differs.height}
+    if differs.height:
+        counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
     return counts
 
 
@@ -276,34 +273,31 @@ def _maps(
     block: Block, model: LanguageModel, settings: StudySettings, progress: Progress
 ) -> dict[str, bytes]:
     """One shard, and the verdicts of its forward passes if wanted."""
-    meta, size = store_meta(settings, block.store, facts_of(model, "")), settings.model.batch_size
-    batches, scans = [], []
+    meta = store_meta(settings, block.store, facts_of(model, ""))
+    size, prefix = settings.model.batch_size, block.tokens.shape[1] // 2
+    found: Iterable[tuple[PooledMaps, Scan | None]]
     if block.with_verdicts:
-        prefix = block.tokens.shape[1] // 2
-        for maps, scan in capture_and_scan(model, block.tokens, batch_size=size, prefix=prefix):
-            batches.append(maps)
-            scans.append(scan)
-            progress.advance(len(maps.mean))
+        found = capture_and_scan(model, block.tokens, batch_size=size, prefix=prefix)
     else:
-        for maps in capture_pooled(
+        captured = capture_pooled(
             model,
             block.tokens,
             attention_mask=block.mask,
             batch_size=size,
             keep_heads="heads" in meta.tensors,
-        ):
-            batches.append(maps)
-            progress.advance(len(maps.mean))
+        )
+        found = ((maps, None) for maps in captured)
+    batches, scans = [], []
+    for maps, scan in found:
+        batches.append(maps)
+        progress.advance(len(maps.mean))
+        if scan is not None:
+            scans.append(pl.DataFrame(scan._asdict()))
     tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in meta.tensors}
-    ids = block.rows["sequence_id"].to_numpy()
-    files = {"shard": pack_shard(ids, tensors, meta)}
+    ids = block.rows["sequence_id"]
+    files = {"shard": pack_shard(ids.to_numpy(), tensors, meta)}
     if scans:
-        noted = {
-            "sequence_id": ids,
-            "is_memorized": np.concatenate([scan.is_memorized for scan in scans]),
-            "smallest_gap": np.concatenate([scan.smallest_gap for scan in scans]),
-        }
-        files["parquet"] = parquet_bytes(pl.DataFrame(noted))
+        files["parquet"] = parquet_bytes(pl.concat(scans, rechunk=True).insert_column(0, ids))
     return files
 
 
@@ -350,8 +344,7 @@ class BlockRecord:
 
     Attributes:
         name: hash of everything that decides the block.
-        facts: of the model that did it.
-        vocabulary: hash of the model's vocabulary.
+        facts, vocabulary: of the model that did it; the latter a hash.
         files: SHA-256 of each file, by its suffix.
         halved: smallest batch size that memory allowed, if it was halved.
     """
@@ -425,11 +418,11 @@ class BlockWorker:
 class ClusterCrew:
     """A cluster's workers, with one model at a time, and the storage they write to."""
 
-    def __init__(self, study: Study, stage: str, engine: ClusterEngine) -> None:
+    def __init__(self, study: Study, stage: str, engine: "RayEngine") -> None:
         self.facts: dict[str, Any] = {}
         self._vocabulary = ""
         self._study, self._engine = study, engine
-        self._workers: Workers
+        self._workers: Pool
         url = str((study.folder / "blocks").resolve())
         if engine.storage:  # a name that no two studies in one bucket share
             own = hashlib.sha256(f"{study.folder.resolve()} {study.key(stage)}".encode())
@@ -465,12 +458,10 @@ class ClusterCrew:
     def make(self, blocks: Sequence[Block], progress: Progress) -> Iterator[Made]:
         """Do blocks; each is removed from the storage once the study has its result."""
         for number, record in self._in_turn(blocks):
-            table = self._take(record, "parquet") if "parquet" in record.files else None
-            shard: bytes | Path = b""
-            if "shard" in record.files:
-                shard = self._take(record, "shard")
-                shard = self.storage.path_of(f"{record.name}.shard") or shard
-            yield Made(blocks[number], table, shard, record.files.get("shard", ""))
+            found = {kind: self._take(record, kind) for kind in record.files}
+            shard = self.storage.path_of(f"{record.name}.shard") if "shard" in found else None
+            whole = shard or found.get("shard", b"")
+            yield Made(blocks[number], found.get("parquet"), whole, record.files.get("shard", ""))
             self.drop(record)
             progress.advance(len(blocks[number].tokens))
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,9 @@ from mnemoscope.data.table import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.padding import check_padded
+from mnemoscope.pipeline.blocks import scan_table
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
@@ -168,24 +168,13 @@ def _read(settings: StudySettings, models: Models) -> ReadResult:
     )
 
 
-@dataclass(frozen=True)
-class LabelCheck:
-    """The table's labels compared with the model's own verdicts.
+def check_labels(study: Study, models: Models) -> tuple[str, ...]:
+    """Compare the table's labels with the model's own verdicts; the result in words.
 
-    Attributes:
-        frame: `sequence_id`, `published_is_memorized`, `is_memorized` (by scan), `smallest_gap`
-            (smallest difference of the two best logits up to the first token that differs, over
-            the whole suffix if none does), `is_plain` (in a uniform sample of its label; always
-            true for a table read whole).
-        lines: the result in words.
-    """
-
-    frame: pl.DataFrame
-    lines: tuple[str, ...]
-
-
-def check_labels(study: Study, models: Models) -> LabelCheck:
-    """Scan all rows that have `published_is_memorized`, and write `label_check.parquet`.
+    Writes `label_check.parquet`, a row for each that has `published_is_memorized`: `sequence_id`,
+    the label, `is_memorized` (by scan), `smallest_gap` (smallest difference of the two best logits
+    up to the first token that differs, over the whole suffix if none does), `is_plain` (in a
+    uniform sample of its label; always true for a table read whole).
 
     Raises:
         UserError: the table has no labels; as `scan_memorized`.
@@ -198,26 +187,18 @@ def check_labels(study: Study, models: Models) -> LabelCheck:
         )
     rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
     tokens, batch_size = token_matrix(rows), study.settings.model.batch_size
-    half = tokens.shape[1] // 2
-    found, gaps = [], []
     with track("Checking labels", total=len(tokens)) as progress:
         model = models.model(study)
-        for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=half):
-            found.append(batch.is_memorized)
-            gaps.append(batch.smallest_gap)
-            progress.advance(len(batch.is_memorized))
+        found = scan_table(model, tokens, batch_size=batch_size, progress=progress)
     frame = rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
-        pl.Series("is_memorized", np.concatenate(found)),
-        pl.Series("smallest_gap", np.concatenate(gaps)),
-        is_plain(rows, study.settings),
+        found["is_memorized"], found["smallest_gap"], is_plain(rows, study.settings)
     )
-    check = LabelCheck(frame, _lines(frame, study, models))
     study.write(CHECK_FILE, frame)
-    return check
+    return _lines(frame, study, model)
 
 
-def _lines(frame: pl.DataFrame, study: Study, models: Models) -> tuple[str, ...]:
-    model, settings = models.model(study), study.settings
+def _lines(frame: pl.DataFrame, study: Study, model: LanguageModel) -> tuple[str, ...]:
+    settings = study.settings
     lines = [
         f"{settings.model.name}, {model.dtype} on {model.device}, batch size "
         f"{settings.model.batch_size}: labels of {frame.height:,} sequences checked by scan."
