@@ -5,15 +5,20 @@ import pytest
 from scipy.stats import binomtest
 
 from mnemoscope.stats import (
+    FEWEST_GROUPS,
     Estimate,
     clopper_pearson,
     draw_counts,
     draw_within,
+    estimate_of,
+    fewest_groups,
+    grouped_variance,
     interval_of,
     normal_mean,
     resampled_mean,
     resampled_ratio,
     share_of,
+    share_true,
 )
 
 
@@ -31,11 +36,11 @@ def test_an_empty_whole_has_no_share_or_may_be_anything() -> None:
     assert clopper_pearson(0, 0) == (0.0, 0.0, 1.0)
 
 
-def test_no_group_can_vanish_from_a_resample() -> None:
-    groups = np.array(["a", "b", "a", "b", "b", "c"])
-    drawn = draw_within(groups, np.random.default_rng(0), 500)
-    for group, size in (("a", 2), ("b", 3), ("c", 1)):
-        assert (drawn[:, groups == group].sum(axis=1) == size).all()
+def test_no_class_can_vanish_from_a_resample() -> None:
+    classes = np.array(["a", "b", "a", "b", "b", "c"])
+    drawn = draw_within(classes, np.random.default_rng(0), 500)
+    for one, size in (("a", 2), ("b", 3), ("c", 1)):
+        assert (drawn[:, classes == one].sum(axis=1) == size).all()
     assert (draw_counts(np.random.default_rng(0), 4, 500).sum(axis=1) == 4).all()
 
 
@@ -62,3 +67,98 @@ def test_an_estimate_reads_the_columns_that_it_writes() -> None:
     for ends in (None, "", "matched"):
         assert Estimate.of(found.columns("min_f1", ends=ends), "min_f1", ends=ends) == found
     assert list(found.columns("min_f1", ends="")) == ["min_f1", "low", "high"]
+
+
+def test_groups_of_one_are_drawn_as_sequences_are() -> None:
+    classes = np.arange(90) % 3
+    names = np.random.default_rng(1).permutation(90)
+    apart = draw_within(classes, np.random.default_rng(0), 50)
+    grouped = draw_within(classes, np.random.default_rng(0), 50, groups=names)
+    assert (apart == grouped).all()
+
+
+def test_a_group_is_drawn_whole_and_classes_keep_their_number_of_groups() -> None:
+    classes = np.repeat([0, 1], 60)
+    groups = np.concatenate([np.arange(60) // 3, 100 + np.arange(60) // 4])
+    drawn = draw_within(classes, np.random.default_rng(0), 200, groups=groups)
+    for one in np.unique(groups):
+        own = drawn[:, groups == one]
+        assert (own == own[:, :1]).all()
+    first = [np.flatnonzero(groups == one)[0] for one in np.unique(groups)]
+    assert (drawn[:, first][:, :20].sum(axis=1) == 20).all()
+    assert (drawn[:, first][:, 20:].sum(axis=1) == 15).all()
+
+
+def test_a_group_over_classes_moves_whole_and_no_class_is_missed() -> None:
+    # Class 1 has nothing but one sequence in each of ten groups that are mostly class 0.
+    groups = np.concatenate([np.repeat(np.arange(10), 3), np.arange(10, 60)])
+    classes = np.concatenate([np.tile([0, 0, 1], 10), np.zeros(50, dtype=int)])
+    # Without drawing again, one resample of 62,000 would miss all ten of the 60.
+    drawn = draw_within(classes, np.random.default_rng(0), 200_000, groups=groups)
+    shared = drawn[:, :30].reshape(-1, 10, 3)
+    assert (shared == shared[..., :1]).all()
+    assert drawn[:, classes == 1].any(axis=1).all()
+    assert len(np.unique(drawn[:, classes == 1].sum(axis=1))) > 5
+
+
+@pytest.mark.parametrize("n_groups", [1, FEWEST_GROUPS - 1])
+def test_too_few_groups_give_a_figure_and_no_interval(n_groups: int) -> None:
+    groups = np.arange(120) % n_groups
+    values = np.random.default_rng(0).random(120)
+    assert len(draw_within(np.zeros(120), np.random.default_rng(0), 9, groups=groups)) == 0
+    assert resampled_mean(values, groups) == (pytest.approx(values.mean()), None, None)
+    assert share_true(values > 0.5, groups) == ((values > 0.5).mean(), None, None)
+    assert str(share_true(np.arange(120) < 30, groups)) == "25.0 %"
+    assert estimate_of(0.5, np.empty(0)) == Estimate(0.5)
+
+
+def test_the_class_with_fewest_groups_counts() -> None:
+    classes = np.repeat([0, 1], [30, 24])
+    groups = np.concatenate([np.arange(30), np.arange(24) // 2])
+    assert fewest_groups(classes, groups) == 12
+    assert fewest_groups(classes, np.arange(54)) == 24
+
+
+def clustered(rng: np.random.Generator, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of unequal groups: half of their variance is their group's."""
+    groups = np.repeat(np.arange(n_groups), 1 + rng.poisson(4, n_groups))
+    return rng.normal(size=n_groups)[groups] + rng.normal(size=len(groups)), groups
+
+
+def test_the_variance_of_a_mean_over_groups_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)  # equal groups: the mean is the mean of 40 group means
+    values = rng.normal(size=40)[groups] + rng.normal(size=200)
+    means = values.reshape(40, 5).mean(axis=1)
+    assert grouped_variance(values, groups) == pytest.approx(means.var(ddof=1) / 40, rel=1e-12)
+    # The bootstrap has (g - 1) / g of it; 4 standard errors of a variance of 20,000 draws.
+    drawn = draw_within(np.zeros(200), rng, 20_000, groups=groups) @ values / 200
+    assert drawn.var() == pytest.approx(means.var() / 40, rel=4 * np.sqrt(2 / 20_000))
+    # Of groups of one it is the common variance of a mean.
+    assert grouped_variance(values, np.arange(200)) == pytest.approx(values.var(ddof=1) / 200)
+
+
+def test_of_clustered_data_todays_interval_covers_too_seldom_and_groups_mend_it() -> None:
+    rng = np.random.default_rng(0)
+    apart = within = shares = 0
+    n = 200
+    for _ in range(n):
+        values, groups = clustered(rng, 40)
+        one, other = resampled_mean(values), resampled_mean(values, groups)
+        apart += one.low < 0 < one.high
+        within += other.low < 0 < other.high
+        share = share_true(values > 0, groups)
+        shares += share.low < 0.5 < share.high
+    # Of 200 studies 95 % less 4 standard errors is 88.8.
+    assert apart / n < 0.8
+    assert within / n > 0.888
+    assert shares / n > 0.888
+
+
+def test_a_share_of_groups_of_one_is_wilsons() -> None:
+    flags = np.arange(60) < 21
+    assert share_true(flags, np.arange(60)) == pytest.approx(
+        share_of(21, 60), abs=1e-8
+    )  # Z has six digits
+    assert share_true(flags) == share_of(21, 60)
+    assert share_true(flags[:21], np.arange(21)) == share_of(21, 21)

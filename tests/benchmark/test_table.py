@@ -379,3 +379,42 @@ def test_a_cnn_that_never_finds_a_class_in_training_has_no_verdict() -> None:
     assert verdict.kind == "cannot"
     assert "never finds one of the classes, on its own training set" in verdict.sentence
     assert give_verdict(replace(SEEN, training_min_f1=0.4)) == give_verdict(SEEN)
+
+
+def test_classes_of_eight_groups_have_figures_and_no_interval(predictions) -> None:
+    apart = score(predictions)
+    grouped = score(predictions.with_columns(group=pl.col("sequence_id") // 30))
+    assert set(apart["n_groups"]) == {240}
+    assert set(grouped["n_groups"]) == {8}
+    assert set(apart["interval_note"]) == {None}
+    row = row_of(grouped, "model")
+    assert row["min_f1"] == row_of(apart, "model")["min_f1"]
+    assert row["interval_note"] == (
+        "no interval: the evaluation sequences of a class are 8 groups of near duplicates, and 10 "
+        "are needed"
+    )
+    for name in ("low", "mean_f1_low", "excess_low", "excess_high", "over_statistics_high"):
+        assert row[name] is None
+    assert row["f1_low"] == [None] * 3
+    assert row["verdict_kind"] == "cannot"
+    assert row["interval_note"] in row["verdict"]
+
+
+def test_intervals_of_groups_are_as_wide_as_those_of_one_sequence_each(predictions) -> None:
+    """Each sequence five times over, in one group: the figures and intervals of the single ones."""
+    copies = pl.concat(
+        predictions.with_columns(
+            sequence_id=pl.col("sequence_id") + 1000 * copy, group=pl.col("sequence_id")
+        )
+        for copy in range(5)
+    )
+    once, grouped = score(predictions), score(copies)
+    assert set(grouped["n_groups"]) == {240}
+    assert set(grouped["n_eval"]) == {1200}
+    for source in SOURCES:
+        one, five = row_of(once, source), row_of(grouped, source)
+        for name in ("min_f1", "low", "high", "mean_f1_low", "mean_f1_high"):
+            assert five[name] == pytest.approx(one[name], abs=1e-12)
+    model, of_copies = row_of(once, "model"), row_of(grouped, "model")
+    for name in ("excess", "excess_low", "excess_high", "over_statistics_low"):
+        assert of_copies[name] == pytest.approx(model[name], abs=1e-12)

@@ -3,7 +3,7 @@
 Min-F1 of the CNNs on the model's attention minus the largest of the controls: what the text alone
 gives (the better of the CNNs on blind maps and the n-gram regression) and what the attention of a
 model gives that never saw the sequences. The interval is a paired bootstrap over evaluation
-sequences (within each class, whose sizes are fixed by the design) and seeds. The pairwise AUC
+sequences (their groups of near duplicates, within each class) and seeds. The pairwise AUC
 has its excess too, from the same draws.
 """
 
@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.stats import Estimate, Floats, Interval, draw_counts, draw_within, interval_of
+from mnemoscope.stats import (
+    FEWEST_GROUPS,
+    Estimate,
+    Floats,
+    Interval,
+    draw_counts,
+    draw_within,
+    estimate_of,
+    fewest_groups,
+    interval_of,
+)
 from mnemoscope.taxonomy.draw import order_keys
 
 ObjectiveName = Literal["excess", "min_f1", "auc", "auc_excess"]
@@ -54,6 +64,8 @@ class Votes:
         scores: probabilities of each training (a setting and a seed; its final weights), shape
             (trainings, n, classes), float32; None where none were kept.
         score_seeds: seed of each training, shape (trainings,); None with `scores`.
+        groups: number of the group of near duplicates that each sequence is in, (n,), int64; of a
+            group of its own the sequence's id. None: every sequence is one.
     """
 
     sequence_ids: np.ndarray
@@ -64,6 +76,12 @@ class Votes:
     probabilities: np.ndarray
     scores: np.ndarray | None = None
     score_seeds: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The group of each sequence, itself where `groups` are None."""
+        return self.sequence_ids if self.groups is None else self.groups
 
     def at(self, rows: np.ndarray) -> "Votes":
         """Keep the evaluation sequences at these positions only."""
@@ -74,6 +92,7 @@ class Votes:
             predicted=self.predicted[:, rows],
             probabilities=self.probabilities[rows],
             scores=None if self.scores is None else self.scores[:, rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
 
@@ -90,7 +109,7 @@ class Excess:
 
     Attributes:
         value: on the evaluation sequences as they are.
-        low: 2.5th percentile over resamples.
+        low: 2.5th percentile over resamples; None where a class has too few groups to be drawn.
         high: 97.5th percentile.
         strongest: the control with the largest min-F1.
         min_f1: of the model's attention, what the excess is counted from.
@@ -99,8 +118,8 @@ class Excess:
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     strongest: str
     min_f1: float | None = None
     auc: tuple[Estimate, ...] | None = None
@@ -110,11 +129,12 @@ class Excess:
 class PairedDifference:
     """A figure of one taxonomy minus the same figure of another; fractions.
 
-    The interval uses the same weights for both; `n_shared` sequences are in both evaluation sets.
+    The interval uses the same weights for both, and is None where one has too few groups;
+    `n_shared` sequences are in both evaluation sets.
     """
 
     value: float
-    interval: Interval
+    interval: Interval | None
     n_shared: int
     n_first: int
     n_second: int
@@ -123,7 +143,8 @@ class PairedDifference:
 def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> Votes:
     """Arrange one taxonomy's predictions from one source, given in any order.
 
-    Runs are in the order of setting, seed, epoch; sequences by id. `where` is for errors.
+    Runs are in the order of setting, seed, epoch; sequences by id. `where` is for errors. Without
+    a column `group` every sequence is a group of its own.
 
     Raises:
         DamagedDataError: a run lacks a sequence or has one twice, a sequence has two true
@@ -151,8 +172,15 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
             f"predictions of {where}: class {classes.min()} to {classes.max()}, wanted 0 to "
             f"{n_classes - 1}. {repair}"
         )
-    shares = np.eye(n_classes)[predicted].mean(axis=0)
-    votes = Votes(ids, grid["true"][0], predicted, runs["seed"].to_numpy(), n_classes, shares)
+    votes = Votes(
+        ids,
+        grid["true"][0],
+        predicted,
+        runs["seed"].to_numpy(),
+        n_classes,
+        probabilities=np.eye(n_classes)[predicted].mean(axis=0),
+        groups=ordered["group"].to_numpy()[: len(ids)] if "group" in ordered.columns else ids,
+    )
     if "probabilities" not in ordered.columns or ordered["probabilities"].null_count():
         return votes
     kept = ordered["probabilities"].list.to_array(n_classes).to_numpy()
@@ -164,6 +192,17 @@ def collect_votes(predictions: pl.DataFrame, n_classes: int, *, where: str) -> V
         probabilities=by_run.mean(axis=0, dtype=np.float64),
         scores=by_run[last],
         score_seeds=votes.seeds[last],
+    )
+
+
+def why_no_interval(votes: Votes) -> str | None:
+    """Say which class has too few groups of near duplicates for an interval; None if none has."""
+    n_groups = fewest_groups(votes.true, votes.owners)
+    if n_groups >= FEWEST_GROUPS:
+        return None
+    return (
+        f"no interval: the evaluation sequences of a class are {n_groups} groups of near "
+        f"duplicates, and {FEWEST_GROUPS} are needed"
     )
 
 
@@ -227,7 +266,7 @@ def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[Estimate
         return None
     drawn = _draw_sequences(votes, seed, n_resamples)
     return tuple(
-        Estimate(float(_auc(votes, pair, _once(votes))[0]), *interval_of(_auc(votes, pair, drawn)))
+        estimate_of(float(_auc(votes, pair, _once(votes))[0]), _auc(votes, pair, drawn))
         for pair in auc_pairs(votes.n_classes)
     )
 
@@ -260,7 +299,7 @@ def measure_excess(
     observed = {name: float(_min_f1(votes, once[name])[0]) for name, votes in sources.items()}
     strongest = max(controls, key=lambda name: observed[name])
     value = observed["model"] - observed[strongest]
-    low, high = interval_of(_over_largest(_min_f1, sources, drawn))
+    _, low, high = estimate_of(value, _over_largest(_min_f1, sources, drawn))
     found = Excess(value, low, high, strongest, observed["model"])
     if any(votes.scores is None for votes in sources.values()):
         return found
@@ -268,7 +307,7 @@ def measure_excess(
     auc = []
     for pair in auc_pairs(model.n_classes):
         own, ours = (_over_largest(_auc_of(pair), sources, each) for each in (once, drawn))
-        auc.append(Estimate(float(own[0]), *interval_of(ours)))
+        auc.append(estimate_of(float(own[0]), ours))
     return replace(found, auc=tuple(auc))
 
 
@@ -297,7 +336,7 @@ def measure_objective(
     sequences = _draw_sequences(model, seed, n_resamples)
     of_trainings = objective in ("auc", "auc_excess")
     drawn = _draw_seeds(sources, sequences, seed, of_trainings=of_trainings)
-    return Estimate(value, *interval_of(_figure(sources, objective, drawn)))
+    return estimate_of(value, _figure(sources, objective, drawn))
 
 
 _OfSource = Callable[[Votes, Resamples], Floats]
@@ -365,7 +404,8 @@ def _once(votes: Votes) -> Resamples:
 
 
 def _draw_sequences(votes: Votes, seed: int, n_resamples: int) -> Resamples:
-    return Resamples(draw_within(votes.true, np.random.default_rng(seed), n_resamples))
+    generator = np.random.default_rng(seed)
+    return Resamples(draw_within(votes.true, generator, n_resamples, groups=votes.owners))
 
 
 def _draw_seeds(
@@ -390,11 +430,14 @@ def resample_jointly(
 ) -> dict[str, Floats]:
     """Confusion matrices of every resample: by taxonomy, float64 (resamples, classes, classes).
 
-    A sequence has one weight in all taxonomies, scaled within each class to its fixed size. The
-    draws say how figures vary with other sequences, not with other CNNs.
+    A group of near duplicates has one weight in all taxonomies, scaled within each class to its
+    fixed size. The draws say how figures vary with other sequences, not with other CNNs. A taxonomy
+    with too few groups for an interval is left out.
     """
-    ids = np.unique(np.concatenate([one.sequence_ids for one in votes.values()]))
-    places = {name: np.searchsorted(ids, one.sequence_ids) for name, one in votes.items()}
+    votes = {name: one for name, one in votes.items() if not why_no_interval(one)}
+    owners = {name: one.owners for name, one in votes.items()}
+    ids = np.unique(np.concatenate([*owners.values(), np.empty(0, dtype=np.int64)]))
+    places = {name: np.searchsorted(ids, one) for name, one in owners.items()}
     ballots = {name: _count_votes(one) for name, one in votes.items()}
     drawn = {
         name: np.zeros((n_resamples, one.n_classes, one.n_classes)) for name, one in votes.items()
@@ -425,7 +468,9 @@ def compare_pair(
     drawn = resample_jointly(pair, n_resamples=n_resamples, seed=seed)
     return PairedDifference(
         value=value - other,
-        interval=interval_of(show(drawn["first"]) - show(drawn["second"])),
+        interval=interval_of(show(drawn["first"]) - show(drawn["second"]))
+        if len(drawn) > 1
+        else None,
         n_shared=len(np.intersect1d(first.sequence_ids, second.sequence_ids)),
         n_first=len(first.sequence_ids),
         n_second=len(second.sequence_ids),

@@ -23,6 +23,7 @@ from mnemoscope.benchmark.excess import (
     measure_excess,
     measure_objective,
     pair_names,
+    why_no_interval,
 )
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.benchmark.sources import CNNS, MEMORY_FREE, SOURCES, TABLE, TEXT_ALONE
@@ -59,6 +60,10 @@ _COLUMNS: _Columns = {
     "n_trained": pl.Int64,
     "training_min_f1": pl.Float64,
     "n_eval": pl.Int64,
+    # Groups of near duplicates among these, which are what an interval draws, and why there is no
+    # interval.
+    "n_groups": pl.Int64,
+    "interval_note": pl.String,
     **_share("min_f1", ends=""),
     **_share("mean_f1"),
     **_share("f1", kind=_SHARES),
@@ -179,6 +184,7 @@ class BenchmarkFigures:
         failed_controls: those of them that did not train.
         has_like_runs: whether the model was trained with a CNN setting that the controls had.
         training_min_f1: the CNN's on its own training set.
+        interval_note: why the excess has no interval; null where it has.
     """
 
     classes: tuple[str, ...]
@@ -190,6 +196,7 @@ class BenchmarkFigures:
     failed_controls: tuple[str, ...] = ()
     has_like_runs: bool = True
     training_min_f1: float | None = None
+    interval_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +219,8 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     if excess is None:
         return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
     over = "reference" if TABLE[excess.strongest].reads == "reference" else "text"
+    if excess.low is None or excess.high is None:
+        return Verdict("cannot", f"cannot be said: {figures.interval_note}")
     points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
     adds = f"attention adds {points} to {_GIVES[over]}"
     note = _say_limits(figures)
@@ -322,7 +331,11 @@ class _Judged:
     @cached_property
     def found(self) -> ScoreEstimates:
         return estimate_scores(
-            self.votes.predicted, self.votes.true, n_classes=self.votes.n_classes, **self.resampling
+            self.votes.predicted,
+            self.votes.true,
+            n_classes=self.votes.n_classes,
+            groups=self.votes.groups,
+            **self.resampling,
         )
 
     @property
@@ -335,6 +348,8 @@ class _Judged:
         auc = estimate_auc(votes, **self.resampling)
         return {
             "n_eval": len(votes.true),
+            "n_groups": len(np.unique(votes.owners)),
+            "interval_note": why_no_interval(votes),
             **found.min_f1.columns("min_f1", ends=""),
             **found.mean_f1.columns("mean_f1"),
             **_per_class("f1", found.f1),
@@ -431,6 +446,7 @@ def _excess_columns(
         controls=controls,
         failed_controls=failed,
         training_min_f1=training_min_f1,
+        interval_note=why_no_interval(model.votes),
     )
     return {
         **_verdict_columns(figures),

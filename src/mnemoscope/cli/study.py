@@ -548,7 +548,7 @@ def _compare(study: Study, first: str, second: str) -> None:
 
     for figure, words in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
         found = compare_taxonomies(study, first, second, figure=figure)  # type: ignore[arg-type]
-        shown = difference_text(found.value, *found.interval)
+        shown = difference_text(found.value, *(found.interval or (None, None)))
         print(f"{words} of '{first}' minus '{second}': {shown} points")
     print(
         f"95 % intervals, paired over sequences: {found.n_shared:,} of {found.n_first:,} and "

@@ -40,8 +40,9 @@ def print_summary(study: Study) -> None:
             "better of CNN and n-grams on the tokens alone"
         )
     for number, (sample, entry) in enumerate(samples.items(), 1):
-        page.print(f"{number}  {sample}: {_counts(sample, entry)}")
-        verdict = rows.get(sample, {}).get("model", {}).get("verdict")
+        model = rows.get(sample, {}).get("model", {})
+        page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(model)}")
+        verdict = model.get("verdict")
         if verdict:
             page.print(f"   {verdict}")
     for line in _shared(study, list(samples)):
@@ -73,6 +74,13 @@ def _counts(sample: str, entry: dict[str, Any]) -> str:
     if sample != entry["taxonomy"]:
         return drawn
     return f"{', '.join(f'{name} {n:,}' for name, n in entry['counts'].items())}; {drawn}"
+
+
+def _groups(model: dict[str, Any]) -> str:
+    """How many groups of near duplicates the evaluation sequences are."""
+    if model.get("n_groups") in (None, model.get("n_eval")):
+        return ""
+    return f" ({model['n_eval']:,} for evaluation are {model['n_groups']:,} groups)"
 
 
 def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:

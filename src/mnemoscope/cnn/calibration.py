@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.stats import Floats
+from mnemoscope.stats import Floats, grouped_variance
 
 ENOUGH_FOR_ISOTONIC = 1000
 """Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
@@ -213,7 +213,7 @@ def choose_calibration(
     chosen: _Method = "none"
     for method in list(losses)[1:]:
         gain = losses[chosen] - losses[method]
-        if gain.mean() > _standard_error(gain, owner):
+        if gain.mean() > math.sqrt(grouped_variance(gain, owner)):
             chosen = method
     scores = {str(method): float(loss.mean()) for method, loss in losses.items()}
     return Choice(_fit(chosen, values, truth), scores)
@@ -253,10 +253,3 @@ def _fit(method: _Method, values: Floats, truth: _Flags) -> Calibration:
     if method == "none" or truth.all() or not truth.any():
         return AS_IT_IS
     return fit_calibration(values, truth, method)
-
-
-def _standard_error(values: Floats, owner: npt.NDArray[np.int64]) -> float:
-    """Of the mean of values whose groups are independent, and their members are not."""
-    sums = np.bincount(owner, weights=values - values.mean())
-    n = len(sums)
-    return float(np.sqrt(n / max(n - 1, 1) * (sums**2).sum())) / len(values)

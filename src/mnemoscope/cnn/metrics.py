@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mnemoscope.stats import Estimate, Floats, draw_within, interval_of
+from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of
 
 Counts = NDArray[np.int64]
 
@@ -113,25 +113,32 @@ def _checked(confusion: ArrayLike) -> Floats:
 
 
 def estimate_scores(
-    predictions: ArrayLike, true: ArrayLike, *, n_classes: int, seed: int, n_resamples: int = 1000
+    predictions: ArrayLike,
+    true: ArrayLike,
+    *,
+    n_classes: int,
+    seed: int,
+    n_resamples: int = 1000,
+    groups: ArrayLike | None = None,
 ) -> ScoreEstimates:
     """Every figure of the confusion matrix summed over all runs, with percentile intervals.
 
     Predictions are (runs, n), a run being one setting, seed and epoch. Intervals say how the
-    figures vary with other evaluation sequences, drawn within each class; not with other CNNs.
+    figures vary with other evaluation sequences, drawn as `stats.draw_within` does; not with other
+    CNNs.
 
     Raises:
         ValueError: shapes that do not fit, or a class without sequences.
     """
-    sequences = draw_within(true, np.random.default_rng(seed), n_resamples)
+    sequences = draw_within(true, np.random.default_rng(seed), n_resamples, groups=groups)
     whole = confusion_matrix(true, predictions, n_classes)[None]
     drawn = resample_confusions(predictions, true, n_classes, sequences)
     f1, drawn_f1 = f1_per_class(whole), f1_per_class(drawn)
     pairs = zip(precision_recall(whole), precision_recall(drawn), strict=True)
     precision, recall = (_estimates(*pair) for pair in pairs)
     return ScoreEstimates(
-        Estimate(float(f1.min()), *interval_of(drawn_f1.min(axis=-1))),
-        Estimate(float(f1.mean()), *interval_of(drawn_f1.mean(axis=-1))),
+        estimate_of(float(f1.min()), drawn_f1.min(axis=-1)),
+        estimate_of(float(f1.mean()), drawn_f1.mean(axis=-1)),
         _estimates(f1, drawn_f1),
         precision,
         recall,
@@ -141,7 +148,7 @@ def estimate_scores(
 def _estimates(values: Floats, draws: Floats) -> tuple[Estimate, ...]:
     """Column by column: figures (1, n) and those of the resamples (resamples, n)."""
     return tuple(
-        Estimate(value, *interval_of(column))
+        estimate_of(value, column)
         for value, column in zip(values[0].tolist(), draws.T, strict=True)
     )
 
@@ -154,6 +161,8 @@ def resample_confusions(
     runs: NDArray[np.integer] | None = None,
 ) -> Floats:
     """Every resample's confusion matrix over all its runs: float64 (resamples, classes, classes).
+
+    Each class is scaled to the size that the design gave it, which differs where groups were drawn.
 
     Args:
         predictions: classes, (runs, n) or (n,) for a single run. A single run stands for all
@@ -182,6 +191,7 @@ def resample_confusions(
     for label in range(n_classes):
         members = np.flatnonzero(classes == label)
         weights = sequences[:, members].astype(np.float64)
+        weights *= len(members) / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
         confusions[:, label] = _row(predicted[:, members], n_classes, weights, run_weights)
     return confusions
 

@@ -18,7 +18,7 @@ from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import TeacherForced, teacher_forced
-from mnemoscope.stats import Estimate, draw_counts, interval_of
+from mnemoscope.stats import Estimate, draw_within, estimate_of
 
 _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
 
@@ -172,12 +172,13 @@ def cut_and_continue(
     return CutOutcome(score == 1.0, score, logprobs.mean(axis=1))
 
 
-def mean_share(values: Sequence[np.ndarray], *, n_resamples: int, seed: int) -> Estimate:
-    """Mean over draws and sequences, with an interval over sequences; one array (n,) per draw."""
+def mean_share(
+    values: Sequence[np.ndarray], *, n_resamples: int, seed: int, groups: np.ndarray | None = None
+) -> Estimate:
+    """Mean over draws and sequences, one array (n,) per draw, its interval over `groups` (n,)."""
     per_sequence = np.mean(np.stack(values).astype(np.float64), axis=0)
-    return Estimate(
-        float(per_sequence.mean()), *interval_of(_resample(per_sequence, n_resamples, seed))
-    )
+    drawn = _resample(per_sequence, groups, n_resamples, seed)
+    return estimate_of(float(per_sequence.mean()), drawn)
 
 
 def specificity(
@@ -187,13 +188,15 @@ def specificity(
     *,
     n_resamples: int,
     seed: int,
+    groups: Mapping[str, np.ndarray] | None = None,
 ) -> Estimate:
     """How specific a class's decisive edges are to it, beyond random edges of equal mass.
 
     (broken own − mean broken others) by the decisive edges, minus the same by the random ones: 1
     is every sequence of its own class and no other, 0 no preference, negative the others more.
     `decisive` and each draw of `random` say for every memorized class, at least two, which
-    sequences break, bool (n,). Sequences are resampled within their class.
+    sequences break, bool (n,), and `groups` which near duplicates they belong to. These are
+    resampled within their class; no interval where one has too few.
     """
     gains = {
         name: decisive[name].astype(np.float64) - np.mean(np.stack(random[name]), axis=0)
@@ -201,16 +204,21 @@ def specificity(
     }
     others = [name for name in gains if name != own]
     resampled = {
-        name: _resample(values, n_resamples, seed + place)
+        name: _resample(values, groups[name] if groups else None, n_resamples, seed + place)
         for place, (name, values) in enumerate(gains.items())
     }
     value = gains[own].mean() - np.mean([gains[name].mean() for name in others])
+    if not all(len(one) for one in resampled.values()):
+        return Estimate(float(value))
     drawn = resampled[own] - np.mean([resampled[name] for name in others], axis=0)
-    return Estimate(float(value), *interval_of(drawn))
+    return estimate_of(float(value), drawn)
 
 
-def _resample(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Means of bootstrap resamples of (n,)."""
-    weights = draw_counts(np.random.default_rng(seed), len(values), n_resamples)
-    means: np.ndarray = weights @ values / len(values)
+def _resample(
+    values: np.ndarray, groups: np.ndarray | None, n_resamples: int, seed: int
+) -> np.ndarray:
+    """Means of bootstrap resamples of (n,), drawn by group."""
+    generator = np.random.default_rng(seed)
+    weights = draw_within(np.zeros(len(values)), generator, n_resamples, groups=groups)
+    means: np.ndarray = weights @ values / weights.sum(axis=1)
     return means

@@ -37,7 +37,7 @@ from mnemoscope.benchmark.table import (
 from mnemoscope.cluster.engine import current_engine, run_tasks
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import made_folder, write_json, write_parquet
-from mnemoscope.pipeline.label import aliases_of, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
 from mnemoscope.stats import RankCorrelation
@@ -86,7 +86,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
     study.require("train")
     settings = study.settings.benchmark
     with study.finishing("benchmark") as counts:
-        runs, predictions = study.read(RUNS_FILE), study.read(PREDICTIONS_FILE)
+        runs, predictions = study.read(RUNS_FILE), _predictions(study)
         of_controls = runs.filter(pl.col("source") == "control")["setting"]
         options: dict[str, Any] = {
             "n_resamples": settings.n_resamples,
@@ -152,6 +152,18 @@ def load_comparison(study: Study) -> Comparison:
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
 
 
+def _predictions(study: Study) -> pl.DataFrame:
+    """All predictions, with the group of near duplicates that each sequence is in."""
+    groups = study.read(SAMPLES_FILE).select(
+        pl.col("sample").alias("taxonomy"), "sequence_id", "group"
+    )
+    keys = ["taxonomy", "sequence_id"]
+    found = study.read(PREDICTIONS_FILE).join(
+        groups.unique(keys), on=keys, how="left", maintain_order="left"
+    )
+    return found.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
+
+
 def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
     """Predictions of these samples by CNNs on the model's attention that are above chance."""
     entries = samples_of(study)
@@ -160,7 +172,7 @@ def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
         & pl.col("did_train")
         & pl.col("taxonomy").is_in([name for name in samples if "impossible" not in entries[name]])
     )
-    counted = study.read(PREDICTIONS_FILE).drop("probabilities", strict=False)
+    counted = _predictions(study).drop("probabilities", strict=False)
     parts = counted.join(trained, on=_RUN_KEY, how="semi")
     by_name = parts.partition_by("taxonomy", as_dict=True)
     return {
@@ -440,7 +452,7 @@ def _sum(
         return row | {"note": "; ".join(missing)}
     own = [table[sample] for table in tables]
     row |= {name: sum(one[name] for one in own) for name in ("n_eval", "n_runs")}
-    drawn = [one[sample] for one in draws]
+    drawn = [one[sample] for one in draws if sample in one]
     return row | score_together([one["confusion"] for one in own], drawn)
 
 
@@ -453,7 +465,8 @@ def _as_ours(
 ) -> OurFigures:
     """The sum as figures to compare with the published ones."""
     if total["note"] is None:
-        summed = np.sum([one[sample] for one in draws], axis=0)
+        drawn = [one[sample] for one in draws if sample in one]
+        summed = np.sum(drawn, axis=0) if len(drawn) == len(draws) else None
         return ours_of_row(sample, published_name, total, summed)
     is_impossible = any("impossible" in own[sample] for own in entries)
     state: State = "impossible" if is_impossible else "untrained"

@@ -40,6 +40,7 @@ from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.taxonomy.groups import find_groups
 
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
@@ -67,7 +68,8 @@ class Cut:
 
 
 Outcomes = Mapping[Cut, pl.DataFrame]
-"""What each cut did to each sequence: `sequence_id`, `class`, `survives`, `score`, `logprob`."""
+"""What each cut did to each sequence: `sequence_id`, `class`, `group` of near duplicates,
+`survives`, `score`, `logprob`."""
 Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
 """For each cut and class: edges cut, and their share of all attention."""
 
@@ -83,6 +85,7 @@ def cut_rows(
                 [part["survives"].to_numpy() for part in parts],
                 n_resamples=_N_RESAMPLES,
                 seed=seed,
+                groups=parts[0]["group"].to_numpy(),
             )
             yield {
                 "sample": draws[0].sample,
@@ -91,6 +94,7 @@ def cut_rows(
                 "strength": strength,
                 "class": name,
                 "n": parts[0].height,
+                "n_groups": parts[0]["group"].n_unique(),
                 "draws": len(draws),
                 "n_edges": float(np.mean([sizes[cut][name][0] for cut in draws])),
                 "mass": float(np.mean([sizes[cut][name][1] for cut in draws])),
@@ -129,7 +133,13 @@ def specificity_rows(
             "high": None,
         }
         if others:
-            index = specificity(broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed)
+            groups = {
+                name: outcomes[decisive].filter(pl.col("class") == name)["group"].to_numpy()
+                for name in names
+            }
+            index = specificity(
+                broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed, groups=groups
+            )
             row |= {"specificity": index.value, "low": index.low, "high": index.high}
         yield row
 
@@ -166,7 +176,7 @@ class _Subject:
 
     delta: StoredDelta
     mass: dict[str, torch.Tensor]  # of each memorized class, over its evaluation sequences
-    tried: pl.DataFrame  # sequence_id, class
+    tried: pl.DataFrame  # sequence_id, class, group
     tokens: np.ndarray
     attention: torch.Tensor  # of each sequence tried, mean over heads: (n, layers, T, T)
 
@@ -253,7 +263,10 @@ def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
                 f"'{name}'; cutting needs 2. Leave the class out (--drop-small-classes)."
             )
         chosen.append(rows)
-    return pl.concat(chosen)
+    groups = study.sequences.select(
+        "sequence_id", find_groups(study.sequences).cast(pl.Int64).alias("group")
+    )
+    return pl.concat(chosen).join(groups, on="sequence_id", how="left", maintain_order="left")
 
 
 def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]:
@@ -321,10 +334,11 @@ def _outcome(
     basis.update(subject.tried["sequence_id"].to_numpy().tobytes())
     basis.update(f"{facts['fingerprint']} {facts['dtype']} {facts['device']}".encode())
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
+    columns = ("survives", "score", "logprob")
     path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
     if path.is_file():
         try:
-            return read_parquet(path)
+            return subject.tried.hstack(read_parquet(path).select(columns))
         except (OSError, DamagedDataError):
             say(f"{path}: damaged; this cut is made again.")
     found = cut_and_continue(
@@ -335,7 +349,6 @@ def _outcome(
         batch_size=study.settings.model.batch_size,
         prefix=subject.tokens.shape[1] // 2,
     )
-    columns = ("survives", "score", "logprob")
     frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
     path.parent.mkdir(exist_ok=True)
     write_parquet(path, frame)

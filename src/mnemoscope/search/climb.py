@@ -415,7 +415,7 @@ def candidate_of(
     labels = label_sequences(rows, taxonomy)
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
     codes = labels.replace_strict(numbers, default=None, return_dtype=pl.Int64)
-    frame = rows.select("sequence_id", "suffix", "part").with_row_index("position")
+    frame = rows.select("sequence_id", "suffix", "part", "group").with_row_index("position")
     frame = frame.with_columns(codes.alias("class_index")).drop_nulls("class_index")
     frame = frame.with_columns(pl.col("position").cast(pl.Int64))
     sizes = {"train": wanted.n_train, "select": wanted.n_select, "final": wanted.n_final}
@@ -610,6 +610,7 @@ def _votes(runs: Sequence[tuple[int, np.ndarray, np.ndarray]], rows: pl.DataFram
         probabilities=scores.mean(axis=0, dtype=np.float64),
         scores=scores.astype(np.float32),
         score_seeds=np.array([seed for seed, _, _ in runs]),
+        groups=rows["group"].cast(pl.Int64).to_numpy(),
     )
 
 
@@ -825,6 +826,8 @@ def _verdict(best: Mapping[str, Any]) -> str:
     if best["excess"] is None:
         return "No control trained, so its figure may come from the text alone."
     shown = final_figure(best, "excess")
+    if best["excess_low"] is None:
+        return f"Its excess is {shown} points, of too few near duplicates' groups for an interval."
     if best["excess_low"] > 0:
         return f"Its excess is {shown} points: attention shows more of it than the text gives away."
     if best["excess_high"] < 0:
@@ -840,7 +843,7 @@ def _beside(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
     if row[name] is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."
     text = f"Beside it {row['taxonomy']}: {final_figure(row, name)} on the final part."
-    if best[name] is None:
+    if best[f"{name}_low"] is None or row[f"{name}_low"] is None:
         return text
     if best[f"{name}_low"] > row[f"{name}_high"]:
         return f"{text} The found one is above it."
