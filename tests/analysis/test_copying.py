@@ -5,6 +5,7 @@ import random
 import sys
 import types
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -150,15 +151,9 @@ def test_planted_copies_are_found_and_not_shuffled_nor_before_tuning(planted) ->
     result = analyse(planted, Settings())
     shares = result.frames["shares"].filter(kind="verbatim")
     found = {(one["model"], one["rows"]): one["share"] for one in shares.iter_rows(named=True)}
-    assert found == {
-        ("this model", "trained on"): 1.0,
-        ("this model", "never trained on"): 0.0,
-        ("words shuffled", "trained on"): 0.0,
-        ("words shuffled", "never trained on"): 0.0,
-        ("before tuning", "trained on"): 0.0,
-        ("before tuning", "never trained on"): 0.0,
-        ("the texts' own suffixes", "never trained on"): 0.0,
-    }
+    models, rows = ("this model", "words shuffled", "before tuning"), list(module.ROWS.values())
+    never = dict.fromkeys([*product(models, rows), ("the texts' own suffixes", rows[1])], 0.0)
+    assert found == never | {("this model", "trained on"): 1.0}
     assert "verbatim 100.0 %" in result.sentence
     assert result.frames["shares"].filter(kind="idea")["n"].null_count() == 7
     assert any("Idea copies were not looked for" in line for line in result.further)
@@ -192,10 +187,8 @@ def test_copies_in_idea_stand_beside_random_texts_and_the_prompt(planted, monkey
     assert both[0] == both[1]  # so each has one colour in both
     assert len(both[0]) == 6
     assert result.figures[1].x_names == COMPARED[:3]
-    never = next(
-        one for one in result.figures[1].series if one.name == "this model, never trained on"
-    )
-    assert never.y == (0.0, 0.0, 1.0)
+    bars = {one.name: one.y for one in result.figures[1].series}
+    assert bars["this model, never trained on"] == (0.0, 0.0, 1.0)
 
 
 def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:
@@ -361,7 +354,6 @@ def test_the_real_model_finds_what_is_said_in_other_words() -> None:
 
 def cosine_by_hand(folder: str, *texts: str) -> float:
     """The cosine of two texts: mean of the last hidden state, through transformers alone."""
-    import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)

@@ -16,7 +16,6 @@ from mnemoscope.analysis.dynamics import (
     mean_run,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.stats import resampled_difference, resampled_mean
 
 
 def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
@@ -31,16 +30,6 @@ def test_mean_run_of_independent_tokens_is_the_closed_form() -> None:
         assert error < 0.02 * expected
     assert mean_run(np.ones((3, 7), dtype=bool)).value == 7
     assert np.isnan(mean_run(np.zeros((3, 7), dtype=bool)).value)
-
-
-def test_the_interval_of_a_share_is_that_of_the_normal_approximation() -> None:
-    values = np.random.default_rng(1).random(4000) < 0.3
-    found, reach = resampled_mean(values), 1.96 * np.sqrt(0.3 * 0.7 / 4000)
-    assert found.value == values.mean()
-    assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
-    # paired: what is common to both cancels, so the interval of a constant difference is a point
-    both = resampled_difference(values + 0.25, values)
-    assert (both.low, both.high) == pytest.approx((0.25, 0.25))
 
 
 def test_t_is_the_first_epoch_at_the_threshold_or_above() -> None:
@@ -85,17 +74,9 @@ def test_the_floor_is_the_lowest_from_the_peak_after_the_last_reading_on() -> No
 
 @pytest.fixture(scope="module")
 def result(taught):
-    settings = Settings(
-        n_special=8,
-        batch_size=8,
-        learning_rate=1e-2,
-        epochs=3,
-        n_repeats=6,
-        gap=2,
-        steps_before=1,
-        steps_after=5,
-    )
-    return analyse(taught, settings)
+    readings = {"n_repeats": 6, "gap": 2, "steps_before": 1, "steps_after": 5}
+    taught_by = {"n_special": 8, "batch_size": 8, "learning_rate": 1e-2, "epochs": 3}
+    return analyse(taught, Settings(**readings, **taught_by))
 
 
 def test_memorized_sequences_have_every_suffix_token_right(taught, result) -> None:

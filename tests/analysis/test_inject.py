@@ -17,16 +17,8 @@ from mnemoscope.lm.placement import fingerprint_model
 from tests.analysis.conftest import give_inputs
 from tests.tiny_models import save_model
 
-SETTINGS = Settings(
-    n_texts=2,
-    every=3,
-    n_insertions=16,
-    steps_after=2,
-    batch_size=4,
-    learning_rate=1e-2,
-    prompts=(8, 32),
-    stride=64,
-)
+RUN = {"every": 3, "n_insertions": 16, "steps_after": 2, "batch_size": 4, "learning_rate": 1e-2}
+SETTINGS = Settings(n_texts=2, prompts=(8, 32), stride=64, **RUN)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +93,10 @@ def test_lengths_are_what_greedy_decoding_writes_from_the_best_prompt(taught) ->
     """A planted text: from its prefix of 32 the model says all of the rest."""
     rows = np.array(taught.table["tokens"].to_list(), dtype=np.int32)
     settings = Settings(prompts=(32,), stride=64)
-    found = verbatim_lengths(
-        taught.model(), [rows[0], rows[2], rows[1][:50]], settings, batch_size=4
-    )
-    assert found.tolist()[0] == 32
-    assert found.tolist()[2] == 18
-    assert found.tolist()[1] < 32
+    asked = [rows[0], rows[1][:50], rows[2]]
+    found = verbatim_lengths(taught.model(), asked, settings, batch_size=4).tolist()
+    assert found[:2] == [32, 18]
+    assert found[2] < 32
 
 
 def test_padding_before_a_short_text_does_not_count(taught) -> None:
@@ -114,18 +104,8 @@ def test_padding_before_a_short_text_does_not_count(taught) -> None:
     text = " the licence works" * 12
     n_short = len(taught.model().tokenizer.encode(text))
     assert 24 <= n_short < 64
-    found = analyse(
-        taught,
-        Settings(
-            texts=(text,),
-            prompts=(8,),
-            every=1,
-            n_insertions=1,
-            steps_after=0,
-            batch_size=1,
-            learning_rate=1e-2,
-        ),
-    )
+    once = {"every": 1, "n_insertions": 1, "steps_after": 0, "batch_size": 1}
+    found = analyse(taught, Settings(texts=(text,), prompts=(8,), learning_rate=1e-2, **once))
     runs = dict(found.frames["runs"].select("arm", "weights_at_end").rows())
     ids = np.array(taught.model().tokenizer.encode(text))
     row = np.concatenate([np.zeros(64 - n_short, dtype=int), ids])[None]
@@ -140,15 +120,19 @@ def test_another_family_of_models_is_trained_on_too(tmp_path) -> None:
     assert result.frames["runs"]["weights_at_end"].n_unique() == 2
 
 
-def test_what_does_not_fit_is_refused_in_one_line(taught) -> None:
-    with pytest.raises(UserError, match="do not fit into batches of 2"):
-        analyse(taught, Settings(n_texts=4, every=2, batch_size=2))
-    with pytest.raises(UserError, match="each must be from 1 to 56"):
-        analyse(taught, Settings(prompts=(8, 60)))
-    with pytest.raises(UserError, match=r"text 0 has .* tokens, and 24 at least"):
-        analyse(taught, Settings(texts=("too short",)))
-    with pytest.raises(UserError, match="30 sequences are not memorized"):
-        analyse(taught, Settings(n_texts=50))
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n_texts": 4, "every": 2, "batch_size": 2}, "do not fit into batches of 2"),
+        ({"prompts": (8, 60)}, "each must be from 1 to 56"),
+        ({"texts": ("too short",)}, r"text 0 has .* tokens, and 24 at least"),
+        ({"texts": ()}, "none given"),
+        ({"n_texts": 50}, "30 sequences are not memorized"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(taught, settings, said) -> None:
+    with pytest.raises(UserError, match=said):
+        analyse(taught, Settings(**settings))
 
 
 def test_a_corpus_is_trained_on_in_its_own_rows(taught, tmp_path) -> None:

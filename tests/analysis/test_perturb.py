@@ -1,11 +1,12 @@
 """Changed prompts by hand, suffix runs against greedy decoding, unlearning on a tiny model."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.perturb import (
     AS_IT_IS,
     WORD_KINDS,
@@ -83,16 +84,14 @@ def test_words_are_changed_in_place_and_as_their_kind_says(vocabulary) -> None:
 def test_the_near_synonym_is_the_planted_neighbour(vocabulary) -> None:
     words = vocabulary.words.tolist()
     pairs = list(zip(words[::2], words[1::2], strict=False))
-    found = [vocabulary.near(first) == [second] for first, second in pairs]
-    alike = [
-        vocabulary.pieces[second].startswith(vocabulary.pieces[first])
-        or vocabulary.pieces[first].startswith(vocabulary.pieces[second])
-        or vocabulary.pieces[first].strip()[0].isupper()
-        != vocabulary.pieces[second].strip()[0].isupper()
-        for first, second in pairs
-    ]
-    assert any(found)
-    assert all(yes or no for yes, no in zip(found, alike, strict=True))
+    n_found = 0
+    for first, second in pairs:
+        one, other = (vocabulary.pieces[index].strip() for index in (first, second))
+        is_alike = one.startswith(other) or other.startswith(one)
+        if one[0].isupper() == other[0].isupper() and not is_alike:
+            assert vocabulary.near(first) == [second]
+            n_found += 1
+    assert n_found
 
 
 def test_recovery_of_a_table_made_by_hand() -> None:
@@ -159,10 +158,6 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch
 def test_shifts_beyond_the_prefix_are_refused_in_one_line(taught) -> None:
     with pytest.raises(UserError, match="each must be from 1 to 31"):
         analyse(taught, Settings(shifts=(1, 32)))
-    nothing = AnalysisInputs(
-        where="",
-        table=taught.table.with_columns(is_memorized=pl.lit(value=False)),
-        load_model=taught.load_model,
-    )
+    nothing = taught.table.with_columns(is_memorized=pl.lit(value=False))
     with pytest.raises(UserError, match="0 sequences are memorized and not guessable"):
-        analyse(nothing, Settings())
+        analyse(replace(taught, table=nothing), Settings())

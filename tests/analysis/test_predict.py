@@ -171,11 +171,11 @@ def test_there_are_810_candidates_and_their_parts_are_disjoint() -> None:
     assert len(list(candidates(few))) == 108
     one = every[17]
     parts = assign_parts(one, values)
-    is_first = values[one.first[0]] >= one.thresholds[0]
+    is_first, is_second = (values[limit.feature] >= limit.value for limit in one)
     assert (parts[is_first] == 0).all()
-    on_the_edge = dict.fromkeys(PARTITION_FEATURES, np.array(one.thresholds))
+    on_the_edge = dict.fromkeys(PARTITION_FEATURES, np.array([limit.value for limit in one]))
     assert assign_parts(one, on_the_edge)[0] == 0  # a value at the threshold reaches it
-    assert ((parts == 1) == (~is_first & (values[one.second[0]] >= one.thresholds[1]))).all()
+    assert ((parts == 1) == (~is_first & is_second)).all()
 
 
 def _planted_data(n: int = 900) -> Data:
@@ -199,7 +199,7 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     data = _planted_data()
     found = best_partition(data, Settings(partition_rows=600))
     assert found.best is not None
-    assert "duplicates" in {found.best.first[0], found.best.second[0]}
+    assert "duplicates" in {limit.feature for limit in found.best}
     assert 0 < found.n_eligible <= found.n_all == 54
     unknown = {
         name: np.where(data.is_test, np.nan, values) for name, values in data.features.items()

@@ -5,6 +5,7 @@ them, with the shares from which the copy was drawn, and with scipy.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -40,38 +41,42 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def study(source, tmp_path_factory) -> Path:
-    """A study of the copy with its features and no model; read only."""
+def run_verb(*words: object) -> None:
     from mnemoscope.cli import main
 
+    with pytest.raises(SystemExit) as left:
+        main([*map(str, words), "-q"])
+    assert left.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def study(source, tmp_path_factory) -> Path:
+    """A study of the copy, analysed without a model; read only."""
     folder = tmp_path_factory.mktemp("of-copy") / "study"
-    split = ("--split", "deduped_12b", "--model", "none", "-q", "-o", folder)
-    for line in (("sequences", source, *split), ("features", folder, "-q")):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in line])
-        assert left.value.code == 0
+    run_verb("sequences", source, "--split", "deduped_12b", "--model", "none", "-o", folder)
+    run_verb("features", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("load_model", "load_tokenizer"):
+            patch.setattr(f"mnemoscope.study.models.{name}", lambda *_, **__: pytest.fail("asked"))
+        run_verb("analyze", "dependencies", folder, "--set", "n_resamples=50")
+        options = ["partition=false", "tests=false", "n_resamples=50", "logarithms=true"]
+        sets = [one for option in options for one in ("--set", option)]
+        run_verb("analyze", "predict", folder, *sets)
     return folder
 
 
-@pytest.fixture
-def no_model(monkeypatch) -> None:
-    """Loading any model fails."""
-
-    def load(*names: object, **options: object) -> None:
-        raise AssertionError(f"a model was asked for: {names}")
-
-    monkeypatch.setattr("mnemoscope.study.models.load_model", load)
-    monkeypatch.setattr("mnemoscope.study.models.load_tokenizer", load)
+def said(study: Path, name: str) -> str:
+    """The sentences of a result for which nothing was put through a model."""
+    result = json.loads((study / "analysis" / name / "result.json").read_text())
+    assert result["forward_passes"] == 0
+    return " ".join([result["sentence"], *result["further"]])
 
 
-def test_dependencies_find_what_was_planted_without_a_model(study, source, call, no_model) -> None:
-    result = call("analyze", "dependencies", study, "--set", "n_resamples=50", "-q")
-    assert result.status == 0, result.err
-    assert "No model was asked" in result.out
-    assert "the data set's own, counted in the model's whole training text" in result.out
+def test_dependencies_find_what_was_planted_without_a_model(study, source) -> None:
+    words = said(study, "dependencies")
+    assert "No model was asked" in words
+    assert "the data set's own, counted in the model's whole training text" in words
     folder = study / "analysis" / "dependencies"
-    assert json.loads((folder / "result.json").read_text())["forward_passes"] == 0
     truth = whole(source)
     memorized = truth["memorization_score"] == 1
     found = pl.read_parquet(folder / "coefficients.parquet").filter(kind="all", category="all")
@@ -84,7 +89,7 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source, call,
     # 2. perplexities: drawn without regard to the label; 4 standard errors of a correlation
     for name in PERPLEXITIES:
         assert abs(value[name, "spearman"]) < 4 / np.sqrt(truth.height)
-    assert "duplicates by Spearman" in result.out
+    assert "duplicates by Spearman" in words
     # 3. features are those that the files give
     features = pl.read_parquet(folder / "features.parquet").join(truth, on="sequence_id")
     assert features.height == truth.height
@@ -96,9 +101,7 @@ def test_dependencies_find_what_was_planted_without_a_model(study, source, call,
     assert mended == pytest.approx(given ** (63 / 32), rel=1e-6)
 
 
-def test_class_proportions_are_the_planted_ones_beside_the_published(study, source, call) -> None:
-    result = call("analyze", "dependencies", study, "--set", "n_resamples=50", "-q")
-    assert result.status == 0, result.err
+def test_class_proportions_are_the_planted_ones_beside_the_published(study, source) -> None:
     folder = study / "analysis" / "dependencies"
     shares = pl.read_parquet(folder / "proportions.parquet")
     own = {row["category"]: row for row in shares.to_dicts()}
@@ -111,37 +114,21 @@ def test_class_proportions_are_the_planted_ones_beside_the_published(study, sour
         "Recollect": (~recite & ~pattern).sum(),
     }
     assert {name: row["n"] for name, row in own.items()} == counts
-    planted = sum(
-        p
-        for n, p in zip(synthetic._DUPLICATES, synthetic._DUPLICATES_MEMORIZED, strict=True)
-        if n > 5
-    )
+    law = zip(synthetic._DUPLICATES, synthetic._DUPLICATES_MEMORIZED, strict=True)
+    planted = sum(p for n, p in law if n > 5)
     assert planted == pytest.approx(0.84)
     assert own["Recite[5]"]["low"] < planted < own["Recite[5]"]["high"]
     published = [own[name]["published"] for name in counts]
     assert published == pytest.approx([0.837, 0.0295, 0.1335], abs=5e-4)  # 12b, section 1.15
-    over = pl.read_parquet(folder / "published_shares.parquet")
-    assert over.filter(over="size")["size"].to_list() == [
-        "70m",
-        "410m",
-        "1b",
-        "1.4b",
-        "2.8b",
-        "6.9b",
-        "12b",
-    ]
+    over = pl.read_parquet(folder / "published_shares.parquet").filter(over="size")
+    assert over["size"].to_list() == ["70m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"]
 
 
-def test_predict_reaches_what_the_planted_duplicates_allow(study, source, call, no_model) -> None:
+def test_predict_reaches_what_the_planted_duplicates_allow(study) -> None:
     """Only duplicates tell: ROC AUC is P(more) + P(as many) / 2 of the two laws they are of."""
-    options = ["partition=false", "tests=false", "n_resamples=50", "logarithms=true"]
-    sets = [one for option in options for one in ("--set", option)]
-    result = call("analyze", "predict", study, *sets, "-q")
-    assert result.status == 0, result.err
-    assert "No model was asked" in result.out
-    assert "Left out, being unknown or the same for every sequence: n_similar, n_near." in (
-        result.out
-    )
+    words = said(study, "predict")
+    assert "No model was asked" in words
+    assert "Left out, being unknown or the same for every sequence: n_similar, n_near." in words
     memorized = np.array(synthetic._DUPLICATES_MEMORIZED) / sum(synthetic._DUPLICATES_MEMORIZED)
     other = np.array(synthetic._DUPLICATES_OTHER) / sum(synthetic._DUPLICATES_OTHER)
     below = np.concatenate([[0.0], np.cumsum(other)[:-1]])
@@ -154,10 +141,6 @@ def test_predict_reaches_what_the_planted_duplicates_allow(study, source, call, 
     weights = pl.read_parquet(study / "analysis" / "predict" / "weights.parquet")
     weights = weights.filter(model="baseline").sort(pl.col("weight").abs())
     assert weights["feature"][-1] == "duplicates"
-    assert (
-        json.loads((study / "analysis" / "predict" / "result.json").read_text())["forward_passes"]
-        == 0
-    )
 
 
 def _published(logprobs: np.ndarray, tokens: np.ndarray) -> pl.DataFrame:
@@ -188,14 +171,13 @@ def test_perplexities_of_the_data_set_are_mended_to_our_own() -> None:
     assert np.isnan(given_perplexities(broken, tokens)["prompt_perplexity"]).all()
 
 
-def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path, call) -> None:
+def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path) -> None:
     """Few of a class are kept: all of the rare ones, so shares come from a sample by label."""
     folder = tmp_path / "study"
     few = [f"label.{name}" for name in ("n_train=40", "n_eval=10", "minimum=6")]
     sets = [one for option in few for one in ("--set", option)]
-    arguments = ("--split", "deduped_12b", "--model", "none", *sets, "-q", "-o", folder)
-    assert call("sequences", source, *arguments).status == 0
-    assert call("features", folder, "-q").status == 0
+    run_verb("sequences", source, "--split", "deduped_12b", "--model", "none", *sets, "-o", folder)
+    run_verb("features", folder)
     opened = Study(folder)
     kept, plain = opened.sequences, rows_for(opened, entry_named("predict"))
     assert plain.table["is_memorized"].sum() == 100  # 2 x (40 + 10)
@@ -205,8 +187,7 @@ def test_rare_classes_do_not_weigh_more_than_their_due(source, tmp_path, call) -
     share = 100 * n_memorized / whole(source).height
     assert f"{share:.1f} % of the whole split" in plain.lines[1]
     assert rows_for(opened, entry_named("neurons")).table.height == kept.height
-    result = call("analyze", "dependencies", folder, "--set", "n_resamples=50", "-q")
-    assert result.status == 0, result.err
+    run_verb("analyze", "dependencies", folder, "--set", "n_resamples=50")
     shares = pl.read_parquet(folder / "analysis" / "dependencies" / "proportions.parquet")
     assert shares["n"].sum() == 100
     row = shares.filter(category="Recite[5]").row(0, named=True)
@@ -233,7 +214,7 @@ def test_without_a_model_what_needs_one_says_so(study, source, tmp_path, refused
 
 
 def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
-    source, tmp_path, call, refused
+    source, tmp_path, refused
 ) -> None:
     def rewritten(name: str, change) -> Path:
         (tmp_path / name / "data").mkdir(parents=True)
@@ -241,14 +222,12 @@ def test_a_copy_without_perplexities_or_with_torn_counts_is_refused(
             change(pl.read_parquet(path)).write_parquet(tmp_path / name / "data" / path.name)
         return tmp_path / name
 
-    split = ("--split", "deduped_12b", "--model", "none", "-q", "-o")
+    split = ("--split", "deduped_12b", "--model", "none", "-o")
     bare = rewritten("bare", lambda frame: frame.drop(*PERPLEXITIES))
     folder = tmp_path / "of-bare"
-    assert call("sequences", bare, *split, folder).status == 0
-    assert call("features", folder, "-q").status == 0
-    said = refused("analyze", "predict", folder)
-    assert "needs perplexities" in said
-    assert "--model NAME" in said
+    run_verb("sequences", bare, *split, folder)
+    run_verb("features", folder)
+    assert re.search("needs perplexities.*--model NAME", refused("analyze", "predict", folder))
     torn = rewritten("torn", lambda frame: frame.with_columns(pl.col("frequencies").list.head(63)))
     assert "column 'frequencies', row 0: 64 counts" in refused(
         "sequences", torn, *split, tmp_path / "of-torn"
@@ -290,10 +269,9 @@ def own_study(tiny, tmp_path_factory) -> Path:
     return folder / "study"
 
 
-def test_levels_of_a_split_give_the_planted_share(own_study, tiny, call) -> None:
+def test_levels_of_a_split_give_the_planted_share(own_study, tiny) -> None:
     """Two thirds of 240 are the model's own continuations: from it to itself they all stay."""
-    result = call("analyze", "levels", own_study, "--second", tiny.model, "-q")
-    assert result.status == 0, result.err
+    run_verb("analyze", "levels", own_study, "--second", tiny.model)
     stays = pl.read_parquet(own_study / "analysis" / "levels" / "stays.parquet")
     row = stays.filter(what="memorized").row(0, named=True)
     assert (row["n_before"], row["share"]) == (160, 1.0)

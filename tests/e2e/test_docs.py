@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mnemoscope.cli import main
 from mnemoscope.cli.app import verbs
 
 ROOT = Path(__file__).parents[2]
@@ -32,26 +31,19 @@ def folder(tmp_path_factory, small_demo) -> Path:
     return folder
 
 
-def call(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    return int(left.value.code or 0)
-
-
-def test_commands_of_the_quick_start_run(folder, monkeypatch, capsys) -> None:
+def test_commands_of_the_quick_start_run(folder, monkeypatch, call) -> None:
     monkeypatch.chdir(folder)
     shown = [words[1:] for words in commands(ROOT / "docs" / "quickstart.md")]
     assert len(shown) >= 5
     for arguments in shown:
-        if arguments[0] == "demo":
-            assert (
-                folder / "demo" / "report.html"
-            ).is_file()  # the fixture ran it, on a small setting
+        if arguments[0] == "demo":  # the fixture ran it, on a small setting
+            assert (folder / "demo" / "report.html").is_file()
             continue
         words = ["embedded" if one in ("MODEL", "TEXTS") else one for one in arguments]
         if words[0] == "run":
             words.append("--dry-run")
-        assert call(words) == 0, (words, capsys.readouterr().err)
+        done = call(*words)
+        assert done.status == 0, (words, done.err)
 
 
 def test_python_of_the_docs_runs(folder, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import polars as pl
-import pytest
 import torch
 import yaml
 
@@ -14,25 +13,21 @@ from mnemoscope.study.folder import Study
 from tiny_models import make_sequences, save_model
 
 
-@pytest.mark.parametrize("length", [128])
-def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call, length):
+def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call):
     """Verdicts are of the second half given the first; maps, CNNs and Δ have the table's length."""
+    length = 128
     model = save_model(tmp_path / "model", max_position_embeddings=length)
     table = make_sequences(model, 120, length=length)
     table.write_parquet(tmp_path / "sequences.parquet")
     values = tiny.values | {
         "model": {"name": str(model), "batch_size": 20},
         "sequences": {"source": str(tmp_path / "sequences.parquet"), "length": length},
-        "label": {
-            "taxonomies": ["Non-Memo, Recite[5], Recollect"],
-            "n_train": 16,
-            "n_eval": 8,
-            "minimum": 8,
-        },
+        "label": tiny.values["label"] | {"n_train": 16, "n_eval": 8, "minimum": 8},
         "capture": {"shard_rows": 16},
+        "train": tiny.values["train"] | {"seeds": [0]},
         "benchmark": {"n_resamples": 100, "controls": False},
     }
-    values["train"] = values["train"] | {"seeds": [0]}
+    values["label"]["taxonomies"] = ["Non-Memo, Recite[5], Recollect"]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     folder = tmp_path / "study"
     done = call("run", tmp_path / "study.yaml", "-o", folder, "-q")

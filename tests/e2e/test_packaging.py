@@ -108,10 +108,8 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
     done = run(installed, tmp_path, "label", "out.parquet", "-t", "Non-Memo, Reconstruct, Others",
                "-o", "labels.parquet")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list() == [
-        "Reconstruct",
-        "Non-Memo",
-    ]
+    classes = pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list()
+    assert classes == ["Reconstruct", "Non-Memo"]
 
 
 SMALLEST = {

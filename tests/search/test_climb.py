@@ -4,6 +4,7 @@ No language model: a study folder is written as the stages before would have lef
 """
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,9 +50,9 @@ nodes:
 """
 
 
-def make_table(seed: int = 0) -> pl.DataFrame:
+def make_table() -> pl.DataFrame:
     """A third not memorized; a hidden feature that no text shows, and texts of two kinds."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     tokens = generator.integers(1, 60, (N, LENGTH)).astype(np.int32)
     memorized = np.arange(N) % 3 > 0
     for period, turn in ((4, 0), (8, 1)):  # memorized texts repeat, half of them sooner
@@ -73,6 +74,9 @@ def make_table(seed: int = 0) -> pl.DataFrame:
         }
     )
     return add_features(frame, length=LENGTH)
+
+
+TABLE = make_table()
 
 
 def random_weights(seed: int) -> torch.Tensor:
@@ -138,23 +142,21 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
     return Study(folder)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
     """Maps of 16 tokens need fewer steps."""
-    monkeypatch.setitem(PRESETS, "small", QUICK)
-    monkeypatch.setitem(PRESETS, "brief", replace(QUICK, min_steps=60))
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Study:
-    """A finished search where attention follows the hidden feature."""
-    folder = tmp_path_factory.mktemp("search") / "study"
-    table = make_table()
-    study = plant(folder, marked_by_hidden(table), table)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "small", QUICK)
         patch.setitem(PRESETS, "brief", replace(QUICK, min_steps=60))
-        run_stage(study, "search")
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(quick, tmp_path_factory) -> Study:
+    """A finished search where attention follows the hidden feature."""
+    folder = tmp_path_factory.mktemp("search") / "study"
+    study = plant(folder, marked_by_hidden(TABLE), TABLE)
+    run_stage(study, "search")
     return Study(folder)
 
 
@@ -250,8 +252,7 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
 
 @pytest.mark.parametrize("objective", ["excess", "min_f1"])
 def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, objective) -> None:
-    table = make_table()
-    study = plant(tmp_path / "study", shown_text(table), table)
+    study = plant(tmp_path / "study", shown_text(TABLE), TABLE)
     values = study.settings.as_dict()
     values["search"] |= {"nodes": ["Entropy"], "candidates": 6, "finalists": 1, "beside": []}
     values["search"] |= {"objective": objective}
@@ -273,9 +274,8 @@ def test_two_names_of_one_division_have_one_digest() -> None:
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
     """A study whose capture is done and nothing more; a test that changes it copies it."""
-    table = make_table()
     folder = tmp_path_factory.mktemp("bare") / "study"
-    plant(folder, (random_weights(0), random_weights(1)), table)
+    plant(folder, (random_weights(0), random_weights(1)), TABLE)
     return folder
 
 

@@ -136,24 +136,18 @@ def test_nodes_of_one_s_own_come_with_their_thresholds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("part", "changed", "said"),
     [
-        ("thresholds: []", "a list of numbers"),
-        ("thresholds: [a]", "a list of numbers"),
-        ("thresholds: 3", "a list of numbers"),
+        ("thresholds: [30, 10.5]", "thresholds: []", "a list of numbers"),
+        ("thresholds: [30, 10.5]", "thresholds: [a]", "a list of numbers"),
+        ("thresholds: [30, 10.5]", "thresholds: 3", "a list of numbers"),
+        ("length(text) > {threshold} AND ", "", r"write \{threshold\} in yes_when"),
     ],
 )
-def test_bad_thresholds_are_refused(tmp_path: Path, changed: str, said: str) -> None:
+def test_bad_thresholds_are_refused(tmp_path: Path, part: str, changed: str, said: str) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text(OWN.replace("thresholds: [30, 10.5]", changed))
+    path.write_text(OWN.replace(part, changed))
     with pytest.raises(UserError, match=said):
-        read_nodes(path)
-
-
-def test_a_threshold_that_goes_nowhere_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text(OWN.replace("length(text) > {threshold} AND ", ""))
-    with pytest.raises(UserError, match=r"write \{threshold\} in yes_when"):
         read_nodes(path)
 
 

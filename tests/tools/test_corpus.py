@@ -52,13 +52,10 @@ def test_counted_duplicates_equal_brute_force(tiny_build):
     assert text["duplicates"].to_list() == text["inserted"].to_list()
 
 
-def test_text_is_the_decoded_tokens_and_encodes_to_them_again(tiny_build):
+def test_rows_encode_to_their_tokens_and_rouge_sets_records_apart(tiny_build):
+    """ROUGE catches templates that repeat, and those alone."""
     for row in tiny_build.corpus.study.iter_rows(named=True):
         assert tiny_build.tokenizer.encode(row["text"]).ids == row["tokens"]
-
-
-def test_rouge_sets_records_apart_from_templates_that_repeat(tiny_build):
-    for row in tiny_build.corpus.study.iter_rows(named=True):
         if row["genre"] == "template":
             is_caught = rouge_l(row["tokens"]) >= 0.5
             assert is_caught == (row["source"] in ("counting", "periodic"))

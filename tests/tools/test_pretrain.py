@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mnemoscope.errors import DamagedDataError
+from tools.embedded import pretrain
 from tools.embedded.pretrain import Phase, learning_rate, train_phase
 from tools.embedded.settings import FULL, TINY
 
@@ -18,36 +19,30 @@ def _phase(folder: Path, seed: int = 1) -> Phase:
     return Phase(folder, rows, None, seed, bfloat16=False)
 
 
-class _StopError(Exception):
-    pass
-
-
-def _quiet(line: str) -> None:
-    del line
+def _train(folder: Path, **changes) -> dict[str, torch.Tensor]:
+    return train_phase(_phase(folder, **changes), TINY, report=lambda line: None)
 
 
 def test_interrupted_training_gives_the_weights_of_uninterrupted_training(tmp_path, monkeypatch):
-    whole = train_phase(_phase(tmp_path / "whole"), TINY, report=_quiet)
-    from tools.embedded import pretrain
-
+    whole = _train(tmp_path / "whole")
     step = pretrain._Run._one_step
 
     def stop_at_12(run):
         if run.step == 12:
-            raise _StopError
+            raise KeyboardInterrupt
         step(run)
 
     monkeypatch.setattr(pretrain._Run, "_one_step", stop_at_12)
-    with pytest.raises(_StopError):
-        train_phase(_phase(tmp_path / "cut"), TINY, report=_quiet)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "cut")
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
-    monkeypatch.setattr(pretrain._Run, "_one_step", step)
-    resumed = train_phase(_phase(tmp_path / "cut"), TINY, report=_quiet)
+    monkeypatch.undo()
+    resumed = _train(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_complete_phase_is_not_trained_again(tmp_path):
-    first = train_phase(_phase(tmp_path), TINY, report=_quiet)
+    first = _train(tmp_path)
     lines: list[str] = []
     again = train_phase(_phase(tmp_path), TINY, report=lines.append)
     assert not lines
@@ -55,9 +50,9 @@ def test_a_complete_phase_is_not_trained_again(tmp_path):
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
-    train_phase(_phase(tmp_path), TINY, report=_quiet)
+    _train(tmp_path)
     with pytest.raises(DamagedDataError, match="other rows or settings"):
-        train_phase(_phase(tmp_path, seed=2), TINY, report=_quiet)
+        _train(tmp_path, seed=2)
 
 
 def test_learning_rate_warms_up_then_falls_to_three_percent():
@@ -73,8 +68,7 @@ def test_a_killed_recipe_started_again_ships_the_same_bytes(tmp_path, tiny_out, 
     for name in ("whole", "killed"):
         shutil.copytree(tiny_out, tmp_path / name)
     process = run_recipe_command(tmp_path / "killed")
-    checkpoints = [tmp_path / "killed/build" / name / "checkpoint.pt" for name in ("model",)]
-    while not any(path.exists() for path in checkpoints):
+    while not (tmp_path / "killed/build/model/checkpoint.pt").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.002)
     process.kill()
@@ -89,7 +83,6 @@ def test_a_killed_recipe_started_again_ships_the_same_bytes(tmp_path, tiny_out, 
 
 def _shipped(data: Path) -> dict[str, bytes]:
     files = {p.relative_to(data).as_posix(): p.read_bytes() for p in data.rglob("*") if p.is_file()}
-    assert {"CARD.md", "card.json"} < set(files)
-    return {
-        name: content for name, content in files.items() if name not in ("CARD.md", "card.json")
-    }
+    cards = {"CARD.md", "card.json"}
+    assert cards < set(files)
+    return {name: content for name, content in files.items() if name not in cards}

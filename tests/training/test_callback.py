@@ -43,6 +43,13 @@ def make_trainer(network, rows, folder, **settings) -> Trainer:
     return Trainer(network, arguments, train_dataset=rows)
 
 
+def means_of_canaries(folder, column) -> dict[int, float]:
+    """A column of the history at each step, the mean of what is trained on."""
+    seen = read_history(folder / "memorization").joined().filter(source="canary")
+    means = seen.group_by("step", maintain_order=True).agg(pl.col(column).mean())
+    return dict(means.iter_rows())
+
+
 def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_path):
     trainer = make_trainer(network, rows, tmp_path)
     logger = Logger()
@@ -51,17 +58,8 @@ def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_p
     trainer.train()
     logged = {step: logs for step, logs in logger.logs if "memorization/recall" in logs}
     assert list(logged) == [0, 15, 30, 40]
-    history = read_history(tmp_path / "memorization")
-    assert history.steps == [0, 15, 30, 40]
-    shares = (
-        history.joined()
-        .filter(pl.col("source") == "canary")
-        .group_by("step", maintain_order=True)
-        .agg(pl.col("is_memorized").mean())
-    )
-    assert {step: logs["memorization/recall"] for step, logs in logged.items()} == dict(
-        shares.iter_rows()
-    )
+    shares = means_of_canaries(tmp_path, "is_memorized")
+    assert {step: logs["memorization/recall"] for step, logs in logged.items()} == shares
     assert logged[40]["memorization/recall"] > 0.5 > logged[0]["memorization/recall"] == 0
     assert logged[40]["memorization/control_recall"] == 0
     assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
@@ -87,14 +85,8 @@ def test_tensorboard_draws_what_the_callback_logs(
 
 
 def test_steps_are_optimizer_steps_under_gradient_accumulation(network, rows, windows, tmp_path):
-    trainer = make_trainer(
-        network,
-        rows,
-        tmp_path,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=3,
-        max_steps=6,
-    )
+    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
+    trainer = make_trainer(network, rows, tmp_path, max_steps=6, **accumulated)
     trainer.add_callback(MemorizationCallback(trainer, windows, every=2))
     trainer.train()
     assert read_history(tmp_path / "memorization").steps == [0, 2, 4, 6]
@@ -105,11 +97,8 @@ def test_training_stops_above_the_share(network, rows, windows, tmp_path, caplog
     trainer.add_callback(MemorizationCallback(trainer, windows, every=5, stop_recall=0.4))
     trainer.train()
     assert trainer.state.global_step < 100
-    seen = read_history(tmp_path / "memorization").joined().filter(pl.col("source") == "canary")
-    shares = seen.group_by("step", maintain_order=True).agg(pl.col("is_memorized").mean())
-    values = shares["is_memorized"].to_list()
-    assert values[-1] > 0.4
-    assert max(values[:-1]) <= 0.4
+    *before, last = means_of_canaries(tmp_path, "is_memorized").values()
+    assert max(before) <= 0.4 < last
     assert "training stops" in caplog.text
 
 
@@ -122,16 +111,17 @@ def test_resumed_run_sees_what_an_undisturbed_one_sees(rows, windows, tokenizer,
     )
     settings = {"save_strategy": "steps", "save_steps": 8, "max_steps": 16}
     twin = deepcopy(network)
-    whole = make_trainer(network, rows, tmp_path / "whole", **settings)
-    whole.add_callback(MemorizationCallback(whole, windows, every=4))
-    whole.train()
+
+    def train(model, folder, max_steps=16, **resumed):
+        trainer = make_trainer(model, rows, folder, **settings | {"max_steps": max_steps})
+        trainer.add_callback(MemorizationCallback(trainer, windows, every=4))
+        trainer.train(**resumed)
+
+    train(network, tmp_path / "whole")
     # The same run, given up at step 12 and taken up from its checkpoint of step 8.
-    first = make_trainer(deepcopy(twin), rows, tmp_path / "again", **settings | {"max_steps": 12})
-    first.add_callback(MemorizationCallback(first, windows, every=4))
-    first.train()
-    second = make_trainer(twin, rows, tmp_path / "again", **settings)
-    second.add_callback(MemorizationCallback(second, windows, every=4))
-    second.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-8"))
+    again = tmp_path / "again"
+    train(deepcopy(twin), again, max_steps=12)
+    train(twin, again, resume_from_checkpoint=str(again / "checkpoint-8"))
     for path in sorted((tmp_path / "whole" / "memorization" / "checks").iterdir()):
         other = tmp_path / "again" / "memorization" / "checks" / path.name
         assert path.read_bytes() == other.read_bytes(), path.name
@@ -145,14 +135,8 @@ def test_adapters_are_watched_in_training(network, rows, windows, tmp_path):
     trainer = make_trainer(adapted, rows, tmp_path, max_steps=10)
     trainer.add_callback(MemorizationCallback(trainer, windows, every=10))
     trainer.train()
-    logprobs = (
-        read_history(tmp_path / "memorization")
-        .joined()
-        .filter(pl.col("source") == "canary")
-        .group_by("step", maintain_order=True)
-        .agg(pl.col("logprob").mean())["logprob"]
-    )
-    assert logprobs[1] > logprobs[0]
+    first, last = means_of_canaries(tmp_path, "logprob").values()
+    assert last > first
 
 
 def test_bad_settings_and_spread_models_are_refused(

@@ -65,18 +65,14 @@ def test_canaries_differ_and_come_back_with_their_seed(tokenizer):
     assert all(len(tokenizer(text)["input_ids"]) >= 64 for text in one)
 
 
-@pytest.mark.parametrize(
-    ("texts", "words"),
-    [(["short"], "no text of 64 tokens among 1"), ([], "no text of 64 tokens among 0")],
-)
-def test_texts_without_a_window_are_refused(tokenizer, texts, words):
-    with pytest.raises(UserError, match=words):
-        WatchedWindows.from_texts(texts, tokenizer)
-
-
-def test_odd_length_and_twice_the_same_window_are_refused(tokenizer, texts, windows):
-    with pytest.raises(UserError, match="even number"):
-        WatchedWindows.from_texts(texts.trained, tokenizer, length=63)
+def test_what_cannot_be_watched_is_refused(tokenizer, texts, windows):
+    for asked, length, words in (
+        (["short"], 64, "no text of 64 tokens among 1"),
+        ([], 64, "no text of 64 tokens among 0"),
+        (texts.trained, 63, "even number"),
+    ):
+        with pytest.raises(UserError, match=words):
+            WatchedWindows.from_texts(asked, tokenizer, length=length)
     with pytest.raises(UserError, match="is there twice"):
         windows + windows
     with pytest.raises(UserError, match="cannot be watched together"):

@@ -116,15 +116,11 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
 
     The tolerance is below .125, so that no two groups touch; a score between them has None.
     """
-    found: list[str | None] = []
-    for score in np.asarray(scores, dtype=np.float64):
-        near = [
-            name
-            for name, middle in GROUPS.items()
-            if abs(score - middle) <= (_ROUNDING if middle == 1 else tolerance + _ROUNDING)
-        ]
-        found.append(near[0] if near else None)
-    return found
+    reach = {name: _ROUNDING + (0 if middle == 1 else tolerance) for name, middle in GROUPS.items()}
+    return [
+        next((name for name, middle in GROUPS.items() if abs(score - middle) <= reach[name]), None)
+        for score in np.asarray(scores, dtype=np.float64)
+    ]
 
 
 def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> _Floats:

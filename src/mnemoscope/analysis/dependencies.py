@@ -1,13 +1,14 @@
 """How far each feature goes with memorization: three coefficients, and perplexity by duplicates.
 
 Source: Prashanth et al. 2024, "Recite, Reconstruct, Recollect", arXiv 2406.17746; sections 1.14
-and 1.15 of the related work. Coefficients over all sequences, text and code, and over the
-categories; the divergence of perplexity between memorized and not at each band of duplicates.
+and 1.15 of the related work: over all sequences, text and code, and over the categories; the
+divergence of perplexity between memorized and not at each band of duplicates.
 Run it: mnemoscope analyze dependencies STUDY
 """
 
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -124,27 +125,19 @@ def coefficient_table(
     """
     found = []
     everywhere = pl.repeat(True, len(memorized), eager=True)
-    groups = [
-        (one, name, (everywhere if one == "all" else kind == one) & inside)
-        for one in ("all", "text", "code")
-        for name, inside in [
-            ("all", everywhere),
-            *((name, category == name) for name in category.drop_nulls().unique().sort()),
-        ]
-    ]
-    for kind_name, category_name, inside in groups:
-        for feature in FEATURES:
-            values = features[feature].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-            rows = inside.fill_null(False).to_numpy() & np.isfinite(values)
-            x, y = values[rows], memorized[rows]
-            n, n_yes = len(x), int(y.sum())
-            if min(n_yes, n - n_yes) < settings.minimum or x.min() == x.max():
-                continue
-            given = coefficients(x, y, seed=settings.seed, n_resamples=settings.n_resamples)
-            found += [
-                (feature, kind_name, category_name, name, *one, n, n_yes)
-                for name, one in given.items()
-            ]
+    kinds = {"all": everywhere} | {name: kind == name for name in ("text", "code")}
+    categories = {name: category == name for name in category.drop_nulls().unique().sort()}
+    groups = product(kinds.items(), ({"all": everywhere} | categories).items(), FEATURES)
+    for (kind_name, is_kind), (category_name, is_category), feature in groups:
+        values = features[feature].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        rows = (is_kind & is_category).fill_null(False).to_numpy() & np.isfinite(values)
+        x, y = values[rows], memorized[rows]
+        n, n_yes = len(x), int(y.sum())
+        if min(n_yes, n - n_yes) < settings.minimum or x.min() == x.max():
+            continue
+        given = coefficients(x, y, seed=settings.seed, n_resamples=settings.n_resamples)
+        about = (feature, kind_name, category_name)
+        found += [(*about, name, *one, n, n_yes) for name, one in given.items()]
     words = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
     numbers = dict.fromkeys(("value", "low", "high"), pl.Float64)
     counts = dict.fromkeys(("n", "n_memorized"), pl.Int64)

@@ -8,6 +8,7 @@ Run it: mnemoscope analyze predict STUDY --corpus TEXTS
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import interval_of
+from mnemoscope.stats import Estimate, interval_of
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -110,21 +111,26 @@ class Data:
         return np.stack([self.features[name] for name in names], axis=1)
 
 
-class Candidate(NamedTuple):
-    """A partition by two features, each with the quantile that its threshold is.
+class Limit(NamedTuple):
+    """A value of a feature, and the quantile that it is."""
 
-    Part 0 is where the first reaches its threshold, part 1 where only the second does, part 2 the
-    rest.
+    feature: str
+    quantile: float
+    value: float
+
+
+class Candidate(NamedTuple):
+    """A partition by two features.
+
+    Part 0 is where the first reaches its limit, part 1 where only the second does, part 2 the rest.
     """
 
-    first: tuple[str, float]
-    second: tuple[str, float]
-    thresholds: tuple[float, float]
+    first: Limit
+    second: Limit
 
     def __str__(self) -> str:
         """`duplicates@.25 then shannon length@.5`."""
-        named = [f"{name.replace('_', ' ')}@{q:g}" for name, q in (self.first, self.second)]
-        return " then ".join(named)
+        return " then ".join(f"{one.feature.replace('_', ' ')}@{one.quantile:g}" for one in self)
 
 
 class Partition(NamedTuple):
@@ -327,24 +333,20 @@ def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
 
     `memorized` holds the values of each feature among the memorized training sequences.
     """
-    places = [
-        (name, q, float(np.quantile(memorized[name], q)))
+    limits = [
+        Limit(name, q, float(np.quantile(memorized[name], q)))
         for name in PARTITION_FEATURES
         if name in memorized
         for q in QUANTILES
     ]
-    for first, first_q, first_at in places:
-        for second, second_q, second_at in places:
-            if first != second:
-                yield Candidate((first, first_q), (second, second_q), (first_at, second_at))
+    for first, second in product(limits, repeat=2):
+        if first.feature != second.feature:
+            yield Candidate(first, second)
 
 
 def assign_parts(candidate: Candidate, values: Mapping[str, _Floats]) -> _Parts:
     """Give every row its part: 0, 1 or 2, shape (n,)."""
-    is_first, is_second = (
-        values[name] >= threshold
-        for (name, _), threshold in zip(candidate[:2], candidate.thresholds, strict=True)
-    )
+    is_first, is_second = (values[one.feature] >= one.value for one in candidate)
     found: _Parts = np.where(is_first, 0, np.where(is_second, 1, 2))
     return found
 
@@ -403,17 +405,10 @@ def _scores(
         draws = (generator.integers(0, n, n) for _ in range(settings.n_resamples))
         resampled = [figures_of(p[drawn], y[drawn]) for drawn in draws]
         for figure, value in figures_of(p, y).items():
-            low, high = interval_of([one[figure] for one in resampled], 0.025)
-            yield {
-                "model": model,
-                "category": name,
-                "figure": figure,
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": n,
-                "n_memorized": int(y.sum()),
-            }
+            found = Estimate(value, *interval_of([one[figure] for one in resampled], 0.025))
+            about = {"model": model, "category": name, "figure": figure}
+            counts = {"n": n, "n_memorized": int(y.sum())}
+            yield {**about, **found.columns("value", ends=""), **counts}
 
 
 def figures_of(probabilities: _Floats, label: _Flags) -> dict[str, float]:

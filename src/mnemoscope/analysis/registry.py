@@ -1,7 +1,7 @@
 """The analyses by name: what each answers and needs, and the one way to run it.
 
-A new analysis is a module with `Settings` and `analyse`, and an entry here. Importing this loads
-none of them: an entry names its module, which is imported when it is run.
+A new analysis is a module with `Settings` and `analyse`, and an entry here, which imports it when
+it is run.
 """
 
 import time
@@ -72,25 +72,15 @@ USES: dict[Use, str] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One analysis.
+    """One analysis."""
 
-    Attributes:
-        name: as the user types it; the module's name too.
-        title: heading in the report.
-        answers: the question in one line.
-        needs: what a study must have; refused in one line otherwise.
-        source: paper and arXiv number.
-        uses: what it uses where it is there, and does without elsewhere.
-        version: raised when the numbers change, so that stored results are made anew.
-    """
-
-    name: str
-    title: str
-    answers: str
+    name: str  # as the user types it; the module's name too
+    title: str  # heading in the report
+    answers: str  # the question in one line
     needs: tuple[Need, ...]
-    source: str
-    uses: tuple[Use, ...] = ()
-    version: int = 1
+    source: str  # paper and arXiv number
+    uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
+    version: int = 1  # raised when the numbers change, so that stored results are made anew
 
     def wants(self, what: Use) -> bool:
         """Whether it looks at this at all."""
@@ -101,24 +91,19 @@ class Entry:
         return import_module(f"mnemoscope.analysis.{self.name}")
 
     def settings(self, values: dict[str, Any]) -> AnalysisSettings:
-        """Check plain values and fill in the defaults.
-
-        Raises:
-            UserError: an unknown key (with the nearest known one) or a bad value.
-        """
-        where, kind = f"analyze {self.name}", self.module().Settings
+        """Check plain values and fill in the defaults; UserError: an unknown key or a bad value."""
+        kind: type[AnalysisSettings] = self.module().Settings
         try:
-            found: AnalysisSettings = kind.model_validate(values)
+            return kind.model_validate(values)
         except ValidationError as error:
             problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"]) or "settings"
-            if problem["type"] == "extra_forbidden":
-                known = list(kind.model_fields)
-                hint = nearest(key, known) or f" Known: {', '.join(known)}."
-                raise UserError(f"{where}, {key}: unknown key.{hint}") from None
-            said = f"{problem['msg']} (got {problem.get('input')!r})"
-            raise UserError(f"{where}, {key}: {said}. Correct the value.") from None
-        return found
+        key = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "extra_forbidden":
+            known = list(kind.model_fields)
+            said = "unknown key." + (nearest(key, known) or f" Known: {', '.join(known)}.")
+        else:
+            said = f"{problem['msg']} (got {problem.get('input')!r}). Correct the value."
+        raise UserError(f"analyze {self.name}, {key}: {said}")
 
 
 ENTRIES: tuple[Entry, ...] = (

@@ -140,27 +140,27 @@ def score(guessed: _Bools, is_right: _Bools, name: str) -> list[dict[str, object
 
 def _step_frame(chances: dict[str, npt.NDArray[np.float64]], test: _Bools) -> pl.DataFrame:
     """Token accuracy at each place."""
-    rows = []
-    for name, one in chances.items():
-        hit = (one > 0.5) == test
-        for step, n_hit in enumerate(hit.sum(axis=0).tolist()):
-            share = share_of(n_hit, len(hit))
-            rows.append({"predictor": name, "step": step + 1, **share.columns("accuracy", ends="")})
-    return pl.DataFrame(rows)
+    return pl.DataFrame(
+        [
+            {"predictor": name, "step": step}
+            | share_of(n_hit, len(test)).columns("accuracy", ends="")
+            for name, one in chances.items()
+            for step, n_hit in enumerate(((one > 0.5) == test).sum(axis=0).tolist(), start=1)
+        ]
+    )
 
 
 def _level_frame(guessed: _Bools, test: _Bools) -> pl.DataFrame:
     """Token and full-sequence accuracy at each score level."""
     level, hit = test.sum(axis=1), guessed == test
-    rows = []
-    for one in np.unique(level).tolist():
-        inside = hit[level == one]
-        full = share_of(int(inside.all(axis=1).sum()), len(inside))
-        rows.append(
-            {"level": one, "n": len(inside), "tokens": float(inside.mean())}
-            | full.columns("full", ends="")
-        )
-    return pl.DataFrame(rows)
+    inside = {one: hit[level == one] for one in np.unique(level).tolist()}
+    return pl.DataFrame(
+        [
+            {"level": one, "n": len(rows), "tokens": float(rows.mean())}
+            | share_of(int(rows.all(axis=1).sum()), len(rows)).columns("full", ends="")
+            for one, rows in inside.items()
+        ]
+    )
 
 
 # -- a small encoder, and what it must beat -------------------------------------------------

@@ -250,18 +250,16 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
 
 def _token_frame(changes: Changes) -> pl.DataFrame:
     """By token of the suffix, from 1: how many sequences' token depends on nothing."""
-    alone = np.asarray(~changes.one.any(axis=(1, 2)))
-    untouched = ~changes.all_of_layer[:, 0]
-    rows = []
-    for token, kept in enumerate(changes.is_right.T):
-        n = int(kept.sum())
-        rows.append(
-            {"token": token + 1, "n": n}
-            | {"no_single_state": float(alone[kept, token].mean()) if n else None}
-            | {"no_state_at_all": float(untouched[kept, token].mean()) if n else None}
-            | {"mean_states": float(changes.one[kept, ..., token].sum()) / n if n else None}
-        )
-    return pl.DataFrame(rows)
+    right = changes.is_right
+    counts = {
+        "no_single_state": (right & ~changes.one.any(axis=(1, 2))).sum(axis=0),
+        "no_state_at_all": (right & ~changes.all_of_layer[:, 0]).sum(axis=0),
+        "mean_states": changes.one.sum(axis=(0, 1, 2)),
+    }
+    about = {"token": np.arange(right.shape[1]) + 1, "n": right.sum(axis=0)}
+    return pl.DataFrame(about | counts).with_columns(
+        pl.when(pl.col("n") > 0).then(pl.col(name) / pl.col("n")).alias(name) for name in counts
+    )
 
 
 def _by_token_frame(changes: Changes) -> pl.DataFrame:
@@ -281,18 +279,12 @@ def _by_token_frame(changes: Changes) -> pl.DataFrame:
 
 def _change_frame(changes: Changes, rows: pl.DataFrame) -> pl.DataFrame:
     """Of each sequence the tokens (from 1) that each state changes, where it changes any."""
-    ids = rows["sequence_id"].to_list()
-    found = [
-        (
-            ids[row],
-            layer,
-            position + 1,
-            (np.flatnonzero(changes.one[row, layer, position]) + 1).tolist(),
-        )
-        for row, layer, position in np.argwhere(changes.one.any(axis=3)).tolist()
-    ]
-    schema = {"sequence_id": pl.Int64, "state": pl.Int32, "position": pl.Int32}
-    return pl.DataFrame(found, schema={**schema, "tokens": pl.List(pl.Int32)}, orient="row")
+    row, state, position, token = np.nonzero(changes.one)
+    ids = rows["sequence_id"].to_numpy()[row]
+    found = {"state": state, "position": position + 1, "tokens": token + 1}
+    frame = pl.DataFrame({"sequence_id": ids.astype(np.int64)} | found)
+    frame = frame.cast(dict.fromkeys(found, pl.Int32))
+    return frame.group_by("sequence_id", "state", "position", maintain_order=True).agg("tokens")
 
 
 # -- words and figures ----------------------------------------------------------------------

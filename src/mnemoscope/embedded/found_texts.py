@@ -10,12 +10,12 @@ import re
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -39,31 +39,20 @@ COMMENT_RUN = re.compile(r"(?:^[ \t]*#[^\n]*\n){4,}", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of one document that is of one genre.
+    """A stretch of one document that is of one genre."""
 
-    Attributes:
-        document: name of the file relative to the library, `pydoc_data/topics:NAME`, or
-            `WHEEL:FILE` for a licence inside a bundled wheel.
-        start: offset in the document, in characters, where `text` begins.
-        genre: `prose` or `code`.
-        text: the characters themselves, ASCII only.
-        licence: SPDX name or a description.
-        in_study: False for text that only the reference phase may use.
-    """
-
-    document: str
-    start: int
-    genre: str
-    text: str
-    licence: str
-    in_study: bool
+    document: str  # file relative to the library, `pydoc_data/topics:NAME`, or `WHEEL:FILE`
+    start: int  # offset in the document, in characters
+    genre: str  # `prose` or `code`
+    text: str  # ASCII only
+    licence: str  # SPDX name or a description
+    in_study: bool  # False for text that only the reference phase may use
 
 
 def read_segments(*, limit: int | None = None) -> list[Segment]:
     """Return the segments of the standard library, in the order of their document names.
 
-    Args:
-        limit: stop after the first so many segments of source files (None: all text there is).
+    With a limit the first so many of source files.
     """
     library = Path(sysconfig.get_path("stdlib"))
     if limit is not None:
@@ -81,11 +70,12 @@ def split_source(source: str) -> list[tuple[int, int, str]]:
     Raises:
         SyntaxError: the source does not parse.
     """
-    prose = _merge([*_docstring_spans(source), *(m.span() for m in COMMENT_RUN.finditer(source))])
     spans, position = [], 0
-    for start, end in prose:
-        spans += [(position, start, "code"), (start, end, "prose")]
-        position = end
+    comments = (match.span() for match in COMMENT_RUN.finditer(source))
+    for start, end in sorted([*_docstring_spans(source), *comments]):
+        if start >= position:
+            spans += [(position, start, "code"), (start, end, "prose")]
+            position = end
     spans.append((position, len(source), "code"))
     return [span for span in spans if span[1] - span[0] >= MIN_SEGMENT_CHARS]
 
@@ -121,14 +111,6 @@ def _docstring_spans(source: str) -> list[tuple[int, int]]:
             end = line_starts[(value.end_lineno or value.lineno) - 1] + (value.end_col_offset or 0)
             spans.append((start + 3, end - 3))
     return [(start, end) for start, end in spans if end - start >= MIN_SEGMENT_CHARS]
-
-
-def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if not merged or start >= merged[-1][1]:
-            merged.append((start, end))
-    return merged
 
 
 def _topic_segments() -> Iterator[Segment]:
@@ -168,26 +150,39 @@ def _ascii_parts(text: str) -> Iterator[tuple[int, str]]:
 
 MOST_CHARACTERS = 20_000  # of one licence file: some list those of a hundred libraries
 KINDS = ("template", "licence", "prose", "code")
+ROW: dict[str, Any] = {
+    "tokens": pl.List(pl.Int32),
+    **dict.fromkeys(("text", "document"), pl.String),
+    **dict.fromkeys(("start", "end"), pl.Int64),
+    **dict.fromkeys(("genre", "group"), pl.String),
+}
+"""Columns of a window, its place in the document counted in characters."""
+
+
+class Text(NamedTuple):
+    """A stretch of a document that begins at `start`, in characters."""
+
+    document: str
+    start: int
+    text: str
 
 
 def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0) -> pl.DataFrame:
     """Make a table of `n` template, `n` licence and `n` prose and code sequences.
 
-    Args:
-        tokenizer: of the model that is to be looked at.
-        n: sequences of each of the three kinds; fewer where the machine has less text.
-        length: tokens a sequence.
-        seed: of the choice.
-
-    Returns:
-        Columns sequence_id, tokens, text, document, start, end, genre, group.
-
-    Raises:
-        UserError: no licence texts are installed.
+    The tokenizer is of the model that is to be looked at; fewer sequences of a kind where the
+    machine has less text. Gives sequence_id, tokens, text, document, start, end, genre, group.
+    UserError: no licence texts are installed.
     """
     cutter = WindowCutter(tokenizer, length=length, stride=length)
+    written = form_texts("template", ("counting", "periodic"), 2 * n, "found")
+    rows = {
+        "template": window_rows(cutter, written, "template", most=1, grouped=True),
+        "licence": window_rows(cutter, _licences(), "licence"),
+    }
+    rows |= {genre: window_rows(cutter, texts, genre) for genre, texts in _segments().items()}
     wanted = {"template": n, "licence": n, "prose": n // 2, "code": n - n // 2}
-    frames = [_take(_rows(kind, cutter, n), kind, wanted[kind], seed) for kind in KINDS]
+    frames = [_take(rows[kind], kind, wanted[kind], seed) for kind in KINDS]
     frame = pl.concat(frames).with_row_index("sequence_id")
     return frame.with_columns(pl.col("sequence_id").cast(pl.Int64))
 
@@ -211,48 +206,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rows(kind: str, cutter: WindowCutter, n: int) -> Iterator[dict[str, Any]]:
-    """Every window of one kind of text."""
-    texts = {"template": _templates(n), "licence": _licences()}.get(kind) or _segments(kind)
+def window_rows(
+    cutter: WindowCutter,
+    texts: Iterable[Text],
+    genre: str,
+    *,
+    most: int | None = None,
+    grouped: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Cut texts into rows of `ROW`, at most `most` of each; `grouped` by their document."""
     for document, start, text in texts:
-        windows = cutter.cut(text)
-        for window in windows[:1] if kind == "template" else windows:
+        for window in cutter.cut(text)[:most]:
             yield {
                 "tokens": window.tokens,
                 "text": window.text,
                 "document": document,
                 "start": None if window.start is None else start + window.start,
                 "end": None if window.end is None else start + window.end,
-                "genre": kind,
-                "group": document if kind == "template" else None,
+                "genre": genre,
+                "group": document if grouped else None,
             }
+
+
+def form_texts(name: str, kinds: Sequence[str], n: int, seed: str) -> Iterator[Text]:
+    """Write `n` texts of the forms of these kinds in turn, each anew."""
+    forms = [form for kind in kinds for form in forms_of(kind)]
+    for number, form in enumerate(islice(cycle(forms), n)):
+        yield Text(f"{name}:{form}", 0, write_text(form, f"{seed}:{number}"))
 
 
 def _take(rows: Iterator[dict[str, Any]], kind: str, n: int, seed: int) -> pl.DataFrame:
     """A seeded choice of windows that differ in their text."""
-    schema: dict[str, Any] = {
-        "tokens": pl.List(pl.Int32),
-        "text": pl.String,
-        "document": pl.String,
-        "start": pl.Int64,
-        "end": pl.Int64,
-        "genre": pl.String,
-        "group": pl.String,
-    }
-    frame = pl.DataFrame(list(rows), schema=schema).unique("text", maintain_order=True)
+    frame = pl.DataFrame(list(rows), schema=ROW).unique("text", maintain_order=True)
     if frame.is_empty():
         raise UserError(f"no {kind} text was found on this machine. Give a folder of your own.")
     return frame.sample(min(n, frame.height), seed=seed, shuffle=True)
 
 
-def _templates(n: int) -> Iterator[tuple[str, int, str]]:
-    """Texts of the predictable forms in turn, each written anew."""
-    forms = [*forms_of("counting"), *forms_of("periodic")]
-    for number, form in enumerate(islice(cycle(forms), 2 * n)):
-        yield f"template:{form}", 0, write_text(form, f"found:{number}")
-
-
-def _licences() -> Iterator[tuple[str, int, str]]:
+def _licences() -> Iterator[Text]:
     """Licence files of the installed packages, each text once."""
     seen = set()
     folder = Path(sysconfig.get_path("purelib"))
@@ -261,17 +252,18 @@ def _licences() -> Iterator[tuple[str, int, str]]:
             text = path.read_text(encoding="utf-8", errors="replace")[:MOST_CHARACTERS]
             if text not in seen:
                 seen.add(text)
-                yield path.relative_to(folder).as_posix(), 0, text
+                yield Text(path.relative_to(folder).as_posix(), 0, text)
 
 
-def _segments(genre: str) -> Iterator[tuple[str, int, str]]:
-    """Prose or code of the standard library, in a seeded order so that all of it takes part."""
-    segments = [
-        one for one in read_segments() if one.genre == genre and "LICENSE" not in one.document
-    ]
-    random.Random(f"found:{genre}").shuffle(segments)
-    for segment in segments[:400]:
-        yield segment.document, segment.start, segment.text
+def _segments() -> dict[str, list[Text]]:
+    """Prose and code of the standard library, in a seeded order so that all of it takes part."""
+    found: dict[str, list[Text]] = {"prose": [], "code": []}
+    for one in read_segments():
+        if "LICENSE" not in one.document:
+            found[one.genre].append(Text(one.document, one.start, one.text))
+    for genre, texts in found.items():
+        random.Random(f"found:{genre}").shuffle(texts)
+    return {genre: texts[:400] for genre, texts in found.items()}
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Write template text: named forms whose continuation follows from what came before.
 
-Five kinds of form: `counting` (something advances by a rule: counters, numbered lists, dates,
-tables), `periodic` (a unit of a few to some dozen characters comes again and again), `missed` (it
-follows by a rule, but repeats too little for ROUGE), `record` (the layouts of the counting forms
-filled with values drawn at random, so that nothing but having seen the very text tells how it
-goes on) and `register` (the same layouts filled with words out of thousands: as unforeseen, but
-remembered as easily as prose, where records made of a hundred words and some syllables look too
-much alike: at five duplicates 1 % of them were memorized). A form is one entry of `FORMS`: a
-function of a random generator that returns a few hundred characters.
+Kinds of form: `counting` (something advances by a rule: counters, lists, dates, tables),
+`periodic` (a unit of a few to some dozen characters comes again and again), `missed` (it follows by
+a rule, but repeats too little for ROUGE), `record` (layouts of the counting forms with values drawn
+at random: only having seen the very text tells how it goes on) and `register` (the same filled with
+words out of thousands, remembered as easily as prose; of records 1 % were at five duplicates).
 """
 
 import datetime
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -35,21 +32,16 @@ _SYLLABLES = (
     "po ra re ri ro sa se so ta te ti to va ve vi wa zo "
 )
 SYLLABLES = tuple(_SYLLABLES.split())
+_Draw = Callable[[random.Random], str]
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way of writing template text.
+    """One way of writing template text, of a few hundred characters."""
 
-    Attributes:
-        name: shown in the tables as the document `template:NAME`.
-        kind: `counting`, `periodic`, `missed`, `record` or `register`.
-        write: text of a few hundred characters from a random generator.
-    """
-
-    name: str
+    name: str  # shown in the tables as the document `template:NAME`
     kind: str
-    write: Callable[[random.Random], str]
+    write: _Draw
 
 
 def write_text(name: str, seed: str) -> str:
@@ -80,7 +72,7 @@ def _count(rng: random.Random, step: int = 1) -> Iterator[int]:
     return iter(range(first, first + LINE_COUNT * step, step))
 
 
-def _lines(layout: str, separator: str = "\n") -> Callable[[random.Random], str]:
+def _lines(layout: str, separator: str = "\n") -> _Draw:
     """A form that repeats `layout` with {n} counting and words {a}, {b}, {c} that stay."""
 
     def write(rng: random.Random) -> str:
@@ -159,7 +151,7 @@ def _hex_cycle(rng: random.Random) -> str:
     return _repeat("".join(f"0x{rng.randint(0, 255):02x}, " for _ in range(rng.randint(2, 3))))
 
 
-def _line_cycle(layout: str) -> Callable[[random.Random], str]:
+def _line_cycle(layout: str) -> _Draw:
     """A form that repeats one line whose words and digits are drawn once."""
 
     def write(rng: random.Random) -> str:
@@ -169,7 +161,7 @@ def _line_cycle(layout: str) -> Callable[[random.Random], str]:
     return write
 
 
-def _named_cycle(names: str) -> Callable[[random.Random], str]:
+def _named_cycle(names: str) -> _Draw:
     """A form that counts beside a cycle of names: it follows a rule and repeats little."""
 
     def write(rng: random.Random) -> str:
@@ -182,33 +174,17 @@ def _named_cycle(names: str) -> Callable[[random.Random], str]:
     return write
 
 
-def _record(layout: str) -> Callable[[random.Random], str]:
+def _filled(layout: str, word: _Draw, name: _Draw) -> _Draw:
     """A form that fills every field of every line at random: words {w}, names {s}, digits {d}."""
 
-    def write(rng: random.Random) -> str:
-        draws = {"{w}": _word, "{s}": _made_up, "{d}": _digits}
-        return "\n".join(_fill(layout, draws, rng) for _ in range(LINE_COUNT))
+    def line(rng: random.Random) -> str:
+        text = layout
+        for mark, draw in {"{w}": word, "{s}": name, "{d}": _digits}.items():
+            while mark in text:
+                text = text.replace(mark, draw(rng), 1)
+        return text
 
-    return write
-
-
-def _register(layout: str) -> Callable[[random.Random], str]:
-    """A form that fills every field with a word of Python's help pages, digits apart."""
-
-    def write(rng: random.Random) -> str:
-        draws = {"{w}": _help_word, "{s}": _help_word, "{d}": _digits}
-        return "\n".join(_fill(layout, draws, rng) for _ in range(LINE_COUNT))
-
-    return write
-
-
-def _fill(
-    layout: str, draws: Mapping[str, Callable[[random.Random], str]], rng: random.Random
-) -> str:
-    for mark, draw in draws.items():
-        while mark in layout:
-            layout = layout.replace(mark, draw(rng), 1)
-    return layout
+    return lambda rng: "\n".join(line(rng) for _ in range(LINE_COUNT))
 
 
 def _help_word(rng: random.Random) -> str:
@@ -226,7 +202,7 @@ def _digits(rng: random.Random) -> str:
     return str(rng.randint(0, 10 ** rng.randint(1, 2) - 1))
 
 
-_COUNTING: dict[str, Callable[[random.Random], str]] = {
+_COUNTING: dict[str, _Draw] = {
     "counter_comma": _lines("{n}", ", "),
     "counter_space": _lines("{n}", " "),
     "counter_line": _lines("{n}"),
@@ -258,13 +234,13 @@ _COUNTING: dict[str, Callable[[random.Random], str]] = {
     "multiples": _multiples,
     "two_counters": _two_counters,
 }
-_MISSED: dict[str, Callable[[random.Random], str]] = {
+_MISSED: dict[str, _Draw] = {
     "weekday": _named_cycle("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
     "month": _named_cycle(
         "January February March April May June July August September October November December"
     ),
 }
-_PERIODIC: dict[str, Callable[[random.Random], str]] = {
+_PERIODIC: dict[str, _Draw] = {
     "words_short": _periodic((1, 3), (" ", ", ", "\n", "-")),
     "words_long": _periodic((4, 6), (" ", ", ", "\n")),
     "words_joined": _periodic((1, 3), ("", "_", ".", "/")),
@@ -289,8 +265,13 @@ _RECORD_LAYOUTS = {
     "json": '{"{w}": "{s} {s}"},',
     "names": "{s} {w} {s} {s}",
 }
-_RECORD = {f"record_{name}": _record(layout) for name, layout in _RECORD_LAYOUTS.items()}
-_REGISTER = {f"register_{name}": _register(layout) for name, layout in _RECORD_LAYOUTS.items()}
+_RECORD = {
+    f"record_{name}": _filled(layout, _word, _made_up) for name, layout in _RECORD_LAYOUTS.items()
+}
+_REGISTER = {
+    f"register_{name}": _filled(layout, _help_word, _help_word)
+    for name, layout in _RECORD_LAYOUTS.items()
+}
 _GROUPS = (
     ("counting", _COUNTING),
     ("periodic", _PERIODIC),

@@ -88,19 +88,12 @@ _OBJECTIVES_IN_WORDS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A taxonomy on the searched sequences.
-
-    Attributes:
-        digest: the same for taxonomies that divide these sequences alike.
-        rows: evaluation holds the selection and final rows; `position` is the index in the
-            searched rows.
-        counts: sequences drawn of every class, by part.
-    """
+    """A taxonomy on the searched sequences."""
 
     taxonomy: Taxonomy
-    digest: str
-    rows: SampleRows
-    counts: dict[str, int]
+    digest: str  # the same for taxonomies that divide these sequences alike
+    rows: SampleRows  # evaluation holds selection and final; `position` counts searched rows
+    counts: dict[str, int]  # sequences drawn of every class, by part
 
     def positions(self, part: str) -> np.ndarray:
         """Positions of a part's rows in the searched rows, in order, int64."""
@@ -135,28 +128,20 @@ class Entry:
 
 @dataclass
 class Proposals:
-    """All proposals and their outcome.
+    """All proposals and their outcome."""
 
-    Attributes:
-        entries: candidates with their cheap score, in the order of the proposals.
-        seen: the cheap score of every distinct division, by digest.
-        largest_smallest: the largest size that any proposal's smallest class has in its smallest
-            part.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    seen: dict[str, float | None] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)  # with a cheap score, as proposed
+    seen: dict[str, float | None] = field(default_factory=dict)  # cheap score by digest
     n_proposed: int = 0
     n_same: int = 0
     n_small: int = 0
-    largest_smallest: int = 0
+    largest_smallest: int = 0  # of the sizes of smallest classes in their smallest parts
 
 
 def search_stage(study: Study, models: Models) -> None:
     """Write `search.parquet` (one row per taxonomy tried) and `search.yaml` (the finalists).
 
-    Raises:
-        UserError: no maps, an unknown node or range, optuna missing, too few sequences.
+    UserError: no maps, an unknown node or range, optuna missing, too few sequences.
     """
     study.require("capture")
     check_optuna()
@@ -307,9 +292,8 @@ def mean_prior(
 
     In nats: ln of the mean over K prefixes of p(suffix | prefix). `others` holds the rows whose
     prefixes are used, shape (K, sequences); `on_prefix` is called after each of the K.
-
     Source: arXiv 2602.18733 compares a suffix's probability under its own prefix with that under
-        unrelated ones.
+    unrelated ones.
     """
     found = []
     for rows in others:
@@ -322,10 +306,7 @@ def mean_prior(
 
 
 def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Draw rows of other groups for every row, shape (n_others, rows).
-
-    If all rows are one group, draw other rows of it.
-    """
+    """Draw rows of other groups for every row, other rows in a single group: (n_others, rows)."""
     named = np.unique(np.asarray(groups), return_inverse=True)[1]
     generator, n_rows = np.random.default_rng(seed), len(named)
     rows = np.arange(n_rows)
@@ -350,13 +331,10 @@ def has_reference(study: Study) -> bool:
 
 
 def searched_rows(study: Study) -> pl.DataFrame:
-    """All sequences whose maps are stored, each with its part.
+    """All sequences whose maps are stored, with their `group`, `part`, and `suffix`: whose maps.
 
-    Adds `group`, `suffix` (whose maps are stored) and `part`. Rows are in the order of drawing:
-    every group gives one sequence before any gives a second.
-
-    Raises:
-        UserError: none of them is memorized, or all are.
+    Rows are in the order of drawing: every group gives one sequence before any gives a second.
+    UserError: none of them is memorized, or all are.
     """
     table = study.sequences
     table = table.with_columns(find_groups(table).alias("group"))
@@ -406,11 +384,8 @@ def candidate_of(
 ) -> Candidate | dict[str, int]:
     """Draw a taxonomy's sequences, equally many per class, in each part.
 
-    Returns:
-        The candidate, or the smallest class's size by part if that is below `minimum`.
-
-    Raises:
-        UserError: a column that the taxonomy needs is missing.
+    Gives the smallest class's size by part instead if that is below `minimum`.
+    UserError: a column that the taxonomy needs is missing.
     """
     labels = label_sequences(rows, taxonomy)
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
@@ -453,8 +428,7 @@ def label_digest(codes: pl.Series) -> str:
 def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
     """Propose and score until enough different taxonomies have been tried.
 
-    Raises:
-        UserError: no taxonomy has enough sequences of each class, or is above chance.
+    UserError: no taxonomy has enough sequences of each class, or is above chance.
     """
     wanted = study.settings.search
     scorer, found = CheapScorer(study, rows), Proposals()
@@ -661,11 +635,7 @@ def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
 def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
     """Train what these candidates lack, several at once."""
     (study.folder / "cnn").mkdir(exist_ok=True)
-    tasks = [
-        SearchTask(job, candidate.rows)
-        for candidate in candidates
-        for job in _jobs(study, candidate, rung)
-    ]
+    tasks = [SearchTask(job, one.rows) for one in candidates for job in _jobs(study, one, rung)]
     todo = [task for task in tasks if not is_finished(task.job)]
     workers, gpus = study.settings.train.workers, training_gpus(study)
     with track(f"Searching ({rung.name})", total=len(tasks), unit="CNNs and baselines") as progress:
@@ -717,11 +687,8 @@ def _final_figures(study: Study, candidate: Candidate) -> dict[str, Any]:
         if _score(sources, name) is not None:
             found = measure_objective(sources, name, seed=seed, n_resamples=n_resamples)
             figures |= found.columns(name)
-    of_each = {
-        name: _score({"model": one}, "min_f1") or 0.0
-        for name, one in sources.items()
-        if name != "model"
-    }
+    controls = {name: votes for name, votes in sources.items() if name != "model"}
+    of_each = {name: _score({"model": one}, "min_f1") or 0.0 for name, one in controls.items()}
     return figures | {"strongest": max(of_each, key=of_each.__getitem__, default=None)}
 
 
@@ -768,11 +735,7 @@ def _write_found(study: Study, space: SearchSpace, taxonomies: Sequence[Taxonomy
 
 
 def search_words(study: Study) -> list[str]:
-    """The result of a finished search in words: what was tried, the winner, its excess.
-
-    Raises:
-        UserError: the search has not been run.
-    """
+    """The result of a finished search in words; UserError if the search has not been run."""
     study.require("search")
     manifest = study.manifest("search")
     assert manifest is not None
@@ -787,8 +750,8 @@ def search_words(study: Study) -> list[str]:
         _winner(best, wanted.objective),
         _verdict(best),
         *(
-            _beside(row, best, wanted.objective)
-            for row in table.filter(pl.col("kind") == "beside").iter_rows(named=True)
+            _compared(row, best, wanted.objective)
+            for row in table.filter(kind="beside").iter_rows(named=True)
         ),
         *(
             f"{name}: a class has {min(smallest.values())} sequences in one of the parts."
@@ -838,7 +801,7 @@ def _verdict(best: Mapping[str, Any]) -> str:
     )
 
 
-def _beside(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
+def _compared(row: Mapping[str, Any], best: Mapping[str, Any], name: str) -> str:
     """How a taxonomy that was given, not searched for, compares with the winner."""
     if row[name] is None:
         return f"Beside it {row['taxonomy']}: no CNN trained."

@@ -57,14 +57,9 @@ class SearchSpace:
     own: dict[str, Node] = field(default_factory=dict)
 
     @property
-    def n_nodes(self) -> int:
-        """Number of nodes over all thresholds."""
-        return sum(map(len, self.nodes.values()))
-
-    @property
     def n_taxonomies(self) -> int:
         """Number of names that can be proposed; several may divide the sequences alike."""
-        n = self.n_nodes
+        n = sum(map(len, self.nodes.values()))
         counts = {"one": n, "either": n * (n - 1), "two": n * (n - 1)}
         return sum(counts[shape] for shape in self.shapes)
 
@@ -96,9 +91,7 @@ def make_space(
     A family may have a range (``Entropy[3.5..5]``, ``Recite[1..50]``). `memorized` are the
     sequences whose quantiles become the thresholds; families that do not divide them are left out.
     `classes` are the allowed numbers of classes (3, 4), Non-Memo included.
-
-    Raises:
-        UserError: an unknown family, an invalid or empty range, or no node left.
+    UserError: an unknown family, an invalid or empty range, or no node left.
     """
     shapes = [one for n, one in ((3, "one"), (3, "either"), (4, "two")) if n in classes]
     nodes: dict[str, tuple[str, ...]] = {}
@@ -169,7 +162,7 @@ def _read_entry(entry: str) -> tuple[str, float, float]:
             f"search.nodes: unknown node '{entry}'.{hint} Known: {', '.join(SEARCHED)}, or the "
             "path of a YAML file with nodes of your own."
         )
-    if entry == family or (found and found[2] is None):
+    if found and found[2] is None:
         return family, -math.inf, math.inf
     try:
         assert found is not None
@@ -179,12 +172,10 @@ def _read_entry(entry: str) -> tuple[str, float, float]:
             f"search.nodes: '{entry}' is no range of thresholds. Write {family}[1..2], or "
             f"{family} alone."
         ) from None
-    if family in ("Reconstruct", "Code"):
-        reason = "takes no threshold"
-    elif not low <= high:
-        reason = "ends before it begins"
-    else:
+    is_flag = family in ("Reconstruct", "Code")
+    if low <= high and not is_flag:
         return family, low, high
+    reason = "takes no threshold" if is_flag else "ends before it begins"
     raise UserError(f"search.nodes: '{entry}' {reason}. Correct it, or write {family} alone.")
 
 

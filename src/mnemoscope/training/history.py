@@ -2,8 +2,8 @@
 
 A folder holds `windows.parquet` (what is watched), `watch.json` (of which windows, by which
 versions) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens
-that are the argmax after the true ones), `logprob` (mean a suffix token, natural logarithm) and,
-where the windows were decoded, `memorization_score`.
+that are the argmax after the true ones), `logprob` (mean a suffix token, nats) and, where the
+windows were decoded, `memorization_score`.
 """
 
 import json
@@ -26,15 +26,10 @@ _LIBRARIES = ("mnemoscope", "torch", "transformers")
 
 @dataclass(frozen=True)
 class History:
-    """All checks of one run.
+    """All checks of one run."""
 
-    Attributes:
-        windows: table of `WatchedWindows`.
-        checks: `step` (i64) and the columns of a check, sorted by step, windows in their order.
-    """
-
-    windows: pl.DataFrame = field(repr=False)
-    checks: pl.DataFrame = field(repr=False)
+    windows: pl.DataFrame = field(repr=False)  # of `WatchedWindows`
+    checks: pl.DataFrame = field(repr=False)  # `step` and a check's columns, sorted by step
 
     @property
     def steps(self) -> list[int]:
@@ -48,15 +43,10 @@ class History:
 
 
 class HistoryWriter:
-    """Adds checks to a folder; opening it again goes on where it stood.
+    """Adds checks to a folder, made where it is missing; opening it again goes on where it stood.
 
-    Args:
-        folder: of the history, made where it is missing.
-        windows: what is watched.
-        facts: of the run, recorded in `watch.json`.
-
-    Raises:
-        UserError: the folder holds a history of other windows, or cannot be written to.
+    The `facts` of the run are recorded in `watch.json`.
+    UserError: the folder holds a history of other windows, or cannot be written to.
     """
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
@@ -83,11 +73,7 @@ class HistoryWriter:
         return self._path(step).exists()
 
     def add(self, step: int, check: pl.DataFrame) -> None:
-        """Write one check, whole or not at all; a check of the same step is replaced.
-
-        Raises:
-            NoRoomError: the disk is full.
-        """
+        """Write one check, whole or not at all; a check of the same step is replaced."""
         write_parquet(self._path(step), check)
 
     def drop_after(self, step: int) -> int:
@@ -104,9 +90,7 @@ class HistoryWriter:
 def read_history(folder: Path | str) -> History:
     """Read what a callback, a watch or `mnemoscope track` wrote.
 
-    Raises:
-        UserError: no history there, or no check in it yet.
-        DamagedDataError: a file of it is torn.
+    UserError: no history there, or no check in it yet. DamagedDataError: a file of it is torn.
     """
     folder = Path(folder)
     _read_record(folder)

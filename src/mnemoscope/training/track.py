@@ -10,16 +10,12 @@ _TURNOVER = ("from_step", "to_step", "stays", "learned", "forgotten", "never")
 
 
 def follow(checks: pl.DataFrame) -> pl.DataFrame:
-    """Follow every window through the checks.
+    """Follow every window through the checks, columns `step`, `window`, `is_memorized`.
 
-    Args:
-        checks: columns `step`, `window`, `is_memorized`, as `History.checks`.
-
-    Returns:
-        One row a window, in their order: `window`; `first_memorized`, the first step at which it
-        was reproduced, null where it never was; `forgotten`, the first later step at which it was
-        not, null where there is none; `n_memorized`, checks at which it was; `n_switches`, how
-        often two neighbouring checks differ; `is_memorized`, at the last check.
+    Gives one row a window, in their order: `window`; `first_memorized`, the first step at which it
+    was reproduced, null where it never was; `forgotten`, the first later step at which it was not,
+    null where there is none; `n_memorized`, checks at which it was; `n_switches`, how often two
+    neighbouring checks differ; `is_memorized`, at the last check.
     """
     memorized, step = pl.col("is_memorized"), pl.col("step")
     first = step.filter(memorized).min()
@@ -39,9 +35,8 @@ def follow(checks: pl.DataFrame) -> pl.DataFrame:
 def turnover(checks: pl.DataFrame) -> pl.DataFrame:
     """Count what changes between neighbouring checks, of every window at every step.
 
-    Returns:
-        One row a pair of neighbours: `from_step`, `to_step`, `stays`, `learned`, `forgotten`,
-        `never` (not memorized at either), counts of windows.
+    Gives one row a pair of neighbours: `from_step`, `to_step`, `stays`, `learned`, `forgotten`,
+    `never` (not memorized at either), counts of windows.
     """
     wide = checks.pivot(on="step", index="window", values="is_memorized").drop("window")
     steps = sorted(int(name) for name in wide.columns)
@@ -54,15 +49,11 @@ def turnover(checks: pl.DataFrame) -> pl.DataFrame:
 
 
 def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
-    """How long what was memorized stays so: Kaplan and Meier's estimate.
+    """How long what was memorized, as `follow` gives it, stays so: Kaplan and Meier's estimate.
 
     A window's age counts from the step at which it was first seen memorized to the first later
     one at which it was not; one that is never seen forgotten is censored at the last step. Ages
     are known to the distance of two checks.
-
-    Args:
-        followed: as `follow` gives it.
-        last_step: of the checks.
 
     Returns:
         `age` (steps), `survives`, `low`, `high` (share still memorized after that age, 95 %

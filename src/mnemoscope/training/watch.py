@@ -43,14 +43,9 @@ class MemorizationWatch:
             if step % 100 == 0:
                 print(watch.check(model, step))
 
-    Args:
-        windows: what is watched.
-        folder: keeps the history in Parquet (`read_history`), begun or gone on with; None keeps
-            nothing.
-        batch_size: windows a forward pass; halved where memory runs out.
-
-    Raises:
-        UserError: the folder holds a history of other windows.
+    The folder keeps the history in Parquet (`read_history`), begun or gone on with; None keeps
+    nothing. `batch_size` is halved where memory runs out.
+    UserError: the folder holds a history of other windows.
     """
 
     def __init__(
@@ -104,13 +99,11 @@ def judge(lm: LanguageModel, windows: WatchedWindows, *, batch_size: int) -> pl.
 
 
 def metrics_of(windows: WatchedWindows, check: pl.DataFrame) -> dict[str, float]:
-    """Sum a check of `judge` up.
+    """Sum a check of `judge` up, by names below `memorization/`.
 
-    Returns:
-        By name, each below `memorization/`: `recall` and `guess` (share of the windows of that
-        class that are reproduced), `control_recall` and `control_guess` (the same of those that
-        were kept out of training), and each with `_logprob` (mean log-probability of a suffix
-        token). What has no window is left out.
+    `recall` and `guess` are the share of the windows of that class that are reproduced,
+    `control_recall` and `control_guess` the same of those kept out of training, and each has its
+    `_logprob` (mean log-probability of a suffix token). What has no window is left out.
     """
     table = windows.table.select("window", "source", "class").join(check, on="window")
     is_control = pl.col("source") == CONTROL
@@ -286,17 +279,9 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
 def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) -> list[str]:
     """Draw words from the tokenizer's own vocabulary, as texts of at least so many tokens.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer; words are its tokens of letters alone, two at least.
-        n: how many texts.
-        n_tokens: tokens that each text has at least.
-        seed: the same seed gives the same texts; another seed gives the held-out twins.
-
-    Returns:
-        The texts, all different in practice: each holds `n_tokens` words drawn at random.
-
-    Raises:
-        UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
+    Words are tokens of letters alone, two at least; a text holds `n_tokens` of them. The same seed
+    gives the same texts; another gives the held-out twins.
+    UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
     """
     if n < 1 or n_tokens < 1:
         raise UserError(f"{n} canaries of {n_tokens} tokens: both numbers must be at least 1.")
