@@ -51,6 +51,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "benchmark": study.benchmark,
     "localize": study.localize,
     "knockout": study.knockout,
+    "graft": study.graft,
     "search": study.search,
     "analyze": analyze.analyze,
     "track": analyze.track,

@@ -260,6 +260,14 @@ def knockout(study: StudyFolder, stage: StageFlags = STAGE) -> None:
     stage_verb(study, "knockout", {}, stage)
 
 
+def graft(study: StudyFolder, where: EngineFlags = LOCAL, stage: StageFlags = STAGE) -> None:
+    """Put parts of the reference model into the model: which classes does it forget?
+
+    Example: mnemoscope graft my-study --set graft.parts=[layers.0.qk,layers.0.mlp]
+    """
+    stage_verb(study, "graft", {}, stage, where=where)
+
+
 def report(study: StudyFolder, stage: StageFlags = STAGE) -> None:
     """Write report.html, one page that opens offline.
 

@@ -8,6 +8,7 @@ from mnemoscope.pipeline.benchmark import benchmark_stage
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
 from mnemoscope.pipeline.continue_ import continue_stage
 from mnemoscope.pipeline.features import features_stage
+from mnemoscope.pipeline.graft import graft_stage
 from mnemoscope.pipeline.knockout import knockout_stage
 from mnemoscope.pipeline.label import label_stage
 from mnemoscope.pipeline.localize import localize_stage
@@ -37,6 +38,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Models], None]] = {
     "benchmark": benchmark_stage,
     "localize": localize_stage,
     "knockout": knockout_stage,
+    "graft": graft_stage,
     "search": search_stage,
     "report": report_stage,
 }

@@ -101,6 +101,13 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("knockout", ("localize",), ("knockout",), ("knockout.parquet",), optional=True),
     Stage(
+        "graft",
+        ("label",),
+        (*_MODEL, "capture.reference", "graft"),
+        ("graft.parquet", "graft_scores.parquet"),
+        optional=True,
+    ),
+    Stage(
         "search",
         ("capture",),
         ("search", *(f"train.{key}" for key in _FIRST_CNN), "label.non_memo_suffix"),

@@ -301,6 +301,30 @@ class KnockoutSettings(_Settings):
     seed: int = Field(default=0, ge=0, description="Seed of sequences, random edges, bootstrap.")
 
 
+class GraftSettings(_Settings):
+    """What breaks when parts of the reference model are put into the model (verb `graft`)."""
+
+    parts: list[str] | None = Field(
+        default=None,
+        description="Parts of the weights, such as layers.0.qk, layers.0-1.mlp, qk, "
+        "layers.1.heads.3, all but embedding; null tries every single part.",
+    )
+    directions: list[Literal["twin_in_model", "model_in_twin"]] = Field(
+        default=["twin_in_model", "model_in_twin"],
+        min_length=1,
+        description="The twin's part in the model (what breaks), the model's in the twin (what "
+        "appears).",
+    )
+    draws: int = Field(default=3, ge=1, description="Draws of each control: random, shuffled.")
+    n_sequences: int = Field(
+        default=250, ge=2, description="Memorized sequences of each class that are scanned."
+    )
+    n_heldout: int = Field(
+        default=200, ge=0, description="Others, in whose loss the damage of a graft shows."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of sequences, controls and bootstrap.")
+
+
 class SearchSettings(_Settings):
     """Taxonomies found, not only tried (verb `search`)."""
 
@@ -371,6 +395,7 @@ class StudySettings(_Settings):
     benchmark: BenchmarkSettings = Field(default_factory=BenchmarkSettings)
     localize: LocalizeSettings = Field(default_factory=LocalizeSettings)
     knockout: KnockoutSettings = Field(default_factory=KnockoutSettings)
+    graft: GraftSettings = Field(default_factory=GraftSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
 
     def as_dict(self) -> dict[str, Any]:

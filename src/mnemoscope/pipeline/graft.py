@@ -1,0 +1,423 @@
+"""Stage `graft`: put parts of the twin into the model and see which classes it still reproduces.
+
+The twin is the study's reference model, where it has the model's shape: the same network without
+the memories. Each graft is one scan of the memorized sequences, kept in `graft/` and never made
+twice; they run side by side like trainings.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.cluster.engine import current_engine, gpus_for, run_tasks
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.graft import Anatomy, Control, Pair
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.localize.grafts import (
+    CausalScore,
+    Kept,
+    Tried,
+    causal_score,
+    kept_by_class,
+    margin_bins,
+    specificities,
+)
+from mnemoscope.pipeline.label import LABELS_FILE, samples_of
+from mnemoscope.progress import say, track
+from mnemoscope.study.folder import SETTINGS_FILE, Study
+from mnemoscope.study.models import Models, reference_name
+from mnemoscope.taxonomy.draw import order_keys
+from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.names import NON_MEMO
+
+GRAFT_FILE = "graft.parquet"
+SPECIFICITY_FILE = "graft_specificity.parquet"
+SCORES_FILE = "graft_scores.parquet"
+SEQUENCES_FILE = "graft_sequences.parquet"
+INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
+_CONTROLS: tuple[Control, ...] = ("random", "shuffled")
+
+
+@dataclass(frozen=True)
+class Graft:
+    """One thing put in: a part, into which of the two, the twin's or a control, and its draw.
+
+    Part "" is nothing: the model as it is.
+    """
+
+    part: str
+    direction: str = INTO_MODEL
+    control: Control = "twin"
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A graft to make, as sent to another process."""
+
+    study: str
+    graft: Graft
+    basis: str
+    key: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.study) / "graft" / f"{self.key}.parquet"
+
+
+def graft_stage(study: Study, models: Models) -> None:
+    """Write `graft.parquet` and what follows from it.
+
+    `graft_sequences.parquet` says of every sequence which grafts it survives,
+    `graft_specificity.parquet` what each part breaks of each class beyond the control, and
+    `graft_scores.parquet` how differently the classes of each taxonomy break.
+
+    Raises:
+        UserError: no reference model, one of another shape, or too few memorized sequences.
+    """
+    study.require("label")
+    if reference_name(study.settings) is None:
+        raise UserError(
+            f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
+            "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
+        )
+    model, twin = models.model(study), models.reference(study)
+    assert twin is not None
+    anatomy = Anatomy(model.model)
+    Pair(model.model, twin.model)  # refuses another shape before anything is begun
+    tried, held_out = _tried(study), _held_out(study)
+    grafts = list(grafts_of(study, anatomy))
+    basis = _basis(study, tried, held_out)
+    with study.finishing("graft") as counts:
+        (study.folder / "graft").mkdir(exist_ok=True)
+        tasks = [_Task(str(study.folder), one, basis, _key(basis, one)) for one in grafts]
+        todo = [task for task in tasks if not task.path.is_file()]
+        say(
+            f"{len(grafts):,} grafts of {len(anatomy.parts)} parts, {tried.height:,} memorized and "
+            f"{held_out.height:,} held-out sequences each; {len(tasks) - len(todo):,} are there."
+        )
+        engine = current_engine()
+        engine.check_sees(study.folder / SETTINGS_FILE)
+        gpus = gpus_for(study.settings.model.device, engine)
+        workers = study.settings.train.workers if model.device == "cpu" else 1
+        with track("Grafting", total=len(tasks), unit="grafts") as progress:
+            progress.advance(len(tasks) - len(todo))
+            for _ in run_tasks(make_graft, todo, workers=workers, gpus=gpus):
+                progress.advance()
+        made = [_read(task) for task in tasks]
+        _loaded.cache_clear()
+        n_rows = _conclude(study, grafts, made, tried)
+        counts |= {"grafts": len(grafts), "sequences": tried.height, "rows": n_rows}
+    study.forget("report")  # the report includes the grafts
+    for line in statements(study.read(SPECIFICITY_FILE), study.read(SCORES_FILE)):
+        say(line)
+
+
+def grafts_of(study: Study, anatomy: Anatomy) -> Iterator[Graft]:
+    """All grafts of the settings; the first is none.
+
+    Raises:
+        UserError: a part that the model does not have.
+    """
+    wanted = study.settings.graft
+    yield Graft("")
+    for part in wanted.parts or list(anatomy.parts):
+        if "neurons" not in part:
+            anatomy.find(part)
+        for direction in wanted.directions:
+            yield Graft(part, direction)
+        if INTO_MODEL in wanted.directions:
+            for control in _CONTROLS:
+                for draw in range(wanted.draws):
+                    yield Graft(part, INTO_MODEL, control, draw)
+
+
+def _tried(study: Study) -> pl.DataFrame:
+    """Memorized sequences: of every class of every taxonomy the first so many in one order."""
+    wanted = study.settings.graft
+    labels = study.read(LABELS_FILE)
+    order = order_keys(labels["sequence_id"].to_numpy(), wanted.seed)
+    labels = labels.with_columns(pl.Series("order", order)).sort("order")
+    chosen = [
+        labels.filter(pl.col(name) == one)["sequence_id"].head(wanted.n_sequences)
+        for name, classes in _taxonomies(study).items()
+        for one in classes
+    ]
+    ids = pl.concat(chosen).unique().sort() if chosen else pl.Series(dtype=pl.Int64)
+    if len(ids) < 2:
+        raise UserError(
+            f"{study.folder}: {len(ids)} memorized sequences; grafting needs 2. Give more texts."
+        )
+    rows = ids.to_frame("sequence_id").join(
+        study.sequences, on="sequence_id", how="left", maintain_order="left"
+    )
+    return rows.with_columns(find_groups(rows).alias("group"))
+
+
+def _taxonomies(study: Study) -> dict[str, list[str]]:
+    """Memorized classes of each taxonomy of the study."""
+    return {
+        entry["taxonomy"]: [one for one in entry["classes"] if one != NON_MEMO]
+        for entry in samples_of(study).values()
+    }
+
+
+def _held_out(study: Study) -> pl.DataFrame:
+    """Sequences that the model does not reproduce, in whose loss a graft's damage shows."""
+    wanted = study.settings.graft
+    labels = study.read(LABELS_FILE)
+    name = next(iter(_taxonomies(study)))
+    ids = labels.filter(pl.col(name) == NON_MEMO)["sequence_id"]
+    order = np.argsort(order_keys(ids.to_numpy(), wanted.seed))[: wanted.n_heldout]
+    chosen = ids.gather(np.sort(order)).to_frame("sequence_id")
+    return chosen.join(study.sequences, on="sequence_id", how="left", maintain_order="left")
+
+
+def _basis(study: Study, tried: pl.DataFrame, held_out: pl.DataFrame) -> str:
+    """Hash of what decides every graft apart from itself."""
+    digest = hashlib.sha256()
+    for rows in (tried, held_out):
+        digest.update(token_matrix(rows).tobytes())
+    models = (study.record["models"][role] for role in ("model", "reference"))
+    facts = [[one[name] for name in ("fingerprint", "dtype", "device", "bos_id")] for one in models]
+    digest.update(json.dumps([facts, study.settings.graft.seed]).encode())
+    return digest.hexdigest()
+
+
+def _key(basis: str, graft: Graft) -> str:
+    text = json.dumps([basis, asdict(graft)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    folder: str,
+    basis: str,  # noqa: ARG001 - what is kept serves this alone
+) -> tuple[Study, dict[str, LanguageModel], dict[str, Pair], Any]:
+    """What all grafts of one process share."""
+    study = Study(folder)
+    models = Models(study.settings)
+    both = {"model": models.model(), "reference": models.reference(study)}
+    loaded = {role: one for role, one in both.items() if one is not None}
+    model, twin = (loaded[role].model for role in ("model", "reference"))
+    pairs = {INTO_MODEL: Pair(model, twin), INTO_TWIN: Pair(twin, model)}
+    tried, held_out = _tried(study), _held_out(study)
+    return study, loaded, pairs, (tried, held_out)
+
+
+def make_graft(task: _Task) -> str:
+    """Make one graft, scan the sequences and write what they do; returns its key."""
+    study, loaded, pairs, (tried, held_out) = _loaded(task.study, task.basis)
+    graft, size = task.graft, study.settings.model.batch_size
+    role = "reference" if graft.direction == INTO_TWIN else "model"
+    lm, prefix = loaded[role], study.settings.sequences.length // 2
+    swapped = nullcontext()
+    if graft.part:
+        seed = study.settings.graft.seed * 1000 + graft.draw
+        swapped = pairs[graft.direction].grafted(graft.part, control=graft.control, seed=seed)
+    with swapped:
+        scans = list(scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix))
+        judged = held_out if graft.part else pl.concat([tried, held_out], how="diagonal")
+        logprobs = suffix_logprobs(lm, token_matrix(judged), batch_size=size, prefix=prefix)
+    scanned = tried.select("sequence_id").with_columns(
+        survives=pl.Series(np.concatenate([one.is_memorized for one in scans])),
+        gap=pl.Series(np.concatenate([one.smallest_gap for one in scans])),
+    )
+    means = judged.select("sequence_id").with_columns(pl.Series("logprob", logprobs.mean(axis=1)))
+    write_parquet(task.path, scanned.join(means, on="sequence_id", how="full", coalesce=True))
+    return task.key
+
+
+def _read(task: _Task) -> pl.DataFrame:
+    """A graft that was made; made again where its file is damaged."""
+    try:
+        return read_parquet(task.path)
+    except (OSError, DamagedDataError):
+        say(f"{task.path}: damaged; this graft is made again.")
+        make_graft(task)
+        return read_parquet(task.path)
+
+
+def _conclude(
+    study: Study, grafts: Sequence[Graft], made: Sequence[pl.DataFrame], tried: pl.DataFrame
+) -> int:
+    """Write what the grafts say of each taxonomy; returns the rows of `graft.parquet`."""
+    scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
+    base, rest = scanned[0], scanned[1:]
+    survives = np.stack([frame["survives"].to_numpy() for frame in rest], axis=1)
+    heldout = [_loss(frame.filter(pl.col("survives").is_null())) for frame in made]
+    study.write(
+        SEQUENCES_FILE,
+        pl.concat(
+            frame.select("sequence_id", "survives").with_columns(
+                **{name: pl.lit(value) for name, value in asdict(graft).items()}
+            )
+            for graft, frame in zip(grafts, scanned, strict=True)
+        ),
+    )
+    labels = tried.select("sequence_id").join(
+        study.read(LABELS_FILE), on="sequence_id", how="left", maintain_order="left"
+    )
+    bins = margin_bins(base["gap"].to_numpy(), base["logprob"].to_numpy())
+    rows: list[dict[str, Any]] = []
+    specific: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    parts, lost = _lost(grafts[1:], survives)
+    # What the model does not reproduce here can neither survive nor break (a near tie).
+    is_whole = base["survives"].to_numpy()
+    for name, classes in _taxonomies(study).items():
+        index = labels[name].replace_strict(
+            {one: place for place, one in enumerate(classes)}, default=None, return_dtype=pl.Int64
+        )
+        inside = index.is_not_null().to_numpy() & is_whole
+        present = sorted(set(index.to_numpy()[inside].astype(int).tolist()))
+        if not present:
+            continue
+        places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
+        named = [classes[one] for one in present]
+        one = Tried(places, tried["group"].to_numpy()[inside], bins[inside])
+        kept = kept_by_class(survives[inside], one, seed=study.settings.graft.seed)
+        rows += _rows(name, named, grafts, kept, one, heldout)
+        if parts:
+            seed = study.settings.graft.seed
+            score = causal_score(lost[inside], one, seed=seed)
+            scores.append(_score_row(name, named, parts, score))
+            if len(named) > 1:
+                specific += [
+                    {"taxonomy": name, "class": named[at], "part": parts[part], "lost": found.lost}
+                    | found.specificity.columns("specificity", ends="")
+                    for at, part, found in specificities(lost[inside], one, seed=seed)
+                ]
+    study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
+    study.write(SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
+    study.write(SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
+    return len(rows)
+
+
+_SPECIFICITY = {
+    "taxonomy": pl.String,
+    "class": pl.String,
+    "part": pl.String,
+    "lost": pl.Float64,
+    "specificity": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+_SCORES = {
+    "taxonomy": pl.String,
+    "n_classes": pl.Int64,
+    "n_groups": pl.Int64,
+    "score": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "permuted": pl.Float64,
+    "permuted_high": pl.Float64,
+    "p_value": pl.Float64,
+    "part": pl.String,
+    "broken": pl.String,
+    "spared": pl.String,
+}
+
+
+def _loss(held_out: pl.DataFrame) -> float | None:
+    """Mean loss of the suffix in nats; None where nothing was held out."""
+    return -float(held_out["logprob"].to_numpy().mean()) if held_out.height else None
+
+
+def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Parts, and for (sequence, part) the random control's survival minus the twin's."""
+    place = {graft: column for column, graft in enumerate(grafts)}
+    parts, columns = [], []
+    for graft in grafts:
+        random = [
+            column
+            for one, column in place.items()
+            if one.part == graft.part and one.control == "random"
+        ]
+        if graft.direction == INTO_MODEL and graft.control == "twin" and random:
+            parts.append(graft.part)
+            columns.append(
+                survives[:, random].mean(axis=1) - survives[:, place[graft]].astype(np.float64)
+            )
+    return parts, np.stack(columns, axis=1) if columns else np.empty((len(survives), 0))
+
+
+def _rows(
+    taxonomy: str,
+    classes: Sequence[str],
+    grafts: Sequence[Graft],
+    kept: Kept,
+    tried: Tried,
+    heldout: Sequence[float | None],
+) -> Iterator[dict[str, Any]]:
+    """One row a class and graft."""
+    for at, name in enumerate(classes):
+        of_class = tried.classes == at
+        for column, graft in enumerate(grafts[1:]):
+            yield {
+                "taxonomy": taxonomy,
+                "class": name,
+                **asdict(graft),
+                "n": int(of_class.sum()),
+                "n_groups": len(np.unique(tried.groups[of_class])),
+                "survive": float(kept.survive[at, column]),
+                "low": float(kept.low[at, column]),
+                "high": float(kept.high[at, column]),
+                "matched_survive": float(kept.matched[at, column]),
+                "heldout_loss": heldout[column + 1],
+            }
+
+
+def _score_row(
+    taxonomy: str, classes: Sequence[str], parts: Sequence[str], found: CausalScore
+) -> dict[str, Any]:
+    has_score = found.part >= 0
+    return {
+        "taxonomy": taxonomy,
+        "n_classes": len(classes),
+        "n_groups": found.n_groups,
+        **found.score.columns("score", ends=""),
+        "permuted": found.permuted,
+        "permuted_high": found.permuted_high,
+        "p_value": found.p_value,
+        "part": parts[found.part] if has_score else None,
+        "broken": classes[found.broken] if has_score else None,
+        "spared": classes[found.spared] if has_score else None,
+    }
+
+
+def statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
+    """What the grafts allow to be said, one sentence a taxonomy with a score."""
+    for row in scores.drop_nulls("score").iter_rows(named=True):
+        low, high = (100 * row[end] for end in ("low", "high"))
+        figures = f"{100 * row['score']:.0f} points [{low:.0f}, {high:.0f}]"
+        if row["low"] <= 0 or row["score"] <= row["permuted_high"]:
+            yield (
+                f"{row['taxonomy']}: no part of the model holds one class more than another "
+                f"(largest difference {figures}; labels permuted {100 * row['permuted_high']:.0f})."
+            )
+            continue
+        found = specific.filter(
+            (pl.col("taxonomy") == row["taxonomy"])
+            & (pl.col("class") == row["broken"])
+            & (pl.col("low") > 0)
+        ).sort("specificity", descending=True)
+        parts = ", ".join(found["part"].head(3)) or row["part"]
+        yield (
+            f"{row['taxonomy']}: {row['broken']} and {row['spared']} differ in mechanism. With the "
+            f"twin's {row['part']} in the model, {row['broken']} loses {figures} more than "
+            f"{row['spared']}, beyond a random change of equal norm and at equal margins "
+            f"(permuted labels {100 * row['permuted']:.0f}). It loses most in {parts}."
+        )
