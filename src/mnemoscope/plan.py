@@ -1,7 +1,6 @@
-"""Plan a run: its counts, bytes, memory and time (`run --dry-run`).
+"""Plan a run: its counts, bytes, memory and time (`run --dry-run`); nothing is written.
 
-Needs neither the model nor the data on disk: package data holds published shapes and counts, and
-the plan says where it uses them. Nothing is written.
+Neither model nor data need be on disk: package data holds published shapes and counts.
 """
 
 import json
@@ -51,14 +50,20 @@ if TYPE_CHECKING:
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per weight; `auto` counts as 2."""
 ASSUMED_FLOPS = {"cuda": 1e14, "mps": 5e12, "cpu": 1e11}
-"""Assumed operations per second of a forward pass: cuda is a third of the 312e12 that an A100's
-data sheet gives for half precision; mps is a laptop's GPU; cpu is a few cores."""
+"""Operations per second of a forward pass: cuda is a third of what an A100's data sheet gives for
+half precision (312e12); mps is a laptop's GPU; cpu is a few cores."""
 ASSUMED_CNN_FLOPS = {"cpu": 5e10, "cuda": 1e12, "mps": 5e11}
 """The same for training CNNs: on one CPU core about half of what `benchmarks/bench_plan.py`
-measures for a step alone; on a GPU in all, assumed."""
+measures for a step alone."""
 _SCANNED_AT_ONCE = 4  # suffix tokens that the scan checks first
 _TIMED_SEQUENCES = 64
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
+_SPELLINGS = (
+    ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    ("hidden_size", "n_embd", "d_model"),
+    ("vocab_size",),
+)  # in a config.json, of layers, heads, width and vocabulary
 _PYTHIA = re.compile(r"(?:EleutherAI/)?pythia-([\d.]+[mb])(?:-deduped)?(?:-v0)?", re.IGNORECASE)
 
 
@@ -94,23 +99,14 @@ class PlannedData(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What the samples of all taxonomies need together.
+    """What the samples of all taxonomies need together."""
 
-    Attributes:
-        n_least: distinct maps at least, if every class is large enough to be drawn in full.
-        n_maps: distinct maps at most; equal to `n_least` if they are counted.
-        n_own: those of Non-Memo sequences with their own continuation, at most.
-        how: how this was found, in words.
-        samples: name and number of classes of each sample that is trained.
-        impossible: samples that cannot be trained, with the reason.
-    """
-
-    n_least: int
-    n_maps: int
-    n_own: int
-    how: str
-    samples: list[tuple[str, int]]
-    impossible: dict[str, str]
+    n_least: int  # distinct maps at least, if every class is large enough to be drawn in full
+    n_maps: int  # distinct maps at most; equal to `n_least` if they are counted
+    n_own: int  # those of Non-Memo sequences with their own continuation, at most
+    how: str  # this was found, in words
+    samples: list[tuple[str, int]]  # that are trained: name and number of classes
+    impossible: dict[str, str]  # samples that cannot be trained, with the reason
 
 
 class Passes(NamedTuple):
@@ -129,10 +125,10 @@ class Passes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Bytes of a map, on disk (least, most), on the device; seconds of study and controls."""
+    """Bytes of a map, on disk, on the device; seconds of study and controls."""
 
     map_bytes: int
-    stored: tuple[int, int]
+    stored: str
     weights: int
     activations: int
     passing: float
@@ -142,10 +138,9 @@ class Cost(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What the published pipeline needs for the same taxonomies.
+    """What the published pipeline needs for the same taxonomies, each captured for itself.
 
-    It captures for each taxonomy separately, stores all heads as float16 and trains eight CNN
-    settings. Bytes and seconds are 0 if the model's shape is unknown.
+    It stores all heads as float16. Bytes and seconds are 0 if the model's shape is unknown.
     """
 
     n_jobs: int
@@ -157,12 +152,7 @@ class Published(NamedTuple):
 
 
 def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
-    """Plan what `run` would do with these arguments.
-
-    Raises:
-        UserError: an error that `run` would raise before it starts, as far as it can be found
-            without a network.
-    """
+    """Plan what `run` would do; errors as `run` before it starts, if they need no network."""
     taxonomies = load_taxonomies(settings.label.taxonomies)
     has_reference = settings.capture.reference is not None or settings.model.name == EMBEDDED
     check_inputs(settings, has_reference)
@@ -259,18 +249,14 @@ def pythia_facts() -> dict[str, Any]:
 
 
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
-    """Find a model's shape from its files, else from the Pythia table, without loading it.
-
-    Hub models are looked up in the local cache. None if the shape is unknown.
-    """
+    """A model's shape from its files (of the hub: in the local cache), else the Pythia table."""
+    folder = Path(name).expanduser()
     if name == EMBEDDED:
         from mnemoscope.embedded import model_path
 
-        config: Path | None = model_path() / "config.json"
-    elif (folder := Path(name).expanduser()).exists():
-        config = folder / "config.json"
-    else:
-        config = _cached(name, revision, "config.json")
+        folder = model_path()
+    is_here = name == EMBEDDED or folder.exists()
+    config = folder / "config.json" if is_here else _cached(name, revision, "config.json")
     found = _read_config(config) if config is not None and config.is_file() else None
     match = _PYTHIA.fullmatch(name)
     known = pythia_facts()["models"].get(match[1].lower()) if match else None
@@ -303,20 +289,12 @@ def _read_config(path: Path) -> ModelShape | None:
     """The shape from config.json; None if its keys are unknown."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        n_layers, n_heads, hidden, vocabulary = (
+            next((values[key] for key in keys if isinstance(values.get(key), int)), 0)
+            for keys in _SPELLINGS
+        )
+    except (OSError, ValueError, AttributeError):
         return None
-    if not isinstance(values, dict):
-        return None
-    spellings = (
-        ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-        ("num_attention_heads", "n_head", "num_heads", "n_heads"),
-        ("hidden_size", "n_embd", "d_model"),
-        ("vocab_size",),
-    )
-    n_layers, n_heads, hidden, vocabulary = (
-        next((values[key] for key in keys if isinstance(values.get(key), int)), 0)
-        for keys in spellings
-    )
     if not (n_layers and n_heads and hidden and vocabulary):
         return None
     stored = _count_weights(path.parent)
@@ -365,11 +343,7 @@ def find_data(
     *,
     models: "Models | None",
 ) -> PlannedData:
-    """Find what is known of the sequences without downloading anything.
-
-    Raises:
-        UserError: as `run`: a missing source, an unknown split, an unreadable table.
-    """
+    """Find what is known of the sequences without downloading anything; errors as `run`."""
     wanted = settings.sequences
     if study is not None:
         return _of_frame(study.sequences, settings)
@@ -402,10 +376,7 @@ def find_data(
 def lacking_columns(
     data: PlannedData, settings: StudySettings, taxonomies: list[Taxonomy]
 ) -> dict[str, list[Taxonomy]]:
-    """Columns that taxonomies need and the table will lack, with those taxonomies.
-
-    Empty for tables not on disk: the published data set has all columns.
-    """
+    """Columns that taxonomies need and a table on disk will lack, with those taxonomies."""
     frame = data.frame
     if frame is None:
         return {}
@@ -462,10 +433,7 @@ def _from_cache(settings: StudySettings) -> StudySettings | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder, split = Path(HF_HUB_CACHE), settings.sequences.split
-    if split is None or not folder.is_dir():
-        return None
-    held = list_splits(folder)
-    if not all(name in held for name in _parts(split)):
+    if split is None or not folder.is_dir() or not {*_parts(split)} <= {*list_splits(folder)}:
         return None
     wanted = settings.sequences.model_copy(update={"source": str(folder)})
     return settings.model_copy(update={"sequences": wanted})
@@ -493,9 +461,9 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
     if settings.sequences.limit is not None:
         n_at_most = min(n_at_most, settings.sequences.limit)
     counted = " + ".join(f"{name} {n:,}" for name, n in parts.items())
+    where = "as published (not on disk; run fetches them)"
     lines = [
-        f"Sequences: {HUB_NAME}, {split}: {counted} rows, as published (not on disk; run fetches "
-        "them).",
+        f"Sequences: {HUB_NAME}, {split}: {counted} rows, {where}.",
         f"Kept of them: at most {n_at_most:,} ({kept:,} of each different class).",
     ]
     return PlannedData(None, n_at_most, n_at_most - (kept if "pile" in parts else 0), lines)
@@ -550,7 +518,7 @@ def bound_need(
 ) -> Need:
     """Bound from the rules alone what the samples need together.
 
-    Lower bound: the classes of one taxonomy exclude each other. Upper bound: split by row, equal
+    From below: the classes of one taxonomy exclude each other. From above: split by row, equal
     classes take the same sequences, the first in one order; by group, equal partitions do.
     """
     label = settings.label
@@ -665,11 +633,7 @@ def count_passes(
 
 
 def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:
-    """Bytes stored per sequence: layers × length · (length + 1) / 2 weights per tensor, float16.
-
-    >>> map_bytes(36, 64)
-    299520
-    """
+    """Bytes stored per sequence: layers × length · (length + 1) / 2 weights per tensor, float16."""
     return n_tensors * n_layers * (length * (length + 1) // 2) * 2
 
 
@@ -731,7 +695,7 @@ def find_cost(
         training.append(trainings.get(source, 0) * seconds)
     return Cost(
         each,
-        (need.n_least * each * n_stores, need.n_maps * each * n_stores),
+        _range(*(_bytes(n * each * n_stores) for n in (need.n_least, need.n_maps))),
         *memory_bytes(shape, dtype=model.dtype, batch_size=model.batch_size, length=length),
         passing[False],
         training[0],
@@ -753,21 +717,16 @@ def find_published(
     if shape is None:
         return Published(n_jobs, n_sequences, n_trainings)
     seconds = _training_seconds(settings, PAPER_GRID, need, shape.n_layers, "paper")
-    return Published(
-        n_jobs,
-        n_sequences,
-        n_trainings,
-        map_bytes=shape.n_layers * shape.n_heads * length * length * 2,
-        passing=n_sequences * length * _seconds_a_token(settings, shape, speed),
-        training=n_trainings * seconds,
-    )
+    bytes_a_map = shape.n_layers * shape.n_heads * length * length * 2
+    passing = n_sequences * length * _seconds_a_token(settings, shape, speed)
+    training = n_trainings * seconds
+    return Published(n_jobs, n_sequences, n_trainings, bytes_a_map, passing, training)
 
 
 def _seconds_a_token(settings: StudySettings, shape: ModelShape, speed: float | None) -> float:
     """Measured, else 2 × parameters / assumed operations per second."""
-    if speed is not None:
-        return speed
-    return 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(settings.model.device)]
+    assumed = 2 * shape.n_parameters / ASSUMED_FLOPS[_kind(settings.model.device)]
+    return assumed if speed is None else speed
 
 
 def _training_seconds(
@@ -817,19 +776,18 @@ def _summary(
     if cost is None:
         return f"In short: {what}; storage, memory and time are not known without the model."
     device = _kind(settings.model.device)
+    assumed = " (assumed for processor cores, not measured)"
     if is_measured:
         assumed = ""
-    elif device == "cpu":
-        assumed = " (assumed for processor cores, not measured)"
-    else:
-        is_here = device == _kind("auto")
-        assumed = f" (assumed for a GPU, {device}{'' if is_here else ', of which none is here'})"
+    elif device != "cpu":
+        absent = "" if device == _kind("auto") else ", of which none is here"
+        assumed = f" (assumed for a GPU, {device}{absent})"
     memory = "memory" if device == "cpu" else "the GPU's memory"
     seconds = cost.passing + cost.training
     if controls:
         seconds += cost.control_passing + cost.control_training
     return (
-        f"In short: {what}: {_range(*map(_bytes, cost.stored))} on disk, "
+        f"In short: {what}: {cost.stored} on disk, "
         f"{_bytes(cost.weights + cost.activations)} of {memory}, {about(seconds)} in all{assumed}."
     )
 
@@ -855,8 +813,7 @@ def _rows(
         theirs = published.map_bytes
         each = f"{_bytes(cost.map_bytes)}, {kept}"
         yield "attention, a sequence", each, f"{_bytes(theirs)}, all heads"
-        stored = _range(*map(_bytes, cost.stored))
-        yield "attention, stored", stored, _bytes(published.n_sequences * theirs)
+        yield "attention, stored", cost.stored, _bytes(published.n_sequences * theirs)
         memory = f"{_bytes(cost.weights)} + {_bytes(cost.activations)}"
         yield "memory: weights + a batch", memory, "the same weights"
     yield "CNNs for the figures", f"{trainings['model']:,}", f"{published.n_trainings:,}"
@@ -887,20 +844,18 @@ def _notes(
         "counted at Pythia-12b's shape: 180 × 21,000 × 11.8 MB = 44.6 TB. Its labels come with "
         "the data set; ours are the model's own."
     )
-    tokens = sum(one.tokens for one in passes)
+    tokens, device = sum(one.tokens for one in passes), _kind(settings.model.device)
     if speed is not None:
-        yield (
-            f"Time: {tokens:,} tokens through the model; measured here: "
-            f"{1000 * speed * length:.1f} ms a forward pass and sequence with "
-            "capture; decoding counts twice."
+        time_ = (
+            f"{tokens:,} tokens through the model; measured here: {1000 * speed * length:.1f} ms a "
+            "forward pass and sequence with capture"
         )
     else:
-        device = _kind(settings.model.device)
-        yield (
-            f"Time: 2 × {shape.n_parameters:,} parameters × {tokens:,} tokens / "
-            f"{ASSUMED_FLOPS[device]:.0e} operations a second, assumed for {device}, not measured; "
-            "decoding counts twice."
+        time_ = (
+            f"2 × {shape.n_parameters:,} parameters × {tokens:,} tokens / "
+            f"{ASSUMED_FLOPS[device]:.0e} operations a second, assumed for {device}, not measured"
         )
+    yield f"Time: {time_}; decoding counts twice."
     yield (
         f"CNNs: their convolutions' operations at {_cnn_rate(settings)[1]}, at full sample "
         "sizes, the published ones likewise. Memory: weights × bytes, and the larger of capture "

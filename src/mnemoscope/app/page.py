@@ -4,10 +4,10 @@ import io
 import logging
 import tempfile
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -296,8 +296,7 @@ class Models:
 
     def __init__(self, study_model: dict[str, Any] | None = None, device: str = "auto") -> None:
         self._study_model = study_model
-        self._device = device
-        self._loaded: OrderedDict[tuple[str, str], LanguageModel] = OrderedDict()
+        self._load = lru_cache(_MOST_LOADED)(partial(load_model, device=device))
 
     def named(self, choice: str, folder: str | None = None) -> str:
         """Name of a chosen model: `embedded` or a folder that is there.
@@ -316,31 +315,20 @@ class Models:
         raise UserError("Choose a model.")
 
     def checked(self, name: str) -> str:
-        """The name again, where it is the embedded model or a folder (or file) on this machine.
-
-        Raises:
-            UserError: it is not.
-        """
-        if name != EMBEDDED and "\0" not in name and not Path(name).expanduser().exists():
+        """The name again; UserError unless it is `embedded` or a path on this machine."""
+        if name == EMBEDDED:
+            return name
+        if "\0" not in name and not Path(name).expanduser().exists():
             raise UserError(f"{name}: no such folder on this machine; nothing is fetched here.")
-        return name if name == EMBEDDED else str(Path(name).expanduser())
+        return str(Path(name).expanduser())
 
     def load(self, name: str, dtype: str = "float32") -> LanguageModel:
         """The model of a name from `named`."""
-        return self._load(str(model_path()) if name == EMBEDDED else name, dtype)
+        return self._load(str(model_path()) if name == EMBEDDED else name, dtype=dtype)
 
     def reference(self, name: str) -> LanguageModel | None:
         """What cannot have seen the documents: of the embedded model its own, else None."""
-        return self._load(str(reference_path()), "float32") if name == EMBEDDED else None
-
-    def _load(self, path: str, dtype: str) -> LanguageModel:
-        key = (path, dtype)
-        if key not in self._loaded:
-            self._loaded[key] = load_model(path, dtype=dtype, device=self._device)
-        self._loaded.move_to_end(key)
-        while len(self._loaded) > _MOST_LOADED:
-            self._loaded.popitem(last=False)
-        return self._loaded[key]
+        return self._load(str(reference_path()), dtype="float32") if name == EMBEDDED else None
 
 
 def audit_work(
@@ -377,12 +365,9 @@ def _ground(browsed: BrowsedStudy, lm: LanguageModel, settings: AuditSettings) -
     try:
         return read_ground(check_study(browsed.study.folder, facts_of(lm, lm.name), settings))
     except UserError as error:
-        facts: dict[str, Any] = {
-            "study": str(browsed.study.folder),
-            "taxonomy": None,
-            "sequences": {},
-        }
-        return CnnGround(facts | {"reason": str(error).split(" Give ")[0].rstrip(".")})
+        why = str(error).split(" Give ")[0].rstrip(".")
+        study = str(browsed.study.folder)
+        return CnnGround({"study": study, "taxonomy": None, "sequences": {}, "reason": why})
 
 
 def passage_maps(models: Models, result: Result, number: Any) -> SequenceMaps:
@@ -541,12 +526,7 @@ def _audit_tab(shop: Shop) -> None:
     line = _html(status("Nothing is running."), elem_id="status")
     state = gr.State(None)
     shown, clear = _result_view(shop, state, "")
-    choice.change(
-        lambda value: gr.update(visible=value == FOLDER),
-        choice,
-        folder,
-        **_QUIET,
-    )
+    choice.change(lambda value: gr.update(visible=value == FOLDER), choice, folder, **_QUIET)
 
     def audit(
         text: str, path: str | None, chosen: str, typed: str, request: gr.Request
@@ -595,13 +575,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
         except MnemoscopeError as error:
             yield gr.skip(), status(str(error), is_error=True)
 
-    result.select(
-        choose,
-        state,
-        [card, maps],
-        **_QUIET,
-        trigger_mode="always_last",
-    )
+    result.select(choose, state, [card, maps], **_QUIET, trigger_mode="always_last")
     return [result, card, maps], empty
 
 

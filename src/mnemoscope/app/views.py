@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -32,15 +32,8 @@ PAGE_ROWS = 12
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _MOST_EDGES = 6
 _FEATURES = (
-    "duplicates",
-    "memorization_score",
-    "rouge_l",
-    "rouge_3",
-    "is_incrementing",
-    "is_repeating",
-    "is_code",
-    "genre",
-    "document",
+    *("duplicates", "memorization_score", "rouge_l", "rouge_3"),
+    *("is_incrementing", "is_repeating", "is_code", "genre", "document"),
 )
 
 
@@ -65,11 +58,7 @@ class Result:
         return cls(record, rows, texts)
 
     def row(self, number: Any) -> dict[str, Any]:
-        """The span of a number that came from a page.
-
-        Raises:
-            UserError: there is no such span.
-        """
+        """The span of a number that came from a page; UserError if there is none."""
         if type(number) is not int or not 1 <= number <= len(self.rows):
             raise UserError("no such passage.")
         return self.rows[number - 1]
@@ -121,11 +110,7 @@ def render_result(result: Result) -> str:
 
 
 def render_card(result: Result, number: Any) -> str:
-    """Render the evidence of one passage.
-
-    Raises:
-        UserError: there is no such passage.
-    """
+    """Render the evidence of one passage; UserError if there is no such passage."""
     return render("evidence.html.j2", record=result.record, row=result.row(number))
 
 
@@ -189,6 +174,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
     if delta is not None and delta.scaled.shape != maps.mean.shape:
         delta, note = None, "Δ of the study is of another shape than these maps."
     edges = [] if delta is None else strongest_edges(maps, delta)
+    scaled = (scale_by_layer(one[None])[0] for one in (maps.mean, maps.max))
     return render(
         "maps.html.j2",
         layers=[
@@ -197,13 +183,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
                 "max": _ink(largest, MAP_INK),
                 "delta": None if delta is None else _ink(delta.scaled[number], DELTA_INK),
             }
-            for number, (mean, largest) in enumerate(
-                zip(
-                    scale_by_layer(maps.mean[None])[0],
-                    scale_by_layer(maps.max[None])[0],
-                    strict=True,
-                )
-            )
+            for number, (mean, largest) in enumerate(zip(*scaled, strict=True))
         ],
         delta=delta,
         note=note,
@@ -263,11 +243,7 @@ class BrowsedStudy:
         return None if self._model_folder is None else load_tokenizer(self._model_folder)
 
     def taxonomy(self, name: Any) -> TaxonomyResult:
-        """The result of a name that came from a page.
-
-        Raises:
-            UserError: the study has no such taxonomy.
-        """
+        """The result of a name that came from a page; UserError if the study has none."""
         if name not in self.taxonomies:
             raise UserError("no such taxonomy in this study.")
         return self.taxonomies[name]
@@ -303,11 +279,7 @@ class BrowsedStudy:
         )
 
     def sequences(self, name: Any, class_name: Any) -> pl.DataFrame:
-        """The sequences of a class, in the table's order.
-
-        Raises:
-            UserError: no such taxonomy or class.
-        """
+        """The sequences of a class, in the table's order; UserError for what is not there."""
         result = self.taxonomy(name)
         if class_name not in [one["name"] for one in result.classes]:
             raise UserError("no such class in this taxonomy.")
@@ -332,11 +304,7 @@ class BrowsedStudy:
         )
 
     def render_sequence(self, sequence_id: Any) -> str:
-        """Render a sequence's text and features.
-
-        Raises:
-            UserError: the study has no such sequence.
-        """
+        """Render a sequence's text and features; UserError if the study has no such sequence."""
         row = self._row(sequence_id)
         pieces = self._pieces(row["tokens"])
         half = len(pieces) // 2
@@ -366,22 +334,17 @@ class BrowsedStudy:
         if not suffixes:
             return None
         suffix = "true" if "true" in suffixes else suffixes[0]
-        mean, largest = (
-            unpack_triangle(self._store.dataset([number], suffix, pooling).read(torch.tensor([0])))[
-                0
-            ]
-            .float()
-            .numpy()
-            for pooling in ("mean", "max")
-        )
-        return SequenceMaps(mean, largest, self._pieces(row["tokens"]))
+
+        def read(pooling: Literal["mean", "max"]) -> np.ndarray:
+            packed = self._store.dataset([number], suffix, pooling).read(torch.tensor([0]))
+            return unpack_triangle(packed)[0].float().numpy()
+
+        return SequenceMaps(read("mean"), read("max"), self._pieces(row["tokens"]))
 
     def _row(self, sequence_id: Any) -> dict[str, Any]:
-        found = (
-            self._table.filter(pl.col("sequence_id") == sequence_id)
-            if type(sequence_id) is int
-            else self._table.clear()
-        )
+        found = self._table.clear()
+        if type(sequence_id) is int:
+            found = self._table.filter(sequence_id=sequence_id)
         if found.is_empty():
             raise UserError("no such sequence in this study.")
         return found.row(0, named=True)
@@ -408,13 +371,7 @@ def _figures(benchmark: Benchmark, n_classes: int) -> list[dict[str, Any]]:
 
 def _confusion(rows: list[list[int]]) -> list[list[dict[str, float]]]:
     """Counts with their share of the row (the true class)."""
-    counts = np.array(rows)
-    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shares = counts / totals
-    return [
-        [{"count": int(n), "share": float(share)} for n, share in zip(own, part, strict=True)]
-        for own, part in zip(counts, shares, strict=True)
-    ]
+    return [[{"count": n, "share": n / max(sum(own), 1)} for n in own] for own in rows]
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from mnemoscope.cli.options import Quiet, assignment
 from mnemoscope.cli.study import shown
@@ -14,54 +14,38 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="An analysis, or 'all'. See --list.", show_default=False),
-    ] = None,
-    study: Annotated[
-        Path | None, typer.Argument(metavar="STUDY", help="A study folder.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, Argument(help="An analysis, or 'all'. See --list.")] = None,
+    study: Annotated[Path | None, Argument(metavar="STUDY", help="A study folder.")] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Say what each answers and what it needs, in a line.")
+        bool, Option("--list", help="Say what each answers and what it needs, in a line.")
     ] = False,
     second: Annotated[
-        str | None,
-        typer.Option(
-            "--second", help="A second model with the same tokenizer.", show_default=False
-        ),
+        str | None, Option("--second", help="A second model with the same tokenizer.")
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--checkpoint",
             help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder "
             "that holds them.",
-            show_default=False,
         ),
     ] = None,
     corpus: Annotated[
         str | None,
-        typer.Option(
-            "--corpus",
-            help="The training texts: texts, tables, or flat files of token ids.",
-            show_default=False,
-        ),
+        Option("--corpus", help="The training texts: texts, tables, or flat files of token ids."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of all that is drawn at random (default 0).")
+        int | None, Option("--seed", help="Seed of all that is drawn at random (default 0).")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             help="A setting of the analysis, for example n_sequences=500; repeatable.",
-            show_default=False,
         ),
     ] = None,
-    redo: Annotated[
-        bool, typer.Option("--redo", help="Make it anew although it is there.")
-    ] = False,
+    redo: Annotated[bool, Option("--redo", help="Make it anew although it is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at memorization from the neighbouring works' sides, on the same study.
@@ -155,41 +139,33 @@ def _print_list() -> None:
 def track(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="Checkpoints: folders, MODEL@REVISION, or one folder that holds them all. Or the "
-            "folder that a MemorizationCallback wrote, whose page is then drawn.",
-            show_default=False,
+            "folder that a MemorizationCallback wrote, whose page is then drawn."
         ),
     ],
     sequences: Annotated[
-        str | None,
-        typer.Option(
-            "--sequences", help="What is watched: texts, .jsonl or .parquet.", show_default=False
-        ),
+        str | None, Option("--sequences", help="What is watched: texts, .jsonl or .parquet.")
     ] = None,
     control: Annotated[
-        str | None,
-        typer.Option("--control", help="Texts that were kept out of training.", show_default=False),
+        str | None, Option("--control", help="Texts that were kept out of training.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Where history, tables and page go.")
-    ] = Path("track"),
+    out: Annotated[Path, Option("-o", "--out", help="Where history, tables and page go.")] = Path(
+        "track"
+    ),
     most: Annotated[
-        int | None, typer.Option("--most", min=1, help="Windows kept of each, drawn by the seed.")
+        int | None, Option("--most", min=1, help="Windows kept of each, drawn by the seed.")
     ] = 2000,
-    length: Annotated[int, typer.Option("--length", min=2, help="Tokens of a window.")] = 64,
+    length: Annotated[int, Option("--length", min=2, help="Tokens of a window.")] = 64,
     scan: Annotated[
-        bool,
-        typer.Option("--scan", help="Only memorized or not, without scores and levels: faster."),
+        bool, Option("--scan", help="Only memorized or not, without scores and levels: faster.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16.")] = "float32",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Windows a forward pass.")
-    ] = 64,
+    seed: Annotated[int, Option("--seed", min=0, help="Of the sample.")] = 0,
+    dtype: Annotated[str, Option("--dtype", help="float32, bfloat16, float16.")] = "float32",
+    device: Annotated[str, Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    batch_size: Annotated[int, Option("--batch-size", min=1, help="Windows a forward pass.")] = 64,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+        bool, Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from pydantic import BaseModel
+from typer import Argument, Option
 
 from mnemoscope.audit.settings import (
     AuditSettings,
@@ -22,6 +23,7 @@ from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
+from mnemoscope.progress import say
 from mnemoscope.study.settings import EMBEDDED
 
 if TYPE_CHECKING:
@@ -47,17 +49,11 @@ timeout retries price_in price_out dry_run redo quiet
 """Arguments and flags in the order of the help."""
 
 
-def _option(*flags: str, help_: str, panel: str | None = None) -> Any:
-    return typer.Option(*flags, help=help_, show_default=False, rich_help_panel=panel)
-
-
 def _flag(name: str) -> str:
     return f"--{_FLAGS.get(name, name.replace('_', '-'))}"
 
 
-def _flags_of(
-    section: type[BaseModel], panel: str | None = None
-) -> Iterator[tuple[str, inspect.Parameter]]:
+def _flags_of(section: type[BaseModel], panel: str | None = None) -> Iterator[inspect.Parameter]:
     """The flag of each field of a settings section; None or False stands for its default."""
     for name, field in section.model_fields.items():
         plain = (one for one in (bool, int, float) if field.annotation in (one, one | None))
@@ -66,26 +62,22 @@ def _flags_of(
         if kind is bool and default is None:
             flag = f"{flag}/--no-{name}"
         wanted = bool if default is False else kind | None
-        option = _option(flag, help_=str(field.description), panel=panel)
+        option = Option(flag, help=str(field.description), rich_help_panel=panel)
         parameter = "served_model" if section is EndpointSettings and name == "model" else name
-        yield (
+        yield inspect.Parameter(
             parameter,
-            inspect.Parameter(
-                parameter,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[wanted, option],
-            ),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[wanted, option],
         )
 
 
 def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     """Give the verb a flag for each setting of an audit and of a service."""
     signature = inspect.signature(verb)
-    known = dict(signature.parameters)
-    known |= dict(_flags_of(AuditSettings)) | dict(_flags_of(EndpointSettings, _PANEL))
-    kind = inspect.Parameter.KEYWORD_ONLY
-    flags = [known[name].replace(kind=kind) for name in _ORDER.split()]
+    made = (*_flags_of(AuditSettings), *_flags_of(EndpointSettings, _PANEL))
+    known = {**signature.parameters, **{one.name: one for one in made}}
+    flags = [known[name] for name in _ORDER.split()]
     verb.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
     return verb
 
@@ -94,64 +86,62 @@ def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
 def audit(
     *,
     model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False),
+        str | None, Argument(help="Folder, hub name, .gguf file, or 'embedded'.")
     ] = None,
     documents: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             help="Texts, Markdown, code, HTML, PDF, DOCX, folders, .jsonl or .parquet with a "
-            "column 'text', or - for standard input.",
-            show_default=False,
+            "column 'text', or - for standard input."
         ),
     ] = None,
-    out: Annotated[Path | None, _option("-o", "--out", help_="Folder for the audit.")] = None,
+    out: Annotated[Path | None, Option("-o", "--out", help="Folder for the audit.")] = None,
     reference: Annotated[
         str | None,
-        _option(
+        Option(
             "--reference",
-            help_="A model of the same tokenizer that cannot have seen the documents; of "
+            help="A model of the same tokenizer that cannot have seen the documents; of "
             "'embedded' its own, 'none' for none.",
         ),
     ] = None,
     fail_if: Annotated[
         str | None,
-        _option("--fail-if", help_="Exit with status 3 if so, for example 'recalled > 0.5%'."),
+        Option("--fail-if", help="Exit with status 3 if so, for example 'recalled > 0.5%'."),
     ] = None,
     verify: Annotated[
-        Path | None, _option("--verify", help_="Repeat the passages of an audit's folder.")
+        Path | None, Option("--verify", help="Repeat the passages of an audit's folder.")
     ] = None,
-    encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text files.")] = "utf-8",
-    revision: Annotated[
-        str | None, _option("--revision", help_="Hub revision of the model.")
-    ] = None,
+    encoding: Annotated[str, Option("--encoding", help="Encoding of text files.")] = "utf-8",
+    revision: Annotated[str | None, Option("--revision", help="Hub revision of the model.")] = None,
     study: Annotated[
         str | None,
-        _option(
+        Option(
             "--study",
-            help_="A finished study of this model, whose CNNs then give probabilities; 'auto' "
+            help="A finished study of this model, whose CNNs then give probabilities; 'auto' "
             "makes one of free texts.",
         ),
     ] = None,
-    junit: Annotated[Path | None, _option("--junit", help_="Also write a JUnit report.")] = None,
+    junit: Annotated[Path | None, Option("--junit", help="Also write a JUnit report.")] = None,
     dtype: Dtype = None,
     device: Device = None,
     tokenizer: Annotated[
         str | None,
-        _option(
+        Option(
             "--tokenizer",
-            help_="The model's tokenizer, a folder or hub name; without it, words count.",
-            panel=_PANEL,
+            help="The model's tokenizer, a folder or hub name; without it, words count.",
+            rich_help_panel=_PANEL,
         ),
     ] = None,
     price_in: Annotated[
-        float | None, _option("--price-in", help_="Of a million prompt tokens.", panel=_PANEL)
+        float | None,
+        Option("--price-in", help="Of a million prompt tokens.", rich_help_panel=_PANEL),
     ] = None,
     price_out: Annotated[
-        float | None, _option("--price-out", help_="Of a million completion tokens.", panel=_PANEL)
+        float | None,
+        Option("--price-out", help="Of a million completion tokens.", rich_help_panel=_PANEL),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
+        bool, Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
     ] = False,
     redo: Redo = False,
     quiet: Quiet = False,
@@ -211,7 +201,6 @@ def audit(
     with shown(quiet), _no_empty_folder(folder):
         from mnemoscope.audit.run import audit as audit_with
         from mnemoscope.audit.run import prepare_folder
-        from mnemoscope.progress import say
 
         if is_served:
             from mnemoscope.audit.service import check_settings, estimate_cost
@@ -262,11 +251,11 @@ class _Here(NamedTuple):
 
     def place(self, *, is_reference: bool = False) -> str:
         """Where a model is: what was typed, but of the embedded ones their folder."""
-        from mnemoscope.embedded import model_path, reference_path
-
         name = self.beside if is_reference else self.name
         if name != EMBEDDED:
             return str(name)
+        from mnemoscope.embedded import model_path, reference_path
+
         return str(reference_path() if is_reference else model_path())
 
     def asked(self, *, is_reference: bool = False) -> "AskedModel":
@@ -279,7 +268,6 @@ class _Here(NamedTuple):
     def load(self, *, is_reference: bool = False) -> "LanguageModel":
         """The model."""
         from mnemoscope.lm.load import load_model
-        from mnemoscope.progress import say
 
         name = self.beside if is_reference else self.name
         say(f"Loading the {'reference' if is_reference else 'model'} {name}")
@@ -333,7 +321,6 @@ def _command() -> list[str]:
 
 def _read(sources: Sequence[str], out: Path | None, encoding: str) -> "Reading":
     from mnemoscope.audit.documents import read_documents
-    from mnemoscope.progress import say
 
     reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
     for one in reading.skipped:
@@ -346,7 +333,6 @@ def _audit_here(
 ) -> dict[str, Any]:
     """Load and audit; nothing is loaded where the audit stands already."""
     from mnemoscope.audit.run import standing_audit
-    from mnemoscope.progress import say
 
     has_reference = here.beside is not None
     if here.study is None:
@@ -389,7 +375,6 @@ def _audit_here(
 def _ground(folder: Path, lm: "LanguageModel", settings: AuditSettings) -> "CnnGround":
     """The CNNs of a study of this model; says so where they give no probability."""
     from mnemoscope.audit.ground import check_study, read_ground
-    from mnemoscope.progress import say
     from mnemoscope.study.models import facts_of
 
     ground = read_ground(check_study(folder, facts_of(lm, lm.name), settings))
@@ -506,17 +491,11 @@ def _judge(gate: "Gate", record: dict[str, Any]) -> None:
 
 
 def app(
-    target: Annotated[
-        Path | None,
-        typer.Argument(help="A study or an audit to show.", show_default=False),
-    ] = None,
+    target: Annotated[Path | None, Argument(help="A study or an audit to show.")] = None,
     port: Annotated[
-        int | None,
-        typer.Option("--port", help="Port (the first free from 7860 on).", show_default=False),
+        int | None, Option("--port", help="Port (the first free from 7860 on).")
     ] = None,
-    host: Annotated[
-        str, typer.Option("--host", help="This machine; another is refused.")
-    ] = "127.0.0.1",
+    host: Annotated[str, Option("--host", help="This machine; another is refused.")] = "127.0.0.1",
     device: Device = None,
 ) -> None:
     """Audit documents and browse a study in the browser; nothing leaves this machine.

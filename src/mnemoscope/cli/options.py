@@ -8,81 +8,72 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 import yaml
+from typer import Argument, Option
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
-StudyFolder = Annotated[Path, typer.Argument(help="A study folder.", show_default=False)]
+Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
+StudyFolder = Annotated[Path, Argument(help="A study folder.")]
 Sequences = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--sequences",
         help="Folder of text or code, text file, .jsonl or .parquet, 'embedded', or with --split "
         "'usvsnsp/semantic-filters'.",
-        show_default=False,
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        "--split",
-        help="Split of the paper's data set: deduped_12b, or memories_deduped_12b alone.",
-        show_default=False,
+    Option(
+        "--split", help="Split of the paper's data set: deduped_12b, or memories_deduped_12b alone."
     ),
 ]
-Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="auto, float32 (default), bfloat16, float16.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto (default), cpu, cuda, mps.")]
+Dtype = Annotated[str | None, Option("--dtype", help="auto, float32 (default), bfloat16, float16.")]
+Device = Annotated[str | None, Option("--device", help="auto (default), cpu, cuda, mps.")]
 Reference = Annotated[
     str | None,
-    typer.Option("--reference", help="A model with the same tokenizer that never saw the texts."),
+    Option("--reference", help="A model with the same tokenizer that never saw the texts."),
 ]
 Taxonomies = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "-t",
         "--taxonomy",
         help="A name, 'catalogue' (54), 'rho' (27) or a YAML file; may be given several times.",
-        show_default=False,
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Any setting of the YAML file, for example train.preset=paper; repeatable.",
-        show_default=False,
     ),
 ]
-Redo = Annotated[bool, typer.Option("--redo", help="Make anew what was made with other settings.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, only the result.")]
+Redo = Annotated[bool, Option("--redo", help="Make anew what was made with other settings.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
 NoControls = Annotated[
-    bool, typer.Option("--no-controls", help="Leave out control task, blind baseline, reference.")
+    bool, Option("--no-controls", help="Leave out control task, blind baseline, reference.")
 ]
 DropSmallClasses = Annotated[
-    bool, typer.Option("--drop-small-classes", help="Train without classes that are too small.")
+    bool, Option("--drop-small-classes", help="Train without classes that are too small.")
 ]
 Scan = Annotated[
-    bool,
-    typer.Option("--scan", help="Find memorized sequences by teacher forcing (large tables)."),
+    bool, Option("--scan", help="Find memorized sequences by teacher forcing (large tables).")
 ]
 PartOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--part",
         metavar="I/N",
         help="Do only the I-th of N shares, beside the study; 'mnemoscope merge' puts them "
         "together.",
-        show_default=False,
     ),
 ]
 Patterns = Annotated[
-    str | None, typer.Option("--patterns", help="published (default) or strict pattern rules.")
+    str | None, Option("--patterns", help="published (default) or strict pattern rules.")
 ]
 
 
@@ -91,18 +82,13 @@ class ModelFlags:
     """Flags of every verb that loads a model."""
 
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="Folder, hub name, .gguf file, or 'embedded'.", show_default=False
-        ),
+        str | None, Option("--model", help="Folder, hub name, .gguf file, or 'embedded'.")
     ] = None
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Hub revision of the model.")
-    ] = None
+    revision: Annotated[str | None, Option("--revision", help="Hub revision of the model.")] = None
     dtype: Dtype = None
     device: Device = None
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Sequences a forward pass (default 64).")
+        int | None, Option("--batch-size", help="Sequences a forward pass (default 64).")
     ] = None
 
     def settings(self) -> dict[str, Any]:
@@ -118,34 +104,27 @@ class EngineFlags:
     """Flags that say where a verb's work runs: this machine, or the workers of a Ray cluster."""
 
     engine: Annotated[
-        str, typer.Option("--engine", help="local, or ray: spread over the workers of a cluster.")
+        str, Option("--engine", help="local, or ray: spread over the workers of a cluster.")
     ] = "local"
     ray_address: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--ray-address",
             metavar="HOST:PORT",
             help="A running cluster, or auto; RAY_ADDRESS unless given, else one of this machine.",
-            show_default=False,
         ),
     ] = None
     ray_workers: Annotated[
         int | None,
-        typer.Option(
-            "--ray-workers",
-            min=1,
-            help="Workers to use (as many as there is room for).",
-            show_default=False,
-        ),
+        Option("--ray-workers", min=1, help="Workers to use (as many as there is room for)."),
     ] = None
     storage: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--storage",
             metavar="URL",
             help="Where workers put finished blocks: a folder or bucket that all machines see; a "
             "folder in the study unless given.",
-            show_default=False,
         ),
     ] = None
 
@@ -194,12 +173,9 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
 def merge_flags(
     base: StudySettings | Path | None, flags: dict[str, Any], assignments: list[str] | None
 ) -> StudySettings:
-    """Lay flags over a settings file (or a study's settings) and check the result.
+    """Lay flags (by dotted setting name) and assignments over settings, and check the result.
 
-    Args:
-        base: settings, a YAML file, or None for the defaults.
-        flags: dotted setting name to value; None and False mean "not given".
-        assignments: `key=value` texts of `--set`, values in YAML.
+    A flag that is None, False or an empty list was not given; `assignments` are texts of `--set`.
 
     Raises:
         UserError: an unknown key or a bad value, named as the user wrote it.
@@ -207,15 +183,14 @@ def merge_flags(
     if isinstance(base, Path):
         base = load_settings(base)
     values = (base or StudySettings()).as_dict()
-    given = {key: value for key, value in flags.items() if _is_given(value)}
+    given = {
+        key: value
+        for key, value in flags.items()
+        if value is not None and value is not False and value != []  # a 0 was given
+    }
     for key, value in [*given.items(), *map(assignment, assignments or [])]:
         _place(values, key, value)
     return parse_settings(values, where="settings")
-
-
-def _is_given(value: Any) -> bool:
-    """False for a flag that was left out; a 0 was given."""
-    return value is not None and value is not False and value != []
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from mnemoscope.cli.options import (
     LOCAL,
@@ -48,11 +48,10 @@ def shown(quiet: bool) -> AbstractContextManager[None]:
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("study.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    path: Annotated[Path, Argument(help="File to write.")] = Path("study.yaml"),
+    force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
     from_: Annotated[
-        str | None,
-        typer.Option("--from", help="Copy a shipped study, for example pythia-12b."),
+        str | None, Option("--from", help="Copy a shipped study, for example pythia-12b.")
     ] = None,
 ) -> None:
     """Write a commented YAML file with every setting, or a copy of a shipped study.
@@ -70,16 +69,10 @@ def init(
 
 def run(
     settings: Annotated[
-        Path | None,
-        typer.Argument(
-            help="YAML file, or the name of a shipped study such as pythia-12b.", show_default=False
-        ),
+        Path | None, Argument(help="YAML file, or the name of a shipped study such as pythia-12b.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", help="Where the result goes (default: study).", show_default=False
-        ),
+        Path | None, Option("-o", "--out", help="Where the result goes (default: study).")
     ] = None,
     model: ModelFlags = MODEL,
     sequences: Sequences = None,
@@ -91,11 +84,11 @@ def run(
     no_controls: NoControls = False,
     drop_small_classes: DropSmallClasses = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
+        bool, Option("--dry-run", help="Say what would be done, do nothing.")
     ] = False,
     check_labels: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--check-labels",
             help="Only say how many of the table's labels this model gives too, and how near a "
             "tie the others are.",
@@ -170,7 +163,7 @@ def _announce(settings: StudySettings, out: Path) -> None:
 
 
 def sequences(
-    source: Annotated[str, typer.Argument(help="Folder, text file, .jsonl or .parquet.")],
+    source: Annotated[str, Argument(help="Folder, text file, .jsonl or .parquet.")],
     out: Out,
     split: Split = None,
     model: ModelFlags = MODEL,
@@ -205,11 +198,9 @@ def continue_(
 
 
 def capture(
-    study: Annotated[
-        Path | None, typer.Argument(help="A study folder.", show_default=False)
-    ] = None,
+    study: Annotated[Path | None, Argument(help="A study folder.")] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A new study, with --sequences.")
+        Path | None, Option("-o", "--out", help="A new study, with --sequences.")
     ] = None,
     sequences: Sequences = None,
     reference: Reference = None,
@@ -371,7 +362,7 @@ def merge(
     study: StudyFolder,
     no_check: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--no-check",
             help="Do not compare scan and decoding on a draw; the merge then needs no model.",
         ),
@@ -391,10 +382,10 @@ def merge(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
-    small: Annotated[bool, typer.Option("--small", help="Fewer sequences: a quick check.")] = False,
+    out: Annotated[Path, Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
+    small: Annotated[bool, Option("--small", help="Fewer sequences: a quick check.")] = False,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="All sequences, larger samples, three seeds: longer.")
+        bool, Option("--thorough", help="All sequences, larger samples, three seeds: longer.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -416,22 +407,16 @@ def demo(
 def localize(
     studies: Annotated[
         list[Path],
-        typer.Argument(
-            help="A study; several of one depth are averaged, each CNN alike.", show_default=False
-        ),
+        Argument(help="A study; several of one depth are averaged, each CNN alike."),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", help="Folder for Δ of several studies together.", show_default=False
-        ),
+        Path | None, Option("-o", "--out", help="Folder for Δ of several studies together.")
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--export",
             help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
-            show_default=False,
         ),
     ] = None,
     stage: StageFlags = STAGE,
@@ -491,20 +476,19 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
 def benchmark(
     studies: Annotated[
         list[Path],
-        typer.Argument(help="A study; several are put together as one.", show_default=False),
+        Argument(help="A study; several are put together as one."),
     ],
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        Option(
             "--compare",
             metavar="TAXONOMY TAXONOMY",
             help="Two taxonomies of the study on the evaluation sequences that they share.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder for the tables of several studies together."),
+        Option("-o", "--out", help="Folder for the tables of several studies together."),
     ] = None,
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,
@@ -580,22 +564,20 @@ def search(
     study: StudyFolder,
     node: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--node",
             help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
             "file with nodes of your own; repeatable. All of them unless given.",
-            show_default=False,
         ),
     ] = None,
     objective: Annotated[
-        str | None,
-        typer.Option("--objective", help="excess (default), min_f1, auc or auc_excess."),
+        str | None, Option("--objective", help="excess (default), min_f1, auc or auc_excess.")
     ] = None,
     candidates: Annotated[
-        int | None, typer.Option("--candidates", help="Different taxonomies to try (default 60).")
+        int | None, Option("--candidates", help="Different taxonomies to try (default 60).")
     ] = None,
     capture_all: Annotated[
-        bool, typer.Option("--capture-all", help="First capture every memorized sequence.")
+        bool, Option("--capture-all", help="First capture every memorized sequence.")
     ] = False,
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,

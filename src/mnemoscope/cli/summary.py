@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mnemoscope.benchmark.sources import SOURCES, TABLE
+from mnemoscope.pipeline.benchmark import BENCHMARK_FILE
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
-from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
-from mnemoscope.words import interval, percent, points
+from mnemoscope.words import UNKNOWN, figure, percent
 
 # In one column the better of its sources counts.
 _COLUMNS = list(dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model"))
@@ -28,12 +28,12 @@ def print_summary(study: Study) -> None:
         table = Table("", "model", *_COLUMNS, "excess", title="min-F1, %")
         for sample in trained:
             found = rows.get(sample, {})
-            table.add_row(
-                str(list(samples).index(sample) + 1),
-                _cell(found.get("model"), "min_f1", "low", "high"),
-                *[_cell(_best(found, column), "min_f1") for column in _COLUMNS],
-                _cell(found.get("model"), "excess", "excess_low", "excess_high", signed=True),
-            )
+            own, excess = UNKNOWN, UNKNOWN
+            if "model" in found:
+                own = figure(found["model"], "min_f1", ends="")
+                excess = figure(found["model"], "excess", signed=True)
+            best = [percent(_best(found, column), unit=False) for column in _COLUMNS]
+            table.add_row(str(list(samples).index(sample) + 1), own, *best, excess)
         page.print(table)
         page.print(
             "regression: on pooled statistics of the same attention, no CNN; best blind: the "
@@ -45,21 +45,15 @@ def print_summary(study: Study) -> None:
         verdict = model.get("verdict")
         if verdict:
             page.print(f"   {verdict}")
-    for line in _shared(study, list(samples)):
-        page.print(line)
+    for name, alias in aliases_of(study).items():
+        number = list(samples).index(alias.of) + 1
+        page.print(f"=  {name}: the figures of {number} ({alias.reason})")
+    need = sharing_of(study)
+    if need and len(samples) > 1:
+        page.print(f"Samples: {need}.")
     report = study.folder / "report.html"
     if report.is_file():
         page.print(f"Report: {report}", soft_wrap=True)
-
-
-def _shared(study: Study, samples: list[str]) -> list[str]:
-    """Taxonomies whose figures are another's, and what all samples need together."""
-    lines = [
-        f"=  {name}: the figures of {samples.index(alias.of) + 1} ({alias.reason})"
-        for name, alias in aliases_of(study).items()
-    ]
-    need = sharing_of(study)
-    return [*lines, *([f"Samples: {need}."] if need and len(samples) > 1 else [])]
 
 
 def _counts(sample: str, entry: dict[str, Any]) -> str:
@@ -85,32 +79,17 @@ def _groups(model: dict[str, Any]) -> str:
 
 def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     """Benchmark rows by sample and source; none before the benchmark has been run."""
-    if not (study.folder / "benchmark.parquet").is_file():
-        return {}
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in study.read("benchmark.parquet").iter_rows(named=True):
-        found.setdefault(row["taxonomy"], {})[row["source"]] = row
+    if (study.folder / BENCHMARK_FILE).is_file():
+        for row in study.read(BENCHMARK_FILE).iter_rows(named=True):
+            found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
 
 
-def _best(found: dict[str, dict[str, Any]], column: str) -> dict[str, Any] | None:
-    rows = [
-        row
-        for source, row in found.items()
-        if TABLE[source].column == column and row["min_f1"] is not None
-    ]
-    return max(rows, key=lambda row: float(row["min_f1"]), default=None)
-
-
-def _cell(
-    row: dict[str, Any] | None, value: str, low: str = "", high: str = "", *, signed: bool = False
-) -> str:
-    """A figure in per cent (a difference in points), its interval below it where one is named."""
-    if row is None or row[value] is None:
-        return "–"
-    shown = points(row[value]) if signed else percent(row[value], unit=False)
-    ends = interval(Estimate(row[value], row[low], row[high])) if low else ""
-    return f"{shown}\n{ends}".strip()
+def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:
+    """The largest min-F1 of a column's sources."""
+    every = (row["min_f1"] for source, row in found.items() if TABLE[source].column == column)
+    return max((value for value in every if value is not None), default=None)
 
 
 def print_plan(plan: Plan) -> None:

@@ -1,9 +1,9 @@
 """Verbs that also work on a table: features, label, duplicates, describe."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from mnemoscope.cli.options import (
     STAGE,
@@ -18,38 +18,27 @@ from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import STAGES, Study, is_study
 
-if TYPE_CHECKING:
-    from mnemoscope.taxonomy.names import Taxonomy
-
-
-Target = Annotated[
-    Path, typer.Argument(help="A study folder, or a .jsonl or .parquet table with -o.")
-]
-TableOut = Annotated[
-    Path | None, typer.Option("-o", "--out", help="Table to write.", show_default=False)
-]
+Target = Annotated[Path, Argument(help="A study folder, or a .jsonl or .parquet table with -o.")]
+TableOut = Annotated[Path | None, Option("-o", "--out", help="Table to write.")]
 
 
 def features(
     target: Target,
     out: TableOut = None,
     patterns: Patterns = None,
-    length: Annotated[int, typer.Option("--length", help="Tokens a sequence (table).")] = 64,
+    length: Annotated[int, Option("--length", help="Tokens a sequence (table).")] = 64,
     corpus: Annotated[
         Path | None,
-        typer.Option(
-            "--corpus",
-            help="Folder or table of training texts (or tokens) to count duplicates in.",
-            show_default=False,
+        Option(
+            "--corpus", help="Folder or table of training texts (or tokens) to count duplicates in."
         ),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", help="Model whose tokenizer cuts the corpus, if it is text."),
+        Option("--tokenizer", help="Model whose tokenizer cuts the corpus, if it is text."),
     ] = None,
     compare_patterns: Annotated[
-        bool,
-        typer.Option("--compare-patterns", help="Print where published and strict rules differ."),
+        bool, Option("--compare-patterns", help="Print where published and strict rules differ.")
     ] = False,
     stage: StageFlags = STAGE,
 ) -> None:
@@ -100,10 +89,7 @@ def label(
     """
     if out is None:
         _no_folder_needed(target, "label")
-        flags = {
-            "label.taxonomies": taxonomy,
-            "label.drop_small_classes": drop_small_classes,
-        }
+        flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
@@ -112,8 +98,14 @@ def label(
 
 def _label_table(target: Path, out: Path, names: list[str]) -> None:
     """One taxonomy adds the column `class`; several make a table with a column each."""
+    from mnemoscope.data.table import read_table, write_table
     from mnemoscope.taxonomy.catalogue import load_taxonomies
-    from mnemoscope.taxonomy.labels import label_table
+    from mnemoscope.taxonomy.labels import (
+        check_features,
+        count_classes,
+        label_sequences,
+        label_table,
+    )
 
     if not names:
         raise UserError(
@@ -123,7 +115,12 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
     taxonomies = load_taxonomies(names)
     refuse_unwritable(out)
     if len(taxonomies) == 1:
-        _add_class(target, out, taxonomies[0])
+        frame = read_table(target)
+        check_features(frame.lazy(), where=str(target))
+        labels = label_sequences(frame, taxonomies[0])
+        write_table(out, frame.with_columns(labels))
+        print(f"Wrote {out}.")
+        _print_counts("class", count_classes(labels))
         return
     labelled = label_table(target, out, names)
     print(f"Wrote {out}.")
@@ -137,19 +134,6 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
         )
 
 
-def _add_class(target: Path, out: Path, taxonomy: "Taxonomy") -> None:
-    """The table as it is, with the column `class`."""
-    from mnemoscope.data.table import read_table, write_table
-    from mnemoscope.taxonomy.labels import check_features, count_classes, label_sequences
-
-    frame = read_table(target)
-    check_features(frame.lazy(), where=str(target))
-    labels = label_sequences(frame, taxonomy)
-    write_table(out, frame.with_columns(labels))
-    print(f"Wrote {out}.")
-    _print_counts("class", count_classes(labels))
-
-
 def _print_counts(name: str, counts: dict[str, int]) -> None:
     """One line a taxonomy; those without a class last."""
     missing = counts.pop("null", 0)
@@ -158,11 +142,7 @@ def _print_counts(name: str, counts: dict[str, int]) -> None:
 
 
 def load_tokenizer_named(name: str | None) -> Any:
-    """The tokenizer for a corpus of text; none is needed for one of tokens.
-
-    Args:
-        name: folder or hub name of a model; None gives None.
-    """
+    """The tokenizer of a model by folder or hub name; None, for a corpus of tokens, gives None."""
     if name is None:
         return None
     from mnemoscope.lm.load import load_tokenizer
@@ -186,14 +166,7 @@ def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse before any work an output that could not be written.
-
-    Args:
-        out: table to write.
-
-    Raises:
-        UserError: another ending than a table's, or no such folder.
-    """
+    """Raise UserError before any work for another ending than a table's, or a missing folder."""
     if out.suffix not in {".parquet", ".jsonl"}:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
@@ -203,44 +176,35 @@ def refuse_unwritable(out: Path) -> None:
 def duplicates(
     sequences: Annotated[
         Path,
-        typer.Option(
-            "--sequences", help="A .parquet or .jsonl table with tokens.", show_default=False
-        ),
+        Option("--sequences", help="A .parquet or .jsonl table with tokens."),
     ],
     corpus: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--corpus",
             help="Texts, .jsonl or .parquet tables (tokens or text), a folder of them, or flat "
             "binaries of token ids (.bin, with Megatron's .idx or without; .npy).",
-            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write.", show_default=False)],
+    out: Annotated[Path, Option("-o", "--out", help="Table to write.")],
     dtype: Annotated[
         str | None,
-        typer.Option(
-            "--dtype",
-            help="Type of the ids of a .bin: uint16 (default), uint32 or int32.",
-            show_default=False,
-        ),
+        Option("--dtype", help="Type of the ids of a .bin: uint16 (default), uint32 or int32."),
     ] = None,
     tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="Model whose tokenizer cuts texts.", show_default=False),
+        str | None, Option("--tokenizer", help="Model whose tokenizer cuts texts.")
     ] = None,
     separator: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--separator",
             help="Token id between the documents of a flat binary; a suffix with it inside is "
             "not counted.",
-            show_default=False,
         ),
     ] = None,
-    length: Annotated[int, typer.Option("--length", help="Tokens a sequence.")] = 64,
+    length: Annotated[int, Option("--length", help="Tokens a sequence.")] = 64,
     save_every: Annotated[
-        float, typer.Option("--save-every", help="Seconds from one saving of progress to the next.")
+        float, Option("--save-every", help="Seconds from one saving of progress to the next.")
     ] = 10.0,
     quiet: Quiet = False,
 ) -> None:
@@ -280,7 +244,7 @@ def duplicates(
 
 
 def describe(
-    target: Annotated[Path, typer.Argument(help="A study, a maps folder, or a table.")],
+    target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
 ) -> None:
     """Say what is there: stages done, counts, settings, sizes on disk.
 
@@ -348,13 +312,13 @@ def _describe_split(study: Study, console: Any) -> None:
 
 def _counts(manifest: dict[str, Any] | None) -> str:
     """The plain numbers of a manifest, on one line."""
-    if manifest is None:
-        return ""
-    counts = manifest["counts"].items()
+    counts = {} if manifest is None else manifest["counts"]
     numbers = {
-        k: v for k, v in counts if isinstance(v, int) and not (v == 0 and k.endswith("_null"))
+        k: v
+        for k, v in counts.items()
+        if isinstance(v, int) and not (v == 0 and k.endswith("_null"))
     }
-    samples = manifest["counts"].get("samples")
+    samples = counts.get("samples")
     if samples is not None:
         numbers["taxonomy samples"] = len(samples)
         numbers["impossible"] = sum("impossible" in entry for entry in samples.values())
@@ -387,10 +351,6 @@ def _describe_table(path: Path) -> None:
 
 def _size(path: Path) -> str:
     """Bytes on disk, in a unit a person reads."""
-    paths = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-    n_bytes = float(sum(one.stat().st_size for one in paths))
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
+    from mnemoscope.words import size
+
+    return size(sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file()))

@@ -1,7 +1,7 @@
 """The study: one folder with everything a run made, and a manifest for each stage.
 
-A stage's output is valid for the settings and inputs that made it; the manifest, written last,
-holds their hash. Opening a study with other settings raises an error that shows the difference.
+A stage's output is valid for the settings and inputs that made it; its manifest, written last,
+holds their hash.
 """
 
 import errno
@@ -167,11 +167,7 @@ class Study:
 
     @classmethod
     def create(cls, folder: Path | str, settings: StudySettings) -> "Study":
-        """Create an empty study in a new or empty folder.
-
-        Raises:
-            UserError: the folder holds something else already.
-        """
+        """Create an empty study in a new or empty folder; errors as `check_free`."""
         folder = Path(folder)
         check_free(folder)
         try:
@@ -191,11 +187,7 @@ class Study:
     # -- settings ---------------------------------------------------------------------------
 
     def adopt(self, settings: StudySettings, *, redo: bool = False) -> None:
-        """Adopt new settings; finished stages made with others raise an error or are dropped.
-
-        Args:
-            settings: the new settings.
-            redo: drop the stages whose settings differ, and those that depend on them.
+        """Adopt new settings; with `redo`, drop stages made with others and what depends on them.
 
         Raises:
             UserError: a finished stage was made with other settings and `redo` is False; or the
@@ -227,9 +219,7 @@ class Study:
     def _drop_unfinished(self, settings: StudySettings) -> None:
         """Drop what an interrupted stage made with other settings."""
         changed = self._differences(stage_named("continue"), settings)
-        if any(
-            not line.startswith("continue.") for line in changed
-        ):  # maps do not depend on verdicts
+        if not all(line.startswith("continue.") for line in changed):  # that decides verdicts alone
             self.forget("continue")
         if settings.capture.reference != self.settings.capture.reference:
             self.record["models"].pop("reference", None)
@@ -245,18 +235,14 @@ class Study:
         ]
 
     def remember_model(self, role: str, facts: dict[str, Any]) -> None:
-        """Record which model serves a role (`model`, `reference`), see `facts_of`.
-
-        Raises:
-            UserError: the study was made with a model of other weights.
-        """
+        """Record which model (`facts_of`) serves a role; errors as `check_model`."""
         self.check_model(role, facts)
         if self.record["models"].get(role) != facts:
             self.record["models"][role] = facts
             _write_settings(self.folder, self.settings, self.record)
 
     def check_model(self, role: str, facts: dict[str, Any]) -> None:
-        """Raise UserError if the model did not make the study, see `remember_model`."""
+        """Raise UserError if the study was made with a model of other weights in this role."""
         known = self.record["models"].get(role)
         if known and known["fingerprint"] != facts["fingerprint"]:
             raise UserError(
@@ -312,11 +298,7 @@ class Study:
 
     @contextmanager
     def finishing(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Time a stage, and write its manifest if the block succeeds.
-
-        Yields:
-            The manifest's counts, to fill with plain numbers and strings.
-        """
+        """Time a stage and, if the block succeeds, write its manifest with the yielded counts."""
         counts: dict[str, Any] = {}
         started = time.monotonic()
         yield counts
@@ -408,10 +390,8 @@ class Study:
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Lock the study for this process, and clean up after killed ones.
 
-        Settings and record are read again, because another process may have changed them.
-
-        Args:
-            shared: let other processes that work on parts hold the lock too; clean up nothing.
+        Settings and record are read again, because another process may have changed them. `shared`
+        lets other processes that work on parts hold the lock too, and cleans up nothing.
 
         Raises:
             UserError: another process holds the lock (names its process id).

@@ -9,6 +9,7 @@ from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, check_fits
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
+from mnemoscope.study.names import split_revision
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
 
 
@@ -72,7 +73,7 @@ class Models:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""
         name = reference_name(self.settings)
         if name is not None and name != EMBEDDED and self.settings.benchmark.controls:
-            folder, revision = _split_revision(name)
+            folder, revision = split_revision(name)
             _check_same_tokens(self.model(), name, load_tokenizer(folder, revision=revision))
 
     def _get(self, role: str, name: str, study: Study | None) -> LanguageModel:
@@ -99,7 +100,7 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     wanted = settings.model
     source, revision = name, wanted.revision
     if role == "reference":
-        source, revision = _split_revision(name)
+        source, revision = split_revision(name)
     loaded = load_model(
         str(_embedded_folder(role)) if source == EMBEDDED else source,
         revision=revision,
@@ -111,14 +112,6 @@ def _load(role: str, name: str, settings: StudySettings) -> LanguageModel:
     )
     check_fits(loaded, settings.sequences.length)
     return loaded
-
-
-def _split_revision(name: str) -> tuple[str, str | None]:
-    """Split `NAME@REVISION` into name and revision; an existing path has no revision."""
-    if Path(name).exists() or "@" not in name:
-        return name, None
-    source, _, revision = name.rpartition("@")
-    return source, revision
 
 
 def _embedded_folder(role: str) -> Path:

@@ -63,13 +63,12 @@ def check_names(settings: StudySettings) -> None:
         check_model(model.name, model.revision)
     reference = settings.capture.reference
     if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
-        _check_reference(reference)
+        check_model(*split_revision(reference))
 
 
-def _check_reference(name: str) -> None:
-    """Check a reference; it may be NAME@REVISION unless that is an existing path."""
-    stem, at, revision = name.rpartition("@")
-    if at and not Path(name).exists():
-        check_model(stem, revision)
-    else:
-        check_model(name)
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split `NAME@REVISION` into name and revision; an existing path has no revision."""
+    if Path(name).exists() or "@" not in name:
+        return name, None
+    source, _, revision = name.rpartition("@")
+    return source, revision

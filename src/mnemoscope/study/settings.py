@@ -404,10 +404,7 @@ class StudySettings(_Settings):
 
 
 def load_settings(path: Path | str) -> StudySettings:
-    """Read a study's YAML file.
-
-    Args:
-        path: a YAML file as written by `mnemoscope init`.
+    """Read a study's YAML file, as written by `mnemoscope init`.
 
     Raises:
         UserError: missing or unreadable file, invalid YAML, unknown key (with the nearest known
@@ -423,12 +420,10 @@ def load_settings(path: Path | str) -> StudySettings:
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         raise UserError(f"{path}, line {line}: not valid YAML. Correct that line.") from None
-    if values is None:
-        values = {}
-    if isinstance(values, dict):
-        values.pop("record", None)  # study.yaml is a settings file with a record
-    else:
+    values = {} if values is None else values
+    if not isinstance(values, dict):
         raise UserError(f"{path}: wants 'key: value' lines. See 'mnemoscope init'.")
+    values.pop("record", None)  # study.yaml is a settings file with a record
     return parse_settings(values, where=str(path))
 
 
@@ -469,10 +464,9 @@ def _known_keys(location: list[str]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def settings_template(settings: StudySettings | None = None) -> str:
+def settings_template() -> str:
     """A YAML file with every setting, its default and one line that explains it."""
-    settings = settings or StudySettings()
-    values = settings.as_dict()
+    values = StudySettings().as_dict()
     lines = ["# A mnemoscope study. Run it with: mnemoscope run THIS_FILE -o STUDY", ""]
     for name, field in StudySettings.model_fields.items():
         key = field.alias or name

@@ -23,23 +23,14 @@ _SPLIT_NOTES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One choice of sequences on which every taxonomy is measured.
+    """One choice of sequences on which every taxonomy is measured."""
 
-    Attributes:
-        suffix: appended to the taxonomy's name in every table of the study.
-        title: which sequences, in a few words.
-        note: what is special about them, empty for the main one.
-        match: column whose values are equally frequent in every class, or None.
-        non_memo_suffix: what Non-Memo sequences show after the prefix: `own` or `true`.
-        split: how training and evaluation are kept apart: `group` or `row`.
-    """
-
-    suffix: str
-    title: str
-    note: str
-    match: str | None
-    non_memo_suffix: str
-    split: Literal["group", "row"]
+    suffix: str  # of the taxonomy's name in every table of the study
+    title: str  # which sequences, in a few words
+    note: str  # what is special about them, empty for the main one
+    match: str | None  # column whose values are equally frequent in every class
+    non_memo_suffix: str  # what Non-Memo sequences show after the prefix: `own` or `true`
+    split: Literal["group", "row"]  # how training and evaluation are kept apart
 
 
 def variants(settings: LabelSettings) -> list[Variant]:
