@@ -152,11 +152,7 @@ def test_without_both_others_the_rule_decides(rule):
 @pytest.mark.parametrize("reference", [0.3, 1.0])
 def test_with_both_two_of_the_three_decide_and_the_reason_says_so(rule, probability, reference):
     row = row_of(rule, probability=probability, reference=reference)
-    says = [
-        rule,
-        "recall" if probability >= 0.5 else "guess",
-        "recall" if reference < 0.9 else "guess",
-    ]
+    says = [rule, *("recall" if one else "guess" for one in (probability >= 0.5, reference < 0.9))]
     assert [row[name] for name in ("rule_says", "cnn_says", "reference_says")] == says
     assert row["verdict"] == max(set(says), key=says.count)
     assert row["grounds_disagree"] == (len(set(says)) > 1)

@@ -28,12 +28,9 @@ def places(spans):
     return [(span.first, span.last, span.verdict) for span in spans]
 
 
-def test_overlapping_and_touching_hits_are_one_span():
+def test_touching_hits_are_one_span_cut_where_the_verdict_changes_and_a_tie_is_guess():
     hits = [hit(0), hit(8), hit(40), hit(100)]
     assert places(find_spans(hits, {}, 300)) == [(32, 104, "recall"), (132, 164, "recall")]
-
-
-def test_a_span_is_cut_where_the_verdict_changes_and_a_tie_is_guess():
     hits = [hit(0, "recall"), hit(16, "guess")]
     # 32-48 recall alone, 48-64 one against one, 64-80 guess alone
     assert places(find_spans(hits, {}, 200)) == [(32, 48, "recall"), (48, 80, "guess")]
@@ -107,23 +104,23 @@ def test_reason_says_what_was_seen(lm):
     assert "incrementing numbers, step 1" in ruling.reason
 
 
-def test_what_the_prompt_holds_is_called_copied(lm):
-    def ids(text):
-        return tokenize(text, lm.tokenizer).ids
-
-    prompt = ids("the seven birds of Marrow lane did not sing before supper")
-    assert is_copied(lm.tokenizer, prompt, ids(" birds of Marrow lane did not"))
-    assert not is_copied(lm.tokenizer, prompt, ids(" copper boats cross the harbour twice"))
-    assert not is_copied(lm.tokenizer, prompt, ids(" birds")[:1])  # too short to tell
-    begun = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
-    assert is_copied(lm.tokenizer, prompt, ids(begun + " cross the harbour"))
-    assert not is_copied(lm.tokenizer, prompt, ids(begun[:26] + " will cross the harbour"))
+MARROW = "the seven birds of Marrow lane did not sing before supper"
+BEGUN = " seven birds of Marrow lane did not"  # its first 32 characters are the prompt's
+RIVER = "Родился в 2020 году в городе на реке, где зимой темно"
 
 
-def test_the_guard_reads_every_script_and_not_only_its_numbers(lm):
-    def ids(text):
-        return tokenize(text, lm.tokenizer).ids
-
-    prompt = ids("Родился в 2020 году в городе на реке, где зимой темно")
-    assert is_copied(lm.tokenizer, prompt, ids("в городе на реке"))
-    assert not is_copied(lm.tokenizer, prompt, ids("совсем другие слова 2020 и ещё"))
+@pytest.mark.parametrize(
+    ("prompt", "written", "copied"),
+    [
+        (MARROW, " birds of Marrow lane did not", True),
+        (MARROW, " copper boats cross the harbour twice", False),
+        (MARROW, " b", False),  # too short to tell
+        (MARROW, BEGUN + " cross the harbour", True),
+        (MARROW, BEGUN[:26] + " will cross the harbour", False),
+        (RIVER, "в городе на реке", True),  # every script is read, not only its numbers
+        (RIVER, "совсем другие слова 2020 и ещё", False),
+    ],
+)
+def test_what_the_prompt_holds_is_called_copied(lm, prompt, written, copied):
+    ids = [tokenize(text, lm.tokenizer).ids for text in (prompt, written)]
+    assert is_copied(lm.tokenizer, *ids) == copied

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -70,55 +71,69 @@ def write_parquet(path, documents):
     pl.DataFrame({"tokens": column}).write_parquet(path, row_group_size=2)
 
 
-# Each writes the documents and says as which documents the file must be read.
-def flat(path, documents):
-    tokens = [token for one in documents for token in one]
-    np.array(tokens, dtype=np.uint16).tofile(path.with_suffix(".bin"))
-    return path.with_suffix(".bin"), [tokens]
+def write_flat(path, documents):
+    np.array([token for one in documents for token in one], dtype=np.uint16).tofile(path)
 
 
-def npy(path, documents):
-    tokens = [token for one in documents for token in one]
-    np.save(path.with_suffix(".npy"), np.array(tokens, dtype=np.int64))
-    return path.with_suffix(".npy"), [tokens]
+def write_npy(path, documents):
+    np.save(path, np.array([token for one in documents for token in one], dtype=np.int64))
 
 
-def npy_rows(path, documents):
+def cut_to_rows(documents):
     width = max(1, min((len(one) for one in documents if one), default=1))
-    rows = [one[:width] for one in documents if one]
-    np.save(path.with_suffix(".npy"), np.array(rows, dtype=np.uint32).reshape(-1, width))
-    return path.with_suffix(".npy"), rows
+    return [one[:width] for one in documents if one]
 
 
-def megatron(path, documents):
-    write_megatron(path.with_suffix(".bin"), documents)
-    return path.with_suffix(".bin"), documents
+def write_rows(path, documents):
+    rows = cut_to_rows(documents)
+    np.save(path, np.array(rows, dtype=np.uint32).reshape(-1, len(rows[0]) if rows else 1))
 
 
-def megatron_sentences(path, documents):
-    write_megatron(path.with_suffix(".bin"), documents, np.int32, 4, sentences=3)
-    return path.with_suffix(".bin"), documents
+def write_sentences(path, documents):
+    write_megatron(path, documents, np.int32, 4, sentences=3)
 
 
-def jsonl(path, documents):
-    write_jsonl(path.with_suffix(".jsonl"), documents)
-    return path.with_suffix(".jsonl"), documents
-
-
-def parquet(path, documents):
-    write_parquet(path.with_suffix(".parquet"), documents)
-    return path.with_suffix(".parquet"), documents
-
-
-def folder(path, documents):
-    path = path / "corpus"
+def write_folder(path, documents):
     path.mkdir()
     write_jsonl(path / "b.jsonl", documents[::2] or [[]])
     write_parquet(path / "a.parquet", documents[1::2])
-    return path, documents
 
 
-FORMATS = [flat, npy, npy_rows, megatron, megatron_sentences, jsonl, parquet, folder]
+def as_one(documents):
+    return [[token for one in documents for token in one]]
+
+
+def as_they_are(documents):
+    return documents
+
+
+# What writes the documents, to which file, and as which documents it must be read.
+FORMATS = {
+    "flat": (write_flat, "c.bin", as_one),
+    "npy": (write_npy, "c.npy", as_one),
+    "npy of rows": (write_rows, "c.npy", cut_to_rows),
+    "megatron": (write_megatron, "c.bin", as_they_are),
+    "megatron of sentences": (write_sentences, "c.bin", as_they_are),
+    "jsonl": (write_jsonl, "c.jsonl", as_they_are),
+    "parquet": (write_parquet, "c.parquet", as_they_are),
+    "folder": (write_folder, "corpus", as_they_are),
+}
+
+
+def written(kind, folder, documents):
+    """Write the documents to a corpus; its path, and as which documents it must be read."""
+    write, name, read_as = FORMATS[kind]
+    write(folder / name, documents)
+    return folder / name, read_as(documents)
+
+
+def opened(path, tokenizer=None, dtype=None):
+    return open_corpus(path, tokenizer=tokenizer, dtype=dtype)
+
+
+def counted(suffixes, path, tokenizer=None, dtype=None, **options):
+    corpus, progress = opened(path, tokenizer, dtype), path.with_name("progress")
+    return count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=progress, **options)
 
 
 @st.composite
@@ -157,48 +172,41 @@ def test_neither_hash_nor_chunks_change_a_count(case, n, weak):
         assert count_duplicates(suffixes, documents).tolist() == wanted
 
 
-@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 @given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
 @settings(max_examples=40)
-def test_counts_equal_a_count_by_hand(write, case, n, weak, tmp_path_factory):
+def test_counts_equal_a_count_by_hand(kind, case, n, weak, tmp_path_factory):
     suffixes, documents = case
-    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    path, read = written(kind, tmp_path_factory.mktemp("c"), documents)
     with pytest.MonkeyPatch.context() as patch:
         small_pieces(patch, n)
         if weak:
             weak_hash(patch)
-        corpus = open_corpus(path, tokenizer=None, dtype=None)
-        n_tokens = sum(map(len, read))
-        file = path.with_name("progress")
-        if not n_tokens:
+        if not any(read):
             with pytest.raises(UserError, match="no tokens in it"):
-                count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+                counted(suffixes, path)
             return
-        found = count_in_corpus(np.array(suffixes, np.int32), corpus, progress_file=file)
+        found = counted(suffixes, path)
     assert found.counts.tolist() == by_hand(suffixes, read)
     assert found.counts.dtype == np.int64
-    assert found.n_tokens == n_tokens
+    assert found.n_tokens == sum(map(len, read))
 
 
-@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 @given(case=suffixes_and_documents(), n=st.integers(1, 12), stop=st.integers(0, 8))
 @settings(max_examples=25)
-def test_what_follows_a_place_is_read_from_there(write, case, n, stop, tmp_path_factory):
+def test_what_follows_a_place_is_read_from_there(kind, case, n, stop, tmp_path_factory):
     """Chunks up to a place and chunks from it on, by a newly opened corpus, are all of them."""
     suffixes, documents = case
-    path, read = write(tmp_path_factory.mktemp("c"), documents)
+    path, read = written(kind, tmp_path_factory.mktemp("c"), documents)
     index = SuffixIndex(np.array(suffixes, np.int32))
     n_tokens, place = 0, Place()
     with pytest.MonkeyPatch.context() as patch:
         small_pieces(patch, n)
-        for number, (chunk, after) in enumerate(
-            open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k)
-        ):
-            if number == stop:
-                break
+        for chunk, after in islice(opened(path).chunks(place, index.k), stop):
             index.count(chunk.tokens, chunk.ends)
             n_tokens, place = n_tokens + chunk.n_new, after
-        for chunk, _ in open_corpus(path, tokenizer=None, dtype=None).chunks(place, index.k):
+        for chunk, _ in opened(path).chunks(place, index.k):
             index.count(chunk.tokens, chunk.ends)
             n_tokens += chunk.n_new
     assert index.counts_of_rows().tolist() == by_hand(suffixes, read)
@@ -217,9 +225,7 @@ def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monke
     suffix = tokens[(1 << 17) - 16 : (1 << 17) + 16].astype(np.int32)
     tokens[:32] = tokens[-32:] = suffix
     tokens.tofile(tmp_path / "train.bin")
-    corpus = open_corpus(tmp_path / "train.bin", tokenizer=None, dtype=dtype)
-    suffixes = np.array([suffix, suffix + 1, suffix])
-    found = count_in_corpus(suffixes, corpus, progress_file=tmp_path / "progress")
+    found = counted([suffix, suffix + 1, suffix], tmp_path / "train.bin", dtype=dtype)
     assert found.counts.tolist() == [3, 0, 3]
 
 
@@ -228,27 +234,16 @@ def test_ids_of_every_type_and_a_seam_between_real_chunks(dtype, tmp_path, monke
 def test_a_separator_stands_inside_no_occurrence(case, separator, tmp_path_factory):
     """By hand: a separator belongs to the documents on both its sides."""
     suffixes, documents = case
-    path, [tokens] = flat(tmp_path_factory.mktemp("c"), [*documents, [0, 1, 2]])
-    inside = [separator in suffix[1:-1] for suffix in suffixes]
-    whole = by_hand(suffixes, [tokens])
-    corpus = open_corpus(path, tokenizer=None, dtype=None)
-    found = count_in_corpus(
-        np.array(suffixes, np.int32),
-        corpus,
-        progress_file=path.with_name("progress"),
-        separator=separator,
-    )
-    wanted = [0 if spans else count for spans, count in zip(inside, whole, strict=True)]
-    assert found.counts.tolist() == wanted
+    path, read = written("flat", tmp_path_factory.mktemp("c"), [*documents, [0, 1, 2]])
+    counts = zip(suffixes, by_hand(suffixes, read), strict=True)
+    wanted = [0 if separator in suffix[1:-1] else count for suffix, count in counts]
+    assert counted(suffixes, path, separator=separator).counts.tolist() == wanted
 
 
 def test_a_separator_where_documents_are_known_is_refused(tmp_path):
-    path, _ = megatron(tmp_path / "c", [[1, 2, 3]])
-    corpus = open_corpus(path, tokenizer=None, dtype=None)
+    path, _ = written("megatron", tmp_path, [[1, 2, 3]])
     with pytest.raises(UserError, match="Leave --separator out"):
-        count_in_corpus(
-            np.array([[1]], np.int32), corpus, progress_file=tmp_path / "progress", separator=0
-        )
+        counted([[1]], path, separator=0)
 
 
 def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
@@ -261,12 +256,8 @@ def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
     (source / "c.jsonl").write_text(json.dumps({"text": texts[2]}) + "\n" + '{"text": null}\n')
     pl.DataFrame({"text": [None, texts[1]]}).write_parquet(source / "d.parquet")
     read = [tokenizer.encode(text, add_special_tokens=False) for text in [*texts, texts[1]]]
-    k = 2
-    suffixes = [one[-k:] for one in read] + [read[0][-1:] + read[1][:1]]
-    corpus = open_corpus(source, tokenizer=tokenizer, dtype=None)
-    found = count_in_corpus(
-        np.array(suffixes, np.int32), corpus, progress_file=tmp_path / "progress"
-    )
+    suffixes = [one[-2:] for one in read] + [read[0][-1:] + read[1][:1]]
+    found = counted(suffixes, source, tokenizer)
     assert found.counts.tolist() == by_hand(suffixes, read)
     assert found.n_tokens == sum(map(len, read))
 
@@ -298,7 +289,10 @@ def test_an_index_that_does_not_fit_is_refused(what, tmp_path):
     BROKEN_INDICES[what](path, path.with_suffix(".idx"))
     match = "not a Megatron index" if what == "no Megatron index" else what
     with pytest.raises(DamagedDataError, match=match):
-        open_corpus(path, tokenizer=None, dtype=None)
-    write_megatron(tmp_path / "whole.bin", [[1, 2, 3]])
+        opened(path)
+
+
+def test_another_type_than_the_index_says_is_refused(tmp_path):
+    write_megatron(tmp_path / "c.bin", [[1, 2, 3]])
     with pytest.raises(UserError, match="holds uint16 where --dtype says int32"):
-        open_corpus(tmp_path / "whole.bin", tokenizer=None, dtype="int32")
+        opened(tmp_path / "c.bin", dtype="int32")

@@ -62,11 +62,10 @@ def test_ids_that_make_odd_characters_equal_rouge_score(ids):
 
 def test_blocks_do_not_change_a_score(monkeypatch):
     rng = np.random.default_rng(0)
-    pairs = rng.integers(0, 6, (50, 20))
-    whole = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
+    prefixes, suffixes = rng.integers(0, 6, (2, 50, 10))
+    whole = rouge_scores(prefixes, suffixes)
     monkeypatch.setattr("mnemoscope.data.rouge._BLOCK_IDS", 140)
-    cut = rouge_l(pairs[:, :10], pairs[:, 10:]), rouge_3(pairs[:, :10], pairs[:, 10:])
-    np.testing.assert_array_equal(whole, cut)
+    np.testing.assert_array_equal(whole, rouge_scores(prefixes, suffixes))
 
 
 @given(st.lists(st.integers(0, 3), min_size=32, max_size=32))

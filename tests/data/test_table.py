@@ -101,29 +101,23 @@ def test_known_columns_come_at_their_types(tmp_path):
 
 def test_a_missing_file_a_folder_and_another_ending_are_refused(tmp_path):
     for name in ("gone.parquet", "gone.jsonl"):
-        assert name in refusal(read_table, tmp_path / name)
+        assert f"{name}: no such file" in refusal(read_table, tmp_path / name)
     (tmp_path / "t.csv").write_text("sequence_id\n1\n")
-    assert ".parquet or .jsonl" in refusal(read_table, tmp_path / "t.csv")
+    for verb in ([read_table, tmp_path / "t.csv"], [write_table, tmp_path / "t.csv", table()]):
+        assert ".parquet or .jsonl" in refusal(*verb)
     assert "folder" in refusal(read_table, tmp_path)
-    assert ".parquet or .jsonl" in refusal(write_table, tmp_path / "t.csv", table())
     assert "no such folder" in refusal(write_table, tmp_path / "gone" / "t.jsonl", table())
 
 
-def test_every_torn_parquet_file_is_named(tmp_path):
-    write_table(tmp_path / "whole.parquet", table(text=["a", "b", "c"]))
-    whole = (tmp_path / "whole.parquet").read_bytes()
-    torn = tmp_path / "torn.parquet"
-    for size in {0, 1, 4, 8, len(whole) // 2, len(whole) - 9, len(whole) - 1}:
-        torn.write_bytes(whole[:size])
-        assert str(torn) in refusal(read_table, torn, error=DamagedDataError)
-
-
-def test_altered_pages_are_damage(tmp_path):
-    write_table(tmp_path / "whole.parquet", table(n=50, text=["some text"] * 50))
-    whole = bytearray((tmp_path / "whole.parquet").read_bytes())
-    whole[20:60] = bytes(255 - byte for byte in whole[20:60])
-    (tmp_path / "torn.parquet").write_bytes(whole)
-    assert "torn.parquet" in refusal(read_table, tmp_path / "torn.parquet", error=DamagedDataError)
+def test_every_torn_or_altered_parquet_file_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, table(n=50, text=["some text"] * 50))
+    whole = path.read_bytes()
+    altered = whole[:20] + bytes(255 - byte for byte in whole[20:60]) + whole[60:]
+    sizes = {0, 1, 4, 8, len(whole) // 2, len(whole) - 9, len(whole) - 1}
+    for data in [altered, *(whole[:size] for size in sizes)]:
+        path.write_bytes(data)
+        assert str(path) in refusal(read_table, path, error=DamagedDataError)
 
 
 @pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "odd"])
@@ -216,15 +210,12 @@ def test_a_table_that_cannot_be_shown_to_a_model_is_refused_with_its_place(frame
     assert words in refusal(check_sequences, frame, where="t", vocab_size=100)
 
 
-def test_token_matrix_holds_the_lists():
-    tokens = np.arange(6, dtype=np.int64).reshape(2, 3)
-    for series in (
-        pl.Series("tokens", tokens.tolist()),
-        pl.Series("tokens", tokens.tolist(), dtype=pl.Array(pl.UInt16, 3)),
-    ):
-        matrix = token_matrix(pl.DataFrame([series]))
-        assert matrix.dtype == np.int32
-        np.testing.assert_array_equal(matrix, tokens)
+@pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Array(pl.UInt16, 3)])
+def test_token_matrix_holds_the_lists(dtype):
+    tokens = np.arange(6).reshape(2, 3)
+    matrix = token_matrix(pl.DataFrame([pl.Series("tokens", tokens.tolist(), dtype=dtype)]))
+    assert matrix.dtype == np.int32
+    np.testing.assert_array_equal(matrix, tokens)
 
 
 @pytest.mark.parametrize("lists", [[[1], [1, 2]], [[1], None], [[1], [None]], [[1], [2**31]]])
