@@ -275,12 +275,12 @@ def test_texts_at_random_are_none_of_the_nearest(encoded) -> None:
     model, texts = SentenceModel("m"), ["x", "y", "z", "w"]
     nearest = np.array([[0], [3]])
     found = find_ideas(model, ["x", "x"], ["z", "x"], texts, nearest, seed=0)
-    assert found.nearest == pytest.approx([1.0, -1.0])
-    assert found.prompt == pytest.approx([0.0, 1.0])
+    assert found["idea"] == pytest.approx([1.0, -1.0])
+    assert found["idea_prompt"] == pytest.approx([0.0, 1.0])
     draws = [find_ideas(model, ["x"], ["z"], texts, np.array([[0]]), seed=i) for i in range(40)]
-    assert {round(float(one.random[0]), 6) for one in draws} == {0.6, 0.0, -1.0}
+    assert {round(float(one["idea_random"][0]), 6) for one in draws} == {0.6, 0.0, -1.0}
     everything = find_ideas(model, ["x"], ["z"], texts, np.array([[0, 1, 2, 3]]), seed=0)
-    assert np.isnan(everything.random).all()
+    assert np.isnan(everything["idea_random"]).all()
 
 
 def test_without_library_or_model_it_is_refused(encoded, monkeypatch, tmp_path) -> None:

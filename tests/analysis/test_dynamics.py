@@ -7,13 +7,13 @@ import pytest
 from mnemoscope.analysis.dynamics import (
     ARMS,
     KINDS,
-    RightTokens,
     Settings,
     _forgetting_frames,
     analyse,
     epochs_to,
     insertions_of,
     mean_run,
+    right_by_kind,
 )
 from mnemoscope.errors import UserError
 
@@ -39,8 +39,8 @@ def test_t_is_the_first_epoch_at_the_threshold_or_above() -> None:
 def test_kinds_of_a_table_made_by_hand() -> None:
     """Four letters, of which two right and one more a letter; one digit, wrong kind."""
     kinds = np.array([KINDS.index(one) for one in ("letters", "letters", "digits", "signs")])
-    tokens = RightTokens(np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]]))
-    rows = {row["kind"]: row for row in tokens.by_kind(kinds)}
+    tokens = np.array([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 3, 3]])
+    rows = {row["kind"]: row for row in right_by_kind(*tokens, kinds)}
     assert set(rows) == {"letters", "digits"}
     assert (rows["letters"]["right_token"], rows["letters"]["right_kind"]) == (0.5, 0.75)
     assert (rows["digits"]["right_token"], rows["digits"]["right_kind"]) == (0.0, 0.0)

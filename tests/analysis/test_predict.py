@@ -21,10 +21,10 @@ from mnemoscope.analysis.predict import (
     expected_calibration_error,
     figures_of,
     fit_parts,
-    is_separated,
     likelihood_ratio,
     model_all,
     separating_features,
+    separating_plane,
     split_rows,
 )
 from mnemoscope.analysis.predictors import frequency_columns, similar_texts
@@ -126,9 +126,9 @@ def test_likelihood_ratios_are_refused_where_they_are_not_valid() -> None:
     assert np.isnan(separated.p_value)
     assert "nested" in likelihood_ratio(values[:, :1], values[:, 1:], label).reason
     design = np.column_stack([np.ones(100), values])
-    assert not is_separated(design, label)
+    assert not separating_plane(design, label).any()
     touching = np.column_stack([np.ones(4), [-1.0, 0.0, 0.0, 1.0]])  # all but rows on the plane
-    assert is_separated(touching, np.array([False, False, True, True]))
+    assert separating_plane(touching, np.array([False, False, True, True])).any()
 
 
 def test_the_feature_that_separates_is_named_and_the_others_are_not() -> None:

@@ -183,9 +183,6 @@ def _pieces(inputs: AnalysisInputs) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             progress.advance(chunk.n_new)
 
 
-# -- what is said and drawn -----------------------------------------------------------------
-
-
 def _sentence(differences: pl.DataFrame) -> str:
     """Every boundary difference, of the memorized and of the others."""
     said = []

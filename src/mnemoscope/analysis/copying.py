@@ -8,9 +8,9 @@ Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ KINDS = ("verbatim", "near", "idea")
 """Kinds of copies; each continuation has the first that holds."""
 
 COSINES = ("idea", "idea_random", "idea_prompt")
-"""Columns of cosines, in the order of `Ideas`."""
+"""Columns of cosines: with the nearest texts, with others at random, with the prompt."""
 
 ROWS = {True: "trained on", False: "never trained on"}
 """Rows by whether the model was trained on them, in words."""
@@ -205,14 +205,6 @@ class SentenceModel:
         return np.stack([self._vectors[text] for text in texts])
 
 
-class Ideas(NamedTuple):
-    """Best cosines of each continuation, shape (n,) each."""
-
-    nearest: npt.NDArray[np.float64]  # with the texts nearest to it
-    random: npt.NDArray[np.float64]  # with as many others; NaN where there are none
-    prompt: npt.NDArray[np.float64]  # with its own prompt
-
-
 def find_ideas(
     model: SentenceModel,
     continuations: Sequence[str],
@@ -221,10 +213,11 @@ def find_ideas(
     nearest: npt.NDArray[np.int64],
     *,
     seed: int,
-) -> Ideas:
-    """Compare continuations with their nearest texts, with others at random and with their prompts.
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Give `COSINES`, (n,): the best with the nearest texts, others at random, and the prompt.
 
-    The others are as many as are nearest, or all that are left, and none of the nearest.
+    The others are as many as are nearest, or all that are left (NaN where none is), and none of
+    the nearest.
     """
     generator = np.random.default_rng(seed)
     everything = np.arange(len(texts))
@@ -233,11 +226,10 @@ def find_ideas(
         [generator.choice(np.delete(everything, row), n, replace=False) for row in nearest],
         dtype=np.int64,
     ).reshape(len(nearest), n)
-    return Ideas(
-        nearest=best_cosines(model, continuations, texts, nearest),
-        random=best_cosines(model, continuations, texts, drawn),
-        prompt=best_cosines(model, continuations, prompts, np.arange(len(prompts))[:, None]),
-    )
+    own = np.arange(len(prompts))[:, None]
+    compared = ((texts, nearest), (texts, drawn), (prompts, own))
+    found = (best_cosines(model, continuations, *one) for one in compared)
+    return dict(zip(COSINES, found, strict=True))
 
 
 def best_cosines(
@@ -348,13 +340,12 @@ def copies(
         },
         schema_overrides={"passage": pl.String, "source": pl.Int64},
     )
-    table = table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in COSINES)
+    ideas: Mapping[str, Any] = dict.fromkeys(COSINES, [None] * table.height)
     if model is not None:
         ideas = find_ideas(model, continuations, prompts, texts, nearest, seed=settings.seed)
-        table = table.with_columns(
-            pl.Series(name, one, dtype=pl.Float64).fill_nan(None)
-            for name, one in zip(COSINES, ideas, strict=True)
-        )
+    table = table.with_columns(
+        pl.Series(name, one, dtype=pl.Float64).fill_nan(None) for name, one in ideas.items()
+    )
     kind = (
         pl.when(pl.col("n_characters") > 0)
         .then(pl.lit("verbatim"))

@@ -7,7 +7,6 @@ repeated and spaced, mean run of right tokens. Kinds of token stand for their pa
 Run it: mnemoscope analyze dynamics STUDY
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -86,47 +85,28 @@ class Settings(AnalysisSettings):
         return FineTuning(lm, StepSettings(self.learning_rate, seed=self.seed))
 
 
-# -- right tokens in numbers ----------------------------------------------------------------
+def right_by_kind(
+    wanted: npt.NDArray[np.integer[Any]],
+    best: npt.NDArray[np.integer[Any]],
+    kinds: npt.NDArray[np.int64],
+) -> list[dict[str, Any]]:
+    """R and R_mem of each kind of token, of true tokens, (n, T), and the model's argmax there.
 
-
-@dataclass(frozen=True)
-class RightTokens:
-    """True tokens, (n, T), and the model's argmax after the true tokens before each."""
-
-    wanted: npt.NDArray[np.int64]
-    best: npt.NDArray[np.int64]
-
-    @property
-    def is_right(self) -> npt.NDArray[np.bool_]:
-        """Where both are one."""
-        found: npt.NDArray[np.bool_] = self.wanted == self.best
-        return found
-
-    def __getitem__(self, rows: npt.NDArray[Any]) -> "RightTokens":
-        """The same of some rows."""
-        return RightTokens(self.wanted[rows], self.best[rows])
-
-    def by_kind(self, kinds: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-        """R and R_mem of each kind of token, from the number of the kind of each token id.
-
-        Gives a row a kind that occurs: `kind`, `n`, `right_kind` (R: share of its tokens for which
-        the model says a token of that kind), `right_token` (R_mem: for which it says the token).
-        """
-        truth, said = kinds[self.wanted], kinds[self.best]
-        rows = []
-        for number, name in enumerate(KINDS):
-            here = truth == number
-            if here.any():
-                kind, token = (
-                    resampled_ratio((here & so).sum(axis=1), here.sum(axis=1))
-                    for so in (said == number, self.is_right)
-                )
-                rows.append(
-                    {"kind": name, "n": int(here.sum())}
-                    | kind.columns("right_kind")
-                    | token.columns("right_token")
-                )
-        return rows
+    From the number of the kind of each token id. Gives a row a kind that occurs: `kind`, `n`,
+    `right_kind` (R: share of its tokens for which the model says a token of that kind),
+    `right_token` (R_mem: for which it says the token).
+    """
+    truth, said, rows = kinds[wanted], kinds[best], []
+    for number, name in enumerate(KINDS):
+        here = truth == number
+        if here.any():
+            kind, token = (
+                resampled_ratio((here & so).sum(axis=1), here.sum(axis=1))
+                for so in (said == number, wanted == best)
+            )
+            right = kind.columns("right_kind") | token.columns("right_token")
+            rows.append({"kind": name, "n": int(here.sum()), **right})
+    return rows
 
 
 def mean_run(is_right: npt.ArrayLike) -> Estimate:
@@ -166,9 +146,6 @@ def epochs_to(curve: npt.ArrayLike, threshold: float) -> int | None:
     return int(reached[0]) if len(reached) else None
 
 
-# -- the analysis ---------------------------------------------------------------------------
-
-
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Tell M of the study's sequences, then teach copies of the model unseen ones.
 
@@ -206,28 +183,26 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         return pl.DataFrame({"best": pl.Series(best.tolist(), dtype=pl.List(pl.Int32))})
 
     basis = {**model_basis(lm), "length": inputs.length, "ids": hash_ids(rows)}
-    best = token_matrix(inputs.shelf("best", basis, make), "best")
-    right = RightTokens(tokens[:, 1:].astype(np.int64), best.astype(np.int64))
+    wanted, best = tokens[:, 1:], token_matrix(inputs.shelf("best", basis, make), "best")
     n_known = min(len(lm.tokenizer), lm.vocab_size)
     kinds = np.full(lm.vocab_size, KINDS.index("mixed"), dtype=np.int64)  # also what is unknown
     texts = lm.tokenizer.batch_decode([[index] for index in range(n_known)])
     kinds[:n_known] = [KINDS.index(kind_of(text)) for text in texts]
     found, places, by_kind = [], [], []
     for name, mask in _groups(rows).items():
-        part = right[mask]
-        suffix = part.is_right[:, inputs.prefix - 1 :]
+        right = wanted[mask] == best[mask]
         found.append(
-            {"group": name, "n": int(mask.sum()), "contexts": part.is_right.size}
-            | resampled_mean(part.is_right.mean(axis=1)).columns("m")
-            | resampled_mean(suffix.mean(axis=1)).columns("m_suffix")
-            | mean_run(part.is_right).columns("mean_run")
+            {"group": name, "n": int(mask.sum()), "contexts": right.size}
+            | resampled_mean(right.mean(axis=1)).columns("m")
+            | resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1)).columns("m_suffix")
+            | mean_run(right).columns("mean_run")
         )
         places += [
-            {"group": name, "position": place + 1, "m": float(value)}
-            for place, value in enumerate(part.is_right.mean(axis=0))
+            {"group": name, "position": place, "m": value}
+            for place, value in enumerate(right.mean(axis=0).tolist(), start=1)
         ]
-        by_kind += [{"group": name} | row for row in part.by_kind(kinds)]
-    suffix_right = right.is_right[:, inputs.prefix - 1 :].all(axis=1)
+        by_kind += [{"group": name} | row for row in right_by_kind(wanted[mask], best[mask], kinds)]
+    suffix_right = (wanted == best)[:, inputs.prefix - 1 :].all(axis=1)
     disagree = suffix_right != rows["is_memorized"].to_numpy()
     return {
         "tokens": pl.DataFrame(found),
@@ -395,9 +370,6 @@ def _forgetting_frames(
             above = resampled_difference(at_floor[arm], at_floor[other])
             row |= above.columns(f"above_{other}")
     return pl.DataFrame(rows), pl.DataFrame(floors)
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:

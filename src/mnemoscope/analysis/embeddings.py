@@ -40,9 +40,6 @@ class Settings(LevelSettings):
     )
 
 
-# -- mean states and how far they are apart -------------------------------------------------
-
-
 class Distance(NamedTuple):
     """Distance of one level's mean state from the top level's at one step."""
 
@@ -164,9 +161,6 @@ def _apart(
     }
 
 
-# -- the analysis ---------------------------------------------------------------------------
-
-
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Average the states of each level and follow their distances while the model writes.
 
@@ -251,9 +245,6 @@ def _count_frame(generated: Generated, counts: _Levels) -> pl.DataFrame:
         (pl.col("genre") == genre).mean().alias(f"genre_{genre}") for genre in genres
     )
     return frame.join(shares, on="level", how="left", maintain_order="left")
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:

@@ -219,9 +219,6 @@ def _train(
     return pl.concat(looks).with_columns(pl.lit(tuning.digest()).alias("weights_at_end"))
 
 
-# -- tables, words, figures -----------------------------------------------------------------
-
-
 def _frames(
     looks: pl.DataFrame, texts: Sequence[Injected], settings: Settings
 ) -> dict[str, pl.DataFrame]:

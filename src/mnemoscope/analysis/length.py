@@ -70,9 +70,6 @@ class Settings(AnalysisSettings):
     )
 
 
-# -- asking ---------------------------------------------------------------------------------
-
-
 def prompts_of(n_tokens: int, lengths: Sequence[int], *, least: int) -> list[Prompt]:
     """Give every prompt of a sequence after which `least` of its tokens are left.
 
@@ -155,9 +152,6 @@ def best_of(answers: pl.DataFrame) -> pl.DataFrame:
     )
     found = pl.col("length") > 0
     return best.with_columns(pl.when(found).then(name).alias(name) for name in ("prompt", "start"))
-
-
-# -- the analysis ---------------------------------------------------------------------------
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -270,9 +264,6 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
 
 def _hits(rows: pl.DataFrame, column: str = "length") -> Estimate:
     return share_of(int((rows[column] >= HIT).sum()), rows.height)
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:

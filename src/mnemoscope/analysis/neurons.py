@@ -59,9 +59,6 @@ class Settings(AnalysisSettings):
     )
 
 
-# -- measures of binned activations ---------------------------------------------------------
-
-
 def binned(activations: npt.ArrayLike, n_bins: int, kind: Literal["quantile", "width"]) -> Codes:
     """Number the bin of every activation; a value on an edge belongs to the upper bin.
 
@@ -172,9 +169,6 @@ def measure_group(
         measured(lambda part: mean_information(part, n_bins), few),
         mean_information(shuffled, n_bins),
     )
-
-
-# -- the analysis ---------------------------------------------------------------------------
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -301,9 +295,6 @@ def _differences(
             for of, one in rows.items():
                 about = {"measure": what, "class": name, "less": names[0], "of": of}
                 yield {**about, **one.columns("difference", "")}
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _words(differences: pl.DataFrame, of: str) -> str:

@@ -7,9 +7,9 @@ texts never learnt as a control: the best of many prompts finds a few more token
 Run it: mnemoscope analyze perturb STUDY
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import resampled_mean, share_of
+from mnemoscope.stats import Estimate, resampled_mean, share_of
 from mnemoscope.taxonomy.nodes import parse_node
 from mnemoscope.words import ranged
 
@@ -62,9 +62,6 @@ class Settings(AnalysisSettings):
     every: int = Field(
         default=2, ge=1, description="Steps from one look at what is left to the next."
     )
-
-
-# -- prompts that say nearly the same -------------------------------------------------------
 
 
 class ChangedPrompt(NamedTuple):
@@ -253,8 +250,6 @@ def recovery(runs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-# -- the analysis ---------------------------------------------------------------------------
-
 _Asked = dict[str, list[tuple[int, ChangedPrompt]]]
 
 
@@ -284,10 +279,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
-    unlearning = _Unlearning(inputs, settings, groups, asked)
-    steps = inputs.shelf("unlearning", basis, lambda: unlearning.made["steps"])
-    after = inputs.shelf("prompted-after", basis, lambda: unlearning.made["after"])
-    beside = inputs.shelf("beside", basis, lambda: unlearning.made["beside"])
+    unlearned = cache(lambda: _unlearn(inputs, settings, groups, asked))
+    steps = inputs.shelf("unlearning", basis, lambda: unlearned()["steps"])
+    after = inputs.shelf("prompted-after", basis, lambda: unlearned()["after"])
+    beside = inputs.shelf("beside", basis, lambda: unlearned()["beside"])
     frames = {**_frames(before, after, inputs), "unlearning": steps, "beside": beside}
     return AnalysisResult(
         sentence=_sentence(frames, settings),
@@ -358,84 +353,66 @@ def _ask(inputs: AnalysisInputs, lm: "LanguageModel", asked: _Asked) -> pl.DataF
     )
 
 
-@dataclass(frozen=True)
-class _Unlearning:
-    """A copy of the model that goes up the loss of some suffixes; run once, when first asked."""
+def _unlearn(
+    inputs: AnalysisInputs, settings: Settings, groups: dict[str, pl.DataFrame], asked: _Asked
+) -> dict[str, pl.DataFrame]:
+    """Let a copy of the model forget: the steps, other sequences beside it, prompts afterwards."""
+    from mnemoscope.lm.continue_ import right_tokens, run_lengths
+    from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 
-    inputs: AnalysisInputs
-    settings: Settings
-    groups: dict[str, pl.DataFrame]
-    asked: _Asked
+    steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
+    tuning, batch_size = FineTuning(inputs.model(), steps), inputs.batch_size
 
-    @cached_property
-    def made(self) -> dict[str, pl.DataFrame]:
-        """The steps, what became of other sequences, and what prompts give afterwards."""
-        from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+    def reproduced(rows: pl.DataFrame) -> tuple[npt.NDArray[np.bool_], Estimate]:
+        """Right tokens of each suffix, and how many are right in a row from its beginning."""
+        tokens, prefix = token_matrix(rows), inputs.prefix
+        right = right_tokens(tuning.lm, tokens, batch_size=batch_size, prefix=prefix)
+        return right, resampled_mean(run_lengths(right))
 
-        settings = self.settings
-        steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
-        tuning = FineTuning(self.inputs.model(), steps)
-        first = self._beside(tuning.lm)
-        looks = self._climb(tuning)
-        last = self._beside(tuning.lm).drop("n")
-        last = last.rename(lambda name: name if name == "group" else f"after_{name}")
-        asked = {name: self.asked[name] for name in ("unlearned", "unseen")}
-        return {
-            "steps": pl.DataFrame(looks, infer_schema_length=None),
-            "beside": first.join(last, on="group", maintain_order="left"),
-            "after": _ask(self.inputs, tuning.lm, asked),
-        }
-
-    def _climb(self, tuning: "FineTuning") -> list[dict[str, Any]]:
-        """Go up until so little is left; look at what is left on the way."""
-        settings, rows = self.settings, token_matrix(self.groups["unlearned"])
-        counted = np.zeros(rows.shape, dtype=bool)
-        counted[:, self.inputs.prefix :] = True
-        rng, order = np.random.default_rng(settings.seed), list[int]()
-
-        def look(loss: float | None) -> dict[str, Any]:
-            right, runs = self._right(tuning.lm, rows)
-            tokens = resampled_mean(runs)
-            return {
-                "step": tuning.step,
-                "loss": loss,
-                "share": tokens.value / right.shape[1],
-                "memorized": float(right.all(axis=1).mean()),
-            } | tokens.columns("tokens")
-
-        looks = [look(None)]
-        with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
-            while tuning.step < settings.max_steps and looks[-1]["share"] > settings.forgotten:
-                order = order or rng.permutation(len(rows)).tolist()
-                batch, order = order[: settings.batch_size], order[settings.batch_size :]
-                loss = tuning.train(rows[batch], counted[batch])
-                if tuning.step % settings.every == 0 or tuning.step == settings.max_steps:
-                    looks.append(look(loss))
-                progress.advance()
-        return looks
-
-    def _beside(self, lm: "LanguageModel") -> pl.DataFrame:
-        """Tokens reproduced, and right tokens, of what is not unlearned."""
+    def beside() -> pl.DataFrame:
         found: list[dict[str, Any]] = []
         for name in (_OTHERS, "Guess", "unseen"):
-            if name in self.groups:
-                rows = self.groups[name][: self.settings.n_unlearned]
-                right, runs = self._right(lm, token_matrix(rows))
-                found.append(
-                    {"group": name, "n": len(right)}
-                    | resampled_mean(runs).columns("tokens")
-                    | resampled_mean(right.mean(axis=1)).columns("right")
-                )
+            if name in groups:
+                right, tokens = reproduced(groups[name][: settings.n_unlearned])
+                mean = resampled_mean(right.mean(axis=1)).columns("right")
+                found.append({"group": name, "n": len(right), **tokens.columns("tokens"), **mean})
         return pl.DataFrame(found)
 
-    def _right(
-        self, lm: "LanguageModel", rows: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Right tokens of each suffix, and how many are right in a row from its beginning."""
-        from mnemoscope.lm.continue_ import right_tokens, run_lengths
+    def look(loss: float | None) -> dict[str, Any]:
+        right, tokens = reproduced(groups["unlearned"])
+        about = {"step": tuning.step, "loss": loss, "share": tokens.value / right.shape[1]}
+        whole = {"memorized": float(right.all(axis=1).mean())}
+        return {**about, **whole, **tokens.columns("tokens")}
 
-        right = right_tokens(lm, rows, batch_size=self.inputs.batch_size, prefix=self.inputs.prefix)
-        return right, run_lengths(right)
+    first = beside()
+    looks = _climb(tuning, token_matrix(groups["unlearned"]), inputs.prefix, settings, look)
+    last = beside().drop("n").rename(lambda name: name if name == "group" else f"after_{name}")
+    return {
+        "steps": pl.DataFrame(looks, infer_schema_length=None),
+        "beside": first.join(last, on="group", maintain_order="left"),
+        "after": _ask(inputs, tuning.lm, {name: asked[name] for name in ("unlearned", "unseen")}),
+    }
+
+
+def _climb(
+    tuning: "FineTuning",
+    rows: npt.NDArray[np.int32],
+    prefix: int,
+    settings: Settings,
+    look: Callable[[float | None], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Go up the loss of the suffixes until so little is left; look at it on the way."""
+    counted = np.broadcast_to(np.arange(rows.shape[1]) >= prefix, rows.shape)
+    rng, order, looks = np.random.default_rng(settings.seed), list[int](), [look(None)]
+    with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
+        while tuning.step < settings.max_steps and looks[-1]["share"] > settings.forgotten:
+            order = order or rng.permutation(len(rows)).tolist()
+            batch, order = order[: settings.batch_size], order[settings.batch_size :]
+            loss = tuning.train(rows[batch], counted[batch])
+            if tuning.step % settings.every == 0 or tuning.step == settings.max_steps:
+                looks.append(look(loss))
+            progress.advance()
+    return looks
 
 
 def _frames(
@@ -471,9 +448,6 @@ def _frames(
             part.with_columns(pl.lit(name).alias("group")) for name, part in recovered.items()
         ),
     }
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:

@@ -501,7 +501,7 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
     reason = ""
     if np.linalg.matrix_rank(np.concatenate(designs, axis=1)) > ranks[1] or dof < 1:
         reason = "the models are not nested"
-    elif is_separated(_independent(designs[1]), label):
+    elif separating_plane(_independent(designs[1]), label).any():
         reason = "the features separate the labels, so there is no finite maximum"
     fits: list[float] = []
     for design in map(_independent, designs):
@@ -514,29 +514,25 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
     return RatioTest(statistic, dof, float(chi2.sf(statistic, dof)))
 
 
-def is_separated(design: _Floats, label: _Flags) -> bool:
-    """Say whether a plane separates the labels, wholly or but for rows that lie on it.
-
-    Exactly then a logistic model has no finite maximum-likelihood fit (Albert and Anderson 1984).
-    The design, (n, k), is of full rank and has the intercept.
-    """
-    return bool(_separating_plane(design, label).any())
-
-
 def separating_features(values: _Floats, label: _Flags) -> list[int]:
     """Give columns, out of (n, k), without which nothing separates the labels."""
     kept, found = list(range(values.shape[1])), []
     while kept:
         design = np.column_stack([np.ones(len(values)), values[:, kept]])
-        weights = np.abs(_separating_plane(design, label)[1:])
+        weights = np.abs(separating_plane(design, label)[1:])
         if not weights.any():
             break
         found.append(kept.pop(int(weights.argmax())))
     return sorted(found)
 
 
-def _separating_plane(design: _Floats, label: _Flags) -> _Floats:
-    """Weights of a separating plane, all 0 where there is none: a linear programme (Konis 2007)."""
+def separating_plane(design: _Floats, label: _Flags) -> _Floats:
+    """Weights of a plane that separates the labels but for rows on it, all 0 where there is none.
+
+    Exactly where there is one a logistic model has no finite maximum-likelihood fit (Albert and
+    Anderson 1984); a linear programme finds it (Konis 2007). The design, (n, k), is of full rank
+    and has the intercept.
+    """
     from scipy.optimize import linprog
 
     scale = np.abs(design).max(axis=0)

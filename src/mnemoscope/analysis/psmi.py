@@ -70,9 +70,6 @@ class Settings(AnalysisSettings):
     n_resamples: int = Field(default=500, ge=50, description="Resamples of every interval.")
 
 
-# -- pointwise sliced mutual information ----------------------------------------------------
-
-
 class Sliced(NamedTuple):
     """Pointwise sliced mutual information, nats: mean and spread over directions, shape (n,)."""
 
@@ -188,9 +185,6 @@ def _is_enough(blocks: _Floats) -> bool:
     with np.errstate(all="ignore"):
         change = np.abs(whole[lowest] - early[lowest]) / np.abs(whole[lowest])
     return bool(change.mean() <= _CHANGE)
-
-
-# -- does a low value go with memorization? -------------------------------------------------
 
 
 def within_labels(
@@ -372,9 +366,6 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
                 | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
             )
     return pl.DataFrame(lines)
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(layers: pl.DataFrame, settings: Settings) -> str:

@@ -44,9 +44,6 @@ class Settings(AnalysisSettings):
     )
 
 
-# -- replacing states -----------------------------------------------------------------------
-
-
 class Changes(NamedTuple):
     """Where a token is no longer the best one, since states are another prefix's.
 
@@ -150,9 +147,6 @@ def find_changes(
         single.append(changed(layer, rows, places).reshape(n, prefix, -1) & is_right[:, None])
         whole.append(changed(layer, each, every.expand(n, prefix)) & is_right)
     return Changes(np.stack(single, axis=1), np.stack(whole, axis=1), is_right)
-
-
-# -- the analysis ---------------------------------------------------------------------------
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -285,9 +279,6 @@ def _change_frame(changes: Changes, rows: pl.DataFrame) -> pl.DataFrame:
     frame = pl.DataFrame({"sequence_id": ids.astype(np.int64)} | found)
     frame = frame.cast(dict.fromkeys(found, pl.Int32))
     return frame.group_by("sequence_id", "state", "position", maintain_order=True).agg("tokens")
-
-
-# -- words and figures ----------------------------------------------------------------------
 
 
 def _sentence(shares: pl.DataFrame) -> str:
