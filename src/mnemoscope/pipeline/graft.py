@@ -43,8 +43,8 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import NON_MEMO
 
 GRAFT_FILE = "graft.parquet"
-SPECIFICITY_FILE = "graft_specificity.parquet"
-SCORES_FILE = "graft_scores.parquet"
+GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
+GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
@@ -120,8 +120,9 @@ def graft_stage(study: Study, models: Models) -> None:
         _loaded.cache_clear()
         n_rows = _conclude(study, grafts, made, tried)
         counts |= {"grafts": len(grafts), "sequences": tried.height, "rows": n_rows}
+        counts["heldout_loss"] = _loss(made[0])
     study.forget("report")  # the report includes the grafts
-    for line in statements(study.read(SPECIFICITY_FILE), study.read(SCORES_FILE)):
+    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_SCORES_FILE)):
         say(line)
 
 
@@ -257,7 +258,7 @@ def _conclude(
     scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
     base, rest = scanned[0], scanned[1:]
     survives = np.stack([frame["survives"].to_numpy() for frame in rest], axis=1)
-    heldout = [_loss(frame.filter(pl.col("survives").is_null())) for frame in made]
+    heldout = [_loss(frame) for frame in made]
     study.write(
         SEQUENCES_FILE,
         pl.concat(
@@ -301,8 +302,8 @@ def _conclude(
                     for at, part, found in specificities(lost[inside], one, seed=seed)
                 ]
     study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
-    study.write(SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
-    study.write(SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
+    study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
+    study.write(GRAFT_SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
     return len(rows)
 
 
@@ -331,8 +332,9 @@ _SCORES = {
 }
 
 
-def _loss(held_out: pl.DataFrame) -> float | None:
-    """Mean loss of the suffix in nats; None where nothing was held out."""
+def _loss(made: pl.DataFrame) -> float | None:
+    """Mean loss of the held-out suffixes in nats; None where there are none."""
+    held_out = made.filter(pl.col("survives").is_null())
     return -float(held_out["logprob"].to_numpy().mean()) if held_out.height else None
 
 
@@ -398,7 +400,7 @@ def _score_row(
     }
 
 
-def statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
+def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy with a score."""
     for row in scores.drop_nulls("score").iter_rows(named=True):
         low, high = (100 * row[end] for end in ("low", "high"))

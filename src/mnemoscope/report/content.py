@@ -18,6 +18,14 @@ from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, TABLE
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, INPUTS_FILE, load_comparison
+from mnemoscope.pipeline.graft import (
+    GRAFT_FILE,
+    GRAFT_SCORES_FILE,
+    GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    INTO_TWIN,
+    graft_statements,
+)
 from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE, statements
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
@@ -27,6 +35,7 @@ from mnemoscope.report.tables import (
     AnalysisSection,
     Table,
     analysis_sections,
+    graft_tables,
     localize_tables,
     search_tables,
     sharing_tables,
@@ -216,6 +225,7 @@ class TaxonomyResult:
     published_min_f1: float | None = None  # printed for Pythia in the paper, a fraction
     examples: Sequence[Record] = ()
     warnings: Sequence[str] = ()
+    graft: Record | None = None  # as `graft_of` gives it
     knockout: Record | None = None  # as `knockout_of` gives it
     beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
     delta_tables: Sequence[Table] = ()  # regions, stability, sanity
@@ -274,7 +284,12 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         counts=_counts(table),
         taxonomies=list(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
-        checks=[*truth_tables(table), *sharing_tables(study), *search_tables(study)],
+        checks=[
+            *graft_tables(study),
+            *truth_tables(table),
+            *sharing_tables(study),
+            *search_tables(study),
+        ],
         fragile=_fragile(study, table),
         warnings=list(_warnings(study)),
         settings=settings | {"models": models, "versions": versions()},
@@ -334,6 +349,7 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
             published_min_f1=None if printed_min_f1 is None else printed_min_f1 / 100,
             examples=list(_examples(table, labels[name], classes, tokenizer)) if tokenizer else (),
             warnings=main.get("warnings", []),
+            graft=graft_of(study, name),
             knockout=knockout_of(study, name),
             beside=[one for one in reference if one.sample == name],
             delta_tables=list(localize_tables(study, name)),
@@ -398,6 +414,71 @@ def _inputs(table: pl.DataFrame) -> Iterator[Record]:
     best = {row["input"]: row["min_f1"] for row in records(free)}
     for row in records(table.filter(source="model")):
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}
+
+
+def graft_of(study: Study, taxonomy: str) -> Record | None:
+    """What parts of the twin break of each class of a taxonomy; None where that was not tried.
+
+    `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
+    random control, and `specific`, what it breaks of this class more than of the others.
+    """
+    manifest = study.manifest("graft")
+    if manifest is None or not study.is_done("graft"):
+        return None
+    plain = manifest["counts"]["heldout_loss"]
+    rows = study.read(GRAFT_FILE).filter(taxonomy=taxonomy)
+    if rows.is_empty():
+        return None
+    inside = rows.filter(direction=INTO_MODEL)
+    classes = inside["class"].unique(maintain_order=True).to_list()
+    specific = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy)
+    scores = study.read(GRAFT_SCORES_FILE).filter(taxonomy=taxonomy)
+    means = inside.group_by("part", "class", "control").agg(
+        pl.col("survive", "heldout_loss").mean()
+    )
+    control = {
+        (row["part"], row["class"]): row
+        for row in means.filter(control="random").iter_rows(named=True)
+    }
+    found = {
+        (row["part"], row["class"]): Estimate.of(row, "specificity", ends="")
+        for row in specific.iter_rows(named=True)
+    }
+    twins = inside.filter(control="twin")
+    shown = []
+    for part in twins["part"].unique(maintain_order=True):
+        cells = []
+        for row in twins.filter(part=part).iter_rows(named=True):
+            key = part, row["class"]
+            cells.append(
+                {
+                    "twin": Estimate.of(row, "survive", ends=""),
+                    "random": control[key]["survive"] if key in control else None,
+                    "specific": found.get(key, NO_ESTIMATE),
+                }
+            )
+        loss, key = row["heldout_loss"], (part, classes[0])
+        random_loss = control[key]["heldout_loss"] if key in control else None
+        shown.append(
+            {
+                "part": part,
+                "cells": cells,
+                "loss": None if loss is None else loss - plain,
+                "random_loss": None if random_loss is None else random_loss - plain,
+            }
+        )
+    appear = rows.filter(direction=INTO_TWIN).sort("survive", descending=True)
+    return {
+        "classes": classes,
+        "is_compared": len(classes) > 1,
+        "rows": shown,
+        "draws": study.settings.graft.draws,
+        "statement": " ".join(graft_statements(specific, scores)).removeprefix(f"{taxonomy}: "),
+        "appear": [
+            {"class": row["class"], "part": row["part"], "share": row["survive"]}
+            for row in appear.unique("class", keep="first", maintain_order=True).to_dicts()
+        ],
+    }
 
 
 def knockout_of(study: Study, taxonomy: str) -> Record | None:
