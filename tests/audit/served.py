@@ -82,25 +82,13 @@ class Service:
             None if row is None else float(row[one]) for one, row in zip(made, rows, strict=True)
         ]
         tops = [None if row is None else self._top(row, n) for row in rows]
-        if self.style == "llama":
-            return {
-                "content": [
-                    {
-                        "id": one,
-                        "token": text,
-                        "logprob": value,
-                        "top_logprobs": [
-                            {"token": t, "logprob": v} for t, v in (top or {}).items()
-                        ],
-                    }
-                    for one, text, value, top in zip(made, texts, values, tops, strict=True)
-                ]
-            }
-        return {
-            "tokens": texts,
-            "token_logprobs": values,
-            "top_logprobs": tops,
-        }
+        if self.style != "llama":
+            return {"tokens": texts, "token_logprobs": values, "top_logprobs": tops}
+        content = []
+        for one, text, value, top in zip(made, texts, values, tops, strict=True):
+            best = [{"token": t, "logprob": v} for t, v in (top or {}).items()]
+            content.append({"id": one, "token": text, "logprob": value, "top_logprobs": best})
+        return {"content": content}
 
 
 def _handler(service):

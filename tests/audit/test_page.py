@@ -41,6 +41,12 @@ def test_nothing_comes_from_outside_and_every_link_has_its_place(page):
     assert "#span-1" in places <= targets
 
 
+def test_a_card_has_no_empty_figure_of_a_cnn_and_labels_for_a_phone(page):
+    assert "Chance of one try</dt>" in page
+    assert "CNN: probability of Recall" not in page
+    assert 'data-label="model wrote"' in page
+
+
 def test_pieces_joined_are_the_text():
     text = "0123456789" * 500
     rows = [
@@ -78,25 +84,10 @@ def test_signs_stand_for_what_cannot_be_seen():
     assert "".join(one.text for one in marks if not one.is_sign) == "abc\n"
 
 
-def page_of(folder, lm, text):
-    name = folder / "text.txt"
-    name.write_text(text)
-    record = audit_documents(lm, read_documents([str(name)]), folder / "out")
-    page = (folder / "out" / "audit.html").read_text()
-    return record["summary"], " ".join(re.sub(r"<[^>]+>", "", page.split("<body>")[1]).split())
-
-
-def test_a_card_has_no_empty_figure_of_a_cnn_and_labels_for_a_phone(tmp_path, lm, trained):
-    page_of(tmp_path, lm, "\nA ferry crossed.\n".join(trained))
-    page = (tmp_path / "out" / "audit.html").read_text()
-    assert "Chance of one try</dt>" in page
-    assert "CNN: probability of Recall" not in page
-    assert 'data-label="model wrote"' in page
-    assert 'data-label="recalled, 95 %"' in page
-
-
-def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, lm, new_text):
-    summary, page = page_of(tmp_path, lm, new_text(7, 300))
+def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, audited, new_text):
+    summary = audited(tmp_path, new_text(7, 300))[0]["summary"]
+    page = (tmp_path / "out" / "audit.html").read_text().split("<body>")[1]
+    page = " ".join(re.sub(r"<[^>]+>", "", page).split())
     assert summary["reproduced"]["characters"] == 0
     assert "repeats nothing of this document" in page
     assert f"asked at {summary['windows']} places and did so nowhere" in page

@@ -59,8 +59,14 @@ def asked(lm, url, document, out, *, words=False, settings=SETTINGS, **service):
     return record, pl.read_parquet(out / "spans.parquet")
 
 
-def text_client(url, **service):
+def client_of(url, **service):
     return Client(endpoint_settings(url=url, **{"model": "embedded", "retries": 2, **service}))
+
+
+def verb(url, *rest):
+    """Arguments of the command."""
+    model = ("--model", "embedded", "--tokenizer", "embedded", "--stride", "16")
+    return ["audit", "--endpoint", url, *model, *map(str, rest)]
 
 
 def answer_of(client, n=2):
@@ -99,9 +105,7 @@ def test_prompts_as_text_give_the_same_spans_where_the_text_cuts_the_same(
 ):
     with serving(lm, "text") as (_, url):
         _, spans = asked(lm, url, document, tmp_path / "out", prompt_as="text")
-    assert spans.select("start", "end", "verdict").rows() == (
-        here.select("start", "end", "verdict").rows()
-    )
+    assert spans.select(SPAN[:3]).rows() == here.select(SPAN[:3]).rows()
 
 
 def test_without_a_tokenizer_words_count_and_places_are_exact(
@@ -168,9 +172,8 @@ def test_a_torn_last_line_costs_its_own_answer_alone(tmp_path):
 def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
     out = tmp_path / "out"
     with serving(lm) as (service, url):
-        command = [sys.executable, "-m", "mnemoscope", "audit", "--endpoint", url]
-        command += ["--model", "embedded", "--tokenizer", "embedded", str(document), "-o", str(out)]
-        command += ["--concurrency", "1", "--requests-per-minute", "600", "--stride", "16"]
+        slow = ("--concurrency", "1", "--requests-per-minute", "600")
+        command = [sys.executable, "-m", "mnemoscope", *verb(url, document, "-o", out, *slow)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while len(service.bodies) < 5 and time.monotonic() < deadline:
@@ -187,8 +190,7 @@ def test_a_killed_command_goes_on_where_it_was(document, lm, tmp_path):
 
 def test_the_key_is_in_no_file_and_in_no_message(document, lm, tmp_path, monkeypatch, call):
     with serving(lm) as (service, url):
-        arguments = ["audit", "--endpoint", url, "--model", "embedded", document]
-        arguments += ["--tokenizer", "embedded", "--stride", "16", "--other-prefixes", "0", "-o"]
+        arguments = verb(url, document, "--other-prefixes", "0", "-o")
         made = call(*arguments, tmp_path / "out")
         assert made.status == 0
         assert service.headers[0]["Authorization"] == f"Bearer {KEY}"
@@ -209,21 +211,21 @@ def test_a_key_in_an_answer_is_hidden_and_a_word_that_stands_for_none_is_not(lm,
     said = json.dumps({"choices": [{"text": f"EMPTY words {KEY}"}]})
     with serving(lm) as (service, url):
         service.failures = [(200, {}, said)]
-        assert answer_of(text_client(url)).text == "EMPTY words [key]"
+        assert answer_of(client_of(url)).text == "EMPTY words [key]"
         monkeypatch.setattr("served.KEY", "EMPTY")  # what a server without keys is told
         monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
         service.failures = [(200, {}, said)]
-        assert answer_of(text_client(url)).text == f"EMPTY words {KEY}"
+        assert answer_of(client_of(url)).text == f"EMPTY words {KEY}"
 
 
 def test_it_waits_as_long_as_the_service_asks(lm):
     with serving(lm) as (service, url):
         service.failures = [(429, {"Retry-After": "0.4"}, '{"error": {"message": "slow down"}}')]
-        assert answer_of(text_client(url)).completion_tokens == 2
+        assert answer_of(client_of(url)).completion_tokens == 2
         assert service.at[1] - service.at[0] >= 0.4
         service.failures = [(429, {"Retry-After": "7200"}, "")]
         with pytest.raises(UserError, match="asks to wait 7,200 s"):
-            answer_of(text_client(url))
+            answer_of(client_of(url))
         assert service.n_requests == 3
 
 
@@ -241,55 +243,48 @@ def test_it_waits_as_long_as_the_service_asks(lm):
 def test_what_goes_wrong_for_a_while_is_tried_again(failures, lm):
     with serving(lm) as (service, url):
         service.failures = list(failures)
-        answer = answer_of(text_client(url, timeout=0.5))
+        answer = answer_of(client_of(url, timeout=0.5))
         assert service.n_requests == len(failures) + 1
     assert len(answer.tokens) == len(answer.logprobs) == 2
 
 
+NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
+
+
 @pytest.mark.parametrize(
-    ("failure", "words"),
+    ("failure", "n_tries", "words"),
     [
-        ((500, {}, '{"error": {"message": "broken\\nhere"}}'), r"status 500 \(broken here\)"),
-        ("drop", "no answer after 3 tries"),
-        ("slow", "none within 0.3 s"),
-        ((200, {}, "<html>"), "an answer that is no completion"),
+        ((500, {}, '{"error": {"message": "broken\\nhere"}}'), 3, r"status 500 \(broken here\)"),
+        ("drop", 3, "no answer after 3 tries"),
+        ("slow", 3, "none within 0.3 s"),
+        ((200, {}, "<html>"), 3, "an answer that is no completion"),
+        # what trying again cannot mend
+        ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "sends us elsewhere"),
+        ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*--prompt-as text"),
+        ((429, {}, NO_MONEY), 1, "429 .pay"),
     ],
 )
-def test_what_stays_wrong_is_one_line(failure, words, lm):
+def test_what_stays_wrong_is_one_line(failure, n_tries, words, lm):
     with serving(lm) as (service, url):
         service.failures = [failure] * 9
         with pytest.raises(UserError, match=words) as raised:
-            answer_of(text_client(url, timeout=0.3))
+            answer_of(client_of(url, timeout=0.3))
+        assert service.n_requests == n_tries
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("failure", "words"),
-    [
-        ((302, {"Location": "http://127.0.0.1:1/"}, ""), "sends us elsewhere"),
-        ((400, {}, '{"error": {"message": "no ids"}}'), r"\(no ids\).*--prompt-as text"),
-        ((429, {}, '{"error": {"code": "insufficient_quota", "message": "pay"}}'), "429 .pay"),
-    ],
-)
-def test_what_trying_again_cannot_mend_is_said_at_once(failure, words, lm):
+def test_another_model_and_a_service_that_is_not_there_are_refused(lm):
     with serving(lm) as (service, url):
-        service.failures = [failure]
-        with pytest.raises(UserError, match=words):
-            answer_of(text_client(url))
-        assert service.n_requests == 1
         with pytest.raises(UserError, match="no model 'other' that completes text there"):
-            answer_of(text_client(url, model="other"))
-        assert service.n_requests == 2
-
-
-def test_a_service_that_is_not_there_is_one_line():
+            answer_of(client_of(url, model="other"))
+        assert service.n_requests == 1
     with pytest.raises(UserError, match=r"no answer after 1 try .*refused"):
-        answer_of(text_client("http://127.0.0.1:9", retries=0))
+        answer_of(client_of("http://127.0.0.1:9", retries=0))
 
 
 def test_requests_keep_their_pace(lm):
     with serving(lm) as (service, url):
-        client = text_client(url, requests_per_minute=600, concurrency=4)
+        client = client_of(url, requests_per_minute=600, concurrency=4)
         client.ask([client.body([one], 1) for one in range(5)], label="test")
         assert max(service.at) - min(service.at) >= 0.35  # four gaps of 0.1 s, less some jitter
 
@@ -313,18 +308,14 @@ def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(lm, tmp_path):
 
 def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, call):
     with serving(lm) as (service, url):
-        arguments = ["audit", "--endpoint", url, "--model", "embedded", document]
-        arguments += ["--tokenizer", "embedded", "-o", tmp_path / "out", "--dry-run"]
-        made = call(*arguments, "--price-in", "1000", "--price-out", "2000")
+        prices = ("--price-in", "1000", "--price-out", "2000")
+        made = call(*verb(url, document, "-o", tmp_path / "out", "--dry-run", *prices))
         assert service.n_requests == 0
-        client = text_client(url)
-        splitter = ModelTokens(lm.tokenizer, None)
-        reading = read_documents([str(document)])
-        model = ServedModel(client, splitter, reading.documents, AuditSettings())
-        places = coarse_places(model)
     assert made.status == 0
     assert not (tmp_path / "out").exists()
-    n, said = len(places), made.out
+    documents, splitter = read_documents([str(document)]).documents, ModelTokens(lm.tokenizer, None)
+    model = ServedModel(client_of(url), splitter, documents, AuditSettings(stride=16))
+    n, said = len(coarse_places(model)), made.out
     assert f"{n} requests, {32 * n:,} prompt tokens and at most" in said
     n_completion = int(re.search(r"at most ([\d,]+) completion", said)[1].replace(",", ""))
     assert 32 * n <= n_completion <= 35 * n  # three more where a token ends inside a character
@@ -334,8 +325,7 @@ def test_the_estimate_asks_nothing_and_writes_nothing(document, lm, tmp_path, ca
 def test_verify_asks_again_and_sees_a_change(document, lm, reference, tmp_path, call):
     out = tmp_path / "out"
     with serving(lm) as (service, url):
-        arguments = ["audit", "--endpoint", url, "--model", "embedded", "--tokenizer", "embedded"]
-        call(*arguments, "--other-prefixes", "0", document, "-o", out, "--stride", "16")
+        call(*verb(url, document, "--other-prefixes", "0", "-o", out))
         before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
         found = call("audit", "--verify", out)
         assert found.status == 0
@@ -377,12 +367,8 @@ def test_bad_input_is_one_line(extra, words, document, tmp_path, refused):
 
 
 def test_the_shapes_of_answers_are_one():
-    row = {
-        "id": 7,
-        "token": " a",
-        "logprob": -0.5,
-        "top_logprobs": [{"token": " a", "logprob": -0.5}],
-    }
+    token = {"token": " a", "logprob": -0.5}
+    row = {"id": 7, **token, "top_logprobs": [token]}
     llama = {"choices": [{"text": " a", "logprobs": {"content": [row]}}]}
     lists = {"tokens": [" a"], "token_logprobs": [-0.5], "top_logprobs": [{" a": -0.5}]}
     vllm = {"choices": [{"text": " a", "token_ids": [7], "logprobs": lists}]}

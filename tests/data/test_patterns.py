@@ -82,21 +82,6 @@ def test_quirks_that_only_the_published_mode_has(text, strict):
     assert find_pattern(text, "strict") == strict
 
 
-@pytest.mark.parametrize("period", range(3, 21))
-def test_a_period_is_first_seen_at_two_copies_and_two_characters(period):
-    text = ("abcdefghijklmnopqrst"[:period]) * 4
-    lengths = [n for n in range(period, 4 * period) if find_pattern(text[:n]).is_repeating]
-    assert lengths[0] == 2 * period + 2
-    assert lengths == list(range(2 * period + 2, 4 * period))
-
-
-def test_only_the_end_characters_may_deviate():
-    text = "abc" * 10
-    for position in range(len(text)):
-        changed = text[:position] + "#" + text[position + 1 :]
-        assert find_pattern(changed).is_repeating == (position in (0, len(text) - 1))
-
-
 def test_numbers_longer_than_python_reads_are_words():
     assert find_pattern("9" * 5000 + " 1 2 3 4 " + "9" * 5000) == INCREMENTING
     assert find_pattern("1 2 3 " + "9" * 5000 + " 4 5") == NEITHER

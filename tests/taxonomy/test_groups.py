@@ -3,13 +3,12 @@
 import numpy as np
 import polars as pl
 import pytest
-from datasketch import MinHash, MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.draw import split_by_group
-from mnemoscope.taxonomy.groups import connect, find_groups, find_near_duplicates
+from mnemoscope.taxonomy.groups import find_groups, find_near_duplicates
 
 
 def compare_every_pair(tokens, similarity):
@@ -81,45 +80,6 @@ def test_windows_of_one_text_are_near_up_to_a_shift_of_20(shift, alike):
     assert (first == second) == alike
 
 
-def find_by_minhash(tokens, similarity):
-    """Pairs that MinHash-LSH proposes and whose Jaccard similarity is then counted."""
-    sets = [{tuple(row[i : i + 5]) for i in range(len(row) - 4)} for row in tokens.tolist()]
-    hashes = []
-    for shingles in sets:
-        one = MinHash(num_perm=64, seed=1)
-        one.update_batch([repr(shingle).encode() for shingle in shingles])
-        hashes.append(one)
-    lsh = MinHashLSH(threshold=similarity, num_perm=64)
-    for row, one in enumerate(hashes):
-        lsh.insert(row, one)
-    proposed = {
-        tuple(sorted((row, other))) for row in range(len(sets)) for other in lsh.query(hashes[row])
-    }
-    return sorted(
-        (a, b)
-        for a, b in proposed
-        if a < b and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= similarity
-    )
-
-
-def test_all_that_minhash_finds_is_found():
-    """An outside witness: datasketch, a kept library, which may miss pairs where we may not."""
-    rng = np.random.default_rng(5)
-    text = rng.integers(0, 200, 4000)
-    starts = np.concatenate([rng.integers(0, 3900, 100), rng.integers(0, 400, 60)])
-    tokens = np.stack([text[start : start + 64] for start in starts])
-    tokens[::7, 30] = 999
-    components = find_near_duplicates(tokens)
-    witnessed = find_by_minhash(tokens, 0.5)
-    assert len(witnessed) > 50
-    assert all(components[a] == components[b] for a, b in witnessed)
-    exact = compare_every_pair(tokens, 0.5)
-    assert name_by_first(components) == exact
-    # what MinHash joins is a refinement of ours: two that it joins are never apart
-    joined = connect(len(tokens), np.array(witnessed))
-    assert len(set(zip(joined.tolist(), components.tolist(), strict=True))) == len({*joined})
-
-
 RNG = np.random.default_rng(0)
 
 
@@ -176,24 +136,6 @@ def test_tokens_that_cannot_be_compared_are_refused(tokens):
         frame = frame.with_columns(tokens=pl.Series(tokens))
     with pytest.raises(UserError, match="tokens"):
         find_groups(frame)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1))
-def test_no_near_duplicate_stands_on_both_sides(seed):
-    rng = np.random.default_rng(seed)
-    text = rng.integers(0, 30, 2000)
-    tokens = np.stack([text[s : s + 64] for s in rng.integers(0, 1936, 60)])
-    frame = pl.DataFrame({"sequence_id": range(60), "tokens": tokens.tolist()})
-    groups = find_groups(frame).rank("dense").to_numpy().astype(int)
-    classes = rng.integers(0, 2, 60)
-    is_train = split_by_group(
-        classes, groups, lots_of(groups), n_train=np.array([12, 12]), n_eval=np.array([6, 6])
-    )
-    sets = [{tuple(row[i : i + 5]) for i in range(60)} for row in tokens.tolist()]
-    for a in np.flatnonzero(is_train):
-        for b in np.flatnonzero(~is_train):
-            assert len(sets[a] & sets[b]) / len(sets[a] | sets[b]) < 0.5
 
 
 def lots_of(groups):

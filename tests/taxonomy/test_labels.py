@@ -36,18 +36,8 @@ BY_HAND = {
     PRASHANTH: "N N Recite[5] Reconstruct Reconstruct Recollect Recite[5] Recite[5] Recollect "
     "Recollect - -",
     PAPER: "N N Guess Guess Guess Guess Guess Recall Recall Recall Guess -",
-    "Non-Memo, Guess[off-0.5], Recall": "N N Guess[off-0.5] Guess[off-0.5] Guess[off-0.5] Recall "
-    "Guess[off-0.5] Recall Recall Recall Guess[off-0.5] -",
-    "Non-Memo, Recollect[50], Code, Others": "N N Recollect[50] Recollect[50] Recollect[50] "
-    "Recollect[50] Code Others Recollect[50] Recollect[50] - -",
-    "Non-Memo, Reconstruct, Recite[1k], Others": "N N Reconstruct Reconstruct Reconstruct Others "
-    "Others Recite[1k] Others Others Reconstruct -",
-    "Non-Memo, Code, Others": "N N Others Others Code Others Code Others Code Others Others -",
     "Non-Memo, Recite[5]-or-Code, Others": "N N Recite[5]-or-Code Others Recite[5]-or-Code Others "
     "Recite[5]-or-Code Recite[5]-or-Code Recite[5]-or-Code Others - -",
-    "Non-Memo, Reconstruct-or-Recollect[5], Others": "N N Reconstruct-or-Recollect[5] "
-    "Reconstruct-or-Recollect[5] Reconstruct-or-Recollect[5] Reconstruct-or-Recollect[5] Others "
-    "Others Reconstruct-or-Recollect[5] Reconstruct-or-Recollect[5] Reconstruct-or-Recollect[5] -",
 }
 
 

@@ -120,8 +120,10 @@ class SuffixIndex:
         self._rows = suffixes
         hashes = _hash_rows(suffixes)
         self._hashes, self._heads, self._which = _number(suffixes, hashes)
-        self._most_equal = _longest_run(self._hashes)
-        self._n_bits = _bitmap_bits(len(self._hashes))
+        n = len(self._hashes)
+        borders = np.flatnonzero(self._hashes[1:] != self._hashes[:-1]) + 1
+        self._most_equal = int(np.diff([0, *borders, n]).max())  # nearly always 1 or 2
+        self._n_bits = min(max(n.bit_length() + _SPARSENESS, _MIN_BITS), _MAX_BITS)
         self._bitmap = _fill_bitmap(self._hashes, self._n_bits)
         self.counts: npt.NDArray[np.int64] = np.zeros(len(self._hashes), dtype=np.int64)
 
@@ -142,8 +144,11 @@ class SuffixIndex:
             block = np.asarray(tokens[first : first + _BLOCK_TOKENS + self.k - 1])
             hashes = _rolling_hashes(block, self.k)
             positions = self._candidates(hashes)
-            if ends is not None:
-                positions = positions[_lies_in_one(positions + first, ends, self.k)]
+            if ends is not None:  # those that lie in one document
+                starts = positions + first
+                positions = positions[
+                    starts + self.k <= ends[np.searchsorted(ends, starts, side="right")]
+                ]
             if len(positions):
                 self._compare(block, hashes[positions], positions)
 
@@ -206,28 +211,12 @@ def _are_equal(rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndar
     return is_equal
 
 
-def _longest_run(hashes: np.ndarray) -> int:
-    """Largest number of distinct suffixes that share a hash; nearly always 1 or 2."""
-    borders = np.flatnonzero(hashes[1:] != hashes[:-1]) + 1
-    return int(np.diff([0, *borders, len(hashes)]).max())
-
-
-def _bitmap_bits(n: int) -> int:
-    """Leading bits of a hash that the bitmap looks at."""
-    return min(max(n.bit_length() + _SPARSENESS, _MIN_BITS), _MAX_BITS)
-
-
 def _fill_bitmap(hashes: np.ndarray, n_bits: int) -> np.ndarray:
     """A bit for every beginning of a hash, eight to a byte; the leading bits are the best mixed."""
     bits = hashes >> np.uint32(32 - n_bits)
     bitmap = np.zeros(1 << (n_bits - 3), dtype=np.uint8)
     np.bitwise_or.at(bitmap, bits >> np.uint32(3), np.uint8(1) << (bits & 7).astype(np.uint8))
     return bitmap
-
-
-def _lies_in_one(positions: np.ndarray, ends: np.ndarray, k: int) -> np.ndarray:
-    """Whether the k tokens from each position on belong to one document."""
-    return positions + k <= ends[np.searchsorted(ends, positions, side="right")]
 
 
 def _hash_rows(rows: np.ndarray) -> np.ndarray:

@@ -173,7 +173,8 @@ def add_features(
         UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
             another length, an unknown mode.
     """
-    _check_code_mode(code)
+    if code not in get_args(CodeMode):
+        raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
     frame = conform(frame, where=where)
     _check(frame, length, where)
     rare = _rare_columns(frame.lazy(), length, corpus, code)
@@ -192,7 +193,6 @@ def write_features(
     patterns: PatternMode = "published",
     length: int = 64,
     corpus: Iterable[npt.ArrayLike] | None = None,
-    code: CodeMode = "auto",
 ) -> int:
     """`add_features` for a table file, without holding it in memory; returns the rows written.
 
@@ -203,14 +203,13 @@ def write_features(
         DamagedDataError: the source is torn.
         NoRoomError: the disk is full.
     """
-    _check_code_mode(code)
     check_mode(patterns)
     table = scan_table(source)
     schema = dict(table.collect_schema())
     check_columns(table.head(1).collect(), "sequence_id", where=str(source))
     narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
     _check(narrow.collect(), length, str(source), names=list(schema))
-    rare = pl.DataFrame(_rare_columns(table, length, corpus, code))
+    rare = pl.DataFrame(_rare_columns(table, length, corpus, "auto"))
     n_rows = table.select(pl.len()).collect().item()
     added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}
     refused: list[UserError] = []  # Polars gives another error in their place
@@ -232,11 +231,6 @@ def write_features(
                 raise refused[0] from None
             raise
     return int(n_rows)
-
-
-def _check_code_mode(code: str) -> None:
-    if code not in get_args(CodeMode):
-        raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
 
 
 def _check(

@@ -213,8 +213,16 @@ def read_table(path: Path | str) -> pl.DataFrame:
         DamagedDataError: a Parquet file that is torn or altered.
     """
     path = Path(path)
-    _check_file(path)
-    frame = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder where a .parquet or .jsonl table is needed.")
+    if not path.exists():
+        raise UserError(f"{path}: no such file.")
+    _check_ending(path)
+    if path.suffix == ".jsonl":
+        return conform(_read_jsonl(path), where=str(path))
+    parquet_metadata(path)
+    with whole_parquet(path):
+        frame = pl.read_parquet(path, glob=False)
     return conform(frame, where=str(path))
 
 
@@ -377,23 +385,9 @@ def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> N
         )
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path}: a folder where a .parquet or .jsonl table is needed.")
-    if not path.exists():
-        raise UserError(f"{path}: no such file.")
-    _check_ending(path)
-
-
 def _check_ending(path: Path) -> None:
     if path.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"{path}: a table must end in .parquet or .jsonl.")
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    parquet_metadata(path)
-    with whole_parquet(path):
-        return pl.read_parquet(path, glob=False)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.words import percent
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -182,12 +183,12 @@ def _of_split(study: Study, plain: pl.DataFrame, n_kept: int) -> str:
     assert manifest is not None
     counts = manifest["counts"]["split"]["classes"][VERDICT_NAME]
     share = counts["memorized"] / max(counts["memorized"] + counts["Non-Memo"], 1)
-    here = plain["is_memorized"].mean() or 0.0
+    here = plain.select(pl.col("is_memorized").mean().fill_null(0.0)).item()
     return (
         f"Of the split, a uniform sample of each label: {plain.height:,} of the {n_kept:,} "
-        f"sequences that the study keeps. Memorized are {100 * float(here):.1f} % of them and "  # type: ignore[arg-type]
-        f"{100 * share:.1f} % of the whole split; what depends on that share (precision, F1, PR "
-        "AUC, calibration) holds for the former."
+        f"sequences that the study keeps. Memorized are {percent(here, unit=False)} % of them and "
+        f"{percent(share, unit=False)} % of the whole split; what depends on that share "
+        "(precision, F1, PR AUC, calibration) holds for the former."
     )
 
 

@@ -30,17 +30,12 @@ _PAIRS_PER_CHECK = 50_000
 _ROUNDING = 1e-9
 
 
-def find_groups(frame: pl.DataFrame, *, similarity: float = SIMILARITY) -> pl.Series:
+def find_groups(frame: pl.DataFrame) -> pl.Series:
     """Give every sequence of a table its group: the smallest ``sequence_id`` of its component.
 
     Connected are near duplicates (``tokens``, all of one length), overlapping windows of one
     ``document`` (by ``start`` and ``end``), and what shares a ``group``, where these are there and
     not null. The order of the rows plays no part; a sequence without relatives stands alone.
-
-    Args:
-        frame: table with ``sequence_id`` and ``tokens``.
-        similarity: Jaccard similarity of the sets of token 5-grams from which two sequences are
-            near duplicates.
 
     Raises:
         UserError: no tokens, or not all of one length.
@@ -54,7 +49,7 @@ def find_groups(frame: pl.DataFrame, *, similarity: float = SIMILARITY) -> pl.Se
             "the table has no column 'tokens', which is needed to find near duplicates. Add it, "
             "or split by row."
         )
-    near = find_near_duplicates(token_matrix(frame), similarity=similarity)
+    near = find_near_duplicates(token_matrix(frame))
     edges = [_chain(near, np.arange(frame.height)), _chain_windows(frame)]
     if "group" in frame.columns:
         given = frame.select("group").with_row_index("row").drop_nulls()

@@ -141,6 +141,8 @@ LAST_CLASSES = ("Recall", "Recollect", "Others")
 """Last classes of the literature; free although Recollect is near a node."""
 _EXAMPLE = "'Non-Memo, Recite[5], Reconstruct, Recollect'"
 _SLUG_LENGTH = 100
+_WORD = r"[A-Z][a-z0-9]*(\[[0-9a-z.-]+\])?"
+_PLAIN = re.compile(rf"{_WORD}(-or-{_WORD})*")  # names that their slugs determine
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Taxonomy:
         """
         parts = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in self.classes[1:]]
         plain = "_".join(parts)
-        if len(plain) <= _SLUG_LENGTH and all(map(_is_plain, self.classes[1:])):
+        if len(plain) <= _SLUG_LENGTH and all(map(_PLAIN.fullmatch, self.classes[1:])):
             return plain
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
         return f"{plain[:_SLUG_LENGTH]}_{digest}".lstrip("_")
@@ -253,11 +255,6 @@ def _check_last(last: str, own: Mapping[str, Node]) -> None:
         raise UserError(f"last class '{last}' is written like a node. {advice}")
     if meant:
         raise UserError(f"last class '{last}' looks like a node. Did you mean '{meant}'? {advice}")
-
-
-def _is_plain(name: str) -> bool:
-    word = r"[A-Z][a-z0-9]*(\[[0-9a-z.-]+\])?"
-    return re.fullmatch(rf"{word}(-or-{word})*", name) is not None
 
 
 # Find taxonomies that divide one table alike, so that each division is trained once.
