@@ -7,7 +7,7 @@ import warnings
 from typing import NamedTuple
 
 import torch
-from tiny_families import COMMON, FAMILIES, GROUPED, random_tokens
+from tiny_families import COMMON, FAMILIES, GROUPED, own_attention, random_tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mnemoscope.errors import UserError
@@ -77,16 +77,6 @@ def build_family(family: str, settings: dict | None = None) -> LanguageModel:
     return wrap_model(model, name=family)
 
 
-def own_attention(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """What the model itself says it attends to: (batch, layers, heads, query, key)."""
-    model = lm.model
-    if model._can_set_attn_implementation():
-        model.set_attn_implementation("eager")
-    with torch.no_grad():
-        output = model(input_ids=tokens, output_attentions=True, use_cache=False)
-    return torch.stack([one for one in output.attentions if one is not None], dim=1)
-
-
 def largest_difference(lm: LanguageModel, n: int = 3) -> float:
     """Between captured maps and the pooled oracle, over mean and max; nan where shapes differ.
 
@@ -94,7 +84,7 @@ def largest_difference(lm: LanguageModel, n: int = 3) -> float:
     """
     tokens = random_tokens(n)
     batches = [next(capture_pooled(lm, tokens, batch_size=n)) for _ in range(2)]
-    weights = own_attention(lm, torch.from_numpy(tokens).long()).float()
+    weights = own_attention(lm, tokens).float()
     mean, largest = weights.mean(dim=2), weights.amax(dim=2)
     if any(batch.mean.shape != largest.shape for batch in batches):
         return float("nan")

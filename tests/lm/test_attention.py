@@ -7,6 +7,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 import torch
+from tiny_families import joined, own_attention
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm import attention
@@ -15,24 +16,7 @@ from mnemoscope.lm.model import wrap_model
 
 
 def capture(lm, tokens, batch_size=4):
-    batches = list(capture_pooled(lm, tokens, batch_size=batch_size))
-    return torch.cat([b.mean for b in batches]), torch.cat([b.max for b in batches])
-
-
-def eager_attentions(lm, tokens, batch_size=4):
-    """The oracle: transformers' own `output_attentions` with its eager code."""
-    model = lm.model
-    before = model.config._attn_implementation
-    if model._can_set_attn_implementation():
-        model.set_attn_implementation("eager")
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(tokens), batch_size):
-            ids = torch.from_numpy(tokens[start : start + batch_size]).long()
-            output = model(input_ids=ids, output_attentions=True, use_cache=False)
-            found.append(torch.stack(output.attentions, dim=1))
-    model.config._attn_implementation = before
-    return torch.cat(found)
+    return joined(capture_pooled(lm, tokens, batch_size=batch_size))
 
 
 def state_of(model):
@@ -45,42 +29,33 @@ def state_of(model):
     )
 
 
-def test_maps_equal_pooled_output_attentions_exactly(build, tokens, family):
-    lm, table = build(family), tokens(6)
-    mean, maximum = capture(lm, table)
-    weights = eager_attentions(lm, table)
-    assert weights.shape == (6, 3, 4, 64, 64)
-    assert (mean - weights.mean(dim=2)).abs().max() == 0.0
-    assert (maximum - weights.amax(dim=2)).abs().max() == 0.0
-
-
-def test_a_forward_that_ends_early_gives_the_same_maps_and_leaves_no_trace(build, tokens, family):
+def test_maps_equal_pooled_output_attentions_exactly_and_leave_no_trace(build, tokens, family):
     """From the second batch on nothing after the last layer's attention is computed."""
     lm, table = build(family), tokens(6)
+    lm.model.train()
+    lm.model.base_model.eval()  # a mixed state must come back mixed
     before = state_of(lm.model)
-    mean, maximum = capture(lm, table, batch_size=2)
+    batches = capture_pooled(lm, table, batch_size=2)
+    first = next(batches)
     assert state_of(lm.model) == before
-    weights = eager_attentions(lm, table, batch_size=2)
+    mean, maximum = joined([first, *batches])
+    assert state_of(lm.model) == before
+    lm.model.eval()
+    weights = own_attention(lm, table, batch_size=2)
+    assert weights.shape == (6, 3, 4, 64, 64)
     assert torch.equal(mean, weights.mean(dim=2))
     assert torch.equal(maximum, weights.amax(dim=2))
-    assert torch.equal(eager_attentions(lm, table, batch_size=2), weights)
 
 
 def test_a_forward_ends_early_only_where_nothing_is_missed(build, tokens):
+    """And never with the head."""
     lm = build("gpt_neox")
-    ended = []
-    norm = lm.model.base_model.final_layer_norm
-    norm.register_forward_hook(lambda *_: ended.append(1))
+    ended, head = [], []
+    lm.model.base_model.final_layer_norm.register_forward_hook(lambda *_: ended.append(1))
+    lm.model.get_output_embeddings().register_forward_hook(lambda *_: head.append(1))
     capture(lm, tokens(6), batch_size=2)
     assert len(ended) == 1  # the first batch, whole: it shows one map a layer
-
-
-def test_no_weight_looks_ahead_and_rows_sum_to_one(build, tokens, family):
-    mean, maximum = capture(build(family), tokens(3))
-    assert maximum.triu(diagonal=1).abs().max() == 0.0
-    assert mean.triu(diagonal=1).abs().max() == 0.0
-    # A row is a mean of distributions; 64 float32 terms round to well below 1e-5.
-    torch.testing.assert_close(mean.sum(dim=-1), torch.ones(3, 3, 64), atol=1e-5, rtol=0)
+    assert head == []
 
 
 def test_batch_size_moves_maps_by_rounding_only(build, tokens):
@@ -94,7 +69,7 @@ def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
     lm, table = build("llama", adds_bos=True), tokens(4)
     mean, maximum = capture(lm, table)
     with_bos = np.concatenate([np.ones((4, 1), np.int32), table], axis=1)
-    weights = eager_attentions(lm, with_bos)[..., 1:, 1:]
+    weights = own_attention(lm, with_bos)[..., 1:, 1:]
     assert lm.bos_id == 1
     assert mean.shape == (4, 3, 64, 64)
     assert torch.equal(mean, weights.mean(dim=2))
@@ -106,7 +81,7 @@ def test_bos_is_seen_by_the_model_and_left_out_of_the_maps(build, tokens):
 def test_half_precision_weights_are_pooled_in_float32(tokens, build, dtype):
     lm = wrap_model(build("llama").model.to(dtype), name="half")
     mean, maximum = capture(lm, tokens(2), 2)
-    weights = eager_attentions(lm, tokens(2), 2)
+    weights = own_attention(lm, tokens(2), 2)
     assert weights.dtype == dtype
     assert mean.dtype == maximum.dtype == torch.float32
     assert torch.equal(mean, weights.float().mean(dim=2))
@@ -118,15 +93,6 @@ def test_maps_may_take_part_in_a_gradient(build, tokens):
     scale = torch.ones((), requires_grad=True)
     (mean * scale).sum().backward()
     assert scale.grad == mean.sum()
-
-
-def test_model_is_as_before_after_a_capture(build, tokens, family):
-    lm = build(family)
-    lm.model.train()
-    lm.model.base_model.eval()  # a mixed state must come back mixed
-    before = state_of(lm.model)
-    capture(lm, tokens(2))
-    assert state_of(lm.model) == before
 
 
 @pytest.mark.parametrize("family_name", ["gpt_neox", "bloom"])
@@ -143,27 +109,7 @@ def test_model_is_as_before_after_an_error_in_the_middle(build, tokens, family_n
         capture(lm, tokens(2))
     assert state_of(lm.model) == before
     handle.remove()
-    assert torch.equal(capture(lm, tokens(2))[0], eager_attentions(lm, tokens(2), 2).mean(dim=2))
-
-
-def test_model_is_as_before_between_two_batches(build, tokens):
-    lm = build("gpt_neox")
-    before = state_of(lm.model)
-    batches = capture_pooled(lm, tokens(6), batch_size=2)
-    next(batches)
-    assert state_of(lm.model) == before
-
-
-def test_two_models_at_once_do_not_mix(build, tokens):
-    first, second = build("llama"), build("llama", num_hidden_layers=2)
-    ids = torch.from_numpy(tokens(2)).long()
-    with pooled_attention(first) as pool_one, pooled_attention(second) as pool_two:
-        with torch.no_grad():
-            second.model.base_model(input_ids=ids, use_cache=False)
-            first.model.base_model(input_ids=ids, use_cache=False)
-        one, two = pool_one.maps(), pool_two.maps()
-    assert torch.equal(one.mean, eager_attentions(first, tokens(2), 2).mean(dim=2))
-    assert torch.equal(two.mean, eager_attentions(second, tokens(2), 2).mean(dim=2))
+    assert torch.equal(capture(lm, tokens(2))[0], own_attention(lm, tokens(2), 2).mean(dim=2))
 
 
 def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
@@ -190,29 +136,17 @@ def test_two_threads_capture_two_models_at_once_and_do_not_mix(build, tokens):
     assert left == [0, 0]
     assert [state_of(lm.model) for lm in models] == before
     for lm, (mean, largest, *_) in zip(models, found, strict=True):
-        wanted = eager_attentions(lm, tokens(2), 2)
+        wanted = own_attention(lm, tokens(2), 2)
         assert torch.equal(mean, wanted.mean(dim=2))
         assert torch.equal(largest, wanted.amax(dim=2))
 
 
 def test_capturing_one_model_twice_at_once_is_refused(build):
     lm = build("llama")
-    with (
-        pooled_attention(lm),
-        pytest.raises(RuntimeError, match="already being captured"),
-        pooled_attention(lm),
-    ):
+    twice = pooled_attention(lm)
+    with pooled_attention(lm), pytest.raises(RuntimeError, match="already being captured"), twice:
         pass
     assert not attention._pools
-
-
-def test_language_model_head_is_not_run(build, tokens):
-    lm = build("gpt_neox")
-    calls = []
-    handle = lm.model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
-    capture(lm, tokens(2))
-    handle.remove()
-    assert calls == []
 
 
 def test_non_finite_attention_names_the_layer(build, tokens):
@@ -244,4 +178,4 @@ def test_gpt2_that_upcasts_its_attention_is_captured_from_its_own_code(build, to
     lm = build("gpt2", reorder_and_upcast_attn=True)
     assert lm.attention_route == "hooks"
     mean, _ = capture(lm, tokens(2))
-    assert torch.equal(mean, eager_attentions(lm, tokens(2), 2).mean(dim=2))
+    assert torch.equal(mean, own_attention(lm, tokens(2), 2).mean(dim=2))

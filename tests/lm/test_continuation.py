@@ -1,16 +1,37 @@
-"""Continuations are what transformers' own greedy search says, with nothing in between."""
+"""Continuations are those of transformers' greedy search; a scan gives their verdict without them.
+
+So does the forward of a capture.
+"""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_families import joined
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import (
+    capture_and_scan,
+    compare,
+    continue_sequences,
+    scan_memorized,
+)
+from mnemoscope.lm.model import wrap_model
 
 
 def decode(lm, tokens, batch_size=4, prefix=32):
-    batches = list(continue_sequences(lm, tokens, batch_size=batch_size, prefix=prefix))
-    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return joined(continue_sequences(lm, tokens, batch_size=batch_size, prefix=prefix))
+
+
+def scan(lm, tokens, batch_size=16):
+    return joined(scan_memorized(lm, tokens, batch_size=batch_size))
+
+
+def both(lm, tokens, batch_size=4):
+    maps, scans = zip(*capture_and_scan(lm, tokens, batch_size=batch_size), strict=True)
+    return *joined(maps), *joined(scans)
 
 
 def generate(lm, tokens, prefix=32):
@@ -30,35 +51,62 @@ def generate(lm, tokens, prefix=32):
     return out[:, ids.shape[1] :].numpy()
 
 
-def test_continuation_equals_generate(build, tokens, family):
+def lead(lm, tokens):
+    """The best logit's lead over the second before each suffix token, without a cache."""
+    with torch.no_grad():
+        logits = lm.model(input_ids=torch.from_numpy(tokens).long()).logits[:, 31:-1]
+    best, second = logits.sort(dim=-1, descending=True).values[..., :2].unbind(dim=-1)
+    return (best - second).numpy(), logits.argmax(dim=-1).numpy()
+
+
+@pytest.fixture(scope="module")
+def mixed(memorizer, tokens):
+    """The 24 sequences the model was trained on, 24 new ones, 8 seen but for one suffix token."""
+    seen, new = tokens(24, seed=5), tokens(24, seed=6)
+    changed = seen[:8].copy()
+    for row, position in enumerate((32, 33, 35, 36, 37, 48, 62, 63)):
+        changed[row, position] = 3 + (changed[row, position] + 1) % 90
+    return np.random.default_rng(0).permutation(np.concatenate([seen, new, changed]))
+
+
+def test_every_family_continues_as_generate_and_is_scanned_and_captured_so(build, tokens, family):
     lm, table = build(family), tokens(6)
     decoded, _, _ = decode(lm, table)
     assert decoded.dtype == np.int32
     np.testing.assert_array_equal(decoded, generate(lm, table))
     assert len(np.unique(decoded)) > 5  # no trivial agreement on one token
+    table[::2, 32:] = decoded[::2]
+    assert scan(lm, table)[0].tolist() == [True, False] * 3
+    mean, largest, is_memorized, _ = both(lm, table)
+    for found, wanted in zip(
+        (mean, largest), joined(capture_pooled(lm, table, batch_size=4)), strict=True
+    ):
+        assert torch.equal(found, wanted)
+    assert is_memorized.tolist() == [True, False] * 3
+    assert not lm.model.base_model.config._attn_implementation.startswith("mnemoscope")
 
 
-@pytest.mark.parametrize("family_name", ["gpt_neox", "gemma2"])
-def test_continuation_equals_generate_after_a_bos_token(build, tokens, family_name):
+@pytest.mark.parametrize("family_name", ["gpt_neox", "gemma2", "bloom"])
+def test_a_bos_token_is_read_and_not_judged(build, tokens, family_name):
     lm, table = build(family_name, adds_bos=True), tokens(4)
+    without = wrap_model(lm.model, lm.tokenizer, bos="never")
     decoded, _, _ = decode(lm, table)
     np.testing.assert_array_equal(decoded, generate(lm, table))
-    assert (decoded != decode(build(family_name), table)[0]).any()
+    assert (decoded != decode(without, table)[0]).any()
+    table[:, 32:] = decoded
+    mean, _, is_memorized, _ = both(lm, table)
+    assert mean.shape == (4, 3, 64, 64)
+    assert is_memorized.all()
+    assert scan(lm, table)[0].all()
+    assert not both(without, table)[2].all()
+    assert not scan(without, table)[0].all()
 
 
-def test_end_of_text_does_not_stop_it(build, tokens):
+def test_end_of_text_and_the_models_own_settings_change_nothing(build, tokens):
     lm, table = build("gpt_neox"), tokens(4)
-    end = int(decode(lm, table)[0][0, 3])
+    before = decode(lm, table)[0]
+    end = int(before[0, 3])
     lm.model.generation_config.eos_token_id = lm.model.config.eos_token_id = end
-    decoded, _, _ = decode(lm, table)
-    assert decoded.shape == (4, 32)
-    assert decoded[0, 3] == end
-    np.testing.assert_array_equal(decoded, generate(lm, table))
-
-
-def test_settings_that_come_with_a_model_change_nothing(build, tokens):
-    lm, table = build("gpt_neox"), tokens(4)
-    before, _, _ = decode(lm, table)
     lm.model.generation_config.repetition_penalty = 5.0
     lm.model.generation_config.do_sample = True
     np.testing.assert_array_equal(decode(lm, table)[0], before)
@@ -67,8 +115,7 @@ def test_settings_that_come_with_a_model_change_nothing(build, tokens):
 def test_score_is_the_share_of_equal_positions(build, tokens):
     lm, table = build("llama"), tokens(4)
     decoded, _, _ = decode(lm, table)
-    table[0, 32:] = decoded[0]
-    table[1, 32:] = decoded[1]
+    table[:2, 32:] = decoded[:2]
     table[1, 40] = (table[1, 40] + 1) % 96
     table[2, 32:] = (decoded[2] + 1) % 96
     again, score, _ = decode(lm, table)
@@ -80,21 +127,20 @@ def test_score_is_the_share_of_equal_positions(build, tokens):
 def test_smallest_gap_is_that_of_forwards_without_cache(build, tokens):
     lm, table = build("gpt_neox"), tokens(3)
     decoded, _, gap = decode(lm, table)
-    whole = torch.from_numpy(np.concatenate([table[:, :32], decoded], axis=1)).long()
-    with torch.no_grad():
-        logits = lm.model(input_ids=whole).logits[:, 31:-1]
-    best, second = logits.sort(dim=-1, descending=True).values[..., :2].unbind(dim=-1)
+    gaps, _ = lead(lm, np.concatenate([table[:, :32], decoded], axis=1))
     # Logits near 10 in float32, summed in another order with a cache than without.
-    np.testing.assert_allclose(gap, (best - second).amin(dim=1).numpy(), atol=1e-4)
+    np.testing.assert_allclose(gap, gaps.min(axis=1), atol=1e-4)
     assert (gap > 0).all()
 
 
-def test_every_batch_size_gives_the_same_tokens_in_order(build, tokens):
+def test_every_batch_size_gives_the_same_in_order(build, tokens, memorizer, mixed):
     lm, table = build("qwen2"), tokens(7)
     expected = decode(lm, table, batch_size=7)
     for batch_size in (1, 3, 100):
         for got, want in zip(decode(lm, table, batch_size), expected, strict=True):
             np.testing.assert_allclose(got, want, atol=1e-4)  # gaps round as above
+    verdicts = [scan(memorizer, mixed, size)[0].tolist() for size in (1, 5, len(mixed))]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
 
 
 def test_prefix_may_have_any_length(build, tokens):
@@ -105,26 +151,73 @@ def test_prefix_may_have_any_length(build, tokens):
     np.testing.assert_array_equal(score, (decoded == table[:, 50:]).mean(axis=1, dtype=np.float32))
 
 
+def test_suffix_shorter_than_the_scans_first_step_is_judged(build, tokens):
+    lm, table = build("llama"), tokens(3)
+    decoded = decode(lm, table, prefix=62)[0]
+    table[:2, 62:] = decoded[:2]
+    table[2, 63] = (decoded[2, 1] + 1) % 96
+    verdict = next(scan_memorized(lm, table, batch_size=3, prefix=62)).is_memorized
+    assert verdict.tolist() == [True, True, False]
+
+
 def test_native_attention_backend_is_used(build, tokens):
-    lm = build("llama")
-    assert lm.model.config._attn_implementation == "sdpa"
-    seen = []
-    handle = lm.model.register_forward_pre_hook(
+    lm, seen = build("llama"), []
+    lm.model.register_forward_pre_hook(
         lambda module, _: seen.append(module.config._attn_implementation)
     )
     decode(lm, tokens(2))
-    handle.remove()
     assert set(seen) == {"sdpa"}
 
 
-def test_non_finite_logits_are_refused(build, tokens):
+def test_scan_and_capture_give_the_verdict_of_decoding_and_the_gaps_to_it(memorizer, mixed):
+    """Of others the gap is over what decoding shares with the text, and the first wrong token."""
+    is_memorized, gap = scan(memorizer, mixed)
+    _, score, decoded_gap = decode(memorizer, mixed, batch_size=16)
+    assert is_memorized.dtype == np.bool_
+    np.testing.assert_array_equal(is_memorized, score == 1.0)
+    assert 12 <= is_memorized.sum() <= 40  # both verdicts are there
+    gaps, best = lead(memorizer, mixed)
+    wrong = best != mixed[:, 32:]
+    first_wrong = [gaps[row, : int(wrong[row].argmax()) + 1].min() for row in range(len(mixed))]
+    # Logits up to about 20 in float32, summed in another order.
+    wanted = np.where(is_memorized, decoded_gap, first_wrong)
+    np.testing.assert_allclose(gap, wanted, atol=1e-4)
+    _, _, captured, captured_gap = both(memorizer, mixed, batch_size=16)
+    np.testing.assert_array_equal(captured, is_memorized)
+    np.testing.assert_allclose(captured_gap, gap, atol=1e-4)  # by another attention code
+
+
+@given(position=st.integers(32, 63), step=st.integers(1, 89))
+@settings(max_examples=25)
+def test_one_wrong_token_anywhere_is_not_memorized(memorizer, tokens, position, step):
+    seen = tokens(24, seed=5)
+    is_memorized, _ = scan(memorizer, seen, batch_size=24)
+    row = int(np.flatnonzero(is_memorized)[0])
+    seen[row, position] = 3 + (seen[row, position] - 3 + step) % 93
+    after, _ = scan(memorizer, seen, batch_size=24)
+    assert not after[row]
+    np.testing.assert_array_equal(np.delete(after, row), np.delete(is_memorized, row))
+
+
+def test_the_smallest_gap_is_of_the_tokens_up_to_the_first_wrong_one():
+    """Counted by hand: what comes after a wrong token was not asked of the model that decodes."""
+    gaps_if_right = torch.tensor([[2.0, -1.0, 0.1], [-3.0, 0.5, 0.2], [2.0, 0.5, 1.0]])
+    logits = torch.stack([gaps_if_right, torch.zeros(3, 3)], dim=-1)  # negative: token 1 leads
+    is_right, gap = compare(logits, torch.zeros(3, 3, dtype=torch.long))
+    assert is_right.tolist() == [False, False, True]
+    assert gap.tolist() == [1.0, 3.0, 0.5]
+
+
+@pytest.mark.parametrize("ask", [decode, scan, both])
+def test_non_finite_logits_are_refused(build, tokens, ask):
     lm = build("gpt_neox")
     with torch.no_grad():
         lm.model.get_output_embeddings().weight[5] = float("nan")
     with pytest.raises(UserError, match="gpt_neox: non-finite logits in float32"):
-        decode(lm, tokens(2))
+        ask(lm, tokens(2))
 
 
+@pytest.mark.parametrize("ask", [continue_sequences, capture_and_scan])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -135,6 +228,6 @@ def test_non_finite_logits_are_refused(build, tokens):
         (lambda t: np.concatenate([t, t], axis=1), "has 80 positions, sequences of 128 tokens"),
     ],
 )
-def test_tokens_that_do_not_fit_are_refused_at_once(build, tokens, change, message):
+def test_tokens_that_do_not_fit_are_refused_at_once(build, tokens, ask, change, message):
     with pytest.raises(UserError, match=message):
-        continue_sequences(build("gpt_neox"), change(tokens(3)), batch_size=2)
+        ask(build("gpt_neox"), change(tokens(3)), batch_size=2)

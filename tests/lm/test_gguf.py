@@ -1,6 +1,5 @@
 """A GGUF file is read as the model it holds, and converted once into an ordinary folder."""
 
-import importlib.util
 import runpy
 import sys
 
@@ -42,11 +41,6 @@ def gguf_name(name):
     return f"blk.{layer}.{_LAYER[part]}.{kind}"
 
 
-def letters():
-    """The 256 symbols of byte-level BPE."""
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
-
-
 @pytest.fixture(scope="module")
 def original(build):
     return build("qwen2", vocab_size=260, rope_theta=10000.0, rms_norm_eps=1e-6).model
@@ -68,7 +62,9 @@ def file(original, tmp_path_factory):
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*letters(), "ab", "<s>", "</s>", "<pad>"])
+    writer.add_token_list(
+        [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<s>", "</s>", "<pad>"]
+    )
     writer.add_token_types([1] * 257 + [3] * 3)
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(257)
@@ -94,10 +90,7 @@ def test_gguf_holds_the_original_weights(original, file):
     assert lm.model.state_dict().keys() == expected.keys()
     assert all(torch.equal(expected[k], v) for k, v in lm.model.state_dict().items())
     assert lm.tokenizer("ab").input_ids == [256]
-
-
-def test_folder_with_one_gguf_is_that_model(file):
-    assert load_model(file.parent, device="cpu").fingerprint == load_model(file).fingerprint
+    assert load_model(file.parent, device="cpu").fingerprint == lm.fingerprint
 
 
 def test_converted_folder_is_the_same_model(file, converted, tokens):
@@ -147,12 +140,7 @@ def test_full_disk_leaves_nothing_behind(file, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_packages_the_command_is_given(file, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name)
-    )
-    with pytest.raises(
-        UserError, match=r"reading \.gguf needs gguf: pip install 'mnemoscope\[gguf\]'"
-    ):
+def test_without_the_packages_the_command_is_given(file, hide):
+    hide("gguf")
+    with pytest.raises(UserError, match=r"\.gguf needs gguf: pip install 'mnemoscope\[gguf\]'"):
         load_model(file)

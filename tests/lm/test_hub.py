@@ -1,8 +1,7 @@
 """Names of models, adapters and BOS modes mean what transformers and PEFT make of them."""
 
-import importlib.util
-import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,24 +15,25 @@ from mnemoscope.lm.model import wrap_model
 from tiny_models import save_model
 
 
-@pytest.mark.parametrize(
-    ("adds_bos", "mode", "expected"),
-    [
-        (True, "auto", 1),
-        (False, "auto", None),
-        (False, "always", 1),
-        (True, "never", None),
-    ],
-)
-def test_mode_decides(tokenizer, adds_bos, mode, expected):
-    assert find_bos(tokenizer(adds_bos), mode) == expected
-
-
-def test_another_token_in_front_is_no_bos(tokenizer):
-    changed = tokenizer(adds_bos=True)
-    changed.bos_token = "</s>"  # what it puts in front is now an ordinary "<s>"
-    assert changed("a").input_ids[0] == 1
-    assert find_bos(changed) is None
+def test_mode_and_tokenizer_decide(tokenizer):
+    other, bare = tokenizer(adds_bos=True), tokenizer()
+    other.bos_token = "</s>"  # what it puts in front is now an ordinary "<s>"
+    assert other("a").input_ids[0] == 1
+    bare.bos_token = None
+    for given, mode, expected in (
+        (tokenizer(True), "auto", 1),
+        (tokenizer(False), "auto", None),
+        (tokenizer(False), "always", 1),
+        (tokenizer(True), "never", None),
+        (other, "auto", None),
+        (bare, "auto", None),
+        (None, "auto", None),
+    ):
+        assert find_bos(given, mode) == expected
+    with pytest.raises(UserError, match="no beginning-of-sequence token"):
+        find_bos(bare, "always")
+    with pytest.raises(UserError, match=r"'awto'.*Did you mean 'auto'\?"):
+        find_bos(tokenizer(), "awto")
 
 
 def test_bos_written_in_the_text_is_not_taken_for_an_added_one():
@@ -46,23 +46,6 @@ def test_bos_written_in_the_text_is_not_taken_for_an_added_one():
             return type("Encoding", (), {"input_ids": [7]})
 
     assert find_bos(Echo()) is None
-
-
-def test_tokenizer_without_the_token(tokenizer):
-    bare = tokenizer()
-    bare.bos_token = None
-    assert find_bos(bare) is None
-    with pytest.raises(UserError, match="no beginning-of-sequence token"):
-        find_bos(bare, "always")
-
-
-def test_model_without_tokenizer_gets_none():
-    assert find_bos(None) is None
-
-
-def test_unknown_mode_names_the_nearest(tokenizer):
-    with pytest.raises(UserError, match=r"'awto'.*Did you mean 'auto'\?"):
-        find_bos(tokenizer(), "awto")
 
 
 peft = pytest.importorskip("peft")
@@ -87,8 +70,7 @@ def adapter(base, tmp_path):
 
 def test_an_adapter_is_captured_as_peft_itself_runs_it(base, adapter):
     tokens = torch.randint(1, 300, (3, 64), generator=torch.Generator().manual_seed(0))
-    lm = load_model(adapter, device="cpu")
-    found = next(capture_pooled(lm, tokens.numpy(), batch_size=3))
+    found = next(capture_pooled(load_model(adapter, device="cpu"), tokens.numpy(), batch_size=3))
     wrapped = peft.PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager"), adapter
     ).eval()
@@ -109,57 +91,55 @@ def test_an_adapter_is_another_model_than_its_base(base, adapter):
     assert load_tokenizer(adapter).get_vocab() == without.tokenizer.get_vocab()
 
 
-def test_without_peft_the_extra_is_named(adapter, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *a: None if name == "peft" else real(name, *a)
-    )
+def test_without_peft_the_extra_is_named(adapter, hide):
+    hide("peft")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[peft\]'"):
         load_model(adapter)
 
 
-def test_what_is_no_whole_adapter_is_refused(adapter, base, tmp_path):
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 5}))
-    with pytest.raises(UserError, match="cannot be merged into"):
-        load_model(adapter)
-    (adapter / "adapter_config.json").write_text(
-        json.dumps(config | {"base_model_name_or_path": str(tmp_path / "gone")})
-    )
-    with pytest.raises(UserError, match="gone: no such model folder"):
-        load_model(adapter)
-    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    with pytest.raises(UserError, match="pickled weights are not read"):
-        load_model(adapter)
-    (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="names no base model"):
-        load_model(adapter)
+def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, edit):
+    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    for spoil, words in (
+        (lambda: edit(config, r=5), "cannot be merged into"),
+        (
+            lambda: edit(config, base_model_name_or_path=str(tmp_path / "gone")),
+            "gone: no such model folder",
+        ),
+        (lambda: weights.rename(adapter / "adapter_model.bin"), "pickled weights are not read"),
+        (lambda: config.write_text("{}"), "names no base model"),
+    ):
+        spoil()
+        with pytest.raises(UserError, match=words):
+            load_model(adapter)
+
+
+@pytest.fixture
+def quantized(base, tmp_path, edit):
+    """A folder whose configuration says how its weights are quantized."""
+
+    def quantized(**settings) -> Path:
+        folder = Path(shutil.copytree(base, tmp_path / "quantized"))
+        edit(folder / "config.json", quantization_config=settings)
+        return folder
+
+    return quantized
 
 
 def test_an_adapter_is_not_merged_on_several_devices_nor_into_quantized_weights(
-    adapter, base, tmp_path
+    adapter, quantized, edit
 ):
     with pytest.raises(UserError, match="merged on one device"):
         load_model(adapter, device_map="auto")
     pytest.importorskip("bitsandbytes")
-    folder = shutil.copytree(base, tmp_path / "quantized")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    (folder / "config.json").write_text(json.dumps(config))
-    named = json.loads((adapter / "adapter_config.json").read_text())
-    named["base_model_name_or_path"] = str(folder)
-    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    folder = quantized(quant_method="bitsandbytes", load_in_8bit=True)
+    edit(adapter / "adapter_config.json", base_model_name_or_path=str(folder))
     with pytest.raises(UserError, match="merging an adapter would round"):
         load_model(adapter)
 
 
-def test_quantized_weights_are_refused_with_their_method(base, tmp_path):
-    folder = shutil.copytree(base, tmp_path / "quantized")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (folder / "config.json").write_text(json.dumps(config))
+def test_quantized_weights_are_refused_with_their_method(quantized):
     with pytest.raises(UserError, match=r"quantized weights \(gptq\) are not read"):
-        load_model(folder)
+        load_model(quantized(quant_method="gptq", bits=4))
 
 
 def test_a_model_moved_apart_without_a_device_map_is_refused(base):

@@ -7,6 +7,7 @@ padded forward with `attention_mask` (within float32 rounding).
 import numpy as np
 import pytest
 import torch
+from tiny_families import joined, own_attention
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
@@ -40,12 +41,13 @@ def place(side: str, n_tokens: int, length: int) -> slice:
 def test_maps_are_those_of_the_sequence_alone_and_zero_around(build, tokens, name, side):
     lm, rows = build(name, adds_bos=name == "llama"), tokens(5, length=41)
     table, mask = padded(rows, 64, side)
-    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=5))
-    alone = next(capture_pooled(lm, rows, batch_size=5))
+    options = {"batch_size": 5, "keep_heads": True}
+    here = joined(capture_pooled(lm, table, attention_mask=mask, **options))
+    alone = joined(capture_pooled(lm, rows, **options))
     inside = place(side, 41, 64)
-    for found, wanted in ((here.mean, alone.mean), (here.max, alone.max)):
+    for found, wanted in zip(here, alone, strict=True):
         assert torch.equal(found[:, :, inside, inside], wanted)
-        assert found.shape == (5, lm.n_layers, 64, 64)
+        assert found.shape == (*wanted.shape[:2], 64, 64)
         found[:, :, inside, inside] = 0
         assert not found.any()
 
@@ -57,24 +59,17 @@ def test_maps_are_those_of_a_masked_forward_but_for_rounding(build, tokens, name
     lm = build(name)
     table, mask = padded(tokens(3, length=40), 64, side)
     here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=3))
-    lm.model.set_attn_implementation("eager")
-    positions = {} if name == "bloom" else {"position_ids": _positions(mask)}
-    with torch.no_grad():
-        weights = lm.model(
-            torch.from_numpy(table).long(),
-            attention_mask=torch.from_numpy(mask).long(),
-            output_attentions=True,
-            use_cache=False,
-            **positions,
-        ).attentions
+    positions = {"position_ids": torch.from_numpy(mask).long().cumsum(dim=1).sub(1).clamp_min(0)}
+    weights = own_attention(
+        lm,
+        table,
+        attention_mask=torch.from_numpy(mask).long(),
+        **({} if name == "bloom" else positions),
+    )
     inside = place(side, 40, 64)
-    own = torch.stack(weights, dim=1)[..., inside, inside]
+    own = weights[..., inside, inside]
     found = here.mean[..., inside, inside]
     torch.testing.assert_close(found, own.mean(dim=2), atol=ROUNDING, rtol=0)
-
-
-def _positions(mask) -> torch.Tensor:
-    return torch.from_numpy(mask).long().cumsum(dim=1).sub(1).clamp_min(0)
 
 
 def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens):
@@ -83,8 +78,7 @@ def test_rows_of_many_lengths_come_back_in_the_order_of_the_table(build, tokens)
     table, mask = tokens(300, length=length), np.zeros((300, length), dtype=bool)
     for row, n_tokens in enumerate(lengths):
         mask[row, place(SIDES[row % 2], n_tokens, length)] = True
-    batches = list(capture_pooled(lm, table, attention_mask=mask, batch_size=1))
-    found = torch.cat([batch.max for batch in batches])
+    _, found = joined(capture_pooled(lm, table, attention_mask=mask, batch_size=1))
     for row in (0, 1, 17, 255, 256, 299):
         alone = next(capture_pooled(lm, table[row][mask[row]][None], batch_size=1))
         inside = place(SIDES[row % 2], lengths[row], length)
@@ -98,11 +92,9 @@ def test_batch_sizes_give_the_same_maps_but_for_rounding(build, tokens, name):
     table, mask = tokens(12), np.ones((12, 64), dtype=int)
     mask[::3, 50:] = 0
     mask[1::3, :9] = 0
-    whole = torch.cat([b.mean for b in capture_pooled(lm, table, batch_size=12)])
+    whole, _ = joined(capture_pooled(lm, table, batch_size=12))
     found = {
-        size: torch.cat(
-            [b.mean for b in capture_pooled(lm, table, attention_mask=mask, batch_size=size)]
-        )
+        size: joined(capture_pooled(lm, table, attention_mask=mask, batch_size=size))[0]
         for size in (1, 2, 3, 7, 12)
     }
     for maps in found.values():
@@ -114,27 +106,15 @@ def test_batch_sizes_give_the_same_maps_but_for_rounding(build, tokens, name):
 def test_every_length_gives_the_models_own_attention(build, tokens, length):
     lm, rows = build("gemma2"), tokens(4, length=length)
     found = next(capture_pooled(lm, rows, batch_size=4))
-    lm.model.set_attn_implementation("eager")
-    with torch.no_grad():
-        own = lm.model(torch.from_numpy(rows).long(), output_attentions=True).attentions
-    assert torch.equal(found.mean, torch.stack(own, dim=1).mean(dim=2))
+    assert torch.equal(found.mean, own_attention(lm, rows).mean(dim=2))
 
 
 def test_a_mask_without_padding_changes_nothing(build, tokens):
     lm, rows = build("gpt_neox"), tokens(300, length=16)
     mask = np.ones_like(rows)
-    plain = torch.cat([b.mean for b in capture_pooled(lm, rows, batch_size=100)])
-    masked = capture_pooled(lm, rows, attention_mask=mask, batch_size=100)
-    assert torch.equal(torch.cat([b.mean for b in masked]), plain)
-
-
-def test_every_head_is_placed_too(build, tokens):
-    lm, rows = build("gpt_neox"), tokens(2, length=20)
-    table, mask = padded(rows, 24, "left")
-    here = next(capture_pooled(lm, table, attention_mask=mask, batch_size=2, keep_heads=True))
-    alone = next(capture_pooled(lm, rows, batch_size=2, keep_heads=True))
-    assert torch.equal(here.heads[:, :, 4:, 4:], alone.heads)
-    assert here.heads[:, :, :4].abs().sum() == here.heads[:, :, :, :4].abs().sum() == 0
+    plain, _ = joined(capture_pooled(lm, rows, batch_size=100))
+    masked, _ = joined(capture_pooled(lm, rows, attention_mask=mask, batch_size=100))
+    assert torch.equal(masked, plain)
 
 
 def test_continuations_and_scan_are_those_of_the_sequences_alone(memorizer, tokens):
@@ -162,24 +142,19 @@ def test_continuations_and_scan_are_those_of_the_sequences_alone(memorizer, toke
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("place", "value", "words"),
     [
-        (lambda mask: mask.__setitem__(1, 0), "row 1: no token at all"),
-        (lambda mask: mask.__setitem__((2, 30), 0), "row 2: padding between"),
-        (lambda mask: mask.__setitem__((0, slice(32, None)), 0), "row 0: no token before or none"),
-        (lambda mask: mask.__setitem__((0, slice(0, 32)), 0), "row 0: no token before or none"),
-        (lambda mask: mask.__setitem__((0, 0), 2), "values other than 1"),
+        (1, 0, "row 1: no token at all"),
+        ((2, 30), 0, "row 2: padding between"),
+        ((0, slice(32, None)), 0, "row 0: no token before or none"),
+        ((0, slice(0, 32)), 0, "row 0: no token before or none"),
+        ((0, 0), 2, "values other than 1"),
     ],
 )
-def test_a_mask_that_cannot_be_read_is_refused_with_its_row(build, tokens, change, words):
+def test_a_mask_that_cannot_be_read_is_refused(build, tokens, place, value, words):
     mask = np.ones((3, 64), dtype=int)
-    change(mask)
+    mask[place] = value
     with pytest.raises(UserError, match=words):
         continue_sequences(build("gpt2"), tokens(3), attention_mask=mask, batch_size=3)
-
-
-def test_a_mask_of_another_shape_is_refused(build, tokens):
     with pytest.raises(UserError, match=r"shape \(3, 63\), the tokens have \(3, 64\)"):
-        capture_pooled(
-            build("gpt2"), tokens(3), attention_mask=np.ones((3, 63), dtype=int), batch_size=3
-        )
+        capture_pooled(build("gpt2"), tokens(3), attention_mask=mask[:, 1:], batch_size=3)

@@ -4,12 +4,10 @@ Several devices are memory and disk here: accelerate brings a layer's weights fo
 the same hooks that carry activations from one GPU to the next.
 """
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from tiny_families import make_model, make_tokenizer, random_tokens
+from tiny_families import make_model, make_tokenizer, own_attention, random_tokens
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mnemoscope.errors import UserError
@@ -19,6 +17,7 @@ from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
 
+BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "bloom", "gpt_neo")
 
 
@@ -102,18 +101,21 @@ def test_a_device_map_that_cannot_be_followed_is_refused(folders, arguments, wor
         load_model(folders["llama"], **arguments)
 
 
-def test_without_accelerate_the_remedy_is_said(folders, monkeypatch):
-    hide(monkeypatch, "accelerate")
+def test_without_accelerate_the_remedy_is_said(folders, hide):
+    hide("accelerate")
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[devices\]'"):
         load_model(folders["llama"], device_map="auto")
 
 
-def hide(monkeypatch, package: str) -> None:
-    """Make a package look as if it were not installed."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a)
+def save_quantized(plain, folder, **settings):
+    """Save a model as bitsandbytes stores it with these settings; gives what was saved."""
+    quantization = BitsAndBytesConfig(**settings)
+    model = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=quantization, device_map={"": "cpu"}
     )
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +125,8 @@ def quantized(tmp_path_factory):
     parent = tmp_path_factory.mktemp("quantized")
     plain = make_model("llama", hidden_size=64, intermediate_size=128, head_dim=16)
     plain.save_pretrained(parent / "plain")
-    kinds = {
-        "4bit nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-        "8bit": {"load_in_8bit": True},
-    }
-    for name, settings in kinds.items():
-        model = AutoModelForCausalLM.from_pretrained(
-            parent / "plain",
-            quantization_config=BitsAndBytesConfig(**settings),
-            device_map={"": "cpu"},
-        )
-        model.save_pretrained(parent / name)
-        make_tokenizer().save_pretrained(parent / name)
+    save_quantized(parent / "plain", parent / "4bit nf4", **BITS_4)
+    save_quantized(parent / "plain", parent / "8bit", load_in_8bit=True)
     return parent
 
 
@@ -144,11 +136,7 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     computed = ", computed in float32" if kind.startswith("4bit") else ""
     assert (lm.quantization, lm.device) == (f"bitsandbytes {kind}{computed}", "cpu")
     found = first_maps(lm)
-    tokens = torch.from_numpy(random_tokens(4)).long()
-    lm.model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        weights = lm.model(tokens, output_attentions=True, use_cache=False).attentions
-    own = torch.stack(weights, dim=1).float()
+    own = own_attention(lm, random_tokens(4)).float()
     for batch in found:
         assert torch.equal(batch.mean, own.mean(dim=2))
         assert torch.equal(batch.max, own.amax(dim=2))
@@ -157,7 +145,6 @@ def test_a_quantized_model_gives_its_own_attention(quantized, kind):
     assert lm.fingerprint == load_model(quantized / kind, device="cpu").fingerprint
 
 
-BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 OTHERWISE = {
     "compute dtype": BITS_4 | {"bnb_4bit_compute_dtype": "bfloat16"},
     "kind": BITS_4 | {"bnb_4bit_quant_type": "fp4"},
@@ -171,13 +158,7 @@ def test_models_that_compute_otherwise_have_other_fingerprints(quantized, tmp_pa
     """Same weights, other settings of bitsandbytes: other attention, so never one fingerprint."""
     prints, words, maps = {}, {}, {}
     for name, settings in {"base": BITS_4, "again": BITS_4, **OTHERWISE}.items():
-        model = AutoModelForCausalLM.from_pretrained(
-            quantized / "plain",
-            quantization_config=BitsAndBytesConfig(**settings),
-            device_map={"": "cpu"},
-        )
-        model.save_pretrained(tmp_path / name)
-        make_tokenizer().save_pretrained(tmp_path / name)
+        save_quantized(quantized / "plain", tmp_path / name, **settings)
         lm = load_model(tmp_path / name, device="cpu")
         prints[name], words[name] = lm.fingerprint, lm.quantization
         maps[name] = first_maps(lm)[0].mean
@@ -205,18 +186,12 @@ def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path)
     make_model("llama", hidden_size=48, intermediate_size=80, head_dim=12).save_pretrained(
         tmp_path / "plain"
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "plain",
-        quantization_config=BitsAndBytesConfig(load_in_4bit=True),
-        device_map={"": "cpu"},
-    )
+    model = save_quantized(tmp_path / "plain", tmp_path / "4bit", load_in_4bit=True)
     fast = any(
         module.support_avx512bf16_for_cpu
         for module in model.modules()
         if isinstance(module, modules.Linear4bit)
     )
-    model.save_pretrained(tmp_path / "4bit")
-    make_tokenizer().save_pretrained(tmp_path / "4bit")
     if fast:
         with pytest.raises(UserError, match=r"4bit: bitsandbytes 4bit .*cannot compute .* on cpu"):
             load_model(tmp_path / "4bit", device="cpu")
@@ -225,7 +200,7 @@ def test_4_bit_widths_that_this_processor_does_not_compute_are_refused(tmp_path)
 
 
 @pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
-def test_without_bitsandbytes_the_remedy_is_said(quantized, monkeypatch, package):
-    hide(monkeypatch, package)
+def test_without_bitsandbytes_the_remedy_is_said(quantized, hide, package):
+    hide(package)
     with pytest.raises(UserError, match=rf"need {package}: pip install 'mnemoscope\[bitsandb"):
         load_model(quantized / "8bit")

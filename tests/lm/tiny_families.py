@@ -82,3 +82,25 @@ def make_tokenizer(adds_bos=False):
 
 def random_tokens(n, length=64, seed=0):
     return np.random.default_rng(seed).integers(3, VOCABULARY, (n, length)).astype(np.int32)
+
+
+def own_attention(lm, tokens, batch_size=4, **arguments):
+    """The oracle: transformers' `output_attentions` of its eager code, (n, layers, heads, T, T)."""
+    model, found = lm.model, []
+    before = model.config._attn_implementation
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
+    with torch.no_grad():
+        for start in range(0, len(tokens), batch_size):
+            ids = torch.as_tensor(tokens[start : start + batch_size]).long()
+            output = model(input_ids=ids, output_attentions=True, use_cache=False, **arguments)
+            weights = [one for one in output.attentions if one is not None]
+            found.append(torch.stack(weights, dim=1))
+    model.config._attn_implementation = before
+    return torch.cat(found)
+
+
+def joined(batches):
+    """What several batches hold, field by field."""
+    parts = (part for part in zip(*batches, strict=True) if part[0] is not None)
+    return [torch.cat(one) if torch.is_tensor(one[0]) else np.concatenate(one) for one in parts]
