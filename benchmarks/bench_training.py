@@ -183,14 +183,8 @@ def memory(folder: Path, n_sequences: int) -> None:
     for shard in shards:
         shutil.copyfile(next((folder / "maps").glob("*.safetensors")), shard)
     positions = torch.arange(n_sequences)
-    maps = StoredMaps(
-        shards,
-        shard_of=positions // SHARD_ROWS,
-        row_of=positions % SHARD_ROWS,
-        n_layers=LAYERS,
-        length=LENGTH,
-        pooling="mean",
-    )
+    places = np.stack([positions // SHARD_ROWS, positions % SHARD_ROWS])
+    maps = StoredMaps(shards, places, StoreMeta(LAYERS, LENGTH), "mean")
     before, peak, stop = anonymous_bytes(), [0], threading.Event()
 
     def watch() -> None:

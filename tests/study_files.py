@@ -17,3 +17,16 @@ def assert_same(folder: Path, whole: Path) -> None:
     found, wanted = content(folder), content(whole)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def ending(write, n: int):
+    """Write like `write`, and end the run with the n-th file written."""
+    written = []
+
+    def write_and_end(*arguments):
+        write(*arguments)
+        written.append(arguments)
+        if len(written) == n:
+            raise KeyboardInterrupt
+
+    return write_and_end

@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny_families import n_hooks
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.probe import neuron_activations, output_matrices
-
-
-def _n_hooks(lm):
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in lm.model.modules())
 
 
 def _all(lm, table, **arguments):
@@ -63,7 +60,7 @@ def test_every_family_has_one_matrix_a_layer_and_gives_its_neurons(build, tokens
         mine = matrices[2](torch.from_numpy(found[:, 2]))
     theirs = given[0].reshape(3, -1, given[0].shape[-1])[:, -1]
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
-    assert _n_hooks(lm) == 0
+    assert n_hooks(lm) == 0
 
 
 def test_hooks_are_gone_after_an_error(build, tokens, monkeypatch):
@@ -75,7 +72,7 @@ def test_hooks_are_gone_after_an_error(build, tokens, monkeypatch):
     monkeypatch.setattr(lm.model.base_model.ln_f, "forward", fail)
     with pytest.raises(ZeroDivisionError):
         _all(lm, tokens(2, length=8))
-    assert _n_hooks(lm) == 0
+    assert n_hooks(lm) == 0
 
 
 def test_experts_are_refused_in_one_line(build, tokens):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_families import n_hooks
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.intervene import patched_states
@@ -14,10 +15,6 @@ def _logits(lm, tokens):
         return lm.model(input_ids=torch.as_tensor(tokens).long(), use_cache=False).logits
 
 
-def _n_hooks(lm):
-    return sum(len(module._forward_pre_hooks) for module in lm.model.modules())
-
-
 def test_states_are_those_of_output_hidden_states(build, tokens, family):
     lm, table = build(family), tokens(3, length=12)
     with torch.inference_mode():
@@ -25,12 +22,10 @@ def test_states_are_those_of_output_hidden_states(build, tokens, family):
             input_ids=torch.from_numpy(table).long(), output_hidden_states=True, use_cache=False
         ).hidden_states
     theirs = torch.stack(theirs, dim=1).numpy()
-    mine = np.concatenate(
-        list(hidden_states(lm, table, batch_size=3, layers=range(lm.n_layers + 1)))
-    )
+    mine = np.concatenate([*hidden_states(lm, table, batch_size=3, layers=range(lm.n_layers + 1))])
     assert mine.shape == (3, lm.n_layers + 1, 12, 32)
     np.testing.assert_array_equal(mine, theirs)
-    assert _n_hooks(lm) == 0
+    assert n_hooks(lm) == 0
 
 
 def test_positions_batches_and_the_bos_token(build, tokens):
@@ -118,7 +113,7 @@ def test_hooks_are_gone_after_an_error(build, tokens):
         _logits(lm, tokens(1, length=12))
     with pytest.raises(ZeroDivisionError), collected_states(lm, [0, 2]):
         raise ZeroDivisionError
-    assert _n_hooks(lm) == 0
+    assert n_hooks(lm) == 0
 
 
 def test_what_cannot_be_given_is_refused_in_one_line(build, tokens):

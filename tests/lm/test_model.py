@@ -66,21 +66,17 @@ def test_halving_is_said_once_and_lasts(error, caplog):
     ]
 
 
-def test_no_room_for_one_row_is_refused():
-    rows = torch.arange(3)[:, None]
-    with pytest.raises(NoRoomError, match="tiny: one sequence alone does not fit"):
-        list(run_batches(Model, rows, 2, step_with_room_for(0, MemoryError())))
-
-
-def test_other_errors_pass():
-    step = step_with_room_for(0, RuntimeError("shapes differ"))
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        list(run_batches(Model, torch.zeros(2, 1), 2, step))
-
-
-def test_batch_size_below_one_is_refused():
-    with pytest.raises(UserError, match="batch size 0: must be at least 1"):
-        list(run_batches(Model, torch.zeros(2, 1), 0, len))
+@pytest.mark.parametrize(
+    ("error", "size", "raised", "words"),
+    [
+        (MemoryError(), 2, NoRoomError, "tiny: one sequence alone does not fit"),
+        (RuntimeError("shapes differ"), 2, RuntimeError, "shapes differ"),
+        (MemoryError(), 0, UserError, "batch size 0: must be at least 1"),
+    ],
+)
+def test_what_no_smaller_batch_mends_is_raised(error, size, raised, words):
+    with pytest.raises(raised, match=words):
+        list(run_batches(Model, torch.zeros(3, 1), size, step_with_room_for(0, error)))
 
 
 def test_model_is_usable_after_memory_ran_out_within_a_forward(build, tokens):

@@ -104,3 +104,8 @@ def joined(batches):
     """What several batches hold, field by field."""
     parts = (part for part in zip(*batches, strict=True) if part[0] is not None)
     return [torch.cat(one) if torch.is_tensor(one[0]) else np.concatenate(one) for one in parts]
+
+
+def n_hooks(lm):
+    """Hooks on a model's modules, before and after their forwards."""
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in lm.model.modules())

@@ -6,17 +6,10 @@ import shutil
 import polars as pl
 import pytest
 
-from mnemoscope.cli import main
 from mnemoscope.errors import UserError
 from mnemoscope.flow.track import TrackAsked, track_checkpoints, track_results, write_track_page
 from mnemoscope.training.history import read_history
 from tiny_models import save_model
-
-
-def status(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    return left.value.code
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +71,10 @@ def test_a_second_run_loads_nothing_and_a_changed_checkpoint_is_looked_at_again(
     out = tmp_path / "t"
     track_checkpoints(asked(tiny, copy, decode=False), out)
     before = {path.name: path.read_bytes() for path in (out / "checks").iterdir()}
-    loaded = []
-
-    def counting(name, **settings):
-        loaded.append(name)
-        return real(name, **settings)
-
-    real = track.load_model
-    monkeypatch.setattr(track, "load_model", counting)
+    loaded, real = [], track.load_model
+    monkeypatch.setattr(
+        track, "load_model", lambda name, **named: (loaded.append(name), real(name, **named))[1]
+    )
     track_checkpoints(asked(tiny, copy, decode=False), out)
     assert loaded == []
     (out / "checks" / "step-000000200.parquet").unlink()
@@ -115,16 +104,8 @@ def test_control_windows_stand_beside(tiny, run, tmp_path):
     table = pl.read_parquet(tiny.table)
     table[2::3].with_columns(pl.col("sequence_id") + 1000).write_parquet(tmp_path / "c.parquet")
     table[:90].write_parquet(tmp_path / "s.parquet")
-    track_checkpoints(
-        asked(
-            tiny,
-            run,
-            sequences=str(tmp_path / "s.parquet"),
-            control=str(tmp_path / "c.parquet"),
-            decode=False,
-        ),
-        out,
-    )
+    files = {"sequences": str(tmp_path / "s.parquet"), "control": str(tmp_path / "c.parquet")}
+    track_checkpoints(asked(tiny, run, **files, decode=False), out)
     results = track_results(read_history(out))
     at_200 = results.frames["shares"].filter(pl.col("step") == 200)
     kept_out = at_200.filter(pl.col("source") == "control")
@@ -158,23 +139,19 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
         (["{run}", "--sequences", "{table}", "--device", "abacus"], "abacus"),
     ],
 )
-def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, capsys, arguments, words):
+def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, refused, arguments, words):
     monkeypatch.chdir(tmp_path)
     filled = [each.format(run=run, table=tiny.table) for each in arguments]
-    assert status(["track", *filled, "--quiet"]) == 2
-    said = capsys.readouterr().err.strip()
-    assert words in said
-    assert len(said.splitlines()) == 1
+    assert words in refused("track", *filled, "-q")
     assert not (tmp_path / "track").exists()
 
 
-def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, capsys):
+def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    assert status(["track", str(run), "--sequences", str(tiny.table), "--scan", "--quiet"]) == 0
-    first = capsys.readouterr().out
+    first = call("track", run, "--sequences", tiny.table, "--scan", "--quiet")
+    assert first.status == 0, first.err
     (tmp_path / "track" / "track.html").unlink()
-    assert status(["track", "track"]) == 0
-    assert capsys.readouterr().out == first
+    assert call("track", "track").out == first.out
     page = (tmp_path / "track" / "track.html").read_text()
     assert "At step 300 the model reproduces 0.0 %" in page
     assert "<script" not in page

@@ -11,6 +11,7 @@ from transformers import GPTNeoXModel
 
 from mnemoscope.pipeline import blocks, capture
 from mnemoscope.study.folder import Study
+from study_files import ending
 
 SCAN = ("--set", "continue.scan=true", "--set", "continue.part_rows=32")
 
@@ -60,25 +61,15 @@ def test_continue_takes_the_verdicts_of_the_capture_over(captured, call, monkeyp
     assert ours["is_memorized"].sum() == 48
     # Logits up to about 20 in float32, by another attention code.
     np.testing.assert_allclose(ours["smallest_gap"], scanned["smallest_gap"], atol=1e-4)
-    assert Study(both).manifest("continue")["counts"]["scan_check"] == {
-        "checked": 72,
-        "disagree": 0,
-    }
+    checked = Study(both).manifest("continue")["counts"]["scan_check"]
+    assert checked == {"checked": 72, "disagree": 0}
     assert not (both / "continuation").exists()
     assert maps_of(both) == maps_of(plain)  # and they are still there
 
 
 def test_a_killed_capture_keeps_its_verdicts(captured, monkeypatch, call, tmp_path):
     whole, _ = captured("whole", *SCAN)
-    n_noted = []
-
-    def killed(*arguments):
-        if len(n_noted) == 2:
-            raise KeyboardInterrupt
-        n_noted.append(note(*arguments))
-
-    note = capture.write_bytes
-    monkeypatch.setattr(capture, "write_bytes", killed)
+    monkeypatch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
     with pytest.raises(AssertionError):
         captured("killed", *SCAN)
     monkeypatch.undo()
@@ -158,15 +149,3 @@ def test_a_torn_file_of_verdicts_is_left_to_the_scan(captured, monkeypatch, call
     assert_frame_equal(
         Study(folder).sequences.select(columns), Study(whole).sequences.select(columns)
     )
-
-
-def test_verdicts_that_are_missing_are_scanned(captured, call):
-    folder, _ = captured("lost", *SCAN)
-    whole, _ = captured("whole", *SCAN)
-    lost = sorted(folder.glob("continuation/*/part-*.parquet"))
-    assert len(lost) == 3
-    lost[1].unlink()
-    for study in (folder, whole):
-        assert call("continue", study).status == 0
-    verdicts = [Study(one).sequences["is_memorized"].to_list() for one in (folder, whole)]
-    assert verdicts[0] == verdicts[1]

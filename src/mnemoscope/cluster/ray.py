@@ -180,7 +180,8 @@ class RayEngine(Engine):
 
     def check_sees(self, path: Path) -> None:
         """Raise UserError, naming the machine, if one cannot see a file."""
-        for name, sees in self._everywhere(_sees, str(path.resolve())):
+        here = path.resolve()
+        for name, sees in self._everywhere(lambda: here.exists()):
             if not sees:
                 raise UserError(
                     f"{path}: machine {name} of the cluster does not see it. Training reads the "
@@ -189,20 +190,18 @@ class RayEngine(Engine):
 
     def check_storage(self, storage: Storage) -> None:
         """Raise UserError if a machine cannot see the storage or the storage is not usable."""
-        mark = storage.leave_mark()
+        url, mark = storage.url, storage.leave_mark()
         try:
-            for name, sees in self._everywhere(_sees_mark, (storage.url, mark)):
+            for name, sees in self._everywhere(lambda: Storage(url).read(mark) is not None):
                 if not sees:
                     raise UserError(
-                        f"{storage.url}: machine {name} of the cluster does not see what is "
+                        f"{url}: machine {name} of the cluster does not see what is "
                         "written there. Give --storage a URL that all machines see."
                     )
         finally:
             storage.remove(mark)
 
-    def _everywhere(
-        self, function: Callable[[Any], Any], argument: Any
-    ) -> Iterator[tuple[str, Any]]:
+    def _everywhere(self, function: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
         """Run a function once on every machine; yields each machine's name and result."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -211,7 +210,7 @@ class RayEngine(Engine):
         for node in _nodes():
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             remote = ray.remote(function).options(num_cpus=0, scheduling_strategy=here)
-            asked.append((node["NodeManagerHostname"], remote.remote(argument)))
+            asked.append((node["NodeManagerHostname"], remote.remote()))
         for name, reference in asked:
             yield name, _get(reference)
 
@@ -357,15 +356,6 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def _sees(path: str) -> bool:
-    return Path(path).exists()
-
-
-def _sees_mark(argument: tuple[str, str]) -> bool:
-    url, mark = argument
-    return Storage(url).read(mark) is not None
 
 
 def _check_reachable(address: str) -> None:

@@ -214,12 +214,10 @@ class LanguageModel:
     Attributes:
         model: the `PreTrainedModel` with its language-modelling head.
         tokenizer: None only for a model wrapped in memory.
-        name: the name or path it was asked for by.
-        revision: the hub revision asked for, or None.
+        name, revision: as it was asked for; None without a revision of the hub.
         dtype: of the weights: ``float32``, ``float16`` or ``bfloat16``.
         device: as torch spells it; for a model on several devices where its token ids go.
-        n_layers: layers, each with one attention map.
-        n_heads: query heads a layer.
+        n_layers, n_heads: layers, each with one attention map, and query heads of each.
         vocab_size: rows of the input embedding; token ids are below it.
         max_positions: None where there is no limit.
         bos_id: token prepended to every sequence, or None.

@@ -167,13 +167,15 @@ def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
 
     `reads_gguf` silences stderr too: no setting switches off the GGUF reader's bar.
     """
-    verbosity, conversion = logging.get_verbosity(), os.environ.get(_NO_CONVERSION)
-    had_bars, hub_bars_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
+    conversion = os.environ.get(_NO_CONVERSION)
+    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
         if reads_gguf:
             stack.enter_context(redirect_stderr(StringIO()))
+        if are_progress_bars_disabled():
+            stack.callback(disable_progress_bars)
+        if logging.is_progress_bar_enabled():
+            stack.callback(logging.enable_progress_bar)
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         os.environ[_NO_CONVERSION] = "1"
@@ -183,11 +185,6 @@ def quiet_transformers(*, reads_gguf: bool = False) -> Iterator[None]:
             os.environ.pop(_NO_CONVERSION)
             if conversion is not None:
                 os.environ[_NO_CONVERSION] = conversion
-            logging.set_verbosity(verbosity)
-            if had_bars:
-                logging.enable_progress_bar()
-            if hub_bars_off:
-                disable_progress_bars()
 
 
 def fingerprint_model(model: Any) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.files import atomic_path, write_bytes
@@ -157,14 +156,9 @@ class MapStore:
         names = sorted(chosen["shard"].unique())
         number = {name: position for position, name in enumerate(names)}
         require_whole(self.folder, [one for one in count_rows(self.index) if one[0] in number])
-        return StoredMaps(
-            [self.folder / name for name in names],
-            shard_of=torch.tensor([number[name] for name in chosen["shard"]], dtype=torch.long),
-            row_of=torch.tensor(chosen["row"].to_list(), dtype=torch.long),
-            n_layers=self.meta.n_layers,
-            length=self.meta.length,
-            pooling=pooling,
-        )
+        shards = [self.folder / name for name in names]
+        places = np.stack([[number[name] for name in chosen["shard"]], chosen["row"]])
+        return StoredMaps(shards, places, self.meta, pooling)
 
 
 class MapWriter:

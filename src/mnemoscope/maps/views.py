@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from mnemoscope.maps.format import gone, tensor_start, triangle_length, triangle_size
+from mnemoscope.maps.format import StoreMeta, gone, tensor_start, triangle_length, triangle_size
 
 Pooling = Literal["mean", "max", "heads"]
 """A tensor of the store: pooled over heads, or every head's maps where these were stored."""
@@ -78,20 +79,14 @@ class StoredMaps:
     def __init__(
         self,
         shards: Sequence[Path],
-        *,
-        shard_of: torch.Tensor,
-        row_of: torch.Tensor,
-        n_layers: int,
-        length: int,
+        places: npt.NDArray[np.int64],
+        meta: StoreMeta,
         pooling: Pooling,
     ) -> None:
-        """Point at rows of shards, usually by `MapStore.dataset`.
-
-        `shard_of` and `row_of`, int64 (n,), give each map's shard in `shards` and its row there.
-        """
-        self.n_layers, self.length, self.pooling = n_layers, length, pooling
+        """Point at rows of shards; places (2, n) are each map's shard in `shards` and row there."""
+        self.n_layers, self.length, self.pooling = meta.n_layers, meta.length, pooling
         self._shards = list(shards)
-        self._places = torch.stack([shard_of, row_of]).numpy()
+        self._places = places
         self._open: dict[int, tuple[BinaryIO, int]] = {}  # file and start, the latest opened last
         self._lock = threading.Lock()
 

@@ -1,9 +1,8 @@
 """Blocks: the work `continue` and `capture` ask of a model, cut so that any process can do it.
 
-A block is what one process does between two writes: a chunk of the table
-(`continue.part_rows`), or a shard of maps (`capture.shard_rows`). A stage makes its blocks and
-collects the results; they are done by this process, the workers of a cluster, or processes that
-did a part each (`parts`). The bytes are the same.
+A block is what one process does between two writes: a chunk of the table (`continue.part_rows`), or
+a shard of maps (`capture.shard_rows`). This process does blocks, or the workers of a cluster, or
+processes that did a part each (`parts`); the bytes are the same.
 """
 
 import hashlib
@@ -79,12 +78,9 @@ class Block:
 
 
 class Made(NamedTuple):
-    """The result of a block.
+    """The result of a block: a table's Parquet file, or maps as a shard or the file that holds it.
 
-    Attributes:
-        table: content of a Parquet file; for maps their verdicts or None.
-        shard: for maps, the shard's content, or the file that holds it.
-        sha256: of the shard.
+    `table` of maps is their verdicts, or None; `sha256` is of the shard.
     """
 
     block: Block
@@ -175,9 +171,8 @@ def decode(
 ) -> pl.DataFrame:
     """Greedy continuations of tokens, int32 (sequences, length).
 
-    Returns:
-        Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>,
-        `smallest_gap` f32 (between the two best logits of any step).
+    Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>, `smallest_gap` f32
+    (between the two best logits of any step).
     """
     frames, prefix = [], tokens.shape[1] // 2
     for batch in continue_sequences(model, tokens, batch_size=batch_size, prefix=prefix):
@@ -227,11 +222,9 @@ def check_scan(
 ) -> dict[str, int | float]:
     """Repeat verdicts by the other method (scan or decoding) and count disagreements.
 
-    Both methods agree except for near ties of the two best logits, which rounding decides.
-    `found` holds `is_memorized` and `smallest_gap` of the rows; `scanned` says if a scan made it.
-
-    Returns:
-        `checked`, `disagree`, and if some do, `largest_gap_of_these`.
+    Both agree except for near ties of the two best logits, which rounding decides. `found` holds
+    `is_memorized` and `smallest_gap` of the rows; `scanned` says if a scan made it. Gives
+    `checked`, `disagree`, and if some do, `largest_gap_of_these`.
     """
     way = decode if scanned else scan_table
     again = way(model, tokens, batch_size=batch_size, progress=progress)["is_memorized"]
@@ -290,9 +283,9 @@ def _maps(
     batches, scans = [], []
     for maps, scan in found:
         batches.append(maps)
-        progress.advance(len(maps.mean))
         if scan is not None:
             scans.append(pl.DataFrame(scan._asdict()))
+        progress.advance(len(maps.mean))
     tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in meta.tensors}
     ids = block.rows["sequence_id"]
     files = {"shard": pack_shard(ids.to_numpy(), tensors, meta)}
@@ -313,14 +306,15 @@ def hold_here(
     *,
     is_recorded: bool = True,
 ) -> Iterator[Crew]:
-    """Do the blocks in this process, one after the other.
+    """Do the blocks in this process; `is_recorded` records the role's model in the study."""
+    yield _Here(load_role(models, role, study if is_recorded else None), study.settings)
 
-    `n_blocks` is the most there can be; `is_recorded` records the role's model in the study.
-    """
-    told = study if is_recorded else None
-    loaded = models.model(told) if role == "model" else models.reference(told)
+
+def load_role(models: Models, role: str, study: Study | None = None) -> LanguageModel:
+    """The model or the reference, recorded in a study where one is given."""
+    loaded = models.model(study) if role == "model" else models.reference(study)
     assert loaded is not None
-    yield _Here(loaded, study.settings)
+    return loaded
 
 
 class _Here:
@@ -399,12 +393,11 @@ class BlockWorker:
 
     def _name(self, block: Block) -> str:
         """Hash of everything that decides the result of a block."""
-        settings = self._settings
         basis = {
             "kind": [block.kind, block.store, block.with_verdicts],
             "facts": self._facts,
-            "batch_size": settings.model.batch_size,
-            "scan": settings.continue_.scan,
+            "batch_size": self._settings.model.batch_size,
+            "scan": self._settings.continue_.scan,
             "versions": versions(),
         }
         digest = hashlib.sha256(json.dumps(basis, sort_keys=True).encode())

@@ -4,8 +4,10 @@ Each map is captured once for all taxonomies, and stored maps are kept. Also dec
 and finds log-probabilities that the samples need.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def capture_with(study: Study, hold: Hold) -> None:
     halved = study.folder / "maps" / "halved"
     with study.finishing("capture") as counts, noting_halved(counts, halved):
         wanted = wanted_maps(study)
-        n_shards = -(-wanted.height // settings.capture.shard_rows)
+        n_shards = _n_shards(study, wanted)
         counts |= {"distinct": wanted.height, "batch_size": settings.model.batch_size}
         with hold("model", n_shards) as crew:
             check_head_bytes(crew.facts, wanted.height, settings)
@@ -91,12 +93,15 @@ def damaged_maps(study: Study) -> list[DamagedDataError]:
 def repair_maps(study: Study, models: Models) -> None:
     """Capture again only what the stores of a finished study have lost."""
     wanted = wanted_maps(study)
-    n_shards = -(-wanted.height // study.settings.capture.shard_rows)
     with crews(study, "capture", models) as hold:
         for role in ("model", "reference"):
             if role == "model" or maps_folder(study, role).is_dir():
-                with hold(role, n_shards) as crew:
+                with hold(role, _n_shards(study, wanted)) as crew:
                     _fill_stores(study, crew, role, wanted)
+
+
+def _n_shards(study: Study, wanted: pl.DataFrame) -> int:
+    return math.ceil(wanted.height / study.settings.capture.shard_rows)
 
 
 def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
@@ -182,10 +187,7 @@ def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings
 def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
     """Tokens shown to the model: prefix, then the text's suffix or the model's own continuation.
 
-    `wanted` has `sequence_id` and `suffix` ("true" or "own").
-
-    Returns:
-        int32, shape (rows of `wanted`, length), in its order.
+    `wanted` has `sequence_id` and `suffix` ("true" or "own"); int32 (its rows, length).
     """
     columns = [name for name in ("tokens", "continuation") if name in table.columns]
     rows = wanted.join(
@@ -248,10 +250,9 @@ def fill_store(
     tokens, mask = shown_tokens(table, captured), mask_of(table, captured)
     if mask is not None:
         verdicts = None
-    blocks, start = [], 0
-    for rows in shards:
-        here = slice(start, start + len(rows))
-        start += len(rows)
+    blocks = []
+    for rows, end in zip(shards, accumulate(map(len, shards)), strict=True):
+        here = slice(end - len(rows), end)
         block = Block(
             "maps",
             shard_number(rows, study.settings),

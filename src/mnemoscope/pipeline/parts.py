@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mnemoscope.pipeline.blocks import (
     do_block,
     first_difference,
     hold_here,
+    load_role,
     make_tables,
 )
 from mnemoscope.pipeline.capture import (
@@ -93,17 +95,15 @@ def run_part(
     study: Study,
     stage: str,
     part: Part,
-    settings: StudySettings | Callable[[StudySettings], StudySettings],
+    change: Callable[[StudySettings], StudySettings],
     *,
     redo: bool = False,
 ) -> Path | None:
     """Run one part of `continue` or `capture`; what a killed run finished is kept.
 
     The study is only read, so several processes may each do a part, also on machines that share
-    its folder. `settings` must be the same for every part; `redo` starts the part again.
-
-    Returns:
-        The part's folder, None if the stage is done already.
+    its folder. `change` must be the same for every part; `redo` starts the part again. Gives the
+    part's folder, None if the stage is done already.
 
     Raises:
         UserError: the settings differ from those of finished stages, an earlier stage is missing,
@@ -112,7 +112,7 @@ def run_part(
         MnemoscopeError: as the stage itself.
     """
     with study.lock(shared=True):
-        wanted = settings(study.settings) if callable(settings) else settings
+        wanted = change(study.settings)
         study.changed_stages(wanted)
         study.settings = wanted
         study.require("sequences")
@@ -138,10 +138,8 @@ def _working_on(
     folder.mkdir(parents=True, exist_ok=True)
     facts = {}
     for role in roles:
-        loaded = models.model() if role == "model" else models.reference(None)
-        assert loaded is not None
         name = study.settings.model.name if role == "model" else reference_name(study.settings)
-        facts[role] = facts_of(loaded, str(name))
+        facts[role] = facts_of(load_role(models, role), str(name))
         study.check_model(role, facts[role])
     values = {  # must be equal in all parts
         "stage": stage,
@@ -209,7 +207,8 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                 there = open_store(settings, maps_folder(study, store), store, crew.facts)
                 shards = missing_shards(there, wanted, settings)
                 mine[store] = [rows for rows in shards if part.does(shard_number(rows, settings))]
-    shown = {row // settings.capture.shard_rows for shards in mine.values() for row in _all(shards)}
+    n = settings.capture.shard_rows
+    shown = {row // n for shards in mine.values() for row in chain(*shards)}
     table, noted = study.sequences, verdict_folder(study) and folder / _VERDICTS
     for role in roles:
         with hold(role, 0) as crew:
@@ -220,18 +219,13 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
                     table = with_decoded(table, decoded)
             for store in store_roles(settings, role):
                 writer = open_store(settings, folder / "maps" / store, store, crew.facts)
-                lacking = set(_all(missing_shards(writer, wanted, settings)))
-                shards = [rows for rows in mine[store] if int(rows[0]) in lacking]
+                lacking = set(chain(*missing_shards(writer, wanted, settings)))
+                shards = [rows for rows in mine[store] if rows[0] in lacking]
                 verdicts = noted if store == "model" else None
                 fill_store(study, crew, writer, store, table, wanted, shards, verdicts)
             if role == "model" and wants_controls(study):
                 blocks = [one for one in logprob_blocks(study, wanted) if part.does(one.number)]
                 make_tables(crew, blocks, LOGPROBS, folder)
-
-
-def _all(shards: Sequence[np.ndarray]) -> list[int]:
-    """The rows of some shards."""
-    return [int(row) for rows in shards for row in rows]
 
 
 # -- put the parts together ---------------------------------------------------------------------
@@ -283,13 +277,12 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
 def _find_parts(study: Study, stage: str) -> list[_Record]:
     """All parts of a stage in order; UserError if they are incomplete or do not fit together."""
     folder = study.folder / "parts" / stage
-    names = [
-        (re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name), path) for path in folder.iterdir()
-    ]
-    parts = sorted(
-        ((Part(int(m[1]), int(m[2])), path) for m, path in names if m and path.is_dir()),
-        key=lambda one: (one[0].n, one[0].number),
-    )
+    parts = []
+    for path in folder.iterdir():
+        named = re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", path.name)
+        if named and path.is_dir():
+            parts.append((Part(int(named[1]), int(named[2])), path))
+    parts.sort(key=lambda one: (one[0].n, one[0].number))
     sizes = sorted({part.n for part, _ in parts})
     if len(sizes) > 1:
         raise UserError(
@@ -297,7 +290,7 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
             "Delete the folders of one kind."
         )
     there = {part.number for part, _ in parts}
-    missing = [number for number in range(1, sizes[0] + 1) if number not in there] if sizes else []
+    missing = sorted(set(range(1, sizes[0] + 1)) - there) if sizes else []
     if missing:
         raise _lacking(study, stage, missing, sizes[0], "missing")
     records = [_read_record(part, path) for part, path in parts]

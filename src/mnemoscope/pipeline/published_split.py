@@ -39,10 +39,8 @@ _VERDICT = Taxonomy(VERDICT_NAME, (NON_MEMO, "memorized"), ())
 def read_published(settings: StudySettings) -> ReadResult:
     """Read the split named by `sequences.split`.
 
-    Returns:
-        `frame` holds the kept rows, with `published_is_memorized`, `published_memorization_score`
-        and the `published_…` patterns; `facts` counts rows, dropped ids and the classes of the
-        whole split.
+    `frame` holds the kept rows, with `published_is_memorized`, `published_memorization_score` and
+    the `published_…` patterns; `facts` counts rows, dropped ids and the classes of the whole split.
 
     Raises:
         UserError: as `read_split`; a length other than the data set's.
