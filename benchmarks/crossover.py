@@ -1,0 +1,256 @@
+"""Two models, each of which memorized what the other never saw: is it memory, or only text?
+
+    python benchmarks/crossover.py [-o crossover] [--cnn] [--limit N] [--write docs/crossover.md]
+
+The windows of prose and code in the embedded model's table are dealt at random into two halves.
+From the embedded model's reference, which saw none of them, model A is trained on one half and
+model B on the other, with equal steps. Every window is memorized in one model and unseen by the
+other, so text, genre, training time and drift cancel. Readers of attention must tell the halves
+apart; parts of one model are put into the other. What is done in the folder is not done again.
+"""
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from memory_in_weights import (
+    Trial,
+    areas,
+    number,
+    out_of_fold,
+    packed,
+    row_statistics,
+    stacked,
+)
+from pages import write_tables
+from sklearn.model_selection import GroupKFold
+
+from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.training import predict_logits, train_cnn
+from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.embedded import reference_path, sequences_path
+from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.graft import Pair
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel, wrap_model
+from mnemoscope.localize.grafts import Tried, kept_by_class
+from mnemoscope.maps.views import DifferenceMaps, TensorMaps
+from mnemoscope.stats import Estimate, estimate_of
+from tools.embedded.pretrain import Phase, train_phase
+from tools.embedded.settings import FULL
+
+BATCH, PREFIX = 64, 32
+REPEATS = 18  # of each window in training, as the embedded model's text saw it in the middle
+SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
+HALVES = ("A", "B")
+DRAWS = 3
+SEED = 0
+
+
+class Training(NamedTuple):
+    """One half to train on, as sent to another process."""
+
+    folder: str
+    half: str
+    n_rows: int
+
+
+def dealt(folder: Path, limit: int | None) -> pl.DataFrame:
+    """The windows with their half, at random; written once."""
+    path = folder / "windows.parquet"
+    if not path.is_file():
+        table = read_table(sequences_path()).filter(pl.col("genre") != "template")
+        table = table.sample(fraction=1.0, shuffle=True, seed=SEED).head(limit or table.height)
+        half = np.resize(np.array(HALVES), table.height)
+        write_parquet(path, table.with_columns(half=pl.Series(half)).sort("sequence_id"))
+    return read_parquet(path)
+
+
+def trained(task: Training) -> str:
+    """Train one model from the reference, resumably."""
+    folder = Path(task.folder)
+    windows = read_parquet(folder / "windows.parquet").filter(half=task.half)
+    generator = np.random.default_rng(SEED)  # the same order of places for both halves
+    passes = [generator.permutation(task.n_rows) for _ in range(REPEATS)]
+    rows = token_matrix(windows)[: task.n_rows].astype(np.uint16)[np.concatenate(passes)]
+    start = load_model(reference_path()).model.state_dict()
+    train_phase(
+        Phase(folder / task.half, rows, dict(start), SEED, bfloat16=False),
+        SETTING,
+        report=partial(print, flush=True),
+    )
+    return task.half
+
+
+def models(folder: Path) -> dict[str, LanguageModel]:
+    """A, B and the reference both began as."""
+    found = {"reference": load_model(reference_path())}
+    for half in HALVES:
+        other = load_model(reference_path())
+        state = torch.load(folder / half / "final.pt", weights_only=True)["model"]
+        other.model.load_state_dict(state)
+        found[half] = wrap_model(other.model, other.tokenizer, name=half)
+    return found
+
+
+def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
+    """Which sequences a model continues with their suffix."""
+    scans = scan_memorized(lm, tokens, batch_size=BATCH, prefix=PREFIX)
+    return np.concatenate([one.is_memorized for one in scans])
+
+
+def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, with_cnn: bool) -> dict:
+    """AUC of each reader at telling half A from half B, five folds by document."""
+    tokens = token_matrix(windows)
+    maps = {
+        role: packed([*capture_pooled(lm, tokens, batch_size=BATCH)]) for role, lm in lms.items()
+    }
+    seen = {
+        role: row_statistics(stacked(one)).reshape(len(tokens), -1) for role, one in maps.items()
+    }
+    seen["A minus B"] = seen["A"] - seen["B"]
+    labels = (windows["half"] == "A").to_numpy().astype(np.int64)
+    documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
+    trial = Trial(labels, documents, windows["genre"].to_numpy(), seen)
+    found: dict = {"rows": {}}
+    for role, columns in seen.items():
+        of = areas(trial, out_of_fold(trial, columns, labels), 1000)
+        found["rows"][role] = estimate_of(of[0], of[1:])
+    mixed = np.random.default_rng(SEED).permutation(labels)
+    again = trial._replace(labels=mixed)
+    found["permuted"] = float(areas(again, out_of_fold(again, seen["A minus B"], mixed), 0)[0])
+    if with_cnn:
+        found["cnn"] = by_cnn(maps, trial)
+    return found
+
+
+def by_cnn(maps: dict, trial: Trial) -> dict[str, float]:
+    """AUC of the paper's CNN (preset `paper`, k6, f10, mean) on a fifth of the documents."""
+    folds = GroupKFold(5, shuffle=True, random_state=0)
+    train, asked = next(folds.split(trial.labels, groups=trial.documents))
+    found = {}
+    for role in (*maps, "A minus B"):
+
+        def view(rows: np.ndarray, role: str = role) -> TensorMaps | DifferenceMaps:
+            if role == "A minus B":
+                return DifferenceMaps(*(TensorMaps(maps[one].mean[rows]) for one in HALVES))
+            return TensorMaps(maps[role].mean[rows])
+
+        cnn = train_cnn(
+            view(train), torch.from_numpy(trial.labels[train]), n_classes=2,
+            setting=CnnSetting(6, 10, "mean"), preset=PRESETS["paper"], seed=0,
+        )  # fmt: skip
+        scores = predict_logits(cnn, view(asked)).softmax(dim=1)[:, 1].numpy().astype(np.float64)
+        found[role] = float(areas(trial.at(asked, trial.labels), scores, 0)[0])
+    return found
+
+
+def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
+    """What parts of the other model break of a model's own half, and bring of the other's."""
+    tokens, rows = token_matrix(windows), []
+    is_a = (windows["half"] == "A").to_numpy()
+    documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
+    for own, other in (HALVES, HALVES[::-1]):
+        pair = Pair(lms[own].model, lms[other].model)
+        mine = is_a if own == "A" else ~is_a
+        known = {half: verdicts(lms[half], tokens) for half in HALVES}
+        asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
+        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], np.zeros_like(asked))
+        for part in pair.anatomy.parts:
+            row: dict = {"into": own, "part": part}
+            for control, draws in (("twin", 1), ("random", DRAWS)):
+                kept = []
+                for draw in range(draws):
+                    with pair.grafted(part, control=control, seed=draw):
+                        kept.append(verdicts(lms[own], tokens[asked])[:, None])
+                share = kept_by_class(np.concatenate(kept, axis=1), tried, seed=SEED)
+                row[control] = [
+                    Estimate(*(float(one[at].mean()) for one in share[:3])) for at in range(2)
+                ]
+            rows.append(row)
+            print(f"{own} <- {other} {part}: {row['twin'][0].value:.3f}, random "
+                  f"{row['random'][0].value:.3f}; brings {row['twin'][1].value:.3f}")  # fmt: skip
+    return rows
+
+
+def page(found: dict) -> str:
+    """Tables for the docs."""
+    lines = [
+        f"{found['n']:,} windows of {found['documents']} documents; A reproduces "
+        f"{found['kept']['A']['A']:.1%} of half A and {found['kept']['A']['B']:.1%} of half B, B "
+        f"{found['kept']['B']['A']:.1%} and {found['kept']['B']['B']:.1%}, the reference "
+        f"{found['kept']['reference']['A']:.1%} and {found['kept']['reference']['B']:.1%}. "
+        f"Read: the {found['crossed']:,} windows that their own model alone reproduces.",
+        "",
+        "| AUC of half A against half B | regression on row statistics | CNN, preset `paper` |",
+        "|---|---|---|",
+    ]
+    for role, one in found["read"]["rows"].items():
+        cnn = found["read"].get("cnn", {}).get(role)
+        lines.append(f"| {role} | {number(*one)} | {'–' if cnn is None else number(cnn)} |")
+    lines += [
+        f"| A minus B, labels permuted | {number(found['read']['permuted'])} | – |",
+        "",
+        "| part of the other model put in | into A: own half kept | random | other half appears "
+        "| into B: own half kept | random | other half appears |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    by_part: dict[str, list[str]] = {}
+    for row in found["grafts"]:
+        own, brought = (number(*row["twin"][at]) for at in range(2))
+        cells = [own, number(row["random"][0][0]), brought]
+        by_part.setdefault(row["part"], []).extend(cells)
+    lines += [f"| `{part}` | {' | '.join(cells)} |" for part, cells in by_part.items()]
+    return "\n".join([*lines, ""])
+
+
+def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
+    """Deal, train, read, graft."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started, windows = time.monotonic(), dealt(folder, limit)
+    n_rows = int(windows["half"].value_counts()["count"].min())
+    tasks = [Training(str(folder), half, n_rows) for half in HALVES]
+    with ProcessPoolExecutor(2) as pool:
+        for half in pool.map(trained, tasks):
+            print(f"model {half} is trained", flush=True)
+    lms, tokens = models(folder), token_matrix(windows)
+    kept = {role: verdicts(lm, tokens) for role, lm in lms.items()}
+    is_a = (windows["half"] == "A").to_numpy()
+    crossed = np.where(is_a, kept["A"] & ~kept["B"], kept["B"] & ~kept["A"]) & ~kept["reference"]
+    found = {
+        "n": windows.height,
+        "documents": windows["document"].n_unique(),
+        "crossed": int(crossed.sum()),
+        "kept": {
+            role: {"A": float(one[is_a].mean()), "B": float(one[~is_a].mean())}
+            for role, one in kept.items()
+        },
+        "read": read(lms, windows.filter(crossed), with_cnn=with_cnn),
+        "grafts": grafts(lms, windows.filter(crossed)),
+        "seconds": round(time.monotonic() - started),
+    }
+    write_json(folder / "crossover.json", json.loads(json.dumps(found)))
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("crossover"))
+    parser.add_argument("--limit", type=int, help="windows, fewer for a trial")
+    parser.add_argument("--cnn", action="store_true", help="train the paper's CNN too")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    figures = main(options.output, limit=options.limit, with_cnn=options.cnn)
+    print(page(figures), f"\n{figures['seconds']} s", sep="")
+    if options.write:
+        write_tables(options.write, page(figures), "crossover")

@@ -1,0 +1,150 @@
+"""The stage `graft`: every part beside its controls, resumable to the bit, refused in one line."""
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from mnemoscope.errors import UserError
+from mnemoscope.flow.run import run_stage
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.graft import graft_parts, grafted
+from mnemoscope.lm.load import load_model
+from mnemoscope.pipeline import graft
+from mnemoscope.report.content import graft_of
+from mnemoscope.report.tables import graft_tables
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings
+
+FEW = {"n_sequences": 15, "draws": 2, "n_heldout": 10}
+TAXONOMY = "Non-Memo, Recite[5], Recollect"
+
+
+def settings_of(study: Study, **changes) -> StudySettings:
+    values = study.settings.as_dict()
+    values["graft"] |= FEW | changes
+    return StudySettings.model_validate(values)
+
+
+def copied(tiny_studies, folder) -> Study:
+    shutil.copytree(tiny_studies["label"], folder)
+    return Study(folder)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_studies, tmp_path_factory) -> Study:
+    study = copied(tiny_studies, tmp_path_factory.mktemp("graft") / "study")
+    run_stage(study, "graft", settings_of(study))
+    return Study(study.folder)
+
+
+@pytest.fixture
+def study(tiny_studies, tmp_path) -> Study:
+    return copied(tiny_studies, tmp_path / "study")
+
+
+def test_every_part_stands_beside_its_controls_and_in_both_directions(done, tiny):
+    table = done.read("graft.parquet").filter(taxonomy=TAXONOMY)
+    parts = graft_parts(load_model(str(tiny.model)).model)
+    assert table["part"].unique(maintain_order=True).to_list() == parts
+    kinds = table.group_by("direction", "control").agg(pl.col("draw").n_unique()).rows()
+    assert set(kinds) == {
+        ("twin_in_model", "twin", 1),
+        ("twin_in_model", "random", 2),
+        ("twin_in_model", "shuffled", 2),
+        ("model_in_twin", "twin", 1),
+    }
+    assert set(table["class"]) == {"Recite[5]", "Recollect"}
+    assert table["survive"].is_between(0, 1).all()
+    assert table["heldout_loss"].is_not_null().all()
+
+
+def test_survival_is_that_of_a_graft_made_by_hand(done, tiny):
+    model, twin = (load_model(str(one)) for one in (tiny.model, tiny.reference))
+    found = done.read("graft_sequences.parquet").filter(
+        part="layers.0.mlp", direction="twin_in_model", control="twin"
+    )
+    rows = found.join(done.sequences, on="sequence_id", how="left", maintain_order="left")
+    tokens = np.array(rows["tokens"].to_list())
+    with grafted(model.model, twin.model, "layers.0.mlp"):
+        scans = list(scan_memorized(model, tokens, batch_size=16))
+    by_hand = np.concatenate([one.is_memorized for one in scans])
+    assert found["survives"].to_list() == by_hand.tolist()
+    share = done.read("graft.parquet").filter(
+        taxonomy=TAXONOMY, part="layers.0.mlp", direction="twin_in_model", control="twin"
+    )
+    weighted = (share["survive"] * share["n"]).sum() / share["n"].sum()
+    labels = done.read("labels.parquet").select("sequence_id", TAXONOMY)
+    inside = found.join(labels, on="sequence_id").filter(
+        pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"])
+    )
+    assert weighted == pytest.approx(inside["survives"].mean())
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(study, done, monkeypatch):
+    made, left = graft.make_graft, iter(range(7))
+
+    def until_killed(task):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return made(task)
+
+    monkeypatch.setattr(graft, "make_graft", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(study, "graft", settings_of(study))
+    kept = {path: path.stat().st_mtime_ns for path in (study.folder / "graft").iterdir()}
+    assert len(kept) == 7
+    torn = next(iter(kept))
+    torn.write_bytes(torn.read_bytes()[:100])
+    monkeypatch.setattr(graft, "make_graft", made)
+    run_stage(Study(study.folder), "graft", settings_of(study))
+    again = Study(study.folder)
+    for name in ("graft", "graft_specificity", "graft_scores", "graft_sequences"):
+        assert_frame_equal(again.read(f"{name}.parquet"), done.read(f"{name}.parquet"))
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path != torn)
+
+
+def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study):
+    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
+    run_stage(study, "graft", settings_of(study, **few))
+    before = {path.name for path in (study.folder / "graft").iterdir()}
+    assert len(before) == 4  # nothing, the twin's part, random, shuffled
+    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp"]}
+    run_stage(Study(study.folder), "graft", settings_of(study, **more), redo=True)
+    after = {path.name for path in (study.folder / "graft").iterdir()}
+    assert before < after
+    assert len(after) == 7
+    assert set(Study(study.folder).read("graft.parquet")["part"]) == set(more["parts"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"graft": {"parts": ["layers.7.qk"]}}, "has none of this name"),
+        ({"capture": {"reference": None}}, "grafting needs a twin"),
+    ],
+)
+def test_what_cannot_be_grafted_is_refused(study, changes, words):
+    values = study.settings.as_dict()
+    for section, change in changes.items():
+        values[section] |= change
+    with pytest.raises(UserError, match=words):
+        run_stage(study, "graft", StudySettings.model_validate(values), redo=True)
+    assert not (study.folder / "graft.parquet").exists()
+
+
+def test_the_report_shows_each_part_by_class_and_the_taxonomies_by_cause(done):
+    view = graft_of(done, TAXONOMY)
+    assert view["classes"] == ["Recite[5]", "Recollect"]
+    rows = done.read("graft.parquet").filter(
+        taxonomy=TAXONOMY, direction="twin_in_model", control="random", part="layers.1.qk"
+    )
+    (shown,) = [row for row in view["rows"] if row["part"] == "layers.1.qk"]
+    for cell, name in zip(shown["cells"], view["classes"], strict=True):
+        assert cell["random"] == pytest.approx(
+            rows.filter(pl.col("class") == name)["survive"].mean()
+        )
+    (table,) = graft_tables(done)
+    assert TAXONOMY in {row[0] for row in table.rows}
