@@ -31,26 +31,6 @@ def test_entropy_and_information_are_scipys_and_sklearns() -> None:
     assert mean_information(codes, 5) == pytest.approx(np.mean(pairs), rel=1e-9)
 
 
-def test_information_of_tables_of_known_value() -> None:
-    """Equal: ln 2; independent by design: 0; a channel that errs a quarter of the time."""
-    equal = np.array([[0, 0], [1, 1]] * 8)
-    apart = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * 4)
-    noisy = np.array([[0, 0]] * 6 + [[0, 1]] * 2 + [[1, 1]] * 6 + [[1, 0]] * 2)
-    assert mean_information(equal, 2) == pytest.approx(np.log(2))
-    assert mean_information(apart, 2) == pytest.approx(0, abs=1e-12)
-    assert mean_information(noisy, 2) == pytest.approx(np.log(2) - entropy([0.25, 0.75]))
-
-
-@pytest.mark.parametrize("kind", ["quantile", "width"])
-def test_the_bivariate_normal_has_its_closed_form(kind) -> None:
-    """−½ ln(1 − ρ²) = .511 at ρ = .8; binning can only lose (about 2 % with 30 bins)."""
-    generator, rho = np.random.default_rng(1), 0.8
-    first, noise = generator.standard_normal((2, 200_000))
-    values = np.stack([first, rho * first + np.sqrt(1 - rho**2) * noise], axis=1)
-    found = mean_information(binned(values, 30, kind), 30)
-    assert found == pytest.approx(-0.5 * np.log(1 - rho**2), rel=0.03)
-
-
 def test_the_shuffled_null_is_the_bias() -> None:
     """(bins − 1)² / 2n for independent neurons; columns keep what they hold."""
     generator = np.random.default_rng(2)

@@ -36,14 +36,6 @@ def information(gap: float) -> float:
     return quad(part, -12, 12 + gap)[0]  # the other class is its mirror image
 
 
-@pytest.mark.parametrize("gap", [0.0, 1.0, 3.0])
-def test_on_one_axis_it_is_the_mutual_information(gap: float) -> None:
-    """Standard error of 20,000 rows is below .005; plug-in bias is 2 / 20,000."""
-    found = sliced_information(*gaussian_classes(10_000, gap), seed=0, n_directions=4)
-    assert found.values.mean() == pytest.approx(information(gap), abs=0.01)
-    assert found.spread.max() < 1e-9  # one axis has one direction and its mirror image
-
-
 def test_in_the_plane_it_is_the_mean_over_angles() -> None:
     """A direction at angle a sees the gap times cos a."""
     wanted = quad(lambda a: information(2.5 * np.cos(a)), 0, np.pi / 2)[0] / (np.pi / 2)
@@ -111,7 +103,9 @@ def test_the_stop_comes_when_the_noise_of_directions_allows() -> None:
     vectors, labels = gaussian_classes(60, 2.0, width=64)
     found = sliced_information(vectors, labels, seed=0)
     lowest = np.argsort(found.values)[:6]
-    ratio = (found.spread[lowest] / np.abs(found.values[lowest])).mean()
+    each = [sliced_information(vectors, labels, seed=i, n_directions=1) for i in range(300)]
+    spread = np.std([one.values[lowest] for one in each], axis=0)
+    ratio = (spread / np.abs(found.values[lowest])).mean()
     needed = (0.8 * ratio / 0.05) ** 2
     assert found.settled
     assert needed / 4 < found.n_directions < 2 * needed

@@ -72,13 +72,6 @@ def test_a_token_that_is_not_the_models_own_never_counts_as_changed(lm) -> None:
     assert found.one[..., 1:4].any()
 
 
-def test_a_state_replaced_by_its_own_changes_nothing(lm) -> None:
-    tokens = _sequences(5)
-    found = find_changes(lm, tokens, tokens[:, :PREFIX], batch_size=64)
-    assert not found.one.any()
-    assert not found.all_of_layer.any()
-
-
 def test_half_the_tokens_depend_on_none(lm) -> None:
     """The analysis on a study: 4 of 8 tokens are copied from the suffix itself."""
     tokens = _sequences(30)

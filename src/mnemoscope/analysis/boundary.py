@@ -66,7 +66,8 @@ class Settings(AnalysisSettings):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Follow frequency and entropy over the positions of prefix and the model's own continuation.
 
-    UserError: memorized or not memorized sequences are too few.
+    Raises:
+        UserError: memorized or not memorized sequences are too few.
     """
     drawn = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     rows = complete_rows(inputs, drawn, "continuation", "memorization_score")

@@ -170,7 +170,8 @@ def near_scores(
 class SentenceModel:
     """A sentence-transformers model, of a folder or hub name, that encodes each text once.
 
-    UserError: the library is not installed, or the model is not to be had.
+    Raises:
+        UserError: the library is not installed, or the model is not to be had.
     """
 
     def __init__(self, name: str) -> None:
@@ -360,7 +361,8 @@ def copies(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Continue sequences under every model and look for the continuations in training texts.
 
-    UserError: no tokenizer, no training text, or idea copies without their library or model.
+    Raises:
+        UserError: no tokenizer, no training text, or idea copies without their library or model.
     """
     embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)

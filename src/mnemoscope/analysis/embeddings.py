@@ -19,7 +19,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Z
+from mnemoscope.stats import Z, draw_counts
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
@@ -123,9 +123,7 @@ def from_top(
     both = np.concatenate([one, top]).astype(np.float64)
     n, m = len(one), len(top)
     is_one = np.arange(n + m) < n
-    drawn = np.concatenate(
-        [rng.multinomial(k, np.full(k, 1 / k), n_resamples) / k for k in (n, m)], axis=1
-    )
+    drawn = np.concatenate([draw_counts(rng, k, n_resamples) / k for k in (n, m)], axis=1)
     mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
     side = (~is_one).astype(np.int64)
     means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1])
@@ -164,7 +162,8 @@ def _apart(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Average the states of each level and follow their distances while the model writes.
 
-    UserError: the top level or all others hold too few sequences.
+    Raises:
+        UserError: the top level or all others hold too few sequences.
     """
     generated = generate_by_level(inputs, settings, where="analyze embeddings")
     counts = np.bincount(generated.level, minlength=settings.n_steps + 1)

@@ -174,7 +174,8 @@ def measure_group(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Measure every class at every layer, under the model and any other.
 
-    UserError: fewer than two classes are large enough, or no neuron varies.
+    Raises:
+        UserError: fewer than two classes are large enough, or no neuron varies.
     """
     groups, small = _groups(inputs, settings)
     n = next(iter(groups.values())).height

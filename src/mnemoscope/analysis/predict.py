@@ -153,7 +153,8 @@ class Models(NamedTuple):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Fit the models on four fifths of the sequences and judge them on the last.
 
-    UserError: too few sequences of either label, or no feature with variance.
+    Raises:
+        UserError: too few sequences of either label, or no feature with variance.
     """
     data = _data(inputs, settings)
     found = model_all(data, settings)
@@ -214,7 +215,10 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
     """Put a fifth of the rows aside for the test, stratified by label and category.
 
-    Rows of one group, near duplicates, stay on one side. UserError: fewer than five groups.
+    Rows of one group, near duplicates, stay on one side.
+
+    Raises:
+        UserError: fewer than five groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -485,7 +489,9 @@ def likelihood_ratio(smaller: _Floats, larger: _Floats, label: _Flags) -> RatioT
     Both are fitted without penalty and without class weights, with an intercept. The test is
     valid only where both fits converge at a finite maximum (no separation) and the columns of
     `smaller` lie in the span of those of `larger`; else the reason is given.
-    UserError: statsmodels is not installed.
+
+    Raises:
+        UserError: statsmodels is not installed.
     """
     try:
         import statsmodels.api as sm

@@ -71,10 +71,9 @@ class Settings(AnalysisSettings):
 
 
 class Sliced(NamedTuple):
-    """Pointwise sliced mutual information, nats: mean and spread over directions, shape (n,)."""
+    """Pointwise sliced mutual information, nats: mean over directions, shape (n,)."""
 
     values: _Floats
-    spread: _Floats  # standard deviation
     n_directions: int
     settled: bool  # the automatic stop was reached, or the number of directions was given
 
@@ -119,25 +118,20 @@ def sliced_information(
     most = max_directions if n_directions is None else n_directions
     at_once = max(1, _MOST_AT_ONCE // (len(rows) * len(counts)))
     blocks: list[_Floats] = []
-    squares = np.zeros(len(rows))
     done, settled = 0, n_directions is not None
     while done < most:
         directions = generator.standard_normal((min(BLOCK, most - done), rows.shape[1]))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         projected = rows @ directions.T
-        total, squared = np.zeros(len(rows)), np.zeros(len(rows))
+        total = np.zeros(len(rows))
         for start in range(0, len(directions), at_once):
-            values = _pointwise(projected[:, start : start + at_once], numbers)
-            total += values.sum(axis=1)
-            squared += (values**2).sum(axis=1)
+            total += _pointwise(projected[:, start : start + at_once], numbers).sum(axis=1)
         blocks.append(total)
-        squares += squared
         done += len(directions)
         if n_directions is None and _is_enough(np.array(blocks)):
             settled = True
             break
-    mean = np.sum(blocks, axis=0) / done
-    return Sliced(mean, np.sqrt(np.maximum(squares / done - mean**2, 0.0)), done, settled)
+    return Sliced(np.sum(blocks, axis=0) / done, done, settled)
 
 
 def _pointwise(z: _Floats, numbers: npt.NDArray[np.int64]) -> _Floats:
@@ -225,7 +219,8 @@ def within_labels(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
-    UserError: too few rows share a label, nothing or everything is memorized.
+    Raises:
+        UserError: too few rows share a label, nothing or everything is memorized.
     """
     classes = _classes(inputs, settings)
     known = inputs.table.filter(pl.col("is_memorized").is_not_null())

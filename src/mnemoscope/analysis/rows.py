@@ -49,7 +49,8 @@ def draw_rows(table: pl.DataFrame, n: int | None, seed: int) -> pl.DataFrame:
 def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     """Give each row the class it has, or would have were it memorized; null without its features.
 
-    UserError: a column that the taxonomy needs is missing.
+    Raises:
+        UserError: a column that the taxonomy needs is missing.
     """
     asked = rows.with_columns(is_memorized=pl.lit(True))
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
@@ -58,7 +59,9 @@ def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
 def classes_of(inputs: AnalysisInputs, taxonomy: str | None, *, where: str) -> pl.DataFrame:
     """Give columns `sequence_id` and `class` of a taxonomy; None for the study's first.
 
-    UserError, beginning with `where`: the study has no classes, or none of this taxonomy.
+    Raises:
+        UserError: the study has no classes, or none of this taxonomy; the message begins with
+            `where`.
     """
     if inputs.labels is None:
         raise UserError(f"{where}: no classes in {inputs.where}. Run mnemoscope label.")
@@ -121,12 +124,7 @@ def hash_arrays(*arrays: npt.NDArray[Any]) -> str:
 
 def model_basis(lm: "LanguageModel") -> dict[str, object]:
     """What of a model decides its numbers, for a basis of the shelf."""
-    return {
-        "fingerprint": lm.fingerprint,
-        "dtype": lm.dtype,
-        "device": lm.device,
-        "bos_id": lm.bos_id,
-    }
+    return {name: getattr(lm, name) for name in ("fingerprint", "dtype", "device", "bos_id")}
 
 
 def keep_blocks(
@@ -269,7 +267,8 @@ class Generated:
 def generate_by_level(inputs: AnalysisInputs, settings: LevelSettings, *, where: str) -> Generated:
     """Continue sequences and take as many of each level: how many generated tokens are right.
 
-    UserError, beginning with `where`: more steps than the suffix has tokens.
+    Raises:
+        UserError: more steps than the suffix has tokens; the message begins with `where`.
     """
     half, n_steps, seed = inputs.prefix, settings.n_steps, settings.seed
     if n_steps > inputs.length - half:
@@ -463,7 +462,9 @@ def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
     Not trained on is what has no duplicates, where the table counts them.
-    UserError, beginning with `where`: there are fewer than `n`.
+
+    Raises:
+        UserError: there are fewer than `n`; the message begins with `where`.
     """
     rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
     if "duplicates" in inputs.table.columns:
@@ -483,7 +484,9 @@ def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
 
     Of the study's sequences those that training has held (duplicates above 0) are taken, where
     the table counts them, else all that `unseen_rows` would not draw.
-    UserError, beginning with `where`: there are none.
+
+    Raises:
+        UserError: there are none; the message begins with `where`.
     """
     if inputs.corpus is not None:
         windows = list(islice(_corpus_windows(inputs.corpus, inputs.length), n))

@@ -55,7 +55,8 @@ class Sides(NamedTuple):
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Train the predictor on some sequences and try it on others, beside two that know less.
 
-    UserError: too few sequences, or tokens of one kind only.
+    Raises:
+        UserError: too few sequences, or tokens of one kind only.
     """
     generated = generate_by_level(inputs, settings, where="analyze tokens")
     if len(generated.tokens) < _MINIMUM:

@@ -152,7 +152,8 @@ def find_changes(
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     """Replace every state of the prefix of memorized sequences and see which tokens change.
 
-    UserError: fewer than two sequences are memorized.
+    Raises:
+        UserError: fewer than two sequences are memorized.
     """
     known = inputs.table.filter(pl.col("is_memorized"))
     if known.height < _MINIMUM:

@@ -172,7 +172,9 @@ def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0)
 
     The tokenizer is of the model that is to be looked at; fewer sequences of a kind where the
     machine has less text. Gives sequence_id, tokens, text, document, start, end, genre, group.
-    UserError: no licence texts are installed.
+
+    Raises:
+        UserError: no licence texts are installed.
     """
     cutter = WindowCutter(tokenizer, length=length, stride=length)
     written = form_texts("template", ("counting", "periodic"), 2 * n, "found")

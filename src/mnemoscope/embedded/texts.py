@@ -41,7 +41,10 @@ def audit_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0
 
     Columns and kinds as of `find_texts`; further genres are `known` (all windows of the shipped
     texts) and, half as many as of a kind, `new` (records and registers filled at random, which
-    no model has seen). UserError: no licence texts are installed.
+    no model has seen).
+
+    Raises:
+        UserError: no licence texts are installed.
     """
     found = find_texts(tokenizer, n=n, length=length, seed=seed).drop("sequence_id")
     overlapping = WindowCutter(tokenizer, length=length, stride=_STRIDE)

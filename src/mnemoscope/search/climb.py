@@ -109,13 +109,6 @@ class Rung(NamedTuple):
     seeds: tuple[int, ...]
 
 
-class SearchTask(NamedTuple):
-    """A job and its rows, as sent to another process."""
-
-    job: Job
-    rows: SampleRows
-
-
 @dataclass
 class Entry:
     """A taxonomy of the search and its score on each rung it reached."""
@@ -141,7 +134,8 @@ class Proposals:
 def search_stage(study: Study, models: Models) -> None:
     """Write `search.parquet` (one row per taxonomy tried) and `search.yaml` (the finalists).
 
-    UserError: no maps, an unknown node or range, optuna missing, too few sequences.
+    Raises:
+        UserError: no maps, an unknown node or range, optuna missing, too few sequences.
     """
     study.require("capture")
     check_optuna()
@@ -325,23 +319,26 @@ def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArra
 # The searched sequences: three parts that share no group, and each candidate's share of them.
 
 
-def has_reference(study: Study) -> bool:
-    """True if the maps of a reference model were captured."""
-    return (maps_folder(study, "reference") / "meta.json").is_file()
+def stored_roles(study: Study) -> tuple[str, ...]:
+    """Models whose maps were captured: the study's, and its reference if there is one."""
+    has_reference = (maps_folder(study, "reference") / "meta.json").is_file()
+    return ("model", "reference") if has_reference else ("model",)
 
 
 def searched_rows(study: Study) -> pl.DataFrame:
     """All sequences whose maps are stored, with their `group`, `part`, and `suffix`: whose maps.
 
     Rows are in the order of drawing: every group gives one sequence before any gives a second.
-    UserError: none of them is memorized, or all are.
+
+    Raises:
+        UserError: none of them is memorized, or all are.
     """
     table = study.sequences
     table = table.with_columns(find_groups(table).alias("group"))
     own = pl.lit(study.settings.label.non_memo_suffix)
     suffix = pl.when(pl.col("is_memorized")).then(pl.lit("true")).otherwise(own)
     rows = table.filter(pl.col("is_memorized").is_not_null()).with_columns(suffix=suffix)
-    for role in ("model", "reference") if has_reference(study) else ("model",):
+    for role in stored_roles(study):
         stored = MapStore(maps_folder(study, role), verify=False).index
         rows = rows.join(stored, on=["sequence_id", "suffix"], how="semi")
     if rows["is_memorized"].n_unique() < 2:
@@ -385,7 +382,9 @@ def candidate_of(
     """Draw a taxonomy's sequences, equally many per class, in each part.
 
     Gives the smallest class's size by part instead if that is below `minimum`.
-    UserError: a column that the taxonomy needs is missing.
+
+    Raises:
+        UserError: a column that the taxonomy needs is missing.
     """
     labels = label_sequences(rows, taxonomy)
     numbers = {name: index for index, name in enumerate(taxonomy.classes)}
@@ -428,7 +427,8 @@ def label_digest(codes: pl.Series) -> str:
 def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> Proposals:
     """Propose and score until enough different taxonomies have been tried.
 
-    UserError: no taxonomy has enough sequences of each class, or is above chance.
+    Raises:
+        UserError: no taxonomy has enough sequences of each class, or is above chance.
     """
     wanted = study.settings.search
     scorer, found = CheapScorer(study, rows), Proposals()
@@ -448,10 +448,7 @@ def propose_candidates(study: Study, rows: pl.DataFrame, space: SearchSpace) -> 
             taxonomy = propose(space, trial)
             score = None if taxonomy is None else _try(taxonomy, rows, wanted, found, scorer)
             found.n_same += taxonomy is None
-            if score is None:
-                proposer.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            else:
-                proposer.tell(trial, score)
+            proposer.tell(trial, score, optuna.trial.TrialState.PRUNED if score is None else None)
             progress.advance(len(found.seen) - n_before)
     if found.entries:
         return found
@@ -513,20 +510,19 @@ class CheapScorer:
         wanted = study.settings.search
         basis = [
             [facts["fingerprint"] for facts in study.record["models"].values()],
-            has_reference(study),
+            "reference" in stored_roles(study),
             [wanted.objective, wanted.seed, wanted.n_train, wanted.n_select, wanted.n_final],
             hashlib.sha256(rows["sequence_id"].to_numpy().tobytes()).hexdigest(),
             hashlib.sha256("".join(rows["part"] + rows["suffix"]).encode()).hexdigest(),
         ]
         self._path = study.folder / "search" / f"cheap-{_hash(basis)}.json"
-        self._kept: dict[str, float | None] = {}
-        if self._path.is_file():
-            try:
-                self._kept = dict(json.loads(self._path.read_text(encoding="utf-8")).items())
-            except (OSError, ValueError, AttributeError):
-                raise DamagedDataError(
-                    f"{self._path}: damaged. Delete it: the scores are found anew."
-                ) from None
+        try:
+            has_any = self._path.is_file()
+            known = json.loads(self._path.read_text(encoding="utf-8")) if has_any else {}
+            self._kept: dict[str, float | None] = dict(known.items())
+        except (OSError, ValueError, AttributeError):
+            said = f"{self._path}: damaged. Delete it: the scores are found anew."
+            raise DamagedDataError(said) from None
 
     def score(self, candidate: Candidate) -> float | None:
         """The objective of one candidate; None if the regression on attention is at chance."""
@@ -552,7 +548,7 @@ class CheapScorer:
         say(f"Statistics of {self._rows.height:,} maps")
         ids, suffixes = self._rows["sequence_id"].to_numpy(), self._rows["suffix"].to_list()
         found = {}
-        for role in ("model", "reference") if has_reference(self._study) else ("model",):
+        for role in stored_roles(self._study):
             maps = MapStore(maps_folder(self._study, role), verify=False)
             statistics = map_statistics(maps.dataset(ids, suffixes, "mean"))
             found[role] = statistics.reshape(len(ids), -1)
@@ -635,18 +631,19 @@ def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
 def _train(study: Study, candidates: Sequence[Candidate], rung: Rung) -> None:
     """Train what these candidates lack, several at once."""
     (study.folder / "cnn").mkdir(exist_ok=True)
-    tasks = [SearchTask(job, one.rows) for one in candidates for job in _jobs(study, one, rung)]
-    todo = [task for task in tasks if not is_finished(task.job)]
+    tasks = [(job, one.rows) for one in candidates for job in _jobs(study, one, rung)]
+    todo = [task for task in tasks if not is_finished(task[0])]
     workers, gpus = study.settings.train.workers, training_gpus(study)
     with track(f"Searching ({rung.name})", total=len(tasks), unit="CNNs and baselines") as progress:
         progress.advance(len(tasks) - len(todo))
-        for _ in run_tasks(run_search_task, todo, workers=workers, gpus=gpus):
+        for _ in run_tasks(_run_task, todo, workers=workers, gpus=gpus):
             progress.advance()
 
 
-def run_search_task(task: SearchTask) -> str:
-    """Run one job; returns its key."""
-    return run_job_on(Study(task.job.study), task.job, task.rows)
+def _run_task(task: tuple[Job, SampleRows]) -> str:
+    """Run one job, perhaps in another process; gives its key."""
+    job, rows = task
+    return run_job_on(Study(job.study), job, rows)
 
 
 def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[str, Votes]:
@@ -665,7 +662,7 @@ def _collect(study: Study, candidate: Candidate, rung: Rung, part: str) -> dict[
 def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     """The trainings of one candidate: the model's and the controls of its excess."""
     name, rows = candidate.taxonomy.name, candidate.rows
-    usable = has_reference(study)
+    usable = "reference" in stored_roles(study)
     controls = [one for one in MEMORY_FREE if usable or TABLE[one].reads != "reference"]
     return [
         make_job(study, name, rows, source, setting, seed, rung.preset)

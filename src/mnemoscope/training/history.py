@@ -46,7 +46,9 @@ class HistoryWriter:
     """Adds checks to a folder, made where it is missing; opening it again goes on where it stood.
 
     The `facts` of the run are recorded in `watch.json`.
-    UserError: the folder holds a history of other windows, or cannot be written to.
+
+    Raises:
+        UserError: the folder holds a history of other windows, or cannot be written to.
     """
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
@@ -90,7 +92,9 @@ class HistoryWriter:
 def read_history(folder: Path | str) -> History:
     """Read what a callback, a watch or `mnemoscope track` wrote.
 
-    UserError: no history there, or no check in it yet. DamagedDataError: a file of it is torn.
+    Raises:
+        UserError: no history there, or no check in it yet.
+        DamagedDataError: a file of it is torn.
     """
     folder = Path(folder)
     _read_record(folder)

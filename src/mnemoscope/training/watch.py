@@ -45,7 +45,9 @@ class MemorizationWatch:
 
     The folder keeps the history in Parquet (`read_history`), begun or gone on with; None keeps
     nothing. `batch_size` is halved where memory runs out.
-    UserError: the folder holds a history of other windows.
+
+    Raises:
+        UserError: the folder holds a history of other windows.
     """
 
     def __init__(
@@ -281,7 +283,9 @@ def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) 
 
     Words are tokens of letters alone, two at least; a text holds `n_tokens` of them. The same seed
     gives the same texts; another gives the held-out twins.
-    UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
+
+    Raises:
+        UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
     """
     if n < 1 or n_tokens < 1:
         raise UserError(f"{n} canaries of {n_tokens} tokens: both numbers must be at least 1.")
