@@ -78,14 +78,17 @@ class HeadPool:
         if self._heads is not None:
             self._heads.append(kept.float().cpu())
 
-    def ends_with_next(self) -> bool:
-        """Whether the forward will end with the attention that is computed next."""
-        return self._ends_forward and self._n_pooled == self._lm.n_layers - 1
-
-    def end_forward_when_full(self) -> None:
-        """Raise `Enough` after the last layer's attention, where that was asked for."""
-        if self._ends_forward and self._n_pooled == self._lm.n_layers:
+    def attend(self, module: Any, query: Any, key: Any, value: Any, *args: Any, **kw: Any) -> Any:
+        """Pool what a layer's eager code attends to; end the forward with the last where asked."""
+        is_end = self._ends_forward and self._n_pooled == self._lm.n_layers - 1
+        if is_end:
+            value = value[..., :0]  # nobody will read what this attention makes of it
+        eager = eager_attention(module.__class__)
+        output, weights = eager(module, query, key, value, *args, **kw)
+        self.add(weights)
+        if is_end:
             raise Enough
+        return output
 
     def maps(self) -> PooledMaps:
         """Check and return what the forward left.
@@ -147,19 +150,11 @@ def pooled_attention(
         yield pool
 
 
-def _pooling_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kw: Any
-) -> tuple[torch.Tensor, None]:
+def _pooling_attention(module: Any, *args: Any, **kw: Any) -> tuple[torch.Tensor, None]:
     """Compute attention as the model's eager code does and hand its weights to the pool."""
-    eager = eager_attention(module.__class__)
-    pool = _pools.get(module)
-    if pool is not None and pool.ends_with_next():
-        value = value[..., :0]  # nobody will read what this attention makes of it
-    output, weights = eager(module, query, key, value, *args, **kw)
-    if pool is not None:
-        pool.add(weights)
-        pool.end_forward_when_full()
-    return output, None
+    if module in _pools:
+        return _pools[module].attend(module, *args, **kw), None
+    return eager_attention(module.__class__)(module, *args, **kw)[0], None
 
 
 @contextmanager
