@@ -120,6 +120,12 @@ def tiny_studies(tiny, made_once) -> dict[str, Path]:
 
 
 @pytest.fixture
+def study_at(tiny_studies, tmp_path) -> Callable[[str], Path]:
+    """Copy the study that has come to a stage, to be changed: `study_at("label")`."""
+    return lambda stage: Path(shutil.copytree(tiny_studies[stage], tmp_path / "study"))
+
+
+@pytest.fixture
 def call(capsys) -> Callable[..., SimpleNamespace]:
     """Run the command line in this process: `call("run", "-o", folder).status`, `.out`, `.err`."""
     from mnemoscope.cli import main

@@ -2,22 +2,14 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
 import polars as pl
 import pytest
 
-from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
-
-
-def run(capsys, *arguments):
-    """Exit status, stdout and stderr of one command."""
-    with pytest.raises(SystemExit) as left:
-        main(["audit", *map(str, arguments)])
-    printed = capsys.readouterr()
-    return left.value.code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")
@@ -30,147 +22,84 @@ def document(tmp_path_factory):
     return path
 
 
-def test_audit_verify_and_gate(capsys, document, tmp_path):
+def test_audit_verify_and_gate(call, document, tmp_path):
     out = tmp_path / "out"
-    status, said, _ = run(
-        capsys, "embedded", document, "-o", out, "-q", "--fail-if", "recalled > 0.5%"
-    )
-    assert status == 3
-    assert "Failed: recalled > 0.5%" in said
-    assert f"In {out / 'audit.html'}" in said
+    audit = ("audit", "embedded", document, "-o", out, "-q", "--fail-if")
+    done = call(*audit, "recalled > 0.5%")
+    assert done.status == 3
+    assert "Failed: recalled > 0.5%" in done.out
+    assert f"In {out / 'audit.html'}" in done.out
     assert pl.read_parquet(out / "spans.parquet")["reference_reproduces"].null_count() == 0
     assert json.loads((out / "audit.json").read_text())["model"]["name"] == "embedded"
-    status, said, _ = run(
-        capsys, "embedded", document, "-o", out, "-q", "--fail-if", "recalled > 99%"
-    )
-    assert status == 0
-    assert "Passed" in said
-    status, said, _ = run(capsys, "--verify", out, "-q")
-    assert status == 0
-    assert "hold." in said
+    done = call(*audit, "recalled > 99%")
+    assert done.status == 0
+    assert "Passed" in done.out
+    done = call("audit", "--verify", out, "-q")
+    assert done.status == 0
+    assert "hold." in done.out
     document.write_text(document.read_text() + "!")
-    status, said, _ = run(capsys, "--verify", out, "-q")
-    assert status == 3
-    assert "changed" in said
-    assert said.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
+    done = call("audit", "--verify", out, "-q")
+    assert done.status == 3
+    assert "changed" in done.out
+    assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
 
 
-def test_standard_input(capsys, monkeypatch, tmp_path):
+def test_standard_input(call, monkeypatch, tmp_path):
     data = io.TextIOWrapper(io.BytesIO(b"one two three " * 60))
     monkeypatch.setattr("sys.stdin", data)
-    status, _, _ = run(capsys, model_path(), "-", "-o", tmp_path / "out", "-q")
-    assert status == 0
+    assert call("audit", model_path(), "-", "-o", tmp_path / "out", "-q").status == 0
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert record["reference"] is None
     text = (tmp_path / "out" / record["documents"][0]["text_file"]).read_text()
     assert text == "one two three " * 60
 
 
-BAD = {
-    "no document": (["embedded", "-o", "OUT"], "audit wants a model and documents"),
-    "no folder": (["embedded", "DOC"], "add -o DIR"),
-    "missing": (["embedded", "nowhere.txt", "-o", "OUT"], "no such file"),
-    "gate": (
-        ["embedded", "DOC", "-o", "OUT", "--fail-if", "recaled > 1%"],
-        "Did you mean 'recalled'",
-    ),
-    "threshold": (["embedded", "DOC", "-o", "OUT", "--threshold", "1.5"], "threshold 1.5"),
-    "patterns": (["embedded", "DOC", "-o", "OUT", "--patterns", "loose"], "patterns loose"),
-    "encoding": (["embedded", "DOC", "-o", "OUT", "--encoding", "klingon"], "no such encoding"),
-    "file in the way": (["embedded", "DOC", "-o", "DOC"], "a file is in the way"),
-    "no model": (["./nothing/here", "DOC", "-o", "OUT"], "no such model"),
-    "verify nothing": (["--verify", "OUT"], "no audit in it"),
-    "verify and more": (["embedded", "--verify", "OUT"], "and no more"),
-    "no such study": (["embedded", "DOC", "-o", "OUT", "--study", "nowhere"], "no such folder"),
-    "no template": (["embedded", "DOC", "-o", "OUT", "--chat-template"], "no chat template"),
-    "report nowhere": (
-        ["embedded", "DOC", "-o", "OUT", "--junit", "no/where/x.xml"],
-        "no such folder",
-    ),
-    "auto in a chat": (
-        ["embedded", "DOC", "-o", "OUT", "--study", "auto", "--chat-template"],
-        "plain text",
-    ),
-    "too long a window": (["embedded", "DOC", "-o", "OUT", "--prefix", "500"], "positions"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_mistakes_get_one_line_and_status_2(capsys, document, tmp_path, name):
-    arguments, words = BAD[name]
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("embedded -o OUT", "audit wants a model and documents"),
+        ("embedded DOC", "add -o DIR"),
+        ("embedded DOC -o OUT --fail-if recaled>1%", "Did you mean 'recalled'"),
+        ("embedded DOC -o OUT --threshold 1.5", "threshold 1.5"),
+        ("embedded DOC -o OUT --patterns loose", "patterns loose"),
+        ("embedded DOC -o OUT --encoding klingon", "no such encoding"),
+        ("embedded DOC -o DOC", "a file is in the way"),
+        ("embedded --verify OUT", "and no more"),
+        ("embedded DOC -o OUT --chat-template", "no chat template"),
+        ("embedded DOC -o OUT --junit no/where/x.xml", "no such folder"),
+        ("embedded DOC -o OUT --study auto --chat-template", "plain text"),
+        ("embedded DOC -o OUT --prefix 500", "positions"),
+        ("embedded SHORT -o OUT --reference none", "shorter than one window of 64 tokens"),
+        ("embedded SHORT EMPTY -o OUT --reference none", "shorter than one window of 64 tokens"),
+        ("UNTOKENIZED DOC -o OUT", "tokenizer"),
+        ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
+        ("no.gguf DOC -o OUT", "no such model"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_no_folder(call, document, tmp_path, arguments, words):
     places = {"DOC": document, "OUT": tmp_path / "out"}
-    status, said, complaint = run(capsys, *(places.get(one, one) for one in arguments), "-q")
-    assert status == 2
-    assert words in complaint
-    assert complaint.count("\n") == 1
-    assert said == ""
-    assert not (tmp_path / "out" / "audit.json").exists()
-
-
-@pytest.mark.parametrize("texts", [["Too short."], ["Too short.", "This one as well.", ""]])
-def test_where_nothing_can_be_asked_the_status_is_2(capsys, tmp_path, texts):
-    paths = [tmp_path / f"{number}.txt" for number in range(len(texts))]
-    for path, text in zip(paths, texts, strict=True):
-        path.write_text(text)
-    out = tmp_path / "out"
-    status, said, complaint = run(
-        capsys, "embedded", *paths, "-o", out, "-q", "--reference", "none"
-    )
-    assert status == 2
-    assert said == ""
-    assert "shorter than one window of 64 tokens" in complaint
-    assert not out.exists()
-
-
-def test_a_model_without_tokenizer_is_refused(capsys, document, tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes((model_path() / name).read_bytes())
-    status, _, complaint = run(capsys, folder, document, "-o", tmp_path / "out", "-q")
-    assert status == 2
-    assert "tokenizer" in complaint
-
-
-def test_a_folder_that_may_not_be_written_is_refused(capsys, document, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)
-    status, _, complaint = run(capsys, "embedded", document, "-o", tmp_path / "out", "-q")
-    assert status == 2
-    assert "no permission to write" in complaint
-
-
-def test_a_reference_of_another_tokenizer_is_refused(capsys, document, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in model_path().iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
-    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    for name, text in (("SHORT", "Too short."), ("EMPTY", "")):
+        places[name] = tmp_path / f"{name}.txt"
+        places[name].write_text(text)
+    for name in ("UNTOKENIZED", "OTHER"):
+        places[name] = shutil.copytree(model_path(), tmp_path / name)
+    (places["UNTOKENIZED"] / "tokenizer.json").unlink()
+    tokenizer = json.loads((places["OTHER"] / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     first, second = list(vocabulary)[300:302]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    status, _, complaint = run(
-        capsys, "embedded", document, "-o", tmp_path / "out", "-q", "--reference", other
-    )
-    assert status == 2
-    assert "another tokenizer" in complaint
+    (places["OTHER"] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    done = call("audit", *(places.get(one, one) for one in arguments.split()), "-q")
+    assert (done.status, done.out) == (2, "")
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_study_is_no_place_for_an_audit(capsys, document, tmp_path):
-    study = tmp_path / "study"
-    study.mkdir()
-    (study / "study.yaml").write_text("title: mine\n")
-    status, _, said = run(capsys, "embedded", document, "-o", study, "-q")
-    assert status == 2
-    assert "a study stands here" in said
-    assert [one.name for one in study.iterdir()] == ["study.yaml"]
-
-
-def test_a_refusal_leaves_no_empty_folder(capsys, document, tmp_path):
-    for arguments in (("embedded", tmp_path / "none.txt"), (tmp_path / "no.gguf", document)):
-        status, _, said = run(capsys, *arguments, "-o", tmp_path / "out", "-q")
-        assert status == 2, said
-        assert not (tmp_path / "out").exists()
+def test_a_folder_that_may_not_be_written_is_refused(refused, document, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    line = refused("audit", "embedded", document, "-o", tmp_path / "out", "-q")
+    assert "no permission to write" in line
 
 
 def loads_torch(*arguments) -> tuple[int, str, bool]:
@@ -187,13 +116,13 @@ def loads_torch(*arguments) -> tuple[int, str, bool]:
     return done.returncode, "\n".join([*said, done.stderr]), last == "True"
 
 
-def test_a_repeat_and_refusals_need_no_torch(capsys, document, tmp_path):
+def test_a_repeat_and_refusals_need_no_torch(call, document, tmp_path):
     out, study, empty = tmp_path / "out", tmp_path / "study", tmp_path / "empty.txt"
     study.mkdir()
     (study / "study.yaml").write_text("title: mine\n")
     empty.touch()
-    assert run(capsys, "embedded", document, "-o", out, "-q")[0] == 0
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert call("audit", "embedded", document, "-o", out, "-q").status == 0
+    before = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
     status, said, is_heavy = loads_torch("audit", "embedded", document, "-o", out)
     assert (status, is_heavy) == (0, False), said
     assert "this audit is already there" in said
@@ -209,21 +138,17 @@ def test_a_repeat_and_refusals_need_no_torch(capsys, document, tmp_path):
         status, said, is_heavy = loads_torch(*arguments)
         assert (status, is_heavy) == (2, False), said
         assert words in said
-    assert before == {path: path.read_bytes() for path in out.iterdir()}
+    after = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
+    assert after == before
 
 
-def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(document, tmp_path):
+def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(call, document, tmp_path):
     from mnemoscope.audit.documents import read_documents
     from mnemoscope.audit.run import AskedModel, standing_audit
     from mnemoscope.audit.settings import AuditSettings
 
-    folder, out = tmp_path / "model", tmp_path / "out"
-    folder.mkdir()
-    for path in model_path().iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(SystemExit) as left:
-        main(["audit", str(folder), str(document), "-o", str(out), "-q"])
-    assert left.value.code == 0
+    folder, out = shutil.copytree(model_path(), tmp_path / "model"), tmp_path / "out"
+    assert call("audit", folder, document, "-o", out, "-q").status == 0
     reading, settings = read_documents([str(document)]), AuditSettings()
     asked = AskedModel(folder, None, "float32")
 
