@@ -48,19 +48,6 @@ def test_bad_settings_are_refused_in_one_line(values, message) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("a: [1", "not valid YAML"), ("- a\n- b\n", "wants 'key: value' lines")],
-)
-def test_a_file_that_is_no_settings_file_is_refused(tmp_path, text, message) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        load_settings(path)
-    with pytest.raises(UserError, match="no such file"):
-        load_settings(tmp_path / "none.yaml")
-
-
 def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"model": {"dtype": "bfloat16", "batch_size": 8}}))
@@ -68,10 +55,3 @@ def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     assert (merged.model.dtype, merged.model.batch_size) == ("bfloat16", 4)
     assert merged.train.seeds == [7]
     assert merged.model.device == "auto"
-
-
-def test_set_refuses_what_is_no_setting() -> None:
-    with pytest.raises(UserError, match="KEY=VALUE"):
-        merge_flags(None, {}, ["train.seeds"])
-    with pytest.raises(UserError, match="Did you mean 'seeds'"):
-        merge_flags(None, {}, ["train.seed=[1]"])

@@ -14,9 +14,8 @@ from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
 
 
 @pytest.fixture
-def study(tiny_studies, tmp_path) -> Path:
-    shutil.copytree(tiny_studies["report"], tmp_path / "study")
-    return tmp_path / "study"
+def study(study_at) -> Path:
+    return study_at("report")
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -86,16 +85,13 @@ def test_another_sentence_model_in_the_same_folder_makes_the_copies_anew(
     assert "nothing to do" not in call(*arguments).out
 
 
-def test_what_a_study_lacks_is_said_with_the_remedy(study, tiny_studies, tmp_path, refused) -> None:
+def test_what_a_study_lacks_is_said_with_the_remedy(study, refused) -> None:
     settings = study / "study.yaml"
     lines = settings.read_text().splitlines()
     kept = ["  reference: null" if one.startswith("  reference:") else one for one in lines]
     settings.write_text("\n".join(kept))
     assert "--second MODEL" in refused("analyze", "levels", study)
     assert not (study / "analysis").exists()
-    begun = tmp_path / "begun"
-    shutil.copytree(tiny_studies["sequences"], begun)
-    assert f"mnemoscope continue {begun}" in refused("analyze", "boundary", begun)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -115,11 +111,8 @@ def test_every_analysis_names_the_stage_that_a_bare_study_lacks(
     assert not (begun / "analysis").exists()
 
 
-def test_all_leaves_out_what_a_study_lacks_and_says_how_to_get_it(
-    tiny_studies, tmp_path, call
-) -> None:
-    begun = tmp_path / "begun"
-    shutil.copytree(tiny_studies["sequences"], begun)
+def test_all_leaves_out_what_a_study_lacks_and_says_how_to_get_it(study_at, call) -> None:
+    begun = study_at("sequences")
     result = call("analyze", "all", begun, "-q")
     assert result.status == 0
     lines = result.out.strip().splitlines()

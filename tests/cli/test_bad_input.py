@@ -280,6 +280,8 @@ def test_settings_files_that_cannot_be_used(tmp_path, out, refused) -> None:
         assert str(path) in line
         assert what in line
         assert left_in(out) == []
+    none = tmp_path / "none.yaml"
+    assert f"{none}: no such file. Write one with" in refused("run", none, "-o", out)
     path.write_bytes(b"\xff\xfe")
     assert "cannot be read" in refused("run", path, "-o", out)
     assert "exists. Choose another name, or --force" in refused("init", path)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,30 @@ from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
 NUMBER = r"−?\d+\.\d"
+FINGERPRINT = ("record", "models", "model", "fingerprint")
 
 
-def name_model(folder: Path, fingerprint: str) -> None:
-    """Make a study say that it is of another model."""
+def change(folder: Path, *keys: str, value: object) -> None:
+    """Change a setting or record behind the program's back; the manifests keep fitting."""
     path = folder / "study.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values["record"]["models"]["model"]["fingerprint"] = fingerprint
+    values = place = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    study = Study(folder)
+    for manifest in (folder / "manifests").glob("*.json"):
+        kept = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
+
+
+@contextmanager
+def changed_label(folder: Path) -> Iterator[dict]:
+    """Give the counts of the label stage to be changed."""
+    path = folder / "manifests" / "label.json"
+    manifest = json.loads(path.read_text())
+    yield manifest["counts"]
+    path.write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +55,7 @@ def planted(tiny_studies, tmp_path_factory) -> list[Path]:
         for seed in range(3)
     ]
     for folder in folders:
-        name_model(folder, f"fingerprint of {folder.name}")
+        change(folder, *FINGERPRINT, value=f"fingerprint of {folder.name}")
         run_stage(Study(folder), "benchmark")
     return folders
 
@@ -53,18 +71,6 @@ def min_f1(confusion: np.ndarray) -> float:
     cells = [(a, b) for a in range(3) for b in range(3) for _ in range(confusion[a, b])]
     true, predicted = np.array(cells).T
     return float(f1_score(true, predicted, average=None).min())
-
-
-def change(folder: Path, section: str, key: str, value: object) -> None:
-    """Change a setting behind the program's back; the manifests keep fitting."""
-    path = folder / "study.yaml"
-    values = yaml.safe_load(path.read_text())
-    values[section][key] = value
-    path.write_text(yaml.safe_dump(values))
-    study = Study(folder)
-    for manifest in (folder / "manifests").glob("*.json"):
-        kept = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
 
 
 def test_one_study_is_shown_beside_the_published_figures(planted, call) -> None:
@@ -130,36 +136,26 @@ def test_two_taxonomies_are_compared_on_their_shared_sequences(planted, call) ->
 
 
 def test_any_spelling_of_a_taxonomy_is_found(planted, call) -> None:
-    one = call("benchmark", planted[0], "--compare", GUESS, RECITE).out
-    other = call(
-        "benchmark",
-        planted[0],
-        "--compare",
-        "Non-Memo, Guess[0.5-0.5], Others",
-        "Non-Memo, Recollect[5], Others",
-    ).out
+    compare = ("benchmark", planted[0], "--compare")
+    one = call(*compare, GUESS, RECITE).out
+    spelled = ("Non-Memo, Guess[0.5-0.5], Others", "Non-Memo, Recollect[5], Others")
+    other = call(*compare, *spelled).out
     assert re.findall(NUMBER, one) == re.findall(NUMBER.replace("^", ""), other.replace("0.5", ""))
 
 
 def test_what_cannot_be_compared_is_refused(planted, tiny_studies, refused) -> None:
-    study = planted[0]
-    assert "one partition" in refused(
-        "benchmark", study, "--compare", RECITE, "Non-Memo, Recollect[5], Others"
-    )
-    assert "Did you mean" in refused(
-        "benchmark", study, "--compare", RECITE, "Non-Memo, Gues, Recal"
-    )
-    assert "no taxonomy" in refused(
-        "benchmark", study, "--compare", RECITE, "Non-Memo, Code, Others"
-    )
-    assert "has no figure" in refused(
-        "benchmark", tiny_studies["train"], "--compare", RECITE, GUESS
-    )
-    assert "'train' has not been run" in refused(
-        "benchmark", tiny_studies["label"], "--compare", RECITE, GUESS
-    )
-    assert "one study" in refused("benchmark", study, planted[1], "--compare", RECITE, GUESS)
-    assert "--redo" in refused("benchmark", study, "--compare", RECITE, GUESS, "--redo")
+    study, other = planted[:2]
+    untold, unlabelled = tiny_studies["train"], tiny_studies["label"]
+    for studies, first, second, more, what in (
+        ([study], RECITE, "Non-Memo, Recollect[5], Others", [], "one partition"),
+        ([study], RECITE, "Non-Memo, Gues, Recal", [], "Did you mean"),
+        ([study], RECITE, "Non-Memo, Code, Others", [], "no taxonomy"),
+        ([untold], RECITE, GUESS, [], "has no figure"),
+        ([unlabelled], RECITE, GUESS, [], "'train' has not been run"),
+        ([study, other], RECITE, GUESS, [], "one study"),
+        ([study], RECITE, GUESS, ["--redo"], "--redo"),
+    ):
+        assert what in refused("benchmark", *studies, "--compare", first, second, *more)
 
 
 def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> None:
@@ -187,18 +183,12 @@ def test_three_studies_together_sum_their_matrices(planted, call, tmp_path) -> N
     assert "89.0 / 89.9" in result.out
     compared = pl.read_parquet(out / "comparison.parquet").filter(pl.col("state") == "measured")
     assert set(compared["n_eval"]) == {9 * N_CLASS}
-    assert json.loads((out / "conclusions.json").read_text())["models"] == [
-        "model-0",
-        "model-1",
-        "model-2",
-    ]
+    assert json.loads((out / "conclusions.json").read_text())["models"] == list(rows)[:3]
 
 
 def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, call, tmp_path) -> None:
-    path = copied[1] / "manifests" / "label.json"
-    manifest = json.loads(path.read_text())
-    manifest["counts"]["samples"][GUESS]["impossible"] = "Guess has 3"
-    path.write_text(json.dumps(manifest))
+    with changed_label(copied[1]) as counts:
+        counts["samples"][GUESS]["impossible"] = "Guess has 3"
     result = call("benchmark", *copied, "-o", tmp_path / "out")
     assert result.status == 0
     assert "Guess, Recall: model-1: impossible: Guess has 3" in result.out
@@ -217,7 +207,7 @@ def test_a_taxonomy_that_one_model_cannot_fill_has_no_sum(copied, call, tmp_path
     ],
 )
 def test_other_rules_are_refused_with_the_difference(copied, refused, section, key, value) -> None:
-    change(copied[1], section, key, value)
+    change(copied[1], section, key, value=value)
     line = refused("benchmark", *copied)
     assert "cannot be put together" in line
     assert f"{section}.{key}: " in line
@@ -226,37 +216,37 @@ def test_other_rules_are_refused_with_the_difference(copied, refused, section, k
 
 
 def test_another_draw_or_number_of_processes_is_no_other_rule(copied, call) -> None:
-    change(copied[1], "label", "seed", 5)
-    change(copied[2], "train", "workers", 2)
+    change(copied[1], "label", "seed", value=5)
+    change(copied[2], "train", "workers", value=2)
     assert call("benchmark", *copied).status == 0
 
 
 def test_other_taxonomies_are_refused_by_name(copied, refused) -> None:
-    path = copied[2] / "manifests" / "label.json"
-    manifest = json.loads(path.read_text())
-    del manifest["counts"]["samples"][GUESS]
-    path.write_text(json.dumps(manifest))
+    with changed_label(copied[2]) as counts:
+        del counts["samples"][GUESS]
     line = refused("benchmark", *copied)
     assert f"'{GUESS}' is in {copied[0]} alone" in line
-    manifest["counts"] |= {
-        "aliases": {GUESS: RECITE},
-        "alias_details": {GUESS: {"reason": "same labels here", "classes": [0, 1, 2]}},
-    }
-    path.write_text(json.dumps(manifest))
+    with changed_label(copied[2]) as counts:
+        counts["aliases"] = {GUESS: RECITE}
+        counts["alias_details"] = {GUESS: {"reason": "same labels here", "classes": [0, 1, 2]}}
     assert f"(in {copied[2]} it labels as '{RECITE}' does)" in refused("benchmark", *copied)
 
 
 def test_bad_requests_for_several_studies_are_refused(
     planted, tiny_studies, refused, tmp_path
 ) -> None:
-    assert "named twice" in refused("benchmark", planted[0], planted[1], planted[0])
-    assert "has not been run" in refused("benchmark", planted[0], tiny_studies["train"])
-    assert "no such folder" in refused("benchmark", planted[0], tmp_path / "none")
-    copied = shutil.copytree(planted[0], tmp_path / "copied")
-    assert "made of the same model as" in refused("benchmark", planted[0], copied)
-    assert "is a study" in refused("benchmark", *planted, "-o", planted[1])
-    assert "Leave -o out" in refused("benchmark", planted[0], "-o", tmp_path / "x")
-    assert "--redo" in refused("benchmark", *planted, "--set", "benchmark.seed=1")
+    first, second = planted[:2]
+    copied = shutil.copytree(first, tmp_path / "copied")
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused("benchmark", *planted, "-o", tmp_path / "file")
+    for arguments, what in (
+        ([first, second, first], "named twice"),
+        ([first, tiny_studies["train"]], "has not been run"),
+        ([first, tmp_path / "none"], "no such folder"),
+        ([first, copied], "made of the same model as"),
+        ([*planted, "-o", second], "is a study"),
+        ([first, "-o", tmp_path / "x"], "Leave -o out"),
+        ([*planted, "--set", "benchmark.seed=1"], "--redo"),
+        ([*planted, "-o", tmp_path / "file"], "cannot be made"),
+    ):
+        assert what in refused("benchmark", *arguments)
     assert not (tmp_path / "x").exists()

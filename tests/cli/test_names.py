@@ -8,7 +8,6 @@ import huggingface_hub
 import pytest
 from transformers import AutoConfig
 
-from mnemoscope.cli import main
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_on_hub
 from mnemoscope.lm.load import load_model
@@ -99,7 +98,6 @@ def test_a_new_study_says_what_comes_before_it_begins(call, tmp_path, monkeypatc
     assert "A new study" not in call("run", "-o", tmp_path / "new", "-q").err
 
 
-def test_a_value_of_the_wrong_kind_ends_its_sentence(capsys):
-    with pytest.raises(SystemExit):
-        main(["audit", "embedded", "x", "--threshold", "high"])
-    assert ". See 'mnemoscope audit --help'." in capsys.readouterr().err
+def test_a_value_of_the_wrong_kind_ends_its_sentence(refused):
+    line = refused("audit", "embedded", "x", "--threshold", "high")
+    assert ". See 'mnemoscope audit --help'." in line

@@ -12,15 +12,7 @@ from mnemoscope import __version__
 from mnemoscope.cli import main
 from mnemoscope.cli.app import app, verbs
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "polars",
-    "sklearn",
-    "scipy",
-    "numpy",
-    "safetensors",
-)
+HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "numpy", "safetensors")
 COMMAND = typer.main.get_command(app)
 
 
@@ -65,30 +57,25 @@ def test_the_help_of_a_verb_has_an_example_that_parses(verb, call, monkeypatch) 
     COMMAND.commands[verb].make_context(verb, words[2:], parent=context)  # raises where it cannot
 
 
-def test_an_error_of_ours_has_status_1_and_no_traceback_unless_asked(
-    refused, monkeypatch, tmp_path
-) -> None:
-    from mnemoscope.cli import tables as describe
-
-    monkeypatch.setattr(describe, "is_study", lambda _: 1 / 0)
-    line = refused("describe", tmp_path, status=1)
-    assert "internal error, ZeroDivisionError" in line
-    assert "--debug shows where" in line
-    with pytest.raises(ZeroDivisionError):
-        main(["describe", str(tmp_path), "--debug"])
-
-
 @pytest.mark.parametrize(
     ("error", "status", "said"),
-    [(KeyboardInterrupt, 130, "Run the same command again"), (MemoryError, 2, "--batch-size")],
+    [
+        (KeyboardInterrupt, 130, "Run the same command again"),
+        (MemoryError, 2, "--batch-size"),
+        (ZeroDivisionError, 1, "internal error, ZeroDivisionError: no message (this is ours"),
+    ],
 )
 def test_what_ends_a_command_says_how_to_go_on(
     error, status, said, refused, monkeypatch, tmp_path
 ) -> None:
-    from mnemoscope.cli import tables as describe
-
     def end(_):
         raise error
 
-    monkeypatch.setattr(describe, "is_study", end)
+    monkeypatch.setattr("mnemoscope.cli.tables.is_study", end)
     assert said in refused("describe", tmp_path, status=status)
+
+
+def test_an_error_of_ours_has_a_traceback_where_it_is_asked_for(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("mnemoscope.cli.tables.is_study", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["describe", str(tmp_path), "--debug"])

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import polars as pl
 import pytest
@@ -66,7 +65,5 @@ def test_numbers_have_one_style(study, capsys) -> None:
     assert "[+" not in text
 
 
-def test_an_empty_study_has_a_summary(tiny_studies, tmp_path, capsys) -> None:
-    folder = tmp_path / "study"
-    shutil.copytree(tiny_studies["label"], folder)
-    assert "impossible" in shown(Study(folder), capsys)
+def test_an_empty_study_has_a_summary(tiny_studies, capsys) -> None:
+    assert "impossible" in shown(Study(tiny_studies["label"]), capsys)

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from rouge_score.rouge_scorer import RougeScorer
 
 from mnemoscope.maps.store import MapStore
@@ -87,7 +88,7 @@ def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> Non
     assert "Nothing to do" in again.out
 
 
-def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny, tiny_studies, call) -> None:
+def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny_studies, call) -> None:
     folder = tiny_studies["report"]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     result = call("run", "-o", folder, "--dry-run")
@@ -98,22 +99,16 @@ def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny, tiny_studies, cal
 def test_describe_a_study(tiny_studies, call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = call("describe", tiny_studies["report"]).out
+    fingerprint = Study(tiny_studies["report"]).record["models"]["reference"]["fingerprint"]
     for word in ("sequences", "report", "done", "memorized 160", "2 × 4", "maps", "study.yaml"):
         assert word in text
+    assert fingerprint[:12] in text
     assert "outdated" not in text
-    text = call("describe", tiny_studies["continue"]).out
-    assert "memorized 160" in text
-    fingerprint = Study(tiny_studies["report"]).record["models"]["reference"]["fingerprint"]
-    assert fingerprint[:12] in call("describe", tiny_studies["report"]).out
+    assert "memorized 160" in call("describe", tiny_studies["continue"]).out
 
 
-def test_describe_says_which_stages_are_outdated(tiny_studies, tmp_path, call) -> None:
-    import shutil
-
-    import yaml
-
-    shutil.copytree(tiny_studies["report"], tmp_path / "study")
-    path = tmp_path / "study" / "study.yaml"
+def test_describe_says_which_stages_are_outdated(study_at, call) -> None:
+    path = study_at("report") / "study.yaml"
     values = yaml.safe_load(path.read_text())
     values["localize"]["attributions"] = ["gradient"]
     path.write_text(yaml.safe_dump(values))
@@ -145,11 +140,8 @@ def test_features_of_a_table_counts_duplicates_in_a_corpus(call, tmp_path) -> No
     )
     corpus = pl.DataFrame({"tokens": [[*suffix, 7, *suffix], [9, *suffix], suffix[:-1]]})
     corpus.write_parquet(tmp_path / "corpus.parquet")
-    done = call(
-        "features", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet",
-        "--corpus", tmp_path / "corpus.parquet",
-    )  # fmt: skip
-    assert done.status == 0, done.err
+    arguments = ("-o", tmp_path / "out.parquet", "--corpus", tmp_path / "corpus.parquet")
+    assert call("features", tmp_path / "in.parquet", *arguments).status == 0
     assert pl.read_parquet(tmp_path / "out.parquet")["duplicates"].to_list() == [3]
 
 
@@ -184,9 +176,8 @@ def test_features_say_where_the_two_pattern_modes_differ(call, tmp_path) -> None
     texts = ["1 5 2", "1, 2, 3, 4, 5", "abab", "neither of the two"]
     given = pl.DataFrame({"sequence_id": range(4), "text": texts})
     given.write_parquet(tmp_path / "in.parquet")
-    done = call(
-        "features", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet", "--compare-patterns"
-    )
+    arguments = ("-o", tmp_path / "out.parquet", "--compare-patterns")
+    done = call("features", tmp_path / "in.parquet", *arguments)
     assert done.status == 0, done.err
     assert "is_incrementing, published and strict rules: both 1, only published 1" in done.out
     assert "is_repeating, published and strict rules: both 1, only published 0" in done.out

@@ -1,5 +1,9 @@
 """An invented study to render: seeded Δ with structure, figures of the size small models give."""
 
+import re
+from dataclasses import replace
+from html import unescape
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,21 +12,15 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.report import content as c
+from mnemoscope.report.page import render_report
 from mnemoscope.report.tables import Table
 from mnemoscope.stats import Estimate
 
 NAMES = ("Non-Memo", "Guess", "Recall")
 FOUR = ("Non-Memo", "Recite", "Reconstruct", "Recollect")
-SCORES = {
-    "model": 0.231,
-    "statistics": 0.384,
-    "blind": 0.402,
-    "ngram": 0.431,
-    "reference": 0.334,
-    "control": 0.297,
-    "logits": 0.862,
-}
-FOUR_SCORES = dict(zip(SCORES, (0.312, 0.366, 0.43, 0.391, 0.341, 0.262, 0.611), strict=True))
+SOURCES = ("model", "statistics", "blind", "ngram", "reference", "control", "logits")
+SCORES = dict(zip(SOURCES, (0.231, 0.384, 0.402, 0.431, 0.334, 0.297, 0.862), strict=True))
+FOUR_SCORES = dict(zip(SOURCES, (0.312, 0.366, 0.43, 0.391, 0.341, 0.262, 0.611), strict=True))
 
 
 def make_delta(n_classes: int, n_layers: int, seed: int, length: int = 64) -> np.ndarray:
@@ -100,14 +98,8 @@ def make_benchmark(
         for source, value in scores.items()
     }
     runs = [
-        {
-            "words": f"6, 10, {pooling}",
-            "seed": number,
-            "did_train": True,
-            "training_min_f1": 0.41 + 0.03 * number,
-            "eval_min_f1": 0.22 + 0.02 * number,
-            "seconds": 5.1,
-        }
+        {"words": f"6, 10, {pooling}", "seed": number, "did_train": True, "seconds": 5.1}
+        | {"training_min_f1": 0.41 + 0.03 * number, "eval_min_f1": 0.22 + 0.02 * number}
         for pooling in ("mean", "max")
         for number in range(3)
     ]
@@ -178,15 +170,9 @@ def make_taxonomy(
 
 def make_content() -> c.ReportContent:
     """The demo as it is expected to come out: a null result with its positive control."""
-    model = {
-        "name": "mnemoscope-demo",
-        "n_layers": 4,
-        "n_heads": 8,
-        "dtype": "float32",
-        "fingerprint": "9f2c41d07be3a6588d1f",
-        "revision": None,
-        "note": "GPT-NeoX of 4.2 million parameters.",
-    }
+    model = {"name": "mnemoscope-demo", "n_layers": 4, "n_heads": 8, "dtype": "float32"}
+    model |= {"fingerprint": "9f2c41d07be3a6588d1f", "revision": None}
+    model |= {"note": "GPT-NeoX of 4.2 million parameters."}
     by_genre = [
         {"name": name, "n_sequences": n, "n_memorized": n_memorized}
         for name, n, n_memorized in (("prose", 2900, 1985), ("code", 1800, 1005))
@@ -213,14 +199,8 @@ def make_content() -> c.ReportContent:
                 "Duplicates are counted in the finished training text.",
             )
         ],
-        fragile={
-            "n_fragile": 7,
-            "n_labels": 6700,
-            "gap_tolerance": 1e-4,
-            "n_checked": 50,
-            "n_disagree": 0,
-            "disagree_gap": None,
-        },
+        fragile={"n_fragile": 7, "n_labels": 6700, "gap_tolerance": 1e-4}
+        | {"n_checked": 50, "n_disagree": 0, "disagree_gap": None},
         warnings=["The CNNs see 333 training sequences a class; the paper uses 4,000."],
         settings={
             "versions": {"mnemoscope": "0.1.0", "torch": "2.9.1"},
@@ -233,6 +213,28 @@ def make_content() -> c.ReportContent:
 @pytest.fixture(scope="session")
 def content() -> c.ReportContent:
     return make_content()
+
+
+@pytest.fixture(scope="session")
+def page_of(content):
+    """The page of these taxonomies, in the invented study or with some facts changed."""
+
+    def page_of(*taxonomies: c.TaxonomyResult, **facts) -> str:
+        shown = {"taxonomies": taxonomies} if taxonomies else {}
+        return render_report(replace(content, **shown, **facts))
+
+    return page_of
+
+
+def words_of(html: str) -> str:
+    """Text of a piece of a page, tags taken out, spaces made single."""
+    text = unescape(re.sub(r"<[^>]*>", " ", html)).replace("\u202f", " ")
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="session")
+def words():
+    return words_of
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,7 @@ import pytest
 
 from mnemoscope.benchmark.excess import Excess as Measured
 from mnemoscope.benchmark.table import BenchmarkFigures, give_verdict
-from mnemoscope.report.answer import (
-    answer,
-    balance_sentence,
-    benchmark_sentence,
-    like_with_like,
-)
+from mnemoscope.report.answer import answer, balance_sentence, benchmark_sentence, like_with_like
 from mnemoscope.report.content import Benchmark, Standing
 from mnemoscope.stats import Estimate
 
@@ -26,9 +21,7 @@ def found(content, build_taxonomy, build_benchmark):
     def make(*excesses, titles="ABC", **benchmark) -> str:
         taxonomies = [
             build_taxonomy(
-                n_layers=1,
-                title=title,
-                benchmarks=(build_benchmark(excess=excess, **benchmark),),
+                n_layers=1, title=title, benchmarks=(build_benchmark(excess=excess, **benchmark),)
             )
             for title, excess in zip(titles, excesses, strict=False)
         ]

@@ -3,7 +3,6 @@
 import doctest
 import re
 from dataclasses import replace
-from html import unescape
 
 import pytest
 from hypothesis import example, given
@@ -11,25 +10,19 @@ from hypothesis import strategies as st
 
 from mnemoscope.report import content as c
 from mnemoscope.report.content import decode_pieces, model_facts, visible
-from mnemoscope.report.page import render_report, written_runs
+from mnemoscope.report.page import written_runs
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 
 PAIRS = ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
 
 
-def words(html: str) -> str:
-    """Text of the page's body, tags taken out, spaces made single."""
-    body = html.split("<main>")[1]
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).replace("\u202f", " ").split())
-
-
 @pytest.fixture
-def text_of(content, build_taxonomy):
+def text_of(page_of, words, build_taxonomy):
     """The text of the page of one taxonomy with these benchmarks."""
 
     def make(*benchmarks: c.Benchmark) -> str:
-        taxonomy = build_taxonomy(n_layers=1, benchmarks=benchmarks)
-        return words(render_report(replace(content, taxonomies=(taxonomy,))))
+        html = page_of(build_taxonomy(n_layers=1, benchmarks=benchmarks))
+        return words(html.split("<main>")[1])
 
     return make
 

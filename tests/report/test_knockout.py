@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html import unescape
 from types import SimpleNamespace
 
 import polars as pl
@@ -11,7 +10,6 @@ import pytest
 
 from mnemoscope.report.charts import strength_place
 from mnemoscope.report.content import knockout_of
-from mnemoscope.report.page import render_report
 from mnemoscope.study.settings import StudySettings
 
 NAMES = ("Non-Memo", "Guess", "Recall")
@@ -85,20 +83,19 @@ def study():
 
 
 @pytest.fixture
-def page(study, content, build_taxonomy):
-    view = knockout_of(study, ", ".join(NAMES))
-    taxonomy = replace(build_taxonomy(n_layers=1), knockout=view)
-    return render_report(replace(content, taxonomies=(taxonomy,)))
+def section(study, page_of, build_taxonomy):
+    """Make the knockout's section of the page."""
+
+    def section() -> str:
+        view = knockout_of(study, ", ".join(NAMES))
+        html = page_of(replace(build_taxonomy(n_layers=1), knockout=view))
+        return html.split('-knockout">')[1].split("</section>")[0]
+
+    return section
 
 
-def words(html: str) -> str:
-    """Text of the knockout's section, tags taken out, spaces made single."""
-    section = html.split('-knockout">')[1].split("</section>")[0]
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", section)).replace("\u202f", " ").split())
-
-
-def test_the_sentence_at_one_per_cent_is_the_stages_own(page) -> None:
-    text = words(page)
+def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
+    text = words(section())
     said = (
         "Cutting the 1 % edges most decisive for Guess breaks 48% of Guess and 20% of Recall; "
         "random edges of equal mass break 37% of it."
@@ -107,9 +104,11 @@ def test_the_sentence_at_one_per_cent_is_the_stages_own(page) -> None:
     assert "Cutting the 10 % edges most decisive for Recall breaks 48%" in text
 
 
-def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(page) -> None:
-    section = page.split('-knockout">')[1].split("</section>")[0]
-    figures = section.split("<figure")[1:]
+def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(
+    section,
+) -> None:
+    html = section()
+    figures = html.split("<figure")[1:]
     assert len(figures) == 2
     for figure in figures:
         drawn = figure.split("</figure>")[0]
@@ -117,13 +116,13 @@ def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_si
         assert drawn.count("<polyline") == drawn.count("<polygon") == 6
         assert drawn.count("<title>") == 6 * len(STRENGTHS)
         assert drawn.count("curve class-") - drawn.count(" own") >= 2
-    title = re.search(r"<title>(most decisive for Guess, 1 % of edges: [^<]*)</title>", section)
+    title = re.search(r"<title>(most decisive for Guess, 1 % of edges: [^<]*)</title>", html)
     assert title is not None
     assert re.search(r"52\.0.% \[46\.0,.57\.0\] survive; 80 edges, 4\.0.% of", title[1])
 
 
-def test_the_tables_hold_what_is_not_drawn(page) -> None:
-    text = words(page)
+def test_the_tables_hold_what_is_not_drawn(section, words) -> None:
+    text = words(section())
     assert "+28.1 [21.3, 35.0]" in text.replace("\xa0", " ")
     # The other class's controls are in the table of every cut alone.
     assert text.count("random edges, mass as most decisive for Recall") >= 5
@@ -133,23 +132,19 @@ def test_the_tables_hold_what_is_not_drawn(page) -> None:
     assert "64.0 %" in copies
 
 
-def test_a_single_memorized_class_has_its_shares_but_no_specificity(
-    study, content, build_taxonomy
-) -> None:
+def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, section, words) -> None:
     (row, *_) = (row for row in index_rows() if row["class"] == "Guess" and row["strength"] == 1)
     alone = row | {"broken_others": "{}", "specificity": None, "low": None, "high": None}
     cuts = study.read("knockout.parquet").filter(pl.col("class") == "Guess")
     frames = {"knockout.parquet": cuts, "specificity.parquet": pl.DataFrame([alone])}
     study.read = frames.__getitem__
-    view = knockout_of(study, ", ".join(NAMES))
-    taxonomy = replace(build_taxonomy(n_layers=1), knockout=view)
-    text = words(render_report(replace(content, taxonomies=(taxonomy,))))
+    text = words(section())
     assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text
     assert "None" not in text
 
 
-def test_without_a_knockout_the_page_says_nothing_of_it(study, content) -> None:
-    assert "-knockout" not in render_report(content)
+def test_without_a_knockout_the_page_says_nothing_of_it(study, page_of) -> None:
+    assert "-knockout" not in page_of()
     assert knockout_of(study, "Non-Memo, Code, Others") is None
     study.is_done = lambda stage: False
     assert knockout_of(study, ", ".join(NAMES)) is None

@@ -59,8 +59,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def html(content: c.ReportContent) -> str:
-    return render_report(content)
+def html(page_of) -> str:
+    return page_of()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def addresses(page: Page) -> list[str]:
     return [a[name] for _, a in page.elements for name in names if name in a]
 
 
-def test_no_address_leads_outside(page: Page, html: str) -> None:
+def test_no_address_leads_outside(page, html) -> None:
     found = addresses(page)
     assert len(found) > 50
     assert all(address.startswith(("data:", "#")) for address in found)
@@ -121,7 +121,7 @@ def test_the_answer_comes_before_every_figure(page: Page) -> None:
     assert places == sorted(places)
 
 
-def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> None:
+def test_hostile_text_stays_text(content, page_of, build_taxonomy) -> None:
     taxonomy = build_taxonomy(("Non-Memo", HOSTILE, "Recall"), title=HOSTILE)
     example = {
         "class": HOSTILE,
@@ -134,18 +134,16 @@ def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> No
         **dict.fromkeys(("sequence_id", "memorization_score", "rouge_l", "rouge_3")),
     }
     counted = {"name": HOSTILE, "n_sequences": 10, "n_memorized": 5}
-    hostile = replace(
-        content,
+    html = page_of(
+        replace(taxonomy, examples=(example,), warnings=(HOSTILE,)),
         title=HOSTILE,
         model=content.model | dict.fromkeys(("name", "fingerprint", "note"), HOSTILE),
         counts=counted | {"by_genre": [counted], "by_duplicates": []},
-        taxonomies=(replace(taxonomy, examples=(example,), warnings=(HOSTILE,)),),
         checks=(Table(HOSTILE, (HOSTILE, "n"), ((HOSTILE, 1),), HOSTILE),),
         warnings=(HOSTILE,),
         settings={HOSTILE: {HOSTILE: HOSTILE}},
         commands=(HOSTILE,),
     )
-    html = render_report(hostile)
     page = Page(html)
     assert len(page.all("script")) == 1
     own = resources.files("mnemoscope.report").joinpath("templates/report.js").read_text("utf-8")
@@ -156,12 +154,11 @@ def test_hostile_text_stays_text(content: c.ReportContent, build_taxonomy) -> No
     assert page.words().count(HOSTILE) > 15
 
 
-def test_sequences_keep_their_white_space(content: c.ReportContent, build_taxonomy) -> None:
+def test_sequences_keep_their_white_space(page_of, build_taxonomy) -> None:
     prefix = "def f(x):\n\tif  x:\n\n\t\treturn   1  \n"
     taxonomy = build_taxonomy()
     example = taxonomy.examples[-1] | {"prefix": prefix}
-    taxonomy = replace(taxonomy, examples=[example])
-    page = Page(render_report(replace(content, taxonomies=(taxonomy,))))
+    page = Page(page_of(replace(taxonomy, examples=[example])))
     shown = "".join(text for tag, text in page.text if tag in ("span",))
     for sign in "↵⇥":
         shown = shown.replace(sign, "")
@@ -171,17 +168,16 @@ def test_sequences_keep_their_white_space(content: c.ReportContent, build_taxono
 
 
 def test_the_models_dot_is_right_of_the_band_exactly_when_it_is_larger(
-    content: c.ReportContent, build_taxonomy, build_benchmark
+    page_of, build_taxonomy, build_benchmark
 ) -> None:
     for value in (0.2, 0.55, 0.9):
         scores = {"model": value, "blind": 0.5, "reference": 0.4, "control": 0.3, "logits": 0.95}
         taxonomy = build_taxonomy(benchmarks=(build_benchmark(scores=scores),))
-        html = render_report(replace(content, taxonomies=(taxonomy,)))
+        html = page_of(taxonomy)
         row = re.search(r'<tr class="model".*?</tr>', html, re.DOTALL).group()
         band = float(re.search(r'class="band" x="0" y="0" width="([\d.]+)%', row).group(1))
-        dot = float(
-            re.search(r'<svg x="([\d.]+)%"[^>]*>\s*<circle class="mark model"', row).group(1)
-        )
+        mark = r'<svg x="([\d.]+)%"[^>]*>\s*<circle class="mark model"'
+        dot = float(re.search(mark, row).group(1))
         assert band == 100 * taxonomy.main.best.value
         assert dot == pytest.approx(100 * value)
         assert (dot > band) == (value > 0.5)
@@ -196,7 +192,7 @@ def test_every_figure_has_its_controls_and_interval_in_words(page: Page) -> None
     assert "The paper prints 89.0 % for Pythia." in words.replace("\u202f", " ")
 
 
-def test_all_maps_are_there_without_a_script(page: Page, content: c.ReportContent) -> None:
+def test_all_maps_are_there_without_a_script(page, content) -> None:
     wanted = sum(
         maps.delta.shape[0] * (maps.delta.shape[1] + 1)
         for taxonomy in content.taxonomies
@@ -205,25 +201,25 @@ def test_all_maps_are_there_without_a_script(page: Page, content: c.ReportConten
     assert len(page.all("img")) == wanted
 
 
-def test_maps_beyond_the_budget_are_left_out_and_said_to_be(content: c.ReportContent) -> None:
+def test_maps_beyond_the_budget_are_left_out_and_said_to_be(content) -> None:
     views = delta_views([one.deltas for one in content.taxonomies], budget_bytes=1)
     assert views[0][0]["has_pictures"]
     assert not views[0][1]["has_pictures"]
     assert len(views[1][0]["classes"][0]["profile"]) == 4
 
 
-def test_the_stated_size_is_the_size(html: str, page: Page) -> None:
+def test_the_stated_size_is_the_size(html, page) -> None:
     n_bytes = len(html.encode("utf-8"))
     # the statement itself is a few bytes longer or shorter than its placeholder
     stated = re.search(r"one file of (.+?) that", page.words()).group(1)
     assert stated in (page_size(n_bytes), page_size(n_bytes - 10), page_size(n_bytes + 10))
 
 
-def test_the_same_content_gives_the_same_page(content: c.ReportContent, html: str) -> None:
+def test_the_same_content_gives_the_same_page(content, html: str) -> None:
     assert render_report(content) == html
 
 
-def test_the_smallest_study_is_a_page_too(content: c.ReportContent) -> None:
+def test_the_smallest_study_is_a_page_too(content) -> None:
     small = c.ReportContent("Labels only", content.model, NOTHING)
     page = Page(render_report(small))
     assert page.unbalanced == []
@@ -233,7 +229,7 @@ def test_the_smallest_study_is_a_page_too(content: c.ReportContent) -> None:
 
 
 def test_impossible_untrained_uncontrolled_and_dropped_are_said(
-    content: c.ReportContent, build_taxonomy, build_benchmark
+    page_of, build_taxonomy, build_benchmark
 ) -> None:
     reason = "Class 'Recall' has 3 sequences where 60 are needed."
     impossible = replace(build_taxonomy(), benchmarks=(), deltas=(), impossible=reason)
@@ -242,7 +238,7 @@ def test_impossible_untrained_uncontrolled_and_dropped_are_said(
     untrained = build_taxonomy(benchmarks=(lost,), dropped=(("Code", 4),))
     bare = build_benchmark(scores={"model": 0.2}, verdict=None, matched_by=None)
     uncontrolled = build_taxonomy(benchmarks=(bare, c.Benchmark("matched", impossible=reason)))
-    page = Page(render_report(replace(content, taxonomies=(impossible, untrained, uncontrolled))))
+    page = Page(page_of(impossible, untrained, uncontrolled))
     words = page.words()
     assert page.unbalanced == []
     assert words.count(reason) >= 3
@@ -252,7 +248,7 @@ def test_impossible_untrained_uncontrolled_and_dropped_are_said(
 
 
 def test_many_taxonomies_share_one_chart_and_are_folded(
-    content: c.ReportContent, build_taxonomy, build_benchmark
+    page_of, build_taxonomy, build_benchmark
 ) -> None:
     several = [
         build_taxonomy(
@@ -262,7 +258,7 @@ def test_many_taxonomies_share_one_chart_and_are_folded(
         )
         for value in (-0.2, 0.3, 0.1, 0.0, -0.1)
     ]
-    page = Page(render_report(replace(content, taxonomies=several)))
+    page = Page(page_of(*several))
     assert page.unbalanced == []
     assert len([a for a in page.all("details") if a.get("class") == "fold"]) == 5
     chart = page.words().split("In falling order of excess")[0].split("Verdict")[1]
@@ -277,7 +273,7 @@ def test_settings_become_lines_in_order() -> None:
     ]
 
 
-def test_the_file_is_whole_or_absent(tmp_path, content: c.ReportContent) -> None:
+def test_the_file_is_whole_or_absent(tmp_path, content) -> None:
     n_bytes = write_report(tmp_path / "report.html", content)
     assert (tmp_path / "report.html").stat().st_size == n_bytes
     with pytest.raises(UserError, match="no such folder"):
@@ -287,9 +283,8 @@ def test_the_file_is_whole_or_absent(tmp_path, content: c.ReportContent) -> None
 
 @pytest.mark.parametrize(("scaling", "is_said"), [("sqrt_standardized", True), ("raw", False)])
 def test_a_gradient_by_scaled_maps_is_not_called_the_papers(
-    content: c.ReportContent, scaling, is_said
+    content, page_of, words, scaling, is_said
 ) -> None:
     taxonomy = content.taxonomies[0]
     shown = replace(taxonomy, benchmarks=(replace(taxonomy.main, settings={"scaling": scaling}),))
-    words = Page(render_report(replace(content, taxonomies=(shown,)))).words()
-    assert ("by the scaled maps that these CNNs read" in " ".join(words.split())) == is_said
+    assert ("by the scaled maps that these CNNs read" in words(page_of(shown))) == is_said

@@ -8,7 +8,6 @@ from markupsafe import escape
 
 from mnemoscope.benchmark.published import OurFigures, compare_with_published, published_table
 from mnemoscope.cnn.metrics import f1_per_class
-from mnemoscope.report.page import render_report
 from mnemoscope.report.published import published_view
 from mnemoscope.stats import Estimate
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -44,8 +43,8 @@ def view() -> dict:
     return found
 
 
-def test_every_measured_taxonomy_has_its_row(view, content) -> None:
-    html = render_report(replace(content, published=view))
+def test_every_measured_taxonomy_has_its_row(view, page_of) -> None:
+    html = page_of(published=view)
     part = view["parts"][0]
     assert len(part["rows"]) + len(part["missing"]) == 54
     assert part["absent"] == ""
@@ -63,24 +62,24 @@ def test_every_measured_taxonomy_has_its_row(view, content) -> None:
     assert body.count("<tr ") == len(part["rows"])
 
 
-def test_reasons_are_told_and_escaped(view, content) -> None:
-    html = render_report(replace(content, published=view))
+def test_reasons_are_told_and_escaped(view, page_of) -> None:
+    html = page_of(published=view)
     assert html.count(str(escape(REASON))) >= len(view["parts"][0]["missing"])
     assert "<b>needs</b>" not in html
 
 
-def test_aliases_name_the_partition_that_was_trained(view, content) -> None:
+def test_aliases_name_the_partition_that_was_trained(view, page_of) -> None:
     aliases = {row["name"]: row["alias_of"] for row in view["parts"][0]["rows"] if row["alias_of"]}
     assert aliases == {
         "Recollect[5], Others": "Recite[5], Others",
         "Recite[50], Others": "Recollect[50], Others",
     }
-    html = render_report(replace(content, published=view))
+    html = page_of(published=view)
     assert "here the same as Recite[5], Others" in html
 
 
-def test_conclusions_stand_with_verdict_and_figures_of_both(view, content) -> None:
-    html = render_report(replace(content, published=view))
+def test_conclusions_stand_with_verdict_and_figures_of_both(view, page_of) -> None:
+    html = page_of(published=view)
     for ours, published in view["conclusions"]:
         for text in (ours.claim, ours.reason, published.reason):
             assert str(escape(text)) in html
@@ -89,7 +88,7 @@ def test_conclusions_stand_with_verdict_and_figures_of_both(view, content) -> No
     assert "Spearman 1.00" in html
 
 
-def test_a_taxonomy_with_a_title_has_no_second_name(content) -> None:
+def test_a_taxonomy_with_a_title_has_no_second_name(page_of) -> None:
     own = "Non-Memo, Recite[5], Reconstruct, Recollect"
     published = "Non-Memo, Recite[5], Reconstruct, Others"
     ours = [
@@ -101,14 +100,14 @@ def test_a_taxonomy_with_a_title_has_no_second_name(content) -> None:
     names = [row["name"] for row in found["parts"][0]["rows"]]
     assert names == ["Prashanth et al.", "Guess, Others"]
     assert found["renamed"] == [("Prashanth et al.", "Recite[5], Reconstruct, Others")]
-    html = render_report(replace(content, published=found))
+    html = page_of(published=found)
     assert html.count("Recite[5], Reconstruct, Others") == 1  # where it is explained
     assert "the best of the others is Prashanth et al. with" in html
 
 
-def test_a_study_without_published_taxonomies_has_no_section(content) -> None:
+def test_a_study_without_published_taxonomies_has_no_section(page_of) -> None:
     assert published_view(compare_with_published([])) is None
-    assert 'id="published"' not in render_report(content)
+    assert 'id="published"' not in page_of()
 
 
 def test_settings_of_rho_are_read_measure_by_measure() -> None:

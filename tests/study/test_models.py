@@ -21,10 +21,6 @@ def test_the_model_itself_under_another_name_is_no_reference(tiny, tmp_path) -> 
         Models(settings_of(tiny, tmp_path / "copy")).reference(None)
 
 
-def test_another_model_is(tiny) -> None:
-    assert Models(settings_of(tiny, tiny.reference)).reference(None) is not None
-
-
 def test_a_revision_is_named_behind_the_reference(tiny, tmp_path, monkeypatch) -> None:
     asked = {}
 

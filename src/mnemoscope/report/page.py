@@ -131,11 +131,7 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Turn nested settings into sections of (dotted name, value) lines, in the order given.
-
-    >>> setting_lines({"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8]}}})
-    [('', [('seed', '1')]), ('cnn', [('preset', 'small'), ('grid.k', '6, 8')])]
-    """
+    """Turn nested settings into sections of (dotted name, value) lines, in the order given."""
     sections: dict[str, list[tuple[str, str]]] = {"": []}
     for name, value in settings.items():
         if isinstance(value, Mapping):
