@@ -33,18 +33,18 @@ def losses(held, seed=0, effect=0.3):
     return lost, one
 
 
-def test_bins_hold_quarters_of_the_gap_and_thirds_of_the_log_probability():
+def test_bins_hold_quarters_of_the_gap_and_halves_of_the_log_probability():
     gap = np.arange(120.0)
     bins = margin_bins(gap, -np.arange(120.0) % 40)
-    assert np.bincount(bins // 3).tolist() == [30, 30, 30, 30]
-    assert np.unique(bins).size == 12
+    assert np.bincount(bins // 2).tolist() == [30, 30, 30, 30]
+    assert np.unique(bins).size == 8
 
 
 def test_overlap_weights_give_every_class_the_same_bins():
     one, _, _ = tried()
     weights = overlap_weights(one)
     shares = [
-        np.bincount(one.bins[one.classes == index], weights[one.classes == index], minlength=12)
+        np.bincount(one.bins[one.classes == index], weights[one.classes == index], minlength=8)
         for index in range(2)
     ]
     np.testing.assert_allclose(*shares)
@@ -56,7 +56,7 @@ def test_overlap_weights_give_every_class_the_same_bins():
 def test_matching_takes_the_margin_off():
     """Survival decided by the margin's bin alone: classes differ plainly, and not when matched."""
     one, _, _ = tried(n=4000)
-    survives = (one.bins >= 6)[:, None]
+    survives = (one.bins >= 4)[:, None]
     kept = kept_by_class(survives, one, seed=0)
     assert abs(kept.survive[0, 0] - kept.survive[1, 0]) > 0.1
     assert kept.matched[0, 0] == pytest.approx(kept.matched[1, 0])

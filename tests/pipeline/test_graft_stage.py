@@ -138,12 +138,14 @@ def test_what_cannot_be_grafted_is_refused(study, changes, words):
 def test_the_report_shows_each_part_by_class_and_the_taxonomies_by_cause(done):
     view = graft_of(done, TAXONOMY)
     assert view["classes"] == ["Recite[5]", "Recollect"]
-    rows = done.read("graft.parquet").filter(
-        taxonomy=TAXONOMY, direction="twin_in_model", control="random", part="layers.1.qk"
+    rows = (
+        done.read("graft.parquet")
+        .filter(taxonomy=TAXONOMY, direction="twin_in_model", part="layers.1.qk")
+        .filter(pl.col("control") != "twin")
     )
     (shown,) = [row for row in view["rows"] if row["part"] == "layers.1.qk"]
     for cell, name in zip(shown["cells"], view["classes"], strict=True):
-        assert cell["random"] == pytest.approx(
+        assert cell["control"] == pytest.approx(
             rows.filter(pl.col("class") == name)["survive"].mean()
         )
     (table,) = graft_tables(done)

@@ -1,10 +1,11 @@
 """What a part of the twin breaks, class by class, beside what any change of its size would.
 
-A class is held by a part as far as it loses more there than under a random change of equal norm,
-and more than the other classes lose. Classes differ in how firmly the model holds them, so they
-are compared among sequences of equal margin: within bins of the smallest gap between the two best
-logits and of the suffix's log-probability, each class is weighted to the share of the bin that all
-classes have (overlap weights). Intervals draw groups of near duplicates.
+A class is held by a part as far as it loses more there than under changes of equal norm that
+know nothing of the twin (random, or the twin's entries shuffled), and more than the others lose.
+Classes differ in how firmly the model holds them, so they are compared among sequences of equal
+margin: within bins of the smallest gap between the two best logits and of the suffix's
+log-probability, each class is weighted to the share of the bin that all classes have (overlap
+weights). Intervals draw groups of near duplicates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 
 FEWEST_GROUPS = 10
 """Of a class; below it no interval is given."""
-_GAP_BINS, _LOGPROB_BINS = 4, 3
+_GAP_BINS, _LOGPROB_BINS = 4, 2
 _FOLDS = 5
 _N_RESAMPLES = 1000
 
@@ -48,7 +49,7 @@ class Tried:
 
 
 def margin_bins(gap: npt.ArrayLike, logprob: npt.ArrayLike) -> Ints:
-    """Bin sequences by how firmly the model holds them: quarters of gap by thirds of log-prob.
+    """Bin sequences by how firmly the model holds them: quarters of gap by halves of log-prob.
 
     `gap` is the smallest difference of the two best logits, `logprob` the mean over the suffix,
     both (n,).

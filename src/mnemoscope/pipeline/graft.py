@@ -339,19 +339,19 @@ def _loss(made: pl.DataFrame) -> float | None:
 
 
 def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Parts, and for (sequence, part) the random control's survival minus the twin's."""
+    """Parts, and for (sequence, part) the mean survival of all controls minus the twin's."""
     place = {graft: column for column, graft in enumerate(grafts)}
     parts, columns = [], []
     for graft in grafts:
-        random = [
+        controls = [
             column
             for one, column in place.items()
-            if one.part == graft.part and one.control == "random"
+            if one.part == graft.part and one.control != "twin"
         ]
-        if graft.direction == INTO_MODEL and graft.control == "twin" and random:
+        if graft.direction == INTO_MODEL and graft.control == "twin" and controls:
             parts.append(graft.part)
             columns.append(
-                survives[:, random].mean(axis=1) - survives[:, place[graft]].astype(np.float64)
+                survives[:, controls].mean(axis=1) - survives[:, place[graft]].astype(np.float64)
             )
     return parts, np.stack(columns, axis=1) if columns else np.empty((len(survives), 0))
 
@@ -420,6 +420,6 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
         yield (
             f"{row['taxonomy']}: {row['broken']} and {row['spared']} differ in mechanism. With the "
             f"twin's {row['part']} in the model, {row['broken']} loses {figures} more than "
-            f"{row['spared']}, beyond a random change of equal norm and at equal margins "
+            f"{row['spared']}, beyond changes of equal norm and at equal margins "
             f"(permuted labels {100 * row['permuted']:.0f}). It loses most in {parts}."
         )

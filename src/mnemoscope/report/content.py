@@ -420,7 +420,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
-    random control, and `specific`, what it breaks of this class more than of the others.
+    controls, and `specific`, what it breaks of this class more than of the others.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -433,13 +433,12 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     classes = inside["class"].unique(maintain_order=True).to_list()
     specific = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy)
     scores = study.read(GRAFT_SCORES_FILE).filter(taxonomy=taxonomy)
-    means = inside.group_by("part", "class", "control").agg(
-        pl.col("survive", "heldout_loss").mean()
+    means = (
+        inside.filter(pl.col("control") != "twin")
+        .group_by("part", "class")
+        .agg(pl.col("survive", "heldout_loss").mean())
     )
-    control = {
-        (row["part"], row["class"]): row
-        for row in means.filter(control="random").iter_rows(named=True)
-    }
+    control = {(row["part"], row["class"]): row for row in means.iter_rows(named=True)}
     found = {
         (row["part"], row["class"]): Estimate.of(row, "specificity", ends="")
         for row in specific.iter_rows(named=True)
@@ -453,18 +452,18 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
             cells.append(
                 {
                     "twin": Estimate.of(row, "survive", ends=""),
-                    "random": control[key]["survive"] if key in control else None,
+                    "control": control[key]["survive"] if key in control else None,
                     "specific": found.get(key, NO_ESTIMATE),
                 }
             )
         loss, key = row["heldout_loss"], (part, classes[0])
-        random_loss = control[key]["heldout_loss"] if key in control else None
+        control_loss = control[key]["heldout_loss"] if key in control else None
         shown.append(
             {
                 "part": part,
                 "cells": cells,
                 "loss": None if loss is None else loss - plain,
-                "random_loss": None if random_loss is None else random_loss - plain,
+                "control_loss": None if control_loss is None else control_loss - plain,
             }
         )
     appear = rows.filter(direction=INTO_TWIN).sort("survive", descending=True)
