@@ -30,18 +30,11 @@ def _generate(lm, prompt, n):
 
 
 class Service:
-    """What the server does and has seen.
+    """What the server does and has seen: requests, answered bodies, most at once.
 
-    Attributes:
-        lm: answers.
-        style: ``vllm`` (lists of log-probabilities, `echo` judges the prompt), ``llama``
-            (`content` with ids, `echo` ignored), ``openai`` (`echo` with log-probabilities
-            refused), ``text`` (no log-probabilities at all).
-        failures: for the coming requests what goes wrong, first one first.
-        bodies: every request that was answered with a completion.
-        n_requests: of all.
-        at: when each request came, seconds.
-        busy: largest number of requests at once.
+    The style is ``vllm`` (lists of log-probabilities, `echo` judges the prompt), ``llama``
+    (`content` with ids, `echo` ignored), ``openai`` (`echo` with log-probabilities refused) or
+    ``text`` (no log-probabilities at all). Of `failures` the coming requests take one each.
     """
 
     def __init__(self, lm, style="vllm"):

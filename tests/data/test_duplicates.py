@@ -14,6 +14,7 @@ from mnemoscope.data import corpus as corpus_files
 from mnemoscope.data import duplicates as suffix_index
 from mnemoscope.data.corpus import Place, open_corpus
 from mnemoscope.data.duplicates import SuffixIndex, count_duplicates, count_in_corpus, read_suffixes
+from mnemoscope.data.table import write_table
 from mnemoscope.errors import DamagedDataError, UserError
 
 
@@ -148,16 +149,14 @@ def suffixes_and_documents(draw):
     return suffixes, documents
 
 
-def small_pieces(patch, n):
+def small_pieces(patch, n, *, weak=False):
+    """Read so many tokens at a time; `weak`: with a hash that tells nothing apart."""
+    if weak:
+        patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
     patch.setattr(corpus_files, "_FLAT_CHUNK_TOKENS", n)
     patch.setattr(corpus_files, "_CHUNK_TOKENS", n)
     patch.setattr(corpus_files, "_BATCH_ROWS", max(1, n // 4))
     patch.setattr(suffix_index, "_BLOCK_TOKENS", n)
-
-
-def weak_hash(patch):
-    """A hash that tells nothing apart."""
-    patch.setattr(suffix_index, "_mix", lambda tokens: np.zeros(len(tokens), np.uint32))
 
 
 @given(case=suffixes_and_documents(), n=st.integers(1, 12), weak=st.booleans())
@@ -166,9 +165,7 @@ def test_neither_hash_nor_chunks_change_a_count(case, n, weak):
     wanted = by_hand(suffixes, documents)
     assert count_duplicates(suffixes, documents).tolist() == wanted
     with pytest.MonkeyPatch.context() as patch:
-        small_pieces(patch, n)
-        if weak:
-            weak_hash(patch)
+        small_pieces(patch, n, weak=weak)
         assert count_duplicates(suffixes, documents).tolist() == wanted
 
 
@@ -179,9 +176,7 @@ def test_counts_equal_a_count_by_hand(kind, case, n, weak, tmp_path_factory):
     suffixes, documents = case
     path, read = written(kind, tmp_path_factory.mktemp("c"), documents)
     with pytest.MonkeyPatch.context() as patch:
-        small_pieces(patch, n)
-        if weak:
-            weak_hash(patch)
+        small_pieces(patch, n, weak=weak)
         if not any(read):
             with pytest.raises(UserError, match="no tokens in it"):
                 counted(suffixes, path)
@@ -264,12 +259,10 @@ def test_texts_are_cut_by_the_tokenizer_and_stay_apart(tokenizer, tmp_path):
 
 def test_suffixes_of_a_table_are_the_second_halves(tmp_path):
     tokens = np.arange(3 * 64).reshape(3, 64)
-    frame = pl.DataFrame({"tokens": tokens.tolist(), "text": ["a", "b", "c"]})
-    frame.write_parquet(tmp_path / "s.parquet")
-    frame.write_ndjson(tmp_path / "s.jsonl")
     for name in ("s.parquet", "s.jsonl"):
+        write_table(tmp_path / name, pl.DataFrame({"tokens": tokens.tolist(), "text": "a"}))
         assert read_suffixes(tmp_path / name).tolist() == tokens[:, 32:].tolist()
-    assert read_suffixes(tmp_path / "s.parquet").flags.c_contiguous
+        assert read_suffixes(tmp_path / name).flags.c_contiguous
 
 
 BROKEN_INDICES = {

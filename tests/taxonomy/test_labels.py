@@ -75,20 +75,6 @@ def test_columns_without_any_value_give_null_and_not_an_error():
 
 
 @pytest.mark.parametrize(
-    ("drop", "name", "says"),
-    [
-        (["memorization_score"], PAPER, "neither is_memorized nor memorization_score"),
-        (["duplicates"], PRASHANTH, "no column 'duplicates', which Recite[5] needs"),
-        (["is_repeating"], PAPER, "no column 'is_repeating', which Guess needs"),
-    ],
-)
-def test_missing_column_is_refused_with_the_node_that_needs_it(drop, name, says):
-    with pytest.raises(UserError) as refused:
-        label_sequences(HAND.drop(drop), parse_taxonomy(name))
-    assert says in str(refused.value)
-
-
-@pytest.mark.parametrize(
     ("column", "values"),
     [("duplicates", ["6"]), ("is_code", [1]), ("memorization_score", ["1.0"])],
 )
@@ -212,7 +198,7 @@ def test_without_a_column_the_taxonomies_that_need_it_are_null_and_the_others_wh
     [
         ("is_code", ["rho", "Non-Memo, Code, Others"], "no column 'is_code', which Code needs"),
         ("memorization_score", ["catalogue"], "neither is_memorized nor memorization_score"),
-        ("is_repeating", ["rho"], "no column 'is_repeating'"),
+        ("is_repeating", ["rho"], "no column 'is_repeating', which Guess[0.6-0.6] needs"),
         ("sequence_id", ["catalogue"], "no column 'sequence_id'"),
     ],
 )

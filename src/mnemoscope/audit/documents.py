@@ -53,7 +53,6 @@ class Document:
 
     Attributes:
         name: the path as given; of a table's row `path#row`, rows counted from 1; `-`.
-        text: its characters; offsets count these.
         sha256: of the text in UTF-8.
         is_extracted: the text is not the file's own characters (HTML, PDF, DOCX, standard input).
     """

@@ -102,10 +102,8 @@ class Judged(NamedTuple):
 class Beside(NamedTuple):
     """What others than the audited model say of n windows; None: not asked.
 
-    Attributes:
-        scores: share of the suffix that the reference model gets right, (n,).
-        logprobs: the reference's, (n, S).
-        probabilities: of Recall by the CNNs, one a window.
+    The reference's share of right suffix tokens (n,) and log-probabilities (n, S), and the CNNs'
+    probability of Recall, one a window.
     """
 
     scores: npt.NDArray[np.float64] | None
@@ -249,11 +247,8 @@ def find_priors(
 ) -> list[Prior | None]:
     """Compare each suffix after its own prefix with the same after others, one prior a window.
 
-    Args:
-        model: the audited model.
-        windows: token ids, shape (n, length).
-        own_logprobs: log-probability of the suffix after its own prefix, shape (n,).
-        others: other prefixes (k, prefix) of each window, k may be 0, and where they come from.
+    `windows` are token ids, shape (n, length), `own_logprobs` those of the suffix after its own
+    prefix, (n,), `others` other prefixes (k, prefix), k may be 0, and where they come from.
     """
     pieces = [
         np.hstack([prefixes, np.tile(window[model.settings.prefix :], (len(prefixes), 1))])

@@ -70,16 +70,9 @@ def audit_documents(
 ) -> dict[str, Any]:
     """Audit documents and write the audit; a run that was stopped in its folder goes on.
 
-    Args:
-        lm: the audited model, with its tokenizer.
-        reading: the documents, from `read_documents`.
-        out: folder of the audit.
-        settings: of the audit; None takes the defaults.
-        reference: a model that cannot have seen the documents, or None.
-        cnn: the CNNs of a study of the audited model, or None.
-        command: recorded, so that someone else can repeat it.
-        names: what `model` and `reference` were called, where that is not their path.
-        redo: write over an audit of other documents or settings.
+    `reference` cannot have seen the documents, `cnn` are CNNs of a study of the audited model.
+    `command` is recorded, as are `names`: what the models were called where that is not their path.
+    `redo` writes over an audit of other documents or settings.
 
     Returns:
         What `audit.json` holds.
@@ -335,12 +328,8 @@ def continue_windows(
 ) -> Iterator[Continued]:
     """Continue each window's prefix until it is done or cannot become a hit, batch by batch.
 
-    Args:
-        lm: the model.
-        windows: token ids, shape (n, length), integers.
-        prefix: tokens that the model is shown.
-        n_allowed: wrong tokens that a hit may have; the suffix's length decodes all to the end.
-        batch_size: windows a forward; halved, and said so, when memory runs out.
+    `windows` are token ids, shape (n, length). A hit may have `n_allowed` wrong tokens; the
+    suffix's length decodes all to the end. Batches are halved, and said so, when memory runs out.
 
     Raises:
         UserError: tokens that do not fit the model (at once), non-finite logits (on the way).

@@ -545,12 +545,8 @@ def _logprobs(answer: Answer, wanted: list[int], slices: Sequence[str]) -> list[
 class ServedModel:
     """A model behind an API, as an audit asks it (`run.Writer`).
 
-    Args:
-        client: the service.
-        splitter: cuts the documents: the model's tokens, or words.
-        documents: the texts.
-        settings: of the audit; temperature 1 and all tokens, since a service gives no more.
-        tokenizer_name, tokenizer_revision: recorded, so that someone else can repeat it.
+    `splitter` cuts the documents into the model's tokens, or words. Sampling is at temperature 1
+    from all tokens, since a service gives no more. The tokenizer's name and revision are recorded.
 
     Raises:
         UserError: tokens are to be sent, and there is no tokenizer.

@@ -94,10 +94,9 @@ def overall(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _shares(guessed: int, recalled: int, whole: int, n_blocks: int) -> dict[str, Any]:
-    """Shares of characters with their intervals.
+    """Shares of characters with their intervals; a share of 0 keeps an upper bound.
 
-    Neighbouring characters are not independent, so each stretch of one suffix's length counts as
-    one observation. A share of 0 keeps an upper bound.
+    Neighbours are not independent: each stretch of one suffix's length is one observation.
     """
     found = {}
     for kind, part in zip(_KINDS, (guessed + recalled, guessed, recalled), strict=True):

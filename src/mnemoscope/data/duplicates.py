@@ -135,8 +135,8 @@ class SuffixIndex:
     def count(self, tokens: np.ndarray, ends: np.ndarray | None = None) -> None:
         """Add the occurrences in a piece of the corpus, overlapping ones each.
 
-        `ends` are the positions after the last token of each document, rising, the last equal to
-        ``len(tokens)``; no occurrence spans two documents. None for a single document.
+        `ends` are the positions after the last token of each document, the last is ``len(tokens)``;
+        no occurrence spans two documents. None for a single document.
         """
         if not len(self._hashes):
             return
@@ -177,8 +177,7 @@ class SuffixIndex:
 def _number(rows: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the distinct rows in the order of their hashes: hashes, first rows, each row's number.
 
-    Each round settles the rows that equal the first one left of their hash; different rows that
-    share a hash need a second.
+    A round settles the rows that equal the first of their hash; others of that hash need another.
     """
     left = np.argsort(hashes, kind="stable")
     which = np.empty(len(rows), dtype=np.int64)

@@ -158,16 +158,11 @@ def add_features(
 ) -> pl.DataFrame:
     """Add the feature columns; one whose input is absent is null.
 
-    `rouge_l`, `rouge_3` (from the tokens), `is_incrementing` and `is_repeating` (from the text) are
-    made anew; `duplicates` and `is_code` only where the table has no values for them.
-
-    Args:
-        frame: needs `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed.
-        patterns: mode of `find_pattern`.
-        length: tokens every sequence has; the first length // 2 are the prefix.
-        corpus: arrays of token ids in which the suffixes are counted (`count_duplicates`).
-        code: "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
-        where: name of the table for messages.
+    The table has `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed, of which the
+    first length // 2 are the prefix. `rouge_l`, `rouge_3` (from the tokens), `is_incrementing` and
+    `is_repeating` (from the text) are made anew; `duplicates` (of the suffix in the arrays of token
+    ids of `corpus`) and `is_code` only where the table has no values for them. `code` "auto" asks
+    magika where it is installed, "magika" demands it, "off" leaves it out.
 
     Raises:
         UserError: columns missing or of another kind, no rows, duplicate ids, sequences of

@@ -338,8 +338,7 @@ class ReadResult:
 
     Attributes:
         frame: the table; columns of `table.COLUMNS`.
-        n_documents: texts (rows of a table of texts, documents of a table of tokens) that gave
-            at least one sequence.
+        n_documents: texts, or rows of a table of texts, that gave at least one sequence.
         n_too_short: texts shorter than one sequence.
         n_unreadable: files that are binary, not UTF-8, or may not be read.
         facts: what else a study's manifest is to say of the source.
@@ -361,19 +360,12 @@ def read_sequences(
     limit: int | None = None,
     pad: bool = False,
 ) -> ReadResult:
-    """Read sequences; the text of a document is cut into windows of equally many tokens.
+    """Read sequences from a folder, a text file, or a table; texts are cut into windows of tokens.
 
     A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
-    from a file's name. Of a table, `tokens` are taken as they are, else each `text` is cut
-    (`cut_rows`). A table's other columns stay, except what a model or `add_features` said of it.
-
-    Args:
-        path: a folder, a text file, or a `.jsonl` or `.parquet` table.
-        tokenizer: a Hugging Face tokenizer; None will do for a table of tokens.
-        length: tokens a sequence.
-        stride: tokens from one window of a document to the next.
-        limit: stop after this many sequences; None reads all.
-        pad: take a table's shorter `tokens` too, padded on the right (`attention_mask`).
+    from a file's name. Of a table, `tokens` are taken as they are (shorter ones with `pad`, padded
+    on the right), else each `text` is cut (`cut_rows`); a tokenizer is needed for texts alone. A
+    table's other columns stay, except what a model or `add_features` said of it.
 
     Raises:
         UserError: nothing there, nothing that is text, no text as long as a sequence, or a table

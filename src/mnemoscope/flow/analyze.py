@@ -143,9 +143,6 @@ def refuse_unused(entry: Entry, asked: Asked) -> None:
             )
 
 
-# -- rows -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Rows:
     """What an analysis is given: rows with `is_memorized` and `memorization_score`.
@@ -192,9 +189,6 @@ def _of_split(study: Study, plain: pl.DataFrame, n_kept: int) -> str:
     )
 
 
-# -- needs ----------------------------------------------------------------------------------
-
-
 def _has_model(study: Study) -> bool:
     return study.settings.model.name != NO_MODEL
 
@@ -216,9 +210,6 @@ def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
         return bool(others)
     has_columns = "published_sequence_perplexity" in study.sequences.columns
     return _has_model(study) or (need == "perplexities" and has_columns)
-
-
-# -- models beside the study's own ----------------------------------------------------------
 
 
 def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
@@ -248,9 +239,6 @@ def _loaders(
     if asked.checkpoints or asked.second:
         return tuple(OtherModel(name, named(name)) for name in others)
     return tuple(OtherModel("the reference", reference) for _ in others)
-
-
-# -- keys -----------------------------------------------------------------------------------
 
 
 def _facts(

@@ -54,12 +54,9 @@ def run(
 ) -> Study:
     """Create a study in a new or empty folder, or finish one: run every missing stage in order.
 
-    Args:
-        settings: of the whole study, or a function of an existing study's settings.
-        folder: a new or empty folder, or a study made with the same settings.
-        redo: run stages again whose settings have changed, instead of raising an error.
-        until: name of the last stage to run; None runs all.
-        models: models already loaded for these settings.
+    Settings are those of the whole study, or a function of an existing study's; with `redo` stages
+    whose settings have changed run again. `until` names the last stage; `models` were loaded
+    before for these settings.
 
     Raises:
         MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages

@@ -35,8 +35,6 @@ PAGE = "track.html"
 _LOOKED_AT = "checkpoints.json"
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
-# -- looking at checkpoints -----------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class TrackAsked:
@@ -48,9 +46,7 @@ class TrackAsked:
         control: texts or a table kept out of training, or None.
         most: windows to keep of each; None keeps all.
         length: tokens of a window; windows of a text begin every 64 tokens.
-        seed: of the sample.
         decode: also continue each window to get its score, not only whether it is memorized.
-        dtype, device, batch_size, trust_remote_code: as for `load_model` and captures.
     """
 
     checkpoints: tuple[str, ...]
@@ -128,8 +124,6 @@ def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> Watch
 def _vocabulary(tokenizer: Any) -> str:
     return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
-
-# -- what a history says --------------------------------------------------------------------
 
 Group = tuple[str, str]
 """A source and a class."""

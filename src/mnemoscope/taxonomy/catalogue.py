@@ -5,7 +5,7 @@ Source: arXiv 2508.02573; in its tables ``Guess`` is Guess[0.5-0.5], ``1k`` is 1
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from csv import DictReader
 from importlib import resources
 from itertools import product
@@ -115,11 +115,8 @@ def read_taxonomies(path: Path | str) -> list[Taxonomy]:
     """
     path = Path(path)
     content = _load(path)
-    _check_keys(f"{path}", content, ("nodes", "taxonomies"))
-    own: dict[str, Node] = {}
-    for number, entry in enumerate(_as_list(path, content, "nodes"), start=1):
-        node = _read_node(f"{path}, node {number}", entry, own)
-        own[node.name] = node
+    found = _read_nodes(path, content, lambda _, entry: [entry])
+    own = {node.name: node for nodes in found.values() for node in nodes}
     names = _as_list(path, content, "taxonomies")
     if not names:
         raise UserError(f"{path}: no taxonomy in it. List names under 'taxonomies:'.")
@@ -133,20 +130,24 @@ def read_nodes(path: Path | str) -> dict[str, tuple[Node, ...]]:
     in its rule and meaning and makes a node of its own, ``Boilerplate-0_5`` for 0.5.
     """
     path = Path(path)
-    content = _load(path)
-    _check_keys(f"{path}", content, ("nodes", "taxonomies"))
+    found = _read_nodes(path, _load(path), _expand)
+    if not found:
+        raise UserError(f"{path}: no node in it. List nodes under 'nodes:'.")
+    return found
+
+
+def _read_nodes(
+    path: Path, content: dict[str, Any], expand: Callable[[str, object], list[object]]
+) -> dict[str, tuple[Node, ...]]:
+    """Nodes by the name of their entry, which `expand` makes one or several of."""
     own: dict[str, Node] = {}
     found: dict[str, tuple[Node, ...]] = {}
     for number, entry in enumerate(_as_list(path, content, "nodes"), start=1):
-        where = f"{path}, node {number}"
-        nodes = []
-        for one in _expand(where, entry):
+        where, before = f"{path}, node {number}", len(own)
+        for one in expand(where, entry):
             node = _read_node(where, one, own)
             own[node.name] = node
-            nodes.append(node)
-        found[str(entry["name"]).strip()] = tuple(nodes)
-    if not found:
-        raise UserError(f"{path}: no node in it. List nodes under 'nodes:'.")
+        found[str(entry["name"]).strip()] = tuple(own.values())[before:]
     return found
 
 
@@ -191,6 +192,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: 'nodes:' and 'taxonomies:' are needed at the top.")
+    _check_keys(f"{path}", content, ("nodes", "taxonomies"))
     return content
 
 

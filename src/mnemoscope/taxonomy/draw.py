@@ -217,13 +217,9 @@ def split_by_group(
     shares exactly, the lowest lots to evaluation. A large group counts only for as many
     sequences as must be taken from it: where many groups are there, each gives few.
 
-    Args:
-        cells: class (and genre, where classes are matched) of every sequence, shape (n,), int in
-            [0, cells); rows in the order in which sequences are preferred.
-        groups: shape (n,), int from 0.
-        lots: equal within a group, shape (n,), float in [0, 1).
-        n_train: training sequences wanted of every cell, shape (cells,).
-        n_eval: evaluation sequences wanted of every cell, shape (cells,).
+    `cells` are class (and genre, where classes are matched) of every sequence, shape (n,), in the
+    order in which sequences are preferred; lots in [0, 1) are equal within a group. `n_train` and
+    `n_eval` are wanted of every cell, shape (cells,).
     """
     wanted = np.stack([n_eval, n_train]).astype(np.int64)
     _, first, groups = np.unique(groups, return_index=True, return_inverse=True)

@@ -56,10 +56,9 @@ class Cut:
 
 @dataclass(frozen=True)
 class Node:
-    """One yes/no rule.
+    """One yes/no rule; its name, as the user wrote it without spaces, names the class.
 
     Attributes:
-        name: as the user wrote it, without spaces; it names the class.
         expression: Polars expression, boolean with nulls.
         meaning: when the answer is yes, in words.
         columns: feature columns that it needs.

@@ -31,14 +31,12 @@ _LARGE_GROUP = 0.1
 
 @dataclass(frozen=True)
 class Sample:
-    """A balanced sample.
+    """A balanced sample; `classes` are those that were sampled, in the taxonomy's order.
 
     Attributes:
         frame: columns sequence_id, class, class_index (from 0, in the order of `classes`), split
             ("train" or "eval"), group; training first, each side in the order of the seed.
-        classes: the classes that were sampled, in the taxonomy's order.
-        n_train: training sequences of every class.
-        n_eval: evaluation sequences of every class.
+        n_train, n_eval: sequences of every class.
         split: "group" or "row".
         counts: sequences of every class in the table, "null" those without a class.
         dropped: classes that were left out because they were too small.
@@ -169,19 +167,11 @@ def draw_sample(
 ) -> Sample | Impossible:
     """Draw the same number of sequences of every class for each side, from an ordered table.
 
-    Where a class has too few, all classes shrink in proportion. By group, no group stands on
-    both sides, and every group gives one sequence before any gives a second; by row, every class
-    gives its first sequences in the order of the seed, as in the paper.
-
-    Args:
-        ordered: from `order_table`.
-        labels: class of every row of the table as it was given; null is left out.
-        taxonomy: the taxonomy that gave the labels.
-        n_train: training sequences wanted of every class.
-        n_eval: evaluation sequences wanted of every class.
-        drop_small_classes: leave out classes that are too small in place of giving up.
-        minimum: sequences needed of every class, both sides together; where fewer are asked for,
-            as many as asked for.
+    Where a class has too few, all classes shrink in proportion, or small ones are left out on
+    request. By group, no group stands on both sides, and every group gives one sequence before any
+    gives a second; by row, every class gives its first sequences in the order of the seed, as in
+    the paper. `labels` are the classes of the table as it was given, null is left out; of `minimum`
+    a class must have both sides together, or as many as are asked for where these are fewer.
 
     Raises:
         UserError: a size below 1.
