@@ -213,6 +213,7 @@ def divergence_table(
     """
     values = np.log(features["generation_perplexity"].to_numpy())
     duplicates = features["duplicates"]
+    asked = settings.model_dump(include={"n_bins", "n_resamples", "seed"})
     found = []
     for low, high in BANDS:
         inside = (duplicates >= low) & (duplicates <= high if high is not None else duplicates >= 0)
@@ -220,13 +221,7 @@ def divergence_table(
         first, second = values[rows & memorized], values[rows & ~memorized]
         if min(len(first), len(second)) < settings.minimum:
             continue
-        kl, shuffled = kl_estimate(
-            first,
-            second,
-            n_bins=settings.n_bins,
-            n_resamples=settings.n_resamples,
-            seed=settings.seed,
-        )
+        kl, shuffled = kl_estimate(first, second, **asked)
         name = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} and more"
         medians = (float(np.exp(np.median(one))) for one in (first, second))
         found.append((name, len(first), len(second), *kl, shuffled, *medians))

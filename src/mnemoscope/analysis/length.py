@@ -176,14 +176,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     groups = rows.select("sequence_id", "is_memorized").with_columns(groups_of(rows))
     lengths = groups.join(best_of(answers), on="sequence_id", maintain_order="left")
     by_prompt = _by_prompt(answers, groups)
+    frames = {"shares": _shares(lengths), "by_prompt": by_prompt}
     return AnalysisResult(
         sentence=_sentence(lengths, prompts),
-        frames={
-            "shares": _shares(lengths),
-            "by_prompt": by_prompt,
-            "lengths": lengths,
-            "answers": answers,
-        },
+        frames=frames | {"lengths": lengths, "answers": answers},
         figures=(_survival_chart(lengths), _prompt_chart(by_prompt)),
         further=tuple(_further(inputs, lengths, prompts, settings)),
     )
@@ -199,21 +195,12 @@ def _answers(
     is_exact = settings.compare == "tokens"
     ask = ask_exactly if is_exact else ask_by_words
     n_asked = len({one.start for one in prompts}) if is_exact else len(prompts)
+    sizes = {"n_decoded": settings.n_decoded, "batch_size": inputs.batch_size}
 
     def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         ids = block["sequence_id"].to_list()
-        found = ask(
-            lm,
-            token_matrix(block),
-            prompts,
-            n_decoded=settings.n_decoded,
-            batch_size=inputs.batch_size,
-            progress=progress,
-        )
-        made = [
-            (ids[one.row], one.prompt.length, one.prompt.start, one.n_tokens, one.is_copied)
-            for one in sorted(found)
-        ]
+        found = ask(lm, token_matrix(block), prompts, **sizes, progress=progress)
+        made = [(ids[row], *prompt, n, is_copied) for row, prompt, n, is_copied in sorted(found)]
         return pl.DataFrame(made, schema=_ANSWERS, orient="row")
 
     return keep_blocks(

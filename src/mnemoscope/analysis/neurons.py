@@ -241,22 +241,14 @@ def _of_model(
     n = rows.height // len(groups)
     generator = np.random.default_rng(settings.seed)
     halves = np.array([generator.permutation(n)[: n // 2] for _ in range(settings.n_halves)])
-    layers = []
+    asked, layers = settings.model_dump(include={"n_bins", "seed"}), []
     with track(f"Neurons, {model}", total=activations.shape[1], unit="layers") as progress:
         for layer in range(activations.shape[1]):
             codes = binned(activations[:, layer], settings.n_bins, settings.bins)
             chosen = _varying(codes, settings)
+            parts = zip(groups, np.split(codes, len(groups)), strict=True)
             layers.append(
-                {
-                    name: measure_group(
-                        codes[place * n : (place + 1) * n],
-                        halves,
-                        chosen,
-                        n_bins=settings.n_bins,
-                        seed=settings.seed,
-                    )
-                    for place, name in enumerate(groups)
-                }
+                {name: measure_group(part, halves, chosen, **asked) for name, part in parts}
             )
             progress.advance()
     return layers

@@ -284,20 +284,14 @@ def _of_model(
     states = np.concatenate([batch[:, :, 0] for batch in batches])
     label, memorized = rows["label"].to_numpy(), rows["is_memorized"].to_numpy()
     shuffled = np.random.default_rng(settings.seed).permutation(label)
-    draws = {"seed": settings.seed, "n_resamples": settings.n_resamples}
+    draws = settings.model_dump(include={"seed", "n_resamples"})
+    asked = settings.model_dump(include={"seed", "max_directions"})
     lines, columns = [], []
     with track(f"Directions, {model}", total=len(layers), unit="layers") as progress:
         for place, layer in enumerate(layers):
-            found, null = (
-                sliced_information(
-                    states[:, place],
-                    of,
-                    seed=settings.seed,
-                    n_directions=n_directions,
-                    max_directions=settings.max_directions,
-                )
-                for of, n_directions in ((label, settings.n_directions), (shuffled, 500))
-            )
+            seen = states[:, place]
+            found = sliced_information(seen, label, n_directions=settings.n_directions, **asked)
+            null = sliced_information(seen, shuffled, n_directions=500, **asked)
             within = (
                 within_labels(found.values, memorized, label, **draws)
                 if settings.label == "token"
@@ -334,11 +328,13 @@ def _mean(values: _Floats) -> float:
 def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) -> pl.DataFrame:
     """Mean value of each class at each layer, and its AUC against what is not memorized."""
     generator = np.random.default_rng(settings.seed)
+    draws = settings.model_dump(include={"seed", "n_resamples"})
     lines = []
     for name in sorted(named["class"].drop_nulls().unique()):
         part = values.filter(pl.col("class") == name)
         beside = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
-        is_compared = settings.label == "token" and beside["is_memorized"].any()
+        memorized = beside["is_memorized"]
+        is_compared = settings.label == "token" and memorized.any()
         for column in values.columns[4:]:
             kept = part[column].to_numpy()
             kept = kept[np.isfinite(kept)]
@@ -346,14 +342,7 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
                 continue
             drawn = generator.choice(kept, (settings.n_resamples, len(kept))).mean(axis=1)
             mean = Estimate(float(kept.mean()), *interval_of(drawn, 0.025))
-            auc = NOT_SEPARATED
-            if is_compared:
-                auc = separation(
-                    beside[column].to_numpy(),
-                    beside["is_memorized"].to_numpy(),
-                    seed=settings.seed,
-                    n_resamples=settings.n_resamples,
-                )
+            auc = separation(beside[column], memorized, **draws) if is_compared else NOT_SEPARATED
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
