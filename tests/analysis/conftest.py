@@ -1,5 +1,6 @@
 """A tiny model of known truth, as an analysis is given it."""
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -20,6 +21,16 @@ def give_inputs(folder, n: int) -> AnalysisInputs:
     )
     table = add_features(table, length=64, code="off")
     return AnalysisInputs(where="", table=table, load_model=lambda: lm)
+
+
+def inputs_of(lm, tokens, is_memorized=False, **more) -> AnalysisInputs:
+    """A study of these sequences, numbered from 0."""
+    n = len(tokens)
+    table = pl.DataFrame({"sequence_id": np.arange(n)}).with_columns(
+        pl.Series("tokens", np.asarray(tokens).tolist(), dtype=pl.List(pl.Int32)),
+        pl.Series("is_memorized", np.broadcast_to(is_memorized, n)),
+    )
+    return AnalysisInputs(where="", table=table, load_model=lambda: lm, **more)
 
 
 @pytest.fixture(scope="session")

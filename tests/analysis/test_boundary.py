@@ -8,6 +8,7 @@ from mnemoscope.analysis.boundary import Settings, analyse, count_pairs, group_o
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import wrap_model
+from tests.analysis.conftest import inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +17,8 @@ def lm():
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    config = GPTNeoXConfig(
-        vocab_size=16,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-    )
-    model = GPTNeoXForCausalLM(config)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=16, num_hidden_layers=1, **sizes))
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     return wrap_model(model, bos="never")
@@ -115,17 +109,14 @@ def test_pairs_are_counted_in_every_document_and_across_none() -> None:
                 yield chunk, place
 
     tokens = generator.integers(0, 6, (7, 9)).astype(np.int32)  # 5 is never seen
-    table = pl.DataFrame({"tokens": tokens.tolist()}, schema={"tokens": pl.List(pl.Int32)})
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, corpus=Corpus())
-    found = count_pairs(inputs, tokens)
+    found = count_pairs(inputs_of(None, tokens, corpus=Corpus()), tokens)
     assert found.total == 39 + 0 + 16
-    assert found.each.tolist() == [
-        [by_hand[pair] for pair in pairwise(row)] for row in tokens.tolist()
-    ]
-    own = Counter(pair for row in tokens.tolist() for pair in pairwise(row))
-    alone = count_pairs(AnalysisInputs(where="", table=table, load_model=lambda: None), tokens)
+    rows = [list(pairwise(row)) for row in tokens.tolist()]
+    assert found.each.tolist() == [[by_hand[pair] for pair in row] for row in rows]
+    own = Counter(pair for row in rows for pair in row)
+    alone = count_pairs(inputs_of(None, tokens), tokens)
     assert alone.total == 7 * 8
-    assert alone.each.tolist() == [[own[pair] for pair in pairwise(row)] for row in tokens.tolist()]
+    assert alone.each.tolist() == [[own[pair] for pair in row] for row in rows]
 
 
 def test_too_few_of_a_group_is_refused_in_one_line(lm) -> None:

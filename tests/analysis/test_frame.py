@@ -17,20 +17,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.report.charts import chart_view, heat_view
 from mnemoscope.words import number
 
-CHART = Chart(
-    title="Shares",
-    series=(
-        Series(
-            name="a",
-            x=(0.0, 1.0, 2.0),
-            y=(0.1, None, 0.9),
-            low=(0.0, None, 0.8),
-            high=(0.2, None, 1.0),
-        ),
-    ),
-    x_names=("x", "y", "z"),
-    percent=True,
-)
+ENDS = {"low": (0.0, None, 0.8), "high": (0.2, None, 1.0)}
+SERIES = Series(name="a", x=(0.0, 1.0, 2.0), y=(0.1, None, 0.9), **ENDS)
+CHART = Chart(title="Shares", series=(SERIES,), x_names=("x", "y", "z"), percent=True)
 HEAT = HeatMap(
     title="T",
     values=((0.5, None), (-1.0, 0.0)),
@@ -52,7 +41,7 @@ def test_a_figure_refuses_what_does_not_fit_together() -> None:
     with pytest.raises(ValidationError, match="differ in number"):
         HeatMap(title="T", values=((1.0,),), row_names=("a", "b"), column_names=("c",))
     with pytest.raises(ValidationError, match="logarithmic"):
-        Chart(title="T", series=(Series(name="a", x=(0.0,), y=(1.0,)),), log_x=True)
+        Chart(title="T", series=(SERIES,), log_x=True)
     assert plain([1, float("inf"), float("nan")]) == (1.0, None, None)
 
 

@@ -4,34 +4,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.length import (
-    Settings,
-    analyse,
-    best_of,
-    words_in_common,
-)
+from mnemoscope.analysis.length import Settings, analyse, best_of, words_in_common
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
 from tests.analysis.built_networks import copying_network
+from tests.analysis.conftest import inputs_of
 from tests.tiny_models import make_tokenizer, save_model
 
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     return load_model(save_model(tmp_path_factory.mktemp("model")), device="cpu")
-
-
-def _inputs(lm, tokens, is_memorized=False) -> AnalysisInputs:
-    table = pl.DataFrame(
-        {
-            "sequence_id": np.arange(len(tokens)),
-            "tokens": pl.Series(np.asarray(tokens).tolist(), dtype=pl.List(pl.Int32)),
-            "is_memorized": np.broadcast_to(is_memorized, len(tokens)),
-        }
-    )
-    return AnalysisInputs(where="", table=table, load_model=lambda: lm, batch_size=8)
 
 
 def _planted(lm, planted: list[int]) -> np.ndarray:
@@ -47,7 +31,7 @@ def _planted(lm, planted: list[int]) -> np.ndarray:
 
 def test_exactly_the_planted_tokens_come_out(lm) -> None:
     planted = [0, 1, 5, 15, 16, 17, 25, 31, 32] * 2
-    inputs = _inputs(lm, _planted(lm, planted), [k == 32 for k in planted])
+    inputs = inputs_of(lm, _planted(lm, planted), [k == 32 for k in planted])
     result = analyse(inputs, Settings(prompt_lengths=(32,), n_sequences=None))
     found = result.frames["answers"].filter(pl.col("start") == 0)
     assert found["n_tokens"].to_list() == planted
@@ -62,7 +46,7 @@ def test_exactly_the_planted_tokens_come_out(lm) -> None:
 def test_every_prompt_is_what_greedy_decoding_says(lm) -> None:
     """All lengths and starts of some sequences, against a decoding of each alone."""
     tokens = _planted(lm, [20, 32, 7])
-    answers = analyse(_inputs(lm, tokens), Settings(least=20, n_sequences=None)).frames["answers"]
+    answers = analyse(inputs_of(lm, tokens), Settings(least=20, n_sequences=None)).frames["answers"]
     assert answers.height == 3 * (37 + 29 + 13)  # starts 0 to 64 - P - 20 of P = 8, 16, 32
     for row in answers.sample(25, seed=1).iter_rows(named=True):
         shown = tokens[row["sequence_id"], None, row["start"] :]
@@ -80,7 +64,7 @@ def test_what_is_copied_from_the_prompt_does_not_count() -> None:
     letters = [tokenizer.convert_tokens_to_ids(one) for one in "abcdefghijklmnopqrstuvwxyz"]
     periods = [np.random.default_rng(seed).permutation(letters)[:16] for seed in range(6)]
     result = analyse(
-        _inputs(lm, np.array([np.tile(one, 4) for one in periods]), True),
+        inputs_of(lm, np.array([np.tile(one, 4) for one in periods]), True),
         Settings(prompt_lengths=(32,), least=30),
     )
     lengths = result.frames["lengths"]
@@ -113,7 +97,7 @@ def test_words_forgive_punctuation(lm) -> None:
     assert words_in_common(tokenizer, ids("zeta"), label) == 0
     some = {"prompt_lengths": (32,), "n_sequences": None, "least": 30, "n_decoded": 34}
     exact, words = (
-        analyse(_inputs(lm, _planted(lm, [0, 32, 20])), Settings(**some, compare=compare))
+        analyse(inputs_of(lm, _planted(lm, [0, 32, 20])), Settings(**some, compare=compare))
         for compare in ("tokens", "words")
     )
     # words forgive, never the other way
@@ -121,7 +105,7 @@ def test_words_forgive_punctuation(lm) -> None:
 
 
 def test_no_room_for_any_prompt_is_refused_in_one_line(lm) -> None:
-    inputs = _inputs(lm, _planted(lm, [0]))
+    inputs = inputs_of(lm, _planted(lm, [0]))
     with pytest.raises(UserError, match="leave no 64 tokens after a prompt of 8") as error:
         analyse(inputs, Settings(least=64))
     assert "\n" not in str(error.value)

@@ -4,16 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.analysis.inputs import AnalysisInputs
-from mnemoscope.analysis.trigger import (
-    Changes,
-    Settings,
-    analyse,
-    draw_donors,
-    find_changes,
-)
+from mnemoscope.analysis.trigger import Changes, Settings, analyse, draw_donors, find_changes
 from mnemoscope.errors import UserError
 from tests.analysis.built_networks import COPYING_LAYER, copying_network
+from tests.analysis.conftest import inputs_of
 
 VOCABULARY, LENGTH, PREFIX = 24, 16, 8
 # Suffix tokens 0 to 3 are copied from positions 0, 2, 4, 6 of the prefix, 4 to 7 from the suffix.
@@ -75,18 +69,9 @@ def test_a_token_that_is_not_the_models_own_never_counts_as_changed(lm) -> None:
 def test_half_the_tokens_depend_on_none(lm) -> None:
     """The analysis on a study: 4 of 8 tokens are copied from the suffix itself."""
     tokens = _sequences(30)
-    table = pl.DataFrame(
-        {
-            "sequence_id": np.arange(30) + 50,
-            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
-            "is_memorized": True,
-        }
-    )
-    inputs = AnalysisInputs(
-        where="", table=table, load_model=lambda: lm, length=LENGTH, batch_size=64
-    )
+    inputs = inputs_of(lm, tokens, True, length=LENGTH)
     result = analyse(inputs, Settings(n_sequences=None, seed=3))
-    donors = tokens[draw_donors(table["sequence_id"], table["sequence_id"], 3), :PREFIX]
+    donors = tokens[draw_donors(np.arange(30), np.arange(30), 3), :PREFIX]
     wanted = 1 - _wanted(tokens, donors).any(axis=(1, 2)).mean()
     shares = result.frames["shares"].filter(group="all")
     assert shares["share"].to_list() == pytest.approx([wanted, wanted, 0.0])
@@ -125,9 +110,6 @@ def test_no_sequence_is_its_own_donor() -> None:
 
 
 def test_too_few_memorized_sequences_are_refused(lm) -> None:
-    table = pl.DataFrame(
-        {"sequence_id": [1, 2], "tokens": [[0] * 16] * 2, "is_memorized": [True, False]}
-    )
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: lm, length=LENGTH)
+    inputs = inputs_of(lm, [[0] * LENGTH] * 2, [True, False], length=LENGTH)
     with pytest.raises(UserError, match="1 sequences are memorized, 2 are needed"):
         analyse(inputs, Settings())

@@ -40,11 +40,7 @@ def test_each_window_is_followed():
 
 def test_turnover_counts_every_window_once():
     found = turnover(checks_of(SEEN)).rows()
-    assert found == [
-        (0, 10, 0, 2, 1, 2),
-        (10, 20, 1, 1, 1, 2),
-        (20, 30, 1, 1, 1, 2),
-    ]
+    assert found == [(0, 10, 0, 2, 1, 2), (10, 20, 1, 1, 1, 2), (20, 30, 1, 1, 1, 2)]
 
 
 def test_survival_is_the_product_worked_out_by_hand():

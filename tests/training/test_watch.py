@@ -98,8 +98,7 @@ def test_adapters_of_weights_are_seen_and_prompts_refused(network, windows):
     )
     assert abs(seen["memorization/recall_logprob"] - plain["memorization/recall_logprob"]) > 1e-2
     prompted = peft.get_peft_model(
-        copy.deepcopy(network),
-        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+        copy.deepcopy(network), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     )
     with pytest.raises(UserError, match="prompts or prefixes"):
         MemorizationWatch(windows).check(prompted, 0)

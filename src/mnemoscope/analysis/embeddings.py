@@ -108,11 +108,7 @@ def project(means: _Array) -> tuple[_Array, _Array]:
 
 
 def from_top(
-    one: npt.NDArray[np.floating],
-    top: npt.NDArray[np.floating],
-    *,
-    n_resamples: int,
-    seed: int,
+    one: npt.NDArray[np.floating], top: npt.NDArray[np.floating], *, n_resamples: int, seed: int
 ) -> dict[str, list[Distance]]:
     """Follow the distance of two groups' mean states with its interval and with what chance gives.
 

@@ -103,12 +103,7 @@ def plain(values: npt.ArrayLike | Iterable[float | None]) -> Values:
 
 
 def series_of(
-    name: str,
-    rows: "pl.DataFrame",
-    y: str,
-    *,
-    x: str | None = None,
-    interval: bool = True,
+    name: str, rows: "pl.DataFrame", y: str, *, x: str | None = None, interval: bool = True
 ) -> Series:
     """Make a series of a frame's columns, one row a point.
 
