@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+TAIL = (1.0 - LEVEL) / 2.0
 Z = 1.959964
 """Standard errors on either side that hold 95 % of a normal distribution."""
 
@@ -32,7 +33,7 @@ FEWEST_GROUPS = 10
 """Groups of near duplicates in a class below which it has no interval.
 
 The resamples of g groups have (g - 1) / g of the variance that they should show and too thin tails:
-of simulated means of unequal groups, the intervals of 10 hold 90 % in place of 95, of 5 81 %
+of simulated means of unequal groups, the intervals of 10 hold 89 % in place of 95, of 5 83 %
 (`benchmarks/verdicts.py`).
 """
 
@@ -82,7 +83,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def interval_of(values: ArrayLike, tail: float = (1.0 - LEVEL) / 2.0) -> Interval:
+def interval_of(values: ArrayLike, tail: float = TAIL) -> Interval:
     """Percentile interval of a figure over its resamples, (resamples,).
 
     Resamples without a finite figure are left out; NaN where none has one. A `tail` of 0.025 and
@@ -97,7 +98,7 @@ def interval_of(values: ArrayLike, tail: float = (1.0 - LEVEL) / 2.0) -> Interva
     return Interval(float(low), float(high))
 
 
-def estimate_of(value: float, draws: ArrayLike, tail: float = (1.0 - LEVEL) / 2.0) -> Estimate:
+def estimate_of(value: float, draws: ArrayLike, tail: float = TAIL) -> Estimate:
     """A figure with the `interval_of` its resamples (resamples,); no ends where none was drawn."""
     drawn = np.asarray(draws)
     return Estimate(value, *interval_of(drawn, tail)) if len(drawn) else Estimate(value)
@@ -127,7 +128,7 @@ def clopper_pearson(part: float, whole: int) -> Estimate:
     """
     from scipy.stats import beta  # most of a second, and not every caller counts
 
-    tail, low, high = (1 - LEVEL) / 2, 0.0, 1.0
+    tail, low, high = TAIL, 0.0, 1.0
     if part > 0:
         low = float(beta.ppf(tail, part, whole - part + 1))
     if part < whole:
@@ -262,6 +263,51 @@ def grouped_variance(values: ArrayLike, groups: ArrayLike) -> float:
     sums = np.bincount(owners, weights=numbers - numbers.mean())
     n = len(sums)
     return float(n / max(n - 1, 1) * (sums**2).sum()) / len(numbers) ** 2
+
+
+class Varied(NamedTuple):
+    """A figure with all that it may vary with.
+
+    Attributes:
+        value: the figure.
+        draws: of every resample of the groups, trainings as they are, (resamples,).
+        without: for each independent set of trainings, the figure without each of them in turn,
+            (trainings,); a set of one says nothing of its noise.
+        n_groups: groups that were drawn, of the class that has fewest.
+    """
+
+    value: float
+    draws: Floats
+    without: tuple[Floats, ...]
+    n_groups: int
+
+    def ends(self, tail: float = TAIL) -> Interval | None:
+        """Interval that holds the figure of other groups and trainings; None without draws.
+
+        Variances of both add up: that over resamples, and the jackknife's over trainings. Student's
+        t with Satterthwaite's degrees of freedom takes into account that trainings are few.
+
+        Source: jackknife, Efron and Tibshirani 1993, section 11.5; degrees of freedom,
+            Satterthwaite 1946, Biometrics Bulletin 2, 110.
+        """
+        from scipy.stats import t
+
+        if not len(self.draws):
+            return None
+        parts = [(float(self.draws.var(ddof=1)), max(self.n_groups - 1, 1))]
+        parts += [(jackknife_variance(one), len(one) - 1) for one in self.without if len(one) > 1]
+        variance = sum(part for part, _ in parts)
+        if variance <= 0:
+            return Interval(self.value, self.value)
+        freedom = variance**2 / sum(part**2 / free for part, free in parts)
+        reach = float(t.ppf(1 - tail, freedom)) * np.sqrt(variance)
+        return Interval(float(self.value - reach), float(self.value + reach))
+
+
+def jackknife_variance(without: ArrayLike) -> float:
+    """Variance of a figure of n units from its values without each of them in turn, (n,)."""
+    left = np.asarray(without, dtype=np.float64)
+    return float((len(left) - 1) * left.var())
 
 
 def _in_order(groups: ArrayLike) -> npt.NDArray[np.int64]:

@@ -1,10 +1,13 @@
-"""The excess and its interval equal a bootstrap written out as loops."""
+"""The excess and its interval equal ones written out as loops."""
 
 import numpy as np
 import pytest
 from benchmark_cases import noisy, votes_of
+from scipy.stats import t
 
 from mnemoscope.benchmark.excess import Votes, measure_excess
+from mnemoscope.cnn.metrics import f1_per_class, resample_confusions
+from mnemoscope.stats import draw_within
 
 TRUE = np.arange(90) % 3
 
@@ -27,31 +30,45 @@ def slow_min_f1(votes: Votes, rows: np.ndarray, runs: list[int]) -> float:
     return float(min(f1))
 
 
-def slow_excess(
+def slow_interval(
     model: Votes, controls: dict[str, Votes], n_resamples: int, seed: int
-) -> np.ndarray:
-    """Resample sequences within their class, and seeds, one at a time."""
+) -> tuple[float, float]:
+    """Resample sequences within their class one at a time; leave each seed out in turn.
+
+    Each control has its own difference; its variance is that of the resamples and the jackknife's
+    over seeds, its ends are Student's t. The lower end is the smallest, the upper the smallest of
+    those that hold together.
+    """
     generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(n_resamples):
-        rows = np.concatenate(
-            [
-                generator.choice(np.flatnonzero(model.true == c), (model.true == c).sum())
-                for c in range(3)
+    rows = np.arange(len(model.true))
+    ends = []
+    for control in controls.values():
+        pair = (model, control)
+        every = [list(range(len(one.predicted))) for one in pair]
+        value = slow_min_f1(model, rows, every[0]) - slow_min_f1(control, rows, every[1])
+        drawn = []
+        for _ in range(n_resamples):
+            chosen = [generator.choice(np.flatnonzero(model.true == c), 30) for c in range(3)]
+            figures = [
+                slow_min_f1(one, np.concatenate(chosen), runs)
+                for one, runs in zip(pair, every, strict=True)
             ]
-        )
-        chosen: dict[tuple[int, ...], list[int]] = {}
-        figures = {}
-        for name, votes in {"model": model, **controls}.items():
-            seeds = tuple(sorted(set(votes.seeds.tolist())))
-            if seeds not in chosen:
-                chosen[seeds] = generator.choice(seeds, len(seeds)).tolist()
-            runs = [
-                run for one in chosen[seeds] for run in np.flatnonzero(votes.seeds == one).tolist()
+            drawn.append(figures[0] - figures[1])
+        without = []
+        for left_out in (0, 1, 2):
+            kept = [
+                [run for run in runs if len(set(one.seeds)) == 1 or one.seeds[run] != left_out]
+                for one, runs in zip(pair, every, strict=True)
             ]
-            figures[name] = slow_min_f1(votes, rows, runs)
-        values.append(figures["model"] - max(figures[name] for name in controls))
-    return np.array(values)
+            figures = [slow_min_f1(*both) for both in zip(pair, (rows, rows), kept, strict=True)]
+            without.append(figures[0] - figures[1])
+        of_rows, of_seeds = np.var(drawn, ddof=1), 2 / 3 * np.sum((without - np.mean(without)) ** 2)
+        freedom = (of_rows + of_seeds) ** 2 / (of_rows**2 / 29 + of_seeds**2 / 2)
+        one_side, of_all = t.ppf([0.975, 1 - 0.025 / len(controls)], freedom)
+        deviation = np.sqrt(of_rows + of_seeds)
+        ends.append((value - one_side * deviation, value + of_all * deviation))
+    low, high = np.min(ends, axis=0)
+    return low, high
 
 
 @pytest.fixture
@@ -78,16 +95,48 @@ def test_excess_is_min_f1_minus_the_largest_control(sources) -> None:
     assert found.value == pytest.approx(figures["model"] - figures[best], abs=1e-12)
 
 
-def test_interval_equals_a_bootstrap_in_loops(sources) -> None:
+def test_the_interval_equals_one_written_out_as_loops(sources) -> None:
     model, controls = sources
     found = measure_excess(model, controls, n_resamples=4000, seed=0)
-    slow = slow_excess(model, controls, 500, seed=1)
-    low, high = np.quantile(slow, [0.025, 0.975])
-    # Other draws: the end of an interval from 500 resamples has a standard error of about
-    # 2.7 / sqrt(500) standard deviations of the excess (.06): .007; 4 of these.
-    assert found.low == pytest.approx(low, abs=0.03)
-    assert found.high == pytest.approx(high, abs=0.03)
+    low, high = slow_interval(model, controls, 400, seed=1)
+    # Other draws: a standard deviation from 400 has a standard error of 1 / sqrt(800), 3.5 %, of
+    # itself (about .06), times a quantile of up to 2.6; 4 of these.
+    assert found.low == pytest.approx(low, abs=0.025)
+    assert found.high == pytest.approx(high, abs=0.025)
     assert found.high - found.low > 0.1
+    assert found.n_trainings == 3
+
+
+def test_fewer_trainings_of_one_source_are_counted(sources) -> None:
+    model, controls = sources
+    one = source(0.5, [0], 3)
+    fewer = measure_excess(model, controls | {"reference": one}, n_resamples=50, seed=0)
+    assert fewer.n_trainings == 1
+    # The n-grams, no CNN, have one run by design.
+    only = measure_excess(model, {"ngram": controls["ngram"]}, n_resamples=50, seed=0)
+    assert only.n_trainings == 3
+
+
+def test_the_chance_of_the_largest_is_that_of_equal_normal_controls() -> None:
+    """Three controls of one run, each with independent errors: .846 standard deviations."""
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1], 500)
+    one, *rest = (
+        votes_of(true, np.where(rng.random(1000) < 0.2, 1 - true, true)[None], [0], 2)
+        for _ in range(4)
+    )
+    names = ("blind", "ngram", "reference")
+    found = measure_excess(one, dict(zip(names, rest, strict=True)), n_resamples=3000, seed=0)
+    deviation = estimate_deviation(rest[0])
+    # A mean of 3,000 maxima, whose deviation is .75, is off by 1.6 % of it; 4 of these.
+    assert found.chance == pytest.approx(0.8463 * deviation, rel=0.065)
+
+
+def estimate_deviation(votes: Votes) -> float:
+    """Of min-F1 over resamples."""
+    drawn = draw_within(votes.true, np.random.default_rng(5), 3000)
+    confusions = resample_confusions(votes.predicted, votes.true, votes.n_classes, drawn)
+    return float(f1_per_class(confusions).min(axis=1).std())
 
 
 def test_a_source_against_itself_has_no_excess_and_no_interval(sources) -> None:

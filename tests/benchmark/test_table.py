@@ -11,22 +11,18 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from mnemoscope.benchmark.excess import Excess, collect_votes, measure_excess
 from mnemoscope.benchmark.published import published_confusions, published_table
 from mnemoscope.benchmark.sources import SOURCES
-from mnemoscope.benchmark.table import (
-    BENCHMARK_SCHEMA,
-    BenchmarkFigures,
-    give_verdict,
-    score_benchmark,
-    score_together,
-)
+from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark, score_together
+from mnemoscope.benchmark.verdict import EFFECT, BenchmarkFigures, give_verdict
 
 TRUE = np.arange(240) % 3
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 SHARES = {
     "model": 0.8,
     "statistics": 0.7,
     "blind": 0.3,
     "reference": 0.2,
     "control": 0.0,
+    "planted": 0.9,
 }
 
 
@@ -56,7 +52,7 @@ def test_one_row_a_source_in_the_order_of_the_sources(predictions: pl.DataFrame)
     table = score(predictions)
     assert table["source"].to_list() == list(SOURCES)
     assert dict(table.schema) == dict(BENCHMARK_SCHEMA)
-    assert row_of(table, "model")["n_runs"] == 4
+    assert row_of(table, "model")["n_runs"] == 6
     assert row_of(table, "ngram")["n_runs"] == 1
     assert set(table["n_eval"]) == {240}
 
@@ -94,13 +90,13 @@ def test_the_excess_is_over_the_three_controls_and_in_the_model_row_alone(predic
     assert row["excess_over"] == "ngram"
     assert row["verdict_kind"] == "adds"
     others = table.filter(pl.col("source") != "model")
-    assert others["excess"].null_count() == others["verdict"].null_count() == 6
+    assert others["excess"].null_count() == others["verdict"].null_count() == 7
 
 
 def test_a_source_that_did_not_train_has_no_figures(predictions: pl.DataFrame) -> None:
     table = score(predictions, runs_of(predictions, untrained=("blind", "control")))
     row = row_of(table, "blind")
-    assert (row["did_train"], row["n_runs"], row["n_trained"]) == (False, 2, 0)
+    assert (row["did_train"], row["n_runs"], row["n_trained"]) == (False, 3, 0)
     empty = ("min_f1", "low", "high", "mean_f1", "f1", "confusion", "n_eval", "training_min_f1")
     assert all(row[name] is None for name in empty)
     assert "blind did not train" in row_of(table, "model")["verdict"]
@@ -114,11 +110,11 @@ def test_a_model_that_did_not_train_has_no_excess_and_says_so(predictions: pl.Da
 
 def test_only_the_runs_that_trained_count(predictions: pl.DataFrame) -> None:
     runs = runs_of(predictions).with_columns(
-        did_train=~((pl.col("source") == "model") & (pl.col("seed") == 1))
+        did_train=~((pl.col("source") == "model") & (pl.col("seed") > 0))
     )
     row = row_of(score(predictions, runs), "model")
     own = predictions.filter((pl.col("source") == "model") & (pl.col("seed") == 0))
-    assert (row["n_runs"], row["n_trained"]) == (4, 2)
+    assert (row["n_runs"], row["n_trained"]) == (6, 2)
     assert row["confusion"] == confusion_matrix(own["true"], own["predicted"]).tolist()
 
 
@@ -191,8 +187,8 @@ def test_a_model_that_only_reads_the_text_falls_to_chance_on_matched_sequences()
     row = row_of(score(matched_case(model_follows_text=True)), "model")
     assert row["min_f1"] > 0.55
     assert row["matched_min_f1"] < 0.4
-    assert row["excess"] == 0
-    assert row["verdict_kind"] == "nothing"
+    assert (row["excess"], row["excess_low"], row["excess_high"]) == (0, 0, 0)
+    assert row["verdict"].startswith("one training a source, which takes no side")
 
 
 def test_too_few_matched_sequences_give_a_note_and_no_figure() -> None:
@@ -311,20 +307,89 @@ def test_the_control_that_the_excess_is_over_is_named() -> None:
     )
 
 
-def test_an_interval_not_above_zero_leaves_nothing() -> None:
-    verdict = give_verdict(replace(SEEN, excess=Excess(-0.123, -0.18, -0.004, "blind", 0.6)))
+QUIET = replace(SEEN, finds_mark=True, excess=Excess(-0.011, -0.04, 0.032, "blind", 0.6))
+
+
+def test_nothing_is_said_of_a_bound_below_the_effect_by_a_reader_that_finds_marks() -> None:
+    verdict = give_verdict(QUIET)
     assert verdict.kind == "nothing"
-    assert verdict.sentence.startswith("nothing is left once the text is taken off: −12.3 points")
-    assert "[−18.0, −0.4]" in verdict.sentence
+    assert verdict.sentence == (
+        "nothing is left once the text is taken off, 5.0 points being the least that counts: −1.1 "
+        "points [−4.0, 3.2] beyond what the text alone gives"
+    )
+    lower = replace(QUIET, excess=replace(QUIET.excess, high=EFFECT - 1e-9))
+    assert give_verdict(lower).kind == "nothing"
+
+
+@pytest.mark.parametrize("low", [-0.04, -0.2])
+def test_an_upper_end_at_the_effect_is_undecided_however_low_the_excess(low: float) -> None:
+    verdict = give_verdict(replace(QUIET, excess=replace(QUIET.excess, low=low, high=EFFECT)))
+    assert verdict.kind == "unclear"
+    assert verdict.sentence.startswith(
+        "undecided, up to 5.0 points cannot be excluded: −1.1 points ["
+    )
+
+
+@pytest.mark.parametrize(
+    ("finds_mark", "why"),
+    [
+        (False, "as the CNN does not find a planted mark of 2 % either"),
+        (None, "as whether the CNN would find a planted mark was not tried"),
+    ],
+)
+def test_a_reader_that_finds_no_mark_cannot_say_that_nothing_is_there(finds_mark, why) -> None:
+    far_below = Excess(-0.123, -0.18, -0.004, "blind", 0.6)
+    verdict = give_verdict(replace(QUIET, finds_mark=finds_mark, excess=far_below))
+    assert verdict.kind == "unclear"
+    assert verdict.sentence == (
+        f"undecided, {why}: −12.3 points [−18.0, −0.4] beyond what the text alone gives"
+    )
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "one training"), (2, "two trainings")])
+@pytest.mark.parametrize("excess", [SEEN.excess, QUIET.excess])
+def test_fewer_than_three_trainings_take_no_side(n: int, words: str, excess: Excess) -> None:
+    few = replace(SEEN, finds_mark=True, excess=replace(excess, n_trainings=n))
+    verdict = give_verdict(few)
+    assert verdict.kind == "unclear"
+    assert verdict.sentence.startswith(f"{words} a source, which takes no side (three are needed):")
+    three = replace(few, excess=replace(excess, n_trainings=3))
+    assert give_verdict(three).kind == give_verdict(replace(few, excess=excess)).kind != "unclear"
+
+
+def test_what_the_largest_control_gains_by_chance_is_said_where_nothing_is_added() -> None:
+    said = " (of equals the largest control would be 1.6 points ahead)"
+    quiet = replace(QUIET, excess=replace(QUIET.excess, chance=0.016))
+    assert give_verdict(quiet).sentence == give_verdict(QUIET).sentence + said
+    seen = replace(SEEN, excess=replace(SEEN.excess, chance=0.016))
+    assert give_verdict(seen) == give_verdict(SEEN)
 
 
 def test_an_interval_that_spans_zero_is_not_called_either_way() -> None:
     verdict = give_verdict(replace(SEEN, excess=Excess(0.02, -0.03, 0.07, "blind", 0.6)))
     assert verdict.kind == "unclear"
-    assert verdict.sentence.startswith("cannot be told from nothing: attention adds 2.0 points")
-    below = give_verdict(replace(SEEN, excess=Excess(-0.02, -0.07, 0.03, "blind", 0.6)))
-    assert below.kind == "unclear"
-    assert below.sentence.startswith("cannot be told from nothing: −2.0 points [−7.0, 3.0]")
+    assert verdict.sentence == (
+        "undecided, up to 7.0 points cannot be excluded: attention adds 2.0 points [−3.0, 7.0] to "
+        "what the text alone gives"
+    )
+
+
+def test_a_mark_that_the_cnns_find_is_seen_in_the_table(predictions: pl.DataFrame) -> None:
+    """A model as good as its controls, on many sequences: nothing, where the mark is found."""
+    true = np.arange(6000) % 3
+    shares = {"model": 0.5, "blind": 0.5, "reference": 0.5, "planted": 0.5}
+    made = [
+        predictions_of(one, true, {seed: noisy(true, share, 10 * salt + seed) for seed in SEEDS})
+        for salt, (one, share) in enumerate(shares.items())
+    ]
+    guessing = predictions_of("planted", true, {seed: noisy(true, 0.0, seed) for seed in SEEDS})
+    for last, tried in ((made[3], "nothing"), (guessing, "unclear"), (None, "unclear")):
+        table = score(pl.concat([*made[:3], *([] if last is None else [last])]))
+        row = row_of(table, "model")
+        assert row["excess_high"] < EFFECT
+        assert row["n_trainings"] == 3
+        assert 0 < row["excess_chance"] < 0.02
+        assert row["verdict_kind"] == tried, row["verdict"]
 
 
 def test_a_lost_class_takes_the_meaning_from_an_excess() -> None:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.flow.run import demo_settings, run
@@ -58,8 +59,7 @@ def test_every_source_is_scored_and_the_positive_control_sees_memory(study) -> N
     table = ms.benchmark_table(study)
     for sample in table["taxonomy"].unique():
         rows = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
-        wanted = {"model", "control", "blind", "reference", "ngram", "logits", "statistics"}
-        assert set(rows) == wanted
+        assert set(rows) == {*TABLE}
         assert rows["logits"]["min_f1"] > 0.5
         best = max(rows[one]["min_f1"] or 0 for one in ("blind", "ngram", "reference"))
         excess = rows["model"]["min_f1"] - best

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from map_folders import add_shard, capture
-from mnemoscope.maps.format import StoreMeta
+from mnemoscope.maps.format import StoreMeta, pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore, MapWriter
-from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
+from mnemoscope.maps.views import DifferenceMaps, MarkedMaps, StackedMaps, TensorMaps
 
 ROWS = torch.tensor([3, 0, 3])
 
@@ -46,6 +46,35 @@ def test_a_source_less_itself_is_nothing() -> None:
 def test_sources_of_other_shape_are_refused(other) -> None:
     with pytest.raises(ValueError, match="maps of"):
         DifferenceMaps(maps(0), maps(1, **other))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_marked_maps_are_the_pooled_maps_of_marked_heads(pooling: str) -> None:
+    """Marks put into every head by hand, then pooled: the same as the mark put into the map."""
+    generator = torch.Generator().manual_seed(0)
+    above = torch.ones(8, 8).triu(1).bool()
+    heads = torch.randn(5, 2, 3, 8, 8, generator=generator).masked_fill(above, -torch.inf)
+    heads, classes = heads.softmax(-1), torch.tensor([0, 1, 2, 3, 1])
+
+    def pooled(weights: torch.Tensor) -> torch.Tensor:
+        return pack_triangle(weights.mean(2) if pooling == "mean" else weights.amax(2))
+
+    marked = heads.clone()
+    for row, one in enumerate(classes.tolist()):
+        for query in range(4, 8) if one else ():
+            marked[row, :, :, query] *= 0.75
+            marked[row, :, :, query, query - one + 1] += 0.25
+    found = MarkedMaps(TensorMaps(pooled(heads)), classes, 0.25)
+    assert (len(found), found.n_layers, found.length) == (5, 2, 8)
+    rows = torch.tensor([4, 0, 2, 3])
+    # Stored as float16 before the mark and after it: twice 2^-11 of weights up to 1.
+    torch.testing.assert_close(
+        found.read(rows).float(), pooled(marked)[rows].float(), atol=2**-10, rtol=0
+    )
+    kept = unpack_triangle(found.read(torch.tensor([0])))
+    assert torch.equal(kept, unpack_triangle(TensorMaps(pooled(heads)).read(torch.tensor([0]))))
+    with pytest.raises(ValueError, match="5 maps, 4 classes"):
+        MarkedMaps(TensorMaps(pooled(heads)), classes[:4], 0.25)
 
 
 def test_a_folder_of_every_heads_maps_holds_one_tensor_and_reads_back(tmp_path) -> None:

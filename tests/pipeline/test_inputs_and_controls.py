@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.maps.store import MapStore
@@ -85,7 +86,7 @@ def test_the_table_of_inputs_has_each_with_its_controls(study: Study) -> None:
     assert table["input"].unique(maintain_order=True).to_list() == INPUTS
     by_input = {key[0]: set(part["source"]) for key, part in table.group_by("input")}
     assert set(map(frozenset, by_input.values())) == {
-        frozenset({"model", "blind", "ngram", "reference", "control"})
+        frozenset({"model", "blind", "ngram", "reference", "control", "planted"})
     }
 
 
@@ -116,7 +117,7 @@ def test_controls_go_to_the_taxonomies_named(study: Study) -> None:
     trainable, impossible = study.settings.label.taxonomies
     for names, sources in (
         ([impossible], {"model", "statistics"}),
-        ([trainable], {"model", "statistics", "control", "blind", "ngram", "logits", "reference"}),
+        ([trainable], {*TABLE}),
     ):
         study.settings = settings_with(study, benchmark={"control_taxonomies": names})
         assert {job.source for job in jobs_of(study)} == sources
@@ -143,6 +144,15 @@ def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tin
     assert (true_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
     without = replace(rows, classes=("Guess", *rows.classes[1:]))
     assert (true_labels(job, without)[first] != 0).any()
+
+
+def test_nothing_but_the_mark_tells_the_classes_of_the_planted_maps_apart(tiny_studies) -> None:
+    study = Study(tiny_studies["report"])
+    job = next(job for job in jobs_of(study) if job.source == "planted")
+    rows = sample_rows(study, job.sample)
+    own, dealt = rows.evaluation["class_index"].to_numpy(), true_labels(job, rows)
+    assert (dealt[own == 0] != 0).any()  # Non-Memo too is dealt out anew
+    assert sorted(dealt) == sorted(own)
 
 
 def test_every_head_of_too_much_is_refused_with_the_number(

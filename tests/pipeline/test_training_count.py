@@ -46,11 +46,12 @@ def test_the_count_is_the_product_written_out() -> None:
         "model": 5 * 8 * 3,
         "statistics": 5,
         "control": 5 * 1 * 2,
+        "planted": 5 * 1 * 2,
         "blind": 5 * 1 * 3,
         "ngram": 5,
         "logits": 5,
         "reference": 5 * 1 * 3,
-        "total": 120 + 5 + 10 + 15 + 5 + 5 + 15,
+        "total": 120 + 5 + 10 + 10 + 15 + 5 + 5 + 15,
     }
     bare = n_trainings(settings(benchmark={"controls": False}), 5, False, 5)
     assert bare == {"model": 15, "statistics": 5, "total": 20}

@@ -5,8 +5,13 @@ from dataclasses import replace
 import pytest
 
 from mnemoscope.benchmark.excess import Excess as Measured
-from mnemoscope.benchmark.table import BenchmarkFigures, give_verdict
-from mnemoscope.report.answer import answer, balance_sentence, benchmark_sentence, like_with_like
+from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.report.answer import (
+    answer,
+    balance_sentence,
+    benchmark_sentence,
+    like_with_like,
+)
 from mnemoscope.report.content import Benchmark, Standing
 from mnemoscope.stats import Estimate
 
@@ -66,42 +71,35 @@ def test_the_bar_is_the_best_of_all_without_memory(build_benchmark) -> None:
 def test_a_null_result_is_said_plainly_with_its_positive_control(content) -> None:
     facts, said = answer(content)
     assert "finished 4,044 of them (60.4\u202f%) word for word" in facts
-    assert said.startswith("Under neither taxonomy does attention tell the classes apart better")
-    assert "excess −11.8 points [−16.2,\xa0−7.1] and −20.0 points" in said
+    assert said.startswith("Under “Prashanth et al.” nothing is left once the text is taken off: −")
+    assert "; under “Guess or recall” nothing is left once the text is taken off: −20.0" in said
     assert "tell the classes apart with min-F1 61.1\u202f% and 86.2\u202f%" in said
     assert len(answer(replace(content, taxonomies=()))) == 1
 
 
-def test_a_positive_result_is_said_with_its_figures(found) -> None:
-    text = found(BEYOND)
-    assert text.startswith("Attention tells the classes apart better")
-    assert "it shows memory, and not only text (excess +20.0 points [10.0,\xa030.0])." in text
-    assert found(BEYOND, BEYOND).startswith("Under both taxonomies attention tells")
+def test_the_page_says_each_verdict_as_the_terminal_does(found) -> None:
+    assert found(BEYOND, verdict="attention adds 20.0 points") == "Attention adds 20.0 points."
+    text = found(BEYOND, WITHIN, UNDECIDED, verdict="so it is")
+    assert text == "Under “A” so it is; under “B” so it is; under “C” so it is."
 
 
 def test_no_positive_control_is_claimed_when_logits_fail_too(found) -> None:
     text = found(WITHIN, scores={"model": 0.2, "blind": 0.5, "reference": 0.3, "logits": 0.45})
-    assert text.startswith("Attention does not tell")
     assert "log-probabilities" not in text
 
 
-def test_mixed_results_name_each_side_once(found) -> None:
-    text = found(BEYOND, WITHIN, UNDECIDED)
-    assert text.startswith("Under “A” attention tells the classes apart better")
-    assert "under “B” it does not (excess −20.0" in text
-    assert "under “C” this remains undecided" in text
-
-
 def test_many_taxonomies_are_counted_and_not_listed(found) -> None:
-    text = found(*[WITHIN] * 7, titles="ABCDEFG")
-    assert text.startswith("Under none of 7 taxonomies does attention tell")
-    assert "points" not in text
+    text = found(*[WITHIN] * 5, BEYOND, UNDECIDED, titles="ABCDEFG")
+    assert text == (
+        "Of 7 taxonomies, attention adds to what can be told without any memory under 1, it adds "
+        "less than 5.0 points under 5, the answer is undecided under 1."
+    )
 
 
-def test_without_a_reference_model_none_is_claimed(found) -> None:
-    text = found(WITHIN, scores={"model": 0.2, "blind": 0.5, "ngram": 0.3, "logits": 0.8})
-    assert "from the tokens alone (excess" in text
-    assert "never saw" not in text
+def test_what_cannot_be_said_is_said_with_its_own_reason(found) -> None:
+    few = "cannot be said: no interval: the evaluation sequences of a class are 8 groups"
+    assert found(WITHIN, verdict=few, verdict_kind="cannot") == f"Under “A” {few}."
+    assert "no control was run" in found(WITHIN, verdict=None)
 
 
 def test_an_untrained_cnn_gives_way_to_the_regression(build_benchmark) -> None:

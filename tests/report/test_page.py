@@ -110,7 +110,7 @@ def test_headings_never_skip_a_level_and_pictures_have_words(page: Page) -> None
 def test_the_answer_comes_before_every_figure(page: Page) -> None:
     words = page.words()
     order = [
-        "Under neither taxonomy",
+        "Under “Prashanth et al.” nothing",
         "Memory or only text?",
         "What was looked at",
         "GPT-NeoX of 4.2",

@@ -2,9 +2,14 @@
 
 Min-F1 of the CNNs on the model's attention minus the largest of the controls: what the text alone
 gives (the better of the CNNs on blind maps and the n-gram regression) and what the attention of a
-model gives that never saw the sequences. The interval is a paired bootstrap over evaluation
-sequences (their groups of near duplicates, within each class) and seeds. The pairwise AUC
-has its excess too, from the same draws.
+model gives that never saw the sequences. The pairwise AUC has its excess too.
+
+The interval says what other evaluation sequences (groups of near duplicates, within each class)
+and other trainings would give, paired: the same for all sources. The excess is the smallest of the
+differences from each control, so its lower end is the smallest of theirs (all must lie above zero:
+an intersection-union test, Berger 1982, Technometrics 24, 295), and its upper end the smallest of
+theirs that hold together (Bonferroni). Resampling the largest control itself would not do: of
+equals the largest lies above by chance, and in each resample once more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +21,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cnn.metrics import confusion_matrix, f1_per_class, resample_confusions
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.stats import (
     FEWEST_GROUPS,
+    TAIL,
     Estimate,
     Floats,
     Interval,
-    draw_counts,
+    Varied,
     draw_within,
     estimate_of,
     fewest_groups,
     interval_of,
+    jackknife_variance,
 )
 from mnemoscope.taxonomy.draw import order_keys
 
@@ -44,7 +52,7 @@ FIGURES: dict[FigureName, Callable[[Floats], Floats]] = {
 
 _RUN = ["setting", "seed", "epoch"]
 _GRID = ("sequence_id", "true", "predicted")
-_SEEDS_STREAM = 1  # keeps the draws of seeds apart from those of sequences
+_CHANCE_STREAM = 1  # keeps its draws apart from those of sequences
 _BLOCK = 32
 _SEED_STRIDE = 1 << 24  # resamples that a seed can have before it meets the next seed's
 
@@ -109,12 +117,15 @@ class Excess:
 
     Attributes:
         value: on the evaluation sequences as they are.
-        low: 2.5th percentile over resamples; None where a class has too few groups to be drawn.
-        high: 97.5th percentile.
+        low: lower end; None where a class has too few groups to be drawn.
+        high: upper end.
         strongest: the control with the largest min-F1.
         min_f1: of the model's attention, what the excess is counted from.
         auc: the same for the AUC of each pair of `auc_pairs`, over the largest control of that
             pair; None where no probabilities were kept.
+        chance: by how much the largest of the controls would lie above the model by chance alone
+            if all were equal; None without an interval.
+        n_trainings: seeds of the CNNs, of the source that has fewest; None without CNNs.
     """
 
     value: float
@@ -123,6 +134,8 @@ class Excess:
     strongest: str
     min_f1: float | None = None
     auc: tuple[Estimate, ...] | None = None
+    chance: float | None = None
+    n_trainings: int | None = None
 
 
 @dataclass(frozen=True)
@@ -276,10 +289,8 @@ def measure_excess(
 ) -> Excess:
     """Measure the excess alignment of one taxonomy.
 
-    The largest control is chosen anew within each resample, so the interval carries the
-    uncertainty of that choice too. A resample draws the sequences once for all sources and the
-    seeds once for all sources that were run with the same seeds; the others (a regression run
-    once, say) draw among their own.
+    A resample draws the sequences once for all sources. Sources that were run with the same seeds
+    are paired by these too; a regression run once has none that could vary.
 
     Args:
         model: predictions from the model's attention.
@@ -294,21 +305,24 @@ def measure_excess(
     sources = {"model": model, **controls}
     _check_pairs(sources)
     sequences = _draw_sequences(model, seed, n_resamples)
-    drawn = _draw_seeds(sources, sequences, seed, of_trainings=False)
-    once = dict.fromkeys(sources, _once(model))
-    observed = {name: float(_min_f1(votes, once[name])[0]) for name, votes in sources.items()}
-    strongest = max(controls, key=lambda name: observed[name])
-    value = observed["model"] - observed[strongest]
-    _, low, high = estimate_of(value, _over_largest(_min_f1, sources, drawn))
-    found = Excess(value, low, high, strongest, observed["model"])
+    varied = _vary_each(sources, sequences)
+    strongest = max(controls, key=lambda name: varied[name].whole.value)
+    _, low, high = _over_largest(varied)
+    cnns = [len(np.unique(one.seeds)) for name, one in sources.items() if TABLE[name].fit is None]
+    found = Excess(
+        value=varied["model"].whole.value - varied[strongest].whole.value,
+        low=low,
+        high=high,
+        strongest=strongest,
+        min_f1=varied["model"].whole.value,
+        chance=_chance(varied, seed),
+        n_trainings=min(cnns, default=None),
+    )
     if any(votes.scores is None for votes in sources.values()):
         return found
-    drawn = _draw_seeds(sources, sequences, seed, of_trainings=True)
-    auc = []
-    for pair in auc_pairs(model.n_classes):
-        own, ours = (_over_largest(_auc_of(pair), sources, each) for each in (once, drawn))
-        auc.append(estimate_of(float(own[0]), ours))
-    return replace(found, auc=tuple(auc))
+    pairs = auc_pairs(model.n_classes)
+    of_pairs = [_over_largest(_vary_each(sources, sequences, pair)) for pair in pairs]
+    return replace(found, auc=tuple(of_pairs))
 
 
 def measure_objective(
@@ -321,52 +335,90 @@ def measure_objective(
     """Measure one figure of the model, or how far it is above its controls.
 
     `excess` is min-F1 minus the largest control's; `auc` the mean over pairs of classes;
-    `auc_excess` its mean over pairs less the largest control of each. With `n_resamples` 0 both
-    ends are the figure itself.
+    `auc_excess` its mean over pairs less the largest control of each, whose ends are the means of
+    the pairs' ends. With `n_resamples` 0 there are none.
 
     Raises:
         ValueError: an excess without a control, or with one of other sequences or classes.
     """
-    if objective in ("excess", "auc_excess"):
+    model, is_excess = sources["model"], objective in ("excess", "auc_excess")
+    if is_excess:
         _check_pairs(sources)
-    model = sources["model"]
-    value = float(_figure(sources, objective, dict.fromkeys(sources, _once(model)))[0])
-    if not n_resamples:
-        return Estimate(value, value, value)
     sequences = _draw_sequences(model, seed, n_resamples)
-    of_trainings = objective in ("auc", "auc_excess")
-    drawn = _draw_seeds(sources, sequences, seed, of_trainings=of_trainings)
-    return estimate_of(value, _figure(sources, objective, drawn))
-
-
-_OfSource = Callable[[Votes, Resamples], Floats]
-
-
-def _figure(
-    sources: Mapping[str, Votes], objective: ObjectiveName, drawn: Mapping[str, Resamples]
-) -> Floats:
-    """The figure in every resample, shape (resamples,)."""
-    model = sources["model"]
-    if objective == "min_f1":
-        return _min_f1(model, drawn["model"])
-    if objective == "excess":
-        return _over_largest(_min_f1, sources, drawn)
-    pairs = auc_pairs(model.n_classes)
-    if objective == "auc":
-        of_pairs = [_auc(model, pair, drawn["model"]) for pair in pairs]
+    used = sources if is_excess else {"model": model}
+    if objective in ("excess", "min_f1"):
+        varied = [_vary_each(used, sequences)]
     else:
-        of_pairs = [_over_largest(_auc_of(pair), sources, drawn) for pair in pairs]
-    mean: Floats = np.mean(of_pairs, axis=0)
-    return mean
+        varied = [_vary_each(used, sequences, pair) for pair in auc_pairs(model.n_classes)]
+    if is_excess:
+        found = [_over_largest(one) for one in varied]
+    else:
+        whole = [one["model"].whole for one in varied]
+        found = [Estimate(one.value, *(one.ends() or (None, None))) for one in whole]
+    value, low, high = (
+        None if None in column else float(np.mean(column)) for column in zip(*found, strict=True)
+    )
+    return Estimate(value, low, high)
 
 
-def _over_largest(
-    figure: _OfSource, sources: Mapping[str, Votes], drawn: Mapping[str, Resamples]
-) -> Floats:
-    """The model's figure minus the largest of the others, for every resample."""
-    values = {name: figure(votes, drawn[name]) for name, votes in sources.items()}
-    difference: Floats = values.pop("model") - np.max(list(values.values()), axis=0)
-    return difference
+class _Source(NamedTuple):
+    """One source's figure with what it varies with, and the seeds it was run with."""
+
+    whole: Varied
+    seeds: tuple[int, ...]
+
+
+def _vary_each(
+    sources: Mapping[str, Votes], sequences: Resamples, pair: tuple[int, int] | None = None
+) -> dict[str, _Source]:
+    """Min-F1 of each source (the AUC of a `pair`): whole, resampled, without each seed in turn."""
+    found = {}
+    for name, votes in sources.items():
+
+        def figure(drawn: Resamples, votes: Votes = votes) -> Floats:
+            return _min_f1(votes, drawn) if pair is None else _auc(votes, pair, drawn)
+
+        of_runs = votes.seeds if pair is None else np.asarray(votes.score_seeds)
+        seeds, once = np.unique(of_runs), _once(votes)
+        without = np.empty(0)
+        if len(seeds) > 1:
+            kept = (of_runs != seeds[:, None]).astype(np.int64)
+            without = figure(Resamples(np.repeat(once.sequences, len(seeds), axis=0), kept))
+        n_groups = fewest_groups(votes.true, votes.owners)
+        varied = Varied(float(figure(once)[0]), figure(sequences), (without,), n_groups)
+        found[name] = _Source(varied, tuple(seeds.tolist()))
+    return found
+
+
+def _over_largest(varied: Mapping[str, _Source]) -> Estimate:
+    """The model's figure minus the largest of the others, with its interval."""
+    gaps = [_gap(varied["model"], one) for name, one in varied.items() if name != "model"]
+    value = min(gap.value for gap in gaps)
+    pairs = [(gap.ends(), gap.ends(TAIL / len(gaps))) for gap in gaps]
+    low = min((one.low for one, _ in pairs if one), default=None)
+    return Estimate(value, low, min((one.high for _, one in pairs if one), default=None))
+
+
+def _gap(model: _Source, control: _Source) -> Varied:
+    """The model's figure minus one control's; trainings with the same seeds are paired."""
+    own, other = model.whole, control.whole
+    if model.seeds == control.seeds:
+        without: tuple[Floats, ...] = (own.without[0] - other.without[0],)
+    else:
+        without = own.without + other.without
+    return Varied(own.value - other.value, own.draws - other.draws, without, own.n_groups)
+
+
+def _chance(varied: Mapping[str, _Source], seed: int) -> float | None:
+    """How far the largest control lies above its own expectation, were all equal."""
+    noises = []
+    generator = np.random.default_rng([seed, _CHANCE_STREAM])
+    for name, (whole, _) in varied.items():
+        if name != "model" and len(whole.draws):
+            of_seeds = jackknife_variance(whole.without[0]) if len(whole.without[0]) else 0.0
+            noise = generator.normal(0.0, np.sqrt(of_seeds), len(whole.draws))
+            noises.append(whole.draws - whole.draws.mean() + noise)
+    return float(np.max(noises, axis=0).mean()) if noises else None
 
 
 def _min_f1(votes: Votes, drawn: Resamples) -> Floats:
@@ -382,10 +434,6 @@ def _auc(votes: Votes, pair: tuple[int, int], drawn: Resamples) -> Floats:
     if drawn.runs is None:
         return np.asarray(each.mean(axis=0))
     return np.asarray((each * (drawn.runs.T / drawn.runs.sum(axis=1))).sum(axis=0))
-
-
-def _auc_of(pair: tuple[int, int]) -> _OfSource:
-    return lambda votes, drawn: _auc(votes, pair, drawn)
 
 
 def _check_pairs(sources: Mapping[str, Votes]) -> None:
@@ -406,23 +454,6 @@ def _once(votes: Votes) -> Resamples:
 def _draw_sequences(votes: Votes, seed: int, n_resamples: int) -> Resamples:
     generator = np.random.default_rng(seed)
     return Resamples(draw_within(votes.true, generator, n_resamples, groups=votes.owners))
-
-
-def _draw_seeds(
-    sources: Mapping[str, Votes], drawn: Resamples, seed: int, *, of_trainings: bool
-) -> dict[str, Resamples]:
-    """Draw seeds too, once for all sources that share them; a run counts as its seed does."""
-    generator = np.random.default_rng([seed, _SEEDS_STREAM])
-    counts: dict[tuple[int, ...], NDArray[np.int64]] = {}
-    found = {}
-    for name, votes in sources.items():
-        of_runs = np.asarray(votes.score_seeds if of_trainings else votes.seeds)
-        seeds, seed_of_run = np.unique(of_runs, return_inverse=True)
-        key = tuple(seeds.tolist())
-        if key not in counts:
-            counts[key] = draw_counts(generator, len(seeds), len(drawn.sequences))
-        found[name] = Resamples(drawn.sequences, counts[key][:, seed_of_run])
-    return found
 
 
 def resample_jointly(

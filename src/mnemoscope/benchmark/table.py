@@ -7,8 +7,8 @@ excess counts the model's trainings with those settings alone: like is held agai
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope.benchmark.excess import (
-    Excess,
     Votes,
     collect_votes,
     estimate_auc,
@@ -26,7 +25,8 @@ from mnemoscope.benchmark.excess import (
     why_no_interval,
 )
 from mnemoscope.benchmark.matched import match_on_scores
-from mnemoscope.benchmark.sources import CNNS, MEMORY_FREE, SOURCES, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import CNNS, MEMORY_FREE, PLANTED, SOURCES, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
     confusion_matrix,
@@ -36,9 +36,6 @@ from mnemoscope.cnn.metrics import (
 )
 from mnemoscope.cnn.presets import OF_TWO_MODELS
 from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
-from mnemoscope.words import percent
-
-Kind = Literal["adds", "unclear", "nothing", "cannot"]
 
 _Columns = dict[str, DataType | DataTypeClass]
 _SHARES = pl.List(pl.Float64)  # one a class, in the order of the classes
@@ -80,6 +77,10 @@ _COLUMNS: _Columns = {
     # of verdict ("adds", "unclear", "nothing", "cannot") and its sentence.
     **_share("excess"),
     "excess_over": pl.String,
+    # By how much the largest of the controls would lie above the model by chance were all equal;
+    # trainings of the CNN source that has fewest, of three on a side is taken.
+    "excess_chance": pl.Float64,
+    "n_trainings": pl.Int64,
     # The model's min-F1 that the excess is counted from: of its trainings with the CNN settings
     # that the controls had too (excess_settings), same seeds. The excess of the AUC of each pair
     # is over the largest control of that pair.
@@ -129,17 +130,6 @@ TOGETHER_SCHEMA = pl.Schema(
 
 _RUN_KEY = ["taxonomy", "source", "setting", "seed"]
 
-_GIVES = {
-    "text": "what the text alone gives",
-    "reference": "what the attention of a model that never saw these sequences gives",
-}
-_points = partial(percent, unit=False)
-
-_NOTHING = {
-    "text": "nothing is left once the text is taken off",
-    "reference": "nothing is left that a model which never saw these sequences does not show",
-}
-
 
 def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()) -> dict[str, Any]:
     """Sum the models' confusion matrices (classes in one order) and score the sum.
@@ -168,105 +158,6 @@ def score_together(confusions: Sequence[ArrayLike], draws: Sequence[Floats] = ()
         row["low"], row["high"] = interval_of(drawn.min(axis=-1))
         row["mean_f1_low"], row["mean_f1_high"] = interval_of(drawn.mean(axis=-1))
     return row
-
-
-@dataclass(frozen=True)
-class BenchmarkFigures:
-    """What a verdict rests on; fractions, null where there is no figure.
-
-    Attributes:
-        classes: names in order.
-        did_train: whether a CNN on the model's attention left chance on its training set.
-        f1: of each class, on the model's attention.
-        f1_low: lower ends of their 95 % intervals.
-        excess: excess alignment.
-        controls: those of the excess that ran.
-        failed_controls: those of them that did not train.
-        has_like_runs: whether the model was trained with a CNN setting that the controls had.
-        training_min_f1: the CNN's on its own training set.
-        interval_note: why the excess has no interval; null where it has.
-    """
-
-    classes: tuple[str, ...]
-    did_train: bool
-    f1: tuple[float, ...] = ()
-    f1_low: tuple[float, ...] = ()
-    excess: Excess | None = None
-    controls: tuple[str, ...] = ()
-    failed_controls: tuple[str, ...] = ()
-    has_like_runs: bool = True
-    training_min_f1: float | None = None
-    interval_note: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verdict: its kind, for programs, and its sentence, for people."""
-
-    kind: Kind
-    sentence: str
-
-
-def give_verdict(figures: BenchmarkFigures) -> Verdict:
-    """Put an excess and its interval into words; figures in points, the interval in brackets."""
-    excess = figures.excess
-    if figures.training_min_f1 == 0:
-        return Verdict(
-            "cannot",
-            "cannot be said: the CNN never finds one of the classes, on its own training set "
-            "either, so it has not learned to tell them apart",
-        )
-    if excess is None:
-        return Verdict("cannot", f"cannot be said: {_say_missing(figures)}")
-    over = "reference" if TABLE[excess.strongest].reads == "reference" else "text"
-    if excess.low is None or excess.high is None:
-        return Verdict("cannot", f"cannot be said: {figures.interval_note}")
-    points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
-    adds = f"attention adds {points} to {_GIVES[over]}"
-    note = _say_limits(figures)
-    if excess.high <= 0:
-        return Verdict("nothing", f"{_NOTHING[over]}: {points}{note}")
-    if excess.value <= 0:
-        return Verdict(
-            "unclear", f"cannot be told from nothing: {points} beyond {_GIVES[over]}{note}"
-        )
-    if excess.low <= 0:
-        return Verdict("unclear", f"cannot be told from nothing: {adds}{note}")
-    # Guessing gives F1 = 1 / classes at equal class sizes. A class below that means that the
-    # excess only says that the controls lose it even more.
-    chance = 1 / len(figures.classes)
-    weakest = min(range(len(figures.classes)), key=lambda index: figures.f1[index])
-    if figures.f1_low[weakest] <= chance:
-        lost = (
-            f"{figures.classes[weakest]} is told apart no better than by guessing "
-            f"(F1 {_points(figures.f1[weakest])}, guessing gives {_points(chance)})"
-        )
-        return Verdict("unclear", f"{lost}, so it means little that {adds}{note}")
-    return Verdict("adds", f"{adds}{note}")
-
-
-def _say_missing(figures: BenchmarkFigures) -> str:
-    """Why there is no excess."""
-    if not figures.has_like_runs:
-        return (
-            "the controls were not trained with this setting (benchmark.control_settings: 0 "
-            "trains them with all)"
-        )
-    if not figures.did_train:
-        return "the CNN on the model's attention did not train"
-    if figures.failed_controls:
-        return f"no control trained ({', '.join(figures.failed_controls)})"
-    return "no control was run, so the figure may come from the text alone"
-
-
-def _say_limits(figures: BenchmarkFigures) -> str:
-    """What the excess could not be held against."""
-    limits = [f"{control} did not train" for control in figures.failed_controls]
-    if not set(TEXT_ALONE) & set(figures.controls):
-        limits.append("no blind baseline")
-    if "reference" not in figures.controls:
-        limits.append("no reference model")
-    return f" ({', '.join(limits)})" if limits else ""
 
 
 def score_benchmark(
@@ -447,15 +338,29 @@ def _excess_columns(
         failed_controls=failed,
         training_min_f1=training_min_f1,
         interval_note=why_no_interval(model.votes),
+        finds_mark=_finds_mark(judged, present),
     )
     return {
         **_verdict_columns(figures),
         **Estimate(found.value, found.low, found.high).columns("excess"),
         "excess_over": found.strongest,
+        "excess_chance": found.chance,
+        "n_trainings": found.n_trainings,
         "excess_min_f1": found.min_f1,
         "excess_settings": like.settings,
         **_per_class("auc_excess", found.auc),
     }
+
+
+def _finds_mark(judged: Mapping[str, _Judged], present: Sequence[str]) -> bool | None:
+    """Whether the CNNs tell planted marks apart better than by guessing; None if not tried."""
+    tried = [name for name in PLANTED if name in present]
+    if not tried:
+        return None
+    found = [judged[name] for name in tried if name in judged]
+    return bool(found) and all(
+        (one.found.min_f1.low or 0.0) > 1 / one.votes.n_classes for one in found
+    )
 
 
 def _verdict_columns(figures: BenchmarkFigures) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from mnemoscope.study.folder import Study
 from mnemoscope.words import UNKNOWN, figure, percent
 
 # In one column the better of its sources counts.
-_COLUMNS = list(dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model"))
+_COLUMNS = list(
+    dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model" and TABLE[name].column)
+)
 
 
 def print_summary(study: Study) -> None:

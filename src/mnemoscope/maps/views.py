@@ -200,3 +200,35 @@ class DifferenceMaps(_Combined):
         difference = self._first.read(rows).float() - self._second.read(rows).float()
         parts = torch.cat([difference.clamp_min(0.0), (-difference).clamp_min(0.0)], dim=1)
         return parts.to(torch.float16)
+
+
+class MarkedMaps:
+    """Maps with a mark of each class: the positive control of whoever reads them.
+
+    In every layer the suffix's queries give a share of their weight to one key: in class 1 to
+    themselves, in class 2 to the token before, in class 3 to the one before that, and so on; class
+    0 is left as it is. Maps of weights so marked, pooled by mean or maximum, are these, exactly.
+    """
+
+    def __init__(self, maps: MapSource, classes: torch.Tensor, share: float) -> None:
+        """Mark maps (n,) by their classes (n,), int64, with a share in [0, 1]."""
+        if len(classes) != len(maps):
+            raise ValueError(f"{len(maps)} maps, {len(classes)} classes to mark them by")
+        self._maps, self._classes, self._share = maps, classes, share
+        self.n_layers, self.length = maps.n_layers, maps.length
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Packed maps at these positions; see `MapSource.read`."""
+        found = self._maps.read(rows).float()
+        queries = torch.arange(self.length // 2, self.length)
+        starts = queries * (queries + 1) // 2
+        first, classes = int(starts[0]), self._classes[rows]
+        found[classes > 0, :, first:] *= 1 - self._share
+        for one in range(1, int(classes.max()) + 1 if len(classes) else 1):
+            keys = starts + (queries - one + 1).clamp_min(0)
+            own = (classes == one).nonzero()[:, :1]
+            found[own, :, keys] += self._share
+        return found.to(torch.float16)

@@ -33,7 +33,7 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import DifferenceMaps, MapSource, Pooling, StackedMaps
+from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, Pooling, StackedMaps
 from mnemoscope.pipeline.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.trainings import (
@@ -153,8 +153,13 @@ def _train(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Train one CNN and write its weights; returns predictions and training figures."""
     assert job.setting is not None
-    labels = torch.from_numpy(_labels(job, rows)[0])
-    evaluation, training = (job_maps(study, job, part) for part in (rows.evaluation, rows.train))
+    labels, true = (torch.from_numpy(one) for one in _labels(job, rows))
+    training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
+    if mark := TABLE[job.source].mark:
+        training, evaluation = (
+            MarkedMaps(maps, classes, mark)
+            for maps, classes in ((training, labels), (evaluation, true))
+        )
     predicted: list[torch.Tensor] = []
     device = find_device(job.device)
 
@@ -210,12 +215,16 @@ def _inputs(study: Study, job: Job, rows: pl.DataFrame) -> np.ndarray:
 
 
 def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
-    """Class indices of training and evaluation rows, int64; permuted for the control task."""
+    """Class indices of training and evaluation rows, int64; permuted for the control task.
+
+    For the planted mark Non-Memo's are permuted too: nothing but the mark tells the classes apart.
+    """
     both = pl.concat([rows.train, rows.evaluation])
     labels = both["class_index"].to_numpy()
     if TABLE[job.source].is_permuted:
         ids, splits = both["sequence_id"].to_numpy(), both["split"].to_numpy()
-        non_memo = 0 if _has_non_memo(rows) else None
+        keeps_own = _has_non_memo(rows) and not TABLE[job.source].mark
+        non_memo = 0 if keeps_own else None
         labels = permute_labels(ids, labels, splits, seed=job.control_seed, non_memo=non_memo)
     return labels[: rows.train.height].copy(), labels[rows.train.height :].copy()
 
@@ -319,6 +328,8 @@ def make_job(
     ]
     if TABLE[source].is_permuted and not _has_non_memo(rows):
         basis.append("all labels permuted")
+    if mark := TABLE[source].mark:
+        basis.append(f"mark {mark}")
     if source == "statistics":
         basis.append(ALL_STATISTICS)
     device = study.settings.train.device if setting else "cpu"

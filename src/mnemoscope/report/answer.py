@@ -7,11 +7,16 @@ import math
 from typing import Any
 
 from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
 from mnemoscope.words import count, interval, percent, points, share
 
-_DECIDED = (Standing.BEYOND, Standing.WITHIN, Standing.UNDECIDED)
 _MOST_NAMED = 3
+_COUNTED = {
+    Standing.BEYOND: "attention adds to what can be told without any memory",
+    Standing.WITHIN: f"it adds less than {percent(EFFECT, unit=False)} points",
+    Standing.UNDECIDED: "the answer is undecided",
+}
 
 
 def answer(content: ReportContent) -> list[str]:
@@ -102,7 +107,7 @@ def _findings(content: ReportContent) -> list[str]:
     by_standing: dict[Standing, list[TaxonomyResult]] = {}
     for each in content.taxonomies:
         by_standing.setdefault(each.standing, []).append(each)
-    decided = {state: by_standing[state] for state in _DECIDED if state in by_standing}
+    decided = {state: by_standing[state] for state in _COUNTED if state in by_standing}
     sentences = [_decided(decided)] if decided else []
     if decided and Standing.BEYOND not in decided:
         sentences.append(_positive_control([each for group in decided.values() for each in group]))
@@ -111,49 +116,18 @@ def _findings(content: ReportContent) -> list[str]:
 
 
 def _decided(groups: dict[Standing, list[TaxonomyResult]]) -> str:
-    """Name the taxonomies on each side, or say "both", "neither", "all", "none" at one go."""
-    how = f"than can be done without any memory, {_memory_free(groups)}"
-    if len(groups) == 1:
-        ((state, group),) = groups.items()
-        return f"{_all_alike(state, len(group), how)}{_excesses(group)}."
-    n = sum(len(group) for group in groups.values())
-    words = {
-        Standing.BEYOND: "attention tells the classes apart better",
-        Standing.WITHIN: "it does not",
-        Standing.UNDECIDED: "this remains undecided",
-    }
-    if Standing.BEYOND not in groups:
-        words[Standing.WITHIN] = "attention tells the classes apart no better"
-    parts: list[str] = []
-    for state, group in groups.items():
-        tail = f" {how}" if not parts else ""
-        parts.append(f"under {_names(group, n)} {words[state]}{tail}{_excesses(group)}")
-    return as_sentence("; ".join(parts))
+    """Say the verdict of each taxonomy as the terminal does; count them when they are many."""
+    every = [each for group in groups.values() for each in group]
+    if len(every) == 1:
+        return as_sentence(_verdict(every[0]))
+    if len(every) <= _MOST_NAMED:
+        return as_sentence("; ".join(f"under “{one.label}” {_verdict(one)}" for one in every))
+    parts = [f"{_COUNTED[state]} under {len(group)}" for state, group in groups.items()]
+    return f"Of {len(every)} taxonomies, {', '.join(parts)}."
 
 
-def _all_alike(state: Standing, n: int, how: str) -> str:
-    """Speak of taxonomies that all came out the same way."""
-    if state is Standing.UNDECIDED:
-        where = "" if n == 1 else " under any of the taxonomies"
-        return f"Whether attention tells the classes apart better {how}, is undecided{where}"
-    if state is Standing.BEYOND:
-        begin = {1: "Attention tells", 2: "Under both taxonomies attention tells"}.get(
-            n, f"Under all {n} taxonomies attention tells"
-        )
-        return f"{begin} the classes apart better {how}: it shows memory, and not only text"
-    begin = {1: "Attention does not tell", 2: "Under neither taxonomy does attention tell"}.get(
-        n, f"Under none of {n} taxonomies does attention tell"
-    )
-    return f"{begin} the classes apart better {how}"
-
-
-def _memory_free(groups: dict[Standing, list[TaxonomyResult]]) -> str:
-    """Say what "without any memory" means here."""
-    benchmarks = [each.main for group in groups.values() for each in group if each.main]
-    with_reference = any("reference" in benchmark.rows for benchmark in benchmarks)
-    return "from the tokens alone" + (
-        " or with a model that never saw these sequences" if with_reference else ""
-    )
+def _verdict(taxonomy: TaxonomyResult) -> str:
+    return (taxonomy.main.verdict if taxonomy.main else None) or ""
 
 
 def _names(group: list[TaxonomyResult], n: int) -> str:
@@ -161,15 +135,6 @@ def _names(group: list[TaxonomyResult], n: int) -> str:
     if len(group) > _MOST_NAMED:
         return f"{len(group)} of {n} taxonomies"
     return " and ".join(f"“{each.label}”" for each in group)
-
-
-def _excesses(group: list[TaxonomyResult]) -> str:
-    """List the excess of each with its interval, nothing when they are many."""
-    if len(group) > _MOST_NAMED:
-        return ""
-    found = [each.main.excess for each in group if each.main and each.main.excess]
-    shown = [f"{points(each.value)} points {interval(each)}".strip() for each in found]
-    return f" (excess {' and '.join(shown)})" if shown else ""
 
 
 def _positive_control(group: list[TaxonomyResult]) -> str:
@@ -198,8 +163,9 @@ def _undecidable(groups: dict[Standing, list[TaxonomyResult]], n: int) -> list[s
         "or none trained",
         Standing.IMPOSSIBLE: "nothing was trained: a class has too few sequences",
     }
-    return [
-        f"Under {_names(groups[state], n)} {words}."
-        for state, words in why.items()
-        if state in groups
-    ]
+    alike: dict[str, list[TaxonomyResult]] = {}
+    for state, words in why.items():
+        for each in groups.get(state, []):
+            said = _verdict(each) if state is Standing.UNCONTROLLED else ""
+            alike.setdefault(said or words, []).append(each)
+    return [f"Under {_names(group, n)} {words}." for words, group in alike.items()]

@@ -1,0 +1,84 @@
+"""Two hundred simulated studies of each kind: how often intervals and verdicts are right."""
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from verdicts import LEAD, Design, designs, former_interval, judge, simulate
+
+N_STUDIES = 200
+LEAN = 0.2  # trainings of one source differ by 2 points
+
+
+@cache
+def kinds() -> dict[str, tuple[Design, float]]:
+    return designs(LEAN, n_studies=6)
+
+
+@cache
+def studied(kind: str, n_trainings: int = 3) -> tuple[np.ndarray, Counter[str], np.ndarray]:
+    """Value and ends of each study, verdicts counted, and the ends as they were before."""
+    design = replace(kinds()[kind][0], n_trainings=n_trainings)
+    rng = np.random.default_rng(7)
+    rows, said, former = [], Counter[str](), []
+    for _ in range(N_STUDIES):
+        votes = simulate(design, rng)
+        found, verdict = judge(votes, n_resamples=100)
+        rows.append((found.value, found.low, found.high))
+        said[verdict] += 1
+        former.append(former_interval(votes, n_resamples=100))
+    return np.array(rows), said, np.array(former)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "all sources equal",
+        "model leads three equal controls",
+        "model leads one strong control",
+    ],
+)
+def test_intervals_hold_the_true_excess(kind: str) -> None:
+    excess = kinds()[kind][1]
+    _, low, high = studied(kind)[0].T
+    assert np.mean((low <= excess) & (excess <= high)) >= 0.93
+    assert np.mean(low > excess) <= 0.05
+    assert np.mean(high < excess) <= 0.05
+
+
+def test_where_all_are_equal_neither_side_is_taken_falsely() -> None:
+    (value, low, high), said, former = (
+        studied("all sources equal")[0].T,
+        *studied("all sources equal")[1:],
+    )
+    assert np.mean(low > 0) <= 0.05
+    assert np.mean(high < 0) <= 0.05
+    assert said["adds"] <= 0.05 * N_STUDIES
+    # What the largest of three gains by chance shows in the excess, and is why its own resamples
+    # were no interval.
+    assert -0.03 < value.mean() < -0.01
+    assert np.mean(former[:, 1] <= 0) > 0.1
+
+
+def test_nothing_is_never_said_of_a_lead_beyond_the_nominal_rate() -> None:
+    assert LEAD == 0.07
+    for kind in ("model leads three equal controls", "model leads one strong control"):
+        _, said, _ = studied(kind)
+        assert said["nothing"] <= 0.025 * N_STUDIES
+
+
+def test_a_lead_over_one_strong_control_is_seen_more_often_than_not() -> None:
+    _, said, _ = studied("model leads one strong control")
+    assert said["adds"] > 0.3 * N_STUDIES
+
+
+def test_one_training_takes_no_side_where_it_did_before() -> None:
+    _, said, former = studied("all sources equal", 1)
+    assert np.mean((former[:, 1] <= 0) | (former[:, 0] > 0)) > 0.15
+    assert said["adds"] == said["nothing"] == 0
