@@ -109,22 +109,16 @@ def test_a_waiting_job_is_cancelled_without_having_run() -> None:
     assert not second.began.is_set()
 
 
-def test_a_reader_that_goes_cancels_and_the_next_one_has_its_turn() -> None:
-    work, desk = Steps(1000), Desk()
+@pytest.mark.parametrize("goes", [True, False])
+def test_a_reader_that_goes_or_never_comes_back_blocks_nobody(goes) -> None:
+    work, desk = Steps(1000 if goes else 1), Desk()
     follower = desk.follow(Job(work))
     next(follower)
-    follower.close()
-    work.go.release(1000)
+    if goes:  # then the work is cancelled too
+        follower.close()
+    work.go.release(work.n)
     assert desk.ask(lambda: "next") == "next"
     assert work.n_done <= 1
-
-
-def test_a_reader_that_never_comes_back_blocks_nobody() -> None:
-    work, desk = Steps(1), Desk()
-    kept = desk.follow(Job(work))
-    next(kept)
-    work.go.release()
-    assert desk.ask(lambda: "next") == "next"
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for() -> None:

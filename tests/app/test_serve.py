@@ -31,19 +31,16 @@ def answer(headers: dict[str, str], kind: str = "http") -> tuple[int, dict[str, 
 def test_this_machine_is_let_in_and_may_ask_nothing_of_others(host) -> None:
     status, headers = answer({"host": host})
     assert status == 200
-    policy = dict(
-        part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
-    )
+    parts = headers["content-security-policy"].split(";")
+    policy = dict(part.strip().split(" ", 1) for part in parts)
     assert policy["default-src"] == policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == "'none'"
     assert "http" not in headers["content-security-policy"]
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example:7860", "127.0.0.1.evil.example:80", "", "10.0.0.1:7860"]
-)
-def test_another_name_for_this_machine_is_not_let_in(host) -> None:
-    assert answer({"host": host})[0] == 403
+def test_another_name_for_this_machine_is_not_let_in() -> None:
+    for host in ("evil.example:7860", "127.0.0.1.evil.example:80", "", "10.0.0.1:7860"):
+        assert answer({"host": host})[0] == 403
 
 
 def test_another_site_may_not_ask_for_a_visitor() -> None:
@@ -54,19 +51,18 @@ def test_another_site_may_not_ask_for_a_visitor() -> None:
         assert answer(other | {"origin": origin})[0] == 403
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [{"content-length": "99000000"}, {"content-length": "-1"}, {"transfer-encoding": "chunked"}],
-)
-def test_bodies_without_bound_are_not_let_in(headers) -> None:
-    assert answer({"host": "127.0.0.1:1"} | headers)[0] == 413
-    assert answer({"host": "127.0.0.1:1", "content-length": "4100000"})[0] == 200
+def test_bodies_without_bound_are_not_let_in() -> None:
+    own = {"host": "127.0.0.1:1"}
+    for length in ("99000000", "-1"):
+        assert answer(own | {"content-length": length})[0] == 413
+    assert answer(own | {"transfer-encoding": "chunked"})[0] == 413
+    assert answer(own | {"content-length": "4100000"})[0] == 200
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.2", "example.org", ""])
-def test_another_host_is_refused(host) -> None:
-    with pytest.raises(UserError, match=r"this machine alone.*SSH tunnel"):
-        check_host(host)
+def test_another_host_is_refused() -> None:
+    for host in ("0.0.0.0", "::", "192.168.0.2", "example.org", ""):
+        with pytest.raises(UserError, match=r"this machine alone.*SSH tunnel"):
+            check_host(host)
     check_host("localhost")
 
 

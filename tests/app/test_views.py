@@ -158,9 +158,8 @@ def hand_made() -> tuple[SequenceMaps, ClassDelta]:
     mean[1, 3, 1] = 0.5
     scaled = np.zeros_like(mean)
     scaled[0, 2, 0], scaled[1, 3, 1] = 1.0, 0.4
-    return SequenceMaps(mean, np.minimum(2 * mean, 1), ("a", "<b>", "c", "d")), ClassDelta(
-        "R", scaled
-    )
+    maps = SequenceMaps(mean, np.minimum(2 * mean, 1), ("a", "<b>", "c", "d"))
+    return maps, ClassDelta("R", scaled)
 
 
 def test_the_strongest_edges_are_those_of_attention_times_delta() -> None:
@@ -197,13 +196,9 @@ def audit_folder(tmp_path_factory, document):
     folder = tmp_path_factory.mktemp("audits")
     source = folder / "text.txt"
     source.write_text(document, encoding="utf-8")
-    audit_documents(
-        load_model(model_path()),
-        read_documents([str(source)]),
-        folder / "audit",
-        settings=AuditSettings(n_prefixes=0),
-        names={"model": "embedded"},
-    )
+    options = {"settings": AuditSettings(n_prefixes=0), "names": {"model": "embedded"}}
+    reading = read_documents([str(source)])
+    audit_documents(load_model(model_path()), reading, folder / "audit", **options)
     return SimpleNamespace(folder=folder / "audit", source=source)
 
 
@@ -238,11 +233,6 @@ def browsed(app_study) -> BrowsedStudy:
     return BrowsedStudy(app_study, str(model_path()))
 
 
-def test_a_study_without_its_last_stages_is_refused(tiny_studies) -> None:
-    with pytest.raises(UserError, match="benchmark"):
-        BrowsedStudy(tiny_studies["train"])
-
-
 def test_classes_and_confusion_are_those_of_the_study(browsed, app_study) -> None:
     page = Page(browsed.render_taxonomy(PAPER))
     page.assert_harmless()
@@ -270,11 +260,8 @@ def test_sequences_by_class_are_all_there_page_by_page(browsed, app_study) -> No
 def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, app_study) -> None:
     rows = pl.read_parquet(app_study / "samples.parquet").filter(sample=PAPER)
     number = rows.filter(pl.col("class") == "Recall")["sequence_id"][0]
-    row = (
-        pl.read_parquet(app_study / "sequences.parquet")
-        .filter(sequence_id=number)
-        .row(0, named=True)
-    )
+    table = pl.read_parquet(app_study / "sequences.parquet")
+    row = table.filter(sequence_id=number).row(0, named=True)
     page = Page(browsed.render_sequence(number))
     page.assert_harmless()
     assert row["text"][:40] in page.text
@@ -283,19 +270,16 @@ def test_a_sequence_is_shown_with_the_maps_that_the_store_holds(browsed, app_stu
     np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=2e-3)  # float16
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda one: one.render_taxonomy("../x"),
-        lambda one: one.render_sequences(PAPER, "Recite", 1),
-        lambda one: one.render_sequence(-1),
-        lambda one: one.render_sequence("1"),
-        lambda one: one.maps(True),
-    ],
-)
-def test_what_a_page_made_up_is_refused(browsed, ask) -> None:
-    with pytest.raises(UserError, match="no such"):
-        ask(browsed)
+def test_what_a_page_made_up_is_refused(browsed) -> None:
+    for ask, *arguments in (
+        (browsed.render_taxonomy, "../x"),
+        (browsed.render_sequences, PAPER, "Recite", 1),
+        (browsed.render_sequence, -1),
+        (browsed.render_sequence, "1"),
+        (browsed.maps, True),
+    ):
+        with pytest.raises(UserError, match="no such"):
+            ask(*arguments)
 
 
 def test_delta_is_that_of_the_verdict(browsed, result) -> None:
@@ -312,12 +296,7 @@ def test_delta_is_that_of_the_verdict(browsed, result) -> None:
 def test_models_are_folders_that_are_there(models) -> None:
     assert models.named("embedded") == "embedded"
     assert models.named("folder", f" {model_path()} ") == str(model_path())
-    for choice, folder in (
-        ("folder", "gpt2"),
-        ("folder", ""),
-        ("study", None),
-        ("x", None),
-        (None, None),
-    ):
+    wrong = [("folder", "gpt2"), ("folder", ""), ("study", None), ("x", None), (None, None)]
+    for choice, folder in wrong:
         with pytest.raises(UserError):
             models.named(choice, folder)

@@ -6,18 +6,6 @@ import subprocess
 import sys
 import urllib.request
 
-from mnemoscope.app.serve import find_socket
-
-
-def test_a_port_in_use_is_refused(refused) -> None:
-    with find_socket(0) as taken:
-        line = refused("app", "--port", taken.getsockname()[1])
-    assert "is in use" in line
-
-
-def test_what_is_neither_study_nor_audit_is_refused(refused, tmp_path) -> None:
-    assert "neither a study" in refused("app", tmp_path)
-
 
 def test_without_gradio_it_says_what_to_install(refused, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

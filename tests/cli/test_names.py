@@ -96,8 +96,3 @@ def test_a_new_study_says_what_comes_before_it_begins(call, tmp_path, monkeypatc
     assert f"A new study in {tmp_path / 'new'}: embedded on the shipped sequences" in result.err
     assert result.err.index("A new study") < result.err.index("it begins")
     assert "A new study" not in call("run", "-o", tmp_path / "new", "-q").err
-
-
-def test_a_value_of_the_wrong_kind_ends_its_sentence(refused):
-    line = refused("audit", "embedded", "x", "--threshold", "high")
-    assert ". See 'mnemoscope audit --help'." in line

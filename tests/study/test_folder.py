@@ -170,18 +170,6 @@ def test_a_torn_result_is_named_with_what_makes_it_anew(study, name, stage) -> N
 # -- other settings, another model ------------------------------------------------------------
 
 
-def test_other_settings_are_refused_with_the_difference_and_change_nothing(study) -> None:
-    before = (study.folder / "study.yaml").read_bytes()
-    with pytest.raises(UserError) as raised:
-        run(changed(study, train={"seeds": [0, 1, 2]}), study.folder)
-    text = message(raised)
-    assert "stage 'train' was made with other settings" in text
-    assert "train.seeds: the study has [0, 1], you asked [0, 1, 2]" in text
-    assert "--redo" in text
-    assert (study.folder / "study.yaml").read_bytes() == before
-    assert done(Study(study.folder)) == NAMES
-
-
 def test_settings_that_change_no_figure_are_taken_over(study) -> None:
     other = {"model": {"batch_size": 7}, "capture": {"shard_rows": 3}, "train": {"workers": 2}}
     settings = changed(study, **other)
@@ -203,16 +191,6 @@ def test_redo_makes_the_changed_stage_and_what_follows_and_keeps_the_rest(study)
     assert runs["key"].is_unique().all()
     assert runs.filter(source="model")["seed"].to_list() == [0, 2]
     assert runs.filter(source="model")["loss"].n_unique() == 2
-
-
-def test_other_sequences_are_another_study_even_with_redo(study) -> None:
-    for section, entries in (("sequences", {"limit": 9}), ("model", {"name": "elsewhere"})):
-        for redo in (False, True):
-            with pytest.raises(UserError, match="Use another folder") as raised:
-                run_stage(study, "continue", changed(study, **{section: entries}), redo=redo)
-            assert "you asked" in message(raised)
-            assert "--redo" not in message(raised)
-    assert done(Study(study.folder)) == NAMES
 
 
 def test_another_model_under_the_same_name_is_refused(study, tiny, tmp_path) -> None:
