@@ -473,10 +473,7 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
 
 
 def _find_need(
-    settings: StudySettings,
-    taxonomies: list[Taxonomy],
-    data: PlannedData,
-    labelled: Study | None,
+    settings: StudySettings, taxonomies: list[Taxonomy], data: PlannedData, labelled: Study | None
 ) -> Need:
     """Distinct maps: drawn already, counted from labels on disk, or bounded."""
     if labelled is not None:

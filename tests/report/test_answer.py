@@ -137,9 +137,7 @@ def test_balance_is_shown_before_and_after_and_what_is_missing_says_why(build_be
     )
 
 
-def test_the_excess_says_which_trainings_it_counts_where_these_are_not_all(
-    build_benchmark,
-) -> None:
+def test_the_excess_says_which_trainings_it_counts_where_these_are_not_all(build_benchmark) -> None:
     row = build_benchmark(excess_min_f1=0.654, excess_settings=["k6-f10-mean"]).model
     assert "k6-f10-mean alone (min-F1 65.4" in like_with_like(row)
     assert like_with_like(row | {"excess_min_f1": row["min_f1"].value}) == ""

@@ -76,9 +76,7 @@ def study():
         "specificity.parquet": pl.DataFrame(list(index_rows()), infer_schema_length=None),
     }
     return SimpleNamespace(
-        is_done=lambda stage: stage == "knockout",
-        read=frames.__getitem__,
-        settings=StudySettings(),
+        is_done=lambda stage: stage == "knockout", read=frames.__getitem__, settings=StudySettings()
     )
 
 
@@ -104,9 +102,7 @@ def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
     assert "Cutting the 10 % edges most decisive for Recall breaks 48%" in text
 
 
-def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(
-    section,
-) -> None:
+def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(section) -> None:
     html = section()
     figures = html.split("<figure")[1:]
     assert len(figures) == 2

@@ -243,9 +243,7 @@ def duplicates(
     )
 
 
-def describe(
-    target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
-) -> None:
+def describe(target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")]) -> None:
     """Say what is there: stages done, counts, settings, sizes on disk.
 
     Example: mnemoscope describe my-study
