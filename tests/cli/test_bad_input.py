@@ -446,11 +446,11 @@ def test_a_full_disk_while_capturing_keeps_what_is_whole(
     def fill(self, data):
         if "shard-00003" in self.name:
             write(self, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+            full(self)
         return write(self, data)
 
-    with monkeypatch.context() as full:
-        full.setattr(Path, "write_bytes", fill)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill)
         line = refused("capture", folder, "-q")
     assert "shard-00003.safetensors: the disk is full. Make room and run the same command" in line
     assert sorted(path.name for path in (folder / "maps" / "model").iterdir()) == [
@@ -462,11 +462,12 @@ def test_a_full_disk_while_capturing_keeps_what_is_whole(
     assert snapshot(folder / "maps") == finished
 
 
-def test_a_disk_that_is_full_at_once_leaves_no_study(tiny, out, refused, monkeypatch) -> None:
-    def fill(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+def full(path, *_arguments):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(Path, "write_bytes", fill)
+
+def test_a_disk_that_is_full_at_once_leaves_no_study(tiny, out, refused, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", full)
     line = refused("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q")
     assert "the disk is full" in line
     assert left_in(out) == []
@@ -479,7 +480,7 @@ def test_a_log_or_folder_that_does_not_fit_is_a_full_disk_too(
 
     def fill(path, *arguments, **options):
         if str(path).endswith("log.jsonl"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            full(path)
         return open(path, *arguments, **options)
 
     monkeypatch.setattr("mnemoscope.study.folder.open", fill, raising=False)

@@ -7,9 +7,14 @@ import pytest
 
 from mnemoscope.errors import UserError
 from mnemoscope.localize.regions import layer_profile
-from mnemoscope.report import export as print_figures
 from mnemoscope.report.charts import scale_by_layer
-from mnemoscope.report.export import drawn, knockout_print, maps_print, profile_print
+from mnemoscope.report.export import (
+    check_matplotlib,
+    drawn,
+    knockout_print,
+    maps_print,
+    profile_print,
+)
 from mnemoscope.stats import Estimate
 
 CLASSES = ("Non-Memo", "Guess", "Recall")
@@ -98,9 +103,9 @@ def test_one_strength_alone_is_seen() -> None:
 
 
 def test_without_matplotlib_the_way_to_it_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(print_figures, "find_spec", lambda name: None)
+    monkeypatch.setattr("mnemoscope.report.export.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
-        print_figures.check_matplotlib()
+        check_matplotlib()
 
 
 def test_no_window_system_is_touched(delta) -> None:

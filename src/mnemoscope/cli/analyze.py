@@ -125,9 +125,7 @@ def _print_list() -> None:
         table.add_row(entry.name, entry.answers, needs)
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
-    meanings = {str(word): text for word, text in USES.items()}
-    meanings |= {str(word): need.meaning for word, need in NEEDS.items()}
-    for word, meaning in meanings.items():
+    for word, meaning in (USES | {one: need.meaning for one, need in NEEDS.items()}).items():
         words.add_row(word, meaning)
     print()
     console().print(words)
@@ -175,11 +173,10 @@ def track(
     """
     from mnemoscope.flow.track import PAGE, TrackAsked, track_checkpoints, write_track_page
 
-    folder = out
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
             raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
-        folder = Path(checkpoints[0])
+        out = Path(checkpoints[0])
     else:
         asked = TrackAsked(
             checkpoints=tuple(checkpoints),
@@ -195,9 +192,9 @@ def track(
             trust_remote_code=trust_remote_code,
         )
         with shown(quiet):
-            track_checkpoints(asked, folder)
-    results = write_track_page(folder)
+            track_checkpoints(asked, out)
+    results = write_track_page(out)
     print(results.sentence)
     for line in results.further:
         print(line)
-    print(f"Wrote {folder / PAGE}.")
+    print(f"Wrote {out / PAGE}.")

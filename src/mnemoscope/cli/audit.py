@@ -163,7 +163,7 @@ def audit(
         named |= {"--tokenizer": tokenizer, "--price-in": price_in, "--price-out": price_out}
         named |= {"--dry-run": dry_run}
         _refuse(named, "only with --endpoint, not with a model that runs here")
-    here = _Here(model or "", reference, revision, study, dtype or "float32", device or "auto")
+    here = _Here(model or "", revision, dtype or "float32", device or "auto", reference, study)
     check_dtype_name(here.dtype)
     check_device_name(here.device)
     if verify is not None:
@@ -236,48 +236,41 @@ class _Here(NamedTuple):
     """A model that runs here, and what stands beside it, as asked for."""
 
     name: str
-    reference: str | None
     revision: str | None
-    study: str | None
     dtype: str
     device: str
+    reference: str | None = None
+    study: str | None = None
+    role: str = "model"
 
     @property
-    def beside(self) -> str | None:
+    def beside(self) -> "_Here | None":
         """The reference: what was asked for, else the embedded model's own, else None."""
-        if self.reference == "none":
-            return None
-        return self.reference or (EMBEDDED if self.name == EMBEDDED else None)
+        own = EMBEDDED if self.name == EMBEDDED else None
+        name = None if self.reference == "none" else self.reference or own
+        return _Here(name, None, self.dtype, self.device, role="reference") if name else None
 
-    def place(self, *, is_reference: bool = False) -> str:
-        """Where a model is: what was typed, but of the embedded ones their folder."""
-        name = self.beside if is_reference else self.name
-        if name != EMBEDDED:
-            return str(name)
+    @property
+    def place(self) -> str:
+        """Where the model is: what was typed, but of an embedded one its folder."""
+        if self.name != EMBEDDED:
+            return self.name
         from mnemoscope.embedded import model_path, reference_path
 
-        return str(reference_path() if is_reference else model_path())
+        return str(model_path() if self.role == "model" else reference_path())
 
-    def asked(self, *, is_reference: bool = False) -> "AskedModel":
+    def asked(self) -> "AskedModel":
         """The model before it is loaded."""
         from mnemoscope.audit.run import AskedModel
 
-        revision = None if is_reference else self.revision
-        return AskedModel(Path(self.place(is_reference=is_reference)), revision, self.dtype)
+        return AskedModel(Path(self.place), self.revision, self.dtype)
 
-    def load(self, *, is_reference: bool = False) -> "LanguageModel":
+    def load(self) -> "LanguageModel":
         """The model."""
         from mnemoscope.lm.load import load_model
 
-        name = self.beside if is_reference else self.name
-        say(f"Loading the {'reference' if is_reference else 'model'} {name}")
-        asked = self.asked(is_reference=is_reference)
-        return load_model(
-            self.place(is_reference=is_reference),
-            revision=asked.revision,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        say(f"Loading the {self.role} {self.name}")
+        return load_model(self.place, revision=self.revision, dtype=self.dtype, device=self.device)
 
 
 def _refuse(given: Mapping[str, Any], why: str) -> None:
@@ -296,11 +289,11 @@ def _check_names(here: _Here, sources: Sequence[str]) -> None:
         if source != "-" and not Path(source).exists():
             raise UserError(f"{source}: no such file or folder.")
     if here.study not in (None, _MAKE_STUDY):
-        Study(Path(str(here.study)))
+        Study(str(here.study))
     if here.name != EMBEDDED:
         check_model(here.name, here.revision)
-    if here.beside not in (None, EMBEDDED):
-        check_model(str(here.beside))
+    if here.beside is not None and here.beside.name != EMBEDDED:
+        check_model(here.beside.name)
 
 
 @contextmanager
@@ -334,22 +327,21 @@ def _audit_here(
     """Load and audit; nothing is loaded where the audit stands already."""
     from mnemoscope.audit.run import standing_audit
 
-    has_reference = here.beside is not None
-    if here.study is None:
-        other_asked = here.asked(is_reference=True) if has_reference else None
-        there = standing_audit(out, reading, settings, here.asked(), other_asked, redo=redo)
+    other, study = here.beside, here.study
+    if study is None:
+        asked = here.asked(), other.asked() if other else None
+        there = standing_audit(out, reading, settings, *asked, redo=redo)
         if there is not None:
             say(f"{out}: this audit is already there.")
             return there
     from mnemoscope.audit.local import audit_documents, check_audit
 
-    lm = here.load()
-    other = here.load(is_reference=True) if has_reference else None
-    folder = None if here.study is None else Path(here.study)
-    if here.study == _MAKE_STUDY:
+    lm, reference = here.load(), other.load() if other else None
+    folder = None if study is None else Path(study)
+    if study == _MAKE_STUDY:
         from mnemoscope.audit.ground import make_study
 
-        check_audit(lm, reading, out, settings, other, redo=redo)
+        check_audit(lm, reading, out, settings, reference, redo=redo)
         folder = make_study(
             out,
             settings,
@@ -364,10 +356,10 @@ def _audit_here(
         reading,
         out,
         settings=settings,
-        reference=other,
+        reference=reference,
         cnn=None if folder is None else _ground(folder, lm, settings),
         command=_command(),
-        names={"model": here.name, "reference": here.beside or ""},
+        names={"model": here.name, "reference": other.name if other else ""},
         redo=redo,
     )
 
@@ -437,7 +429,7 @@ def _verify(folder: Path, device: str) -> "Verification":
             return _served(asked, documents, settings, *named)
         from mnemoscope.audit.local import LocalModel
 
-        here = _Here(facts["name"], None, facts["revision"], None, facts["dtype"], device)
+        here = _Here(facts["name"], facts["revision"], facts["dtype"], device)
         return LocalModel(here.load(), documents, settings)
 
     return verify_audit(folder, load)

@@ -615,8 +615,7 @@ def _print_search(study: Study) -> None:
     for name in ("", "taxonomy", "selection", "final", "drop", "min-F1", "excess", "AUC"):
         table.add_column(name, overflow="fold")
     shown = pl.col("place").is_not_null() | (pl.col("kind") == "beside")
-    rows = study.read(SEARCH_FILE).filter(shown)
-    for row in rows.iter_rows(named=True):
+    for row in study.read(SEARCH_FILE).filter(shown).iter_rows(named=True):
         table.add_row(*_cells(row, objective))
     page.print(table)
     for line in search_words(study):

@@ -23,7 +23,7 @@ from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FI
 from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings
-from mnemoscope.words import UNKNOWN, count, duration, interval, number, points
+from mnemoscope.words import MINUS, UNKNOWN, count, duration, interval, number, points
 
 _HALF = 0.5
 _NOTHING = 0.1  # of what an attribution has beyond a random CNN
@@ -444,9 +444,7 @@ def _correlations(rows: pl.DataFrame, keys: list[tuple[str, str]], of: str) -> l
     for check, against in keys:
         found = rows.filter(check=check, against=against, of=of).drop_nulls("pearson").to_dicts()
         cells += [
-            _signed(
-                f" {one['pearson']:.2f} · {one['spearman']:.2f} · {one['overlap']:.0%}"
-            ).lstrip()
+            f"{_two(one['pearson'])} · {_two(one['spearman'])} · {one['overlap']:.0%}"
             for one in found[:1]
         ] or [UNKNOWN]
     return cells
@@ -458,17 +456,15 @@ def _disagreement(checks: pl.DataFrame) -> str:
     if pairs.is_empty():
         return ""
     worst = pairs.sort("overlap", maintain_order=True).row(0, named=True)
-    rank = _signed(f" {worst['spearman']:.2f}")
     apart = [f"{one} and {other} ({overlap:.0%})" for one, other, overlap in _apart(pairs)]
+    others = "Every two have half of the top 1 % or more in common, mean over the classes. "
+    if apart:
+        few = "Less than half of the top 1 % in common, mean over the classes"
+        others = f"{few}: {', '.join(apart)}. "
     return (
         f"The attributions disagree most on {worst['class']}: of the top 1 % of edges by "
         f"{worst['attribution']} and by {worst['against']}, {worst['overlap']:.0%} are the same "
-        f"(rank correlation{rank}). "
-        + (
-            f"Less than half of the top 1 % in common, mean over the classes: {', '.join(apart)}. "
-            if apart
-            else "Every two have half of the top 1 % or more in common, mean over the classes. "
-        )
+        f"(rank correlation {_two(worst['spearman'])}). {others}"
     )
 
 
@@ -519,15 +515,15 @@ class _Sanity(NamedTuple):
         """Whether D loses its structure with the CNN's top layer."""
         beyond = "of what it has beyond a random CNN does not come from what the top learned."
         told = f"{self.attribution}: with random weights in the top layer D keeps a correlation of "
-        told += f"{self.top:.2f}, with all layers random {self.floor:.2f}"
+        told += f"{_two(self.top)}, with all layers random {_two(self.floor)}"
         if self.permuted is not None:
-            told += f", with a CNN of permuted labels {self.permuted:.2f}"
+            told += f", with a CNN of permuted labels {_two(self.permuted)}"
         ends = {
             "fails": f"it fails the check, most {beyond}",
             "passes in part": f"it passes in part, {self.kept:.0%} {beyond}",
             "passes": "what it had beyond the floor of a random CNN is lost with the top layer.",
         }
-        return f"{_signed(told)}: {ends[self.verdict]}"
+        return f"{told}: {ends[self.verdict]}"
 
 
 def _sanity(checks: pl.DataFrame) -> Iterator[_Sanity]:
@@ -546,9 +542,9 @@ def _names(frame: pl.DataFrame, column: str) -> list[str]:
     return frame[column].unique(maintain_order=True).to_list()
 
 
-def _signed(text: str) -> str:
-    """With true minus signs."""
-    return text.replace(" -", " −")
+def _two(correlation: float) -> str:
+    """With two decimals and a true minus sign."""
+    return f"{correlation:.2f}".replace("-", MINUS)
 
 
 def _mean(values: pl.Series) -> float | None:
