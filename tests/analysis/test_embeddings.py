@@ -96,14 +96,14 @@ def test_groups_that_part_at_a_step_are_told_from_chance_there_alone() -> None:
     one[:, 2] += np.linspace(-2, 2, 10)  # they part at the third step
     found = from_top(one, top, n_resamples=300, seed=1)
     for metric in ("cosine", "euclidean"):
-        same, parted = found[metric][0], found[metric][2]
-        assert same.plain < 1.3 * same.chance
-        assert same.low == 0.0
-        assert parted.plain > 3 * parted.chance
-        assert parted.chance < parted.low <= parted.freed <= parted.high
+        same, _, parted = found.filter(metric=metric).to_dicts()
+        assert same["plain"] < 1.3 * same["chance"]
+        assert same["low"] == 0.0
+        assert parted["plain"] > 3 * parted["chance"]
+        assert parted["chance"] < parted["low"] <= parted["freed"] <= parted["high"]
     wanted = np.linalg.norm(np.linspace(-2, 2, 10))  # the distance that is planted
-    assert found["euclidean"][2].low < wanted < found["euclidean"][2].high
-    assert from_top(one, top, n_resamples=300, seed=1) == found
+    assert parted["low"] < wanted < parted["high"]
+    assert from_top(one, top, n_resamples=300, seed=1).equals(found)
 
 
 def test_levels_are_drawn_evenly_by_the_seed() -> None:

@@ -8,7 +8,6 @@ Run it: mnemoscope analyze embeddings STUDY
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Z, draw_counts
+from mnemoscope.stats import Estimate, Z, draw_counts
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
@@ -38,16 +37,6 @@ class Settings(LevelSettings):
     n_resamples: int = Field(
         default=200, ge=20, description="Bootstrap samples and shuffles behind an interval."
     )
-
-
-class Distance(NamedTuple):
-    """Distance of one level's mean state from the top level's at one step."""
-
-    plain: float  # of the two means as they are
-    chance: float  # 95th percentile of `plain` when the two levels' sequences are shuffled
-    freed: float  # of the noise of the means, see `distances`
-    low: float  # of the 95 % interval of `freed`, by the bootstrap's spread over sequences
-    high: float
 
 
 def mean_states(states: npt.NDArray[np.floating], level: _Levels, levels: list[int]) -> _Array:
@@ -109,11 +98,16 @@ def project(means: _Array) -> tuple[_Array, _Array]:
 
 def from_top(
     one: npt.NDArray[np.floating], top: npt.NDArray[np.floating], *, n_resamples: int, seed: int
-) -> dict[str, list[Distance]]:
+) -> pl.DataFrame:
     """Follow the distance of two groups' mean states with its interval and with what chance gives.
 
     States are of shape (n, steps, width) and (m, steps, width); `n_resamples` counts bootstrap
-    samples, and as many shuffles. Gives for each metric one `Distance` a step.
+    samples, and as many shuffles.
+
+    Returns:
+        A row a `metric` and `step`: `plain`, of the two means as they are; `chance`, its 95th
+        percentile when the sequences are shuffled; `freed` of the noise of the means, see
+        `distances`, with `low` and `high` by the bootstrap's spread over sequences.
     """
     rng = np.random.default_rng(seed)
     both = np.concatenate([one, top]).astype(np.float64)
@@ -123,8 +117,7 @@ def from_top(
     mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
     side = (~is_one).astype(np.int64)
     means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1])
-    scale = _scale(means, noise).prod(axis=0)
-    found: dict[str, list[Distance]] = {metric: [] for metric in METRICS}
+    scale, rows = _scale(means, noise).prod(axis=0), []
     every = {metric: distances(means, metric)[:, 0, 1] for metric in METRICS}
     freed = {metric: distances(means, metric, noise)[:, 0, 1] for metric in METRICS}
     for step, states in enumerate(both.transpose(1, 0, 2)):
@@ -136,11 +129,13 @@ def from_top(
             "euclidean": np.sqrt(np.maximum(squared, 0.0)),
         }
         for metric in METRICS:
-            chance = float(np.quantile(shuffled[metric], 0.95))
             low, high = (max(float(end), 0.0) for end in ends[metric])
-            values = float(every[metric][step]), chance, float(freed[metric][step])
-            found[metric].append(Distance(*values, low, high))
-    return found
+            rows.append(
+                {"metric": metric, "step": step + 1, "plain": float(every[metric][step])}
+                | {"chance": float(np.quantile(shuffled[metric], 0.95))}
+                | Estimate(float(freed[metric][step]), low, high).columns("freed", ends="")
+            )
+    return pl.DataFrame(rows).sort("metric", maintain_order=True)
 
 
 def _apart(
@@ -182,11 +177,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "from_top": followed,
             "pairs": pairs,
             "places": pl.DataFrame(
-                [
-                    {"level": level, "step": step + 1, "first": float(x), "second": float(y)}
-                    for level, way in zip(levels, places, strict=True)
-                    for step, (x, y) in enumerate(way)
-                ]
+                {"level": np.repeat(levels, settings.n_steps)}
+                | {"step": np.tile(np.arange(settings.n_steps) + 1, len(levels))}
+                | {"first": places[..., 0].ravel(), "second": places[..., 1].ravel()}
             ),
             "levels": _count_frame(generated, counts),
         },
@@ -203,16 +196,14 @@ def _followed(
     states: npt.NDArray[np.floating], level: _Levels, levels: list[int], settings: Settings
 ) -> pl.DataFrame:
     """Distance of every level from the top one at every step."""
-    top, rows = states[level == levels[-1]], []
+    top, frames = states[level == levels[-1]], []
+    draws = settings.model_dump(include={"n_resamples", "seed"})
     for one in levels[:-1]:
         group = states[level == one]
-        found = from_top(group, top, n_resamples=settings.n_resamples, seed=settings.seed)
-        for metric, steps in found.items():
-            rows += [
-                {"metric": metric, "level": one, "n": len(group), "step": step, **way._asdict()}
-                for step, way in enumerate(steps, start=1)
-            ]
-    return pl.DataFrame(rows)
+        about = {"level": pl.lit(one, pl.Int64), "n": pl.lit(len(group), pl.Int64)}
+        frames.append(from_top(group, top, **draws).with_columns(**about))
+    first = ("metric", "level", "n", "step")
+    return pl.concat(frames).select(*first, pl.exclude(first))
 
 
 def _pairs(means: _Array, noise: _Array, levels: list[int]) -> pl.DataFrame:
