@@ -38,10 +38,6 @@ def test_a_difference_is_two_parts_that_are_no_weight_below_zero() -> None:
     torch.testing.assert_close(read[:, :2] - read[:, 2:], wanted, atol=2**-11, rtol=0)
 
 
-def test_a_source_less_itself_is_nothing() -> None:
-    assert not DifferenceMaps(maps(0), maps(0)).read(ROWS).any()
-
-
 @pytest.mark.parametrize("other", [{"n": 4}, {"layers": 3}])
 def test_sources_of_other_shape_are_refused(other) -> None:
     with pytest.raises(ValueError, match="maps of"):
