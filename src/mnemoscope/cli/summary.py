@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mnemoscope.benchmark.sources import SOURCES, TABLE
-from mnemoscope.pipeline.benchmark import BENCHMARK_FILE
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -81,6 +80,8 @@ def _groups(model: dict[str, Any]) -> str:
 
 def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
     """Benchmark rows by sample and source; none before the benchmark has been run."""
+    from mnemoscope.pipeline.benchmark import BENCHMARK_FILE  # with torch, which a plan needs not
+
     found: dict[str, dict[str, dict[str, Any]]] = {}
     if (study.folder / BENCHMARK_FILE).is_file():
         for row in study.read(BENCHMARK_FILE).iter_rows(named=True):
