@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,7 +221,7 @@ def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
     started, windows = time.monotonic(), dealt(folder, limit)
     n_rows = int(windows["half"].value_counts()["count"].min())
     tasks = [Training(str(folder), half, n_rows) for half in HALVES]
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for half in pool.map(trained, tasks):
             print(f"model {half} is trained", flush=True)
     lms, tokens = models(folder), token_matrix(windows)

@@ -11,6 +11,7 @@ from pages import write_tables
 
 import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
+from mnemoscope.pipeline.label import samples_of
 from mnemoscope.report.content import graft_of
 from mnemoscope.words import interval, percent, points
 
@@ -39,6 +40,7 @@ def part_lines(study: ms.Study, taxonomy: str) -> list[str]:
 def score_lines(study: ms.Study) -> list[str]:
     """A line a taxonomy, by falling causal score, min-F1 of the paper beside it."""
     printed = dict(published_table().select("tax_name", "min_f1").iter_rows())
+    entries = samples_of(study)
     scores = study.read("graft_scores.parquet").sort("score", descending=True, nulls_last=True)
     lines = [
         "| taxonomy | causal score | permuted labels, 95 % | p | part | breaks | spares "
@@ -50,7 +52,7 @@ def score_lines(study: ms.Study) -> list[str]:
         cells = [row["taxonomy"], score.strip(), points(row["permuted_high"])]
         cells.append("–" if row["p_value"] is None else f"{row['p_value']:.3f}")
         cells += [row[name] or "–" for name in ("part", "broken", "spared")]
-        own = printed.get(row["taxonomy"])
+        own = printed.get(entries[row["taxonomy"]]["published_name"])
         cells.append("–" if own is None else f"{own:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
