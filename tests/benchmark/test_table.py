@@ -23,6 +23,7 @@ SHARES = {
     "reference": 0.2,
     "control": 0.0,
     "planted": 0.9,
+    "painted": 0.85,
 }
 
 
@@ -90,7 +91,7 @@ def test_the_excess_is_over_the_three_controls_and_in_the_model_row_alone(predic
     assert row["excess_over"] == "ngram"
     assert row["verdict_kind"] == "adds"
     others = table.filter(pl.col("source") != "model")
-    assert others["excess"].null_count() == others["verdict"].null_count() == 7
+    assert others["excess"].null_count() == others["verdict"].null_count() == 8
 
 
 def test_a_source_that_did_not_train_has_no_figures(predictions: pl.DataFrame) -> None:
@@ -363,6 +364,18 @@ def test_what_the_largest_control_gains_by_chance_is_said_where_nothing_is_added
     assert give_verdict(quiet).sentence == give_verdict(QUIET).sentence + said
     seen = replace(SEEN, excess=replace(SEEN.excess, chance=0.016))
     assert give_verdict(seen) == give_verdict(SEEN)
+
+
+def test_an_input_that_does_not_beat_the_painted_answer_only_knows_it() -> None:
+    painted = replace(QUIET, excess=replace(QUIET.excess, strongest="painted"))
+    assert give_verdict(painted).sentence == (
+        "nothing is left once the log-probability of each next token is taken off, 5.0 points being "
+        "the least that counts: this input only knows the answer, −1.1 points [−4.0, 3.2] beyond "
+        "what the log-probability of each next token gives by itself"
+    )
+    seen = replace(SEEN, excess=replace(SEEN.excess, strongest="painted"))
+    assert give_verdict(seen).kind == "adds"
+    assert "only knows" not in give_verdict(seen).sentence
 
 
 def test_an_interval_that_spans_zero_is_not_called_either_way() -> None:

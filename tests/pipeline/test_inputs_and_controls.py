@@ -11,12 +11,15 @@ import torch
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
+from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import PaintedMaps
 from mnemoscope.pipeline import capture
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows, true_labels
 from mnemoscope.pipeline.trainings import n_trainings
 from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
 
 INPUTS = ["mean", "max", "both", "heads", "difference"]
@@ -86,7 +89,7 @@ def test_the_table_of_inputs_has_each_with_its_controls(study: Study) -> None:
     assert table["input"].unique(maintain_order=True).to_list() == INPUTS
     by_input = {key[0]: set(part["source"]) for key, part in table.group_by("input")}
     assert set(map(frozenset, by_input.values())) == {
-        frozenset({"model", "blind", "ngram", "reference", "control", "planted"})
+        frozenset({"model", "blind", "ngram", "reference", "control", "planted", "painted"})
     }
 
 
@@ -144,6 +147,22 @@ def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tin
     assert (true_labels(job, rows)[first] == 0).all()  # Non-Memo keeps its own
     without = replace(rows, classes=("Guess", *rows.classes[1:]))
     assert (true_labels(job, without)[first] != 0).any()
+
+
+def test_what_is_painted_is_the_models_output_of_the_tokens_shown(study: Study) -> None:
+    """Own suffixes too: the log-probabilities of what the CNNs see, not of the text."""
+    job = next(job for job in jobs_of(study) if job.source == "painted")
+    rows = sample_rows(study, job.sample).evaluation
+    assert set(rows["suffix"]) == {"own", "true"}
+    lm = Models(study.settings).alone("model")
+    tokens = capture.shown_tokens(study.sequences, rows)
+    logprobs = suffix_logprobs(lm, tokens, batch_size=8, prefix=1)
+    reference = replace(job, source="reference")
+    wanted = PaintedMaps(job_maps(study, reference, rows), torch.from_numpy(logprobs))
+    every = torch.arange(rows.height)
+    found = job_maps(study, job, rows).read(every).float()
+    # Batches of other sizes round otherwise: 1e-4 nats of weights up to 1, stored as float16.
+    torch.testing.assert_close(found, wanted.read(every).float(), atol=1e-2, rtol=2e-3)
 
 
 def test_nothing_but_the_mark_tells_the_classes_of_the_planted_maps_apart(tiny_studies) -> None:

@@ -51,7 +51,8 @@ def test_the_count_is_the_product_written_out() -> None:
         "ngram": 5,
         "logits": 5,
         "reference": 5 * 1 * 3,
-        "total": 120 + 5 + 10 + 10 + 15 + 5 + 5 + 15,
+        "painted": 5 * 1 * 2,
+        "total": 120 + 5 + 10 + 10 + 15 + 5 + 5 + 15 + 10,
     }
     bare = n_trainings(settings(benchmark={"controls": False}), 5, False, 5)
     assert bare == {"model": 15, "statistics": 5, "total": 20}

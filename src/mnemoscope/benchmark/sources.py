@@ -14,7 +14,8 @@ class Source(NamedTuple):
     Attributes:
         group: "attention" is what is asked; "free" needs no memory, and the excess is counted over
             the largest of these; "check" shows how low and how high figures can go.
-        reads: what it sees: the model's maps, the reference's, tokens or log-probabilities.
+        reads: what it sees: the model's maps, the reference's, tokens or log-probabilities;
+            `painted` are the model's log-probabilities spread over the reference's maps.
         name: how it is called.
         detail: what it is, beside the name.
         column: where it stands in the table on the terminal; of two in one column the better;
@@ -26,7 +27,7 @@ class Source(NamedTuple):
     """
 
     group: Literal["attention", "free", "check"]
-    reads: Literal["maps", "reference", "tokens", "logprobs"]
+    reads: Literal["maps", "reference", "tokens", "logprobs", "painted"]
     name: str
     detail: str
     column: str
@@ -34,6 +35,11 @@ class Source(NamedTuple):
     phrase: str = ""
     is_permuted: bool = False
     mark: float = 0.0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it reads the reference's maps."""
+        return self.reads in ("reference", "painted")
 
 
 MARK = 0.02
@@ -104,6 +110,14 @@ TABLE = {
         "reference",
         phrase="a CNN on the reference model's attention",
     ),
+    "painted": Source(
+        "check",
+        "painted",
+        "Painted",
+        "log-probabilities over the reference's maps",
+        "painted",
+        phrase="a CNN on log-probabilities painted over the reference's attention",
+    ),
 }
 
 
@@ -116,6 +130,8 @@ MEMORY_FREE = _chosen(lambda source: source.group == "free")
 """A min-F1 is held against these; the largest counts."""
 PLANTED = _chosen(lambda source: source.mark > 0)
 """What a reader must find before its silence on the model's attention says anything."""
+PAINTED = _chosen(lambda source: source.reads == "painted")
+"""Held against inputs that know the next token (`presets.KNOWS_NEXT`) beside `MEMORY_FREE`."""
 CHECKS = _chosen(lambda source: source.group == "check")
 SOURCES = (*ATTENTION, *MEMORY_FREE, *CHECKS)
 """All, in the order of tables and charts."""

@@ -25,7 +25,15 @@ from mnemoscope.benchmark.excess import (
     why_no_interval,
 )
 from mnemoscope.benchmark.matched import match_on_scores
-from mnemoscope.benchmark.sources import CNNS, MEMORY_FREE, PLANTED, SOURCES, TABLE, TEXT_ALONE
+from mnemoscope.benchmark.sources import (
+    CNNS,
+    MEMORY_FREE,
+    PAINTED,
+    PLANTED,
+    SOURCES,
+    TABLE,
+    TEXT_ALONE,
+)
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
@@ -34,7 +42,7 @@ from mnemoscope.cnn.metrics import (
     f1_per_class,
     precision_recall,
 )
-from mnemoscope.cnn.presets import OF_TWO_MODELS
+from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS
 from mnemoscope.stats import NO_ESTIMATE, Estimate, Floats, interval_of
 
 _Columns = dict[str, DataType | DataTypeClass]
@@ -168,6 +176,7 @@ def score_benchmark(
     n_resamples: int = 1000,
     seed: int = 0,
     control_settings: Sequence[str] | None = None,
+    knows_next: Sequence[str] = KNOWS_NEXT,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source.
 
@@ -179,6 +188,8 @@ def score_benchmark(
         seed: of every bootstrap; the same for all taxonomies and sources.
         control_settings: names of the model's settings that have controls; the excess counts
             these alone. None: all.
+        knows_next: inputs of the CNNs that know the next token; their excess is over the painted
+            control too.
 
     Returns:
         Columns as in `BENCHMARK_SCHEMA`; taxonomies in the order of `classes`, sources in that
@@ -204,7 +215,10 @@ def score_benchmark(
             if source in judged:
                 row |= judged[source].columns()
             if source == "model":
-                row |= _excess_columns(like, present, tuple(names), row["training_min_f1"])
+                inputs = {name.rpartition("-")[2] for name in like.settings}
+                free = [*MEMORY_FREE, *(PAINTED if inputs & set(knows_next) else ())]
+                free = [name for name in free if name in present]
+                row |= _excess_columns(like, free, present, tuple(names), row["training_min_f1"])
                 row |= _matched_columns(judged)
                 row |= _regression_columns(judged)
             rows.append(row)
@@ -308,11 +322,15 @@ def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _excess_columns(
-    like: _Like, present: Sequence[str], names: tuple[str, ...], training_min_f1: float | None
+    like: _Like,
+    free: Sequence[str],
+    present: Sequence[str],
+    names: tuple[str, ...],
+    training_min_f1: float | None,
 ) -> dict[str, Any]:
-    """The excess of the model's attention over its controls, and the verdict."""
+    """The excess of the model's attention over the controls `free`, and the verdict."""
     judged = like.judged
-    controls = tuple(name for name in MEMORY_FREE if name in present)
+    controls = tuple(free)
     failed = tuple(name for name in controls if name not in judged)
     if "model" not in judged or len(failed) == len(controls):
         return _verdict_columns(
@@ -459,7 +477,7 @@ def _belongs_to(name: str) -> pl.Expr:
     """Rows of one input: its CNNs, those of its controls, and what reads tokens."""
     source, ending = pl.col("source"), pl.col("setting").str.split("-").list.last()
     of_maps = [one for one in CNNS if TABLE[one].reads == "maps"]
-    of_reference = [one for one in CNNS if TABLE[one].reads == "reference"]
+    of_reference = [one for one in CNNS if TABLE[one].needs_reference]
     return (
         (source.is_in(of_maps) & (ending == name))
         | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))

@@ -24,10 +24,12 @@ FEWEST_TRAININGS = 3
 _GIVES = {
     "tokens": "what the text alone gives",
     "reference": "what the attention of a model that never saw these sequences gives",
+    "painted": "what the log-probability of each next token gives by itself",
 }
 _NOTHING = {
     "tokens": "nothing is left once the text is taken off",
     "reference": "nothing is left that a model which never saw these sequences does not show",
+    "painted": "nothing is left once the log-probability of each next token is taken off",
 }
 _COUNTED = ("no training", "one training", "two trainings")
 
@@ -90,6 +92,8 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     points = f"{_points(excess.value)} points [{_points(excess.low)}, {_points(excess.high)}]"
     adds = f"attention adds {points} to {_GIVES[reads]}"
     found = adds if excess.value > 0 else f"{points} beyond {_GIVES[reads]}"
+    if reads == "painted" and excess.low <= 0:
+        found = f"this input only knows the answer, {found}"
     note = _say_limits(figures)
     if excess.n_trainings is not None and excess.n_trainings < FEWEST_TRAININGS:
         return Verdict(

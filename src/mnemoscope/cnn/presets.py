@@ -17,6 +17,12 @@ INPUT_WORDS: dict[CnnInput, str] = {
 """What a CNN sees of a layer; `pipeline.train.job_maps` makes it of the stored maps."""
 OF_TWO_MODELS: tuple[CnnInput, ...] = ("difference",)
 """Of these, what needs the maps of a reference model too."""
+KNOWS_NEXT: tuple[str, ...] = ()
+"""Of these, what is computed with the next token in hand, such as contributions to its logit.
+
+Of such an input the excess is over the painted control as well: else it shows that the model knows
+the token, by another name. Attention weights do not know it.
+"""
 
 
 @dataclass(frozen=True)

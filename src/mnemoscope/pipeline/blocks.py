@@ -57,7 +57,8 @@ class Block:
     """A unit of work in plain values, so that it can be done without the study's folder.
 
     Attributes:
-        kind: `verdicts`, `check`, `decoded`, `logprobs`, `maps`; `facts` only asks for the model's.
+        kind: `verdicts`, `check`, `decoded`, `logprobs`, `next`, `maps`; `facts` only asks for the
+            model's.
         number: its index in the stage, from 0; decides which part does it.
         tokens: as shown to the model, int32, shape (rows, length).
         rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
@@ -156,6 +157,11 @@ def do_block(
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
     elif block.kind == "logprobs":
         frame = logprobs_of(settings, model, block.tokens, block.rows)
+        progress.advance(frame.height)
+    elif block.kind == "next":
+        values = suffix_logprobs(model, block.tokens, batch_size=size, prefix=1)
+        logprobs = pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
+        frame = block.rows.with_columns(logprobs)
         progress.advance(frame.height)
     else:
         assert block.kind == "check", block.kind

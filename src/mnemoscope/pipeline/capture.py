@@ -5,7 +5,7 @@ and finds log-probabilities that the samples need.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -38,6 +38,7 @@ from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
+NEXT_FILE = "next_logprobs.parquet"
 _REASONS_SAID = 3
 MOST_HEAD_BYTES = 8_000_000_000
 """Most bytes on disk for one model's maps of every head."""
@@ -71,6 +72,8 @@ def capture_with(study: Study, hold: Hold) -> None:
             if wants_controls(study):
                 blocks = logprob_blocks(study, wanted)
                 study.write(LOGPROBS_FILE, pl.concat(make_tables(crew, blocks, LOGPROBS)))
+                if blocks := next_blocks(study, study.sequences, wanted):
+                    study.write(NEXT_FILE, pl.concat(make_tables(crew, blocks, NEXT)))
         if "reference" in captured_roles(study):
             with hold("reference", n_shards) as crew:
                 _fill_stores(study, crew, "reference", wanted)
@@ -288,6 +291,7 @@ def _fill_stores(study: Study, crew: Crew, role: str, wanted: pl.DataFrame) -> N
 
 DECODING = "Continuing the sampled Non-Memo"
 LOGPROBS = "Log-probabilities"
+NEXT = "Log-probabilities of next tokens"
 
 
 def decoding_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
@@ -329,6 +333,33 @@ def logprob_blocks(study: Study, wanted: pl.DataFrame) -> list[Block]:
     return [
         _named("logprobs", start // shard_rows, rows[start : start + shard_rows])
         for start in range(0, rows.height, shard_rows)
+    ]
+
+
+def next_blocks(
+    study: Study,
+    table: pl.DataFrame,
+    wanted: pl.DataFrame,
+    does: Callable[[int], bool] = lambda _: True,
+) -> list[Block]:
+    """Blocks of shown sequences for the log-probability of every token but the first.
+
+    They are painted over the reference's attention; none without a reference. `table` has the
+    continuations that are shown. Numbered as the shards are, of which `does` chooses.
+    """
+    if "reference" not in captured_roles(study):
+        return []
+    n, parts = study.settings.capture.shard_rows, wanted.select("sequence_id", "suffix")
+    return [
+        Block(
+            "next",
+            start // n,
+            shown_tokens(table, parts[start : start + n]),
+            parts[start : start + n],
+            f"next-{start // n:06d}.parquet",
+        )
+        for start in range(0, wanted.height, n)
+        if does(start // n)
     ]
 
 

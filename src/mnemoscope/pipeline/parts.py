@@ -38,6 +38,7 @@ from mnemoscope.pipeline.blocks import (
 from mnemoscope.pipeline.capture import (
     DECODING,
     LOGPROBS,
+    NEXT,
     capture_with,
     captured_roles,
     check_head_bytes,
@@ -46,6 +47,7 @@ from mnemoscope.pipeline.capture import (
     logprob_blocks,
     maps_folder,
     missing_shards,
+    next_blocks,
     open_store,
     shard_number,
     store_roles,
@@ -226,6 +228,8 @@ def _capture(study: Study, part: Part, folder: Path, hold: Hold, roles: Sequence
             if role == "model" and wants_controls(study):
                 blocks = [one for one in logprob_blocks(study, wanted) if part.does(one.number)]
                 make_tables(crew, blocks, LOGPROBS, folder)
+                blocks = next_blocks(study, table, wanted, part.does)
+                make_tables(crew, blocks, NEXT, folder)
 
 
 # -- put the parts together ---------------------------------------------------------------------

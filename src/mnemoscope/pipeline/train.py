@@ -6,7 +6,7 @@ Several train at once, each in a process with one thread; the numbers do not dep
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,21 @@ from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, Pooling, StackedMaps
-from mnemoscope.pipeline.capture import LOGPROBS_FILE, heads_role, maps_folder, shown_tokens
+from mnemoscope.maps.views import (
+    DifferenceMaps,
+    MapSource,
+    MarkedMaps,
+    PaintedMaps,
+    Pooling,
+    StackedMaps,
+)
+from mnemoscope.pipeline.capture import (
+    LOGPROBS_FILE,
+    NEXT_FILE,
+    heads_role,
+    maps_folder,
+    shown_tokens,
+)
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.trainings import (
     check_inputs,
@@ -127,6 +140,8 @@ def jobs_of(study: Study) -> Iterator[Job]:
         rows = sample_rows(study, sample)
         is_controlled = controlled is None or entry["taxonomy"] in controlled
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
+            if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
+                continue  # an earlier version captured
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     yield make_job(study, sample, rows, source, setting, seed)
@@ -244,6 +259,9 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     source = TABLE[job.source]
     if source.reads == "tokens":
         return blind_maps(shown_tokens(study.sequences, rows.select("sequence_id", "suffix")))
+    if source.reads == "painted":
+        below = job_maps(study, replace(job, source="reference"), rows)
+        return PaintedMaps(below, _next_logprobs(study, rows))
     role = "reference" if source.reads == "reference" else "model"
     pooling = job.setting.pooling if job.setting else "mean"
     if pooling == "both":
@@ -253,6 +271,15 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
         model, reference = (_stored(study, one, rows, "mean") for one in ("model", "reference"))
         return DifferenceMaps(model, reference)
     return _stored(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
+
+
+def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
+    """The model's log-probabilities of every shown token but the first, (rows, T - 1)."""
+    keys = ["sequence_id", "suffix"]
+    found = rows.select(keys).join(
+        study.read(NEXT_FILE), on=keys, how="left", maintain_order="left"
+    )
+    return torch.from_numpy(np.stack(found["logprobs"].to_list()).astype(np.float32))
 
 
 def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
@@ -342,7 +369,7 @@ def make_job(
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
     is_of_two = setting is not None and setting.pooling in OF_TWO_MODELS
-    has_reference = is_of_two or TABLE[source].reads == "reference"
+    has_reference = is_of_two or TABLE[source].needs_reference
     roles = ("model", "reference") if has_reference else ("model",)
     models = [study.record["models"][role] for role in roles]
     return [

@@ -5,8 +5,8 @@
 
 from dataclasses import replace
 
-from mnemoscope.benchmark.sources import ATTENTION, BASELINES, TABLE
-from mnemoscope.cnn.presets import OF_TWO_MODELS, CnnSetting
+from mnemoscope.benchmark.sources import ATTENTION, BASELINES, PAINTED, TABLE
+from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS, CnnSetting
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -37,7 +37,7 @@ def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: b
     return [
         name
         for name, source in TABLE.items()
-        if name in ATTENTION or (has_controls and (has_reference or source.reads != "reference"))
+        if name in ATTENTION or (has_controls and (has_reference or not source.needs_reference))
     ]
 
 
@@ -61,17 +61,19 @@ def settings_of(settings: StudySettings, source: str) -> list[CnnSetting | None]
     if TABLE[source].reads == "tokens":
         first = wanted.poolings[0] if wanted.poolings[0] in _POOLED else "mean"
         grid = [CnnSetting(one.kernel, one.filters, first) for one in grid]
-    if TABLE[source].reads == "reference":
+    if TABLE[source].needs_reference:
         grid = [replace(o, pooling="mean") if o.pooling in OF_TWO_MODELS else o for o in grid]
     return list(dict.fromkeys(grid))
 
 
 def seeds_of(settings: StudySettings, source: str) -> list[int]:
-    """Seeds of one source: the control task may have fewer; a baseline needs one."""
+    """Seeds of one source: checks may have fewer, if no excess is over them; a baseline one."""
     seeds = settings.train.seeds
     if source in BASELINES:
         return seeds[:1]
-    return seeds[: settings.benchmark.control_seeds] if TABLE[source].is_permuted else seeds
+    is_held_against = source in PAINTED and set(settings.train.poolings) & set(KNOWS_NEXT)
+    is_few = TABLE[source].group == "check" and not is_held_against
+    return seeds[: settings.benchmark.control_seeds] if is_few else seeds
 
 
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:
