@@ -251,7 +251,10 @@ def localize_tables(study: Study, sample: str) -> Iterator[Table]:
     if "reference" in shown["source"]:
         yield _layer_table(shown, first)
     checks = study.read(AGREEMENT_FILE).filter(sample=sample)
-    yield from check_tables(checks, study.settings.localize)
+    for kinds, table in ((_STABLE, _stability_table), (_SANE, _sanity_table)):
+        own = checks.filter(pl.col("check").is_in(kinds))
+        if not own.is_empty():
+            yield table(own, study.settings.localize)
     yield _shape_table(study.read(SHAPES_FILE).filter(sample=sample))
 
 
@@ -366,16 +369,6 @@ def _shape_table(shapes: pl.DataFrame) -> Table:
         "beside the CNNs in the chart above (“Regression, on pooled statistics”).",
         gist="entropy, Gini coefficient and where the mass lies, by class and layer",
     )
-
-
-def check_tables(checks: pl.DataFrame, settings: LocalizeSettings) -> Iterator[Table]:
-    """The two tables of one sample's rows of `agreement.parquet`, each where there are checks."""
-    stable = checks.filter(pl.col("check").is_in(_STABLE))
-    if not stable.is_empty():
-        yield _stability_table(stable, settings)
-    sane = checks.filter(pl.col("check").is_in(_SANE))
-    if not sane.is_empty():
-        yield _sanity_table(sane, settings)
 
 
 def _stability_table(checks: pl.DataFrame, settings: LocalizeSettings) -> Table:
