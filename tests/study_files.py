@@ -30,3 +30,13 @@ def ending(write, n: int):
             raise KeyboardInterrupt
 
     return write_and_end
+
+
+def settings_with(study, **sections):
+    """The settings of a study with some changed: `label={"seed": 1}`."""
+    from mnemoscope.study.settings import parse_settings
+
+    values = study.settings.as_dict()
+    for name, entries in sections.items():
+        values[name] |= entries
+    return parse_settings(values, where="test")

@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -25,8 +24,6 @@ from mnemoscope.cluster.storage import Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
 from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402
-from mnemoscope.lm.continue_ import continue_sequences  # noqa: E402
-from mnemoscope.lm.load import load_model  # noqa: E402
 from mnemoscope.pipeline import blocks  # noqa: E402
 from mnemoscope.pipeline.blocks import BlockWorker, ClusterCrew  # noqa: E402
 from mnemoscope.pipeline.sequences import create_study  # noqa: E402
@@ -34,7 +31,7 @@ from mnemoscope.study.folder import Study  # noqa: E402
 from mnemoscope.study.models import Models  # noqa: E402
 from mnemoscope.study.settings import parse_settings  # noqa: E402
 from study_files import assert_same, content  # noqa: E402
-from tiny_models import save_model  # noqa: E402
+from tiny_models import make_sequences, save_model  # noqa: E402
 
 LENGTH = 16
 STAGES = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
@@ -111,24 +108,6 @@ def limit_memory(patch, rows: int) -> None:
     patch.setattr(batching, "_try", lacking)
 
 
-def make_table(model: Path, n: int = 180) -> pl.DataFrame:
-    """Two thirds are reproduced, half of them with 9 duplicates."""
-    tokens = np.random.default_rng(0).integers(1, 300, (n, LENGTH)).astype(np.int32)
-    half = LENGTH // 2
-    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=half)
-    kind = np.arange(n) % 3
-    continued = np.concatenate([batch.tokens for batch in found])
-    tokens[kind < 2, half:] = continued[kind < 2]
-    return pl.DataFrame(
-        {
-            "sequence_id": np.arange(100, 100 + n),
-            "tokens": pl.Series(tokens.tolist(), dtype=pl.List(pl.Int32)),
-            "duplicates": np.array([9, 2, 2])[kind],
-            "is_code": np.arange(n) % 2 == 0,
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Studies by the stage they have come to, made by one process with one thread; read only.
@@ -139,7 +118,9 @@ def whole(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("ray")
     model, reference = save_model(folder / "model"), save_model(folder / "reference", seed=1)
-    make_table(model).write_parquet(folder / "table.parquet")
+    table = make_sequences(model, 180, length=LENGTH).drop("genre")
+    is_code = pl.int_range(table.height) % 2 == 0
+    table.with_columns(is_code=is_code).write_parquet(folder / "table.parquet")
     values = VALUES | {
         "model": VALUES["model"] | {"name": str(model)},
         "sequences": VALUES["sequences"] | {"source": str(folder / "table.parquet")},
@@ -306,15 +287,22 @@ def test_one_worker_captures_through_a_bucket_as_one_process(
     assert names_in(bucket) == []
 
 
-def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
-    storage = Storage("s3://shards/folder")
+def check_altered(storage, alter) -> None:
+    """A file that was altered in the storage is known by its digest, and removed."""
     digest = storage.write("a", b"content")
     assert storage.read("a", digest) == b"content"
-    assert names_in(bucket) == ["shards/folder/a"]
-    bucket.pipe_file("shards/folder/a", b"Content")
+    alter(b"Content")
     with pytest.raises(DamagedDataError, match="changed since it was written"):
         storage.read("a", digest)
     assert storage.read("a") is None
+
+
+def test_a_file_of_a_bucket_that_was_altered_is_known(cluster, bucket):
+    def alter(data: bytes) -> None:
+        assert names_in(bucket) == ["shards/folder/a"]
+        bucket.pipe_file("shards/folder/a", data)
+
+    check_altered(Storage("s3://shards/folder"), alter)
     with pytest.raises(UserError, match="the storage refuses"):
         Storage("s3://no-such-bucket/folder").leave_mark()
     assert not bucket.exists("no-such-bucket")
@@ -436,14 +424,11 @@ def test_one_of_several_gpus_cannot_be_named(whole, cluster, tmp_path):
 
 
 def test_a_storage_knows_a_file_that_was_altered_and_leaves_no_temporary_one(tmp_path):
-    storage = Storage(f"file://{tmp_path}/bucket")
-    digest = storage.write("a", b"content")
-    assert storage.read("a", digest) == b"content"
-    assert [path.name for path in (tmp_path / "bucket").iterdir()] == ["a"]
-    (tmp_path / "bucket" / "a").write_bytes(b"Content")
-    with pytest.raises(DamagedDataError, match="changed since it was written"):
-        storage.read("a", digest)
-    assert storage.read("a") is None
+    def alter(data: bytes) -> None:
+        (file,) = tmp_path.glob("bucket/*")
+        file.write_bytes(data)
+
+    check_altered(Storage(f"file://{tmp_path}/bucket"), alter)
 
 
 def test_the_local_engine_loads_no_ray():

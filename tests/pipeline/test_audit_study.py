@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,7 +10,6 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from mnemoscope.audit import ground as audit_study
-from mnemoscope.audit import ground as auto_study
 from mnemoscope.audit.ground import (
     MEMORIZED_A_CLASS,
     check_study,
@@ -101,26 +99,24 @@ def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
     impossible = read_ground(Study(tiny_studies["report"]))
     assert impossible.calibration is None
     assert "could not train" in impossible.facts["reason"]
-    with monkeypatch.context() as patch:
-        patch.setattr(audit_study, "ENOUGH_A_CLASS", 1000)
-        assert "too few held-out sequences" in read_ground(study).facts["reason"]
-    with monkeypatch.context() as patch:
-        known = audit_study.load_outcome
+    load, samples = audit_study.load_outcome, audit_study.samples_of(study)
 
-        def untrained(job):
-            outcome = known(job)
-            return replace(outcome, facts=outcome.facts | {"did_train": False})
+    def untrained(job):
+        outcome = load(job)
+        return replace(outcome, facts=outcome.facts | {"did_train": False})
 
-        patch.setattr(audit_study, "load_outcome", untrained)
-        assert "did not train" in read_ground(study).facts["reason"]
-    with monkeypatch.context() as patch:
-        patch.setattr(audit_study, "USABLE_POOLINGS", ("max",))
-        assert "see mean" in read_ground(study).facts["reason"]
-    by_row = {key: one | {"split_by": "row"} for key, one in audit_study.samples_of(study).items()}
-    monkeypatch.setattr(audit_study, "samples_of", lambda _: by_row)
-    found = read_ground(study)
-    assert "split by row" in found.facts["reason"]
-    assert found.calibration is None
+    by_row = {key: one | {"split_by": "row"} for key, one in samples.items()}
+    for name, value, reason in (
+        ("ENOUGH_A_CLASS", 1000, "too few held-out sequences"),
+        ("load_outcome", untrained, "did not train"),
+        ("USABLE_POOLINGS", ("max",), "see mean"),
+        ("samples_of", lambda _: by_row, "split by row"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(audit_study, name, value)
+            found = read_ground(study)
+        assert reason in found.facts["reason"]
+        assert found.calibration is None
 
 
 def test_without_calibration_nothing_is_said(lm):
@@ -162,28 +158,22 @@ def test_the_verb_gives_probabilities_and_shows_what_they_are_worth(
     assert "other documents, settings" in call(*arguments).err
 
 
-@pytest.mark.parametrize(
-    ("which", "words"), [("small_demo", "another model"), ("nowhere", "no such folder")]
-)
-def test_a_study_that_is_none_of_this_model_is_refused(
-    refused, document, small_demo, tiny, tmp_path, which, words
+def test_a_study_that_is_none_of_this_model_or_was_not_trained_is_refused(
+    refused, document, small_demo, tiny, tiny_studies, tmp_path
 ):
-    folder = small_demo if which == "small_demo" else Path("nowhere")
-    line = refused("audit", tiny.model, document, "-o", tmp_path / "x", "-q", "--study", folder)
-    assert words in line
+    for folder, words in (
+        (small_demo, "another model"),
+        ("nowhere", "no such folder"),
+        (tiny_studies["label"], "stage 'train' has not been run"),
+    ):
+        line = refused("audit", tiny.model, document, "-o", tmp_path / "x", "-q", "--study", folder)
+        assert words in line
     assert not (tmp_path / "x").exists()
-
-
-def test_a_study_that_was_not_trained_is_refused(refused, document, tiny, tiny_studies, tmp_path):
-    out = tmp_path / "x"
-    folder = tiny_studies["label"]
-    line = refused("audit", tiny.model, document, "-o", out, "-q", "--study", folder)
-    assert "stage 'train' has not been run" in line
 
 
 def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monkeypatch, lm):
     said = []
-    monkeypatch.setattr(auto_study, "say", said.append)
+    monkeypatch.setattr(audit_study, "say", said.append)
     made = make_study(tmp_path, AuditSettings(), model="embedded", device="cpu", limit=150)
     assert "making a study" in said[0]
     assert "Of 150 sequences the model has memorized" in said[1]
@@ -201,7 +191,7 @@ def test_auto_says_how_many_it_found_and_gives_nothing_on_too_few(tmp_path, monk
 @pytest.fixture
 def small_auto(monkeypatch):
     """`--study auto` of 500 sequences, with as few a class as they hold."""
-    known = auto_study.study_settings
+    known = audit_study.study_settings
 
     def few(*arguments, **named):
         made = known(*arguments, **named | {"limit": 500})
@@ -209,7 +199,7 @@ def small_auto(monkeypatch):
         train = made.train.model_copy(update={"workers": 1})
         return made.model_copy(update={"label": label, "train": train})
 
-    monkeypatch.setattr(auto_study, "study_settings", few)
+    monkeypatch.setattr(audit_study, "study_settings", few)
     monkeypatch.setattr(audit_study, "ENOUGH_A_CLASS", 10)
 
 

@@ -16,15 +16,59 @@ from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
+from study_files import content
 from tiny_models import save_model
 
 
-def tokens_table(path, n: int = 12, length: int = 64, **columns):
-    """A table with nothing but ids and tokens, as a user has it."""
-    tokens = np.random.default_rng(0).integers(1, 300, (n, length))
-    frame = pl.DataFrame({"sequence_id": np.arange(n) + 7, "tokens": tokens.tolist()})
-    frame.with_columns(**columns).write_parquet(path)
-    return path
+@pytest.fixture
+def tokens_table(tmp_path):
+    """Write a table with nothing but ids and tokens, as a user has it, and further columns."""
+
+    def tokens_table(n: int = 12, length: int = 64, **columns):
+        tokens = np.random.default_rng(0).integers(1, 300, (n, length))
+        frame = pl.DataFrame({"sequence_id": np.arange(n) + 7, "tokens": tokens.tolist()})
+        frame.with_columns(**columns).write_parquet(tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+
+    return tokens_table
+
+
+@pytest.fixture
+def captured(tiny, tmp_path, call):
+    """Capture a table, `captured(table, *flags)`; gives the study's folder and what was said."""
+
+    def captured(table, *flags, name="study"):
+        folder = tmp_path / name
+        done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder, *flags)
+        assert done.status == 0, done.err
+        return folder, done.out
+
+    return captured
+
+
+@pytest.fixture
+def uncaptured(tiny, tmp_path, refused):
+    """The one line with which the capture of a table is refused, which leaves no study."""
+
+    def uncaptured(table, *flags, model=tiny.model):
+        folder = tmp_path / "study"
+        line = refused("capture", "--model", model, "--sequences", table, "-o", folder, *flags)
+        assert not folder.exists()
+        return line
+
+    return uncaptured
+
+
+def tokens_of(table) -> np.ndarray:
+    return np.array(pl.read_parquet(table)["tokens"].to_list())
+
+
+def with_a_shorter_row(table):
+    """The fourth row has 50 tokens."""
+    shorter = pl.when(pl.int_range(pl.len()) == 3).then(pl.col("tokens").list.head(50))
+    frame = pl.read_parquet(table)
+    frame.with_columns(shorter.otherwise("tokens").alias("tokens")).write_parquet(table)
+    return table
 
 
 def pooled_afterwards(model, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,14 +87,12 @@ def stored(folder, pooling: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("length", [64, 16, 78])
-def test_a_table_of_tokens_is_enough(tiny, tmp_path, call, length):
-    table, folder = tokens_table(tmp_path / "t.parquet", length=length), tmp_path / "study"
+def test_a_table_of_tokens_is_enough(tiny, tokens_table, captured, length):
+    table = tokens_table(length=length)
     chosen = [] if length == 64 else ["--set", f"sequences.length={length}"]
-    done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder, *chosen)
-    assert done.status == 0, done.err
-    assert f"mnemoscope continue {folder}" in done.out
-    tokens = np.array(pl.read_parquet(table)["tokens"].to_list())
-    mean, largest = pooled_afterwards(tiny.model, tokens)
+    folder, said = captured(table, *chosen)
+    assert f"mnemoscope continue {folder}" in said
+    mean, largest = pooled_afterwards(tiny.model, tokens_of(table))
     assert torch.equal(stored(folder, "mean"), mean.half())
     assert torch.equal(stored(folder, "max"), largest.half())
     model = Study(folder).record["models"]["model"]
@@ -58,48 +100,19 @@ def test_a_table_of_tokens_is_enough(tiny, tmp_path, call, length):
     assert Study(folder).manifest("capture")["counts"]["batch_size"] == 64
 
 
-def test_batch_sizes_give_the_same_maps_but_for_rounding(tiny, tmp_path, call):
-    """Bit for bit at one batch size; at others matrix products sum in another order: float32
-    rounding below 1e-6, which float16 may turn into one step of its own, 2^-11 of weights below 1.
-    """
-    table = tokens_table(tmp_path / "t.parquet")
-    found = {}
-    for name, size in {"a": 5, "b": 5, "one": 1, "all": 12}.items():
-        folder = tmp_path / name
-        flags = ("--model", tiny.model, "--sequences", table, "--batch-size", size)
-        assert call("capture", *flags, "-o", folder).status == 0
-        found[name] = stored(folder, "mean")
-    assert torch.equal(found["a"], found["b"])
-    for name in ("one", "all"):
-        torch.testing.assert_close(found[name], found["a"], atol=2**-11, rtol=0)
-
-
-def test_rows_of_unequal_length_are_refused(tiny, tmp_path, refused):
-    table = tokens_table(tmp_path / "t.parquet")
-    frame = pl.read_parquet(table)
-    shorter = pl.when(pl.col("sequence_id") == 10).then(pl.col("tokens").list.head(50))
-    frame.with_columns(shorter.otherwise("tokens").alias("tokens")).write_parquet(table)
-    folder = tmp_path / "study"
-    line = refused("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
-    assert "row 3: 50 tokens where 64 are needed" in line
-    assert not folder.exists()
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(tiny, tmp_path, call, side):
+def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(
+    tiny, tokens_table, captured, side
+):
     """At one batch size bit for bit: the padded rows share one batch, here and alone."""
     place = slice(20, 64) if side == "left" else slice(0, 44)
     mask = np.ones((12, 64), dtype=np.int64)
     mask[4:7] = 0
     mask[4:7, place] = 1
-    table = tokens_table(
-        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask.tolist())
-    )
-    folder = tmp_path / "study"
-    done = call("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
-    assert done.status == 0, done.err
-    assert "Next:" not in done.out  # continue would refuse padded rows
-    tokens = np.array(pl.read_parquet(table)["tokens"].to_list())
+    table = tokens_table(attention_mask=pl.Series(mask.tolist()))
+    folder, said = captured(table)
+    assert "Next:" not in said  # continue would refuse padded rows
+    tokens = tokens_of(table)
     mean, largest = pooled_afterwards(tiny.model, tokens[4:7, place])
     for pooling, wanted in (("mean", mean), ("max", largest)):
         found = stored(folder, pooling)[4:7]
@@ -111,30 +124,26 @@ def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(tiny, tm
     assert torch.equal(stored(folder, "mean")[kept], whole.half())
 
 
-def test_shorter_rows_are_padded_where_that_is_asked_for(tiny, tmp_path, call):
-    table, folder = tokens_table(tmp_path / "t.parquet"), tmp_path / "study"
-    frame = pl.read_parquet(table)
-    shorter = pl.when(pl.col("sequence_id") == 10).then(pl.col("tokens").list.head(50))
-    frame.with_columns(shorter.otherwise("tokens").alias("tokens")).write_parquet(table)
-    flags = ("--model", tiny.model, "--sequences", table, "--set", "sequences.pad=true")
-    done = call("capture", *flags, "-o", folder)
-    assert done.status == 0, done.err
+def test_shorter_rows_are_refused_or_padded_where_that_is_asked_for(
+    tiny, tokens_table, captured, uncaptured
+):
+    table = with_a_shorter_row(tokens_table())
+    assert "row 3: 50 tokens where 64 are needed" in uncaptured(table)
+    folder, _ = captured(table, "--set", "sequences.pad=true")
     tokens = np.array([pl.read_parquet(table)["tokens"][3].to_list()])
     assert tokens.shape == (1, 50)
-    assert torch.equal(stored(folder, "mean")[3, :, :50, :50], _mean(tiny, tokens))
-    assert not stored(folder, "mean")[3, :, 50:].any()
+    mean, _ = pooled_afterwards(tiny.model, tokens)
+    found = stored(folder, "mean")[3]
+    assert torch.equal(found[:, :50, :50], mean[0].half())
+    assert not found[:, 50:].any()
 
 
-def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call):
+def test_parts_of_padded_rows_make_the_bytes_of_one_process(tokens_table, tmp_path, captured, call):
     mask = np.ones((12, 64), dtype=np.int64)
     mask[::5, :9] = 0
-    table = tokens_table(
-        tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask.tolist())
-    )
-    flags = ("--model", tiny.model, "--sequences", table, "--set", "capture.shard_rows=4", "-q")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert call("capture", *flags, "-o", whole).status == 0
-    settings = Study(whole).settings
+    table = tokens_table(attention_mask=pl.Series(mask.tolist()))
+    whole, _ = captured(table, "--set", "capture.shard_rows=4", "-q")
+    parts, settings = tmp_path / "parts", Study(whole).settings
     create_study(parts, settings, Models(settings))
     for part in ("1/2", "2/2"):
         done = call("capture", parts, "--part", part, "-q")
@@ -143,30 +152,25 @@ def test_parts_of_padded_rows_make_the_bytes_of_one_process(tiny, tmp_path, call
     assert merged.status == 0, merged.err
     assert "Merged capture" in merged.out
     assert "Next:" not in merged.out
-    for file in (whole / "maps" / "model").iterdir():
-        assert (parts / "maps" / "model" / file.name).read_bytes() == file.read_bytes()
+    assert content(parts / "maps" / "model") == content(whole / "maps" / "model")
 
 
-def _mean(tiny, tokens):
-    return pooled_afterwards(tiny.model, tokens)[0][0].half()
+ONE_PADDED = pl.Series([[1] * 64] * 11 + [[0] * 5 + [1] * 59])
 
 
 @pytest.mark.parametrize("verb", ["continue", "features"])
-def test_verbs_that_need_whole_sequences_refuse_padded_ones(tiny, tmp_path, call, refused, verb):
-    mask = [[1] * 64] * 11 + [[0] * 5 + [1] * 59]
-    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
-    folder = tmp_path / "study"
-    flags = ("--model", tiny.model, "--sequences", table, "-o", folder)
-    assert call("capture", *flags).status == 0
+def test_verbs_that_need_whole_sequences_refuse_padded_ones(tokens_table, captured, refused, verb):
+    folder, _ = captured(tokens_table(attention_mask=ONE_PADDED))
     assert "1 of 12 sequences are padded" in refused(verb, folder)
     if verb == "continue":
         assert "1 of 12 sequences are padded" in refused(verb, folder, "--part", "1/2")
 
 
 @pytest.mark.parametrize("only", [(), ("--check-labels",)], ids=["run", "check-labels"])
-def test_run_refuses_padded_rows_before_anything_is_written(tiny, tmp_path, call, refused, only):
-    mask = [[1] * 64] * 11 + [[0] * 5 + [1] * 59]
-    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
+def test_run_refuses_padded_rows_before_anything_is_written(
+    tiny, tokens_table, tmp_path, call, refused, only
+):
+    table = tokens_table(attention_mask=ONE_PADDED)
     flags = ("--model", tiny.model, "--sequences", table)
     line = refused("run", *flags, "-o", tmp_path / "study", *only)
     assert f"{table}: 1 of 12 sequences are padded" in line
@@ -178,28 +182,18 @@ def test_run_refuses_padded_rows_before_anything_is_written(tiny, tmp_path, call
     assert (tmp_path / "there" / "study.yaml").read_bytes() == settings
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ([1] * 30 + [0] + [1] * 33, "row 0: padding between its tokens"),
-        ([0] * 64, "row 0: no token at all"),
-        ([2] * 64, "values other than 1"),
-        ([0] + [1] * 62, "shape"),
-    ],
-)
-def test_a_mask_that_cannot_be_read_is_refused(tiny, tmp_path, refused, row, words):
-    mask = [row] * 12
-    table = tokens_table(tmp_path / "t.parquet", attention_mask=pl.Series("attention_mask", mask))
-    folder = tmp_path / "study"
-    line = refused("capture", "--model", tiny.model, "--sequences", table, "-o", folder)
-    assert str(table) in line
-    assert words in line
-    assert not folder.exists()
+ROWS = {
+    "row 0: padding between its tokens": [1] * 30 + [0] + [1] * 33,
+    "row 0: no token at all": [0] * 64,
+    "values other than 1": [2] * 64,
+    "shape": [0] + [1] * 62,
+}
 
 
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
+        *((pl.Series([row] * 12), words) for words, row in ROWS.items()),
         (pl.Series([[0.5] * 64] * 12), "List(Float64) where lists of 0 and 1 are needed"),
         (pl.Series([["1"] * 64] * 12), "List(String) where lists of 0 and 1 are needed"),
         (pl.Series([[[1]] * 64] * 12), "where lists of 0 and 1 are needed"),
@@ -211,31 +205,26 @@ def test_a_mask_that_cannot_be_read_is_refused(tiny, tmp_path, refused, row, wor
     ],
 )
 @pytest.mark.parametrize("pad", ["true", "false"])
-def test_a_mask_of_another_type_is_refused_and_not_passed_over(
-    tiny, tmp_path, refused, mask, words, pad
-):
-    table = tokens_table(tmp_path / "t.parquet", attention_mask=mask)
-    flags = ("--model", tiny.model, "--sequences", table, "--set", f"sequences.pad={pad}")
-    line = refused("capture", *flags, "-o", tmp_path / "study")
+def test_a_mask_that_cannot_be_read_is_refused(tokens_table, uncaptured, mask, words, pad):
+    table = tokens_table(attention_mask=mask)
+    line = uncaptured(table, "--set", f"sequences.pad={pad}")
     assert str(table) in line
     assert words in line
 
 
-def test_an_empty_mask_does_not_hide_padding(tiny, tmp_path, call):
-    table, folder = tmp_path / "t.parquet", tmp_path / "study"
+def test_an_empty_mask_does_not_hide_padding(tmp_path, captured):
     tokens = pl.Series("tokens", [[5] * 64, [5] * 40])
-    pl.DataFrame([tokens, pl.Series("attention_mask", [None, None])]).write_parquet(table)
-    flags = ("--model", tiny.model, "--sequences", table, "--set", "sequences.pad=true")
-    assert call("capture", *flags, "-o", folder).status == 0
+    table = pl.DataFrame([tokens, pl.Series("attention_mask", [None, None])])
+    table.write_parquet(tmp_path / "t.parquet")
+    folder, _ = captured(tmp_path / "t.parquet", "--set", "sequences.pad=true")
     assert (stored(folder, "max")[1, :, 40:] == 0).all()
 
 
-def test_a_jsonl_table_names_the_line_of_a_mask_that_is_none(tiny, tmp_path, refused):
+def test_a_jsonl_table_names_the_line_of_a_mask_that_is_none(tmp_path, uncaptured):
     rows = [{"tokens": [5] * 64, "attention_mask": mask} for mask in ([True] * 64, [1, 0.5])]
     table = tmp_path / "t.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
-    flags = ("--model", tiny.model, "--sequences", table, "-o", tmp_path / "study")
-    assert "line 2, column 'attention_mask': [1, 0.5]" in refused("capture", *flags)
+    assert "line 2, column 'attention_mask': [1, 0.5]" in uncaptured(table)
 
 
 @pytest.mark.parametrize(
@@ -248,42 +237,33 @@ def test_a_jsonl_table_names_the_line_of_a_mask_that_is_none(tiny, tmp_path, ref
         pl.Series([None] * 12, dtype=pl.List(pl.Int64)),
     ],
 )
-def test_a_mask_of_ones_or_none_at_all_is_no_padding(tiny, tmp_path, call, ones):
-    table = tokens_table(tmp_path / "t.parquet", attention_mask=ones)
-    flags = ("--model", tiny.model, "--sequences", table, "-o", tmp_path / "study")
-    assert call("capture", *flags).status == 0
+def test_a_mask_of_ones_or_none_at_all_is_no_padding(tokens_table, captured, ones):
+    _, said = captured(tokens_table(attention_mask=ones))
+    assert "Next: mnemoscope continue" in said
 
 
-def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path, refused):
+def test_more_tokens_than_the_model_has_positions_are_refused(tmp_path, tokens_table, uncaptured):
     model = save_model(tmp_path / "model", max_position_embeddings=32)
-    table = tokens_table(tmp_path / "t.parquet")
-    line = refused("capture", "--model", model, "--sequences", table, "-o", tmp_path / "study")
-    assert "has 32 positions" in line
+    assert "has 32 positions" in uncaptured(tokens_table(), model=model)
 
 
-def test_a_spread_model_gives_the_same_store_and_is_recorded(tiny, tmp_path, call):
+def test_a_spread_model_gives_the_same_store_and_is_recorded(tokens_table, captured):
     """The second layer waits on disk; nothing of the maps may change."""
-    table = tokens_table(tmp_path / "t.parquet")
     where = dict.fromkeys(
         ("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb", "lm_head",
          "gpt_neox.emb_dropout", "gpt_neox.layers.0"), "cpu",
     )  # fmt: skip
     chosen = f"model.device_map={json.dumps(where | {'gpt_neox.layers.1': 'disk'})}"
-    flags = ("--model", tiny.model, "--sequences", table)
-    done = call("capture", *flags, "-o", tmp_path / "spread", "--set", chosen)
-    assert done.status == 0, done.err
-    assert call("capture", *flags, "-o", tmp_path / "alone").status == 0
-    for file in (tmp_path / "alone" / "maps" / "model").iterdir():
-        assert (tmp_path / "spread" / "maps" / "model" / file.name).read_bytes() == (
-            file.read_bytes()
-        )
-    spread = Study(tmp_path / "spread").record["models"]["model"]
+    apart, _ = captured(tokens_table(), "--set", chosen, name="spread")
+    alone, _ = captured(tokens_table(), name="alone")
+    assert content(apart / "maps" / "model") == content(alone / "maps" / "model")
+    spread = Study(apart).record["models"]["model"]
     assert (spread["device_map"], spread["quantization"]) == ("cpu: 6, disk: 1 modules", None)
 
 
 @pytest.mark.parametrize("length", [16, 64, 78])
-def test_logprobs_are_of_the_second_half_whatever_the_length(tiny, tmp_path, length):
-    table = pl.read_parquet(tokens_table(tmp_path / "t.parquet", n=5, length=length))
+def test_logprobs_are_of_the_second_half_whatever_the_length(tiny, tokens_table, length):
+    table = pl.read_parquet(tokens_table(n=5, length=length))
     settings = parse_settings(
         {"model": {"name": str(tiny.model)}, "sequences": {"length": length}}, where="test"
     )

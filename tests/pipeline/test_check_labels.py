@@ -35,7 +35,6 @@ def source(tiny, tmp_path_factory) -> Path:
     """A synthetic split in which the tiny model's own continuations are what is memorized."""
     folder = tmp_path_factory.mktemp("synthetic")
     truth = make_sequences(tiny.model, N)
-    is_memorized = truth["duplicates"].to_numpy() != 0  # all; corrected below
     is_memorized = np.arange(N) % 3 < 2
     label = is_memorized.copy()
     label[np.flatnonzero(~is_memorized)[:WRONG_MEMORIES]] = True

@@ -20,16 +20,9 @@ from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows, true_label
 from mnemoscope.pipeline.trainings import n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import parse_settings
+from study_files import settings_with
 
 INPUTS = ["mean", "max", "both", "heads", "difference"]
-
-
-def settings_with(study: Study, **sections):
-    values = study.settings.as_dict()
-    for name, entries in sections.items():
-        values[name] |= entries
-    return parse_settings(values, where="test")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +59,9 @@ def test_every_training_that_was_counted_was_made_and_no_other(study: Study) -> 
 
 
 def test_the_heads_of_a_layer_average_to_the_mean_and_peak_at_the_maximum(study: Study) -> None:
+    store = MapStore(study.folder / "maps" / "model-heads")
+    assert store.meta.tensors == ("heads",)
+    assert len(store) == len(MapStore(study.folder / "maps" / "model"))
     n_layers, n_heads = (study.record["models"]["model"][n] for n in ("n_layers", "n_heads"))
     for source in ("model", "reference"):
         heads = maps_of(study, source, "heads")
@@ -84,19 +80,15 @@ def test_both_and_difference_are_made_of_what_is_stored(study: Study) -> None:
     torch.testing.assert_close(more - less, wanted, atol=2**-11, rtol=0)  # rounded once more
 
 
-def test_the_table_of_inputs_has_each_with_its_controls(study: Study) -> None:
+def test_the_table_and_the_report_set_each_input_beside_its_controls(study: Study) -> None:
     table = study.read("inputs.parquet")
     assert table["input"].unique(maintain_order=True).to_list() == INPUTS
-    by_input = {key[0]: set(part["source"]) for key, part in table.group_by("input")}
-    assert set(map(frozenset, by_input.values())) == {
-        frozenset({"model", "blind", "ngram", "reference", "control", "planted", "painted"})
-    }
-
-
-def test_the_report_sets_the_inputs_beside_each_other(study: Study) -> None:
+    sources = {"model", "blind", "ngram", "reference", "control", "planted", "painted"}
+    for _, part in table.group_by("input"):
+        assert set(part["source"]) == sources
     page = (study.folder / "report.html").read_text(encoding="utf-8")
-    table = page.split('aria-label="Which input carries memory"')[1].split("</table>")[0]
-    assert all(f'<th scope="row">{name} ' in table for name in INPUTS)
+    shown = page.split('aria-label="Which input carries memory"')[1].split("</table>")[0]
+    assert all(f'<th scope="row">{name} ' in shown for name in INPUTS)
 
 
 def test_layers_that_are_no_layers_are_not_localized(study: Study) -> None:
@@ -200,9 +192,3 @@ def test_inputs_that_need_more_are_refused_before_any_work(refused, tiny, tmp_pa
     line = refused("run", tiny.yaml, "-o", tmp_path / "s", "--set", "train.poolings=[heads]", "-q")
     assert "capture.per_head: true" in line
     assert not (tmp_path / "s").exists()
-
-
-def test_heads_are_stored_in_a_folder_of_their_own(study: Study) -> None:
-    store = MapStore(study.folder / "maps" / "model-heads")
-    assert store.meta.tensors == ("heads",)
-    assert len(store) == len(MapStore(study.folder / "maps" / "model"))

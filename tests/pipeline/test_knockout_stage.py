@@ -17,14 +17,13 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import knockout
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
+from study_files import settings_with
 
 FEW = {"strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
 
 
 def settings_of(study: Study, **changes) -> StudySettings:
-    values = study.settings.as_dict()
-    values["knockout"] |= FEW | changes
-    return StudySettings.model_validate(values)
+    return settings_with(study, knockout=FEW | changes)
 
 
 @pytest.fixture(scope="module")

@@ -147,34 +147,25 @@ def test_a_source_that_not_all_have_is_left_out_and_said(tiny_studies, two, call
 # -- refused ------------------------------------------------------------------------------------
 
 
-def set_depth(values) -> None:
-    values["record"]["models"]["model"]["n_layers"] = 5
-
-
-def set_rule(values) -> None:
-    values["localize"]["correct_only"] = False
-
-
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("section", "changes", "said"),
     [
-        (set_depth, "model of another depth: 5 layers"),
-        (set_rule, "localize.correct_only: True in"),
-        (lambda values: values["label"].update(n_train=39), "label.n_train: 40 in"),
-        (
-            lambda values: values["record"]["models"]["model"].update(fingerprint="0.2"),
-            "made of the same model",
-        ),
+        ("record", {"n_layers": 5}, "model of another depth: 5 layers"),
+        ("localize", {"correct_only": False}, "localize.correct_only: True in"),
+        ("label", {"n_train": 39}, "label.n_train: 40 in"),
+        ("record", {"fingerprint": "0.2"}, "made of the same model"),
     ],
 )
-def test_studies_not_of_one_kind_are_refused(two, refused, tmp_path, how, said) -> None:
+def test_studies_not_of_one_kind_are_refused(
+    two, refused, tmp_path, section, changes, said
+) -> None:
+    def how(values) -> None:
+        of_model = values["record"]["models"]["model"]
+        (of_model if section == "record" else values[section]).update(changes)
+
     change(two[1], how)
     assert said in refused("localize", *two, "-o", tmp_path / "both")
     assert not (tmp_path / "both").exists()
-
-
-def test_a_study_named_twice_is_refused(two, refused, tmp_path) -> None:
-    assert "named twice" in refused("localize", two[0], two[0], "-o", tmp_path / "both")
 
 
 def test_other_classes_are_refused_where_nothing_is_left(two, refused, tmp_path) -> None:
@@ -196,22 +187,17 @@ def test_a_study_without_a_trained_cnn_is_refused(two, tiny_studies, refused, tm
     assert "no CNN trained" in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["-o", "both", "--redo"], "only read"),
-        ([], "Add -o FOLDER"),
-    ],
-)
-def test_flags_that_would_be_passed_over_are_refused(two, refused, arguments, said) -> None:
-    assert said in refused("localize", *two, *arguments)
-
-
-def test_places_that_cannot_take_it_are_refused(two, refused, tmp_path) -> None:
-    assert "is a study" in refused("localize", *two, "-o", two[0])
-    assert "Leave -o out" in refused("localize", two[0], "-o", tmp_path / "both")
+def test_names_flags_and_places_that_cannot_be_are_refused(two, refused, tmp_path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot be made" in refused("localize", *two, "-o", tmp_path / "file" / "both")
-    said = refused("localize", *two, "-o", tmp_path / "o", "--export", tmp_path / "file" / "f")
-    assert "cannot be made" in said
-    assert not (tmp_path / "o").exists()
+    below_file, fresh = tmp_path / "file" / "both", tmp_path / "both"
+    for arguments, said in (
+        ((two[0], two[0], "-o", fresh), "named twice"),
+        ((*two, "-o", "both", "--redo"), "only read"),
+        (two, "Add -o FOLDER"),
+        ((*two, "-o", two[0]), "is a study"),
+        ((two[0], "-o", fresh), "Leave -o out"),
+        ((*two, "-o", below_file), "cannot be made"),
+        ((*two, "-o", fresh, "--export", below_file), "cannot be made"),
+    ):
+        assert said in refused("localize", *arguments)
+    assert not fresh.exists()

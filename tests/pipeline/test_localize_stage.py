@@ -21,15 +21,10 @@ from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
 from mnemoscope.report.tables import localize_tables
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import StudySettings
+from study_files import settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
-
-
-def settings_of(study: Study, **changes) -> StudySettings:
-    values = study.settings.as_dict()
-    values["localize"] |= changes
-    return StudySettings.model_validate(values)
+EVERY_ROW = {"correct_only": False, "sanity": False}
 
 
 def as_if_trained(monkeypatch) -> None:
@@ -49,7 +44,9 @@ def done(tiny_studies, tmp_path_factory) -> Study:
     study = Study(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         as_if_trained(monkeypatch)
-        run_stage(study, "localize", settings_of(study, correct_only=False), redo=True)
+        run_stage(
+            study, "localize", settings_with(study, localize={"correct_only": False}), redo=True
+        )
     return Study(folder)
 
 
@@ -68,7 +65,7 @@ def test_a_bit_that_flipped_in_a_map_stops_a_localization_by_name(
     flip_bits(study.folder)
     as_if_trained(monkeypatch)
     with pytest.raises(DamagedDataError, match=r"model/shard-\d+.*content has changed"):
-        run_stage(study, "localize", settings_of(study, correct_only=False, sanity=False))
+        run_stage(study, "localize", settings_with(study, localize=EVERY_ROW))
     assert study.manifest("localize") is None
     assert not (study.folder / "decisiveness.safetensors").exists()
 
@@ -156,7 +153,7 @@ def test_the_report_sets_it_all_below_the_maps(done) -> None:
 def test_costly_attributions_read_a_seeded_few_of_each_class(done) -> None:
     def drawn(attribution, **changes):
         study = Study(done.folder)
-        study.settings = settings_of(study, **changes)
+        study.settings = settings_with(study, localize=changes)
         return rows_read(study, SAMPLE, attribution)
 
     whole = drawn("gradient", attribution_sequences=2)
@@ -198,7 +195,7 @@ def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
         localize, "decisiveness", lambda *a, **k: asked(*a, **k | {"attribution": "gradient"})
     )
     study = Study(folder)
-    wanted = settings_of(study, correct_only=False, sanity=False, attribution_sequences=3)
+    wanted = settings_with(study, localize=EVERY_ROW | {"attribution_sequences": 3})
     run_stage(study, "localize", wanted, redo=True)
     counted = {one.attribution: sum(one.n_used) + sum(one.n_skipped) for one in load_deltas(study)}
     n_eval = done.read("samples.parquet").filter(sample=SAMPLE, split="eval").height

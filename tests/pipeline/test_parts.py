@@ -19,7 +19,7 @@ from mnemoscope.pipeline import blocks, capture
 from mnemoscope.pipeline.parts import table_digest
 from mnemoscope.study.folder import Study, hold_folder
 from mnemoscope.study.settings import parse_settings
-from study_files import assert_same, content
+from study_files import assert_same, content, ending
 from tiny_models import make_sequences, save_model
 
 COMMAND = Path(sys.executable).with_name("mnemoscope")
@@ -68,11 +68,16 @@ def folder_of(study: Path, stage: str, number: int) -> Path:
     return study / "parts" / stage / f"{number}-of-{N}"
 
 
+def do(call, *arguments) -> str:
+    """Run a verb to its end; gives what it says."""
+    done = call(*arguments, "-q")
+    assert done.status == 0, done.err
+    return done.out
+
+
 def make_parts(call, study: Path, stage: str, numbers=range(1, N + 1)) -> None:
     for number in numbers:
-        done = call(stage, study, "--part", f"{number}/{N}", "-q")
-        assert done.status == 0, done.err
-        assert "mnemoscope merge" in done.out
+        assert "mnemoscope merge" in do(call, stage, study, "--part", f"{number}/{N}")
 
 
 @pytest.mark.parametrize("stage", ["continue", "capture"])
@@ -82,35 +87,30 @@ def test_merged_parts_are_what_one_process_makes(stage, begun, whole, call):
     make_parts(call, study, stage, (3, 1, 2))  # in any order
     outside = {name: data for name, data in content(study).items() if not name.startswith("parts")}
     assert outside == before  # a part only reads the study
-    done = call("merge", study, "-q")
-    assert done.status == 0, done.err
+    do(call, "merge", study)
     assert_same(study, whole[stage])
-    assert "Nothing to do" in call(stage, study, "-q").out
-    assert "Nothing to do" in call(stage, study, "--part", "1/2", "-q").out
+    assert "Nothing to do" in do(call, stage, study)
+    assert "Nothing to do" in do(call, stage, study, "--part", "1/2")
 
 
 def test_a_part_whose_batch_was_halved_says_so_in_the_merged_manifest(begun, whole, call):
     study = begun("continue")
     make_parts(call, study, "continue", (1, 3))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnemoscope.lm.model._try", lack_memory_once())
-        make_parts(call, study, "continue", (2,))
-    make_parts(call, study, "continue", (2,))  # finished: nothing is done again or forgotten
-    assert call("merge", study, "-q").status == 0
-    counts = Study(study).manifest("continue")["counts"]
-    wanted = Study(whole["continue"]).manifest("continue")["counts"]
-    assert counts == wanted | {"batch_size_halved_to": 3}
-
-
-def lack_memory_once():
-    """The first batch of all finds no memory."""
     attempt, seen = batching._try, []
 
     def lacking(*arguments):
+        """The first batch of all finds no memory."""
         seen.append(1)
         return None if len(seen) == 1 else attempt(*arguments)
 
-    return lacking
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "_try", lacking)
+        make_parts(call, study, "continue", (2,))
+    make_parts(call, study, "continue", (2,))  # finished: nothing is done again or forgotten
+    do(call, "merge", study)
+    counts = Study(study).manifest("continue")["counts"]
+    wanted = Study(whole["continue"]).manifest("continue")["counts"]
+    assert counts == wanted | {"batch_size_halved_to": 3}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
@@ -141,7 +141,7 @@ def test_a_part_that_was_killed_is_refused_and_goes_on(stage, partial, begun, wh
     make_parts(call, study, stage, (2,))
     redone = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
     assert len(redone) <= 1  # a shard that the index did not name yet, nothing else is done twice
-    assert call("merge", study, "-q").status == 0
+    do(call, "merge", study)
     assert_same(study, whole[stage])
 
 
@@ -158,36 +158,33 @@ def test_a_missing_part_is_named_and_nothing_is_merged(begun, call, refused):
 def test_parts_with_other_settings_do_not_fit(begun, call, refused):
     study = begun("continue")
     make_parts(call, study, "continue", (1, 2))
-    assert call("continue", study, "--part", f"3/{N}", "--batch-size", 7, "-q").status == 0
+    do(call, "continue", study, "--part", f"3/{N}", "--batch-size", 7)
     line = refused("merge", study, "-q")
     assert str(folder_of(study, "continue", 3)) in line
     assert "model.batch_size 7 (here 6)" in line
     line = refused("continue", study, "--part", f"3/{N}", "-q")
     assert "begun with model.batch_size 7 (here 6)" in line
-    assert call("continue", study, "--part", f"3/{N}", "--redo", "-q").status == 0
-    assert call("merge", study, "-q").status == 0
+    do(call, "continue", study, "--part", f"3/{N}", "--redo")
+    do(call, "merge", study)
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
+def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused):
+    study = begun("capture")
+    make_parts(call, study, "capture")
+    path = folder_of(study, "capture", 3) / "part.json"
+    whole = path.read_text()
+    for keys, words in (
         (("models", "model", "fingerprint"), "models.model.fingerprint 'other'"),
         (("versions", "torch"), "versions.torch 'other'"),
         (("table",), "table 'other'"),
         (("settings", "capture", "shard_rows"), "capture.shard_rows 'other' (here 10)"),
-    ],
-)
-def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused, keys, words):
-    study = begun("capture")
-    make_parts(call, study, "capture")
-    path = folder_of(study, "capture", 3) / "part.json"
-    record = json.loads(path.read_text())
-    inner = record
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = "other"
-    path.write_text(json.dumps(record))
-    assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
+    ):
+        record = inner = json.loads(whole)
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = "other"
+        path.write_text(json.dumps(record))
+        assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
     path.write_text("{}")
     assert f"{path}: damaged" in refused("merge", study, "-q")
     assert not (study / "maps").exists()
@@ -197,7 +194,7 @@ def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused
 def test_parts_of_other_counts_or_of_another_table_do_not_fit(stage, begun, call, refused):
     study = begun(stage)
     make_parts(call, study, stage)
-    assert call(stage, study, "--part", "1/2", "-q").status == 0
+    do(call, stage, study, "--part", "1/2")
     assert "parts of 2 and parts of 3" in refused("merge", study, "-q")
     shutil.rmtree(study / "parts" / stage / "1-of-2")
     table = Study(study).sequences
@@ -207,7 +204,7 @@ def test_parts_of_other_counts_or_of_another_table_do_not_fit(stage, begun, call
 
 def test_a_part_is_not_begun_anew_with_another_model_of_the_same_name(founded, call, refused):
     study = founded("parted")
-    in_parts(call, study, "capture", (1, 2))
+    make_parts(call, study, "capture", (1, 2))
     model = study.parent / "model"
     shutil.rmtree(model)
     save_model(model, seed=5)
@@ -215,23 +212,20 @@ def test_a_part_is_not_begun_anew_with_another_model_of_the_same_name(founded, c
     assert "made by another model" in line
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-def test_a_damaged_shard_of_a_part_is_named_and_its_part_run_again(
-    how, begun, whole, call, refused
-):
+def test_a_damaged_shard_of_a_part_is_named_and_its_part_run_again(begun, whole, call, refused):
     study = begun("capture")
     make_parts(call, study, "capture")
     shard = folder_of(study, "capture", 2) / "maps" / "model" / "shard-00000.safetensors"
-    data = bytearray(shard.read_bytes())
-    data[-9] ^= 1
-    shard.unlink()
-    if how != "gone":
-        shard.write_bytes(data if how == "flipped" else data[:1000])
-    line = refused("merge", study, "-q")
-    assert str(shard) in line
-    assert f"mnemoscope capture {study} --part 2/{N}" in line
-    make_parts(call, study, "capture", (2,))
-    assert call("merge", study, "-q").status == 0
+    data = shard.read_bytes()
+    for damaged in (data[:1000], data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], None):
+        shard.unlink()
+        if damaged is not None:
+            shard.write_bytes(damaged)
+        line = refused("merge", study, "-q")
+        assert str(shard) in line
+        assert f"mnemoscope capture {study} --part 2/{N}" in line
+        make_parts(call, study, "capture", (2,))
+    do(call, "merge", study)
     assert_same(study, whole["capture"])
 
 
@@ -249,7 +243,7 @@ def test_without_the_check_a_merge_loads_no_model(begun, whole, call, monkeypatc
     study = begun("continue")
     make_parts(call, study, "continue")
     monkeypatch.setattr("mnemoscope.study.models.load_model", None)
-    assert call("merge", study, "--no-check", "-q").status == 0
+    do(call, "merge", study, "--no-check")
     found, wanted = (Study(one).manifest("continue") for one in (study, whole["continue"]))
     assert found["counts"].pop("scan_check") == {"checked": 0, "disagree": 0}
     wanted["counts"].pop("scan_check")
@@ -260,8 +254,8 @@ def test_without_the_check_a_merge_loads_no_model(begun, whole, call, monkeypatc
 def test_more_parts_than_shards_merge_too(begun, whole, call):
     study = begun("capture")
     for number in range(1, 13):  # 9 shards
-        assert call("capture", study, "--part", f"{number}/12", "-q").status == 0
-    assert call("merge", study, "-q").status == 0
+        do(call, "capture", study, "--part", f"{number}/12")
+    do(call, "merge", study)
     assert_same(study, whole["capture"])
 
 
@@ -279,15 +273,12 @@ def test_two_processes_on_one_part_are_refused_and_a_stage_beside_its_parts(begu
         assert f"in use by process {os.getpid()}" in line
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0", ""])
-def test_what_is_no_part_is_refused(text, begun, refused):
+def test_what_is_no_part_is_refused_and_without_parts_there_is_nothing_to_merge(begun, refused):
     study = begun("continue")
-    assert "--part 3/8" in refused("continue", study, f"--part={text}", "-q")
+    for text in ("0/3", "4/3", "3", "a/b", "-1/3", "1/0", ""):
+        assert "--part 3/8" in refused("continue", study, f"--part={text}", "-q")
     assert not (study / "parts").exists()
-
-
-def test_without_parts_there_is_nothing_to_merge(begun, refused):
-    assert "holds no parts" in refused("merge", begun("continue"), "-q")
+    assert "holds no parts" in refused("merge", study, "-q")
 
 
 def test_another_mask_of_the_same_tokens_is_another_table() -> None:
@@ -306,22 +297,11 @@ def founded(tmp_path, call):
     model = save_model(tmp_path / "model")
     table = make_sequences(model, 72).select("sequence_id", "tokens")
     table.write_parquet(tmp_path / "tokens.parquet")
-    flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded", "-q"]
+    flags = ["--model", model, "--batch-size", 6, "-o", tmp_path / "founded"]
     for one in ("continue.scan=true", "continue.part_rows=20", "capture.shard_rows=10"):
         flags += ["--set", one]
-    done = call("sequences", tmp_path / "tokens.parquet", *flags)
-    assert done.status == 0, done.err
+    do(call, "sequences", tmp_path / "tokens.parquet", *flags)
     return lambda name: Path(shutil.copytree(tmp_path / "founded", tmp_path / name))
-
-
-def do(call, *arguments) -> None:
-    done = call(*arguments, "-q")
-    assert done.status == 0, done.err
-
-
-def in_parts(call, study: Path, stage: str, numbers=range(1, N + 1)) -> None:
-    for number in numbers:
-        do(call, stage, study, "--part", f"{number}/{N}")
 
 
 def no_scan(*_arguments, **_settings):
@@ -331,9 +311,9 @@ def no_scan(*_arguments, **_settings):
 def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, monkeypatch):
     whole, parted = founded("whole"), founded("parted")
     do(call, "capture", whole)
-    in_parts(call, parted, "capture", (2, 3, 1))
-    merged = call("merge", parted, "-q")
-    assert f"Next: mnemoscope continue {parted}" in merged.out  # there are no labels yet
+    make_parts(call, parted, "capture", (2, 3, 1))
+    merged = do(call, "merge", parted)
+    assert f"Next: mnemoscope continue {parted}" in merged  # there are no labels yet
     assert list(parted.glob("continuation/*/part-*.parquet"))
     assert_same(parted, whole)
     monkeypatch.setattr(blocks, "scan_memorized", no_scan)
@@ -341,7 +321,7 @@ def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, m
     for study in (whole, together):
         do(call, "continue", study)
     assert_same(together, whole)
-    in_parts(call, parted, "continue")  # which take the verdicts over as well
+    make_parts(call, parted, "continue")  # which take the verdicts over as well
     do(call, "merge", parted)
     assert_same(parted, whole)
 
@@ -349,20 +329,12 @@ def test_merged_parts_hold_the_maps_and_verdicts_of_one_forward(founded, call, m
 def test_a_part_that_ends_between_verdicts_and_maps_goes_on(founded, call, refused, monkeypatch):
     whole, study = founded("whole"), founded("parted")
     do(call, "capture", whole)
-    in_parts(call, study, "capture", (1, 3))
-    note, n_noted = capture.write_bytes, []
-
-    def ending(*arguments):
-        note(*arguments)
-        n_noted.append(1)
-        if len(n_noted) == 2:
-            raise KeyboardInterrupt
-
+    make_parts(call, study, "capture", (1, 3))
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "write_bytes", ending)
+        patch.setattr(capture, "write_bytes", ending(capture.write_bytes, 2))
         assert call("capture", study, "--part", f"2/{N}", "-q").status != 0
     assert "capture, part 2 of 3 is not finished" in refused("merge", study, "-q")
-    in_parts(call, study, "capture", (2,))
+    make_parts(call, study, "capture", (2,))
     do(call, "merge", study)
     assert_same(study, whole)
 
@@ -371,7 +343,7 @@ def test_verdicts_of_a_part_that_are_torn_are_named_and_without_them_it_is_scann
     founded, call, refused
 ):
     study, whole = founded("parted"), founded("whole")
-    in_parts(call, study, "capture")
+    make_parts(call, study, "capture")
     noted = study / "parts" / "capture" / f"2-of-{N}" / "verdicts" / "from-110.parquet"
     noted.write_bytes(noted.read_bytes()[:100])
     assert str(noted) in refused("merge", study, "-q")
@@ -388,23 +360,16 @@ def test_a_halved_batch_of_a_killed_run_is_on_record_of_the_parts_that_take_it_o
     founded, call, monkeypatch
 ):
     study = founded("parted")
-    attempt, write = batching._try, blocks.write_bytes
-    n_written = []
+    attempt = batching._try
 
     def lacking(step, batch, device):
         return attempt(step, batch, device) if len(batch) <= 3 else None
 
-    def ending(*arguments):
-        write(*arguments)
-        n_written.append(1)
-        if len(n_written) == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(batching, "_try", lacking)
-        patch.setattr(blocks, "write_bytes", ending)
+        patch.setattr(blocks, "write_bytes", ending(blocks.write_bytes, 2))
         assert call("continue", study, "-q").status != 0
-    in_parts(call, study, "continue")
+    make_parts(call, study, "continue")
     do(call, "merge", study)
     assert Study(study).manifest("continue")["counts"]["batch_size_halved_to"] == 3
     assert Study(study).sequences["is_memorized"].sum() == 48

@@ -8,20 +8,17 @@ from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.pipeline.train import jobs_of
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import parse_settings
+from study_files import settings_with
 
 
 @pytest.fixture
 def study(tiny_studies, tmp_path) -> Study:
-    shutil.copytree(tiny_studies["report"], tmp_path / "study")
-    return Study(tmp_path / "study")
+    return Study(shutil.copytree(tiny_studies["report"], tmp_path / "study"))
 
 
 def on(study: Study, device: str) -> Study:
     """The study with another device, its finished training forgotten."""
-    values = study.settings.as_dict()
-    values["train"]["device"] = device
-    study.adopt(parse_settings(values, where="test"), redo=True)
+    study.adopt(settings_with(study, train={"device": device}), redo=True)
     return study
 
 
