@@ -10,16 +10,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mnemoscope.data.table import token_matrix
 from mnemoscope.flow.run import run_stage
+from mnemoscope.lm.edges import total_effects
 from mnemoscope.localize.cut import CutOutcome, count_edges
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import knockout
+from mnemoscope.pipeline.knockout import own_statements, statements
 from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from study_files import settings_with
 
-FEW = {"strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
+FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
 
 
 def settings_of(study: Study, **changes) -> StudySettings:
@@ -64,6 +68,25 @@ def test_copy_edges_stand_beside_as_many_others_of_every_sequence(done) -> None:
     assert kinds["copy, random"]["n_edges"] <= copies["n_edges"]
 
 
+def test_own_edges_stand_beside_those_of_another_and_as_heavy_ones(done) -> None:
+    table = done.read("knockout.parquet").filter(pl.col("choice").str.starts_with("own"))
+    assert set(table["n_edges"]) == {done.settings.knockout.own_edges}
+    assert set(table["class"]) == {"Recite[5]", "Recollect"}
+    kinds = {row["choice"]: row for row in table.filter(pl.col("class") == "Recollect").to_dicts()}
+    assert kinds["own"]["edges_of"] == ""
+    # The mass of each sequence's own attention is what is matched, to a few per cent of it.
+    assert kinds["own, equal mass"]["mass"] == pytest.approx(kinds["own"]["mass"], rel=0.15)
+    assert kinds["own"]["survival"] < kinds["own, another's"]["survival"]
+    (_, line) = own_statements(done.read("knockout.parquet"))
+    own, equal, another = (
+        f"{1 - kinds[one]['survival']:.0%}" for one in ("own", "own, equal mass", "own, another's")
+    )
+    assert line == (
+        "Non-Memo, Recite[5], Recollect: each sequence's own 8 edges of largest total effect break "
+        f"{own} of Recollect; as heavy ones of its own {equal}, another sequence's {another}."
+    )
+
+
 def test_delta_of_non_memo_is_tried_on_the_memorized_and_has_no_index(done) -> None:
     rows = done.read("knockout.parquet").filter(edges_of="Non-Memo")
     assert set(rows["choice"]) == {"decisive"}
@@ -89,6 +112,10 @@ def test_specificity_follows_from_the_shares(done) -> None:
         assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[row["class"]])
         (other,) = set(survival) - {row["class"]}
         assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - survival[other])}
+        of_other = cuts.filter(choice="decisive", edges_of=other, strength=row["strength"])
+        of_other = dict(of_other.select("class", "survival").rows())
+        by_other = {other: pytest.approx(1 - of_other[row["class"]])}
+        assert json.loads(row["broken_own_by_others"]) == by_other
         gains = {name: equal[name] - survival[name] for name in survival}
         assert row["specificity"] == pytest.approx(gains[row["class"]] - gains[other])
         assert row["low"] <= row["specificity"] <= row["high"]
@@ -133,6 +160,9 @@ def test_the_edges_that_are_cut_are_those_that_the_row_names(study, monkeypatch)
         by_layer = cut["same layers", name].sum(axis=(1, 2))
         assert np.array_equal(by_layer, decisive.sum(axis=(1, 2)))
     assert cut["random", ""].sum() == n
+    assert np.array_equal(cut["own", ""].sum(axis=(1, 2, 3)), [8] * len(cut["own", ""]))
+    half = len(cut["own", ""]) // 2
+    assert np.array_equal(cut["own, another's", ""][:half], np.roll(cut["own", ""][:half], -1, 0))
     assert all((edges & ~possible).sum() == 0 for edges in cut.values())
 
 
@@ -147,6 +177,32 @@ def class_means_of(study: Study) -> dict[str, np.ndarray]:
         whole = unpack_triangle(maps.read(torch.arange(own.height))).double()
         found[name] = whole.mean(dim=0).float().numpy()
     return found
+
+
+def test_another_ranking_is_measured_on_the_evaluation_sequences(study, monkeypatch) -> None:
+    watched = Watched()
+    monkeypatch.setattr(knockout, "cut_and_continue", watched)
+    wanted = settings_of(study, by="total_effect_contrast", strengths=[2.0], draws=1)
+    run_stage(study, "knockout", wanted)
+    table = study.read("knockout.parquet")
+    assert set(table["by"]) == {"total_effect_contrast"}
+    names = [(row["choice"], row["edges_of"]) for row in table.filter(
+        pl.col("class") == "Recollect").to_dicts()]  # fmt: skip
+    cut = {name: edges for name, (_, edges, _) in zip(names, watched.asked, strict=True)}
+    model, means = Models(study.settings).model(study), {}
+    rows = study.read("samples.parquet").filter(sample="Non-Memo, Recite[5], Recollect")
+    rows = rows.filter(split="eval").join(study.sequences, on="sequence_id", maintain_order="left")
+    for name in ("Recite[5]", "Recollect"):
+        tokens = token_matrix(rows.filter(pl.col("class") == name))
+        means[name] = torch.cat(list(total_effects(model, tokens, batch_size=7))).mean(dim=0)
+    apart = means["Recite[5]"] - means["Recollect"]
+    n = count_edges(2.0, 2, 64)
+    for name, values in (("Recite[5]", apart), ("Recollect", -apart)):
+        others = values.masked_fill(cut["decisive", name], -torch.inf)
+        assert values[cut["decisive", name]].min() >= others[:, :-1].max() - 1e-6, name
+        assert cut["decisive", name].sum() == n
+    (first, _) = statements(study.read("specificity.parquet").to_dicts())
+    assert "most decisive for Recite[5] (by the total effect on the suffix's logits, less" in first
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
@@ -212,6 +268,8 @@ def test_the_report_is_made_again_after_a_knockout(done) -> None:
         ("knockout.strengths=[101]", "less than or equal to 100"),
         ("knockout.strengths=[]", "at least 1"),
         ("knockout.attribution=attention", "'gradient', 'guided'"),
+        ("knockout.by=saliency", "'total_effect'"),
+        ("knockout.own_edges=0", "greater than or equal to 1"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> None:
@@ -232,7 +290,7 @@ def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> Non
 )
 def test_a_delta_that_names_no_edges_is_refused(refused, study, change, said) -> None:
     plant(study, change)
-    assert said in refused("knockout", study.folder, "-q")
+    assert said in refused("knockout", study.folder, "-q", "--by", "delta")
 
 
 def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:

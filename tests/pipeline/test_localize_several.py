@@ -184,7 +184,8 @@ def test_a_study_without_a_trained_cnn_is_refused(two, tiny_studies, refused, tm
     empty = shutil.copytree(tiny_studies["report"], tmp_path / "empty")
     change(empty, lambda v: v["record"]["models"]["model"].update(fingerprint="empty"))
     said = refused("localize", two[0], empty, "-o", tmp_path / "both")
-    assert "no CNN trained" in said
+    assert "nothing to put together" in said
+    assert "gradient: no Δ in" in said
 
 
 def test_names_flags_and_places_that_cannot_be_are_refused(two, refused, tmp_path) -> None:

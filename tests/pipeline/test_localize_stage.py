@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.localize import attribution
+from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
-from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read
+from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read, write_deltas
 from mnemoscope.pipeline.train import load_outcome
 from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
@@ -24,7 +27,8 @@ from mnemoscope.study.folder import Study
 from study_files import settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
-EVERY_ROW = {"correct_only": False, "sanity": False}
+OF_CNNS = {"rankings": [], "correct_only": False}
+EVERY_ROW = OF_CNNS | {"sanity": False}
 
 
 def as_if_trained(monkeypatch) -> None:
@@ -44,9 +48,7 @@ def done(tiny_studies, tmp_path_factory) -> Study:
     study = Study(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         as_if_trained(monkeypatch)
-        run_stage(
-            study, "localize", settings_with(study, localize={"correct_only": False}), redo=True
-        )
+        run_stage(study, "localize", settings_with(study, localize=OF_CNNS), redo=True)
     return Study(folder)
 
 
@@ -87,6 +89,36 @@ def test_every_source_has_its_delta_and_the_models_is_the_default(done) -> None:
         assert {one.delta.shape for one in found} == {(3, n_maps, 64, 64)}
         assert {one.n_cnns for one in found} == {2}
     assert [one.source for one in load_deltas(done)] == ["model", "model"]
+
+
+def test_a_ranking_of_the_model_stands_beside_delta_and_needs_no_cnn(
+    tiny_studies, tmp_path
+) -> None:
+    """Against the means of the stored maps, float16, of the sequences as the model saw them."""
+    study = Study(shutil.copytree(tiny_studies["report"], tmp_path / "study"))
+    rankings = ["weights", "weights_contrast"]
+    run_stage(
+        study,
+        "localize",
+        settings_with(study, localize=EVERY_ROW | {"rankings": rankings}),
+        redo=True,
+    )
+    weights, contrast = load_deltas(study)  # its CNNs did not train: no Δ
+    assert [weights.attribution, contrast.attribution] == rankings
+    rows = study.read("samples.parquet").filter(sample=SAMPLE, split="eval")
+    means, store = [], MapStore(study.folder / "maps" / "model")
+    for name in weights.classes:
+        own = rows.filter(pl.col("class") == name)
+        maps = store.dataset(own["sequence_id"].to_numpy(), own["suffix"].to_list(), "mean")
+        means.append(unpack_triangle(maps.read(torch.arange(own.height))).mean(dim=0).numpy())
+        assert weights.n_used[weights.classes.index(name)] == own.height
+    # The last query's next token is not among the 64; its row stands here as everywhere.
+    np.testing.assert_allclose(weights.delta, np.stack(means), atol=1e-3)
+    wanted = np.maximum(0, [means[0] - (means[1] + means[2]) / 2, means[1] - means[2],
+                            means[2] - means[1]])  # fmt: skip
+    np.testing.assert_allclose(contrast.delta, wanted, atol=1e-3)
+    regions = study.read("regions.parquet")
+    assert set(regions["attribution"]) == set(rankings)
 
 
 def test_all_sequences_count_where_correct_only_is_off(done) -> None:
@@ -322,7 +354,8 @@ def test_an_export_that_cannot_be_is_refused(refused, tiny_studies, done, tmp_pa
     said = refused("localize", done.folder, "-q", "--export", tmp_path / "file" / "figures")
     assert "cannot be made" in said
     empty = tmp_path / "empty"
-    shutil.copytree(tiny_studies["report"], empty)  # its CNNs did not train
+    shutil.copytree(tiny_studies["report"], empty)
+    write_deltas(empty, [])  # its CNNs did not train
     assert "no Δ to export" in refused("localize", empty, "-q", "--export", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

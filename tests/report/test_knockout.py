@@ -32,11 +32,18 @@ def cut_rows():
         yield cut("copy", "", None, name, 0.29, 0.017)
         yield cut("copy, random", "", None, name, 0.73, 0.009)
         yield cut("copy, equal mass", "", None, name, 0.64, 0.016)
+        for choice, survival in (
+            ("own", 0.05),
+            ("own, equal mass", 0.88),
+            ("own, another's", 0.92),
+        ):
+            yield cut(choice, "", None, name, survival, 0.004) | {"n_edges": 8.0}
 
 
 def cut(choice, edges_of, strength, name, survival, mass):
     return {
         "sample": ", ".join(NAMES),
+        "by": "value_norm_contrast",
         "choice": choice,
         "edges_of": edges_of,
         "strength": strength,
@@ -63,6 +70,8 @@ def index_rows():
                 "broken_own": 0.48,
                 "broken_own_equal_mass": 0.37,
                 "broken_others": json.dumps({other: 0.2}),
+                "broken_own_by_others": json.dumps({other: 0.12}),
+                "by": "value_norm_contrast",
                 "specificity": 0.281,
                 "low": 0.213,
                 "high": -0.01 if own == "Recall" else 0.35,
@@ -95,11 +104,17 @@ def section(study, page_of, build_taxonomy):
 def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
     text = words(section())
     said = (
-        "Cutting the 1 % edges most decisive for Guess breaks 48% of Guess and 20% of Recall; "
-        "random edges of equal mass break 37% of it."
+        "Cutting the 1 % edges most decisive for Guess (by the norm of the value moved, less its "
+        "mean in the other classes) breaks 48% of Guess and 20% of Recall; random edges of equal "
+        "mass break 37% of it, the edges of Recall 12%."
     )
     assert text.index(said) < text.index("The same at the other strengths")
-    assert "Cutting the 10 % edges most decisive for Recall breaks 48%" in text
+    assert "Cutting the 10 % edges most decisive for Recall (by the norm" in text
+    assert (
+        "Each sequence's own 8 edges of largest total effect break 95% of Guess; as heavy ones of "
+        "its own 12%, another sequence's 8%."
+    ) in text
+    assert "with the largest mean of the norm of the value moved, less" in text
 
 
 def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(section) -> None:
@@ -130,7 +145,8 @@ def test_the_tables_hold_what_is_not_drawn(section, words) -> None:
 
 def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, section, words) -> None:
     (row, *_) = (row for row in index_rows() if row["class"] == "Guess" and row["strength"] == 1)
-    alone = row | {"broken_others": "{}", "specificity": None, "low": None, "high": None}
+    alone = row | {"broken_others": "{}", "broken_own_by_others": "{}", "specificity": None}
+    alone |= {"low": None, "high": None}
     cuts = study.read("knockout.parquet").filter(pl.col("class") == "Guess")
     frames = {"knockout.parquet": cuts, "specificity.parquet": pl.DataFrame([alone])}
     study.read = frames.__getitem__

@@ -63,6 +63,14 @@ DropSmallClasses = Annotated[
 Scan = Annotated[
     bool, Option("--scan", help="Find memorized sequences by teacher forcing (large tables).")
 ]
+By = Annotated[
+    str | None,
+    Option(
+        "--by",
+        help="What ranks the edges: delta, weights, value_norm, contribution or total_effect, the "
+        "last four also with _contrast.",
+    ),
+]
 PartOption = Annotated[
     str | None,
     Option(

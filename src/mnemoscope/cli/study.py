@@ -13,6 +13,7 @@ from mnemoscope.cli.options import (
     LOCAL,
     MODEL,
     STAGE,
+    By,
     DropSmallClasses,
     EngineFlags,
     ModelFlags,
@@ -243,12 +244,12 @@ def train(
     stage_verb(study, "train", {}, stage, where=where)
 
 
-def knockout(study: StudyFolder, stage: StageFlags = STAGE) -> None:
+def knockout(study: StudyFolder, by: By = None, stage: StageFlags = STAGE) -> None:
     """Cut the edges that decide a class inside the running model: what does it forget?
 
-    Example: mnemoscope knockout my-study --set knockout.strengths=[1,10]
+    Example: mnemoscope knockout my-study --by delta --set knockout.strengths=[1,10]
     """
-    stage_verb(study, "knockout", {}, stage)
+    stage_verb(study, "knockout", {"knockout.by": by}, stage)
 
 
 def graft(study: StudyFolder, where: EngineFlags = LOCAL, stage: StageFlags = STAGE) -> None:

@@ -6,6 +6,7 @@ cut. The last query is never cut: what it reads decides the token after the sequ
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import neg
 from typing import Any, NamedTuple
 
@@ -144,32 +145,60 @@ def cut_and_continue(
         UserError: edges that do not fit the model, or a family whose edges cannot be cut.
     """
 
-    def ask(question: Callable[[np.ndarray], Any], tokens: np.ndarray, edges: torch.Tensor) -> Any:
-        """What a question gives of each batch of sequences while their edges are cut."""
-        answers = []
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
-            cut = edges if edges.ndim == 3 else edges[rows]
-            with cut_attention(lm, cut, renormalize=renormalize):
-                answers.append(question(tokens[rows]))
-        return answers
-
-    def judge(batch: np.ndarray) -> TeacherForced:
-        return teacher_forced(lm, batch, batch_size=len(batch), prefix=prefix)
-
     def decode(batch: np.ndarray) -> np.ndarray:
         found = continue_sequences(lm, batch, batch_size=len(batch), prefix=prefix)
         return np.concatenate([one.score for one in found])
 
-    judged = ask(judge, tokens, edges)
-    is_right = np.concatenate([batch.is_right for batch in judged])
-    score = np.asarray(is_right.all(axis=1), dtype=np.float32)
+    ask = partial(_ask, lm, renormalize=renormalize, batch_size=batch_size)
+    judged = cut_and_judge(
+        lm, tokens, edges, renormalize=renormalize, batch_size=batch_size, prefix=prefix
+    )
+    score = np.asarray(judged.is_right.all(axis=1), dtype=np.float32)
     broken = np.flatnonzero(score < 1)
     if len(broken):
         own = edges if edges.ndim == 3 else edges[torch.from_numpy(broken)]
         score[broken] = np.concatenate(ask(decode, tokens[broken], own))
-    logprobs = np.concatenate([batch.logprobs for batch in judged])
-    return CutOutcome(score == 1.0, score, logprobs.mean(axis=1))
+    return CutOutcome(score == 1.0, score, judged.logprobs.mean(axis=1))
+
+
+def cut_and_judge(
+    lm: LanguageModel,
+    tokens: np.ndarray,
+    edges: torch.Tensor,
+    *,
+    renormalize: bool,
+    batch_size: int,
+    prefix: int = 32,
+) -> TeacherForced:
+    """Judge the suffixes of sequences (n, T) by one forward while edges are cut.
+
+    Arguments and errors as `cut_and_continue`; a sequence right throughout survives.
+    """
+
+    def judge(batch: np.ndarray) -> TeacherForced:
+        return teacher_forced(lm, batch, batch_size=len(batch), prefix=prefix)
+
+    judged = _ask(lm, judge, tokens, edges, renormalize=renormalize, batch_size=batch_size)
+    return TeacherForced(*map(np.concatenate, zip(*judged, strict=True)))
+
+
+def _ask(
+    lm: LanguageModel,
+    question: Callable[[np.ndarray], Any],
+    tokens: np.ndarray,
+    edges: torch.Tensor,
+    *,
+    renormalize: bool,
+    batch_size: int,
+) -> list[Any]:
+    """What a question gives of each batch of sequences while their edges are cut."""
+    answers = []
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        cut = edges if edges.ndim == 3 else edges[rows]
+        with cut_attention(lm, cut, renormalize=renormalize):
+            answers.append(question(tokens[rows]))
+    return answers
 
 
 def mean_share(

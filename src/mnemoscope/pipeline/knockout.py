@@ -1,4 +1,4 @@
-"""Stage `knockout`: cut the edges that Δ names in the running model and see what breaks.
+"""Stage `knockout`: cut the edges that a ranking names in the running model; see what breaks.
 
 Every kind of cut is tried on the same memorized sequences of every class. The outcome of each cut
 is cached in `knockout/` under a hash of its inputs, so a stopped run resumes.
@@ -31,11 +31,12 @@ from mnemoscope.localize.cut import (
     same_layer_edges,
     specificity,
 )
+from mnemoscope.localize.rankings import RANKINGS, measure_effects
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import maps_folder
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas
+from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
@@ -52,10 +53,11 @@ class Cut:
     """One set of edges to cut.
 
     Attributes:
-        choice: `decisive`, `highest mass`, `random`, `equal mass`, `same layers`, `copy`,
-            `copy, random`, `copy, equal mass` or `nothing`.
-        edges_of: the class whose Δ or mass ranks the edges, empty if none does. Non-Memo only has
-            decisive edges, tried on the memorized classes.
+        choice: `decisive` (first in the ranking), `highest mass`, `random`, `equal mass`,
+            `same layers`, `copy`, `copy, random`, `copy, equal mass`, `own` (each sequence's first
+            by total effect), `own, another's`, `own, equal mass` or `nothing`.
+        edges_of: the class whose ranking or mass names the edges, empty if none does. Non-Memo only
+            has decisive edges, tried on the memorized classes.
         strength: per cent of all edges; null if each sequence has its own edges.
         draw: number of the random draw.
     """
@@ -75,9 +77,12 @@ Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
 
 
 def cut_rows(
-    names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, seed: int
+    names: Sequence[str], outcomes: Outcomes, sizes: Sizes, *, by: str, seed: int
 ) -> Iterator[dict[str, object]]:
-    """One row per kind of cut and tried class, over all draws; `seed` is for the bootstrap."""
+    """One row per kind of cut and tried class, over all draws.
+
+    `by` is the ranking's name, `seed` for the bootstrap.
+    """
     for (choice, edges_of, strength), draws in _by_kind(outcomes).items():
         for name in names:
             parts = [outcomes[cut].filter(pl.col("class") == name) for cut in draws]
@@ -89,6 +94,7 @@ def cut_rows(
             )
             yield {
                 "sample": draws[0].sample,
+                "by": by,
                 "choice": choice,
                 "edges_of": edges_of,
                 "strength": strength,
@@ -107,9 +113,9 @@ def cut_rows(
 
 
 def specificity_rows(
-    names: Sequence[str], outcomes: Outcomes, *, seed: int
+    names: Sequence[str], outcomes: Outcomes, *, by: str, seed: int
 ) -> Iterator[dict[str, object]]:
-    """For each class and strength: sequences broken by its decisive and by equally heavy edges."""
+    """For each class and strength: what its decisive edges break, and what others break of it."""
     kinds = _by_kind(outcomes)
     for choice, own, strength in kinds:
         if choice != "decisive" or own not in names:
@@ -121,13 +127,19 @@ def specificity_rows(
             for name in names
         }
         others = {name: float(broken[name].mean()) for name in names if name != own}
+        by_others = {
+            name: float(_broken(outcomes[kinds["decisive", name, strength][0]], own).mean())
+            for name in others
+        }
         row: dict[str, object] = {
             "sample": decisive.sample,
+            "by": by,
             "class": own,
             "strength": strength,
             "broken_own": float(broken[own].mean()),
             "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
             "broken_others": json.dumps(others),
+            "broken_own_by_others": json.dumps(by_others),
             "specificity": None,
             "low": None,
             "high": None,
@@ -145,15 +157,46 @@ def specificity_rows(
 
 
 def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Rows of `specificity.parquet` in words."""
+    """Rows of `specificity.parquet` in words; earlier versions wrote neither ranking nor others."""
     for row in indices:
         others = json.loads(str(row["broken_others"]))
         said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
+        by_others = json.loads(str(row.get("broken_own_by_others") or "{}"))
+        instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
         yield (
             f"{row['sample']}: cutting the {row['strength']:g} % edges most decisive for "
-            f"{row['class']} breaks {row['broken_own']:.0%} of {row['class']}"
+            f"{row['class']} (by {ranking_words(row)}) breaks {row['broken_own']:.0%} of "
+            f"{row['class']}"
             + (f" and {said}" if said else "")
-            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it."
+            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it"
+            + f"{instead}."
+        )
+
+
+def ranking_words(row: Mapping[str, object]) -> str:
+    """What ranked the edges of a row, in words."""
+    name = str(row.get("by") or "delta")
+    return "Δ" if name == "delta" else RANKINGS[name].words
+
+
+def own_statements(rows: pl.DataFrame) -> Iterator[str]:
+    """What each sequence's own edges break, from rows of `knockout.parquet`; empty if not tried."""
+    for sample, name in rows.select("sample", "class").unique(maintain_order=True).rows():
+        found = {
+            row["choice"]: row
+            for row in rows.filter(pl.col("class") == name, sample=sample).to_dicts()
+            if row["choice"].startswith("own")
+        }
+        if not found:
+            continue
+        own, another, equal = (
+            f"{1 - found[one]['survival']:.0%}"
+            for one in ("own", "own, another's", "own, equal mass")
+        )
+        yield (
+            f"{sample}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
+            f"effect break {own} of {name}; as heavy ones of its own {equal}, another sequence's "
+            f"{another}."
         )
 
 
@@ -179,6 +222,7 @@ class _Subject:
     tried: pl.DataFrame  # sequence_id, class, group
     tokens: np.ndarray
     attention: torch.Tensor  # of each sequence tried, mean over heads: (n, layers, T, T)
+    effects: torch.Tensor  # total effects in each sequence tried, the same shape
 
 
 def knockout_stage(study: Study, models: Models) -> None:
@@ -186,10 +230,10 @@ def knockout_stage(study: Study, models: Models) -> None:
 
     Raises:
         UserError: no Δ of the chosen attribution, a class without Δ or memorized sequences, or a
-            model whose attention cannot be cut.
+            model whose attention cannot be cut or ranked so.
     """
     study.require("localize")
-    model = models.model(study)
+    model, wanted = models.model(study), study.settings.knockout
     with study.finishing("knockout") as counts:
         rows, indices = [], []
         for subject in _subjects(study, model):
@@ -200,31 +244,20 @@ def knockout_stage(study: Study, models: Models) -> None:
                     outcomes[cut] = _outcome(study, model, subject, cut, edges)
                     bar.advance()
             sizes = {cut: _size(edges, subject) for cut, edges in cuts}
-            names, seed = tuple(subject.mass), study.settings.knockout.seed
-            rows += list(cut_rows(names, outcomes, sizes, seed=seed))
-            indices += list(specificity_rows(names, outcomes, seed=seed))
+            names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
+            rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
+            indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
         study.write(KNOCKOUT_FILE, pl.DataFrame(rows, infer_schema_length=None))
         study.write(SPECIFICITY_FILE, pl.DataFrame(indices, infer_schema_length=None))
         counts |= {"rows": len(rows), "taxonomies": len({row["sample"] for row in rows})}
     study.forget("report")  # the report includes the knockout
-    for line in statements(indices):
+    for line in (*statements(indices), *own_statements(study.read(KNOCKOUT_FILE))):
         say(line)
 
 
 def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
     """Each taxonomy on its main sample, without the repetitions on matched sequences."""
-    wanted = study.settings.knockout
-    samples = samples_of(study)
-    deltas = [
-        one
-        for one in load_deltas(study)
-        if one.attribution == wanted.attribution and samples[one.sample]["taxonomy"] == one.sample
-    ]
-    if not deltas:
-        raise UserError(
-            f"{study.folder}: no Δ by '{wanted.attribution}' of any CNN that trained. "
-            "Ask localize for it, or train on more sequences."
-        )
+    deltas = _ranked(study, model)
     for delta in deltas:
         if delta.delta.shape[1] != model.n_layers:
             raise UserError(
@@ -241,9 +274,32 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         table = study.sequences.select("sequence_id", "tokens")
         rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
         tokens = token_matrix(rows)
-        captured = capture_pooled(model, tokens, batch_size=study.settings.model.batch_size)
+        size = study.settings.model.batch_size
+        captured = capture_pooled(model, tokens, batch_size=size)
         attention = torch.cat([batch.mean for batch in captured])
-        yield _Subject(delta, _mean_attention(study, delta), tried, tokens, attention)
+        effects = torch.cat(list(measure_effects(model, tokens, size)))
+        mass = _mean_attention(study, delta)
+        yield _Subject(delta, mass, tried, tokens, attention, effects)
+
+
+def _ranked(study: Study, model: LanguageModel) -> list[StoredDelta]:
+    """Each taxonomy's edges by the ranking asked for, from the study where it holds it."""
+    wanted = study.settings.knockout
+    name = wanted.attribution if wanted.by == "delta" else wanted.by
+    stored = {one.sample: one for one in load_deltas(study) if one.attribution == name}
+    mains = [
+        sample
+        for sample, entry in samples_of(study).items()
+        if entry["taxonomy"] == sample and "impossible" not in entry
+    ]
+    if wanted.by != "delta":
+        return [stored.get(one) or rank_edges(study, model, one, name) for one in mains]
+    if not any(one in stored for one in mains):
+        raise UserError(
+            f"{study.folder}: no Δ by '{name}' of any CNN that trained. "
+            "Ask localize for it, train on more sequences, or rank otherwise (--by)."
+        )
+    return [stored[one] for one in mains if one in stored]
 
 
 def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
@@ -316,6 +372,24 @@ def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]
             keys.append(random_keys(own, random))
         yield cut("copy, random", "", None, draw), torch.stack(keys)
         yield cut("copy, equal mass", "", None, draw), torch.stack(heavy)
+    own = torch.stack([largest_edges(one, wanted.own_edges) for one in subject.effects])
+    yield cut("own", "", None, 0), own
+    yield cut("own, another's", "", None, 0), own[_of_another(subject.tried["class"])]
+    for draw in range(wanted.draws):
+        heavy = [
+            equal_mass_edges(edges, attention, generator(draw, row, 1))
+            for row, (edges, attention) in enumerate(zip(own, subject.attention, strict=True))
+        ]
+        yield cut("own, equal mass", "", None, draw), torch.stack(heavy)
+
+
+def _of_another(classes: pl.Series) -> torch.Tensor:
+    """For each sequence the place of the next one of its class."""
+    places = np.arange(len(classes))
+    for name in classes.unique():
+        own = np.flatnonzero((classes == name).to_numpy())
+        places[own] = np.roll(own, -1)
+    return torch.from_numpy(places)
 
 
 def _generator(*seeds: int) -> torch.Generator:

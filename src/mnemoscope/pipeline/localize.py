@@ -1,7 +1,8 @@
 """Stage `localize`: where in the attention each class is decided, averaged over the CNNs.
 
 The reference model's attention and the tokens alone (the blind baseline) are localized too: what
-they also show comes from the text. Several studies of models of one depth are averaged alike.
+they also show comes from the text. Beside Δ stands what the model itself moves or owes along each
+edge (`localize.rankings`). Several studies of models of one depth are averaged alike.
 """
 
 import json
@@ -22,6 +23,7 @@ from mnemoscope.cnn.files import load_cnn
 from mnemoscope.cnn.training import TrainedCnn
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.attribution import COSTLY, check_attributions
 from mnemoscope.localize.cut import copy_edges
 from mnemoscope.localize.delta import (
@@ -37,6 +39,7 @@ from mnemoscope.localize.delta import (
     pooled,
     randomized,
 )
+from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.regions import Region, find_regions, layer_profile, region_sentence
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape
@@ -73,18 +76,19 @@ _Key = tuple[str, str, str]  # sample, source, attribution
 
 @dataclass(frozen=True)
 class StoredDelta:
-    """Δ of one sample, source and attribution.
+    """Δ of one sample, source and attribution, or the edges' values by a ranking.
 
     Attributes:
         sample: name of the sample.
-        attribution: one of `localize.attribution.ATTRIBUTIONS`.
+        attribution: one of `localize.attribution.ATTRIBUTIONS` or `localize.rankings.RANKINGS`.
         classes: names in order.
         delta: float32 (classes, layers, query, key), not negative; the blind baseline has two
             channels instead of layers.
         n_used, n_skipped, n_wrong: evaluation sequences per class, summed over the CNNs.
-        n_cnns: number of CNNs averaged.
+        n_cnns: number of CNNs averaged; 0 for a ranking, which needs none.
         source: whose maps the CNNs read, one of `SOURCES`.
-        n_says: for each class, number of CNNs that used a sequence of it; Δ is their mean.
+        n_says: for each class, number of CNNs that used a sequence of it, 1 for a ranking; Δ is
+            their mean.
     """
 
     sample: str
@@ -120,7 +124,7 @@ class LocalizedCnn(NamedTuple):
     shared: Decisiveness
 
 
-def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all stages are called alike
+def localize_stage(study: Study, models: Models) -> None:
     """Write Δ of each sample, source and attribution, its regions, and checks of it.
 
     `decisiveness.safetensors` holds Δ with its counts and `regions.parquet` where it is large.
@@ -153,6 +157,9 @@ def localize_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all 
                         progress.advance(len(attributions))
                 stored += _averaged(study, sample, found)
                 agreements += _agreement_rows(study, sample, found)
+        for name in study.settings.localize.rankings:
+            model = models.model(study)
+            stored += [rank_edges(study, model, sample, name) for sample in samples]
         counts["maps"] = len(stored)
         regions: list[dict[str, Any]] = []
         for sample in samples:
@@ -250,6 +257,36 @@ def _delta_of(
         attribution=attribution,
         max_maps=job_maps(study, _of_maxima(job), rows),
         correct_only=study.settings.localize.correct_only,
+    )
+
+
+def rank_edges(study: Study, model: LanguageModel, sample: str, name: str) -> StoredDelta:
+    """What a ranking gives each class's edges, over its evaluation sequences; clipped at 0 as Δ is.
+
+    Raises:
+        UserError: the model's family has no such values.
+    """
+    ranking, rows = RANKINGS[name], sample_rows(study, sample)
+    size = study.settings.model.batch_size
+    means, n_used = [], []
+    for one in rows.classes:
+        part = rows.evaluation.filter(pl.col("class") == one)
+        tokens = shown_tokens(study.sequences, part.select("sequence_id", "suffix"))
+        means.append(class_mean(model, tokens, ranking.measure, size))
+        n_used.append(len(tokens))
+    values = contrasted(means) if ranking.contrast else means
+    none = (0,) * len(n_used)
+    return StoredDelta(
+        sample=sample,
+        attribution=name,
+        classes=rows.classes,
+        delta=torch.stack(values).clamp(min=0).numpy(),
+        n_used=tuple(n_used),
+        n_skipped=none,
+        n_wrong=none,
+        n_cnns=0,
+        source="model",
+        n_says=(1,) * len(n_used),
     )
 
 

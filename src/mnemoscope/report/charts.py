@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series
+from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.words import UNKNOWN, number
@@ -166,6 +167,7 @@ def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, A
     scaled, profile, shares = scale_by_layer(delta), layer_profile(delta), zone_shares(delta)
     return {
         "attribution": maps.attribution,
+        "ranking": ranking.words if (ranking := RANKINGS.get(maps.attribution)) else "",
         "n_layers": delta.shape[1],
         "length": delta.shape[-1],
         "strongest": strongest_layer(delta),

@@ -26,7 +26,13 @@ from mnemoscope.pipeline.graft import (
     INTO_TWIN,
     graft_statements,
 )
-from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE, statements
+from mnemoscope.pipeline.knockout import (
+    KNOCKOUT_FILE,
+    SPECIFICITY_FILE,
+    own_statements,
+    ranking_words,
+    statements,
+)
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
@@ -486,8 +492,8 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
     Returns:
         `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone),
         `strengths` in per cent of all edges, `indices` of specificity, `copies` (a row a class
-        beside its controls), sentences at the strength nearest to 1 % (`statements`) and at the
-        `further` ones.
+        beside its controls), sentences at the strength nearest to 1 % (`statements`), at the
+        `further` ones and of each sequence's `own` edges, and the `ranking` in words.
     """
     if not study.is_done("knockout"):
         return None
@@ -500,8 +506,7 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
     said: dict[bool, list[str]] = {True: [], False: []}
     for row in indices.to_dicts():
         (line,) = statements([row])
-        line = line.removeprefix(f"{taxonomy}: ")  # the page names the taxonomy itself
-        said[row["strength"] == spoken].append(line[:1].upper() + line[1:])
+        said[row["strength"] == spoken].append(_told(line, taxonomy))
     copies = {
         choice: {row["class"]: row for row in records(rows.filter(choice=choice), "survival")}
         for choice in ("copy", "copy, random", "copy, equal mass")
@@ -517,9 +522,17 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
         "copies": [row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
         "statements": said[True],
         "further": said[False],
+        "own": [_told(line, taxonomy) for line in own_statements(rows)],
+        "ranking": ranking_words(rows.row(0, named=True)),
         "attribution": study.settings.knockout.attribution,
         "renormalize": study.settings.knockout.renormalize,
     }
+
+
+def _told(line: str, taxonomy: str) -> str:
+    """A sentence without the taxonomy, which the page names itself."""
+    line = line.removeprefix(f"{taxonomy}: ")
+    return line[:1].upper() + line[1:]
 
 
 def _panel(rows: pl.DataFrame, name: str) -> Record:

@@ -68,6 +68,9 @@ NEUTRAL: dict[str, Any] = {
     "localize.seed": 0,
     "localize.correct_only": True,
     "localize.sanity": True,
+    "localize.rankings": ["value_norm_contrast"],
+    "knockout.by": "delta",
+    "knockout.own_edges": 8,
 }
 
 STAGES: tuple[Stage, ...] = (

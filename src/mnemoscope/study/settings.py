@@ -249,6 +249,18 @@ class BenchmarkSettings(_Settings):
     seed: int = Field(default=0, ge=0, description="Seed of bootstrap, matching and control task.")
 
 
+_Ranking = Literal[
+    "weights",
+    "value_norm",
+    "contribution",
+    "total_effect",
+    "weights_contrast",
+    "value_norm_contrast",
+    "contribution_contrast",
+    "total_effect_contrast",
+]
+
+
 class LocalizeSettings(_Settings):
     """Where in the attention a class is decided."""
 
@@ -257,6 +269,11 @@ class LocalizeSettings(_Settings):
         min_length=1,
         description="gradient (what the published code computes), guided (what the paper says); "
         "integrated gradients and occlusion of blocks need the extra attribution (Captum).",
+    )
+    rankings: list[_Ranking] = Field(
+        default=["value_norm_contrast"],
+        description="Beside Δ, what the model itself gives each edge, as in knockout.by; nothing "
+        "is stored but the means of each class.",
     )
     attribution_sequences: int | None = Field(
         default=32,
@@ -286,8 +303,20 @@ class KnockoutSettings(_Settings):
         min_length=1,
         description="Per cent of all attention edges that are cut, each tried.",
     )
+    by: Literal["delta", _Ranking] = Field(
+        default="value_norm_contrast",
+        description="What ranks the edges of a class: delta (of the CNNs), or its mean of the "
+        "attention weight, of the norm of the value moved, of the direct contribution to the next "
+        "token's logit, of the total effect on the suffix's logits; contrast takes the other "
+        "classes' mean off.",
+    )
     attribution: Literal["gradient", "guided", "integrated", "occlusion"] = Field(
-        default="gradient", description="Whose decisiveness ranks the edges."
+        default="gradient", description="Whose decisiveness ranks the edges by delta."
+    )
+    own_edges: int = Field(
+        default=8,
+        ge=1,
+        description="Edges of largest total effect in each sequence itself that are cut.",
     )
     renormalize: bool = Field(
         default=False,

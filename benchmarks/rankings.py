@@ -1,0 +1,330 @@
+"""Which ranking of edges names those that a class of memorized sequences needs.
+
+python benchmarks/rankings.py WORK --write docs/localize.md
+python benchmarks/rankings.py WORK --quick
+
+On the embedded model. Up to 300 sequences of Guess and of Recall are dealt by group (near
+duplicates stay together) into two halves, anew for every seed. Edges are ranked on one half and cut
+in sequences of the other: all rankings are compared that way, and the best are confirmed the other
+way round. Δ is that of one CNN a seed, whose training may have seen the sequences that are cut.
+Every cut stands beside edges of equal mass. Then each sequence's own few edges, beside as heavy
+ones of its own and those of another sequence. What is done is kept in WORK: a stopped run goes on.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from pages import write_tables
+
+import mnemoscope as ms
+from mnemoscope.data.table import token_matrix
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.cut import (
+    count_edges,
+    cut_and_judge,
+    equal_mass_edges,
+    largest_edges,
+)
+from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
+from mnemoscope.pipeline.localize import load_deltas
+from mnemoscope.progress import say
+from mnemoscope.stats import Estimate, draw_counts, interval_of, resampled_ratio
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import parse_settings
+from mnemoscope.taxonomy.groups import find_groups
+
+PAPER, CLASSES = "Non-Memo, Guess, Recall", ("Guess", "Recall")
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks, whatever is cut
+OWN_EDGES = (2, 8)
+OWN_RANKINGS = ("weights", "value_norm", "contribution", "total_effect")
+HALVES = ("compared", "confirmed")
+N_CONFIRMED = 2  # the best, and beside them Δ and what needs nothing that is not stored
+BESIDE = ("delta", "weights_contrast")
+N_TRIED = 75  # sequences of each class in which edges are cut
+BATCH_SIZE = 50
+
+
+class Half(NamedTuple):
+    """Sequences of both classes: `sequence_id`, `class`, `group`; tokens (n, T) in that order."""
+
+    rows: pl.DataFrame
+    tokens: np.ndarray
+
+    def of(self, name: str) -> np.ndarray:
+        """Tokens of one class."""
+        return self.tokens[(self.rows["class"] == name).to_numpy()]
+
+    def first(self, n: int) -> "Half":
+        """The first n of each class."""
+        is_first = self.rows.select(pl.int_range(pl.len()).over("class") < n).to_series()
+        return Half(self.rows.filter(is_first), self.tokens[is_first.to_numpy()])
+
+
+def made_study(work: Path, seed: int, *, quick: bool) -> ms.Study:
+    """The demo's study with the paper's taxonomy alone, its CNNs of one seed, up to its Δ."""
+    values = {
+        "title": "rankings",
+        "sequences": {"limit": 2500 if quick else None},
+        "continue": {"scan": True},
+        "label": {"taxonomies": [PAPER], "n_train": 240, "n_eval": 120},
+        "train": {"seeds": [seed]},
+        "benchmark": {"controls": False},
+        "localize": {"attributions": ["gradient"], "sanity": False},
+    }
+    folder, first = work / f"study-{seed}", work / "study-0"
+    if seed and not folder.is_dir():  # labels and maps are the same
+        shutil.copytree(first, folder)
+    return ms.run(parse_settings(values, where="rankings"), folder, until="localize", redo=seed > 0)
+
+
+def dealt(study: ms.Study, seed: int, n: int) -> list[Half]:
+    """Two halves of up to n sequences a class, group by group, each class about evenly."""
+    table = study.sequences.join(study.read("labels.parquet"), on="sequence_id")
+    table = table.with_columns(pl.col(PAPER).alias("class"), group=find_groups(table))
+    table = table.filter(pl.col("class").is_in(CLASSES))
+    table = table.sample(fraction=1.0, shuffle=True, seed=seed)
+    table = table.filter(pl.int_range(pl.len()).over("class") < n)
+    counts, side = np.zeros((2, len(CLASSES))), {}
+    for one in table.group_by("group", maintain_order=True).agg("class").to_dicts():
+        held = np.array([one["class"].count(name) for name in CLASSES])
+        side[one["group"]] = int(counts[0] @ held > counts[1] @ held)
+        counts[side[one["group"]]] += held
+    sides = table["group"].replace_strict(side)
+    parts = [table.filter(sides == place) for place in range(len(HALVES))]
+    return [Half(one.select("sequence_id", "class", "group"), token_matrix(one)) for one in parts]
+
+
+def ranked(
+    lm: LanguageModel, study: ms.Study, measured: Half, name: str
+) -> dict[str, torch.Tensor]:
+    """Values of every edge for each class."""
+    if name == "delta":
+        (delta,) = load_deltas(study)
+        return {one: torch.from_numpy(delta.delta[delta.classes.index(one)]) for one in CLASSES}
+    ranking = RANKINGS[name]
+    means = [class_mean(lm, measured.of(one), ranking.measure, BATCH_SIZE) for one in CLASSES]
+    if ranking.contrast:
+        _, *means = contrasted([torch.zeros_like(means[0]), *means])
+    return dict(zip(CLASSES, means, strict=True))
+
+
+def class_cuts(
+    lm: LanguageModel, study: ms.Study, halves: list[Half], place: int, name: str, seed: int
+) -> Iterator[pl.DataFrame]:
+    """Every cut of one ranking, tried on one half and ranked on the other."""
+    measured, tried = halves[1 - place], halves[place].first(N_TRIED)
+    values = ranked(lm, study, measured, name)
+    for own in CLASSES:
+        mass = class_mean(lm, measured.of(own), RANKINGS["weights"].measure, BATCH_SIZE)
+        for strength in STRENGTHS:
+            n = count_edges(strength, *mass.shape[:2])
+            edges = largest_edges(values[own], n)
+            generator = torch.Generator().manual_seed(seed)
+            cuts = {"ranked": edges, "equal mass": equal_mass_edges(edges, mass, generator)}
+            for choice, cut in cuts.items():
+                yield outcome(lm, tried, cut).with_columns(
+                    edges_of=pl.lit(own), strength=pl.lit(strength), choice=pl.lit(choice)
+                )
+
+
+def own_cuts(lm: LanguageModel, tried: Half, name: str, seed: int) -> Iterator[pl.DataFrame]:
+    """Each sequence's own edges, as heavy ones of its own, another sequence's of its class."""
+    read = partial(read_all, lm, tried.tokens)
+    values, attention = read(name), read("weights")
+    classes = tried.rows["class"].to_numpy()
+    others = np.arange(len(classes))
+    for one in CLASSES:
+        rows = np.flatnonzero(classes == one)
+        others[rows] = np.roll(rows, 1)
+    for n in OWN_EDGES:
+        edges = torch.stack([largest_edges(one, n) for one in values])
+        generator = torch.Generator().manual_seed(seed)
+        pairs = zip(edges, attention, strict=True)
+        equal = torch.stack([equal_mass_edges(own, mass, generator) for own, mass in pairs])
+        cuts = {"own": edges, "equal mass": equal, "another's": edges[torch.from_numpy(others)]}
+        for choice, cut in cuts.items():
+            yield outcome(lm, tried, cut).with_columns(choice=pl.lit(choice), n_edges=pl.lit(n))
+
+
+def read_all(lm: LanguageModel, tokens: np.ndarray, name: str) -> torch.Tensor:
+    """One measure of every sequence, (n, layers, T, T)."""
+    return torch.cat(list(RANKINGS[name].measure(lm, tokens, BATCH_SIZE)))
+
+
+def outcome(lm: LanguageModel, tried: Half, edges: torch.Tensor) -> pl.DataFrame:
+    """Which sequences break."""
+    judged = cut_and_judge(lm, tried.tokens, edges, renormalize=False, batch_size=BATCH_SIZE)
+    return tried.rows.with_columns(broken=pl.Series(~judged.is_right.all(axis=1)))
+
+
+def compared(work: Path, seeds: int, n: int, *, quick: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Outcomes of the classes' edges: all rankings on one half, the best few on the other; own."""
+    subjects = [made_study(work, seed, quick=quick) for seed in range(seeds)]
+    lm = Models(subjects[0].settings).model(subjects[0])
+    halves = [dealt(study, seed, n) for seed, study in enumerate(subjects)]
+
+    def cut(place: int, names: Iterable[str]) -> Iterator[pl.DataFrame]:
+        for seed, study in enumerate(subjects):
+            for name in names:
+                path = work / f"{seed}-{HALVES[place]}-{name}.parquet"
+                make = partial(class_cuts, lm, study, halves[seed], place, name, seed)
+                yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
+
+    def own(place: int) -> Iterator[pl.DataFrame]:
+        for seed in range(seeds):
+            for name in OWN_RANKINGS:
+                path = work / f"{seed}-{HALVES[place]}-{name}-own.parquet"
+                make = partial(own_cuts, lm, halves[seed][place].first(N_TRIED), name, seed)
+                yield kept(path, make, seed=seed, half=HALVES[place], ranking=name)
+
+    first = pl.concat(cut(0, ("delta", *RANKINGS)))
+    best = [name for name, _ in in_order(first)][:N_CONFIRMED]
+    second = pl.concat(cut(1, dict.fromkeys([*best, *BESIDE])))
+    return pl.concat([first, second]), pl.concat(own(0))
+
+
+def kept(path: Path, make: partial[Iterator[pl.DataFrame]], **names: object) -> pl.DataFrame:
+    """Read outcomes, or make and keep them."""
+    if not path.is_file():
+        columns = {name: pl.lit(value) for name, value in names.items()}
+        pl.concat(list(make())).with_columns(**columns).write_parquet(path)
+        say(f"{path.name} done")
+    return pl.read_parquet(path)
+
+
+# Figures: every sequence is broken or not; intervals draw groups, the same in all seeds.
+
+
+def gains(cuts: pl.DataFrame) -> pl.DataFrame:
+    """Broken by the ranked edges less broken by those of equal mass, a row a sequence and cut."""
+    keys = ["seed", "half", "ranking", "edges_of", "strength", "sequence_id", "class", "group"]
+    wide = cuts.pivot("choice", index=keys, values="broken")
+    return wide.with_columns(
+        gain=pl.col("ranked").cast(pl.Float64) - pl.col("equal mass").cast(pl.Float64)
+    )
+
+
+def specificity_of(rows: pl.DataFrame, seed: int = 0) -> Estimate:
+    """Gain in the edges' own class less that in the other, its interval over groups.
+
+    Rows of several seeds, strengths or classes of edges are averaged.
+    """
+    signed = rows.with_columns(own=pl.col("class") == pl.col("edges_of"))
+    units = signed.group_by("group", maintain_order=True).agg(
+        pl.col("gain").filter(pl.col("own")).sum().alias("own_sum"),
+        pl.col("own").sum().alias("own_n"),
+        pl.col("gain").filter(~pl.col("own")).sum().alias("other_sum"),
+        (~pl.col("own")).sum().alias("other_n"),
+    )
+    sums = units.select("own_sum", "own_n", "other_sum", "other_n").to_numpy().astype(float)
+
+    def figure(weights: np.ndarray) -> np.ndarray:
+        own_sum, own_n, other_sum, other_n = (weights @ sums).T
+        found: np.ndarray = own_sum / own_n - other_sum / other_n
+        return found
+
+    drawn = draw_counts(np.random.default_rng(seed), len(sums), 1000)
+    return Estimate(float(figure(np.ones((1, len(sums))))[0]), *interval_of(figure(drawn)))
+
+
+def in_order(cuts: pl.DataFrame) -> list[tuple[str, Estimate]]:
+    """Rankings from the best: mean specificity over classes, strengths and seeds."""
+    rows = gains(cuts)
+    found = [(name, specificity_of(rows.filter(ranking=name))) for name in names_of(rows)]
+    return sorted(found, key=lambda one: -(one[1].value or 0.0))
+
+
+def names_of(rows: pl.DataFrame) -> list[str]:
+    """Rankings in the order of the table."""
+    return rows["ranking"].unique(maintain_order=True).to_list()
+
+
+def share(found: Estimate) -> str:
+    """A difference of shares, with a true minus sign."""
+    value, low, high = (one if one is not None else float("nan") for one in found)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def class_lines(cuts: pl.DataFrame) -> Iterator[str]:
+    """A line a ranking and half; specificity by strength and class of the edges."""
+    heads = [f"{own}, {strength:g} %" for own in CLASSES for strength in STRENGTHS]
+    yield f"| ranking | half | all | by seed | {' | '.join(heads)} |"
+    yield "|---" * (4 + len(heads)) + "|"
+    for half in HALVES:
+        own = cuts.filter(half=half)
+        for name, whole in in_order(own) if own.height else []:
+            rows = gains(own.filter(ranking=name))
+            seeds = [
+                f"{specificity_of(part).value:.2f}".replace("-", "−")
+                for part in rows.partition_by("seed", maintain_order=True)
+            ]
+            cells = [
+                share(specificity_of(rows.filter(edges_of=one, strength=strength)))
+                for one in CLASSES
+                for strength in STRENGTHS
+            ]
+            yield f"| {name} | {half} | {share(whole)} | {', '.join(seeds)} | {' | '.join(cells)} |"
+
+
+def broken_lines(cuts: pl.DataFrame, strength: float) -> Iterator[str]:
+    """What breaks at one strength: of each class, by the ranked edges and by equal mass."""
+    yield (
+        "| ranking | half | edges of | Guess breaks, % | by equal mass, % | Recall breaks, % "
+        "| by equal mass, % | specificity | by seed |"
+    )
+    yield "|---" * 9 + "|"
+    keys = ("half", "ranking", "edges_of")
+    tried_at = gains(cuts.filter(strength=strength))
+    for (half, name, own), rows in tried_at.group_by(*keys, maintain_order=True):
+        cells = []
+        for one in CLASSES:
+            tried = rows.filter(pl.col("class") == one)
+            cells += [f"{100 * tried[kind].mean():.0f}" for kind in ("ranked", "equal mass")]
+        seeds = [
+            f"{specificity_of(part).value:.2f}".replace("-", "−")
+            for part in rows.partition_by("seed", maintain_order=True)
+        ]
+        index = share(specificity_of(rows))
+        yield f"| {name} | {half} | {own} | {' | '.join(cells)} | {index} | {', '.join(seeds)} |"
+
+
+def own_lines(own: pl.DataFrame) -> Iterator[str]:
+    """What each sequence's own edges break, per cent, over all seeds."""
+    choices = ("own", "equal mass", "another's")
+    yield f"| own edges by | edges | class | {' | '.join(f'{one}, %' for one in choices)} |"
+    yield "|---" * (3 + len(choices)) + "|"
+    for (name, n, one), rows in own.group_by("ranking", "n_edges", "class", maintain_order=True):
+        cells = []
+        for choice in choices:
+            tried = rows.filter(choice=choice)
+            units = tried.group_by("group", maintain_order=True).agg(
+                pl.col("broken").sum(), n=pl.len()
+            )
+            found = resampled_ratio(units["broken"].to_numpy(), units["n"].to_numpy())
+            low, high = (100 * (end or 0.0) for end in (found.low, found.high))
+            cells.append(f"{100 * (found.value or 0.0):.0f} [{low:.0f}, {high:.0f}]")
+        yield f"| {name} | {n} | {one} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder in which outcomes are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one seed, 40 sequences a class")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    n_seeds, n_each = (1, 40) if options.quick else (options.seeds, 300)
+    by_class, by_sequence = compared(options.work, n_seeds, n_each, quick=options.quick)
+    lines = [*class_lines(by_class), "", *broken_lines(by_class, 1.0), "", *own_lines(by_sequence)]
+    page = "\n".join([*lines, ""])
+    print(page)
+    if options.write:
+        write_tables(options.write, page, "rankings")
