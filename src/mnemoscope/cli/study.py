@@ -399,7 +399,7 @@ def demo(
 
     started = time.monotonic()
     with shown(quiet):
-        study = run(demo_settings(small=small, thorough=thorough), out)
+        study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
     print_summary(study)
     print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")

@@ -49,6 +49,16 @@ def print_summary(study: Study) -> None:
     for name, alias in aliases_of(study).items():
         number = list(samples).index(alias.of) + 1
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
+    if study.is_done("graft"):
+        from mnemoscope.pipeline.graft import (  # loads torch, which a dry run does not need
+            GRAFT_SCORES_FILE,
+            GRAFT_SPECIFICITY_FILE,
+            graft_statements,
+        )
+
+        tables = (study.read(file) for file in (GRAFT_SPECIFICITY_FILE, GRAFT_SCORES_FILE))
+        for line in graft_statements(*tables):
+            page.print(f"Parts of the reference put in. {line}")
     need = sharing_of(study)
     if need and len(samples) > 1:
         page.print(f"Samples: {need}.")

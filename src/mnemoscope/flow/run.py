@@ -1,6 +1,6 @@
 """Run a study: all missing stages in order, or one stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mnemoscope.data.table import refuse_padding
@@ -50,6 +50,7 @@ def run(
     *,
     redo: bool = False,
     until: str | None = None,
+    also: Collection[str] = (),
     models: Models | None = None,
 ) -> Study:
     """Create a study in a new or empty folder, or finish one: run every missing stage in order.
@@ -73,7 +74,7 @@ def run(
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
-        names = [stage.name for stage in STAGES if not stage.optional]
+        names = [one.name for one in STAGES if not one.optional or one.name in also]
         for name in names[: names.index(until) + 1 if until else len(names)]:
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 say(f"{name}: {_PURPOSE[name]}")
@@ -120,6 +121,7 @@ _PURPOSE = {
     "train": "CNNs on the maps, and the controls beside them",
     "benchmark": "min-F1 with intervals, and what is left once the text is taken off",
     "localize": "where in the attention each class is decided",
+    "graft": "which part of the model holds which class",
     "report": "one page that opens offline",
 }
 
@@ -142,5 +144,10 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "match": None if small else "genre",
         },
         "train": {"seeds": [0, 1, 2] if thorough else [0]},
+        "graft": {
+            "directions": ["twin_in_model"],
+            "n_sequences": 40 if small else 250 if thorough else 80,
+            "n_heldout": 40,
+        },
     }
     return parse_settings(values, where="demo")

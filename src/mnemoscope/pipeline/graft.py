@@ -41,11 +41,13 @@ from mnemoscope.study.models import Models, reference_name
 from mnemoscope.taxonomy.draw import order_keys
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.words import plain_figure
 
 GRAFT_FILE = "graft.parquet"
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
+_DRAWS_FOR_A_VERDICT = 3
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
@@ -294,7 +296,8 @@ def _conclude(
         if parts:
             seed = study.settings.graft.seed
             score = causal_score(lost[inside], one, seed=seed)
-            scores.append(_score_row(name, named, parts, score))
+            draws = study.settings.graft.draws
+            scores.append(_score_row(name, named, parts, score) | {"draws": draws})
             if len(named) > 1:
                 specific += [
                     {"taxonomy": name, "class": named[at], "part": parts[part], "lost": found.lost}
@@ -320,6 +323,7 @@ _SCORES = {
     "taxonomy": pl.String,
     "n_classes": pl.Int64,
     "n_groups": pl.Int64,
+    "draws": pl.Int64,
     "score": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
@@ -403,23 +407,27 @@ def _score_row(
 def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy with a score."""
     for row in scores.drop_nulls("score").iter_rows(named=True):
-        low, high = (100 * row[end] for end in ("low", "high"))
-        figures = f"{100 * row['score']:.0f} points [{low:.0f}, {high:.0f}]"
+        name, broken, spared = (row[one] for one in ("taxonomy", "broken", "spared"))
+        score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
+        chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
+        if row["draws"] < _DRAWS_FOR_A_VERDICT:
+            yield (
+                f"{name}: the classes' largest difference is {score} ({chance}); a verdict needs "
+                f"{_DRAWS_FOR_A_VERDICT} draws of the controls, there are {row['draws']}."
+            )
+            continue
         if row["low"] <= 0 or row["score"] <= row["permuted_high"]:
             yield (
-                f"{row['taxonomy']}: no part of the model holds one class more than another "
-                f"(largest difference {figures}; labels permuted {100 * row['permuted_high']:.0f})."
+                f"{name}: no part was found that holds one class more than another (largest "
+                f"difference {score}; {chance})."
             )
             continue
         found = specific.filter(
-            (pl.col("taxonomy") == row["taxonomy"])
-            & (pl.col("class") == row["broken"])
-            & (pl.col("low") > 0)
+            (pl.col("taxonomy") == name) & (pl.col("class") == broken) & (pl.col("low") > 0)
         ).sort("specificity", descending=True)
-        parts = ", ".join(found["part"].head(3)) or row["part"]
         yield (
-            f"{row['taxonomy']}: {row['broken']} and {row['spared']} differ in mechanism. With the "
-            f"twin's {row['part']} in the model, {row['broken']} loses {figures} more than "
-            f"{row['spared']}, beyond changes of equal norm and at equal margins "
-            f"(permuted labels {100 * row['permuted']:.0f}). It loses most in {parts}."
+            f"{name}: {broken} and {spared} differ in mechanism. With {row['part']} of the "
+            f"reference in the model, {broken} loses {score} more than {spared}, beyond changes "
+            f"of equal norm and at equal margins ({chance}). Most of {broken} is held in "
+            f"{', '.join(found['part'].head(3)) or row['part']}."
         )

@@ -37,7 +37,8 @@ def answer(content: ReportContent) -> list[str]:
         "Does its attention show which kind of memorization is at work, or only what kind of "
         "text it is reading?"
     )
-    return [f"{facts} {question}", " ".join(_findings(content))]
+    causes = [one.graft["statement"] for one in content.taxonomies if one.graft]
+    return [f"{facts} {question}", " ".join(_findings(content)), *filter(None, causes)]
 
 
 def benchmark_sentence(benchmark: Benchmark) -> str:

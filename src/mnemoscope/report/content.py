@@ -478,7 +478,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "is_compared": len(classes) > 1,
         "rows": shown,
         "draws": study.settings.graft.draws,
-        "statement": " ".join(graft_statements(specific, scores)).removeprefix(f"{taxonomy}: "),
+        "statement": " ".join(graft_statements(specific, scores)),
         "appear": [
             {"class": row["class"], "part": row["part"], "share": row["survive"]}
             for row in appear.unique("class", keep="first", maintain_order=True).to_dicts()
