@@ -151,18 +151,24 @@ def test_shares_stand_beside_the_published_ones_of_the_same_split_only() -> None
     assert others.select("category", "n").rows() == [("Guess", 1), ("Recall", 2)]
 
 
+def _of_features(features, memorized, monkeypatch, *, split=None, **settings) -> AnalysisResult:
+    """The analysis on features that are given, of a study that reads this split."""
+    n = len(memorized)
+    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows: features)
+    table = pl.DataFrame(
+        {"sequence_id": range(n), "is_memorized": memorized, "duplicates": [2] * n}
+        | {"text": ["a text"] * n}
+        | dict.fromkeys(("is_incrementing", "is_repeating"), [False] * n)
+    )
+    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, split=split)
+    return dependencies.analyse(inputs, Settings(n_resamples=50, **settings))
+
+
 def _of_split(split: str | None, taxonomy: str, monkeypatch) -> AnalysisResult:
-    """The analysis on planted features of a study that reads this split."""
-    features, memorized = _planted(200)
     names = ("Recite[5]", "Reconstruct", "Recollect") if "Recite" in taxonomy else ("Guess",) * 3
     category = pl.Series("category", [names[i % 3] for i in range(200)])
-    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows: features)
     monkeypatch.setattr(dependencies, "categories_of", lambda rows, taxonomy: category)
-    table = pl.DataFrame({"sequence_id": range(200), "is_memorized": memorized})
-    table = table.with_columns(text=pl.lit("a text"))
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None, split=split)
-    settings = Settings(n_sequences=None, n_resamples=50, taxonomy=taxonomy)
-    return dependencies.analyse(inputs, settings)
+    return _of_features(*_planted(200), monkeypatch, split=split, taxonomy=taxonomy)
 
 
 def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(monkeypatch) -> None:
@@ -184,18 +190,6 @@ def test_the_published_tables_and_their_artefact_stand_beside_the_same_split(mon
         assert "published_shares" not in other.frames
         assert other.frames["proportions"]["published"].null_count() > 0
         assert not any("84.56" in line for line in other.further)
-
-
-def _of_features(features: pl.DataFrame, memorized: list[bool], monkeypatch) -> AnalysisResult:
-    """The analysis on features that are given."""
-    n = len(memorized)
-    monkeypatch.setattr(dependencies, "add_predictors", lambda inputs, rows: features)
-    table = pl.DataFrame(
-        {"sequence_id": range(n), "is_memorized": memorized, "duplicates": [2] * n}
-        | dict.fromkeys(("is_incrementing", "is_repeating"), [False] * n)
-    )
-    inputs = AnalysisInputs(where="", table=table, load_model=lambda: None)
-    return dependencies.analyse(inputs, Settings(n_resamples=50))
 
 
 def test_features_that_never_vary_are_refused_and_one_that_does_is_enough(monkeypatch) -> None:
