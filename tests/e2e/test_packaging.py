@@ -45,8 +45,8 @@ def installed(built, tmp_path_factory) -> Path:
     return target
 
 
-def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command line where the checkout cannot be seen."""
+def run(installed: Path, folder: Path, *arguments: str) -> None:
+    """Run the installed command line where the checkout cannot be seen; it must succeed."""
     libraries = sysconfig.get_paths()["purelib"]
     code = (
         f"import sys; sys.path[:0] = [{str(installed)!r}]; sys.path.append({libraries!r});"
@@ -54,7 +54,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
         "from mnemoscope.cli import main; main(sys.argv[1:])"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-S", "-c", code, *arguments],
         cwd=folder,
         env=environment | {"HF_HUB_OFFLINE": "1"},
@@ -62,6 +62,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
         text=True,
         timeout=500,
     )
+    assert done.returncode == 0, done.stderr
 
 
 def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> None:
@@ -73,12 +74,8 @@ def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built) -> Non
         name: size for name, size in names.items() if name.startswith("mnemoscope/embedded/data")
     }
     kept = {Path(name).relative_to("mnemoscope/embedded/data").as_posix() for name in data}
-    for role in ("model", "reference"):
-        assert {
-            f"{role}/config.json",
-            f"{role}/model.safetensors",
-            f"{role}/tokenizer.json",
-        } <= kept
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    assert {f"{role}/{name}" for role in ("model", "reference") for name in files} <= kept
     assert "sequences.parquet" in kept
     assert sum(data.values()) <= MOST_SHIPPED_BYTES
     assert not [name for name in names if "maps" in Path(name).name and name.endswith("tensors")]
@@ -103,11 +100,9 @@ def test_features_and_label_work_from_the_wheel(installed, tmp_path) -> None:
         '{"sequence_id": 1, "text": "1 2 3 4 5 6", "memorization_score": 1.0}\n'
         '{"sequence_id": 2, "text": "no pattern is in here", "memorization_score": 0.5}\n'
     )
-    done = run(installed, tmp_path, "features", "in.jsonl", "-o", "out.parquet")
-    assert done.returncode == 0, done.stderr
-    done = run(installed, tmp_path, "label", "out.parquet", "-t", "Non-Memo, Reconstruct, Others",
-               "-o", "labels.parquet")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run(installed, tmp_path, "features", "in.jsonl", "-o", "out.parquet")
+    taxonomy = "Non-Memo, Reconstruct, Others"
+    run(installed, tmp_path, "label", "out.parquet", "-t", taxonomy, "-o", "labels.parquet")
     classes = pl.read_parquet(tmp_path / "labels.parquet")["class"].to_list()
     assert classes == ["Reconstruct", "Non-Memo"]
 
@@ -129,15 +124,13 @@ SMALLEST = {
 
 def test_run_and_capture_work_from_the_wheel_outside_the_checkout(installed, tmp_path) -> None:
     settings = [word for pair in SMALLEST.items() for word in ("--set", "=".join(pair))]
-    done = run(installed, tmp_path, "run", "-o", "demo", *settings)
-    assert done.returncode == 0, done.stderr
+    run(installed, tmp_path, "run", "-o", "demo", *settings)
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert pl.read_parquet(tmp_path / "demo" / "benchmark.parquet").height > 0
     table = installed / "mnemoscope/embedded/data/sequences.parquet"
     pl.read_parquet(table).head(20).write_parquet(tmp_path / "few.parquet")
     shutil.copytree(installed / "mnemoscope/embedded/data/model", tmp_path / "model")
-    done = run(installed, tmp_path, "capture", "--model", "model", "--sequences", "few.parquet",
-               "-o", "captured")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    asked = ("--model", "model", "--sequences", "few.parquet", "-o", "captured")
+    run(installed, tmp_path, "capture", *asked)
     assert pl.read_parquet(tmp_path / "captured/maps/model/index.parquet").height == 20
