@@ -255,7 +255,7 @@ def knockout(study: StudyFolder, by: By = None, stage: StageFlags = STAGE) -> No
 def graft(study: StudyFolder, where: EngineFlags = LOCAL, stage: StageFlags = STAGE) -> None:
     """Put parts of the reference model into the model: which classes does it forget?
 
-    Example: mnemoscope graft my-study --set graft.parts=[layers.0.qk,layers.0.mlp]
+    Example: mnemoscope graft my-study --set "graft.parts=['layers.0.qk', 'layers.0.mlp']"
     """
     stage_verb(study, "graft", {}, stage, where=where)
 
