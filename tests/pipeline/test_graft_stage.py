@@ -106,6 +106,15 @@ def test_a_killed_run_goes_on_to_the_same_bits(study, done, monkeypatch):
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path != torn)
 
 
+def test_a_dose_stands_between_the_model_and_the_twin(study):
+    few = {"parts": ["all"], "directions": ["twin_in_model"], "draws": 1, "shares": [0.01]}
+    run_stage(study, "graft", settings_of(study, **few))
+    table = Study(study.folder).read("graft.parquet").filter(control="twin", taxonomy=TAXONOMY)
+    kept = dict(table.group_by("share").agg(pl.col("survive").mean()).iter_rows())
+    assert kept.keys() == {0.01, 1.0}
+    assert kept[0.01] > kept[1.0]
+
+
 def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study):
     few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
     run_stage(study, "graft", settings_of(study, **few))

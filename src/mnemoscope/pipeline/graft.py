@@ -63,6 +63,7 @@ class Graft:
     direction: str = INTO_MODEL
     control: Control = "twin"
     draw: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def grafts_of(study: Study, anatomy: Anatomy) -> Iterator[Graft]:
         if "neurons" not in part:
             anatomy.find(part)
         for direction in wanted.directions:
-            yield Graft(part, direction)
+            for share in sorted({*wanted.shares, 1.0}):
+                yield Graft(part, direction, share=share)
         if INTO_MODEL in wanted.directions:
             for control in _CONTROLS:
                 for draw in range(wanted.draws):
@@ -229,7 +231,9 @@ def make_graft(task: _Task) -> str:
     swapped = nullcontext()
     if graft.part:
         seed = study.settings.graft.seed * 1000 + graft.draw
-        swapped = pairs[graft.direction].grafted(graft.part, control=graft.control, seed=seed)
+        swapped = pairs[graft.direction].grafted(
+            graft.part, control=graft.control, seed=seed, share=graft.share
+        )
     with swapped:
         scans = list(scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix))
         judged = held_out if graft.part else pl.concat([tried, held_out], how="diagonal")
@@ -352,7 +356,8 @@ def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.
             for one, column in place.items()
             if one.part == graft.part and one.control != "twin"
         ]
-        if graft.direction == INTO_MODEL and graft.control == "twin" and controls:
+        is_whole = graft.direction == INTO_MODEL and graft.control == "twin" and graft.share == 1
+        if is_whole and controls:
             parts.append(graft.part)
             columns.append(
                 survives[:, controls].mean(axis=1) - survives[:, place[graft]].astype(np.float64)

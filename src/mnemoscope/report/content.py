@@ -435,6 +435,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     rows = study.read(GRAFT_FILE).filter(taxonomy=taxonomy)
     if rows.is_empty():
         return None
+    rows = rows.filter(share=1.0)
     inside = rows.filter(direction=INTO_MODEL)
     classes = inside["class"].unique(maintain_order=True).to_list()
     specific = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=taxonomy)

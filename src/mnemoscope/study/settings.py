@@ -344,6 +344,12 @@ class GraftSettings(_Settings):
         description="The twin's part in the model (what breaks), the model's in the twin (what "
         "appears).",
     )
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[1.0],
+        min_length=1,
+        description="How far to go from the model's part to the twin's, each tried: 1 is all of it "
+        "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
+    )
     draws: int = Field(default=3, ge=1, description="Draws of each control: random, shuffled.")
     n_sequences: int = Field(
         default=250, ge=2, description="Memorized sequences of each class that are scanned."

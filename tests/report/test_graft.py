@@ -1,0 +1,109 @@
+"""The page shows what parts of the reference break of each class, and says what that allows."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from mnemoscope.pipeline.graft import _SCORES, _SPECIFICITY, graft_statements
+from mnemoscope.report.content import graft_of
+from mnemoscope.report.tables import graft_tables
+from mnemoscope.study.settings import StudySettings
+
+TAXONOMY = "Non-Memo, Guess, Recall"
+PARTS = ("layers.0.qk", "layers.3.mlp")
+SURVIVE = {
+    "Guess": {"twin": 0.78, "random": 0.9, "shuffled": 0.7},
+    "Recall": {"twin": 0.04, "random": 0.44, "shuffled": 0.24},
+}
+EVERY = {"taxonomy": TAXONOMY, "draw": 0, "share": 1.0, "n": 250, "n_groups": 120}
+
+
+def graft_rows():
+    for name, shares in SURVIVE.items():
+        for control, share in shares.items():
+            for part in PARTS:
+                yield EVERY | {
+                    **{"class": name, "part": part, "control": control},
+                    **{"direction": "twin_in_model", "survive": share, "low": share - 0.03},
+                    **{"high": share + 0.03, "heldout_loss": 3.4},
+                }
+    yield EVERY | {
+        **{"class": "Recall", "part": "layers.3.mlp", "control": "twin", "survive": 0.015},
+        **{"direction": "model_in_twin", "low": 0.0, "high": 0.03, "heldout_loss": 3.5},
+    }
+
+
+def score(**changes):
+    row = {
+        **{"taxonomy": TAXONOMY, "n_classes": 2, "n_groups": 120, "draws": 3, "score": 0.38},
+        **{"low": 0.27, "high": 0.49, "permuted": 0.02, "permuted_high": 0.15, "p_value": 0.005},
+        **{"part": "layers.0.qk", "broken": "Recall", "spared": "Guess"},
+    }
+    return pl.DataFrame([row | changes], schema=_SCORES)
+
+
+SPECIFIC = pl.DataFrame(
+    [
+        {
+            **{"taxonomy": TAXONOMY, "class": name, "part": part, "lost": 0.3},
+            **{"specificity": sign * value, "low": sign * value - 0.1, "high": sign * value + 0.1},
+        }
+        for name, sign in (("Guess", -1), ("Recall", 1))
+        for part, value in zip(PARTS, (0.277, 0.048), strict=True)
+    ],
+    schema=_SPECIFICITY,
+)
+
+
+@pytest.fixture
+def study():
+    frames = {
+        "graft.parquet": pl.DataFrame(list(graft_rows())),
+        "graft_specificity.parquet": SPECIFIC,
+        "graft_scores.parquet": score(),
+    }
+    return SimpleNamespace(
+        is_done=lambda stage: stage == "graft",
+        manifest=lambda _: {"counts": {"heldout_loss": 3.2}},
+        read=frames.__getitem__,
+        settings=StudySettings(),
+    )
+
+
+def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
+    study, page_of, build_taxonomy, words
+):
+    html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
+    text = words(html.split('-graft">')[1].split("</section>")[0]).replace("\xa0", " ")
+    row = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[0]
+    assert "78.0 control 80.0" in row
+    assert "4.0 control 34.0" in row
+    assert "+27.7 [17.7, 37.7]" in row
+    assert "+0.20" in row
+    assert "Recall appears at most with layers.3.mlp (1.5" in text
+    assert "Recall and Guess differ in mechanism." in words(html)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {},
+            "differ in mechanism. With layers.0.qk of the reference in the model, Recall loses 38",
+        ),
+        ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
+        ({"low": -0.01}, "no part was found that holds one class more than another"),
+        ({"permuted_high": 0.4}, "no part was found that holds one class more than another"),
+    ],
+)
+def test_the_sentence_says_what_the_figures_allow(changes, words):
+    (line,) = graft_statements(SPECIFIC, score(**changes))
+    assert words in line
+
+
+def test_a_taxonomy_without_a_score_says_nothing_and_has_dashes(study):
+    assert not list(graft_statements(SPECIFIC, score(score=None)))
+    (table,) = graft_tables(study)
+    assert table.rows[0][:3] == (TAXONOMY, "+38.0", "[27.0,\xa049.0]")
