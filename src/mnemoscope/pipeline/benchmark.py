@@ -29,6 +29,8 @@ from mnemoscope.benchmark.published import (
     ours_of_row,
 )
 from mnemoscope.benchmark.table import (
+    BENCHMARK_SCHEMA,
+    INPUTS_SCHEMA,
     TOGETHER_SCHEMA,
     score_benchmark,
     score_inputs,
@@ -162,6 +164,16 @@ def _predictions(study: Study) -> pl.DataFrame:
         groups.unique(keys), on=keys, how="left", maintain_order="left"
     )
     return found.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
+
+
+def read_benchmark(study: Study, file: str = BENCHMARK_FILE) -> pl.DataFrame:
+    """Read `benchmark.parquet` or `inputs.parquet`; columns that an earlier version lacks are null.
+
+    Raises:
+        DamagedDataError: the file cannot be read.
+    """
+    schema = INPUTS_SCHEMA if file == INPUTS_FILE else BENCHMARK_SCHEMA
+    return pl.concat([pl.DataFrame(schema=schema), study.read(file)], how="diagonal")
 
 
 def _model_votes(study: Study, samples: list[str]) -> dict[str, Votes]:
@@ -421,7 +433,7 @@ def name_models(studies: Sequence[Study]) -> tuple[str, ...]:
 
 def _model_rows(study: Study) -> dict[str, dict[str, Any]]:
     """Benchmark rows of the model's attention, by sample."""
-    table = study.read("benchmark.parquet").filter(pl.col("source") == "model")
+    table = read_benchmark(study).filter(pl.col("source") == "model")
     return {row["taxonomy"]: row for row in table.iter_rows(named=True)}
 
 

@@ -17,7 +17,7 @@ from mnemoscope.benchmark.published import published_table
 from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, TABLE
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, INPUTS_FILE, load_comparison
+from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.graft import (
     GRAFT_FILE,
     GRAFT_SCORES_FILE,
@@ -364,8 +364,8 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
     """Every sample with its taxonomy: as drawn first, then the repetitions."""
-    table, runs = study.read(BENCHMARK_FILE), study.read(RUNS_FILE)
-    inputs, predictions = study.read(INPUTS_FILE), study.read(PREDICTIONS_FILE)
+    table, runs = read_benchmark(study), study.read(RUNS_FILE)
+    inputs, predictions = read_benchmark(study, INPUTS_FILE), study.read(PREDICTIONS_FILE)
     runs = runs.with_columns(
         pl.Series("seconds", [seconds_of(study, key) for key in runs["key"]], dtype=pl.Float64)
     )

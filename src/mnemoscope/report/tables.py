@@ -16,7 +16,7 @@ from mnemoscope.analysis.store import stored_results
 from mnemoscope.localize.attribution import COSTLY
 from mnemoscope.localize.regions import Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
-from mnemoscope.pipeline.benchmark import BENCHMARK_FILE
+from mnemoscope.pipeline.benchmark import read_benchmark
 from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE
 from mnemoscope.pipeline.label import aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
@@ -124,7 +124,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
     scores = study.read(GRAFT_SCORES_FILE).sort("score", descending=True, nulls_last=True)
     own: dict[str, float] = {}
     if study.is_done("benchmark"):
-        benchmark = study.read(BENCHMARK_FILE).filter(source="model")
+        benchmark = read_benchmark(study).filter(source="model")
         own = dict(benchmark.select("taxonomy", "min_f1").iter_rows())
     yield Table(
         title="Taxonomies by cause",
@@ -208,7 +208,7 @@ def sharing_tables(study: Study) -> Iterator[Table]:
     aliases = aliases_of(study)
     if not aliases:
         return
-    table = study.read(BENCHMARK_FILE).filter(source="model")
+    table = read_benchmark(study).filter(source="model")
     figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
     yield Table(
         title="Taxonomies with the figures of another",
