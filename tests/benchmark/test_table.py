@@ -370,8 +370,8 @@ def test_an_input_that_does_not_beat_the_painted_answer_only_knows_it() -> None:
     painted = replace(QUIET, excess=replace(QUIET.excess, strongest="painted"))
     assert give_verdict(painted).sentence == (
         "nothing is left once the log-probability of each next token is taken off, 5.0 points "
-        "being the least that counts: this input only knows the answer, −1.1 points [−4.0, 3.2] beyond "
-        "what the log-probability of each next token gives by itself"
+        "being the least that counts: this input only knows the answer, −1.1 points [−4.0, 3.2] "
+        "beyond what the log-probability of each next token gives by itself"
     )
     seen = replace(SEEN, excess=replace(SEEN.excess, strongest="painted"))
     assert give_verdict(seen).kind == "adds"
