@@ -136,14 +136,25 @@ def clopper_pearson(part: float, whole: int) -> Estimate:
     return Estimate(part / whole if whole else 0.0, low, high)
 
 
-def normal_mean(values: ArrayLike, *, within: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+def normal_mean(
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Mean of one value a sequence, (n,), n at least 2; `Z` standard errors on either side.
 
-    The ends are kept `within` what is possible, (0, 1) for a share.
+    The ends are kept `within` what is possible, (0, 1) for a share. With `groups` of near
+    duplicates the standard error is that over groups, and there are no ends below `FEWEST_GROUPS`.
     """
     numbers = np.asarray(values, dtype=np.float64)
     middle = float(numbers.mean())
-    reach = Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
+    if groups is None:
+        reach = Z * float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
+    elif fewest_groups(np.zeros(len(numbers)), groups) < FEWEST_GROUPS:
+        return Estimate(middle)
+    else:
+        reach = Z * float(np.sqrt(grouped_variance(numbers, groups)))
     return Estimate(middle, max(middle - reach, within[0]), min(middle + reach, within[1]))
 
 
@@ -402,24 +413,35 @@ NOT_SEPARATED = Separation(*[float("nan")] * 6)
 
 
 def separation(
-    values: ArrayLike, memorized: ArrayLike, *, seed: int, n_resamples: int
+    values: ArrayLike,
+    memorized: ArrayLike,
+    *,
+    seed: int,
+    n_resamples: int,
+    groups: ArrayLike | None = None,
 ) -> Separation:
     """Judge "low means memorized" at every threshold, and at a true-positive rate of .75.
 
-    In values (n,) −inf is lowest and NaN left out; resamples are drawn within memorized and others.
+    In values (n,) −inf is lowest and NaN left out; resamples are drawn within memorized and others,
+    by `groups` of near duplicates as `draw_within` does, with NaN for ends where these are too few.
     `NOT_SEPARATED` where one side is empty.
     """
-    found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
-    low, high = (np.sort(found[side & ~np.isnan(found)]) for side in (is_memorized, ~is_memorized))
+    every, sides = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
+    kept = np.flatnonzero(~np.isnan(every))
+    kept = kept[np.argsort(every[kept], kind="stable")]
+    found, is_memorized = every[kept], sides[kept]
+    low, high = found[is_memorized], found[~is_memorized]
     if not len(low) or not len(high):
         return NOT_SEPARATED
-    generator = np.random.default_rng(seed)
+    owners = None if groups is None else np.asarray(groups)[kept]
+    drawn = draw_within(~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners)
     draws = [
-        auc_and_fpr(*(np.sort(generator.choice(one, len(one))) for one in (low, high)))
-        for _ in range(n_resamples)
+        auc_and_fpr(*(np.repeat(found[side], one[side]) for side in (is_memorized, ~is_memorized)))
+        for one in drawn
     ]
     auc, fpr = auc_and_fpr(low, high)
-    (auc_low, fpr_low), (auc_high, fpr_high) = np.quantile(draws, [0.025, 0.975], axis=0).tolist()
+    ends = np.quantile(draws, [0.025, 0.975], axis=0) if draws else np.full((2, 2), np.nan)
+    (auc_low, fpr_low), (auc_high, fpr_high) = ends.tolist()
     return Separation(auc, auc_low, auc_high, fpr, fpr_low, fpr_high)
 
 

@@ -190,7 +190,7 @@ def test_the_final_figure_stands_beside_the_one_that_chose(found) -> None:
     assert others.height + 2 + found.manifest("search")["counts"]["untrained"] == tried <= 14
     words = " ".join(search_words(found))
     assert "had no say in the choice" in words
-    assert "attention shows more of it than the text gives away" in words
+    assert "of one training a source, which takes no side" in words
     assert f"{tried} different taxonomies tried" in words
 
 
@@ -262,6 +262,23 @@ def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, obj
         assert best["min_f1"] > 0.9  # the text, shown by attention, tells the classes apart
     assert best["excess_low"] <= 0
     assert "attention shows more of it than the text" not in " ".join(search_words(study))
+
+
+@pytest.mark.parametrize(
+    ("ends", "n_trainings", "said"),
+    [
+        ((0.1, 0.3), 3, "attention shows more of it than the text gives away"),
+        ((-0.3, -0.1), 3, "the text gives away more of it than attention shows"),
+        ((-0.1, 0.1), 3, "an interval that spans zero"),
+        ((0.1, 0.3), 1, "of one training a source, which takes no side"),
+        ((None, None), 3, "too few near duplicates' groups"),
+    ],
+)
+def test_the_winners_excess_takes_a_side_on_three_trainings(ends, n_trainings, said) -> None:
+    best = {"excess": 0.2, "excess_low": ends[0], "excess_high": ends[1]}
+    assert said in climb.final_verdict(best, n_trainings)
+    none = best | {"excess": None}
+    assert climb.final_verdict(none, n_trainings).startswith("No control trained")
 
 
 def test_two_names_of_one_division_have_one_digest() -> None:

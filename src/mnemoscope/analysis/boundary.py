@@ -95,13 +95,15 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     curves, differences = [], []
     for what, values in measured.items():
         for name, n in kept.items():
-            inside = values[(rows["group"] == name).to_numpy()]
+            is_inside = (rows["group"] == name).to_numpy()
+            inside = values[is_inside]
+            near = inputs.near_duplicates(rows["sequence_id"].filter(is_inside))
             row: dict[str, object] = {"what": what, "group": name}
             for position, column in enumerate(inside.T, 1):
-                found = normal_mean(column) if np.isfinite(column).all() else _NO_MEAN
+                found = normal_mean(column, near) if np.isfinite(column).all() else _NO_MEAN
                 place = {"position": position, "n": n}
                 curves.append({**row, **place, **found.columns("mean", ends="")})
-            found = normal_mean(boundary_differences(inside, prefix=half))
+            found = normal_mean(boundary_differences(inside, prefix=half), near)
             differences.append({**row, "n": n, **found.columns("difference", ends="")})
     frames = {"differences": pl.DataFrame(differences), "curves": pl.DataFrame(curves)}
     return AnalysisResult(

@@ -22,7 +22,7 @@ from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, Anal
 from mnemoscope.analysis.rows import decode_rows, draw_rows
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import NO_ESTIMATE, separation, share_of
+from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -397,7 +397,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         suffixes = _decoded(lm, [one[half:] for one in left["tokens"].to_list()])
         frames.append(search(SUFFIXES, left, suffixes).with_columns(trained=pl.lit(False)))
     found = pl.concat(frames)
-    shares = _shares(found)
+    shares = _shares(inputs, found)
     ideas = compare_ideas(found, settings.idea) if embed is not None else None
     attention = _attention(inputs, settings)
     tables = {"shares": shares, "copies": found, "ideas": ideas, "attention": attention}
@@ -431,14 +431,16 @@ def _decoded(lm: "LanguageModel", tokens: list[list[int]]) -> list[str]:
     return [str(text) for text in lm.tokenizer.batch_decode(tokens)]
 
 
-def _shares(found: pl.DataFrame) -> pl.DataFrame:
+def _shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
     """Share of each kind among the rows trained on and the others, under each model."""
     lines = []
     for model, trained, part in _sides(found):
+        near = inputs.near_duplicates(part["sequence_id"])
         for kind in KINDS:
             is_asked = kind != "idea" or part["idea"].null_count() < part.height
-            n = int((part["kind"] == kind).sum()) if is_asked else None
-            share = NO_ESTIMATE if n is None else share_of(n, part.height)
+            is_kind = part["kind"] == kind
+            n = int(is_kind.sum()) if is_asked else None
+            share = NO_ESTIMATE if n is None else share_true(is_kind, near)
             about = {"model": model, "rows": ROWS[trained], "kind": kind}
             of = {"n": n, "of": part.height}
             lines.append({**about, **of, **share.columns("share", ends="")})
@@ -457,13 +459,17 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
     label = rows["is_memorized"].to_numpy()
     if not label.any() or label.all():
         return None
-    shapes = _shapes(inputs.maps, rows)
+    shapes, near = _shapes(inputs.maps, rows), inputs.near_duplicates(rows["sequence_id"])
     lines = []
     for measure, number, sign in (("entropy", 0, -1.0), ("Gini", 1, 1.0)):
         for layer in range(shapes.shape[1]):
             values = shapes[:, layer, number]
             flat = separation(
-                sign * values, label, seed=settings.seed, n_resamples=settings.n_resamples
+                sign * values,
+                label,
+                seed=settings.seed,
+                n_resamples=settings.n_resamples,
+                groups=near,
             )
             lines.append(
                 {"measure": measure, "layer": layer + 1, "n": len(label)}
@@ -499,7 +505,7 @@ def _words(shares: pl.DataFrame, model: str, rows: str) -> str:
     """`verbatim 40.0 % [..], near 2.0 % [..]`; a kind that was not looked for is left out."""
     part = shares.filter(model=model, rows=rows).drop_nulls("n")
     return ", ".join(
-        f"{one['kind']} {share_of(one['n'], one['of'])}" for one in part.iter_rows(named=True)
+        f"{one['kind']} {Estimate.of(one, 'share', ends='')}" for one in part.iter_rows(named=True)
     )
 
 

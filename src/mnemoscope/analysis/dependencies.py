@@ -20,7 +20,7 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisS
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, interval_of, share_of
+from mnemoscope.stats import Estimate, interval_of, share_true
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.words import MINUS, plain_figure
 
@@ -84,7 +84,9 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     frames = {
         "coefficients": table,
         "perplexity_by_duplicates": perplexity,
-        "proportions": own_proportions(category, rows["is_memorized"], published),
+        "proportions": own_proportions(
+            category, rows["is_memorized"], published, inputs.near_duplicates(rows["sequence_id"])
+        ),
         "features": features.with_columns(category, kind, rows["is_memorized"]),
     }
     further = [*_further(inputs, rows, table, perplexity, settings)]
@@ -311,17 +313,23 @@ def published_row(split: str | None) -> dict[str, float] | None:
 
 
 def own_proportions(
-    category: pl.Series, memorized: pl.Series, published: dict[str, float] | None = None
+    category: pl.Series,
+    memorized: pl.Series,
+    published: dict[str, float] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Count the categories of the memorized sequences, the published ones or a taxonomy's own.
 
-    Gives `category`, `n`, `share` with `low` and `high`, and the `published` share.
+    Gives `category`, `n`, `share` with `low` and `high` (over `groups` of near duplicates, (n,)),
+    and the `published` share.
     """
-    chosen = category.filter(memorized.fill_null(False)).drop_nulls()
+    is_chosen = memorized.fill_null(False) & category.is_not_null()
+    chosen = category.filter(is_chosen)
+    owners = None if groups is None else groups[is_chosen.to_numpy()]
     is_theirs = set(chosen) <= set(CATEGORIES)
     rows = [
         {"category": name, "n": n}
-        | share_of(n, len(chosen)).columns("share", ends="")
+        | share_true(chosen == name, owners).columns("share", ends="")
         | {"published": (published or {}).get(name)}
         for name in (CATEGORIES if is_theirs else chosen.unique().sort())
         for n in [int((chosen == name).sum())]

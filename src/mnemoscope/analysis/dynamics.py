@@ -89,6 +89,7 @@ def right_by_kind(
     wanted: npt.NDArray[np.integer[Any]],
     best: npt.NDArray[np.integer[Any]],
     kinds: npt.NDArray[np.int64],
+    groups: npt.ArrayLike | None = None,
 ) -> list[dict[str, Any]]:
     """R and R_mem of each kind of token, of true tokens, (n, T), and the model's argmax there.
 
@@ -101,7 +102,7 @@ def right_by_kind(
         here = truth == number
         if here.any():
             kind, token = (
-                resampled_ratio((here & so).sum(axis=1), here.sum(axis=1))
+                resampled_ratio((here & so).sum(axis=1), here.sum(axis=1), groups)
                 for so in (said == number, wanted == best)
             )
             right = kind.columns("right_kind") | token.columns("right_token")
@@ -109,7 +110,7 @@ def right_by_kind(
     return rows
 
 
-def mean_run(is_right: npt.ArrayLike) -> Estimate:
+def mean_run(is_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Estimate:
     """Memory-unit length: the mean run of right tokens, (n, T); a run ends with its sequence.
 
     >>> mean_run([[True, True, False, True], [False] * 4]).value
@@ -117,7 +118,7 @@ def mean_run(is_right: npt.ArrayLike) -> Estimate:
     """
     right = np.asarray(is_right, dtype=bool)
     before = np.pad(right[:, :-1], ((0, 0), (1, 0)))
-    return resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1))
+    return resampled_ratio(right.sum(axis=1), (right & ~before).sum(axis=1), groups)
 
 
 def kind_of(text: str) -> str:
@@ -192,17 +193,20 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
     found, places, by_kind = [], [], []
     for name, mask in _groups(rows).items():
         right = wanted[mask] == best[mask]
+        near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
             {"group": name, "n": int(mask.sum()), "contexts": right.size}
-            | resampled_mean(right.mean(axis=1)).columns("m")
-            | resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1)).columns("m_suffix")
-            | mean_run(right).columns("mean_run")
+            | resampled_mean(right.mean(axis=1), near).columns("m")
+            | resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near).columns("m_suffix")
+            | mean_run(right, near).columns("mean_run")
         )
         places += [
             {"group": name, "position": place, "m": value}
             for place, value in enumerate(right.mean(axis=0).tolist(), start=1)
         ]
-        by_kind += [{"group": name} | row for row in right_by_kind(wanted[mask], best[mask], kinds)]
+        by_kind += [
+            {"group": name} | row for row in right_by_kind(wanted[mask], best[mask], kinds, near)
+        ]
     suffix_right = (wanted == best)[:, inputs.prefix - 1 :].all(axis=1)
     disagree = suffix_right != rows["is_memorized"].to_numpy()
     return {

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from mnemoscope.analysis.figures import Figure
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from mnemoscope.data.corpus import Corpus
     from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
@@ -75,6 +78,19 @@ class AnalysisInputs:
     maps: "MapStore | None" = None
     shelf: Shelf = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)
+
+    def near_duplicates(self, ids: pl.Series) -> "npt.NDArray[np.int64] | None":
+        """Group of near duplicates of each sequence, (n,), which intervals draw; None if unknown.
+
+        From the table's column `near_duplicates`.
+        """
+        if "near_duplicates" not in self.table.columns:
+            return None
+        known = self.table.select("sequence_id", "near_duplicates")
+        rows = ids.to_frame("sequence_id").join(
+            known, on="sequence_id", how="left", maintain_order="left"
+        )
+        return rows["near_duplicates"].to_numpy()
 
     @property
     def prefix(self) -> int:

@@ -28,7 +28,7 @@ from mnemoscope.analysis.rows import (
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress
-from mnemoscope.stats import Estimate, share_of
+from mnemoscope.stats import Estimate, share_true
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -173,13 +173,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     answers = _answers(inputs, rows, prompts, settings)
-    groups = rows.select("sequence_id", "is_memorized").with_columns(groups_of(rows))
+    known = [name for name in ("near_duplicates",) if name in rows.columns]
+    groups = rows.select("sequence_id", "is_memorized", *known).with_columns(groups_of(rows))
     lengths = groups.join(best_of(answers), on="sequence_id", maintain_order="left")
     by_prompt = _by_prompt(answers, groups)
     frames = {"shares": _shares(lengths), "by_prompt": by_prompt}
     return AnalysisResult(
         sentence=_sentence(lengths, prompts),
-        frames=frames | {"lengths": lengths, "answers": answers},
+        frames=frames | {"lengths": lengths.drop(known), "answers": answers},
         figures=(_survival_chart(lengths), _prompt_chart(by_prompt)),
         further=tuple(_further(inputs, lengths, prompts, settings)),
     )
@@ -251,7 +252,12 @@ def _shares(lengths: pl.DataFrame) -> pl.DataFrame:
 
 
 def _hits(rows: pl.DataFrame, column: str = "length") -> Estimate:
-    return share_of(int((rows[column] >= HIT).sum()), rows.height)
+    return share_true(rows[column] >= HIT, _near(rows))
+
+
+def _near(rows: pl.DataFrame) -> pl.Series | None:
+    """Their groups of near duplicates, where these are known."""
+    return rows["near_duplicates"] if "near_duplicates" in rows.columns else None
 
 
 def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:
@@ -269,17 +275,18 @@ def _sentence(lengths: pl.DataFrame, prompts: list[Prompt]) -> str:
 
 def _survival_chart(lengths: pl.DataFrame) -> Chart:
     """Share of each group that comes out for at least so many tokens."""
-    values = lengths["length"].to_numpy()
+    values, near = lengths["length"].to_numpy(), _near(lengths)
     longest = int(values.max(initial=1))
 
-    def shares(part: npt.NDArray[Any]) -> list[Estimate]:
-        return [share_of(int((part >= n).sum()), len(part)) for n in range(1, longest + 1)]
+    def shares(places: Any) -> list[Estimate]:
+        owners = None if near is None else near.to_numpy()[places]
+        return [share_true(values[places] >= n, owners) for n in range(1, longest + 1)]
 
     return Chart(
         title="Sequences of which at least so many tokens come out, per cent (95 % interval)",
         x_label="tokens in a row, from the best prompt",
         series=tuple(
-            series_of_estimates(f"{name} ({len(places):,})", shares(values[places]), first=1)
+            series_of_estimates(f"{name} ({len(places):,})", shares(places), first=1)
             for name, places in members(lengths["group"]).items()
         ),
         percent=True,

@@ -17,7 +17,7 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
-from mnemoscope.stats import Estimate, share_of
+from mnemoscope.stats import Estimate, share_of, share_true
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
@@ -26,6 +26,7 @@ _ENDS = np.array([0.2, 0.4, 0.6, 0.8])
 _ROUNDING = 1e-6
 
 _Scores = Mapping[str, npt.NDArray[np.float64]]
+_Groups = npt.NDArray[np.int64] | None
 """By model: the score of every sequence."""
 
 
@@ -55,19 +56,22 @@ def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.i
     return counts
 
 
-def stays(before: npt.ArrayLike, after: npt.ArrayLike) -> dict[str, tuple[int, Estimate]]:
+def stays(
+    before: npt.ArrayLike, after: npt.ArrayLike, groups: npt.ArrayLike | None = None
+) -> dict[str, tuple[int, Estimate]]:
     """Say how much of what was memorized stays so, by the scores under both models, (n,).
 
     Gives of `very high` (score over .8) and `memorized` (score 1) how many were so before, and
     which share of them is so in both.
     """
     first, second = np.asarray(before), np.asarray(after)
+    owners = None if groups is None else np.asarray(groups)
     both = {
         "very high": (level_of(first) == 4, level_of(second) == 4),
         "memorized": (first == 1, second == 1),
     }
     return {
-        what: (int(was.sum()), share_of(int((was & is_now).sum()), int(was.sum())))
+        what: (int(was.sum()), share_true(is_now[was], None if owners is None else owners[was]))
         for what, (was, is_now) in both.items()
     }
 
@@ -89,16 +93,17 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     n, n_all = rows.height, inputs.table.height
     of = f"all {n:,} sequences" if n == n_all else f"the {n:,} sequences drawn of {n_all:,}"
-    levels = _level_frame(scores)
+    groups = inputs.near_duplicates(rows["sequence_id"])
+    levels = _level_frame(scores, groups)
     return AnalysisResult(
-        sentence=_sentence(scores, of),
+        sentence=_sentence(scores, of, groups),
         frames={
             "scores": rows.select("sequence_id").with_columns(
                 pl.Series(name, values) for name, values in scores.items()
             ),
             "levels": levels,
-            "transitions": _transition_frame(scores),
-            "stays": _stays_frame(scores),
+            "transitions": _transition_frame(scores, groups),
+            "stays": _stays_frame(scores, groups),
         },
         figures=(
             *_heat_maps(scores),
@@ -119,34 +124,39 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
 
 
-def _level_frame(scores: _Scores) -> pl.DataFrame:
+def _level_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
     rows = []
     for name, values in scores.items():
-        counts = np.bincount(level_of(values), minlength=len(LEVELS))
-        for level, count in zip(LEVELS, counts.tolist(), strict=True):
-            share = share_of(count, len(values)).columns("share", ends="")
-            rows.append({"model": name, "level": level, "n": count, **share})
+        for number, level in enumerate(LEVELS):
+            is_here = level_of(values) == number
+            share = share_true(is_here, groups).columns("share", ends="")
+            rows.append({"model": name, "level": level, "n": int(is_here.sum()), **share})
     return pl.DataFrame(rows)
 
 
-def _transition_frame(scores: _Scores) -> pl.DataFrame:
+def _transition_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
     rows = []
     for (first, before), (second, after) in pairwise(scores.items()):
-        for level, line in zip(LEVELS, transitions(before, after), strict=True):
-            for other, count in zip(LEVELS, line.tolist(), strict=True):
-                share = share_of(count, int(line.sum())).columns("share", ends="")
+        was, is_now = level_of(before), level_of(after)
+        for number, (level, line) in enumerate(
+            zip(LEVELS, transitions(before, after), strict=True)
+        ):
+            here = was == number
+            owners = None if groups is None else groups[here]
+            for to, (other, count) in enumerate(zip(LEVELS, line.tolist(), strict=True)):
+                share = share_true(is_now[here] == to, owners).columns("share", ends="")
                 between = {"from_model": first, "to_model": second, "from": level, "to": other}
                 rows.append({**between, "n": count, **share})
     return pl.DataFrame(rows)
 
 
-def _stays_frame(scores: _Scores) -> pl.DataFrame:
+def _stays_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"from_model": first, "to_model": second, "what": what, "n_before": n}
             | share.columns("share", ends="")
             for (first, before), (second, after) in pairwise(scores.items())
-            for what, (n, share) in stays(before, after).items()
+            for what, (n, share) in stays(before, after, groups).items()
         ]
     )
 
@@ -165,10 +175,10 @@ def _patterns(rows: pl.DataFrame, scores: _Scores) -> Iterator[str]:
         )
 
 
-def _sentence(scores: _Scores, of: str) -> str:
+def _sentence(scores: _Scores, of: str, groups: _Groups) -> str:
     (before, first), (after, second) = list(scores.items())[-2:]
-    n, share = stays(first, second)["very high"]
-    memorized = share_of(int((second == 1).sum()), len(second))
+    n, share = stays(first, second, groups)["very high"]
+    memorized = share_true(second == 1, groups)
     if not n:
         return (
             f"{before} holds no sequence at the very high level (score over .8), so there is "

@@ -23,7 +23,7 @@ from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, resampled_mean, share_of
+from mnemoscope.stats import Estimate, resampled_mean, share_true
 from mnemoscope.taxonomy.nodes import parse_node
 from mnemoscope.words import ranged
 
@@ -424,10 +424,11 @@ def _frames(
     runs = pl.concat([before, after.with_columns(later)])
     prompts = []
     for (group, kind), part in runs.group_by("group", "kind", maintain_order=True):
-        whole = share_of(int((part["tokens"] == part["of"]).sum()), part.height)
+        near = inputs.near_duplicates(part["sequence_id"])
+        whole = share_true(part["tokens"] == part["of"], near)
         prompts.append(
             {"group": group, "kind": kind, "n": part.height}
-            | resampled_mean(part["tokens"]).columns("tokens")
+            | resampled_mean(part["tokens"], near).columns("tokens")
             | whole.columns("whole")
         )
     recovered = {
@@ -439,10 +440,11 @@ def _frames(
             [
                 {"group": name, "n": part.height, "suffix": inputs.length - inputs.prefix}
                 | {"n_prompts": part["n_prompts"].cast(pl.Float64).to_numpy().mean()}
-                | resampled_mean(part["as_it_is"]).columns("as_it_is")
-                | resampled_mean(part["best"]).columns("best")
-                | resampled_mean(part["recovered"]).columns("recovered")
+                | resampled_mean(part["as_it_is"], near).columns("as_it_is")
+                | resampled_mean(part["best"], near).columns("best")
+                | resampled_mean(part["recovered"], near).columns("recovered")
                 for name, part in recovered.items()
+                for near in [inputs.near_duplicates(part["sequence_id"])]
             ]
         ),
         "sequences": pl.concat(

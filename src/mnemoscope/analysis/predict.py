@@ -22,7 +22,7 @@ from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_s
 from mnemoscope.analysis.rows import categories_of, draw_rows, refuse_one_sided
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, interval_of
+from mnemoscope.stats import draw_within, estimate_of
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import parse_taxonomy
@@ -105,6 +105,7 @@ class Data:
     names: tuple[str, ...]
     is_test: _Flags
     n_unknown: int = 0  # rows that were left out, having no category
+    groups: npt.NDArray[np.int64] | None = None  # of near duplicates, each row its own if None
 
     def matrix(self, names: Sequence[str]) -> _Floats:
         """Columns of features, shape (n, features)."""
@@ -205,11 +206,14 @@ def _data(inputs: AnalysisInputs, settings: Settings) -> Data:
     names = tuple(whole["category"].unique().sort().to_list())
     numbers = {name: number for number, name in enumerate(names)}
     category = whole["category"].replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
-    is_test = split_rows(label, category, find_groups(whole).to_list(), seed=settings.seed)
+    groups = find_groups(whole)
+    is_test = split_rows(label, category, groups.to_list(), seed=settings.seed)
     for side, words in ((is_test, "put aside"), (~is_test, "left to fit")):
         least = max(2, settings.minimum // 5)
         refuse_one_sided(label[side], least, where=f"analyze predict, sequences {words}")
-    return Data(features, label, category, names, is_test, rows.height - whole.height)
+    n_unknown = rows.height - whole.height
+    numbered = groups.cast(pl.Int64).to_numpy()
+    return Data(features, label, category, names, is_test, n_unknown, numbered)
 
 
 def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: int) -> _Flags:
@@ -405,11 +409,13 @@ def _scores(
         p, y, n = probabilities[rows], label[rows], int(rows.sum())
         if not n:
             continue
+        owners = None if data.groups is None else data.groups[data.is_test][rows]
         generator = np.random.default_rng(settings.seed)
-        draws = (generator.integers(0, n, n) for _ in range(settings.n_resamples))
+        weights = draw_within(np.zeros(n), generator, settings.n_resamples, groups=owners)
+        draws = (np.repeat(np.arange(n), one) for one in weights)
         resampled = [figures_of(p[drawn], y[drawn]) for drawn in draws]
         for figure, value in figures_of(p, y).items():
-            found = Estimate(value, *interval_of([one[figure] for one in resampled], 0.025))
+            found = estimate_of(value, [one[figure] for one in resampled], 0.025)
             about = {"model": model, "category": name, "figure": figure}
             counts = {"n": n, "n_memorized": int(y.sum())}
             yield {**about, **found.columns("value", ends=""), **counts}

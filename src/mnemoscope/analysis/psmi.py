@@ -21,7 +21,15 @@ from mnemoscope.analysis.rows import classes_of, draw_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import NOT_SEPARATED, Estimate, auc_and_fpr, interval_of, separation
+from mnemoscope.stats import (
+    NOT_SEPARATED,
+    Estimate,
+    auc_and_fpr,
+    draw_within,
+    estimate_of,
+    interval_of,
+    separation,
+)
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -232,7 +240,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
         column for _, columns in frames for column in columns
     )
-    means = _class_means(named, values, settings)
+    means = _class_means(inputs, named, values, settings)
     return AnalysisResult(
         sentence=_sentence(layers, settings),
         frames={"layers": layers, "classes": means, "sequences": values},
@@ -285,6 +293,7 @@ def _of_model(
     label, memorized = rows["label"].to_numpy(), rows["is_memorized"].to_numpy()
     shuffled = np.random.default_rng(settings.seed).permutation(label)
     draws = settings.model_dump(include={"seed", "n_resamples"})
+    near = inputs.near_duplicates(rows["sequence_id"])
     asked = settings.model_dump(include={"seed", "max_directions"})
     lines, columns = [], []
     with track(f"Directions, {model}", total=len(layers), unit="layers") as progress:
@@ -304,7 +313,7 @@ def _of_model(
                 | {"shuffled": _mean(null.values)}
                 | {"not_finite": int((~np.isfinite(found.values)).sum())}
                 | {"n_directions": found.n_directions, "settled": found.settled}
-                | separation(found.values, memorized, **draws)._asdict()
+                | separation(found.values, memorized, groups=near, **draws)._asdict()
                 | within.columns("within")
             )
             columns.append(pl.Series(f"{model}, layer {layer}", found.values))
@@ -325,7 +334,9 @@ def _mean(values: _Floats) -> float:
     return float(kept.mean()) if len(kept) else float("nan")
 
 
-def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) -> pl.DataFrame:
+def _class_means(
+    inputs: AnalysisInputs, named: pl.DataFrame, values: pl.DataFrame, settings: Settings
+) -> pl.DataFrame:
     """Mean value of each class at each layer, and its AUC against what is not memorized."""
     generator = np.random.default_rng(settings.seed)
     draws = settings.model_dump(include={"seed", "n_resamples"})
@@ -334,15 +345,24 @@ def _class_means(named: pl.DataFrame, values: pl.DataFrame, settings: Settings) 
         part = values.filter(pl.col("class") == name)
         beside = values.filter((pl.col("class") == name) | ~pl.col("is_memorized"))
         memorized = beside["is_memorized"]
+        near, near_beside = (inputs.near_duplicates(one["sequence_id"]) for one in (part, beside))
         is_compared = settings.label == "token" and memorized.any()
         for column in values.columns[4:]:
-            kept = part[column].to_numpy()
-            kept = kept[np.isfinite(kept)]
+            every = part[column].to_numpy()
+            finite = np.isfinite(every)
+            kept = every[finite]
             if not len(kept):
                 continue
-            drawn = generator.choice(kept, (settings.n_resamples, len(kept))).mean(axis=1)
-            mean = Estimate(float(kept.mean()), *interval_of(drawn, 0.025))
-            auc = separation(beside[column], memorized, **draws) if is_compared else NOT_SEPARATED
+            weights = draw_within(
+                np.zeros(len(kept)),
+                generator,
+                settings.n_resamples,
+                groups=None if near is None else near[finite],
+            )
+            mean = estimate_of(float(kept.mean()), weights @ kept / weights.sum(axis=1), 0.025)
+            auc = NOT_SEPARATED
+            if is_compared:
+                auc = separation(beside[column], memorized, groups=near_beside, **draws)
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}

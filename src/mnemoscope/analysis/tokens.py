@@ -28,7 +28,7 @@ from mnemoscope.analysis.rows import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, track
-from mnemoscope.stats import Estimate, normal_mean, share_of
+from mnemoscope.stats import Estimate, normal_mean, share_true
 from mnemoscope.taxonomy.groups import find_groups
 
 _Floats = npt.NDArray[np.floating]
@@ -67,7 +67,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     states, n = states_of(inputs, generated), generated.n_steps
     entropies = entropy_of(inputs, "step_entropy", generated.rows, generated.tokens, steps=n)
     entropy = entropies[:, -n:].astype(np.float32)
-    right, sides = generated.is_right, split_rows(find_groups(generated.rows), settings.seed)
+    groups = find_groups(generated.rows)
+    right, sides = generated.is_right, split_rows(groups, settings.seed)
     known = ~sides.is_test
     for rows in (sides.is_test, sides.held_back, known & ~sides.held_back):
         if rows.sum() < 2 or len(np.unique(right[rows])) < 2:
@@ -89,10 +90,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         "entropy alone": predict_by_entropy(entropy, right, sides.is_test),
         "always the commoner": np.full(test.shape, float(right[known].mean())),
     }
+    owners = groups.to_numpy()[sides.is_test]
     scores = pl.DataFrame(
-        [row for name, one in chances.items() for row in score(one > 0.5, test, name)]
+        [row for name, one in chances.items() for row in score(one > 0.5, test, name, owners)]
     )
-    steps, levels = _step_frame(chances, test), _level_frame(encoded > 0.5, test)
+    steps = _step_frame(chances, test, owners)
+    levels = _level_frame(encoded > 0.5, test, owners)
     return AnalysisResult(
         sentence=_sentence(scores, len(test)),
         frames={"scores": scores, "levels": levels, "steps": steps},
@@ -123,15 +126,17 @@ def split_rows(groups: npt.ArrayLike, seed: int) -> Sides:
 # -- how well a predictor does --------------------------------------------------------------
 
 
-def score(guessed: _Bools, is_right: _Bools, name: str) -> list[dict[str, object]]:
-    """Give a predictor's token and full-sequence accuracy with intervals over sequences.
+def score(
+    guessed: _Bools, is_right: _Bools, name: str, groups: npt.ArrayLike | None = None
+) -> list[dict[str, object]]:
+    """Give a predictor's token and full-sequence accuracy with intervals over groups, (n,).
 
     What it says and what is so are of shape (n, steps).
     """
     hit = guessed == is_right
     found = {
-        "tokens": normal_mean(hit.mean(axis=1), within=(0.0, 1.0)),
-        "full sequences": share_of(int(hit.all(axis=1).sum()), len(hit)),
+        "tokens": normal_mean(hit.mean(axis=1), groups, within=(0.0, 1.0)),
+        "full sequences": share_true(hit.all(axis=1), groups),
     }
     return [
         {"predictor": name, "of": what, **one.columns("accuracy", ends="")}
@@ -139,26 +144,27 @@ def score(guessed: _Bools, is_right: _Bools, name: str) -> list[dict[str, object
     ]
 
 
-def _step_frame(chances: dict[str, npt.NDArray[np.float64]], test: _Bools) -> pl.DataFrame:
+def _step_frame(
+    chances: dict[str, npt.NDArray[np.float64]], test: _Bools, groups: npt.NDArray[Any]
+) -> pl.DataFrame:
     """Token accuracy at each place."""
     return pl.DataFrame(
         [
-            {"predictor": name, "step": step}
-            | share_of(n_hit, len(test)).columns("accuracy", ends="")
+            {"predictor": name, "step": step} | share_true(hit, groups).columns("accuracy", ends="")
             for name, one in chances.items()
-            for step, n_hit in enumerate(((one > 0.5) == test).sum(axis=0).tolist(), start=1)
+            for step, hit in enumerate(((one > 0.5) == test).T, start=1)
         ]
     )
 
 
-def _level_frame(guessed: _Bools, test: _Bools) -> pl.DataFrame:
+def _level_frame(guessed: _Bools, test: _Bools, groups: npt.NDArray[Any]) -> pl.DataFrame:
     """Token and full-sequence accuracy at each score level."""
     level, hit = test.sum(axis=1), guessed == test
     inside = {one: hit[level == one] for one in np.unique(level).tolist()}
     return pl.DataFrame(
         [
             {"level": one, "n": len(rows), "tokens": float(rows.mean())}
-            | share_of(int(rows.all(axis=1).sum()), len(rows)).columns("full", ends="")
+            | share_true(rows.all(axis=1), groups[level == one]).columns("full", ends="")
             for one, rows in inside.items()
         ]
     )

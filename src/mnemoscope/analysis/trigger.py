@@ -163,13 +163,16 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         )
     rows = draw_rows(known, settings.n_sequences, settings.seed)
     changes = _changes(inputs, rows, settings.seed)
+    near = inputs.near_duplicates(rows["sequence_id"])
     groups = {
         name: places for name, places in members(groups_of(rows)).items() if len(places) >= _MINIMUM
     }
     shares = pl.DataFrame(
         [
             {"group": name, "n": len(places), "tokens": what}
-            | normal_mean(values[places], within=(0, 1)).columns("share", ends="")
+            | normal_mean(
+                values[places], near if near is None else near[places], within=(0, 1)
+            ).columns("share", ends="")
             for name, places in {"all": [*range(rows.height)], **groups}.items()
             for what, values in changes.shares().items()
         ]
@@ -183,7 +186,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "states": pl.DataFrame(
                 [
                     {"state": layer, "position": position + 1}
-                    | normal_mean(column, within=(0, 1)).columns("share", ends="")
+                    | normal_mean(column, near, within=(0, 1)).columns("share", ends="")
                     for layer in range(changes.by_state.shape[1])
                     for position, column in enumerate(changes.by_state[:, layer].T)
                 ]
@@ -191,7 +194,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "by_token": _by_token_frame(changes),
             "changes": _change_frame(changes, rows),
         },
-        figures=tuple(_figures(changes, tokens, groups)),
+        figures=tuple(_figures(changes, tokens, groups, near)),
         further=tuple(_further(inputs, changes)),
     )
 
@@ -295,7 +298,10 @@ def _sentence(shares: pl.DataFrame) -> str:
 
 
 def _figures(
-    changes: Changes, tokens: pl.DataFrame, groups: dict[str, list[int]]
+    changes: Changes,
+    tokens: pl.DataFrame,
+    groups: dict[str, list[int]],
+    near: npt.NDArray[np.int64] | None,
 ) -> Iterator[Chart | HeatMap]:
     """States, positions, tokens of the suffix, layers."""
     by_state = changes.by_state.mean(axis=0)
@@ -334,7 +340,10 @@ def _figures(
         series=tuple(
             series_of_estimates(
                 f"{name} ({len(places):,})",
-                [normal_mean(column, within=(0, 1)) for column in values[places].T],
+                [
+                    normal_mean(column, near if near is None else near[places], within=(0, 1))
+                    for column in values[places].T
+                ],
             )
             for name, places in groups.items()
         ),

@@ -31,7 +31,7 @@ _NOTHING = {
     "reference": "nothing is left that a model which never saw these sequences does not show",
     "painted": "nothing is left once the log-probability of each next token is taken off",
 }
-_COUNTED = ("no training", "one training", "two trainings")
+COUNTED = ("no training", "one training", "two trainings")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     if excess.n_trainings is not None and excess.n_trainings < FEWEST_TRAININGS:
         return Verdict(
             "unclear",
-            f"{_COUNTED[excess.n_trainings]} a source, which takes no side (three are needed): "
+            f"{COUNTED[excess.n_trainings]} a source, which takes no side (three are needed): "
             f"{found}{note}",
         )
     if excess.low > 0:

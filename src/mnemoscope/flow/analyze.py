@@ -33,6 +33,7 @@ from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import percent
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ def rows_for(study: Study, entry: Entry) -> Rows:
         plain = table.filter(is_plain(table, study.settings))
         lines.append(_of_split(study, plain, table.height))
         table, facts["rows"] = plain, "uniform by label"
-    return Rows(table, tuple(lines), facts)
+    facts["intervals"] = "by groups of near duplicates"
+    groups = find_groups(table).cast(pl.Int64).alias("near_duplicates")
+    return Rows(table.with_columns(groups), tuple(lines), facts)
 
 
 def _of_split(study: Study, plain: pl.DataFrame, n_kept: int) -> str:

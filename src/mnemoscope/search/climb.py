@@ -29,6 +29,7 @@ from mnemoscope.benchmark.baselines import (
 )
 from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE
+from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
@@ -745,7 +746,7 @@ def search_words(study: Study) -> list[str]:
         f"{counts['proposed']:,} proposed ({counts['same']:,} divide as another does, "
         f"{counts['too_small']:,} have a class of fewer than {wanted.minimum}).",
         _winner(best, wanted.objective),
-        _verdict(best),
+        final_verdict(best, len(wanted.seeds)),
         *(
             _compared(row, best, wanted.objective)
             for row in table.filter(kind="beside").iter_rows(named=True)
@@ -781,13 +782,18 @@ def _winner(best: Mapping[str, Any], objective: str) -> str:
     )
 
 
-def _verdict(best: Mapping[str, Any]) -> str:
-    """What the winner's excess says about memory."""
+def final_verdict(best: Mapping[str, Any], n_trainings: int) -> str:
+    """What the winner's excess, on so many trainings a source, says about memory."""
     if best["excess"] is None:
         return "No control trained, so its figure may come from the text alone."
     shown = final_figure(best, "excess")
     if best["excess_low"] is None:
         return f"Its excess is {shown} points, of too few near duplicates' groups for an interval."
+    if n_trainings < FEWEST_TRAININGS:
+        return (
+            f"Its excess is {shown} points, of {COUNTED[n_trainings]} a source, which takes no "
+            "side (three are needed: search.seeds=[0, 1, 2])."
+        )
     if best["excess_low"] > 0:
         return f"Its excess is {shown} points: attention shows more of it than the text gives away."
     if best["excess_high"] < 0:
