@@ -8,21 +8,18 @@ log-probability, each class is weighted to the share of the bin that all classes
 weights). Intervals draw groups of near duplicates.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
-from mnemoscope.stats import Estimate, Floats, draw_counts, interval_of
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, draw_within, estimate_of
 
 Ints = npt.NDArray[np.int64]
 
-FEWEST_GROUPS = 10
-"""Of a class; below it no interval is given."""
 _GAP_BINS, _LOGPROB_BINS = 4, 2
 _FOLDS = 5
 _N_RESAMPLES = 1000
@@ -92,20 +89,14 @@ def kept_by_class(survives: npt.NDArray[np.bool_], tried: Tried, *, seed: int) -
     Ends are NaN where a class has fewer than `FEWEST_GROUPS` groups, `matched` where no margin is
     common to all classes.
     """
-    shape = tried.n_classes, survives.shape[1]
-    plain, low, high = (np.full(shape, np.nan) for _ in range(3))
-    weights, matched = overlap_weights(tried), np.full(shape, np.nan)
-    for index in range(tried.n_classes):
-        rows = tried.classes == index
-        sums = _by_group(survives[rows].astype(np.float64), tried.groups[rows])
-        sizes = _by_group(np.ones((int(rows.sum()), 1)), tried.groups[rows])
-        plain[index] = sums.sum(axis=0) / sizes.sum()
-        if weights[rows].sum():
-            matched[index] = weights[rows] @ survives[rows]
-        if len(sums) >= FEWEST_GROUPS:
-            drawn = draw_counts(np.random.default_rng(seed + index), len(sums), _N_RESAMPLES)
-            shares = (drawn @ sums) / (drawn @ sizes)
-            low[index], high[index] = np.quantile(shares, [0.025, 0.975], axis=0)
+    drawn = _resamples(tried, np.random.default_rng(seed))
+    shares = _class_means(survives, tried, np.ones(len(survives)), drawn)
+    none = np.full((2, *shares.shape[1:]), np.nan)
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0) if len(shares) else none
+    plain, matched = (
+        _class_means(survives, tried, weights, np.ones((1, len(survives))))[0]
+        for weights in (np.ones(len(survives)), overlap_weights(tried))
+    )
     return Kept(plain, low, high, matched)
 
 
@@ -134,22 +125,17 @@ def specificities(lost: Floats, tried: Tried, *, seed: int) -> Iterator[tuple[in
     Yields:
         Class index, index of the part, figure.
     """
-    parts, masses = _class_sums(lost, tried, overlap_weights(tried))
-    drawn = draw_counts(np.random.default_rng(seed), len(masses), _N_RESAMPLES).astype(np.float64)
-    values = _means(parts, masses, np.ones((1, len(masses))))[0]
-    resampled = _means(parts, masses, drawn)
-    has_interval = min(_group_counts(masses)) >= FEWEST_GROUPS
+    weights = overlap_weights(tried)
+    drawn = _resamples(tried, np.random.default_rng(seed))
+    values = _class_means(lost, tried, weights, np.ones((1, len(lost))))[0]
+    resampled = _class_means(lost, tried, weights, drawn)
     for index in range(tried.n_classes):
         others = [one for one in range(tried.n_classes) if one != index]
         value = values[index] - values[others].mean(axis=0)
         draws = resampled[:, index] - resampled[:, others].mean(axis=1)
         for part in range(lost.shape[1]):
-            ends = interval_of(draws[:, part]) if has_interval else (None, None)
-            yield (
-                index,
-                part,
-                Specific(float(values[index, part]), Estimate(float(value[part]), *ends)),
-            )
+            estimate = estimate_of(float(value[part]), draws[:, part])
+            yield index, part, Specific(float(values[index, part]), estimate)
 
 
 @dataclass(frozen=True)
@@ -193,21 +179,22 @@ def causal_score(
     if tried.n_classes < 2 or fewest < FEWEST_GROUPS:
         return CausalScore(Estimate(None), None, None, None, -1, -1, -1, fewest)
     generator = np.random.default_rng(seed)
-    n_groups = len(np.unique(tried.groups))
-    folds = generator.permutation(n_groups) % _FOLDS
+    groups, place = np.unique(tried.groups, return_inverse=True)
+    folds = (generator.permutation(len(groups)) % _FOLDS)[place]
     found = _cross_fitted(lost, tried, folds)
     if found is None:
         return CausalScore(Estimate(None), None, None, None, -1, -1, -1, fewest)
-    drawn = draw_counts(generator, n_groups, _N_RESAMPLES).astype(np.float64)
-    value = float(found.measure(np.ones((1, n_groups)))[0])
+    once = np.ones((1, len(lost)))
+    value = float(found.measure(once)[0])
+    drawn = _resamples(tried, generator)
     chance = [
-        float(one.measure(np.ones((1, n_groups)))[0])
+        float(one.measure(once)[0])
         for labels in _permuted(tried, generator, n_permutations)
         if (one := _cross_fitted(lost, labels, folds)) is not None
     ]
     most = max(set(found.choices), key=found.choices.count)
     return CausalScore(
-        Estimate(value, *interval_of(found.measure(drawn))),
+        estimate_of(value, found.measure(drawn)),
         float(np.mean(chance)),
         float(np.quantile(chance, 0.95)),
         (1 + sum(one >= value for one in chance)) / (1 + len(chance)),
@@ -224,19 +211,20 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class _CrossFitted:
-    """Sums by group, and what was chosen without each fold."""
+    """What was chosen without each fold (n,), to be measured on it."""
 
-    parts: Floats
-    masses: Floats
+    lost: Floats
+    tried: Tried
+    weights: Floats
     folds: Ints
     choices: list[_Choice]
 
-    def measure(self, counts: Floats) -> Floats:
-        """Mean over folds of what was chosen without each; counts (resamples, groups)."""
+    def measure(self, counts: npt.NDArray[Any]) -> Floats:
+        """Mean over folds of what was chosen without each; counts (resamples, n)."""
         found = []
         for fold, (part, broken, spared) in enumerate(self.choices):
-            inside = counts * (self.folds == fold)
-            means = _means(self.parts[:, :, [part]], self.masses, inside)[..., 0]
+            inside = self.weights * (self.folds == fold)
+            means = _class_means(self.lost[:, [part]], self.tried, inside, counts)[..., 0]
             found.append(means[:, broken] - means[:, spared])
         with np.errstate(invalid="ignore"):
             return np.asarray(np.nanmean(found, axis=0))
@@ -244,17 +232,17 @@ class _CrossFitted:
 
 def _cross_fitted(lost: Floats, tried: Tried, folds: Ints) -> _CrossFitted | None:
     """Choose part and pair outside each fold; None where a class is missing there."""
-    parts, masses = _class_sums(lost, tried, overlap_weights(tried))
+    weights, once = overlap_weights(tried), np.ones((1, len(lost)))
     pairs = list(permutations(range(tried.n_classes), 2))
     choices = []
     for fold in range(_FOLDS):
-        means = _means(parts, masses, (folds != fold)[None].astype(np.float64))[0]
+        means = _class_means(lost, tried, weights * (folds != fold), once)[0]
         gaps = np.stack([means[first] - means[second] for first, second in pairs])
         if np.isnan(gaps).any():
             return None
         pair, part = np.unravel_index(int(gaps.argmax()), gaps.shape)
         choices.append(_Choice(int(part), *pairs[int(pair)]))
-    return _CrossFitted(parts, masses, folds, choices)
+    return _CrossFitted(lost, tried, weights, folds, choices)
 
 
 def _permuted(tried: Tried, generator: np.random.Generator, n: int) -> Iterator[Tried]:
@@ -277,32 +265,19 @@ def _commonest(values: Ints, place: Ints) -> Ints:
     return found
 
 
-def _by_group(values: Floats, groups: Ints) -> Floats:
-    """Sums of (n, columns) over groups, (groups, columns)."""
-    _, place = np.unique(groups, return_inverse=True)
-    sums: Floats = csr_array((np.ones(len(place)), (place, np.arange(len(place))))) @ values
-    return sums
+def _resamples(tried: Tried, generator: np.random.Generator) -> npt.NDArray[np.int32]:
+    """How often each sequence counts where groups are drawn, (resamples, n)."""
+    return draw_within(tried.classes, generator, _N_RESAMPLES, groups=tried.groups)
 
 
-def _class_sums(values: Floats, tried: Tried, weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted sums by group and class: of values (groups, classes, parts), of weights (…, 1)."""
-    groups, place = np.unique(tried.groups, return_inverse=True)
-    shape = len(groups), tried.n_classes
-    cell = place * tried.n_classes + tried.classes
-    columns = np.arange(len(cell))
-    summing = csr_array((weights, (cell, columns)), shape=(shape[0] * shape[1], len(cell)))
-    masses = summing.sum(axis=1).reshape(*shape, 1)
-    return (summing @ values).reshape(*shape, -1), masses
-
-
-def _means(sums: Floats, masses: Floats, counts: Floats) -> Floats:
-    """Class means (resamples, classes, parts) where groups count so often, (resamples, groups)."""
-    above, below = (np.tensordot(counts, one, axes=1) for one in (sums, masses))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(above / below)
-
-
-def _group_counts(masses: Floats) -> Sequence[Any]:
-    """Groups of each class that count."""
-    counted: list[Any] = (masses[..., 0] > 0).sum(axis=0).tolist()
-    return counted
+def _class_means(
+    values: npt.NDArray[Any], tried: Tried, weights: Floats, counts: npt.NDArray[Any]
+) -> Floats:
+    """Weighted class means of values (n, columns): (resamples, classes, columns)."""
+    found = []
+    for index in range(tried.n_classes):
+        rows = tried.classes == index
+        counted = counts[:, rows] * weights[rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append((counted @ values[rows]) / counted.sum(axis=1, keepdims=True))
+    return np.stack(found, axis=1)
