@@ -76,6 +76,14 @@ def test_own_and_true_suffix_stand_side_by_side(text_of, benchmark) -> None:
     assert "The choices of sequences side by side:" not in text_of(benchmark)
 
 
+def test_a_benchmark_of_an_earlier_version_is_shown_too(text_of, benchmark) -> None:
+    rows = {
+        source: {name: value for name, value in row.items() if name != "n_groups"}
+        for source, row in benchmark.rows.items()
+    }
+    assert text_of(replace(benchmark, rows=rows)) == text_of(benchmark)
+
+
 def test_matched_figures_are_called_weak_or_say_why_there_are_none(
     text_of, benchmark, build_benchmark
 ) -> None:
