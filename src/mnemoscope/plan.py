@@ -32,6 +32,7 @@ from mnemoscope.pipeline.published_split import read_published, take_published_p
 from mnemoscope.pipeline.trainings import (
     check_inputs,
     controlled_taxonomies,
+    n_choosing,
     n_trainings,
     settings_of,
 )
@@ -690,6 +691,9 @@ def find_cost(
         n_channels = 2 if TABLE[source].reads == "tokens" else shape.n_layers
         seconds = _training_seconds(settings, grid, need, n_channels, settings.train.preset)
         training.append(trainings.get(source, 0) * seconds)
+        if source == "model":
+            first = _training_seconds(settings, grid[:1], need, n_channels, settings.train.preset)
+            training[0] += n_choosing(len({name for name, _ in need.samples})) * first
     return Cost(
         each,
         _range(*(_bytes(n * each * n_stores) for n in (need.n_least, need.n_maps))),
@@ -814,6 +818,11 @@ def _rows(
         memory = f"{_bytes(cost.weights)} + {_bytes(cost.activations)}"
         yield "memory: weights + a batch", memory, "the same weights"
     yield "CNNs for the figures", f"{trainings['model']:,}", f"{published.n_trainings:,}"
+    yield (
+        "CNNs that choose the reader",
+        f"{n_choosing(len({name for name, _ in need.samples})):,}",
+        "none",
+    )
     controls = [name for name in (*CNNS, *BASELINES) if name not in ATTENTION]
     shown = [f"{name} {trainings[name]:,}" for name in controls if name in trainings]
     yield "trainings for the controls", ", ".join(shown) or "none", "none"

@@ -23,6 +23,7 @@ from mnemoscope.benchmark.baselines import (
     fit_baseline,
     logprob_features,
     map_statistics,
+    ngram_dimensions,
     ngram_logits,
     permute_labels,
 )
@@ -122,6 +123,25 @@ def test_no_shared_ngram_is_no_crash() -> None:
     fit = ngram_logits(train, np.array([0, 0, 1, 1]), train + 100, 0)
     np.testing.assert_allclose(fit.probabilities, 0.5, atol=1e-6)
     assert not fit.did_train
+
+
+def test_the_dimensions_of_the_ngrams_are_found_on_the_training_texts_alone() -> None:
+    generator = np.random.default_rng(0)
+    train, asked = generator.integers(0, 9, (40, 12)), generator.integers(0, 9, (7, 12))
+    first, second = ngram_dimensions(train, asked, seed=0)
+    assert first.shape == (40, 39)  # one fewer than sequences
+    assert second.shape == (7, 39)
+    again, alone = ngram_dimensions(train, asked[:2], seed=0)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_allclose(alone, second[:2], atol=1e-12)
+    counts = count_ngrams(train, train)[0].log1p().toarray()
+    own, wanted = (one @ one.T for one in (first, counts))
+    np.testing.assert_allclose(own, wanted, atol=0.1 * wanted.max())  # all but one dimension
+
+
+def test_texts_that_share_no_ngram_have_no_dimension() -> None:
+    first, second = ngram_dimensions(np.arange(12).reshape(4, 3), np.zeros((2, 3), int), seed=0)
+    assert (first.shape, second.shape) == ((4, 0), (2, 0))
 
 
 def planted_tokens(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

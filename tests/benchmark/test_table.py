@@ -25,17 +25,28 @@ SHARES = {
     "planted": 0.9,
     "painted": 0.85,
 }
+ONCE = {
+    "ngram": 0.4,
+    "logits": 0.95,
+    "blind_statistics": 0.1,
+    "reference_statistics": 0.5,
+    "control_statistics": 0.0,
+    "planted_statistics": 0.9,
+    "rest": 0.4,
+    "rest_and_model": 0.6,
+    "prefix_logits": 0.9,
+}
 
 
 @pytest.fixture(scope="module")
 def predictions() -> pl.DataFrame:
-    """Every source; the model with two settings; n-grams and logits run once."""
+    """Every source; the model with two settings; regressions on controls run once."""
     parts = []
     for salt, (source, share) in enumerate(SHARES.items()):
         for setting in ("k6-f10-mean", "k8-f16-max")[: 1 + (source == "model")]:
             seeds = {seed: noisy(TRUE, share, 10 * salt + seed + len(setting)) for seed in SEEDS}
             parts.append(predictions_of(source, TRUE, seeds, setting=setting))
-    for source, share in (("ngram", 0.4), ("logits", 0.95)):
+    for source, share in ONCE.items():
         parts.append(predictions_of(source, TRUE, {0: noisy(TRUE, share, 99)}, setting="-"))
     return pl.concat(parts)
 
@@ -77,21 +88,77 @@ def test_figures_equal_scikit_learn_on_all_predictions(predictions, source: str)
     )
 
 
-def test_the_excess_is_over_the_three_controls_and_in_the_model_row_alone(predictions) -> None:
+@pytest.mark.parametrize(
+    ("reader", "controls"),
+    [
+        ("model", ("blind", "ngram", "reference")),
+        ("statistics", ("blind_statistics", "ngram", "reference_statistics")),
+    ],
+)
+def test_the_excess_of_a_reader_is_over_what_the_same_reader_sees(
+    predictions, reader: str, controls: tuple[str, ...]
+) -> None:
     table = score(predictions, seed=3)
     votes = {
         source: collect_votes(predictions.filter(pl.col("source") == source), 3, where="x")
-        for source in ("model", "blind", "ngram", "reference")
+        for source in controls
     }
-    model = votes.pop("model")
-    wanted = measure_excess(model, votes, n_resamples=200, seed=3)
-    row = row_of(table, "model")
+    own = collect_votes(predictions.filter(pl.col("source") == reader), 3, where="x")
+    wanted = measure_excess(own, votes, n_resamples=200, seed=3)
+    row = row_of(table, reader)
     found = (row["excess"], row["excess_low"], row["excess_high"], row["excess_over"])
     assert found == (wanted.value, wanted.low, wanted.high, wanted.strongest)
-    assert row["excess_over"] == "ngram"
+    assert row["excess_over"] == {"model": "ngram", "statistics": "reference_statistics"}[reader]
     assert row["verdict_kind"] == "adds"
-    others = table.filter(pl.col("source") != "model")
-    assert others["excess"].null_count() == others["verdict"].null_count() == 8
+
+
+def test_only_the_models_attention_has_an_excess(predictions: pl.DataFrame) -> None:
+    others = score(predictions).filter(~pl.col("source").is_in(["model", "statistics"]))
+    assert others["excess"].null_count() == others["verdict"].null_count() == others.height == 14
+
+
+def test_the_gain_is_of_one_regression_with_and_without_the_models_attention(predictions) -> None:
+    table = score(predictions, seed=3)
+    without, whole = (
+        collect_votes(predictions.filter(pl.col("source") == source), 3, where="x")
+        for source in ("rest", "rest_and_model")
+    )
+    wanted = measure_excess(whole, {"rest": without}, n_resamples=200, seed=3)
+    row = row_of(table, "statistics")
+    assert (row["gain"], row["gain_low"], row["gain_high"]) == (
+        wanted.value,
+        wanted.low,
+        wanted.high,
+    )
+    assert (
+        row["gain"] == row_of(table, "rest_and_model")["min_f1"] - row_of(table, "rest")["min_f1"]
+    )
+    assert row["gain_low"] > 0
+    assert row_of(table, "model")["gain"] is None
+    alone = score(predictions.filter(pl.col("source") != "rest"))
+    assert row_of(alone, "statistics")["gain"] is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "headline"),
+    [
+        (None, "model"),
+        ({"model": 0.5, "statistics": 0.5}, "model"),
+        ({"model": 0.5, "statistics": 0.6}, "statistics"),
+        ({"model": 0.6, "statistics": 0.5}, "model"),
+    ],
+)
+def test_the_headline_is_the_reader_that_did_better_in_training(
+    predictions, choice: dict[str, float] | None, headline: str
+) -> None:
+    """On the evaluation sequences the CNNs do better, and that does not count."""
+    table = score(predictions, choice=None if choice is None else {TAXONOMY: choice})
+    rows = {name: row_of(table, name) for name in ("model", "statistics")}
+    assert rows["model"]["min_f1"] > rows["statistics"]["min_f1"]
+    assert [name for name, row in rows.items() if row["is_headline"]] == [headline]
+    shown = {name: row["choice_min_f1"] for name, row in rows.items()}
+    assert shown == (choice or {"model": None, "statistics": None})
+    assert row_of(table, "blind")["is_headline"] is None
 
 
 def test_a_source_that_did_not_train_has_no_figures(predictions: pl.DataFrame) -> None:

@@ -4,19 +4,22 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from mnemoscope.benchmark.baselines import all_statistics, blind_maps
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import PaintedMaps
-from mnemoscope.pipeline import capture
+from mnemoscope.maps.views import PaintedMaps, TensorMaps
+from mnemoscope.pipeline import capture, map_statistics
 from mnemoscope.pipeline import train as jobs
-from mnemoscope.pipeline.train import job_maps, jobs_of, sample_rows, true_labels
+from mnemoscope.pipeline.capture import shown_tokens
+from mnemoscope.pipeline.train import SampleRows, job_maps, jobs_of, sample_rows, true_labels
 from mnemoscope.pipeline.trainings import n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -106,6 +109,92 @@ def test_further_inputs_leave_the_present_trainings_valid(study: Study, tiny_stu
     """Same keys: what a study has trained is not trained again for another input."""
     before = {job.key for job in jobs_of(Study(tiny_studies["report"])) if job.seed == 0}
     assert before <= {job.key for job in jobs_of(study)}
+
+
+def test_the_regressions_read_both_poolings_of_their_own_maps(study: Study) -> None:
+    found = {job.source: job for job in jobs_of(study) if "statistics" in job.source}
+    rows = sample_rows(study, found["statistics"].sample)
+    tokens = shown_tokens(study.sequences, rows.evaluation)
+    for name, role in {
+        "statistics": "model",
+        "control_statistics": "model",
+        "reference_statistics": "reference",
+    }.items():
+        maps = TensorMaps(maps_of(study, role, "both"))
+        wanted = all_statistics(maps, tokens).astype(np.float32)
+        np.testing.assert_array_equal(jobs._inputs(study, found[name], rows)[1], wanted)
+    wanted = all_statistics(blind_maps(tokens), tokens).astype(np.float32)
+    seen = jobs._inputs(study, found["blind_statistics"], rows)[1]
+    np.testing.assert_array_equal(seen, wanted)
+    assert len({job.key for job in found.values()}) == len(found) == 4
+
+
+def test_statistics_are_kept_once_and_computed_where_they_are_not(study, monkeypatch) -> None:
+    rows = study.read("samples.parquet").sample(fraction=1, shuffle=True, seed=1)[:40]
+    assert not list(map_statistics.statistics_tasks(study, "model"))
+    kept = map_statistics.statistics_of(study, "model", rows)
+    monkeypatch.setattr(map_statistics, "_ROWS", 7)  # other blocks, none of which is kept
+    missing = list(map_statistics.statistics_tasks(study, "model"))
+    assert sum(task.rows.height for task in missing) == rows_of_samples(study)
+    np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
+
+
+def rows_of_samples(study: Study) -> int:
+    return study.read("samples.parquet").select("sequence_id", "suffix").n_unique()
+
+
+def test_the_nested_regression_adds_the_models_statistics_to_all_that_is_free(study) -> None:
+    found = {job.source: job for job in jobs_of(study) if job.setting is None}
+    rows = sample_rows(study, found["rest"].sample)
+    seen = {
+        name: [one.reshape(len(one), -1) for one in jobs._inputs(study, found[name], rows)]
+        for name in ("statistics", "reference_statistics", "rest", "rest_and_model")
+    }
+    for side, own in enumerate((rows.train, rows.evaluation)):
+        wide, without, model, reference = (
+            seen[name][side]
+            for name in ("rest_and_model", "rest", "statistics", "reference_statistics")
+        )
+        assert wide.shape == (own.height, without.shape[1] + model.shape[1])
+        for part, whole in ((model, wide), (reference, wide), (reference, without)):
+            assert set(part[0]) <= set(whole[0])
+        assert not set(model[0]) - {0.0, 1.0} <= set(without[0])
+
+
+def training_rows() -> SampleRows:
+    """120 rows of 3 classes in groups of 4 alike, and evaluation rows apart."""
+    ids = np.arange(120)
+    train = pl.DataFrame({"sequence_id": ids, "class_index": ids // 4 % 3, "group": ids // 4})
+    evaluation = pl.DataFrame({"sequence_id": [500], "class_index": [0], "group": [500]})
+    return SampleRows(train, evaluation, ("a", "b", "c"))
+
+
+def test_readers_are_chosen_on_folds_of_the_training_rows_whole_groups_apart() -> None:
+    rows = training_rows()
+    folds = [jobs.fold_rows(rows, fold) for fold in range(jobs.FOLDS)]
+    assert pl.concat([one.evaluation for one in folds]).sort("sequence_id").equals(rows.train)
+    for one in folds:
+        both = pl.concat([one.train, one.evaluation]).sort("sequence_id")
+        assert both.equals(rows.train)
+        assert not set(one.train["group"]) & set(one.evaluation["group"])
+        assert one.train["class_index"].n_unique() == one.evaluation["class_index"].n_unique() == 3
+
+
+def test_rows_that_cannot_be_folded_give_no_choice() -> None:
+    rows = training_rows()
+    alike = replace(rows, train=rows.train.with_columns(group=pl.lit(1)))
+    lacking = replace(rows, train=rows.train.filter(pl.col("class_index") < 2))
+    assert jobs.fold_rows(alike, 0) is None
+    assert jobs.fold_rows(lacking, 0) is None
+
+
+def test_the_choice_is_kept_and_names_the_headline(study: Study) -> None:
+    chosen = dict(study.read("choice.parquet").select("source", "min_f1").iter_rows())
+    assert set(chosen) == {"model", "statistics"}
+    rows = study.read("benchmark.parquet").filter(pl.col("source").is_in(list(chosen)))
+    assert dict(rows.select("source", "choice_min_f1").iter_rows()) == chosen
+    (headline,) = rows.filter("is_headline")["source"]
+    assert chosen[headline] == max(chosen.values())
 
 
 def test_controls_go_to_the_taxonomies_named(study: Study) -> None:

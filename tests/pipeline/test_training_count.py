@@ -47,12 +47,19 @@ def test_the_count_is_the_product_written_out() -> None:
         "statistics": 5,
         "control": 5 * 1 * 2,
         "planted": 5 * 1 * 2,
+        "control_statistics": 5,
+        "planted_statistics": 5,
         "blind": 5 * 1 * 3,
+        "blind_statistics": 5,
         "ngram": 5,
         "logits": 5,
+        "prefix_logits": 5,
         "reference": 5 * 1 * 3,
         "painted": 5 * 1 * 2,
-        "total": 120 + 5 + 10 + 10 + 15 + 5 + 5 + 15 + 10,
+        "reference_statistics": 5,
+        "rest": 5,
+        "rest_and_model": 5,
+        "total": 120 + 10 + 10 + 10 + 15 + 15 + 10 * 5,
     }
     bare = n_trainings(settings(benchmark={"controls": False}), 5, False, 5)
     assert bare == {"model": 15, "statistics": 5, "total": 20}
@@ -82,6 +89,7 @@ def test_seeds_of_baselines_and_of_the_control_task() -> None:
     chosen = settings(train={"seeds": [4, 5, 6]})
     assert seeds_of(chosen, "model") == seeds_of(chosen, "blind") == [4, 5, 6]
     assert seeds_of(chosen, "control") == seeds_of(chosen, "ngram") == [4]
+    assert seeds_of(chosen, "control_statistics") == [4]
 
 
 @pytest.mark.parametrize(

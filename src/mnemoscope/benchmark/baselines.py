@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +31,8 @@ BLIND_CHANNELS = ("same token earlier", "after the same token")
 
 MAX_NGRAMS = 50_000
 """Most n-grams kept, the commonest first; enough for every one of a few thousand sequences."""
+
+TEXT_DIMENSIONS = 64
 
 STATISTICS = (
     *(
@@ -174,6 +177,23 @@ def count_ngrams(
     )
 
 
+def ngram_dimensions(
+    train_tokens: np.ndarray, eval_tokens: np.ndarray, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of n-grams, ln(1 + count), in their 64 largest dimensions; (n, at most 64) each.
+
+    Found on the training sequences by singular value decomposition (latent semantic analysis).
+    No column where fewer than two n-grams or sequences are there.
+    """
+    counts = [one.log1p() for one in count_ngrams(train_tokens, eval_tokens)]
+    dimensions = min(TEXT_DIMENSIONS, counts[0].shape[1] - 1, counts[0].shape[0] - 1)
+    if dimensions < 1:
+        return np.empty((len(train_tokens), 0)), np.empty((len(eval_tokens), 0))
+    reducer = TruncatedSVD(dimensions, random_state=seed).fit(counts[0])
+    train, asked = map(reducer.transform, counts)
+    return train, asked
+
+
 def _codes(tokens: np.ndarray, base: int) -> tuple[np.ndarray, np.ndarray]:
     """Number every 1- and 2-gram: a · base + b + 1, where b + 1 is 0 for the 1-gram a."""
     first = tokens.astype(np.int64) * base
@@ -198,12 +218,14 @@ def _matrix(
 def classify_logprobs(
     train_logprobs: np.ndarray, train_labels: np.ndarray, eval_logprobs: np.ndarray, seed: int
 ) -> BaselineFit:
-    """The positive control: tell the classes apart by what the model's output alone gives away.
+    """Tell the classes apart by what the model's output alone gives away.
 
-    Natural log-probabilities of each true suffix token given all before it, (n, suffix), finite.
+    Natural log-probabilities, (n, places), finite. Of each true suffix token given all before it
+    they are a positive control, and circular: memorized *means* that every suffix token is the best
+    one. Of the best token at each place of the prefix they are not.
     """
     if not (np.isfinite(train_logprobs).all() and np.isfinite(eval_logprobs).all()):
-        raise ValueError("logits: a log-probability of the suffix is not finite")
+        raise ValueError("logits: a log-probability is not finite")
     estimator = HistGradientBoostingClassifier(
         max_iter=100, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed
     )
@@ -213,7 +235,7 @@ def classify_logprobs(
 
 
 def logprob_features(logprobs: np.ndarray) -> np.ndarray:
-    """Log-probabilities by position, in ascending order, and their sum: (n, 2 · suffix + 1).
+    """Log-probabilities by position, in ascending order, and their sum: (n, 2 · places + 1).
 
     Sorted, "the third least likely token" is one column; a tree would seek it at each place.
     """

@@ -285,7 +285,12 @@ def estimate_auc(votes: Votes, *, seed: int, n_resamples: int) -> tuple[Estimate
 
 
 def measure_excess(
-    model: Votes, controls: Mapping[str, Votes], *, n_resamples: int, seed: int
+    model: Votes,
+    controls: Mapping[str, Votes],
+    *,
+    n_resamples: int,
+    seed: int,
+    reader: str = "model",
 ) -> Excess:
     """Measure the excess alignment of one taxonomy.
 
@@ -298,6 +303,7 @@ def measure_excess(
             classes.
         n_resamples: bootstrap resamples.
         seed: of the bootstrap.
+        reader: the source that `model` is of.
 
     Raises:
         ValueError: no control, or one that was evaluated on other sequences or classes.
@@ -308,7 +314,8 @@ def measure_excess(
     varied = _vary_each(sources, sequences)
     strongest = max(controls, key=lambda name: varied[name].whole.value)
     _, low, high = _over_largest(varied)
-    cnns = [len(np.unique(one.seeds)) for name, one in sources.items() if TABLE[name].fit is None]
+    read = {reader: model, **controls}
+    cnns = [len(np.unique(one.seeds)) for name, one in read.items() if TABLE[name].fit is None]
     found = Excess(
         value=varied["model"].whole.value - varied[strongest].whole.value,
         low=low,

@@ -4,7 +4,7 @@ Trainings, inputs, names and what the excess counts are read off this table. A n
 entry here and, for a baseline, a function of `benchmark.baselines`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 
@@ -13,25 +13,31 @@ class Source(NamedTuple):
 
     Attributes:
         group: "attention" is what is asked; "free" needs no memory, and the excess is counted over
-            the largest of these; "check" shows how low and how high figures can go.
-        reads: what it sees: the model's maps, the reference's, tokens or log-probabilities;
-            `painted` are the model's log-probabilities spread over the reference's maps.
+            the largest of these; "nested" is one regression on all of these, and the same with the
+            model's attention; "check" shows how low and how high figures can go.
+        reads: what it sees: the model's maps, the reference's, tokens, log-probabilities of the
+            suffix or of the best token at each place of the prefix; `painted` are the model's
+            log-probabilities spread over the reference's maps, `rest` is tokens and reference,
+            `all` these and the model's maps.
         name: how it is called.
         detail: what it is, beside the name.
         column: where it stands in the table on the terminal; of two in one column the better;
             empty for nowhere.
         fit: function of `benchmark.baselines`, fitted once a sample; None for CNNs.
+        reader: what reads it, the CNNs or the regression on statistics; a control is held against
+            the attention that the same reader read, and one of "any" against both.
         phrase: what it is, inside a sentence.
         is_permuted: whether the labels it learns are permuted.
         mark: share of the suffix's attention that marks the class, see `maps.views.MarkedMaps`.
     """
 
-    group: Literal["attention", "free", "check"]
-    reads: Literal["maps", "reference", "tokens", "logprobs", "painted"]
+    group: Literal["attention", "free", "nested", "check"]
+    reads: Literal["maps", "reference", "tokens", "logprobs", "painted", "prefix", "rest", "all"]
     name: str
     detail: str
     column: str
     fit: str | None = None
+    reader: Literal["cnn", "regression", "any"] = "cnn"
     phrase: str = ""
     is_permuted: bool = False
     mark: float = 0.0
@@ -56,9 +62,10 @@ TABLE = {
         "attention",
         "maps",
         "Regression",
-        "on pooled statistics",
-        "regression",
+        "on statistics of the model's maps",
+        "model",
         fit="classify_statistics",
+        reader="regression",
     ),
     "control": Source(
         "check",
@@ -77,6 +84,27 @@ TABLE = {
         is_permuted=True,
         mark=MARK,
     ),
+    "control_statistics": Source(
+        "check",
+        "maps",
+        "Control task",
+        "the same regression, labels permuted",
+        "control",
+        fit="classify_statistics",
+        reader="regression",
+        is_permuted=True,
+    ),
+    "planted_statistics": Source(
+        "check",
+        "maps",
+        "Planted mark",
+        f"the same regression, {100 * MARK:g} % of the suffix's attention",
+        "",
+        fit="classify_statistics",
+        reader="regression",
+        is_permuted=True,
+        mark=MARK,
+    ),
     "blind": Source(
         "free",
         "tokens",
@@ -85,6 +113,16 @@ TABLE = {
         "best blind",
         phrase="a CNN on the tokens alone",
     ),
+    "blind_statistics": Source(
+        "free",
+        "tokens",
+        "Blind regression",
+        "on statistics of the tokens' repetitions",
+        "best blind",
+        fit="classify_statistics",
+        reader="regression",
+        phrase="a regression on the tokens' repetitions",
+    ),
     "ngram": Source(
         "free",
         "tokens",
@@ -92,15 +130,26 @@ TABLE = {
         "regression on tokens",
         "best blind",
         fit="ngram_logits",
+        reader="any",
         phrase="a regression on token n-grams",
     ),
     "logits": Source(
         "check",
         "logprobs",
         "Logits",
-        "suffix log-probabilities",
+        "suffix log-probabilities; circular",
         "logits",
         fit="classify_logprobs",
+        reader="any",
+    ),
+    "prefix_logits": Source(
+        "check",
+        "prefix",
+        "Prefix logits",
+        "best token's log-probability, prefix alone",
+        "prefix logits",
+        fit="classify_logprobs",
+        reader="any",
     ),
     "reference": Source(
         "free",
@@ -118,6 +167,34 @@ TABLE = {
         "painted",
         phrase="a CNN on log-probabilities painted over the reference's attention",
     ),
+    "reference_statistics": Source(
+        "free",
+        "reference",
+        "Reference regression",
+        "on statistics of its maps",
+        "reference",
+        fit="classify_statistics",
+        reader="regression",
+        phrase="a regression on statistics of the reference model's attention",
+    ),
+    "rest": Source(
+        "nested",
+        "rest",
+        "Text and reference",
+        "in one regression",
+        "",
+        fit="classify_statistics",
+        reader="any",
+    ),
+    "rest_and_model": Source(
+        "nested",
+        "all",
+        "The same and the model",
+        "in one regression",
+        "",
+        fit="classify_statistics",
+        reader="any",
+    ),
 }
 
 
@@ -127,14 +204,26 @@ def _chosen(rule: Callable[[Source], bool]) -> tuple[str, ...]:
 
 ATTENTION = _chosen(lambda source: source.group == "attention")
 MEMORY_FREE = _chosen(lambda source: source.group == "free")
-"""A min-F1 is held against these; the largest counts."""
+"""A min-F1 is held against those of its reader (`of_reader`); the largest counts."""
 PLANTED = _chosen(lambda source: source.mark > 0)
 """What a reader must find before its silence on the model's attention says anything."""
 PAINTED = _chosen(lambda source: source.reads == "painted")
 """Held against inputs that know the next token (`presets.KNOWS_NEXT`) beside `MEMORY_FREE`."""
+NESTED = _chosen(lambda source: source.group == "nested")
+"""Without and with the model's attention: the difference is its nested gain."""
 CHECKS = _chosen(lambda source: source.group == "check")
-SOURCES = (*ATTENTION, *MEMORY_FREE, *CHECKS)
+SOURCES = (*ATTENTION, *MEMORY_FREE, *NESTED, *CHECKS)
 """All, in the order of tables and charts."""
 CNNS = _chosen(lambda source: source.fit is None)
 BASELINES = _chosen(lambda source: source.fit is not None)
 TEXT_ALONE = _chosen(lambda source: source.group == "free" and source.reads == "tokens")
+
+
+def of_reader(names: Iterable[str], attention: str) -> tuple[str, ...]:
+    """Those of these sources that the reader of `attention` read, or that need no reader.
+
+    >>> of_reader(MEMORY_FREE, "statistics")
+    ('blind_statistics', 'ngram', 'reference_statistics')
+    """
+    reader = TABLE[attention].reader
+    return tuple(name for name in names if TABLE[name].reader in (reader, "any"))

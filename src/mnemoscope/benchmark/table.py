@@ -1,8 +1,9 @@
 """The benchmark table: from the long table of predictions to one row a taxonomy and source.
 
-The model's row also carries the excess over the controls, the verdict, and its figures on
-sequences that look alike to the blind baseline. Where the controls have fewer CNN settings, the
-excess counts the model's trainings with those settings alone: like is held against like.
+The rows of the model's attention, one a reader (CNNs and regression), also carry the excess over
+the controls that the same reader read, the verdict, and the figures on sequences that look alike to
+the blind baseline. Where the controls have fewer CNN settings, the excess counts the model's
+trainings with those settings alone: like is held against like.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,16 @@ from mnemoscope.benchmark.excess import (
 )
 from mnemoscope.benchmark.matched import match_on_scores
 from mnemoscope.benchmark.sources import (
+    ATTENTION,
     CNNS,
     MEMORY_FREE,
+    NESTED,
     PAINTED,
     PLANTED,
     SOURCES,
     TABLE,
     TEXT_ALONE,
+    of_reader,
 )
 from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import (
@@ -81,8 +85,12 @@ _COLUMNS: _Columns = {
     # averaged over trained runs; one a pair.
     "auc_pairs": pl.List(pl.String),
     **_share("auc", kind=_SHARES),
-    # From here on in the model's row alone. The control that the excess is over; the kind
-    # of verdict ("adds", "unclear", "nothing", "cannot") and its sentence.
+    # From here on in the rows of the model's attention alone. Min-F1 cross-validated within the
+    # training rows, by which the better of the two readers is chosen, and whether it is this one.
+    "choice_min_f1": pl.Float64,
+    "is_headline": pl.Boolean,
+    # The control of the same reader that the excess is over; the kind of verdict ("adds",
+    # "unclear", "nothing", "cannot") and its sentence.
     **_share("excess"),
     "excess_over": pl.String,
     # By how much the largest of the controls would lie above the model by chance were all equal;
@@ -108,9 +116,13 @@ _COLUMNS: _Columns = {
     "difference_before": pl.Float64,
     "difference_after": pl.Float64,
     "matched_note": pl.String,
-    # Min-F1 of all the model's CNNs minus that of the regression on statistics of the same maps,
+    # In the CNNs' row: their min-F1 minus that of the regression on statistics of the same maps,
     # paired as the excess is.
     **_share("over_statistics"),
+    # In the regression's row: what the model's statistics add to text and reference in one
+    # regression, min-F1 with them minus without, paired; and the same of each pair's AUC.
+    **_share("gain"),
+    **_share("gain_auc", kind=_SHARES),
 }
 
 BENCHMARK_SCHEMA = pl.Schema(_COLUMNS)
@@ -177,6 +189,7 @@ def score_benchmark(
     seed: int = 0,
     control_settings: Sequence[str] | None = None,
     knows_next: Sequence[str] = KNOWS_NEXT,
+    choice: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pl.DataFrame:
     """Judge every taxonomy on every source.
 
@@ -190,6 +203,8 @@ def score_benchmark(
             these alone. None: all.
         knows_next: inputs of the CNNs that know the next token; their excess is over the painted
             control too.
+        choice: for each taxonomy min-F1 of the readers (`model`, `statistics`) within the training
+            rows; the larger is the headline, the CNNs where they are equal or none is given.
 
     Returns:
         Columns as in `BENCHMARK_SCHEMA`; taxonomies in the order of `classes`, sources in that
@@ -205,6 +220,8 @@ def score_benchmark(
         present = [source for source in SOURCES if source in set(own_runs["source"])]
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
+        chosen = (choice or {}).get(taxonomy, {})
+        headline = max(ATTENTION, key=lambda one: chosen.get(one, 0.0))
         for source in present:
             row: dict[str, Any] = {
                 "taxonomy": taxonomy,
@@ -214,13 +231,19 @@ def score_benchmark(
             row |= _training_columns(own_runs.filter(pl.col("source") == source))
             if source in judged:
                 row |= judged[source].columns()
-            if source == "model":
-                inputs = {name.rpartition("-")[2] for name in like.settings}
+            if source in ATTENTION:
+                row["choice_min_f1"] = chosen.get(source)
+                row["is_headline"] = source == headline
+                of_excess = like if source == "model" else _Like(judged, [], row["n_runs"])
+                inputs = {name.rpartition("-")[2] for name in of_excess.settings}
                 free = [*MEMORY_FREE, *(PAINTED if inputs & set(knows_next) else ())]
-                free = [name for name in free if name in present]
-                row |= _excess_columns(like, free, present, tuple(names), row["training_min_f1"])
-                row |= _matched_columns(judged)
+                free = [name for name in of_reader(free, source) if name in present]
+                row |= _excess_columns(source, of_excess, free, present, tuple(names), row)
+                row |= _matched_columns(source, judged)
+            if source == "model":
                 row |= _regression_columns(judged)
+            elif source == "statistics":
+                row |= _gain_columns(judged)
             rows.append(row)
     return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
 
@@ -322,29 +345,32 @@ def _training_columns(runs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _excess_columns(
+    source: str,
     like: _Like,
     free: Sequence[str],
     present: Sequence[str],
     names: tuple[str, ...],
-    training_min_f1: float | None,
+    row: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The excess of the model's attention over the controls `free`, and the verdict."""
     judged = like.judged
+    reader = "CNN" if TABLE[source].fit is None else "regression"
     controls = tuple(free)
     failed = tuple(name for name in controls if name not in judged)
-    if "model" not in judged or len(failed) == len(controls):
+    if source not in judged or len(failed) == len(controls):
         return _verdict_columns(
             BenchmarkFigures(
                 names,
-                "model" in judged,
+                source in judged,
                 controls=controls,
                 failed_controls=failed,
                 has_like_runs=like.n_runs > 0 or not controls,
+                reader=reader,
             )
         )
-    model = judged["model"]
+    model = judged[source]
     ran = {name: judged[name].votes for name in controls if name in judged}
-    found = measure_excess(model.votes, ran, **model.resampling)
+    found = measure_excess(model.votes, ran, reader=source, **model.resampling)
     f1 = _per_class("f1", model.found.f1)
     figures = BenchmarkFigures(
         classes=names,
@@ -354,9 +380,10 @@ def _excess_columns(
         excess=found,
         controls=controls,
         failed_controls=failed,
-        training_min_f1=training_min_f1,
+        training_min_f1=row["training_min_f1"],
         interval_note=why_no_interval(model.votes),
-        finds_mark=_finds_mark(judged, present),
+        finds_mark=_finds_mark(source, judged, present),
+        reader=reader,
     )
     return {
         **_verdict_columns(figures),
@@ -370,9 +397,9 @@ def _excess_columns(
     }
 
 
-def _finds_mark(judged: Mapping[str, _Judged], present: Sequence[str]) -> bool | None:
-    """Whether the CNNs tell planted marks apart better than by guessing; None if not tried."""
-    tried = [name for name in PLANTED if name in present]
+def _finds_mark(source: str, judged: Mapping[str, _Judged], present: Sequence[str]) -> bool | None:
+    """Whether the reader tells planted marks apart better than by guessing; None if not tried."""
+    tried = [name for name in of_reader(PLANTED, source) if name in present]
     if not tried:
         return None
     found = [judged[name] for name in tried if name in judged]
@@ -386,10 +413,11 @@ def _verdict_columns(figures: BenchmarkFigures) -> dict[str, Any]:
     return {"verdict_kind": verdict.kind, "verdict": verdict.sentence}
 
 
-def _matched_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
+def _matched_columns(source: str, judged: Mapping[str, _Judged]) -> dict[str, Any]:
     """The model on sequences matched by the better blind baseline, and that baseline there."""
-    min_f1 = {name: judged[name].found.min_f1.value for name in TEXT_ALONE if name in judged}
-    if "model" not in judged or not min_f1:
+    blind = [name for name in of_reader(TEXT_ALONE, source) if name in judged]
+    min_f1 = {name: judged[name].found.min_f1.value for name in blind}
+    if source not in judged or not min_f1:
         return {}
     best = max(min_f1, key=lambda name: min_f1[name] or 0.0)
     votes = judged[best].votes
@@ -405,7 +433,7 @@ def _matched_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
         return columns
     model, text = (
         _Judged(judged[name].votes.at(match.rows), **judged[name].resampling).found
-        for name in ("model", best)
+        for name in (source, best)
     )
     return {
         **columns,
@@ -422,6 +450,19 @@ def _regression_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
         return {}
     found = measure_objective(pair, "excess", **judged["model"].resampling)
     return found.columns("over_statistics")
+
+
+def _gain_columns(judged: Mapping[str, _Judged]) -> dict[str, Any]:
+    """What the model's attention adds where the controls stand beside it in one regression."""
+    without, whole = NESTED
+    if without not in judged or whole not in judged:
+        return {}
+    model = judged[whole]
+    found = measure_excess(
+        model.votes, {without: judged[without].votes}, reader=whole, **model.resampling
+    )
+    gain = Estimate(found.value, found.low, found.high)
+    return {**gain.columns("gain"), **_per_class("gain_auc", found.auc)}
 
 
 def _per_class(name: str, found: Sequence[Estimate] | None) -> dict[str, list[Any]]:
@@ -452,7 +493,7 @@ def score_inputs(
     # A setting ends in its input: k6-f10-mean.
     inputs = list(dict.fromkeys(name.rpartition("-")[2] for name in own["setting"]))
     if whole is not None and len(inputs) == 1:
-        same = whole.filter(pl.col("source").is_in([*TEXT_ALONE, *CNNS]))
+        same = whole.filter(pl.col("source").is_in([*of_reader(TEXT_ALONE, "model"), *CNNS]))
         return same.with_columns(pl.lit(inputs[0]).alias("input")).select(INPUTS_SCHEMA.names())
     tables = []
     for name in inputs:
@@ -481,5 +522,5 @@ def _belongs_to(name: str) -> pl.Expr:
     return (
         (source.is_in(of_maps) & (ending == name))
         | (source.is_in(of_reference) & (ending == ("mean" if name in OF_TWO_MODELS else name)))
-        | source.is_in(list(TEXT_ALONE))
+        | source.is_in(of_reader(TEXT_ALONE, "model"))
     )

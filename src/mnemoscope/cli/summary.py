@@ -6,16 +6,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mnemoscope.benchmark.sources import SOURCES, TABLE
+from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, of_reader
 from mnemoscope.pipeline.label import aliases_of, samples_of, sharing_of
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
 from mnemoscope.study.folder import Study
-from mnemoscope.words import UNKNOWN, figure, percent
+from mnemoscope.words import figure, percent
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
-    dict.fromkeys(TABLE[name].column for name in SOURCES if name != "model" and TABLE[name].column)
+    dict.fromkeys(TABLE[one].column for one in SOURCES if TABLE[one].column not in ("", "model"))
 )
 
 
@@ -26,26 +26,35 @@ def print_summary(study: Study) -> None:
     samples = samples_of(study)
     trained = [name for name, entry in samples.items() if "impossible" not in entry]
     if trained and rows:
-        table = Table("", "model", *_COLUMNS, "excess", title="min-F1, %")
+        table = Table("", "reader", "model", *_COLUMNS, "excess", title="min-F1, %")
         for sample in trained:
             found = rows.get(sample, {})
-            own, excess = UNKNOWN, UNKNOWN
-            if "model" in found:
-                own = figure(found["model"], "min_f1", ends="")
-                excess = figure(found["model"], "excess", signed=True)
-            best = [percent(_best(found, column), unit=False) for column in _COLUMNS]
-            table.add_row(str(list(samples).index(sample) + 1), own, *best, excess)
+            for reader in [one for one in ATTENTION if one in found]:
+                own = {one: found[one] for one in of_reader(SOURCES, reader) if one in found}
+                best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
+                table.add_row(
+                    str(list(samples).index(sample) + 1) if reader == ATTENTION[0] else "",
+                    TABLE[reader].name + (" *" if reader == _headline(found) else ""),
+                    figure(found[reader], "min_f1", ends=""),
+                    *best,
+                    figure(found[reader], "excess", signed=True),
+                )
         page.print(table)
         page.print(
-            "regression: on pooled statistics of the same attention, no CNN; best blind: the "
-            "better of CNN and n-grams on the tokens alone"
+            "* the better reader on the training sequences. Regression: on statistics of the same "
+            "attention, no CNN. Each reader beside what it reads of the controls; best blind: the "
+            "better of it and n-grams on the tokens alone. Logits are circular: memorized means "
+            "that every suffix token is the best one"
         )
     for number, (sample, entry) in enumerate(samples.items(), 1):
-        model = rows.get(sample, {}).get("model", {})
-        page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(model)}")
-        verdict = model.get("verdict")
-        if verdict:
-            page.print(f"   {verdict}")
+        found = rows.get(sample, {})
+        row = found.get(_headline(found), {})
+        page.print(f"{number}  {sample}: {_counts(sample, entry)}{_groups(row)}")
+        if row.get("verdict"):
+            page.print(f"   {TABLE[row['source']].name}: {row['verdict']}")
+        if found.get("statistics", {}).get("gain") is not None:
+            gain = figure(found["statistics"], "gain", signed=True, gap=" ")
+            page.print(f"   In one regression attention adds {gain} points to text and reference.")
     for name, alias in aliases_of(study).items():
         number = list(samples).index(alias.of) + 1
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
@@ -100,6 +109,12 @@ def _rows(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
         for row in read_benchmark(study).iter_rows(named=True):
             found.setdefault(row["taxonomy"], {})[row["source"]] = row
     return found
+
+
+def _headline(found: dict[str, dict[str, Any]]) -> str:
+    """The reader chosen within the training rows; the CNNs where none was."""
+    chosen = [one for one, row in found.items() if row.get("is_headline")]
+    return chosen[0] if chosen else ATTENTION[0]
 
 
 def _best(found: dict[str, dict[str, Any]], column: str) -> float | None:

@@ -78,6 +78,26 @@ def teacher_forced(
     return TeacherForced(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+def best_logprobs(
+    lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Log-probability of the likeliest next token at every place, (n, T) float32, at most 0.
+
+    Column i is what tokens up to and with i foretell. Arguments and errors as `teacher_forced`.
+    """
+    table = check_tokens(lm, tokens, prefix=1)
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            logits = last_logits(lm, prepend_bos(lm, batch), batch.shape[1])
+            places = [logits[:, at].float() for at in range(logits.shape[1])]
+            columns = [one.amax(dim=1) - one.logsumexp(dim=1) for one in places]
+        return torch.stack(columns, dim=1).cpu().numpy()
+
+    none = np.empty((0, table.shape[1]), dtype=np.float32)
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
+
+
 def next_token_entropy(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int
 ) -> npt.NDArray[np.float32]:

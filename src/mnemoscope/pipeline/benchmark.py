@@ -40,7 +40,7 @@ from mnemoscope.cluster.engine import current_engine, run_tasks
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import made_folder, write_json, write_parquet
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
-from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
 from mnemoscope.stats import RankCorrelation
 from mnemoscope.study.folder import Study, is_study, stage_named
@@ -69,6 +69,7 @@ class ScoreTask(NamedTuple):
         predictions: the taxonomy's, see `score_benchmark`.
         runs: the taxonomy's trainings.
         classes: the taxonomy's name and class names.
+        choice: min-F1 of its readers within the training rows.
         options: of `score_benchmark`, the same for all.
     """
 
@@ -76,6 +77,7 @@ class ScoreTask(NamedTuple):
     predictions: pl.DataFrame
     runs: pl.DataFrame
     classes: dict[str, list[str]]
+    choice: dict[str, dict[str, float]]
     options: dict[str, Any]
 
 
@@ -95,6 +97,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
             "seed": settings.seed,
             "control_settings": of_controls.unique(maintain_order=True).to_list() or None,
         }
+        chosen = _choice(study)
         possible = {k: one for k, one in samples_of(study).items() if "impossible" not in one}
         tasks = [
             ScoreTask(
@@ -102,6 +105,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
                 predictions.filter(pl.col("taxonomy") == name),
                 runs.filter(pl.col("taxonomy") == name),
                 {name: entry["trained_classes"]},
+                {name: chosen.get(entry["taxonomy"], {})},
                 options,
             )
             for place, (name, entry) in enumerate(possible.items())
@@ -128,7 +132,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
 def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
     """Score one taxonomy; returns its place, its benchmark rows, and those of each input."""
     known = task.predictions, task.runs, task.classes
-    frame = score_benchmark(*known, **task.options)
+    frame = score_benchmark(*known, choice=task.choice, **task.options)
     return task.place, frame, score_inputs(*known, whole=frame, **task.options)
 
 
@@ -152,6 +156,15 @@ def load_comparison(study: Study) -> Comparison:
             f"{path}: damaged. Run 'mnemoscope benchmark {study.folder} --redo'."
         ) from None
     return Comparison(study.read(COMPARISON_FILE), correlations, conclusions)
+
+
+def _choice(study: Study) -> dict[str, dict[str, float]]:
+    """What the headline is chosen by, by taxonomy; empty where an earlier version trained."""
+    found: dict[str, dict[str, float]] = {}
+    if (study.folder / CHOICE_FILE).is_file():
+        for row in study.read(CHOICE_FILE).iter_rows(named=True):
+            found.setdefault(row["taxonomy"], {})[row["source"]] = row["min_f1"]
+    return found
 
 
 def _predictions(study: Study) -> pl.DataFrame:

@@ -31,7 +31,7 @@ from mnemoscope.lm.continue_ import (
     scan_memorized,
 )
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
-from mnemoscope.lm.probe import suffix_logprobs
+from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
 from mnemoscope.maps.format import POOLED, StoreMeta, flatten, pack_shard
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.folder import Study, versions
@@ -244,11 +244,22 @@ def check_scan(
 def logprobs_of(
     settings: StudySettings, model: LanguageModel, tokens: np.ndarray, rows: pl.DataFrame
 ) -> pl.DataFrame:
-    """Log-probabilities of the tokens of each suffix: `sequence_id`, `logprobs` list<f32>."""
-    size = settings.model.batch_size
-    values = suffix_logprobs(model, tokens, batch_size=size, prefix=tokens.shape[1] // 2)
+    """What the output says: `sequence_id`, and two columns list<f32> of log-probabilities.
+
+    `logprobs` of the tokens of each suffix; `prefix_best` of the best token at each place of the
+    prefix, of which the last foretells the first suffix token.
+    """
+    size, prefix = settings.model.batch_size, tokens.shape[1] // 2
+    columns = {
+        "logprobs": suffix_logprobs(model, tokens, batch_size=size, prefix=prefix),
+        "prefix_best": best_logprobs(model, tokens[:, :prefix], batch_size=size),
+    }
     return rows.select(
-        "sequence_id", pl.Series("logprobs", values.tolist(), dtype=pl.List(pl.Float32))
+        "sequence_id",
+        *(
+            pl.Series(name, values.tolist(), dtype=pl.List(pl.Float32))
+            for name, values in columns.items()
+        ),
     )
 
 

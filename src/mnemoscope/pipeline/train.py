@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
 from mnemoscope.benchmark.baselines import (
@@ -22,25 +23,20 @@ from mnemoscope.benchmark.baselines import (
     BaselineFit,
     all_statistics,
     blind_maps,
+    ngram_dimensions,
     permute_labels,
 )
-from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.cnn.files import save_cnn
+from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.store import MapStore
-from mnemoscope.maps.views import (
-    DifferenceMaps,
-    MapSource,
-    MarkedMaps,
-    PaintedMaps,
-    Pooling,
-    StackedMaps,
-)
+from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, PaintedMaps
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
     NEXT_FILE,
@@ -49,7 +45,17 @@ from mnemoscope.pipeline.capture import (
     shown_tokens,
 )
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
+from mnemoscope.pipeline.map_statistics import (
+    READ,
+    TOKENS,
+    both_poolings,
+    keep_statistics,
+    statistics_of,
+    statistics_tasks,
+    stored_maps,
+)
 from mnemoscope.pipeline.trainings import (
+    FOLDS,
     check_inputs,
     controlled_taxonomies,
     seeds_of,
@@ -61,9 +67,14 @@ from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
 
+CHOICE_FILE = "choice.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
 RUNS_FILE = "runs.parquet"
 _MOST_ON_ACCELERATOR = 4
+_ROLES = {"maps": "model", "reference": "reference", "tokens": TOKENS}
+"""Whose maps a source reads."""
+_LOGPROBS = {"logprobs": "logprobs", "prefix": "prefix_best"}
+"""Column of `LOGPROBS_FILE` that a source reads."""
 _FACTS = ("loss", "train_balanced_accuracy", "train_min_f1", "p_value", "did_train")
 
 
@@ -74,6 +85,8 @@ class Job:
     Attributes:
         source: what it reads, one of `benchmark.sources.SOURCES`.
         key: hash of everything that decides the result.
+        fold: of the training rows, the part that is asked in place of the evaluation rows, to
+            choose between readers; None for the trainings that count.
     """
 
     study: str
@@ -85,6 +98,7 @@ class Job:
     control_seed: int
     key: str
     device: str = "cpu"
+    fold: int | None = None
 
     @property
     def cnn_path(self) -> Path:
@@ -142,15 +156,62 @@ def jobs_of(study: Study) -> Iterator[Job]:
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
             if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
                 continue  # an earlier version captured
+            if TABLE[source].reads == "prefix" and not _has_prefix_logprobs(study):
+                continue
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
                     yield make_job(study, sample, rows, source, setting, seed)
 
 
+def fold_rows(rows: SampleRows, fold: int) -> SampleRows | None:
+    """Fold the training rows: one of `FOLDS` parts is asked, the others train.
+
+    Groups of near duplicates stay whole. None where a side would lack a class.
+    """
+    train = rows.train.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
+    classes, groups = train["class_index"].to_numpy(), train["group"].to_numpy()
+    smallest = np.bincount(classes, minlength=len(rows.classes)).min()
+    if smallest < FOLDS or len(np.unique(groups)) < FOLDS:
+        return None
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    kept, asked = list(folds.split(classes, classes, groups))[fold]
+    if any(len(np.unique(classes[side])) < len(rows.classes) for side in (kept, asked)):
+        return None
+    return SampleRows(rows.train[kept], rows.train[asked], rows.classes)
+
+
+def choice_jobs(study: Study) -> Iterator[Job]:
+    """Trainings within the training rows, by which a taxonomy's better reader is chosen.
+
+    Of the CNNs the first setting and seed. On its main sample, whose choice its repetitions take
+    over; no job where this cannot be folded.
+    """
+    settings = study.settings
+    for sample, entry in samples_of(study).items():
+        if "impossible" in entry or entry["taxonomy"] != sample:
+            continue
+        parts = [fold_rows(sample_rows(study, sample), fold) for fold in range(FOLDS)]
+        for fold, rows in enumerate(parts):
+            for source in ATTENTION:
+                if rows is None or None in parts:
+                    continue
+                setting, seed = settings_of(settings, source)[0], seeds_of(settings, source)[0]
+                yield replace(make_job(study, sample, rows, source, setting, seed), fold=fold)
+
+
+def _has_prefix_logprobs(study: Study) -> bool:
+    """False where an earlier version captured."""
+    return _LOGPROBS["prefix"] in study.read(LOGPROBS_FILE).columns
+
+
 def run_job(job: Job) -> str:
     """Train, predict the evaluation sequences and write both; returns the job's key."""
     study = Study(job.study)
-    return run_job_on(study, job, sample_rows(study, job.sample))
+    rows: SampleRows | None = sample_rows(study, job.sample)
+    if rows is not None and job.fold is not None:
+        rows = fold_rows(rows, job.fold)
+    assert rows is not None
+    return run_job_on(study, job, rows)
 
 
 def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
@@ -207,9 +268,9 @@ def _fit_baseline(
     study: Study, job: Job, rows: SampleRows
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Fit a baseline's regression or boosting; the outcome is like a CNN's."""
-    train, evaluation = (_inputs(study, job, part) for part in (rows.train, rows.evaluation))
+    train, evaluation = _inputs(study, job, rows)
     fit = getattr(baselines, TABLE[job.source].fit or "")
-    found: BaselineFit = fit(train, rows.train["class_index"].to_numpy(), evaluation, job.seed)
+    found: BaselineFit = fit(train, _labels(job, rows)[0], evaluation, job.seed)
     tensors = {
         "predicted": torch.from_numpy(found.predicted[None].astype(np.int16)),
         "probabilities": torch.from_numpy(found.probabilities.astype(np.float32)),
@@ -217,16 +278,36 @@ def _fit_baseline(
     return tensors, {name: getattr(found, name) for name in (*_FACTS, "seconds")}
 
 
-def _inputs(study: Study, job: Job, rows: pl.DataFrame) -> np.ndarray:
-    """A baseline's input for each row, shape (rows, columns)."""
-    reads = TABLE[job.source].reads
-    if reads == "logprobs":
-        joined = rows.select("sequence_id").join(
-            study.read(LOGPROBS_FILE), on="sequence_id", how="left", maintain_order="left"
-        )
-        return np.stack(joined["logprobs"].to_list()).astype(np.float32)
-    tokens = shown_tokens(study.sequences, rows)
-    return tokens if reads == "tokens" else all_statistics(job_maps(study, job, rows), tokens)
+def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
+    """A baseline's input for the training and the evaluation rows, (rows, columns) or by layer."""
+    source, parts = TABLE[job.source], (rows.train, rows.evaluation)
+    if column := _LOGPROBS.get(source.reads):
+        table = study.read(LOGPROBS_FILE).select("sequence_id", column)
+        joined = [
+            part.select("sequence_id").join(
+                table, on="sequence_id", how="left", maintain_order="left"
+            )
+            for part in parts
+        ]
+        return [np.stack(one[column].to_list()).astype(np.float32) for one in joined]
+    tokens = [shown_tokens(study.sequences, part) for part in parts]
+    if source.fit == "ngram_logits":
+        return tokens
+    if source.mark:
+        found = []
+        for part, own, labels in zip(parts, tokens, _labels(job, rows), strict=True):
+            maps = both_poolings(study, "model", part)
+            marked = MarkedMaps(maps, torch.from_numpy(labels), source.mark)
+            found.append(all_statistics(marked, own).astype(np.float32))
+        return found
+    if source.group != "nested":
+        return [statistics_of(study, _ROLES[source.reads], part) for part in parts]
+    roles = [TOKENS, *(["reference"] if "reference" in study.record["models"] else [])]
+    roles += ["model"] if source.reads == "all" else []
+    blocks = [[statistics_of(study, role, part) for part in parts] for role in roles]
+    blocks.append([*ngram_dimensions(tokens[0], tokens[1], seed=job.seed)])
+    sides = zip(*blocks, strict=True)
+    return [np.concatenate([one.reshape(len(one), -1) for one in side], axis=1) for side in sides]
 
 
 def _labels(job: Job, rows: SampleRows) -> tuple[np.ndarray, np.ndarray]:
@@ -265,12 +346,11 @@ def job_maps(study: Study, job: Job, rows: pl.DataFrame) -> MapSource:
     role = "reference" if source.reads == "reference" else "model"
     pooling = job.setting.pooling if job.setting else "mean"
     if pooling == "both":
-        mean, largest = _stored(study, role, rows, "mean"), _stored(study, role, rows, "max")
-        return StackedMaps(mean, largest)
+        return both_poolings(study, role, rows)
     if pooling == "difference":
-        model, reference = (_stored(study, one, rows, "mean") for one in ("model", "reference"))
+        model, reference = (stored_maps(study, one, rows, "mean") for one in ("model", "reference"))
         return DifferenceMaps(model, reference)
-    return _stored(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
+    return stored_maps(study, heads_role(role) if pooling == "heads" else role, rows, pooling)
 
 
 def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
@@ -280,12 +360,6 @@ def _next_logprobs(study: Study, rows: pl.DataFrame) -> torch.Tensor:
         study.read(NEXT_FILE), on=keys, how="left", maintain_order="left"
     )
     return torch.from_numpy(np.stack(found["logprobs"].to_list()).astype(np.float32))
-
-
-def _stored(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
-    """One tensor of the stored maps of these rows."""
-    store = MapStore(maps_folder(study, role), verify=False)
-    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
 
 
 @dataclass(frozen=True)
@@ -357,8 +431,8 @@ def make_job(
         basis.append("all labels permuted")
     if mark := TABLE[source].mark:
         basis.append(f"mark {mark}")
-    if source == "statistics":
-        basis.append(ALL_STATISTICS)
+    if TABLE[source].fit == "classify_statistics":
+        basis.append([READ, *ALL_STATISTICS])
     device = study.settings.train.device if setting else "cpu"
     if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
         basis.append(device)
@@ -369,7 +443,8 @@ def make_job(
 def _source_identity(study: Study, source: str, setting: CnnSetting | None) -> list[str]:
     """What decides a source's maps or tokens apart from the rows; own suffixes need the model."""
     is_of_two = setting is not None and setting.pooling in OF_TWO_MODELS
-    has_reference = is_of_two or TABLE[source].needs_reference
+    is_read = is_of_two or TABLE[source].needs_reference or TABLE[source].group == "nested"
+    has_reference = is_read and "reference" in study.record["models"]
     roles = ("model", "reference") if has_reference else ("model",)
     models = [study.record["models"][role] for role in roles]
     return [
@@ -390,7 +465,8 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
     """Train what is missing, then collect all predictions and training figures.
 
     Writes `cnn/`, `predictions.parquet` (taxonomy, source, setting, seed, epoch, sequence_id,
-    true, predicted, probabilities) and `runs.parquet` (one row per training).
+    true, predicted, probabilities), `runs.parquet` (one row per training) and `choice.parquet`
+    (taxonomy, source, min_f1: cross-validated within the training rows).
     """
     study.require("label")
     study.require("capture")
@@ -401,14 +477,35 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
             for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
                 if folder.is_dir():
                     MapStore(folder)  # verifies every shard's checksum once
-        todo = [job for job in jobs if not is_finished(job)]
+        choosing = list(choice_jobs(study))
+        every = [*jobs, *choosing]
+        todo = [job for job in every if not is_finished(job)]
         workers = _n_processes(study)
-        with track("Training", total=len(jobs), unit="CNNs and baselines") as progress:
-            progress.advance(len(jobs) - len(todo))
+        _keep_statistics(study, todo, workers)
+        with track("Training", total=len(every), unit="CNNs and baselines") as progress:
+            progress.advance(len(every) - len(todo))
             for _ in run_tasks(run_job, todo, workers=workers, gpus=training_gpus(study)):
                 progress.advance()
         _gather(study, jobs)
-        counts |= {"trainings": len(jobs)}
+        study.write(CHOICE_FILE, _chosen(study, choosing))
+        counts |= {"trainings": len(jobs), "choosing": len(choosing)}
+
+
+def _keep_statistics(study: Study, jobs: list[Job], workers: int) -> None:
+    """Compute statistics of the maps that the jobs read, each once."""
+    read = {
+        TABLE[job.source].reads for job in jobs if TABLE[job.source].fit == "classify_statistics"
+    }
+    names = {"rest": ("tokens", "reference"), "all": ("tokens", "reference", "maps")}
+    roles = {_ROLES[one] for name in read for one in names.get(name, (name,))}
+    known = [one for one in sorted(roles) if one == TOKENS or one in study.record["models"]]
+    tasks = [task for role in known for task in statistics_tasks(study, role)]
+    if not tasks:
+        return
+    sizes = {task.path: task.rows.height for task in tasks}
+    with track("Statistics of maps", total=sum(sizes.values())) as progress:
+        for path in run_tasks(keep_statistics, tasks, workers=workers):
+            progress.advance(sizes[path])
 
 
 def _n_processes(study: Study) -> int:
@@ -462,3 +559,20 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
     study.write(PREDICTIONS_FILE, pl.concat(predictions))
     study.write(RUNS_FILE, pl.DataFrame(runs))
+
+
+def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
+    """Min-F1 of each reader of each taxonomy over the folds of its training rows, summed."""
+    confusions: dict[tuple[str, str], np.ndarray] = {}
+    for job in jobs:
+        rows = fold_rows(sample_rows(study, job.sample), job.fold or 0)
+        assert rows is not None
+        predicted, n_classes = load_outcome(job).predicted, len(rows.classes)
+        one = confusion_matrix(true_labels(job, rows), predicted, n_classes)
+        key = job.sample, job.source
+        confusions[key] = confusions[key] + one if key in confusions else one
+    return pl.DataFrame(
+        [(*key, min_f1(one)) for key, one in confusions.items()],
+        schema={"taxonomy": pl.String, "source": pl.String, "min_f1": pl.Float64},
+        orient="row",
+    )

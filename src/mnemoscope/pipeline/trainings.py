@@ -13,6 +13,8 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import parse_taxonomy
 
 _POOLED = ("mean", "max")
+FOLDS = 2
+"""Parts of the training rows on which the better reader is chosen: a CNN and a regression each."""
 
 
 def n_trainings(
@@ -29,6 +31,11 @@ def n_trainings(
         if found := each * (n_samples if source in always else n_controlled):
             counts[source] = found
     return counts | {"total": sum(counts.values())}
+
+
+def n_choosing(n_taxonomies: int) -> int:
+    """Count the CNNs by which the reader of each taxonomy is chosen."""
+    return FOLDS * n_taxonomies
 
 
 def sources_of(settings: StudySettings, has_reference: bool, *, is_controlled: bool) -> list[str]:

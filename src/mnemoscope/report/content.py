@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.benchmark.published import published_table
-from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, TABLE
+from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED, TABLE, of_reader
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
@@ -58,6 +58,7 @@ Record = dict[str, Any]
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),
     ("Without any memory", MEMORY_FREE),
+    ("All in one regression", NESTED),
     ("Checks", CHECKS),
 )
 """The order of every chart."""
@@ -170,6 +171,18 @@ class Benchmark:
         return self.rows.get("model")
 
     @property
+    def headline(self) -> Record | None:
+        """The row of the reader chosen within the training rows; the CNNs' where none was."""
+        chosen = [row for row in self.rows.values() if row.get("is_headline")]
+        return chosen[0] if chosen else self.model
+
+    @property
+    def gain(self) -> Estimate | None:
+        """What attention adds to text and reference in one regression; None where not measured."""
+        gain: Estimate | None = self.rows.get("statistics", {}).get("gain")
+        return None if gain is None or gain.value is None else gain
+
+    @property
     def groups(self) -> list[tuple[str, list[Record]]]:
         """Titles and rows in the order of every chart, groups without rows left out."""
         found = [
@@ -180,24 +193,30 @@ class Benchmark:
 
     @property
     def verdict(self) -> str | None:
-        """What the excess is worth, a sentence; None without one."""
-        return self.model["verdict"] if self.model else None
+        """What the excess of the headline is worth, a sentence; None without one."""
+        return self.headline["verdict"] if self.headline else None
 
     @property
     def excess(self) -> Estimate | None:
-        """Min-F1 on the model's attention minus the best without memory; None without verdict."""
-        return self.model["excess"] if self.model and self.verdict is not None else None
+        """The headline's min-F1 minus the best without memory; None without verdict."""
+        return self.headline["excess"] if self.headline and self.verdict is not None else None
 
     @property
     def best(self) -> Best | None:
         """The larger of blind baseline and reference model, None when neither was measured."""
-        free = {one: row["min_f1"].value for one, row in self.rows.items() if one in MEMORY_FREE}
+        free = {one: self.rows[one]["min_f1"].value for one in self._free}
         found = [Best(one, value) for one, value in free.items() if value is not None]
         return max(found, key=lambda best: best.value, default=None)
 
+    @property
+    def _free(self) -> list[str]:
+        """What the headline is held against: of the same reader, without memory."""
+        reader = self.headline["source"] if self.headline else "model"
+        return [one for one in of_reader(MEMORY_FREE, reader) if one in self.rows]
+
     def best_of_class(self, index: int) -> float | None:
         """The best F1 of one class among the sources without memory."""
-        rows = [self.rows[one]["f1"] for one in MEMORY_FREE if one in self.rows]
+        rows = [self.rows[one]["f1"] for one in self._free]
         values = [f1[index].value for f1 in rows if f1]
         return max((value for value in values if value is not None), default=None)
 
@@ -206,12 +225,12 @@ class Benchmark:
         """Judged by the kind of the verdict."""
         if self.impossible:
             return Standing.IMPOSSIBLE
-        model = self.model
-        if model is None or not model["did_train"] or model["min_f1"].value is None:
+        row = self.headline
+        if row is None or not row["did_train"] or row["min_f1"].value is None:
             return Standing.UNTRAINED
         if self.excess is None or self.excess.value is None:
             return Standing.UNCONTROLLED
-        return _OF_KIND[model["verdict_kind"]]
+        return _OF_KIND[row["verdict_kind"]]
 
 
 @dataclass(frozen=True)
@@ -416,7 +435,11 @@ def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iter
 
 def _inputs(table: pl.DataFrame) -> Iterator[Record]:
     """The model's row for each input of the CNNs, beside the best without memory."""
-    free = table.filter(pl.col("source").is_in(MEMORY_FREE)).drop_nulls("min_f1").sort("min_f1")
+    free = (
+        table.filter(pl.col("source").is_in(of_reader(MEMORY_FREE, "model")))
+        .drop_nulls("min_f1")
+        .sort("min_f1")
+    )
     best = {row["input"]: row["min_f1"] for row in records(free)}
     for row in records(table.filter(source="model")):
         yield row | {"best": best.get(row["input"], NO_ESTIMATE)}

@@ -14,6 +14,7 @@ import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.benchmark.published import Conclusion
+from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import write_text
 from mnemoscope.localize.regions import layer_profile
@@ -171,9 +172,9 @@ def _panel(taxonomy: TaxonomyResult, place: int, n_panels: int) -> Record:
     def along(value: float | None) -> float | None:
         return None if value is None else plot_x + plot_width * value
 
-    every = [
-        row for _, rows in taxonomy.main.groups for row in rows if row["source"] != "statistics"
-    ]
+    headline = taxonomy.main.headline
+    shown = {*of_reader(SOURCES, headline["source"] if headline else "model")} - {*NESTED}
+    every = [row for _, rows in taxonomy.main.groups for row in rows if row["source"] in shown]
     best, n_classes = taxonomy.main.best, len(taxonomy.classes)
     panel: Record = {
         "x": left,

@@ -19,16 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import yaml
-from sklearn.decomposition import TruncatedSVD
 
 from mnemoscope.benchmark.baselines import (
     blind_maps,
     classify_statistics,
-    count_ngrams,
     map_statistics,
+    ngram_dimensions,
 )
 from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
-from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE
+from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
 from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
@@ -75,7 +74,6 @@ PARTS = ("train", "select", "final")
 MODEL_MEASURES = ("prefix_perplexity", "suffix_perplexity", "prior_gain")
 """Columns measured with the model; null unless memorized, because no node needs them there."""
 _SHARES = {"train": 0.5, "select": 0.2}  # the rest is final
-_TEXT_DIMENSIONS = 64
 _MOST_PROPOSALS = 20
 """Most proposals per wanted candidate: most spaces have fewer divisions than names."""
 _FINAL_COLUMNS = [f"{name}{end}" for name in OBJECTIVES for end in ("", "_low", "_high")]
@@ -560,13 +558,10 @@ class CheapScorer:
         tokens = shown_tokens(self._study.sequences, self._rows.select("sequence_id", "suffix"))
         is_train = (self._rows["part"] == "train").to_numpy()
         blind = map_statistics(blind_maps(tokens)).reshape(len(tokens), -1)
-        known, counts = count_ngrams(tokens[is_train], tokens)
-        dimensions = min(_TEXT_DIMENSIONS, known.shape[1] - 1, known.shape[0] - 1)
-        if dimensions < 1:
-            return blind
-        reducer = TruncatedSVD(dimensions, random_state=self._study.settings.search.seed)
-        reducer.fit(known.log1p())
-        return np.concatenate([blind, reducer.transform(counts.log1p())], axis=1)
+        _, counts = ngram_dimensions(
+            tokens[is_train], tokens, seed=self._study.settings.search.seed
+        )
+        return np.concatenate([blind, counts], axis=1)
 
 
 def _votes(runs: Sequence[tuple[int, np.ndarray, np.ndarray]], rows: pl.DataFrame) -> Votes:
@@ -664,7 +659,9 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
     """The trainings of one candidate: the model's and the controls of its excess."""
     name, rows = candidate.taxonomy.name, candidate.rows
     usable = "reference" in stored_roles(study)
-    controls = [one for one in MEMORY_FREE if usable or TABLE[one].reads != "reference"]
+    controls = [
+        one for one in of_reader(MEMORY_FREE, "model") if usable or TABLE[one].reads != "reference"
+    ]
     return [
         make_job(study, name, rows, source, setting, seed, rung.preset)
         for source in ("model", *controls)

@@ -88,7 +88,7 @@ STAGES: tuple[Stage, ...] = (
         "train",
         ("label", "capture"),
         (*_TRAIN, *(f"benchmark.{key}" for key in _CONTROLS)),
-        ("cnn", "predictions.parquet", "runs.parquet"),
+        ("cnn", "predictions.parquet", "runs.parquet", "choice.parquet"),
     ),
     Stage(
         "benchmark",

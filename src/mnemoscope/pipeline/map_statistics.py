@@ -1,0 +1,121 @@
+"""Statistics of each map, computed once for all samples, readers and folds that need them.
+
+Blocks of sampled sequences are kept as `.npy` in `cnn/statistics/`, named by all that decides them;
+what is not kept is computed when it is asked for.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
+from mnemoscope.files import write_bytes
+from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import MapSource, Pooling, StackedMaps
+from mnemoscope.pipeline.capture import maps_folder, shown_tokens
+from mnemoscope.pipeline.label import SAMPLES_FILE
+from mnemoscope.study.folder import Study
+
+TOKENS = "tokens"
+"""The role of the blind maps, which are made of the tokens alone."""
+READ = "mean and max"
+_ROWS = 512
+_KEY = ["sequence_id", "suffix"]
+
+
+@dataclass(frozen=True)
+class StatisticsTask:
+    """One block of sequences to sum up, as sent to another process.
+
+    Attributes:
+        role: `model`, `reference` or `TOKENS`.
+        rows: `sequence_id` and `suffix`.
+        path: where the block is kept.
+    """
+
+    study: str
+    role: str
+    rows: pl.DataFrame
+    path: Path
+
+
+def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
+    """One tensor of the stored maps of these rows."""
+    store = MapStore(maps_folder(study, role), verify=False)
+    return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
+
+
+def both_poolings(study: Study, role: str, rows: pl.DataFrame) -> MapSource:
+    """Mean and maximum over heads, one behind the other."""
+    return StackedMaps(*(stored_maps(study, role, rows, name) for name in ("mean", "max")))
+
+
+def statistics_tasks(study: Study, role: str) -> Iterator[StatisticsTask]:
+    """The blocks of a role that are not kept yet."""
+    for task in _blocks(study, role):
+        if not task.path.is_file():
+            yield task
+
+
+def keep_statistics(task: StatisticsTask) -> Path:
+    """Compute a block and keep it; returns its path."""
+    memory = io.BytesIO()
+    np.save(memory, _compute(Study(task.study), task.role, task.rows))
+    task.path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(task.path, memory.getvalue())
+    return task.path
+
+
+def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
+    """Statistics of sampled rows, float32 (rows, channels, 22), as `ALL_STATISTICS`."""
+    blocks = list(_blocks(study, role))
+    if not all(task.path.is_file() for task in blocks):
+        return _compute(study, role, rows)
+    places = pl.concat(
+        task.rows.with_row_index("at").with_columns(block=pl.lit(number, dtype=pl.Int64))
+        for number, task in enumerate(blocks)
+    )
+    found = rows.select(_KEY).join(places, on=_KEY, how="left", maintain_order="left")
+    if found["block"].null_count():
+        return _compute(study, role, rows)
+    of_row, at = found["block"].to_numpy(), found["at"].to_numpy()
+    parts = {number: np.load(blocks[number].path, mmap_mode="r") for number in np.unique(of_row)}
+    first = next(iter(parts.values()))
+    values = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
+    for number, block in parts.items():
+        values[of_row == number] = block[at[of_row == number]]
+    return values
+
+
+def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
+    """Every sampled sequence and suffix, in blocks that do not depend on what is kept."""
+    rows = study.read(SAMPLES_FILE).select(_KEY).unique().sort(_KEY)
+    for start in range(0, rows.height, _ROWS):
+        own = rows[start : start + _ROWS]
+        name = f"{_digest(study, role, own)}.npy"
+        yield StatisticsTask(
+            str(study.folder), role, own, study.folder / "cnn" / "statistics" / name
+        )
+
+
+def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
+    """Hash of rows, model and definition; own suffixes are the model's, whatever the role."""
+    models = study.record["models"]
+    facts = [models[one] for one in ("model", role) if one in models]
+    said = [[one[key] for key in ("fingerprint", "dtype", "device", "bos_id")] for one in facts]
+    digest = hashlib.sha256(json.dumps([role, said, READ, ALL_STATISTICS]).encode())
+    digest.update(rows["sequence_id"].to_numpy().tobytes())
+    digest.update(",".join(rows["suffix"]).encode())
+    return digest.hexdigest()[:20]
+
+
+def _compute(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
+    tokens = shown_tokens(study.sequences, rows.select(_KEY))
+    maps = blind_maps(tokens) if role == TOKENS else both_poolings(study, role, rows)
+    return all_statistics(maps, tokens).astype(np.float32)
