@@ -256,3 +256,7 @@ def test_models_that_cannot_lend_parts_are_refused():
         pass
     with pytest.raises(UserError, match="no LoRA adapter"), grafted(model, None, "qk"):
         pass
+    away = changed(model)
+    away.to("meta")
+    with pytest.raises(UserError, match="offloaded"):
+        graft_parts(away)

@@ -60,7 +60,7 @@ class Anatomy:
         model: a causal `PreTrainedModel`, or one wrapped by PEFT.
 
     Raises:
-        UserError: quantized weights, or a family whose layers or attention are not found.
+        UserError: quantized or offloaded weights, or a family whose parts are not found.
     """
 
     def __init__(self, model: Any) -> None:
@@ -71,6 +71,11 @@ class Anatomy:
             raise UserError(
                 f"{self._lm.name}: its weights are quantized ({self._lm.quantization}), so no part "
                 "of another model fits in. Load it plain."
+            )
+        if any(weight.is_meta for weight in model.parameters()):
+            raise UserError(
+                f"{self._lm.name}: some of its weights are offloaded, so no part of another model "
+                "fits in. Load it where it has room whole."
             )
         self._names = {id(weight): name for name, weight in model.named_parameters()}
         self._layers = decoder_layers(self._lm)
