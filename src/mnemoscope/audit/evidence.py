@@ -17,6 +17,13 @@ from mnemoscope.audit.spans import Span, cut
 _PIECES = pl.List(pl.String)
 _VALUES = pl.List(pl.Float64)
 
+NEEDS_COLUMNS: dict[str, Any] = {
+    "needed": pl.List(pl.Struct({"token": pl.Int64, "text": pl.String, "effect": pl.Float64})),
+    "run_without_needed": pl.Int64,
+    "run_without_equal_mass": pl.Float64,
+}
+"""Columns that earlier versions did not write."""
+
 SPAN_COLUMNS: dict[str, Any] = {
     "document": pl.String,
     "start": pl.Int64,
@@ -47,6 +54,7 @@ SPAN_COLUMNS: dict[str, Any] = {
     "prior_prefixes": pl.Int64,
     "prior_source": pl.String,
     "log_likelihood_ratio": pl.Float64,
+    **NEEDS_COLUMNS,
     "rule_says": pl.String,
     "prior_says": pl.String,
     "reference_says": pl.String,

@@ -19,6 +19,7 @@ import torch
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
 from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
+from mnemoscope.audit.needs import find_needs
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
     PARTS,
@@ -258,9 +259,24 @@ class LocalModel:
         with track("Gathering evidence", total=len(spans), unit="spans") as progress:
             for start in range(0, len(spans), _SPANS_AT_ONCE):
                 chunk = spans[start : start + _SPANS_AT_ONCE]
-                found += gather_evidence(self, chunk)
+                found += self._with_needs(gather_evidence(self, chunk))
                 progress.advance(len(chunk))
         return found
+
+    def _with_needs(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The evidence, and what each window needs."""
+        if not evidence:
+            return []
+        settings = self.settings
+        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
+        needs = find_needs(
+            self.lm,
+            windows,
+            prefix=settings.prefix,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+        )
+        return [one | own for one, own in zip(evidence, needs, strict=True)]
 
     def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
         """What the scan found that the model writes."""

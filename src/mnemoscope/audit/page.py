@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
+from mnemoscope.audit.settings import NEEDED_EDGES
 from mnemoscope.version import __version__
 from mnemoscope.words import count, percent, template_environment
 
@@ -131,7 +132,12 @@ def environment(*first: str) -> jinja2.Environment:
         "marks": mark_hidden,
         "figure": _figure,
     }
-    made.globals |= {"exp": math.exp, "zip": zip, "token_rows": _token_rows}
+    made.globals |= {
+        "exp": math.exp,
+        "zip": zip,
+        "token_rows": _token_rows,
+        "n_needed_edges": NEEDED_EDGES,
+    }
     return made
 
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mnemoscope.errors import UserError, nearest
 
+NEEDED_EDGES = 8
+"""Attention edges of a window that are cut to see what its suffix needs (`audit.needs`)."""
+
 
 class AuditSettings(BaseModel):
     """Settings of one audit; they stand in `audit.json`."""

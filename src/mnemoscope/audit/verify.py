@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
-from mnemoscope.audit.evidence import SPAN_COLUMNS
+from mnemoscope.audit.evidence import NEEDS_COLUMNS, SPAN_COLUMNS
 from mnemoscope.audit.rule import decide
 from mnemoscope.audit.run import SCHEMA_VERSION, Writer, check_is_audit, file_sha256
 from mnemoscope.audit.settings import AuditSettings
@@ -47,7 +47,10 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         later = record["schema_version"] > SCHEMA_VERSION
         frame = read_parquet(out / "spans.parquet")
         if not later:
-            frame = frame.select(*SPAN_COLUMNS)
+            later_columns = [one for one in NEEDS_COLUMNS if one not in frame.columns]
+            frame = frame.with_columns(
+                pl.lit(None, NEEDS_COLUMNS[one]).alias(one) for one in later_columns
+            ).select(*SPAN_COLUMNS)
             # What is read of a record must be there.
             for name in ("model", "summary", "spans_sha256"):
                 _ = record[name]

@@ -1,0 +1,90 @@
+"""Which earlier tokens a passage needs, and what still comes out once it may not read them.
+
+Total effects name the tokens and the edges. Those edges are cut in the running model, and beside
+them as many others of the same window that hold about as much attention.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mnemoscope.audit.documents import token_texts
+from mnemoscope.audit.settings import NEEDED_EDGES
+from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import run_lengths
+from mnemoscope.lm.edges import total_effects
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.cut import cut_and_judge, equal_mass_edges, largest_edges
+from mnemoscope.progress import say
+
+_N_TOKENS = 5  # that are named
+_DRAWS = 3  # of edges of equal mass
+
+
+def find_needs(
+    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int, seed: int
+) -> list[dict[str, Any]]:
+    """Ask of each window (n, T) what the tokens from `prefix` on need.
+
+    Returns:
+        For each window `needed`: the tokens to which these owe most by being looked at from later
+        ones, with `token` (place in the window, from 0), `text` and `effect` (total effect, in
+        logits); `run_without_needed` and `run_without_equal_mass`: how many of them, from the first
+        on, the model still writes with the window's `NEEDED_EDGES` edges of largest effect cut, and
+        with others of equal mass (mean of 3 draws). Empty where the family's edges cannot be cut or
+        memory is short, which is said once.
+    """
+    try:
+        return list(_ask(lm, windows, prefix=prefix, batch_size=batch_size, seed=seed))
+    except (UserError, NoRoomError) as error:
+        say(f"What passages need is left out: {error}")
+        return [{} for _ in windows]
+
+
+def _ask(
+    lm: LanguageModel, windows: npt.NDArray[np.int32], *, prefix: int, batch_size: int, seed: int
+) -> Sequence[dict[str, Any]]:
+    effects = torch.cat(list(total_effects(lm, windows, batch_size=batch_size, prefix=prefix)))
+    maps = capture_pooled(lm, windows, batch_size=batch_size)
+    attention = torch.cat([batch.mean for batch in maps])
+    needed = torch.stack([largest_edges(one, NEEDED_EDGES) for one in effects])
+    generator = torch.Generator().manual_seed(seed)
+
+    def run(edges: torch.Tensor) -> npt.NDArray[np.int64]:
+        judged = cut_and_judge(
+            lm, windows, edges, renormalize=False, batch_size=batch_size, prefix=prefix
+        )
+        return run_lengths(judged.is_right)
+
+    def as_heavy() -> torch.Tensor:
+        pairs = zip(needed, attention, strict=True)
+        return torch.stack([equal_mass_edges(own, mass, generator) for own, mass in pairs])
+
+    without = run(needed)
+    beside = np.mean([run(as_heavy()) for _ in range(_DRAWS)], axis=0)
+    by_token = effects.tril(diagonal=-1).sum(dim=(1, 2))  # of each key, looked at by later tokens
+    return [
+        {
+            "needed": _named(lm, window, owed),
+            "run_without_needed": int(own),
+            "run_without_equal_mass": float(other),
+        }
+        for window, owed, own, other in zip(windows, by_token, without, beside, strict=True)
+    ]
+
+
+def _named(
+    lm: LanguageModel, window: npt.NDArray[np.int32], owed: torch.Tensor
+) -> list[dict[str, Any]]:
+    """The tokens with the largest positive effects."""
+    texts = token_texts(lm.tokenizer, window)
+    order = owed.argsort(descending=True, stable=True)[:_N_TOKENS].tolist()
+    return [
+        {"token": place, "text": texts[place], "effect": float(owed[place])}
+        for place in order
+        if owed[place] > 0
+    ]
