@@ -28,12 +28,12 @@ from memory_in_weights import (
     number,
     out_of_fold,
     packed,
-    row_statistics,
     stacked,
 )
 from pages import write_tables
 from sklearn.model_selection import GroupKFold
 
+from mnemoscope.benchmark.baselines import all_statistics
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.table import read_table, token_matrix
@@ -117,16 +117,17 @@ def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, with_cnn: bool
         role: packed([*capture_pooled(lm, tokens, batch_size=BATCH)]) for role, lm in lms.items()
     }
     seen = {
-        role: row_statistics(stacked(one)).reshape(len(tokens), -1) for role, one in maps.items()
+        role: all_statistics(stacked(one), tokens).reshape(len(tokens), -1)
+        for role, one in maps.items()
     }
     seen["A minus B"] = seen["A"] - seen["B"]
     labels = (windows["half"] == "A").to_numpy().astype(np.int64)
     documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
     trial = Trial(labels, documents, windows["genre"].to_numpy(), seen)
-    found: dict = {"rows": {}}
+    found: dict = {"statistics": {}}
     for role, columns in seen.items():
         of = areas(trial, out_of_fold(trial, columns, labels), 1000)
-        found["rows"][role] = estimate_of(of[0], of[1:])
+        found["statistics"][role] = estimate_of(of[0], of[1:])
     mixed = np.random.default_rng(SEED).permutation(labels)
     again = trial._replace(labels=mixed)
     found["permuted"] = float(areas(again, out_of_fold(again, seen["A minus B"], mixed), 0)[0])
@@ -193,10 +194,10 @@ def page(found: dict) -> str:
         f"{found['kept']['reference']['A']:.1%} and {found['kept']['reference']['B']:.1%}. "
         f"Read: the {found['crossed']:,} windows that their own model alone reproduces.",
         "",
-        "| AUC of half A against half B | regression on row statistics | CNN, preset `paper` |",
+        "| AUC of half A against half B | regression on statistics | CNN, preset `paper` |",
         "|---|---|---|",
     ]
-    for role, one in found["read"]["rows"].items():
+    for role, one in found["read"]["statistics"].items():
         cnn = found["read"].get("cnn", {}).get(role)
         lines.append(f"| {role} | {number(*one)} | {'–' if cnn is None else number(cnn)} |")
     lines += [
