@@ -67,7 +67,7 @@ def print_summary(study: Study) -> None:
 
         tables = (study.read(file) for file in (GRAFT_SPECIFICITY_FILE, GRAFT_SCORES_FILE))
         for line in graft_statements(*tables):
-            page.print(f"Parts of the reference put in. {line}")
+            page.print(line)
     need = sharing_of(study)
     if need and len(samples) > 1:
         page.print(f"Samples: {need}.")

@@ -7,6 +7,7 @@ twice; they run side by side like trainings.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -49,6 +50,13 @@ GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 _DRAWS_FOR_A_VERDICT = 3
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
+_KIND_WORDS = {
+    "qk": "queries and keys",
+    "values": "values",
+    "output": "output projection",
+    "mlp": "MLP",
+    "norms": "norms",
+}
 _CONTROLS: tuple[Control, ...] = ("random", "shuffled")
 
 
@@ -417,22 +425,36 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
         chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
         if row["draws"] < _DRAWS_FOR_A_VERDICT:
             yield (
-                f"{name}: the classes' largest difference is {score} ({chance}); a verdict needs "
-                f"{_DRAWS_FOR_A_VERDICT} draws of the controls, there are {row['draws']}."
+                f"By cause, under {name}: the classes' largest difference is {score} ({chance}); a "
+                f"verdict needs {_DRAWS_FOR_A_VERDICT} draws of the controls, there are "
+                f"{row['draws']}."
             )
             continue
         if row["low"] <= 0 or row["score"] <= row["permuted_high"]:
             yield (
-                f"{name}: no part was found that holds one class more than another (largest "
-                f"difference {score}; {chance})."
+                f"By cause, under {name}: no part was found that holds one class more than another "
+                f"(largest difference {score}; {chance})."
             )
             continue
         found = specific.filter(
             (pl.col("taxonomy") == name) & (pl.col("class") == broken) & (pl.col("low") > 0)
         ).sort("specificity", descending=True)
+        held = [part_words(part) for part in found["part"].head(3)]
         yield (
-            f"{name}: {broken} and {spared} differ in mechanism. With {row['part']} of the "
-            f"reference in the model, {broken} loses {score} more than {spared}, beyond changes "
-            f"of equal norm and at equal margins ({chance}). Most of {broken} is held in "
-            f"{', '.join(found['part'].head(3)) or row['part']}."
+            f"By cause, under {name}: {broken} and {spared} differ in mechanism. With "
+            f"{part_words(row['part'])} taken from the reference {broken} loses {score} more than "
+            f"{spared}, beyond changes of equal norm and at equal margins ({chance})."
+            + (f" {broken} is held most in {'; '.join(held)}." if held else "")
         )
+
+
+def part_words(part: str) -> str:
+    """Name a part in a sentence.
+
+    >>> part_words("layers.0.qk"), part_words("embedding")
+    ('the queries and keys of layer 0', 'the embedding')
+    """
+    match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
+    if match is None or match[2] not in _KIND_WORDS:
+        return f"the {part}"
+    return f"the {_KIND_WORDS[match[2]]} of layer {match[1]}"
