@@ -91,7 +91,7 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
     [
         (
             {},
-            "differ in mechanism. With layers.0.qk of the reference in the model, Recall loses 38",
+            "the queries and keys of layer 0 taken from the reference Recall loses 38",
         ),
         ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
         ({"low": -0.01}, "no part was found that holds one class more than another"),
