@@ -75,8 +75,8 @@ def figure(
 
 def plain_figure(
     value: float,
-    low: float,
-    high: float,
+    low: float | None,
+    high: float | None,
     *,
     scale: float = 100,
     unit: str = " %",
@@ -92,10 +92,13 @@ def plain_figure(
     '91.2 % [88.0, 94.1]'
     >>> plain_figure(0.3, -0.1, 0.7, scale=1, unit="", digits=2, sign="+", minus=MINUS)
     '+0.30 [−0.10, 0.70]'
+    >>> plain_figure(0.912, None, None)
+    '91.2 %'
     """
     shown = f"{scale * value:{sign}.{digits}f}{unit}"
-    ends = f"{scale * low:.{digits}f}, {scale * high:.{digits}f}"
-    return f"{shown} [{ends}]".replace("-", minus)
+    if low is not None and high is not None and low == low:
+        shown += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    return shown.replace("-", minus)
 
 
 def ranged(
@@ -112,10 +115,9 @@ def ranged(
     >>> ranged({"length": 2, "length_low": 0.25, "length_high": 4.8}, "length")
     '2.0 [0.2, 4.8]'
     """
-    value, low, high = (
-        float("nan") if one is None else one for one in Estimate.of(row, name, ends=ends)
-    )
-    return plain_figure(value, low, high, scale=scale, unit=unit, digits=digits)
+    value, low, high = Estimate.of(row, name, ends=ends)
+    shown = float("nan") if value is None else value
+    return plain_figure(shown, low, high, scale=scale, unit=unit, digits=digits)
 
 
 def count(value: int | None) -> str:

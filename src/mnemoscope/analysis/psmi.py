@@ -380,7 +380,9 @@ def _sentence(layers: pl.DataFrame, settings: Settings) -> str:
             f"{last['memorized']:.2f} nats where memorized and {last['not_memorized']:.2f} where "
             f"not; with labels shuffled by {last['shuffled']:.2f}."
         )
-    if last["auc_low"] > 0.5:
+    if last["auc_low"] != last["auc_low"]:
+        words = "too few groups of near duplicates tell whether PSMI goes with memorization"
+    elif last["auc_low"] > 0.5:
         words = "low PSMI goes with memorization"
     elif last["auc_high"] < 0.5:
         words = "high PSMI, not low, goes with memorization"
