@@ -190,3 +190,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         resample_confusions([[0, 1]] * 3, true, 2, drawn, drawn)
     with pytest.raises(ValueError, match="without sequences"):
         estimate_scores([[0, 0]], [0, 0], n_classes=2, seed=0)
+
+
+def test_every_class_keeps_its_size_where_groups_of_unequal_size_are_drawn() -> None:
+    true, groups = (
+        np.repeat([0, 1], [60, 40]),
+        np.concatenate([np.arange(60) // 5, np.arange(60, 100)]),
+    )
+    groups[:10] = np.arange(100, 110)
+    drawn = draw_within(true, np.random.default_rng(0), 50, groups=groups)
+    assert len(np.unique(drawn[:, true == 0].sum(axis=1))) > 5  # groups of one and of five
+    predictions = np.stack([np.arange(100) % 2, true])
+    found = resample_confusions(predictions, true, 2, drawn)
+    np.testing.assert_allclose(found.sum(axis=2), np.tile([120, 80], (50, 1)), rtol=1e-12)
