@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
 from mnemoscope.pipeline.capture import shown_tokens
@@ -57,8 +58,8 @@ def test_each_source_sees_its_own_maps(study) -> None:
     assert set(seen["blind"].unique().tolist()) == {0.0, 1.0}
 
 
-def test_only_the_control_task_is_held_against_permuted_classes(study) -> None:
-    """Non-Memo keeps its own class; among the others classes are exchanged."""
+def test_only_permuted_controls_are_held_against_permuted_classes(study) -> None:
+    """In the control task Non-Memo keeps its own class; of planted marks all are exchanged."""
     samples = study.read("samples.parquet").filter(split="eval")
     truth = dict(samples.select("sequence_id", "class_index").rows())
     found = study.read("predictions.parquet").filter(seed=0)
@@ -67,8 +68,8 @@ def test_only_the_control_task_is_held_against_permuted_classes(study) -> None:
         own = np.array([truth[number] for number in rows["sequence_id"]])
         true = rows["true"].to_numpy()
         assert (np.sort(true) == np.sort(own)).all()
-        assert ((true == 0) == (own == 0)).all()
-        assert (true != own).any() == (source == "control")
+        assert ((true == 0) == (own == 0)).all() == (TABLE[source].mark == 0)
+        assert (true != own).any() == TABLE[source].is_permuted
 
 
 def test_delta_weighs_by_the_maxima_over_heads_whatever_the_pooling(study, monkeypatch) -> None:
