@@ -43,9 +43,9 @@ from mnemoscope.taxonomy.groups import find_groups
 PAPER, CLASSES = "Non-Memo, Guess, Recall", ("Guess", "Recall")
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # at 10 % nearly everything breaks, whatever is cut
 OWN_EDGES = (2, 8)
-OWN_RANKINGS = ("weights", "value_norm", "contribution", "total_effect")
+OWN_RANKINGS = ("total_effect", "contribution")
 HALVES = ("compared", "confirmed")
-N_CONFIRMED = 2  # the best, and beside them Δ and what needs nothing that is not stored
+N_CONFIRMED = 1  # the best, and beside it Δ and what needs nothing that is not stored
 BESIDE = ("delta", "weights_contrast")
 N_TRIED = 75  # sequences of each class in which edges are cut
 BATCH_SIZE = 50
@@ -106,7 +106,7 @@ def ranked(
 ) -> dict[str, torch.Tensor]:
     """Values of every edge for each class."""
     if name == "delta":
-        (delta,) = load_deltas(study)
+        delta = next(one for one in load_deltas(study) if one.attribution == "gradient")
         return {one: torch.from_numpy(delta.delta[delta.classes.index(one)]) for one in CLASSES}
     ranking = RANKINGS[name]
     means = [class_mean(lm, measured.of(one), ranking.measure, BATCH_SIZE) for one in CLASSES]
