@@ -160,9 +160,80 @@ def test_a_random_change_has_the_norm_of_the_twins_and_a_shuffled_one_its_entrie
             assert not torch.equal(found[0][name], found[2][name])
             torch.testing.assert_close(change.norm(), theirs.norm(), rtol=1e-3, atol=0)
             if control == "shuffled":
-                entries = (one.flatten().sort().values for one in (change, theirs))
+                entries = (one.flatten().abs().sort().values for one in (change, theirs))
                 torch.testing.assert_close(*entries, rtol=0, atol=1e-5)
     assert is_same(before, model)
+
+
+@pytest.mark.parametrize("control", ["random", "shuffled"])
+def test_in_half_precision_the_norm_is_that_after_rounding(control):
+    """A twin less than half a step of bfloat16 away: noise of that size would be rounded off."""
+    model = build("llama").to(torch.bfloat16)
+    twin, before = copy.deepcopy(model), weights(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            steps = torch.rand(weight.shape, generator=generator) < 0.3
+            weight.copy_(torch.where(steps, weight.float() * 1.008, weight.float()))
+    theirs = weights(twin)
+    with grafted(model, twin, "layers.0.mlp", control=control):
+        for name in (one for one in before if "layers.0.mlp" in one):
+            change, wanted = (
+                (one[name].float() - before[name].float()).norm()
+                for one in (weights(model), theirs)
+            )
+            assert float(change / wanted) == pytest.approx(1, abs=0.05)
+
+
+def test_a_change_that_is_the_same_everywhere_is_shuffled_too():
+    model = build("llama")
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.model.norm.weight.add_(0.1)
+    with grafted(model, twin, "norms", control="shuffled"):
+        assert not torch.equal(model.model.norm.weight, twin.model.norm.weight)
+
+
+def test_parts_are_found_where_no_gradient_is_kept():
+    model = build("llama")
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert graft_parts(model)
+
+
+def test_a_training_model_stays_one():
+    model = build("llama").train()
+    graft_parts(model)
+    assert all(module.training for module in model.modules())
+
+
+def test_both_directions_take_the_same_weights():
+    """A twin whose queries are zero reads its keys nowhere; the model does."""
+    model = build("gpt_neox")
+    twin = changed(model)
+    with torch.no_grad():
+        for layer in twin.gpt_neox.layers:
+            layer.attention.query_key_value.weight.zero_()
+            layer.attention.query_key_value.bias.zero_()
+    parts = [Pair(*both).anatomy.parts["layers.0.qk"] for both in ((model, twin), (twin, model))]
+    for ours, theirs in zip(*parts, strict=True):
+        assert torch.equal(ours.places, theirs.places)
+
+
+def test_buffers_that_are_saved_go_with_their_part():
+    """A router's correction is no parameter; without it the twin's experts are others."""
+    model = make_experts()
+    twin = changed(model)
+    for name, buffer in twin.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(1)))
+    with grafted(model, twin, "all"):
+        assert torch.equal(logits(model), logits(twin))
+
+
+def make_experts():
+    settings = {**settings_to_try("deepseek_v3")[1], "first_k_dense_replace": 0}
+    return build_family("deepseek_v3", settings).model
 
 
 def test_a_share_goes_straight_from_model_to_twin():
@@ -178,7 +249,10 @@ def test_a_share_goes_straight_from_model_to_twin():
 def test_the_model_is_whole_again_after_an_error():
     model = build("gpt2")
     twin, before = changed(model), weights(model)
-    with pytest.raises(ZeroDivisionError), grafted(model, twin, ["qk", "layers.0-1.mlp"]):
+    with (
+        pytest.raises(ZeroDivisionError, match="False"),
+        grafted(model, twin, ["qk", "layers.0-1.mlp"]),
+    ):
         raise ZeroDivisionError(is_same(before, model))
     assert is_same(before, model)
 
@@ -203,6 +277,33 @@ def test_an_adapter_off_part_by_part_is_the_base_model():
         assert torch.equal(logits(model), adapted)
     with grafted(model, None, "layers.0.values"):
         assert not torch.equal(logits(model), adapted)
+
+
+def test_half_of_an_adapter_is_half_of_its_change():
+    peft = pytest.importorskip("peft")
+    base = build("gpt2")
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    model = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_()
+
+    def change():
+        module = model.base_model.model.transformer.h[0].attn.c_attn
+        return module.get_delta_weight("default").detach().clone()
+
+    whole = change()
+    with grafted(model, None, "all", share=0.5):
+        torch.testing.assert_close(change(), whole / 2)
+    with grafted(model, None, "layers.0.qk"):  # columns: queries, keys, values
+        assert not change()[:, :64].any()
+        assert torch.equal(change()[:, 64:], whole[:, 64:])
+    dora = peft.get_peft_model(
+        copy.deepcopy(base), peft.LoraConfig(r=2, target_modules=["c_attn"], use_dora=True)
+    )
+    with pytest.raises(UserError, match="DoRA"), grafted(dora, None, "all"):
+        pass
 
 
 def test_what_the_twin_has_at_a_layer_makes_the_twin_from_there_on():
@@ -256,6 +357,25 @@ def test_models_that_cannot_lend_parts_are_refused():
         pass
     with pytest.raises(UserError, match="no LoRA adapter"), grafted(model, None, "qk"):
         pass
+    with (
+        pytest.raises(UserError, match="rope_parameters is"),
+        grafted(
+            model,
+            make_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 1.0e6}),
+            "qk",
+        ),
+    ):
+        pass
+    with pytest.raises(UserError, match="one object"), patched(model, model, "mlp", 0):
+        pass
+    twin = changed(model)
+    with (
+        pytest.raises(UserError, match="position 40 of 24"),
+        patched(model, twin, "mlp", 0, positions=[40]),
+    ):
+        logits(model)
+    with pytest.raises(UserError, match="use_cache=False"), patched(model, twin, "mlp", 0):
+        model.generate(IDS, max_new_tokens=2)
     away = changed(model)
     away.to("meta")
     with pytest.raises(UserError, match="offloaded"):

@@ -48,7 +48,7 @@ def study(tiny_studies, tmp_path) -> Study:
 def test_every_part_stands_beside_its_controls_and_in_both_directions(done, tiny):
     table = done.read("graft.parquet").filter(taxonomy=TAXONOMY)
     parts = graft_parts(load_model(str(tiny.model)).model)
-    assert table["part"].unique(maintain_order=True).to_list() == parts
+    assert table["part"].unique(maintain_order=True).to_list() == ["", *parts]
     kinds = table.group_by("direction", "control").agg(pl.col("draw").n_unique()).rows()
     assert set(kinds) == {
         ("twin_in_model", "twin", 1),
@@ -106,6 +106,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(study, done, monkeypatch):
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items() if path != torn)
 
 
+def test_nothing_held_out_leaves_no_loss(study):
+    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "n_heldout": 0}
+    run_stage(study, "graft", settings_of(study, **few))
+    assert Study(study.folder).read("graft.parquet")["heldout_loss"].is_null().all()
+
+
 def test_a_dose_stands_between_the_model_and_the_twin(study):
     few = {"parts": ["all"], "directions": ["twin_in_model"], "draws": 1, "shares": [0.01]}
     run_stage(study, "graft", settings_of(study, **few))
@@ -120,18 +126,22 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     run_stage(study, "graft", settings_of(study, **few))
     before = {path.name for path in (study.folder / "graft").iterdir()}
     assert len(before) == 4  # nothing, the twin's part, random, shuffled
-    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp"]}
+    assert set(Study(study.folder).read("graft.parquet")["part"]) == {"layers.0.qk"}
+    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp", "layers.0.qk"], "n_heldout": 10}
     run_stage(Study(study.folder), "graft", settings_of(study, **more), redo=True)
     after = {path.name for path in (study.folder / "graft").iterdir()}
     assert before < after
     assert len(after) == 7
-    assert set(Study(study.folder).read("graft.parquet")["part"]) == set(more["parts"])
+    again = Study(study.folder).read("graft.parquet")
+    assert set(again["part"]) == set(more["parts"])
+    assert again.is_unique().all()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"graft": {"parts": ["layers.7.qk"]}}, "has none of this name"),
+        ({"graft": {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}}, "has none of this name"),
         ({"capture": {"reference": None}}, "grafting needs a twin"),
     ],
 )

@@ -29,16 +29,18 @@ def graft_rows():
                     **{"direction": "twin_in_model", "survive": share, "low": share - 0.03},
                     **{"high": share + 0.03, "heldout_loss": 3.4},
                 }
-    yield EVERY | {
-        **{"class": "Recall", "part": "layers.3.mlp", "control": "twin", "survive": 0.015},
-        **{"direction": "model_in_twin", "low": 0.0, "high": 0.03, "heldout_loss": 3.5},
-    }
+    for part, share in (("", 0.0), ("layers.3.mlp", 0.015)):
+        yield EVERY | {
+            **{"class": "Recall", "part": part, "control": "twin", "survive": share},
+            **{"direction": "model_in_twin", "low": 0.0, "high": 0.03, "heldout_loss": 3.5},
+        }
 
 
 def score(**changes):
     row = {
         **{"taxonomy": TAXONOMY, "n_classes": 2, "n_groups": 120, "draws": 3, "score": 0.38},
         **{"low": 0.27, "high": 0.49, "permuted": 0.02, "permuted_high": 0.15, "p_value": 0.005},
+        **{"imbalance": 0.05, "agreement": 1.0},
         **{"part": "layers.0.qk", "broken": "Recall", "spared": "Guess"},
     }
     return pl.DataFrame([row | changes], schema=_SCORES)
@@ -82,7 +84,7 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
     assert "4.0 control 34.0" in row
     assert "+27.7 [17.7, 37.7]" in row
     assert "+0.20" in row
-    assert "Recall appears at most with layers.3.mlp (1.5" in text
+    assert "Recall comes out most with layers.3.mlp , 1.5" in text
     assert "Recall and Guess differ in mechanism." in words(html)
 
 
@@ -96,6 +98,8 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
         ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
         ({"low": -0.01}, "no part was found that holds one class more than another"),
         ({"permuted_high": 0.4}, "no part was found that holds one class more than another"),
+        ({"imbalance": 0.3}, "no side is taken"),
+        ({"agreement": 0.5}, "The part that divides two of them most, not always the same,"),
     ],
 )
 def test_the_sentence_says_what_the_figures_allow(changes, words):

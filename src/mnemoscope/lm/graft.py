@@ -42,6 +42,11 @@ _LAYER = re.compile(r"layers\.(\d+)(?:-(\d+))?(?:\.(\w+))?")
 _HEAD = re.compile(r"layers\.(\d+)\.heads\.(\d+)")
 _NEURONS = re.compile(r"layers\.(\d+)\.neurons\.(\d+)/(\d+)")
 _PROBED = 12  # tokens of the forward that asks which columns the scores depend on
+_ROUNDINGS = 12  # tries to reach a norm in half precision
+# Settings in which model and twin may differ, by parts of their names.
+_FREE = ("token_id", "dropout", "initializer", "version", "dtype", "use_cache", "architectures",
+         "output_", "return_dict", "attn_implementation", "label", "problem_type", "name_or_path",
+         "chunk_size", "quantization", "router_aux", "pretraining_tp", "task_specific")  # fmt: skip
 _ADAPTER = "lora_"  # an adapter of which this is left at zero does nothing: lora_B
 
 
@@ -58,13 +63,14 @@ class Anatomy:
 
     Args:
         model: a causal `PreTrainedModel`, or one wrapped by PEFT.
+        like: the model it is compared with; what reads queries or keys there does so here.
 
     Raises:
         UserError: quantized or offloaded weights, or a family whose parts are not found.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, like: "Anatomy | None" = None) -> None:
+        self.model, was_training = model, [one for one in model.modules() if one.training]
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._lm = wrap_model(inner, bos="never", fingerprint="")
         if self._lm.quantization is not None:
@@ -77,12 +83,18 @@ class Anatomy:
                 f"{self._lm.name}: some of its weights are offloaded, so no part of another model "
                 "fits in. Load it where it has room whole."
             )
-        self._names = {id(weight): name for name, weight in model.named_parameters()}
+        for module in was_training:
+            module.training = True
+        self.weights = _weights_of(model)
+        self._names = {id(weight): name for name, weight in self.weights.items()}
         self._layers = decoder_layers(self._lm)
         self.parts: dict[str, list[Slice]] = {}
         """Weights of each single part; together they are all weights, each once."""
         self._projections = [_projections(layer) for layer in self._layers]
         self._columns = _score_columns(self._lm, self._layers, self._projections)
+        for own, other in zip(self._columns, like._columns if like else [], strict=bool(like)):
+            for reads, also in zip(own.values(), other.values(), strict=True):
+                reads |= also
         taken: set[str] = set()
         for number, layer in enumerate(self._layers):
             found = self._of_layer(number, layer, taken)
@@ -133,8 +145,9 @@ class Anatomy:
                 yield name, weight
 
     def _named(self, module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
-        for weight in module.parameters(recurse=recurse):
-            yield self._names[id(weight)], weight
+        for weight in chain(module.parameters(recurse), module.buffers(recurse)):
+            if id(weight) in self._names:
+                yield self._names[id(weight)], weight
 
     def find(self, name: str, twin: "Anatomy | None" = None) -> list[Slice]:
         """The weights of a part or set of parts; see `graft_parts` for names.
@@ -217,7 +230,7 @@ class Anatomy:
             raise self._unknown(f"layers.{number}.neurons.{block}/{n}")
         down = output_matrices(self._lm)[number]
         n_neurons = _n_inputs(down)
-        ours, theirs = (dict(one.model.named_parameters()) for one in (self, twin))
+        ours, theirs = self.weights, twin.weights
         of_down = {name for name, _ in self._named(down)}
         found: list[tuple[str, int, int]] = []
         for name in (one.name for one in self.parts[f"layers.{number}.mlp"]):
@@ -230,7 +243,8 @@ class Anatomy:
                     break
         distance = torch.zeros(n_neurons, dtype=torch.float64)
         for name, axis, times in found:
-            change = (theirs[name] - ours[name]).detach().double().cpu().movedim(axis, 0)
+            change = theirs[name].detach().double().cpu() - ours[name].detach().double().cpu()
+            change = change.movedim(axis, 0)
             distance += change.reshape(times, n_neurons, -1).square().sum(dim=(0, 2))
         chosen = distance.argsort(descending=True, stable=True).tensor_split(n)[block - 1]
         return [
@@ -303,6 +317,8 @@ def patched(
     Raises:
         UserError: a layer that there is not, or one whose attention or MLP is not found.
     """
+    if model is twin:
+        raise UserError("patched: model and twin are one object. Give another model as twin.")
     ours, theirs = (_module_at(one, place, layer) for one in (model, twin))
     kept: list[Tensor] = []
     n_rows: list[int] = []  # some families lay all tokens of a batch in one row
@@ -316,10 +332,14 @@ def patched(
             return kept[0].to(state)
         changed = state.clone()
         rows, others = (one.view(n_rows[0], -1, one.shape[-1]) for one in (changed, kept[0]))
+        if max(positions) >= rows.shape[1]:
+            raise UserError(f"patched: position {max(positions)} of {rows.shape[1]} tokens.")
         rows[:, list(positions)] = others[:, list(positions)].to(state)
         return changed
 
     def run_twin(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if any(kwargs.get(one) for one in ("past_key_values", "cache")):
+            raise UserError("patched: the input is no whole sequence. Decode with use_cache=False.")
         n_rows[:] = [len(next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)))]
         twin(*args, **kwargs)
 
@@ -373,13 +393,14 @@ class Pair:
     """
 
     def __init__(self, model: Any, twin: Any) -> None:
-        self.anatomy = Anatomy(model)
-        self._twin = self.anatomy if twin is None else Anatomy(twin)
-        self._ours = dict(model.named_parameters())
-        theirs = self._ours if twin is None else dict(twin.named_parameters())
-        if twin is None and not any(_ADAPTER in name for name in self._ours):
-            raise UserError("graft: no twin, and the model has no LoRA adapter. Name a twin.")
-        self._is_adapter = twin is None
+        if twin is None:
+            _check_adapter(model)
+        else:
+            _check_alike(model, twin)
+        self.twin = None if twin is None else Anatomy(twin)
+        self.anatomy = Anatomy(model, self.twin)
+        self._ours, self._is_adapter = self.anatomy.weights, twin is None
+        theirs = self._ours if self.twin is None else self.twin.weights
         shapes, others = (
             {name: tuple(weight.shape) for name, weight in one.items()}
             for one in (self._ours, theirs)
@@ -404,7 +425,7 @@ class Pair:
         """As the function `grafted`, between these two."""
         names = [parts] if isinstance(parts, str) else list(parts)
         slices = _merged(
-            chain.from_iterable(self.anatomy.find(name, self._twin) for name in names), self._ours
+            chain.from_iterable(self.anatomy.find(name, self.twin) for name in names), self._ours
         )
         generator = torch.Generator().manual_seed(seed)
         return self._swapped(slices, control, generator, share)
@@ -420,23 +441,29 @@ class Pair:
                 own = _read(weight, one).clone()
                 other = self._other(one).to(own)
                 if control != "twin":
-                    other = own + _like(other - own, control, generator)
+                    other = _like(own, other, control, generator)
                 kept.append((weight, one, own))
                 _write(weight, one, other if share == 1 else torch.lerp(own, other, share))
             yield
         finally:
+            interrupted: KeyboardInterrupt | None = None
             for weight, one, own in reversed(kept):
-                _write(weight, one, own)
+                try:
+                    _write(weight, one, own)
+                except KeyboardInterrupt as error:  # a second one: first make the model whole
+                    _write(weight, one, own)
+                    interrupted = error
+            if interrupted is not None:
+                raise interrupted
 
     def _other(self, one: Slice) -> Tensor:
         other = _read(self._theirs[one.name].detach(), one)
-        if self._is_adapter and _ADAPTER in one.name:
-            return torch.zeros_like(other)
-        return other
+        is_off = self._is_adapter and _ADAPTER in one.name and _is_adapter_output(one.name)
+        return torch.zeros_like(other) if is_off else other
 
     def change(self, part: str) -> float:
         """Norm of the difference between the two in a part, over that of the model's weights."""
-        slices = _merged(self.anatomy.find(part, self._twin), self._ours)
+        slices = _merged(self.anatomy.find(part, self.twin), self._ours)
         own, between = 0.0, 0.0
         for one in slices:
             ours = _read(self._ours[one.name].detach(), one).double()
@@ -480,15 +507,67 @@ def _write(weight: Tensor, one: Slice, values: Tensor) -> None:
         weight.index_copy_(one.axis, one.places.to(weight.device), values)
 
 
-def _like(change: Tensor, control: Control, generator: torch.Generator) -> Tensor:
-    """A change of the same size that knows nothing of where the weights differ."""
+def _like(own: Tensor, twin: Tensor, control: Control, generator: torch.Generator) -> Tensor:
+    """Weights changed by as much as the twin's, in a way that knows nothing of the twin.
+
+    The norm is that after rounding to the weights' dtype. Shuffled entries get random signs too:
+    in a change that is the same everywhere their order alone would change nothing.
+    """
+    before = own.float()
+    change = twin.float() - before
+    wanted = change.norm()
+    noise = torch.randn(change.shape, generator=generator).to(change)
     if control == "shuffled":
         order = torch.randperm(change.numel(), generator=generator).to(change.device)
-        return change.flatten()[order].reshape(change.shape)
-    noise = torch.randn(change.shape, generator=generator)
-    scale = change.float().norm().cpu() / noise.norm()
-    scaled: Tensor = (noise * scale).to(change)
-    return scaled
+        noise = change.flatten()[order].reshape(change.shape).abs() * noise.sign()
+    scale = wanted / noise.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    nearest, least = own, float("inf")
+    for _ in range(1 if own.dtype == torch.float32 else _ROUNDINGS):
+        changed: Tensor = (before + scale * noise).to(own.dtype)
+        reached = (changed.float() - before).norm()
+        if (error := float((reached - wanted).abs())) < least:
+            nearest, least = changed, error
+        # Half the step in proportion: a small noise is rounded off all at once.
+        scale = scale * (2 if not reached else ((1 + wanted / reached) / 2))
+    return nearest
+
+
+def _weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and the buffers that are saved with them, by name."""
+    saved = model.state_dict().keys()
+    buffers = {name: one for name, one in model.named_buffers() if name in saved}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _check_adapter(model: Any) -> None:
+    """Refuse a model whose base is not the model with a LoRA adapter at zero."""
+    names = [name for name, _ in model.named_parameters()]
+    if not any(_ADAPTER in name for name in names):
+        raise UserError("graft: no twin, and the model has no LoRA adapter. Name a twin.")
+    if any(word in name for name in names for word in ("lora_magnitude", "modules_to_save")):
+        raise UserError(
+            "graft: the adapter changes more than LoRA's two matrices (DoRA, modules_to_save), so "
+            "its base is not the model with these off. Give the base model as twin."
+        )
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise UserError("graft: the adapter is merged into the weights. Unmerge it first.")
+
+
+def _is_adapter_output(name: str) -> bool:
+    """Whether a weight is the second matrix of an adapter: with it at zero the adapter is off."""
+    return f"{_ADAPTER}B" in name or f"{_ADAPTER}embedding_B" in name
+
+
+def _check_alike(model: Any, twin: Any) -> None:
+    """Refuse two models whose configurations would compute differently from the same weights."""
+    ours, theirs = (one.config.to_dict() for one in (model, twin))
+    for name in sorted({*ours, *theirs}):
+        is_free = name.startswith("_") or any(word in name for word in _FREE)
+        if not is_free and ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"graft: {name} is {ours.get(name)} in the model and {theirs.get(name)} in the "
+                "twin. Give two models of one architecture."
+            )
 
 
 # -- which columns decide where attention looks -----------------------------------------------
@@ -555,8 +634,10 @@ def _score_columns(
 
         return note
 
-    ids = torch.arange(3, 3 + _PROBED, device=lm.device)[None] % lm.vocab_size
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        ids = torch.arange(3, 3 + _PROBED, device=lm.device)[None] % lm.vocab_size
         stack.enter_context(implementation(lm, "eager"))
         for number, layer in enumerate(layers):
             for module in projections[number]:
@@ -564,33 +645,33 @@ def _score_columns(
             for module in attention_modules(layer):
                 stack.callback(module.register_forward_pre_hook(enter(number)).remove)
                 stack.callback(module.register_forward_hook(enter(None)).remove)
-        with torch.enable_grad(), scores:
+        with scores:
             no_cache = {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
             lm.model(input_ids=ids, **no_cache)
-    columns = []
-    for number, called in enumerate(leaves):
-        if number not in scores.found or not called:
-            raise UserError(
-                f"{lm.name}: layer {number} shows no softmax of its attention, so its parts cannot "
-                "be told apart. Choose another family."
+        columns = []
+        for number, called in enumerate(leaves):
+            if number not in scores.found or not called:
+                raise UserError(
+                    f"{lm.name}: layer {number} shows no softmax of its attention, so its parts "
+                    "cannot be told apart. Choose another family."
+                )
+            score = scores.found[number].reshape(lm.n_heads, -1)
+            weights = torch.randn(score.shape, generator=generator).to(score)
+            if head is not None:
+                is_head = torch.arange(lm.n_heads, device=score.device) == head
+                weights *= (is_head ^ others)[:, None]
+            gradients = torch.autograd.grad(
+                score, list(called.values()), weights, allow_unused=True, retain_graph=True
             )
-        score = scores.found[number].reshape(lm.n_heads, -1)
-        weights = torch.randn(score.shape, generator=generator).to(score)
-        if head is not None:
-            is_head = torch.arange(lm.n_heads, device=score.device) == head
-            weights *= (is_head ^ others)[:, None]
-        gradients = torch.autograd.grad(
-            score, list(called.values()), weights, allow_unused=True, retain_graph=True
-        )
-        columns.append(
-            {
-                module: torch.zeros(leaf.shape[-1], dtype=torch.bool)
-                if gradient is None
-                else gradient.reshape(-1, leaf.shape[-1]).ne(0).any(dim=0).cpu()
-                for (module, leaf), gradient in zip(called.items(), gradients, strict=True)
-            }
-        )
-        projections[number][:] = list(called)
+            columns.append(
+                {
+                    module: torch.zeros(leaf.shape[-1], dtype=torch.bool)
+                    if gradient is None
+                    else gradient.reshape(-1, leaf.shape[-1]).ne(0).any(dim=0).cpu()
+                    for (module, leaf), gradient in zip(called.items(), gradients, strict=True)
+                }
+            )
+            projections[number][:] = list(called)
     return columns
 
 

@@ -1,16 +1,16 @@
 """What a part of the twin breaks, class by class, beside what any change of its size would.
 
-A class is held by a part as far as it loses more there than under changes of equal norm that
-know nothing of the twin (random, or the twin's entries shuffled), and more than the others lose.
+A class depends on a part as far as it loses more there than under changes of equal norm that know
+nothing of the twin (random, or the twin's entries shuffled), and more than the others lose.
 Classes differ in how firmly the model holds them, so they are compared among sequences of equal
 margin: within bins of the smallest gap between the two best logits and of the suffix's
 log-probability, each class is weighted to the share of the bin that all classes have (overlap
-weights). Intervals draw groups of near duplicates.
+weights; Li, Morgan and Zaslavsky 2018). Intervals draw groups of near duplicates.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,14 @@ import numpy.typing as npt
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, draw_within, estimate_of
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-_GAP_BINS, _LOGPROB_BINS = 4, 2
-_FOLDS = 5
+LARGEST_IMBALANCE = 0.25
+"""Standardized difference of a margin between matched classes, above which no side is taken."""
+MOST_AGREEMENT = 0.8
+"""Share of the choices that must agree before a part and a pair of classes are named."""
+_BINS = (16, 2)  # of the gap, of the log-probability
+_HALVINGS = 5
 _N_RESAMPLES = 1000
 
 
@@ -32,46 +37,56 @@ class Tried:
     Attributes:
         classes: class index of each, shape (n,), from 0.
         groups: group of near duplicates of each, shape (n,), any integers.
-        bins: margin bin of each, shape (n,), see `margin_bins`.
+        margins: how firmly the model holds each, shape (n, 2): the smallest gap between the two
+            best logits, and the mean log-probability of the suffix.
+        n_classes: number of classes.
     """
 
     classes: Ints
     groups: Ints
-    bins: Ints
+    margins: Floats
+    n_classes: int
 
     @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return int(self.classes.max()) + 1
+    def bins(self) -> Ints:
+        """Margin bin of each, shape (n,): sixteenths of the gap by halves of the log-prob."""
+        cut = [
+            np.searchsorted(np.quantile(values, np.linspace(0, 1, n + 1)[1:-1]), values)
+            for values, n in zip(self.margins.T, _BINS, strict=True)
+        ]
+        bins: Ints = (cut[0] * _BINS[1] + cut[1]).astype(np.int64)
+        return bins
 
 
-def margin_bins(gap: npt.ArrayLike, logprob: npt.ArrayLike) -> Ints:
-    """Bin sequences by how firmly the model holds them: quarters of gap by halves of log-prob.
-
-    `gap` is the smallest difference of the two best logits, `logprob` the mean over the suffix,
-    both (n,).
-    """
-
-    def cut(values: npt.ArrayLike, n: int) -> Ints:
-        numbers = np.asarray(values, dtype=np.float64)
-        edges = np.quantile(numbers, np.linspace(0, 1, n + 1)[1:-1])
-        return np.searchsorted(edges, numbers).astype(np.int64)
-
-    return cut(gap, _GAP_BINS) * _LOGPROB_BINS + cut(logprob, _LOGPROB_BINS)
-
-
-def overlap_weights(tried: Tried) -> Floats:
+def overlap_weights(tried: Tried, among: Bools | None = None) -> Floats:
     """Weights (n,) under which every class lies in the bins alike, summing to 1 in each class.
 
     A bin's share is the smallest that any class has there; all zero where no bin holds all classes.
+    Only sequences `among` (n,) get a weight; None is all.
     """
-    counts = np.zeros((tried.n_classes, int(tried.bins.max()) + 1))
-    np.add.at(counts, (tried.classes, tried.bins), 1)
+    rows = np.ones(len(tried.classes)) if among is None else among.astype(np.float64)
+    bins = tried.bins
+    counts = np.zeros((tried.n_classes, int(bins.max()) + 1))
+    np.add.at(counts, (tried.classes, bins), rows)
     common = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).min(axis=0)
     if not common.sum():
-        return np.zeros(len(tried.classes))
-    found: Floats = (common / common.sum())[tried.bins] / counts[tried.classes, tried.bins]
+        return np.zeros(len(rows))
+    each = np.maximum(counts, 1)[tried.classes, bins]
+    found: Floats = rows * (common / common.sum())[bins] / each
     return found
+
+
+def imbalance(tried: Tried) -> float:
+    """Largest standardized difference of a margin between two classes after matching.
+
+    NaN where no margin is common to all classes.
+    """
+    weights = overlap_weights(tried)
+    once = np.ones((1, len(weights)))
+    means = _class_means(tried.margins, tried, weights, once)[0]
+    spread = np.maximum(tried.margins.std(axis=0), 1e-12)
+    pairs = combinations(range(tried.n_classes), 2)
+    return float(max((np.abs(means[a] - means[b]) / spread).max() for a, b in pairs))
 
 
 class Kept(NamedTuple):
@@ -83,11 +98,11 @@ class Kept(NamedTuple):
     matched: Floats
 
 
-def kept_by_class(survives: npt.NDArray[np.bool_], tried: Tried, *, seed: int) -> Kept:
+def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
     """Share of each class that survives each graft, (n, grafts) bool, with intervals by group.
 
-    Ends are NaN where a class has fewer than `FEWEST_GROUPS` groups, `matched` where no margin is
-    common to all classes.
+    Ends are NaN where any class has fewer than `FEWEST_GROUPS` groups, `matched` where no margin
+    is common to all classes.
     """
     drawn = _resamples(tried, np.random.default_rng(seed))
     shares = _class_means(survives, tried, np.ones(len(survives)), drawn)
@@ -143,27 +158,32 @@ class CausalScore:
     """How differently a taxonomy's classes break: its alignment with cause.
 
     The largest difference between two classes of what a part breaks beyond the control, at equal
-    margins. Part and pair of classes are chosen on four fifths of the groups and measured on the
-    others, five times; the mean may be negative where classes do not differ.
+    margins. Part and pair of classes are chosen on one half of the groups and measured on the
+    other, both ways, in five random halvings; classes are matched in each half for itself. So the
+    score of classes that do not differ is 0 on average, and may be negative.
 
     Attributes:
-        score: with its interval over groups.
+        score: with its interval over groups; None where there is none.
         permuted: mean score of labels permuted among groups of equal margin.
         permuted_high: 95th percentile of that.
         p_value: share of permutations that score as high, one added on both sides.
+        imbalance: what matching leaves of the classes' margins, see `imbalance`.
         part: index of the part chosen most often, -1 where there is no score.
         broken, spared: the classes chosen with it.
+        agreement: share of the ten choices that are this one.
         n_groups: groups of the class with the fewest.
     """
 
-    score: Estimate
-    permuted: float | None
-    permuted_high: float | None
-    p_value: float | None
-    part: int
-    broken: int
-    spared: int
     n_groups: int
+    score: Estimate = Estimate(None)
+    permuted: float | None = None
+    permuted_high: float | None = None
+    p_value: float | None = None
+    imbalance: float | None = None
+    part: int = -1
+    broken: int = -1
+    spared: int = -1
+    agreement: float | None = None
 
 
 def causal_score(
@@ -171,35 +191,44 @@ def causal_score(
 ) -> CausalScore:
     """Score one taxonomy; arguments as `specificities`.
 
-    There is no score with one class, or with fewer than `FEWEST_GROUPS` groups in a class.
+    There is no score with one class, with fewer than `FEWEST_GROUPS` groups in a class, or where
+    classes have no margin in common.
     """
     fewest = min(
         len(np.unique(tried.groups[tried.classes == index])) for index in range(tried.n_classes)
     )
+    none = CausalScore(fewest)
     if tried.n_classes < 2 or fewest < FEWEST_GROUPS:
-        return CausalScore(Estimate(None), None, None, None, -1, -1, -1, fewest)
+        return none
     generator = np.random.default_rng(seed)
     groups, place = np.unique(tried.groups, return_inverse=True)
-    folds = (generator.permutation(len(groups)) % _FOLDS)[place]
-    found = _cross_fitted(lost, tried, folds)
+    halves = [
+        (generator.permutation(len(groups)) % 2).astype(bool)[place] for _ in range(_HALVINGS)
+    ]
+    sides = [side for half in halves for side in (half, ~half)]
+    found = _cross_fitted(lost, tried, sides)
     if found is None:
-        return CausalScore(Estimate(None), None, None, None, -1, -1, -1, fewest)
+        return none
     once = np.ones((1, len(lost)))
     value = float(found.measure(once)[0])
     drawn = _resamples(tried, generator)
     chance = [
         float(one.measure(once)[0])
         for labels in _permuted(tried, generator, n_permutations)
-        if (one := _cross_fitted(lost, labels, folds)) is not None
+        if (one := _cross_fitted(lost, labels, sides)) is not None
     ]
+    if len(chance) < n_permutations / 2:
+        return none
     most = max(set(found.choices), key=found.choices.count)
     return CausalScore(
+        fewest,
         estimate_of(value, found.measure(drawn)),
         float(np.mean(chance)),
         float(np.quantile(chance, 0.95)),
         (1 + sum(one >= value for one in chance)) / (1 + len(chance)),
+        imbalance(tried),
         *most,
-        fewest,
+        found.choices.count(most) / len(found.choices),
     )
 
 
@@ -211,50 +240,55 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class _CrossFitted:
-    """What was chosen without each fold (n,), to be measured on it."""
+    """What was chosen on each side, and the weights (n,) with which it is measured on the other."""
 
     lost: Floats
     tried: Tried
-    weights: Floats
-    folds: Ints
+    weights: list[Floats]
     choices: list[_Choice]
 
     def measure(self, counts: npt.NDArray[Any]) -> Floats:
-        """Mean over folds of what was chosen without each; counts (resamples, n)."""
+        """Mean over sides of what was chosen on the other; counts (resamples, n)."""
         found = []
-        for fold, (part, broken, spared) in enumerate(self.choices):
-            inside = self.weights * (self.folds == fold)
-            means = _class_means(self.lost[:, [part]], self.tried, inside, counts)[..., 0]
+        for weights, (part, broken, spared) in zip(self.weights, self.choices, strict=True):
+            means = _class_means(self.lost[:, [part]], self.tried, weights, counts)[..., 0]
             found.append(means[:, broken] - means[:, spared])
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.nanmean(found, axis=0))
+        return np.asarray(np.nanmean(found, axis=0))
 
 
-def _cross_fitted(lost: Floats, tried: Tried, folds: Ints) -> _CrossFitted | None:
-    """Choose part and pair outside each fold; None where a class is missing there."""
-    weights, once = overlap_weights(tried), np.ones((1, len(lost)))
+def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitted | None:
+    """Choose part and pair on each side; None where a class has no weight on one."""
+    once = np.ones((1, len(lost)))
     pairs = list(permutations(range(tried.n_classes), 2))
-    choices = []
-    for fold in range(_FOLDS):
-        means = _class_means(lost, tried, weights * (folds != fold), once)[0]
+    choices, measured = [], []
+    for side in sides:
+        means = _class_means(lost, tried, overlap_weights(tried, side), once)[0]
         gaps = np.stack([means[first] - means[second] for first, second in pairs])
-        if np.isnan(gaps).any():
+        measured.append(overlap_weights(tried, ~side))
+        if np.isnan(gaps).any() or not measured[-1].any():
             return None
         pair, part = np.unravel_index(int(gaps.argmax()), gaps.shape)
         choices.append(_Choice(int(part), *pairs[int(pair)]))
-    return _CrossFitted(lost, tried, weights, folds, choices)
+    return _CrossFitted(lost, tried, measured, choices)
 
 
 def _permuted(tried: Tried, generator: np.random.Generator, n: int) -> Iterator[Tried]:
-    """Labels without meaning: whole groups exchange theirs within bins of equal margin."""
+    """Labels without meaning: exchanged within bins of equal margin.
+
+    Whole groups exchange theirs, of several classes the commonest; single sequences do where a
+    class would be lost by that.
+    """
     _, place = np.unique(tried.groups, return_inverse=True)
-    label, bin_ = (_commonest(values, place) for values in (tried.classes, tried.bins))
+    bins = tried.bins
+    if len(np.unique(_commonest(tried.classes, place))) < tried.n_classes:
+        place = np.arange(len(place))
+    label, bin_ = (_commonest(values, place) for values in (tried.classes, bins))
     for _ in range(n):
         shuffled = label.copy()
         for one in np.unique(bin_):
             members = np.flatnonzero(bin_ == one)
             shuffled[members] = label[generator.permutation(members)]
-        yield Tried(shuffled[place], tried.groups, tried.bins)
+        yield replace(tried, classes=shuffled[place])
 
 
 def _commonest(values: Ints, place: Ints) -> Ints:

@@ -9,11 +9,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,16 +22,17 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
-from mnemoscope.lm.graft import Anatomy, Control, Pair
+from mnemoscope.lm.graft import Control, Pair
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import (
+    LARGEST_IMBALANCE,
+    MOST_AGREEMENT,
     CausalScore,
     Kept,
     Tried,
     causal_score,
     kept_by_class,
-    margin_bins,
     specificities,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
@@ -49,6 +49,7 @@ GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 _DRAWS_FOR_A_VERDICT = 3
+_VERSION = 2  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _KIND_WORDS = {
     "qk": "queries and keys",
@@ -106,29 +107,31 @@ def graft_stage(study: Study, models: Models) -> None:
         )
     model, twin = models.model(study), models.reference(study)
     assert twin is not None
-    anatomy = Anatomy(model.model)
-    Pair(model.model, twin.model)  # refuses another shape before anything is begun
+    pair = Pair(model.model, twin.model)  # refuses another shape before anything is begun
     tried, held_out = _tried(study), _held_out(study)
-    grafts = list(grafts_of(study, anatomy))
+    grafts = list(grafts_of(study, pair))
     basis = _basis(study, tried, held_out)
     with study.finishing("graft") as counts:
         (study.folder / "graft").mkdir(exist_ok=True)
         tasks = [_Task(str(study.folder), one, basis, _key(basis, one)) for one in grafts]
         todo = [task for task in tasks if not task.path.is_file()]
         say(
-            f"{len(grafts):,} grafts of {len(anatomy.parts)} parts, {tried.height:,} memorized and "
-            f"{held_out.height:,} held-out sequences each; {len(tasks) - len(todo):,} are there."
+            f"{len(grafts):,} grafts, {tried.height:,} memorized and {held_out.height:,} held-out "
+            f"sequences each; {len(tasks) - len(todo):,} are there."
         )
         engine = current_engine()
         engine.check_sees(study.folder / SETTINGS_FILE)
-        gpus = gpus_for(study.settings.model.device, engine)
+        gpus = gpus_for(study.settings.model.device, engine) if engine.is_cluster else 0.0
         workers = study.settings.train.workers if model.device == "cpu" else 1
-        with track("Grafting", total=len(tasks), unit="grafts") as progress:
-            progress.advance(len(tasks) - len(todo))
-            for _ in run_tasks(make_graft, todo, workers=workers, gpus=gpus):
-                progress.advance()
-        made = [_read(task) for task in tasks]
-        _loaded.cache_clear()
+        _kept[basis] = _load(study, model, twin, tried, held_out)
+        try:
+            with track("Grafting", total=len(tasks), unit="grafts") as progress:
+                progress.advance(len(tasks) - len(todo))
+                for _ in run_tasks(make_graft, todo, workers=workers, gpus=gpus):
+                    progress.advance()
+            made = [_read(task) for task in tasks]
+        finally:
+            _kept.clear()
         n_rows = _conclude(study, grafts, made, tried)
         counts |= {"grafts": len(grafts), "sequences": tried.height, "rows": n_rows}
         counts["heldout_loss"] = _loss(made[0])
@@ -137,7 +140,7 @@ def graft_stage(study: Study, models: Models) -> None:
         say(line)
 
 
-def grafts_of(study: Study, anatomy: Anatomy) -> Iterator[Graft]:
+def grafts_of(study: Study, pair: Pair) -> Iterator[Graft]:
     """All grafts of the settings; the first is none.
 
     Raises:
@@ -145,9 +148,10 @@ def grafts_of(study: Study, anatomy: Anatomy) -> Iterator[Graft]:
     """
     wanted = study.settings.graft
     yield Graft("")
-    for part in wanted.parts or list(anatomy.parts):
-        if "neurons" not in part:
-            anatomy.find(part)
+    if INTO_TWIN in wanted.directions:
+        yield Graft("", INTO_TWIN)
+    for part in dict.fromkeys(wanted.parts or pair.anatomy.parts):
+        pair.anatomy.find(part, pair.twin)
         for direction in wanted.directions:
             for share in sorted({*wanted.shares, 1.0}):
                 yield Graft(part, direction, share=share)
@@ -202,10 +206,12 @@ def _basis(study: Study, tried: pl.DataFrame, held_out: pl.DataFrame) -> str:
     """Hash of what decides every graft apart from itself."""
     digest = hashlib.sha256()
     for rows in (tried, held_out):
-        digest.update(token_matrix(rows).tobytes())
+        digest.update(rows["sequence_id"].to_numpy().tobytes())
+        digest.update(rows["tokens"].explode().to_numpy().tobytes())
     models = (study.record["models"][role] for role in ("model", "reference"))
     facts = [[one[name] for name in ("fingerprint", "dtype", "device", "bos_id")] for one in models]
-    digest.update(json.dumps([facts, study.settings.graft.seed]).encode())
+    settings = study.settings.graft.seed, study.settings.model.batch_size
+    digest.update(json.dumps([_VERSION, facts, settings]).encode())
     return digest.hexdigest()
 
 
@@ -214,44 +220,78 @@ def _key(basis: str, graft: Graft) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-@lru_cache(maxsize=1)
-def _loaded(
-    folder: str,
-    basis: str,  # noqa: ARG001 - what is kept serves this alone
-) -> tuple[Study, dict[str, LanguageModel], dict[str, Pair], Any]:
+class _Loaded(NamedTuple):
     """What all grafts of one process share."""
-    study = Study(folder)
-    models = Models(study.settings)
-    both = {"model": models.model(), "reference": models.reference(study)}
-    loaded = {role: one for role, one in both.items() if one is not None}
-    model, twin = (loaded[role].model for role in ("model", "reference"))
-    pairs = {INTO_MODEL: Pair(model, twin), INTO_TWIN: Pair(twin, model)}
-    tried, held_out = _tried(study), _held_out(study)
-    return study, loaded, pairs, (tried, held_out)
+
+    study: Study
+    models: dict[str, LanguageModel]
+    pairs: dict[str, Pair]
+    tried: pl.DataFrame
+    held_out: pl.DataFrame
+
+
+_kept: dict[str, _Loaded] = {}
+"""Of the work in progress, by its basis; other processes load their own."""
+
+
+def _loaded(task: _Task) -> _Loaded:
+    if task.basis not in _kept:
+        study = Study(task.study)
+        models = Models(study.settings)
+        model, twin = models.model(), models.reference(study)
+        assert twin is not None
+        _kept[task.basis] = _load(study, model, twin, _tried(study), _held_out(study))
+    return _kept[task.basis]
+
+
+def _load(
+    study: Study,
+    model: LanguageModel,
+    twin: LanguageModel,
+    tried: pl.DataFrame,
+    held_out: pl.DataFrame,
+) -> _Loaded:
+    """Both models under the directions in which parts go into them."""
+    pairs = {
+        INTO_MODEL: Pair(model.model, twin.model),
+        INTO_TWIN: Pair(twin.model, model.model),
+    }
+    return _Loaded(study, {INTO_MODEL: model, INTO_TWIN: twin}, pairs, tried, held_out)
 
 
 def make_graft(task: _Task) -> str:
     """Make one graft, scan the sequences and write what they do; returns its key."""
-    study, loaded, pairs, (tried, held_out) = _loaded(task.study, task.basis)
+    study, models, pairs, tried, held_out = _loaded(task)
     graft, size = task.graft, study.settings.model.batch_size
-    role = "reference" if graft.direction == INTO_TWIN else "model"
-    lm, prefix = loaded[role], study.settings.sequences.length // 2
-    swapped = nullcontext()
+    lm, prefix = models[graft.direction], study.settings.sequences.length // 2
+    swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
         seed = study.settings.graft.seed * 1000 + graft.draw
         swapped = pairs[graft.direction].grafted(
             graft.part, control=graft.control, seed=seed, share=graft.share
         )
+    judged = held_out if graft.part else pl.concat([tried, held_out], how="diagonal")
+    survives, gap = np.zeros(tried.height, dtype=bool), np.full(tried.height, np.nan)
+    means = np.full(judged.height, np.nan)
     with swapped:
-        scans = list(scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix))
-        judged = held_out if graft.part else pl.concat([tried, held_out], how="diagonal")
-        logprobs = suffix_logprobs(lm, token_matrix(judged), batch_size=size, prefix=prefix)
+        try:
+            scans = list(scan_memorized(lm, token_matrix(tried), batch_size=size, prefix=prefix))
+            survives = np.concatenate([one.is_memorized for one in scans])
+            gap = np.concatenate([one.smallest_gap for one in scans])
+            if judged.height:
+                tokens = token_matrix(judged)
+                logprobs = suffix_logprobs(lm, tokens, batch_size=size, prefix=prefix)
+                means = logprobs.mean(axis=1)
+        except UserError as error:  # logits that are not finite: nothing survives that
+            if not graft.part:
+                raise
+            say(f"{graft.part} ({graft.control}): {error}")
     scanned = tried.select("sequence_id").with_columns(
-        survives=pl.Series(np.concatenate([one.is_memorized for one in scans])),
-        gap=pl.Series(np.concatenate([one.smallest_gap for one in scans])),
+        survives=pl.Series(survives), gap=pl.Series(gap, dtype=pl.Float32)
     )
-    means = judged.select("sequence_id").with_columns(pl.Series("logprob", logprobs.mean(axis=1)))
-    write_parquet(task.path, scanned.join(means, on="sequence_id", how="full", coalesce=True))
+    found = judged.select("sequence_id").with_columns(logprob=pl.Series(means, dtype=pl.Float32))
+    whole = scanned.join(found, on="sequence_id", how="full", coalesce=True)
+    write_parquet(task.path, whole)
     return task.key
 
 
@@ -271,6 +311,7 @@ def _conclude(
     """Write what the grafts say of each taxonomy; returns the rows of `graft.parquet`."""
     scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
     base, rest = scanned[0], scanned[1:]
+    margins = np.stack([base[one].to_numpy() for one in ("gap", "logprob")], axis=1)
     survives = np.stack([frame["survives"].to_numpy() for frame in rest], axis=1)
     heldout = [_loss(frame) for frame in made]
     study.write(
@@ -285,7 +326,6 @@ def _conclude(
     labels = tried.select("sequence_id").join(
         study.read(LABELS_FILE), on="sequence_id", how="left", maintain_order="left"
     )
-    bins = margin_bins(base["gap"].to_numpy(), base["logprob"].to_numpy())
     rows: list[dict[str, Any]] = []
     specific: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
@@ -302,7 +342,8 @@ def _conclude(
             continue
         places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
         named = [classes[one] for one in present]
-        one = Tried(places, tried["group"].to_numpy()[inside], bins[inside])
+        groups = tried["group"].to_numpy()[inside]
+        one = Tried(places, groups, margins[inside], len(present))
         kept = kept_by_class(survives[inside], one, seed=study.settings.graft.seed)
         rows += _rows(name, named, grafts, kept, one, heldout)
         if parts:
@@ -342,6 +383,8 @@ _SCORES = {
     "permuted": pl.Float64,
     "permuted_high": pl.Float64,
     "p_value": pl.Float64,
+    "imbalance": pl.Float64,
+    "agreement": pl.Float64,
     "part": pl.String,
     "broken": pl.String,
     "spared": pl.String,
@@ -351,7 +394,8 @@ _SCORES = {
 def _loss(made: pl.DataFrame) -> float | None:
     """Mean loss of the held-out suffixes in nats; None where there are none."""
     held_out = made.filter(pl.col("survives").is_null())
-    return -float(held_out["logprob"].to_numpy().mean()) if held_out.height else None
+    loss = -float(held_out["logprob"].to_numpy().mean()) if held_out.height else np.nan
+    return loss if np.isfinite(loss) else None
 
 
 def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -411,6 +455,8 @@ def _score_row(
         "permuted": found.permuted,
         "permuted_high": found.permuted_high,
         "p_value": found.p_value,
+        "imbalance": found.imbalance,
+        "agreement": found.agreement,
         "part": parts[found.part] if has_score else None,
         "broken": classes[found.broken] if has_score else None,
         "spared": classes[found.spared] if has_score else None,
@@ -430,6 +476,12 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
                 f"{row['draws']}."
             )
             continue
+        if row["imbalance"] > LARGEST_IMBALANCE:
+            yield (
+                f"By cause, under {name}: no side is taken, as the model holds one class so much "
+                "more firmly than another that too few sequences have equal margins."
+            )
+            continue
         if row["low"] <= 0 or row["score"] <= row["permuted_high"]:
             yield (
                 f"By cause, under {name}: no part was found that holds one class more than another "
@@ -439,12 +491,19 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
         found = specific.filter(
             (pl.col("taxonomy") == name) & (pl.col("class") == broken) & (pl.col("low") > 0)
         ).sort("specificity", descending=True)
-        held = [part_words(part) for part in found["part"].head(3)]
+        held = "; ".join(part_words(part) for part in found["part"].head(3))
+        if row["agreement"] < MOST_AGREEMENT:
+            yield (
+                f"By cause, under {name}: classes differ in mechanism. The part that divides two "
+                f"of them most, not always the same, breaks one {score} more than the other, "
+                f"beyond changes of equal norm and at equal margins ({chance})."
+            )
+            continue
         yield (
             f"By cause, under {name}: {broken} and {spared} differ in mechanism. With "
             f"{part_words(row['part'])} taken from the reference {broken} loses {score} more than "
             f"{spared}, beyond changes of equal norm and at equal margins ({chance})."
-            + (f" {broken} is held most in {'; '.join(held)}." if held else "")
+            + (f" {broken} depends most on {held}." if held else "")
         )
 
 

@@ -496,7 +496,9 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
                 "control_loss": None if control_loss is None else control_loss - plain,
             }
         )
-    appear = rows.filter(direction=INTO_TWIN).sort("survive", descending=True)
+    brought = rows.filter(direction=INTO_TWIN)
+    plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
+    appear = brought.filter(pl.col("part") != "").sort("survive", descending=True)
     return {
         "classes": classes,
         "is_compared": len(classes) > 1,
@@ -504,7 +506,8 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific, scores)),
         "appear": [
-            {"class": row["class"], "part": row["part"], "share": row["survive"]}
+            {name: row[name] for name in ("class", "part", "survive")}
+            | {"alone": plain_twin[row["class"]]}
             for row in appear.unique("class", keep="first", maintain_order=True).to_dicts()
         ],
     }

@@ -333,7 +333,7 @@ class KnockoutSettings(_Settings):
 class GraftSettings(_Settings):
     """What breaks when parts of the reference model are put into the model (verb `graft`)."""
 
-    parts: list[str] | None = Field(
+    parts: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None,
         description="Parts of the weights, such as layers.0.qk, layers.0-1.mlp, qk, "
         "layers.1.heads.3, all but embedding; null tries every single part.",
