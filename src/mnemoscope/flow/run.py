@@ -126,6 +126,10 @@ _PURPOSE = {
 }
 
 
+# Of the embedded model's four layers: where it looks, what it moves, its MLP.
+_DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk", "values", "mlp")]
+
+
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
     """Settings of the demo, a study like any other.
 
@@ -141,12 +145,13 @@ def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettin
             "taxonomies": [PRASHANTH_NAME, PAPER_NAME],
             "n_train": n_train,
             "n_eval": n_eval,
-            "match": None if small else "genre",
+            "match": "genre" if thorough else None,
         },
         "train": {"seeds": [0, 1, 2] if thorough else [0]},
         "graft": {
+            "parts": None if thorough else _DEMO_PARTS,
             "directions": ["twin_in_model"],
-            "n_sequences": 40 if small else 250 if thorough else 80,
+            "n_sequences": 30 if small else 250 if thorough else 80,
             "n_heldout": 40,
         },
     }
