@@ -12,12 +12,13 @@ apart; parts of one model are put into the other. What is done in the folder is 
 import argparse
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -56,6 +57,7 @@ SETTING = replace(FULL, peak_learning_rate=1e-3, warmup_steps=30)
 HALVES = ("A", "B")
 DRAWS = 3
 SEED = 0
+GRAFTED = 1000  # windows that grafts are tried on, in turn from either half
 
 
 class Training(NamedTuple):
@@ -159,6 +161,7 @@ def by_cnn(maps: dict, trial: Trial) -> dict[str, float]:
 
 def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
     """What parts of the other model break of a model's own half, and bring of the other's."""
+    windows = pl.concat(windows.filter(half=one).head(GRAFTED // 2) for one in HALVES)
     tokens, rows = token_matrix(windows), []
     is_a = (windows["half"] == "A").to_numpy()
     documents = windows["document"].rank("dense").to_numpy().astype(np.int64)
@@ -167,7 +170,8 @@ def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
         mine = is_a if own == "A" else ~is_a
         known = {half: verdicts(lms[half], tokens) for half in HALVES}
         asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
-        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], np.zeros_like(asked))
+        margins = np.zeros((len(asked), 2))
+        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], margins, 2)
         for part in pair.anatomy.parts:
             row: dict = {"into": own, "part": part}
             for control, draws in (("twin", 1), ("random", DRAWS)):
@@ -181,8 +185,16 @@ def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
                 ]
             rows.append(row)
             print(f"{own} <- {other} {part}: {row['twin'][0].value:.3f}, random "
-                  f"{row['random'][0].value:.3f}; brings {row['twin'][1].value:.3f}")  # fmt: skip
+                  f"{row['random'][0].value:.3f}; brings {row['twin'][1].value:.3f}",
+                  flush=True)  # fmt: skip
     return rows
+
+
+def kept_in(path: Path, make: Callable[[], Any]) -> Any:
+    """What was made before, or is made now and kept."""
+    if not path.is_file():
+        write_json(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def page(found: dict) -> str:
@@ -210,7 +222,8 @@ def page(found: dict) -> str:
     by_part: dict[str, list[str]] = {}
     for row in found["grafts"]:
         own, brought = (number(*row["twin"][at]) for at in range(2))
-        cells = [own, number(row["random"][0][0]), brought]
+        chance = [number(row["random"][at][0]) for at in range(2)]
+        cells = [own, chance[0], f"{brought}; random {chance[1]}"]
         by_part.setdefault(row["part"], []).extend(cells)
     lines += [f"| `{part}` | {' | '.join(cells)} |" for part, cells in by_part.items()]
     return "\n".join([*lines, ""])
@@ -237,8 +250,10 @@ def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
             role: {"A": float(one[is_a].mean()), "B": float(one[~is_a].mean())}
             for role, one in kept.items()
         },
-        "read": read(lms, windows.filter(crossed), with_cnn=with_cnn),
-        "grafts": grafts(lms, windows.filter(crossed)),
+        "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, windows.filter(crossed))),
+        "read": kept_in(
+            folder / "read.json", lambda: read(lms, windows.filter(crossed), with_cnn=with_cnn)
+        ),
         "seconds": round(time.monotonic() - started),
     }
     write_json(folder / "crossover.json", json.loads(json.dumps(found)))

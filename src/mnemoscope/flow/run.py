@@ -133,8 +133,9 @@ _DEMO_PARTS = [f"layers.{layer}.{kind}" for layer in range(4) for kind in ("qk",
 def demo_settings(*, small: bool = False, thorough: bool = False) -> StudySettings:
     """Settings of the demo, a study like any other.
 
-    `small` takes fewer sequences and no matched sample, for a quick check of an installation,
-    `thorough` all, larger samples and three seeds, so that intervals cover the CNNs' variation.
+    `small` takes fewer sequences, for a quick check of an installation, `thorough` all, larger
+    samples, three seeds (so that a verdict may take sides), a repetition on one genre and every
+    part in grafts.
     """
     n_train, n_eval = (120, 60) if small else (400, 200) if thorough else (240, 120)
     values: dict[str, object] = {
