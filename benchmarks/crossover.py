@@ -170,8 +170,8 @@ def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
         mine = is_a if own == "A" else ~is_a
         known = {half: verdicts(lms[half], tokens) for half in HALVES}
         asked = np.flatnonzero((mine & known[own]) | (~mine & known[other]))
-        margins = np.zeros((len(asked), 2))
-        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], margins, 2)
+        margin = np.zeros(len(asked))
+        tried = Tried((~mine[asked]).astype(np.int64), documents[asked], margin, 2)
         for part in pair.anatomy.parts:
             row: dict = {"into": own, "part": part}
             for control, draws in (("twin", 1), ("random", DRAWS)):

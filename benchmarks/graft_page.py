@@ -13,6 +13,7 @@ import mnemoscope as ms
 from mnemoscope.benchmark.published import published_table
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.report.content import graft_of
+from mnemoscope.stats import Estimate
 from mnemoscope.words import interval, percent, points
 
 
@@ -43,13 +44,14 @@ def score_lines(study: ms.Study) -> list[str]:
     entries = samples_of(study)
     scores = study.read("graft_scores.parquet").sort("score", descending=True, nulls_last=True)
     lines = [
-        "| taxonomy | causal score | permuted labels, 95 % | p | part | breaks | spares "
-        "| min-F1 in the paper, % |",
-        "|---" * 8 + "|",
+        "| taxonomy | causal score | by log-probability | permuted labels, 95 % | p | part "
+        "| breaks | spares | min-F1 in the paper, % |",
+        "|---" * 9 + "|",
     ]
     for row in scores.iter_rows(named=True):
         score = f"{points(row['score'])} {interval((row['score'], row['low'], row['high']))}"
-        cells = [row["taxonomy"], score.strip(), points(row["permuted_high"])]
+        other = f"{points(row['by_logprob'])} {interval(Estimate.of(row, 'by_logprob'))}"
+        cells = [row["taxonomy"], score.strip(), other.strip(), points(row["permuted_high"])]
         cells.append("–" if row["p_value"] is None else f"{row['p_value']:.3f}")
         cells += [row[name] or "–" for name in ("part", "broken", "spared")]
         own = printed.get(entries[row["taxonomy"]]["published_name"])

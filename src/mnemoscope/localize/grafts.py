@@ -3,14 +3,14 @@
 A class depends on a part as far as it loses more there than under changes of equal norm that know
 nothing of the twin (random, or the twin's entries shuffled), and more than the others lose.
 Classes differ in how firmly the model holds them, so they are compared among sequences of equal
-margin: within bins of the smallest gap between the two best logits and of the suffix's
-log-probability, each class is weighted to the share of the bin that all classes have (overlap
-weights; Li, Morgan and Zaslavsky 2018). Intervals draw groups of near duplicates.
+margin, the smallest gap between the two best logits or the suffix's log-probability: within bins
+each class is weighted to the share of the bin that all classes have (overlap weights; Li, Morgan
+and Zaslavsky 2018). Intervals draw groups of near duplicates.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations, permutations
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +22,10 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 LARGEST_IMBALANCE = 0.25
-"""Standardized difference of a margin between matched classes, above which no side is taken."""
+"""Standardized difference of the margin between matched classes, above which no side is taken."""
 MOST_AGREEMENT = 0.8
 """Share of the choices that must agree before a part and a pair of classes are named."""
-_BINS = (16, 2)  # of the gap, of the log-probability
+_BINS = 16
 _HALVINGS = 5
 _N_RESAMPLES = 1000
 
@@ -37,25 +37,20 @@ class Tried:
     Attributes:
         classes: class index of each, shape (n,), from 0.
         groups: group of near duplicates of each, shape (n,), any integers.
-        margins: how firmly the model holds each, shape (n, 2): the smallest gap between the two
-            best logits, and the mean log-probability of the suffix.
+        margin: how firmly the model holds each, shape (n,).
         n_classes: number of classes.
     """
 
     classes: Ints
     groups: Ints
-    margins: Floats
+    margin: Floats
     n_classes: int
 
     @property
     def bins(self) -> Ints:
-        """Margin bin of each, shape (n,): sixteenths of the gap by halves of the log-prob."""
-        cut = [
-            np.searchsorted(np.quantile(values, np.linspace(0, 1, n + 1)[1:-1]), values)
-            for values, n in zip(self.margins.T, _BINS, strict=True)
-        ]
-        bins: Ints = (cut[0] * _BINS[1] + cut[1]).astype(np.int64)
-        return bins
+        """Margin bin of each, shape (n,): sixteenths of all."""
+        edges = np.quantile(self.margin, np.linspace(0, 1, _BINS + 1)[1:-1])
+        return np.searchsorted(edges, self.margin).astype(np.int64)
 
 
 def overlap_weights(tried: Tried, among: Bools | None = None) -> Floats:
@@ -77,16 +72,13 @@ def overlap_weights(tried: Tried, among: Bools | None = None) -> Floats:
 
 
 def imbalance(tried: Tried) -> float:
-    """Largest standardized difference of a margin between two classes after matching.
+    """Largest standardized difference of the margin between two classes after matching.
 
     NaN where no margin is common to all classes.
     """
     weights = overlap_weights(tried)
-    once = np.ones((1, len(weights)))
-    means = _class_means(tried.margins, tried, weights, once)[0]
-    spread = np.maximum(tried.margins.std(axis=0), 1e-12)
-    pairs = combinations(range(tried.n_classes), 2)
-    return float(max((np.abs(means[a] - means[b]) / spread).max() for a, b in pairs))
+    means = _class_means(tried.margin[:, None], tried, weights, np.ones((1, len(weights))))[0]
+    return float(np.ptp(means) / max(tried.margin.std(), 1e-12))
 
 
 class Kept(NamedTuple):
@@ -185,6 +177,14 @@ class CausalScore:
     spared: int = -1
     agreement: float | None = None
 
+    @property
+    def takes_a_side(self) -> bool:
+        """Whether classes differ beyond chance, among sequences of equal margin."""
+        low, value, high = self.score.low, self.score.value, self.permuted_high
+        if low is None or value is None or high is None or self.imbalance is None:
+            return False
+        return low > 0 and value > high and self.imbalance <= LARGEST_IMBALANCE
+
 
 def causal_score(
     lost: Floats, tried: Tried, *, seed: int, n_permutations: int = 200
@@ -253,7 +253,10 @@ class _CrossFitted:
         for weights, (part, broken, spared) in zip(self.weights, self.choices, strict=True):
             means = _class_means(self.lost[:, [part]], self.tried, weights, counts)[..., 0]
             found.append(means[:, broken] - means[:, spared])
-        return np.asarray(np.nanmean(found, axis=0))
+        measured = np.isfinite(found).sum(axis=0)
+        none = np.full(len(measured), np.nan)
+        means: Floats = np.divide(np.nansum(found, axis=0), measured, out=none, where=measured > 0)
+        return means
 
 
 def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitted | None:

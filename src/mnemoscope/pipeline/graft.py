@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,7 +311,7 @@ def _conclude(
     """Write what the grafts say of each taxonomy; returns the rows of `graft.parquet`."""
     scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
     base, rest = scanned[0], scanned[1:]
-    margins = np.stack([base[one].to_numpy() for one in ("gap", "logprob")], axis=1)
+    gap, logprob = (base[one].to_numpy().astype(np.float64) for one in ("gap", "logprob"))
     survives = np.stack([frame["survives"].to_numpy() for frame in rest], axis=1)
     heldout = [_loss(frame) for frame in made]
     study.write(
@@ -343,14 +343,16 @@ def _conclude(
         places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
         named = [classes[one] for one in present]
         groups = tried["group"].to_numpy()[inside]
-        one = Tried(places, groups, margins[inside], len(present))
+        one = Tried(places, groups, gap[inside], len(present))
         kept = kept_by_class(survives[inside], one, seed=study.settings.graft.seed)
         rows += _rows(name, named, grafts, kept, one, heldout)
         if parts:
             seed = study.settings.graft.seed
             score = causal_score(lost[inside], one, seed=seed)
+            also = replace(one, margin=logprob[inside])
+            other = causal_score(lost[inside], also, seed=seed)
             draws = study.settings.graft.draws
-            scores.append(_score_row(name, named, parts, score) | {"draws": draws})
+            scores.append(_score_row(name, named, parts, score, other) | {"draws": draws})
             if len(named) > 1:
                 specific += [
                     {"taxonomy": name, "class": named[at], "part": parts[part], "lost": found.lost}
@@ -385,6 +387,10 @@ _SCORES = {
     "p_value": pl.Float64,
     "imbalance": pl.Float64,
     "agreement": pl.Float64,
+    "by_logprob": pl.Float64,
+    "by_logprob_low": pl.Float64,
+    "by_logprob_high": pl.Float64,
+    "differs": pl.Boolean,
     "part": pl.String,
     "broken": pl.String,
     "spared": pl.String,
@@ -444,7 +450,11 @@ def _rows(
 
 
 def _score_row(
-    taxonomy: str, classes: Sequence[str], parts: Sequence[str], found: CausalScore
+    taxonomy: str,
+    classes: Sequence[str],
+    parts: Sequence[str],
+    found: CausalScore,
+    by_logprob: CausalScore,
 ) -> dict[str, Any]:
     has_score = found.part >= 0
     return {
@@ -457,6 +467,8 @@ def _score_row(
         "p_value": found.p_value,
         "imbalance": found.imbalance,
         "agreement": found.agreement,
+        **by_logprob.score.columns("by_logprob"),
+        "differs": found.takes_a_side and by_logprob.takes_a_side,
         "part": parts[found.part] if has_score else None,
         "broken": classes[found.broken] if has_score else None,
         "spared": classes[found.spared] if has_score else None,
@@ -482,10 +494,11 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
                 "more firmly than another that too few sequences have equal margins."
             )
             continue
-        if row["low"] <= 0 or row["score"] <= row["permuted_high"]:
+        if not row["differs"]:
             yield (
                 f"By cause, under {name}: no part was found that holds one class more than another "
-                f"(largest difference {score}; {chance})."
+                f"(largest difference {score}, matched on log-probability "
+                f"{100 * (row['by_logprob'] or 0.0):.0f}; {chance})."
             )
             continue
         found = specific.filter(

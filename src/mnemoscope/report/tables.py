@@ -129,7 +129,8 @@ def graft_tables(study: Study) -> Iterator[Table]:
     yield Table(
         title="Taxonomies by cause",
         columns=(
-            *("taxonomy", "causal score", "interval", "labels permuted, 95 %", "p"),
+            *("taxonomy", "causal score", "interval", "by log-probability"),
+            *("labels permuted, 95 %", "p"),
             *("by", "breaks", "spares", "min-F1"),
         ),
         rows=[
@@ -137,6 +138,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
                 row["taxonomy"],
                 points(row["score"]),
                 interval((row["score"], row["low"], row["high"])) or UNKNOWN,
+                points(row["by_logprob"]),
                 points(row["permuted_high"]),
                 UNKNOWN if row["p_value"] is None else f"{row['p_value']:.3f}",
                 *(row[name] or UNKNOWN for name in ("part", "broken", "spared")),
@@ -146,7 +148,8 @@ def graft_tables(study: Study) -> Iterator[Table]:
         ],
         summary="How differently the classes of each taxonomy break when parts of the reference "
         "take the place of the model's: the largest difference between two classes of what a part "
-        "breaks beyond changes of equal norm, at equal margins, in points. Part and pair "
+        "breaks beyond changes of equal norm, at equal margins (the smallest gap between two logits; "
+        "beside it matched on log-probability), in points. Part and pair "
         "are chosen on one half of the groups and measured on the other. Beside it what labels "
         "permuted at equal margins reach, and min-F1, which maps show.",
     )
