@@ -10,6 +10,7 @@ and Zaslavsky 2018). Intervals draw groups of near duplicates.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Tried:
     margin: Floats
     n_classes: int
 
-    @property
+    @cached_property
     def bins(self) -> Ints:
         """Margin bin of each, shape (n,): sixteenths of all."""
         edges = np.quantile(self.margin, np.linspace(0, 1, _BINS + 1)[1:-1])
@@ -255,8 +256,8 @@ class _CrossFitted:
             found.append(means[:, broken] - means[:, spared])
         measured = np.isfinite(found).sum(axis=0)
         none = np.full(len(measured), np.nan)
-        means: Floats = np.divide(np.nansum(found, axis=0), measured, out=none, where=measured > 0)
-        return means
+        mean: Floats = np.divide(np.nansum(found, axis=0), measured, out=none, where=measured > 0)
+        return mean
 
 
 def _cross_fitted(lost: Floats, tried: Tried, sides: list[Bools]) -> _CrossFitted | None:

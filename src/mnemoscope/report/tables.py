@@ -148,7 +148,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
         ],
         summary="How differently the classes of each taxonomy break when parts of the reference "
         "take the place of the model's: the largest difference between two classes of what a part "
-        "breaks beyond changes of equal norm, at equal margins (the smallest gap between two logits; "
+        "breaks beyond changes of equal norm, at equal margins (smallest gap of two logits; "
         "beside it matched on log-probability), in points. Part and pair "
         "are chosen on one half of the groups and measured on the other. Beside it what labels "
         "permuted at equal margins reach, and min-F1, which maps show.",
