@@ -390,7 +390,7 @@ def demo(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the whole method on the shipped model: under three minutes on two cores.
+    """Show the whole method on the shipped model: three minutes on two idle cores.
 
     Example: mnemoscope demo
     """
