@@ -22,7 +22,8 @@ _COUNTED = {
 def answer(content: ReportContent) -> list[str]:
     """Say what was asked of which model, and whether it is memory or only text.
 
-    Two short paragraphs; the facts alone when no taxonomy was measured.
+    Short paragraphs: the facts, what breaks by cause where that was tried, what attention shows;
+    the facts alone when no taxonomy was measured.
     """
     whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
     half = content.length // 2
@@ -38,7 +39,7 @@ def answer(content: ReportContent) -> list[str]:
         "text it is reading?"
     )
     causes = [one.graft["statement"] for one in content.taxonomies if one.graft]
-    return [f"{facts} {question}", " ".join(_findings(content)), *filter(None, causes)]
+    return [f"{facts} {question}", *filter(None, causes), " ".join(_findings(content))]
 
 
 def benchmark_sentence(benchmark: Benchmark) -> str:
