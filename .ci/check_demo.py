@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from mnemoscope.benchmark.sources import TABLE
+
 study = Path(sys.argv[1])
 table = pl.read_parquet(study / "sequences.parquet")
 assert table["is_memorized"].sum() > 0.2 * table.height, "hardly anything is memorized"
@@ -16,10 +18,11 @@ scores = pl.read_parquet(study / "benchmark.parquet")
 for sample in samples:
     rows = scores.filter(pl.col("taxonomy") == sample)
     sources = set(rows["source"])
-    wanted = {"model", "control", "blind", "reference", "ngram", "logits", "statistics"}
-    assert sources == wanted, (sample, sources)
+    assert sources == set(TABLE), (sample, sources)
     logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()
     assert logits > 0.5, (sample, logits)  # the positive control must see memorization
+grafts = pl.read_parquet(study / "graft.parquet")
+assert {"twin", "random", "shuffled"} == set(grafts["control"]), "grafts lack their controls"
 assert (study / "decisiveness.safetensors").stat().st_size > 10_000
 page = (study / "report.html").read_text(encoding="utf-8")
 assert page.rstrip().endswith("</html>"), "the report is cut short"
