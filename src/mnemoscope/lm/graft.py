@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.lm.intervene import SOFTMAX
-from mnemoscope.lm.model import LanguageModel, attention_modules, implementation, wrap_model
+from mnemoscope.lm.intervene import SOFTMAX, around_attention
+from mnemoscope.lm.model import LanguageModel, attention_modules, last_logits, wrap_model
 from mnemoscope.lm.probe import check_state, decoder_layers, entering, output_matrices
 
 Control = Literal["twin", "random", "shuffled"]
@@ -159,20 +159,15 @@ class Anatomy:
         """
         if name == ALL:
             return [one for slices in self.parts.values() for one in slices]
-        if name.startswith(_BUT):
-            left_out = name.removeprefix(_BUT)
-            names = self._single(left_out)
-            if names is None:
-                raise self._unknown(name)
-            kept = [slices for part, slices in self.parts.items() if part not in names]
-            return list(chain.from_iterable(kept))
         if match := _HEAD.fullmatch(name):
             return self._head(*map(int, match.groups()))
         if (match := _NEURONS.fullmatch(name)) and twin is not None:
             return self._neurons(twin, *map(int, match.groups()))
-        names = self._single(name)
+        names = self._single(name.removeprefix(_BUT))
         if names is None:
             raise self._unknown(name)
+        if name.startswith(_BUT):
+            names = [part for part in self.parts if part not in names]
         return list(chain.from_iterable(self.parts[one] for one in names))
 
     def _single(self, name: str) -> list[str] | None:
@@ -588,18 +583,17 @@ def _projections(layer: nn.Module) -> list[nn.Module]:
 
 
 class _Scores(TorchFunctionMode):
-    """Collect what enters the softmax of each layer's attention."""
+    """While active, keep what enters the first softmax."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside: int | None = None
-        self.found: dict[int, Tensor] = {}
+        self.found: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in SOFTMAX and self.inside is not None:
-            self.found.setdefault(self.inside, args[0])
+        if func in SOFTMAX and self.found is None:
+            self.found = args[0]
         return func(*args, **(kwargs or {}))
 
 
@@ -617,7 +611,8 @@ def _score_columns(
     read as query or key, and exactly zero for values. `head` asks for the scores of one head alone,
     `others` for those of all but that. Puts each layer's projections in the order of their calls.
     """
-    scores, leaves = _Scores(), [dict[nn.Module, Tensor]() for _ in layers]
+    scores: list[Tensor | None] = []  # of each layer, in order
+    leaves = [dict[nn.Module, Tensor]() for _ in layers]
     generator = torch.Generator().manual_seed(0)
 
     def watch(number: int) -> Callable[..., Tensor]:
@@ -628,34 +623,30 @@ def _score_columns(
 
         return add_leaf
 
-    def enter(number: int | None) -> Callable[..., None]:
-        def note(*_: Any) -> None:
-            scores.inside = number
-
-        return note
+    def attend(run: Callable[[], Any], n_keys: int | None) -> Any:  # noqa: ARG001 - see `Attend`
+        with _Scores() as mode:
+            output = run()
+        scores.append(mode.found)
+        return output
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         ids = torch.arange(3, 3 + _PROBED, device=lm.device)[None] % lm.vocab_size
-        stack.enter_context(implementation(lm, "eager"))
-        for number, layer in enumerate(layers):
-            for module in projections[number]:
+        for number, modules in enumerate(projections):
+            for module in modules:
                 stack.callback(module.register_forward_hook(watch(number)).remove)
-            for module in attention_modules(layer):
-                stack.callback(module.register_forward_pre_hook(enter(number)).remove)
-                stack.callback(module.register_forward_hook(enter(None)).remove)
-        with scores:
-            no_cache = {"use_cache": False} if hasattr(lm.model.config, "use_cache") else {}
-            lm.model(input_ids=ids, **no_cache)
+        with around_attention(lm, attend):
+            last_logits(lm, ids, 1)
         columns = []
         for number, called in enumerate(leaves):
-            if number not in scores.found or not called:
+            found = scores[number] if number < len(scores) else None
+            if found is None or not called:
                 raise UserError(
                     f"{lm.name}: layer {number} shows no softmax of its attention, so its parts "
                     "cannot be told apart. Choose another family."
                 )
-            score = scores.found[number].reshape(lm.n_heads, -1)
+            score = found.reshape(lm.n_heads, -1)
             weights = torch.randn(score.shape, generator=generator).to(score)
             if head is not None:
                 is_head = torch.arange(lm.n_heads, device=score.device) == head
