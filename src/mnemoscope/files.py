@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
+from mnemoscope.progress import say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,6 +78,19 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text atomically; errors as `atomic_path`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def read_kept(path: Path, what: str) -> "pl.DataFrame | None":
+    """Read a table kept from an earlier run; None where there is none, or a damaged one (said).
+
+    `what` names in the message what is made again.
+    """
+    if path.is_file():
+        try:
+            return read_parquet(path)
+        except (OSError, DamagedDataError):
+            say(f"{path}: damaged; this {what} is made again.")
+    return None
 
 
 def write_json(path: Path | str, value: Any) -> None:

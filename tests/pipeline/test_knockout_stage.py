@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mnemoscope import files
 from mnemoscope.data.table import token_matrix
 from mnemoscope.flow.run import run_stage
 from mnemoscope.lm.edges import total_effects
@@ -245,7 +246,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(done, monkeypatch) -> No
         one.unlink()
     lost[0].write_bytes(lost[0].read_bytes()[:100])  # torn by a disk; said, and cut again
     asked, said = [], []
-    monkeypatch.setattr(knockout, "say", said.append)
+    for module in (knockout, files):
+        monkeypatch.setattr(module, "say", said.append)
     original = knockout.cut_and_continue
     monkeypatch.setattr(
         knockout, "cut_and_continue", lambda *a, **k: asked.append(1) or original(*a, **k)

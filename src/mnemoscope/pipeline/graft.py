@@ -19,8 +19,8 @@ import polars as pl
 
 from mnemoscope.cluster.engine import current_engine, gpus_for, run_tasks
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.errors import UserError
+from mnemoscope.files import read_kept, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Control, Pair
 from mnemoscope.lm.model import LanguageModel
@@ -107,9 +107,9 @@ def graft_stage(study: Study, models: Models) -> None:
         )
     model, twin = models.model(study), models.reference(study)
     assert twin is not None
-    pair = Pair(model.model, twin.model)  # refuses another shape before anything is begun
-    tried, held_out = _tried(study), _held_out(study)
-    grafts = list(grafts_of(study, pair))
+    loaded = _load(study, model, twin)  # refuses another shape before anything is begun
+    tried, held_out = loaded.tried, loaded.held_out
+    grafts = list(grafts_of(study, loaded.pairs[INTO_MODEL]))
     basis = _basis(study, tried, held_out)
     with study.finishing("graft") as counts:
         (study.folder / "graft").mkdir(exist_ok=True)
@@ -123,7 +123,7 @@ def graft_stage(study: Study, models: Models) -> None:
         engine.check_sees(study.folder / SETTINGS_FILE)
         gpus = gpus_for(study.settings.model.device, engine) if engine.is_cluster else 0.0
         workers = study.settings.train.workers if model.device == "cpu" else 1
-        _kept[basis] = _load(study, model, twin, tried, held_out)
+        _kept[basis] = loaded
         try:
             with track("Grafting", total=len(tasks), unit="grafts") as progress:
                 progress.advance(len(tasks) - len(todo))
@@ -240,23 +240,18 @@ def _loaded(task: _Task) -> _Loaded:
         models = Models(study.settings)
         model, twin = models.model(), models.reference(study)
         assert twin is not None
-        _kept[task.basis] = _load(study, model, twin, _tried(study), _held_out(study))
+        _kept[task.basis] = _load(study, model, twin)
     return _kept[task.basis]
 
 
-def _load(
-    study: Study,
-    model: LanguageModel,
-    twin: LanguageModel,
-    tried: pl.DataFrame,
-    held_out: pl.DataFrame,
-) -> _Loaded:
-    """Both models under the directions in which parts go into them."""
+def _load(study: Study, model: LanguageModel, twin: LanguageModel) -> _Loaded:
+    """Both models under the directions in which parts go into them, and the sequences."""
     pairs = {
         INTO_MODEL: Pair(model.model, twin.model),
         INTO_TWIN: Pair(twin.model, model.model),
     }
-    return _Loaded(study, {INTO_MODEL: model, INTO_TWIN: twin}, pairs, tried, held_out)
+    models = {INTO_MODEL: model, INTO_TWIN: twin}
+    return _Loaded(study, models, pairs, _tried(study), _held_out(study))
 
 
 def make_graft(task: _Task) -> str:
@@ -297,12 +292,10 @@ def make_graft(task: _Task) -> str:
 
 def _read(task: _Task) -> pl.DataFrame:
     """A graft that was made; made again where its file is damaged."""
-    try:
-        return read_parquet(task.path)
-    except (OSError, DamagedDataError):
-        say(f"{task.path}: damaged; this graft is made again.")
-        make_graft(task)
-        return read_parquet(task.path)
+    if (kept := read_kept(task.path, "graft")) is not None:
+        return kept
+    make_graft(task)
+    return read_parquet(task.path)
 
 
 def _conclude(

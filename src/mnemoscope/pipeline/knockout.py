@@ -15,8 +15,8 @@ import polars as pl
 import torch
 
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.errors import UserError
+from mnemoscope.files import read_kept, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
@@ -410,11 +410,8 @@ def _outcome(
     basis.update(f"{wanted.renormalize} {wanted.seed}".encode())
     columns = ("survives", "score", "logprob")
     path = study.folder / "knockout" / f"{basis.hexdigest()[:20]}.parquet"
-    if path.is_file():
-        try:
-            return subject.tried.hstack(read_parquet(path).select(columns))
-        except (OSError, DamagedDataError):
-            say(f"{path}: damaged; this cut is made again.")
+    if (kept := read_kept(path, "cut")) is not None:
+        return subject.tried.hstack(kept.select(columns))
     found = cut_and_continue(
         model,
         subject.tokens,
