@@ -1,11 +1,13 @@
 """Two models, each of which memorized what the other never saw: is it memory, or only text?
 
-    python benchmarks/crossover.py [-o crossover] [--cnn] [--limit N] [--write docs/crossover.md]
+    python benchmarks/crossover.py [-o crossover] [--cnn] [--windows N] [--write docs/crossover.md]
 
 The windows of prose and code in the embedded model's table are dealt at random into two halves.
 From the embedded model's reference, which saw none of them, model A is trained on one half and
 model B on the other, with equal steps. Every window is memorized in one model and unseen by the
-other, so text, genre, training time and drift cancel. Readers of attention must tell the halves
+other, so text, genre, training time and drift cancel. Asked for more windows than the table has,
+the rest comes from the standard library: there the reference read once or a few times what both
+models start from, and the halves differ as before. Readers of attention must tell the halves
 apart; parts of one model are put into the other. What is done in the folder is not done again.
 """
 
@@ -33,12 +35,14 @@ from memory_in_weights import (
 )
 from pages import write_tables
 from sklearn.model_selection import GroupKFold
+from tokenizers import Tokenizer
 
 from mnemoscope.benchmark.baselines import all_statistics
-from mnemoscope.cnn.presets import PRESETS, CnnSetting
+from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
+from mnemoscope.embedded.found_texts import read_segments
 from mnemoscope.files import read_parquet, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import scan_memorized
@@ -48,8 +52,10 @@ from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.maps.views import DifferenceMaps, TensorMaps
 from mnemoscope.stats import Estimate, estimate_of
+from tools.embedded.corpus import choose_text, cut_segments
+from tools.embedded.ngrams import NgramSet, hash_ngrams
 from tools.embedded.pretrain import Phase, train_phase
-from tools.embedded.settings import FULL
+from tools.embedded.settings import FULL, Share
 
 BATCH, PREFIX = 64, 32
 REPEATS = 18  # of each window in training, as the embedded model's text saw it in the middle
@@ -68,15 +74,39 @@ class Training(NamedTuple):
     n_rows: int
 
 
-def dealt(folder: Path, limit: int | None) -> pl.DataFrame:
+def dealt(folder: Path, n: int | None) -> pl.DataFrame:
     """The windows with their half, at random; written once."""
     path = folder / "windows.parquet"
     if not path.is_file():
-        table = read_table(sequences_path()).filter(pl.col("genre") != "template")
-        table = table.sample(fraction=1.0, shuffle=True, seed=SEED).head(limit or table.height)
+        table = read_table(sequences_path())
+        text = table.filter(pl.col("genre") != "template").select(
+            "sequence_id", "tokens", "document", "genre"
+        )
+        if n is not None and n > text.height:
+            text = pl.concat([text, more_windows(n - text.height, table)])
+        table = text.sample(fraction=1.0, shuffle=True, seed=SEED).head(n or text.height)
         half = np.resize(np.array(HALVES), table.height)
         write_parquet(path, table.with_columns(half=pl.Series(half)).sort("sequence_id"))
     return read_parquet(path)
+
+
+def more_windows(n: int, table: pl.DataFrame) -> pl.DataFrame:
+    """Windows of the standard library, half prose, that share no 24 tokens with the table."""
+    used = NgramSet()
+    for hashes in hash_ngrams(token_matrix(table)):
+        used.take(hashes.tolist())
+    tokenizer = Tokenizer.from_file(str(reference_path() / "tokenizer.json"))
+    shares = (Share("prose", n // 2, (1,)), Share("code", n - n // 2, (1,)))
+    found = choose_text(
+        cut_segments(read_segments(), tokenizer), tokenizer, replace(FULL, study=shares), used
+    )
+    first = table["sequence_id"].cast(pl.Int64).max() + 1
+    return found.with_columns(
+        pl.int_range(first, first + pl.len(), dtype=table.schema["sequence_id"]).alias(
+            "sequence_id"
+        ),
+        pl.col("tokens").cast(table.schema["tokens"]),
+    ).select("sequence_id", "tokens", "document", "genre")
 
 
 def trained(task: Training) -> str:
@@ -112,7 +142,7 @@ def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
     return np.concatenate([one.is_memorized for one in scans])
 
 
-def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, with_cnn: bool) -> dict:
+def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, cnn_folder: Path | None) -> dict:
     """AUC of each reader at telling half A from half B, five folds by document."""
     tokens = token_matrix(windows)
     maps = {
@@ -133,30 +163,39 @@ def read(lms: dict[str, LanguageModel], windows: pl.DataFrame, *, with_cnn: bool
     mixed = np.random.default_rng(SEED).permutation(labels)
     again = trial._replace(labels=mixed)
     found["permuted"] = float(areas(again, out_of_fold(again, seen["A minus B"], mixed), 0)[0])
-    if with_cnn:
-        found["cnn"] = by_cnn(maps, trial)
+    if cnn_folder is not None:
+        found["cnn"] = by_cnn(maps, trial, cnn_folder)
     return found
 
 
-def by_cnn(maps: dict, trial: Trial) -> dict[str, float]:
-    """AUC of the paper's CNN (preset `paper`, k6, f10, mean) on a fifth of the documents."""
+def by_cnn(maps: dict, trial: Trial, folder: Path) -> dict[str, list[float]]:
+    """AUC of the paper's CNN on a fifth of the documents, at each setting of its grid."""
     folds = GroupKFold(5, shuffle=True, random_state=0)
     train, asked = next(folds.split(trial.labels, groups=trial.documents))
-    found = {}
-    for role in (*maps, "A minus B"):
 
-        def view(rows: np.ndarray, role: str = role) -> TensorMaps | DifferenceMaps:
-            if role == "A minus B":
-                return DifferenceMaps(*(TensorMaps(maps[one].mean[rows]) for one in HALVES))
-            return TensorMaps(maps[role].mean[rows])
+    folder.mkdir(exist_ok=True)
 
+    def view(role: str, pooling: str, rows: np.ndarray) -> TensorMaps | DifferenceMaps:
+        if role == "A minus B":
+            return DifferenceMaps(*(view(one, pooling, rows) for one in HALVES))
+        return TensorMaps(getattr(maps[role], pooling)[rows])
+
+    def area(role: str, setting: CnnSetting) -> float:
         cnn = train_cnn(
-            view(train), torch.from_numpy(trial.labels[train]), n_classes=2,
-            setting=CnnSetting(6, 10, "mean"), preset=PRESETS["paper"], seed=0,
+            view(role, setting.pooling, train), torch.from_numpy(trial.labels[train]),
+            n_classes=2, setting=setting, preset=PRESETS["paper"], seed=0,
         )  # fmt: skip
-        scores = predict_logits(cnn, view(asked)).softmax(dim=1)[:, 1].numpy().astype(np.float64)
-        found[role] = float(areas(trial.at(asked, trial.labels), scores, 0)[0])
-    return found
+        logits = predict_logits(cnn, view(role, setting.pooling, asked))
+        scores = logits.softmax(dim=1)[:, 1].numpy().astype(np.float64)
+        return float(areas(trial.at(asked, trial.labels), scores, 0)[0])
+
+    return {
+        role: [
+            kept_in(folder / f"{role}-{one.slug}.json", partial(area, role, one))
+            for one in PAPER_GRID
+        ]
+        for role in ("A minus B", *maps)
+    }
 
 
 def grafts(lms: dict[str, LanguageModel], windows: pl.DataFrame) -> list[dict]:
@@ -206,12 +245,14 @@ def page(found: dict) -> str:
         f"{found['kept']['reference']['A']:.1%} and {found['kept']['reference']['B']:.1%}. "
         f"Read: the {found['crossed']:,} windows that their own model alone reproduces.",
         "",
-        "| AUC of half A against half B | regression on statistics | CNN, preset `paper` |",
+        "| AUC of half A against half B | regression on statistics | CNN of the paper, median of "
+        "its grid of eight (range) |",
         "|---|---|---|",
     ]
     for role, one in found["read"]["statistics"].items():
         cnn = found["read"].get("cnn", {}).get(role)
-        lines.append(f"| {role} | {number(*one)} | {'–' if cnn is None else number(cnn)} |")
+        grid = f"{number(np.median(cnn))} ({min(cnn):.3f} to {max(cnn):.3f})" if cnn else "–"
+        lines.append(f"| {role} | {number(*one)} | {grid} |")
     lines += [
         f"| A minus B, labels permuted | {number(found['read']['permuted'])} | – |",
         "",
@@ -229,10 +270,10 @@ def page(found: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
+def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict:
     """Deal, train, read, graft."""
     folder.mkdir(parents=True, exist_ok=True)
-    started, windows = time.monotonic(), dealt(folder, limit)
+    started, windows = time.monotonic(), dealt(folder, n)
     n_rows = int(windows["half"].value_counts()["count"].min())
     tasks = [Training(str(folder), half, n_rows) for half in HALVES]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -252,7 +293,10 @@ def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
         },
         "grafts": kept_in(folder / "grafts.json", lambda: grafts(lms, windows.filter(crossed))),
         "read": kept_in(
-            folder / "read.json", lambda: read(lms, windows.filter(crossed), with_cnn=with_cnn)
+            folder / "read.json",
+            lambda: read(
+                lms, windows.filter(crossed), cnn_folder=folder / "cnn" if with_cnn else None
+            ),
         ),
         "seconds": round(time.monotonic() - started),
     }
@@ -263,11 +307,11 @@ def main(folder: Path, *, limit: int | None, with_cnn: bool) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("crossover"))
-    parser.add_argument("--limit", type=int, help="windows, fewer for a trial")
+    parser.add_argument("--windows", type=int, help="so many (the table has 4,200)")
     parser.add_argument("--cnn", action="store_true", help="train the paper's CNN too")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
-    figures = main(options.output, limit=options.limit, with_cnn=options.cnn)
+    figures = main(options.output, n=options.windows, with_cnn=options.cnn)
     print(page(figures), f"\n{figures['seconds']} s", sep="")
     if options.write:
         write_tables(options.write, page(figures), "crossover")

@@ -50,7 +50,7 @@ def build_corpus(segments: list[Segment], tokenizer: Tokenizer, setting: Setting
     used = NgramSet()
     study = pl.concat(
         [
-            _choose_text(windows, tokenizer, setting, used),
+            choose_text(windows, tokenizer, setting, used),
             _choose_templates(tokenizer, setting, used),
         ],
         how="vertical",
@@ -131,9 +131,10 @@ def _cut_template(tokenizer: Tokenizer, name: str, rng: random.Random) -> list[i
     return list(ids[offset : offset + LENGTH])
 
 
-def _choose_text(
+def choose_text(
     windows: dict[str, np.ndarray], tokenizer: Tokenizer, setting: Setting, used: NgramSet
 ) -> pl.DataFrame:
+    """Draw the windows of prose and code that `setting.study` asks, none of them in `used`."""
     rows = []
     for genre in ("prose", "code"):
         shares = [share for share in setting.study if share.source == genre]
