@@ -54,7 +54,7 @@ from mnemoscope.maps.views import DifferenceMaps, TensorMaps
 from mnemoscope.stats import Estimate, estimate_of
 from tools.embedded.corpus import choose_text, cut_segments
 from tools.embedded.ngrams import NgramSet, hash_ngrams
-from tools.embedded.pretrain import Phase, train_phase
+from tools.embedded.pretrain import Phase, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL, Share
 
 BATCH, PREFIX = 64, 32
@@ -72,6 +72,7 @@ class Training(NamedTuple):
     folder: str
     half: str
     n_rows: int
+    bfloat16: bool
 
 
 def dealt(folder: Path, n: int | None) -> pl.DataFrame:
@@ -118,7 +119,7 @@ def trained(task: Training) -> str:
     rows = token_matrix(windows)[: task.n_rows].astype(np.uint16)[np.concatenate(passes)]
     start = load_model(reference_path()).model.state_dict()
     train_phase(
-        Phase(folder / task.half, rows, dict(start), SEED, bfloat16=False),
+        Phase(folder / task.half, rows, dict(start), SEED, task.bfloat16),
         SETTING,
         report=partial(print, flush=True),
     )
@@ -275,7 +276,8 @@ def main(folder: Path, *, n: int | None, with_cnn: bool) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     started, windows = time.monotonic(), dealt(folder, n)
     n_rows = int(windows["half"].value_counts()["count"].min())
-    tasks = [Training(str(folder), half, n_rows) for half in HALVES]
+    bfloat16 = kept_in(folder / "bfloat16.json", lambda: prefers_bfloat16(SETTING))
+    tasks = [Training(str(folder), half, n_rows, bfloat16) for half in HALVES]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for half in pool.map(trained, tasks):
             print(f"model {half} is trained", flush=True)
