@@ -265,6 +265,11 @@ def fewest_groups(classes: ArrayLike, groups: ArrayLike) -> int:
     return min(len(np.unique(owners[labels == one])) for one in np.unique(labels))
 
 
+def n_groups(groups: ArrayLike | None) -> int | None:
+    """How many groups there are, (n,); None where they are not known."""
+    return None if groups is None else len(np.unique(np.asarray(groups)))
+
+
 def grouped_variance(values: ArrayLike, groups: ArrayLike) -> float:
     """Variance of the mean of values (n,) whose groups are independent, and their members are not.
 

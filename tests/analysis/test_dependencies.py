@@ -1,9 +1,13 @@
 """Coefficients against scipy's and closed forms; divergence of Gaussians; published shares."""
 
+from itertools import permutations
+
 import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnemoscope.analysis import dependencies
 from mnemoscope.analysis.dependencies import (
@@ -15,7 +19,7 @@ from mnemoscope.analysis.dependencies import (
     coefficient_table,
     coefficients,
     divergence_table,
-    kl_estimate,
+    kl_at,
     own_proportions,
     published_row,
     published_shares,
@@ -51,13 +55,26 @@ def test_xi_closed_forms() -> None:
     assert np.isnan(chatterjee_xi([1, 2], [1, 1]))
 
 
-def test_xi_breaks_ties_by_the_seed_alone() -> None:
-    x, y = np.zeros(400), np.random.default_rng(1).random(400) < 0.5
-    found = [chatterjee_xi(x, y, seed=seed) for seed in range(40)]
-    assert chatterjee_xi(x, y, seed=3) == found[3]
-    assert len(set(found)) > 10
-    # independent: mean 0, standard deviation 1/sqrt(n) for a fair coin, 40 draws
-    assert abs(np.mean(found)) < 4 / np.sqrt(400 * 40)
+def _xi_in_order(y: np.ndarray) -> float:
+    """The formula as published, of y in the order of an x without ties."""
+    r = np.array([(y <= one).sum() for one in y])
+    low = np.array([(y >= one).sum() for one in y])
+    return 1 - len(y) * np.abs(np.diff(r)).sum() / (2 * (low * (len(y) - low)).sum())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=6).filter(
+        lambda rows: len({y for _, y in rows}) > 1
+    )
+)
+def test_xi_is_the_mean_over_every_order_of_equal_x(rows) -> None:
+    x, y = np.array(rows).T
+    orders = [
+        np.array([y[place] for place in order])
+        for order in permutations(range(len(x)))
+        if (np.diff(x[list(order)]) >= 0).all()
+    ]
+    assert chatterjee_xi(x, y) == pytest.approx(np.mean([_xi_in_order(one) for one in orders]))
 
 
 def test_pearson_and_spearman_are_scipys_and_intervals_cover() -> None:
@@ -74,15 +91,47 @@ def test_pearson_and_spearman_are_scipys_and_intervals_cover() -> None:
         assert one.low < one.value < one.high
 
 
-def test_the_interval_of_xi_covers_the_truth() -> None:
-    """Independent x and y: ξ = 0; of 60 samples 95 % should cover, 80 % is 5 sd below."""
+@pytest.mark.parametrize("kind", ["independent", "dependent", "tied"])
+def test_the_interval_of_xi_covers_the_truth(kind: str) -> None:
+    """P(y | x) = x has ξ = Var(x) / (1/4): 1/3 of an even x, 2/3 of x in 0, 1/2, 1.
+
+    Of 60 samples 95 % should cover, 80 % is 5 sd below.
+    """
+    truth = {"independent": 0.0, "dependent": 1 / 3, "tied": 2 / 3}[kind]
     generator = np.random.default_rng(3)
     covered = 0
     for seed in range(60):
-        x, y = generator.random(300), generator.random(300) < 0.4
+        x = generator.random(300) if kind != "tied" else generator.integers(0, 3, 300) / 2
+        y = generator.random(300) < (0.4 if kind == "independent" else x)
         one = coefficients(x, y, seed=seed, n_resamples=50)["xi"]
-        covered += one.low <= 0 <= one.high
+        covered += one.low <= truth <= one.high
+        assert one.low <= one.value <= one.high
     assert covered >= 48
+
+
+def test_an_interval_of_xi_holds_its_value_and_no_more_than_is_possible() -> None:
+    label = np.arange(200) >= 100
+    one = coefficients(np.arange(200.0), label, n_resamples=50)["xi"]
+    assert one.low <= one.value <= one.high <= 1
+    assert one.value == pytest.approx(0.99, abs=0.005)
+
+
+def test_coefficients_draw_groups_and_give_no_interval_of_few() -> None:
+    """Every row five times: values stay, and so do intervals where groups are drawn."""
+    generator = np.random.default_rng(8)
+    x = generator.normal(size=120)
+    y = x + generator.normal(size=120) > 0
+    once = coefficients(x, y, n_resamples=200)
+    five_x, five_y, owners = (np.tile(one, 5) for one in (x, y, np.arange(120)))
+    grouped = coefficients(five_x, five_y, n_resamples=200, groups=owners)
+    loose = coefficients(five_x, five_y, n_resamples=200)
+    assert grouped["pearson"] == pytest.approx(once["pearson"])
+    for name in ("pearson", "spearman"):
+        assert grouped[name].high - grouped[name].low > 1.8 * (loose[name].high - loose[name].low)
+    few = coefficients(five_x, five_y, n_resamples=200, groups=owners % 9)
+    for name, one in few.items():
+        assert one.value == grouped[name].value
+        assert one.low is None
 
 
 def test_the_divergence_of_two_gaussians() -> None:
@@ -91,8 +140,38 @@ def test_the_divergence_of_two_gaussians() -> None:
     first, second = generator.normal(1, 1, 20_000), generator.normal(0, 1, 20_000)
     assert binned_kl(first, second, n_bins=40) == pytest.approx(0.5, abs=0.05)
     assert binned_kl(second, second) == 0
-    found, shuffled = kl_estimate(first[:400], second[:400], n_bins=10, n_resamples=50, seed=0)
-    assert shuffled < 0.1 < found.low < found.value < found.high
+
+
+def test_a_divergence_says_its_ceiling_and_does_not_hang_on_the_size_of_a_band() -> None:
+    """N(0, 1) from N(20, 1) is 200 nats, of which no sample shows more than its ceiling."""
+    generator = np.random.default_rng(4)
+    asked = {"n_bins": 12, "n_resamples": 20, "seed": 0}
+    near, far = generator.normal(0, 1, 5000), generator.normal(20, 1, 5000)
+    kl, shuffled, ceiling = kl_at(near, far, (50, 50), **asked)
+    assert kl == pytest.approx(ceiling)
+    assert shuffled < 0.3 < ceiling < np.log(101)
+    few = kl_at(near[:60], near[60:120] + 1, (50, 50), **asked)[0]
+    many = kl_at(near[:2500], near[2500:] + 1, (50, 50), **asked)[0]
+    assert few == pytest.approx(many, abs=0.35)
+
+
+def test_bands_are_compared_by_an_auc_of_closed_form() -> None:
+    """Log-perplexities N(0, 1) and N(1, 1): AUC = Φ(1/√2) = .760 in a band of any size."""
+    generator = np.random.default_rng(9)
+    parts = []
+    for duplicates, n in ((0, 2000), (1, 8000)):
+        memorized = np.arange(n) % 2 == 0
+        logs = generator.normal(np.where(memorized, 0.0, 1.0), 1.0)
+        parts.append((np.full(n, duplicates), memorized, np.exp(logs)))
+    duplicates, memorized, perplexity = (np.concatenate(one) for one in zip(*parts, strict=True))
+    features = pl.DataFrame({"duplicates": duplicates, "generation_perplexity": perplexity})
+    found = divergence_table(features, memorized, Settings(n_resamples=50))
+    truth = float(scipy.stats.norm.cdf(1 / np.sqrt(2)))
+    assert ((found["auc_low"] < truth) & (truth < found["auc_high"])).all()
+    assert found["ceiling"].n_unique() == 1
+    # 1,000 a side: a divergence has a standard error of .04; three of a difference
+    assert abs(found["kl"][0] - found["kl"][1]) < 0.2
+    assert (found["shuffled"] < 0.05).all()
 
 
 def _planted(n: int = 600) -> tuple[pl.DataFrame, np.ndarray]:
@@ -120,7 +199,8 @@ def test_tables_of_planted_features() -> None:
     assert pearson.filter(feature="generation_perplexity")["value"].item() < -0.9
     found = divergence_table(features, memorized, Settings(n_resamples=50))
     assert found["duplicates"].to_list() == ["6–10"]
-    assert found["kl"].item() > 1
+    assert found["auc"].item() == 1
+    assert found["kl"].item() == pytest.approx(found["ceiling"].item())
 
 
 def test_published_shares_are_those_of_their_counts_and_the_last_row_pools_every_size() -> None:

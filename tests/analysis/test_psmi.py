@@ -222,3 +222,20 @@ def test_too_few_of_a_label_or_one_sided_is_refused(planted: AnalysisInputs) -> 
     table = planted.table.with_columns(is_memorized=pl.lit(True))
     with pytest.raises(UserError, match="all are memorized, or none"):
         analyse(replace(planted, table=table), Settings(**FAST))
+
+
+def test_pairs_of_one_label_are_drawn_by_group() -> None:
+    """Every sequence five times: the AUC stays, and so does its interval where groups are drawn."""
+    generator = np.random.default_rng(5)
+    labels, memorized = generator.integers(0, 3, 90), np.arange(90) % 2 == 0
+    values = generator.standard_normal(90) - 0.6 * memorized
+    asked = {"seed": 0, "n_resamples": 400}
+    once = within_labels(values, memorized, labels, **asked)
+    five = [np.tile(one, 5) for one in (values, memorized, labels, np.arange(90))]
+    grouped = within_labels(*five[:3], groups=five[3], **asked)
+    assert grouped == pytest.approx(once)
+    loose = within_labels(*five[:3], **asked)
+    assert grouped.high - grouped.low > 1.8 * (loose.high - loose.low)
+    few = within_labels(*five[:3], groups=five[3] % 18, **asked)  # nine groups a side
+    assert few.value == grouped.value
+    assert np.isnan([few.low, few.high]).all()

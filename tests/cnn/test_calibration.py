@@ -18,6 +18,7 @@ from mnemoscope.cnn.calibration import (
     cross_fitted,
     ece,
     fit_calibration,
+    over_groups,
     reliability,
 )
 
@@ -247,3 +248,15 @@ def test_where_one_class_is_one_group_nothing_is_chosen():
     assert choice.brier == {}
     with pytest.raises(ValueError, match="two groups"):
         cross_fitted(logits, is_so, groups)
+
+
+def test_an_interval_draws_groups_and_is_none_of_few():
+    """Every case five times: the score stays, and so does its interval where groups are drawn."""
+    logits, is_so, groups = grouped_cases(100)
+    once = over_groups(brier, raw(logits), is_so, groups)
+    five = [np.tile(one, 5) for one in (raw(logits), is_so, groups)]
+    assert over_groups(brier, *five) == pytest.approx(once)
+    assert once.low < once.value < once.high
+    loose = over_groups(brier, *five[:2], np.arange(500))
+    assert once.high - once.low > 1.8 * (loose.high - loose.low)
+    assert over_groups(brier, *five[:2], five[2] % 9).low is None

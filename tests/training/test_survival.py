@@ -78,3 +78,35 @@ def test_without_censoring_survival_is_the_plain_share(rows):
     ages = (known["forgotten"] - known["first_memorized"]).to_numpy()
     for age, survives in found.select("age", "survives").iter_rows():
         assert survives == pytest.approx((ages > age).mean())
+
+
+def test_windows_that_repeat_one_another_count_as_one() -> None:
+    """Thirty windows, and each of them five times: the same curve and the same interval."""
+    generator = np.random.default_rng(3)
+    once = pl.DataFrame(
+        {
+            "window": [str(place) for place in range(30)],
+            "first_memorized": [0] * 30,
+            "forgotten": pl.Series(generator.choice([10, 20, 30, None], 30), dtype=pl.Int64),
+            "near_duplicates": range(30),
+        }
+    )
+    single, repeated = survival(once, 40), survival(pl.concat([once] * 5), 40)
+    columns = ("age", "survives", "low", "high")
+    assert single.select(columns).rows() == pytest.approx(
+        repeated.select(columns).rows(), nan_ok=True
+    )
+    plain = survival(once.drop("near_duplicates"), 40)
+    narrow = survival(pl.concat([once.drop("near_duplicates")] * 5), 40)
+    for name in ("low", "high"):  # Greenwood's variance, of independent windows
+        assert single[name].to_numpy() == pytest.approx(
+            plain[name].to_numpy(), abs=0.06, nan_ok=True
+        )
+    inside = single["survives"].is_between(0, 1, closed="none")
+    wide, close = ((one["high"] - one["low"]).filter(inside) for one in (single, narrow))
+    assert (wide > 1.8 * close).all()
+    few = survival(once.with_columns(near_duplicates=pl.int_range(30) % 9), 40)
+    assert few.filter(pl.col("age") > 0).select(pl.col("low", "high").is_nan().all()).row(0) == (
+        True,
+        True,
+    )

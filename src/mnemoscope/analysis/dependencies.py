@@ -20,7 +20,17 @@ from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisS
 from mnemoscope.analysis.predictors import FEATURES, add_predictors, frequency_source, libraries_of
 from mnemoscope.analysis.rows import categories_of, draw_rows, kinds_of, refuse_one_sided
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, interval_of, share_true
+from mnemoscope.stats import (
+    FEWEST_GROUPS,
+    Estimate,
+    draw_within,
+    estimate_of,
+    fewest_groups,
+    interval_of,
+    n_groups,
+    separation,
+    share_true,
+)
 from mnemoscope.taxonomy.catalogue import PRASHANTH
 from mnemoscope.words import MINUS, plain_figure
 
@@ -38,6 +48,7 @@ PUBLISHED_LAST_ROW = (84.56, 4.10, 11.34)
 """What was published for 12b at the end of training, per cent: it pools every size."""
 
 _SMOOTHING = 0.5
+_RANGE_OF_XI = (-0.5, 1.0)
 _ARTEFACT = (
     "Table published_shares has the published shares of the categories by size and, for 12b, by "
     "share of training. The row published for 12b at its end ("
@@ -72,21 +83,20 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     memorized = rows["is_memorized"].to_numpy()
     refuse_one_sided(memorized, settings.minimum, where="analyze dependencies")
     category, kind = categories_of(rows, settings.taxonomy), kinds_of(rows)
-    table = coefficient_table(features, memorized, kind, category, settings)
+    near = inputs.near_duplicates(rows["sequence_id"])
+    table = coefficient_table(features, memorized, kind, category, settings, near)
     if table.filter(kind="all", category="all").is_empty():
         raise UserError(
             "analyze dependencies: no feature differs between two sequences that are known of "
             f"{settings.minimum} memorized and as many others, so nothing can go with it. Give a "
             "table of other texts, or with more features."
         )
-    perplexity = divergence_table(features, memorized, settings)
+    perplexity = divergence_table(features, memorized, settings, near)
     published = published_row(inputs.split) if settings.taxonomy == PRASHANTH else None
     frames = {
         "coefficients": table,
         "perplexity_by_duplicates": perplexity,
-        "proportions": own_proportions(
-            category, rows["is_memorized"], published, inputs.near_duplicates(rows["sequence_id"])
-        ),
+        "proportions": own_proportions(category, rows["is_memorized"], published, near),
         "features": features.with_columns(category, kind, rows["is_memorized"]),
     }
     further = [*_further(inputs, rows, table, perplexity, settings)]
@@ -111,6 +121,7 @@ def coefficient_table(
     kind: pl.Series,
     category: pl.Series,
     settings: Settings,
+    near: npt.NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Give the three coefficients of every feature in every group that is large enough.
 
@@ -122,9 +133,11 @@ def coefficient_table(
         kind: `text`, `code` or null of every row.
         category: of every row, or null.
         settings: minimum, resamples, seed.
+        near: group of near duplicates of every row, where known.
 
     Returns:
-        A row a feature, kind, category and coefficient: `value`, `low`, `high`, `n`, `n_memorized`.
+        A row a feature, kind, category and coefficient: `value`, `low`, `high`, `n`, `n_memorized`,
+        `n_groups`.
     """
     found = []
     everywhere = pl.repeat(True, len(memorized), eager=True)
@@ -138,44 +151,63 @@ def coefficient_table(
         n, n_yes = len(x), int(y.sum())
         if min(n_yes, n - n_yes) < settings.minimum or x.min() == x.max():
             continue
-        given = coefficients(x, y, seed=settings.seed, n_resamples=settings.n_resamples)
-        about = (feature, kind_name, category_name)
-        found += [(*about, name, *one, n, n_yes) for name, one in given.items()]
+        owners = None if near is None else near[rows]
+        given = coefficients(
+            x, y, seed=settings.seed, n_resamples=settings.n_resamples, groups=owners
+        )
+        about, counted = (feature, kind_name, category_name), (n, n_yes, n_groups(owners))
+        found += [(*about, name, *one, *counted) for name, one in given.items()]
     words = dict.fromkeys(("feature", "kind", "category", "coefficient"), pl.String)
     numbers = dict.fromkeys(("value", "low", "high"), pl.Float64)
-    counts = dict.fromkeys(("n", "n_memorized"), pl.Int64)
+    counts = dict.fromkeys(("n", "n_memorized", "n_groups"), pl.Int64)
     return pl.DataFrame(found, schema={**words, **numbers, **counts}, orient="row")
 
 
 def coefficients(
-    x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0, n_resamples: int = 200
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    n_resamples: int = 200,
+    groups: npt.ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Give `pearson`, `spearman` and `xi` of a feature and a label, neither constant, (n,).
 
     The first two have percentile intervals over resamples, in which ranks keep their places in
-    the whole sample; that of ξ is by m-out-of-n subsampling, m = n^(3/4).
+    the whole sample; that of ξ is by m-out-of-n subsampling, m = n^(3/4), centred on the mean of
+    the subsamples, whose ξ of few is lower than that of many. With `groups` of near duplicates (n,)
+    both draw groups; no interval where a label has fewer than `FEWEST_GROUPS`.
     """
     from scipy.stats import rankdata
 
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n = len(first)
+    owners = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)[1]
+    if groups is not None and fewest_groups(second, owners) < FEWEST_GROUPS:
+        n_resamples = 0
     generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(first), (n_resamples, len(first)))
+    drawn = draw_within(np.zeros(n), generator, n_resamples, groups=owners)
+    draws = [np.repeat(np.arange(n), one) for one in drawn]
     found = {}
     for name, (a, b) in {
         "pearson": (first, second),
         "spearman": (rankdata(first), rankdata(second)),
     }.items():
-        every = [_correlation(a[rows], b[rows]) for rows in draws]
-        found[name] = Estimate(_correlation(a, b), *interval_of(every, 0.025))
-    n, value = len(first), chatterjee_xi(first, second, seed=seed)
-    m = max(8, round(n**0.75))
-    roots = []
-    for draw in range(n_resamples if m < n else 0):
-        rows = generator.choice(n, m, replace=False)
-        part = chatterjee_xi(first[rows], second[rows], seed=seed + draw)
-        roots.append(np.sqrt(m / (1 - m / n)) * (part - value) / np.sqrt(n))
-    low, high = interval_of(roots, 0.025)
-    return {**found, "xi": Estimate(value, value - high, value - low)}
+        found[name] = estimate_of(
+            _correlation(a, b), [_correlation(a[rows], b[rows]) for rows in draws], 0.025
+        )
+    value, units = chatterjee_xi(first, second), int(owners.max()) + 1
+    m = max(8, round(units**0.75))
+    parts = []
+    for _ in range(n_resamples if m < units else 0):
+        rows = np.isin(owners, generator.choice(units, m, replace=False))
+        parts.append(chatterjee_xi(first[rows], second[rows]))
+    if not parts:
+        return {**found, "xi": Estimate(value)}
+    roots = np.sqrt(m / (units - m)) * (np.array(parts) - np.nanmean(parts))
+    ends = interval_of(roots, 0.025)
+    low, high = np.clip([value - ends.high, value - ends.low], *_RANGE_OF_XI).tolist()
+    return {**found, "xi": Estimate(value, low, high)}
 
 
 def _correlation(first: _Floats, second: _Floats) -> float:
@@ -184,69 +216,121 @@ def _correlation(first: _Floats, second: _Floats) -> float:
     return float(a @ b) / scale if scale else float("nan")
 
 
-def chatterjee_xi(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> float:
+def chatterjee_xi(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Give ξ(x → y): how far y is a function of x, from about 0 (independent) to 1.
 
-    The rows are sorted by x, equal x in an order drawn by the seed. With r_i the number of y up
-    to y_i and l_i the number from y_i on, ξ = 1 − n Σ|r_{i+1} − r_i| / (2 Σ l_i (n − l_i)).
-    It is not symmetric, and NaN where y has one value only; y may have ties.
+    The rows are sorted by x. With r_i the number of y up to y_i and l_i the number from y_i on,
+    ξ = 1 − n Σ|r_{i+1} − r_i| / (2 Σ l_i (n − l_i)). Where x has ties the sum is its mean over all
+    orders of equal x. It is not symmetric, and NaN where y has one value only; y may have ties.
+
+    Source: Chatterjee 2021, "A New Coefficient of Correlation", arXiv 1909.10140, which draws one
+        such order at random.
+
+    >>> chatterjee_xi([0, 0, 1, 1], [0, 0, 1, 1])
+    0.5
     """
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    n = len(first)
-    drawn = np.random.default_rng(seed).random(n)
-    ordered = second[np.lexsort((drawn, first))]
-    ranked = np.sort(ordered)
-    r = np.searchsorted(ranked, ordered, side="right")
-    low = n - np.searchsorted(ranked, ordered, side="left")
-    spread = 2 * float((low.astype(np.float64) * (n - low)).sum())
-    return 1 - n * float(np.abs(np.diff(r)).sum()) / spread if spread else float("nan")
+    n, ranked = len(first), np.sort(second)
+    r = np.searchsorted(ranked, second, side="right").astype(np.float64)
+    low = n - np.searchsorted(ranked, second, side="left").astype(np.float64)
+    spread = 2 * float((low * (n - low)).sum())
+    if not spread:
+        return float("nan")
+    tied, size = np.unique(first, return_inverse=True, return_counts=True)[1:]
+    within = _pair_distances(r, tied)
+    joined = _pair_distances(np.concatenate([r, r]), np.concatenate([tied, tied - 1]))[1:-1]
+    # A tie of m rows has m - 1 neighbours of the m (m - 1) / 2 pairs; two ties have one of a b.
+    steps = float((2 * within / size).sum())
+    steps += float(((joined - within[:-1] - within[1:]) / (size[:-1] * size[1:])).sum())
+    return 1 - n * steps / spread
+
+
+def _pair_distances(values: _Floats, labels: npt.NDArray[np.int64]) -> _Floats:
+    """Sum of |a - b| over the pairs of values (n,) of each label, from the lowest label on."""
+    numbers = np.unique(labels, return_inverse=True)[1]
+    ordered = np.lexsort((values, numbers))
+    sizes = np.bincount(numbers)
+    places = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    signs = 2 * places + 1 - np.repeat(sizes, sizes)
+    sums = np.bincount(numbers[ordered], weights=signs * values[ordered])
+    return np.asarray(sums, dtype=np.float64)
 
 
 # -- perplexity by duplicates ---------------------------------------------------------------
 
 
 def divergence_table(
-    features: pl.DataFrame, memorized: npt.NDArray[np.bool_], settings: Settings
+    features: pl.DataFrame,
+    memorized: npt.NDArray[np.bool_],
+    settings: Settings,
+    near: npt.NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Compare the perplexity of memorized and other sequences at each band of duplicates.
 
-    Gives a row a band that has enough of both: `kl` memorized‖other with its interval and what
-    shuffled labels give, and the median perplexity of both.
+    Gives a row a band that has enough of both: `auc` (the chance that a memorized sequence has the
+    lower perplexity, from .5 to its ceiling of 1) with its interval over `near` duplicates; `kl` of
+    memorized‖other by `binned_kl` with what shuffled labels give and its `ceiling`, these three
+    at the same numbers of sequences in every band; and the median perplexity of both.
     """
     values = np.log(features["generation_perplexity"].to_numpy())
     duplicates = features["duplicates"]
-    asked = settings.model_dump(include={"n_bins", "n_resamples", "seed"})
-    found = []
+    bands = []
     for low, high in BANDS:
         inside = (duplicates >= low) & (duplicates <= high if high is not None else duplicates >= 0)
         rows = inside.fill_null(False).to_numpy() & np.isfinite(values)
-        first, second = values[rows & memorized], values[rows & ~memorized]
-        if min(len(first), len(second)) < settings.minimum:
-            continue
-        kl, shuffled = kl_estimate(first, second, **asked)
-        name = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} and more"
+        n_yes = int(memorized[rows].sum())
+        if min(n_yes, int(rows.sum()) - n_yes) >= settings.minimum:
+            name = f"{low}" if low == high else f"{low}–{high}" if high else f"{low} and more"
+            bands.append((name, rows))
+    sides = [[values[rows & side] for side in (memorized, ~memorized)] for _, rows in bands]
+    equal = [min(map(len, every)) for every in zip(*sides, strict=True)]
+    asked = settings.model_dump(include={"n_resamples", "seed"})
+    found = []
+    for (name, rows), (first, second) in zip(bands, sides, strict=True):
+        owners = None if near is None else near[rows]
+        auc = separation(values[rows], memorized[rows], groups=owners, **asked)
+        kl = kl_at(first, second, (equal[0], equal[1]), n_bins=settings.n_bins, **asked)
         medians = (float(np.exp(np.median(one))) for one in (first, second))
-        found.append((name, len(first), len(second), *kl, shuffled, *medians))
-    counts = {"duplicates": pl.String, "n_memorized": pl.Int64, "n_other": pl.Int64}
-    numbers = ("kl", "low", "high", "shuffled", "memorized_median", "other_median")
-    schema = {**counts, **dict.fromkeys(numbers, pl.Float64)}
+        counted = (len(first), len(second), n_groups(owners))
+        found.append((name, *counted, *auc[:3], *kl, *medians))
+    counts = dict.fromkeys(("n_memorized", "n_other", "n_groups"), pl.Int64)
+    numbers = ("auc", "auc_low", "auc_high", "kl", "shuffled", "ceiling")
+    medians_of = ("memorized_median", "other_median")
+    schema = {
+        "duplicates": pl.String,
+        **counts,
+        **dict.fromkeys((*numbers, *medians_of), pl.Float64),
+    }
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
-def kl_estimate(
-    first: _Floats, second: _Floats, *, n_bins: int, n_resamples: int, seed: int
-) -> tuple[Estimate, float]:
-    """Give `binned_kl` with its bootstrap interval, and its mean where labels are shuffled."""
+def kl_at(
+    first: _Floats,
+    second: _Floats,
+    sizes: tuple[int, int],
+    *,
+    n_bins: int,
+    n_resamples: int,
+    seed: int,
+) -> tuple[float, float, float]:
+    """Give `binned_kl` of so many of each, the same with labels shuffled, and the most it can be.
+
+    The first two are means over draws without replacement; the last is that of as many that share
+    no value. What depends on the size of a sample is so the same for all that are compared.
+    """
     generator = np.random.default_rng(seed)
-    both, n = np.concatenate([first, second]), len(first)
-    draws, shuffled = [], []
+    both, (n, m) = np.concatenate([first, second]), sizes
+    drawn, shuffled = [], []
     for _ in range(n_resamples):
-        parts = (generator.choice(one, len(one)) for one in (first, second))
-        draws.append(binned_kl(*parts, n_bins=n_bins))
-        mixed = generator.permutation(both)
+        parts = [
+            generator.choice(one, k, replace=False)
+            for one, k in zip((first, second), sizes, strict=True)
+        ]
+        drawn.append(binned_kl(*parts, n_bins=n_bins))
+        mixed = generator.choice(both, n + m, replace=False)
         shuffled.append(binned_kl(mixed[:n], mixed[n:], n_bins=n_bins))
-    value = binned_kl(first, second, n_bins=n_bins)
-    return Estimate(value, *interval_of(draws, 0.025)), float(np.mean(shuffled))
+    ceiling = binned_kl(np.arange(n), n + np.arange(m), n_bins=n_bins)
+    return float(np.mean(drawn)), float(np.mean(shuffled)), ceiling
 
 
 def binned_kl(first: npt.ArrayLike, second: npt.ArrayLike, *, n_bins: int = 20) -> float:
@@ -382,15 +466,12 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
     )
     if perplexity.height:
         yield Chart(
-            title="Divergence of the second half's perplexity, memorized from other, by duplicates",
-            y_label="nats",
+            title="AUC of a lower perplexity of the second half for memorized, by duplicates "
+            "(95 % interval; .5: no difference, 1: the ceiling)",
             x_label="duplicates",
-            form="bars",
+            form="points",
             x_names=tuple(perplexity["duplicates"]),
-            series=(
-                series_of("memorized‖other", perplexity, "kl"),
-                series_of("labels shuffled", perplexity, "shuffled", interval=False),
-            ),
+            series=(series_of("memorized from other", perplexity, "auc"),),
         )
 
 
@@ -410,8 +491,11 @@ def _further(
         yield f"Left out, being unknown or the same for every sequence: {names}."
     if perplexity.height:
         yield (
-            "The divergence is Kullback-Leibler's over bins that both groups share; with few "
-            "sequences it is above 0 by chance, which is what shuffled labels show."
+            "How far perplexity parts memorized sequences from others is compared between bands by "
+            "the AUC, which does not hang on how many there are. The published divergence (kl) "
+            "does: every band is drawn down to the same numbers, at which it is at most "
+            f"{perplexity['ceiling'][0]:.1f} nats however far apart they lie, and "
+            f"{perplexity['shuffled'].to_numpy().mean():.2f} where labels are shuffled."
         )
     else:
         yield (

@@ -7,6 +7,7 @@ repeated and spaced, mean run of right tokens. Kinds of token stand for their pa
 Run it: mnemoscope analyze dynamics STUDY
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,13 @@ from mnemoscope.analysis.rows import (
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, resampled_difference, resampled_mean, resampled_ratio
+from mnemoscope.stats import (
+    Estimate,
+    n_groups,
+    resampled_difference,
+    resampled_mean,
+    resampled_ratio,
+)
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -159,11 +166,13 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             f"{settings.n_special}. Take a smaller batch, or more special sequences."
         )
     unseen = unseen_rows(inputs, 2 * settings.n_special, settings.seed, where="analyze dynamics")
-    special, others = np.split(token_matrix(unseen).astype(np.int32), 2)
+    taught, beside = unseen[: settings.n_special], unseen[settings.n_special :]
+    special = token_matrix(taught).astype(np.int32)
     frames = _memorized_tokens(inputs, settings)
-    frames["learning"], frames["thresholds"] = _learning(inputs, settings, special, others)
+    frames["learning"], frames["thresholds"] = _learning(inputs, settings, taught, beside)
     curves = _forgetting(inputs, settings, special[: settings.batch_size])
-    frames["forgetting"], frames["floors"] = _forgetting_frames(curves, settings)
+    near = inputs.near_duplicates(taught["sequence_id"][: settings.batch_size])
+    frames["forgetting"], frames["floors"] = _forgetting_frames(curves, settings, near)
     return AnalysisResult(
         sentence=_sentence(frames, settings),
         frames=frames,
@@ -195,7 +204,8 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         right = wanted[mask] == best[mask]
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
         found.append(
-            {"group": name, "n": int(mask.sum()), "contexts": right.size}
+            {"group": name, "n": int(mask.sum()), "n_groups": n_groups(near)}
+            | {"contexts": right.size}
             | resampled_mean(right.mean(axis=1), near).columns("m")
             | resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near).columns("m_suffix")
             | mean_run(right, near).columns("mean_run")
@@ -235,15 +245,22 @@ def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _learning(
-    inputs: AnalysisInputs, settings: Settings, special: Rows, others: Rows
+    inputs: AnalysisInputs, settings: Settings, taught: pl.DataFrame, beside: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Teach each model the special sequences, epoch by epoch, beside others it is not taught."""
+    """Teach each model some sequences, epoch by epoch, beside others it is not taught."""
+    special, others = (token_matrix(rows).astype(np.int32) for rows in (taught, beside))
+    near = [inputs.near_duplicates(rows["sequence_id"]) for rows in (taught, beside)]
+    known = [one for one in near if one is not None]
     steps = -(-len(special) // settings.batch_size)
     chosen = settings.model_dump(mode="json", include=_LEARNING)
     curves, thresholds = [], []
     for name, lm in inputs.models():
-        basis = {**model_basis(lm), "settings": chosen, "rows": hash_arrays(special, others)}
-        learn = partial(_learn, lm, name, settings, special, others)
+        basis = {
+            **model_basis(lm),
+            "settings": chosen,
+            "rows": hash_arrays(special, others, *known),
+        }
+        learn = partial(_learn, lm, name, settings, special, others, near)
         curve = inputs.shelf("learning", basis, learn)
         curves.append(curve.with_columns(pl.lit(name).alias("model")))
         epochs = epochs_to(curve["m"], settings.threshold)
@@ -258,7 +275,12 @@ def _learning(
 
 
 def _learn(
-    lm: "LanguageModel", name: str, settings: Settings, special: Rows, others: Rows
+    lm: "LanguageModel",
+    name: str,
+    settings: Settings,
+    special: Rows,
+    others: Rows,
+    near: Sequence[npt.NDArray[np.int64] | None],
 ) -> pl.DataFrame:
     """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
     from mnemoscope.lm.probe import teacher_forced
@@ -273,8 +295,9 @@ def _learn(
         )
         return {
             "steps": tuning.step,
-            **resampled_mean(taught.is_right.mean(axis=1)).columns("m"),
-            **resampled_mean(other.is_right.mean(axis=1)).columns("other_m"),
+            "n_groups": n_groups(near[0]),
+            **resampled_mean(taught.is_right.mean(axis=1), near[0]).columns("m"),
+            **resampled_mean(other.is_right.mean(axis=1), near[1]).columns("other_m"),
             "mean_run": mean_run(taught.is_right).value,
             "loss": float(-taught.logprobs.mean(dtype=np.float64)),
             "other_loss": float(-other.logprobs.mean(dtype=np.float64)),
@@ -343,7 +366,7 @@ def _train(
 
 
 def _forgetting_frames(
-    curves: pl.DataFrame, settings: Settings
+    curves: pl.DataFrame, settings: Settings, near: npt.NDArray[np.int64] | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The curves with their intervals, each arm's peak, and its floor: its lowest M from there on.
 
@@ -356,7 +379,7 @@ def _forgetting_frames(
         part = curves.filter(arm=arm)
         matrix = np.array(part["m"].to_list())
         rows += [
-            {"arm": arm, "step": step} | resampled_mean(values).columns("m")
+            {"arm": arm, "step": step} | resampled_mean(values, near).columns("m")
             for step, values in zip(part["step"].to_list(), matrix, strict=True)
         ]
         later = part["step"].to_numpy() > settings.last_reading
@@ -367,12 +390,13 @@ def _forgetting_frames(
         floors.append(
             {"arm": arm, "peak": float(means[peak]), "peak_at_step": int(part["step"][peak])}
             | {"floor_at_step": int(part["step"][lowest])}
-            | resampled_mean(matrix[lowest]).columns("floor")
+            | {"n": matrix.shape[1], "n_groups": n_groups(near)}
+            | resampled_mean(matrix[lowest], near).columns("floor")
             | {"weights_at_end": part["weights_at_end"][0]}
         )
     for arm, row in zip(ARMS, floors, strict=True):
         for other in ("never", "once"):
-            above = resampled_difference(at_floor[arm], at_floor[other])
+            above = resampled_difference(at_floor[arm], at_floor[other], near)
             row |= above.columns(f"above_{other}")
     return pl.DataFrame(rows), pl.DataFrame(floors)
 

@@ -32,7 +32,7 @@ from mnemoscope.analysis.rows import (
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import resampled_difference, resampled_mean
+from mnemoscope.stats import n_groups, resampled_difference, resampled_mean
 from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Injected(NamedTuple):
     name: str
     kind: str
     ids: npt.NDArray[np.int32]
+    near: int | None = None  # its group of near duplicates
 
 
 def insertions_of(texts: Sequence[Injected], settings: Settings, *, length: int) -> Insertions:
@@ -170,8 +171,13 @@ def _unseen_texts(inputs: AnalysisInputs, settings: Settings) -> list[Injected]:
     unseen = unseen_rows(inputs, 2 * settings.n_texts, settings.seed, where="analyze inject")
     rng = np.random.default_rng(settings.seed)
     rows, names = token_matrix(unseen).astype(np.int32), unseen["sequence_id"].to_list()
-    texts = [Injected(str(name), PLAIN, row) for name, row in zip(names, rows, strict=True)]
-    shuffled = [Injected(name, SHUFFLED, rng.permutation(ids)) for name, _, ids in texts[1::2]]
+    near = inputs.near_duplicates(unseen["sequence_id"])
+    owners = [None] * len(names) if near is None else near.tolist()
+    texts = [
+        Injected(str(name), PLAIN, row, owner)
+        for name, row, owner in zip(names, rows, owners, strict=True)
+    ]
+    shuffled = [one._replace(kind=SHUFFLED, ids=rng.permutation(one.ids)) for one in texts[1::2]]
     return texts[::2] + shuffled
 
 
@@ -202,7 +208,7 @@ def _train(
     """One run: the length of every text each N steps, and the weights at its end."""
     from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 
-    names, kinds, ids = (list(column) for column in zip(*texts, strict=True))
+    names, kinds, ids, _ = (list(column) for column in zip(*texts, strict=True))
 
     def look(now: "LanguageModel", step: int) -> pl.DataFrame:
         lengths = verbatim_lengths(now, ids, settings, batch_size=inputs.batch_size)
@@ -228,18 +234,25 @@ def _frames(
     def put_in(step: object) -> int:
         return min(int(str(step)) // settings.every, settings.n_insertions)
 
+    def near_of(kind: object) -> npt.NDArray[np.int64] | None:
+        """Groups of the texts of a kind, in the order of the looks."""
+        owners = [text.near for text in texts if text.kind == kind]
+        return None if None in owners else np.array(owners)
+
     lengths = [
         {"arm": arm, "kind": kind, "step": step, "n": part.height}
+        | {"n_groups": n_groups(near_of(kind))}
         | {"insertions": put_in(step) if arm == "treated" else 0}
-        | resampled_mean(part["length"]).columns("length")
+        | resampled_mean(part["length"], near_of(kind)).columns("length")
         for (arm, kind, step), part in looks.group_by("arm", "kind", "step", maintain_order=True)
     ]
     effects = []
     for (kind, step), part in looks.group_by("kind", "step", maintain_order=True):
         control, treated = (part.filter(arm=arm)["length"].to_numpy() for arm in ARMS)
         effects.append(
-            {"kind": kind, "step": step, "n": len(treated), "insertions": put_in(step)}
-            | resampled_difference(treated, control).columns("more")
+            {"kind": kind, "step": step, "n": len(treated), "n_groups": n_groups(near_of(kind))}
+            | {"insertions": put_in(step)}
+            | resampled_difference(treated, control, near_of(kind)).columns("more")
         )
     end = int(looks["step"].to_numpy().max())
     wanted = {

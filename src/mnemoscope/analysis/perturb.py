@@ -19,11 +19,11 @@ from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, Figure, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import hash_ids, model_basis, unseen_rows
+from mnemoscope.analysis.rows import hash_arrays, hash_ids, model_basis, unseen_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, resampled_mean, share_true
+from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_true
 from mnemoscope.taxonomy.nodes import parse_node
 from mnemoscope.words import ranged
 
@@ -273,10 +273,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         for name, rows in groups.items()
         if name != _OTHERS
     }
+    owners = [inputs.near_duplicates(rows["sequence_id"]) for rows in groups.values()]
     basis = {
         **model_basis(lm),
         "settings": settings.model_dump(mode="json"),
         "ids": [hash_ids(rows) for rows in groups.values()],
+        "groups": [hash_arrays(near) for near in owners if near is not None],
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
@@ -368,15 +370,19 @@ def _unlearn(
         """Right tokens of each suffix, and how many are right in a row from its beginning."""
         tokens, prefix = token_matrix(rows), inputs.prefix
         right = right_tokens(tuning.lm, tokens, batch_size=batch_size, prefix=prefix)
-        return right, resampled_mean(run_lengths(right))
+        near = inputs.near_duplicates(rows["sequence_id"])
+        return right, resampled_mean(run_lengths(right), near)
 
     def beside() -> pl.DataFrame:
         found: list[dict[str, Any]] = []
         for name in (_OTHERS, "Guess", "unseen"):
             if name in groups:
-                right, tokens = reproduced(groups[name][: settings.n_unlearned])
-                mean = resampled_mean(right.mean(axis=1)).columns("right")
-                found.append({"group": name, "n": len(right), **tokens.columns("tokens"), **mean})
+                rows = groups[name][: settings.n_unlearned]
+                near = inputs.near_duplicates(rows["sequence_id"])
+                right, tokens = reproduced(rows)
+                mean = resampled_mean(right.mean(axis=1), near).columns("right")
+                about = {"group": name, "n": len(right), "n_groups": n_groups(near)}
+                found.append({**about, **tokens.columns("tokens"), **mean})
         return pl.DataFrame(found)
 
     def look(loss: float | None) -> dict[str, Any]:
@@ -387,7 +393,11 @@ def _unlearn(
 
     first = beside()
     looks = _climb(tuning, token_matrix(groups["unlearned"]), inputs.prefix, settings, look)
-    last = beside().drop("n").rename(lambda name: name if name == "group" else f"after_{name}")
+    last = (
+        beside()
+        .drop("n", "n_groups")
+        .rename(lambda name: name if name == "group" else f"after_{name}")
+    )
     return {
         "steps": pl.DataFrame(looks, infer_schema_length=None),
         "beside": first.join(last, on="group", maintain_order="left"),
@@ -427,7 +437,7 @@ def _frames(
         near = inputs.near_duplicates(part["sequence_id"])
         whole = share_true(part["tokens"] == part["of"], near)
         prompts.append(
-            {"group": group, "kind": kind, "n": part.height}
+            {"group": group, "kind": kind, "n": part.height, "n_groups": n_groups(near)}
             | resampled_mean(part["tokens"], near).columns("tokens")
             | whole.columns("whole")
         )
@@ -438,7 +448,8 @@ def _frames(
         "prompts": pl.DataFrame(prompts),
         "recovery": pl.DataFrame(
             [
-                {"group": name, "n": part.height, "suffix": inputs.length - inputs.prefix}
+                {"group": name, "n": part.height, "n_groups": n_groups(near)}
+                | {"suffix": inputs.length - inputs.prefix}
                 | {"n_prompts": part["n_prompts"].cast(pl.Float64).to_numpy().mean()}
                 | resampled_mean(part["as_it_is"], near).columns("as_it_is")
                 | resampled_mean(part["best"], near).columns("best")

@@ -28,6 +28,7 @@ from mnemoscope.stats import (
     draw_within,
     estimate_of,
     interval_of,
+    n_groups,
     separation,
 )
 from mnemoscope.words import ranged
@@ -196,32 +197,39 @@ def within_labels(
     *,
     seed: int,
     n_resamples: int,
+    groups: npt.ArrayLike | None = None,
 ) -> Estimate:
     """Give the AUC of pairs that share their label: a rare label alone makes a value high.
 
     Of low values for memorized, (n,) each; every pair of one label counts alike. Resamples are
-    drawn within label and side. NaN where no label has both.
+    drawn within memorized and others, by `groups` as `separation` does. NaN where no label has
+    both.
     """
     found, is_memorized = np.asarray(values, dtype=np.float64), np.asarray(memorized, dtype=bool)
-    named, usable = np.asarray(labels), ~np.isnan(found)
+    kept = np.flatnonzero(~np.isnan(found))
+    kept = kept[np.argsort(found[kept], kind="stable")]
+    found, is_memorized, named = found[kept], is_memorized[kept], np.asarray(labels)[kept]
     sides = [
-        [np.sort(found[(named == one) & side & usable]) for side in (is_memorized, ~is_memorized)]
+        [np.flatnonzero((named == one) & side) for side in (is_memorized, ~is_memorized)]
         for one in np.unique(named)
     ]
-    both = [(low, high) for low, high in sides if len(low) and len(high)]
-    if not both:
+
+    def auc(counts: npt.NDArray[np.integer]) -> float:
+        aucs, weights = [], []
+        for low, high in (
+            [np.repeat(found[side], counts[side]) for side in pair] for pair in sides
+        ):
+            if len(low) and len(high):
+                aucs.append(auc_and_fpr(low, high)[0])
+                weights.append(float(len(low) * len(high)))
+        return float(np.average(aucs, weights=weights)) if weights else float("nan")
+
+    whole = auc(np.ones(len(found), dtype=np.int64))
+    if np.isnan(whole):
         return _NOT_COMPARED
-    weights = np.array([len(low) * len(high) for low, high in both], dtype=np.float64)
-    generator = np.random.default_rng(seed)
-
-    def auc(pairs: list[tuple[_Floats, _Floats]]) -> float:
-        return float(np.average([auc_and_fpr(*pair)[0] for pair in pairs], weights=weights))
-
-    def drawn(values: _Floats) -> _Floats:
-        return np.sort(generator.choice(values, len(values)))
-
-    draws = [auc([(drawn(low), drawn(high)) for low, high in both]) for _ in range(n_resamples)]
-    return Estimate(auc(both), *interval_of(draws, 0.025))
+    owners = None if groups is None else np.asarray(groups)[kept]
+    drawn = draw_within(~is_memorized, np.random.default_rng(seed), n_resamples, groups=owners)
+    return Estimate(whole, *interval_of([auc(one) for one in drawn], 0.025))
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -302,12 +310,12 @@ def _of_model(
             found = sliced_information(seen, label, n_directions=settings.n_directions, **asked)
             null = sliced_information(seen, shuffled, n_directions=500, **asked)
             within = (
-                within_labels(found.values, memorized, label, **draws)
+                within_labels(found.values, memorized, label, groups=near, **draws)
                 if settings.label == "token"
                 else _NOT_COMPARED
             )
             lines.append(
-                {"model": model, "layer": layer, "n": rows.height}
+                {"model": model, "layer": layer, "n": rows.height, "n_groups": n_groups(near)}
                 | {"memorized": _mean(found.values[memorized])}
                 | {"not_memorized": _mean(found.values[~memorized])}
                 | {"shuffled": _mean(null.values)}
@@ -366,6 +374,7 @@ def _class_means(
             model, layer = column.rsplit(", layer ", 1)
             lines.append(
                 {"model": model, "layer": int(layer), "class": name, "n": len(kept)}
+                | {"n_groups": n_groups(None if near is None else near[finite])}
                 | mean.columns("psmi", ends="")
                 | {"auc": auc.auc, "auc_low": auc.auc_low, "auc_high": auc.auc_high}
             )

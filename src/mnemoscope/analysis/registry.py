@@ -126,7 +126,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Which features of a sequence go with its being memorized, and where?",
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
-        version=2,
+        version=3,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
     Entry(
@@ -183,6 +183,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What comes out after a changed prompt, and does unlearned text come back?",
         needs=("scores", "features", "model"),
         uses=("duplicates",),
+        version=2,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -191,6 +192,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How far is a text reproduced that is put into training every N steps?",
         needs=("scores", "features", "model"),
         uses=("duplicates", "corpus"),
+        version=2,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -199,6 +201,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does a low mutual information of hidden state and label go with memorization?",
         needs=("scores", "model"),
         uses=("classes", "second model"),
+        version=2,
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
     Entry(
@@ -215,6 +218,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
         needs=("scores", "features", "model"),
         uses=("duplicates", "second model", "corpus"),
+        version=2,
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
     ),
     Entry(

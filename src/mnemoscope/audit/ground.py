@@ -25,6 +25,7 @@ from mnemoscope.cnn.calibration import (
     cross_fitted,
     ece,
     fit_calibration,
+    over_groups,
     reliability,
 )
 from mnemoscope.cnn.files import load_cnn
@@ -41,6 +42,7 @@ from mnemoscope.maps.views import MapSource, StackedMaps, TensorMaps
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, Job, jobs_of, load_outcome
 from mnemoscope.progress import say
+from mnemoscope.stats import Floats
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
@@ -200,17 +202,22 @@ def read_ground(study: Study) -> CnnGround:
         "cnns": [{"setting": one.setting_name, "seed": one.seed, "key": one.key} for one in usable],
         "calibration": asdict(choice.calibration) | {"brier_by_method": choice.brier} | held,
         "measured": {
-            "auc": float(roc_auc_score(truth, odds)),
+            **over_groups(_auc, odds, truth, groups).columns("auc"),
             "ece": ece(said, truth),
-            "brier": brier(said, truth),
+            **over_groups(brier, said, truth, groups).columns("brier"),
             "ece_uncalibrated": ece(raw, truth),
-            "brier_uncalibrated": brier(raw, truth),
+            **over_groups(brier, raw, truth, groups).columns("brier_uncalibrated"),
+            "n_groups": min(n_groups),
             "bins": [one._asdict() for one in reliability(said, truth)],
             **held,
         },
     }
     cnns = tuple(load_cnn(job.cnn_path) for job in usable)
     return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
+
+
+def _auc(odds: Floats, truth: npt.NDArray[np.bool_]) -> float:
+    return float(roc_auc_score(truth, odds))
 
 
 class _Found(NamedTuple):

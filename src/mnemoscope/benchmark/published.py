@@ -117,6 +117,7 @@ _RECITE_OR_RECOLLECT = tuple(
     for rest in ("Reconstruct, Others", "Others")
     for limit in ("5", "50", "1k")
 )
+_NO_SIDE = " There is no interval, so no side is taken."
 _INSIDE = (0.5, 0.6, 0.7, 0.8, 0.9)
 _BELOW = (0.1, 0.2, 0.3, 0.4)
 _SERIES = {
@@ -171,15 +172,20 @@ class Conclusion:
 
 
 def draw_conclusions(
-    catalogue: Mapping[str, Measured], sweep: Mapping[str, Measured]
+    catalogue: Mapping[str, Measured], sweep: Mapping[str, Measured], *, by_sign: bool = False
 ) -> tuple[Conclusion, ...]:
     """Test the paper's three conclusions on measured figures.
 
     Guess-Recall is best, Recite and Recollect are confused most, ρ has a plateau.
     `catalogue` holds taxonomies by published name, of two for one partition either; `sweep` the ρ
-    settings by `published_rho_name`.
+    settings by `published_rho_name`. A difference without an interval takes no side, unless its
+    sign is to decide (`by_sign`).
     """
-    return _judge_best(catalogue), _judge_confused(catalogue), _judge_plateau(sweep)
+    return (
+        _judge_best(catalogue, by_sign),
+        _judge_confused(catalogue, by_sign),
+        _judge_plateau(sweep, by_sign),
+    )
 
 
 def published_rho_name(rouge_l: bool, rouge_3: bool, threshold: float) -> str:
@@ -207,7 +213,7 @@ def pair_errors(confusions: Floats) -> dict[tuple[int, int], Floats]:
     return found
 
 
-def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
+def _judge_best(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     """Guess-Recall against the best of the others."""
     claim = "Guess or Recall is the best of all taxonomies."
     best = catalogue.get(_BEST)
@@ -224,7 +230,7 @@ def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
     rival = max(others, key=lambda one: one.min_f1)
     difference = best.min_f1 - rival.min_f1
     low, high = _lead(best, others)
-    verdict = _decide(difference, low, high) if n >= FEWEST else "cannot be told"
+    verdict = _decide(difference, low, high, by_sign) if n >= FEWEST else "cannot be told"
     rank = 1 + sum(one.min_f1 > best.min_f1 for one in others)
     reason = (
         f"Its min-F1 is {_percent(best.min_f1)}, rank {rank} of {n} measured; the best of the "
@@ -233,6 +239,8 @@ def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
     )
     if n < FEWEST:
         reason += f" {n} taxonomies are too few to speak of all."
+    elif low is None and not by_sign:
+        reason += _NO_SIDE
     figures = {
         "min_f1": best.min_f1,
         "rival_min_f1": rival.min_f1,
@@ -244,7 +252,7 @@ def _judge_best(catalogue: Mapping[str, Measured]) -> Conclusion:
     return Conclusion("best", claim, verdict, reason, figures)
 
 
-def _judge_confused(catalogue: Mapping[str, Measured]) -> Conclusion:
+def _judge_confused(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     """Recite and Recollect against every other pair of their taxonomy."""
     claim = (
         "Recite and Recollect are hard to tell apart: of all classes of their taxonomy these two "
@@ -277,6 +285,8 @@ def _judge_confused(catalogue: Mapping[str, Measured]) -> Conclusion:
     )
     if error_high is not None and error_high >= 0.5:
         reason += " They are told apart no better than by guessing."
+    if low is None and not by_sign:
+        reason += _NO_SIDE
     figures = {
         "error": errors[pair],
         "error_low": error_low,
@@ -288,16 +298,18 @@ def _judge_confused(catalogue: Mapping[str, Measured]) -> Conclusion:
         "recite_f1": float(f1[1]),
         "recollect_f1": float(f1[-1]),
     }
-    return Conclusion("confused", claim, _decide(difference, low, high), reason, figures)
+    verdict = _decide(difference, low, high, by_sign)
+    return Conclusion("confused", claim, verdict, reason, figures)
 
 
-def _judge_plateau(sweep: Mapping[str, Measured]) -> Conclusion:
+def _judge_plateau(sweep: Mapping[str, Measured], by_sign: bool) -> Conclusion:
     """Every series of the sweep: how much min-F1 varies from 0.5 to 0.9, and falls below."""
     claim = (
         "Min-F1 of Guess or Recall hardly depends on ρ between 0.5 and 0.9: it varies there by at "
         "most half of what it loses further down."
     )
-    judged = [one for one in (_judge_series(name, sweep) for name in _SERIES) if one is not None]
+    every = (_judge_series(name, sweep, by_sign) for name in _SERIES)
+    judged = [one for one in every if one is not None]
     if not judged:
         n = len(sweep)
         were = "was" if n == 1 else "were"
@@ -314,7 +326,7 @@ def _judge_plateau(sweep: Mapping[str, Measured]) -> Conclusion:
     return Conclusion("plateau", claim, verdict, reason, figures)
 
 
-def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None:
+def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Conclusion | None:
     """One series; None with too few settings (four inside, one below).
 
     The drop is to the lowest ρ measured, chosen beforehand: an interval around zero says that no
@@ -337,8 +349,9 @@ def _judge_series(name: str, sweep: Mapping[str, Measured]) -> Conclusion | None
         drops = np.mean(drawn, axis=0) - foot_draws
         drop_low, drop_high = interval_of(drops)
         rest_low, rest_high = interval_of(drops / 2 - np.ptp(drawn, axis=0))
-    edge = _decide(drop, drop_low, drop_high)
-    verdict = _decide(drop / 2 - spread, rest_low, rest_high) if edge == "holds" else edge
+    edge = verdict = _decide(drop, drop_low, drop_high, by_sign)
+    if edge == "holds":
+        verdict = _decide(drop / 2 - spread, rest_low, rest_high, by_sign)
     reason = (
         f"{name}: {_percent(values.min())} to {_percent(values.max())} inside (spread "
         f"{_percent(spread)}), {_percent(foot.min_f1)} at ρ = {rho:g} (a drop of "
@@ -365,9 +378,11 @@ def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, flo
     return float(low), float(found.min() + beyond)
 
 
-def _decide(value: float, low: float | None, high: float | None) -> VerdictWord:
-    """On which side of zero a difference lies; without an interval its sign decides."""
+def _decide(value: float, low: float | None, high: float | None, by_sign: bool) -> VerdictWord:
+    """On which side of zero a difference lies; without an interval untold, or by its sign."""
     if low is None or high is None:
+        if not by_sign:
+            return "cannot be told"
         return "holds" if value > 0 else "does not hold"
     return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
 
@@ -378,7 +393,7 @@ def _percent(share: float) -> str:
 
 
 def _points(value: float, low: float | None, high: float | None) -> str:
-    """A difference in points and its interval."""
+    """A difference in points and its interval, if it has one."""
     return f"{_percent(value)} points {_ends(low, high)}".strip()
 
 
@@ -511,7 +526,7 @@ def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
 
 @cache
 def published_conclusions() -> tuple[Conclusion, ...]:
-    """Put the paper's conclusions to its own figures, by the same code."""
+    """Put the paper's conclusions to its own figures, which have no intervals, by the same code."""
     catalogue = {
         one.taxonomy: Measured(one.taxonomy, one.min_f1 / 100, one.confusion.astype(np.float64))
         for one in published_confusions()
@@ -521,7 +536,7 @@ def published_conclusions() -> tuple[Conclusion, ...]:
         for row in _published_rows()
         if row["kind"] == "rho"
     }
-    return draw_conclusions(catalogue, sweep)
+    return draw_conclusions(catalogue, sweep, by_sign=True)
 
 
 @cache

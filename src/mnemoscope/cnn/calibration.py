@@ -5,14 +5,14 @@ difference of two logits. Fit on cases that neither trained nor chose the CNN; m
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.stats import Floats, grouped_variance
+from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, grouped_variance
 
 ENOUGH_FOR_ISOTONIC = 1000
 """Below so many cases isotonic regression follows their noise (scikit-learn's guide says so)."""
@@ -235,6 +235,22 @@ def cross_fitted(
     if np.isnan(made).any():
         raise ValueError("cross-fitting wants two groups of either class")
     return made
+
+
+def over_groups(
+    figure: Callable[[Floats, _Flags], float],
+    values: npt.ArrayLike,
+    is_so: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    n_resamples: int = 500,
+) -> Estimate:
+    """A figure of values and what is so, (n,), its interval over `groups` within so and not so."""
+    numbers, truth = _check(values, is_so)
+    drawn = draw_within(truth, np.random.default_rng(seed), n_resamples, groups=groups)
+    draws = [figure(np.repeat(numbers, one), np.repeat(truth, one)) for one in drawn]
+    return estimate_of(figure(numbers, truth), draws)
 
 
 def _folds(values: Floats, truth: _Flags, groups: Any, seed: int) -> Iterator[tuple[Any, Any]]:

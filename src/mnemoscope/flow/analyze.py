@@ -30,6 +30,7 @@ from mnemoscope.pipeline.capture import maps_folder
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.study.settings import NO_MODEL
@@ -175,6 +176,11 @@ def rows_for(study: Study, entry: Entry) -> Rows:
         table, facts["rows"] = plain, "uniform by label"
     facts["intervals"] = "by groups of near duplicates"
     groups = find_groups(table).cast(pl.Int64).alias("near_duplicates")
+    if (n_groups := groups.n_unique()) < table.height:
+        lines.append(
+            f"The {table.height:,} sequences are {n_groups:,} groups of near duplicates; "
+            f"intervals draw groups, {FEWEST_GROUPS} at least."
+        )
     return Rows(table.with_columns(groups), tuple(lines), facts)
 
 

@@ -16,6 +16,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
+from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_json, write_parquet
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints, lacking_steps
@@ -25,7 +26,8 @@ from mnemoscope.pipeline.blocks import decode
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
-from mnemoscope.stats import share_of
+from mnemoscope.stats import Estimate, share_true
+from mnemoscope.taxonomy.groups import find_near_duplicates
 from mnemoscope.training.history import History, HistoryWriter, read_history
 from mnemoscope.training.track import follow, survival, turnover
 from mnemoscope.training.watch import judge
@@ -168,13 +170,19 @@ def write_track_page(folder: Path) -> TrackResults:
 
 
 def track_results(history: History) -> TrackResults:
-    """Summarize a history of at least one check."""
-    checks, steps = history.joined(), history.steps
+    """Summarize a history of at least one check; intervals draw groups of near duplicates."""
+    groups_of_windows = history.windows.select("window").with_columns(
+        pl.Series("near_duplicates", find_near_duplicates(token_matrix(history.windows)))
+    )
+    checks = history.joined().join(groups_of_windows, on="window", maintain_order="left")
+    steps = history.steps
     found = history.windows.select("source", "class").unique(maintain_order=True).rows()
     groups = sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
     shares = _shares(checks)
-    followed = follow(history.checks).join(
-        history.windows.select("window", "source", "class", "text"), on="window", how="left"
+    followed = (
+        follow(history.checks)
+        .join(history.windows.select("window", "source", "class", "text"), on="window", how="left")
+        .join(groups_of_windows, on="window", how="left", maintain_order="left")
     )
     lasting = pl.concat(
         survival(_of_group(followed, group), steps[-1]).select(
@@ -195,7 +203,7 @@ def track_results(history: History) -> TrackResults:
         frames["levels"], heat = _levels(checks, steps)
         figures += heat
     further = tuple(_further(steps, followed))
-    return TrackResults(_sentence(shares, steps[-1]), further, frames, tuple(figures))
+    return TrackResults(_sentence(checks, steps[-1]), further, frames, tuple(figures))
 
 
 def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
@@ -204,15 +212,20 @@ def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
 
 def _shares(checks: pl.DataFrame) -> pl.DataFrame:
     """Share of windows reproduced, by group and step, with intervals."""
-    counted = checks.group_by("source", "class", "step", maintain_order=True).agg(
+    parts = checks.group_by("source", "class", "step", maintain_order=True)
+    counted = parts.agg(
         pl.len().alias("n"),
+        pl.col("near_duplicates").n_unique().alias("n_groups"),
         pl.col("is_memorized").sum().alias("memorized"),
         pl.col("logprob").mean(),
     )
-    counts = counted.select("memorized", "n").rows()
-    return counted.hstack(
-        pl.DataFrame([share_of(*k_of_n).columns("share", ends="") for k_of_n in counts])
-    )
+    shares = [_share(part).columns("share", ends="") for _, part in parts]
+    ends = dict.fromkeys(("share", "low", "high"), pl.Float64)
+    return counted.hstack(pl.DataFrame(shares, schema=ends))
+
+
+def _share(checks: pl.DataFrame) -> Estimate:
+    return share_true(checks["is_memorized"], checks["near_duplicates"])
 
 
 def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[int]) -> Chart:
@@ -276,21 +289,18 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
     return frame, [heat]
 
 
-def _sentence(shares: pl.DataFrame, last: int) -> str:
-    now = shares.filter(step=last)
+def _sentence(checks: pl.DataFrame, last: int) -> str:
+    now = checks.filter(step=last)
     parts = []
     for kind, words in _KINDS.items():
         of_kind = now.filter(pl.col("class") == kind)
         if of_kind.is_empty():
             continue
         is_control = pl.col("source") == CONTROL
-        watched, kept_out = (
-            of_kind.filter(rule).select(pl.col("memorized", "n").sum()).row(0)
-            for rule in (~is_control, is_control)
-        )
-        said = f"{share_of(*watched)} of the {watched[1]:,} windows that {words}"
-        beside = f", and {share_of(*kept_out)} of such windows kept out of training"
-        parts.append(said + (beside if kept_out[1] else ""))
+        watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
+        said = f"{_share(watched)} of the {watched.height:,} windows that {words}"
+        beside = f", and {_share(kept_out)} of such windows kept out of training"
+        parts.append(said + (beside if kept_out.height else ""))
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."
 
 
@@ -300,7 +310,9 @@ def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
     yield (
         f"{len(steps):,} checks of {followed.height:,} windows: {seen.height:,} were "
         f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
-        "between two checks is not seen."
+        "between two checks is not seen. The windows are "
+        f"{followed['near_duplicates'].n_unique():,} groups of near duplicates, which intervals "
+        "draw."
     )
     yield from describe_lacking(steps)
     if not (followed["source"] == CONTROL).any():

@@ -6,6 +6,9 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from mnemoscope.stats import Floats, draw_within, interval_of
+
+_RESAMPLES = 1000
 _TURNOVER = ("from_step", "to_step", "stays", "learned", "forgotten", "never")
 
 
@@ -58,7 +61,9 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
     Returns:
         `age` (steps), `survives`, `low`, `high` (share still memorized after that age, 95 %
         log-log interval, NaN where it cannot be given), `at_risk` (windows seen to that age);
-        from age 0, where all do. Empty where nothing was memorized before the last step.
+        from age 0, where all do. Empty where nothing was memorized before the last step. Where
+        `followed` has `near_duplicates`, the interval draws these groups, and is NaN below
+        `FEWEST_GROUPS`.
     """
     known = followed.filter(pl.col("first_memorized") < last_step)
     start = pl.DataFrame(
@@ -73,16 +78,35 @@ def survival(followed: pl.DataFrame, last_step: int) -> pl.DataFrame:
     age = ages.to_numpy().astype(np.float64)
     curve = ecdf(CensoredData(age[~is_censored], right=age[is_censored])).sf
     places = np.unique(age)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as is said
-        reach = curve.confidence_interval(method="log-log")
+    survives = curve.evaluate(places)
+    if "near_duplicates" in known.columns:
+        groups = known["near_duplicates"].to_numpy()
+        low, high = _ends_over_groups(age, is_censored, places, survives, groups)
+    else:
+        with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)  # undefined ends are NaN, as is said
+            reach = curve.confidence_interval(method="log-log")
+        low, high = (end.evaluate(places) for end in (reach.low, reach.high))
     found = pl.DataFrame(
         {
             "age": places.astype(np.int64),
-            "survives": curve.evaluate(places),
-            "low": reach.low.evaluate(places),
-            "high": reach.high.evaluate(places),
+            "survives": survives,
+            "low": low,
+            "high": high,
             "at_risk": [int((age >= place).sum()) for place in places],
         }
     )
     return pl.concat([start, found], how="vertical_relaxed")
+
+
+def _ends_over_groups(
+    age: Floats, is_censored: np.ndarray, places: Floats, survives: Floats, groups: np.ndarray
+) -> tuple[Floats, Floats]:
+    """Percentile ends of the curve (places,) where groups are drawn; NaN where it is 0 or 1."""
+    drawn = draw_within(np.zeros(len(age)), np.random.default_rng(0), _RESAMPLES, groups=groups)
+    lost = drawn @ ((age[:, None] == places) & ~is_censored[:, None])
+    at_risk = drawn @ (age[:, None] >= places)
+    curves = np.cumprod(1 - lost / np.maximum(at_risk, 1), axis=1)
+    ends = np.array([interval_of(curve) for curve in curves.T])
+    ends[(survives == 0) | (survives == 1)] = np.nan
+    return ends[:, 0], ends[:, 1]
