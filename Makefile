@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo fix check test test-all bench embedded clean
+.PHONY: setup demo docs fix check test test-all bench embedded clean
 
 demo: $(VENV)/.runtime
 	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
@@ -38,6 +38,15 @@ $(VENV)/.development: $(VENV)/.torch pyproject.toml
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@ $(VENV)/.runtime
 
+$(VENV)/.documents: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@ $(VENV)/.runtime
+
+docs: $(VENV)/.documents
+	$(BIN)/python -m tools.reference docs/reference
+	$(BIN)/zensical build --clean --strict
+	@echo "Open build/site/index.html"
+
 fix: $(VENV)/.development
 	$(BIN)/ruff check --fix src tests benchmarks tools
 	$(BIN)/ruff format src tests benchmarks tools
@@ -60,4 +69,4 @@ embedded: $(VENV)/.runtime
 	$(BIN)/python -m tools.embedded.recipe --out embedded-build --setting full
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo docs/reference .pytest_cache .mypy_cache .ruff_cache

@@ -13,3 +13,16 @@ def test_every_public_name_resolves_also_after_all_rooms_are_imported() -> None:
         importlib.import_module(f"mnemoscope.{room}")
     for name in ms.__all__:
         assert callable(getattr(ms, name)), name
+
+
+def test_completion_shows_the_public_names() -> None:
+    assert set(dir(ms)) == {*ms.__all__, "__version__"}
+
+
+def test_a_study_shows_itself_in_a_notebook(tmp_path) -> None:
+    study = ms.Study.create(tmp_path / "<i>", ms.StudySettings())
+    page = study._repr_html_()
+    assert "&lt;i&gt;" in page
+    assert "<td>sequences</td><td>–</td>" in page
+    assert {"sequences", "settings"} <= set(dir(study))
+    assert not {"adopt", "forget", "lock"} & set(dir(study))

@@ -80,3 +80,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
     return getattr(import_module(f"mnemoscope.{_WHERE.get(name, 'report.notebook')}"), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return [*__all__, "__version__"]

@@ -9,7 +9,10 @@ import pytest
 from mnemoscope.cli.app import verbs
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference"),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -1,15 +1,13 @@
 """A GGUF file is read as the model it holds, and converted once into an ordinary folder."""
 
-import runpy
-import sys
-
 import pytest
 import torch
 from tokenizers import pre_tokenizers
 
+from mnemoscope.cli import main
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.continue_ import continue_sequences
-from mnemoscope.lm.gguf import convert_gguf, main
+from mnemoscope.lm.gguf import convert_gguf
 from mnemoscope.lm.load import load_model
 
 gguf = pytest.importorskip("gguf")
@@ -104,15 +102,14 @@ def test_converted_folder_is_the_same_model(file, converted, tokens):
     assert not list(converted.parent.glob(".*"))
 
 
-def test_module_runs_as_the_documented_command(file, tmp_path, capfd, monkeypatch):
-    command = ["mnemoscope.lm.gguf", str(file), "-o", str(tmp_path / "made")]
-    for status, out, err in ((0, f"{tmp_path / 'made'}\n", ""), (2, "", "already there")):
-        monkeypatch.setattr(sys, "argv", command)
-        monkeypatch.delitem(sys.modules, "mnemoscope.lm.gguf", raising=False)
+def test_convert_is_a_verb(file, tmp_path, capfd):
+    command = ["convert", str(file), "-o", str(tmp_path / "made")]
+    for status, out, err in ((0, f"Wrote {tmp_path / 'made'}.", ""), (2, "", "already there")):
         with pytest.raises(SystemExit) as stop:
-            runpy.run_module("mnemoscope.lm.gguf", run_name="__main__")
+            main(command)
         written = capfd.readouterr()
-        assert (stop.value.code, written.out) == (status, out)
+        assert stop.value.code == status
+        assert out in written.out
         assert err in written.err
         assert written.err.count("\n") == (1 if err else 0)
     assert (tmp_path / "made" / "model.safetensors").is_file()
@@ -121,7 +118,9 @@ def test_module_runs_as_the_documented_command(file, tmp_path, capfd, monkeypatc
 @pytest.mark.parametrize("size", [0, 6, 2000, -1000])
 def test_torn_file_is_refused_and_leaves_nothing_behind(file, tmp_path, capsys, size):
     (tmp_path / "torn.gguf").write_bytes(file.read_bytes()[:size])
-    assert main([str(tmp_path / "torn.gguf"), "-o", str(tmp_path / "out" / "folder")]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(tmp_path / "torn.gguf"), "-o", str(tmp_path / "out" / "folder")])
+    assert stop.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "torn.gguf: cannot be read as GGUF" in message

@@ -13,7 +13,6 @@ app = typer.Typer(
     help="How a language model memorized what it repeats: guessed or recalled, and where in the "
     "attention it is decided.\n\nStart with: mnemoscope demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -29,41 +28,59 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+        False,
+        "--version",
+        metavar="",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version.",
     ),
-    debug: bool = typer.Option(False, "--debug", help="Show tracebacks; may stand anywhere."),
+    debug: bool = typer.Option(
+        False, "--debug", metavar="", help="Show tracebacks; may stand anywhere."
+    ),
 ) -> None:
     """Options before the verb."""
 
 
-_VERBS: dict[str, Callable[..., None]] = {
-    "demo": study.demo,
-    "init": study.init,
-    "run": study.run,
-    "sequences": study.sequences,
-    "continue": study.continue_,
-    "features": tables.features,
-    "duplicates": tables.duplicates,
-    "label": tables.label,
-    "capture": study.capture,
-    "merge": study.merge,
-    "train": study.train,
-    "benchmark": study.benchmark,
-    "localize": study.localize,
-    "knockout": study.knockout,
-    "graft": study.graft,
-    "search": study.search,
-    "analyze": analyze.analyze,
-    "track": analyze.track,
-    "report": study.report,
-    "audit": audit.audit,
-    "app": audit.app,
-    "describe": tables.describe,
+_VERBS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {
+        "demo": study.demo,
+        "run": study.run,
+        "audit": audit.audit,
+        "app": audit.app,
+    },
+    "Stages of a run": {
+        "sequences": study.sequences,
+        "continue": study.continue_,
+        "features": tables.features,
+        "label": tables.label,
+        "capture": study.capture,
+        "merge": study.merge,
+        "train": study.train,
+        "benchmark": study.benchmark,
+        "localize": study.localize,
+        "report": study.report,
+    },
+    "Further questions to a study": {
+        "graft": study.graft,
+        "knockout": study.knockout,
+        "search": study.search,
+        "analyze": analyze.analyze,
+        "track": analyze.track,
+    },
+    "Tools": {
+        "init": study.init,
+        "describe": tables.describe,
+        "duplicates": tables.duplicates,
+        "convert": tables.convert,
+        "texts": tables.texts,
+    },
 }
-for _name, _function in _VERBS.items():
-    app.command(_name)(expanded(_function))
+for _panel, _group in _VERBS.items():
+    for _name, _function in _group.items():
+        app.command(_name, rich_help_panel=_panel)(expanded(_function))
 
 
 def verbs() -> list[str]:
     """Names of all verbs."""
-    return list(_VERBS)
+    return [name for group in _VERBS.values() for name in group]

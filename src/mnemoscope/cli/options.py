@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from typer import Argument, Option
@@ -164,6 +164,9 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
             inspect.signature(groups[one.name]).parameters.values() if one.name in groups else [one]
         )
         flags += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inside]
+    for one in flags:
+        if get_args(one.annotation)[:1] == (bool,):
+            one.annotation.__metadata__[0].metavar = ""  # a switch takes no value
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:

@@ -1,4 +1,4 @@
-"""Verbs that also work on a table: features, label, duplicates, describe."""
+"""Verbs that also work on a table, and those that make a table or a model folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ from typer import Argument, Option
 from mnemoscope.cli.options import (
     STAGE,
     DropSmallClasses,
+    Out,
     Patterns,
     Quiet,
     StageFlags,
@@ -352,3 +353,38 @@ def _size(path: Path) -> str:
     from mnemoscope.words import size
 
     return size(sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file()))
+
+
+def convert(
+    file: Annotated[str, Argument(help="A .gguf file, or a folder that holds one.")],
+    out: Out,
+) -> None:
+    """Turn a GGUF file into an ordinary model folder, which loads many times faster.
+
+    Example: mnemoscope convert model.gguf -o model
+    """
+    from mnemoscope.lm.gguf import convert_gguf
+
+    folder = convert_gguf(file, out)
+    print(f"Wrote {folder}. Next: mnemoscope run --model {folder} --sequences TEXTS -o STUDY")
+
+
+def texts(
+    out: Out,
+    model: Annotated[str, Option("--model", help="Model whose tokenizer cuts the texts.")],
+    n: Annotated[int, Option("-n", min=1, help="Sequences of each kind.")] = 600,
+) -> None:
+    """Gather free text of this machine: templates, licences, Python's documentation and code.
+
+    Example: mnemoscope texts --model smollm2 -o texts.parquet
+    """
+    from mnemoscope.data.table import write_table
+    from mnemoscope.embedded.found_texts import KINDS, find_texts
+    from mnemoscope.lm.load import load_tokenizer
+
+    refuse_unwritable(out)
+    frame = find_texts(load_tokenizer(model), n=n)
+    write_table(out, frame)
+    counts = ", ".join(f"{kind} {frame.filter(genre=kind).height:,}" for kind in KINDS)
+    print(f"Wrote {out}: {counts}.")
+    print(f"Next: mnemoscope run --model {model} --sequences {out} -o STUDY")

@@ -1,13 +1,8 @@
-"""Sequences from freely licensed text that any Python installation has, for a first real model.
+"""Sequences from freely licensed text that any Python installation has, for a first real model."""
 
-Run: python -m mnemoscope.embedded.found_texts --model MODEL -o texts.parquet
-"""
-
-import argparse
 import ast
 import random
 import re
-import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +15,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.data.read import WindowCutter
-from mnemoscope.data.table import write_table
 from mnemoscope.embedded.templates import forms_of, write_text
-from mnemoscope.errors import MnemoscopeError, UserError
-from mnemoscope.lm.load import load_tokenizer
+from mnemoscope.errors import UserError
 
 # Find freely licensed text on this machine: the documents that the embedded model learns from.
 
@@ -189,25 +182,6 @@ def find_texts(tokenizer: Any, *, n: int = 600, length: int = 64, seed: int = 0)
     return frame.with_columns(pl.col("sequence_id").cast(pl.Int64))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the table; exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="model whose tokenizer cuts the texts")
-    parser.add_argument("-o", "--out", required=True, type=Path, help=".parquet or .jsonl")
-    parser.add_argument("-n", type=int, default=600, help="sequences of each kind (default 600)")
-    given = parser.parse_args(arguments)
-    try:
-        frame = find_texts(load_tokenizer(given.model), n=given.n)
-        write_table(given.out, frame)
-    except MnemoscopeError as error:
-        print(f"found_texts: {error}", file=sys.stderr)
-        return 2
-    counts = ", ".join(f"{kind} {frame.filter(genre=kind).height:,}" for kind in KINDS)
-    print(f"Wrote {given.out}: {counts}.")
-    print(f"Next: mnemoscope run --model {given.model} --sequences {given.out} -o STUDY")
-    return 0
-
-
 def window_rows(
     cutter: WindowCutter,
     texts: Iterable[Text],
@@ -266,7 +240,3 @@ def _segments() -> dict[str, list[Text]]:
     for genre, texts in found.items():
         random.Random(f"found:{genre}").shuffle(texts)
     return {genre: texts[:400] for genre, texts in found.items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

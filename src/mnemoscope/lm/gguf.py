@@ -1,17 +1,11 @@
-"""Convert a GGUF file into an ordinary model folder, once: loading it is then many times faster.
+"""Convert a GGUF file into an ordinary model folder, once: loading it is then many times faster."""
 
-Run: python -m mnemoscope.lm.gguf FILE -o DIR
-"""
-
-import argparse
 import os
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.errors import MnemoscopeError, NoRoomError, UserError
+from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import quiet_transformers
 
@@ -53,22 +47,3 @@ def _fresh_copy(model: Any) -> Any:
     fresh = type(model)(config)
     fresh.load_state_dict(model.state_dict())
     return fresh.to(model.dtype)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of this module; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m mnemoscope.lm.gguf", description=__doc__)
-    parser.add_argument("file", help="a .gguf file, or a folder holding one")
-    parser.add_argument("-o", "--output", required=True, help="the folder to make")
-    given = parser.parse_args(arguments)
-    try:
-        folder = convert_gguf(given.file, given.output)
-    except MnemoscopeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

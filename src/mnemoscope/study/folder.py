@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +187,18 @@ class Study:
     def __repr__(self) -> str:
         done = [stage.name for stage in STAGES if self.manifest(stage.name)]
         return f"Study({str(self.folder)!r}, done={done})"
+
+    def _repr_html_(self) -> str:
+        """A line a stage, for a notebook."""
+        rows = "".join(
+            f"<tr><td>{stage.name}</td><td>{'done' if self.is_done(stage.name) else '–'}</td></tr>"
+            for stage in STAGES
+        )
+        return f"<b>Study</b> <code>{escape(str(self.folder))}</code><table>{rows}</table>"
+
+    def __dir__(self) -> list[str]:
+        """What a reader of a study wants, for completion; the rest is for the stages."""
+        return ["folder", "is_done", "read", "seconds", "sequences", "settings"]
 
     # -- settings ---------------------------------------------------------------------------
 

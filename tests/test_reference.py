@@ -1,0 +1,46 @@
+"""The reference pages name everything there is."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+import mnemoscope
+from mnemoscope.cli.app import verbs
+from mnemoscope.study.settings import StudySettings
+from tools.reference import command_line, python, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_command_line_page_has_every_verb_and_its_options() -> None:
+    page = command_line()
+    for verb in verbs():
+        assert f"## `mnemoscope {verb}`" in page
+    assert "`--fail-if" in page
+    assert "&#" not in page
+
+
+def test_settings_page_has_every_setting() -> None:
+    named = set(re.findall(r"^\| `([^`]+)`", settings(), re.M))
+    assert named == {
+        f"{section}.{name}"
+        for section, values in StudySettings().as_dict().items()
+        if isinstance(values, dict)
+        for name in values
+    }
+
+
+def test_python_page_has_every_public_name() -> None:
+    assert re.findall(r"^::: mnemoscope\.(\w+)$", python(), re.M) == sorted(mnemoscope.__all__)
+
+
+def test_every_page_stands_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"])))
+    pages = {
+        path.relative_to(ROOT / "docs").as_posix()
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.parent.name != "reference"
+    }
+    assert {one for one in named if not one.startswith("reference/")} == pages

@@ -1,0 +1,85 @@
+"""Write the reference pages of the documentation site from what they document.
+
+    python -m tools.reference docs/reference
+
+The command line from its verbs, the settings from their fields, the Python interface from the
+names that `mnemoscope` exports. `make docs` runs it; the pages are not kept in the repository.
+"""
+
+import sys
+from html import unescape
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+from pydantic import BaseModel
+
+import mnemoscope
+from mnemoscope.study.settings import StudySettings
+
+HEAD = {
+    "command-line": "# Command line\n\nEvery verb with its options, as `mnemoscope VERB "
+    "--help` prints them.\n\n```bash\nmnemoscope --help\n```\n\n",
+    "settings": "# Settings\n\nEvery setting of a study file. As a flag: `--set "
+    "train.preset=paper`; a file with all of them:\n\n```bash\nmnemoscope init study.yaml\n```\n\n",
+    "python": "# Python\n\nEverything that `import mnemoscope as ms` offers.\n\n"
+    '```python\nimport mnemoscope as ms\n\nstudy = ms.Study("demo")\nstudy.sequences\n```\n\n',
+}
+
+
+def command_line() -> str:
+    """Typer's own page of all verbs, its first heading left out."""
+    command = [sys.executable, "-m", "typer", "mnemoscope.cli.app", "utils", "docs"]
+    made = run([*command, "--name", "mnemoscope"], capture_output=True, text=True, check=True)
+    return unescape(made.stdout.split("\n", 1)[1]).strip()
+
+
+def settings() -> str:
+    """A table a section: setting, default, what it decides."""
+    parts = []
+    for key, field in StudySettings.model_fields.items():
+        name = field.alias or key
+        section = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg]
+        if isinstance(section, BaseModel):
+            title = (type(section).__doc__ or "").strip()
+            parts.append(f"## `{name}`\n\n{title}\n\n{_table(name, type(section))}")
+    return "\n\n".join(parts)
+
+
+def _table(section: str, model: type[BaseModel]) -> str:
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        words = " ".join((field.description or "").split())
+        rows.append(f"| `{section}.{name}` | `{_yaml(default)}` | {_cell(words)} |")
+    return "\n".join(rows)
+
+
+def _yaml(value: Any) -> str:
+    known = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return known[value]
+    if isinstance(value, BaseModel):
+        return "see the file"
+    return _cell(str(value))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def python() -> str:
+    """A directive for each public name."""
+    return "\n\n".join(f"::: mnemoscope.{name}" for name in sorted(mnemoscope.__all__))
+
+
+def main(folder: Path) -> None:
+    """Write the three pages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"command-line": command_line, "settings": settings, "python": python}
+    for name, body in pages.items():
+        (folder / f"{name}.md").write_text(f"{HEAD[name]}{body()}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
