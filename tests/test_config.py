@@ -1,7 +1,10 @@
 """Settings: defaults, YAML round trip, and refusals that name the nearest key."""
 
+from collections.abc import Iterator
+
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from mnemoscope.cli.options import merge_flags
 from mnemoscope.errors import UserError
@@ -39,6 +42,31 @@ def test_every_setting_has_a_line_that_says_what_it_does() -> None:
         ({"train": {"preset": "papr"}}, "train.preset: Input should be 'small' or 'paper'"),
         ({"model": {"batch_size": 0}}, "model.batch_size: Input should be greater than"),
         ({"sequences": {"length": 63}}, "sequences.length: Input should be a multiple of 2"),
+        ({"train": {"kernels": [0]}}, "train.kernels.0: Input should be greater"),
+        ({"train": {"kernels": [6, -3]}}, "train.kernels.1: Input should be greater"),
+        ({"train": {"kernels": []}}, "train.kernels: List should have at least 1 item"),
+        ({"train": {"kernels": [6, 8, 6]}}, "train.kernels: 6 is there twice"),
+        ({"train": {"filters": [0]}}, "train.filters.0: Input should be greater"),
+        ({"train": {"filters": [-1]}}, "train.filters.0: Input should be greater"),
+        ({"train": {"poolings": []}}, "train.poolings: List should have at least 1 item"),
+        ({"train": {"seeds": []}}, "train.seeds: List should have at least 1 item"),
+        ({"train": {"seeds": [-1]}}, "train.seeds.0: Input should be greater"),
+        ({"train": {"seeds": [2**70]}}, "train.seeds: larger than 4,294,967,295"),
+        ({"train": {"seeds": [True]}}, "train.seeds.0: Input should be a valid integer"),
+        ({"train": {"seeds": [1, 1]}}, "train.seeds: 1 is there twice"),
+        ({"label": {"n_train": 10**30}}, "label.n_train: larger than 4,294,967,295"),
+        ({"label": {"taxonomies": []}}, "label.taxonomies: List should have at least 1 item"),
+        ({"benchmark": {"n_resamples": 10**12}}, "benchmark.n_resamples: Input should be less"),
+        ({"sequences": {"margin": float("inf")}}, "sequences.margin: Input should be a finite"),
+        ({"sequences": {"margin": float("nan")}}, "sequences.margin: Input should be a finite"),
+        ({"sequences": {"source": ""}}, "sequences.source: an empty text"),
+        ({"sequences": {"source": "a\0b"}}, "sequences.source: a character that is none"),
+        ({"sequences": {"source": "x" * 5000}}, "sequences.source: longer than 4,096"),
+        ({"title": "\ud800"}, "title: a character that is none in UTF-8"),
+        ({"title": b"hello"}, "title: Input should be a valid string"),
+        ({"model": {"batch_size": True}}, "model.batch_size: Input should be a valid integer"),
+        ({"model": {"batch_size": "8"}}, "model.batch_size: Input should be a valid integer"),
+        ({"model": {"trust_remote_code": 1}}, "model.trust_remote_code: Input should be a valid b"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(values, message) -> None:
@@ -46,6 +74,42 @@ def test_bad_settings_are_refused_in_one_line(values, message) -> None:
         parse_settings(values, where="study.yaml")
     assert str(raised.value).startswith(f"study.yaml, {message}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (["Entropi"], "search.nodes: unknown node 'Entropi'. Did you mean 'Entropy'?"),
+        (["Guess", "Nothing"], "search.nodes: unknown node 'Nothing'"),
+        (["Entropy[5..3]"], "search.nodes: 'Entropy[5..3]' ends before it begins"),
+    ],
+)
+def test_nodes_of_a_search_are_known_before_it_starts(nodes, message) -> None:
+    with pytest.raises(UserError) as raised:
+        parse_settings({"search": {"nodes": nodes}}, where="study.yaml")
+    assert str(raised.value).startswith(message)
+
+
+def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings that hold a number or a list, sections included."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from numbers_and_lists(field.annotation, f"{key}.")
+        elif isinstance(field.get_default(), int | float | list):
+            yield key
+
+
+@pytest.mark.parametrize("key", numbers_and_lists())
+@pytest.mark.parametrize("value", [2**70, -(2**70), -1, float("inf"), float("nan"), "", b"1", {}])
+def test_no_number_and_no_list_takes_what_no_run_could_use(key, value) -> None:
+    """All of them, so that a setting that is added has its bounds too."""
+    section, _, name = key.partition(".")
+    default = StudySettings().as_dict()[section][name]
+    for given in [value] if not isinstance(default, list) else [value, [value], default * 2 or 1]:
+        with pytest.raises(UserError) as raised:
+            parse_settings({section: {name: given}}, where="here")
+        assert len(str(raised.value)) < 500
 
 
 def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:

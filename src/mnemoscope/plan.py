@@ -27,7 +27,7 @@ from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_s
 from mnemoscope.data.read import has_values, read_sequences
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import UserError
-from mnemoscope.pipeline.label import SAMPLES_FILE, draw_samples, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, check_match, draw_samples, samples_of
 from mnemoscope.pipeline.published_split import read_published, take_published_patterns
 from mnemoscope.pipeline.trainings import (
     check_inputs,
@@ -167,6 +167,8 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
         check_free(folder)
     models, shape, model_line = _find_model(settings, study, is_needed=bool(todo))
     data = find_data(settings, taxonomies, study, models=models)
+    if data.frame is not None:
+        check_match(data.frame, settings.label.match, settings.sequences.source)
     lacking = lacking_columns(data, settings, taxonomies)
     possible = [t for t in taxonomies if not any(t in those for those in lacking.values())]
     need = _find_need(settings, possible, data, None if "label" in todo else study)

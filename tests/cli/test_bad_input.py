@@ -266,6 +266,26 @@ def test_an_unknown_word_is_refused_with_the_nearest_known(
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("train.kernels=[65]", "64 tokens are too short for a CNN with kernel 65"),
+        ("train.kernels=[22]", "take 67 tokens or more, or a smaller kernel"),
+        ("label.match=nonexistent", "no column 'nonexistent' to match by (label.match)"),
+        ("label.match=gener", "to match by"),
+        ("train.poolings=[heads]", "capture.per_head"),
+        ("search.nodes=[Gess]", "unknown node 'Gess'. Did you mean 'Guess'?"),
+        ("title=!!binary aGFsbG8=", "a binary value"),
+        ("model={batch_size: 1, batch_size: 2}", "the key 'batch_size' stands there twice"),
+    ],
+)
+def test_the_dry_run_refuses_what_the_run_would(setting, what, tiny, out, refused) -> None:
+    for dry in (["--dry-run"], []):
+        line = refused("run", tiny.yaml, "--set", setting, "-o", out, "-q", *dry)
+        assert what in line
+        assert left_in(out) == []
+
+
 def test_settings_files_that_cannot_be_used(tmp_path, out, refused) -> None:
     path = tmp_path / "study.yaml"
     for text, what in {

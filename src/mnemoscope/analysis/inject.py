@@ -49,7 +49,9 @@ class Settings(AnalysisSettings):
     """Settings of `inject`."""
 
     texts: tuple[str, ...] | None = Field(
-        default=None, description="Texts to put in; null: sequences that the model cannot know."
+        strict=False,
+        default=None,
+        description="Texts to put in; null: sequences that the model cannot know.",
     )
     n_texts: int = Field(
         default=12, ge=2, description="How many sequences are put in, and as many shuffled ones."
@@ -60,7 +62,7 @@ class Settings(AnalysisSettings):
     batch_size: int = Field(default=16, ge=1, description="Rows a training step.")
     learning_rate: float = Field(default=2.79e-4, gt=0, description="Of AdamW, constant.")
     prompts: tuple[int, ...] = Field(
-        default=(8, 16, 32), min_length=1, description="Tokens of the prompts."
+        strict=False, default=(8, 16, 32), min_length=1, description="Tokens of the prompts."
     )
     stride: int = Field(
         default=8, ge=1, description="Tokens from one start of a prompt to the next."

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from mnemoscope.analysis.figures import Figure
+from mnemoscope.study.settings import BoundedSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,9 +154,9 @@ class AnalysisResult:
     libraries: tuple[str, ...] = ()
 
 
-class AnalysisSettings(BaseModel):
+class AnalysisSettings(BoundedSettings):
     """Settings that each analysis adds its own to."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True)
 
     seed: int = Field(default=0, ge=0, description="Seed of all that is drawn at random.")

@@ -53,6 +53,7 @@ class Settings(AnalysisSettings):
         default=200, ge=10, description="Sequences drawn by the seed; null: all."
     )
     prompt_lengths: tuple[int, ...] = Field(
+        strict=False,
         default=(8, 16, 32, 64),
         min_length=1,
         description="Tokens of the prompts; those that a sequence has no room for are left out.",

@@ -48,7 +48,10 @@ class Settings(AnalysisSettings):
     )
     n_words: int = Field(default=1, ge=1, description="Words changed in a prompt.")
     shifts: tuple[int, ...] = Field(
-        default=(1, 2, 4, 8), min_length=1, description="Tokens by which the prompt is shifted."
+        strict=False,
+        default=(1, 2, 4, 8),
+        min_length=1,
+        description="Tokens by which the prompt is shifted.",
     )
     learning_rate: float = Field(default=5e-5, gt=0, description="Of gradient ascent (AdamW).")
     batch_size: int = Field(default=16, ge=1, description="Sequences a step of gradient ascent.")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.study.settings import said_of
 
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
 Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]
@@ -106,7 +107,7 @@ class Entry:
             known = list(kind.model_fields)
             said = "unknown key." + (nearest(key, known) or f" Known: {', '.join(known)}.")
         else:
-            said = f"{problem['msg']} (got {problem.get('input')!r}). Correct the value."
+            said = f"{said_of(problem)}. Correct the value."
         raise UserError(f"analyze {self.name}, {key}: {said}")
 
 

@@ -6,18 +6,19 @@ A field's description is the help of the flag that is made from it (`cli.audit`)
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.study.settings import BoundedSettings
 
 NEEDED_EDGES = 8
 """Attention edges of a window that are cut to see what its suffix needs (`audit.needs`)."""
 
 
-class AuditSettings(BaseModel):
+class AuditSettings(BoundedSettings):
     """Settings of one audit; they stand in `audit.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     prefix: int = Field(default=32, ge=1, description="Tokens the model is shown (default 32).")
     suffix: int = Field(default=32, ge=2, description="Tokens it is asked for (default 32).")
@@ -51,7 +52,7 @@ class AuditSettings(BaseModel):
         min_length=1,
         description="What the user of that chat asks for.",
     )
-    seed: int = Field(default=0, description="Draws other prefixes.")
+    seed: int = Field(default=0, ge=0, description="Draws other prefixes.")
 
     @property
     def length(self) -> int:
@@ -64,10 +65,10 @@ class AuditSettings(BaseModel):
         return min(int((1 - self.threshold) * self.suffix + 1e-9), self.suffix - 1)
 
 
-class EndpointSettings(BaseModel):
+class EndpointSettings(BoundedSettings):
     """How a service is asked; nothing here is secret, it stands in `audit.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     url: str = Field(description="Base address of the API; every argument is then a document.")
     model: str = Field(min_length=1, description="What the service calls the model.")
@@ -85,8 +86,10 @@ class EndpointSettings(BaseModel):
     requests_per_minute: float | None = Field(
         default=None, gt=0, description="At most so many (default no limit)."
     )
-    timeout: float = Field(default=60, gt=0, description="Seconds to wait (default 60).")
-    retries: int = Field(default=6, ge=0, description="Tries after a failed one (default 6).")
+    timeout: float = Field(default=60, gt=0, le=86_400, description="Seconds to wait (default 60).")
+    retries: int = Field(
+        default=6, ge=0, le=1000, description="Tries after a failed one (default 6)."
+    )
 
     @field_validator("url")
     @classmethod
@@ -112,7 +115,8 @@ def audit_settings(**values: Any) -> AuditSettings:
         first, known = error.errors()[0], AuditSettings.model_fields
         name = ".".join(map(str, first["loc"]))
         hint = "" if name in known else nearest(name, known)
-        raise UserError(f"{name} {first['input']}: {first['msg'].lower()}.{hint}") from None
+        reason = first["msg"].removeprefix("Value error, ").lower()
+        raise UserError(f"{name} {str(first['input'])[:100]}: {reason}.{hint}") from None
 
 
 def endpoint_settings(**values: Any) -> EndpointSettings:
@@ -123,5 +127,7 @@ def endpoint_settings(**values: Any) -> EndpointSettings:
         first = error.errors()[0]
         name = {"url": "endpoint"}.get(str(first["loc"][0]), str(first["loc"][0]))
         reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if name == "endpoint" else f" {first['input']}"  # it may hold a password
+        shown = (
+            "" if name == "endpoint" else f" {str(first['input'])[:100]}"
+        )  # it may hold a password
         raise UserError(f"--{name.replace('_', '-')}{shown}: {reason}.") from None

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import yaml
 from typer import Argument, Option
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
 
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
@@ -210,9 +210,10 @@ def assignment(text: str) -> tuple[str, Any]:
     if not separator:
         raise UserError(f"--set {text}: wants KEY=VALUE, for example --set train.preset=paper.")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not valid YAML. Put it in quotes.") from None
+        return key.strip(), parse_yaml(value)
+    except ValueError as error:
+        reason = str(error).removeprefix("line 1: ")
+        raise UserError(f"--set {text[:100]}: {reason}. Put it in quotes.") from None
 
 
 def _place(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
-from mnemoscope.errors import UserError
+from mnemoscope.cnn.presets import CnnSetting, TrainingPreset, check_kernel, feature_side
 
 HIDDEN_UNITS = 64
 """Width of the layer before the logits (arXiv 2508.02573)."""
@@ -47,15 +46,6 @@ class SeededDropout(nn.Dropout):
         # In the order of memory, so that channels-last units need no copy.
         mask.as_strided((units.numel(),), (1,)).copy_(levels >= n_dropped - _LEVELS // 2)
         return units * mask.mul_(_LEVELS / (_LEVELS - n_dropped))
-
-
-def feature_side(length: int, kernel: int) -> int:
-    """Side of the square that reaches the linear layers: valid convolutions, floor pooling.
-
-    >>> feature_side(64, 6), feature_side(64, 8)
-    (12, 10)
-    """
-    return ((length - kernel + 1) // 2 - kernel + 1) // 2
 
 
 class AttentionCnn(nn.Module):
@@ -97,12 +87,8 @@ class AttentionCnn(nn.Module):
                 f"n_layers {n_layers}, n_classes {n_classes}, kernel {kernel} and "
                 f"filters {filters} must all be at least 1"
             )
+        check_kernel(kernel, length)
         side = feature_side(length, kernel)
-        if side < 1:
-            raise UserError(
-                f"sequences of {length} tokens are too short for a CNN with kernel {kernel}: "
-                f"take {3 * kernel + 1} tokens or more, or a smaller kernel."
-            )
         self.n_layers, self.n_classes, self.length = n_layers, n_classes, length
         self.kernel, self.filters, self.dropout = kernel, filters, dropout
         self.features = nn.Sequential(

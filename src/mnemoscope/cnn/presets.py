@@ -82,6 +82,24 @@ class TrainingPreset:
         return max(self.epochs, ceil(self.min_steps / steps_an_epoch))
 
 
+def feature_side(length: int, kernel: int) -> int:
+    """Side of the square that reaches the linear layers: valid convolutions, floor pooling.
+
+    >>> feature_side(64, 6), feature_side(64, 8)
+    (12, 10)
+    """
+    return ((length - kernel + 1) // 2 - kernel + 1) // 2
+
+
+def check_kernel(kernel: int, length: int) -> None:
+    """Raise UserError if two convolutions with this kernel leave nothing of a map."""
+    if feature_side(length, kernel) < 1:
+        raise UserError(
+            f"sequences of {length} tokens are too short for a CNN with kernel {kernel}: "
+            f"take {3 * kernel + 1} tokens or more, or a smaller kernel."
+        )
+
+
 _POOLED: tuple[Literal["mean", "max"], ...] = ("mean", "max")
 PAPER_GRID = tuple(
     CnnSetting(kernel, filters, pooling)

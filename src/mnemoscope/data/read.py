@@ -210,7 +210,7 @@ class WindowCollector:
 
 # Make sequences of the rows of a table: its tokens as they are, or its texts cut into windows.
 
-_RESULTS = (  # what a model or a feature said of the rows, which are new sequences now
+RESULTS = (  # what a model or a feature said of the rows, which are new sequences now
     "memorization_score",
     "is_memorized",
     "continuation",
@@ -414,7 +414,7 @@ def _read_rows(
     frame = read_table(path)
     # Of a table of texts the labels go: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
-    frame = frame.drop(_RESULTS, strict=False)
+    frame = frame.drop(RESULTS, strict=False)
     check_columns(frame, where=str(path))
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], str(path))

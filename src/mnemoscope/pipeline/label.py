@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
+from mnemoscope.data.read import RESULTS
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 LABELS_FILE = "labels.parquet"
 SAMPLES_FILE = "samples.parquet"
+_MADE = ("duplicates", "is_code", "group")
 _SCHEMA = {
     "sample": pl.String,
     "sequence_id": pl.Int64,
@@ -56,6 +59,15 @@ class Drawn(NamedTuple):
     entries: dict[str, dict[str, Any]]
     samples: pl.DataFrame
     need: SharedNeed
+
+
+def check_match(frame: pl.DataFrame, match: str | None, where: str) -> None:
+    """Raise UserError if classes are to be matched by a column that will not be there."""
+    if match is not None and match not in (*frame.columns, *RESULTS, *_MADE):
+        raise UserError(
+            f"{where}: no column '{match}' to match by (label.match)."
+            f"{nearest(match, frame.columns)} It holds: {', '.join(frame.columns)}."
+        )
 
 
 def label_stage(study: Study, models: "Models") -> None:  # noqa: ARG001 - all stages are called alike

@@ -29,6 +29,7 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.padding import check_padded
 from mnemoscope.pipeline.blocks import scan_table
+from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
@@ -119,6 +120,7 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     models.check_reference()
     result = _read(settings, models)
     frame = result.frame
+    check_match(frame, settings.label.match, wanted.source)
     vocab_size = model.vocab_size
     check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
     mask = _checked_mask(frame, model, wanted.source)

@@ -6,7 +6,7 @@
 from dataclasses import replace
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, PAINTED, TABLE
-from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS, CnnSetting
+from mnemoscope.cnn.presets import KNOWS_NEXT, OF_TWO_MODELS, CnnSetting, check_kernel
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -84,8 +84,10 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
 
 
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:
-    """Raise UserError for CNN inputs that are not captured and controls of unknown taxonomies."""
+    """Raise UserError for CNNs that cannot be trained and controls of unknown taxonomies."""
     poolings = settings.train.poolings
+    for kernel in settings.train.kernels:
+        check_kernel(kernel, settings.sequences.length)
     if "heads" in poolings and not settings.capture.per_head:
         raise UserError(
             "train.poolings: heads needs every head's maps. Set capture.per_head: true as well, "

@@ -53,7 +53,6 @@ from mnemoscope.search.space import (
     SearchSpace,
     check_optuna,
     find_columns,
-    is_node_file,
     make_space,
     propose,
 )
@@ -66,6 +65,7 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
 from mnemoscope.taxonomy.nodes import UNION
+from mnemoscope.taxonomy.ranges import is_node_file
 from mnemoscope.words import figure, percent, points
 
 SEARCH_FILE = "search.parquet"

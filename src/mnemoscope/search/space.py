@@ -6,7 +6,6 @@ proposal is an ordinary taxonomy that can be passed to ``-t``.
 
 import importlib.util
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +14,17 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import MEASURES, UNION, Node
-
-SEARCHED = ("Recite", "Reconstruct", "Guess", "Code", *MEASURES)
-"""Families that a search may use; Recite includes Recollect, its other side."""
+from mnemoscope.taxonomy.ranges import SEARCHED, is_node_file, read_range
 
 _SHARES = tuple(np.linspace(0.1, 0.9, 9).tolist())
 _PUBLISHED_DUPLICATES = (5, 50, 1000)
 _RHO = tuple(round(0.1 * step, 1) for step in range(1, 10))
 _DIGITS = 3
 _LAST = "Others"
-_ENTRY = re.compile(r"([^\[\]]+)(?:\[(.*)\.\.(.*)\])?")
 _SIDES = (">", "<=")
 
 
@@ -70,11 +66,6 @@ def check_optuna() -> None:
         raise UserError(
             "search: needs optuna, which is not installed. pip install 'mnemoscope[search]'."
         )
-
-
-def is_node_file(entry: str) -> bool:
-    """True for a path of the user's own nodes, False for a family."""
-    return entry.lower().endswith((".yaml", ".yml"))
 
 
 def find_columns(spec: Iterable[str]) -> tuple[str, ...]:
@@ -137,7 +128,7 @@ def _choose(space: SearchSpace, chooser: Chooser, place: int) -> str:
 
 def _find_nodes(entry: str, memorized: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     """The nodes of one entry, by family and side; both sides of a threshold are families."""
-    family, low, high = _read_entry(entry)
+    family, low, high = read_range(entry)
     if family == "Guess":
         return _guesses(entry, low, high)
     if family in ("Reconstruct", "Code"):
@@ -152,33 +143,6 @@ def _find_nodes(entry: str, memorized: pl.DataFrame) -> dict[str, tuple[str, ...
         plain = [np.format_float_positional(limit, trim="-") for limit in limits]
         sides = {f"{family} {side}": [f"{family}[{side}{one}]" for one in plain] for side in _SIDES}
     return {side: tuple(names) for side, names in sides.items() if names}
-
-
-def _read_entry(entry: str) -> tuple[str, float, float]:
-    """A family and its range, infinite where none is given."""
-    found = _ENTRY.fullmatch("".join(entry.split()))
-    family = found[1] if found else entry.partition("[")[0]
-    if family not in SEARCHED:
-        hint = nearest(family, SEARCHED)
-        raise UserError(
-            f"search.nodes: unknown node '{entry}'.{hint} Known: {', '.join(SEARCHED)}, or the "
-            "path of a YAML file with nodes of your own."
-        )
-    if found and found[2] is None:
-        return family, -math.inf, math.inf
-    try:
-        assert found is not None
-        low, high = (float(text.replace("k", "000")) for text in (found[2], found[3]))
-    except (AssertionError, ValueError):
-        raise UserError(
-            f"search.nodes: '{entry}' is no range of thresholds. Write {family}[1..2], or "
-            f"{family} alone."
-        ) from None
-    is_flag = family in ("Reconstruct", "Code")
-    if low <= high and not is_flag:
-        return family, low, high
-    reason = "takes no threshold" if is_flag else "ends before it begins"
-    raise UserError(f"search.nodes: '{entry}' {reason}. Correct it, or write {family} alone.")
 
 
 def _quantiles(

@@ -3,15 +3,25 @@
 Flags override the file, which overrides defaults. Unknown keys raise an error with the nearest one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mnemoscope.cnn.presets import CnnInput
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.lm.hub import check_device_name
+from mnemoscope.parse import parse_yaml, read_bounded
 
 EMBEDDED = "embedded"
 NO_MODEL = "none"
@@ -25,16 +35,68 @@ def _device_name(name: str) -> str:
     return name
 
 
+def _search_node(entry: str) -> str:
+    from mnemoscope.taxonomy.ranges import is_node_file, read_range
+
+    if not is_node_file(entry):
+        read_range(entry)
+    return entry
+
+
 _Device = Annotated[str, AfterValidator(_device_name)]
+_LARGEST = 2**32 - 1  # the largest seed that NumPy and scikit-learn take, and more than any count
+_SHOWN = 100  # of these, where one is wrong
+_LONGEST = 4096  # characters of a text, as of a path
+_Seed = Annotated[int, Field(ge=0)]
+_Resamples = Annotated[int, Field(ge=100, le=100_000)]
+_Kernel = Annotated[int, Field(ge=1, le=1024)]
+_Filters = Annotated[int, Field(ge=1, le=1024)]
+_BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+_Draws = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class _Settings(BaseModel):
-    """Forbids unknown keys."""
+class BoundedSettings(BaseModel):
+    """Settings within bounds: no unknown key, and no value that no run could use.
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    Whatever its field allows, a number is finite and at most 2^32 - 1, true is no number, a text
+    is one that a file system and UTF-8 can hold, and a list names nothing twice.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "" and info.field_name not in _MAY_BE_EMPTY:
+            raise ValueError("an empty text; leave the setting out for its default")
+        _check_bounds(value)
+        return value
 
 
-class ModelSettings(_Settings):
+_MAY_BE_EMPTY = ("title",)
+
+
+def _check_bounds(value: Any) -> None:
+    if isinstance(value, int | float) and abs(value) > _LARGEST:
+        raise ValueError(f"larger than {_LARGEST:,}")
+    if isinstance(value, str):
+        if len(value) > _LONGEST:
+            raise ValueError(f"longer than {_LONGEST:,} characters")
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("a character that is none in UTF-8, or a zero byte")
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            if one == "" or one in value[:number]:
+                raise ValueError(f"{one!r} is {'no entry' if one == '' else 'there twice'}")
+            _check_bounds(one)
+    elif isinstance(value, dict):
+        for one in (*value, *value.values()):
+            _check_bounds(one)
+
+
+class ModelSettings(BoundedSettings):
     """The language model that is looked at."""
 
     name: str = Field(
@@ -56,7 +118,7 @@ class ModelSettings(_Settings):
         description="Spread the model over GPUs, memory and disk in place of device: auto, "
         "balanced, sequential, or a device for each module.",
     )
-    batch_size: int = Field(default=64, ge=1, description="Sequences a forward pass.")
+    batch_size: _BatchSize = Field(default=64, description="Sequences a forward pass.")
     bos: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Prepend the beginning-of-sequence token: auto does what the tokenizer does.",
@@ -66,7 +128,7 @@ class ModelSettings(_Settings):
     )
 
 
-class SequenceSettings(_Settings):
+class SequenceSettings(BoundedSettings):
     """Where the sequences come from."""
 
     source: str = Field(
@@ -83,10 +145,15 @@ class SequenceSettings(_Settings):
     margin: float = Field(
         default=2.0,
         ge=1,
+        le=1000,
         description="Of each class of a split, keep this many times n_train + n_eval sequences.",
     )
     length: int = Field(
-        default=64, ge=8, multiple_of=2, description="Tokens a sequence; half of them are prefix."
+        default=64,
+        ge=8,
+        le=65_536,
+        multiple_of=2,
+        description="Tokens a sequence; half of them are prefix.",
     )
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
@@ -98,10 +165,10 @@ class SequenceSettings(_Settings):
     limit: int | None = Field(
         default=None, ge=1, description="Keep at most this many sequences, drawn at random."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+    seed: _Seed = Field(default=0, description="Seed of that draw.")
 
 
-class ContinueSettings(_Settings):
+class ContinueSettings(BoundedSettings):
     """Which sequences the model reproduces."""
 
     scan: bool = Field(
@@ -119,7 +186,7 @@ class ContinueSettings(_Settings):
     )
 
 
-class FeatureSettings(_Settings):
+class FeatureSettings(BoundedSettings):
     """What the taxonomies ask of a sequence."""
 
     patterns: Literal["published", "strict"] = Field(
@@ -134,11 +201,12 @@ class FeatureSettings(_Settings):
     )
 
 
-class LabelSettings(_Settings):
+class LabelSettings(BoundedSettings):
     """Taxonomies, and how their classes are sampled and split."""
 
     taxonomies: list[str] = Field(
         default=[PRASHANTH_NAME, PAPER_NAME],
+        min_length=1,
         description="Names, 'catalogue' (the 54 published ones), or paths of YAML files.",
     )
     n_train: int = Field(
@@ -177,10 +245,10 @@ class LabelSettings(_Settings):
         description="Repeat every taxonomy with the other split, to see what near-duplicates on "
         "both sides are worth.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the shared permutation.")
+    seed: _Seed = Field(default=0, description="Seed of the shared permutation.")
 
 
-class CaptureSettings(_Settings):
+class CaptureSettings(BoundedSettings):
     """The attention that is stored."""
 
     reference: str | None = Field(
@@ -196,7 +264,7 @@ class CaptureSettings(_Settings):
     )
 
 
-class TrainSettings(_Settings):
+class TrainSettings(BoundedSettings):
     """The CNNs."""
 
     preset: Literal["small", "paper"] = Field(
@@ -204,15 +272,22 @@ class TrainSettings(_Settings):
         description="small: scaled input, trained by steps, for hundreds of sequences a class; "
         "paper: raw maps, 3 epochs, to the letter.",
     )
-    kernels: list[int] = Field(default=[6], description="Kernel sizes; the paper: 6 and 8.")
-    filters: list[int] = Field(default=[10], description="Filters; the paper: 10 and 16.")
+    kernels: list[_Kernel] = Field(
+        default=[6], min_length=1, description="Kernel sizes; the paper: 6 and 8."
+    )
+    filters: list[_Filters] = Field(
+        default=[10], min_length=1, description="Filters; the paper: 10 and 16."
+    )
     poolings: list[CnnInput] = Field(
         default=["mean"],
+        min_length=1,
         description="What a CNN sees: mean or max over heads (the paper), both, heads (every "
         "head's maps, needs capture.per_head), difference (the model's means minus the "
         "reference's).",
     )
-    seeds: list[int] = Field(default=[0, 1, 2], description="One CNN a setting and seed.")
+    seeds: list[_Seed] = Field(
+        default=[0, 1, 2], min_length=1, description="One CNN a setting and seed."
+    )
     device: _Device = Field(
         default="cpu",
         description="Where CNNs train: cpu (the same bits every time), auto (cuda, then mps, then "
@@ -221,12 +296,13 @@ class TrainSettings(_Settings):
     workers: int = Field(
         default=0,
         ge=0,
+        le=1024,
         description="Processes that train at once; 0 is one a processor core, at most 4 on an "
         "accelerator.",
     )
 
 
-class BenchmarkSettings(_Settings):
+class BenchmarkSettings(BoundedSettings):
     """How figures are judged."""
 
     controls: bool = Field(
@@ -245,8 +321,8 @@ class BenchmarkSettings(_Settings):
         "and reference are trained with; 0: all. The excess counts the model's trainings with "
         "these settings alone.",
     )
-    n_resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples.")
-    seed: int = Field(default=0, ge=0, description="Seed of bootstrap, matching and control task.")
+    n_resamples: _Resamples = Field(default=1000, description="Bootstrap resamples.")
+    seed: _Seed = Field(default=0, description="Seed of bootstrap, matching and control task.")
 
 
 _Ranking = Literal[
@@ -261,7 +337,7 @@ _Ranking = Literal[
 ]
 
 
-class LocalizeSettings(_Settings):
+class LocalizeSettings(BoundedSettings):
     """Where in the attention a class is decided."""
 
     attributions: list[Literal["gradient", "guided", "integrated", "occlusion"]] = Field(
@@ -282,7 +358,7 @@ class LocalizeSettings(_Settings):
         "read, which take tens of passes each: a seeded draw; null reads all. gradient and "
         "guided always read all.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of that draw.")
+    seed: _Seed = Field(default=0, description="Seed of that draw.")
     correct_only: bool = Field(
         default=True,
         description="Only evaluation sequences that the CNN classifies correctly (the paper's "
@@ -295,7 +371,7 @@ class LocalizeSettings(_Settings):
     )
 
 
-class KnockoutSettings(_Settings):
+class KnockoutSettings(BoundedSettings):
     """What the model can no longer do when edges of its attention are cut (verb `knockout`)."""
 
     strengths: list[Annotated[float, Field(gt=0, le=100)]] = Field(
@@ -326,11 +402,11 @@ class KnockoutSettings(_Settings):
     n_sequences: int = Field(
         default=100, ge=2, description="Memorized sequences of each class that are continued again."
     )
-    draws: int = Field(default=5, ge=1, description="Draws of each kind of random edges.")
-    seed: int = Field(default=0, ge=0, description="Seed of sequences, random edges, bootstrap.")
+    draws: _Draws = Field(default=5, description="Draws of each kind of random edges.")
+    seed: _Seed = Field(default=0, description="Seed of sequences, random edges, bootstrap.")
 
 
-class GraftSettings(_Settings):
+class GraftSettings(BoundedSettings):
     """What breaks when parts of the reference model are put into the model (verb `graft`)."""
 
     parts: Annotated[list[str], Field(min_length=1)] | None = Field(
@@ -350,20 +426,20 @@ class GraftSettings(_Settings):
         description="How far to go from the model's part to the twin's, each tried: 1 is all of it "
         "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
     )
-    draws: int = Field(default=3, ge=1, description="Draws of each control: random, shuffled.")
+    draws: _Draws = Field(default=3, description="Draws of each control: random, shuffled.")
     n_sequences: int = Field(
         default=250, ge=2, description="Memorized sequences of each class that are scanned."
     )
     n_heldout: int = Field(
         default=200, ge=0, description="Others, in whose loss the damage of a graft shows."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of sequences, controls and bootstrap.")
+    seed: _Seed = Field(default=0, description="Seed of sequences, controls and bootstrap.")
 
 
-class SearchSettings(_Settings):
+class SearchSettings(BoundedSettings):
     """Taxonomies found, not only tried (verb `search`)."""
 
-    nodes: list[str] = Field(
+    nodes: list[Annotated[str, AfterValidator(_search_node)]] = Field(
         default=[
             *("Recite", "Reconstruct", "Guess", "Code", "Entropy", "ShannonLength"),
             *("TokenFrequency", "PrefixPerplexity", "SuffixPerplexity", "Prior"),
@@ -403,7 +479,7 @@ class SearchSettings(_Settings):
     minimum: int = Field(
         default=30, ge=4, description="Sequences a class needs in each of the three parts."
     )
-    seeds: list[int] = Field(
+    seeds: list[_Seed] = Field(
         default=[0, 1], min_length=1, description="Seeds of the CNNs of the last rung."
     )
     other_prefixes: int = Field(
@@ -413,10 +489,10 @@ class SearchSettings(_Settings):
         default=False,
         description="First capture every memorized sequence, and half as many that are not.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of parts, proposals and bootstrap.")
+    seed: _Seed = Field(default=0, description="Seed of parts, proposals and bootstrap.")
 
 
-class StudySettings(_Settings):
+class StudySettings(BoundedSettings):
     """Everything that decides the numbers of a study."""
 
     title: str = Field(default="", description="Heading of the report.")
@@ -447,14 +523,13 @@ def load_settings(path: Path | str) -> StudySettings:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_bounded(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Write one with 'mnemoscope init {path}'.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Give a YAML file.") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise UserError(f"{path}, line {line}: not valid YAML. Correct that line.") from None
+    except ValueError as error:
+        raise UserError(f"{path}, {error}. Correct it.") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: wants 'key: value' lines. See 'mnemoscope init'.")
@@ -479,14 +554,20 @@ def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
 def _first_problem(error: ValidationError, where: str) -> str:
     """One line about the first error."""
     problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part)[:100] for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         hint = nearest(location[-1], known) or f" Known: {', '.join(known)}."
         return f"{where}, {key}: unknown key.{hint}"
-    got = problem.get("input")
-    return f"{where}, {key}: {problem['msg']} (got {got!r}). Correct the value."
+    return f"{where}, {key}: {said_of(problem)}. Correct the value."
+
+
+def said_of(problem: Mapping[str, Any]) -> str:
+    """What a validation error says, and of what, on one line."""
+    got = repr(problem.get("input"))
+    got = got if len(got) <= _SHOWN else got[: _SHOWN - 1] + "…"
+    return f"{problem['msg'].removeprefix('Value error, ')} (got {got})"
 
 
 def _known_keys(location: list[str]) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node
 
@@ -179,17 +179,13 @@ def _is_number(value: object) -> bool:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_bounded(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})."
-        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}, {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: 'nodes:' and 'taxonomies:' are needed at the top.")
     _check_keys(f"{path}", content, ("nodes", "taxonomies"))
