@@ -65,6 +65,31 @@ def test_metrics_reach_the_loggers_and_the_history(network, rows, windows, tmp_p
     assert [entry["step"] for entry in trainer.state.log_history if "memorization/guess" in entry]
 
 
+@pytest.mark.parametrize(
+    ("every", "logging_steps"), [(1, 1), (5, 5), (5, 10), (10, 5), (3, 2), (2, 10)]
+)
+def test_the_trainers_own_log_is_what_it_is_without_us(
+    network, rows, windows, tmp_path, every, logging_steps
+):
+    """Loss, gradient norm and learning rate at every ratio of checks to logging, to the bit."""
+
+    def own_log(callbacks: bool) -> list[tuple]:
+        copy = deepcopy(network)
+        trainer = make_trainer(copy, rows, tmp_path, max_steps=10, logging_steps=logging_steps)
+        if callbacks:
+            trainer.add_callback(MemorizationCallback(trainer, windows, every=every))
+        trainer.train()
+        return [
+            tuple(entry[name] for name in ("step", "loss", "grad_norm", "learning_rate"))
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+
+    without = own_log(False)
+    assert [entry[0] for entry in without] == list(range(logging_steps, 11, logging_steps))
+    assert own_log(True) == without
+
+
 def test_tensorboard_draws_what_the_callback_logs(
     network, rows, windows, tmp_path, monkeypatch
 ) -> None:

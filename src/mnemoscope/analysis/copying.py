@@ -19,7 +19,12 @@ from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import decode_rows, draw_rows
+from mnemoscope.analysis.rows import (
+    counts_duplicates,
+    decode_rows,
+    draw_rows,
+    seen_in_training,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
@@ -407,22 +412,15 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         figures=tuple(_figures(shares, ideas, attention, settings)),
         further=(
             *_further(shares, found, ideas, attention, len(texts), settings),
-            *([] if _is_counted(inputs.table) else [_NOT_COUNTED]),
+            *([] if counts_duplicates(inputs.table) else [_NOT_COUNTED]),
         ),
         libraries=("rapidfuzz", *(("sentence-transformers",) if embed is not None else ())),
     )
 
 
-def _is_counted(table: pl.DataFrame) -> bool:
-    """Whether it is known of any row how often it stands in training."""
-    return "duplicates" in table.columns and table["duplicates"].null_count() < table.height
-
-
 def _trained(table: pl.DataFrame) -> pl.Series:
     """Which rows the model was trained on: those with duplicates, all where none are counted."""
-    if not _is_counted(table):
-        return pl.Series([True] * table.height)
-    return table["duplicates"].fill_null(0) > 0
+    return seen_in_training(table).fill_null(not counts_duplicates(table))
 
 
 def _decoded(lm: "LanguageModel", tokens: list[list[int]]) -> list[str]:

@@ -19,13 +19,16 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, Figure, series_by, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
+    UNCOUNTED,
     Insertions,
     Rows,
+    counts_duplicates,
     draw_rows,
     hash_arrays,
     hash_ids,
     model_basis,
     run_arm,
+    seen_in_training,
     stream_rows,
     training_rows,
     unseen_rows,
@@ -177,7 +180,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         sentence=_sentence(frames, settings),
         frames=frames,
         figures=_charts(frames, settings),
-        further=_further(frames, settings),
+        further=(
+            *_further(frames, settings),
+            *([] if counts_duplicates(inputs.table) else [UNCOUNTED]),
+        ),
     )
 
 
@@ -231,14 +237,11 @@ def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
     """Memorized, and the rest, each by seen in training or not where duplicates are counted."""
     memorized = rows["is_memorized"].to_numpy().astype(bool)
     groups = {"all": np.ones(rows.height, dtype=bool), "memorized": memorized}
-    if "duplicates" in rows.columns:
-        seen = (rows["duplicates"].fill_null(0) > 0).to_numpy()
-        groups |= {
-            "memorized, trained on": memorized & seen,
-            "memorized, not trained on": memorized & ~seen,
-            "not memorized, trained on": ~memorized & seen,
-            "not memorized, not trained on": ~memorized & ~seen,
-        }
+    if counts_duplicates(rows):
+        seen = seen_in_training(rows)
+        for kind, own in (("memorized", memorized), ("not memorized", ~memorized)):
+            groups[f"{kind}, trained on"] = own & seen.fill_null(False).to_numpy()
+            groups[f"{kind}, not trained on"] = own & ~seen.fill_null(True).to_numpy()
     else:
         groups["not memorized"] = ~memorized
     return {name: mask for name, mask in groups.items() if mask.any()}

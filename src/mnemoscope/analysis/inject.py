@@ -19,9 +19,11 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
+    UNCOUNTED,
     Insertions,
     Prompt,
     ask_exactly,
+    counts_duplicates,
     hash_arrays,
     model_basis,
     run_arm,
@@ -164,7 +166,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         sentence=_sentence(frames, settings),
         frames=frames,
         figures=(_chart(frames["lengths"], settings),),
-        further=_further(texts, settings),
+        further=(
+            *_further(texts, settings),
+            *([] if own is not None or counts_duplicates(inputs.table) else [UNCOUNTED]),
+        ),
     )
 
 

@@ -19,7 +19,14 @@ from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, Figure, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import hash_arrays, hash_ids, model_basis, unseen_rows
+from mnemoscope.analysis.rows import (
+    UNCOUNTED,
+    counts_duplicates,
+    hash_arrays,
+    hash_ids,
+    model_basis,
+    unseen_rows,
+)
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
@@ -294,7 +301,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         sentence=_sentence(frames, settings),
         frames=frames,
         figures=_charts(frames),
-        further=_further(frames, groups, settings),
+        further=(
+            *_further(frames, groups, settings),
+            *([] if counts_duplicates(inputs.table) else [UNCOUNTED]),
+        ),
     )
 
 

@@ -458,22 +458,49 @@ def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDA
     return batches
 
 
+def counts_duplicates(table: pl.DataFrame) -> bool:
+    """Whether it is known of any row how often it stands in training; `features` adds nulls."""
+    return "duplicates" in table.columns and table["duplicates"].count() > 0
+
+
+def seen_in_training(table: pl.DataFrame) -> pl.Series:
+    """Whether training held each row, by `duplicates`; null where these were not counted."""
+    if not counts_duplicates(table):
+        return pl.repeat(None, table.height, dtype=pl.Boolean, eager=True)
+    return table["duplicates"] > 0
+
+
+UNCOUNTED = (
+    "It is not known which sequences training held (no duplicates are counted): those that the "
+    "model neither reproduces nor could guess are taken for unseen. To have them counted, found "
+    "the study with features.corpus, the training texts, or give the table a column 'duplicates'."
+)
+"""What an analysis says that draws unseen sequences without knowing."""
+
+
 def unseen_rows(inputs: AnalysisInputs, n: int, seed: int, *, where: str) -> pl.DataFrame:
     """Draw sequences that the model cannot know: not memorized, not guessable, not trained on.
 
-    Not trained on is what has no duplicates, where the table counts them.
+    Not trained on is what is counted and has no duplicates; all where the table counts none.
 
     Raises:
         UserError: there are fewer than `n`; the message begins with `where`.
     """
+    is_counted = counts_duplicates(inputs.table)
     rule = ~pl.col("is_memorized") & ~parse_node("Guess").expression.fill_null(True)
-    if "duplicates" in inputs.table.columns:
-        rule &= pl.col("duplicates").fill_null(1) == 0
+    if is_counted:
+        rule &= ~seen_in_training(inputs.table).fill_null(True)
     found = inputs.table.filter(rule)
     if found.height < n:
+        of = (
+            "not memorized, not guessable and not trained on (duplicates 0)"
+            if is_counted
+            else "not memorized and not guessable (which of them training held is not known: no "
+            "duplicates are counted)"
+        )
         raise UserError(
-            f"{where}: {found.height} sequences are not memorized, not guessable and not trained "
-            f"on (duplicates 0), and {n} are needed. Give a table with more, or ask for fewer."
+            f"{where}: {found.height} sequences are {of}, and {n} are needed. Give a table with "
+            "more, held-out texts among them, or ask for fewer."
         )
     chosen = np.random.default_rng(seed).permutation(found.height)[:n]
     return found[chosen]
@@ -483,7 +510,7 @@ def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
     """Give at most `n` rows to go on training with: windows of the corpus, else study's sequences.
 
     Of the study's sequences those that training has held (duplicates above 0) are taken, where
-    the table counts them, else all that `unseen_rows` would not draw.
+    the table counts them, else what is memorized or guessable, which `unseen_rows` never draws.
 
     Raises:
         UserError: there are none; the message begins with `where`.
@@ -496,9 +523,8 @@ def training_rows(inputs: AnalysisInputs, n: int, *, where: str) -> Rows:
             f"{where}: {inputs.corpus.path}: no text of {inputs.length} tokens. Give longer ones."
         )
     rule = pl.col("is_memorized") | parse_node("Guess").expression.fill_null(True)
-    if "duplicates" in inputs.table.columns:
-        rule = pl.col("duplicates").fill_null(1) > 0
-    found = inputs.table.filter(rule)
+    seen = seen_in_training(inputs.table)
+    found = inputs.table.filter(seen.fill_null(False) if seen.count() else rule)
     if found.is_empty():
         raise UserError(
             f"{where}: no sequence that the model was trained on. Give the training texts: "

@@ -253,7 +253,9 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
         share = 0.0
         if self._watch is not None:
             metrics = self._watch.check(model, state.global_step)
+            should_log = control.should_log  # logging says that what was to be logged has been
             self._trainer.log(dict(metrics))
+            control.should_log = should_log
             share = metrics.get(f"{PREFIX}recall", 0.0)
         if self._stop_recall is not None and self._from_main(share) > self._stop_recall:
             if self._watch is not None:
