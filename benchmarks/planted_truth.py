@@ -81,11 +81,11 @@ class Fresh:
         return [tuple(ids[at : at + NGRAM]) for at in range(len(ids) - NGRAM + 1)]
 
 
-def choose_works(tokenizer, fresh):
+def choose_works(tokenizer, fresh, most):
     """The works: name, genre, text cut after the last passage, its passages as token ids."""
     works = []
-    for genre, n in WORKS.items():
-        found = 0
+    for genre, n_works in WORKS.items():
+        found, n = 0, min(n_works, most)
         for name, text in find_texts_of(genre):
             tokens = tokenize(text[: 8 * PASSAGES * LENGTH], tokenizer)
             if len(tokens.ids) <= PASSAGES * LENGTH:
@@ -210,7 +210,7 @@ def train(given):
     folder = given.out
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     fresh = Fresh()
-    works = choose_works(tokenizer, fresh)
+    works = choose_works(tokenizer, fresh, given.works)
     truth = plant(works)
     write_documents(folder, works, truth)
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).train()
@@ -383,6 +383,7 @@ def main():
     one.add_argument("model", help="folder of a pretrained model")
     one.add_argument("-o", "--out", type=Path, required=True)
     one.add_argument("--epochs", type=int, default=8)
+    one.add_argument("--works", type=int, default=max(WORKS.values()), help="most of a genre")
     one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
     one.add_argument("--lr", type=float, default=4e-4)
     one.set_defaults(call=train)

@@ -138,6 +138,18 @@ class Cost(NamedTuple):
     control_training: float
 
 
+class Grafts(NamedTuple):
+    """Grafts and patches of the verb `graft`, which no run makes unasked.
+
+    `n_tried` memorized sequences are scanned by each, at most.
+    """
+
+    n_grafts: int
+    n_patches: int
+    n_tried: int
+    seconds: float
+
+
 class Published(NamedTuple):
     """What the published pipeline needs for the same taxonomies, each captured for itself.
 
@@ -186,6 +198,9 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     speed = None if models is None else _time_capture(models, settings)
     cost = None if shape is None else find_cost(settings, shape, speed, need, passes, trainings)
     published = find_published(settings, taxonomies, shape, speed, need)
+    grafts = None
+    if has_reference and shape is not None:
+        grafts = find_grafts(settings, shape, speed, need, data.n_memorized)
     n_unshared = _n_unshared(settings, possible)
     share = need.n_maps / max(1, n_unshared)
     return Plan(
@@ -197,7 +212,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             *_taxonomy_lines(settings, taxonomies, need, lacking),
             "Stages to run: " + (", ".join(todo) or "none"),
         ],
-        rows=list(_rows(settings, need, passes, trainings, cost, published)),
+        rows=list(_rows(settings, need, passes, trainings, cost, published, grafts)),
         notes=[
             f"Captured: {need.how}; {need.n_maps:,} are {share:.0%} of the {n_unshared:,} that "
             "the taxonomies need without sharing (taxonomies × classes × sequences a class).",
@@ -707,6 +722,40 @@ def find_cost(
     )
 
 
+def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
+    """Grafts and patches that the settings ask for; without named parts about so many.
+
+    A layer has five parts, and three stand outside the layers (two where embeddings are tied).
+    """
+    wanted = settings.graft
+    n_parts = len(set(wanted.parts)) if wanted.parts else 5 * n_layers + 3
+    n_directions = len(set(wanted.directions))
+    n_controls = 2 * wanted.draws if "twin_in_model" in wanted.directions else 0
+    of_a_part = n_directions * len({*wanted.shares, 1.0}) + n_controls
+    n_nothing = 1 + ("model_in_twin" in wanted.directions)
+    n_blocks = min(wanted.patch_blocks, settings.sequences.length - 1)
+    places = 3 * n_layers * (1 + (n_blocks if n_blocks > 1 else 0))
+    n_patches = places * n_directions * (1 + wanted.draws) if wanted.patch else 0
+    return n_nothing + n_parts * of_a_part, n_patches
+
+
+def find_grafts(
+    settings: StudySettings,
+    shape: ModelShape,
+    speed: float | None,
+    need: Need,
+    n_memorized: int | None,
+) -> Grafts:
+    """What the verb `graft` would take; a patch runs both models."""
+    wanted = settings.graft
+    n_grafts, n_patches = count_grafts(settings, shape.n_layers)
+    n_tried = wanted.n_sequences * sum(n_classes - 1 for _, n_classes in need.samples)
+    n_tried = n_tried if n_memorized is None else min(n_tried, n_memorized)
+    tokens = (n_tried + wanted.n_heldout) * (settings.sequences.length - 1)
+    seconds = (n_grafts + 2 * n_patches) * tokens * _seconds_a_token(settings, shape, speed)
+    return Grafts(n_grafts, n_patches, n_tried, seconds)
+
+
 def find_published(
     settings: StudySettings,
     taxonomies: Sequence[Taxonomy],
@@ -802,6 +851,7 @@ def _rows(
     trainings: Mapping[str, int],
     cost: Cost | None,
     published: Published,
+    grafts: Grafts | None,
 ) -> Iterator[tuple[str, str, str]]:
     at_most = "" if need.n_least == need.n_maps else "at most "
     n_theirs = f"{published.n_sequences:,}"
@@ -834,6 +884,11 @@ def _rows(
         if settings.benchmark.controls:
             yield "time: controls, language model", about(cost.control_passing), "none"
             yield "time: controls, CNNs", about(cost.control_training), "none"
+    if grafts is not None:
+        made = f"{grafts.n_grafts:,}"
+        made += f" and {grafts.n_patches:,} patches" if grafts.n_patches else ""
+        yield "grafts, by their own verb", f"{made} × at most {grafts.n_tried:,}", "none"
+        yield "time: grafts", f"at most {about(grafts.seconds)}", "none"
 
 
 def _notes(

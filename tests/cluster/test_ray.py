@@ -60,6 +60,9 @@ VALUES = {
     },
 }
 SECONDS = "mnemoscope.report.content.seconds_of"  # what alone may differ in a report
+GRAFTED = ("parts=[layers.0.qk]", "draws=1", "n_sequences=12", "n_heldout=6")
+PATCHED = ("patch=true", "patch_blocks=1")
+GRAFT = [part for one in (*GRAFTED, *PATCHED) for part in ("--set", f"graft.{one}")]
 SEARCH = ("--set", "train.preset=small", "--set", "train.poolings=[mean]")
 
 
@@ -347,6 +350,25 @@ def test_the_verb_search_on_a_cluster_writes_what_one_process_writes(whole, tmp_
     assert_same(folders["ray"], folders["local"])
     assert "Found by excess" in shown[0]
     assert shown[1] == shown[0]
+
+
+@pytest.mark.usefixtures("cluster_is_there")
+def test_grafts_on_a_cluster_are_those_of_one_process(whole, tmp_path, call, monkeypatch):
+    made, run_tasks = [], RayEngine.run_tasks
+    monkeypatch.setattr(
+        RayEngine,
+        "run_tasks",
+        lambda engine, function, tasks, **named: (
+            made.extend(tasks) or run_tasks(engine, function, tasks, **named)
+        ),
+    )
+    folders = {}
+    for name, flags in (("local", ()), ("ray", ("--engine", "ray", "--ray-workers", 2))):
+        folders[name] = Path(shutil.copytree(whole["label"], tmp_path / name))
+        done = call("graft", folders[name], *GRAFT, *flags, "-q")
+        assert done.status == 0, done.err
+    assert_same(folders["ray"], folders["local"])
+    assert len(made) == len(list(folders["ray"].glob("graft/*.parquet"))) > 9
 
 
 def test_tasks_give_their_results_and_a_workers_refusal_keeps_its_words(cluster):

@@ -1,7 +1,9 @@
 """A part of the twin in the model does what that part does in the twin, and leaves no trace."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from family_survey import build_family, settings_to_try
@@ -10,8 +12,10 @@ from tiny_families import make_model, random_tokens
 
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.graft import Anatomy, Pair, graft_parts, grafted, patched
+from mnemoscope.lm.continue_ import greedy_tokens
+from mnemoscope.lm.graft import Anatomy, Pair, graft_parts, grafted, patched, scan_patched
 from mnemoscope.lm.model import wrap_model
+from mnemoscope.lm.probe import suffix_logprobs
 
 IDS = torch.from_numpy(random_tokens(2, 24)).long()
 
@@ -332,6 +336,62 @@ def test_a_patch_at_late_positions_changes_nothing_before(one_family, place):
     assert torch.equal(logits(model), own)
 
 
+def memorized(bos_id=None):
+    """A model, and sequences that it continues: (6, 16) tokens of which 8 are its own."""
+    lm = replace(wrap_model(build("llama"), bos="never", fingerprint=""), bos_id=bos_id)
+    prefixes = torch.from_numpy(random_tokens(6, 8)).long()
+    tokens = torch.cat([prefixes, greedy_tokens(lm, prefixes, 8)[0]], dim=1)
+    return lm, tokens.numpy()
+
+
+def scanned(lm, twin, tokens, *where, **options):
+    model = replace(lm, model=twin)
+    found = scan_patched(lm, model, tokens, *where, batch_size=4, prefix=8, **options)
+    return [np.concatenate(one) for one in zip(*found, strict=True)]
+
+
+def test_a_scan_under_a_patch_is_that_of_what_the_patch_makes():
+    """What enters layer 1 is the twin's: all of a twin that differs below, nothing of one above."""
+    lm, tokens = memorized()
+    below = changed(lm.model, lambda name: "layers.0" in name or "embed" in name)
+    above = changed(lm.model, lambda name: "layers.1" in name or "layers.2" in name)
+    survives, gap, logprob = scanned(lm, above, tokens, "residual", 1)
+    assert survives.all()
+    assert (gap > 0).all()
+    plain = suffix_logprobs(lm, tokens, batch_size=4, prefix=8).mean(axis=1)
+    np.testing.assert_allclose(logprob, plain, atol=1e-6)
+    of_twin = suffix_logprobs(replace(lm, model=below), tokens, batch_size=4, prefix=8)
+    survives, _, logprob = scanned(lm, below, tokens, "residual", 1)
+    np.testing.assert_allclose(logprob, of_twin.mean(axis=1), atol=1e-6)
+    assert not survives.all()
+
+
+def test_the_control_of_a_patch_holds_what_the_twin_has_on_other_sequences():
+    lm, tokens = memorized()
+    below = changed(lm.model, lambda name: "layers.0" in name or "embed" in name)
+    others = tokens[[3, 4, 5, 0, 1, 2]]
+    _, _, logprob = scanned(lm, below, tokens, "residual", 1, others=others)
+    with torch.no_grad():
+        logits = below(input_ids=torch.from_numpy(others[:, :-1])).logits[:, 7:]
+    wanted = torch.from_numpy(tokens[:, 8:])[..., None]
+    by_hand = logits.log_softmax(dim=-1).gather(2, wanted).squeeze(2).mean(dim=1)
+    np.testing.assert_allclose(logprob, by_hand.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("bos_id", [None, 1])
+def test_a_patch_at_the_last_token_that_is_read_breaks_the_last_alone(bos_id):
+    lm, tokens = memorized(bos_id)
+    twin = changed(lm.model)
+    survives, _, _ = scanned(lm, twin, tokens, "residual", 2, [14])
+    before = [] if bos_id is None else [bos_id]
+    read = torch.tensor([[*before, *row[:-1]] for row in tokens.tolist()])
+    with patched(lm.model, twin, "residual", 2, [14 + len(before)]), torch.no_grad():
+        best = lm.model(input_ids=read).logits[:, -8:].argmax(dim=-1).numpy()
+    assert (best[:, :-1] == tokens[:, 8:-1]).all()
+    assert survives.tolist() == (best[:, -1] == tokens[:, -1]).tolist()
+    assert not survives.all()
+
+
 @pytest.mark.parametrize(
     ("part", "words"),
     [
@@ -372,6 +432,11 @@ def test_models_that_cannot_lend_parts_are_refused():
     with (
         pytest.raises(UserError, match="position 40 of 24"),
         patched(model, twin, "mlp", 0, positions=[40]),
+    ):
+        logits(model)
+    with (
+        pytest.raises(UserError, match=r"shape \(1, 3\) for an input of \(2, 24\)"),
+        patched(model, twin, "mlp", 0, tokens=torch.ones(1, 3, dtype=torch.long)),
     ):
         logits(model)
     with pytest.raises(UserError, match="use_cache=False"), patched(model, twin, "mlp", 0):

@@ -17,6 +17,9 @@ from mnemoscope.report.content import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.labels import label_sequences
+from study_files import assert_same, content
 
 FEW = {"n_sequences": 15, "draws": 2, "n_heldout": 10}
 TAXONOMY = "Non-Memo, Recite[5], Recollect"
@@ -81,6 +84,153 @@ def test_survival_is_that_of_a_graft_made_by_hand(done, tiny):
         pl.col(TAXONOMY).is_in(["Recite[5]", "Recollect"])
     )
     assert weighted == pytest.approx(inside["survives"].mean())
+
+
+def test_what_a_part_breaks_is_held_against_the_mean_of_all_its_controls(study, monkeypatch):
+    """Planted: the twin's part breaks one class; one of the two random draws breaks everything."""
+    labels = study.read("labels.parquet").select("sequence_id", TAXONOMY)
+
+    def planted(loaded, made):
+        rows = pl.concat([loaded.tried, loaded.held_out], how="diagonal").join(
+            labels, on="sequence_id", how="left", maintain_order="left"
+        )
+        broken = pl.col(TAXONOMY) == "Recollect"
+        if not made.part:
+            broken = pl.lit(False)
+        elif made.control != "twin":
+            broken = pl.lit(made.control == "random" and made.draw == 1)
+        is_tried = pl.col(TAXONOMY) != "Non-Memo"
+        return rows.select(
+            "sequence_id",
+            survives=pl.when(is_tried).then(~broken),
+            gap=pl.lit(1.0, dtype=pl.Float32),
+            logprob=pl.lit(-0.1, dtype=pl.Float32),
+        )
+
+    monkeypatch.setattr(graft, "_grafted", planted)
+    few = {"parts": ["layers.0.qk", "layers.1.mlp"]}  # in both directions
+    run_stage(study, "graft", settings_of(study, **few))
+    specific = Study(study.folder).read("graft_specificity.parquet").filter(taxonomy=TAXONOMY)
+    found = {
+        (row["part"], row["class"]): (row["lost"], row["specificity"])
+        for row in specific.iter_rows(named=True)
+    }
+    for part in few["parts"]:  # of four controls three leave everything
+        assert found[part, "Recollect"] == pytest.approx((0.75, 1.0))
+        assert found[part, "Recite[5]"] == pytest.approx((-0.25, -1.0))
+
+
+FOUND = "Non-Memo, Recollect[3], Others"
+
+
+def finish_search(study: Study) -> None:
+    """What a search leaves when it is done, as far as grafts read it."""
+    with study.finishing("search"):
+        text = f"taxonomies: ['{FOUND}', '{TAXONOMY}']\n"
+        (study.folder / "search.yaml").write_text(text)
+        study.write("search.parquet", pl.DataFrame({"taxonomy": [FOUND], "min_f1": [0.625]}))
+
+
+def test_found_taxonomies_are_scored_beside_the_others_whichever_was_first(study, tmp_path):
+    few = {"parts": ["layers.0.qk"], "directions": ["twin_in_model"], "draws": 1}
+    before = Study(shutil.copytree(study.folder, tmp_path / "before"))
+    finish_search(before)
+    run_stage(before, "graft", settings_of(before, **few))
+    run_stage(study, "graft", settings_of(study, **few))
+    alone = Study(study.folder)
+    scores = alone.read("graft_scores.parquet")
+    assert FOUND not in scores["taxonomy"]
+    assert not scores["is_found"].any()
+    finish_search(alone)
+    graft.score_grafts_again(alone)
+    again = Study(study.folder)
+    for name in ("graft", "graft_specificity", "graft_scores", "graft_sequences"):
+        assert_frame_equal(again.read(f"{name}.parquet"), before.read(f"{name}.parquet"))
+    scores = again.read("graft_scores.parquet")
+    assert scores.filter("is_found")["taxonomy"].to_list() == [FOUND]
+    (table,) = graft_tables(again)
+    assert {row[0]: row[-1] for row in table.rows}[f"{FOUND} (found)"] == 0.625
+    (taxonomy,) = load_taxonomies([FOUND])
+    rows = again.read("graft_sequences.parquet").filter(part="layers.0.qk", control="twin")
+    classes = label_sequences(
+        rows.join(again.sequences, on="sequence_id", how="left", maintain_order="left"), taxonomy
+    )
+    for name, share in (
+        again.read("graft.parquet")
+        .filter(taxonomy=FOUND, part="layers.0.qk", control="twin")
+        .select("class", "survive")
+        .iter_rows()
+    ):
+        assert share == pytest.approx(rows.filter(classes == name)["survives"].mean())
+
+
+def test_patched_activations_stand_beside_those_of_other_sequences(study):
+    """What enters layer 0 is what the embedding gives: one patch is one graft."""
+    few = {"parts": ["embedding"], "draws": 2, "patch": True, "patch_blocks": 2}
+    run_stage(study, "graft", settings_of(study, **few))
+    found = Study(study.folder)
+    table = found.read("graft_patches.parquet").filter(taxonomy=TAXONOMY)
+    keys = table.select("part", "positions", "direction", "control", "draw", "class")
+    assert keys.is_unique().all()
+    parts = {f"layers.{at}.{one}" for at in (0, 1) for one in ("residual", "attention", "mlp")}
+    assert set(table["part"]) == parts
+    assert set(table["positions"]) == {"all", "0-31", "32-62"}
+    assert table.height == len(parts) * 3 * 2 * 3 * 2
+    assert table["heldout_loss"].is_not_null().all()
+    columns = ["class", "direction", "n", "n_groups", "survive", "low", "high", "matched_survive"]
+    grafts = found.read("graft.parquet").filter(taxonomy=TAXONOMY, part="embedding", control="twin")
+    patches = table.filter(part="layers.0.residual", positions="all", control="twin")
+    assert_frame_equal(
+        patches.select(*columns, "heldout_loss"),
+        grafts.select(*columns, "heldout_loss"),
+        check_row_order=False,
+    )
+    view = graft_of(found, TAXONOMY)["patches"]
+    assert [one["positions"] for one in view["columns"]] == ["all", "0-31", "32-62"] * 2
+    others = table.filter(
+        part="layers.1.mlp", positions="0-31", direction="twin_in_model", control="other"
+    )
+    (shown,) = [row for row in view["rows"] if row["part"] == "layers.1.mlp"]
+    at = [(one["class"], one["positions"]) for one in view["columns"]].index(("Recollect", "0-31"))
+    mean = others.filter(pl.col("class") == "Recollect")["survive"].mean()
+    assert shown["cells"][at]["control"] == pytest.approx(mean)
+
+
+def test_how_long_it_takes_is_said_once_the_first_graft_is_made(study, call, monkeypatch):
+    """Two clock readings 90 s apart: seven grafts more are ten and a half minutes."""
+    monkeypatch.setattr(graft, "monotonic", iter([10.0, 100.0]).__next__)
+    sets = [f"graft.{name}={value}" for name, value in FEW.items()]
+    sets += ["graft.parts=[layers.0.qk]"]
+    done = call("graft", study.folder, *(part for one in sets for part in ("--set", one)))
+    assert done.status == 0, done.err
+    said = "The first graft took about 1.5 min; 7 more: about 10.5 min with 1 at once."
+    assert said in done.err.splitlines()
+
+
+SETS = ("--set", "graft.n_sequences=15", "--set", "graft.draws=1", "--set", "graft.n_heldout=5")
+ONE_PART = ("--set", "graft.parts=[layers.0.qk]", "--set", "graft.patch=true")
+
+
+def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, refused):
+    folders = {
+        name: shutil.copytree(tiny_studies["label"], tmp_path / name) for name in ("whole", "parts")
+    }
+    flags = (*SETS, *ONE_PART, "--set", "graft.patch_blocks=1", "-q")
+    assert call("graft", folders["whole"], *flags).status == 0
+    parted, before = folders["parts"], content(folders["parts"])
+    assert call("graft", parted, *flags, "--part", "2/2").status == 0
+    assert f"mnemoscope graft {parted} --part 1/2" in refused("merge", parted, "-q")
+    assert call("graft", parted, *flags, "--part", "1/2").status == 0
+    outside = {one: data for one, data in content(parted).items() if not one.startswith("parts")}
+    assert outside == before  # a part only reads the study
+    torn = sorted((parted / "parts" / "graft" / "2-of-2").glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:50])
+    assert f"{torn}: torn. Delete it and run part 2/2 again" in refused("merge", parted, "-q")
+    torn.unlink()
+    assert f"graft {parted} --part 2/2' again" in refused("merge", parted, "-q")
+    assert call("graft", parted, *flags, "--part", "2/2").status == 0
+    assert call("merge", parted, "--no-check", "-q").status == 0
+    assert_same(parted, folders["whole"])
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(study, done, monkeypatch):

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from map_folders import add_shard
 from mnemoscope.errors import UserError
+from mnemoscope.lm.graft import KINDS, OUTSIDE
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.pipeline.graft import grafts_of, patches_of
 from mnemoscope.plan import (
     Plan,
     bound_need,
+    count_grafts,
     count_need,
     count_passes,
     find_shape,
@@ -100,6 +103,35 @@ def test_memory_grows_with_batch_and_number_format() -> None:
     )
     assert half[0] * 2 == whole[0] == 4 * shape.n_parameters
     assert more[1] == 2 * half[1]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"patch": True, "draws": 2},
+        {"directions": ["twin_in_model"], "shares": [0.5], "patch": True, "patch_blocks": 1},
+        {"directions": ["model_in_twin"], "parts": ["qk", "qk", "mlp"]},
+    ],
+)
+def test_as_many_grafts_are_planned_as_are_made(wanted, tmp_path) -> None:
+    """Two layers of five parts and three outside them."""
+    settings = chosen(graft=wanted)
+    parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
+    named = settings.graft.parts and list(dict.fromkeys(settings.graft.parts))
+    grafts = list(grafts_of(settings.graft, named or parts))
+    patches = list(patches_of(settings.graft, 2, n_read=63))
+    assert count_grafts(settings, 2) == (len(grafts), len(patches))
+
+
+def test_grafts_have_a_line_where_there_is_a_reference(tmp_path) -> None:
+    rows = {row[0]: row[1] for row in plan(chosen(), tmp_path / "study").rows}
+    assert not any("graft" in name for name in rows)
+    with_twin = chosen(capture={"reference": "EleutherAI/pythia-12b-deduped@step1000"})
+    rows = {row[0]: row[1] for row in plan(with_twin, tmp_path / "study").rows}
+    n_grafts, _ = count_grafts(with_twin, 36)
+    assert rows["grafts, by their own verb"].startswith(f"{n_grafts:,} × at most ")
+    assert rows["time: grafts"].startswith("at most about ")
 
 
 def test_a_scan_is_cheaper_than_decoding_and_controls_stand_apart() -> None:

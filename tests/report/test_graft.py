@@ -89,6 +89,35 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
     assert "Recall and Guess differ in mechanism." in words(html)
 
 
+def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_taxonomy, words):
+    shares = {
+        ("Guess", "all"): (0.5, 0.9),
+        ("Recall", "all"): (0.0, 0.8),
+        ("Recall", "0-15"): (1.0, 1.0),
+    }
+    rows = [
+        {
+            **{"taxonomy": TAXONOMY, "class": name, "part": "layers.0.residual"},
+            **{"positions": positions, "direction": direction, "control": control, "draw": draw},
+            **{"survive": share, "low": None, "high": None},
+        }
+        for (name, positions), both in shares.items()
+        for control, draw, share in (
+            ("twin", 0, both[0]),
+            *(("other", at, both[1] - at / 10) for at in (0, 1)),
+        )
+        for direction in ("twin_in_model", "model_in_twin")
+    ]
+    frames, read = {"graft_patches.parquet": pl.DataFrame(rows)}, study.read
+    study.read = lambda name: frames[name] if name in frames else read(name)
+    study.settings.graft.patch = True
+    html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
+    folded = next(one for one in html.split("<details>") if one.startswith("<summary>Activations"))
+    text = words(folded.split("</details>")[0]).replace("\xa0", " ")
+    assert "Guess: all Recall: all Recall: 0-15" in text
+    assert "layers.0.residual 50.0 control 85.0 0.0 control 75.0 100.0 control 95.0" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -28,7 +28,6 @@ from mnemoscope.search.climb import (
     candidate_of,
     label_digest,
     mean_prior,
-    other_rows,
     perplexities,
     search_words,
     searched_rows,
@@ -36,6 +35,7 @@ from mnemoscope.search.climb import (
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.groups import other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 
@@ -245,8 +245,12 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, monk
     original = climb.run_job_on
     monkeypatch.setattr(climb, "run_job_on", lambda *a: trained.append(1) or original(*a))
     monkeypatch.setattr(climb, "classify_statistics", lambda *a: scored.append(1))
+    by_cause = []  # what was grafted is scored once more when the search is done
+    monkeypatch.setattr(
+        climb, "score_grafts_again", lambda study: by_cause.append(study.is_done("search"))
+    )
     run_stage(Study(folder), "search")
-    assert (len(trained), scored) == (len(lost), [])
+    assert (len(trained), scored, by_cause) == (len(lost), [], [True])
     assert (folder / "search.parquet").read_bytes() == before
 
 

@@ -252,12 +252,17 @@ def knockout(study: StudyFolder, by: By = None, stage: StageFlags = STAGE) -> No
     stage_verb(study, "knockout", {"knockout.by": by}, stage)
 
 
-def graft(study: StudyFolder, where: EngineFlags = LOCAL, stage: StageFlags = STAGE) -> None:
+def graft(
+    study: StudyFolder,
+    part: PartOption = None,
+    where: EngineFlags = LOCAL,
+    stage: StageFlags = STAGE,
+) -> None:
     """Put parts of the reference model into the model: which classes does it forget?
 
     Example: mnemoscope graft my-study --set "graft.parts=['layers.0.qk', 'layers.0.mlp']"
     """
-    stage_verb(study, "graft", {}, stage, where=where)
+    stage_verb(study, "graft", {}, stage, part=part, where=where)
 
 
 def report(study: StudyFolder, stage: StageFlags = STAGE) -> None:
@@ -370,7 +375,7 @@ def merge(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put together what 'continue --part' or 'capture --part' made, as one process makes it.
+    """Put together what 'continue', 'capture' or 'graft --part' made, as one process makes it.
 
     Example: mnemoscope merge my-study
     """

@@ -19,19 +19,38 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.lm.continue_ import compare
 from mnemoscope.lm.intervene import SOFTMAX, around_attention
-from mnemoscope.lm.model import LanguageModel, attention_modules, last_logits, wrap_model
-from mnemoscope.lm.probe import check_state, decoder_layers, entering, output_matrices
+from mnemoscope.lm.model import (
+    LanguageModel,
+    attention_modules,
+    check_finite,
+    check_tokens,
+    last_logits,
+    prepend_bos,
+    run_batches,
+    wrap_model,
+)
+from mnemoscope.lm.probe import (
+    check_state,
+    decoder_layers,
+    entering,
+    logprobs_of,
+    output_matrices,
+)
 
 Control = Literal["twin", "random", "shuffled"]
 """What is put in: the twin's part; a random change of equal norm, tensor by tensor; or the twin's
 change with its entries in random order."""
 Place = Literal["residual", "attention", "mlp"]
+PLACES: tuple[Place, ...] = ("residual", "attention", "mlp")
 KINDS = ("qk", "values", "output", "mlp", "norms")
 """Kinds of parts of a layer."""
 OUTSIDE = ("embedding", "unembedding", "norms")
@@ -295,7 +314,13 @@ def grafted(
 
 @contextmanager
 def patched(
-    model: Any, twin: Any, place: Place, layer: int, positions: Sequence[int] | None = None
+    model: Any,
+    twin: Any,
+    place: Place,
+    layer: int,
+    positions: Sequence[int] | None = None,
+    *,
+    tokens: Tensor | None = None,
 ) -> Iterator[Any]:
     """Activation patching: in every forward of this block take over what the twin has there.
 
@@ -308,6 +333,8 @@ def patched(
             a norm that may follow.
         layer: counted from 0.
         positions: of the input's tokens; None is all.
+        tokens: read by the twin in place of the input, (batch, length): a control, whose
+            activations are those of other sequences.
 
     Raises:
         UserError: a layer that there is not, or one whose attention or MLP is not found.
@@ -335,7 +362,16 @@ def patched(
     def run_twin(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if any(kwargs.get(one) for one in ("past_key_values", "cache")):
             raise UserError("patched: the input is no whole sequence. Decode with use_cache=False.")
-        n_rows[:] = [len(next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)))]
+        read = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+        n_rows[:] = [len(read)]
+        if tokens is not None:
+            if tokens.shape != read.shape:
+                raise UserError(
+                    f"patched: tokens of shape {tuple(tokens.shape)} for an input of "
+                    f"{tuple(read.shape)}. Give the twin as many."
+                )
+            args = tuple(tokens if one is read else one for one in args)
+            kwargs = {name: tokens if one is read else one for name, one in kwargs.items()}
         twin(*args, **kwargs)
 
     with ExitStack() as stack:
@@ -348,6 +384,72 @@ def patched(
         handle = model.register_forward_pre_hook(run_twin, with_kwargs=True)
         stack.callback(handle.remove)
         yield model
+
+
+class Patched(NamedTuple):
+    """What becomes of sequences under a patch, one batch.
+
+    Attributes:
+        is_memorized: (batch,), bool: every suffix token is still the best one.
+        smallest_gap: (batch,), float32, as `Scan.smallest_gap`.
+        logprob: (batch,), float32: mean log-probability of the suffix tokens, in nats.
+    """
+
+    is_memorized: npt.NDArray[np.bool_]
+    smallest_gap: npt.NDArray[np.float32]
+    logprob: npt.NDArray[np.float32]
+
+
+def scan_patched(
+    lm: LanguageModel,
+    twin: LanguageModel,
+    tokens: npt.ArrayLike,
+    place: Place,
+    layer: int,
+    positions: Sequence[int] | None = None,
+    *,
+    others: npt.ArrayLike | None = None,
+    batch_size: int,
+    prefix: int,
+) -> Iterator[Patched]:
+    """Judge the suffix of every sequence, shape (n, T), under a patch as of `patched`.
+
+    Each token is asked after the true ones before it, in one forward of the twin and one of the
+    model a batch.
+
+    Args:
+        lm: the model.
+        twin: its twin, with the same tokens before a sequence.
+        tokens: sequences (n, T), integers.
+        place: as `patched`.
+        layer: as `patched`.
+        positions: of a sequence's tokens (what stands before them, such as BOS, not counted), up
+            to T - 2, since the last token is not read; None is all, what stands before too.
+        others: sequences (n, T) that the twin reads in place of `tokens`.
+        batch_size: as `scan_memorized`.
+        prefix: as `scan_memorized`.
+
+    Raises:
+        UserError: as `patched`, or logits that are not finite.
+        NoRoomError: not even one sequence fits into memory.
+    """
+    table = check_tokens(lm, tokens, prefix=prefix)
+    length = table.shape[1]
+    read = table if others is None else check_tokens(lm, others, prefix=prefix)
+    shifted = None if positions is None else [len(lm.before) + one for one in positions]
+
+    def step(both: Tensor) -> Patched:
+        own, other = (prepend_bos(lm, one[:, :-1]) for one in (both[:, :length], both[:, length:]))
+        wanted = both[:, prefix:length]
+        patch = patched(lm.model, twin.model, place, layer, shifted, tokens=other)
+        with patch, torch.no_grad():
+            logits = last_logits(lm, own, wanted.shape[1])
+            is_memorized, gap = compare(logits, wanted)
+            logprob = logprobs_of(logits, wanted).mean(dim=1)
+        check_finite(lm, gap)
+        return Patched(*(one.cpu().numpy() for one in (is_memorized, gap, logprob)))
+
+    return run_batches(lm, torch.cat([table, read], dim=1), batch_size, step)
 
 
 def _module_at(model: Any, place: Place, layer: int) -> nn.Module:

@@ -64,18 +64,24 @@ def teacher_forced(
         # Not inference mode: what a module keeps from this forward must still serve training.
         with torch.no_grad():
             logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
-            # Position by position: float32 logits of all would be the largest tensor by far.
-            columns = []
-            for at in range(suffixes.shape[1]):
-                here, wanted = logits[:, at].float(), suffixes[:, at, None]
-                columns.append(here.gather(1, wanted).squeeze(1) - here.logsumexp(dim=1))
+            logprobs = logprobs_of(logits, suffixes)
             is_right = logits.argmax(dim=-1) == suffixes
-        return TeacherForced(is_right.cpu().numpy(), torch.stack(columns, dim=1).cpu().numpy())
+        return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
 
     shape = 0, table.shape[1] - prefix
     none = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
     parts = [none, *run_batches(lm, table, batch_size, step)]
     return TeacherForced(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability of tokens (batch, n), float32, under logits (batch, n, vocabulary)."""
+    # Position by position: float32 logits of all would be the largest tensor by far.
+    columns = []
+    for at in range(tokens.shape[1]):
+        here, wanted = logits[:, at].float(), tokens[:, at, None]
+        columns.append(here.gather(1, wanted).squeeze(1) - here.logsumexp(dim=1))
+    return torch.stack(columns, dim=1)
 
 
 def best_logprobs(

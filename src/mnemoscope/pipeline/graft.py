@@ -2,27 +2,28 @@
 
 The twin is the study's reference model, where it has the model's shape: the same network without
 the memories. Each graft is one scan of the memorized sequences, kept in `graft/` and never made
-twice; they run side by side like trainings.
+twice; they run side by side like trainings. Patches do the same with the twin's activations.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from time import monotonic
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.cluster.engine import current_engine, gpus_for, run_tasks
+from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
-from mnemoscope.lm.graft import Control, Pair
+from mnemoscope.lm.graft import PLACES, Control, Pair, Place, scan_patched
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import (
@@ -37,20 +38,25 @@ from mnemoscope.localize.grafts import (
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.progress import say, track
-from mnemoscope.study.folder import SETTINGS_FILE, Study
+from mnemoscope.study.folder import SETTINGS_FILE, Study, stage_named
 from mnemoscope.study.models import Models, reference_name
+from mnemoscope.study.settings import GraftSettings
+from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
-from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import plain_figure
+from mnemoscope.taxonomy.groups import find_groups, other_rows
+from mnemoscope.taxonomy.labels import label_sequences
+from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
+from mnemoscope.words import about, plain_figure
 
 GRAFT_FILE = "graft.parquet"
+PATCHES_FILE = "graft_patches.parquet"
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
 GRAFT_SCORES_FILE = "graft_scores.parquet"
 SEQUENCES_FILE = "graft_sequences.parquet"
 _DRAWS_FOR_A_VERDICT = 3
 _VERSION = 2  # of what a graft does and keeps; another makes all grafts anew
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
+_OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _KIND_WORDS = {
     "qk": "queries and keys",
     "values": "values",
@@ -76,82 +82,216 @@ class Graft:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A graft to make, as sent to another process."""
+class Patch:
+    """Activations put in at one place, of all positions or some.
+
+    Attributes:
+        part: such as `layers.2.residual`; the places are those of `patched`.
+        positions: `all`, or such as `16-31`, counted from 0.
+        direction: into which of the two.
+        control: `twin` is what the other model has there on the same tokens, `other` what it has
+            there on those of a sequence of another group.
+        draw: of the control.
+    """
+
+    part: str
+    positions: str
+    direction: str = INTO_MODEL
+    control: Literal["twin", "other"] = "twin"
+    draw: int = 0
+
+    @property
+    def where(self) -> tuple[Place, int, list[int] | None]:
+        """Place, layer and positions as `patched` takes them."""
+        _, layer, name = self.part.split(".")
+        place = next(one for one in PLACES if one == name)
+        if self.positions == "all":
+            return place, int(layer), None
+        first, last = map(int, self.positions.split("-"))
+        return place, int(layer), list(range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A graft or patch to make, as sent to another process, and the folder where it is kept."""
 
     study: str
-    graft: Graft
+    graft: Graft | Patch
     basis: str
     key: str
+    folder: str
 
     @property
     def path(self) -> Path:
-        return Path(self.study) / "graft" / f"{self.key}.parquet"
+        """Its file."""
+        return Path(self.folder) / f"{self.key}.parquet"
 
 
 def graft_stage(study: Study, models: Models) -> None:
     """Write `graft.parquet` and what follows from it.
 
     `graft_sequences.parquet` says of every sequence which grafts it survives,
-    `graft_specificity.parquet` what each part breaks of each class beyond the control, and
-    `graft_scores.parquet` how differently the classes of each taxonomy break.
+    `graft_specificity.parquet` what each part breaks of each class beyond the control,
+    `graft_scores.parquet` how differently the classes of each taxonomy break, those that a
+    finished search has found among them, and `graft_patches.parquet` what activations break.
 
     Raises:
         UserError: no reference model, one of another shape, or too few memorized sequences.
     """
+    check_twin(study)
+    loaded = load_pair(study, models, is_recorded=True)
+    parts = wanted_parts(study, loaded)
+    with study.finishing("graft") as counts:
+        tasks = list(tasks_of(study, study.record["models"], parts, study.folder / "graft"))
+        (study.folder / "graft").mkdir(exist_ok=True)
+        with _in_use(tasks, loaded):
+            make_grafts(study, tasks, loaded)
+            counts |= _conclude(study, tasks, parts)
+    _say_what_came(study)
+
+
+def make_part(
+    study: Study,
+    loaded: "Loaded",
+    facts: Mapping[str, Mapping[str, Any]],
+    parts: Sequence[str],
+    folder: Path,
+    does: Callable[[int], bool],
+) -> None:
+    """Make the grafts whose number (from 0) is this part's, into a folder."""
+    tasks = [one for at, one in enumerate(tasks_of(study, facts, parts, folder)) if does(at)]
+    if not tasks:
+        say("Nothing to do: there are fewer grafts than parts.")
+        return
+    with _in_use(tasks, loaded):
+        make_grafts(study, tasks, loaded, workers=1)
+
+
+def conclude_grafts(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> None:
+    """Finish the stage from grafts that are all made; no model is asked."""
+    with study.finishing("graft") as counts:
+        counts |= _conclude(study, tasks, parts)
+    _say_what_came(study)
+
+
+def score_grafts_again(study: Study) -> None:
+    """Score what was grafted once more, with the taxonomies that a search has found since."""
+    manifest = study.manifest("graft")
+    if manifest is None or not study.is_done("graft"):
+        return
+    parts = manifest["counts"].get("parts", [])
+    tasks = list(tasks_of(study, study.record["models"], parts, study.folder / "graft"))
+    if not parts or not all(task.path.is_file() for task in tasks):
+        say(f"To score these by cause too: mnemoscope graft {study.folder} --redo")
+        return
+    _conclude(study, tasks, parts)
+
+
+def _say_what_came(study: Study) -> None:
+    study.forget("report")  # the report includes the grafts
+    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_SCORES_FILE)):
+        say(line)
+
+
+def check_twin(study: Study) -> None:
+    """Raise UserError where a study is not labelled or has no reference model."""
     study.require("label")
     if reference_name(study.settings) is None:
         raise UserError(
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
             "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
         )
-    model, twin = models.model(study), models.reference(study)
-    assert twin is not None
-    loaded = _load(study, model, twin)  # refuses another shape before anything is begun
-    tried, held_out = loaded.tried, loaded.held_out
-    grafts = list(grafts_of(study, loaded.pairs[INTO_MODEL]))
-    basis = _basis(study, tried, held_out)
-    with study.finishing("graft") as counts:
-        (study.folder / "graft").mkdir(exist_ok=True)
-        tasks = [_Task(str(study.folder), one, basis, _key(basis, one)) for one in grafts]
-        todo = [task for task in tasks if not task.path.is_file()]
-        say(
-            f"{len(grafts):,} grafts, {tried.height:,} memorized and {held_out.height:,} held-out "
-            f"sequences each; {len(tasks) - len(todo):,} are there."
-        )
-        engine = current_engine()
-        engine.check_sees(study.folder / SETTINGS_FILE)
-        gpus = gpus_for(study.settings.model.device, engine) if engine.is_cluster else 0.0
-        workers = study.settings.train.workers if model.device == "cpu" else 1
-        _kept[basis] = loaded
-        try:
-            with track("Grafting", total=len(tasks), unit="grafts") as progress:
-                progress.advance(len(tasks) - len(todo))
-                for _ in run_tasks(make_graft, todo, workers=workers, gpus=gpus):
-                    progress.advance()
-            made = [_read(task) for task in tasks]
-        finally:
-            _kept.clear()
-        n_rows = _conclude(study, grafts, made, tried)
-        counts |= {"grafts": len(grafts), "sequences": tried.height, "rows": n_rows}
-        counts["heldout_loss"] = _loss(made[0])
-    study.forget("report")  # the report includes the grafts
-    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_SCORES_FILE)):
-        say(line)
 
 
-def grafts_of(study: Study, pair: Pair) -> Iterator[Graft]:
-    """All grafts of the settings; the first is none.
+def make_grafts(
+    study: Study, tasks: Sequence[Task], loaded: "Loaded", *, workers: int | None = None
+) -> None:
+    """Make what is not there, several at once, and say first how long that takes.
+
+    As many processes as CNNs are trained in, unless `workers` says how many.
+    """
+    todo = [task for task in tasks if not task.path.is_file()]
+    say(
+        f"{len(tasks):,} grafts, {loaded.tried.height:,} memorized and "
+        f"{loaded.held_out.height:,} held-out sequences each; {len(tasks) - len(todo):,} are there."
+    )
+    engine = current_engine()
+    engine.check_sees(study.folder / SETTINGS_FILE)
+    gpus = gpus_for(study.settings.model.device, engine) if engine.is_cluster else 0.0
+    if workers is None:
+        is_cpu = loaded.models[INTO_MODEL].device == "cpu"
+        workers = study.settings.train.workers if is_cpu else 1
+    todo.sort(key=lambda task: not task.graft.part)  # a graft of nothing takes longer
+    first, rest = todo[:1], todo[1:]
+    started = monotonic()
+    for _ in run_tasks(make_graft, first, workers=1, gpus=gpus):
+        say(_time_left(monotonic() - started, len(rest), n_workers(workers), engine.is_cluster))
+    with track("Grafting", total=len(tasks), unit="grafts") as progress:
+        progress.advance(len(tasks) - len(rest))
+        for _ in run_tasks(make_graft, rest, workers=workers, gpus=gpus):
+            progress.advance()
+
+
+def _time_left(seconds: float, n_left: int, workers: int, is_cluster: bool) -> str:
+    """What the first graft says of how long the others take."""
+    at_once = 1 if is_cluster else max(1, min(workers, n_left))
+    where = "of one worker" if is_cluster else f"with {at_once} at once"
+    left = about(seconds * n_left / at_once)
+    return f"The first graft took {about(seconds)}; {n_left:,} more: {left} {where}."
+
+
+def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
+    """Names of the parts to graft, each once.
 
     Raises:
         UserError: a part that the model does not have.
     """
+    pair = loaded.pairs[INTO_MODEL]
+    parts = list(dict.fromkeys(study.settings.graft.parts or pair.anatomy.parts))
+    for part in parts:
+        pair.anatomy.find(part, pair.twin)
+    return parts
+
+
+def tasks_of(
+    study: Study, facts: Mapping[str, Mapping[str, Any]], parts: Sequence[str], folder: Path
+) -> Iterator[Task]:
+    """All grafts of the settings, then all patches, to be kept in `folder`; the first is nothing.
+
+    `facts` are those of `model` and `reference`, as a study records them.
+    """
     wanted = study.settings.graft
+    basis = _basis(study, facts, _tried(study), _held_out(study))
+    patches = patches_of(
+        wanted, facts["model"]["n_layers"], n_read=study.settings.sequences.length - 1
+    )
+    every: list[Graft | Patch] = [*grafts_of(wanted, parts), *patches]
+    for one in every:
+        yield Task(str(study.folder), one, basis, _key(basis, one), str(folder))
+
+
+def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator[Patch]:
+    """All patches of the settings, of sequences of which `n_read` tokens are read."""
+    if not wanted.patch:
+        return
+    blocks = np.array_split(np.arange(n_read), min(wanted.patch_blocks, n_read))
+    named = [f"{one[0]}-{one[-1]}" for one in blocks] if len(blocks) > 1 else []
+    for place in PLACES:
+        for layer in range(n_layers):
+            for positions in ("all", *named):
+                for direction in wanted.directions:
+                    one = Patch(f"layers.{layer}.{place}", positions, direction)
+                    yield one
+                    for draw in range(wanted.draws):
+                        yield replace(one, control="other", draw=draw)
+
+
+def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
+    """All grafts of the settings; the first is none."""
     yield Graft("")
     if INTO_TWIN in wanted.directions:
         yield Graft("", INTO_TWIN)
-    for part in dict.fromkeys(wanted.parts or pair.anatomy.parts):
-        pair.anatomy.find(part, pair.twin)
+    for part in parts:
         for direction in wanted.directions:
             for share in sorted({*wanted.shares, 1.0}):
                 yield Graft(part, direction, share=share)
@@ -191,6 +331,15 @@ def _taxonomies(study: Study) -> dict[str, list[str]]:
     }
 
 
+def _found_taxonomies(study: Study) -> list[Taxonomy]:
+    """What a finished search has found and the study does not hold already."""
+    if not study.is_done("search"):
+        return []
+    file = next(one for one in stage_named("search").outputs if one.endswith(".yaml"))
+    known = _taxonomies(study)
+    return [one for one in load_taxonomies([str(study.folder / file)]) if one.name not in known]
+
+
 def _held_out(study: Study) -> pl.DataFrame:
     """Sequences that the model does not reproduce, in whose loss a graft's damage shows."""
     wanted = study.settings.graft
@@ -202,26 +351,34 @@ def _held_out(study: Study) -> pl.DataFrame:
     return chosen.join(study.sequences, on="sequence_id", how="left", maintain_order="left")
 
 
-def _basis(study: Study, tried: pl.DataFrame, held_out: pl.DataFrame) -> str:
+def _basis(
+    study: Study,
+    facts: Mapping[str, Mapping[str, Any]],
+    tried: pl.DataFrame,
+    held_out: pl.DataFrame,
+) -> str:
     """Hash of what decides every graft apart from itself."""
     digest = hashlib.sha256()
     for rows in (tried, held_out):
         digest.update(rows["sequence_id"].to_numpy().tobytes())
         digest.update(rows["tokens"].explode().to_numpy().tobytes())
-    models = (study.record["models"][role] for role in ("model", "reference"))
-    facts = [[one[name] for name in ("fingerprint", "dtype", "device", "bos_id")] for one in models]
+    models = (facts[role] for role in ("model", "reference"))
+    known = [[one[name] for name in ("fingerprint", "dtype", "device", "bos_id")] for one in models]
     settings = study.settings.graft.seed, study.settings.model.batch_size
-    digest.update(json.dumps([_VERSION, facts, settings]).encode())
+    digest.update(json.dumps([_VERSION, known, settings]).encode())
     return digest.hexdigest()
 
 
-def _key(basis: str, graft: Graft) -> str:
+def _key(basis: str, graft: Graft | Patch) -> str:
     text = json.dumps([basis, asdict(graft)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-class _Loaded(NamedTuple):
-    """What all grafts of one process share."""
+class Loaded(NamedTuple):
+    """What all grafts of one process share.
+
+    `models` and `pairs` by the direction in which parts go into them.
+    """
 
     study: Study
     models: dict[str, LanguageModel]
@@ -230,35 +387,57 @@ class _Loaded(NamedTuple):
     held_out: pl.DataFrame
 
 
-_kept: dict[str, _Loaded] = {}
+_kept: dict[str, Loaded] = {}
 """Of the work in progress, by its basis; other processes load their own."""
 
 
-def _loaded(task: _Task) -> _Loaded:
+@contextmanager
+def _in_use(tasks: Sequence[Task], loaded: Loaded) -> Iterator[None]:
+    """Let this process make grafts with what it has loaded."""
+    _kept[tasks[0].basis] = loaded
+    try:
+        yield
+    finally:
+        _kept.clear()
+
+
+def _loaded(task: Task) -> Loaded:
     if task.basis not in _kept:
         study = Study(task.study)
-        models = Models(study.settings)
-        model, twin = models.model(), models.reference(study)
-        assert twin is not None
-        _kept[task.basis] = _load(study, model, twin)
+        _kept[task.basis] = load_pair(study, Models(study.settings))
     return _kept[task.basis]
 
 
-def _load(study: Study, model: LanguageModel, twin: LanguageModel) -> _Loaded:
-    """Both models under the directions in which parts go into them, and the sequences."""
+def load_pair(study: Study, models: Models, *, is_recorded: bool = False) -> Loaded:
+    """Both models, laid out for grafts, and the sequences; perhaps recorded in the study.
+
+    Raises:
+        UserError: models of different shapes, or too few memorized sequences.
+    """
+    recorded = study if is_recorded else None
+    model, twin = models.model(recorded), models.reference(recorded)
+    assert twin is not None
     pairs = {
         INTO_MODEL: Pair(model.model, twin.model),
         INTO_TWIN: Pair(twin.model, model.model),
     }
-    models = {INTO_MODEL: model, INTO_TWIN: twin}
-    return _Loaded(study, models, pairs, _tried(study), _held_out(study))
+    both = {INTO_MODEL: model, INTO_TWIN: twin}
+    return Loaded(study, both, pairs, _tried(study), _held_out(study))
 
 
-def make_graft(task: _Task) -> str:
-    """Make one graft, scan the sequences and write what they do; returns its key."""
-    study, models, pairs, tried, held_out = _loaded(task)
-    graft, size = task.graft, study.settings.model.batch_size
-    lm, prefix = models[graft.direction], study.settings.sequences.length // 2
+def make_graft(task: Task) -> str:
+    """Make one graft or patch, scan the sequences and write what they do; returns its key."""
+    loaded, graft = _loaded(task), task.graft
+    made = _patched(loaded, graft) if isinstance(graft, Patch) else _grafted(loaded, graft)
+    write_parquet(task.path, made)
+    return task.key
+
+
+def _grafted(loaded: Loaded, graft: Graft) -> pl.DataFrame:
+    """A scan under one graft, and log-probabilities of what is held out."""
+    study, models, pairs, tried, held_out = loaded
+    size, prefix = study.settings.model.batch_size, study.settings.sequences.length // 2
+    lm = models[graft.direction]
     swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
         seed = study.settings.graft.seed * 1000 + graft.draw
@@ -281,16 +460,59 @@ def make_graft(task: _Task) -> str:
             if not graft.part:
                 raise
             say(f"{graft.part} ({graft.control}): {error}")
-    scanned = tried.select("sequence_id").with_columns(
-        survives=pl.Series(survives), gap=pl.Series(gap, dtype=pl.Float32)
+    logprob = np.full(tried.height + held_out.height, np.nan)
+    logprob[len(logprob) - len(means) :] = means
+    return _table(tried, held_out, survives, gap, logprob)
+
+
+def _patched(loaded: Loaded, patch: Patch) -> pl.DataFrame:
+    """As `_grafted`, under a patch."""
+    study, models, _, tried, held_out = loaded
+    lm, source = models[patch.direction], models[_OPPOSITE[patch.direction]]
+    rows = pl.concat([tried, held_out], how="diagonal")
+    tokens, others = token_matrix(rows), None
+    if patch.control == "other":
+        wanted = study.settings.graft
+        drawn = other_rows(
+            find_groups(rows.drop("group")).to_list(), wanted.draws, seed=wanted.seed
+        )
+        others = tokens[drawn[patch.draw]]
+    place, layer, positions = patch.where
+    batches = scan_patched(
+        lm,
+        source,
+        tokens,
+        place,
+        layer,
+        positions,
+        others=others,
+        batch_size=study.settings.model.batch_size,
+        prefix=study.settings.sequences.length // 2,
     )
-    found = judged.select("sequence_id").with_columns(logprob=pl.Series(means, dtype=pl.Float32))
-    whole = scanned.join(found, on="sequence_id", how="full", coalesce=True)
-    write_parquet(task.path, whole)
-    return task.key
+    survives, gap, logprob = map(np.concatenate, zip(*batches, strict=True))
+    return _table(tried, held_out, survives[: tried.height], gap[: tried.height], logprob)
 
 
-def _read(task: _Task) -> pl.DataFrame:
+def _table(
+    tried: pl.DataFrame,
+    held_out: pl.DataFrame,
+    survives: np.ndarray,
+    gap: np.ndarray,
+    logprob: np.ndarray,
+) -> pl.DataFrame:
+    """What was tried, then what is held out; `survives` and `gap` of the first, NaN as null."""
+    n = held_out.height
+    return pl.DataFrame(
+        {
+            "sequence_id": pl.concat([tried["sequence_id"], held_out["sequence_id"]]),
+            "survives": pl.Series([*survives.tolist(), *[None] * n], dtype=pl.Boolean),
+            "gap": pl.Series([*gap.tolist(), *[None] * n], dtype=pl.Float32),
+            "logprob": pl.Series(logprob, dtype=pl.Float32),
+        }
+    ).fill_nan(None)
+
+
+def _read(task: Task) -> pl.DataFrame:
     """A graft that was made; made again where its file is damaged."""
     if (kept := read_kept(task.path, "graft")) is not None:
         return kept
@@ -298,14 +520,14 @@ def _read(task: _Task) -> pl.DataFrame:
     return read_parquet(task.path)
 
 
-def _conclude(
-    study: Study, grafts: Sequence[Graft], made: Sequence[pl.DataFrame], tried: pl.DataFrame
-) -> int:
-    """Write what the grafts say of each taxonomy; returns the rows of `graft.parquet`."""
+def _conclude(study: Study, tasks: Sequence[Task], parts: Sequence[str]) -> dict[str, Any]:
+    """Write what all grafts and patches say of each taxonomy; returns what the manifest counts."""
+    of_grafts = [task for task in tasks if isinstance(task.graft, Graft)]
+    made = [_read(task) for task in of_grafts]
+    grafts = [task.graft for task in of_grafts if isinstance(task.graft, Graft)]
     scanned = [frame.drop_nulls("survives").sort("sequence_id") for frame in made]
-    base, rest = scanned[0], scanned[1:]
-    gap, logprob = (base[one].to_numpy().astype(np.float64) for one in ("gap", "logprob"))
-    survives = np.stack([frame["survives"].to_numpy() for frame in rest], axis=1)
+    base, seed = scanned[0], study.settings.graft.seed
+    survives = _survival(scanned[1:])
     heldout = [_loss(frame) for frame in made]
     study.write(
         SEQUENCES_FILE,
@@ -316,46 +538,98 @@ def _conclude(
             for graft, frame in zip(grafts, scanned, strict=True)
         ),
     )
+    patches = [task.graft for task in tasks if isinstance(task.graft, Patch)]
+    patched = [_read(task) for task in tasks if isinstance(task.graft, Patch)]
+    under_patch = _survival([one.drop_nulls("survives").sort("sequence_id") for one in patched])
+    patch_loss = [_loss(frame) for frame in patched]
+    rows: list[dict[str, Any]] = []
+    patch_rows: list[dict[str, Any]] = []
+    specific: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    scored_parts, lost = _lost(grafts[1:], survives)
+    found = {one.name for one in _found_taxonomies(study)}
+    for classes in _classes(study, base):
+        inside, name, named, one = classes.inside, classes.taxonomy, classes.names, classes.tried
+        kept = kept_by_class(survives[inside], one, seed=seed)
+        rows += _rows(name, named, grafts[1:], kept, one, heldout[1:])
+        if patches:
+            kept = kept_by_class(under_patch[inside], one, seed=seed)
+            patch_rows += _rows(name, named, patches, kept, one, patch_loss)
+        if scored_parts:
+            score = causal_score(lost[inside], one, seed=seed)
+            other = causal_score(lost[inside], replace(one, margin=classes.logprob), seed=seed)
+            draws = study.settings.graft.draws
+            scores.append(
+                _score_row(name, named, scored_parts, score, other)
+                | {"draws": draws, "is_found": name in found}
+            )
+            if len(named) > 1:
+                specific += [
+                    {
+                        "taxonomy": name,
+                        "class": named[at],
+                        "part": scored_parts[part],
+                        "lost": figure.lost,
+                        **figure.specificity.columns("specificity", ends=""),
+                    }
+                    for at, part, figure in specificities(lost[inside], one, seed=seed)
+                ]
+    study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
+    study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
+    study.write(GRAFT_SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
+    (study.folder / PATCHES_FILE).unlink(missing_ok=True)
+    if patches:
+        study.write(PATCHES_FILE, pl.DataFrame(patch_rows, infer_schema_length=None).fill_nan(None))
+    return {
+        "grafts": len(grafts),
+        "patches": len(patches),
+        "sequences": base.height,
+        "rows": len(rows),
+        "parts": list(parts),
+        "heldout_loss": heldout[0],
+    }
+
+
+def _survival(scanned: Sequence[pl.DataFrame]) -> np.ndarray:
+    """Whether each sequence survives each graft, (sequences, grafts) bool."""
+    columns = [frame["survives"].to_numpy() for frame in scanned]
+    return np.stack(columns, axis=1) if columns else np.empty((0, 0), dtype=bool)
+
+
+class _Classes(NamedTuple):
+    """The sequences of one taxonomy's classes, among all that were tried."""
+
+    taxonomy: str
+    names: list[str]
+    inside: np.ndarray
+    tried: Tried
+    logprob: np.ndarray
+
+
+def _classes(study: Study, base: pl.DataFrame) -> Iterator[_Classes]:
+    """Each taxonomy, the found ones last; those of which nothing was tried are left out."""
+    tried = _tried(study)
     labels = tried.select("sequence_id").join(
         study.read(LABELS_FILE), on="sequence_id", how="left", maintain_order="left"
     )
-    rows: list[dict[str, Any]] = []
-    specific: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
-    parts, lost = _lost(grafts[1:], survives)
+    taxonomies = _taxonomies(study)
+    for found in _found_taxonomies(study):
+        labels = labels.with_columns(label_sequences(tried, found).alias(found.name))
+        taxonomies[found.name] = [one for one in found.classes if one != NON_MEMO]
+    gap, logprob = (base[one].to_numpy().astype(np.float64) for one in ("gap", "logprob"))
     # What the model does not reproduce here can neither survive nor break (a near tie).
     is_whole = base["survives"].to_numpy()
-    for name, classes in _taxonomies(study).items():
+    for name, classes in taxonomies.items():
         index = labels[name].replace_strict(
             {one: place for place, one in enumerate(classes)}, default=None, return_dtype=pl.Int64
         )
         inside = index.is_not_null().to_numpy() & is_whole
         present = sorted(set(index.to_numpy()[inside].astype(int).tolist()))
-        if not present:
-            continue
-        places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
-        named = [classes[one] for one in present]
-        groups = tried["group"].to_numpy()[inside]
-        one = Tried(places, groups, gap[inside], len(present))
-        kept = kept_by_class(survives[inside], one, seed=study.settings.graft.seed)
-        rows += _rows(name, named, grafts, kept, one, heldout)
-        if parts:
-            seed = study.settings.graft.seed
-            score = causal_score(lost[inside], one, seed=seed)
-            also = replace(one, margin=logprob[inside])
-            other = causal_score(lost[inside], also, seed=seed)
-            draws = study.settings.graft.draws
-            scores.append(_score_row(name, named, parts, score, other) | {"draws": draws})
-            if len(named) > 1:
-                specific += [
-                    {"taxonomy": name, "class": named[at], "part": parts[part], "lost": found.lost}
-                    | found.specificity.columns("specificity", ends="")
-                    for at, part, found in specificities(lost[inside], one, seed=seed)
-                ]
-    study.write(GRAFT_FILE, pl.DataFrame(rows, infer_schema_length=None).fill_nan(None))
-    study.write(GRAFT_SPECIFICITY_FILE, pl.DataFrame(specific, schema=_SPECIFICITY).fill_nan(None))
-    study.write(GRAFT_SCORES_FILE, pl.DataFrame(scores, schema=_SCORES).fill_nan(None))
-    return len(rows)
+        if present:
+            places = np.searchsorted(present, index.fill_null(0).to_numpy()[inside])
+            groups = tried["group"].to_numpy()[inside]
+            one = Tried(places, groups, gap[inside], len(present))
+            yield _Classes(name, [classes[at] for at in present], inside, one, logprob[inside])
 
 
 _SPECIFICITY = {
@@ -369,6 +643,7 @@ _SPECIFICITY = {
 }
 _SCORES = {
     "taxonomy": pl.String,
+    "is_found": pl.Boolean,
     "n_classes": pl.Int64,
     "n_groups": pl.Int64,
     "draws": pl.Int64,
@@ -419,7 +694,7 @@ def _lost(grafts: Sequence[Graft], survives: np.ndarray) -> tuple[list[str], np.
 def _rows(
     taxonomy: str,
     classes: Sequence[str],
-    grafts: Sequence[Graft],
+    grafts: Sequence[Graft | Patch],
     kept: Kept,
     tried: Tried,
     heldout: Sequence[float | None],
@@ -427,7 +702,7 @@ def _rows(
     """One row a class and graft."""
     for at, name in enumerate(classes):
         of_class = tried.classes == at
-        for column, graft in enumerate(grafts[1:]):
+        for column, graft in enumerate(grafts):
             yield {
                 "taxonomy": taxonomy,
                 "class": name,
@@ -438,7 +713,7 @@ def _rows(
                 "low": float(kept.low[at, column]),
                 "high": float(kept.high[at, column]),
                 "matched_survive": float(kept.matched[at, column]),
-                "heldout_loss": heldout[column + 1],
+                "heldout_loss": heldout[column],
             }
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -56,12 +56,20 @@ from mnemoscope.pipeline.capture import (
     with_decoded,
 )
 from mnemoscope.pipeline.continue_ import chunk_blocks, chunk_folder, continue_with, verdict_folder
+from mnemoscope.pipeline.graft import (
+    check_twin,
+    conclude_grafts,
+    load_pair,
+    make_part,
+    tasks_of,
+    wanted_parts,
+)
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.study.folder import LOCK_FILE, Study, hold_folder, versions
 from mnemoscope.study.models import Models, facts_of, reference_name
 from mnemoscope.study.settings import StudySettings, parse_settings
 
-_STAGES = ("continue", "capture")
+_STAGES = ("continue", "capture", "graft")
 _RECORD = "part.json"
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
@@ -101,7 +109,7 @@ def run_part(
     *,
     redo: bool = False,
 ) -> Path | None:
-    """Run one part of `continue` or `capture`; what a killed run finished is kept.
+    """Run one part of `continue`, `capture` or `graft`; what a killed run finished is kept.
 
     The study is only read, so several processes may each do a part, also on machines that share
     its folder. `change` must be the same for every part; `redo` starts the part again. Gives the
@@ -121,8 +129,11 @@ def run_part(
         if study.is_done(stage):
             return None
         models = Models(wanted)
+        if stage == "graft":
+            return _graft(study, part, models, redo=redo)
         roles = ("model",) if stage == "continue" else captured_roles(study)
-        with _working_on(study, stage, part, models, roles=roles, redo=redo) as folder:
+        facts = _facts(study, models, roles)
+        with _working_on(study, stage, part, facts, redo=redo) as folder:
             hold = partial(hold_here, study, models, is_recorded=False)
             if stage == "continue":
                 _continue(study, part, folder, hold)
@@ -131,18 +142,32 @@ def run_part(
     return folder
 
 
-@contextmanager
-def _working_on(
-    study: Study, stage: str, part: Part, models: Models, *, roles: tuple[str, ...], redo: bool
-) -> Iterator[Path]:
-    """Lock a part's folder; its record is written first and marked as finished last."""
-    folder = study.folder / "parts" / stage / f"{part.number}-of-{part.n}"
-    folder.mkdir(parents=True, exist_ok=True)
+def _facts(study: Study, models: Models, roles: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What there is to know of the models; they must be those that made the study."""
     facts = {}
     for role in roles:
         name = study.settings.model.name if role == "model" else reference_name(study.settings)
         facts[role] = facts_of(load_role(models, role), str(name))
         study.check_model(role, facts[role])
+    return facts
+
+
+@contextmanager
+def _working_on(
+    study: Study,
+    stage: str,
+    part: Part,
+    facts: dict[str, dict[str, Any]],
+    *,
+    redo: bool,
+    beside: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Lock a part's folder; its record is written first and marked as finished last.
+
+    `beside` holds further values that must be equal in all parts.
+    """
+    folder = study.folder / "parts" / stage / f"{part.number}-of-{part.n}"
+    folder.mkdir(parents=True, exist_ok=True)
     values = {  # must be equal in all parts
         "stage": stage,
         "key": study.key(stage),
@@ -150,6 +175,7 @@ def _working_on(
         "models": facts,
         "versions": versions(),
         "table": table_digest(study.sequences),
+        **(beside or {}),
     }
     with hold_folder(folder):
         for path in folder.iterdir() if redo else ():
@@ -179,6 +205,16 @@ def table_digest(table: pl.DataFrame) -> str:
         if column in table.columns:
             digest.update(table[column].explode().to_numpy().astype("int32").tobytes())
     return digest.hexdigest()
+
+
+def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
+    """Make every n-th graft."""
+    check_twin(study)
+    facts, loaded = _facts(study, models, ("model", "reference")), load_pair(study, models)
+    parts = wanted_parts(study, loaded)
+    with _working_on(study, "graft", part, facts, redo=redo, beside={"parts": parts}) as folder:
+        make_part(study, loaded, facts, parts, folder, part.does)
+    return folder
 
 
 def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
@@ -258,7 +294,7 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
         if not stages:
             raise UserError(
                 f"{study.folder}: holds no parts. Make them with 'mnemoscope continue "
-                f"{study.folder} --part 1/2' and 2/2, or capture likewise."
+                f"{study.folder} --part 1/2' and 2/2, capture or graft likewise."
             )
         for stage in stages:
             records = _find_parts(study, stage)
@@ -267,15 +303,33 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
                 study.adopt(parse_settings(values["settings"], where=where))
                 for role, facts in values["models"].items():
                     study.remember_model(role, facts)
-                crew = _PartsCrew(study, stage, records)
-                if stage == "continue":
-                    continue_with(study, crew.hold, check=check)
+                if stage == "graft":
+                    _merge_grafts(study, records)
+                elif stage == "continue":
+                    continue_with(study, _PartsCrew(study, stage, records).hold, check=check)
                 else:
-                    capture_with(study, crew.hold)
+                    capture_with(study, _PartsCrew(study, stage, records).hold)
             shutil.rmtree(study.folder / "parts" / stage)
         if not any((study.folder / "parts").iterdir()):
             (study.folder / "parts").rmdir()
     return stages
+
+
+def _merge_grafts(study: Study, records: Sequence[_Record]) -> None:
+    """Take the grafts of all parts into the study and conclude from them."""
+    values, folder = records[0].values, study.folder / "graft"
+    tasks = list(tasks_of(study, values["models"], values["parts"], folder))
+    folder.mkdir(exist_ok=True)
+    for at, task in enumerate(tasks):
+        record = records[at % len(records)]
+        _, table = _read_table(record, task.path.name)
+        if table is None:
+            raise DamagedDataError(
+                f"{record.folder / task.path.name}: missing. Run 'mnemoscope graft {study.folder} "
+                f"--part {record.part}' again: the rest of it is kept."
+            )
+        write_bytes(task.path, table)
+    conclude_grafts(study, tasks, values["parts"])
 
 
 def _find_parts(study: Study, stage: str) -> list[_Record]:

@@ -24,6 +24,7 @@ from mnemoscope.pipeline.graft import (
     GRAFT_SPECIFICITY_FILE,
     INTO_MODEL,
     INTO_TWIN,
+    PATCHES_FILE,
     graft_statements,
 )
 from mnemoscope.pipeline.knockout import (
@@ -449,7 +450,8 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
-    controls, and `specific`, what it breaks of this class more than of the others.
+    controls, and `specific`, what it breaks of this class more than of the others. `patches`, None
+    where there are none, are what `_patches_of` gives.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -510,7 +512,35 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
             | {"alone": plain_twin[row["class"]]}
             for row in appear.unique("class", keep="first", maintain_order=True).to_dicts()
         ],
+        "patches": _patches_of(study, taxonomy),
     }
+
+
+def _patches_of(study: Study, taxonomy: str) -> Record | None:
+    """What the twin's activations break: `rows` are places, `columns` classes and positions.
+
+    Each of a row's `cells` is survival with the twin's activations and, `control`, with those of
+    its run on other sequences.
+    """
+    if not study.settings.graft.patch:
+        return None
+    rows = study.read(PATCHES_FILE).filter(taxonomy=taxonomy, direction=INTO_MODEL)
+    keys = ("class", "positions")
+    columns = rows.select(keys).unique(maintain_order=True).to_dicts()
+    means = rows.group_by("part", *keys, "control").agg(pl.col("survive", "low", "high").mean())
+    found = {
+        (row["part"], row["class"], row["positions"], row["control"]): row
+        for row in means.iter_rows(named=True)
+    }
+    shown = []
+    for part in rows["part"].unique(maintain_order=True):
+        cells = []
+        for column in columns:
+            twin, other = (found.get((part, *column.values(), name)) for name in ("twin", "other"))
+            twin_estimate = NO_ESTIMATE if twin is None else Estimate.of(twin, "survive", ends="")
+            cells.append({"twin": twin_estimate, "control": other and other["survive"]})
+        shown.append({"part": part, "cells": cells})
+    return {"columns": columns, "rows": shown} if shown else None
 
 
 def knockout_of(study: Study, taxonomy: str) -> Record | None:

@@ -126,6 +126,8 @@ def graft_tables(study: Study) -> Iterator[Table]:
     if study.is_done("benchmark"):
         benchmark = read_benchmark(study).filter(source="model")
         own = dict(benchmark.select("taxonomy", "min_f1").iter_rows())
+    if study.is_done("search"):
+        own = dict(study.read(SEARCH_FILE).select("taxonomy", "min_f1").iter_rows()) | own
     yield Table(
         title="Taxonomies by cause",
         columns=(
@@ -135,7 +137,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
         ),
         rows=[
             (
-                row["taxonomy"],
+                row["taxonomy"] + (" (found)" if row["is_found"] else ""),
                 points(row["score"]),
                 interval((row["score"], row["low"], row["high"])) or UNKNOWN,
                 points(row["by_logprob"]),
@@ -151,7 +153,8 @@ def graft_tables(study: Study) -> Iterator[Table]:
         "breaks beyond changes of equal norm, at equal margins (smallest gap of two logits; "
         "beside it matched on log-probability), in points. Part and pair "
         "are chosen on one half of the groups and measured on the other. Beside it what labels "
-        "permuted at equal margins reach, and min-F1, which maps show.",
+        "permuted at equal margins reach, and min-F1, which maps show (of a taxonomy found by "
+        "search on its final part).",
     )
 
 

@@ -37,6 +37,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.capture import capture_rows, maps_folder, shown_tokens
+from mnemoscope.pipeline.graft import score_grafts_again
 from mnemoscope.pipeline.label import add_measures
 from mnemoscope.pipeline.train import (
     Job,
@@ -61,7 +62,7 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import SearchSettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies, read_nodes
 from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
-from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
 from mnemoscope.taxonomy.nodes import UNION
@@ -173,6 +174,7 @@ def search_stage(study: Study, models: Models) -> None:
             "untrained": len(proposals.seen) - len(proposals.entries),
             "impossible_beside": impossible,
         }
+    score_grafts_again(study)
     study.forget("report")  # the report includes the search
 
 
@@ -296,23 +298,6 @@ def mean_prior(
         on_prefix()
     whole: npt.NDArray[np.float64] = np.logaddexp.reduce(found, axis=0) - np.log(len(found))
     return whole
-
-
-def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Draw rows of other groups for every row, other rows in a single group: (n_others, rows)."""
-    named = np.unique(np.asarray(groups), return_inverse=True)[1]
-    generator, n_rows = np.random.default_rng(seed), len(named)
-    rows = np.arange(n_rows)
-    found = np.empty((n_others, n_rows), dtype=np.int64)
-    for draw in range(n_others):
-        chosen = generator.integers(0, n_rows, n_rows)
-        for _ in range(n_rows if named.max(initial=0) else 1):
-            same = np.flatnonzero(named[chosen] == named)
-            if not len(same):
-                break
-            chosen[same] = (chosen[same] + 1) % n_rows
-        found[draw] = np.where(chosen == rows, (chosen + 1) % n_rows, chosen)
-    return found
 
 
 # The searched sequences: three parts that share no group, and each candidate's share of them.

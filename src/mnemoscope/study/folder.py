@@ -72,6 +72,8 @@ NEUTRAL: dict[str, Any] = {
     "localize.rankings": ["value_norm_contrast"],
     "knockout.by": "delta",
     "knockout.own_edges": 8,
+    "graft.patch": False,
+    "graft.patch_blocks": 4,
 }
 
 STAGES: tuple[Stage, ...] = (

@@ -427,6 +427,17 @@ class GraftSettings(BoundedSettings):
         "(the verdict's), [0.25, 0.5, 0.75, 1] a dose curve.",
     )
     draws: _Draws = Field(default=3, description="Draws of each control: random, shuffled.")
+    patch: bool = Field(
+        default=False,
+        description="Put in activations of the twin's own run too: what enters each layer, what "
+        "its attention gives and its MLP, beside those of its run on other sequences.",
+    )
+    patch_blocks: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="Blocks of positions that are patched alone, beside all together; 1 is none.",
+    )
     n_sequences: int = Field(
         default=250, ge=2, description="Memorized sequences of each class that are scanned."
     )

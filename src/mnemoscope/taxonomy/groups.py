@@ -6,9 +6,10 @@ With 5-grams sorted from rare to frequent, two sets that are similar enough shar
 first few. Only those are indexed, so that frequent 5-grams cost nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
@@ -58,6 +59,23 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
     first = pl.col("sequence_id").min().over("component")
     named = frame.select("sequence_id").with_columns(components)
     return named.select(first.cast(pl.String).alias("group")).to_series()
+
+
+def other_rows(groups: Sequence[str], n_others: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Draw rows of other groups for every row, other rows in a single group: (n_others, rows)."""
+    named = np.unique(np.asarray(groups), return_inverse=True)[1]
+    generator, n_rows = np.random.default_rng(seed), len(named)
+    rows = np.arange(n_rows)
+    found = np.empty((n_others, n_rows), dtype=np.int64)
+    for draw in range(n_others):
+        chosen = generator.integers(0, n_rows, n_rows)
+        for _ in range(n_rows if named.max(initial=0) else 1):
+            same = np.flatnonzero(named[chosen] == named)
+            if not len(same):
+                break
+            chosen[same] = (chosen[same] + 1) % n_rows
+        found[draw] = np.where(chosen == rows, (chosen + 1) % n_rows, chosen)
+    return found
 
 
 def _chain(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
