@@ -728,8 +728,8 @@ def count_grafts(settings: StudySettings, n_layers: int) -> tuple[int, int]:
     A layer has five parts, and three stand outside the layers (two where embeddings are tied).
     """
     wanted = settings.graft
-    n_parts = len(set(wanted.parts)) if wanted.parts else 5 * n_layers + 3
-    n_directions = len(set(wanted.directions))
+    n_parts = len(wanted.parts) if wanted.parts else 5 * n_layers + 3
+    n_directions = len(wanted.directions)
     n_controls = 2 * wanted.draws if "twin_in_model" in wanted.directions else 0
     of_a_part = n_directions * len({*wanted.shares, 1.0}) + n_controls
     n_nothing = 1 + ("model_in_twin" in wanted.directions)

@@ -277,7 +277,7 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     before = {path.name for path in (study.folder / "graft").iterdir()}
     assert len(before) == 4  # nothing, the twin's part, random, shuffled
     assert set(Study(study.folder).read("graft.parquet")["part"]) == {"layers.0.qk"}
-    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp", "layers.0.qk"], "n_heldout": 10}
+    more = few | {"parts": ["layers.0.qk", "layers.0-1.mlp"], "n_heldout": 10}
     run_stage(Study(study.folder), "graft", settings_of(study, **more), redo=True)
     after = {path.name for path in (study.folder / "graft").iterdir()}
     assert before < after

@@ -111,15 +111,14 @@ def test_memory_grows_with_batch_and_number_format() -> None:
         {},
         {"patch": True, "draws": 2},
         {"directions": ["twin_in_model"], "shares": [0.5], "patch": True, "patch_blocks": 1},
-        {"directions": ["model_in_twin"], "parts": ["qk", "qk", "mlp"]},
+        {"directions": ["model_in_twin"], "parts": ["qk", "mlp"]},
     ],
 )
 def test_as_many_grafts_are_planned_as_are_made(wanted, tmp_path) -> None:
     """Two layers of five parts and three outside them."""
     settings = chosen(graft=wanted)
     parts = [f"layers.{at}.{one}" for at in (0, 1) for one in KINDS] + [*OUTSIDE]
-    named = settings.graft.parts and list(dict.fromkeys(settings.graft.parts))
-    grafts = list(grafts_of(settings.graft, named or parts))
+    grafts = list(grafts_of(settings.graft, settings.graft.parts or parts))
     patches = list(patches_of(settings.graft, 2, n_read=63))
     assert count_grafts(settings, 2) == (len(grafts), len(patches))
 

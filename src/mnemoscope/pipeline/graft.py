@@ -247,7 +247,7 @@ def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
         UserError: a part that the model does not have.
     """
     pair = loaded.pairs[INTO_MODEL]
-    parts = list(dict.fromkeys(study.settings.graft.parts or pair.anatomy.parts))
+    parts = list(study.settings.graft.parts or pair.anatomy.parts)
     for part in parts:
         pair.anatomy.find(part, pair.twin)
     return parts
