@@ -23,9 +23,10 @@ from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
 from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available
+from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_splits
-from mnemoscope.data.read import has_values, read_sequences
-from mnemoscope.data.table import read_table
+from mnemoscope.data.read import read_sequences
+from mnemoscope.data.table import has_values, read_table
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import SAMPLES_FILE, check_match, draw_samples, samples_of
 from mnemoscope.pipeline.published_split import read_published, take_published_patterns
@@ -380,10 +381,20 @@ def find_data(
         from mnemoscope.embedded import sequences_path
 
         return _of_frame(read_table(sequences_path()), settings)
+    if parse_hub_name(wanted.source):
+        why = "a data set of the hub; how many sequences it gives is known once it is here"
+        return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
     if not Path(wanted.source).exists():
         raise UserError(f"{wanted.source}: no such file or folder.")
     try:
-        return _of_frame(read_sequences(wanted.source, None, length=wanted.length).frame, settings)
+        found = read_sequences(
+            wanted.source,
+            None,
+            length=wanted.length,
+            prefix=wanted.n_prefix,
+            columns=wanted.columns,
+        )
+        return _of_frame(found.frame, settings)
     except UserError as error:
         if "tokenizer" not in str(error):
             raise
@@ -425,7 +436,13 @@ def _with_verdicts(data: PlannedData, settings: StudySettings) -> pl.DataFrame |
     if settings.features.corpus is not None:
         return None  # counting duplicates takes as long as the stage
     patterns, length = settings.features.patterns, settings.sequences.length
-    frame = add_features(frame, patterns=patterns, length=length, code="off")
+    frame = add_features(
+        frame,
+        patterns=patterns,
+        length=length,
+        prefix=settings.sequences.n_prefix,
+        code="off",
+    )
     return take_published_patterns(frame) if patterns == "published" else frame
 
 
@@ -435,8 +452,8 @@ def _verdict(frame: pl.DataFrame) -> str | None:
 
 
 def _of_frame(frame: pl.DataFrame, settings: StudySettings) -> PlannedData:
-    half = settings.sequences.length // 2
-    how = "scanned" if settings.continue_.scan else f"continued by {half} tokens"
+    n_suffix = settings.sequences.length - settings.sequences.n_prefix
+    how = "scanned" if settings.continue_.scan else f"continued by {n_suffix} tokens"
     lines = [f"Sequences: {frame.height:,}, each {how}."]
     verdict, n_memorized = _verdict(frame), None
     if verdict is not None:
@@ -628,17 +645,17 @@ def count_passes(
     The first step of a scan leaves at most `n_memorized`; `n_own` maps show a continuation.
     """
     length = settings.sequences.length
-    half = length // 2
-    first = half + min(_SCANNED_AT_ONCE, half)
+    n_suffix = length - settings.sequences.n_prefix
+    first = length - n_suffix + min(_SCANNED_AT_ONCE, n_suffix)
     found = []
     if settings.continue_.scan:
         found.append(Passes("scan, first step", n_sequences, 1, first - 1))
         found.append(Passes("scan, the rest", n_memorized, 1, length - first))
-        found.append(Passes("continuation of Non-Memo", n_own, half, length - 1))
+        found.append(Passes("continuation of Non-Memo", n_own, n_suffix, length - 1))
     else:
-        found.append(Passes("continuation", n_sequences, half, length - 1))
+        found.append(Passes("continuation", n_sequences, n_suffix, length - 1))
     n_checked = min(settings.continue_.check_rows, n_sequences)
-    found.append(Passes("scan against decoding, a draw", n_checked, half, length - 1))
+    found.append(Passes("scan against decoding, a draw", n_checked, n_suffix, length - 1))
     found.append(Passes("capture", n_maps, 1, length))
     if settings.benchmark.controls:
         found.append(Passes("log-probabilities", n_maps, 1, length, is_control=True))
@@ -652,7 +669,9 @@ def map_bytes(n_layers: int, length: int, *, n_tensors: int = 2) -> int:
     return n_tensors * n_layers * (length * (length + 1) // 2) * 2
 
 
-def memory_bytes(shape: ModelShape, *, dtype: str, batch_size: int, length: int) -> tuple[int, int]:
+def memory_bytes(
+    shape: ModelShape, *, dtype: str, batch_size: int, length: int, suffix: int | None = None
+) -> tuple[int, int]:
     """Bytes on the device: the weights, and the larger of a batch's capture and scan.
 
     Capture: pooled maps of all layers (mean and max, float32, twice while they are stacked), one
@@ -666,7 +685,8 @@ def memory_bytes(shape: ModelShape, *, dtype: str, batch_size: int, length: int)
     maps = 2 * 2 * 4 * batch_size * shape.n_layers * length * length
     weights = batch_size * shape.n_heads * length * length * (size + 4)
     kept = 2 * shape.n_layers * rows * shape.hidden * size
-    logits = (rows // 2) * shape.vocabulary * (size + 4)
+    n_logits = rows // 2 if suffix is None else batch_size * suffix
+    logits = n_logits * shape.vocabulary * (size + 4)
     return shape.n_parameters * size, states + max(maps + weights, kept + logits)
 
 
@@ -714,7 +734,13 @@ def find_cost(
     return Cost(
         each,
         _range(*(_bytes(n * each * n_stores) for n in (need.n_least, need.n_maps))),
-        *memory_bytes(shape, dtype=model.dtype, batch_size=model.batch_size, length=length),
+        *memory_bytes(
+            shape,
+            dtype=model.dtype,
+            batch_size=model.batch_size,
+            length=length,
+            suffix=length - settings.sequences.n_prefix,
+        ),
         passing[False],
         training[0],
         passing[True],

@@ -102,9 +102,9 @@ def test_known_columns_come_at_their_types(tmp_path):
 def test_a_missing_file_a_folder_and_another_ending_are_refused(tmp_path):
     for name in ("gone.parquet", "gone.jsonl"):
         assert f"{name}: no such file" in refusal(read_table, tmp_path / name)
-    (tmp_path / "t.csv").write_text("sequence_id\n1\n")
-    for verb in ([read_table, tmp_path / "t.csv"], [write_table, tmp_path / "t.csv", table()]):
-        assert ".parquet or .jsonl" in refusal(*verb)
+    (tmp_path / "t.xlsx").write_text("sequence_id\n1\n")
+    assert "must end in .parquet, .jsonl," in refusal(read_table, tmp_path / "t.xlsx")
+    assert ".parquet or .jsonl" in refusal(write_table, tmp_path / "t.csv", table())
     assert "folder" in refusal(read_table, tmp_path)
     assert "no such folder" in refusal(write_table, tmp_path / "gone" / "t.jsonl", table())
 
@@ -177,7 +177,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, ending, monkeypatch):
 
     for name in ("read_parquet", "read_parquet_metadata"):
         monkeypatch.setattr(pl, name, forbidden)
-    monkeypatch.setattr("mnemoscope.data.table.open", forbidden, raising=False)
+    monkeypatch.setattr("mnemoscope.data.formats.open", forbidden, raising=False)
     assert "no permission" in refusal(read_table, path)
 
 

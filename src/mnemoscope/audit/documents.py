@@ -20,11 +20,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.data.read import WindowCutter, list_files
+from mnemoscope.data.formats import list_files, table_ending
+from mnemoscope.data.hub import find_hub_files, parse_hub_name
+from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError
 
-_TABLES = (".jsonl", ".parquet")
 _SNIFFED_BYTES = 8192
 _HEAD_BYTES = 4096
 _CHARSET = re.compile(rb"charset=[\"']?([\w-]+)", re.IGNORECASE)
@@ -89,9 +90,9 @@ def read_documents(
 ) -> Reading:
     """Read all documents; the same name twice is read once.
 
-    `sources` are files, folders (read recursively, hidden files left out), `.jsonl` or `.parquet`
-    tables with a column `text`, or `-` for `stdin`. Files in `leave_out` are no documents: the
-    audit itself goes there.
+    `sources` are files, folders (read recursively, hidden files left out), tables with a column
+    `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
+    documents: the audit itself goes there.
 
     Raises:
         UserError: a source that does not exist, an encoding nobody knows, or nothing readable.
@@ -101,7 +102,7 @@ def read_documents(
     except (LookupError, ValueError):
         raise UserError(f"--encoding {encoding}: no such encoding. Try latin-1.") from None
     for source in sources:
-        if source != "-" and not Path(source).exists():
+        if source != "-" and not Path(source).exists() and not parse_hub_name(source):
             raise UserError(f"{source}: no such file or folder.")
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
@@ -130,8 +131,11 @@ def read_documents(
 def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str, Path | None]]:
     for source in sources:
         path = Path(source)
+        hub = parse_hub_name(source)
         if source == "-":
             yield source, None
+        elif hub is not None:
+            yield from ((f"{hub.name}/{file.name}", file) for file in find_hub_files(hub).files)
         elif path.is_dir():
             for file in list_files(path):
                 if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
@@ -148,7 +152,7 @@ def _read(
         yield _document(name, _decode(data, encoding), is_extracted=True)
         return
     ending = path.suffix.lower()
-    if ending in _TABLES:
+    if table_ending(path):
         frame = read_table(path)
         if "text" not in frame.columns:
             raise UserError("a table without a column 'text'.")

@@ -91,8 +91,8 @@ def audit(
     documents: Annotated[
         list[str] | None,
         Argument(
-            help="Texts, Markdown, code, HTML, PDF, DOCX, folders, .jsonl or .parquet with a "
-            "column 'text', or - for standard input."
+            help="Texts, Markdown, code, HTML, PDF, DOCX, folders; .jsonl (.gz, .zst), .csv, "
+            ".parquet or a data set of the hub with a column 'text'; or - for standard input."
         ),
     ] = None,
     out: Annotated[Path | None, Option("-o", "--out", help="Folder for the audit.")] = None,

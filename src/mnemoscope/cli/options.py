@@ -20,8 +20,18 @@ Sequences = Annotated[
     str | None,
     Option(
         "--sequences",
-        help="Folder of text or code, text file, .jsonl or .parquet, 'embedded', or with --split "
-        "'usvsnsp/semantic-filters'.",
+        help="Folder of text or code, text file, .jsonl (.gz, .zst), .csv, .parquet, "
+        "NAME_prefix.npy, a data set of the hub OWNER/NAME[:CONFIG][@REVISION][#SPLIT], "
+        "'embedded', or with --split 'usvsnsp/semantic-filters'.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    Option(
+        "--column",
+        metavar="NAME=PATH",
+        help="A column by its path in the source, duplicates=meta.duplicates (also into JSON in "
+        "texts), held_out=meta.duplicates==0, group=@row; repeatable.",
     ),
 ]
 Split = Annotated[
@@ -197,11 +207,24 @@ def merge_flags(
     given = {
         key: value
         for key, value in flags.items()
-        if value is not None and value is not False and value != []  # a 0 was given
+        if value is not None and value is not False and value not in ([], {})  # a 0 was given
     }
     for key, value in [*given.items(), *map(assignment, assignments or [])]:
         _place(values, key, value)
     return parse_settings(values, where="settings")
+
+
+def parse_columns(given: list[str] | None) -> dict[str, str]:
+    """Texts of `--column` by the column that each makes; empty where none is given."""
+    columns = {}
+    for text in given or []:
+        name, separator, path = text.partition("=")
+        if not separator or not name.strip() or not path.strip():
+            raise UserError(
+                f"--column {text}: wants NAME=PATH, for example --column duplicates=meta.count."
+            )
+        columns[name.strip()] = path.strip()
+    return columns
 
 
 def assignment(text: str) -> tuple[str, Any]:

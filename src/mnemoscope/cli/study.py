@@ -14,6 +14,7 @@ from mnemoscope.cli.options import (
     MODEL,
     STAGE,
     By,
+    Columns,
     DropSmallClasses,
     EngineFlags,
     ModelFlags,
@@ -31,6 +32,7 @@ from mnemoscope.cli.options import (
     StudyFolder,
     Taxonomies,
     merge_flags,
+    parse_columns,
     working_with,
 )
 from mnemoscope.errors import UserError
@@ -77,6 +79,7 @@ def run(
     ] = None,
     model: ModelFlags = MODEL,
     sequences: Sequences = None,
+    column: Columns = None,
     split: Split = None,
     taxonomy: Taxonomies = None,
     reference: Reference = None,
@@ -110,6 +113,7 @@ def run(
     out = out or _STUDY
     flags = model.settings() | {
         "sequences.source": sequences,
+        "sequences.columns": parse_columns(column),
         "sequences.split": split,
         "label.taxonomies": taxonomy,
         "capture.reference": reference,
@@ -164,18 +168,23 @@ def _announce(settings: StudySettings, out: Path) -> None:
 
 
 def sequences(
-    source: Annotated[str, Argument(help="Folder, text file, .jsonl or .parquet.")],
+    source: Annotated[str, Argument(help="Texts, a table or a data set, as run --sequences.")],
     out: Out,
+    column: Columns = None,
     split: Split = None,
     model: ModelFlags = MODEL,
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Cut texts into 64-token sequences with the model's tokenizer and found a study.
+    """Cut texts into sequences with the model's tokenizer and found a study.
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
-    flags = model.settings() | {"sequences.source": source, "sequences.split": split}
+    flags = model.settings() | {
+        "sequences.source": source,
+        "sequences.columns": parse_columns(column),
+        "sequences.split": split,
+    }
     chosen = merge_flags(None, flags, set_)
     study = _found(out, chosen, quiet=quiet)
     verb = "features" if chosen.model.name == NO_MODEL else "continue"
@@ -204,6 +213,7 @@ def capture(
         Path | None, Option("-o", "--out", help="A new study, with --sequences.")
     ] = None,
     sequences: Sequences = None,
+    column: Columns = None,
     reference: Reference = None,
     model: ModelFlags = MODEL,
     part: PartOption = None,
@@ -216,7 +226,11 @@ def capture(
 
     Example: mnemoscope capture my-study
     """
-    flags = model.settings() | {"sequences.source": sequences, "capture.reference": reference}
+    flags = model.settings() | {
+        "sequences.source": sequences,
+        "sequences.columns": parse_columns(column),
+        "capture.reference": reference,
+    }
     folder = study or out
     if folder is None:
         raise UserError("capture: name a study, or give --model, --sequences and -o for a new one.")

@@ -20,6 +20,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.study.folder import STAGES, Study, is_study
 
 Target = Annotated[Path, Argument(help="A study folder, or a .jsonl or .parquet table with -o.")]
+Prefix = Annotated[
+    int | None, Option("--prefix", min=1, help="Of these, the prefix (half unless given).")
+]
 TableOut = Annotated[Path | None, Option("-o", "--out", help="Table to write.")]
 
 
@@ -28,6 +31,7 @@ def features(
     out: TableOut = None,
     patterns: Patterns = None,
     length: Annotated[int, Option("--length", help="Tokens a sequence (table).")] = 64,
+    prefix: Prefix = None,
     corpus: Annotated[
         Path | None,
         Option(
@@ -60,7 +64,9 @@ def features(
     refuse_unwritable(out)
     counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
     with shown(stage.quiet):
-        n_rows = write_features(target, out, patterns=mode, length=length, corpus=counted)
+        n_rows = write_features(
+            target, out, patterns=mode, length=length, prefix=prefix, corpus=counted
+        )
         lines = _compare_patterns(out) if compare_patterns else []
     print(*lines, sep="\n", end="\n" if lines else "")
     print(f"Wrote {out} ({n_rows:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
@@ -204,6 +210,7 @@ def duplicates(
         ),
     ] = None,
     length: Annotated[int, Option("--length", help="Tokens a sequence.")] = 64,
+    prefix: Prefix = None,
     save_every: Annotated[
         float, Option("--save-every", help="Seconds from one saving of progress to the next.")
     ] = 10.0,
@@ -224,7 +231,7 @@ def duplicates(
     from mnemoscope.data.table import write_table
 
     refuse_unwritable(out)
-    suffixes = read_suffixes(sequences, length=length)
+    suffixes = read_suffixes(sequences, length=length, prefix=prefix)
     progress_file = progress_path(out)
     with shown(quiet):
         opened = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=dtype)

@@ -5,15 +5,30 @@ import io
 import json
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.read import WindowCutter, list_files, read_text
-from mnemoscope.data.table import COLUMNS, is_kind, is_value_of_kind, whole_parquet
+from mnemoscope.data.formats import (
+    TABLE_ENDINGS,
+    list_files,
+    open_unpacked,
+    pass_over,
+    refuse_as_prose,
+    table_ending,
+)
+from mnemoscope.data.read import WindowCutter, read_text
+from mnemoscope.data.table import (
+    COLUMNS,
+    has_values,
+    is_kind,
+    is_value_of_kind,
+    read_table,
+    whole_parquet,
+)
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.progress import say
 
@@ -251,7 +266,6 @@ def _check_index(path: Path, lengths: np.ndarray, first_bytes: np.ndarray, item_
 
 # Read documents of a corpus from tables and texts, a few at a time.
 
-TABLE_ENDINGS = (".jsonl", ".parquet")
 _BATCH_ROWS = 512  # documents may be long
 
 
@@ -302,8 +316,8 @@ class JsonLines(NamedTuple):
         return group_documents(self._documents(position))
 
     def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
-        with open(self.path, "rb") as handle:
-            handle.seek(position)
+        with open_unpacked(self.path) as handle:
+            pass_over(handle, position)
             for line in handle:
                 value = self._value(line, position)
                 position += len(line)
@@ -352,6 +366,35 @@ class TextFiles(NamedTuple):
             yield _encode(self.cutter, text or ""), number
 
 
+class CsvFile(NamedTuple):
+    """A CSV with one document a row, in `column`; read whole."""
+
+    path: Path
+    column: str
+    cutter: WindowCutter | None
+
+    def chunks(self, position: int, k: int) -> Iterator[Chunk]:
+        """Documents from the row `position` on; `k` plays no part."""
+        del k
+        values = read_table(self.path)[self.column]
+        if self.cutter is None:
+            return iter([_join_lists(values[position:].drop_nulls(), len(values), self.path)])
+        return group_documents(self._documents(self.cutter, values, position))
+
+    def _documents(
+        self, cutter: WindowCutter, values: pl.Series, position: int
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        for number, text in enumerate(values[position:], start=position + 1):
+            yield _encode(cutter, text or ""), number
+
+
+def open_csv(path: Path, cutter: WindowCutter | None) -> CsvFile:
+    """Read a CSV and see which column to count in, as `open_parquet`."""
+    frame = read_table(path)
+    column = _choose_column(path, [name for name in frame.columns if has_values(frame, name)])
+    return CsvFile(path, column, _cutter_for(column, cutter, path))
+
+
 def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
     """Look at a Parquet file's columns: `tokens` where there are some, else `text`.
 
@@ -371,11 +414,8 @@ def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
 
 def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
     """Look at the first row of a JSONL file, as `open_parquet`; None for a file without rows."""
-    try:
-        with open(path, "rb") as handle:
-            first = next((line for line in handle if line.strip()), None)
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
+    with open_unpacked(path) as handle:
+        first = next((line for line in handle if line.strip()), None)
     if first is None:
         return None
     row = _parse_line(first)
@@ -385,6 +425,12 @@ def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
         )
     column = _choose_column(path, [name for name, value in row.items() if value is not None])
     return JsonLines(path, column, _cutter_for(column, cutter, path))
+
+
+_OPENERS: dict[str, Callable[[Path, WindowCutter | None], "_Source | None"]] = {
+    ".parquet": open_parquet,
+    ".csv": open_csv,
+}
 
 
 def _choose_column(path: Path, names: list[str]) -> str:
@@ -433,7 +479,7 @@ def _parse_line(line: bytes) -> Any:
 
 def _line_number(path: Path, position: int) -> int:
     number = 1
-    with open(path, "rb") as handle:
+    with open_unpacked(path) as handle:
         while position > 0:
             block = handle.read(min(position, 1 << 20))
             number += block.count(b"\n")
@@ -510,9 +556,12 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
         raise UserError(f"{path}: no such file or folder.")
     files = list_files(path) if path.is_dir() else [path]
     cutter = None if tokenizer is None else WindowCutter(tokenizer)
-    tables = [file for file in files if file.suffix in TABLE_ENDINGS]
+    tables = [file for file in files if table_ending(file)]
     flats = [file for file in files if file.suffix in FLAT_ENDINGS]
-    texts = [file for file in files if file.suffix not in (*TABLE_ENDINGS, *FLAT_ENDINGS)]
+    texts = [file for file in files if file not in (*tables, *flats)]
+    if not path.is_dir():
+        for file in texts:
+            refuse_as_prose(file)
     if flats:
         indices = {file.with_suffix(".idx") for file in flats}
         texts = [file for file in texts if file not in indices]
@@ -523,7 +572,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
             )
     sources: list[_Source] = [open_flat(file, dtype) for file in flats]
     for file in tables:
-        opened = (open_parquet if file.suffix == ".parquet" else open_jsonl)(file, cutter)
+        opened = _OPENERS.get(table_ending(file) or "", open_jsonl)(file, cutter)
         sources += [] if opened is None else [opened]
     sources += _open_texts(path, texts, cutter, has_data=bool(tables or flats))
     if dtype is not None and not flats:
@@ -544,7 +593,7 @@ def _open_texts(
     if not has_data:
         raise UserError(
             f"{path}: texts must be cut into tokens: name a model or a folder with --tokenizer. "
-            "(Tables must end in .jsonl or .parquet, flat binaries in .bin or .npy.)"
+            f"(Tables end in {', '.join(TABLE_ENDINGS)}, flat binaries in .bin or .npy.)"
         )
     say(f"{path}: {len(texts):,} other files passed over ({texts[0].name}); no --tokenizer given.")
     return []

@@ -319,8 +319,12 @@ class CorpusCount(NamedTuple):
     tokens_per_second: float
 
 
-def read_suffixes(path: Path | str, *, length: int = 64) -> npt.NDArray[np.int32]:
-    """Second half of each sequence's tokens (int32), without the rest of the table in memory.
+def read_suffixes(
+    path: Path | str, *, length: int = 64, prefix: int | None = None
+) -> npt.NDArray[np.int32]:
+    """Each sequence's tokens after the prefix (int32), without the rest of the table in memory.
+
+    The prefix is half of the tokens unless given.
 
     Raises:
         UserError: no such column, no rows, or a sequence of another length or with a null.
@@ -328,29 +332,30 @@ def read_suffixes(path: Path | str, *, length: int = 64) -> npt.NDArray[np.int32
     path = Path(path)
     if length < 1:
         raise UserError(f"--length {length}: must be at least 1.")
-    suffixes = _read_in_batches(path, length) if path.suffix == ".parquet" else None
+    prefix = length // 2 if prefix is None else prefix
+    if not 0 <= prefix < length:
+        raise UserError(f"--prefix {prefix}: of {length} tokens no suffix is left.")
+    suffixes = _read_in_batches(path, length, prefix) if path.suffix == ".parquet" else None
     if suffixes is None:  # JSONL, or something to refuse by its row
         frame = read_table(path)
         check_columns(frame, "tokens", where=str(path))
         check_lengths(frame["tokens"], str(path), length)
-        suffixes = token_matrix(frame)[:, length // 2 :]
+        suffixes = token_matrix(frame)[:, prefix:]
     return np.ascontiguousarray(suffixes)
 
 
-def _read_in_batches(path: Path, length: int) -> npt.NDArray[np.int32] | None:
+def _read_in_batches(path: Path, length: int, prefix: int) -> npt.NDArray[np.int32] | None:
     """Suffixes of a Parquet table; None where anything about it is not as it should be."""
     try:
         rows = pl.scan_parquet(path, glob=False).select("tokens")
         if not is_kind(rows.collect_schema()["tokens"], COLUMNS["tokens"].kind):
             return None
-        suffixes = np.empty(
-            (rows.select(pl.len()).collect().item(), length - length // 2), np.int32
-        )
+        suffixes = np.empty((rows.select(pl.len()).collect().item(), length - prefix), np.int32)
         start = 0
         for batch in rows.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
             check_lengths(batch["tokens"], str(path), length)
             stop = start + batch.height
-            suffixes[start:stop] = token_matrix(batch)[:, length // 2 :]
+            suffixes[start:stop] = token_matrix(batch)[:, prefix:]
             start = stop
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UserError, OSError):
         return None

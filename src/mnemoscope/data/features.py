@@ -14,7 +14,6 @@ import polars as pl
 
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.patterns import Pattern, PatternMode, check_mode, find_pattern
-from mnemoscope.data.read import has_values
 from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.data.table import (
     BATCH_ROWS,
@@ -23,6 +22,7 @@ from mnemoscope.data.table import (
     check_ids,
     check_lengths,
     conform,
+    has_values,
     map_table,
     scan_table,
     sink_table,
@@ -152,6 +152,7 @@ def add_features(
     *,
     patterns: PatternMode = "published",
     length: int = 64,
+    prefix: int | None = None,
     corpus: Iterable[npt.ArrayLike] | None = None,
     code: CodeMode = "auto",
     where: str = "table",
@@ -159,10 +160,10 @@ def add_features(
     """Add the feature columns; one whose input is absent is null.
 
     The table has `sequence_id`, and `text` (of any length) or `tokens`, nulls allowed, of which the
-    first length // 2 are the prefix. `rouge_l`, `rouge_3` (from the tokens), `is_incrementing` and
-    `is_repeating` (from the text) are made anew; `duplicates` (of the suffix in the arrays of token
-    ids of `corpus`) and `is_code` only where the table has no values for them. `code` "auto" asks
-    magika where it is installed, "magika" demands it, "off" leaves it out.
+    first `prefix` (half unless given) are the prefix. `rouge_l`, `rouge_3` (from the tokens),
+    `is_incrementing` and `is_repeating` (from the text) are made anew; `duplicates` (of the suffix
+    in the arrays of token ids of `corpus`) and `is_code` only where the table has no values for
+    them. `code` "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
 
     Raises:
         UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
@@ -172,11 +173,12 @@ def add_features(
         raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
     frame = conform(frame, where=where)
     _check(frame, length, where)
-    rare = _rare_columns(frame.lazy(), length, corpus, code)
+    prefix = length // 2 if prefix is None else prefix
+    rare = _rare_columns(frame.lazy(), prefix, corpus, code)
     with track("features", total=frame.height) as progress:
         made = []
         for batch in frame.iter_slices(BATCH_ROWS):
-            made.append(_columns_of_rows(batch, length, patterns))
+            made.append(_columns_of_rows(batch, prefix, patterns))
             progress.advance(batch.height)
     return frame.with_columns(*pl.concat(made), *rare)
 
@@ -187,6 +189,7 @@ def write_features(
     *,
     patterns: PatternMode = "published",
     length: int = 64,
+    prefix: int | None = None,
     corpus: Iterable[npt.ArrayLike] | None = None,
 ) -> int:
     """`add_features` for a table file, without holding it in memory; returns the rows written.
@@ -204,7 +207,8 @@ def write_features(
     check_columns(table.head(1).collect(), "sequence_id", where=str(source))
     narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
     _check(narrow.collect(), length, str(source), names=list(schema))
-    rare = pl.DataFrame(_rare_columns(table, length, corpus, "auto"))
+    prefix = length // 2 if prefix is None else prefix
+    rare = pl.DataFrame(_rare_columns(table, prefix, corpus, "auto"))
     n_rows = table.select(pl.len()).collect().item()
     added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}
     refused: list[UserError] = []  # Polars gives another error in their place
@@ -212,7 +216,7 @@ def write_features(
 
         def add(batch: pl.DataFrame, first: int) -> pl.DataFrame:
             try:
-                made = _columns_of_rows(batch, length, patterns)
+                made = _columns_of_rows(batch, prefix, patterns)
             except UserError as error:
                 refused.append(error)
                 raise
@@ -244,12 +248,12 @@ def _check(
         check_lengths(frame["tokens"], where, length, allow_null=True)
 
 
-def _columns_of_rows(frame: pl.DataFrame, length: int, patterns: PatternMode) -> pl.DataFrame:
-    return pl.DataFrame([*_rouge_columns(frame, length), *_pattern_columns(frame, patterns)])
+def _columns_of_rows(frame: pl.DataFrame, prefix: int, patterns: PatternMode) -> pl.DataFrame:
+    return pl.DataFrame([*_rouge_columns(frame, prefix), *_pattern_columns(frame, patterns)])
 
 
 def _rare_columns(
-    table: pl.LazyFrame, length: int, corpus: Iterable[npt.ArrayLike] | None, code: CodeMode
+    table: pl.LazyFrame, prefix: int, corpus: Iterable[npt.ArrayLike] | None, code: CodeMode
 ) -> list[pl.Series]:
     """`duplicates` and `is_code`, each only where the table has no values for it."""
     names = table.collect_schema().names()
@@ -258,22 +262,22 @@ def _rare_columns(
     has = {name for name in given if there[name].item()}
     made = []
     if "duplicates" not in has:
-        made.append(_duplicates_column(table, there["len"].item(), length, corpus))
+        made.append(_duplicates_column(table, there["len"].item(), prefix, corpus))
     if "is_code" not in has:
         made.append(_code_column(table, there["len"].item(), code))
     return made
 
 
-def _rouge_columns(frame: pl.DataFrame, length: int) -> list[pl.Series]:
+def _rouge_columns(frame: pl.DataFrame, prefix: int) -> list[pl.Series]:
     tokens = _tokens_there(frame)
     if not len(tokens):
         return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
-    scores = rouge_scores(tokens[:, : length // 2], tokens[:, length // 2 :])
+    scores = rouge_scores(tokens[:, :prefix], tokens[:, prefix:])
     return [_spread(frame, name, values) for name, values in scores._asdict().items()]
 
 
 def _duplicates_column(
-    table: pl.LazyFrame, n_rows: int, length: int, corpus: Iterable[npt.ArrayLike] | None
+    table: pl.LazyFrame, n_rows: int, prefix: int, corpus: Iterable[npt.ArrayLike] | None
 ) -> pl.Series:
     """`duplicates` of the suffix, null without a corpus or without tokens."""
     if corpus is None or "tokens" not in table.collect_schema().names():
@@ -282,7 +286,7 @@ def _duplicates_column(
     tokens = _tokens_there(frame)
     if not len(tokens):
         return _null_column(n_rows, "duplicates")
-    return _spread(frame, "duplicates", count_duplicates(tokens[:, length // 2 :], corpus))
+    return _spread(frame, "duplicates", count_duplicates(tokens[:, prefix:], corpus))
 
 
 def _pattern_columns(frame: pl.DataFrame, mode: PatternMode) -> list[pl.Series]:

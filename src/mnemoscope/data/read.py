@@ -1,25 +1,27 @@
-"""Read sequences, or a corpus, from a folder of texts, one text file, or a table."""
+"""Read sequences, or a corpus, from texts, tables, arrays, frames, or a data set of the hub."""
 
 import copy
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from mnemoscope.data.formats import list_files, refuse_as_prose, table_ending
+from mnemoscope.data.rows import existing, find_tables, read_rows
 from mnemoscope.data.table import (
     COLUMNS,
     PUBLISHED_VERDICT,
     check_columns,
     check_ids,
     check_sequences,
+    has_values,
     read_table,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.progress import track
+from mnemoscope.progress import say, track
 
 # Find the texts of a folder and read them as UTF-8, the same way on every machine.
 
@@ -35,16 +37,6 @@ _PROSE_NAMES = frozenset(
     ["authors", "changelog", "contributing", "copying", "license", "news", "notice", "readme"]
 )
 _SNIFFED_BYTES = 8192
-
-
-def list_files(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders, sorted by name; no hidden ones, no linked folders."""
-    found: list[Path] = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    found = [path for path in found if path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
 def read_text(path: Path) -> str | None:
@@ -222,11 +214,6 @@ RESULTS = (  # what a model or a feature said of the rows, which are new sequenc
 )
 
 
-def has_values(frame: pl.DataFrame, name: str) -> bool:
-    """True of a column that is there and not all null."""
-    return name in frame.columns and frame[name].null_count() < frame.height
-
-
 def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
     """Keep what the source says of its sequences as `published_is_memorized`, to be checked.
 
@@ -329,9 +316,6 @@ def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(*known, pl.exclude(known))
 
 
-_TABLE_ENDINGS = (".jsonl", ".parquet")
-
-
 @dataclass(frozen=True)
 class ReadResult:
     """The sequences, and what was passed over.
@@ -352,31 +336,73 @@ class ReadResult:
 
 
 def read_sequences(
-    path: Path | str,
+    source: Any,
     tokenizer: Any | None,
     *,
     length: int = 64,
+    prefix: int | None = None,
     stride: int = 64,
     limit: int | None = None,
     pad: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> ReadResult:
-    """Read sequences from a folder, a text file, or a table; texts are cut into windows of tokens.
+    """Read sequences from texts, tables, arrays or a frame; texts are cut into windows of tokens.
+
+    `source` is a folder or text, a table (`TABLE_ENDINGS`) or a folder of tables, a pair of arrays
+    `NAME_prefix.npy` and `NAME_suffix.npy` (its folder, or the first of the two), a data set of
+    the hub (`owner/name[:config][@revision][#split]`), or a frame of Polars, pandas or `datasets`.
 
     A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
     from a file's name. Of a table, `tokens` are taken as they are (shorter ones with `pad`, padded
     on the right), else each `text` is cut (`cut_rows`); a tokenizer is needed for texts alone. A
-    table's other columns stay, except what a model or `add_features` said of it.
+    table's other columns stay, except what a model or `add_features` said of it; `columns` gives
+    it more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are
+    the prefix: a pair of arrays must agree.
 
     Raises:
-        UserError: nothing there, nothing that is text, no text as long as a sequence, or a table
-            that `schema` refuses.
-        DamagedDataError: a torn Parquet file.
+        UserError: nothing there, nothing that is text, no text as long as a sequence, a file that
+            would be misread, or a table that `schema` refuses.
+        DamagedDataError: a torn Parquet, packed or array file.
     """
-    path = _existing(path)
-    if _is_table(path):
-        return _read_rows(path, tokenizer, length, stride, limit, pad=pad)
+    prefix = length // 2 if prefix is None else prefix
+    rows = read_rows(source, columns or {}, prefix=prefix)
+    if rows is not None:
+        result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, pad=pad)
+        return replace(result, facts=rows.facts)
+    if columns:
+        raise UserError(f"{source}: texts, which have no columns to take (--column).")
+    path = Path(source)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
     return _read_documents(path, WindowCollector(cutter, limit=limit))
+
+
+def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
+    """The sequences of several sources one after the other, numbered anew.
+
+    `genre` is the source's name where it has none. One source stays as it is.
+
+    Raises:
+        UserError: a column of one kind here and of another there.
+    """
+    if len(results) == 1:
+        return results[0]
+    frames = []
+    for result, name in zip(results, names, strict=True):
+        genre = pl.lit(name.partition("#")[0].rpartition("/")[2]).alias("genre")
+        has_genre = has_values(result.frame, "genre")
+        frames.append(result.frame if has_genre else result.frame.with_columns(genre))
+    try:
+        frame = pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{', '.join(names)}: not one table ({reason}).") from None
+    return ReadResult(
+        _in_order(frame.with_columns(_numbers())),
+        sum(one.n_documents for one in results),
+        sum(one.n_too_short for one in results),
+        sum(one.n_unreadable for one in results),
+        {"sources": {name: one.facts for name, one in zip(names, results, strict=True)}},
+    )
 
 
 def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]:
@@ -385,25 +411,30 @@ def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]
     Raises:
         UserError: nothing there (at once), or as `read_sequences` (on the way).
     """
-    return _corpus_arrays(_existing(path), tokenizer)
+    return _corpus_arrays(existing(path), tokenizer)
 
 
 def _corpus_arrays(path: Path, tokenizer: Any | None) -> Iterator[np.ndarray]:
-    if _is_table(path):
-        frame = read_table(path)
+    tables = find_tables(path)
+    cutter = None
+    for table in tables:
+        frame = read_table(table)
         if has_values(frame, "tokens"):
             yield from (tokens.to_numpy() for tokens in frame["tokens"].drop_nulls())
-            return
-        check_columns(frame, "text", where=str(path))
-        texts = iter(frame["text"].drop_nulls())
-    else:
-        texts = (text for _, text in _texts(path, []))
-    cutter = WindowCutter(_needed(tokenizer, path))
-    yield from (np.array(cutter.encode(text), dtype=np.int32) for text in texts)
+            continue
+        check_columns(frame, "text", where=str(table))
+        cutter = cutter or WindowCutter(_needed(tokenizer, path))
+        texts = frame["text"].drop_nulls()
+        yield from (np.array(cutter.encode(text), dtype=np.int32) for text in texts)
+    if not tables:
+        cutter = WindowCutter(_needed(tokenizer, path))
+        for _, text in _texts(path, []):
+            yield np.array(cutter.encode(text), dtype=np.int32)
 
 
 def _read_rows(
-    path: Path,
+    frame: pl.DataFrame,
+    where: str,
     tokenizer: Any | None,
     length: int,
     stride: int,
@@ -411,22 +442,21 @@ def _read_rows(
     *,
     pad: bool,
 ) -> ReadResult:
-    frame = read_table(path)
     # Of a table of texts the labels go: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
     frame = frame.drop(RESULTS, strict=False)
-    check_columns(frame, where=str(path))
+    check_columns(frame, where=where)
     if "sequence_id" in frame.columns:
-        check_ids(frame["sequence_id"], str(path))
+        check_ids(frame["sequence_id"], where)
     if has_values(frame, "tokens"):
-        frame = take_tokens(frame, tokenizer, length=length, where=str(path), pad=pad)
+        frame = take_tokens(frame, tokenizer, length=length, where=where, pad=pad)
         frame = frame if limit is None else frame.head(limit)
         document = "document" if has_values(frame, "document") else "sequence_id"
         return ReadResult(frame, frame[document].n_unique())
-    check_columns(frame, "text", where=str(path))
-    cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
+    check_columns(frame, "text", where=where)
+    cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride)
     collector = WindowCollector(cutter, limit=limit)
-    frame = cut_rows(frame, collector, where=str(path))
+    frame = cut_rows(frame, collector, where=where)
     return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
 
 
@@ -453,14 +483,18 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
 def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
     """Every readable text with its path; the others are put on the list."""
     if path.is_file():
+        refuse_as_prose(path)
         text = read_text(path)
         if text is None:
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
         yield path, text
         return
-    for file in list_files(path):
+    files = list_files(path)
+    if tables := [file for file in files if table_ending(file)]:
+        say(f"{path}: texts; {len(tables):,} tables beside them are passed over ({tables[0].name})")
+    for file in files:
         try:
-            text = read_text(file)
+            text = None if table_ending(file) else read_text(file)
         except UserError:
             text = None
         if text is None:
@@ -486,18 +520,7 @@ def _name_documents(windows: pl.DataFrame, path: Path, documents: list[Path]) ->
     )
 
 
-def _existing(path: Path | str) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.")
-    return path
-
-
-def _is_table(path: Path) -> bool:
-    return path.is_file() and path.suffix in _TABLE_ENDINGS
-
-
-def _needed(tokenizer: Any | None, path: Path) -> Any:
+def _needed(tokenizer: Any | None, path: Path | str) -> Any:
     if tokenizer is None:
         raise UserError(f"{path}: texts need a tokenizer to become sequences. Name a model.")
     return tokenizer

@@ -6,7 +6,7 @@ A table is a Polars frame. Columns not named here are kept untouched.
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,13 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from mnemoscope.data.formats import (
+    TABLE_ENDINGS,
+    open_unpacked,
+    read_csv,
+    table_ending,
+    take_columns,
+)
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
 from mnemoscope.files import atomic_path, write_bytes, write_parquet
 
@@ -144,19 +151,22 @@ def _check_kind(name: str, dtype: pl.DataType, where: str) -> None:
 # Find the line and column that make a JSONL table unusable.
 
 
-def find_fault(path: Path) -> str | None:
-    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, else None."""
+def find_fault(path: Path, replaced: Collection[str] = ()) -> str | None:
+    """First fault of a JSONL file as ``line N, ...: what is wrong. What to do.``, else None.
+
+    Values of columns that are `replaced` may be of any kind.
+    """
     is_blank = True
-    with open(path, "rb") as handle:
+    with open_unpacked(path) as handle:
         for number, line in enumerate(handle, start=1):
-            fault = _fault_of_line(line)
+            fault = _fault_of_line(line, replaced)
             if fault is not None:
                 return f"line {number}{fault}"
             is_blank = is_blank and not line.strip()
     return "no line holds a row. At least one sequence is needed." if is_blank else None
 
 
-def _fault_of_line(line: bytes) -> str | None:
+def _fault_of_line(line: bytes, replaced: Collection[str]) -> str | None:
     """What is wrong with one line; an empty line is nothing wrong."""
     try:
         text = line.decode("utf-8")
@@ -170,11 +180,12 @@ def _fault_of_line(line: bytes) -> str | None:
         return f": not JSON ({error}). One object a line is needed."
     if not isinstance(row, dict):
         return f": a {type(row).__name__} where an object with named columns is needed. Correct it."
-    return next(filter(None, (_fault_of_value(name, value) for name, value in row.items())), None)
+    faults = (_fault_of_value(name, value, name in replaced) for name, value in row.items())
+    return next(filter(None, faults), None)
 
 
-def _fault_of_value(name: str, value: object) -> str | None:
-    column = COLUMNS.get(name)
+def _fault_of_value(name: str, value: object, is_replaced: bool) -> str | None:
+    column = None if is_replaced else COLUMNS.get(name)
     if column is not None and not is_value_of_kind(value, column.kind):
         shown = json.dumps(value, ensure_ascii=True)
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
@@ -195,7 +206,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-# Read, check and write the table of sequences: one row a sequence, `.parquet` or `.jsonl`.
+# Read, check and write the table of sequences: one row a sequence.
 
 SCHEMA_VERSION = 1
 """Raised when a column changes its meaning or type; adding a column does not raise it."""
@@ -204,26 +215,35 @@ _VERSION_KEY = "mnemoscope.schema_version"
 _METADATA = {_VERSION_KEY: str(SCHEMA_VERSION)}
 
 
-def read_table(path: Path | str) -> pl.DataFrame:
-    """Read a `.parquet` or `.jsonl` table; known columns come at their types, others as they are.
+def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """Read a table (`TABLE_ENDINGS`); known columns come at their types, others as they are.
+
+    `columns` are taken first from the paths that they name (`take_columns`). A CSV is one row a
+    document or sequence: it needs a column `text` or `tokens`.
 
     Raises:
-        UserError: no such file, another ending, a line that is no JSON object, a known column of
-            another kind, or a schema newer than this program knows.
-        DamagedDataError: a Parquet file that is torn or altered.
+        UserError: no such file, another ending, a line that is no JSON object or a row that is no
+            CSV, a known column of another kind, or a schema newer than this program knows.
+        DamagedDataError: a Parquet or packed file that is torn or altered.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: a folder where a .parquet or .jsonl table is needed.")
+        raise UserError(f"{path}: a folder where a table ({', '.join(TABLE_ENDINGS)}) is needed.")
     if not path.exists():
         raise UserError(f"{path}: no such file.")
-    _check_ending(path)
-    if path.suffix == ".jsonl":
-        return conform(_read_jsonl(path), where=str(path))
-    parquet_metadata(path)
-    with whole_parquet(path):
-        frame = pl.read_parquet(path, glob=False)
-    return conform(frame, where=str(path))
+    ending, where = table_ending(path), str(path)
+    if ending is None:
+        raise UserError(f"{path}: a table must end in {', '.join(TABLE_ENDINGS)}.")
+    if ending == ".parquet":
+        parquet_metadata(path)
+        with whole_parquet(path):
+            frame = pl.read_parquet(path, glob=False)
+    else:
+        frame = read_csv(path) if ending == ".csv" else _read_jsonl(path, columns or ())
+    frame = take_columns(frame, columns or {}, where=where)
+    if ending == ".csv":
+        frame = _of_texts(frame, where)
+    return conform(frame, where=where)
 
 
 def write_table(path: Path | str, frame: pl.DataFrame) -> None:
@@ -234,7 +254,8 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
         NoRoomError: the disk is full.
     """
     path = Path(path)
-    _check_ending(path)
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"{path}: a table must end in .parquet or .jsonl.")
     if path.suffix == ".parquet":
         # Users edit these tables, and some programs would take an outdated checksum over.
         write_parquet(path, frame, metadata=_METADATA, seal=False)
@@ -260,6 +281,11 @@ def parquet_metadata(path: Path) -> dict[str, str]:
             "Update mnemoscope."
         )
     return metadata
+
+
+def has_values(frame: pl.DataFrame, name: str) -> bool:
+    """True of a column that is there and not all null."""
+    return name in frame.columns and frame[name].null_count() < frame.height
 
 
 def check_columns(frame: pl.DataFrame, *needed: str, where: str) -> None:
@@ -385,11 +411,6 @@ def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> N
         )
 
 
-def _check_ending(path: Path) -> None:
-    if path.suffix not in (".parquet", ".jsonl"):
-        raise UserError(f"{path}: a table must end in .parquet or .jsonl.")
-
-
 @contextmanager
 def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterator[None]:
     """Whatever Polars stumbles over in a Parquet file is damage (DamagedDataError)."""
@@ -402,18 +423,53 @@ def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterato
         raise DamagedDataError(f"{path}: not a whole Parquet file ({reason}). {remedy}") from error
 
 
-def _read_jsonl(path: Path) -> pl.DataFrame:
+def _read_jsonl(path: Path, replaced: Collection[str]) -> pl.DataFrame:
     """Read JSONL once to check it and once as a table: Polars would make texts of numbers."""
+    fault = find_fault(path, replaced)
+    if fault is not None:
+        raise UserError(f"{path}, {fault}")
     try:
-        fault = find_fault(path)
-        if fault is None:
+        if path.suffix.lower() == ".jsonl":
             return pl.read_ndjson(path, infer_schema_length=None)
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
+        with open_unpacked(path) as handle:
+            return pl.read_ndjson(handle.read(), infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a JSONL table ({reason}).") from error
-    raise UserError(f"{path}, {fault}")
+
+
+_SAID = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Known columns of a CSV at their kinds: numbers, true or false, lists as JSON."""
+    if not {"text", "tokens"} & set(frame.columns):
+        raise UserError(
+            f"{where}: a CSV without a column 'text' or 'tokens', so no row is a document. Its "
+            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Name the "
+            "column: --column text=NAME."
+        )
+    for name in frame.columns:
+        kind = COLUMNS[name].kind if name in COLUMNS else _STRINGS
+        if kind != _STRINGS and frame.schema[name] == pl.String:
+            values = [
+                None if text is None else _of_text(text, kind, f"{where}, row {row}, '{name}'")
+                for row, text in enumerate(frame[name])
+            ]
+            frame = frame.with_columns(pl.Series(name, values))
+    return frame
+
+
+def _of_text(text: str, kind: str, where: str) -> Any:
+    try:
+        value = _SAID[text.strip().lower()] if kind == _BOOLEANS else json.loads(text)
+        if kind == _INTEGERS and isinstance(value, float) and value.is_integer():
+            value = int(value)  # as pandas writes a column with gaps
+        if is_value_of_kind(value, kind):
+            return value
+    except (ValueError, KeyError, RecursionError):
+        pass
+    raise UserError(f"{where}: {text[:40]!r} where {kind} are needed. Correct it.")
 
 
 def _as_lists(series: pl.Series) -> pl.Series:
@@ -434,7 +490,7 @@ _DISK_FULL = ("No space left", "os error 28", "os error 122")
 
 
 def scan_table(path: Path | str) -> pl.LazyFrame:
-    """`read_table`, but of a Parquet file only what is asked for is read; JSONL is read whole.
+    """`read_table`, but of a Parquet file only what is asked for is read; others are read whole.
 
     Raises:
         UserError: as `read_table`, except that a value that does not fit its type is found later.

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
+from mnemoscope.data.rows import name_of
 from mnemoscope.data.table import refuse_padding
 from mnemoscope.pipeline.benchmark import benchmark_stage
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
@@ -52,25 +54,29 @@ def run(
     until: str | None = None,
     also: Collection[str] = (),
     models: Models | None = None,
+    sequences: Any = None,
 ) -> Study:
     """Create a study in a new or empty folder, or finish one: run every missing stage in order.
 
     Settings are those of the whole study, or a function of an existing study's; with `redo` stages
     whose settings have changed run again. `until` names the last stage; `models` were loaded
-    before for these settings.
+    before for these settings. `sequences` is a frame of Polars or pandas, or a `datasets.Dataset`,
+    in place of `sequences.source`.
 
     Raises:
         MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages
             and finished parts of the current one are kept.
     """
     folder = Path(folder)
+    if sequences is not None:
+        settings = _of_frame(_settle(settings, StudySettings()), name_of(sequences))
     if is_study(folder):
         study = Study(folder)
         refuse_padding(study.sequences, where=str(folder))
     else:
         settings = _settle(settings, StudySettings())
         models = models or Models(settings)
-        study = create_study(folder, settings, models, only_whole=True)
+        study = create_study(folder, settings, models, only_whole=True, source=sequences)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
@@ -109,19 +115,26 @@ def run_stage(
     return True
 
 
+def _of_frame(settings: StudySettings, name: str) -> StudySettings:
+    sequences = settings.sequences.model_copy(update={"source": name})
+    return settings.model_copy(update={"sequences": sequences})
+
+
 def _settle(wanted: Wanted, present: StudySettings) -> StudySettings:
     return wanted(present) if callable(wanted) else wanted
 
 
 _PURPOSE = {
-    "continue": "which sequences does the model reproduce from their first half",
+    "continue": "which sequences does the model reproduce from their prefix",
     "features": "what the taxonomies ask of a text: repetition, patterns, duplicates",
     "label": "a class for each sequence under each taxonomy; samples and split",
     "capture": "attention pooled over heads, once for all taxonomies",
     "train": "CNNs on the maps, and the controls beside them",
     "benchmark": "min-F1 with intervals, and what is left once the text is taken off",
     "localize": "where in the attention each class is decided",
+    "knockout": "what the model forgets when the edges that decide a class are cut",
     "graft": "which part of the model holds which class",
+    "search": "taxonomies found, not only tried",
     "report": "one page that opens offline",
 }
 

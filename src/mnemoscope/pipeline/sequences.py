@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
-from mnemoscope.data.read import ReadResult, has_values, read_sequences
+from mnemoscope.data.read import ReadResult, join_results, read_sequences
 from mnemoscope.data.table import (
     PUBLISHED_VERDICT,
     check_sequences,
+    has_values,
     read_table,
     refuse_padding,
     token_matrix,
@@ -47,18 +49,24 @@ GIVEN = ("duplicates", "is_code")
 
 
 def create_study(
-    folder: Path | str, settings: StudySettings, models: Models, *, only_whole: bool = False
+    folder: Path | str,
+    settings: StudySettings,
+    models: Models,
+    *,
+    only_whole: bool = False,
+    source: Any = None,
 ) -> Study:
     """Read and check the sequences, taxonomies and model, then create the study folder.
 
-    `only_whole` rejects padded rows, for stages that need the prefix and suffix of each.
+    `only_whole` rejects padded rows, for stages that need the prefix and suffix of each; `source`
+    is a frame that is read in place of `sequences.source`.
 
     Raises:
         UserError: anything in the settings, the sequences or the model that cannot be used; no
             folder is left behind.
     """
     check_free(Path(folder))
-    result = check_sources(settings, models)
+    result = check_sources(settings, models, source)
     frame = result.frame
     if only_whole:
         refuse_padding(frame, where=settings.sequences.source)
@@ -97,8 +105,10 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_sources(settings: StudySettings, models: Models) -> ReadResult:
+def check_sources(settings: StudySettings, models: Models, source: Any = None) -> ReadResult:
     """Read the sequences and check that they, the taxonomies and the model fit together.
+
+    `source`, a frame, is read in place of `sequences.source`.
 
     Raises:
         UserError: anything that cannot be used.
@@ -118,7 +128,7 @@ def check_sources(settings: StudySettings, models: Models) -> ReadResult:
     check_inputs(settings, has_reference=reference_name(settings) is not None)
     model = models.model()
     models.check_reference()
-    result = _read(settings, models)
+    result = _read(settings, models, source)
     frame = result.frame
     check_match(frame, settings.label.match, wanted.source)
     vocab_size = model.vocab_size
@@ -146,9 +156,15 @@ def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.n
     return mask
 
 
-def _read(settings: StudySettings, models: Models) -> ReadResult:
-    """Read the shipped sequences, a split of the paper's data set, or the user's source."""
+def _read(settings: StudySettings, models: Models, source: Any) -> ReadResult:
+    """Read the shipped sequences, a split of the paper's data set, or the user's sources."""
     wanted = settings.sequences
+    is_ours = wanted.split is not None or wanted.source == EMBEDDED
+    if is_ours and (wanted.also or wanted.columns):
+        raise UserError(
+            "sequences.also, sequences.columns: for sources of yours, not for the shipped "
+            "sequences or a split of the paper's data set."
+        )
     if wanted.split is not None:
         return read_published(settings)
     if wanted.source == HUB_NAME or is_split_folder(wanted.source):
@@ -161,13 +177,19 @@ def _read(settings: StudySettings, models: Models) -> ReadResult:
 
         frame = read_table(sequences_path())
         return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
-    return read_sequences(
-        wanted.source,
-        models.model().tokenizer,
-        length=wanted.length,
-        stride=wanted.stride or wanted.length,
-        pad=wanted.pad,
-    )
+    results = [
+        read_sequences(
+            one,
+            models.model().tokenizer,
+            length=wanted.length,
+            prefix=wanted.n_prefix,
+            stride=wanted.stride or wanted.length,
+            pad=wanted.pad,
+            columns=wanted.columns,
+        )
+        for one in (wanted.source if source is None else source, *wanted.also)
+    ]
+    return join_results(results, [wanted.source, *wanted.also])
 
 
 def check_labels(study: Study, models: Models) -> tuple[str, ...]:
@@ -191,7 +213,13 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     tokens, batch_size = token_matrix(rows), study.settings.model.batch_size
     with track("Checking labels", total=len(tokens)) as progress:
         model = models.model(study)
-        found = scan_table(model, tokens, batch_size=batch_size, progress=progress)
+        found = scan_table(
+            model,
+            tokens,
+            batch_size=batch_size,
+            prefix=study.settings.sequences.n_prefix,
+            progress=progress,
+        )
     frame = rows.select("sequence_id", PUBLISHED_VERDICT).with_columns(
         found["is_memorized"], found["smallest_gap"], is_plain(rows, study.settings)
     )

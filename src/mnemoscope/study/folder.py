@@ -60,6 +60,10 @@ _CONTROLS = ("controls", "control_seeds", "control_taxonomies", "control_setting
 NEUTRAL: dict[str, Any] = {
     "model.device_map": None,
     "sequences.pad": False,
+    "sequences.also": [],
+    "sequences.columns": {},
+    "sequences.prefix": None,
+    "sequences.suffix": None,
     "label.both_splits": False,
     "capture.per_head": False,
     "train.device": "cpu",

@@ -54,11 +54,13 @@ def check_names(settings: StudySettings) -> None:
 
     Their content is checked when it is read.
     """
-    from mnemoscope.data.published_split import HUB_NAME
+    from mnemoscope.data.hub import parse_hub_name
 
-    model, source = settings.model, settings.sequences.source
-    if source not in (EMBEDDED, HUB_NAME) and not Path(source).exists():
-        raise UserError(f"{source}: no such file or folder.")
+    model, sequences = settings.model, settings.sequences
+    for source in (sequences.source, *sequences.also):
+        is_there = Path(source).exists() or parse_hub_name(source) is not None
+        if source != EMBEDDED and not is_there:
+            raise UserError(f"{source}: no such file or folder.")
     if model.name not in _SHIPPED:
         check_model(model.name, model.revision)
     reference = settings.capture.reference

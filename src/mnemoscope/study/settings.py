@@ -5,7 +5,7 @@ Flags override the file, which overrides defaults. Unknown keys raise an error w
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from mnemoscope.cnn.presets import CnnInput
@@ -133,9 +134,21 @@ class SequenceSettings(BoundedSettings):
 
     source: str = Field(
         default=EMBEDDED,
-        description="Folder of text or code, a text file, .jsonl or .parquet with text or tokens, "
-        "'embedded' (the shipped sequences), or with sequences.split the paper's data set: "
+        description="Folder of text or code, a text file; .jsonl (also .gz, .zst), .csv or "
+        ".parquet with text or tokens, or a folder of them; NAME_prefix.npy beside "
+        "NAME_suffix.npy; a data set of the hub, OWNER/NAME[:CONFIG][@REVISION][#SPLIT]; "
+        "'embedded' (the shipped sequences); or with sequences.split the paper's data set: "
         "'usvsnsp/semantic-filters' or a folder with its Parquet files.",
+    )
+    also: list[str] = Field(
+        default=[],
+        description="Further sources, read after the first; genre says which, where there is none.",
+    )
+    columns: dict[str, str] = Field(
+        default={},
+        description="Columns by their paths in the source, {duplicates: meta.duplicates}; a path "
+        "goes into nested fields and JSON in texts, ==VALUE asks whether it is that value, "
+        "@row is the row's number.",
     )
     split: str | None = Field(
         default=None,
@@ -152,9 +165,14 @@ class SequenceSettings(BoundedSettings):
         default=64,
         ge=8,
         le=65_536,
-        multiple_of=2,
-        description="Tokens a sequence; half of them are prefix.",
+        description="Tokens a sequence; half of them are prefix unless prefix or suffix is given.",
     )
+    prefix: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens the model is shown; with suffix too, both make the length.",
+    )
+    suffix: int | None = Field(default=None, ge=2, description="Tokens it is to go on with.")
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
     )
@@ -166,6 +184,27 @@ class SequenceSettings(BoundedSettings):
         default=None, ge=1, description="Keep at most this many sequences, drawn at random."
     )
     seed: _Seed = Field(default=0, description="Seed of that draw.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Prefix and suffix make the length; a length at its default gives way to them."""
+        if self.prefix is not None and self.suffix is not None:
+            whole = self.prefix + self.suffix
+            if self.length not in (whole, type(self).model_fields["length"].default):
+                raise ValueError(f"length {self.length} is not prefix + suffix, {whole}")
+            self.length = whole
+        if self.length - self.n_prefix < 2 or self.n_prefix < 1 or self.length < 8:
+            raise ValueError(f"length {self.length} has no room for this prefix and suffix")
+        if self.prefix is self.suffix is None and self.length % 2:
+            raise ValueError(f"length {self.length} has no half: give prefix and suffix")
+        return self
+
+    @property
+    def n_prefix(self) -> int:
+        """Tokens of the prefix."""
+        if self.prefix is not None:
+            return self.prefix
+        return self.length // 2 if self.suffix is None else self.length - self.suffix
 
 
 class ContinueSettings(BoundedSettings):

@@ -1,0 +1,333 @@
+"""What files of rows are made of: endings, packed bytes, CSV, and paths into nested columns."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import polars as pl
+
+from mnemoscope.errors import DamagedDataError, UserError, nearest
+
+TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv")
+READABLE = "a folder, a text, .jsonl (also .gz, .zst), .csv, .parquet, or a pair of .npy"
+
+_NEVER_PROSE = {
+    ".json": "one object a line (.jsonl) is needed",
+    ".ndjson": "let it end in .jsonl",
+    ".tsv": "commas (.csv) are needed",
+    ".gz": "only .jsonl.gz is read packed; unpack it",
+    ".zst": "only .jsonl.zst is read packed; unpack it",
+    ".npz": "a pair of .npy (prefix, suffix) is needed",
+    ".arrow": "save it as .parquet",
+    ".feather": "save it as .parquet",
+    ".xlsx": "save it as .csv",
+    ".ipynb": "save its text as .txt",
+}
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Files of a folder and its subfolders, sorted by name; no hidden ones, no linked folders."""
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    found = [path for path in found if path.is_file()]
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def table_ending(path: Path) -> str | None:
+    """The ending of a file of rows (one of `TABLE_ENDINGS`), None of any other file."""
+    name = path.name.lower()
+    return next((one for one in TABLE_ENDINGS if name.endswith(one)), None)
+
+
+def refuse_as_prose(path: Path) -> None:
+    """Refuse a file of data that would be cut as if it were a text (UserError)."""
+    remedy = _NEVER_PROSE.get(path.suffix.lower())
+    if remedy is not None:
+        raise UserError(f"{path}: a {path.suffix.lower()} file is no text to be cut: {remedy}.")
+
+
+# Packed files, piece by piece; what unpacks to far more than texts do is refused.
+
+_MOST_BYTES = 256 << 20  # below this nothing is a bomb
+_MOST_RATIO = 100  # texts pack to a third, text that repeats itself to a fiftieth
+_PIECE = 1024  # of a zstd file: 4 bytes may stand for 128 KiB, so a piece gives 32 MiB at most
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """Open a file to be read once; `.gz` and `.zst` are unpacked on the way.
+
+    Reading raises DamagedDataError where a packed file is torn, and UserError where it unpacks to
+    more than 256 MiB and more than a hundred times its size.
+
+    Raises:
+        UserError: no permission, or `.zst` without the package that unpacks it.
+    """
+    try:
+        raw = open(path, "rb")  # noqa: SIM115 - closed by whoever reads
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(_Unpacked(path, raw, _gzip_pieces(raw)))
+    if path.suffix.lower() == ".zst":
+        return io.BufferedReader(_Unpacked(path, raw, _zstd_pieces(path, raw)))
+    return raw
+
+
+def pass_over(handle: BinaryIO, n_bytes: int) -> None:
+    """Go on `n_bytes` further in a file that was just opened; what is packed is unpacked for it."""
+    if handle.seekable():
+        handle.seek(n_bytes)
+    while n_bytes > 0 and not handle.seekable():
+        n_bytes -= len(handle.read(min(n_bytes, 1 << 20))) or n_bytes
+
+
+class _Unpacked(io.RawIOBase):
+    """Unpacked bytes of a file, counted."""
+
+    def __init__(self, path: Path, raw: BinaryIO, pieces: Iterator[bytes]) -> None:
+        self._path, self._raw, self._pieces = path, raw, pieces
+        self._limit = max(_MOST_BYTES, _MOST_RATIO * path.stat().st_size)
+        self._n_bytes, self._left = 0, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            try:
+                piece = next(self._pieces, None)
+            except UserError:
+                raise
+            except Exception as error:  # whatever gzip, zlib and zstd raise of torn bytes
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise DamagedDataError(
+                    f"{self._path}: not a whole {self._path.suffix} file ({reason}). Copy it again."
+                ) from error
+            if piece is None:
+                return 0
+            self._n_bytes += len(piece)
+            self._left = memoryview(piece)
+        if self._n_bytes > self._limit:
+            raise UserError(
+                f"{self._path}: unpacks to more than {_MOST_RATIO} times its size, as no texts do. "
+                "If it is meant, unpack it and give the unpacked file."
+            )
+        n = min(len(buffer), len(self._left))
+        buffer[:n], self._left = self._left[:n], self._left[n:]
+        return n
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _gzip_pieces(raw: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=raw) as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+def _zstd_pieces(path: Path, raw: BinaryIO) -> Iterator[bytes]:
+    """Frame after frame; a frame that does not end is an EOFError."""
+    decoder, packed = _zstd_decoder(path), b""
+    is_begun = False
+    while packed := packed or raw.read(_PIECE):
+        yield decoder.decompress(packed)
+        is_begun, packed = True, b""
+        if decoder.eof:
+            packed, decoder = decoder.unused_data, _zstd_decoder(path)
+            is_begun = False
+    if is_begun:
+        raise EOFError("it ends inside a frame")
+
+
+def _zstd_decoder(path: Path) -> Any:
+    if sys.version_info >= (3, 14):
+        return import_module("compression.zstd").ZstdDecompressor()
+    try:
+        return import_module("zstandard").ZstdDecompressor().decompressobj()
+    except ImportError:
+        raise UserError(
+            f"{path}: needs zstandard to be unpacked: pip install 'mnemoscope[zstd]'"
+        ) from None
+
+
+# CSV: one row a document, every value a text until its column says otherwise.
+
+_LONGEST_FIELD = 1 << 30
+
+
+def read_csv(path: Path) -> pl.DataFrame:
+    """Read a CSV file with a header; every column is text, null where a field is empty.
+
+    Raises:
+        UserError: not UTF-8, quotes that do not close, a name that is empty or stands twice, or a
+            row with more or fewer fields than the header.
+    """
+    csv.field_size_limit(_LONGEST_FIELD)
+    with open_unpacked(path) as raw:
+        lines = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), strict=True)
+        try:
+            names = next(lines, [])
+            _check_names(path, names)
+            rows = []
+            for row in lines:
+                if row and len(row) != len(names):
+                    raise UserError(
+                        f"{path}, line {lines.line_num}: {len(row)} fields where the header has "
+                        f"{len(names)}. Put texts with commas or line breaks in double quotes."
+                    )
+                if row:
+                    rows.append(row)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {lines.line_num}: not CSV ({error}). Quotes inside a quoted text "
+                "are doubled."
+            ) from None
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    frame = pl.DataFrame(
+        [pl.Series(name, column, pl.String) for name, column in zip(names, columns, strict=True)]
+    )
+    return frame.with_columns(pl.all().replace("", None))
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if len(names) == 1 and (sign := next((one for one in "\t;|" if one in names[0]), None)):
+        raise UserError(
+            f"{path}: its header is divided by {sign!r}, commas are needed. Save it with commas."
+        )
+    twice = next((name for name in names if names.count(name) > 1 or not name.strip()), None)
+    if twice is not None:
+        raise UserError(
+            f"{path}: column name {twice!r} is empty or stands twice. Name every column once."
+        )
+
+
+# Columns under other names, and paths into nested or JSON-in-text ones.
+
+_COUNT = re.compile(r"dup|count|cop(y|ies)|freq|occurr|repet|times|insert", re.IGNORECASE)
+_EQUALS = "=="
+_SNIFFED_ROWS = 100
+
+
+def take_columns(frame: pl.DataFrame, columns: Mapping[str, str], *, where: str) -> pl.DataFrame:
+    """Add each column `name` from its path: `count`, `meta.duplicates`, `meta.duplicates==0`.
+
+    A path goes into structs, and into texts that hold JSON objects; with `==` it is whether the
+    value equals the number or text that follows. `@row` is the row's number and `where`.
+
+    Raises:
+        UserError: no such field (with those that there are), or a text that is no JSON object.
+    """
+    found = [_take(frame, name, path, where).alias(name) for name, path in columns.items()]
+    return frame.with_columns(found)
+
+
+def _take(frame: pl.DataFrame, name: str, path: str, where: str) -> pl.Series:
+    source, is_compared, wanted = path.partition(_EQUALS)
+    if source == "@row":
+        shown = Path(where).name
+        return pl.Series([f"{shown}, row {row}" for row in range(frame.height)], dtype=pl.String)
+    head, *inner = [source] if source in frame.columns else source.split(".")
+    if head not in frame.columns:
+        raise _no_field(f"--column {name}={path}", where, head, frame.columns)
+    series, passed = frame[head], head
+    for step in inner:
+        series = _step(series, step, f"--column {name}={path}", f"{where}, column '{passed}'")
+        passed += f".{step}"
+    return series.cast(pl.String) == wanted.strip() if is_compared else series
+
+
+def _step(series: pl.Series, step: str, flag: str, where: str) -> pl.Series:
+    """One field of a struct, or of JSON objects in texts."""
+    if isinstance(series.dtype, pl.Struct):
+        names = [field.name for field in series.dtype.fields]
+        if step not in names:
+            raise _no_field(flag, where, step, names)
+        return series.struct.field(step)
+    if series.dtype != pl.String:
+        raise UserError(f"{flag}: {where} is {series.dtype}, which has no field '{step}'.")
+    objects = [_object(text, row, where) for row, text in enumerate(series)]
+    names = list(dict.fromkeys(name for one in objects if one for name in one))
+    if step not in names:
+        raise _no_field(flag, where, step, names)
+    values = [None if one is None else one.get(step) for one in objects]
+    try:
+        return pl.Series(values, strict=True)
+    except (TypeError, pl.exceptions.PolarsError, OverflowError):
+        raise UserError(f"{flag}: {where}, '{step}': values of several kinds. Make one.") from None
+
+
+def _object(text: str | None, row: int, where: str) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}, row {row}: no JSON object to look into. Correct or drop it.")
+    return value
+
+
+def _no_field(flag: str, where: str, name: str, known: list[str]) -> UserError:
+    return UserError(
+        f"{flag}: {where}: no '{name}'.{nearest(name, known)} "
+        f"There are: {', '.join(known[:20]) or 'none'}."
+    )
+
+
+def passed_over(frame: pl.DataFrame) -> list[str]:
+    """Paths whose values look like counts of duplicates, of a table without `duplicates`.
+
+    A whole number in every row (for JSON in texts: the first hundred) under a name such as
+    `dup_count`, `n_copies` or `meta.duplicates`.
+    """
+    if "duplicates" in frame.columns:
+        return []
+    return [path for path, values in _numbers(frame.head(_SNIFFED_ROWS)) if _is_count(path, values)]
+
+
+def _is_count(path: str, values: pl.Series) -> bool:
+    whole = values.dtype.is_integer() and values.len() > values.null_count()
+    return whole and _COUNT.search(path.rpartition(".")[2]) is not None
+
+
+def _numbers(frame: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
+    for name, dtype in frame.schema.items():
+        series = frame[name]
+        if isinstance(dtype, pl.Struct):
+            for field, values in series.struct.unnest().to_dict().items():
+                yield f"{name}.{field}", values
+        elif dtype == pl.String:
+            yield from _in_texts(name, series)
+        else:
+            yield name, series
+
+
+def _in_texts(name: str, series: pl.Series) -> Iterator[tuple[str, pl.Series]]:
+    texts = series.drop_nulls()
+    if texts.str.contains(r"^\s*-?\d{1,18}\s*$").all() and texts.len():  # of a CSV
+        yield name, texts.str.strip_chars().cast(pl.Int64)
+    if not (texts.len() and texts.str.starts_with("{").all()):
+        return
+    try:
+        objects = [json.loads(text) for text in texts]
+    except (ValueError, RecursionError):
+        return
+    for field in dict.fromkeys(key for one in objects for key in one):
+        values = [one.get(field) for one in objects]
+        if all(type(value) is int and abs(value) < 1 << 62 for value in values):
+            yield f"{name}.{field}", pl.Series(values, dtype=pl.Int64)

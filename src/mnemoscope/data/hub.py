@@ -1,0 +1,221 @@
+"""Find the files of a data set on the Hugging Face hub, or in its local cache.
+
+`owner/name[:config][@revision][#split]`; a split is a name of the data set's card, or of its files.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mnemoscope.data.formats import TABLE_ENDINGS, table_ending
+from mnemoscope.errors import UserError, nearest
+from mnemoscope.progress import say
+
+_NAME = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
+)
+_SHARD = re.compile(r"-\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
+_CARD = "README.md"
+
+
+class HubName(NamedTuple):
+    """A data set as it was asked for."""
+
+    name: str
+    config: str | None
+    revision: str | None
+    split: str | None
+
+
+class HubFiles(NamedTuple):
+    """Files of one split, in order, and the commit that they are of."""
+
+    files: list[Path]
+    commit: str
+
+
+def parse_hub_name(source: str) -> HubName | None:
+    """What a source names on the hub; None of other texts, and where a path is meant.
+
+    A path is meant where its folder is there, or where it ends as files do that are read.
+    """
+    found = _NAME.fullmatch(source)
+    if found is None or source.startswith((".", "~")) or Path(source).parent.is_dir():
+        return None
+    if Path(source).suffix in (".txt", ".md", ".npy") or table_ending(Path(source)):
+        return None
+    return HubName(found["name"], found["config"], found["revision"], found["split"])
+
+
+def find_hub_files(asked: HubName) -> HubFiles:
+    """The files of rows of a data set, fetched where they are not in the cache.
+
+    Raises:
+        UserError: no network and nothing in the cache, no such data set, or a config or split
+            that is not there or not named where there are several.
+    """
+    folder, names = _list(asked)
+    chosen = _choose(asked, names, _card(asked, folder, names))
+    if folder is None or not all((folder / name).is_file() for name in chosen):
+        say(f"Fetching {len(chosen)} files of {asked.name}")
+        folder = _snapshot(asked, chosen)
+    return HubFiles([folder / name for name in chosen], folder.name)
+
+
+def _list(asked: HubName) -> tuple[Path | None, list[str]]:
+    """Names of a data set's files on the hub; else the cached snapshot, and those that it holds."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = HfApi().list_repo_files(asked.name, revision=asked.revision, repo_type="dataset")
+        return None, sorted(found)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise UserError(
+            f"{_shown(asked)}: no such data set or revision on the hub, or it needs a log-in "
+            "('hf auth login'); and no file or folder of that name is here."
+        ) from None
+    except Exception as error:  # whatever the network has to say: the cache may have it
+        reason = type(error).__name__
+    try:
+        folder = Path(
+            snapshot_download(
+                asked.name, revision=asked.revision, repo_type="dataset", local_files_only=True
+            )
+        )
+    except Exception:
+        raise UserError(
+            f"{_shown(asked)}: no file or folder here, and the hub cannot be reached ({reason}). "
+            f"Where there is a network run 'hf download {asked.name} --repo-type dataset "
+            "--local-dir FOLDER', then give FOLDER."
+        ) from None
+    names = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
+    return folder, sorted(names)
+
+
+def _snapshot(asked: HubName, names: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            asked.name, revision=asked.revision, repo_type="dataset", allow_patterns=names
+        )
+    except Exception as error:
+        raise UserError(
+            f"{_shown(asked)}: cannot be fetched ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0][:120]}). Run the command again."
+        ) from error
+    return Path(found)
+
+
+def _card(asked: HubName, folder: Path | None, names: list[str]) -> dict[str, Any]:
+    """The head of the data set's card; empty where it has none."""
+    if _CARD not in names:
+        return {}
+    path = (_snapshot(asked, [_CARD]) if folder is None else folder) / _CARD
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", "replace"), re.DOTALL)
+    try:
+        values = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        values = None
+    return values if isinstance(values, dict) else {}
+
+
+def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]:
+    """Files of the config and split that were asked for, or of the only ones."""
+    configs = card.get("configs")
+    if isinstance(configs, list) and configs and all(isinstance(one, dict) for one in configs):
+        splits = _of_card(asked, names, configs)
+    else:
+        splits = _of_names(asked, names)
+    if not splits:
+        raise UserError(
+            f"{_shown(asked)}: holds no file of rows ({', '.join(TABLE_ENDINGS)}). "
+            f"It holds: {', '.join(names[:10]) or 'nothing'}."
+        )
+    found = splits[_pick(asked, "split", asked.split, sorted(splits))]
+    _check_whole(asked, found)
+    return found
+
+
+def _pick(asked: HubName, kind: str, wanted: str | None, known: list[str]) -> str:
+    if wanted is None and len(known) == 1:
+        return known[0]
+    sign = {"split": "#", "config": ":"}[kind]
+    if wanted is None:
+        raise UserError(
+            f"{_shown(asked)}: which {kind}? Name it with '{sign}': {', '.join(known[:20])}."
+        )
+    if wanted not in known:
+        raise UserError(
+            f"{_shown(asked)}: no {kind} '{wanted}'.{nearest(wanted, known)} "
+            f"It holds: {', '.join(known[:20])}."
+        )
+    return wanted
+
+
+def _of_card(
+    asked: HubName, names: list[str], configs: list[dict[str, Any]]
+) -> dict[str, list[str]]:
+    """Splits of a config as the card's `configs` describe them."""
+    by_name = {str(one.get("config_name", "default")): one for one in configs}
+    main = next((name for name, one in by_name.items() if one.get("default")), None)
+    main = main or ("default" if "default" in by_name else None)
+    config = by_name[_pick(asked, "config", asked.config or main, list(by_name))]
+    said = config.get("data_files", [])
+    entries = said if isinstance(said, list) and any(isinstance(x, dict) for x in said) else [said]
+    splits: defaultdict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        entry = entry if isinstance(entry, dict) else {"path": entry}
+        split, paths = str(entry.get("split", "train")), entry.get("path")
+        paths = paths if isinstance(paths, list) else [paths]
+        folder = Path(str(config.get("data_dir", ".")))
+        wanted = [_pattern((folder / str(one)).as_posix()) for one in paths]
+        rows = [name for name in names if _is_rows(name)]
+        splits[split] += [name for name in rows if any(one.fullmatch(name) for one in wanted)]
+    return {split: found for split, found in splits.items() if found}
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """A hub pattern as an expression: `*` stays in a folder, `**` does not."""
+    parts = re.split(r"(\*\*/?|\*|\?)", glob)
+    signs = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(signs.get(part) or re.escape(part) for part in parts))
+
+
+def _of_names(asked: HubName, names: list[str]) -> dict[str, list[str]]:
+    """Splits by the names of files: `train-00000-of-00004.parquet`, `passages_nodup.jsonl.gz`."""
+    rows = [name for name in names if _is_rows(name)]
+    if asked.config is not None:
+        folders = sorted({part for name in rows for part in Path(name).parts[:-1]})
+        config = _pick(asked, "config", asked.config, folders)
+        rows = [name for name in rows if config in Path(name).parts[:-1]]
+    splits: defaultdict[str, list[str]] = defaultdict(list)
+    for name in rows:
+        splits[_SHARD.sub("", _stem(name))].append(name)
+    return dict(splits)
+
+
+def _is_rows(name: str) -> bool:
+    return table_ending(Path(name)) is not None
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.removesuffix(table_ending(Path(name)) or "")
+
+
+def _check_whole(asked: HubName, names: list[str]) -> None:
+    """Every shard that the names of the others speak of is there."""
+    totals = [int(found["total"]) for name in names if (found := _SHARD.search(_stem(name)))]
+    if totals and totals[0] != len(totals):
+        raise UserError(
+            f"{_shown(asked)}: {len(totals)} of {totals[0]} files are there. Fetch the others."
+        )
+
+
+def _shown(asked: HubName) -> str:
+    parts = zip(("", ":", "@", "#"), asked, strict=True)
+    return "".join(sign + value for sign, value in parts if value)

@@ -1,0 +1,231 @@
+"""Gather rows from tables and folders of them, pairs of arrays, frames, and the hub."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.data.formats import READABLE, list_files, passed_over, table_ending, take_columns
+from mnemoscope.data.hub import find_hub_files, parse_hub_name
+from mnemoscope.data.table import conform, has_values, read_table
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.progress import say
+
+
+class Rows(NamedTuple):
+    """Rows of a source, its name for messages, and what a manifest is to say of it."""
+
+    frame: pl.DataFrame
+    where: str
+    facts: dict[str, Any]
+
+
+def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int) -> Rows | None:
+    """The rows of a source, with `columns` by their paths; None of texts.
+
+    Says which fields look like a count of duplicates and are passed over. Errors as
+    `read_sequences`.
+    """
+    facts: dict[str, Any] = {}
+    if not isinstance(source, str | Path):
+        frame, where = to_frame(source), f"the {type(source).__name__}"
+        frame = conform(take_columns(frame, columns, where=where), where=where)
+    elif (hub := parse_hub_name(str(source))) is not None:
+        found, where = find_hub_files(hub), hub.name
+        facts["hub"] = {"name": hub.name, "commit": found.commit}
+        frame = _read_tables(found.files, columns)
+    else:
+        path, where = existing(source), str(source)
+        if pair := find_pair(path):
+            frame = read_pair(*pair, prefix=prefix)
+            frame = conform(take_columns(frame, columns, where=where), where=where)
+        elif tables := find_tables(path):
+            frame = _read_tables(tables, columns)
+        else:
+            return None
+    for count in passed_over(frame):
+        facts.setdefault("passed_over", []).append(count)
+        say(
+            f"{where}: '{count}' looks like a count of duplicates and is passed over. To take it: "
+            f"--column duplicates={count}"
+        )
+    return Rows(frame, where, facts)
+
+
+def name_of(source: Any) -> str:
+    """A name for a frame that tells it from others by its rows: `frame:` and a hash."""
+    rows = to_frame(source).write_ndjson().encode()
+    return f"frame:{hashlib.sha256(rows).hexdigest()[:16]}"
+
+
+def existing(path: Path | str) -> Path:
+    """A path that is there; UserError if not."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder.")
+    return path
+
+
+_DRESSING = re.compile(r"(readme|license|licence|dataset_infos?|citation).*", re.IGNORECASE)
+
+
+def find_tables(path: Path) -> list[Path]:
+    """The table that a path is, or those of a folder that holds nothing else; else none.
+
+    Beside tables a folder may hold a README, a licence and the like.
+    """
+    if path.is_file():
+        return [path] if table_ending(path) else []
+    files = list_files(path)
+    tables = [one for one in files if table_ending(one)]
+    others = [one for one in files if one not in tables and not _DRESSING.fullmatch(one.name)]
+    return [] if others else tables
+
+
+def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
+    """The rows of all tables one after the other; a row's `document` names its file."""
+    if len(paths) == 1:
+        return read_table(paths[0], columns)
+    frames: list[pl.DataFrame] = []
+    for path in paths:
+        frame = read_table(path, columns)
+        if "document" not in frame.columns and not has_values(frame, "tokens"):
+            named = pl.format("{}, row {}", pl.lit(path.name), pl.int_range(pl.len()))
+            frame = frame.with_columns(named.alias("document"))
+        if frames and set(frame.columns) != set(frames[0].columns):
+            odd = sorted(set(frame.columns) ^ set(frames[0].columns))
+            raise UserError(
+                f"{path}: other columns than {paths[0].name} ({', '.join(odd[:5])}), so they are "
+                "not one table. Give one of them, or a folder of like ones."
+            )
+        frames.append(frame)
+    try:
+        return pl.concat([one.select(frames[0].columns) for one in frames], how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{paths[0].parent}: not one table ({reason}).") from None
+
+
+_HALVES = ("_prefix.npy", "_suffix.npy")
+
+
+def find_pair(path: Path) -> tuple[Path, Path] | None:
+    """`NAME_prefix.npy` and `NAME_suffix.npy`: of the first, or the only pair of a folder.
+
+    Raises:
+        UserError: an array without the other, several pairs, or another `.npy`.
+    """
+    if path.is_dir():
+        found = sorted(path.glob(f"*{_HALVES[0]}"))
+        found = [one for one in found if _other(one).is_file()]
+        if len(found) > 1:
+            raise UserError(
+                f"{path}: several pairs of arrays. Name one: "
+                f"{', '.join(str(one) for one in found[:5])}."
+            )
+        return (found[0], _other(found[0])) if found else None
+    if path.suffix.lower() != ".npy":
+        return None
+    if not path.name.endswith(_HALVES[0]) or not _other(path).is_file():
+        raise UserError(
+            f"{path}: one array; sequences are a pair, NAME{_HALVES[0]} and NAME{_HALVES[1]} "
+            "beside it. Name the first."
+        )
+    return path, _other(path)
+
+
+def _other(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(_HALVES[0]) + _HALVES[1])
+
+
+def read_pair(prefixes: Path, suffixes: Path, *, prefix: int) -> pl.DataFrame:
+    """Sequences of two arrays of token ids, shapes (sequences, prefix) and (sequences, suffix).
+
+    Raises:
+        UserError: not two arrays of integers of as many rows, another width than `prefix`, or an
+            id below 0 or above 32 bits.
+        DamagedDataError: a torn array.
+    """
+    first, second = _array(prefixes), _array(suffixes)
+    if len(first) != len(second):
+        raise UserError(
+            f"{prefixes}: {len(first):,} rows, {suffixes.name} has {len(second):,}. They belong "
+            "to other sequences."
+        )
+    if first.shape[1] != prefix:
+        raise UserError(
+            f"{prefixes}: {first.shape[1]} + {second.shape[1]} tokens where the prefix is "
+            f"{prefix}. Set sequences.prefix={first.shape[1]} and "
+            f"sequences.suffix={second.shape[1]}."
+        )
+    tokens = np.concatenate([first, second], axis=1).astype(np.int64)
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() <= np.iinfo(np.int32).max:
+        raise UserError(f"{prefixes}: a token id is below 0 or does not fit 32 bits.")
+    ids = pl.int_range(len(tokens), dtype=pl.Int64, eager=True).alias("sequence_id")
+    rows = pl.Series("tokens", tokens.astype(np.int32), dtype=pl.Array(pl.Int32, tokens.shape[1]))
+    return pl.DataFrame([ids, rows.arr.to_list()])
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedDataError(f"{path}: not a whole array of numbers ({reason}).") from error
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: {array.dtype} of shape {array.shape} where integers of shape (sequences, "
+            "tokens) are needed."
+        )
+    return array
+
+
+def to_frame(source: Any) -> pl.DataFrame:
+    """A Polars frame of one, of a pandas frame, or of a `datasets.Dataset`.
+
+    Raises:
+        UserError: anything else, such as a `DatasetDict` of several splits.
+    """
+    if isinstance(source, pl.LazyFrame):
+        return source.collect()
+    if isinstance(source, pl.DataFrame):
+        return source
+    if isinstance(source, Mapping):
+        raise UserError(f"a {type(source).__name__} of {', '.join(map(str, source))}: give one.")
+    if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # datasets.Dataset
+        return _of_lists({name: source[name][:] for name in source.column_names})
+    if hasattr(source, "columns") and hasattr(source, "to_numpy"):  # pandas
+        return _of_lists({str(name): source[name].tolist() for name in source.columns})
+    raise UserError(f"a {type(source).__name__}: no sequences can be read of it. Give {READABLE}.")
+
+
+def _of_lists(columns: dict[str, list[Any]]) -> pl.DataFrame:
+    """Lists of plain values as a frame; NaN and the like of pandas are nulls."""
+    clean = {
+        name: [None if _is_missing(value) else value for value in values]
+        for name, values in columns.items()
+    }
+    found = {}
+    for name, values in clean.items():
+        try:
+            found[name] = pl.Series(name, values)
+        except (TypeError, pl.exceptions.PolarsError, OverflowError):
+            found[name] = pl.Series(name, [], pl.Object)
+        if found[name].dtype == pl.Object:
+            raise UserError(
+                f"column '{name}': values of several kinds, or of one that no table can hold. "
+                "Leave it out."
+            )
+    return pl.DataFrame(found)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and the missing values of pandas, none of which equals itself."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # pandas.NA, and arrays, which are values
+        return not hasattr(value, "__len__")

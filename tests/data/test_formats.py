@@ -1,0 +1,546 @@
+"""Data as people have it: every format is read back from what other means wrote, else refused."""
+
+import csv
+import gzip
+import io
+import json
+from contextlib import redirect_stderr
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnemoscope.data.corpus import open_corpus
+from mnemoscope.data.duplicates import count_in_corpus
+from mnemoscope.data.formats import open_unpacked, passed_over, take_columns
+from mnemoscope.data.hub import find_hub_files, parse_hub_name
+from mnemoscope.data.read import join_results, read_corpus, read_sequences
+from mnemoscope.data.table import read_table
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
+from mnemoscope.progress import show_progress
+
+LONG = "The licence applies to the library and to the works that are based on it.\n" * 8
+NEXT = 'def add(a, b):\n    return "a, b"  # é\n' * 12
+HUBBLE = [  # a row of allegrolab/passages_gutenberg_popular: `meta` is a JSON text
+    {"text": LONG, "meta": json.dumps({"duplicates": 16, "id": "pg-1"})},
+    {"text": NEXT, "meta": json.dumps({"duplicates": 0, "id": "pg-2"})},
+]
+
+
+def lines(rows) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def packed(data: bytes, ending: str) -> bytes:
+    if ending == "gz":
+        return gzip.compress(data)
+    return pytest.importorskip("zstandard").ZstdCompressor().compress(data)
+
+
+def as_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class Dataset:
+    """As much of `datasets.Dataset` as is read: names, columns, and a `to_dict` of its own."""
+
+    def __init__(self, rows):
+        self._rows = rows
+        self.column_names = list(rows[0])
+
+    def to_dict(self):
+        return {name: self[name] for name in self.column_names}
+
+    def __getitem__(self, name):
+        return [row[name] for row in self._rows]
+
+
+def sources(root):
+    """The two texts of `HUBBLE` in every form there is."""
+    (root / "a.jsonl").write_bytes(lines(HUBBLE))
+    yield root / "a.jsonl"
+    (root / "a.JSONL.GZ").write_bytes(packed(lines(HUBBLE), "gz"))
+    yield root / "a.JSONL.GZ"
+    as_csv(root / "a.csv", HUBBLE)
+    yield root / "a.csv"
+    pd.DataFrame(HUBBLE).to_csv(root / "p.csv", index=False)
+    yield root / "p.csv"
+    (root / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (root / "a.csv").read_bytes())
+    yield root / "bom.csv"
+    pl.DataFrame(HUBBLE).write_parquet(root / "a.parquet")
+    yield root / "a.parquet"
+    for name, row in zip(("1.jsonl.gz", "2.jsonl.gz"), HUBBLE, strict=True):
+        (root / "folder").mkdir(exist_ok=True)
+        (root / "folder" / name).write_bytes(packed(lines([row]), "gz"))
+    (root / "folder" / "README.md").write_text("# a data set\n")
+    yield root / "folder"
+    yield pl.DataFrame(HUBBLE)
+    yield pl.DataFrame(HUBBLE).lazy()
+    yield pd.DataFrame(HUBBLE)
+    yield Dataset(HUBBLE)
+
+
+COLUMNS = {"duplicates": "meta.duplicates", "held_out": "meta.duplicates==0", "group": "meta.id"}
+
+
+def test_every_form_gives_the_same_sequences(tmp_path, tokenizer):
+    (tmp_path / "texts").mkdir()
+    for name, row in zip("ab", HUBBLE, strict=True):
+        (tmp_path / "texts" / f"{name}.txt").write_text(row["text"])
+    texts = read_sequences(tmp_path / "texts", tokenizer).frame
+    seen = 0
+    for source in sources(tmp_path):
+        found = read_sequences(source, tokenizer, columns=COLUMNS).frame
+        same = ["text", "tokens", "start", "end"]
+        assert found.select(same).equals(texts.select(same)), source
+        n_first = texts.filter(document="a.txt").height
+        n_second = texts.height - n_first
+        assert found["duplicates"].to_list() == [16] * n_first + [0] * n_second, source
+        assert found["held_out"].to_list() == [False] * n_first + [True] * n_second
+        assert found["group"].unique(maintain_order=True).to_list() == ["pg-1", "pg-2"]
+        seen += 1
+    assert seen == 11
+
+
+def test_zstd_is_read_as_what_it_packs(tmp_path, tokenizer):
+    zstandard = pytest.importorskip("zstandard")
+    plain, path = tmp_path / "a.jsonl", tmp_path / "a.jsonl.zst"
+    plain.write_bytes(lines(HUBBLE))
+    halves = (lines(HUBBLE[:1]), lines(HUBBLE[1:]))  # two frames, as appended files have
+    path.write_bytes(b"".join(zstandard.ZstdCompressor().compress(one) for one in halves))
+    assert read_table(path).equals(read_table(plain))
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DamagedDataError, match=r"a\.jsonl\.zst: not a whole"):
+        read_table(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=2, max_size=2
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_any_csv_that_python_writes_is_read_back(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([["text", "other"], *values])
+    found = read_table(path).rows()
+    assert found == [tuple(value or None for value in row) for row in values]
+
+
+def test_numbers_flags_and_lists_of_a_csv_come_at_their_kinds(tmp_path):
+    path = tmp_path / "a.csv"
+    frame = pd.DataFrame(
+        {
+            "tokens": [[1, 2], [3, 4]],
+            "duplicates": [4, None],  # pandas writes 4.0
+            "held_out": [True, False],
+            "text": ["12", "x"],
+            "note": ["1", "b"],
+        }
+    )
+    frame.to_csv(path, index=False)
+    found = read_table(path)
+    assert found["tokens"].to_list() == [[1, 2], [3, 4]]
+    assert found["duplicates"].to_list() == [4, None]
+    assert found["held_out"].to_list() == [True, False]
+    assert found["text"].to_list() == ["12", "x"]
+    assert found["note"].dtype == pl.String
+
+
+def test_pairs_of_arrays_are_prefix_and_suffix(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 50_000, (7, 100))
+    np.save(tmp_path / "train_prefix.npy", ids[:, :60].astype(np.uint16))
+    np.save(tmp_path / "train_suffix.npy", ids[:, 60:].astype(np.uint16))
+    np.save(tmp_path / "train_preprefix.npy", ids)
+    for source in (tmp_path, tmp_path / "train_prefix.npy"):
+        found = read_sequences(source, None, length=100, prefix=60).frame
+        assert found["tokens"].to_list() == ids.tolist()
+        assert found["sequence_id"].to_list() == list(range(7))
+    with pytest.raises(UserError, match=r"60 \+ 40 tokens.*sequences\.prefix=60.*suffix=40"):
+        read_sequences(tmp_path, None, length=100)
+
+
+def told(source, tokenizer, columns=None):
+    """What is said while a source is read."""
+    heard = io.StringIO()
+    with redirect_stderr(heard), show_progress(io.StringIO()):
+        found = read_sequences(source, tokenizer, columns=columns)
+    return heard.getvalue(), found.facts
+
+
+def test_a_count_that_is_passed_over_is_said(tmp_path, tokenizer):
+    frame = pl.DataFrame({"text": [LONG], "meta": [HUBBLE[0]["meta"]], "n_copies": [3]})
+    nested = frame.with_columns(pl.struct(dup_count=pl.lit(5), year=pl.lit(1900)).alias("info"))
+    assert passed_over(nested) == ["meta.duplicates", "n_copies", "info.dup_count"]
+    assert passed_over(nested.with_columns(duplicates=pl.lit(1))) == []
+    assert passed_over(pl.DataFrame({"text": ["a"], "counter": ["x"], "count": [0.5]})) == []
+    path = tmp_path / "a.parquet"
+    frame.write_parquet(path)
+    said, facts = told(path, tokenizer)
+    assert "'meta.duplicates' looks like a count" in said
+    assert "--column duplicates=meta.duplicates" in said
+    assert facts["passed_over"] == ["meta.duplicates", "n_copies"]
+    assert told(path, tokenizer, {"duplicates": "n_copies"}) == ("", {})
+
+
+def test_paths_into_structs_and_texts_agree():
+    rows = [{"a": {"b": {"c": value}}} for value in (1, None, 3)]
+    nested = pl.DataFrame({"a": [row["a"] for row in rows]})
+    texts = pl.DataFrame({"a": [json.dumps(row["a"]) for row in rows]})
+    for path, expected in {"a.b.c": [1, None, 3], "a.b.c==3": [False, None, True]}.items():
+        for frame in (nested, texts):
+            assert take_columns(frame, {"x": path}, where="t")["x"].to_list() == expected
+    row = take_columns(nested, {"x": "@row"}, where="dir/t.csv")["x"].to_list()
+    assert row == [f"t.csv, row {number}" for number in range(3)]
+    dotted = pl.DataFrame({"a.b": [1]})  # a column of that very name goes first
+    assert take_columns(dotted, {"x": "a.b"}, where="t")["x"].to_list() == [1]
+
+
+def test_several_sources_are_one_table_with_their_names_as_genre(tmp_path, tokenizer):
+    results = [read_sequences(pl.DataFrame([row]), tokenizer) for row in HUBBLE]
+    names = ["allegrolab/passages_wikipedia#train", "b"]
+    found = join_results(results, names)
+    n_first = results[0].frame.height
+    assert found.frame["sequence_id"].to_list() == list(range(found.frame.height))
+    assert found.frame["genre"].to_list()[:n_first] == ["passages_wikipedia"] * n_first
+    assert found.frame["genre"].to_list()[n_first:] == ["b"] * results[1].frame.height
+    assert found.n_documents == 2
+    assert join_results(results[:1], names[:1]) is results[0]
+
+
+def test_a_corpus_is_counted_alike_in_every_form(tmp_path, tokenizer):
+    suffixes = np.array(tokenizer(LONG, add_special_tokens=False).input_ids[:16])[None]
+    expected = None
+    for source in sources(tmp_path):
+        if not hasattr(source, "suffix"):
+            continue
+        corpus = open_corpus(source, tokenizer=tokenizer, dtype=None)
+        progress = tmp_path / "progress"
+        found = count_in_corpus(suffixes.astype(np.int32), corpus, progress_file=progress)
+        progress.unlink(missing_ok=True)
+        if source.name == "folder":  # its README is a text of the corpus too
+            assert found.counts.tolist() == expected.counts.tolist()
+            continue
+        expected = expected or found
+        assert (found.counts.tolist(), found.n_tokens) == (
+            expected.counts.tolist(),
+            expected.n_tokens,
+        )
+        texts = [tokens.tolist() for tokens in read_corpus(source, tokenizer)]
+        assert texts == [
+            tokenizer(row["text"], add_special_tokens=False).input_ids for row in HUBBLE
+        ]
+    assert expected.counts[0] >= 8 // 2
+
+
+# -- the hub, from its cache
+
+
+def cache(root, name, files, revision="main"):
+    """A data set as the hub's cache lays it out: refs, blobs' links, snapshots by commit."""
+    folder = root / f"datasets--{name.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / revision).write_text(commit)
+    for number, (path, data) in enumerate(files.items()):
+        blob = folder / "blobs" / str(number)
+        blob.parent.mkdir(exist_ok=True)
+        blob.write_bytes(data)
+        link = folder / "snapshots" / commit / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    return commit
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hub"
+
+
+CARD = b"""---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: test
+    path: ["data/test-*"]
+- config_name: other
+  data_files: "extra/**/*.jsonl"
+---
+# Card
+"""
+
+
+def test_a_data_set_of_the_hub_is_read_from_its_cache(hub, tokenizer):
+    gz = packed(lines(HUBBLE), "gz")
+    commit = cache(hub, "lab/passages", {"README.md": b"# no head", "passages_nodup.jsonl.gz": gz})
+    found = read_sequences("lab/passages", tokenizer, columns=COLUMNS)
+    assert found.frame["duplicates"].unique().sort().to_list() == [0, 16]
+    assert found.facts["hub"] == {"name": "lab/passages", "commit": commit}
+    again = read_sequences("lab/passages@main#passages_nodup", tokenizer, columns=COLUMNS)
+    assert again.frame.equals(found.frame)
+
+
+def test_configs_splits_and_shards_are_told_apart(hub):
+    files = {f"data/train-{n:05d}-of-00003.parquet": b"" for n in range(3)}
+    files |= {"data/test-00000-of-00001.parquet": b"", "extra/x/y.jsonl": b"", "README.md": CARD}
+    cache(hub, "lab/many", files)
+    for asked, names in {
+        "lab/many#train": sorted(files)[2:5],
+        "lab/many:default#test": ["data/test-00000-of-00001.parquet"],
+        "lab/many:other": ["extra/x/y.jsonl"],
+    }.items():
+        found = find_hub_files(parse_hub_name(asked))
+        assert [
+            path.as_posix().split("/snapshots/")[1].partition("/")[2] for path in found.files
+        ] == names
+    for asked, words in {
+        "lab/many": "which split.*test, train",
+        "lab/many#tset": "no split 'tset'.*Did you mean 'test'",
+        "lab/many:othr": "no config 'othr'.*other",
+        "lab/many@v2": "cannot be reached",
+        "lab/none": r"no file or folder here, and the hub cannot be reached \(Offline",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            find_hub_files(parse_hub_name(asked))
+    del files["data/train-00001-of-00003.parquet"], files["README.md"]
+    cache(hub, "lab/torn", files)
+    with pytest.raises(UserError, match="2 of 3 files"):
+        find_hub_files(parse_hub_name("lab/torn#train"))
+
+
+def test_what_is_a_path_is_no_name_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "owner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for source in (
+        "owner/none",
+        "./a/b",
+        "~/a/b",
+        "/a/b",
+        "a/b.txt",
+        "a/b.jsonl.gz",
+        "plain",
+        "a/b/c",
+    ):
+        assert parse_hub_name(source) is None, source
+    assert parse_hub_name("a/b:c@v1.0#d") == ("a/b", "c", "v1.0", "d")
+
+
+# -- what could be misread
+
+
+def _rows(**changes):
+    return lines([HUBBLE[0] | changes])
+
+
+PAIR = {"a_prefix.npy": np.zeros((2, 32), np.uint16), "a_suffix.npy": np.zeros((2, 32), np.uint16)}
+MISREAD = {  # files, what is given, columns, words of the one line
+    "CSV without a text column": ({"a.csv": b"a,b\n1,2\n"}, "a.csv", {}, "--column text=NAME"),
+    "CSV without a header": (
+        {"a.csv": b"4139,0,0\n12,2,0\n"},
+        "a.csv",
+        {},
+        "'0' is empty or stands",
+    ),
+    "CSV with a text for a header": (
+        {"a.csv": LONG.encode()},
+        "a.csv",
+        {},
+        "without a column 'text'",
+    ),
+    "CSV with semicolons": ({"a.csv": b"id;text\n1;x\n"}, "a.csv", {}, "divided by ';'"),
+    "CSV with tabs": ({"a.csv": b"id\ttext\n1\tx\n"}, "a.csv", {}, r"divided by '\\t'"),
+    "CSV with an unquoted comma": (
+        {"a.csv": b"id,text\n1,a, b\n"},
+        "a.csv",
+        {},
+        "line 2: 3 fields",
+    ),
+    "CSV with a field too few": ({"a.csv": b"id,text\n1\n"}, "a.csv", {}, "line 2: 1 fields"),
+    "CSV with an open quote": ({"a.csv": b'text\n"a\nb\n'}, "a.csv", {}, "not CSV"),
+    "CSV with a quote inside": ({"a.csv": b'text\n"a"b"\n'}, "a.csv", {}, "not CSV"),
+    "CSV that names a column twice": (
+        {"a.csv": b"text,text\na,b\n"},
+        "a.csv",
+        {},
+        "'text' is empty",
+    ),
+    "CSV in Latin-1": ({"a.csv": "text\né\n".encode("latin-1")}, "a.csv", {}, "not UTF-8"),
+    "CSV in UTF-16": ({"a.csv": "text\na\n".encode("utf-16")}, "a.csv", {}, "not UTF-8"),
+    "CSV with words for numbers": (
+        {"a.csv": b"text,duplicates\na,many\n"},
+        "a.csv",
+        {},
+        "row 0, 'duplicates': 'many'",
+    ),
+    "CSV with half a duplicate": ({"a.csv": b"text,duplicates\na,1.5\n"}, "a.csv", {}, "'1.5'"),
+    "empty CSV": ({"a.csv": b""}, "a.csv", {}, "without a column 'text'"),
+    "TSV": ({"a.tsv": b"text\nx\n"}, "a.tsv", {}, "no text to be cut: commas"),
+    "JSON": ({"a.json": lines(HUBBLE)}, "a.json", {}, "one object a line"),
+    "NDJSON": ({"a.ndjson": lines(HUBBLE)}, "a.ndjson", {}, "end in .jsonl"),
+    "packed text": ({"a.txt.gz": gzip.compress(LONG.encode())}, "a.txt.gz", {}, "unpack it"),
+    "JSONL that is an array": (
+        {"a.jsonl": json.dumps(HUBBLE).encode()},
+        "a.jsonl",
+        {},
+        "a list where",
+    ),
+    "JSONL with a byte order mark": (
+        {"a.jsonl": b"\xef\xbb\xbf" + lines(HUBBLE)},
+        "a.jsonl",
+        {},
+        "BOM",
+    ),
+    "gzip that is none": ({"a.jsonl.gz": lines(HUBBLE)}, "a.jsonl.gz", {}, "not a whole .gz"),
+    "torn gzip": (
+        {"a.jsonl.gz": gzip.compress(lines(HUBBLE))[:-9]},
+        "a.jsonl.gz",
+        {},
+        "not a whole .gz",
+    ),
+    "Parquet that is none": ({"a.parquet": lines(HUBBLE)}, "a.parquet", {}, "not a whole Parquet"),
+    "a pair of one": ({"a_prefix.npy": PAIR["a_prefix.npy"]}, "a_prefix.npy", {}, "one array"),
+    "a suffix given": (PAIR, "a_suffix.npy", {}, "Name the first"),
+    "several pairs": (
+        PAIR | {"b_prefix.npy": np.zeros((1, 32)), "b_suffix.npy": np.zeros((1, 32))},
+        "",
+        {},
+        "several",
+    ),
+    "a pair of floats": (PAIR | {"a_suffix.npy": np.zeros((2, 32))}, "", {}, "float64 of shape"),
+    "a pair of unlike lengths": (
+        PAIR | {"a_suffix.npy": np.zeros((3, 32), int)},
+        "",
+        {},
+        "2 rows, a_suffix.npy has 3",
+    ),
+    "a pair of other widths": (
+        {"a_prefix.npy": np.zeros((2, 40), int), "a_suffix.npy": np.zeros((2, 24), int)},
+        "",
+        {},
+        r"prefix=40 and sequences\.suffix=24",
+    ),
+    "ids below 0": (PAIR | {"a_suffix.npy": np.full((2, 32), -1)}, "", {}, "below 0"),
+    "an array of objects": (
+        PAIR | {"a_suffix.npy": np.array([["a"]], dtype=object)},
+        "",
+        {},
+        "not a whole array",
+    ),
+    "a field that is not there": (
+        {"a.jsonl": _rows()},
+        "a.jsonl",
+        {"duplicates": "meta.dups"},
+        "no 'dups'.*duplicates, id",
+    ),
+    "a column that is not there": (
+        {"a.jsonl": _rows()},
+        "a.jsonl",
+        {"duplicates": "mta.duplicates"},
+        "Did you mean 'meta'",
+    ),
+    "a path into a number": (
+        {"a.jsonl": _rows(meta=4)},
+        "a.jsonl",
+        {"duplicates": "meta.n"},
+        "has no field 'n'",
+    ),
+    "a text that is no JSON": (
+        {"a.jsonl": _rows(meta="x")},
+        "a.jsonl",
+        {"duplicates": "meta.n"},
+        "row 0: no JSON object",
+    ),
+    "counts that are words": (
+        {"a.jsonl": _rows(n="many")},
+        "a.jsonl",
+        {"duplicates": "n"},
+        "'duplicates': String where",
+    ),
+    "values of several kinds": (
+        {"a.jsonl": _rows(meta='{"n": 1}') + _rows(meta='{"n": "one"}')},
+        "a.jsonl",
+        {"duplicates": "meta.n"},
+        "several kinds",
+    ),
+    "columns of a text": ({"a.txt": LONG.encode()}, "a.txt", {"group": "x"}, "no columns to take"),
+    "a folder of unlike tables": (
+        {"a.jsonl": _rows(), "b.jsonl": _rows(more=1)},
+        "",
+        {},
+        r"other columns than a\.jsonl \(more\)",
+    ),
+    "texts under another name": (
+        {"a.jsonl": lines([{"content": LONG}])},
+        "a.jsonl",
+        {},
+        "no column 'text'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "given", "columns", "words"), MISREAD.values(), ids=MISREAD)
+def test_what_could_be_misread_is_refused_in_one_line(
+    tmp_path, tokenizer, files, given, columns, words
+):
+    for name, data in files.items():
+        if isinstance(data, bytes):
+            (tmp_path / name).write_bytes(data)
+        else:
+            np.save(tmp_path / name, data)
+    with pytest.raises(MnemoscopeError, match=words) as caught:
+        read_sequences(tmp_path / given, tokenizer, columns=columns)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_frames_that_are_no_table_are_refused(tokenizer):
+    for source, words in (
+        ({"train": [1], "test": [2]}, "a dict of train, test: give one"),
+        (3, "a int: no sequences"),
+        (pd.DataFrame({"text": ["a"], "n": [object()]}), "column"),
+        (pl.DataFrame({"text": [1]}), "the DataFrame, column 'text'"),
+    ):
+        with pytest.raises((UserError, TypeError), match=words):
+            read_sequences(source, tokenizer)
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_bomb_is_refused_in_bounded_memory(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr("mnemoscope.data.formats._MOST_BYTES", 1 << 20)
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(packed(b" " * (256 << 20), ending))
+    read = []
+    with open_unpacked(path) as handle, pytest.raises(UserError, match="more than 100 times"):
+        read.extend(iter(lambda: len(handle.read(1 << 20)), 0))
+    assert sum(read) <= max(1 << 20, 100 * path.stat().st_size) + (32 << 20)
+
+
+def test_tables_beside_texts_are_passed_over_and_said(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(LONG)
+    (tmp_path / "data.csv").write_text("a,b\n" + "1,2\n" * 100)
+    (tmp_path / "b.jsonl").write_bytes(lines(HUBBLE))
+    said, _ = told(tmp_path, tokenizer)
+    assert "2 tables beside them are passed over (b.jsonl)" in said
+    found = read_sequences(tmp_path, tokenizer)
+    assert found.frame["document"].unique().to_list() == ["a.txt"]
+    assert found.n_unreadable == 2
