@@ -52,17 +52,19 @@ def save_model(folder: Path, *, seed: int = 0, family: str = "gpt_neox", **chang
     return folder
 
 
-def make_sequences(model: Path, n: int = N_SEQUENCES, *, length: int = 64) -> pl.DataFrame:
+def make_sequences(
+    model: Path, n: int = N_SEQUENCES, *, length: int = 64, prefix: int | None = None
+) -> pl.DataFrame:
     """Sequences by turns reproduced with 9 duplicates, reproduced with 2, and not reproduced."""
     from mnemoscope.lm.continue_ import continue_sequences
     from mnemoscope.lm.load import load_model
 
     tokens = np.random.default_rng(0).integers(1, 300, (n, length)).astype(np.int32)
-    half = length // 2
-    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=half)
+    prefix = length // 2 if prefix is None else prefix
+    found = continue_sequences(load_model(model), tokens, batch_size=n, prefix=prefix)
     continuation = np.concatenate([batch.tokens for batch in found])
     kind = np.arange(n) % 3
-    tokens[kind < 2, half:] = continuation[kind < 2]
+    tokens[kind < 2, prefix:] = continuation[kind < 2]
     return pl.DataFrame(
         {
             "sequence_id": np.arange(100, 100 + n),

@@ -1,15 +1,26 @@
-"""A study of sequences that are not 64 tokens long, from tokens to report by the command line."""
+"""Studies whose sequences are not 32 + 32 tokens, from tokens to report by the command line."""
+
+import json
+import re
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 import yaml
 
-from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.benchmark.baselines import STATISTICS, map_statistics
+from mnemoscope.data.rouge import rouge_scores
+from mnemoscope.errors import UserError
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
+from mnemoscope.lm.graft import grafted
 from mnemoscope.lm.load import load_model
-from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.format import pack_triangle, unpack_triangle
 from mnemoscope.maps.store import MapStore
+from mnemoscope.maps.views import MarkedMaps, TensorMaps
 from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import StudySettings, parse_settings
 from tiny_models import make_sequences, save_model
 
 
@@ -46,3 +57,126 @@ def test_a_study_of_another_length_runs_to_its_report(tiny, tmp_path, call):
     assert maps.shape == (2, length, length)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, length), atol=0.01, rtol=0)
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+PREFIX, SUFFIX = 48, 16
+
+
+@pytest.fixture(scope="module")
+def uneven(tiny, made_once):
+    """A finished study of 48 + 16 tokens, with its knockout and its grafts."""
+    from mnemoscope.flow.run import run
+
+    def make(folder):
+        table = make_sequences(tiny.model, 150, prefix=PREFIX)
+        table.write_ndjson(folder.with_suffix(".jsonl"))
+        values = tiny.values | {
+            "sequences": {
+                "source": str(folder.with_suffix(".jsonl")),
+                "prefix": PREFIX,
+                "suffix": SUFFIX,
+            },
+            "label": tiny.values["label"] | {"n_train": 24, "n_eval": 12, "minimum": 12},
+            "train": tiny.values["train"] | {"seeds": [0]},
+            "knockout": {"strengths": [5.0], "n_sequences": 8, "draws": 1},
+            "graft": {"parts": ["layers.0.mlp"], "n_sequences": 20, "draws": 1, "n_heldout": 10},
+        }
+        values["label"]["taxonomies"] = ["Non-Memo, Recite[5], Recollect"]
+        settings = parse_settings(values, where="test")
+        run(settings, folder, also=("knockout", "graft"))
+
+    return Study(made_once("uneven", make))
+
+
+def test_verdicts_and_features_are_of_this_prefix_and_suffix(uneven, tiny):
+    stored = uneven.sequences.sort("sequence_id")
+    tokens = np.array(stored["tokens"].to_list())
+    lm = load_model(tiny.model)
+    (found,) = continue_sequences(lm, tokens, batch_size=len(tokens), prefix=PREFIX)
+    assert stored["continuation"].to_list() == found.tokens.tolist()
+    assert stored["continuation"].list.len().unique().to_list() == [SUFFIX]
+    assert stored["is_memorized"].to_list() == (found.score == 1).tolist()
+    assert stored["is_memorized"].sum() >= 100
+    scores = rouge_scores(tokens[:, :PREFIX], tokens[:, PREFIX:])
+    assert stored["rouge_l"].to_list() == scores.rouge_l.tolist()
+
+
+def test_maps_of_non_memo_show_the_prefix_and_what_the_model_wrote(uneven, tiny):
+    store = MapStore(uneven.folder / "maps" / "model")
+    first = store.index.filter(suffix="own").head(1)["sequence_id"].to_list()
+    row = uneven.sequences.filter(pl.col("sequence_id").is_in(first)).to_dicts()[0]
+    shown = np.array([row["tokens"][:PREFIX] + row["continuation"]])
+    (wanted,) = capture_pooled(load_model(tiny.model), shown, batch_size=1)
+    packed = store.dataset(first, "own", "mean").read(torch.arange(1))
+    torch.testing.assert_close(
+        unpack_triangle(packed).float(), wanted.mean.float(), atol=1e-3, rtol=0
+    )
+
+
+def test_blocks_and_marks_begin_where_the_suffix_does():
+    maps = torch.ones(3, 2, 64, 64).tril() / torch.arange(1, 65)[:, None]
+    packed = TensorMaps(pack_triangle(maps))
+    values = dict(zip(STATISTICS, map_statistics(packed, PREFIX)[0, 0], strict=True))
+    mean = maps[0, 0, PREFIX:, :PREFIX].mean().item()
+    assert values[next(name for name in STATISTICS if "suffix" in name and "prefix" in name)] == (
+        pytest.approx(mean, abs=1e-4)
+    )
+    marked = MarkedMaps(packed, torch.tensor([0, 1, 1]), 0.5, PREFIX).read(torch.arange(3))
+    changed = (unpack_triangle(marked) != unpack_triangle(packed.read(torch.arange(3)))).any(1)
+    assert not changed[0].any()
+    assert changed[1].nonzero()[:, 0].unique().tolist() == list(range(PREFIX, 64))
+
+
+def test_grafts_and_cuts_are_judged_by_the_suffix(uneven, tiny):
+    tried = uneven.read("graft_sequences.parquet").filter(
+        part="layers.0.mlp", direction="twin_in_model", control="twin"
+    )
+    rows = tried.join(uneven.sequences, on="sequence_id", how="left", maintain_order="left")
+    model, twin = load_model(str(tiny.model)), load_model(str(tiny.reference))
+    tokens = np.array(rows["tokens"].to_list())
+    with grafted(model.model, twin.model, "layers.0.mlp"):
+        scans = list(scan_memorized(model, tokens, batch_size=16, prefix=PREFIX))
+    by_hand = np.concatenate([one.is_memorized for one in scans])
+    assert rows["survives"].to_list() == by_hand.tolist()
+    assert uneven.read("knockout.parquet").height > 0
+
+
+def test_the_report_says_and_draws_the_border(uneven):
+    page = (uneven.folder / "report.html").read_text()
+    assert "was given the first 48 tokens" in page
+    assert "The first 48 are the prefix" in page
+    assert set(re.findall(r'data-prefix="(\d+)"', page)) == {"48"}
+    assert "first 32" not in page
+    said = json.loads((uneven.folder / "manifests" / "sequences.json").read_text())["settings"]
+    assert (said["sequences.prefix"], said["sequences.suffix"]) == (PREFIX, SUFFIX)
+
+
+@pytest.mark.parametrize(
+    ("given", "prefix", "length"),
+    [
+        ({}, 32, 64),
+        ({"length": 128}, 64, 128),
+        ({"prefix": 64, "suffix": 48}, 64, 112),
+        ({"prefix": 64, "suffix": 48, "length": 112}, 64, 112),
+        ({"prefix": 50}, 50, 64),
+        ({"suffix": 50, "length": 101}, 51, 101),
+    ],
+)
+def test_prefix_suffix_and_length_fit_together(given, prefix, length):
+    wanted = StudySettings.model_validate({"sequences": given}).sequences
+    assert (wanted.n_prefix, wanted.length) == (prefix, length)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"length": 65},
+        {"prefix": 64},
+        {"suffix": 64},
+        {"prefix": 40, "suffix": 40, "length": 90},
+        {"prefix": 2, "suffix": 2},
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(given):
+    with pytest.raises(UserError, match=r"sequences: .*length"):
+        parse_settings({"sequences": given}, where="study.yaml")

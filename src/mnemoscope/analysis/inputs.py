@@ -55,7 +55,8 @@ class AnalysisInputs:
             it was only scanned.
         load_model: loads the study's model, once.
         labels: `sequence_id` and one column of class names a taxonomy.
-        length: tokens of a sequence; the prefix is half of it.
+        length: tokens of a sequence.
+        n_prefix: tokens of the prefix; None is half of the sequence.
         batch_size: sequences a forward pass.
         others: the second model, or the checkpoints in their order.
         corpus: the training texts, as `mnemoscope duplicates --corpus` takes them.
@@ -71,6 +72,7 @@ class AnalysisInputs:
     load_model: "Callable[[], LanguageModel]"
     labels: pl.DataFrame | None = None
     length: int = 64
+    n_prefix: int | None = None
     batch_size: int = 64
     others: tuple[OtherModel, ...] = ()
     corpus: "Corpus | None" = None
@@ -96,7 +98,7 @@ class AnalysisInputs:
     @property
     def prefix(self) -> int:
         """Tokens of the prefix."""
-        return self.length // 2
+        return self.length // 2 if self.n_prefix is None else self.n_prefix
 
     def model(self) -> "LanguageModel":
         """The study's model, its forwards counted."""

@@ -307,7 +307,7 @@ class BrowsedStudy:
         """Render a sequence's text and features; UserError if the study has no such sequence."""
         row = self._row(sequence_id)
         pieces = self._pieces(row["tokens"])
-        half = len(pieces) // 2
+        half = self.study.settings.sequences.n_prefix
         written = self._pieces(row["continuation"] or [])
         own = row["tokens"][half:]
         return render(

@@ -139,17 +139,18 @@ def check_study(folder: Path, model: dict[str, Any], settings: AuditSettings) ->
             f"weights {known['fingerprint'][:12]}; audited is {model['name']}, {model['dtype']}, "
             f"{model['fingerprint'][:12]}). Give one of this model, or --study auto."
         )
-    check_windows(str(folder), study.settings.sequences.length, settings)
+    check_windows(str(folder), study.settings.sequences, settings)
     return study
 
 
-def check_windows(name: str, length: int, settings: AuditSettings) -> None:
-    """Refuse an audit whose windows are not the `length` tokens of a study, or stand in a chat."""
-    half = length // 2
-    if (settings.prefix, settings.suffix) != (half, half):
+def check_windows(name: str, read: SequenceSettings, settings: AuditSettings) -> None:
+    """Refuse an audit whose windows are not those of a study, or stand in a chat."""
+    suffix = read.length - read.n_prefix
+    if (settings.prefix, settings.suffix) != (read.n_prefix, suffix):
         raise UserError(
-            f"--study {name}: its CNNs read {length} tokens, half of them the prefix; this audit "
-            f"shows {settings.prefix} and asks for {settings.suffix}. Give both as {half}."
+            f"--study {name}: its CNNs read {read.n_prefix} + {suffix} tokens; this audit "
+            f"shows {settings.prefix} and asks for {settings.suffix}. Give "
+            f"--prefix {read.n_prefix} --suffix {suffix}."
         )
     if settings.chat_template:
         raise UserError(
@@ -319,7 +320,7 @@ def make_study(
     Raises:
         UserError: windows of another length, or in a chat; or a study of other settings is there.
     """
-    check_windows("auto", SequenceSettings().length, audit)
+    check_windows("auto", SequenceSettings(), audit)
     folder = out / "study"
     if not is_study(folder):
         say(f"{folder}: making a study of this model first")

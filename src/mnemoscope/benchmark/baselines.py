@@ -244,22 +244,22 @@ def logprob_features(logprobs: np.ndarray) -> np.ndarray:
     ).astype(np.float64)
 
 
-def map_statistics(maps: MapSource) -> np.ndarray:
+def map_statistics(maps: MapSource, prefix: int | None = None) -> np.ndarray:
     """Sum up each layer of each map: float64 (n, layers, 14), in the order of `STATISTICS`.
 
     Mean, standard deviation and maximum of three blocks (query prefix, key prefix; query
     suffix, key prefix; query suffix, key suffix), the mean entropy (nats) of the rows of
     either half, each row scaled to sum 1, and the mean weight on the diagonal, just below it,
-    and on the first key (queries 1 and later). Prefix and suffix are halves of the map.
+    and on the first key (queries 1 and later). The prefix is half of the map unless given.
     """
     parts = [
-        _summarize(unpack_triangle(maps.read(rows)))
+        _summarize(unpack_triangle(maps.read(rows)), prefix)
         for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE)
     ]
     return torch.cat(parts).numpy()
 
 
-def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
+def all_statistics(maps: MapSource, tokens: np.ndarray, prefix: int | None = None) -> np.ndarray:
     """Add each map's shape to `map_statistics`: float64 (n, layers, 22), as `ALL_STATISTICS`.
 
     The shape is that of `maps.shape`; tokens (n, T) tell which edges are copies.
@@ -268,8 +268,8 @@ def all_statistics(maps: MapSource, tokens: np.ndarray) -> np.ndarray:
     shapes = []
     for rows in torch.split(torch.arange(len(maps)), _MAPS_AT_ONCE):
         copies = unpack_triangle(marks.read(rows)[:, 1]) > 0
-        shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies))
-    return np.concatenate([map_statistics(maps), torch.cat(shapes).numpy()], axis=-1)
+        shapes.append(attention_shape(unpack_triangle(maps.read(rows)), copies, prefix))
+    return np.concatenate([map_statistics(maps, prefix), torch.cat(shapes).numpy()], axis=-1)
 
 
 def classify_statistics(
@@ -291,11 +291,11 @@ def classify_statistics(
     )
 
 
-def _summarize(maps: torch.Tensor) -> torch.Tensor:
+def _summarize(maps: torch.Tensor, prefix: int | None) -> torch.Tensor:
     """Summarize unpacked maps, (n, layers, T, T) to (n, layers, 14)."""
     maps = maps.double()
     length = maps.shape[-1]
-    half = length // 2
+    half = length // 2 if prefix is None else prefix
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     blocks = [
         maps[..., :half, :half][..., causal[:half, :half]],

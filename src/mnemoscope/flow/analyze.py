@@ -103,6 +103,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         table=rows.table,
         labels=study.read(LABELS_FILE) if study.is_done("label") else None,
         length=study.settings.sequences.length,
+        n_prefix=study.settings.sequences.n_prefix,
         batch_size=study.settings.model.batch_size,
         load_model=lambda: models.model(study),
         others=_loaders(study, asked, others, models),

@@ -15,8 +15,9 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.model import LanguageModel
 
-Measure = Callable[[LanguageModel, np.ndarray, int], Iterator[Tensor]]
-"""From a model, tokens (n, T) and a batch size to batches (batch, layers, T, T) on the CPU."""
+Measure = Callable[..., Iterator[Tensor]]
+"""From a model, tokens (n, T), a batch size and the tokens of the prefix to batches (batch, layers,
+T, T) on the CPU."""
 
 
 class Ranking(NamedTuple):
@@ -33,21 +34,31 @@ class Ranking(NamedTuple):
     words: str
 
 
-def _weights(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def _weights(
+    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
+) -> Iterator[Tensor]:
+    del prefix
     return (batch.mean for batch in capture_pooled(lm, tokens, batch_size=batch_size))
 
 
-def _value_norms(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def _value_norms(
+    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
+) -> Iterator[Tensor]:
+    del prefix
     return value_norms(lm, tokens, batch_size=batch_size)
 
 
-def _contributions(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    return contributions(lm, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2)
+def _contributions(
+    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
+) -> Iterator[Tensor]:
+    return contributions(lm, tokens, batch_size=batch_size, prefix=prefix)
 
 
-def measure_effects(lm: LanguageModel, tokens: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """Total effects on the logits of the second half of the tokens, the suffix."""
-    return total_effects(lm, tokens, batch_size=batch_size, prefix=tokens.shape[1] // 2)
+def measure_effects(
+    lm: LanguageModel, tokens: np.ndarray, batch_size: int, prefix: int = 32
+) -> Iterator[Tensor]:
+    """Total effects on the logits of the tokens after the prefix."""
+    return total_effects(lm, tokens, batch_size=batch_size, prefix=prefix)
 
 
 _MEASURES = {
@@ -66,10 +77,12 @@ RANKINGS: dict[str, Ranking] = {
 }
 
 
-def class_mean(lm: LanguageModel, tokens: np.ndarray, measure: Measure, batch_size: int) -> Tensor:
+def class_mean(
+    lm: LanguageModel, tokens: np.ndarray, measure: Measure, batch_size: int, prefix: int = 32
+) -> Tensor:
     """Average a measure over the sequences (n, T) of one class: float32 (layers, T, T)."""
     total: Tensor | float = 0.0
-    for batch in measure(lm, tokens, batch_size):
+    for batch in measure(lm, tokens, batch_size, prefix):
         total = total + batch.double().sum(dim=0)
     assert isinstance(total, Tensor)
     return (total / len(tokens)).float()

@@ -36,7 +36,11 @@ def layer_profile(delta: np.ndarray) -> np.ndarray:
 
 
 def find_regions(
-    delta: np.ndarray, copies: np.ndarray, *, channels: Sequence[str] = ()
+    delta: np.ndarray,
+    copies: np.ndarray,
+    *,
+    channels: Sequence[str] = (),
+    prefix: int | None = None,
 ) -> list[Region]:
     """Share out one class's Δ (layers, query, key) over the regions that have a name.
 
@@ -46,7 +50,8 @@ def find_regions(
     `copies` (query, key) is the share of the class's sequences with a copy edge there: the key one
     past an earlier occurrence of the query's token. Both are means over sequences, so where these
     differ much the share falls short of what single sequences have. `channels` are names in place
-    of layers (the blind baseline's maps have two channels).
+    of layers (the blind baseline's maps have two channels). The prefix is half of the tokens
+    unless given.
     """
     causal = np.tri(delta.shape[-1], dtype=bool)
     delta = delta.astype(np.float64) * causal
@@ -60,7 +65,7 @@ def find_regions(
     ]
     for name, layers in groups:
         found.append(Region(name, by_layer[layers].sum() / whole, len(layers) / n_layers))
-    for name, cells in _cells(causal, copies):
+    for name, cells in _cells(causal, copies, prefix):
         found.append(Region(name, (by_edge * cells).sum() / whole, cells.sum() / causal.sum()))
     if not channels:
         each = enumerate(by_layer / whole, start=1)
@@ -90,10 +95,12 @@ def _listed(regions: Sequence[Region]) -> str:
     )
 
 
-def _cells(causal: np.ndarray, copies: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _cells(
+    causal: np.ndarray, copies: np.ndarray, prefix: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Regions of (query, key), as weights in [0, 1]."""
     query, key = np.indices(causal.shape)
-    half = len(causal) // 2
+    half = len(causal) // 2 if prefix is None else prefix
     yield "prefix → prefix", causal & (query < half)
     yield "suffix → prefix", causal & (query >= half) & (key < half)
     yield "suffix → suffix", causal & (key >= half)

@@ -27,7 +27,7 @@ SHAPES = (
 _SMALLEST_WEIGHT = 1e-12
 
 
-def attention_shape(maps: "Tensor", copies: "Tensor") -> "Tensor":
+def attention_shape(maps: "Tensor", copies: "Tensor", prefix: int | None = None) -> "Tensor":
     """Sum up each layer of each map: float64 (n, layers, 8), in the order of `SHAPES`.
 
     Entropy and Gini are means over queries 1 and later, each row scaled to sum 1. Gini is over the
@@ -37,12 +37,13 @@ def attention_shape(maps: "Tensor", copies: "Tensor") -> "Tensor":
     Args:
         maps: (n, layers, query, key), not negative, zero above the diagonal.
         copies: bool (n, query, key): each sequence's copy edges.
+        prefix: tokens of the prefix, half of the map unless given.
     """
     import torch
 
     maps = maps.double()
     length = maps.shape[-1]
-    half = length // 2
+    half = length // 2 if prefix is None else prefix
     query, key = torch.arange(length)[:, None], torch.arange(length)
     whole = maps.sum((-1, -2)).clamp_min(_SMALLEST_WEIGHT)
     rows = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT)

@@ -238,11 +238,17 @@ class MarkedMaps:
     0 is left as it is. Maps of weights so marked, pooled by mean or maximum, are these, exactly.
     """
 
-    def __init__(self, maps: MapSource, classes: torch.Tensor, share: float) -> None:
-        """Mark maps (n,) by their classes (n,), int64, with a share in [0, 1]."""
+    def __init__(
+        self, maps: MapSource, classes: torch.Tensor, share: float, prefix: int | None = None
+    ) -> None:
+        """Mark maps (n,) by their classes (n,), int64, with a share in [0, 1].
+
+        The suffix begins after `prefix` tokens, half of the map unless given.
+        """
         if len(classes) != len(maps):
             raise ValueError(f"{len(maps)} maps, {len(classes)} classes to mark them by")
         self._maps, self._classes, self._share = maps, classes, share
+        self._prefix = maps.length // 2 if prefix is None else prefix
         self.n_layers, self.length = maps.n_layers, maps.length
 
     def __len__(self) -> int:
@@ -251,7 +257,7 @@ class MarkedMaps:
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         """Packed maps at these positions; see `MapSource.read`."""
         found = self._maps.read(rows).float()
-        queries = torch.arange(self.length // 2, self.length)
+        queries = torch.arange(self._prefix, self.length)
         starts = queries * (queries + 1) // 2
         first, classes = int(starts[0]), self._classes[rows]
         found[classes > 0, :, first:] *= 1 - self._share

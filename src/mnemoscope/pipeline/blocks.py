@@ -149,11 +149,12 @@ def do_block(
     if block.kind == "maps":
         return _maps(block, model, settings, progress)
     size, scan = settings.model.batch_size, settings.continue_.scan
+    prefix = settings.sequences.n_prefix
     if block.kind == "verdicts":
         way = scan_table if scan else decode
-        frame = way(model, block.tokens, batch_size=size, progress=progress)
+        frame = way(model, block.tokens, batch_size=size, prefix=prefix, progress=progress)
     elif block.kind == "decoded":
-        found = decode(model, block.tokens, batch_size=size, progress=progress)
+        found = decode(model, block.tokens, batch_size=size, prefix=prefix, progress=progress)
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
     elif block.kind == "logprobs":
         frame = logprobs_of(settings, model, block.tokens, block.rows)
@@ -166,21 +167,32 @@ def do_block(
     else:
         assert block.kind == "check", block.kind
         counts = check_scan(
-            model, block.tokens, block.rows, scanned=scan, batch_size=size, progress=progress
+            model,
+            block.tokens,
+            block.rows,
+            scanned=scan,
+            batch_size=size,
+            prefix=prefix,
+            progress=progress,
         )
         frame = pl.DataFrame([counts])
     return {"parquet": parquet_bytes(frame)}
 
 
 def decode(
-    model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress = SILENT
+    model: LanguageModel,
+    tokens: np.ndarray,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    progress: Progress = SILENT,
 ) -> pl.DataFrame:
     """Greedy continuations of tokens, int32 (sequences, length).
 
     Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>, `smallest_gap` f32
     (between the two best logits of any step).
     """
-    frames, prefix = [], tokens.shape[1] // 2
+    frames = []
     for batch in continue_sequences(model, tokens, batch_size=batch_size, prefix=prefix):
         columns = {
             "is_memorized": batch.score == 1.0,
@@ -194,13 +206,18 @@ def decode(
 
 
 def scan_table(
-    model: LanguageModel, tokens: np.ndarray, *, batch_size: int, progress: Progress
+    model: LanguageModel,
+    tokens: np.ndarray,
+    *,
+    batch_size: int,
+    prefix: int = 32,
+    progress: Progress,
 ) -> pl.DataFrame:
     """Find by teacher forcing what is memorized; columns as `decode`, with score 1 or null.
 
     Continuations and scores of Non-Memo are decoded later, for sampled sequences only.
     """
-    frames, prefix = [], tokens.shape[1] // 2
+    frames = []
     for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=prefix):
         frames.append(pl.DataFrame(batch._asdict()))
         progress.advance(frames[-1].height)
@@ -224,6 +241,7 @@ def check_scan(
     *,
     scanned: bool,
     batch_size: int,
+    prefix: int = 32,
     progress: Progress = SILENT,
 ) -> dict[str, int | float]:
     """Repeat verdicts by the other method (scan or decoding) and count disagreements.
@@ -233,8 +251,9 @@ def check_scan(
     `checked`, `disagree`, and if some do, `largest_gap_of_these`.
     """
     way = decode if scanned else scan_table
-    again = way(model, tokens, batch_size=batch_size, progress=progress)["is_memorized"]
-    differs = found.filter(again != found["is_memorized"])
+    again = way(model, tokens, batch_size=batch_size, prefix=prefix, progress=progress)
+
+    differs = found.filter(again["is_memorized"] != found["is_memorized"])
     counts: dict[str, int | float] = {"checked": len(tokens), "disagree": differs.height}
     if differs.height:
         counts["largest_gap_of_these"] = float(differs["smallest_gap"].to_numpy().max())
@@ -249,7 +268,7 @@ def logprobs_of(
     `logprobs` of the tokens of each suffix; `prefix_best` of the best token at each place of the
     prefix, of which the last foretells the first suffix token.
     """
-    size, prefix = settings.model.batch_size, tokens.shape[1] // 2
+    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
     columns = {
         "logprobs": suffix_logprobs(model, tokens, batch_size=size, prefix=prefix),
         "prefix_best": best_logprobs(model, tokens[:, :prefix], batch_size=size),
@@ -284,7 +303,7 @@ def _maps(
 ) -> dict[str, bytes]:
     """One shard, and the verdicts of its forward passes if wanted."""
     meta = store_meta(settings, block.store, facts_of(model, ""))
-    size, prefix = settings.model.batch_size, block.tokens.shape[1] // 2
+    size, prefix = settings.model.batch_size, settings.sequences.n_prefix
     found: Iterable[tuple[PooledMaps, Scan | None]]
     if block.with_verdicts:
         found = capture_and_scan(model, block.tokens, batch_size=size, prefix=prefix)

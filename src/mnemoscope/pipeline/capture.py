@@ -199,9 +199,8 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
     tokens = token_matrix(rows)
     own = np.flatnonzero((rows["suffix"] == "own").to_numpy())
     if len(own):
-        half = tokens.shape[1] // 2
-        tokens = tokens.copy()
-        tokens[own, half:] = token_matrix(rows[own], column="continuation")
+        tokens, written = tokens.copy(), token_matrix(rows[own], column="continuation")
+        tokens[own, -written.shape[1] :] = written
     return tokens
 
 

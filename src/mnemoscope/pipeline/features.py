@@ -4,8 +4,8 @@ import polars as pl
 
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
-from mnemoscope.data.read import has_values, read_corpus
-from mnemoscope.data.table import refuse_padding
+from mnemoscope.data.read import read_corpus
+from mnemoscope.data.table import has_values, refuse_padding
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
@@ -33,6 +33,7 @@ def features_stage(study: Study, models: Models) -> None:
             study.sequences.drop(ours, strict=False),
             patterns=settings.features.patterns,
             length=settings.sequences.length,
+            prefix=settings.sequences.n_prefix,
             corpus=corpus,
         )
         if settings.features.patterns == "published":

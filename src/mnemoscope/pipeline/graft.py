@@ -436,7 +436,7 @@ def make_graft(task: Task) -> str:
 def _grafted(loaded: Loaded, graft: Graft) -> pl.DataFrame:
     """A scan under one graft, and log-probabilities of what is held out."""
     study, models, pairs, tried, held_out = loaded
-    size, prefix = study.settings.model.batch_size, study.settings.sequences.length // 2
+    size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
     lm = models[graft.direction]
     swapped: AbstractContextManager[None] = nullcontext()
     if graft.part:
@@ -487,7 +487,7 @@ def _patched(loaded: Loaded, patch: Patch) -> pl.DataFrame:
         positions,
         others=others,
         batch_size=study.settings.model.batch_size,
-        prefix=study.settings.sequences.length // 2,
+        prefix=study.settings.sequences.n_prefix,
     )
     survives, gap, logprob = map(np.concatenate, zip(*batches, strict=True))
     return _table(tried, held_out, survives[: tried.height], gap[: tried.height], logprob)

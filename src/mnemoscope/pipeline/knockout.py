@@ -274,10 +274,10 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         table = study.sequences.select("sequence_id", "tokens")
         rows = tried.join(table, on="sequence_id", how="left", maintain_order="left")
         tokens = token_matrix(rows)
-        size = study.settings.model.batch_size
+        size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
         captured = capture_pooled(model, tokens, batch_size=size)
         attention = torch.cat([batch.mean for batch in captured])
-        effects = torch.cat(list(measure_effects(model, tokens, size)))
+        effects = torch.cat(list(measure_effects(model, tokens, size, prefix)))
         mass = _mean_attention(study, delta)
         yield _Subject(delta, mass, tried, tokens, attention, effects)
 
@@ -418,7 +418,7 @@ def _outcome(
         edges,
         renormalize=wanted.renormalize,
         batch_size=study.settings.model.batch_size,
-        prefix=subject.tokens.shape[1] // 2,
+        prefix=study.settings.sequences.n_prefix,
     )
     frame = subject.tried.with_columns(pl.Series(one, getattr(found, one)) for one in columns)
     path.parent.mkdir(exist_ok=True)

@@ -166,7 +166,7 @@ def localize_stage(study: Study, models: Models) -> None:
             copies = cache(partial(_mean_copies, study, sample))
             for one in stored:
                 if one.sample == sample:
-                    regions += _region_rows(one, copies)
+                    regions += _region_rows(one, copies, study.settings.sequences.n_prefix)
         _write_regions(study.folder, regions)
         shapes = [row for one in samples for row in _shape_rows(study, one)]
         study.write(SHAPES_FILE, pl.DataFrame(shapes))
@@ -272,7 +272,8 @@ def rank_edges(study: Study, model: LanguageModel, sample: str, name: str) -> St
     for one in rows.classes:
         part = rows.evaluation.filter(pl.col("class") == one)
         tokens = shown_tokens(study.sequences, part.select("sequence_id", "suffix"))
-        means.append(class_mean(model, tokens, ranking.measure, size))
+        prefix = study.settings.sequences.n_prefix
+        means.append(class_mean(model, tokens, ranking.measure, size, prefix))
         n_used.append(len(tokens))
     values = contrasted(means) if ranking.contrast else means
     none = (0,) * len(n_used)
@@ -435,14 +436,14 @@ def _class_copies(study: Study, rows: pl.DataFrame) -> torch.Tensor:
 
 def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
     """Shape of each class's mean attention over its evaluation sequences, one row per layer."""
-    rows = sample_rows(study, sample)
+    rows, prefix = sample_rows(study, sample), study.settings.sequences.n_prefix
     store = MapStore(maps_folder(study, "model"), verify=False)
     for name in rows.classes:
         part = rows.evaluation.filter(pl.col("class") == name)
         maps = store.dataset(part["sequence_id"].to_numpy(), part["suffix"].to_list(), "mean")
         copies = _class_copies(study, part)
         batches = torch.split(torch.arange(len(maps)), rows_at_once(maps))
-        found = [attention_shape(unpack_triangle(maps.read(b)), copies[b]) for b in batches]
+        found = [attention_shape(unpack_triangle(maps.read(b)), copies[b], prefix) for b in batches]
         for layer, values in enumerate(torch.cat(found).mean(dim=0).tolist(), start=1):
             figures = dict(zip(SHAPES, values, strict=True))
             yield {"sample": sample, "class": name, "layer": layer, "n": len(maps)} | figures
@@ -455,11 +456,15 @@ def _mean_copies(study: Study, sample: str, name: str) -> np.ndarray:
     return mean
 
 
-def _region_rows(one: StoredDelta, copies: Callable[[str], np.ndarray]) -> Iterator[dict[str, Any]]:
+def _region_rows(
+    one: StoredDelta, copies: Callable[[str], np.ndarray], prefix: int
+) -> Iterator[dict[str, Any]]:
     """Where Δ of each class is large, one row per region; `copies` is as `_mean_copies`."""
     channels = BLIND_CHANNELS if one.source == "blind" else ()
     for index, name in enumerate(one.classes):
-        for region in find_regions(one.delta[index], copies(name), channels=channels):
+        for region in find_regions(
+            one.delta[index], copies(name), channels=channels, prefix=prefix
+        ):
             yield one.names | {
                 "class": name,
                 "region": region.name,
@@ -553,6 +558,7 @@ def localize_together(studies: Sequence[Study]) -> TogetherDelta:
     deltas = tuple(_average_stored(own) for own in parts)
     names = name_models(studies)
     copies = [cache(partial(_mean_copies, study)) for study in studies]
+    prefix = studies[0].settings.sequences.n_prefix
 
     def averaged_copies(one: StoredDelta, own: list[StoredDelta], name: str) -> np.ndarray:
         weights = np.array([model.n_says[one.classes.index(name)] for model in own])
@@ -566,7 +572,7 @@ def localize_together(studies: Sequence[Study]) -> TogetherDelta:
         regions=tuple(
             row
             for one, own in zip(deltas, parts, strict=True)
-            for row in _region_rows(one, partial(averaged_copies, one, own))
+            for row in _region_rows(one, partial(averaged_copies, one, own), prefix)
         ),
         names=names,
         left_out=left_out,

@@ -118,4 +118,5 @@ def _digest(study: Study, role: str, rows: pl.DataFrame) -> str:
 def _compute(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     tokens = shown_tokens(study.sequences, rows.select(_KEY))
     maps = blind_maps(tokens) if role == TOKENS else both_poolings(study, role, rows)
-    return all_statistics(maps, tokens).astype(np.float32)
+    prefix = study.settings.sequences.n_prefix
+    return all_statistics(maps, tokens, prefix).astype(np.float32)

@@ -48,10 +48,13 @@ def read_published(settings: StudySettings) -> ReadResult:
     """
     wanted = settings.sequences
     assert wanted.split is not None
-    if wanted.length != LENGTH or wanted.stride not in (None, LENGTH):
+    if (wanted.length, wanted.n_prefix) != (LENGTH, LENGTH // 2) or wanted.stride not in (
+        None,
+        LENGTH,
+    ):
         raise UserError(
             f"sequences.split {wanted.split}: its sequences have {LENGTH} tokens. Leave "
-            "sequences.length and sequences.stride at their defaults."
+            "sequences.length, prefix, suffix and stride at their defaults."
         )
     taxonomies = load_taxonomies(settings.label.taxonomies)
     also = sorted({column for taxonomy in taxonomies for column in taxonomy.columns})

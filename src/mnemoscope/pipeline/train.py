@@ -233,7 +233,7 @@ def _train(
     training, evaluation = (job_maps(study, job, part) for part in (rows.train, rows.evaluation))
     if mark := TABLE[job.source].mark:
         training, evaluation = (
-            MarkedMaps(maps, classes, mark)
+            MarkedMaps(maps, classes, mark, study.settings.sequences.n_prefix)
             for maps, classes in ((training, labels), (evaluation, true))
         )
     predicted: list[torch.Tensor] = []
@@ -294,11 +294,11 @@ def _inputs(study: Study, job: Job, rows: SampleRows) -> list[np.ndarray]:
     if source.fit == "ngram_logits":
         return tokens
     if source.mark:
-        found = []
+        found, prefix = [], study.settings.sequences.n_prefix
         for part, own, labels in zip(parts, tokens, _labels(job, rows), strict=True):
             maps = both_poolings(study, "model", part)
-            marked = MarkedMaps(maps, torch.from_numpy(labels), source.mark)
-            found.append(all_statistics(marked, own).astype(np.float32))
+            marked = MarkedMaps(maps, torch.from_numpy(labels), source.mark, prefix)
+            found.append(all_statistics(marked, own, prefix).astype(np.float32))
         return found
     if source.group != "nested":
         return [statistics_of(study, _ROLES[source.reads], part) for part in parts]

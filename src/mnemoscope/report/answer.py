@@ -26,9 +26,8 @@ def answer(content: ReportContent) -> list[str]:
     the facts alone when no taxonomy was measured.
     """
     whole, part = content.counts["n_sequences"], content.counts["n_memorized"]
-    half = content.length // 2
     facts = (
-        f"The model “{content.model['name']}” was given the first {half} tokens of "
+        f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
         f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
         "for word: these it has memorized."
     )

@@ -97,14 +97,16 @@ def strongest_layer(delta: np.ndarray) -> int:
     return int(delta.sum(axis=(0, 2, 3)).argmax())
 
 
-def zone_shares(delta: np.ndarray) -> list[dict[str, float] | None]:
+def zone_shares(delta: np.ndarray, prefix: int | None = None) -> list[dict[str, float] | None]:
     """Say for each class which share of Δ, (classes, layers, query, key), lies in each zone.
+
+    The prefix is half of the tokens unless given.
 
     Returns:
         For each class fractions of `prefix` (looking at the prefix), `suffix_to_prefix` and
         `suffix` (looking at the suffix), None where Δ is zero.
     """
-    half = delta.shape[-1] // 2
+    half = delta.shape[-1] // 2 if prefix is None else prefix
     shares: list[dict[str, float] | None] = []
     for maps in delta.astype(np.float64).sum(axis=1):
         total = maps.sum()
@@ -156,7 +158,9 @@ def _png(
     )
 
 
-def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, Any]:
+def delta_view(
+    maps: StoredDelta, *, prefix: int = 32, with_pictures: bool = False
+) -> dict[str, Any]:
     """Decisiveness of one attribution, ready to be shown.
 
     Returns:
@@ -164,12 +168,17 @@ def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, A
         its `peak`, `shares` by zone, and the evaluation sequences behind it.
     """
     delta = np.asarray(maps.delta)
-    scaled, profile, shares = scale_by_layer(delta), layer_profile(delta), zone_shares(delta)
+    scaled, profile, shares = (
+        scale_by_layer(delta),
+        layer_profile(delta),
+        zone_shares(delta, prefix),
+    )
     return {
         "attribution": maps.attribution,
         "ranking": ranking.words if (ranking := RANKINGS.get(maps.attribution)) else "",
         "n_layers": delta.shape[1],
         "length": delta.shape[-1],
+        "prefix": prefix,
         "strongest": strongest_layer(delta),
         "has_pictures": with_pictures,
         "classes": [
@@ -191,7 +200,10 @@ def delta_view(maps: StoredDelta, *, with_pictures: bool = False) -> dict[str, A
 
 
 def delta_views(
-    taxonomies: Sequence[Sequence[StoredDelta]], *, budget_bytes: int = PICTURE_BUDGET_BYTES
+    taxonomies: Sequence[Sequence[StoredDelta]],
+    *,
+    prefix: int = 32,
+    budget_bytes: int = PICTURE_BUDGET_BYTES,
 ) -> list[list[dict[str, Any]]]:
     """Draw the decisiveness maps of all taxonomies (one an attribution) while the budget lasts."""
     left = budget_bytes
@@ -199,7 +211,7 @@ def delta_views(
     for deltas in taxonomies:
         views.append([])
         for maps in deltas:
-            view = delta_view(maps, with_pictures=left > 0)
+            view = delta_view(maps, prefix=prefix, with_pictures=left > 0)
             left -= sum(len(picture) for one in view["classes"] for picture in one["pictures"])
             views[-1].append(view)
     return views

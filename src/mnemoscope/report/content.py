@@ -285,6 +285,7 @@ class ReportContent:
     taxonomies: Sequence[TaxonomyResult] = ()
     reference: Record | None = None
     length: int = 64  # tokens of a sequence
+    prefix: int = 32  # of these, that the model was shown
     checks: Sequence[Table] = ()  # such as the ground truth of the embedded model
     fragile: Record | None = None  # labels that rounding could flip
     warnings: Sequence[str] = ()  # about the whole study
@@ -310,6 +311,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         counts=_counts(table),
         taxonomies=list(taxonomy_results(study, tokenizer)),
         length=study.settings.sequences.length,
+        prefix=study.settings.sequences.n_prefix,
         checks=[
             *graft_tables(study),
             *truth_tables(table),
@@ -373,7 +375,13 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
             benchmarks=[one for owner, one in benchmarks if owner == name],
             deltas=[one for one in deltas if one.sample == name],
             published_min_f1=None if printed_min_f1 is None else printed_min_f1 / 100,
-            examples=list(_examples(table, labels[name], classes, tokenizer)) if tokenizer else (),
+            examples=list(
+                _examples(
+                    table, labels[name], classes, tokenizer, study.settings.sequences.n_prefix
+                )
+            )
+            if tokenizer
+            else (),
             warnings=main.get("warnings", []),
             graft=graft_of(study, name),
             knockout=knockout_of(study, name),
@@ -612,7 +620,7 @@ def _panel(rows: pl.DataFrame, name: str) -> Record:
 
 
 def _examples(
-    table: pl.DataFrame, labels: pl.Series, classes: Iterable[str], tokenizer: Any
+    table: pl.DataFrame, labels: pl.Series, classes: Iterable[str], tokenizer: Any, prefix: int
 ) -> Iterator[Record]:
     """A few sequences of each class in a seeded shuffle, those with a continuation first."""
     rows = table.with_columns(labels.alias("class"))
@@ -620,23 +628,22 @@ def _examples(
         shuffled = rows.filter(pl.col("class") == name).sample(fraction=1, seed=0, shuffle=True)
         decoded_first = shuffled.sort(pl.col("continuation").is_null(), maintain_order=True)
         for row in decoded_first.head(EXAMPLES_A_CLASS).iter_rows(named=True):
-            yield example_of(row, tokenizer)
+            yield example_of(row, tokenizer, prefix)
 
 
-def example_of(row: Record, tokenizer: Any) -> Record:
-    """A sequence with its text.
+def example_of(row: Record, tokenizer: Any, prefix: int) -> Record:
+    """A sequence with its text; its first `prefix` tokens are the prefix.
 
     Returns:
         The row with `prefix` (text), `suffix` (text of each token), `written` (of each token the
         model wrote, with whether it is another than the suffix's) and `flags` in words.
     """
     tokens = row["tokens"]
-    half = len(tokens) // 2
-    written = row["continuation"] or (tokens[half:] if row["is_memorized"] else [])
-    differs = [one != other for one, other in zip(written, tokens[half:], strict=False)]
+    written = row["continuation"] or (tokens[prefix:] if row["is_memorized"] else [])
+    differs = [one != other for one, other in zip(written, tokens[prefix:], strict=False)]
     return row | {
-        "prefix": "".join(decode_pieces(tokenizer, tokens[:half])),
-        "suffix": decode_pieces(tokenizer, tokens[half:]),
+        "prefix": "".join(decode_pieces(tokenizer, tokens[:prefix])),
+        "suffix": decode_pieces(tokenizer, tokens[prefix:]),
         "written": list(zip(decode_pieces(tokenizer, written), differs, strict=True)),
         "flags": [word for column, word in _FLAGS.items() if row.get(column)],
     }

@@ -107,7 +107,7 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
         if (study.folder / name).is_file():
             shutil.copyfile(study.folder / name, folder / name)
             made.append(folder / name)
-    made += draw_deltas(deltas, folder)
+    made += draw_deltas(deltas, folder, prefix=study.settings.sequences.n_prefix)
     for sample, classes in {one.sample: one.classes for one in deltas}.items():
         view = knockout_of(study, sample)
         if view is not None:
@@ -116,8 +116,13 @@ def export_localization(study: Study, folder: Path | str) -> list[Path]:
     return made
 
 
-def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[Path]:
-    """Draw maps and profiles of every sample and attribution into a folder, made where missing."""
+def draw_deltas(
+    deltas: Sequence[StoredDelta], folder: Path | str, *, prefix: int | None = None
+) -> Iterator[Path]:
+    """Draw maps and profiles of every sample and attribution into a folder, made where missing.
+
+    The prefix is half of the tokens unless given.
+    """
     folder = made_folder(folder)
     for one in deltas:
         if one.source == "blind":
@@ -128,7 +133,7 @@ def draw_deltas(deltas: Sequence[StoredDelta], folder: Path | str) -> Iterator[P
         is_wide = one.delta.shape[1] > MOST_LAYERS_IN_A_ROW
         for only in range(len(one.classes)) if is_wide else [None]:
             name = "" if only is None else f"-{_slug(one.classes[only])}"
-            figure = maps_print(one.delta, one.classes, only=only, title=title)
+            figure = maps_print(one.delta, one.classes, prefix=prefix, only=only, title=title)
             yield from _write(folder / f"{stem}-maps{name}", drawn(figure))
         if one.source == "model":
             beside = {
@@ -155,13 +160,20 @@ def drawn(figure: "Figure") -> dict[str, bytes]:
 
 
 def maps_print(
-    delta: np.ndarray, classes: Sequence[str], *, only: int | None = None, title: str = ""
+    delta: np.ndarray,
+    classes: Sequence[str],
+    *,
+    prefix: int | None = None,
+    only: int | None = None,
+    title: str = "",
 ) -> "Figure":
     """Draw maps of Δ, (classes, layers, query, key), a row a class, layers side by side.
 
-    `only` is the one class to be drawn, on the scale of all.
+    `only` is the one class to be drawn, on the scale of all. Lines divide prefix and suffix, halves
+    unless `prefix` is given.
     """
     n_layers, length = delta.shape[1], delta.shape[-1]
+    prefix = length // 2 if prefix is None else prefix
     scaled = np.where(np.tri(length, dtype=bool), scale_by_layer(delta), np.nan)
     shown = range(len(classes)) if only is None else [only]
     columns = min(n_layers, MOST_LAYERS_IN_A_ROW)
@@ -175,7 +187,7 @@ def maps_print(
                 if place >= n_layers:
                     ax.axis("off")
                     continue
-                image = _draw_map(ax, scaled[index, place], length)
+                image = _draw_map(ax, scaled[index, place], prefix)
                 if number == 0 or rows_a_class > 1:
                     ax.set_title(f"layer {place + 1}", fontsize=7, pad=2)
                 if place % columns == 0:
@@ -279,11 +291,11 @@ def _grid(n_rows: int, columns: int) -> tuple["Figure", Any, tuple[float, float,
     return figure, axes, (places["right"] + 0.015, places["bottom"], 0.012, tall)
 
 
-def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
+def _draw_map(ax: "Axes", values: np.ndarray, prefix: int) -> Any:
     """Draw one map, tokens counted from 1, lines between prefix and suffix."""
     from matplotlib.colors import ListedColormap
 
-    half = length / 2 + 0.5
+    length, border = len(values), prefix + 0.5
     image = ax.imshow(
         values,
         cmap=ListedColormap(map_ramp(np.linspace(0, 1, _SHADES))),
@@ -292,10 +304,10 @@ def _draw_map(ax: "Axes", values: np.ndarray, length: int) -> Any:
         extent=(0.5, length + 0.5, length + 0.5, 0.5),
         interpolation="nearest",
     )
-    ax.plot([half, half], [half, length + 0.5], color=LIGHT["muted"], lw=0.4, ls=":")
-    ax.plot([0.5, half], [half, half], color=LIGHT["muted"], lw=0.4, ls=":")
-    ax.set_xticks([1, length // 2, length])
-    ax.set_yticks([1, length // 2, length])
+    ax.plot([border, border], [border, length + 0.5], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.plot([0.5, border], [border, border], color=LIGHT["muted"], lw=0.4, ls=":")
+    ax.set_xticks([1, prefix, length])
+    ax.set_yticks([1, prefix, length])
     ax.tick_params(labelsize=5, length=2, pad=1)
     return image
 

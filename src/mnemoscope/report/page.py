@@ -58,7 +58,9 @@ def render_report(content: ReportContent) -> str:
         content=content,
         script=script,
         script_hash="sha256-" + base64.b64encode(digest).decode("ascii"),
-        deltas=charts.delta_views([one.deltas for one in content.taxonomies]),
+        deltas=charts.delta_views(
+            [one.deltas for one in content.taxonomies], prefix=content.prefix
+        ),
         is_folded=len(content.taxonomies) > MOST_OPEN_TAXONOMIES,
         size_mark=_SIZE_MARK,
     )

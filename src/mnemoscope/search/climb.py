@@ -233,7 +233,7 @@ def _measure_by_model(
     if path.is_file():
         return read_parquet(path)
     lm, tokens = models.model(study), token_matrix(chosen)
-    half, batch_size = tokens.shape[1] // 2, study.settings.model.batch_size
+    half, batch_size = study.settings.sequences.n_prefix, study.settings.model.batch_size
     total = 1 + (wanted.other_prefixes if with_prior else 0)
     with track("Perplexity and prior", total=total, unit="passes") as progress:
         before, after = perplexities(lm, tokens, batch_size=batch_size, prefix=half)
@@ -531,18 +531,19 @@ class CheapScorer:
         """What each source sees of every searched row, shape (rows, columns)."""
         say(f"Statistics of {self._rows.height:,} maps")
         ids, suffixes = self._rows["sequence_id"].to_numpy(), self._rows["suffix"].to_list()
-        found = {}
+        found, prefix = {}, self._study.settings.sequences.n_prefix
         for role in stored_roles(self._study):
             maps = MapStore(maps_folder(self._study, role), verify=False)
-            statistics = map_statistics(maps.dataset(ids, suffixes, "mean"))
+            statistics = map_statistics(maps.dataset(ids, suffixes, "mean"), prefix)
             found[role] = statistics.reshape(len(ids), -1)
         return found | {"blind": self._text()}
 
     def _text(self) -> np.ndarray:
         """Statistics of the blind maps, and the first dimensions of the n-gram counts."""
         tokens = shown_tokens(self._study.sequences, self._rows.select("sequence_id", "suffix"))
+        prefix = self._study.settings.sequences.n_prefix
         is_train = (self._rows["part"] == "train").to_numpy()
-        blind = map_statistics(blind_maps(tokens)).reshape(len(tokens), -1)
+        blind = map_statistics(blind_maps(tokens), prefix).reshape(len(tokens), -1)
         _, counts = ngram_dimensions(
             tokens[is_train], tokens, seed=self._study.settings.search.seed
         )

@@ -20,12 +20,13 @@ const pixelsOf = (() => {
   };
 })();
 
-const side = (token, length) => (token < length / 2 ? "prefix" : "suffix");
+const side = (token, prefix) => (token < prefix ? "prefix" : "suffix");
 
 class Attribution {
   constructor(root) {
     this.root = root;
     this.length = Number(root.dataset.length);
+    this.prefix = Number(root.dataset.prefix);
     this.frames = [...root.querySelectorAll(".frame")];
     this.rows = [...root.querySelectorAll(".strip tbody tr")];
     this.where = root.querySelector("[data-where]");
@@ -73,8 +74,8 @@ class Attribution {
   async show(query, key) {
     if (key > query) { this.clear(); return; }
     this.at = [query, key];
-    const where = `Token ${query + 1} (${side(query, this.length)}) looks at `
-      + `token ${key + 1} (${side(key, this.length)}).`;
+    const where = `Token ${query + 1} (${side(query, this.prefix)}) looks at `
+      + `token ${key + 1} (${side(key, this.prefix)}).`;
     this.where.textContent = where;
     this.marks.forEach((mark) => {
       mark.hidden = false;
@@ -101,9 +102,8 @@ class Attribution {
     this.at = null;
     this.marks.forEach((mark) => { mark.hidden = true; });
     this.root.querySelectorAll(".readout").forEach((line) => { line.textContent = "\u00a0"; });
-    const half = this.length / 2;
     this.where.textContent =
-      `Lines divide prefix (1–${half}) from suffix (${half + 1}–${this.length}).`;
+      `Lines divide prefix (1–${this.prefix}) from suffix (${this.prefix + 1}–${this.length}).`;
   }
 
   choose(layer) {
