@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.parse import parse_json
 
 TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv")
 READABLE = "a folder, a text, .jsonl (also .gz, .zst), .csv, .parquet, or a pair of .npy"
@@ -274,8 +274,8 @@ def _object(text: str | None, row: int, where: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{where}, row {row}: no JSON object to look into. Correct or drop it.")
@@ -324,8 +324,8 @@ def _in_texts(name: str, series: pl.Series) -> Iterator[tuple[str, pl.Series]]:
     if not (texts.len() and texts.str.starts_with("{").all()):
         return
     try:
-        objects = [json.loads(text) for text in texts]
-    except (ValueError, RecursionError):
+        objects = [parse_json(text) for text in texts]
+    except ValueError:
         return
     for field in dict.fromkeys(key for one in objects for key in one):
         values = [one.get(field) for one in objects]

@@ -8,10 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mnemoscope.data.formats import TABLE_ENDINGS, table_ending
 from mnemoscope.errors import UserError, nearest
+from mnemoscope.parse import parse_yaml
 from mnemoscope.progress import say
 
 _NAME = re.compile(
@@ -118,8 +117,8 @@ def _card(asked: HubName, folder: Path | None, names: list[str]) -> dict[str, An
     path = (_snapshot(asked, [_CARD]) if folder is None else folder) / _CARD
     head = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", "replace"), re.DOTALL)
     try:
-        values = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
+        values = parse_yaml(head[1]) if head else None
+    except ValueError:
         values = None
     return values if isinstance(values, dict) else {}
 

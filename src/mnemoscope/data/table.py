@@ -24,6 +24,7 @@ from mnemoscope.data.formats import (
 )
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
 from mnemoscope.files import atomic_path, write_bytes, write_parquet
+from mnemoscope.parse import parse_json
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
@@ -462,12 +463,12 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
 
 def _of_text(text: str, kind: str, where: str) -> Any:
     try:
-        value = _SAID[text.strip().lower()] if kind == _BOOLEANS else json.loads(text)
+        value = _SAID[text.strip().lower()] if kind == _BOOLEANS else parse_json(text)
         if kind == _INTEGERS and isinstance(value, float) and value.is_integer():
             value = int(value)  # as pandas writes a column with gaps
         if is_value_of_kind(value, kind):
             return value
-    except (ValueError, KeyError, RecursionError):
+    except (ValueError, KeyError):
         pass
     raise UserError(f"{where}: {text[:40]!r} where {kind} are needed. Correct it.")
 
