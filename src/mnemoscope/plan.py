@@ -20,6 +20,7 @@ import polars as pl
 import yaml
 
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
+from mnemoscope.benchmark.verdict import smallest_excess
 from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available
@@ -210,6 +211,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             f"Study {folder} ({'there already' if study else 'new'}).",
             model_line,
             *data.lines,
+            *_power_lines(settings, data),
             *_taxonomy_lines(settings, taxonomies, need, lacking),
             "Stages to run: " + (", ".join(todo) or "none"),
         ],
@@ -267,8 +269,16 @@ def pythia_facts() -> dict[str, Any]:
     return facts
 
 
+@cache
+def suite_facts() -> dict[str, dict[str, dict[str, Any]]]:
+    """What package data knows of other ready studies: `models`, `data`, `rates` by name."""
+    text = resources.files("mnemoscope").joinpath("studies/shapes/suites.yaml").read_text("utf-8")
+    facts: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    return facts
+
+
 def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
-    """A model's shape from its files (of the hub: in the local cache), else the Pythia table."""
+    """A model's shape from its files (of the hub: in the local cache), else from package data."""
     folder = Path(name).expanduser()
     if name == EMBEDDED:
         from mnemoscope.embedded import model_path
@@ -279,9 +289,13 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape | None:
     found = _read_config(config) if config is not None and config.is_file() else None
     match = _PYTHIA.fullmatch(name)
     known = pythia_facts()["models"].get(match[1].lower()) if match else None
+    source = "the Pythia suite's published table"
+    if known is None:
+        shapes, source = suite_facts()["models"], "its configuration as published"
+        known = next((shapes[one] for one in shapes if name.startswith(one)), None)
     if found is not None or known is None:
         return found
-    return ModelShape(**known, source="the Pythia suite's published table")
+    return ModelShape(**known, source=source)
 
 
 def is_on_disk(name: str, revision: str | None = None) -> bool:
@@ -373,6 +387,9 @@ def find_data(
         settings = cached
     if wanted.split is not None:
         return _of_frame(read_published(settings).frame, settings)
+    named = (wanted.source, *wanted.also)
+    if not all(_is_here(one) for one in named):
+        return _of_suite(settings, named)
     if models is not None:
         from mnemoscope.pipeline.sequences import check_sources
 
@@ -381,11 +398,6 @@ def find_data(
         from mnemoscope.embedded import sequences_path
 
         return _of_frame(read_table(sequences_path()), settings)
-    if parse_hub_name(wanted.source):
-        why = "a data set of the hub; how many sequences it gives is known once it is here"
-        return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
-    if not Path(wanted.source).exists():
-        raise UserError(f"{wanted.source}: no such file or folder.")
     try:
         found = read_sequences(
             wanted.source,
@@ -400,6 +412,71 @@ def find_data(
             raise
         why = "texts; how many sequences they give is known with the tokenizer"
         return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
+
+
+def _is_here(source: str) -> bool:
+    """Whether a source can be read without a network."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    hub = parse_hub_name(source)
+    if hub is None:
+        return source == EMBEDDED or Path(source).exists()
+    return (Path(HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}").is_dir()
+
+
+def _of_suite(settings: StudySettings, named: Sequence[str]) -> PlannedData:
+    """Sources that are not on disk: their published rows, and how many sequences they can give."""
+    known, limit = suite_facts()["data"], settings.sequences.limit
+    facts = [known.get(re.sub(r"[@#].*", "", one)) for one in named]
+    for one, fact in zip(named, facts, strict=True):
+        if fact is None and parse_hub_name(one) is None:
+            raise UserError(f"{one}: no such file or folder.")
+    lines = []
+    for one, fact in zip(named, facts, strict=True):
+        rows = f"{fact['rows']:,} rows ({fact['of']})" if fact else "rows not known"
+        lines.append(f"Sequences: {one}: {rows}, not on disk.")
+    n_sequences = limit
+    if all(fact and fact.get("is_cut") for fact in facts):
+        n_rows = sum(fact["rows"] for fact in facts if fact)
+        n_sequences = n_rows if limit is None else min(n_rows, limit)
+        lines.append(f"A row is a sequence: {n_sequences:,}.")
+    elif limit is not None:
+        lines.append(f"Kept of their windows: at most {limit:,} (sequences.limit).")
+    rate, n_memorized = suite_facts()["rates"].get(settings.model.name), None
+    if rate is not None and n_sequences is not None:
+        n_memorized = round(rate["share"] * n_sequences)
+    return PlannedData(None, n_sequences, n_memorized, lines)
+
+
+def _power_lines(settings: StudySettings, data: PlannedData) -> Iterator[str]:
+    """How many sequences of a class to expect, and the smallest excess that they can show."""
+    label, rate = settings.label, suite_facts()["rates"].get(settings.model.name)
+    per_class = label.n_train + label.n_eval
+    wants = f"a class takes up to {label.n_train:,} + {label.n_eval:,} and needs {label.minimum:,}."
+    split = (settings.sequences.split or "").removeprefix("memories_")
+    published = pythia_facts()["splits"].get(split, {}).get("memories")
+    if data.frame is None and rate is not None and data.n_memorized is not None:
+        yield (
+            f"Expected: about {data.n_memorized:,} memorized ({rate['share']:.0%}: {rate['of']}), "
+            f"the others Non-Memo; {wants}"
+        )
+    elif data.frame is None and published is not None:
+        yield (
+            f"Expected: {published:,} memorized sequences are published; a class of "
+            f"{per_class / published:.1%} of them is drawn in full: {wants}"
+        )
+    elif data.n_memorized is None:
+        yield (
+            "Expected: what this model reproduces of these sequences is not published; "
+            f"'mnemoscope continue' finds it first: {wants}"
+        )
+    few = max(2, label.minimum * label.n_eval // per_class)
+    yield (
+        f"Power: {label.n_eval:,} evaluation sequences a class can show an excess of about "
+        f"{smallest_excess(label.n_eval):.1%} of min-F1 or AUC, {few:,} (the fewest) of about "
+        f"{smallest_excess(few):.1%}: half of a 95 % interval at its widest, near duplicates "
+        "counted once."
+    )
 
 
 def lacking_columns(

@@ -12,6 +12,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from verdicts import LEAD, Design, designs, former_interval, judge, simulate
 
+from mnemoscope.benchmark.verdict import smallest_excess
+
 N_STUDIES = 200
 LEAN = 0.2  # trainings of one source differ by 2 points
 
@@ -82,3 +84,12 @@ def test_one_training_takes_no_side_where_it_did_before() -> None:
     _, said, former = studied("all sources equal", 1)
     assert np.mean((former[:, 1] <= 0) | (former[:, 0] > 0)) > 0.15
     assert said["adds"] == said["nothing"] == 0
+
+
+@pytest.mark.parametrize("n", [20, 200, 2000])
+def test_of_equals_one_in_twenty_differs_by_the_smallest_excess_that_shows(n: int) -> None:
+    """Two readers that are right on one half of a class's sequences, each by itself."""
+    right = np.random.default_rng(1).binomial(n, 0.5, (2, 200_000)) / n
+    differs = np.abs(right[0] - right[1])
+    share = float((differs > smallest_excess(n)).mean())
+    assert share == pytest.approx(0.05, abs=0.02 if n == 20 else 0.005)  # 20 have coarse steps

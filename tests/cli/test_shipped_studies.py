@@ -1,16 +1,22 @@
 """Study files that ship: found by name, valid, copied, and part of what is built."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting
 from mnemoscope.pipeline.trainings import controlled_taxonomies, settings_of
+from mnemoscope.plan import find_shape
+from mnemoscope.study.folder import Study
 from mnemoscope.study.names import find_study_file, shipped_names, shipped_path
 from mnemoscope.study.settings import load_settings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 
-PYTHIA = ["pythia-12b", "pythia-2.8b", "pythia-6.9b"]
+SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+PYTHIA = [f"pythia-{size}" for size in SIZES]
+SUITES = ["hubble-1b", "hubble-8b", "lm-extraction", "comma", "tofu"]
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -34,6 +40,7 @@ def test_the_papers_recipe_to_the_letter(name) -> None:
     )
     assert (settings.label.n_train, settings.label.n_eval) == (4000, 2000)
     assert settings.label.split == "row"
+    assert settings.capture.reference == f"EleutherAI/pythia-{size}-deduped@step1000"
     assert settings.train.preset == "paper"
     grid = [one for one in settings_of(settings, "model") if isinstance(one, CnnSetting)]
     assert set(grid) == set(PAPER_GRID)
@@ -74,14 +81,14 @@ def test_init_copies_a_shipped_study_to_edit(tmp_path, monkeypatch, call, refuse
     assert "exists" in refused("init", "--from", "pythia-12b", "study.yaml")
 
 
-def test_dry_runs_of_the_shipped_pythia_studies_need_nothing_on_disk(
-    tmp_path, monkeypatch, call
-) -> None:
+def test_dry_runs_of_the_shipped_studies_need_nothing_on_disk(tmp_path, monkeypatch, call) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    for name in PYTHIA:
+    for name in (*PYTHIA, *SUITES):
         result = call("run", name, "--dry-run")
         assert result.status == 0, result.err
+        assert "\nExpected: " in result.out
+        assert "\nPower: " in result.out
         assert "not on disk" in result.out
         first = result.out.splitlines()[0]
         assert first.startswith("In short: attention of ")
@@ -109,3 +116,91 @@ def test_a_dry_run_with_redo_says_what_is_made_anew(tiny, tiny_studies, call) ->
     stages = next(line for line in result.out.splitlines() if line.startswith("Stages to run"))
     assert "benchmark" in stages
     assert "capture" not in stages
+
+
+def test_a_suite_is_what_its_repository_names() -> None:
+    for size in ("1b", "8b"):
+        settings = load_settings(shipped_path(f"hubble-{size}"))
+        name = f"allegrolab/hubble-{size}-100b_toks"
+        assert (settings.model.name, settings.model.revision) == (
+            f"{name}-perturbed-hf",
+            "step48000",
+        )
+        assert settings.capture.reference == f"{name}-standard-hf@step48000"
+        sources = [settings.sequences.source, *settings.sequences.also]
+        sets = ("gutenberg_popular", "gutenberg_unpopular", "wikipedia")
+        assert sources == [f"allegrolab/passages_{one}#passages_{one}_nodup" for one in sets]
+    for size in SIZES:
+        assert find_shape(f"EleutherAI/pythia-{size}-deduped") is not None
+
+
+def counted(hidden, n_kv, feed, n_layers, vocabulary) -> int:
+    """Parameters of a Llama without tied embeddings and biases."""
+    layer = 2 * hidden * hidden + 2 * hidden * n_kv + 3 * hidden * feed + 2 * hidden
+    return n_layers * layer + 2 * vocabulary * hidden + hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("allegrolab/hubble-1b-100b_toks-standard-hf", (2048, 512, 8192, 16, 50304)),
+        ("allegrolab/hubble-8b-500b_toks-perturbed-hf", (4096, 1024, 14336, 36, 50304)),
+        ("common-pile/comma-v0.1-1t", (4096, 4096, 11008, 32, 64256)),
+    ],
+)
+def test_shapes_of_the_suites_are_those_of_a_llama_of_their_configuration(name, shape) -> None:
+    found = find_shape(name)
+    assert found is not None
+    assert (found.hidden, found.n_layers, found.vocabulary) == (shape[0], shape[3], shape[4])
+    assert found.n_parameters == counted(*shape)
+
+
+def test_the_expected_and_the_smallest_are_said_in_numbers(tmp_path, monkeypatch, call) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = call("run", "lm-extraction", "--dry-run").out
+    assert "about 450 memorized (45%" in said  # of 1,000
+    assert "100 evaluation sequences a class can show an excess of about 13.9%" in said
+    said = call("run", "hubble-1b", "--dry-run").out
+    assert "1,080 rows" in said
+    assert "at most 60,000 (sequences.limit)" in said
+    assert "not published" in said
+
+
+def test_hubble_is_founded_from_data_laid_out_as_the_hub_has_them(
+    tiny, tmp_path, monkeypatch, call
+) -> None:
+    """Its own file, another model: three data sets of the cache, counts out of `meta`."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    levels = (0, 1, 4, 16, 64, 256)
+    for name in ("gutenberg_popular", "gutenberg_unpopular", "wikipedia"):
+        rows = [
+            {"text": f"{name} {n}. " * 40, "meta": json.dumps({"duplicates": n, "id": n})}
+            for n in levels
+        ]
+        folder = tmp_path / "hub" / f"datasets--allegrolab--passages_{name}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        snapshot = folder / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        for kind in ("dup", "nodup"):
+            data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            path = snapshot / f"passages_{name}_{kind}.jsonl.gz"
+            path.write_bytes(gzip.compress(data))
+    given = ("--model", tiny.model, "--set", "model.revision=null", "--device", "cpu")
+    given += ("--dtype", "float32", "--reference", tiny.reference, "--set", "label.n_train=4")
+    result = call("run", "hubble-1b", *given, "--check-labels", "-o", tmp_path / "s", "-q")
+    assert "no label to check" in result.err  # the study is there, and its source has no labels
+    found = Study(tmp_path / "s").sequences
+    assert sorted(found["duplicates"].unique()) == list(levels)
+    assert found.filter(held_out=True)["duplicates"].unique().to_list() == [0]
+    assert found["genre"].unique(maintain_order=True).to_list() == [
+        "passages_gutenberg_popular",
+        "passages_gutenberg_unpopular",
+        "passages_wikipedia",
+    ]
+    assert found["group"].n_unique() == 18
+    assert found.filter(group=found["group"][0])["duplicates"].n_unique() == 1

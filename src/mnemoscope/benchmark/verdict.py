@@ -7,6 +7,7 @@ interval lies below `EFFECT`. All else is undecided, and how much cannot be excl
 """
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 from mnemoscope.benchmark.excess import Excess
@@ -17,6 +18,8 @@ Kind = Literal["adds", "unclear", "nothing", "cannot"]
 
 EFFECT = 0.05
 """The least excess that would be called an effect: 5 points of min-F1."""
+
+_WIDEST_VARIANCE = 2 * 0.25  # of the difference of two independent shares of one half
 
 FEWEST_TRAININGS = 3
 """Trainings a source that a side is taken on: of one the noise between trainings is unknown."""
@@ -32,6 +35,19 @@ _NOTHING = {
     "painted": "nothing is left once the log-probability of each next token is taken off",
 }
 COUNTED = ("no training", "one training", "two trainings")
+
+
+def smallest_excess(n: int) -> float:
+    """About the smallest excess that shows with `n` independent evaluation sequences a class.
+
+    Half of a 95 % interval of the difference of two independent shares of one half, the widest
+    there is; F1 is a share of a class's own sequences and of those called so. Near duplicates count
+    once, and what two readers have in common makes the interval of a study narrower.
+
+    >>> round(smallest_excess(200), 3)
+    0.098
+    """
+    return min(1.0, 1.96 * sqrt(_WIDEST_VARIANCE / max(n, 1)))
 
 
 @dataclass(frozen=True)

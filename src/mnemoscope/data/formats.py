@@ -16,7 +16,15 @@ import polars as pl
 from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.parse import parse_json
 
-TABLE_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv")
+TABLE_ENDINGS = (
+    ".parquet",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+    ".json.gz",
+    ".json.zst",
+    ".csv",
+)
 READABLE = "a folder, a text, .jsonl (also .gz, .zst), .csv, .parquet, or a pair of .npy"
 
 _NEVER_PROSE = {

@@ -16,7 +16,7 @@ from mnemoscope.progress import say
 _NAME = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
 )
-_SHARD = re.compile(r"-\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
+_SHARD = re.compile(r"[-.]\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
 _CARD = "README.md"
 
 
