@@ -1,4 +1,4 @@
-"""The stage `graft`: every part beside its controls, resumable to the bit, refused in one line."""
+"""`pipeline.graft`: every part beside its controls, resumable to the bit, refused in one line."""
 
 import shutil
 
