@@ -54,7 +54,8 @@ def score_lines(study: ms.Study) -> list[str]:
         cells = [row["taxonomy"], score.strip(), other.strip(), points(row["permuted_high"])]
         cells.append("–" if row["p_value"] is None else f"{row['p_value']:.3f}")
         cells += [row[name] or "–" for name in ("part", "broken", "spared")]
-        own = printed.get(entries[row["taxonomy"]]["published_name"])
+        entry = entries.get(row["taxonomy"])  # none of a taxonomy that a search has found
+        own = entry and printed.get(entry["published_name"])
         cells.append("–" if own is None else f"{own:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines

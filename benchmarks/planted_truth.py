@@ -4,12 +4,22 @@ python benchmarks/planted_truth.py train smollm2 -o planted
 mnemoscope audit planted/model planted/documents --reference smollm2 -o planted/audit
 python benchmarks/planted_truth.py score planted
 
+python benchmarks/planted_truth.py passages planted
+mnemoscope sequences planted/passages.parquet --model planted/model -o planted/study \
+  --set 'label.taxonomies=[planted/passages.yaml]' --set capture.reference=smollm2 \
+  --set continue.scan=true
+mnemoscope continue planted/study && mnemoscope features planted/study
+mnemoscope label planted/study && mnemoscope graft planted/study
+python benchmarks/graft_page.py planted/study --taxonomy "Non-Memo, Template, Passage"
+
 `train` cuts 33 freely licensed works of this Python installation (licence files, documentation,
 library code) into passages of 128 tokens, plants a random half of each work's passages, and
 fine-tunes the model on these, mixed with passages of other works and with templates. A
 `MemorizationWatch` looks on: `mnemoscope track planted/watch` draws its page. `documents/` holds
 a quarter of the works as they stand, planted and unplanted passages in their order. `score` lays
-the spans of the audit beside `truth.parquet`.
+the spans of the audit beside `truth.parquet`. `passages` writes the beginnings of all passages,
+planted or not, and new templates as sequences for grafts: what was planted against what any model
+continues.
 """
 
 import argparse
@@ -39,6 +49,16 @@ DOCUMENT_EVERY = 4  # so many works of a genre, the first is audited
 PLANTED_A_BATCH, ORDINARY, TEMPLATES = 6, 1, 1  # passages of a batch: 8 of 128 tokens
 NGRAM = 8
 PREFIX = 32
+SEQUENCE = 64  # tokens of a sequence for grafts: the beginning of a passage, or a template
+NEW_TEMPLATES = 200
+TAXONOMY = """\
+nodes:
+  - name: Template
+    yes_when: source = 'template'
+    meaning: a template, which any model continues that knows its rule
+taxonomies:
+  - Non-Memo, Template, Passage
+"""
 
 
 @cache
@@ -325,6 +345,24 @@ def score(given):
     compare_watch(given.folder, truth, spans)
 
 
+def passages(given):
+    """Write sequences for a study: beginnings of passages, planted and not, and templates."""
+    truth = pl.read_parquet(given.folder / "truth.parquet")
+    tokenizer = AutoTokenizer.from_pretrained(given.folder / "model")
+    source = pl.when("planted").then(pl.lit("planted")).otherwise(pl.lit("kept out"))
+    rows = truth.select("tokens", "document", source.alias("source"))
+    new = templates(tokenizer, "grafted")
+    patterned = pl.DataFrame({"tokens": [next(new) for _ in range(NEW_TEMPLATES)]})
+    patterned = patterned.with_columns(document=pl.lit(None, pl.String), source=pl.lit("template"))
+    table = pl.concat([rows, patterned]).with_columns(pl.col("tokens").list.head(SEQUENCE))
+    table = table.with_columns(pl.col("tokens").cast(pl.List(pl.Int32)))
+    table.with_row_index("sequence_id").with_columns(
+        pl.col("sequence_id").cast(pl.Int64)
+    ).write_parquet(given.folder / "passages.parquet")
+    (given.folder / "passages.yaml").write_text(TAXONOMY)
+    print(table.group_by("source", maintain_order=True).len())
+
+
 def size(frame):
     return int((frame["end"] - frame["start"]).sum())
 
@@ -390,6 +428,9 @@ def main():
     two = verbs.add_parser("score")
     two.add_argument("folder", type=Path)
     two.set_defaults(call=score)
+    three = verbs.add_parser("passages")
+    three.add_argument("folder", type=Path)
+    three.set_defaults(call=passages)
     given = parser.parse_args()
     torch.manual_seed(0)
     given.call(given)

@@ -137,7 +137,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
         ),
         rows=[
             (
-                row["taxonomy"] + (" (found)" if row["is_found"] else ""),
+                row["taxonomy"] + (" (found)" if row.get("is_found") else ""),
                 points(row["score"]),
                 interval((row["score"], row["low"], row["high"])) or UNKNOWN,
                 points(row["by_logprob"]),
