@@ -197,13 +197,14 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
 
 
 def test_how_long_it_takes_is_said_once_the_first_graft_is_made(study, call, monkeypatch):
-    """Two clock readings 90 s apart: seven grafts more are ten and a half minutes."""
+    """Two clock readings 90 s apart: three grafts more, and twelve patches, each as two."""
     monkeypatch.setattr(graft, "monotonic", iter([10.0, 100.0]).__next__)
     sets = [f"graft.{name}={value}" for name, value in FEW.items()]
-    sets += ["graft.parts=[layers.0.qk]"]
+    sets += ["graft.parts=[layers.0.qk]", "graft.patch=true", "graft.patch_blocks=1"]
+    sets += ["graft.directions=[twin_in_model]", "graft.draws=1"]
     done = call("graft", study.folder, *(part for one in sets for part in ("--set", one)))
     assert done.status == 0, done.err
-    said = "The first graft took about 1.5 min; 7 more: about 10.5 min with 1 at once."
+    said = "The first graft took about 1.5 min; 15 more, 1 at once: about 40.5 min."
     assert said in done.err.splitlines()
 
 

@@ -341,7 +341,7 @@ def patched(
     """
     if model is twin:
         raise UserError("patched: model and twin are one object. Give another model as twin.")
-    ours, theirs = (_module_at(one, place, layer) for one in (model, twin))
+    ours, theirs = (module_at(one, place, layer) for one in (model, twin))
     kept: list[Tensor] = []
     n_rows: list[int] = []  # some families lay all tokens of a batch in one row
 
@@ -452,7 +452,8 @@ def scan_patched(
     return run_batches(lm, torch.cat([table, read], dim=1), batch_size, step)
 
 
-def _module_at(model: Any, place: Place, layer: int) -> nn.Module:
+def module_at(model: Any, place: Place, layer: int) -> nn.Module:
+    """Find where `patched` takes over: a module's input (residual) or output; errors as there."""
     lm = wrap_model(model, bos="never", fingerprint="")
     check_state(lm, layer, last=False)
     module = decoder_layers(lm)[layer]

@@ -23,7 +23,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
-from mnemoscope.lm.graft import PLACES, Control, Pair, Place, scan_patched
+from mnemoscope.lm.graft import PLACES, Control, Pair, Place, module_at, scan_patched
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import (
@@ -225,31 +225,36 @@ def make_grafts(
     first, rest = todo[:1], todo[1:]
     started = monotonic()
     for _ in run_tasks(make_graft, first, workers=1, gpus=gpus):
-        say(_time_left(monotonic() - started, len(rest), n_workers(workers), engine.is_cluster))
+        seconds = monotonic() - started
+        say(_time_left(seconds, rest, 1 if engine.is_cluster else n_workers(workers)))
     with track("Grafting", total=len(tasks), unit="grafts") as progress:
         progress.advance(len(tasks) - len(rest))
         for _ in run_tasks(make_graft, rest, workers=workers, gpus=gpus):
             progress.advance()
 
 
-def _time_left(seconds: float, n_left: int, workers: int, is_cluster: bool) -> str:
+def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
     """What the first graft says of how long the others take."""
-    at_once = 1 if is_cluster else max(1, min(workers, n_left))
-    where = "of one worker" if is_cluster else f"with {at_once} at once"
-    left = about(seconds * n_left / at_once)
-    return f"The first graft took {about(seconds)}; {n_left:,} more: {left} {where}."
+    at_once = max(1, min(workers, len(rest)))
+    n_forward = sum(2 if isinstance(task.graft, Patch) else 1 for task in rest)  # both models run
+    left = about(seconds * n_forward / at_once)
+    return f"The first graft took {about(seconds)}; {len(rest):,} more, {at_once} at once: {left}."
 
 
 def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
     """Names of the parts to graft, each once.
 
     Raises:
-        UserError: a part that the model does not have.
+        UserError: a part that the model does not have, or a place to be patched.
     """
-    pair = loaded.pairs[INTO_MODEL]
-    parts = list(study.settings.graft.parts or pair.anatomy.parts)
+    pair, wanted = loaded.pairs[INTO_MODEL], study.settings.graft
+    parts = list(wanted.parts or pair.anatomy.parts)
     for part in parts:
         pair.anatomy.find(part, pair.twin)
+    for lm in loaded.models.values() if wanted.patch else ():
+        for layer in range(lm.n_layers):
+            for place in PLACES:
+                module_at(lm.model, place, layer)
     return parts
 
 
