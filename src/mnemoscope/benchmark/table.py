@@ -216,7 +216,7 @@ def score_benchmark(
     rows = []
     for taxonomy, names in classes.items():
         own_runs = runs.filter(pl.col("taxonomy") == taxonomy)
-        votes = _trained_votes(predictions, own_runs, taxonomy, len(names))
+        votes = trained_votes(predictions, own_runs, taxonomy, len(names))
         present = [source for source in SOURCES if source in set(own_runs["source"])]
         judged = {name: _Judged(one, n_resamples, seed) for name, one in votes.items()}
         like = _like_controls(judged, predictions, own_runs, control_settings)
@@ -288,7 +288,7 @@ class _Judged:
         }
 
 
-def _trained_votes(
+def trained_votes(
     predictions: pl.DataFrame, runs: pl.DataFrame, taxonomy: str, n_classes: int
 ) -> dict[str, Votes]:
     """Arrange the predictions of the runs that left chance, for each source that has any."""
@@ -328,7 +328,7 @@ def _like_controls(
     if not kept["did_train"].any():
         return _Like(rest, settings, kept.height)
     whole = judged["model"]
-    votes = _trained_votes(predictions, kept, kept["taxonomy"][0], whole.votes.n_classes)
+    votes = trained_votes(predictions, kept, kept["taxonomy"][0], whole.votes.n_classes)
     model = _Judged(votes["model"], **whole.resampling)
     return _Like(rest | {"model": model}, settings, kept.height)
 

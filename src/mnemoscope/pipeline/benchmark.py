@@ -20,6 +20,7 @@ from mnemoscope.benchmark.excess import (
     compare_pair,
     resample_jointly,
 )
+from mnemoscope.benchmark.levels import LEVELS_SCHEMA, levels_of, score_level
 from mnemoscope.benchmark.published import (
     Comparison,
     Conclusion,
@@ -28,6 +29,7 @@ from mnemoscope.benchmark.published import (
     compare_with_published,
     ours_of_row,
 )
+from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader
 from mnemoscope.benchmark.table import (
     BENCHMARK_SCHEMA,
     INPUTS_SCHEMA,
@@ -35,6 +37,7 @@ from mnemoscope.benchmark.table import (
     score_benchmark,
     score_inputs,
     score_together,
+    trained_votes,
 )
 from mnemoscope.cluster.engine import current_engine, run_tasks
 from mnemoscope.errors import DamagedDataError, UserError, nearest
@@ -49,6 +52,8 @@ from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
 
 BENCHMARK_FILE = "benchmark.parquet"
 INPUTS_FILE = "inputs.parquet"
+LEVELS_FILE = "levels.parquet"
+"""By level of duplicates, where these are few and set."""
 COMPARISON_FILE = "comparison.parquet"
 CONCLUSIONS_FILE = "conclusions.json"
 TOGETHER_FILE = "together.parquet"
@@ -126,7 +131,42 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         comparison = compare_with_published(ours)
         study.write(COMPARISON_FILE, comparison.frame)
         write_json(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+        if levels := levels_of(study.sequences):
+            names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
+            found = [_by_level(study, tasks, frame, name, levels) for name in names]
+            study.write(LEVELS_FILE, pl.concat([pl.DataFrame(schema=LEVELS_SCHEMA), *found]))
         counts["rows"] = frame.height
+
+
+def _by_level(
+    study: Study, tasks: Sequence[ScoreTask], frame: pl.DataFrame, name: str, levels: Sequence[int]
+) -> pl.DataFrame:
+    """The headline's figures of one taxonomy at each level; no rows where it did not train."""
+    task = next(one for one in tasks if name in one.classes)
+    classes = task.classes[name]
+    votes = trained_votes(task.predictions, task.runs, name, len(classes))
+    rows = frame.filter(taxonomy=name, is_headline=True, did_train=True)
+    if rows.is_empty() or rows["source"][0] not in votes:
+        return pl.DataFrame(schema=LEVELS_SCHEMA)
+    source = rows["source"][0]
+    ids = pl.DataFrame({"sequence_id": votes[source].sequence_ids})
+    known = study.sequences.select("sequence_id", "duplicates")
+    level = ids.join(known, on="sequence_id", how="left", maintain_order="left")["duplicates"]
+    settings = study.settings.benchmark
+    made = [
+        {"taxonomy": name, "duplicates": one}
+        | score_level(
+            votes,
+            (level == one).fill_null(False).to_numpy(),
+            classes,
+            source=source,
+            controls=of_reader(MEMORY_FREE, source),
+            n_resamples=settings.n_resamples,
+            seed=settings.seed,
+        )
+        for one in levels
+    ]
+    return pl.DataFrame(made, schema=LEVELS_SCHEMA)
 
 
 def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:

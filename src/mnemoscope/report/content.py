@@ -37,6 +37,7 @@ from mnemoscope.pipeline.knockout import (
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.report.levels import level_section
 from mnemoscope.report.published import published_view
 from mnemoscope.report.tables import (
     AnalysisSection,
@@ -294,6 +295,7 @@ class ReportContent:
     created: str = ""  # when, in words
     published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[AnalysisSection] = ()
+    levels: AnalysisSection | None = None  # where duplicates are few set levels
 
 
 def report_content(study: Study, tokenizer: Any) -> ReportContent:
@@ -327,6 +329,7 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
         ),
         published=published_view(load_comparison(study), TITLES),
         analyses=list(analysis_sections(study)),
+        levels=level_section(study),
     )
 
 

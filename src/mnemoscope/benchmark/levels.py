@@ -1,0 +1,205 @@
+"""Memory by dose: shares, min-F1, AUC and excess at each level of duplicates, where levels are few.
+
+Where texts were inserted at counts drawn at random, texts of all levels are alike by design, so an
+excess that grows with the level is memory, and at level 0 there is none to show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
+from mnemoscope.cnn.metrics import estimate_scores
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, resampled_mean, share_true
+
+MOST_LEVELS = 12
+"""More different counts than this are counted, not set."""
+MEMORIZED = "memorized"
+
+_ESTIMATES = ("min_f1", "excess")
+LEVELS_SCHEMA: dict[str, pl.DataType] = {
+    "taxonomy": pl.String(),
+    "duplicates": pl.Int64(),
+    "source": pl.String(),
+    "classes": pl.List(pl.String()),
+    "n_eval": pl.Int64(),
+    "n_groups": pl.Int64(),
+    **{f"{name}{end}": pl.Float64() for name in _ESTIMATES for end in ("", "_low", "_high")},
+    "auc_pairs": pl.List(pl.String()),
+    **{
+        f"{name}{end}": pl.List(pl.Float64())
+        for name in ("auc", "auc_excess")
+        for end in ("", "_low", "_high")
+    },
+    "note": pl.String(),
+}
+
+
+def levels_of(table: pl.DataFrame) -> list[int]:
+    """Levels of the column `duplicates`, ascending; none where it has not 0 and 2 to 11 others."""
+    if "duplicates" not in table.columns:
+        return []
+    found = table["duplicates"].drop_nulls().unique().sort().to_list()
+    return found if 3 <= len(found) <= MOST_LEVELS and found[0] == 0 else []
+
+
+def owners_of(table: pl.DataFrame) -> np.ndarray | None:
+    """The passage of each sequence, which intervals draw: `group`, else `document`; else None."""
+    for name in ("group", "document"):
+        if name in table.columns and not table[name].null_count():
+            ranks: np.ndarray = table[name].rank("dense").cast(pl.Int64).to_numpy()
+            return ranks
+    return None
+
+
+def count_levels(table: pl.DataFrame, labels: pl.DataFrame, levels: Sequence[int]) -> pl.DataFrame:
+    """Shares of each level's sequences that are memorized, and of these that are of each class.
+
+    Columns `duplicates`, `taxonomy` (null: the memorized share), `class`, `n` (sequences counted),
+    `n_groups`, `share`, `low`, `high` (by passage).
+    """
+    owners = owners_of(table)
+    classes = table.select("sequence_id").join(
+        labels, on="sequence_id", how="left", maintain_order="left"
+    )
+    level, is_memorized = table["duplicates"].to_numpy(), table["is_memorized"].fill_null(False)
+    rows = []
+    for one in levels:
+        here = level == one
+        memorized = here & is_memorized.to_numpy()
+        parts: list[tuple[str | None, str, np.ndarray, np.ndarray]] = [
+            (None, MEMORIZED, here, memorized)
+        ]
+        for name in labels.columns[1:]:
+            own = classes[name]
+            found = own.filter(pl.Series(is_memorized)).drop_nulls().unique().sort().to_list()
+            for each in found:
+                parts.append((name, each, memorized, (own == each).fill_null(False).to_numpy()))
+        for taxonomy, name, of, flags in parts:
+            groups = None if owners is None else owners[of]
+            row: dict[str, Any] = {"duplicates": one, "taxonomy": taxonomy, "class": name}
+            row |= {"n": int(of.sum()), "n_groups": _n_passages(groups, int(of.sum()))}
+            rows.append(row | share_true(flags[of], groups).columns("share", ends=""))
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def score_level(
+    sources: Mapping[str, Votes],
+    here: np.ndarray,
+    classes: Sequence[str],
+    *,
+    source: str,
+    controls: Sequence[str],
+    n_resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of one taxonomy on the evaluation sequences of one level; rows of `LEVELS_SCHEMA`.
+
+    Only classes of at least `FEWEST_GROUPS` groups at this level are asked for: every training says
+    which of them it holds most likely. `here` (n,) marks the level's sequences, `source` reads the
+    attention; the excess is over the largest of `controls`.
+    """
+    votes = sources[source]
+    kept = [
+        label
+        for label in range(votes.n_classes)
+        if len(np.unique(votes.owners[here & (votes.true == label)])) >= FEWEST_GROUPS
+    ]
+    row: dict[str, Any] = {"source": source, "classes": [classes[one] for one in kept]}
+    read = {name: sources[name] for name in (source, *controls) if name in sources}
+    lacks_scores = [name for name, one in read.items() if one.scores is None]
+    if len(kept) < 2 or lacks_scores:
+        few = f"fewer than two classes of {FEWEST_GROUPS} passages among the evaluation sequences"
+        return row | {"note": f"no probabilities of {lacks_scores[0]}" if lacks_scores else few}
+    asked = {name: among(one, here, kept) for name, one in read.items()}
+    own, options = asked.pop(source), {"n_resamples": n_resamples, "seed": seed}
+    scores = estimate_scores(
+        own.predicted, own.true, n_classes=own.n_classes, groups=own.groups, **options
+    )
+    row |= {
+        "n_eval": len(own.true),
+        "n_groups": len(np.unique(own.owners)),
+        "auc_pairs": pair_names([classes[one] for one in kept]),
+        **scores.min_f1.columns("min_f1"),
+        **_each("auc", estimate_auc(own, **options)),
+    }
+    if not asked:
+        return row | {"note": "no control that trained"}
+    found = measure_excess(own, asked, reader=source, **options)
+    row |= {"excess": found.value, "excess_low": found.low, "excess_high": found.high}
+    return row | _each("auc_excess", found.auc)
+
+
+def among(votes: Votes, here: np.ndarray, kept: Sequence[int]) -> Votes:
+    """Ask the trainings of a source which of some classes each sequence of a level is of.
+
+    Raises:
+        ValueError: no probabilities were kept.
+    """
+    if votes.scores is None or votes.score_seeds is None:
+        raise ValueError("a choice among classes needs class probabilities")
+    rows = np.flatnonzero(here & np.isin(votes.true, kept))
+    scores = votes.scores[:, rows][..., kept]
+    return replace(
+        votes.at(rows),
+        true=np.searchsorted(kept, votes.true[rows]),
+        predicted=scores.argmax(axis=-1),
+        seeds=votes.score_seeds,
+        n_classes=len(kept),
+        probabilities=scores.mean(axis=0, dtype=np.float64),
+        scores=scores,
+    )
+
+
+def _each(name: str, found: Sequence[Any] | None) -> dict[str, list[Any]]:
+    if found is None:
+        return {}
+    return {
+        name: [one.value for one in found],
+        f"{name}_low": [one.low for one in found],
+        f"{name}_high": [one.high for one in found],
+    }
+
+
+def lost_by_level(
+    grafted: pl.DataFrame, table: pl.DataFrame, levels: Sequence[int]
+) -> pl.DataFrame:
+    """What each part of the twin breaks at each level, beyond changes of equal norm.
+
+    `grafted` says of each sequence which grafts it survives (`graft_sequences.parquet`). Columns
+    `duplicates`, `part`, `n`, `n_groups`, `lost` (share that breaks under the twin's part minus the
+    mean share under its controls), `low`, `high` (by passage).
+    """
+    known = table.select("sequence_id", "duplicates").with_row_index("row")
+    made = grafted.filter((pl.col("part") != "") & (pl.col("direction") == "twin_in_model"))
+    is_twin = pl.col("control") == "twin"
+    by_part = made.filter(~is_twin | (pl.col("share") == 1)).group_by(
+        "part", "sequence_id", maintain_order=True
+    )
+    broken = by_part.agg(
+        lost=(~pl.col("survives")).filter(is_twin).mean()
+        - (~pl.col("survives")).filter(~is_twin).mean()
+    ).drop_nulls()
+    joined = broken.join(known, on="sequence_id", how="inner", maintain_order="left")
+    owners, rows = owners_of(table), []
+    for (level, part), found in joined.group_by("duplicates", "part", maintain_order=True):
+        groups = None if owners is None else owners[found["row"].to_numpy()]
+        row: dict[str, Any] = {"duplicates": level, "part": part, "n": found.height}
+        row["n_groups"] = _n_passages(groups, found.height)
+        lost = resampled_mean(found["lost"].to_numpy(), groups)
+        few = row["n_groups"] < FEWEST_GROUPS
+        rows.append(row | (Estimate(lost.value) if few else lost).columns("lost", ends=""))
+    if not rows:
+        return pl.DataFrame()
+    return (
+        pl.DataFrame(rows)
+        .filter(pl.col("duplicates").is_in(list(levels)))
+        .sort("part", "duplicates", maintain_order=True)
+    )
+
+
+def _n_passages(groups: np.ndarray | None, n: int) -> int:
+    return n if groups is None else len(np.unique(groups))

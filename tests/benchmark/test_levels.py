@@ -1,0 +1,177 @@
+"""Figures by level of duplicates, against planted doses and counts by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.benchmark.excess import Votes
+from mnemoscope.benchmark.levels import (
+    MOST_LEVELS,
+    among,
+    count_levels,
+    levels_of,
+    lost_by_level,
+    score_level,
+)
+
+LEVELS = (0, 4, 64)
+N = 240  # a level
+CLASSES = ("Non-Memo", "Guess", "Recall")
+
+
+def table(**columns) -> pl.DataFrame:
+    return pl.DataFrame(columns)
+
+
+def test_only_few_levels_with_0_among_them_are_levels():
+    assert levels_of(table(duplicates=[0, 4, 0, 16, None])) == [0, 4, 16]
+    assert levels_of(table(duplicates=[1, 4, 16])) == []
+    assert levels_of(table(duplicates=[0, 4])) == []
+    assert levels_of(table(duplicates=list(range(MOST_LEVELS + 1)))) == []
+    assert levels_of(table(text=["a"])) == []
+
+
+def test_shares_by_level_are_counted_over_passages():
+    rows = table(
+        sequence_id=list(range(80)),
+        duplicates=[0] * 40 + [4] * 20 + [16] * 20,
+        is_memorized=[True] * 10 + [False] * 30 + [True] * 20 + [True] * 10 + [False] * 10,
+        group=[f"p{number // 2}" for number in range(80)],
+    )
+    labels = table(
+        sequence_id=list(range(80)),
+        Paper=["Guess"] * 10
+        + ["Non-Memo"] * 30
+        + ["Recall"] * 20
+        + ["Recall"] * 10
+        + ["Non-Memo"] * 10,
+    )
+    found = count_levels(rows, labels, (0, 4, 16))
+    whole = found.filter(pl.col("class") == "memorized")
+    assert whole["share"].to_list() == [0.25, 1.0, 0.5]
+    assert whole["n"].to_list() == [40, 20, 20]
+    assert whole["n_groups"].to_list() == [20, 10, 10]
+    of_class = found.filter(pl.col("class") == "Recall", taxonomy="Paper")
+    assert of_class["share"].to_list() == [0.0, 1.0, 1.0]
+    assert of_class["n"].to_list() == [10, 20, 10]
+    first = whole.row(0, named=True)
+    # Twice as many sequences as passages, alike in pairs: the interval of 20 passages.
+    alone = count_levels(rows[::2], labels[::2], LEVELS[:1]).row(0, named=True)
+    assert (first["low"], first["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.02)
+
+
+def votes(accuracy, *, seed, n_trainings=3) -> tuple[Votes, np.ndarray]:
+    """A source that holds the right class likeliest in a share of the sequences of each level."""
+    rng = np.random.default_rng(seed)
+    level = np.repeat(LEVELS, N)
+    true = np.tile(np.arange(3), len(level) // 3)
+    right = rng.random((n_trainings, len(level))) < np.repeat(accuracy, N)
+    picked = np.where(right, true, rng.integers(0, 3, right.shape))
+    scores = np.eye(3)[picked] * 0.5 + rng.dirichlet([1, 1, 1], right.shape) * 0.5
+    return (
+        Votes(
+            sequence_ids=np.arange(len(level)),
+            true=true,
+            predicted=scores.argmax(-1),
+            seeds=np.arange(n_trainings),
+            n_classes=3,
+            probabilities=scores.mean(0),
+            scores=scores.astype(np.float32),
+            score_seeds=np.arange(n_trainings),
+            groups=np.arange(len(level)) // 2 * 2,
+        ),
+        level,
+    )
+
+
+def test_a_planted_dose_shows_by_level_and_nothing_where_nothing_is():
+    """The model's attention leads the controls by nothing at 0, some at 4, much at 64."""
+    model, level = votes([0.4, 0.6, 0.95], seed=0)
+    blind, _ = votes([0.4, 0.4, 0.4], seed=1)
+    reference, _ = votes([0.35, 0.35, 0.35], seed=2)
+    sources = {"model": model, "blind": blind, "reference": reference}
+    rows = [
+        score_level(
+            sources, level == one, CLASSES,
+            source="model", controls=("blind", "reference"), n_resamples=300, seed=0,
+        )
+        for one in LEVELS
+    ]  # fmt: skip
+    assert [row["n_eval"] for row in rows] == [N] * 3
+    assert all(row["classes"] == list(CLASSES) for row in rows)
+    assert rows[0]["excess_low"] < 0
+    assert rows[1]["excess_low"] > 0
+    assert rows[2]["excess"] > rows[1]["excess"] > rows[0]["excess"]
+    assert all(row["excess_low"] <= row["excess"] <= row["excess_high"] for row in rows)
+    right = (among(model, level == 64, [0, 1, 2]).predicted == model.true[level == 64]).mean()
+    assert rows[2]["min_f1"] == pytest.approx(right, abs=0.05)
+
+
+def test_a_class_that_does_not_occur_at_a_level_is_not_asked_for():
+    model, level = votes([0.9, 0.9, 0.9], seed=0)
+    here = (level == 0) & (model.true < 2)
+    asked = among(model, here, [0, 1])
+    assert asked.n_classes == 2
+    assert set(np.unique(asked.predicted)) <= {0, 1}
+    second = model.scores[:, here][..., :2]
+    np.testing.assert_array_equal(asked.predicted, second.argmax(-1))
+    lonely = (level == 0) & ((model.true == 0) | (np.arange(len(level)) < 12))
+    row = score_level(
+        {"model": model}, lonely, CLASSES, source="model", controls=(), n_resamples=100, seed=0
+    )
+    assert row["classes"] == ["Non-Memo"]
+    assert "fewer than two classes" in row["note"]
+
+
+def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
+    ids = list(range(60))
+    known = table(sequence_id=ids, duplicates=[4] * 30 + [64] * 30)
+
+    def graft(part, control, survives, draw=0):
+        return pl.DataFrame(
+            {"sequence_id": ids, "survives": survives, "part": part, "direction": "twin_in_model",
+             "control": control, "draw": draw, "share": 1.0}
+        )  # fmt: skip
+
+    made = pl.concat(
+        [
+            graft("", "twin", [True] * 60),
+            graft("mlp", "twin", [True] * 30 + [False] * 30),  # breaks all of 64, none of 4
+            graft("mlp", "random", [True] * 60),
+            graft("mlp", "random", [False] * 60, draw=1),  # the controls break one half
+            graft("qk", "twin", [False] * 60),
+            graft("qk", "random", [False] * 60),
+        ]
+    )
+    found = lost_by_level(made, known, LEVELS)
+    assert found.select("part", "duplicates", "lost").rows() == [
+        ("mlp", 4, -0.5),
+        ("mlp", 64, 0.5),
+        ("qk", 4, 0.0),
+        ("qk", 64, 0.0),
+    ]
+    assert found["n"].to_list() == [30] * 4
+
+
+def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at):
+    from mnemoscope.flow.run import run_stage
+    from mnemoscope.study.folder import TABLE_FILE, Study
+
+    study = Study(study_at("train"))
+    rows = study.sequences
+    is_zero = (pl.col("sequence_id") % 3 == 0) & (pl.col("duplicates") == 2)
+    study.write(
+        TABLE_FILE, rows.with_columns(duplicates=pl.when(is_zero).then(0).otherwise("duplicates"))
+    )
+    for stage in ("benchmark", "localize", "report"):
+        run_stage(Study(study.folder), stage)
+    found = Study(study.folder).read("levels.parquet")
+    assert found["duplicates"].unique().sort().to_list() == [0, 2, 9]
+    page = (study.folder / "report.html").read_text()
+    assert "By level of duplicates" in page
+    assert "How memory grows with the number of times" in page
+
+
+def test_a_study_of_counted_duplicates_has_no_levels(tiny_studies):
+    assert not (tiny_studies["report"] / "levels.parquet").exists()
+    assert "By level of duplicates" not in (tiny_studies["report"] / "report.html").read_text()
