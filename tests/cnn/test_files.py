@@ -26,7 +26,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("preset", [QUICK, PRESETS["paper"]], ids=lambda preset: preset.name)
+@pytest.mark.parametrize(
+    "preset", [QUICK, PRESETS["paper"], PRESETS["rows"]], ids=lambda preset: preset.name
+)
 def test_a_loaded_cnn_gives_identical_logits_and_facts(preset, tmp_path: Path) -> None:
     trained = train(preset)
     path = tmp_path / "cnn.safetensors"

@@ -14,6 +14,7 @@ from mnemoscope.localize.delta import (
     agreement,
     average,
     average_models,
+    class_means,
     decisiveness,
     mean_agreement,
     normalized_gradients,
@@ -193,6 +194,41 @@ def test_scaled_input_is_differentiated_where_the_network_sees_it():
         decisive = (leaf.grad[0] / leaf.grad.max()).clamp(min=0)
         wanted[label] += decisive * heads[row].amax(1) / (labels == label).sum()
     assert (found.delta - wanted).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("pooling", "over_rows"), [("both", False), ("mean", True), ("both", True)]
+)
+def test_an_edge_is_moved_in_every_head_alike(pooling, over_rows):
+    """What Δ asks of two poolings, by an offset that all heads share, and of rows, by a factor."""
+    heads = some_heads(12)
+    poolings = {"mean": [POOL["mean"]], "both": [POOL["mean"], POOL["max"]]}[pooling]
+
+    def pooled(weights):
+        return torch.cat([pool(weights) for pool in poolings], dim=1)
+
+    maps, largest = (TensorMaps(pack_triangle(one)) for one in (pooled(heads), heads.amax(2)))
+    scaling = fit_scaling(maps, PRESETS["rows"]) if over_rows else RAW
+    torch.manual_seed(3)
+    network = AttentionCnn(
+        maps.n_layers, N_CLASSES, kernel=6, filters=10, over_rows=over_rows
+    ).eval()
+    trained, labels = trained_of(network, scaling, pooling), torch.arange(12) % N_CLASSES
+    wanted = torch.zeros(N_CLASSES, N_LAYERS, 64, 64)
+    for row, label in enumerate(labels):
+        own = heads[row : row + 1]
+        leaf = torch.zeros(1, N_LAYERS, 1, 64, 64, requires_grad=True)
+        logits = network(
+            scaling.of_rows(pooled(own * (1 + leaf))) if over_rows else pooled(own + leaf)
+        )
+        (logits[0, label] * 1.5 - logits.sum() / 2).backward()
+        decisive = (leaf.grad / leaf.grad.max()).clamp(min=0)
+        wanted[label] += decisive[0, :, 0] * own[0].amax(1) / 4
+    found = decisiveness(trained, maps, labels, max_maps=largest, correct_only=False)
+    means = class_means(trained, maps, labels, max_maps=largest, attribution="gradient")
+    assert wanted.amax() > 0.1
+    assert (found.delta - wanted).abs().max() <= 1e-5
+    assert (means.delta - wanted).abs().max() <= 1e-5
 
 
 def test_unequal_numbers_are_refused():

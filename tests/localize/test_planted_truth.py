@@ -39,7 +39,7 @@ def held_out() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module", params=["small", "paper"])
 def trained(request) -> TrainedCnn:
     """A quick training; raw maps need the more steps."""
-    steps = {"small": 80, "paper": 160}[request.param]
+    steps = {"small": 80, "paper": 160, "rows": 160}[request.param]
     preset = replace(PRESETS[request.param], epochs=1, min_steps=steps, dropout=0.0)
     maps, labels = planted_maps(120, seed=1)
     return train_cnn(
@@ -72,6 +72,19 @@ def test_delta_lies_where_the_evidence_was_planted(trained, attribution):
         assert share(found.delta[label], DECOY) < 0.1
         assert int(layer_profile(found.delta.numpy())[label].argmax()) == region[0]
     assert found.n_used.sum() > 0.95 * len(labels)
+
+
+@pytest.mark.parametrize("trained", ["rows"], indirect=True)
+@pytest.mark.parametrize("attribution", ["gradient", "guided"])
+def test_rows_point_to_the_evidence_among_more_of_the_rest(trained, attribution):
+    """Δ on the cells of the evidence; a row has six figures, so other rows that vary speak too."""
+    maps, labels = held_out()
+    held = TensorMaps(pack_triangle(maps))
+    found = decisiveness(trained, held, labels, max_maps=held, attribution=attribution)
+    for label, region in REGIONS.items():
+        of_delta, attention = found.delta[label], maps[labels == label].mean(0)
+        assert share(of_delta, region) > 3 * share(attention, region)
+        assert share(of_delta, region) > 0.9 * share(of_delta, region[:2])  # of its rows
 
 
 @pytest.mark.parametrize("trained", ["small"], indirect=True)

@@ -1,6 +1,7 @@
 """A study with every input of the CNNs: each sees what it is named for, beside its own controls."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from mnemoscope.benchmark.baselines import all_statistics, blind_maps
-from mnemoscope.benchmark.sources import TABLE
+from mnemoscope.benchmark.sources import CNNS, TABLE
+from mnemoscope.cnn.files import load_cnn
+from mnemoscope.cnn.presets import PRESETS
+from mnemoscope.cnn.training import predict_logits
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.lm.probe import suffix_logprobs
@@ -40,6 +44,54 @@ def study(tiny_studies, tmp_path_factory) -> Study:
         benchmark={"control_settings": 0},
     )
     return run(chosen, folder)
+
+
+@pytest.fixture(scope="module")
+def rows_study(tiny_studies, tmp_path_factory) -> Iterator[Study]:
+    """The same with CNNs over the rows of both poolings, quickly trained."""
+    folder = tmp_path_factory.mktemp("rows") / "study"
+    shutil.copytree(tiny_studies["label"], folder)
+    train = {"preset": "rows", "poolings": ["both"], "seeds": [0, 1]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "rows", replace(PRESETS["rows"], epochs=1, min_steps=60))
+        yield run(settings_with(Study(folder), train=train), folder)
+
+
+def test_a_cnn_over_rows_has_every_control_of_its_own(rows_study: Study) -> None:
+    runs = rows_study.read("runs.parquet").filter(pl.col("setting") != "-")
+    assert set(runs["source"]) == set(CNNS)
+    cnns = {job.source: load_cnn(job.cnn_path) for job in jobs_of(rows_study) if job.setting}
+    assert all(one.preset.name == "rows" and one.scaling.over_rows for one in cnns.values())
+    n_layers = rows_study.record["models"]["model"]["n_layers"]
+    poolings = {name: one.network.n_layers / n_layers for name, one in cnns.items()}
+    assert poolings.pop("blind") * n_layers == 2
+    assert set(poolings.values()) == {2}
+    table = rows_study.read("benchmark.parquet")
+    assert table.filter(source="model")["choice_min_f1"].item() is not None
+
+
+def test_a_cnn_over_rows_says_of_a_reloaded_study_what_it_said(rows_study: Study) -> None:
+    """Predictions again by the stored weights, and stored again byte for byte where they lack."""
+    job = next(job for job in jobs_of(rows_study) if job.source == "model")
+    rows = sample_rows(rows_study, job.sample).evaluation
+    again = predict_logits(load_cnn(job.cnn_path), job_maps(rows_study, job, rows)).softmax(dim=1)
+    np.testing.assert_array_equal(jobs.load_outcome(job).probabilities, again.numpy())
+    weights, outcome = job.cnn_path.read_bytes(), job.outcome_path.read_bytes()
+    job.outcome_path.unlink()
+    assert not jobs.is_finished(job)
+    jobs.run_job(job)
+    assert (job.cnn_path.read_bytes(), job.outcome_path.read_bytes()) == (weights, outcome)
+
+
+def test_rows_of_both_poolings_are_localized_by_layer(rows_study: Study) -> None:
+    from mnemoscope.pipeline.localize import load_deltas
+
+    trained = rows_study.read("runs.parquet").filter(source="model", did_train=True).height
+    n_layers = rows_study.record["models"]["model"]["n_layers"]
+    for one in load_deltas(rows_study):
+        assert one.delta.shape[1] == n_layers
+        assert np.isfinite(one.delta).all()
+        assert one.n_cnns in (0, trained)  # 0 of a ranking
 
 
 def maps_of(study: Study, source: str, name: str) -> torch.Tensor:

@@ -46,6 +46,7 @@ def save_cnn(path: Path | str, trained: TrainedCnn) -> None:
         "n_classes": network.n_classes,
         "length": network.length,
         "clamp": scaling.clamp,
+        **({"prefix": scaling.prefix} if scaling.over_rows else {}),
         "setting": asdict(trained.setting),
         "preset": asdict(trained.preset),
         "seed": trained.seed,
@@ -92,7 +93,10 @@ def _rebuild(facts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedCnn:
     own = {name.partition(".")[2]: one for name, one in tensors.items() if name[:8] == "network."}
     network.load_state_dict(own)
     scaling = Scaling(
-        tensors.get("scaling.mean"), tensors.get("scaling.inverse_deviation"), facts["clamp"]
+        tensors.get("scaling.mean"),
+        tensors.get("scaling.inverse_deviation"),
+        facts["clamp"],
+        facts.get("prefix"),
     )
     history = TrainingHistory(**facts["history"] | {"loss": tuple(facts["history"]["loss"])})
     return TrainedCnn(network.eval(), scaling, setting, preset, facts["seed"], history)

@@ -1,4 +1,4 @@
-"""The paper's convolutional network: a pooled attention map in, one logit per class out.
+"""The paper's convolutional network, and one over the rows of a map: one logit per class out.
 
 Every ReLU and dropout is a module of its own, used once: guided backpropagation replaces the
 rule of single ReLU modules and would count a shared one twice.
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset, check_kernel, feature_side
+from mnemoscope.maps.shape import ROW_STATISTICS
 
 HIDDEN_UNITS = 64
 """Width of the layer before the logits (arXiv 2508.02573)."""
 
+_HALVES = 2
 _MANY_LAYERS = 16  # from here on a convolution in bands saves more than cutting them costs
 _BANDS = 3
 _LEVELS = 1 << 16  # a share of dropout is rounded to 1/65,536, and the scale with it
@@ -49,7 +51,7 @@ class SeededDropout(nn.Dropout):
 
 
 class AttentionCnn(nn.Module):
-    """The network of arXiv 2508.02573, parameter for parameter.
+    """The network of arXiv 2508.02573, parameter for parameter, or the same along queries alone.
 
     Conv(layers → filters, kernel, valid, stride 1, bias) → ReLU → dropout → max-pool 2 →
     Conv(filters → filters, kernel) → ReLU → dropout → max-pool 2 → Linear(→ 64) → ReLU →
@@ -65,6 +67,9 @@ class AttentionCnn(nn.Module):
         filters: channels of both convolutions; the paper uses 10 and 16.
         length: side of a map, tokens.
         dropout: share of units dropped at each of the three places, in training mode.
+        over_rows: read `row_statistics` in place of maps: convolve along the queries, with the six
+            figures of every layer as channels, and average where maps are pooled by maximum, at
+            last over either half of the queries.
 
     Raises:
         ValueError: a count below one.
@@ -80,6 +85,7 @@ class AttentionCnn(nn.Module):
         filters: int,
         length: int = 64,
         dropout: float = 0.5,
+        over_rows: bool = False,
     ) -> None:
         super().__init__()
         if min(n_layers, n_classes, kernel, filters) < 1:
@@ -91,19 +97,25 @@ class AttentionCnn(nn.Module):
         side = feature_side(length, kernel)
         self.n_layers, self.n_classes, self.length = n_layers, n_classes, length
         self.kernel, self.filters, self.dropout = kernel, filters, dropout
+        convolve: type[nn.Conv1d | nn.Conv2d] = nn.Conv1d if over_rows else nn.Conv2d
+        pools: list[nn.Module] = [nn.MaxPool2d(2), nn.MaxPool2d(2)]
+        n_channels, n_places = n_layers, side * side
+        if over_rows:
+            pools = [nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(_HALVES)]
+            n_channels, n_places = n_layers * len(ROW_STATISTICS), _HALVES
         self.features = nn.Sequential(
-            nn.Conv2d(n_layers, filters, kernel),
+            convolve(n_channels, filters, kernel),
             nn.ReLU(),
             SeededDropout(dropout),
-            nn.MaxPool2d(2),
-            nn.Conv2d(filters, filters, kernel),
+            pools[0],
+            convolve(filters, filters, kernel),
             nn.ReLU(),
             SeededDropout(dropout),
-            nn.MaxPool2d(2),
+            pools[1],
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(filters * side * side, HIDDEN_UNITS),
+            nn.Linear(filters * n_places, HIDDEN_UNITS),
             nn.ReLU(),
             SeededDropout(dropout),
             nn.Linear(HIDDEN_UNITS, n_classes),
@@ -132,10 +144,13 @@ class AttentionCnn(nn.Module):
             filters=setting.filters,
             length=length,
             dropout=preset.dropout,
+            over_rows=preset.scaling == "rows",
         )
 
     def forward(self, maps: Tensor, *, causal: bool = False) -> Tensor:
         """Logits (batch, classes) of float maps (batch, layers, query, key), scaled as in training.
+
+        Over rows of (batch, layers · 6, query).
 
         `causal`: nothing stands above the diagonal and no gradient is wanted there, so the first
         convolution may leave out what sees zeros alone.

@@ -57,7 +57,7 @@ class TrainingPreset:
         min_steps: further epochs run until this many steps are made; 0 asks for none.
         schedule: ``constant``, or ``cosine`` from the highest rate to 0 after a linear warm-up.
         warmup: share of all steps spent rising to the highest rate, with ``cosine``.
-        scaling: ``raw``, or ``sqrt_standardized`` (see `training.Scaling`).
+        scaling: ``raw``, ``sqrt_standardized`` or ``rows`` (see `training.Scaling`).
         clamp: scaled values are kept within ± this; ignored for ``raw``.
         scores_every_epoch: the paper sums confusion matrices over all epochs; else only the
             final weights count.
@@ -72,7 +72,7 @@ class TrainingPreset:
     min_steps: int
     schedule: Literal["constant", "cosine"]
     warmup: float
-    scaling: Literal["raw", "sqrt_standardized"]
+    scaling: Literal["raw", "sqrt_standardized", "rows"]
     clamp: float
     scores_every_epoch: bool
 
@@ -139,6 +139,7 @@ PRESETS: dict[str, TrainingPreset] = {
         scores_every_epoch=False,
     ),
 }
+PRESETS["rows"] = replace(PRESETS["small"], name="rows", scaling="rows")
 PRESETS["brief"] = replace(PRESETS["small"], name="brief", epochs=1, min_steps=200)
 """`paper`: to the letter. `small`: for studies with hundreds of sequences a class. `brief`: a
 quarter of its steps, with which a search tells hopeless taxonomies apart; no study trains with it.

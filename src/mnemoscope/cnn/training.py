@@ -21,7 +21,8 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1, precision_recall
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.cnn.presets import CnnSetting, TrainingPreset
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.maps.format import triangle_size, unpack_channels_last
+from mnemoscope.maps.format import unpack_channels_last, unpack_triangle
+from mnemoscope.maps.shape import ROW_STATISTICS, row_statistics
 from mnemoscope.maps.views import MapSource, rows_at_once
 
 CHANCE_LEVEL = 0.01
@@ -37,28 +38,45 @@ _SMALLEST_DEVIATION = 1e-3
 
 @dataclass(frozen=True)
 class Scaling:
-    """A fitted scaling: square root, then standardised per position; raw when `mean` is None.
+    """A fitted scaling: square root or row statistics, standardised per position; or raw.
 
     Attributes:
-        mean: mean root of each weight over the training maps, float32, (layers, triangle), or
-            None: maps stay as they are.
-        inverse_deviation: one over the roots' standard deviation, same shape; None with `mean`.
+        mean: mean root of each weight over the training maps, float32, (layers, triangle), or of
+            the statistics of each row, (layers · 6, query); None: maps stay as they are.
+        inverse_deviation: one over the standard deviation, same shape; None with `mean`.
         clamp: scaled values are kept within ± this.
+        prefix: tokens of the prefix, of row statistics; None where weights are scaled.
     """
 
     mean: Tensor | None
     inverse_deviation: Tensor | None
     clamp: float
+    prefix: int | None = None
 
     def to(self, device: torch.device | str) -> "Scaling":
         """Copy to a device."""
         if self.mean is None or self.inverse_deviation is None:
             return self
-        return Scaling(self.mean.to(device), self.inverse_deviation.to(device), self.clamp)
+        return replace(
+            self, mean=self.mean.to(device), inverse_deviation=self.inverse_deviation.to(device)
+        )
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether row statistics are scaled, not weights."""
+        return self.prefix is not None
+
+    def of_rows(self, maps: Tensor) -> Tensor:
+        """Scaled row statistics (b, layers · 6, query) of maps (b, layers, query, key)."""
+        assert self.mean is not None
+        assert self.inverse_deviation is not None
+        statistics = row_statistics(maps, self.prefix).flatten(1, 2)
+        scaled = (statistics - self.mean) * self.inverse_deviation
+        return scaled.clamp(-self.clamp, self.clamp)
 
 
-def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
-    """Fit a preset's scaling on the training maps alone.
+def fit_scaling(maps: MapSource, preset: TrainingPreset, prefix: int | None = None) -> Scaling:
+    """Fit a preset's scaling on the training maps alone; the prefix is half of a map unless given.
 
     Raises:
         ValueError: no maps.
@@ -68,29 +86,40 @@ def fit_scaling(maps: MapSource, preset: TrainingPreset) -> Scaling:
         raise ValueError("no training maps")
     if preset.scaling == "raw":
         return Scaling(None, None, 0.0)
-    total = torch.zeros(maps.n_layers, triangle_size(maps.length), dtype=torch.float64)
-    squares = torch.zeros_like(total)
+    total = squares = torch.zeros((), dtype=torch.float64)
+    prefix = maps.length // 2 if prefix is None else prefix
     for rows in torch.split(torch.arange(len(maps)), rows_at_once(maps)):
         weights = maps.read(rows).to(torch.float64)
         _refuse_what_is_no_attention(weights)
-        total += weights.sqrt().sum(0)
-        squares += weights.sum(0)  # the square of a root
+        if preset.scaling == "rows":
+            values = row_statistics(unpack_triangle(weights), prefix).flatten(1, 2)
+            total, squares = total + values.sum(0), squares + values.square().sum(0)
+        else:
+            total, squares = total + weights.sqrt().sum(0), squares + weights.sum(0)
     mean = total / len(maps)
     deviation = (squares / len(maps) - mean.square()).clamp_min(0.0).sqrt()
     inverse = 1.0 / deviation.clamp_min(_SMALLEST_DEVIATION)
-    return Scaling(mean.to(torch.float32), inverse.to(torch.float32), preset.clamp)
+    return Scaling(
+        mean.to(torch.float32),
+        inverse.to(torch.float32),
+        preset.clamp,
+        prefix if preset.scaling == "rows" else None,
+    )
 
 
 def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
     """Scale stored maps (batch, layers, triangle) for a network, on the scaling's device.
 
-    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last.
+    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last; of the
+    rows (batch, layers · 6, query).
 
     Raises:
         DamagedDataError: a weight is negative or not finite.
     """
     weights = packed.to(torch.float32)
     _refuse_what_is_no_attention(weights)
+    if scaling.over_rows:
+        return scaling.of_rows(unpack_triangle(weights))
     if scaling.mean is not None and scaling.inverse_deviation is not None:
         weights = weights.sqrt().sub_(scaling.mean).mul_(scaling.inverse_deviation)
         weights = weights.clamp_(-scaling.clamp, scaling.clamp)
@@ -124,9 +153,12 @@ class NetworkInputs:
         self._maps, self._device = maps, torch.device(device)
         self._scaling = scaling.to(self._device)
         self._kept: Tensor | None = None
-        shape = (len(maps), maps.n_layers, maps.length, maps.length)
+        shape: tuple[int, ...] = (len(maps), maps.n_layers, maps.length, maps.length)
+        if scaling.over_rows:
+            shape = (len(maps), maps.n_layers * len(ROW_STATISTICS), maps.length)
         if math.prod(shape) * torch.float32.itemsize <= keep_bytes:
-            kept = torch.empty(shape, device=device, memory_format=torch.channels_last)
+            order = torch.contiguous_format if scaling.over_rows else torch.channels_last
+            kept = torch.empty(shape, device=device, memory_format=order)
             for rows in torch.split(torch.arange(len(maps)), self.rows_at_once):
                 kept[rows[0] : rows[-1] + 1] = self.batch(rows)
             self._kept = kept
@@ -140,7 +172,7 @@ class NetworkInputs:
         return rows_at_once(self._maps)
 
     def batch(self, rows: Tensor) -> Tensor:
-        """Maps at positions (batch,) int64: (batch, layers, query, key) float32, channels last."""
+        """Maps at positions (batch,) int64, as `scale_maps` gives them."""
         if self._kept is not None:
             return self._kept[rows.to(self._device)]
         return scale_maps(self._scaling, self._maps.read(rows).to(self._device))
@@ -261,6 +293,7 @@ def train_cnn(
     setting: CnnSetting,
     preset: TrainingPreset,
     seed: int,
+    prefix: int | None = None,
     on_epoch: Callable[[int, TrainedCnn], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedCnn:
@@ -273,6 +306,7 @@ def train_cnn(
         setting: which network.
         preset: how to train it.
         seed: of initial weights, order of maps and dropout; 0 or more.
+        prefix: tokens of the prefix, which the preset `rows` asks; half of a map unless given.
         on_epoch: called after every epoch with its number from 0 and the CNN as it stands (the
             same network object every time: predict or copy, do not keep it). What it does
             cannot change the result, unless it alters the network.
@@ -294,7 +328,7 @@ def train_cnn(
     started = time.perf_counter()
     keep_freed_memory()
     seeds = _Seeds(*np.random.SeedSequence(seed).generate_state(3).tolist())
-    scaling = fit_scaling(maps, preset)
+    scaling = fit_scaling(maps, preset, prefix)
     inputs = NetworkInputs(maps, scaling, device=device, keep_bytes=KEPT_BYTES)
     with torch.random.fork_rng(devices=[]):  # leaves the global generator as it was
         torch.default_generator.manual_seed(seeds.weights)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from torch import Tensor
+from torch import Tensor, nn
 
-from mnemoscope.cnn.training import NetworkInputs, TrainedCnn
-from mnemoscope.localize.attribution import contrast_gradients
+from mnemoscope.cnn.training import NetworkInputs, Scaling, TrainedCnn
+from mnemoscope.localize.attribution import Contrast, contrast_gradients
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.views import MapSource
 
@@ -58,7 +58,8 @@ def decisiveness(
 
     Nothing per head is needed. The gradient through mean pooling is the same for every head,
     through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
-    max over heads of (D · A) is D · (max over heads of A), for both poolings.
+    max over heads of (D · A) is D · (max over heads of A), for both poolings. Where a CNN sees
+    mean and maximum, an edge's gradient is their sum: what moving it in every head alike does.
 
     The gradient is taken by what the network sees. With the preset `paper` that is the pooled map
     itself: the published definition. With a scaled input (square root, then standardised per
@@ -66,11 +67,13 @@ def decisiveness(
     multiply by the root's slope, infinite at weight 0, and divide by the cell's spread: cells that
     hold little attention or hardly vary would take the largest C. In the scaled map a cell's unit
     is its own spread. On planted evidence .74 of Δ lies where it was planted, by the chain .23
-    (`tests/localize/test_planted_truth.py`).
+    (`tests/localize/test_planted_truth.py`). A CNN over rows has no cell for an edge: its gradient
+    goes through the statistics to the stored map, times the weight there, so that an edge's unit
+    is itself (not for occlusion, which takes edges away).
 
     Args:
         trained: network, with the scaling it was trained on.
-        maps: evaluation maps in the CNN's pooling.
+        maps: evaluation maps as the CNN reads them; of `both`, the layers twice.
         labels: class index of each map, integer, shape (n,).
         max_maps: the maxima over heads of the same sequences in the same order; the same object
             as `maps` where the CNN's pooling is max.
@@ -84,21 +87,58 @@ def decisiveness(
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
-    total = _Total(trained.network.n_classes, maps.n_layers, maps.length)
+    total = _Total(trained.network.n_classes, max_maps.n_layers, maps.length)
     labels = labels.to("cpu", torch.int64)
-    device = next(trained.network.parameters()).device
-    inputs = NetworkInputs(maps, trained.scaling, device=device)
-    for start in range(0, len(maps), batch_size):
-        rows = torch.arange(start, min(start + batch_size, len(maps)))
+    ask = _Asked(trained, maps, max_maps.n_layers, attribution)
+    for rows in torch.split(torch.arange(len(maps)), batch_size):
         truth = labels[rows]
-        found = contrast_gradients(
-            trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
-        )
+        found = ask(rows, truth)
         is_right = found.logits.argmax(dim=1).cpu() == truth
         counts = is_right if correct_only else torch.ones_like(is_right)
         total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
         total.add(found.gradients, truth, counts, max_maps, rows)
     return total.mean()
+
+
+class _Asked:
+    """A CNN's contrasts of maps by their edges, whatever it reads of them."""
+
+    def __init__(
+        self, trained: TrainedCnn, maps: MapSource, n_layers: int, attribution: str
+    ) -> None:
+        self.device = next(trained.network.parameters()).device
+        self.network: nn.Module = trained.network
+        scaling = trained.scaling
+        if scaling.over_rows:
+            self.network, scaling = _OfMaps(trained), Scaling(None, None, 0.0)
+        self.inputs = NetworkInputs(maps, scaling, device=self.device)
+        self.n_layers, self.attribution = n_layers, attribution
+        self.by_share = trained.scaling.over_rows and attribution != "occlusion"
+
+    def __call__(self, rows: Tensor, truth: Tensor) -> Contrast:
+        """Logits, and gradients (b, layers, query, key) summed over what is seen of a layer."""
+        seen = self.inputs.batch(rows)
+        logits, gradients = contrast_gradients(
+            self.network, seen, truth.to(self.device), attribution=self.attribution
+        )
+        if self.by_share:
+            gradients = gradients * seen
+        if gradients.shape[1] > self.n_layers:
+            gradients = torch.stack(gradients.split(self.n_layers, dim=1)).sum(dim=0)
+        return Contrast(logits, gradients)
+
+
+class _OfMaps(nn.Module):
+    """A CNN over rows, asked about the maps (b, layers, query, key) that they sum up."""
+
+    def __init__(self, trained: TrainedCnn) -> None:
+        super().__init__()
+        self.network, self.scaling = trained.network, trained.scaling
+        self.train(trained.network.training)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.scaling.of_rows(maps))
+        return logits
 
 
 def normalized_gradients(gradients: Tensor) -> Tensor:
@@ -263,15 +303,12 @@ def class_means(
 ) -> ClassMeans:
     """Attribute every sequence to its true class and average; arguments as `decisiveness`."""
     n_classes = trained.network.n_classes
-    shape = (n_classes, maps.n_layers, maps.length, maps.length)
+    shape = (n_classes, max_maps.n_layers, maps.length, maps.length)
     sums = [torch.zeros(shape, dtype=torch.float64) for _ in ClassMeans._fields]
-    device = next(trained.network.parameters()).device
-    inputs = NetworkInputs(maps, trained.scaling, device=device)
+    ask = _Asked(trained, maps, max_maps.n_layers, attribution)
     for rows in torch.split(torch.arange(len(maps)), batch_size):
         truth = labels[rows]
-        found = contrast_gradients(
-            trained.network, inputs.batch(rows), truth.to(device), attribution=attribution
-        )
+        found = ask(rows, truth)
         weights = normalized_gradients(found.gradients).cpu().double()
         attention = unpack_triangle(max_maps.read(rows)).double()
         for total, values in zip(sums, (weights, weights * attention, attention), strict=True):

@@ -1,6 +1,7 @@
-"""What attention looks like in a few numbers a layer: how concentrated it is, and on what.
+"""What attention looks like in a few numbers: how concentrated it is, and on what.
 
-Nothing is learned here, unlike Δ. The benchmark's baseline `statistics` reads these among others.
+Nothing is learned here, unlike Δ. The benchmark's baseline `statistics` reads the shape of a layer
+among others, CNNs of the preset `rows` read how each query looks back.
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ SHAPES = (
     "mass suffix → suffix",
 )
 """What `attention_shape` gives of each layer, in order. Masses are shares of a map's weight."""
+ROW_STATISTICS = (
+    "entropy, nats",
+    "largest weight",
+    "on the first token",
+    "on itself",
+    "on the token before",
+    "share on the prefix",
+)
+"""What `row_statistics` gives of each query, in order; entropy and share of the row scaled to 1."""
 
 _SMALLEST_WEIGHT = 1e-12
 
@@ -58,6 +68,30 @@ def attention_shape(maps: "Tensor", copies: "Tensor", prefix: int | None = None)
     masses = [(maps * each).sum((-1, -2)) / whole for each in cells]
     entropy = torch.special.entr(rows)[..., 1:, :].sum(-1).mean(-1)
     return torch.stack([entropy, _gini(rows), *masses], dim=-1)
+
+
+def row_statistics(maps: "Tensor", prefix: int | None = None) -> "Tensor":
+    """How each query looks back: (n, layers, query, key) to (n, layers, 6, query).
+
+    In the order of `ROW_STATISTICS`; `prefix` as in `attention_shape`. Of a row without weight, as
+    a mask may leave it, all are 0, and the first query has no token before it. Differentiable:
+    whatever stands above the diagonal is left out, and an edge of weight 0 has no slope by the
+    entropy, where its own would be infinite.
+    """
+    import torch
+
+    maps = maps.tril()
+    shares = maps / maps.sum(-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT)
+    logs = torch.where(shares > 0, shares, 1.0).log()
+    figures = [
+        -(shares * logs).sum(-1),
+        maps.amax(-1),
+        maps[..., 0],
+        maps.diagonal(0, -2, -1),
+        torch.nn.functional.pad(maps.diagonal(-1, -2, -1), (1, 0)),
+        shares[..., : maps.shape[-1] // 2 if prefix is None else prefix].sum(-1),
+    ]
+    return torch.stack(figures, dim=-2)
 
 
 def _gini(rows: "Tensor") -> "Tensor":

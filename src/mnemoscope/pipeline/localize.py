@@ -58,6 +58,7 @@ AGREEMENT_FILE = "agreement.parquet"
 SHAPES_FILE = "attention.parquet"
 MODELS_FILE = "models.parquet"
 SOURCES = ("model", "reference", "blind")
+LOCALIZED = ("mean", "max", "both")
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
 _AGREEMENT_SCHEMA = {
     **dict.fromkeys(("sample", "attribution", "class", "check", "against", "of"), pl.String),
@@ -141,8 +142,8 @@ def localize_stage(study: Study, models: Models) -> None:
         jobs = [
             job
             for job in jobs_of(study)
-            # One map a layer, as Δ has it: means or maxima over heads.
-            if job.source in SOURCES and job.setting and job.setting.pooling in ("mean", "max")
+            # Of a layer's edges alone, as Δ has them: means, maxima over heads, or both.
+            if job.source in SOURCES and job.setting and job.setting.pooling in LOCALIZED
         ]
         samples = list(dict.fromkeys(job.sample for job in jobs))
         stored: list[StoredDelta] = []

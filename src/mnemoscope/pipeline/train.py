@@ -35,6 +35,7 @@ from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
+from mnemoscope.maps.shape import ROW_STATISTICS
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, PaintedMaps
 from mnemoscope.pipeline.capture import (
@@ -250,6 +251,7 @@ def _train(
         setting=job.setting,
         preset=PRESETS[job.preset],
         seed=job.seed,
+        prefix=study.settings.sequences.n_prefix,
         on_epoch=after_epoch,
         device=device,
     )
@@ -433,6 +435,8 @@ def make_job(
         basis.append(f"mark {mark}")
     if TABLE[source].fit == "classify_statistics":
         basis.append([READ, *ALL_STATISTICS])
+    if setting and PRESETS[preset].scaling == "rows":
+        basis.append([str(study.settings.sequences.n_prefix), *ROW_STATISTICS])
     device = study.settings.train.device if setting else "cpu"
     if device != "cpu":  # keys of earlier studies, all on cpu, lack this entry
         basis.append(device)

@@ -579,7 +579,9 @@ def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
 def _climb(study: Study, entries: list[Entry], references: list[Entry]) -> list[Entry]:
     """Successive halving: the finalists, best first."""
     wanted = study.settings.search
-    rungs = [Rung("brief", "brief", tuple(wanted.seeds[:1])), _full_rung(study)]
+    preset = study.settings.train.preset
+    brief = "rows" if preset == "rows" else "brief"  # rows take no longer
+    rungs = [Rung("brief", brief, tuple(wanted.seeds[:1])), _full_rung(study)]
     n_kept = max(wanted.finalists, ceil(len(entries) / wanted.reduction))
     kept = _best(entries, "cheap", n_kept)
     for rung in rungs:

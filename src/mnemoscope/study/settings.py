@@ -306,10 +306,11 @@ class CaptureSettings(BoundedSettings):
 class TrainSettings(BoundedSettings):
     """The CNNs."""
 
-    preset: Literal["small", "paper"] = Field(
+    preset: Literal["small", "paper", "rows"] = Field(
         default="small",
         description="small: scaled input, trained by steps, for hundreds of sequences a class; "
-        "paper: raw maps, 3 epochs, to the letter.",
+        "paper: raw maps, 3 epochs, to the letter; rows: trained as small, but over six statistics "
+        "of each query's row of weights, in one dimension.",
     )
     kernels: list[_Kernel] = Field(
         default=[6], min_length=1, description="Kernel sizes; the paper: 6 and 8."
