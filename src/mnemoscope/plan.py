@@ -39,7 +39,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
-from mnemoscope.study.settings import EMBEDDED, StudySettings
+from mnemoscope.study.settings import EMBEDDED, LabelSettings, StudySettings
 from mnemoscope.study.variants import variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
@@ -567,7 +567,7 @@ def _published(settings: StudySettings, taxonomies: list[Taxonomy]) -> PlannedDa
         find_split(HUB_NAME, split)  # raises, with the nearest name
     facts = pythia_facts()["splits"][split.partition("_")[2] if split in SPLITS else split]
     parts = {name.partition("_")[0]: facts[name.partition("_")[0]] for name in _parts(split)}
-    kept = round(settings.sequences.margin * (label.n_train + label.n_eval))
+    kept = round(settings.sequences.margin * label.per_class)
     # One more than the taxonomies' classes: all memorized sequences, to check the labels.
     n_at_most = min(sum(parts.values()), kept * (count_class_sets(taxonomies) + 1))
     if settings.sequences.limit is not None:
@@ -601,7 +601,7 @@ def count_need(
     frame: pl.DataFrame, taxonomies: Sequence[Taxonomy], settings: StudySettings
 ) -> Need:
     """Draw every sample as stage `label` will, and count what they need together."""
-    if any(variant.split == "group" for variant in variants(settings.label)):
+    if any(variant.split != "row" for variant in variants(settings.label)):
         frame = frame.with_columns(find_groups(frame).alias("group"))
     drawn = draw_samples(frame, taxonomies, settings)
     return _counted(drawn.samples, drawn.entries, "every sample drawn from the labels on disk")
@@ -631,7 +631,7 @@ def bound_need(
     classes take the same sequences, the first in one order; by group, equal partitions do.
     """
     label = settings.label
-    per_class = label.n_train + label.n_eval
+    per_class = label.per_class
     partitions = distinct_partitions(taxonomies)
     n_apart = max((len(taxonomy.classes) for taxonomy in partitions), default=0)
     n_sets = sum(len(taxonomy.classes) for taxonomy in partitions)
@@ -653,6 +653,10 @@ def bound_need(
         samples=[(one.name, len(one.classes)) for one in partitions for _ in variants(label)],
         impossible={},
     )
+
+
+def _sides(label: LabelSettings) -> str:
+    return f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
 
 
 def distinct_partitions(taxonomies: Sequence[Taxonomy]) -> list[Taxonomy]:
@@ -677,7 +681,7 @@ def count_class_sets(taxonomies: Sequence[Taxonomy]) -> int:
 
 def _n_unshared(settings: StudySettings, taxonomies: Sequence[Taxonomy]) -> int:
     """Maps if every taxonomy captured its own."""
-    per_class = settings.label.n_train + settings.label.n_eval
+    per_class = settings.label.per_class
     return per_class * sum(len(taxonomy.classes) for taxonomy in taxonomies)
 
 
@@ -691,7 +695,7 @@ def _taxonomy_lines(
     label = settings.label
     yield (
         f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
-        f"up to {label.n_train:,} + {label.n_eval:,} sequences a class, split by {label.split}; "
+        f"up to {_sides(label)} sequences a class, split by {label.split}; "
         f"{len(need.samples)} samples to train on."
     )
     for column, those in lacking.items():

@@ -24,9 +24,12 @@ from mnemoscope.pipeline import capture, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
 from mnemoscope.pipeline.train import SampleRows, job_maps, jobs_of, sample_rows, true_labels
-from mnemoscope.pipeline.trainings import n_trainings
+from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.study.settings import LabelSettings
+from mnemoscope.study.variants import variants
+from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import settings_with
 
 INPUTS = ["mean", "max", "both", "heads", "difference"]
@@ -213,6 +216,85 @@ def test_the_nested_regression_adds_the_models_statistics_to_all_that_is_free(st
         assert not set(model[0]) - {0.0, 1.0} <= set(without[0])
 
 
+@pytest.fixture(scope="module")
+def folded(tiny_studies, tmp_path_factory) -> Study:
+    """The tiny study with every sequence of its sample asked out of fold."""
+    folder = tmp_path_factory.mktemp("folds") / "study"
+    shutil.copytree(tiny_studies["features"], folder)
+    chosen = settings_with(
+        Study(folder), label={"split": "folds", "n_train": 60}, train={"seeds": [0, 1]}
+    )
+    return run(chosen, folder)
+
+
+def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folded: Study) -> None:
+    said = folded.read("predictions.parquet")
+    samples = folded.read("samples.parquet")
+    assert set(samples["split"]) == {"eval"}
+    ids = samples["sequence_id"].sort()
+    for _, one in said.group_by("source", "setting", "seed", "epoch"):
+        assert one["sequence_id"].sort().equals(ids)
+    made = [job for job in jobs_of(folded) if job.source == "model"]
+    assert len(made) == 2 * N_FOLDS
+    last = said.filter(source="model").filter(pl.col("epoch") == pl.col("epoch").max())
+    for job in made:
+        rows = jobs.job_rows(folded, job)
+        assert not set(rows.train["group"]) & set(rows.evaluation["group"])
+        assert rows.train.height + rows.evaluation.height == samples.height
+        logits = predict_logits(load_cnn(job.cnn_path), job_maps(folded, job, rows.evaluation))
+        kept = rows.evaluation.join(last.filter(seed=job.seed), on="sequence_id", how="left")
+        np.testing.assert_array_equal(
+            np.stack(kept["probabilities"].to_list()), logits.softmax(dim=1).numpy()
+        )
+
+
+def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded: Study) -> None:
+    runs, n_rows = folded.read("runs.parquet"), folded.read("samples.parquet").height
+    assert runs.select("source", "setting", "seed").is_unique().all()
+    assert set(runs["n_eval"]) == {n_rows}
+    assert set(runs["n_train"]) == {round(n_rows * (N_FOLDS - 1) / N_FOLDS)}
+    keys = [key for one in runs["key"] for key in one.split()]
+    assert len(set(keys)) == N_FOLDS * runs.height
+    counted = n_trainings(folded.settings, 1, has_reference=True, n_controlled=1)
+    assert counted["total"] == len(keys)
+    table = folded.read("benchmark.parquet")
+    assert set(table["n_eval"].drop_nulls()) == {n_rows}
+    assert table.filter(source="model")["choice_min_f1"].item() is not None
+
+
+def test_permuted_labels_are_the_same_in_every_fold(folded: Study) -> None:
+    said = folded.read("predictions.parquet").filter(source="control")
+    assert said.group_by("sequence_id").agg(pl.col("true").n_unique())["true"].max() == 1
+    own = folded.read("samples.parquet").select("sequence_id", "class_index")
+    both = said.unique("sequence_id").join(own, on="sequence_id")
+    assert (both["true"] != both["class_index"]).any()
+    assert both["true"].value_counts().sort("true")["count"].n_unique() == 1
+
+
+def test_delta_of_folds_counts_every_sequence_once_a_seed(folded: Study) -> None:
+    from mnemoscope.pipeline.localize import load_deltas
+
+    runs = folded.read("runs.parquet").filter(source="model", did_train=True)
+    n_a_class = folded.read("samples.parquet")["class"].value_counts()["count"].min()
+    for one in load_deltas(folded):
+        if not one.n_cnns or runs.height < 2:  # a ranking, or CNNs that are left out
+            continue
+        counts = np.array([one.n_used, one.n_skipped, one.n_wrong]).sum(axis=0)
+        assert counts.tolist() == [2 * n_a_class] * len(one.classes)
+
+
+def test_folds_that_groups_forbid_are_refused_in_a_line(folded: Study, tmp_path) -> None:
+    copy = Study(shutil.copytree(folded.folder, tmp_path / "study"))
+    alike = copy.read("samples.parquet").with_columns(
+        group=pl.when(pl.col("class_index") == 1).then(0).otherwise(pl.col("group"))
+    )
+    copy.write("samples.parquet", alike)
+    with pytest.raises(UserError, match="cannot be asked in 5 folds"):
+        list(jobs_of(copy))
+    with pytest.raises(UserError, match="both_splits"):
+        variants(LabelSettings(split="folds", both_splits=True))
+
+
 def training_rows() -> SampleRows:
     """120 rows of 3 classes in groups of 4 alike, and evaluation rows apart."""
     ids = np.arange(120)
@@ -223,7 +305,9 @@ def training_rows() -> SampleRows:
 
 def test_readers_are_chosen_on_folds_of_the_training_rows_whole_groups_apart() -> None:
     rows = training_rows()
-    folds = [jobs.fold_rows(rows, fold) for fold in range(jobs.FOLDS)]
+    folds = jobs.fold_rows(rows)
+    assert folds is not None
+    assert len(folds) == FOLDS
     assert pl.concat([one.evaluation for one in folds]).sort("sequence_id").equals(rows.train)
     for one in folds:
         both = pl.concat([one.train, one.evaluation]).sort("sequence_id")
@@ -236,8 +320,8 @@ def test_rows_that_cannot_be_folded_give_no_choice() -> None:
     rows = training_rows()
     alike = replace(rows, train=rows.train.with_columns(group=pl.lit(1)))
     lacking = replace(rows, train=rows.train.filter(pl.col("class_index") < 2))
-    assert jobs.fold_rows(alike, 0) is None
-    assert jobs.fold_rows(lacking, 0) is None
+    assert jobs.fold_rows(alike) is None
+    assert jobs.fold_rows(lacking) is None
 
 
 def test_the_choice_is_kept_and_names_the_headline(study: Study) -> None:

@@ -19,7 +19,7 @@ from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline import localize
 from mnemoscope.pipeline.localize import in_halves, load_deltas, rows_read, write_deltas
-from mnemoscope.pipeline.train import load_outcome
+from mnemoscope.pipeline.train import load_outcome, sample_rows
 from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results
 from mnemoscope.report.tables import localize_tables
@@ -186,7 +186,7 @@ def test_costly_attributions_read_a_seeded_few_of_each_class(done) -> None:
     def drawn(attribution, **changes):
         study = Study(done.folder)
         study.settings = settings_with(study, localize=changes)
-        return rows_read(study, SAMPLE, attribution)
+        return rows_read(study, sample_rows(study, SAMPLE).evaluation, attribution)
 
     whole = drawn("gradient", attribution_sequences=2)
     assert whole.equals(done.read("samples.parquet").filter(sample=SAMPLE, split="eval"))

@@ -398,3 +398,25 @@ def test_sequences_maps_and_rows_without_sharing_are_counted():
     assert shared_need(samples.drop("suffix")) == SharedNeed(3, 3, 5)
     assert shared_need(samples.clear()) == SharedNeed(0, 0, 0)
     assert "1.8 times" in str(shared_need(samples, {"a": 2}))
+
+
+@given(st.integers(5, 9), st.integers(1, 4), st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_folds_take_all_of_the_smallest_class_and_as_many_of_the_others(n_groups, size, seed):
+    """Whole or in part, no side is held out; the order is the seed's."""
+    classes = [name for name in NAMES for _ in range(n_groups * size * (1 + (name == "Recall")))]
+    frame, labels = make(classes, groups=[str(at // size) for at in range(len(classes))])
+    sample = sampled(
+        frame, labels, seed=seed, split="folds", n_train=1000, n_eval=500, minimum=n_groups * size
+    )
+    assert sample.n_train == sample.n_eval == n_groups * size
+    assert counts_by(sample, "class", "split") == {(one, "eval"): n_groups * size for one in NAMES}
+    assert sample.n_groups_crossing == 0
+    fewer = sampled(frame, labels, seed=seed, split="folds", n_train=n_groups, minimum=2)
+    assert fewer.frame.height == len(NAMES) * n_groups
+    assert set(fewer.frame["sequence_id"]) <= set(frame["sequence_id"])
+
+
+def test_folds_want_a_group_for_each():
+    frame, labels = make(memo(60, 60, 60), groups=[str(at // 15) for at in range(180)])
+    assert "form 4 groups" in str(impossible(frame, labels, split="folds"))

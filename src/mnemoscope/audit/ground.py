@@ -262,6 +262,8 @@ def _place(sample: str, entry: dict[str, Any], places: tuple[int, int]) -> _Foun
         return f"the study could not train {sample}: {why}"
     if entry.get("split_by") == "row":
         return "the study is split by row: near duplicates of what is held out trained its CNNs"
+    if entry.get("split_by") == "folds":
+        return "the study asks its sequences in folds, so no CNN speaks for all of them"
     wanted = [entry["classes"][one] for one in places]
     missing = [one for one in wanted if one not in entry["trained_classes"]]
     if missing:

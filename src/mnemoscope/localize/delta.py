@@ -124,7 +124,8 @@ class _Asked:
         if self.by_share:
             gradients = gradients * seen
         if gradients.shape[1] > self.n_layers:
-            gradients = torch.stack(gradients.split(self.n_layers, dim=1)).sum(dim=0)
+            shape = len(seen), -1, self.n_layers, *seen.shape[2:]
+            gradients = gradients.reshape(shape).sum(dim=1)
         return Contrast(logits, gradients)
 
 

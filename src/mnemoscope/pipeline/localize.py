@@ -47,7 +47,15 @@ from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
 from mnemoscope.pipeline.capture import maps_folder, shown_tokens
-from mnemoscope.pipeline.train import Job, is_finished, job_maps, jobs_of, load_outcome, sample_rows
+from mnemoscope.pipeline.train import (
+    Job,
+    is_finished,
+    job_maps,
+    job_rows,
+    jobs_of,
+    load_outcome,
+    sample_rows,
+)
 from mnemoscope.progress import track
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
@@ -210,12 +218,12 @@ def write_deltas(folder: Path, stored: Sequence[StoredDelta]) -> Path:
 # Δ of each CNN, from the evaluation sequences that its attribution uses.
 
 
-def rows_read(study: Study, sample: str, *attributions: str) -> pl.DataFrame:
-    """The evaluation sequences that all these attributions use, in the order of the sample.
+def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFrame:
+    """Those of the evaluation sequences that all these attributions use, in their order.
 
     Costly attributions use a random draw of `localize.attribution_sequences` per class.
     """
-    rows, wanted = sample_rows(study, sample).evaluation, study.settings.localize
+    wanted = study.settings.localize
     is_costly = any(name in COSTLY for name in attributions)
     if wanted.attribution_sequences is None or not is_costly:
         return rows
@@ -236,9 +244,10 @@ def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
         return []
     trained, found = load_cnn(job.cnn_path), []
     attributions = study.settings.localize.attributions
-    for_all = rows_read(study, job.sample, *attributions)
+    asked = job_rows(study, job).evaluation
+    for_all = rows_read(study, asked, *attributions)
     for attribution in attributions:
-        rows = rows_read(study, job.sample, attribution)
+        rows = rows_read(study, asked, attribution)
         ask = partial(_delta_of, study, job, trained, attribution)
         halves = tuple(ask(half) for half in in_halves(rows))
         whole = pooled(halves)
@@ -336,13 +345,11 @@ def _agreement_rows(
     compared without the attention.
     """
     classes = sample_rows(study, sample).classes
-    for index, row in _checks(study, sample, found):
+    for index, row in _checks(study, found):
         yield {"sample": sample, "class": classes[index], **row}
 
 
-def _checks(
-    study: Study, sample: str, found: list[LocalizedCnn]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _checks(study: Study, found: list[LocalizedCnn]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Index of the class and the rest of the row."""
     attributions = study.settings.localize.attributions
     of_model = {
@@ -370,7 +377,7 @@ def _checks(
             pair = [average([one.whole for one in own]), average(reference)]
             yield from _compared(pair, attribution, "reference", "the reference model")
     if study.settings.localize.sanity:
-        yield from _sane(study, sample, of_model[attributions[0]][0].job)
+        yield from _sane(study, of_model[attributions[0]][0].job)
 
 
 def _compared(
@@ -388,32 +395,30 @@ def _row(attribution: str, check: str, against: str, of: str, found: Agreement) 
     return names | found._asdict()
 
 
-def _sane(study: Study, sample: str, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
+def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
     """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
     trained = load_cnn(job.cnn_path)
     others = [("randomized", name, one) for name, one in randomized(trained)]
     for other in jobs_of(study):
-        alike = (other.sample, other.setting, other.seed) == (job.sample, job.setting, job.seed)
+        alike = replace(other, source=job.source, key=job.key) == job
         if alike and other.source == "control" and is_finished(other):
             others.append(("permuted", "labels permuted", load_cnn(other.cnn_path)))
     for attribution in study.settings.localize.attributions:
-        before = _first_means(study, sample, job, trained, attribution)
+        before = _first_means(study, job, trained, attribution)
         for index in range(len(before.delta)):
             found = agreement(before.delta[index].numpy(), before.attention[index].numpy())
             yield index, _row(attribution, "attention", "the attention itself", "Δ", found)
         for check, against, cnn in others:
-            after = _first_means(study, sample, job, cnn, attribution)
+            after = _first_means(study, job, cnn, attribution)
             for index in range(len(before.delta)):
                 for of, old, new in zip(("D", "Δ"), before[:2], after[:2], strict=True):
                     found = agreement(old[index].numpy(), new[index].numpy())
                     yield index, _row(attribution, check, against, of, found)
 
 
-def _first_means(
-    study: Study, sample: str, job: Job, trained: TrainedCnn, attribution: str
-) -> ClassMeans:
+def _first_means(study: Study, job: Job, trained: TrainedCnn, attribution: str) -> ClassMeans:
     """D, Δ and attention of the first evaluation sequences of each class."""
-    rows = rows_read(study, sample, attribution)
+    rows = rows_read(study, job_rows(study, job).evaluation, attribution)
     rows = rows.filter(pl.int_range(pl.len()).over("class") < _SANITY_SEQUENCES)
     return class_means(
         trained,

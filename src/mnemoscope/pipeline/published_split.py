@@ -95,8 +95,7 @@ def read_published(settings: StudySettings) -> ReadResult:
 
 def per_class(settings: StudySettings) -> int:
     """Sequences to keep of each class, if it has as many."""
-    wanted = settings.label.n_train + settings.label.n_eval
-    return math.ceil(settings.sequences.margin * wanted)
+    return math.ceil(settings.sequences.margin * settings.label.per_class)
 
 
 def is_plain(rows: pl.DataFrame, settings: StudySettings) -> pl.Series:

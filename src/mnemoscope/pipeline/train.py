@@ -32,7 +32,7 @@ from mnemoscope.cnn.files import save_cnn
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
-from mnemoscope.errors import DamagedDataError
+from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
@@ -67,6 +67,7 @@ from mnemoscope.progress import track
 from mnemoscope.study.folder import SETTINGS_FILE, Study
 from mnemoscope.study.models import Models, reference_name
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.taxonomy.sample import N_FOLDS
 
 CHOICE_FILE = "choice.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -87,7 +88,9 @@ class Job:
         source: what it reads, one of `benchmark.sources.SOURCES`.
         key: hash of everything that decides the result.
         fold: of the training rows, the part that is asked in place of the evaluation rows, to
-            choose between readers; None for the trainings that count.
+            choose between readers; where all rows are asked in folds (`label.split`), of all. None:
+            the sample has its two sides.
+        n_folds: parts that there are of such; 0 with none.
     """
 
     study: str
@@ -100,6 +103,7 @@ class Job:
     key: str
     device: str = "cpu"
     fold: int | None = None
+    n_folds: int = 0
 
     @property
     def cnn_path(self) -> Path:
@@ -119,7 +123,10 @@ class Job:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """A sample's training and evaluation rows, and its class names in order."""
+    """A sample's training and evaluation rows, and its class names in order.
+
+    Where all are asked in folds (`label.split`), every row is for evaluation.
+    """
 
     train: pl.DataFrame
     evaluation: pl.DataFrame
@@ -139,8 +146,11 @@ def sample_rows(study: Study, sample: str) -> SampleRows:
 def jobs_of(study: Study) -> Iterator[Job]:
     """Every training of the settings, by sample, source, setting and seed.
 
+    Where the rows are asked in folds, those of a setting and seed stand one behind the other.
+
     Raises:
-        UserError: an input was not captured, or controls name an unknown taxonomy.
+        UserError: an input was not captured, controls name an unknown taxonomy, or groups of near
+            duplicates are too large for folds.
     """
     settings = study.settings
     has_reference = reference_name(settings) is not None
@@ -152,7 +162,15 @@ def jobs_of(study: Study) -> Iterator[Job]:
     for sample, entry in samples_of(study).items():
         if "impossible" in entry:
             continue
-        rows = sample_rows(study, sample)
+        parts: dict[int | None, SampleRows] = {None: sample_rows(study, sample)}
+        if entry.get("split_by") == "folds":
+            folds = fold_rows(parts[None], N_FOLDS)
+            if folds is None:
+                raise UserError(
+                    f"'{sample}' cannot be asked in {N_FOLDS} folds: a group of near duplicates "
+                    "holds most of a class. Set label.split: group."
+                )
+            parts = dict(enumerate(folds))
         is_controlled = controlled is None or entry["taxonomy"] in controlled
         for source in sources_of(settings, has_reference, is_controlled=is_controlled):
             if TABLE[source].reads == "painted" and not (study.folder / NEXT_FILE).is_file():
@@ -161,43 +179,58 @@ def jobs_of(study: Study) -> Iterator[Job]:
                 continue
             for setting in settings_of(settings, source):
                 for seed in seeds_of(settings, source):
-                    yield make_job(study, sample, rows, source, setting, seed)
+                    for fold, rows in parts.items():
+                        job = make_job(study, sample, rows, source, setting, seed)
+                        yield job if fold is None else replace(job, fold=fold, n_folds=len(parts))
 
 
-def fold_rows(rows: SampleRows, fold: int) -> SampleRows | None:
-    """Fold the training rows: one of `FOLDS` parts is asked, the others train.
+def fold_rows(rows: SampleRows, n_folds: int = FOLDS) -> list[SampleRows] | None:
+    """Fold the training rows, or all where none is for training alone: in turn a part is asked.
 
-    Groups of near duplicates stay whole. None where a side would lack a class.
+    The other parts train. Groups of near duplicates stay whole. None where a side would lack a
+    class.
     """
-    train = rows.train.with_columns(pl.col("group").fill_null(pl.col("sequence_id")))
-    classes, groups = train["class_index"].to_numpy(), train["group"].to_numpy()
+    whole = rows.train if rows.train.height else rows.evaluation
+    classes = whole["class_index"].to_numpy()
+    groups = whole.select(pl.col("group").fill_null(pl.col("sequence_id"))).to_series().to_numpy()
     smallest = np.bincount(classes, minlength=len(rows.classes)).min()
-    if smallest < FOLDS or len(np.unique(groups)) < FOLDS:
+    if smallest < n_folds or len(np.unique(groups)) < n_folds:
         return None
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    kept, asked = list(folds.split(classes, classes, groups))[fold]
-    if any(len(np.unique(classes[side])) < len(rows.classes) for side in (kept, asked)):
-        return None
-    return SampleRows(rows.train[kept], rows.train[asked], rows.classes)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    found = []
+    for sides in folds.split(classes, classes, groups):
+        if any(len(np.unique(classes[side])) < len(rows.classes) for side in sides):
+            return None
+        kept, asked = (whole[side] for side in sides)
+        found.append(SampleRows(kept, asked, rows.classes))
+    return found
+
+
+def job_rows(study: Study, job: Job) -> SampleRows:
+    """What a job trains on and what it is asked."""
+    rows = sample_rows(study, job.sample)
+    if job.fold is None:
+        return rows
+    folds = fold_rows(rows, job.n_folds)
+    assert folds is not None
+    return folds[job.fold]
 
 
 def choice_jobs(study: Study) -> Iterator[Job]:
     """Trainings within the training rows, by which a taxonomy's better reader is chosen.
 
     Of the CNNs the first setting and seed. On its main sample, whose choice its repetitions take
-    over; no job where this cannot be folded.
+    over; no job where this cannot be folded. Where all rows are asked in folds they choose too.
     """
     settings = study.settings
     for sample, entry in samples_of(study).items():
         if "impossible" in entry or entry["taxonomy"] != sample:
             continue
-        parts = [fold_rows(sample_rows(study, sample), fold) for fold in range(FOLDS)]
-        for fold, rows in enumerate(parts):
+        for fold, rows in enumerate(fold_rows(sample_rows(study, sample)) or []):
             for source in ATTENTION:
-                if rows is None or None in parts:
-                    continue
                 setting, seed = settings_of(settings, source)[0], seeds_of(settings, source)[0]
-                yield replace(make_job(study, sample, rows, source, setting, seed), fold=fold)
+                job = make_job(study, sample, rows, source, setting, seed)
+                yield replace(job, fold=fold, n_folds=FOLDS)
 
 
 def _has_prefix_logprobs(study: Study) -> bool:
@@ -208,11 +241,7 @@ def _has_prefix_logprobs(study: Study) -> bool:
 def run_job(job: Job) -> str:
     """Train, predict the evaluation sequences and write both; returns the job's key."""
     study = Study(job.study)
-    rows: SampleRows | None = sample_rows(study, job.sample)
-    if rows is not None and job.fold is not None:
-        rows = fold_rows(rows, job.fold)
-    assert rows is not None
-    return run_job_on(study, job, rows)
+    return run_job_on(study, job, job_rows(study, job))
 
 
 def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
@@ -536,10 +565,11 @@ def training_gpus(study: Study) -> float:
 
 def _gather(study: Study, jobs: list[Job]) -> None:
     """Write one long table of predictions and one row per training."""
-    samples = {job.sample: sample_rows(study, job.sample) for job in jobs}
+    first = {(job.sample, job.fold): job for job in reversed(jobs)}
+    rows_of = {place: job_rows(study, job) for place, job in first.items()}
     predictions, runs = [], []
     for job in jobs:
-        outcome, rows = load_outcome(job), samples[job.sample]
+        outcome, rows = load_outcome(job), rows_of[job.sample, job.fold]
         names = {
             "taxonomy": job.sample,
             "source": job.source,
@@ -562,15 +592,29 @@ def _gather(study: Study, jobs: list[Job]) -> None:
         # Baselines are fitted on the CPU.
         runs.append(names | sizes | {"device": "cpu"} | outcome.facts | {"key": job.key})
     study.write(PREDICTIONS_FILE, pl.concat(predictions))
-    study.write(RUNS_FILE, pl.DataFrame(runs))
+    study.write(RUNS_FILE, _of_all_folds(pl.DataFrame(runs)))
+
+
+def _of_all_folds(runs: pl.DataFrame) -> pl.DataFrame:
+    """One row a source, setting and seed: of folds all sequences, and what all of them reached."""
+    return runs.group_by("taxonomy", "source", "setting", "seed", maintain_order=True).agg(
+        pl.col("n_train").mean().round().cast(pl.Int64),
+        pl.col("n_eval").sum(),
+        pl.col("device").first(),
+        pl.col("loss").mean(),
+        pl.col("train_balanced_accuracy").mean(),
+        pl.col("train_min_f1").mean(),
+        pl.col("p_value").max(),
+        pl.col("did_train").all(),
+        pl.col("key").str.join(" "),
+    )
 
 
 def _chosen(study: Study, jobs: list[Job]) -> pl.DataFrame:
     """Min-F1 of each reader of each taxonomy over the folds of its training rows, summed."""
     confusions: dict[tuple[str, str], np.ndarray] = {}
     for job in jobs:
-        rows = fold_rows(sample_rows(study, job.sample), job.fold or 0)
-        assert rows is not None
+        rows = job_rows(study, job)
         predicted, n_classes = load_outcome(job).predicted, len(rows.classes)
         one = confusion_matrix(true_labels(job, rows), predicted, n_classes)
         key = job.sample, job.source

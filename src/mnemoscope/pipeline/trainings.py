@@ -11,6 +11,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.names import parse_taxonomy
+from mnemoscope.taxonomy.sample import N_FOLDS
 
 _POOLED = ("mean", "max")
 FOLDS = 2
@@ -20,14 +21,15 @@ FOLDS = 2
 def n_trainings(
     settings: StudySettings, n_samples: int, has_reference: bool, n_controlled: int
 ) -> dict[str, int]:
-    """Count a study's trainings by source, plus `total`; a baseline counts as one.
+    """Count a study's trainings by source, plus `total`; a baseline counts as one, folds each.
 
     `n_samples` counts every repetition; `n_controlled` are the samples that get controls.
     """
     always = sources_of(settings, has_reference, is_controlled=False)
     counts = {}
+    n_folds = N_FOLDS if settings.label.split == "folds" else 1
     for source in sources_of(settings, has_reference, is_controlled=True):
-        each = len(settings_of(settings, source)) * len(seeds_of(settings, source))
+        each = n_folds * len(settings_of(settings, source)) * len(seeds_of(settings, source))
         if found := each * (n_samples if source in always else n_controlled):
             counts[source] = found
     return counts | {"total": sum(counts.values())}

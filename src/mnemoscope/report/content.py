@@ -245,7 +245,7 @@ class TaxonomyResult:
     impossible: str | None = None  # why it could not be trained
     dropped: Sequence[tuple[str, int]] = ()  # classes of too few sequences, and how many
     n_unlabelled: int = 0  # sequences without a class because a needed feature is unknown
-    split: str = "group"  # or "row"
+    split: str = "group"  # or "row", "folds"
     non_memo_suffix: str = "own"  # or "true": what Non-Memo sequences were shown with
     benchmarks: Sequence[Benchmark] = ()  # the main one, then repetitions (same genre, ...)
     deltas: Sequence[StoredDelta] = ()  # one for each attribution
@@ -427,9 +427,9 @@ def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
 
 
 def seconds_of(study: Study, key: str) -> float:
-    """Seconds of one training."""
-    path = study.folder / "cnn" / f"{key}.outcome.seconds"
-    return float(path.read_text()) if path.is_file() else 0.0
+    """Seconds of one training, or of those of all folds."""
+    paths = (study.folder / "cnn" / f"{one}.outcome.seconds" for one in key.split())
+    return sum(float(path.read_text()) for path in paths if path.is_file())
 
 
 def _runs(runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int) -> Iterator[Record]:

@@ -259,9 +259,11 @@ class LabelSettings(BoundedSettings):
         ge=6,
         description="Sequences a class needs (training and evaluation together) to be trained on.",
     )
-    split: Literal["group", "row"] = Field(
+    split: Literal["group", "row", "folds"] = Field(
         default="group",
-        description="group keeps near-duplicates on one side; row is the paper's, and leaks.",
+        description="group keeps near-duplicates on one side; row is the paper's, and leaks; folds "
+        "asks all sequences that are drawn, up to n_train a class, each by CNNs trained on the "
+        "four fifths that hold none of its near-duplicates.",
     )
     match: str | None = Field(
         default=None,
@@ -285,6 +287,11 @@ class LabelSettings(BoundedSettings):
         "both sides are worth.",
     )
     seed: _Seed = Field(default=0, description="Seed of the shared permutation.")
+
+    @property
+    def per_class(self) -> int:
+        """Most sequences that a sample takes of a class."""
+        return self.n_train + (0 if self.split == "folds" else self.n_eval)
 
 
 class CaptureSettings(BoundedSettings):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mnemoscope.errors import UserError
 from mnemoscope.study.settings import LabelSettings
 
 _SHOWN = {"own": "Non-Memo with its continuation", "true": "Non-Memo with its true suffix"}
@@ -30,12 +31,21 @@ class Variant:
     note: str  # what is special about them, empty for the main one
     match: str | None  # column whose values are equally frequent in every class
     non_memo_suffix: str  # what Non-Memo sequences show after the prefix: `own` or `true`
-    split: Literal["group", "row"]  # how training and evaluation are kept apart
+    split: Literal["group", "row", "folds"]  # how training and evaluation are kept apart
 
 
 def variants(settings: LabelSettings) -> list[Variant]:
-    """The main choice of sequences, then the repetitions in the settings."""
+    """The main choice of sequences, then the repetitions in the settings.
+
+    Raises:
+        UserError: `both_splits` of folds, which have no two sides.
+    """
     own, split = settings.non_memo_suffix, settings.split
+    if split == "folds" and settings.both_splits:
+        raise UserError(
+            "label.both_splits: with label.split: folds no sequence is held out, so there is no "
+            "other split to compare. Leave one of the two out."
+        )
     found = [Variant("", "all sequences", "", None, own, split)]
     if settings.both_suffixes:
         other = "true" if own == "own" else "own"

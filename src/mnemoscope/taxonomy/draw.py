@@ -33,7 +33,7 @@ class Draw:
     Attributes:
         rows: positions in the pool, training first, then in the pool's order.
         n_train: training rows of every class; they are the first ``n_train * len(classes)``.
-        n_eval: evaluation rows of every class.
+        n_eval: evaluation rows of every class; 0 where none were wanted.
         n_units: units of every class, in order of `classes`.
     """
 
@@ -43,8 +43,13 @@ class Draw:
     n_eval: int
     n_units: tuple[int, ...]
 
-    def is_enough(self, needed: int) -> bool:
-        """True where both sides have rows, and together `needed` of every class."""
+    def is_enough(self, needed: int, *, n_folds: int = 0) -> bool:
+        """True where both sides have rows, and together `needed` of every class.
+
+        For folds there is one side, and every class needs a unit for each.
+        """
+        if n_folds:
+            return self.n_train >= needed and min(self.n_units) >= n_folds
         return min(self.n_train, self.n_eval) > 0 and self.n_train + self.n_eval >= needed
 
 
@@ -67,6 +72,8 @@ def draw_lots(keys: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 def draw_balanced(pool: Pool, classes: Sequence[int], *, n_train: int, n_eval: int) -> Draw:
     """Draw equally many rows of every class for each side, of every stratum equally many.
+
+    With `n_eval` 0 units need no side, and every row may be drawn for training.
 
     Fewer than wanted are drawn, in the same proportion, where a class has too few or its units
     are too large.
@@ -118,7 +125,7 @@ def _choose(cells: _Cells, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.full(cells.n_strata * cells.n_classes, np.inf),
     ):
         first = _take_first(cells.cell, turn, most)
-        is_train = cells.split(first, wanted)
+        is_train = cells.split(first, wanted) if wanted[0].any() else np.ones(len(first), bool)
         held = np.stack(
             [cells.count(first[is_train == side]).min(axis=1) for side in (False, True)]
         )
@@ -147,10 +154,12 @@ def apportion(weights: np.ndarray, total: int) -> np.ndarray:
 
 def _fit(wanted: np.ndarray, available: np.ndarray) -> np.ndarray:
     """Shrink both sides (2: eval, train; strata) to what there is, in the proportion wanted."""
-    fitting = np.minimum(wanted, available)
+    fitting: np.ndarray = np.minimum(wanted, available)
     (has_eval, has_train), (want_eval, want_train) = fitting.sum(axis=1), wanted.sum(axis=1)
-    if not want_eval or not want_train:
+    if not want_train:
         return np.zeros_like(fitting)
+    if not want_eval:
+        return fitting
     if has_train * want_eval <= has_eval * want_train:
         totals = has_train * want_eval // want_train, has_train
     else:

@@ -26,6 +26,8 @@ MINIMUM = 60
 Sixty are 40 + 20 in the paper's proportion; on 20 evaluation sequences the 95 % interval of a
 share of one half is 0.4 wide (Wilson), so that fewer say next to nothing.
 """
+N_FOLDS = 5
+"""Parts into which all sequences are divided where each is asked by what trained on the others."""
 _LARGE_GROUP = 0.1
 
 
@@ -35,9 +37,10 @@ class Sample:
 
     Attributes:
         frame: columns sequence_id, class, class_index (from 0, in the order of `classes`), split
-            ("train" or "eval"), group; training first, each side in the order of the seed.
-        n_train, n_eval: sequences of every class.
-        split: "group" or "row".
+            ("train" or "eval"; of folds "eval" alone), group; training first, each side in the
+            order of the seed.
+        n_train, n_eval: sequences of every class; of folds they are the same ones.
+        split: "group", "row" or "folds".
         counts: sequences of every class in the table, "null" those without a class.
         dropped: classes that were left out because they were too small.
         n_groups_crossing: groups with sequences on both sides; None where the split is by row
@@ -88,7 +91,7 @@ class Ordered:
         unit: what may not be divided, the group or the row itself, shape (n,), int64.
         stratum: number of the value that is matched, 0 without one, shape (n,), int64.
         lot: lot of each unit (see `draw.Pool`), shape (n,), float64.
-        split: "group" or "row".
+        split: "group", "row" or "folds".
         match: column whose values are matched.
     """
 
@@ -112,7 +115,7 @@ def order_table(
     Args:
         frame: table with ``sequence_id``; ``group`` is found where it is missing and needed.
         seed: of the order.
-        split: "group" keeps groups on one side, "row" does not.
+        split: "group" keeps groups on one side, "folds" in one fold, "row" does not.
         match: column (such as "genre") of which every class gets each value equally often, on
             either side; rows where it is null are left out.
 
@@ -124,7 +127,7 @@ def order_table(
     if "group" in frame.columns:
         groups = frame["group"]
     else:
-        groups = find_groups(frame) if split == "group" else pl.Series([None] * frame.height)
+        groups = find_groups(frame) if split != "row" else pl.Series([None] * frame.height)
     rows = pl.DataFrame(
         {
             "sequence_id": frame["sequence_id"],
@@ -139,7 +142,7 @@ def order_table(
         .with_columns(pl.col("group").fill_null(own_group))
     )
     by_group = rows["group"].rank("dense").cast(pl.Int64).to_numpy()
-    unit = by_group if split == "group" else np.arange(rows.height)
+    unit = by_group if split != "row" else np.arange(rows.height)
     kept = rows.with_columns(unit=unit, lot=draw_lots(rows["key"].to_numpy(), unit)).drop_nulls(
         "matched"
     )
@@ -170,8 +173,9 @@ def draw_sample(
     Where a class has too few, all classes shrink in proportion, or small ones are left out on
     request. By group, no group stands on both sides, and every group gives one sequence before any
     gives a second; by row, every class gives its first sequences in the order of the seed, as in
-    the paper. `labels` are the classes of the table as it was given, null is left out; of `minimum`
-    a class must have both sides together, or as many as are asked for where these are fewer.
+    the paper; for folds `n_train` of every class are drawn, by groups as well, and all evaluated.
+    `labels` are the classes of the table as it was given, null is left out; of `minimum` a class
+    must have both sides together, or as many as are asked for where these are fewer.
 
     Raises:
         UserError: a size below 1.
@@ -183,23 +187,27 @@ def draw_sample(
         )
     rows, pool = _label_pool(ordered, labels, taxonomy)
     counts = count_classes(labels, taxonomy.classes)
+    n_folds = N_FOLDS if ordered.split == "folds" else 0
+    n_eval = 0 if n_folds else n_eval
     needed = max(2, min(minimum, n_train + n_eval))
     draw = full = draw_balanced(pool, range(len(taxonomy.classes)), n_train=n_train, n_eval=n_eval)
-    while drop_small_classes and not draw.is_enough(needed) and len(draw.classes) > 2:
+    while (
+        drop_small_classes and not draw.is_enough(needed, n_folds=n_folds) and len(draw.classes) > 2
+    ):
         draw = _drop_one(pool, draw, n_train=n_train, n_eval=n_eval)
     missing = _explain_null(ordered.frame, labels, taxonomy)
-    if not draw.is_enough(needed):
+    if not draw.is_enough(needed, n_folds=n_folds):
         return _explain(full, taxonomy, counts, ordered, needed, not drop_small_classes, missing)
-    sampled = _make_frame(rows, draw, taxonomy)
+    sampled = _make_frame(rows, draw, taxonomy, n_train=0 if n_folds else draw.n_train)
     sides = sampled.group_by("group").agg(pl.col("split").n_unique())
     classes = tuple(taxonomy.classes[index] for index in draw.classes)
     dropped = tuple(name for name in taxonomy.classes if name not in classes)
-    has_groups = ordered.split == "group" or "group" in ordered.frame.columns
+    has_groups = ordered.split != "row" or "group" in ordered.frame.columns
     return Sample(
         frame=sampled,
         classes=classes,
         n_train=draw.n_train,
-        n_eval=draw.n_eval,
+        n_eval=draw.n_train if n_folds else draw.n_eval,
         split=ordered.split,
         counts=counts,
         dropped=dropped,
@@ -217,9 +225,9 @@ def draw_sample(
 
 
 def _check_table(frame: pl.DataFrame, *, split: str, match: str | None) -> None:
-    if split not in ("group", "row"):
-        hint = nearest(split, ["group", "row"])
-        raise UserError(f"split '{split}' is unknown.{hint} Choose group or row.")
+    if split not in (known := ("group", "row", "folds")):
+        hint = nearest(split, known)
+        raise UserError(f"split '{split}' is unknown.{hint} Choose group, row or folds.")
     if match is not None and match not in frame.columns:
         hint = nearest(match, frame.columns)
         raise UserError(f"classes cannot be matched by '{match}': no such column.{hint}")
@@ -251,8 +259,10 @@ def _drop_one(pool: Pool, draw: Draw, *, n_train: int, n_eval: int) -> Draw:
     return max(trials, key=lambda entry: entry[:3])[3]
 
 
-def _make_frame(rows: pl.DataFrame, draw: Draw, taxonomy: Taxonomy) -> pl.DataFrame:
-    n_train_rows = draw.n_train * len(draw.classes)
+def _make_frame(
+    rows: pl.DataFrame, draw: Draw, taxonomy: Taxonomy, *, n_train: int
+) -> pl.DataFrame:
+    n_train_rows = n_train * len(draw.classes)
     numbers = {taxonomy.classes[old]: new for new, old in enumerate(draw.classes)}
     return rows[draw.rows].select(
         "sequence_id",
@@ -269,11 +279,16 @@ def _warn_small(
     if (draw.n_train, draw.n_eval) == wanted:
         return []
     fewest = min(classes, key=lambda name: counts[name])
+    sides = " (training + evaluation)" if wanted[1] else ""
     return [
-        f"every class gives {draw.n_train:,} + {draw.n_eval:,} sequences (training + evaluation) "
-        f"in place of {wanted[0]:,} + {wanted[1]:,}; the smallest, {fewest}, has "
-        f"{counts[fewest]:,}."
+        f"every class gives {_both(draw.n_train, draw.n_eval)} sequences{sides} in place of "
+        f"{_both(*wanted)}; the smallest, {fewest}, has {counts[fewest]:,}."
     ]
+
+
+def _both(n_train: int, n_eval: int) -> str:
+    """Sequences of either side; of folds, which have one, no sum."""
+    return f"{n_train:,} + {n_eval:,}" if n_eval else f"{n_train:,}"
 
 
 def _warn_large_groups(
@@ -367,7 +382,7 @@ def _find_ways(
         ways.append("leave small classes out with --drop-small-classes")
     if ordered.match is not None and not small:
         ways.append(f"do not match by {ordered.match}")
-    if ordered.split == "group" and not small:
+    if ordered.split != "row" and not small:
         ways.append("split by row")
     if fewest >= _FEWEST:
         fewer = f"no more than {fewest:,} (label.minimum)" if small else "fewer"
@@ -381,7 +396,7 @@ def _name_cause(
     """Too few in the table, or too few of them of use."""
     if small:
         return " and ".join(f"{name} has {counts[name]:,}" for name in small)
-    usable = f"only {draw.n_train:,} + {draw.n_eval:,} can be used"
+    usable = f"only {_both(draw.n_train, draw.n_eval)} can be used"
     if match is not None:
         return f"matched by {match} {usable}"
     fewest = min(draw.n_units)
