@@ -85,7 +85,7 @@ def _counts(sample: str, entry: dict[str, Any]) -> str:
     if "impossible" in entry:
         return f"impossible. {entry['impossible']}"
     drawn = f"{entry['n_train']:,} + {entry['n_eval']:,} of each class drawn"
-    if entry["split_by"] == "folds":
+    if entry.get("split_by") == "folds":
         drawn = f"{entry['n_eval']:,} of each class drawn, all asked in folds"
     if sample != entry["taxonomy"]:
         return drawn
