@@ -186,17 +186,22 @@ def duplicates(
         Option("--sequences", help="A .parquet or .jsonl table with tokens."),
     ],
     corpus: Annotated[
-        Path,
+        str,
         Option(
             "--corpus",
-            help="Texts, .jsonl or .parquet tables (tokens or text), a folder of them, or flat "
-            "binaries of token ids (.bin, with Megatron's .idx or without; .npy).",
+            help="Texts, tables (tokens or text), a folder of them, flat binaries of token ids "
+            "(.bin, with Megatron's .idx or without; .npy), or infini-gram:DIR, "
+            "infini-gram:URL#INDEX.",
         ),
     ],
     out: Annotated[Path, Option("-o", "--out", help="Table to write.")],
     dtype: Annotated[
         str | None,
-        Option("--dtype", help="Type of the ids of a .bin: uint16 (default), uint32 or int32."),
+        Option(
+            "--dtype",
+            help="Type of the ids of a .bin (uint16, uint32, int32) or an infini-gram index "
+            "(uint8, uint16, uint32); uint16 unless given.",
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None, Option("--tokenizer", help="Model whose tokenizer cuts texts.")
@@ -228,26 +233,47 @@ def duplicates(
         read_suffixes,
         remove_progress,
     )
+    from mnemoscope.data.infini import SCHEME, count_in_index
     from mnemoscope.data.table import write_table
 
     refuse_unwritable(out)
     suffixes = read_suffixes(sequences, length=length, prefix=prefix)
     progress_file = progress_path(out)
     with shown(quiet):
-        opened = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=dtype)
-        found = count_in_corpus(
-            suffixes,
-            opened,
-            progress_file=progress_file,
-            save_seconds=save_every,
-            separator=separator,
-        )
+        if corpus.startswith(SCHEME):
+            if separator is not None or tokenizer is not None:
+                raise UserError(
+                    "duplicates: --separator and --tokenizer are not for an infini-gram index, "
+                    "which says itself where documents end. Leave them out."
+                )
+            place = corpus.removeprefix(SCHEME)
+            found = count_in_index(
+                suffixes,
+                place,
+                dtype=dtype,
+                progress_file=progress_file,
+                save_seconds=save_every,
+            )
+        else:
+            opened = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=dtype)
+            found = count_in_corpus(
+                suffixes,
+                opened,
+                progress_file=progress_file,
+                save_seconds=save_every,
+                separator=separator,
+            )
         del suffixes
         write_table(out, add_counts(sequences, found.counts))
     remove_progress(progress_file)
+    read = (
+        f"It holds {found.n_tokens:,} tokens."
+        if corpus.startswith(SCHEME)
+        else f"{found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
+    )
     print(
         f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
-        f"the corpus. {found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
+        f"the corpus. {read}"
     )
 
 

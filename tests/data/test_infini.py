@@ -1,0 +1,194 @@
+"""Counts of an infini-gram index and of its HTTP API are those of the own counter."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data import infini
+from mnemoscope.data.duplicates import count_duplicates
+from mnemoscope.data.infini import count_in_index
+from mnemoscope.errors import UserError
+
+INDEX = "v4_test"
+
+
+def documents() -> list[np.ndarray]:
+    """Bytes of few values, so that suffixes occur often and overlap; none holds 255."""
+    rng = np.random.default_rng(0)
+    made = [rng.integers(97, 100, rng.integers(5, 200)) for _ in range(40)]
+    return [*made, np.full(30, 97), np.arange(97, 123)]
+
+
+def table(path, corpus, k=6):
+    rng = np.random.default_rng(1)
+    places = [(rng.integers(len(corpus)), rng.random()) for _ in range(60)]
+    suffixes = [
+        corpus[which][(start := int(where * max(1, len(corpus[which]) - k))) : start + k]
+        for which, where in places
+        if len(corpus[which]) >= k
+    ]
+    suffixes += [np.full(k, 97), np.full(k, 98), np.arange(110, 110 + k)[::-1]]
+    rows = [[1] * k + one.tolist() for one in suffixes]
+    frame = pl.DataFrame({"sequence_id": range(len(rows)), "tokens": rows})
+    frame.write_parquet(path)
+    return np.array([row[k:] for row in rows], dtype=np.int32)
+
+
+class Api(BaseHTTPRequestHandler):
+    """As https://infini-gram.readthedocs.io/en/latest/api.html has it."""
+
+    def do_POST(self):
+        server = self.server
+        server.n_asked += 1
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if server.faults:
+            self.send_error(server.faults.pop(0))
+            return
+        if asked["index"] != INDEX:
+            answer = {"error": f"Unknown index {asked['index']}"}
+        elif not asked["query_ids"]:
+            answer = {"count": sum(map(len, server.corpus)), "approx": False}
+        else:
+            assert asked["query_type"] == "count"
+            ids = np.array([asked["query_ids"]], dtype=np.int32)
+            found = int(count_duplicates(ids, server.corpus)[0])
+            answer = {"count": found, "approx": server.is_approx, "latency": 0.7}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch):
+    monkeypatch.setattr(infini, "_FIRST_PAUSE_SECONDS", 0.001)
+    server = HTTPServer(("127.0.0.1", 0), Api)
+    server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_port}/"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_api_is_asked_once_a_suffix_and_counts_as_the_own_counter(api, tmp_path, call):
+    suffixes = table(tmp_path / "s.parquet", api.corpus)
+    expected = count_duplicates(suffixes, api.corpus)
+    api.faults = [503, 429]  # busy twice
+    result = call(
+        "duplicates", "--sequences", tmp_path / "s.parquet", "--corpus",
+        f"infini-gram:{api.url}#{INDEX}", "-o", tmp_path / "o.parquet", "--length", 12, "-q",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    found = pl.read_parquet(tmp_path / "o.parquet")["duplicates"]
+    assert found.to_list() == expected.tolist()
+    assert f"holds {sum(map(len, api.corpus)):,} tokens" in result.out
+    assert api.n_asked == 2 + 1 + len(np.unique(suffixes, axis=0))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["o.parquet", "s.parquet"]
+
+
+def test_a_count_that_broke_off_goes_on(api, tmp_path, monkeypatch):
+    suffixes = table(tmp_path / "s.parquet", api.corpus)
+    place, progress = f"{api.url}#{INDEX}", tmp_path / "progress"
+    asked = {"place": place, "dtype": None, "progress_file": progress}
+    real, n = infini._post, []
+
+    def breaks(url, body, place):
+        n.append(1)
+        if len(n) > 10:
+            raise UserError("no answer")
+        return real(url, body, place)
+
+    monkeypatch.setattr(infini, "_post", breaks)
+    with pytest.raises(UserError, match="no answer"):
+        count_in_index(suffixes, **asked)
+    monkeypatch.setattr(infini, "_post", real)
+    before = api.n_asked
+    found = count_in_index(suffixes, **asked)
+    assert found.counts.tolist() == count_duplicates(suffixes, api.corpus).tolist()
+    assert api.n_asked - before == 1 + len(np.unique(suffixes, axis=0)) - 9
+
+
+def test_what_is_no_exact_count_is_refused(api, tmp_path):
+    suffixes = np.full((1, 6), 97, dtype=np.int32)
+    asked = {"dtype": None, "progress_file": tmp_path / "p"}
+    for place, words in {
+        f"{api.url}#other": "Unknown index other",
+        api.url: "wants URL#INDEX",
+        "ftp://x/#y": "wants URL#INDEX",
+        str(tmp_path / "gone"): "no such folder",
+        str(tmp_path): "no whole infini-gram index",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            count_in_index(suffixes, place, **asked)
+    api.is_approx = True
+    with pytest.raises(UserError, match="approximate"):
+        count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
+    api.faults = [404]
+    with pytest.raises(UserError, match="HTTP 404"):
+        count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
+    api.faults = [503] * 5
+    with pytest.raises(UserError, match="HTTP 503"):
+        count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
+    with pytest.raises(UserError, match="--dtype float16"):
+        count_in_index(suffixes, str(tmp_path), dtype="float16", progress_file=tmp_path / "p")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """An index of the documents' bytes, built by the package itself."""
+    pytest.importorskip("infini_gram")
+    root = tmp_path_factory.mktemp("infini")
+    for name in ("data", "index"):
+        (root / name).mkdir()
+    lines = [json.dumps({"text": bytes(one.tolist()).decode("ascii")}) for one in documents()]
+    (root / "data" / "a.jsonl").write_text("\n".join(lines) + "\n")
+    command = "-m infini_gram.indexing --token_dtype u8 --cpus 1 --mem 1 --shards 1 --ulimit 1024"
+    subprocess.run(
+        [
+            sys.executable,
+            *command.split(),
+            "--data_dir",
+            root / "data",
+            "--save_dir",
+            root / "index",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return root / "index"
+
+
+def test_an_index_counts_as_the_own_counter_on_the_same_corpus(index, tmp_path, call):
+    suffixes = table(tmp_path / "s.parquet", documents())
+    expected = count_duplicates(suffixes, documents())
+    assert expected.max() > 5
+    assert expected.min() == 0
+    result = call(
+        "duplicates", "--sequences", tmp_path / "s.parquet", "--corpus", f"infini-gram:{index}",
+        "--dtype", "uint8", "-o", tmp_path / "o.parquet", "--length", 12, "-q",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    found = pl.read_parquet(tmp_path / "o.parquet")["duplicates"]
+    assert found.to_list() == expected.tolist()
+
+
+def test_an_index_that_is_not_whole_or_of_other_ids_is_refused(index, tmp_path):
+    shutil.copytree(index, tmp_path / "torn")
+    (tmp_path / "torn" / "table.0").unlink()
+    asked = {"dtype": "uint8", "progress_file": tmp_path / "p"}
+    with pytest.raises(UserError, match=r"no table\.0"):
+        count_in_index(np.full((1, 6), 97, np.int32), str(tmp_path / "torn"), **asked)
+    with pytest.raises(UserError, match="token id 300 does not fit"):
+        count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)
