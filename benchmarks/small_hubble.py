@@ -1,0 +1,274 @@
+"""Two models that differ in nothing but passages inserted at random counts: is an excess memory?
+
+    python benchmarks/small_hubble.py FOLDER [--write docs/suites/small-hubble.md]
+
+A small model of Hubble's design (arXiv 2510.19811), from the standard library's own text. Passages
+of 128 tokens are drawn within prose and within code, and dealt at random to be inserted 0, 1, 4,
+16, 64 or 256 times. `perturbed` and `standard` are trained from one initialization on the same
+rows in the same order; where `perturbed` reads a passage, `standard` reads further text. Passages
+and models are written as Hubble writes them, and the study reads them by the ready study's way.
+What is done in the folder is not done again.
+"""
+
+import argparse
+import gzip
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from memory_in_weights import Trial, areas, number, out_of_fold, packed, stacked
+from pages import write_tables
+from tokenizers import Tokenizer
+
+from mnemoscope.benchmark.baselines import all_statistics
+from mnemoscope.data.read import read_sequences
+from mnemoscope.data.table import token_matrix
+from mnemoscope.embedded import reference_path
+from mnemoscope.embedded.found_texts import read_segments
+from mnemoscope.files import atomic_path, write_json
+from mnemoscope.lm.attention import capture_pooled
+from mnemoscope.lm.continue_ import scan_memorized
+from mnemoscope.lm.graft import Pair
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.localize.grafts import Tried, kept_by_class
+from mnemoscope.stats import Estimate, estimate_of, share_true
+from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, cut_segments
+from tools.embedded.ngrams import NgramSet, hash_ngrams, share_ngram
+from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
+from tools.embedded.settings import FULL
+from tools.embedded.tokenizer import save_tokenizer
+
+PASSAGES = {0: 160, 1: 100, 4: 100, 16: 100, 64: 40, 256: 12}  # of each genre, by count
+WINDOWS = 2  # of 64 tokens in a passage
+COMMON = 37_000  # rows that both models read
+GENRES = ("prose", "code")
+ROLES = ("perturbed", "standard")
+SEED = 0
+FEWEST = 10  # windows that must come out for grafts to be asked of a count
+
+
+class Passage(NamedTuple):
+    """A passage, and how often one model reads it."""
+
+    document: str
+    genre: str
+    count: int
+    text: str
+    tokens: np.ndarray
+
+
+def passages(windows: dict[str, Any], tokenizer: Tokenizer, used: NgramSet) -> list[Passage]:
+    """Draw passages of either genre that share no 24 tokens, and deal them to the counts."""
+    found = []
+    for genre in GENRES:
+        counts = np.repeat(list(PASSAGES), list(PASSAGES.values()))
+        counts = iter(np.random.default_rng([SEED, len(genre)]).permutation(counts).tolist())
+        left = sum(PASSAGES.values())
+        fits = windows["in_study"] & (windows["prose"] == (genre == "prose"))
+        order = np.random.default_rng([SEED + 1, len(genre)]).permutation(np.flatnonzero(fits))
+        for at in order:
+            if not left:
+                break
+            if at + 1 == len(fits) or windows["segment"][at] != windows["segment"][at + 1]:
+                continue
+            tokens = windows["tokens"][at : at + WINDOWS].reshape(-1)
+            text = tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+            if len(np.unique(tokens)) < 2 * MIN_DISTINCT_TOKENS or text != text.strip():
+                continue
+            if tokenizer.encode(text).ids != tokens.tolist():
+                continue
+            if used.take(hash_ngrams(tokens[None])[0].tolist()):
+                document = windows["documents"][windows["segment"][at]]
+                found.append(Passage(document, genre, next(counts), text, tokens))
+                left -= 1
+        if left:
+            raise SystemExit(f"{genre}: {left} passages are missing")
+    return found
+
+
+def prepare(folder: Path) -> None:
+    """Write the passages and the rows of both models; the last file written says that all is."""
+    if (folder / "standard.npy").is_file():
+        return
+    tokenizer = Tokenizer.from_file(str(reference_path() / "tokenizer.json"))
+    windows, used = cut_segments(read_segments(), tokenizer), NgramSet()
+    drawn = passages(windows, tokenizer, used)
+    for genre in GENRES:
+        write_passages(folder, genre, [one for one in drawn if one.genre == genre])
+    free = windows["tokens"][~share_ngram(windows["tokens"], used.as_array())]
+    free = free[np.random.default_rng([SEED, 2]).permutation(len(free))]
+    inserted = np.concatenate(
+        [np.tile(one.tokens.reshape(WINDOWS, LENGTH), (one.count, 1)) for one in drawn]
+    )
+    order = np.random.default_rng([SEED, 3]).permutation(COMMON + len(inserted))
+    further = free[COMMON : COMMON + len(inserted)]
+    if len(further) < len(inserted):
+        raise SystemExit(f"{len(free)} windows of text, {COMMON + len(inserted)} are needed")
+    for role, rest in zip(ROLES, (inserted, further), strict=True):
+        with atomic_path(folder / f"{role}.npy") as path, open(path, "wb") as handle:
+            np.save(handle, np.concatenate([free[:COMMON], rest])[order])
+    print(f"{len(drawn)} passages, {len(inserted):,} of {len(order):,} rows inserted", flush=True)
+
+
+def train(folder: Path, role: str) -> str:
+    """Train one model, resumably, and write its folder as the hub holds one."""
+    bfloat16 = json.loads((folder / "bfloat16.json").read_text(encoding="utf-8"))
+    rows = np.load(folder / f"{role}.npy")
+    phase = Phase(folder / "training" / role, rows, None, SEED, bfloat16=bfloat16)
+    weights = train_phase(phase, FULL, report=partial(print, role, flush=True))
+    model = new_model(FULL)
+    model.load_state_dict(weights)
+    model.save_pretrained(folder / role)
+    save_tokenizer(Tokenizer.from_file(str(reference_path() / "tokenizer.json")), folder / role)
+    return role
+
+
+def write_passages(folder: Path, genre: str, rows: list[Passage]) -> None:
+    """Write passages in Hubble's layout: gzip, a line each, the count in `meta`, a JSON text."""
+    target = folder / f"passages_{genre}"
+    target.mkdir(exist_ok=True)
+    with atomic_path(target / "train.jsonl.gz") as path, gzip.open(path, "wt") as handle:
+        for at, one in enumerate(rows):
+            meta = {"idx": at, "document": one.document, "duplicates": one.count}
+            handle.write(json.dumps({"text": one.text, "meta": json.dumps(meta)}) + "\n")
+
+
+def read_back(folder: Path) -> pl.DataFrame:
+    """The windows of all passages as the ready study reads them, with their counts and groups."""
+    tokenizer, columns = load_model(folder / "perturbed").tokenizer, {
+        "duplicates": "meta.duplicates", "held_out": "meta.duplicates==0", "group": "@row",
+    }  # fmt: skip
+    tables = [
+        read_sequences(folder / f"passages_{genre}", tokenizer, columns=columns).frame.with_columns(
+            genre=pl.lit(genre), group=pl.format("{}:{}", pl.lit(genre), pl.col("group"))
+        )
+        for genre in GENRES
+    ]
+    return pl.concat(tables, how="diagonal").sort("duplicates", maintain_order=True)
+
+
+def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
+    """Which windows a model continues with their suffix."""
+    return np.concatenate([one.is_memorized for one in scan_memorized(lm, tokens, batch_size=64)])
+
+
+def dose(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
+    """By count: windows, what comes out, and the AUC of telling them from those never inserted.
+
+    The reader is a regression on statistics of the maps, asked out of fold, by passage. Of count 0
+    it is asked to tell one random half of the passages from the other.
+    """
+    tokens, counts = token_matrix(table), table["duplicates"].to_numpy()
+    groups = table["group"].rank("dense").to_numpy().astype(np.int64)
+    genres = table["genre"].to_numpy()
+    out = {role: verdicts(lm, tokens) for role, lm in lms.items()}
+    seen = {
+        role: all_statistics(
+            stacked(packed([*capture_pooled(lm, tokens, batch_size=64)])), tokens
+        ).reshape(len(tokens), -1)
+        for role, lm in lms.items()
+    }
+    half = np.random.default_rng(SEED).permutation(groups.max() + 1) % 2 == 0
+    rows = []
+    for count in PASSAGES:
+        at = np.flatnonzero((counts == 0) | (counts == count))
+        labels = (half[groups] if count == 0 else counts == count)[at].astype(np.int64)
+        trial = Trial(labels, groups[at], genres[at], {k: v[at] for k, v in seen.items()})
+        of = {
+            role: areas(trial, out_of_fold(trial, trial.seen[role], labels), 1000) for role in ROLES
+        }
+        of["difference"] = of["perturbed"] - of["standard"]
+        here = counts == count
+        rows.append(
+            {
+                "count": count,
+                "windows": int(here.sum()),
+                "passages": len(np.unique(groups[here])),
+                "out": {role: share_true(one[here], groups[here]) for role, one in out.items()},
+                "auc": {role: estimate_of(one[0], one[1:]) for role, one in of.items()},
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
+    """By count: what still comes out with a part of `standard` in `perturbed`."""
+    tokens, counts = token_matrix(table), table["duplicates"].to_numpy()
+    out = verdicts(lms["perturbed"], tokens) & ~verdicts(lms["standard"], tokens)
+    asked = [count for count in PASSAGES if (out & (counts == count)).sum() >= FEWEST]
+    at = np.flatnonzero(out & np.isin(counts, asked))
+    classes = np.searchsorted(asked, counts[at])
+    groups = table["group"].rank("dense").to_numpy().astype(np.int64)
+    tried = Tried(classes, groups[at], np.zeros(len(at)), len(asked))
+    pair, rows = Pair(lms["perturbed"].model, lms["standard"].model), []
+    for part in pair.anatomy.parts:
+        row: dict[str, Any] = {"part": part, "counts": asked}
+        for control, draws in (("twin", 1), ("random", 3)):
+            kept = []
+            for draw in range(draws):
+                with pair.grafted(part, control=control, seed=draw):
+                    kept.append(verdicts(lms["perturbed"], tokens[at])[:, None])
+            share = kept_by_class(np.concatenate(kept, axis=1), tried, seed=SEED)
+            row[control] = [
+                Estimate(*(float(one[k].mean()) for one in share[:3])) for k in range(len(asked))
+            ]
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def page(found: dict[str, Any]) -> str:
+    """Tables for the docs."""
+    lines = [
+        "| inserted | windows, passages | come out of `perturbed` | of `standard` | AUC against "
+        "never inserted: `perturbed` | `standard` | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["dose"]:
+        cells = [number(*row["out"][role]) for role in ROLES]
+        cells += [number(*row["auc"][role]) for role in (*ROLES, "difference")]
+        size = f"{row['windows']}, {row['passages']}"
+        lines.append(f"| {row['count']} | {size} | {' | '.join(cells)} |")
+    asked = found["grafts"][0]["counts"]
+    head = " | ".join(f"{count} times: kept | random" for count in asked)
+    lines += ["", f"| part of `standard` put in | {head} |", "|---" * (1 + 2 * len(asked)) + "|"]
+    for row in found["grafts"]:
+        cells = [
+            f"{number(*own)} | {number(chance[0])}"
+            for own, chance in zip(row["twin"], row["random"], strict=True)
+        ]
+        lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Write, train, read back, measure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder)
+    if not (folder / "bfloat16.json").is_file():
+        write_json(folder / "bfloat16.json", prefers_bfloat16(FULL))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for role in pool.map(partial(train, folder), ROLES):
+            print(f"{role} is trained", flush=True)
+    lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
+    found = {"dose": dose(lms, table), "grafts": grafts(lms, table)}
+    write_json(folder / "figures.json", json.loads(json.dumps(found)))
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    figures = page(main(options.folder))
+    print(figures)
+    if options.write:
+        write_tables(options.write, figures, "small_hubble")
