@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mnemoscope.files import write_record
+
 RECITE = "Non-Memo, Recite[5], Recollect"
 GUESS = "Non-Memo, Guess, Recall"
 N_CLASS = 60
@@ -25,7 +27,7 @@ def plant(made: Path, folder: Path, *, right: dict[str, float], seed: int = 0) -
         entry.pop("impossible", None)
         entry |= {"trained_classes": entry["classes"], "dropped": [], "warnings": []}
         entry |= {"n_train": 2 * N_CLASS, "n_eval": N_CLASS, "n_groups_crossing": 0}
-    path.write_text(json.dumps(manifest))
+    write_record(path, manifest)
     generator = np.random.default_rng(seed)
     tables = [_predictions(name, share, generator) for name, share in right.items()]
     predictions = pl.concat(tables)

@@ -92,7 +92,7 @@ def test_anchors_and_merge_keys_of_an_ordinary_size_are_read() -> None:
 def test_lines_and_files_have_an_end(tmp_path) -> None:
     path = tmp_path / "long.jsonl"
     path.write_bytes(b"{}\n" + b"x" * (MOST_LINE_BYTES + 1))
-    with path.open("rb") as handle, pytest.raises(ValueError, match="longer than 16 MB"):
+    with path.open("rb") as handle, pytest.raises(ValueError, match="line 2: longer than 8 MB"):
         list(read_lines(handle))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="no regular file"):

@@ -1,4 +1,4 @@
-"""Write files atomically, and Parquet tables with their own SHA-256.
+"""Write files atomically, Parquet tables and JSON records with their own SHA-256.
 
 A file that exists is complete: it is written to a temporary file, synced and renamed. A full disk
 raises `NoRoomError` and leaves the old file. Reading a Parquet file detects flipped bits.
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
+from mnemoscope.parse import read_json
 from mnemoscope.progress import say
+from mnemoscope.trial import fault_of_parquet
 
 if TYPE_CHECKING:
     import polars as pl
 
 
+_RECORD_KEY = "sha256"
 _KEY = "mnemoscope.sha256"
 # A second mark, so that one flipped bit cannot hide that there is a checksum.
 _MARK = "mnemoscope:"
@@ -98,6 +101,43 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_record(path: Path | str, values: Mapping[str, Any]) -> None:
+    """Write a record as JSON with its own SHA-256 (key ``sha256``); errors as `atomic_path`."""
+    write_json(path, {**values, _RECORD_KEY: _record_sha256(values)})
+
+
+def read_record(path: Path, *, needed: Mapping[str, type], remedy: str) -> dict[str, Any]:
+    """Read what `write_record` wrote, and see that it is unchanged and holds what is needed.
+
+    A record without a checksum, of an earlier version, is read as it is. `needed` are keys and the
+    types of their values; `remedy` completes the error message.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedDataError: unreadable, changed since it was written, or another kind of file.
+    """
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__} where a record is needed")
+        if _RECORD_KEY in found and found.pop(_RECORD_KEY) != _record_sha256(found):
+            raise ValueError("its content has changed since it was written: sha256")
+        for name, kind in needed.items():
+            if not isinstance(found.get(name), kind):
+                raise ValueError(f"{name} is missing, or no {kind.__name__}")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DamagedDataError(f"{path}: damaged ({first_line(error)}). {remedy}") from None
+    return found
+
+
+def _record_sha256(values: Mapping[str, Any]) -> str:
+    """Of the values as they come back from JSON, in any order of keys."""
+    plain = json.loads(json.dumps({k: v for k, v in values.items() if k != _RECORD_KEY}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def _explain(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoRoomError(
@@ -157,10 +197,13 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
     """
     import polars as pl
 
+    path = Path(path)
     with open(path, "rb") as file:
         is_whole = _is_whole(file)
     reason = "its content has changed since it was written: sha256"
-    if is_whole:
+    if is_whole is None:
+        reason = fault_of_parquet(path)
+    if is_whole or not reason:
         try:
             return pl.read_parquet(path, glob=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -168,11 +211,11 @@ def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -
     raise DamagedDataError(f"{path}: damaged ({reason}). Restore it from a copy, or {remedy}.")
 
 
-def _is_whole(file: BinaryIO) -> bool:
-    """True unless the file carries a checksum that does not match."""
+def _is_whole(file: BinaryIO) -> bool | None:
+    """Whether the file's checksum matches; None where it carries none."""
     place = _place(file)
     if place is None:
-        return True
+        return None
     file.seek(0)
     digest = hashlib.sha256()
     left = place

@@ -3,7 +3,6 @@
 Neither model nor data need be on disk: package data holds published shapes and counts.
 """
 
-import json
 import platform
 import re
 import shutil
@@ -29,6 +28,7 @@ from mnemoscope.data.published_split import HUB_NAME, SPLITS, find_split, list_s
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import has_values, read_table
 from mnemoscope.errors import UserError
+from mnemoscope.parse import read_json
 from mnemoscope.pipeline.label import SAMPLES_FILE, check_match, draw_samples, samples_of
 from mnemoscope.pipeline.published_split import read_published, take_published_patterns
 from mnemoscope.pipeline.trainings import (
@@ -321,7 +321,7 @@ def _cached(name: str, revision: str | None, file: str) -> Path | None:
 def _read_config(path: Path) -> ModelShape | None:
     """The shape from config.json; None if its keys are unknown."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         n_layers, n_heads, hidden, vocabulary = (
             next((values[key] for key in keys if isinstance(values.get(key), int)), 0)
             for keys in _SPELLINGS

@@ -110,6 +110,8 @@ def _handler(service):
                 return None
             if failure == "slow":
                 time.sleep(1.0)
+            if failure in ("endless", "dripping"):
+                return self._go_on(b" " * 2**16 if failure == "endless" else b" ")
             if isinstance(failure, tuple):
                 status, headers, text = failure
                 return self._send(status, text.encode(), headers)
@@ -127,6 +129,19 @@ def _handler(service):
                 with service.lock:
                     service.bodies.append(body)
             return self._send(status, json.dumps(answer).encode())
+
+        def _go_on(self, block):
+            """A body without an end."""
+            self._leave()
+            self.close_connection = True
+            try:
+                self.send_response(200)
+                self.end_headers()
+                while True:
+                    self.wfile.write(block)
+                    time.sleep(0.02 if len(block) == 1 else 0)
+            except OSError:
+                return
 
         def _leave(self):
             with service.lock:

@@ -258,6 +258,13 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ("drop", 3, "no answer after 3 tries"),
         ("slow", 3, "none within 0.3 s"),
         ((200, {}, "<html>"), 3, "an answer that is no completion"),
+        ("dripping", 3, "no end of an answer within 0.3 s"),
+        ("endless", 3, "more than 16 MB|no end of an answer within"),
+        ((200, {}, "[" * 5000), 3, "nested more than 100 levels"),
+        ((200, {}, '{"choices": [{"text": ["a"]}]}'), 3, r"choices\[0\].text is no text"),
+        ((200, {}, '{"choices": [{"text": "a", "finish_reason": {}}]}'), 3, "finish_reason"),
+        ((200, {}, '{"choices": [{"text": "a", "token_ids": [true]}]}'), 3, "token_ids"),
+        ((429, {"Retry-After": "nan"}, "[" * 5000), 3, "status 429"),
         # what trying again cannot mend
         ((302, {"Location": "http://127.0.0.1:1/"}, ""), 1, "sends us elsewhere"),
         ((400, {}, '{"error": {"message": "no ids"}}'), 1, r"\(no ids\).*--prompt-as text"),
@@ -364,6 +371,44 @@ def test_bad_input_is_one_line(extra, words, document, tmp_path, refused):
     assert words in line
     assert "p4ss" not in line
     assert not (tmp_path / "out").exists()
+
+
+def logprobs_of(**changes):
+    lists = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}
+    return {"choices": [{"text": "a", "logprobs": lists | changes}]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_logprobs": [0.5]},  # more than certain
+        {"token_logprobs": ["much"]},
+        {"token_logprobs": [-1, -2]},
+        {"token_logprobs": [10**400]},
+        {"tokens": [1]},
+        {"tokens": [["a"]]},
+        {"top_logprobs": [{"a": "b"}]},
+        {"top_logprobs": [[1, 2]]},
+        {"top_logprobs": 7},
+    ],
+)
+def test_log_probabilities_of_another_kind_are_no_answer(changes):
+    assert parse_answer(logprobs_of()).logprobs == [-0.5]
+    with pytest.raises(ValueError, match=r"cannot be read|differ in number"):
+        parse_answer(logprobs_of(**changes))
+
+
+def test_what_is_no_number_and_no_character_is_left_out():
+    found = parse_answer(logprobs_of(token_logprobs=[float("nan")], tokens=["\ud800"]))
+    assert (found.logprobs, found.tokens) == ([None], ["?"])
+
+
+def test_a_damaged_answer_is_asked_again(tmp_path):
+    good = parse_answer(logprobs_of())._asdict()
+    rows = [{"request": "good", **good}, {"request": "bad", **good, "tokens": 7}, ["x"], {}]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + "[" * 5000 + "\n"
+    (tmp_path / "answers.jsonl").write_text(text)
+    assert set(AnswerStore(tmp_path / "answers.jsonl").answers) == {"good"}
 
 
 def test_the_shapes_of_answers_are_one():

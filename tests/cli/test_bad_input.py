@@ -457,6 +457,139 @@ def test_a_corrupted_parquet_file_is_named(name, verb, how, study, refused) -> N
     assert snapshot(study) == before
 
 
+DEEP = "[" * 5000 + "]" * 5000
+RECORDS = {
+    "a list": "[]",
+    "a text": '"done"',
+    "deep": DEEP,
+    "no JSON": "{",
+    "empty": "",
+    "of another kind": '{"key": 3, "counts": {}}',
+    "counts that are a list": '{"key": "x", "counts": []}',
+}
+
+
+@pytest.mark.parametrize("text", RECORDS.values(), ids=RECORDS)
+def test_a_damaged_manifest_is_named_by_every_verb(text, study, refused) -> None:
+    path = study / "manifests" / "label.json"
+    path.write_text(text)
+    for verb in ("describe", "report", "benchmark"):
+        line = refused(verb, study)
+        assert f"{path}: damaged" in line
+        assert "Delete it: the stage is made again" in line
+
+
+def test_a_manifest_that_was_edited_is_named(study, refused, call) -> None:
+    path = study / "manifests" / "label.json"
+    values = json.loads(path.read_text())
+    values["counts"]["distinct_maps"] += 1
+    path.write_text(json.dumps(values))
+    assert f"{path}: damaged (its content has changed" in refused("describe", study)
+    del values["sha256"]  # as an earlier version wrote it
+    path.write_text(json.dumps(values))
+    assert call("describe", study).status == 0
+
+
+def test_foreign_lines_in_the_log_are_passed_over(study, call) -> None:
+    seconds = Study(study).seconds()
+    foreign = ["3", "[]", '{"stage": []}', '{"stage": "label", "seconds": "x"}', DEEP, "\x00"]
+    with (study / "log.jsonl").open("a") as log:
+        log.write("\n".join(foreign))
+    assert Study(study).seconds() == seconds
+    assert call("describe", study).status == 0
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"record": []},
+        {"record": {"study_version": 1, "models": []}},
+        {"record": {"study_version": 1, "models": {"model": []}}},
+        {"record": {"study_version": 1, "models": {"model": {"name": "x", "fingerprint": 3}}}},
+        [],
+    ],
+)
+def test_a_study_file_without_its_record_is_named(spoilt, study, refused) -> None:
+    path = study / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(values | spoilt if isinstance(spoilt, dict) else spoilt))
+    for verb in ("describe", "report", "benchmark"):
+        assert f"{path}: damaged" in refused(verb, study)
+
+
+def test_a_file_of_another_job_is_not_taken_for_ones_own(study, refused) -> None:
+    outcomes = sorted((study / "cnn").glob("*.outcome.safetensors"))
+    Study(study).forget("train")
+    outcomes[0].write_bytes(outcomes[1].read_bytes())
+    line = refused("train", study, "-q")
+    assert f"{outcomes[0]}: damaged (made as" in line
+    assert "for another place" in line
+
+
+def test_maps_of_another_model_are_not_taken_for_the_references(study, refused) -> None:
+    Study(study).forget("train")
+    shutil.rmtree(study / "maps" / "reference")
+    shutil.copytree(study / "maps" / "model", study / "maps" / "reference")
+    line = refused("train", study, "-q")
+    assert f"{study / 'maps' / 'reference'}: maps of another model" in line
+
+
+def test_names_that_no_file_can_have_are_one_line(tiny, tmp_path, out, refused, call) -> None:
+    long = "x" * 300
+    for arguments, what in (
+        (["sequences", "", "--model", tiny.model, "-o", out], "an empty argument"),
+        (["run", tiny.yaml, "-o", ""], "an empty argument"),
+        (["run", tiny.yaml, "--set", "sequences.source=''", "-o", out], "an empty text"),
+        (["sequences", long, "--model", tiny.model, "-o", out], "File name too long"),
+        (["sequences", tiny.table, "--model", tiny.model, "-o", out.parent / long], "too long"),
+        (["describe", long], "too long"),
+        (["describe", "a\udcff"], "not UTF-8"),
+    ):
+        assert what in refused(*arguments, *(["-q"] if arguments[0] != "describe" else []))
+        assert left_in(out) == []
+    broken = tmp_path / "link"
+    broken.symlink_to(tmp_path / "nothing")
+    line = refused("sequences", tiny.table, "--model", tiny.model, "-o", broken, "-q")
+    assert f"{broken}: a link to what is not there" in line
+
+
+def test_a_link_to_an_empty_folder_is_filled(tiny, tmp_path, call) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    arguments = ["sequences", tiny.table, "--model", tiny.model, "-o", tmp_path / "link", "-q"]
+    assert call(*arguments).status == 0
+    assert (tmp_path / "real" / "study.yaml").is_file()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_text_whose_name_is_not_utf8_is_read_under_an_escaped_name(
+    tiny, source, out, call
+) -> None:
+    try:
+        (source / "caf\udce9.txt").write_text(LONG)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    assert call("sequences", source, "--model", tiny.model, "-o", out, "-q").status == 0
+    assert Study(out).sequences["document"].unique().to_list() == ["caf\\udce9.txt"]
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_lives_is_not(tiny, out, call) -> None:
+    dead, alive = (out.with_name(f".{out.name}.{pid}.tmp") for pid in (1, 2))
+    for left in (dead, alive):
+        (left / "manifests").mkdir(parents=True)
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(); input()"
+    command = [sys.executable, "-c", code, str(alive)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
+        assert call("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q").status == 0
+        assert left_in(out) == [alive.name, out.name]
+        process.communicate(b"\n")
+    shutil.rmtree(out)
+    assert call("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q").status == 0
+    assert left_in(out) == [out.name]
+
+
 def test_a_full_disk_while_capturing_keeps_what_is_whole(
     tiny_studies, study_at, refused, call, monkeypatch
 ) -> None:

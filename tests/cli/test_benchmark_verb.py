@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sklearn.metrics import f1_score
 
+from mnemoscope.files import write_record
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 
@@ -32,7 +33,7 @@ def change(folder: Path, *keys: str, value: object) -> None:
     study = Study(folder)
     for manifest in (folder / "manifests").glob("*.json"):
         kept = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
+        write_record(manifest, kept | {"key": study.key(manifest.stem)})
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def changed_label(folder: Path) -> Iterator[dict]:
     path = folder / "manifests" / "label.json"
     manifest = json.loads(path.read_text())
     yield manifest["counts"]
-    path.write_text(json.dumps(manifest))
+    write_record(path, manifest)
 
 
 @pytest.fixture(scope="module")

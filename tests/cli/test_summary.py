@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.cli.summary import print_summary
+from mnemoscope.files import write_record
 from mnemoscope.study.folder import Study
 from planted_studies import GUESS, RECITE, plant
 
@@ -23,7 +24,7 @@ def study(tiny_studies, tmp_path) -> Study:
     manifest = json.loads(path.read_text())
     samples = manifest["counts"]["samples"]
     samples[SAME] = samples[GUESS] | {"title": "same genre", "n_train": 30, "n_eval": 15}
-    path.write_text(json.dumps(manifest))
+    write_record(path, manifest)
     for name in ("predictions.parquet", "runs.parquet"):
         rows = pl.read_parquet(folder / name)
         again = rows.filter(pl.col("taxonomy") == GUESS).with_columns(taxonomy=pl.lit(SAME))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cnn_problems import QUICK, SETTING, planted
 
-from mnemoscope.cnn.files import load_cnn, save_cnn
+from mnemoscope.cnn.files import load_cnn, read_tensors, save_cnn, sealed_tensors
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
 from mnemoscope.errors import DamagedDataError, UserError
@@ -24,6 +24,13 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "cnn.safetensors"
     save_cnn(path, train())
     return path
+
+
+def test_a_cnn_of_another_place_is_refused(tmp_path) -> None:
+    save_cnn(tmp_path / "cnn", train(), place="mine")
+    assert load_cnn(tmp_path / "cnn", place="mine").seed == load_cnn(tmp_path / "cnn").seed
+    with pytest.raises(DamagedDataError, match="made as mine, for another place"):
+        load_cnn(tmp_path / "cnn", place="other")
 
 
 @pytest.mark.parametrize(
@@ -81,8 +88,8 @@ def test_another_file_is_no_cnn(file: Path) -> None:
 
 
 def test_a_later_format_is_refused(file: Path) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b'\\"format\\": 1,', b'\\"format\\": 2,'))
+    tensors, facts = read_tensors(file, "mnemoscope_cnn", None)
+    file.write_bytes(sealed_tensors(tensors, "mnemoscope_cnn", facts | {"format": 2}, None))
     with pytest.raises(UserError, match="format 2"):
         load_cnn(file)
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from mnemoscope.files import write_record
 from mnemoscope.pipeline.localize import (
     SOURCES,
     StoredDelta,
@@ -64,7 +65,7 @@ def change(folder: Path, how) -> None:
     study = Study(folder)
     for manifest in (folder / "manifests").glob("*.json"):
         kept = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps(kept | {"key": study.key(manifest.stem)}))
+        write_record(manifest, kept | {"key": study.key(manifest.stem)})
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+from mnemoscope.files import write_record
 from mnemoscope.flow.run import run
 from mnemoscope.lm import model as batching
 from mnemoscope.pipeline import blocks, capture
@@ -183,7 +184,7 @@ def test_parts_of_another_model_version_or_table_do_not_fit(begun, call, refused
         for key in keys[:-1]:
             inner = inner[key]
         inner[keys[-1]] = "other"
-        path.write_text(json.dumps(record))
+        write_record(path, record)
         assert f"3-of-3: does not fit part 1/3: made with {words}" in refused("merge", study, "-q")
     path.write_text("{}")
     assert f"{path}: damaged" in refused("merge", study, "-q")

@@ -18,7 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap
 from mnemoscope.analysis.inputs import AnalysisResult, Shelf
 from mnemoscope.analysis.registry import ENTRIES, Entry
 from mnemoscope.errors import DamagedDataError
-from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
 from mnemoscope.study.folder import Study, versions
 
 RESULT_FILE = "result.json"
@@ -52,12 +52,12 @@ def load_result(folder: Path) -> StoredResult | None:
     path = folder / RESULT_FILE
     if not path.is_file():
         return None
+    remedy = f"Delete {folder} and run 'mnemoscope analyze' again."
+    values = read_record(path, needed={}, remedy=remedy)
     try:
-        return StoredResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, ValueError):
-        raise DamagedDataError(
-            f"{path}: damaged. Delete {folder} and run 'mnemoscope analyze' again."
-        ) from None
+        return StoredResult.model_validate(values)
+    except ValidationError:
+        raise DamagedDataError(f"{path}: damaged (no result of ours). {remedy}") from None
 
 
 def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredResult:
@@ -84,7 +84,7 @@ def store_result(folder: Path, result: AnalysisResult, **facts: Any) -> StoredRe
         forward_passes=result.cost.forward_passes,
         versions=versions(*result.libraries),
     )
-    write_json(folder / RESULT_FILE, stored.model_dump(mode="json"))
+    write_record(folder / RESULT_FILE, stored.model_dump(mode="json"))
     return stored
 
 

@@ -17,7 +17,7 @@ from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.lm.load import load_tokenizer
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import maps_folder
+from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
 from mnemoscope.report.content import Benchmark, TaxonomyResult, decode_pieces, taxonomy_results
@@ -236,7 +236,7 @@ class BrowsedStudy:
 
     @cached_property
     def _store(self) -> MapStore:
-        return MapStore(maps_folder(self.study, "model"), verify=False)
+        return open_maps(self.study, "model")
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -213,7 +213,7 @@ def read_ground(study: Study) -> CnnGround:
             **held,
         },
     }
-    cnns = tuple(load_cnn(job.cnn_path) for job in usable)
+    cnns = tuple(load_cnn(job.cnn_path, place=job.key) for job in usable)
     return CnnGround(facts, cnns, found.guess, found.recall, choice.calibration)
 
 

@@ -4,7 +4,6 @@ Windows are continued greedily, and left as soon as they cannot become a hit. Wh
 is kept part by part, so that a killed audit goes on.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -44,8 +43,10 @@ from mnemoscope.lm.model import (
     last_logits,
     new_cache,
     prepend_bos,
+    rows_within,
     run_batches,
 )
+from mnemoscope.parse import read_json
 from mnemoscope.progress import track
 
 LEFT = -1
@@ -113,7 +114,7 @@ def check_audit(
     if redo or not (out / "audit.json").is_file():
         return
     try:
-        asked = json.loads((out / "audit.json").read_text(encoding="utf-8"))["cnn"]
+        asked = read_json(out / "audit.json")["cnn"]
     except (OSError, ValueError, KeyError, TypeError):
         asked = None
     if asked is None:
@@ -403,8 +404,13 @@ def _finish_whole(
     rows = alive[is_right]
     is_whole = torch.zeros_like(is_right)
     if len(rows):
-        wanted = batch[rows, -chosen.shape[1] :]
-        best, _ = best_two(last_logits(lm, prepend_bos(lm, batch[rows, :-1]), chosen.shape[1]))
+        wanted, n_places = batch[rows, -chosen.shape[1] :], chosen.shape[1]
+        best = torch.cat(
+            [
+                best_two(last_logits(lm, prepend_bos(lm, batch[some, :-1]), n_places))[0]
+                for some in torch.split(rows, rows_within(lm, n_places))
+            ]
+        )
         found = (best == wanted).all(dim=1)
         chosen[rows[found]] = wanted[found]
         is_whole[is_right.nonzero().squeeze(1)[found]] = True
@@ -423,17 +429,27 @@ def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings
         if not lm.before and batch.shape[1] == settings.suffix:
             wanted = wanted[:, 1:]  # nothing is read before the first
         with torch.inference_mode():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1]).float()
-            logprobs = logits.log_softmax(dim=-1)
-            best = logprobs.topk(min(N_ALTERNATIVES, logprobs.shape[-1]), dim=-1)
-            sampled = _sampling_logprobs(logits, wanted, settings).sum(dim=1)
-            values = _chosen(logprobs, wanted).double()
-            is_whole = (logits.argmax(dim=-1) == wanted).all(dim=1)
+            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
+            # Place by place: of a large vocabulary no second copy of all logits is made.
+            places = [
+                judge(logits[:, [at]].float(), wanted[:, [at]]) for at in range(wanted.shape[1])
+            ]
+        values, sampled, is_best, ids, best = (
+            torch.cat(one, 1) for one in zip(*places, strict=True)
+        )
         missing = values.new_full((len(values), settings.suffix - values.shape[1]), torch.nan)
-        found = (torch.cat([missing, values], 1), sampled, is_whole, best.indices, best.values)
+        found = (torch.cat([missing, values], 1), sampled.sum(dim=1), is_best.all(dim=1), ids, best)
         return tuple(one.cpu().numpy() for one in found)
 
-    batches = zip(*run_batches(lm, table, settings.batch_size, ask), strict=True)
+    def judge(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logprobs = logits.log_softmax(dim=-1)
+        best = logprobs.topk(min(N_ALTERNATIVES, logprobs.shape[-1]), dim=-1)
+        sampled = _sampling_logprobs(logits, wanted, settings)
+        is_best = logits.argmax(dim=-1) == wanted
+        return _chosen(logprobs, wanted).double(), sampled, is_best, best.indices, best.values
+
+    made = run_batches(lm, table, settings.batch_size, ask, places=settings.suffix)
+    batches = zip(*made, strict=True)
     logprobs, sampled, is_whole, ids, values = map(np.concatenate, batches)
 
     def choices(row: int) -> Choices:

@@ -25,6 +25,7 @@ from mnemoscope.audit.shares import overall, summarize
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_json, write_parquet, write_text
+from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 from mnemoscope.version import __version__
 
@@ -294,7 +295,7 @@ def standing_audit(
         UserError: an audit of other documents or settings, or with another kind of reference.
     """
     try:
-        record = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+        record = read_json(out / "audit.json")
         is_whole = record["spans_sha256"] == file_sha256(out / "spans.parquet")
         was = [
             record["schema_version"],
@@ -336,7 +337,7 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         is_this = record["key"] == key and record["spans_sha256"] == file_sha256(
             out / "spans.parquet"
         )

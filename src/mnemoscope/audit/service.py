@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -38,6 +39,7 @@ from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
 from mnemoscope.audit.spans import Growth, Place, Span, window_table
 from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
 
@@ -47,6 +49,8 @@ _SAME = 1e-6  # nats; the service rounds what it says twice of one token
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _LONGEST_PAUSE = 300.0  # seconds that a service may tell us to wait before we give up instead
 _MOST_BYTES = 16 * 2**20
+_BLOCK = 2**16
+_ROUNDED = 1e-3  # nats above 0 that are rounding still
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 _SHORTEST_SECRET = 12  # characters; a shorter key stands for none (EMPTY), and texts hold it too
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
@@ -95,8 +99,8 @@ def parse_answer(response: Any) -> Answer:
     try:
         tokens, ids, logprobs, alternatives = _read_logprobs(choice.get("logprobs"))
         usage = response.get("usage") or {}
-        return Answer(
-            text.encode("utf-8", "replace").decode("utf-8"),
+        answer = Answer(
+            _characters(text),
             choice.get("finish_reason"),
             choice.get("token_ids") or ids,
             tokens,
@@ -106,8 +110,56 @@ def parse_answer(response: Any) -> Answer:
             usage.get("prompt_tokens"),
             usage.get("completion_tokens"),
         )
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise ValueError("its log-probabilities cannot be read") from None
+    check_answer(answer)
+    return answer
+
+
+def check_answer(answer: Answer) -> None:
+    """Raise ValueError for a field of another type, or lists of unequal length."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "text": lambda one: isinstance(one, str),
+        "finish_reason": lambda one: one is None or isinstance(one, str),
+        "model": lambda one: one is None or isinstance(one, str),
+        "prompt_tokens": lambda one: one is None or _is_id(one),
+        "completion_tokens": lambda one: one is None or _is_id(one),
+        "token_ids": _list_of(_is_id),
+        "tokens": _list_of(lambda one: isinstance(one, str)),
+        "logprobs": _list_of(lambda one: one is None or _is_logprob(one)),
+        "alternatives": _list_of(_is_choice),
+    }
+    for name, is_right in kinds.items():
+        if not is_right(getattr(answer, name)):
+            raise ValueError(f"its {name} cannot be read")
+    lists = (answer.tokens, answer.logprobs, answer.alternatives)
+    if len({len(one) for one in lists if one is not None}) > 1:
+        raise ValueError("its tokens and log-probabilities differ in number")
+
+
+def _list_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, list) and all(map(is_right, value)))
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_logprob(value: Any) -> bool:
+    """A finite logarithm of a probability, up to rounding."""
+    return type(value) in (int, float) and math.isfinite(value) and value < _ROUNDED
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("text"), str) and _is_logprob(one["logprob"])
+        for one in value
+    )
+
+
+def _characters(text: str) -> str:
+    """A text without halves of surrogate pairs, which are no characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
@@ -119,10 +171,11 @@ def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
         ids = [int(row["id"]) for row in rows] if all("id" in row for row in rows) else None
         tops = [row.get("top_logprobs") or row.get("top_probs") or [] for row in rows]
         chosen = [_choices((one["token"], one["logprob"]) for one in top) for top in tops]
-        return [row["token"] for row in rows], ids, [_value(row["logprob"]) for row in rows], chosen
+        values = [_value(row["logprob"]) for row in rows]
+        return [_characters(row["token"]) for row in rows], ids, values, chosen
     tops = found.get("top_logprobs") or [None] * len(found["tokens"])
     return (
-        list(found["tokens"]),
+        [_characters(one) for one in found["tokens"]],
         None,
         [_value(one) for one in found["token_logprobs"]],
         [_choices((top or {}).items()) for top in tops],
@@ -130,7 +183,7 @@ def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
 
 
 def _choices(pairs: Any) -> list[dict[str, Any]]:
-    found = [{"text": str(text), "logprob": _value(value)} for text, value in pairs]
+    found = [{"text": _characters(text), "logprob": _value(value)} for text, value in pairs]
     found = [one for one in found if one["logprob"] is not None]
     return sorted(found, key=lambda one: -one["logprob"])
 
@@ -157,9 +210,10 @@ class AnswerStore:
         self._ends_torn = bool(text) and not text.endswith("\n")
         for line in text.split("\n"):
             try:
-                row = json.loads(line)
-                name = row.pop("request")
-                self.answers[name] = Answer(**row)
+                row = parse_json(line)
+                name, answer = row.pop("request"), Answer(**row)
+                check_answer(answer)
+                self.answers[name] = answer
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # torn or altered: it is asked again
 
@@ -326,7 +380,7 @@ class Client:
         )
         try:
             with self._opener.open(request, timeout=self.settings.timeout) as response:
-                data = response.read(_MOST_BYTES)
+                data = self._read(response)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
@@ -335,9 +389,20 @@ class Client:
         is_secret = len(self._key) >= _SHORTEST_SECRET
         text = self._without_key(data) if is_secret else data.decode("utf-8", "replace")
         try:
-            return parse_answer(json.loads(text))
+            return parse_answer(parse_json(text))
         except ValueError as error:
             raise _TryAgainError(f"an answer that is no completion: {error}") from None
+
+    def _read(self, response: Any) -> bytes:
+        """The whole body, within the time limit: each read alone would begin it anew."""
+        data, until = bytearray(), time.monotonic() + self.settings.timeout
+        while block := response.read1(_BLOCK):
+            data += block
+            if len(data) > _MOST_BYTES:
+                raise _TryAgainError(f"an answer of more than {_MOST_BYTES >> 20} MB")
+            if time.monotonic() > until:
+                raise _TryAgainError(f"no end of an answer within {self.settings.timeout:g} s")
+        return bytes(data)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         """What a status other than 200 means: try again, or tell the user."""
@@ -370,12 +435,12 @@ class Client:
     def _said(self, error: urllib.error.HTTPError) -> tuple[str, str]:
         """Message and code of an error, one line, without the key."""
         try:
-            found = json.loads(self._without_key(error.read(_MOST_BYTES)))
+            found = parse_json(self._without_key(self._read(error)))
             inner = found.get("error", found)
             inner = inner if isinstance(inner, dict) else {"message": inner}
             text = str(inner.get("message") or inner.get("detail") or "")
             code = str(inner.get("code") or inner.get("type") or "")
-        except (ValueError, AttributeError, OSError, HTTPException):
+        except (ValueError, AttributeError, OSError, HTTPException, _TryAgainError):
             return "", ""
         shown = "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
         return shown[:200].rstrip("."), code
@@ -400,13 +465,11 @@ def _reason(error: Exception, timeout: float) -> str:
 def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        return max(float(value), 0.0) if math.isfinite(float(value)) else None
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

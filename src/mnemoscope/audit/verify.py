@@ -1,7 +1,6 @@
 """Repeat an audit's spans and say whether they still hold: `mnemoscope audit --verify DIR`."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from mnemoscope.audit.run import SCHEMA_VERSION, Writer, check_is_audit, file_sh
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
+from mnemoscope.parse import read_json
 
 Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], Writer]
 """Gives the model that an audit's record speaks of, for documents and settings."""
@@ -43,7 +43,7 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     check_is_audit(out)
     path = out / "audit.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         later = record["schema_version"] > SCHEMA_VERSION
         frame = read_parquet(out / "spans.parquet")
         if not later:

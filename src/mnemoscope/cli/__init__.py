@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_LONGEST_LINE = 2000  # characters of an error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,6 +43,10 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
     except Exception as error:
         if is_debug:
             raise
+        if isinstance(error, OSError) and error.errno is not None:
+            # The system refuses, which is no fault of the program: a name too long, a file gone.
+            where = f"{error.filename}: " if error.filename else ""
+            return _complain(f"{where}{error.strerror} (--debug shows where).", status=2)
         text = " ".join(str(error).split()) or "no message"
         return _complain(
             f"internal error, {type(error).__name__}: {text[:300]} "
@@ -57,6 +62,11 @@ def _call(arguments: list[str]) -> int:
     from mnemoscope.cli.app import app, verbs
     from mnemoscope.errors import UserError, nearest
 
+    for one in arguments:
+        if not one:
+            raise UserError("an empty argument (''). Name a file, a folder or a value.")
+        if any("\ud800" <= character <= "\udfff" for character in one):
+            raise UserError(f"{one!r}: not UTF-8. Rename it, or name the folder that it is in.")
     usage_error: Any = typer.BadParameter.__mro__[1]  # click's, wherever typer keeps it
     verb = next((one for one in arguments if not one.startswith("-")), None)
     if verb is not None and arguments[0] == verb and verb not in verbs():
@@ -78,6 +88,9 @@ def _call(arguments: list[str]) -> int:
 
 
 def _complain(message: str, *, status: int) -> int:
-    """Print one line to stderr."""
-    print(f"mnemoscope: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line to stderr, the middle of a very long one left out."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+    print(f"mnemoscope: {line}", file=sys.stderr)
     return status

@@ -7,7 +7,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ from mnemoscope.data.table import (
     whole_parquet,
 )
 from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.parse import parse_json, read_lines
 from mnemoscope.progress import say
 
 # Pieces of a corpus of about a million tokens, with the borders of its documents.
@@ -318,7 +319,7 @@ class JsonLines(NamedTuple):
     def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
         with open_unpacked(self.path) as handle:
             pass_over(handle, position)
-            for line in handle:
+            for line in _lines(handle, self.path):
                 value = self._value(line, position)
                 position += len(line)
                 if value is not None:
@@ -415,7 +416,7 @@ def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
 def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
     """Look at the first row of a JSONL file, as `open_parquet`; None for a file without rows."""
     with open_unpacked(path) as handle:
-        first = next((line for line in handle if line.strip()), None)
+        first = next((line for line in _lines(handle, path) if line.strip()), None)
     if first is None:
         return None
     row = _parse_line(first)
@@ -470,10 +471,18 @@ def _encode(cutter: WindowCutter, text: str) -> np.ndarray:
     return np.array(cutter.encode(text), dtype=np.int32)
 
 
+def _lines(handle: BinaryIO, path: Path) -> Iterator[bytes]:
+    try:
+        yield from read_lines(handle)
+    except ValueError as error:
+        reason = str(error).partition(": ")[2]
+        raise UserError(f"{path}: a line {reason}. Divide its text into several lines.") from None
+
+
 def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except ValueError:
         return None
 
 

@@ -24,7 +24,8 @@ from mnemoscope.data.formats import (
 )
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
 from mnemoscope.files import atomic_path, write_bytes, write_parquet
-from mnemoscope.parse import parse_json
+from mnemoscope.parse import parse_json, read_lines
+from mnemoscope.trial import fault_of_parquet
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
@@ -159,11 +160,14 @@ def find_fault(path: Path, replaced: Collection[str] = ()) -> str | None:
     """
     is_blank = True
     with open_unpacked(path) as handle:
-        for number, line in enumerate(handle, start=1):
-            fault = _fault_of_line(line, replaced)
-            if fault is not None:
-                return f"line {number}{fault}"
-            is_blank = is_blank and not line.strip()
+        try:
+            for number, line in enumerate(read_lines(handle), start=1):
+                fault = _fault_of_line(line, replaced)
+                if fault is not None:
+                    return f"line {number}{fault}"
+                is_blank = is_blank and not line.strip()
+        except ValueError as error:
+            return f"{error}. Divide its text into several lines."
     return "no line holds a row. At least one sequence is needed." if is_blank else None
 
 
@@ -176,8 +180,8 @@ def _fault_of_line(line: bytes, replaced: Collection[str]) -> str | None:
     if not text.strip():
         return None
     try:
-        row = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(text, constants=False)
+    except ValueError as error:
         return f": not JSON ({error}). One object a line is needed."
     if not isinstance(row, dict):
         return f": a {type(row).__name__} where an object with named columns is needed. Correct it."
@@ -200,11 +204,6 @@ def _fault_of_value(name: str, value: object, is_replaced: bool) -> str | None:
     except UnicodeEncodeError:
         return f", column '{name}': half of a surrogate pair, which is no character. Remove it."
     return None
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and Infinity are not JSON."""
-    raise ValueError(f"{name} is not a JSON number")
 
 
 # Read, check and write the table of sequences: one row a sequence.
@@ -416,6 +415,8 @@ def _check_vocabulary(lists: pl.Series, where: str, vocab_size: int | None) -> N
 def whole_parquet(path: Path, remedy: str = "Make or copy it again.") -> Iterator[None]:
     """Whatever Polars stumbles over in a Parquet file is damage (DamagedDataError)."""
     try:
+        if path.is_file() and (fault := fault_of_parquet(path)):
+            raise pl.exceptions.ComputeError(fault)
         yield
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error

@@ -25,8 +25,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT
 from mnemoscope.errors import UserError
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints
-from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import maps_folder
+from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
@@ -110,7 +109,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         corpus=open_corpus(corpus, tokenizer=models.tokenizer(), dtype=None) if corpus else None,
         split=study.settings.sequences.split,
         has_model=_has_model(study),
-        maps=MapStore(maps_folder(study, "model"), verify=False) if has_maps else None,
+        maps=open_maps(study, "model") if has_maps else None,
         shelf=shelf_of(study),
     )
     result = run_analysis(entry, inputs, settings)

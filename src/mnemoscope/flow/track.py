@@ -4,8 +4,8 @@ Each checkpoint is loaded once and its results are written at once, so a killed 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +17,8 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, s
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
-from mnemoscope.files import write_json, write_parquet
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_record, write_parquet, write_record
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints, lacking_steps
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
@@ -83,10 +83,9 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer)
     history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)
-    try:
-        known = json.loads((out / _LOOKED_AT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}  # unknown inputs: the check is made again
+    known: dict[str, Any] = {}
+    with suppress(FileNotFoundError, DamagedDataError):  # unknown inputs: the check is made again
+        known = read_record(out / _LOOKED_AT, needed={}, remedy="")
     with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
         for one in checkpoints:
             basis = [one.signature(), asked.dtype, asked.decode]
@@ -109,7 +108,7 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
                     check = check.with_columns(decoded["memorization_score"])
                 history.add(one.step, check)
                 known[str(one.step)] = basis
-                write_json(out / _LOOKED_AT, known)
+                write_record(out / _LOOKED_AT, known)
             progress.advance(1)
     return lacking_steps([one.step for one in checkpoints])
 

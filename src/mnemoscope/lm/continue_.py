@@ -209,7 +209,8 @@ def best_tokens(
         return best.to("cpu", torch.int32).numpy()
 
     none = np.empty((0, table.shape[1] - prefix), dtype=np.int32)
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
+    places = max(table.shape[1] - prefix, 1)
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
 
 
 def right_tokens(

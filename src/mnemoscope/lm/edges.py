@@ -64,7 +64,9 @@ def contributions(
         with entering(dict.fromkeys(_readers(lm), torch.Tensor.detach)):
             return _effects(lm, batch, prefix)
 
-    return run_batches(lm, check_tokens(lm, tokens, prefix=prefix), batch_size, step)
+    table = check_tokens(lm, tokens, prefix=prefix)
+    places = 2 * max(table.shape[1] - prefix, 1)  # the gradient of logits takes as much again
+    return run_batches(lm, table, batch_size, step, places=places)
 
 
 def value_norms(

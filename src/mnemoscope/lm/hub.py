@@ -4,7 +4,6 @@ A name is a folder, a GGUF file, a PEFT adapter (its base model with the adapter
 model on the hub. Names of dtypes, devices and BOS modes are checked here too.
 """
 
-import json
 import re
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.errors import UserError, check_installed, first_line, nearest
+from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -150,7 +150,7 @@ def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
     if not (folder / "config.json").is_file():
         return Source(name, str(folder), _only_gguf(name, folder))
     try:
-        is_object = isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict)
+        is_object = isinstance(read_json(folder / "config.json"), dict)
     except (OSError, ValueError):
         is_object = False
     if not is_object:
@@ -192,7 +192,7 @@ def find_adapter(name: str | Path) -> Adapter | None:
     if not (folder / _CONFIG).is_file():
         return None
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / _CONFIG)
         base = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None

@@ -33,6 +33,8 @@ from mnemoscope.lm.placement import (
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+LOGIT_BYTES = 256 << 20
+"""Of logits at once: a row of 32 places takes 34 MB where the vocabulary holds 262,144 tokens."""
 
 # What configurations call the number of positions; families without (ALiBi) have no limit.
 _POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
@@ -375,8 +377,13 @@ def run_batches(
     tokens: torch.Tensor,
     batch_size: int,
     step: Callable[[torch.Tensor], _Result],
+    *,
+    places: int = 1,
 ) -> Iterator[_Result]:
     """Apply `step` to batches (batch, T) int64 on the model's device; yield its results in order.
+
+    `places` of each row have logits that the step holds at once. With a large vocabulary fewer rows
+    go together, so that these logits take at most `LOGIT_BYTES`.
 
     When memory runs out the batch size is halved for good, with a log message, and the same rows
     are done again.
@@ -387,7 +394,7 @@ def run_batches(
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: must be at least 1.")
-    start = 0
+    start, batch_size = 0, min(batch_size, rows_within(lm, places))
     while start < len(tokens):
         batch = tokens[start : start + batch_size]
         result = _try(step, batch, lm.device)
@@ -406,6 +413,11 @@ def run_batches(
         if lm.device.startswith("cuda"):
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def rows_within(lm: LanguageModel, places: int) -> int:
+    """Rows whose float32 logits at so many places take at most `LOGIT_BYTES`; at least 1."""
+    return max(1, LOGIT_BYTES // (4 * places * lm.vocab_size))
 
 
 def _try(

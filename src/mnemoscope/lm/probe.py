@@ -70,7 +70,7 @@ def teacher_forced(
 
     shape = 0, table.shape[1] - prefix
     none = TeacherForced(np.empty(shape, dtype=bool), np.empty(shape, dtype=np.float32))
-    parts = [none, *run_batches(lm, table, batch_size, step)]
+    parts = [none, *run_batches(lm, table, batch_size, step, places=max(shape[1], 1))]
     return TeacherForced(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -101,7 +101,8 @@ def best_logprobs(
         return torch.stack(columns, dim=1).cpu().numpy()
 
     none = np.empty((0, table.shape[1]), dtype=np.float32)
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
+    places = table.shape[1]
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
 
 
 def next_token_entropy(
@@ -123,7 +124,8 @@ def next_token_entropy(
         return torch.stack(columns, dim=1).cpu().numpy()
 
     none = np.empty((0, table.shape[1] - 1), dtype=np.float32)
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
+    places = table.shape[1]
+    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
 
 
 def hidden_states(

@@ -24,6 +24,7 @@ from safetensors.torch import save
 
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.parse import MOST_BYTES, parse_json, read_json
 
 META_NAME = "meta.json"
 INDEX_NAME = "index.parquet"
@@ -172,7 +173,7 @@ def read_meta(folder: Path) -> StoreMeta:
     """
     path = folder / META_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no maps here ({META_NAME} is missing). Run 'mnemoscope capture' first."
@@ -258,7 +259,7 @@ def tensor_start(path: Path, name: str) -> int:
     try:
         with open(path, "rb") as file:
             n_header = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(n_header))
+            header = parse_json(file.read(min(n_header, MOST_BYTES)))
         return 8 + n_header + int(header[name]["data_offsets"][0])
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise gone(path) from error

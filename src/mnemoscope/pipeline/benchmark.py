@@ -3,7 +3,6 @@
 Also compares two taxonomies of a study, and sums several studies into one.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from mnemoscope.benchmark.table import (
 )
 from mnemoscope.cluster.engine import current_engine, run_tasks
 from mnemoscope.errors import DamagedDataError, UserError, nearest
-from mnemoscope.files import made_folder, write_json, write_parquet
+from mnemoscope.files import made_folder, read_record, write_parquet, write_record
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
@@ -130,7 +129,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         ours = list(_our_figures(study, rows, _main_draws(study)))
         comparison = compare_with_published(ours)
         study.write(COMPARISON_FILE, comparison.frame)
-        write_json(study.folder / CONCLUSIONS_FILE, comparison.as_json())
+        write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json())
         if levels := levels_of(study.sequences):
             names = [name for name, entry in possible.items() if entry["taxonomy"] == name]
             found = [_by_level(study, tasks, frame, name, levels) for name in names]
@@ -186,7 +185,9 @@ def load_comparison(study: Study) -> Comparison:
     study.require("benchmark")
     path = study.folder / CONCLUSIONS_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_record(
+            path, needed={}, remedy=f"Run 'mnemoscope benchmark {study.folder} --redo'."
+        )
         correlations = {
             kind: RankCorrelation(**one) for kind, one in values["correlations"].items()
         }
@@ -407,7 +408,7 @@ def write_together(folder: Path, together: Together) -> list[Path]:
     paths = [folder / name for name in (TOGETHER_FILE, COMPARISON_FILE, CONCLUSIONS_FILE)]
     write_parquet(paths[0], together.frame)
     write_parquet(paths[1], together.comparison.frame)
-    write_json(paths[2], {"models": list(together.models)} | together.comparison.as_json())
+    write_record(paths[2], {"models": list(together.models)} | together.comparison.as_json())
     return paths
 
 

@@ -33,6 +33,7 @@ from mnemoscope.lm.continue_ import (
 from mnemoscope.lm.model import HALVED, LanguageModel, note_halved, noting_halved
 from mnemoscope.lm.probe import best_logprobs, suffix_logprobs
 from mnemoscope.maps.format import POOLED, StoreMeta, flatten, pack_shard
+from mnemoscope.parse import parse_json
 from mnemoscope.progress import SILENT, Progress, say, track
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.models import (
@@ -421,7 +422,7 @@ class BlockWorker:
         if data is None:
             return None
         try:
-            record = BlockRecord(**json.loads(data))
+            record = BlockRecord(**parse_json(data))
             whole = [self._storage.read(f"{name}.{one}", sha) for one, sha in record.files.items()]
         except (ValueError, TypeError, DamagedDataError):
             return None

@@ -126,6 +126,25 @@ def maps_folder(study: Study, role: str) -> Path:
     return study.folder / "maps" / role
 
 
+def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
+    """Open the maps of a role; `verify` and errors as `MapStore`.
+
+    Raises:
+        DamagedDataError: maps of another model than the study's stand in this place.
+    """
+    folder = maps_folder(study, store)
+    found = MapStore(folder, verify=verify)
+    facts = study.record["models"].get(store.removesuffix("-heads"))
+    weights = found.meta.model.get("weights")
+    if facts is not None and weights not in (None, facts["fingerprint"]):
+        raise DamagedDataError(
+            f"{folder}: maps of another model (weights {str(weights)[:12]}, the study's "
+            f"{facts['name']} has {facts['fingerprint'][:12]}). Restore the study's own folder, or "
+            "delete it and run 'mnemoscope capture' again."
+        )
+    return found
+
+
 def heads_role(role: str) -> str:
     """Name of the folder with all heads of a role."""
     return f"{role}-heads"

@@ -33,8 +33,7 @@ from mnemoscope.localize.cut import (
 )
 from mnemoscope.localize.rankings import RANKINGS, measure_effects
 from mnemoscope.maps.format import unpack_triangle
-from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import maps_folder
+from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
 from mnemoscope.pipeline.train import sample_rows
@@ -328,7 +327,7 @@ def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
 def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]:
     """Mean over heads and evaluation sequences of each class: (layers, T, T) float32."""
     rows = sample_rows(study, delta.sample).evaluation
-    store, found = MapStore(maps_folder(study, "model"), verify=False), {}
+    store, found = open_maps(study, "model"), {}
     for name in delta.classes[1:]:
         part = rows.filter(pl.col("class") == name)
         maps = store.dataset(part["sequence_id"].to_numpy(), part["suffix"].to_list(), "mean")

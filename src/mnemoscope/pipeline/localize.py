@@ -43,10 +43,10 @@ from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.regions import Region, find_regions, layer_profile, region_sentence
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape
-from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import rows_at_once
+from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
-from mnemoscope.pipeline.capture import maps_folder, shown_tokens
+from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.train import (
     Job,
     is_finished,
@@ -192,7 +192,7 @@ def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
     path = study.folder / DECISIVENESS_FILE
     try:
         with safe_open(path, framework="np") as file:
-            for number, facts in enumerate(json.loads(file.metadata()["facts"])):
+            for number, facts in enumerate(parse_json(file.metadata()["facts"])):
                 plain: dict[str, Any] = {
                     name: tuple(value) if isinstance(value, list) else value
                     for name, value in facts.items()
@@ -242,7 +242,7 @@ def _of_cnn(study: Study, job: Job) -> list[LocalizedCnn]:
     """Δ of one CNN by every attribution; empty if the CNN did not train."""
     if not load_outcome(job).facts["did_train"]:
         return []
-    trained, found = load_cnn(job.cnn_path), []
+    trained, found = load_cnn(job.cnn_path, place=job.key), []
     attributions = study.settings.localize.attributions
     asked = job_rows(study, job).evaluation
     for_all = rows_read(study, asked, *attributions)
@@ -397,12 +397,14 @@ def _row(attribution: str, check: str, against: str, of: str, found: Agreement) 
 
 def _sane(study: Study, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
     """Compare D and Δ of a CNN with those of randomized CNNs and the control task's."""
-    trained = load_cnn(job.cnn_path)
+    trained = load_cnn(job.cnn_path, place=job.key)
     others = [("randomized", name, one) for name, one in randomized(trained)]
     for other in jobs_of(study):
         alike = replace(other, source=job.source, key=job.key) == job
         if alike and other.source == "control" and is_finished(other):
-            others.append(("permuted", "labels permuted", load_cnn(other.cnn_path)))
+            others.append(
+                ("permuted", "labels permuted", load_cnn(other.cnn_path, place=other.key))
+            )
     for attribution in study.settings.localize.attributions:
         before = _first_means(study, job, trained, attribution)
         for index in range(len(before.delta)):
@@ -443,7 +445,7 @@ def _class_copies(study: Study, rows: pl.DataFrame) -> torch.Tensor:
 def _shape_rows(study: Study, sample: str) -> Iterator[dict[str, Any]]:
     """Shape of each class's mean attention over its evaluation sequences, one row per layer."""
     rows, prefix = sample_rows(study, sample), study.settings.sequences.n_prefix
-    store = MapStore(maps_folder(study, "model"), verify=False)
+    store = open_maps(study, "model")
     for name in rows.classes:
         part = rows.evaluation.filter(pl.col("class") == name)
         maps = store.dataset(part["sequence_id"].to_numpy(), part["suffix"].to_list(), "mean")

@@ -16,9 +16,8 @@ import polars as pl
 
 from mnemoscope.benchmark.baselines import ALL_STATISTICS, all_statistics, blind_maps
 from mnemoscope.files import write_bytes
-from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import MapSource, Pooling, StackedMaps
-from mnemoscope.pipeline.capture import maps_folder, shown_tokens
+from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
 from mnemoscope.study.folder import Study
 
@@ -47,7 +46,7 @@ class StatisticsTask:
 
 def stored_maps(study: Study, role: str, rows: pl.DataFrame, tensor: Pooling) -> MapSource:
     """One tensor of the stored maps of these rows."""
-    store = MapStore(maps_folder(study, role), verify=False)
+    store = open_maps(study, role)
     return store.dataset(rows["sequence_id"].to_numpy(), rows["suffix"].to_list(), tensor)
 
 

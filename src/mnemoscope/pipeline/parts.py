@@ -5,7 +5,6 @@ A part such as `continue --part 3/8` only reads the study and writes to `parts/S
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import polars as pl
 
 from mnemoscope.data.table import refuse_padding
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_bytes, write_json
+from mnemoscope.files import read_parquet, read_record, write_bytes, write_record
 from mnemoscope.lm.model import HALVED, note_halved, noting_halved, read_halved
 from mnemoscope.maps.store import MapStore
 from mnemoscope.pipeline.blocks import (
@@ -71,6 +70,7 @@ from mnemoscope.study.settings import StudySettings, parse_settings
 
 _STAGES = ("continue", "capture", "graft")
 _RECORD = "part.json"
+_NEEDED = {"settings": dict, "models": dict, "versions": dict, "table": str, "finished": bool}
 _HALVED_FILE = "halved"
 _VERDICTS = "verdicts"
 
@@ -189,13 +189,13 @@ def _working_on(
                 raise UserError(
                     f"{folder}: begun with {difference}. Use the same, or --redo to begin anew."
                 )
-        write_json(folder / _RECORD, values | {"finished": False})
+        write_record(folder / _RECORD, values | {"finished": False})
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
         counts: dict[str, Any] = {}
         with noting_halved(counts, folder / _HALVED_FILE):
             yield folder
-        write_json(folder / _RECORD, values | counts | {"finished": True})
+        write_record(folder / _RECORD, values | counts | {"finished": True})
 
 
 def table_digest(table: pl.DataFrame) -> str:
@@ -372,14 +372,11 @@ def _find_parts(study: Study, stage: str) -> list[_Record]:
 
 def _read_record(part: Part, folder: Path) -> _Record:
     path = folder / _RECORD
+    remedy = f"Delete {folder} and run the part again."
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not {"settings", "models", "versions", "table", "finished"} <= values.keys():
-            raise ValueError("not what a part writes")
-    except (OSError, ValueError, AttributeError):
-        raise DamagedDataError(
-            f"{path}: damaged or missing. Delete {folder} and run the part again."
-        ) from None
+        values = read_record(path, needed=_NEEDED, remedy=remedy)
+    except FileNotFoundError:
+        raise DamagedDataError(f"{path}: missing. {remedy}") from None
     return _Record(part, folder, values)
 
 

@@ -4,6 +4,8 @@ Everything that can be rejected is checked before anything is written. Also comp
 labels with the model's own verdicts (`check_labels`).
 """
 
+import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from mnemoscope.data.table import (
     whole_mask,
 )
 from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.padding import check_padded
@@ -94,15 +97,39 @@ def create_study(
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that gets its name only when complete, and is removed on errors."""
-    folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    """A folder that gets its name only when complete, and is removed on errors.
+
+    Its process holds a lock on it, so what a killed one left is known and removed first.
+    """
+    folder = folder.resolve()  # a link to an empty folder stays a link
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        if (held := _held(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+    temporary = made_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
+    held = _held(temporary)
     try:
         yield temporary
         check_free(folder)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _held(folder: Path) -> int | None:
+    """A descriptor that holds a folder until it is closed; None where another process does."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def check_sources(settings: StudySettings, models: Models, source: Any = None) -> ReadResult:

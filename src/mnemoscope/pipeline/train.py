@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mnemoscope.benchmark import baselines
@@ -28,21 +27,21 @@ from mnemoscope.benchmark.baselines import (
 )
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
-from mnemoscope.cnn.files import save_cnn
+from mnemoscope.cnn.files import read_tensors, save_cnn, sealed_tensors
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
-from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device
 from mnemoscope.maps.shape import ROW_STATISTICS
-from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.views import DifferenceMaps, MapSource, MarkedMaps, PaintedMaps
 from mnemoscope.pipeline.capture import (
     LOGPROBS_FILE,
     NEXT_FILE,
     heads_role,
     maps_folder,
+    open_maps,
     shown_tokens,
 )
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
@@ -249,8 +248,7 @@ def run_job_on(study: Study, job: Job, rows: SampleRows) -> str:
     tensors, facts = (_fit_baseline if job.setting is None else _train)(study, job, rows)
     # Seconds are stored separately, because the outcome is the same in every run.
     write_text(job.outcome_path.with_suffix(".seconds"), f"{facts.pop('seconds'):.3f}\n")
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_bytes(job.outcome_path, save(whole, metadata={"facts": json.dumps(facts)}))
+    write_bytes(job.outcome_path, sealed_tensors(tensors, "facts", facts, job.key))
     return job.key
 
 
@@ -285,7 +283,7 @@ def _train(
         device=device,
     )
     logits = predict_logits(trained, evaluation)
-    save_cnn(job.cnn_path, trained)
+    save_cnn(job.cnn_path, trained, place=job.key)
     tensors = {
         "predicted": torch.stack(predicted or [logits.argmax(dim=1)]).to(torch.int16),
         "probabilities": logits.softmax(dim=1),
@@ -416,16 +414,16 @@ def load_outcome(job: Job) -> Outcome:
         DamagedDataError: the file cannot be read.
     """
     try:
-        with safe_open(job.outcome_path, framework="np") as file:
-            return Outcome(
-                predicted=file.get_tensor("predicted").astype(np.int64),
-                probabilities=file.get_tensor("probabilities"),
-                facts=json.loads(file.metadata()["facts"]),
-                seconds=float(job.outcome_path.with_suffix(".seconds").read_text()),
-            )
+        tensors, facts = read_tensors(job.outcome_path, "facts", job.key)
+        return Outcome(
+            predicted=tensors["predicted"].numpy().astype(np.int64),
+            probabilities=tensors["probabilities"].numpy(),
+            facts=facts,
+            seconds=float(job.outcome_path.with_suffix(".seconds").read_text()),
+        )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedDataError(
-            f"{job.outcome_path}: damaged ({type(error).__name__}). Delete it and run "
+            f"{job.outcome_path}: damaged ({first_line(error, 80)}). Delete it and run "
             f"'mnemoscope train {job.study} --redo': it is trained again, the rest is kept."
         ) from None
 
@@ -507,9 +505,9 @@ def train_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all sta
         jobs = list(jobs_of(study))
         (study.folder / "cnn").mkdir(exist_ok=True)
         for role in ("model", "reference"):
-            for folder in (maps_folder(study, role), maps_folder(study, heads_role(role))):
-                if folder.is_dir():
-                    MapStore(folder)  # verifies every shard's checksum once
+            for store in (role, heads_role(role)):
+                if maps_folder(study, store).is_dir():
+                    open_maps(study, store, verify=True)  # every shard's checksum, once
         choosing = list(choice_jobs(study))
         every = [*jobs, *choosing]
         todo = [job for job in every if not is_finished(job)]

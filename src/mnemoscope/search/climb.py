@@ -31,12 +31,11 @@ from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reade
 from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_json, write_parquet, write_text
+from mnemoscope.errors import UserError
+from mnemoscope.files import read_parquet, read_record, write_parquet, write_record, write_text
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
-from mnemoscope.maps.store import MapStore
-from mnemoscope.pipeline.capture import capture_rows, maps_folder, shown_tokens
+from mnemoscope.pipeline.capture import capture_rows, maps_folder, open_maps, shown_tokens
 from mnemoscope.pipeline.graft import score_grafts_again
 from mnemoscope.pipeline.label import add_measures
 from mnemoscope.pipeline.train import (
@@ -323,7 +322,7 @@ def searched_rows(study: Study) -> pl.DataFrame:
     suffix = pl.when(pl.col("is_memorized")).then(pl.lit("true")).otherwise(own)
     rows = table.filter(pl.col("is_memorized").is_not_null()).with_columns(suffix=suffix)
     for role in stored_roles(study):
-        stored = MapStore(maps_folder(study, role), verify=False).index
+        stored = open_maps(study, role).index
         rows = rows.join(stored, on=["sequence_id", "suffix"], how="semi")
     if rows["is_memorized"].n_unique() < 2:
         raise UserError(
@@ -500,13 +499,10 @@ class CheapScorer:
             hashlib.sha256("".join(rows["part"] + rows["suffix"]).encode()).hexdigest(),
         ]
         self._path = study.folder / "search" / f"cheap-{_hash(basis)}.json"
-        try:
-            has_any = self._path.is_file()
-            known = json.loads(self._path.read_text(encoding="utf-8")) if has_any else {}
-            self._kept: dict[str, float | None] = dict(known.items())
-        except (OSError, ValueError, AttributeError):
-            said = f"{self._path}: damaged. Delete it: the scores are found anew."
-            raise DamagedDataError(said) from None
+        self._kept: dict[str, float | None] = {}
+        if self._path.is_file():
+            remedy = "Delete it: the scores are found anew."
+            self._kept = read_record(self._path, needed={}, remedy=remedy)
 
     def score(self, candidate: Candidate) -> float | None:
         """The objective of one candidate; None if the regression on attention is at chance."""
@@ -523,7 +519,7 @@ class CheapScorer:
                 sources[name] = _votes([(0, fit.predicted[None], fit.probabilities)], chosen)
         self._kept[candidate.digest] = _score(sources, wanted.objective)
         self._path.parent.mkdir(exist_ok=True)
-        write_json(self._path, self._kept)
+        write_record(self._path, self._kept)
         return self._kept[candidate.digest]
 
     @cached_property
@@ -533,7 +529,7 @@ class CheapScorer:
         ids, suffixes = self._rows["sequence_id"].to_numpy(), self._rows["suffix"].to_list()
         found, prefix = {}, self._study.settings.sequences.n_prefix
         for role in stored_roles(self._study):
-            maps = MapStore(maps_folder(self._study, role), verify=False)
+            maps = open_maps(self._study, role)
             statistics = map_statistics(maps.dataset(ids, suffixes, "mean"), prefix)
             found[role] = statistics.reshape(len(ids), -1)
         return found | {"blind": self._text()}

@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from importlib import metadata
@@ -22,8 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.files import read_parquet, write_json, write_parquet, write_text
+from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
+from mnemoscope.files import (
+    read_parquet,
+    read_record,
+    write_parquet,
+    write_record,
+    write_text,
+)
+from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
 
@@ -160,12 +167,11 @@ class Study:
                 "Make one with 'mnemoscope run', or name the right folder."
             )
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            self.record: dict[str, Any] = values.pop("record")
-            self.record["models"].keys()  # must be a mapping
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+            values = parse_yaml(read_bounded(path))
+            self.record: dict[str, Any] = _checked_record(values)
+        except (OSError, ValueError) as error:
             raise DamagedDataError(
-                f"{path}: damaged ({type(error).__name__}). Restore it from a copy, "
+                f"{path}: damaged ({first_line(error)}). Restore it from a copy, "
                 "or make the study anew in another folder."
             ) from None
         if self.record.get("study_version") != STUDY_VERSION:
@@ -280,15 +286,11 @@ class Study:
         path = self._manifest_path(stage)
         if not path.is_file():
             return None
-        try:
-            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if not {"key", "counts"} <= value.keys():
-                raise ValueError("not what a stage writes")
-        except (OSError, ValueError, AttributeError):
-            raise DamagedDataError(
-                f"{path}: damaged. Delete it: the stage is made again, what is complete is kept."
-            ) from None
-        return value
+        return read_record(
+            path,
+            needed={"key": str, "counts": dict},
+            remedy="Delete it: the stage is made again, what is complete is kept.",
+        )
 
     def key(self, stage: str) -> str:
         """Hash of everything that decides a stage's output: its settings and the stages before."""
@@ -333,7 +335,7 @@ class Study:
             "counts": counts,
             "versions": versions(),
         }
-        write_json(self._manifest_path(stage), value)
+        write_record(self._manifest_path(stage), value)
         entry = {  # not in the manifests, which must be the same in every run
             "stage": stage,
             "seconds": round(time.monotonic() - started, 3),
@@ -361,12 +363,12 @@ class Study:
         path = self.folder / "log.jsonl"
         total: dict[str, float] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the torn last line of a killed process
-                total[entry["stage"]] = total.get(entry["stage"], 0.0) + entry["seconds"]
+            text = path.read_text(encoding="utf-8", errors="replace")
+            for line in text.splitlines():
+                with suppress(ValueError, TypeError, KeyError):  # torn by a kill, or not ours
+                    entry = parse_json(line)
+                    stage, seconds = str(entry["stage"]), float(entry["seconds"])
+                    total[stage] = total.get(stage, 0.0) + seconds
         return total
 
     def _manifest_path(self, stage: str) -> Path:
@@ -468,7 +470,9 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError for a path that is a file or a folder with other content."""
+    """Raise UserError for a path that is a file, a broken link or a folder with other content."""
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder}: a link to what is not there. Remove it, or choose another.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder}: exists and is not a study. Choose a new or empty folder with -o."
@@ -511,6 +515,21 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
     # A split's table depends on what the samples need.
     needed = ("taxonomies", "n_train", "n_eval", "seed")
     return flat | {f"label.{key}": values["label"][key] for key in needed}
+
+
+def _checked_record(values: Any) -> dict[str, Any]:
+    """Take the record out of what `study.yaml` holds; ValueError where it is none of ours."""
+    record = values.pop("record", None) if isinstance(values, dict) else None
+    models = record.get("models") if isinstance(record, dict) else None
+    if not (isinstance(record, dict) and isinstance(models, dict)):
+        raise ValueError("no record of its models")
+    for facts in models.values():
+        known = facts if isinstance(facts, dict) else {}
+        if not all(isinstance(known.get(key), str) for key in ("name", "fingerprint")):
+            raise ValueError("a model without name or fingerprint")
+        if not all(isinstance(known.get(key, 1), int) for key in ("n_layers", "n_heads")):
+            raise ValueError("a model whose layers or heads are no number")
+    return record
 
 
 def _write_settings(folder: Path, settings: StudySettings, record: dict[str, Any]) -> None:

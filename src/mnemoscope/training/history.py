@@ -6,7 +6,6 @@ that are the argmax after the true ones), `logprob` (mean a suffix token, nats) 
 windows were decoded, `memorization_score`.
 """
 
-import json
 import re
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet, write_json, write_parquet
+from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
 from mnemoscope.training.windows import WatchedWindows
 
 _FORMAT = 1
@@ -68,7 +67,7 @@ class HistoryWriter:
         write_parquet(self.folder / "windows.parquet", windows.table)
         versions = {name: metadata.version(name) for name in _LIBRARIES}
         about = {"format": _FORMAT, "windows": windows.digest, "versions": versions}
-        write_json(record, about | facts)
+        write_record(record, about | facts)
 
     def has(self, step: int) -> bool:
         """Whether a step has been looked at."""
@@ -114,10 +113,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
             f"name what is watched: mnemoscope track {folder} --sequences PATH."
         )
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedDataError(f"{path}: cannot be read. Begin a new history.") from error
+    found = read_record(path, needed={}, remedy="Begin a new history.")
     if found.get("format") != _FORMAT:
         raise UserError(f"{path}: format {found.get('format')}, this version reads {_FORMAT}.")
     return found
