@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from mnemoscope.audit.documents import Document, tokenize
-from mnemoscope.audit.local import LEFT, LocalModel, continue_windows
+from mnemoscope.audit.local import LEFT, LocalModel, continue_windows, judge_tokens
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.verify import read_audit
+from mnemoscope.data import read
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import continue_sequences
+from mnemoscope.lm.continue_ import best_tokens, continue_sequences
 from mnemoscope.lm.model import wrap_model
 
 _PLACE = Path(__file__).parents[1] / "lm" / "tiny_families.py"
@@ -124,3 +125,38 @@ def test_an_audit_in_a_chat_is_recorded_and_holds(tmp_path, lm, audited, verify)
     assert (found.problems, found.n_hold) == ([], frame.height)
     with pytest.raises(UserError, match="other documents, settings"):
         audited(tmp_path, text, settings=AuditSettings(n_prefixes=0))
+
+
+def test_the_tokenizer_is_copied_once_for_all_documents(lm, monkeypatch) -> None:
+    """A copy of one with 262,144 tokens takes 1.4 seconds of the processor."""
+    copied = []
+
+    def count(tokenizer, make=read._copy_backend):
+        copied.append(tokenizer)
+        return make(tokenizer)
+
+    monkeypatch.setattr(read, "_copy_backend", count)
+    documents = [Document(f"{n}.txt", f"text {n} " * 80, "") for n in range(5)]
+    model = LocalModel(lm, documents, AuditSettings())
+    assert len(model.tokens) == 5
+    assert len(copied) == 1
+
+
+@pytest.mark.parametrize("budget", [1, 100_000])
+def test_verdicts_do_not_depend_on_how_many_logits_are_held(budget, lm, windows, monkeypatch):
+    windows, settings = windows[::5], AuditSettings()
+
+    def ask():
+        judged = judge_tokens(lm, windows, settings)
+        best = best_tokens(lm, windows, batch_size=8, prefix=32)
+        whole = continue_windows(lm, windows, prefix=32, n_allowed=32, batch_size=8)
+        return judged, best, np.concatenate([one.tokens for one in whole])
+
+    plain, best, written = ask()
+    monkeypatch.setattr("mnemoscope.lm.model.LOGIT_BYTES", budget)
+    again, best_again, written_again = ask()
+    np.testing.assert_array_equal(best_again, best)
+    np.testing.assert_array_equal(written_again, written)
+    np.testing.assert_allclose(again.logprobs, plain.logprobs, atol=1e-4)  # other batches round
+    np.testing.assert_allclose(again.sampling, plain.sampling, atol=1e-3)
+    np.testing.assert_array_equal(again.is_whole, plain.is_whole)

@@ -283,10 +283,13 @@ class Tokens(NamedTuple):
 def tokenize(text: str, tokenizer: Any) -> Tokens:
     """Cut a document into tokens, without special ones.
 
+    For many documents `tokenizer` is one `WindowCutter`: to make it takes as long as to load it.
+
     Raises:
         UserError: a tokenizer that cannot give offsets (no fast one).
     """
-    ids, offsets = WindowCutter(tokenizer).encode_with_offsets(text)
+    cutter = tokenizer if isinstance(tokenizer, WindowCutter) else WindowCutter(tokenizer)
+    ids, offsets = cutter.encode_with_offsets(text)
     if offsets is None:
         raise UserError(
             "the model's tokenizer cannot say which characters a token covers. Save its fast "
@@ -328,10 +331,11 @@ class ModelTokens:
 
     def __init__(self, tokenizer: Any, bos_id: int | None) -> None:
         self.tokenizer, self.bos_id = tokenizer, bos_id
+        self._cutter = WindowCutter(tokenizer)
 
     def split(self, text: str) -> Tokens:
         """Tokens of a text, without special ones."""
-        return tokenize(text, self.tokenizer)
+        return tokenize(text, self._cutter)
 
 
 class Words:

@@ -30,6 +30,7 @@ from mnemoscope.audit.run import (
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
+from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import is_copied, right_tokens, run_lengths
@@ -157,10 +158,10 @@ class LocalModel:
         self.settings, self.documents, self.tokenizer = settings, documents, lm.tokenizer
         self._names = dict(names or {})
         self._kept: Path | None = None
-        tokens = []
+        tokens, cutter = [], WindowCutter(lm.tokenizer)
         with track("Tokenizing", total=len(documents), unit="documents") as progress:
             for document in documents:
-                tokens.append(tokenize(document.text, lm.tokenizer))
+                tokens.append(tokenize(document.text, cutter))
                 progress.advance()
         self.tokens: Sequence[Tokens] = tokens
 

@@ -170,9 +170,12 @@ class SequenceSettings(BoundedSettings):
     prefix: int | None = Field(
         default=None,
         ge=1,
+        le=65_536,
         description="Tokens the model is shown; with suffix too, both make the length.",
     )
-    suffix: int | None = Field(default=None, ge=2, description="Tokens it is to go on with.")
+    suffix: int | None = Field(
+        default=None, ge=2, le=65_536, description="Tokens it is to go on with."
+    )
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
     )
