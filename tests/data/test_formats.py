@@ -2,9 +2,13 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
+import threading
 from contextlib import redirect_stderr
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -48,14 +52,14 @@ def as_csv(path, rows):
 
 
 class Dataset:
-    """As much of `datasets.Dataset` as is read: names, columns, and a `to_dict` of its own."""
+    """As much of `datasets.Dataset` as is read: its length, names and columns."""
 
     def __init__(self, rows):
         self._rows = rows
         self.column_names = list(rows[0])
 
-    def to_dict(self):
-        return {name: self[name] for name in self.column_names}
+    def __len__(self):
+        return len(self._rows)
 
     def __getitem__(self, name):
         return [row[name] for row in self._rows]
@@ -300,6 +304,76 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(hub, tokenizer):
     assert again.frame.equals(found.frame)
 
 
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as fetching a data set takes."""
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body):
+        server, path = self.server, unquote(urlsplit(self.path).path)
+        server.asked.append(path)
+        base = f"/api/datasets/{server.name}"
+        if path.startswith(f"{base}/tree/"):
+            data = [{"type": "file", "path": name, "size": len(one), "oid": "0" * 40}
+                    for name, one in server.files.items()]  # fmt: skip
+            self.send(json.dumps(data).encode(), with_body)
+        elif path.startswith((f"{base}/revision/", base)):
+            siblings = [{"rfilename": name} for name in server.files]
+            info = {"id": server.name, "sha": "a" * 40, "siblings": siblings}
+            self.send(json.dumps(info).encode(), with_body)
+        elif (name := path.partition(f"/datasets/{server.name}/resolve/{'a' * 40}/")[2]) and (
+            name in server.files
+        ):
+            data = server.files[name]
+            etag = hashlib.sha1(data).hexdigest()
+            self.send(data, with_body, {"ETag": f'"{etag}"', "X-Repo-Commit": "a" * 40})
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+
+    def send(self, data, with_body, headers=()):
+        self.send_response(200)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_is_not_in_the_cache_is_fetched_and_nothing_else(hub, tokenizer, monkeypatch):
+    from huggingface_hub import constants
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.name, server.asked = "lab/passages", []
+    gz = packed(lines(HUBBLE), "gz")
+    server.files = {"README.md": b"# no head", "one_nodup.jsonl.gz": gz, "one_dup.jsonl.gz": gz * 9}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    try:
+        found = read_sequences("lab/passages#one_nodup", tokenizer, columns=COLUMNS)
+        assert found.facts["hub"] == {"name": "lab/passages", "commit": "a" * 40}
+        assert found.frame["duplicates"].unique().sort().to_list() == [0, 16]
+        assert not any(path.endswith("one_dup.jsonl.gz") for path in server.asked)
+        with pytest.raises(UserError, match="no such data set or revision on the hub"):
+            read_sequences("lab/none", tokenizer)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_configs_splits_and_shards_are_told_apart(hub):
     files = {f"data/train-{n:05d}-of-00003.parquet": b"" for n in range(3)}
     files |= {"data/test-00000-of-00001.parquet": b"", "extra/x/y.jsonl": b"", "README.md": CARD}
@@ -517,6 +591,10 @@ def test_frames_that_are_no_table_are_refused(tokenizer):
     for source, words in (
         ({"train": [1], "test": [2]}, "a dict of train, test: give one"),
         (3, "a int: no sequences"),
+        (
+            type("IterableDataset", (), {"column_names": ["text"]})(),
+            "IterableDataset: no sequences",
+        ),
         (pd.DataFrame({"text": ["a"], "n": [object()]}), "column"),
         (pl.DataFrame({"text": [1]}), "the DataFrame, column 'text'"),
     ):

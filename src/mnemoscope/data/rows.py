@@ -196,7 +196,7 @@ def to_frame(source: Any) -> pl.DataFrame:
         return source
     if isinstance(source, Mapping):
         raise UserError(f"a {type(source).__name__} of {', '.join(map(str, source))}: give one.")
-    if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # datasets.Dataset
+    if hasattr(source, "column_names") and hasattr(source, "__len__"):  # datasets.Dataset
         return _of_lists({name: source[name][:] for name in source.column_names})
     if hasattr(source, "columns") and hasattr(source, "to_numpy"):  # pandas
         return _of_lists({str(name): source[name].tolist() for name in source.columns})

@@ -448,8 +448,8 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if not {"text", "tokens"} & set(frame.columns):
         raise UserError(
             f"{where}: a CSV without a column 'text' or 'tokens', so no row is a document. Its "
-            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Name the "
-            "column: --column text=NAME."
+            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Rename the "
+            "column, or found a study with --column text=NAME."
         )
     for name in frame.columns:
         kind = COLUMNS[name].kind if name in COLUMNS else _STRINGS
