@@ -27,7 +27,11 @@ from mnemoscope.analysis.predict import (
     separating_plane,
     split_rows,
 )
-from mnemoscope.analysis.predictors import frequency_columns, similar_texts
+from mnemoscope.analysis.predictors import (
+    frequency_columns,
+    similar_texts,
+    three_perplexities,
+)
 from mnemoscope.errors import UserError
 
 COEFFICIENTS = np.array([1.5, -1.0, 0.0])
@@ -330,3 +334,16 @@ def test_a_feature_without_variance_is_left_out_and_named(monkeypatch) -> None:
         assert "shannon_length" not in left_out
         assert result.frames["weights"]["feature"].unique().to_list() == ["shannon_length"]
         assert result.libraries == libraries
+
+
+def test_perplexities_are_split_where_the_prefix_ends():
+    logprobs = -np.random.default_rng(0).exponential(size=(3, 63))
+    found = three_perplexities(logprobs, 48)
+    np.testing.assert_allclose(
+        found["prompt_perplexity"], np.exp(-logprobs[:, :47].mean(axis=1)), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        found["generation_perplexity"], np.exp(-logprobs[:, 47:].mean(axis=1)), rtol=1e-12
+    )
+    halves, given = three_perplexities(logprobs), three_perplexities(logprobs, 32)
+    assert all((halves[name] == given[name]).all() for name in halves)

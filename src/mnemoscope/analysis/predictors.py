@@ -53,7 +53,7 @@ def add_predictors(inputs: AnalysisInputs, rows: pl.DataFrame) -> pl.DataFrame:
     tokens = token_matrix(rows)
     columns: dict[str, Any] = {**frequency_columns(tokens, count_tokens(inputs))}
     if inputs.has_model:
-        columns |= three_perplexities(_logprobs(inputs, rows))
+        columns |= three_perplexities(_logprobs(inputs, rows), inputs.prefix)
     else:
         columns |= given_perplexities(rows, tokens)
     if _has_texts(rows):
@@ -131,17 +131,19 @@ def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[st
     }
 
 
-def three_perplexities(logprobs: _Floats) -> dict[str, _Floats]:
-    """Perplexity of the first half, of the second and of the whole, each by its own tokens, (n,).
+def three_perplexities(logprobs: _Floats, prefix: int | None = None) -> dict[str, _Floats]:
+    """Perplexity of the prefix, of the suffix and of the whole, each by its own tokens, (n,).
 
-    Log-probabilities, nats, are of every token but the first, shape (n, T - 1).
+    Log-probabilities, nats, are of every token but the first, shape (n, T - 1). The prefix is half
+    of the tokens unless given.
     """
     n = logprobs.shape[1]
+    border = n // 2 if prefix is None else prefix - 1
     total = np.cumsum(np.pad(logprobs, ((0, 0), (1, 0))), axis=1)
-    first, whole = total[:, n // 2], total[:, n]
+    first, whole = total[:, border], total[:, n]
     return {
-        "prompt_perplexity": np.exp(-first / max(n // 2, 1)),
-        "generation_perplexity": np.exp(-(whole - first) / (n - n // 2)),
+        "prompt_perplexity": np.exp(-first / max(border, 1)),
+        "generation_perplexity": np.exp(-(whole - first) / (n - border)),
         "sequence_perplexity": np.exp(-whole / n),
     }
 
