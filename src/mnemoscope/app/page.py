@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import gradio as gr
 import numpy as np
+import polars as pl
 
 from mnemoscope.app.views import (
     BrowsedStudy,
@@ -29,7 +31,7 @@ from mnemoscope.audit.documents import Reading, read_documents
 from mnemoscope.audit.ground import CnnGround, check_study, read_ground
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.settings import AuditSettings
-from mnemoscope.embedded import model_path, reference_path
+from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.lm.attention import capture_pooled
@@ -53,7 +55,15 @@ TYPES = (
 OF_STUDY = "study"
 FOLDER = "folder"
 MOST_WAITING = 8
+MOST_KEPT = 8
+"""Results of visitors that are kept, in memory, for when their page is loaded again."""
 
+_OFTEN = 5  # copies in training
+_BETWEEN = (
+    "Ottilie painted seven onions under the hill before supper, and our baker envied winter.",
+    "The twelfth heron returned two ladders at low tide; a quiet clerk counted the moss.",
+    "Without a word the ferry crossed the copper bridge, and the lamp borrowed a velvet map.",
+)
 _POLL_SECONDS = 0.2
 _MOST_LOADED = 3
 _KEEP_UPLOADS = (600, 3600)  # seconds: look every, remove what is older
@@ -76,6 +86,21 @@ element.addEventListener('click', pick);
 element.addEventListener('keydown', pick);
 """
 """Tells the server which element with `data-pick` was clicked, or chosen with Enter or space."""
+
+POINT_SCRIPT = """
+element.addEventListener('pointermove', (event) => {
+  const stack = event.target.closest('.stack'), maps = event.target.closest('.maps');
+  if (!stack || !maps || !maps.dataset.tokens) return;
+  const tokens = JSON.parse(maps.dataset.tokens), box = stack.getBoundingClientRect();
+  const at = (share) => Math.min(tokens.length - 1, Math.max(0, Math.floor(share * tokens.length)));
+  const query = at((event.clientY - box.top) / box.height);
+  const key = at((event.clientX - box.left) / box.width);
+  maps.querySelector('.pointed').textContent = key > query
+    ? `${query + 1} ‘${tokens[query]}’ cannot look ahead`
+    : `${query + 1} ‘${tokens[query]}’ looks at ${key + 1} ‘${tokens[key]}’`;
+});
+"""
+"""Says which tokens lie under the pointer on a map."""
 
 REVEAL_SCRIPT = """
 watch('value', () => {
@@ -145,6 +170,14 @@ def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
         ],
         skipped=[replace(one, name=one.name.replace(source, name, 1)) for one in reading.skipped],
     )
+
+
+def example_text() -> str:
+    """Three passages that the embedded model has learned, between sentences that it has not."""
+    rows = pl.read_parquet(sequences_path())
+    rows = rows.filter(pl.col("duplicates") > _OFTEN, pl.col("genre") == "prose")
+    told = zip(_BETWEEN, rows["text"].head(len(_BETWEEN)), strict=True)
+    return "\n\n".join(piece for both in told for piece in both)
 
 
 def _check_bytes(n: int, name: str) -> None:
@@ -355,7 +388,8 @@ def audit_work(
                 names={"model": name, "reference": EMBEDDED if name == EMBEDDED else ""},
             )
             frame = read_parquet(out / "spans.parquet")
-        return Result.of(record, frame, {one.name: one.text for one in reading.documents})
+            texts = {one.name: one.text for one in reading.documents}
+            return Result.of(record, frame, texts, out)
 
     return work
 
@@ -418,6 +452,15 @@ class Shop:
     opened: Result | None = None
     desk: Desk = field(default_factory=Desk)
     jobs: dict[str, Job] = field(default_factory=dict)
+    kept: dict[str, Result] = field(default_factory=dict)
+
+    def keep(self, result: Result) -> str:
+        """Keep a result for a page that is loaded again; the word by which it asks for it."""
+        word = token_urlsafe()
+        self.kept[word] = result
+        while len(self.kept) > MOST_KEPT:
+            del self.kept[next(iter(self.kept))]
+        return word
 
     def audit(
         self, pasted: str, upload: str | None, choice: str, folder: str, session: str
@@ -481,7 +524,7 @@ def make_blocks(shop: Shop) -> gr.Blocks:
                 with gr.Tab("This audit"):
                     _result_view(shop, gr.State(shop.opened), render_result(shop.opened))
             with gr.Tab("Audit a document"):
-                _audit_tab(shop)
+                _audit_tab(shop, blocks)
             if shop.browsed is not None:
                 with gr.Tab("The study"):
                     _study_tab(shop, shop.browsed)
@@ -497,7 +540,7 @@ def _leaver(shop: Shop) -> Callable[[gr.Request], None]:
     return leave
 
 
-def _audit_tab(shop: Shop) -> None:
+def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     """Bring a document, choose a model, watch, read."""
     offered = choices(None if shop.browsed is None else str(shop.browsed.model["name"]))
     with gr.Row():
@@ -523,9 +566,11 @@ def _audit_tab(shop: Shop) -> None:
     with gr.Row(elem_id="buttons"):
         start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
         cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
+        example = gr.Button("An example", scale=0, min_width=120, elem_id="example")
     line = _html(status("Nothing is running."), elem_id="status")
-    state = gr.State(None)
+    state, word = gr.State(None), gr.BrowserState(None, storage_key="mnemoscope-result")
     shown, clear = _result_view(shop, state, "")
+    example.click(example_text, None, pasted, **_QUIET)
     choice.change(lambda value: gr.update(visible=value == FOLDER), choice, folder, **_QUIET)
 
     def audit(
@@ -533,23 +578,36 @@ def _audit_tab(shop: Shop) -> None:
     ) -> Iterator[tuple[Any, ...]]:
         """Audit, and show the result in place of the last one."""
         kept = [gr.skip() for _ in clear]
-        yield status("Reading the document …"), gr.update(interactive=True), None, "", *clear
+        busy, idle, same = gr.update(interactive=True), gr.update(interactive=False), gr.skip()
+        yield status("Reading the document …"), busy, None, None, "", *clear
         for now, result in shop.audit(text, path, chosen, typed, str(request.session_hash)):
             if result is None:
-                yield now, gr.skip(), gr.skip(), gr.skip(), *kept
+                yield now, same, same, same, same, *kept
             else:
-                yield now, gr.skip(), result, render_result(result), *clear
-        yield gr.skip(), gr.update(interactive=False), gr.skip(), gr.skip(), *kept
+                yield now, same, shop.keep(result), result, render_result(result), *clear
+        yield same, idle, same, same, same, *kept
+
+    def again(kept_word: Any) -> tuple[Any, ...]:
+        """What a page showed before it was loaded again."""
+        result = shop.kept.get(str(kept_word))
+        if result is None:
+            return (gr.skip(),) * (2 + len(shown))
+        return status("The last audit of this browser."), result, render_result(result), *clear
+
+    def stop(request: gr.Request) -> tuple[Any, Any]:
+        shop.leave(str(request.session_hash))
+        return status("Cancelling …"), gr.update(interactive=False)
 
     start.click(
         audit,
         [pasted, upload, choice, folder],
-        [line, cancel, state, *shown],
+        [line, cancel, word, state, *shown],
         **_QUIET,
         concurrency_limit=None,
         trigger_mode="once",
     )
-    cancel.click(_leaver(shop), None, None, queue=False, api_visibility="private")
+    cancel.click(stop, None, [line, cancel], queue=False, **_QUIET)
+    blocks.load(again, word, [line, state, *shown], **_QUIET)
 
 
 def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML], tuple[str, str]]:
@@ -564,7 +622,7 @@ def _result_view(shop: Shop, state: gr.State, html: str) -> tuple[list[gr.HTML],
             result = _html(html, js_on_load=PICK_SCRIPT, elem_classes="result")
         with gr.Column(scale=2, min_width=300):
             card = _html("", js_on_load=REVEAL_SCRIPT, elem_classes="evidence")
-            maps = _html("", elem_classes="pictures")
+            maps = _html("", js_on_load=POINT_SCRIPT, elem_classes="pictures")
 
     def choose(audited: Result | None, event: gr.EventData) -> Iterator[tuple[Any, Any]]:
         if audited is None:
@@ -598,7 +656,7 @@ def _study_tab(shop: Shop, browsed: BrowsedStudy) -> None:
             )
         with gr.Column(scale=3, min_width=300):
             text = _html("", js_on_load=REVEAL_SCRIPT, elem_id="sequence")
-            maps = _html("", elem_id="sequence-maps")
+            maps = _html("", js_on_load=POINT_SCRIPT, elem_id="sequence-maps")
 
     def other_taxonomy(name: str) -> tuple[Any, ...]:
         found = [one["name"] for one in browsed.taxonomy(name).classes]

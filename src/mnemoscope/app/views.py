@@ -1,5 +1,6 @@
 """What the app shows, rendered: an audit, the maps of a sequence, a finished study to browse."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ import polars as pl
 import torch
 
 from mnemoscope.audit import page
-from mnemoscope.audit.documents import read_documents
+from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.lm.load import load_tokenizer
@@ -26,6 +27,12 @@ from mnemoscope.words import UNKNOWN, interval, percent
 
 MAP_INK = (59, 125, 216)
 DELTA_INK = (214, 90, 12)
+DOWNLOADS = {
+    "audit.html": "text/html",
+    "audit.json": "application/json",
+    "audit.sarif": "application/json",
+}
+"""Files of an audit that a visitor can take along, with their types."""
 PAGE_ROWS = 12
 """Sequences on a page."""
 
@@ -42,20 +49,27 @@ class Result:
     """An audit that has been made or opened.
 
     `record` is that of `audit.json`, `rows` the table of spans, each with its `number` from 1;
-    `texts` gives every document by its name, None where it is not there any more.
+    `texts` gives every document by its name, None where it is not there any more; `files` are
+    those that can be downloaded.
     """
 
     record: Mapping[str, Any]
     rows: list[dict[str, Any]] = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
-        cls, record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[str, str | None]
+        cls,
+        record: Mapping[str, Any],
+        frame: pl.DataFrame,
+        texts: Mapping[str, str | None],
+        folder: Path,
     ) -> "Result":
-        """Number the rows of a table of spans."""
+        """Number the rows of a table of spans; of the audit's folder `DOWNLOADS` are kept."""
         rows = [{"number": n, **row} for n, row in enumerate(frame.iter_rows(named=True), 1)]
-        return cls(record, rows, texts)
+        paths = [path for path in map(folder.joinpath, DOWNLOADS) if path.is_file()]
+        return cls(record, rows, texts, {path.name: path.read_bytes() for path in paths})
 
     def row(self, number: Any) -> dict[str, Any]:
         """The span of a number that came from a page; UserError if there is none."""
@@ -72,9 +86,8 @@ def open_audit(folder: Path) -> Result:
         DamagedDataError: a file that cannot be read.
     """
     record, frame = read_audit(folder)
-    return Result.of(
-        record, frame, {row["document"]: _text(folder, record, row) for row in record["documents"]}
-    )
+    texts = {row["document"]: _text(folder, record, row) for row in record["documents"]}
+    return Result.of(record, frame, texts, folder)
 
 
 def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> str | None:
@@ -106,7 +119,12 @@ def render_result(result: Result) -> str:
         text = result.texts.get(summary["document"])
         pieces = None if text is None else list(page.stretches(text, own, is_whole=is_whole))
         documents.append({**summary, "pieces": pieces, "rows": own})
-    return render("result.html.j2", record=result.record, documents=documents)
+    # In the page itself, so that nothing of a visitor's document stands on disk.
+    downloads = [
+        {"name": name, "uri": f"data:{DOWNLOADS[name]};base64,{b64encode(data).decode()}"}
+        for name, data in result.files.items()
+    ]
+    return render("result.html.j2", record=result.record, documents=documents, downloads=downloads)
 
 
 def render_card(result: Result, number: Any) -> str:
@@ -188,6 +206,7 @@ def render_maps(maps: SequenceMaps, delta: ClassDelta | None = None, note: str =
         delta=delta,
         note=note,
         length=maps.mean.shape[-1],
+        pieces=["".join(one.text for one in mark_hidden(text)) for text in maps.pieces],
         edges=[
             edge._asdict()
             | {"query_text": maps.pieces[edge.query - 1], "key_text": maps.pieces[edge.key - 1]}
