@@ -1,0 +1,157 @@
+"""Near copies against planted truth: passages with words put in, left out or exchanged.
+
+python benchmarks/near_copies.py [--passages 8]
+
+Trained passages of the embedded model, prose and code, are changed in what the model is to write
+(the second half) and stand between sentences of a grammar. Found is a passage of whose second half
+more than half of the characters are in a span. Unseen text: held-out prose and code, the grammar.
+"""
+
+import argparse
+import random
+import re
+
+import polars as pl
+from bench_audit import write_new
+
+from mnemoscope.audit.documents import Document, character_range
+from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.near import begun_right, find_near_copies
+from mnemoscope.audit.run import scan_windows
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.lm.load import load_model
+from mnemoscope.stats import resampled_ratio
+
+CHANGES = ("insert", "delete", "swap")
+NUMBERS = (1, 2, 4)
+NEW_WORDS = ["quite", "lamp", "seven", "x", "of", "moss", "return", "while"]
+GENRES = ("code", "prose")
+
+
+def change(text, kind, n, generator):
+    """A text with n words put in, left out or exchanged with the next in its second half."""
+    spans = [one.span() for one in re.finditer(r"\S+", text)]
+    inside = [
+        place
+        for place, (start, end) in enumerate(spans)
+        if start > 0.56 * len(text) and end < 0.9 * len(text)
+    ]
+    if len(inside) < n + 1:
+        return None
+    ends = [start for start, _ in spans[1:]] + [spans[-1][1]]
+    words = [
+        [text[start:end], text[end:then]] for (start, end), then in zip(spans, ends, strict=True)
+    ]
+    if kind == "insert":
+        for place in sorted(generator.sample(inside, n), reverse=True):
+            words.insert(place, [generator.choice(NEW_WORDS), " "])
+    elif kind == "delete":
+        for place in sorted(generator.sample(inside, n), reverse=True):
+            del words[place]
+    else:
+        for _ in range(n):
+            place = generator.choice(inside[:-1])
+            words[place][0], words[place + 1][0] = words[place + 1][0], words[place][0]
+    return text[: spans[0][0]] + "".join(word + blank for word, blank in words)
+
+
+def planted(sequences, n_passages):
+    """Documents of one genre, kind and number of changes, with places and names of passages."""
+    trained = sequences.filter(pl.col("duplicates") > 5)
+    for genre in GENRES:
+        texts = trained.filter(pl.col("genre") == genre)["text"].sample(200, seed=1).to_list()[:60]
+        for kind in CHANGES:
+            for n in NUMBERS:
+                generator = random.Random(f"{genre}{kind}{n}")
+                text, places = "", []
+                for passage in generator.sample(texts, n_passages):
+                    changed = change(passage, kind, n, generator)
+                    if changed is None:
+                        continue
+                    text += write_new(generator, generator.randint(2, 4)) + "\n"
+                    origin = f"{genre} {texts.index(passage)}"
+                    places.append((len(text), len(text) + len(changed), origin))
+                    text += changed + "\n"
+                yield (genre, kind, n), text + write_new(generator, 4), places
+
+
+def unseen(sequences):
+    """Text that the model never saw: held-out sequences, and the grammar."""
+    held_out = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    for seed in range(4):
+        yield ("unseen",), "\n".join(held_out.sample(40, seed=seed)["text"]), []
+    for seed in range(50, 52):
+        yield ("unseen",), write_new(random.Random(seed), 80), []
+
+
+def covered(tokens, ranges):
+    """Characters of ranges of tokens."""
+    found = set()
+    for first, last in ranges:
+        found.update(range(*character_range(tokens, first, last)))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--passages", type=int, default=8)
+    wanted = parser.parse_args()
+    sequences = pl.read_parquet(sequences_path())
+    lm = load_model(str(model_path()), device="cpu")
+    documents = [*planted(sequences, wanted.passages), *unseen(sequences)]
+    model = LocalModel(
+        lm, [Document(str(n), one[1], "") for n, one in enumerate(documents)], AuditSettings()
+    )
+    windows = scan_windows(model)
+    places = begun_right(windows)
+    report(documents, model.tokens, windows, places, model.write_on(places))
+
+
+def report(documents, tokens_of, windows, places, written):
+    """Print how much is found word for word and nearly so, and how much by mistake."""
+    settings = AuditSettings()
+    copies = find_near_copies(tokens_of, places, written, settings)
+    hits = windows.filter(pl.col("continuation").is_not_null())
+    rows = []
+    for number, (kind, text, passages) in enumerate(documents):
+        firsts = hits.filter(pl.col("document") == number)["first"].to_list()
+        tokens = tokens_of[number]
+        strict = covered(tokens, [(one + settings.prefix, one + settings.length) for one in firsts])
+        own = [one for one in copies if one.place[0] == number]
+        near = covered(tokens, [(one.first, one.last) for one in own])
+        whole = {place for start, end, _ in passages for place in range(start, end)}
+        if not passages:
+            rows.append((kind, len(near), len(text), 0, 0, 0, 0))
+        for start, end, origin in passages:
+            half = set(range(start + (end - start) // 2, end))
+            either = (strict | near) & half
+            rows.append((kind, 0, 0, 1, len(half), len(strict & half), len(either), origin))
+        rows.append((kind, len(near - whole) if passages else 0, 0, 0, 0, 0, 0))
+    print(f"{windows.height:,} windows, {len(places):,} let go on, {len(copies)} near copies")
+    print(
+        "| planted | passages | strict | strict or near | by character, strict | strict or near |"
+    )
+    kinds = [(genre,) for genre in GENRES] + [(kind,) for kind in CHANGES]
+    kinds += [(genre, kind, n) for genre in GENRES for kind in CHANGES for n in NUMBERS]
+    for kind in [(), *kinds, *((n,) for n in NUMBERS)]:
+        some = [one for one in rows if one[3] and set(kind) <= set(one[0])]
+        found = [sum(2 * one[which] > one[4] for one in some) for which in (5, 6)]
+        shares = [
+            resampled_ratio(
+                *([one[place] for one in some] for place in (which, 4)), [one[7] for one in some]
+            )
+            for which in (5, 6)
+        ]
+        name = " ".join(map(str, kind)) or "all"
+        print(f"| {name} | {len(some)} | {found[0]} | {found[1]} | {shares[0]} | {shares[1]} |")
+    outside = sum(one[1] for one in rows if one[0] != ("unseen",))
+    alarms, characters = (sum(one[w] for one in rows if one[0] == ("unseen",)) for w in (1, 2))
+    print(
+        f"outside the planted passages: {outside} characters; in {characters:,} characters of "
+        f"unseen text: {alarms}"
+    )
+
+
+if __name__ == "__main__":
+    main()
