@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.stats import beta, binomtest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest
 
 from mnemoscope.audit.documents import Tokens, character_range, read_documents, tokenize
 from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
@@ -25,6 +24,7 @@ from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.flow.run import run
 from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.load import load_model
+from mnemoscope.stats import Estimate, separation, share_true
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.groups import find_groups
 
@@ -118,13 +118,6 @@ def reproduced(lm, text):
     return found
 
 
-def interval(n_yes, n):
-    """Clopper and Pearson's 95 % interval of a count."""
-    low = beta.ppf(0.025, n_yes, n - n_yes + 1) if n_yes else 0.0
-    high = beta.ppf(0.975, n_yes + 1, n - n_yes) if n_yes < n else 1.0
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def measure_finds(lm, reference, sequences, n_documents):
     planted = planted_documents(sequences, n_documents)
     texts = [text for text, _ in planted]
@@ -176,8 +169,9 @@ def measure_alarms(lm, reference, sequences, n_documents):
         print(
             f"false alarms, {name}: {whole['recall_spans']} recall spans, "
             f"{whole['guess_spans']} guess spans in {whole['characters']:,} characters "
-            f"({whole['windows']:,} windows); recalled at most "
-            f"{100 * whole['recalled']['high']:.2f} % (95 %)"
+            f"({whole['windows']:,} windows, {whole['asked']} documents; "
+            f"{whole['near_spans']} near copies); recalled "
+            f"{Estimate(*(whole['recalled'][one] for one in ('share', 'low', 'high')))}"
         )
 
 
@@ -257,6 +251,8 @@ def ask_fold(lm, reference, asked, others, n_sequences):
         "needs_own": np.array(
             [2 * one["prior_reproduced"] < one["prior_prefixes"] for one in found]
         ),
+        "grafts": np.array([one["grafts_survived"] / one["grafts"] for one in found]),
+        "group": find_groups(pool[rows]).to_numpy(),
         "probability": ask_cnns(lm, others, windows),
     }
 
@@ -267,14 +263,17 @@ def measure_grounds(lm, reference, sequences, n_sequences, swap):
     all_of = ask_fold(lm, reference, asked, others, n_sequences)
     is_trained, rule, needs_own = (all_of[name] for name in ("is_trained", "rule", "needs_own"))
     not_by_reference = all_of["score"] < AuditSettings().threshold
-    cnn = all_of["probability"] >= 0.5
+    cnn, grafts = all_of["probability"] >= 0.5, all_of["grafts"] <= 0.5
+    group = all_of["group"]
     print(
         f"grounds: {len(rule)} reproduced sequences, {int(is_trained.sum())} trained more than "
         f"five times, {int((~is_trained).sum())} never (held-out templates); the reference "
         f"reproduces {int((~not_by_reference).sum())}; rule and CNN agree on "
-        f"{int((rule == cnn).sum())}"
+        f"{int((rule == cnn).sum())}; {len(np.unique(group[is_trained]))} and "
+        f"{len(np.unique(group[~is_trained]))} groups of near duplicates"
     )
     two_of_three = rule.astype(int) + cnn + not_by_reference >= 2
+    with_grafts = rule.astype(int) + grafts + not_by_reference >= 2
     truths = {"trained": is_trained, "reference does not": not_by_reference}
     grounds = {
         "rule": (rule, rule.astype(float)),
@@ -288,6 +287,11 @@ def measure_grounds(lm, reference, sequences, n_sequences, swap):
         "rule or reference": (rule | not_by_reference, None),
         "cnn and reference": (cnn & not_by_reference, None),
         "two of rule, cnn, reference": (two_of_three, None),
+        "grafts": (grafts, -all_of["grafts"]),
+        "rule and grafts": (rule & grafts, None),
+        "rule or grafts": (rule | grafts, None),
+        "reference and grafts": (not_by_reference & grafts, None),
+        "two of rule, reference, grafts": (with_grafts, None),
     }
     for truth_name, truth in truths.items():
         print(f"truth: {truth_name} ({int(truth.sum())} of {len(truth)})")
@@ -299,25 +303,19 @@ def measure_grounds(lm, reference, sequences, n_sequences, swap):
             worse = int(((says != truth) & (rule == truth)).sum())
             p = binomtest(better, better + worse).pvalue if better + worse else 1.0
             print(
-                f"  {name:27s} AUC {auc(truth, graded)}  precision {hits}/{said} "
-                f"{interval(hits, said)}  recall {hits}/{int(truth.sum())} "
-                f"{interval(hits, int(truth.sum()))}  beside the rule {better} more right, "
+                f"  {name:30s} AUC {auc(truth, graded, group)}  precision {hits}/{said} "
+                f"{share_true(truth[says], group[says])}  recall {hits}/{int(truth.sum())} "
+                f"{share_true(says[truth], group[truth])}  beside the rule {better} more right, "
                 f"{worse} more wrong, p = {p:.2g}"
             )
 
 
-def auc(truth, graded, n_draws=1000):
-    """AUC with a bootstrap interval over sequences."""
+def auc(truth, graded, group):
+    """AUC with an interval over groups of near duplicates."""
     if graded is None:
         return "-"
-    generator = np.random.default_rng(0)
-    draws = []
-    for _ in range(n_draws):
-        rows = generator.integers(0, len(truth), len(truth))
-        if 0 < truth[rows].sum() < len(rows):
-            draws.append(roc_auc_score(truth[rows], graded[rows]))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return f"{roc_auc_score(truth, graded):.3f} [{low:.3f}, {high:.3f}]"
+    found = separation(-graded, truth, seed=0, n_resamples=1000, groups=group)
+    return f"{found.auc:.3f} [{found.auc_low:.3f}, {found.auc_high:.3f}]"
 
 
 def measure_speed(lm, sequences):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.audit import needs
-from mnemoscope.audit.evidence import NEEDS_COLUMNS
+from mnemoscope.audit.evidence import LATER_COLUMNS
 from mnemoscope.audit.needs import find_needs
 from mnemoscope.audit.page import render_page
 from mnemoscope.audit.verify import read_audit
@@ -73,14 +73,14 @@ def test_the_card_says_it_and_says_nothing_where_it_was_not_asked(made):
     assert "Owes most to" in words(frame)
     assert "With the 8 attention edges it needs most cut" in words(frame)
     nothing = frame.with_columns(
-        pl.lit(None, kind).alias(one) for one, kind in NEEDS_COLUMNS.items()
+        pl.lit(None, kind).alias(one) for one, kind in LATER_COLUMNS.items()
     )
     assert "attention edges it needs most cut" not in words(nothing)
 
 
 def test_an_audit_of_an_earlier_version_is_read(made, tmp_path):
     shutil.copytree(made[0] / "out", tmp_path / "out")
-    write_parquet(tmp_path / "out" / "spans.parquet", made[2].drop(*NEEDS_COLUMNS))
+    write_parquet(tmp_path / "out" / "spans.parquet", made[2].drop(*LATER_COLUMNS))
     record, frame = read_audit(tmp_path / "out")
     assert record["documents"] == json.loads(json.dumps(made[1]["documents"]))
     assert frame["needed"].null_count() == frame.height

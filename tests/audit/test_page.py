@@ -1,7 +1,9 @@
 """Page, SARIF and JUnit: every text escaped, nothing from outside, each passage at its place."""
 
+import html
 import math
 import re
+import shlex
 from xml.etree import ElementTree
 
 import polars as pl
@@ -10,6 +12,7 @@ import pytest
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.page import chance, junit_xml, sarif_log, stretches
+from mnemoscope.audit.settings import AuditSettings
 
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 
@@ -70,12 +73,26 @@ def test_pieces_joined_are_the_text():
         (math.log(0.0123), "1.2 %"),
         (math.log(1 / 20000), "1 in 20,000"),
         (-12 * math.log(10), "1 in 10¹²"),
+        (math.log(0.9 / 3710000000), "1 in 4.1\u00a0×\u00a010⁹"),
+        (math.log(1.0001e-7), "1 in 10⁷"),
         (-math.inf, "never"),
         (None, "not asked"),
     ],
 )
 def test_chances_are_readable_however_small(logprob, said):
     assert chance(logprob) == said
+
+
+def test_the_command_can_be_pasted_into_a_shell(tmp_path, lm, new_text):
+    (tmp_path / "a b.txt").write_text(new_text(3, 80))
+    command = ["mnemoscope", "audit", "m", "a b.txt", "--fail-if", "recalled > 0.5%", "$HOME"]
+    reading = read_documents([str(tmp_path / "a b.txt")])
+    settings = AuditSettings(stride=64)
+    audit_documents(lm, reading, tmp_path / "out", settings=settings, command=command)
+    page = html.unescape((tmp_path / "out" / "audit.html").read_text())
+    shown = re.search(r'<pre class="command">(.*?)</pre>', page)[1]
+    assert shlex.split(shown) == command
+    assert "'recalled > 0.5%'" in shown
 
 
 def test_signs_stand_for_what_cannot_be_seen():
@@ -91,10 +108,21 @@ def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, audited, new
     assert summary["reproduced"]["characters"] == 0
     assert "repeats nothing of this document" in page
     assert f"asked at {summary['windows']} places and did so nowhere" in page
-    bound = f"at most {100 * summary['reproduced']['high']:.1f}\u00a0% would".replace("\u00a0", " ")
-    assert bound in page
+    assert "How much of other texts would come out, it does not say" in page
+    assert summary["reproduced"]["high"] is None
     assert "does not prove that the model never saw the document" in page
     assert "Recalled means" not in page
+
+
+def test_of_many_documents_nothing_found_has_a_bound(tmp_path, lm, new_text):
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text(new_text(number, 80))
+    reading = read_documents([str(path) for path in sorted(tmp_path.glob("*.txt"))])
+    settings = AuditSettings(stride=64)
+    summary = audit_documents(lm, reading, tmp_path / "out", settings=settings)["summary"]
+    assert (summary["asked"], summary["reproduced"]["characters"]) == (10, 0)
+    page = " ".join((tmp_path / "out" / "audit.html").read_text().split())
+    assert "at most 30.8 % of the text would" in page.replace("<b>", "").replace("</b>", "")
 
 
 TEXT = "first line\n😀 second line\nthird line"

@@ -71,7 +71,6 @@ def test_new_text_is_never_called_recalled(made, planted):
     assert spans.height == 0
     row = next(one for one in made[1]["documents"] if one["document"].endswith("new.txt"))
     assert row["recalled"]["share"] == 0
-    assert 0 < row["recalled"]["high"] < 0.15  # what so many characters can exclude
 
 
 def test_shuffled_words_of_trained_text_are_not_recalled(tmp_path, audited, trained):

@@ -17,7 +17,11 @@ from mnemoscope.audit.spans import Span, cut
 _PIECES = pl.List(pl.String)
 _VALUES = pl.List(pl.Float64)
 
-NEEDS_COLUMNS: dict[str, Any] = {
+LATER_COLUMNS: dict[str, Any] = {
+    "grafts": pl.Int64,
+    "grafts_survived": pl.Int64,
+    "broken_by": _PIECES,
+    "grafts_say": pl.String,
     "needed": pl.List(pl.Struct({"token": pl.Int64, "text": pl.String, "effect": pl.Float64})),
     "run_without_needed": pl.Int64,
     "run_without_equal_mass": pl.Float64,
@@ -54,7 +58,7 @@ SPAN_COLUMNS: dict[str, Any] = {
     "prior_prefixes": pl.Int64,
     "prior_source": pl.String,
     "log_likelihood_ratio": pl.Float64,
-    **NEEDS_COLUMNS,
+    **LATER_COLUMNS,
     "rule_says": pl.String,
     "prior_says": pl.String,
     "reference_says": pl.String,
@@ -351,8 +355,7 @@ def span_table(
 def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[str, Any]:
     """What the windows of a span and the models say, and the verdict that follows.
 
-    The verdict is the rule's; where CNN and reference were asked too, that of two of the three.
-    docs/audit.md, "Which ground is right?", measures both.
+    The verdict is `decide`'s; docs/audit.md, "Which ground is right?", measures the grounds.
     """
     hit, ruling = span.hit, span.hit.ruling
     score, probability = evidence["reference_score"], evidence["probability"]
@@ -364,9 +367,14 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
     n_others = evidence["prior_prefixes"]
     comes_anyway = n_others is not None and 2 * evidence["prior_reproduced"] >= n_others
     prior = GUESS if comes_anyway else None
-    verdict, reason = decide(span.verdict, cnn, reference), ruling.reason
+    n_grafts = evidence.get("grafts")
+    grafts = None
+    if n_grafts is not None:
+        grafts = RECALL if 2 * evidence["grafts_survived"] <= n_grafts else GUESS
+    verdict, reason = decide(span.verdict, cnn, reference, grafts), ruling.reason
     if verdict != span.verdict:
-        reason = f"CNN and reference model both say {cnn}, against the rule: {reason}"
+        beside = "its grafts" if cnn is None else "CNN"
+        reason = f"reference model and {beside} both say {verdict}, against the rule: {reason}"
     elif span.is_copied:
         reason += "; all that the model writes stands in the prefix already"
     return dict.fromkeys(SPAN_COLUMNS) | {
@@ -389,6 +397,7 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
         "prior_says": prior,
         "reference_says": reference,
         "cnn_says": cnn,
-        "grounds_disagree": len({span.verdict, prior, reference, cnn} - {None}) > 1,
+        "grafts_say": grafts,
+        "grounds_disagree": len({span.verdict, prior, reference, cnn, grafts} - {None}) > 1,
         **evidence,
     }

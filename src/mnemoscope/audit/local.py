@@ -6,6 +6,7 @@ is kept part by part, so that a killed audit goes on.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, t
 from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
 from mnemoscope.audit.needs import find_needs
+from mnemoscope.audit.robustness import Grafts
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
     PARTS,
@@ -48,7 +50,7 @@ from mnemoscope.lm.model import (
     run_batches,
 )
 from mnemoscope.parse import read_json
-from mnemoscope.progress import track
+from mnemoscope.progress import say, track
 
 LEFT = -1
 """Stands in place of tokens that were not decoded."""
@@ -176,15 +178,33 @@ class LocalModel:
             facts["cnn"] = {name: one for name, one in self.cnn.facts.items() if name != "study"}
         return facts
 
-    def facts(self, _: pl.DataFrame, /) -> dict[str, Any]:
+    def facts(self, spans: pl.DataFrame, /) -> dict[str, Any]:
         """What is recorded of the models."""
         lm, reference = self.lm, self.reference
+        beside = None
+        if reference is not None:
+            beside = _facts(reference, self._names.get("reference", reference.name))
+            beside["grafts"], beside["no_grafts"] = None, None
+            if spans.height:
+                kind = "no_grafts" if isinstance(self._grafts, str) else "grafts"
+                beside[kind] = getattr(self._grafts, "parts", self._grafts)
         return {
             "model": _facts(lm, self._names.get("model", lm.name)),
-            "reference": reference
-            and _facts(reference, self._names.get("reference", reference.name)),
+            "reference": beside,
             "cnn": self.cnn and self.cnn.facts,
         }
+
+    @cached_property
+    def _grafts(self) -> Grafts | str | None:
+        """Parts of the reference, why none fits, or None without a reference."""
+        if self.reference is None:
+            return None
+        try:
+            return Grafts(self.lm, self.reference)
+        except UserError as error:
+            reason = str(error).removeprefix("graft: ")
+            say(f"No part of the reference is put into the model: {reason}")
+            return reason
 
     def resume(self, out: Path, key: str) -> None:
         """Keep what is continued in the folder of an audit, under its key."""
@@ -246,6 +266,21 @@ class LocalModel:
                 found[one] = Growth(int(n), is_copied(lm.tokenizer, prompt, written))
         return found
 
+    def write_on(self, places: Sequence[Place]) -> list[list[int]]:
+        """What the model writes from the prefix of windows, twice as far as a window reaches."""
+        settings, written = self.settings, list[list[int]]()
+        n = 2 * settings.suffix
+        if self.lm.max_positions is not None:
+            n = min(n, self.lm.max_positions - len(self.lm.before) - settings.prefix)
+        size = settings.batch_size * _BATCHES_A_PART
+        with track("Looking for near copies", total=len(places), unit="windows") as progress:
+            for start in range(0, len(places), size):
+                prefixes = cut(self.tokens, places[start : start + size], settings.prefix)
+                rows = np.hstack([prefixes, np.zeros((len(prefixes), n), dtype=np.int32)])
+                written += self._continued(self.lm, rows, n).tokens.tolist()
+                progress.advance(len(prefixes))
+        return written
+
     def _reach(self, place: Place) -> int:
         """Tokens of prefix and what may follow."""
         number, first = place
@@ -261,7 +296,8 @@ class LocalModel:
         with track("Gathering evidence", total=len(spans), unit="spans") as progress:
             for start in range(0, len(spans), _SPANS_AT_ONCE):
                 chunk = spans[start : start + _SPANS_AT_ONCE]
-                found += self._with_needs(gather_evidence(self, chunk))
+                evidence = self._with_needs(gather_evidence(self, chunk))
+                found += self._with_grafts(evidence)
                 progress.advance(len(chunk))
         return found
 
@@ -279,6 +315,32 @@ class LocalModel:
             seed=settings.seed,
         )
         return [one | own for one, own in zip(evidence, needs, strict=True)]
+
+    def _with_grafts(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The evidence, and with how many parts of the reference each passage comes out."""
+        grafts = self._grafts if evidence else None
+        if grafts is None or isinstance(grafts, str):
+            return evidence
+        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
+
+        def reproduces() -> npt.NDArray[np.bool_]:
+            n_allowed = self.settings.n_allowed
+            try:
+                scores = self._continued(self.lm, windows, n_allowed).score
+            except UserError:  # logits that are not finite: nothing comes out
+                return np.zeros(len(windows), dtype=bool)
+            return scores >= 1 - n_allowed / self.settings.suffix - 1e-9  # NaN: left
+
+        survives = grafts.survivals(reproduces)
+        return [
+            one
+            | {
+                "grafts": len(row),
+                "grafts_survived": int(row.sum()),
+                "broken_by": [part for part, ok in zip(grafts.parts, row, strict=True) if not ok],
+            }
+            for one, row in zip(evidence, survives, strict=True)
+        ]
 
     def written(self, spans: Sequence[tuple[int, Span]]) -> list[Written]:
         """What the scan found that the model writes."""

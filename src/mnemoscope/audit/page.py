@@ -5,6 +5,7 @@ The page runs no script and prints; in all three every text is escaped.
 
 import math
 import re
+import shlex
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -21,12 +22,17 @@ from markupsafe import Markup
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
 from mnemoscope.audit.settings import NEEDED_EDGES
+from mnemoscope.pipeline.graft import part_words
+from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, percent, template_environment
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
+_OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
+_CARDS_OPEN = 10
+"""Passages of a verdict whose evidence stands unfolded."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -49,10 +55,16 @@ class Stretch(NamedTuple):
     number: int | None
 
 
-def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[str, str]) -> str:
+def render_page(
+    record: Mapping[str, Any],
+    frame: pl.DataFrame,
+    texts: Mapping[str, str],
+    near: pl.DataFrame | None = None,
+) -> str:
     """Render an audit from `audit.json`, its spans and each document's text by its name.
 
-    The same audit always gives the same page.
+    `near` are its near copies, None where they were not looked for. The same audit always gives
+    the same page.
     """
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
     # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
@@ -69,7 +81,9 @@ def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[s
     for summary in record["documents"]:
         own = [row for row in rows if row["document"] == summary["document"]]
         pieces = list(stretches(texts[summary["document"]], own, is_whole=is_whole))
-        documents.append({**summary, "pieces": pieces, "n_spans": len(own)})
+        n_shown = sum(len(one.text) for one in pieces)
+        is_open = n_shown <= _OPEN_UP_TO and (bool(own) or len(record["documents"]) == 1)
+        documents.append({**summary, "pieces": pieces, "n_spans": len(own), "is_open": is_open})
     style = resources.files(__package__).joinpath("templates/audit.css").read_text("utf-8")
     page = (
         environment()
@@ -81,6 +95,9 @@ def render_page(record: Mapping[str, Any], frame: pl.DataFrame, texts: Mapping[s
             guessed=[row for row in shown if row["verdict"] != RECALL],
             numbers_shown={row["number"] for row in shown},
             n_left_out=len(rows) - len(shown),
+            near=None if near is None else near.rows(named=True),
+            most_cards=MOST_CARDS,
+            cards_open=_CARDS_OPEN,
             documents=documents,
             style=Markup(style),
         )
@@ -126,19 +143,29 @@ def environment(*first: str) -> jinja2.Environment:
     made = template_environment(*first, "mnemoscope.audit")
     made.filters |= {
         "percent": _percent,
-        "interval": lambda share: f"{100 * share['low']:.1f} to {100 * share['high']:.1f} %",
+        "interval": _interval,
         "count": count,
         "chance": chance,
+        "large": _large,
+        "shell": shlex.join,
         "marks": mark_hidden,
         "figure": _figure,
     }
     made.globals |= {
         "exp": math.exp,
         "zip": zip,
+        "part_words": part_words,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
+        "fewest_documents": FEWEST_GROUPS,
     }
     return made
+
+
+def _interval(share: Mapping[str, Any]) -> str:
+    if share.get("low") is None:
+        return ""
+    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
 
 
 def _percent(value: float) -> str:
@@ -158,8 +185,22 @@ def chance(logprob: float | None) -> str:
         return f"{100 * math.exp(logprob):.1f} %"
     if logprob > math.log(1e-6):
         return f"1 in {math.exp(-logprob):,.0f}"
-    exponent = f"{-logprob / math.log(10):.0f}"
-    return "1 in 10" + exponent.translate(_SUPERSCRIPTS)
+    return f"1 in {_power(-logprob / math.log(10))}"
+
+
+def _power(exponent: float) -> str:
+    """Ten to an exponent, in two digits."""
+    whole = math.floor(exponent)
+    digits = f"{10 ** (exponent - whole):.1f}"
+    if digits == "10.0":
+        whole, digits = whole + 1, "1.0"
+    power = "10" + str(whole).translate(_SUPERSCRIPTS)
+    return power if digits == "1.0" else f"{digits}\u00a0×\u00a0{power}"
+
+
+def _large(n: int) -> str:
+    """A count, as `chance` prints what it is the reverse of."""
+    return count(n) if n < 1e6 else _power(math.log10(n))
 
 
 def _figure(value: float | None, digits: int = 2) -> str:

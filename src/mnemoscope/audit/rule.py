@@ -69,9 +69,13 @@ def _rule(text: str, rouge_l: float, rouge_3: float, patterns: PatternMode) -> R
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
 
 
-def decide(rule: str, cnn: str | None, reference: str | None) -> str:
-    """The verdict of two of three grounds; the rule's where the others were not both asked."""
-    return cnn if cnn is not None and cnn == reference else rule
+def decide(rule: str, cnn: str | None, reference: str | None, grafts: str | None = None) -> str:
+    """The verdict of two of three grounds; the rule's where the others were not both asked.
+
+    They are rule, reference and CNN; where no CNN was asked, its grafts stand in its place.
+    """
+    third = grafts if cnn is None else cnn
+    return third if third is not None and third == reference else rule
 
 
 def find_step(text: str) -> int | None:

@@ -19,6 +19,7 @@ import polars as pl
 
 from mnemoscope.audit.documents import Document, Reading
 from mnemoscope.audit.evidence import Judge, span_table
+from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.shares import overall, summarize
@@ -29,11 +30,13 @@ from mnemoscope.parse import read_json
 from mnemoscope.progress import say
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
+
+NEAR_FILE = "near.parquet"
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
@@ -68,6 +71,9 @@ class Writer(Judge, Protocol):
     def grow(self, places: Sequence[Place]) -> list[Growth]:
         """How far it goes on from the prefix of windows."""
 
+    def write_on(self, places: Sequence[Place]) -> list[list[int]] | None:
+        """What it writes from the prefix of windows, further than a window; None: not asked."""
+
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans, each with the number of its document."""
 
@@ -99,6 +105,7 @@ def audit(
     windows = scan_windows(model)
     spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
     frame = span_table(model.documents, model.tokens, spans, model.gather(spans), model.settings)
+    near = _near_copies(model, windows, frame)
     record = {
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
@@ -108,9 +115,9 @@ def audit(
         **model.facts(frame),
         "settings": model.settings.model_dump(),
         "encoding": reading.encoding,
-        **_summaries(model, reading, windows, frame),
+        **_summaries(model, reading, windows, frame, near),
     }
-    write_audit(out, record, reading.documents, frame)
+    write_audit(out, record, reading.documents, frame, near)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return record
 
@@ -143,8 +150,19 @@ def coarse_places(model: Writer) -> list[Place]:
     return found
 
 
+def _near_copies(model: Writer, windows: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame | None:
+    """The table of near copies beside the spans; None where they are not asked about."""
+    places = begun_right(windows)
+    written = model.write_on(places) if model.settings.near_length else None
+    return None if written is None else near_table(model, places, written, frame)
+
+
 def _summaries(
-    model: Writer, reading: Reading, windows: pl.DataFrame, frame: pl.DataFrame
+    model: Writer,
+    reading: Reading,
+    windows: pl.DataFrame,
+    frame: pl.DataFrame,
+    near: pl.DataFrame | None,
 ) -> dict[str, Any]:
     """Documents with their shares, what was passed over, and the whole."""
     rows = []
@@ -155,8 +173,12 @@ def _summaries(
             n_characters=len(document.text),
             n_tokens=len(own.ids),
             n_windows=windows.filter(pl.col("document") == number).height,
-            suffix=model.settings.suffix,
             spans=spans.select("start", "end", "verdict").rows(),
+            near=None
+            if near is None
+            else near.filter(pl.col("document") == document.name)
+            .select("start", "end", "verdict")
+            .rows(),
         )
         row |= {
             "sha256": document.sha256,
@@ -169,7 +191,11 @@ def _summaries(
 
 
 def write_audit(
-    out: Path, record: dict[str, Any], documents: Sequence[Document], frame: pl.DataFrame
+    out: Path,
+    record: dict[str, Any],
+    documents: Sequence[Document],
+    frame: pl.DataFrame,
+    near: pl.DataFrame | None,
 ) -> None:
     """Write everything, `audit.json` last."""
     for row, document in zip(record["documents"], documents, strict=True):
@@ -178,8 +204,12 @@ def write_audit(
             write_text(out / row["text_file"], document.text)
     write_parquet(out / "spans.parquet", frame)
     record["spans_sha256"] = file_sha256(out / "spans.parquet")
+    (out / NEAR_FILE).unlink(missing_ok=True)
+    if near is not None:
+        write_parquet(out / NEAR_FILE, near)
+        record["near_sha256"] = file_sha256(out / NEAR_FILE)
     texts = {document.name: document.text for document in documents}
-    write_text(out / "audit.html", render_page(record, frame, texts))
+    write_text(out / "audit.html", render_page(record, frame, texts, near))
     write_json(out / "audit.sarif", sarif_log(frame, texts))
     write_json(out / "audit.json", record)
 
@@ -296,7 +326,7 @@ def standing_audit(
     """
     try:
         record = read_json(out / "audit.json")
-        is_whole = record["spans_sha256"] == file_sha256(out / "spans.parquet")
+        is_whole = _is_whole(out, record)
         was = [
             record["schema_version"],
             record["settings"],
@@ -317,7 +347,7 @@ def standing_audit(
         if redo:
             return None
         raise other_audit(out)
-    if settings.chat_template or not is_whole or not (out / "audit.html").is_file():
+    if settings.chat_template or not is_whole:
         return None
     asked = [model, *([reference] if reference else [])]
     is_same = all(_is_same(one, *fact) for one, fact in zip(asked, facts, strict=True))
@@ -338,17 +368,31 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
         return None
     try:
         record = read_json(path)
-        is_this = record["key"] == key and record["spans_sha256"] == file_sha256(
-            out / "spans.parquet"
-        )
+        is_this = record["key"] == key
     except (OSError, ValueError, KeyError, TypeError):
         record, is_this = {}, False
-    if is_this and (out / "audit.html").is_file():
+    if is_this and _is_whole(out, record):
         return dict(record)
+    if not redo and is_this:
+        raise UserError(
+            f"{out}: files of this audit are missing or were changed. --redo makes it again."
+        )
     if not redo:
         raise other_audit(out)
     path.unlink()
     return None
+
+
+def _is_whole(out: Path, record: Mapping[str, Any]) -> bool:
+    """Whether what an audit's record speaks of is there, as it was written."""
+    tables = {"spans.parquet": record.get("spans_sha256")}
+    if "near_sha256" in record:
+        tables[NEAR_FILE] = record["near_sha256"]
+    try:
+        is_so = all(digest == file_sha256(out / name) for name, digest in tables.items())
+    except UserError:
+        return False
+    return is_so and (out / "audit.html").is_file()
 
 
 def other_audit(out: Path) -> UserError:

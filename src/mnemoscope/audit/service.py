@@ -742,6 +742,9 @@ class ServedModel:
             grown.append(Growth(one.common, copied))
         return grown
 
+    def write_on(self, _: Sequence[Place], /) -> None:
+        """None: near copies would take as many requests again."""
+
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans: as much as the service tells."""
         return gather_evidence(self, spans)

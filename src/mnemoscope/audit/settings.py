@@ -44,6 +44,14 @@ class AuditSettings(BoundedSettings):
         default=8, ge=0, description="Other prefixes tried, 0 is none (default 8)."
     )
     batch_size: int = Field(default=64, ge=1, description="Windows a forward pass (default 64).")
+    near_length: int = Field(
+        default=24,
+        ge=0,
+        description="Tokens that a near copy must match, 0 looks for none (default 24).",
+    )
+    near_gap: int = Field(
+        default=6, ge=0, description="Tokens that may differ in a row in it (default 6)."
+    )
     chat_template: bool = Field(
         default=False, description="A chat-tuned model's answer begins with the text."
     )

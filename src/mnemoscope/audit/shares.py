@@ -1,16 +1,16 @@
 """How much of documents a model reproduces, guesses and recalls, with intervals; the gate."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import ge, gt
 from typing import Any, NamedTuple
 
 from mnemoscope.audit.rule import GUESS, RECALL
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.stats import clopper_pearson
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
 
 _GATE = re.compile(r"\s*(\w+)\s*(>=|>)\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
-_KINDS = ("reproduced", "guessed", "recalled")
+_KINDS = ("reproduced", "guessed", "recalled", "near")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
@@ -41,7 +41,7 @@ def parse_gate(text: str) -> Gate:
         hint = nearest(match[1], _KINDS) if match else ""
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example 'recalled > 0.5%' "
-            "(reproduced, guessed or recalled; > or >=; percent or a fraction)."
+            "(reproduced, guessed, recalled or near; > or >=; percent or a fraction)."
         )
     limit = float(match[3]) / (100 if match[4] else 1)
     if limit > 1 or (limit == 1 and match[2] == ">"):  # a gate that lets everything through
@@ -56,13 +56,14 @@ def summarize(
     n_characters: int,
     n_tokens: int,
     n_windows: int,
-    suffix: int,
-    spans: Iterable[tuple[int, int, str]],
+    spans: Sequence[tuple[int, int, str]],
+    near: Sequence[tuple[int, int, str]] | None = None,
 ) -> dict[str, Any]:
     """Count one document: for each of reproduced, guessed, recalled its characters and share.
 
-    `suffix` tokens make one independent observation of the intervals. `spans` are start, end
-    (characters) and verdict; none overlap but in a character that two tokens share.
+    `spans` are start, end (characters) and verdict; none overlap but in a character that two
+    tokens share. The last share, `near`, is of what is recalled word for word or in a near copy;
+    None where these were not looked for.
     """
     counts = {GUESS: 0, RECALL: 0}
     n_spans = dict.fromkeys(counts, 0)
@@ -71,36 +72,59 @@ def summarize(
         counts[verdict] += max(end - max(start, seen), 0)
         n_spans[verdict] += 1
         seen = max(seen, end)
+    parts = [counts[GUESS] + counts[RECALL], counts[GUESS], counts[RECALL]]
+    if near is not None:
+        recalled = [(start, end) for start, end, verdict in (*spans, *near) if verdict == RECALL]
+        parts.append(_covered(recalled))
     return {
         "document": name,
         "characters": n_characters,
         "tokens": n_tokens,
         "windows": n_windows,
-        "blocks": n_tokens // suffix,
         "guess_spans": n_spans[GUESS],
         "recall_spans": n_spans[RECALL],
-        **_shares(counts[GUESS], counts[RECALL], n_characters, n_tokens // suffix),
+        **{
+            kind: {"characters": part, "share": part / n_characters if n_characters else 0.0}
+            for kind, part in zip(_KINDS, parts, strict=False)
+        },
+        "near_spans": None if near is None else len(near),
     }
 
 
+def _covered(ranges: Iterable[tuple[int, int]]) -> int:
+    """Characters in any of some ranges."""
+    n = seen = 0
+    for start, end in sorted(ranges):
+        n += max(end - max(start, seen), 0)
+        seen = max(seen, end)
+    return n
+
+
 def overall(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Add up what `summarize` gave."""
-    rows = list(documents)
-    names = ("characters", "tokens", "windows", "blocks", "guess_spans", "recall_spans")
-    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in names}
-    guessed, recalled = (sum(row[one]["characters"] for row in rows) for one in _KINDS[1:])
-    shares = _shares(guessed, recalled, total["characters"], total["blocks"])
-    return {"documents": len(rows), **total, **shares}
+    """Add up what `summarize` gave; `asked` are the documents with windows.
 
-
-def _shares(guessed: int, recalled: int, whole: int, n_blocks: int) -> dict[str, Any]:
-    """Shares of characters with their intervals; a share of 0 keeps an upper bound.
-
-    Neighbours are not independent: each stretch of one suffix's length is one observation.
+    Passages of one document are not independent, so intervals draw documents; their ends are None
+    where fewer than `FEWEST_GROUPS` were asked. Where all documents have nothing, or all of them
+    everything, they are those of so many documents of which none, or each, has any.
     """
-    found = {}
-    for kind, part in zip(_KINDS, (guessed + recalled, guessed, recalled), strict=True):
-        value = part / whole if whole else 0.0
-        _, low, high = clopper_pearson(value * n_blocks, n_blocks)
-        found[kind] = {"characters": part, "share": value, "low": low, "high": high}
-    return found
+    rows = list(documents)
+    names = ("characters", "tokens", "windows", "guess_spans", "recall_spans")
+    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in names}
+    asked = sum(row["windows"] > 0 for row in rows)
+    wholes = [row["characters"] for row in rows]
+    total["near_spans"] = None
+    kinds = [kind for kind in _KINDS if rows and kind in rows[0]]
+    if _KINDS[-1] in kinds:
+        total["near_spans"] = sum(row["near_spans"] for row in rows)
+    for kind in kinds:
+        parts = [row[kind]["characters"] for row in rows]
+        part, whole = sum(parts), total["characters"]
+        share = part / whole if whole else 0.0
+        if asked < FEWEST_GROUPS:
+            found = Estimate(share)
+        elif part in (0, whole):
+            found = clopper_pearson(share * asked, asked)
+        else:
+            found = resampled_ratio(parts, wholes, range(len(rows)))
+        total[kind] = {"characters": part, "share": share, "low": found.low, "high": found.high}
+    return {"documents": len(rows), "asked": asked, **total}

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
-from mnemoscope.audit.evidence import NEEDS_COLUMNS, SPAN_COLUMNS
+from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
 from mnemoscope.audit.rule import decide
-from mnemoscope.audit.run import SCHEMA_VERSION, Writer, check_is_audit, file_sha256
+from mnemoscope.audit.run import NEAR_FILE, SCHEMA_VERSION, Writer, check_is_audit, file_sha256
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
@@ -47,9 +47,9 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         later = record["schema_version"] > SCHEMA_VERSION
         frame = read_parquet(out / "spans.parquet")
         if not later:
-            later_columns = [one for one in NEEDS_COLUMNS if one not in frame.columns]
+            later_columns = [one for one in LATER_COLUMNS if one not in frame.columns]
             frame = frame.with_columns(
-                pl.lit(None, NEEDS_COLUMNS[one]).alias(one) for one in later_columns
+                pl.lit(None, LATER_COLUMNS[one]).alias(one) for one in later_columns
             ).select(*SPAN_COLUMNS)
             # What is read of a record must be there.
             for name in ("model", "summary", "spans_sha256"):
@@ -92,7 +92,26 @@ def verify_audit(out: Path, load: Load) -> Verification:
     for row, ok in zip(rows, holds, strict=True):
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
+    problems += _check_near(out, record, model)
     return Verification(frame.height, sum(holds), problems, notes)
+
+
+def _check_near(out: Path, record: dict[str, Any], model: Writer) -> list[str]:
+    """What of the near copies does not hold; those of documents that are gone are passed over."""
+    if "near_sha256" not in record:
+        return []
+    if file_sha256(out / NEAR_FILE) != record["near_sha256"]:
+        return [f"{NEAR_FILE} was changed after the audit."]
+    numbers = {document.name: number for number, document in enumerate(model.documents)}
+    near = read_parquet(out / NEAR_FILE).filter(pl.col("document").is_in(list(numbers)))
+    rows = near.rows(named=True)
+    places = [(numbers[row["document"]], row["window_token"]) for row in rows]
+    return [
+        f"{row['document']}, {row['start']}-{row['end']}: the near copy does not hold."
+        for row, written in zip(rows, model.write_on(places) or [], strict=True)
+        if written != row["continuation_tokens"]
+        or model.documents[numbers[row["document"]]].text[row["start"] : row["end"]] != row["text"]
+    ]
 
 
 def _stands(model: Writer, rows: Sequence[dict[str, Any]]) -> list[bool]:
@@ -100,7 +119,9 @@ def _stands(model: Writer, rows: Sequence[dict[str, Any]]) -> list[bool]:
     numbers = {document.name: number for number, document in enumerate(model.documents)}
     found = []
     for row in rows:
-        is_so = row["verdict"] == decide(row["rule_says"], row["cnn_says"], row["reference_says"])
+        is_so = row["verdict"] == decide(
+            row["rule_says"], row["cnn_says"], row["reference_says"], row["grafts_say"]
+        )
         number = numbers.get(row["document"])
         if number is not None:
             own, first = model.tokens[number], row["window_token"]

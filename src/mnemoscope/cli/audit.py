@@ -42,9 +42,9 @@ _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
 _ORDER = """
 model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
-probability patterns n_prefixes encoding batch_size seed revision study chat_template junit dtype
-device url served_model tokenizer prompt_as logprobs api_key_env concurrency requests_per_minute
-timeout retries price_in price_out dry_run redo quiet
+probability patterns n_prefixes near_length near_gap encoding batch_size seed revision study
+chat_template junit dtype device url served_model tokenizer prompt_as logprobs api_key_env
+concurrency requests_per_minute timeout retries price_in price_out dry_run redo quiet
 """
 """Arguments and flags in the order of the help."""
 
@@ -197,6 +197,8 @@ def audit(
         local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
         local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
         _refuse(local, "only with a model that runs here, not with --endpoint")
+    if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
+        raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     folder = out or Path()  # a dry run may have none
     with shown(quiet), _no_empty_folder(folder):
         from mnemoscope.audit.run import audit as audit_with
@@ -464,6 +466,12 @@ def _print_record(out: Path, record: dict[str, Any]) -> None:
         f"({plural(whole['guess_spans'], 'passage')}), {_share(whole['recalled'])} recalled "
         f"({plural(whole['recall_spans'], 'passage')})."
     )
+    if whole.get("near_spans"):
+        n = whole["near_spans"]
+        print(
+            f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled word "
+            "for word or nearly so."
+        )
     print(f"In {out / 'audit.html'}, spans.parquet and audit.json. Open the first in a browser.")
 
 

@@ -802,4 +802,5 @@ def part_words(part: str) -> str:
     match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
     if match is None or match[2] not in _KIND_WORDS:
         return f"the {part}"
-    return f"the {_KIND_WORDS[match[2]]} of layer {match[1]}"
+    layers = "layers" if "-" in match[1] else "layer"
+    return f"the {_KIND_WORDS[match[2]]} of {layers} {match[1]}"
