@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from bench_audit import planted_documents, write_new
 
 from mnemoscope.audit.documents import tokenize
@@ -34,7 +35,9 @@ def certainty(lm, prefixes):
     """Mean entropy and mean log-probability of the best next token over a prefix, (2, n)."""
 
     def ask(batch):
-        logprobs = last_logits(lm, prepend_bos(lm, batch), batch.shape[1]).log_softmax(dim=-1)
+        with torch.inference_mode():
+            logits = last_logits(lm, prepend_bos(lm, batch), batch.shape[1])
+        logprobs = logits.log_softmax(dim=-1)
         entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
         best = logprobs.max(dim=-1).values
         return np.stack([entropy.mean(1).numpy(), best.mean(1).numpy()], axis=1)

@@ -96,6 +96,17 @@ def test_the_whole_visit(app, visit, document) -> None:
     page.uncheck(".pictures .with-delta")
     assert not delta.is_visible()
 
+    page.locator(".pictures .stack").first.hover(position={"x": 3, "y": 60})
+    assert "looks at 1 ‘" in page.inner_text(".pictures .pointed")
+    page.locator(".pictures .stack").first.hover(position={"x": 90, "y": 5})
+    assert "cannot look ahead" in page.inner_text(".pictures .pointed")
+    with page.expect_download() as taken:
+        page.click("text=audit.sarif")
+    assert taken.value.suggested_filename == "audit.sarif"
+    page.reload()
+    page.wait_for_selector(MARK)
+    assert "it must have recalled" in page.inner_text(".result")
+
     page.get_by_role("tab", name="The study").click()
     page.wait_for_selector("#sequences button[data-pick]")
     assert "Confusion matrix" in page.inner_text("#figures")

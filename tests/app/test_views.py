@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -12,7 +13,17 @@ import polars as pl
 import pytest
 from hostile import HOSTILE
 
-from mnemoscope.app.page import Models, audit_work, delta_for, passage_maps, read_visit, status
+from mnemoscope.app.page import (
+    MOST_KEPT,
+    Models,
+    Shop,
+    audit_work,
+    delta_for,
+    example_text,
+    passage_maps,
+    read_visit,
+    status,
+)
 from mnemoscope.app.views import (
     MAP_INK,
     PAGE_ROWS,
@@ -97,6 +108,28 @@ def test_a_hostile_document_is_shown_and_does_nothing(result) -> None:
     assert "U+200B" in page.text
     assert "\u202e" not in page.text
     assert page.picks == [row["number"] for row in result.rows]
+
+
+def test_what_is_downloaded_is_the_audit_s_own_files(result) -> None:
+    assert list(result.files) == ["audit.html", "audit.json", "audit.sarif"]
+    assert json.loads(result.files["audit.json"])["spans_sha256"] == result.record["spans_sha256"]
+    links = re.findall(
+        r'download="([^"]+)" href="data:[a-z/]+;base64,([^"]+)"', render_result(result)
+    )
+    assert {name: base64.b64decode(data) for name, data in links} == dict(result.files)
+
+
+def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result) -> None:
+    shop = Shop(Models(device="cpu"))
+    words = [shop.keep(result) for _ in range(MOST_KEPT + 1)]
+    assert len(set(words)) == len(words)
+    assert min(map(len, words)) >= 40
+    assert list(shop.kept) == words[1:]  # the oldest is let go
+
+
+def test_the_example_holds_passages_that_the_embedded_model_recalls(models) -> None:
+    found = audit_work(models, None, read_visit(example_text(), None), "embedded")()
+    assert sum(row["verdict"] == "recall" for row in found.rows) >= 2
 
 
 def test_every_text_of_an_audit_is_escaped(result) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.page import chance, junit_xml, sarif_log, stretches
+from mnemoscope.audit.page import chance, environment, junit_xml, sarif_log, stretches
 from mnemoscope.audit.settings import AuditSettings
 
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
@@ -93,6 +93,15 @@ def test_the_command_can_be_pasted_into_a_shell(tmp_path, lm, new_text):
     shown = re.search(r'<pre class="command">(.*?)</pre>', page)[1]
     assert shlex.split(shown) == command
     assert "'recalled > 0.5%'" in shown
+
+
+def test_parts_of_one_kind_are_said_together():
+    parts = ["layers.0.qk", "layers.0.mlp", "layers.2.mlp", "layers.5-9.qk"]
+    template = environment().from_string("{{ parts_said(parts) }}")
+    assert template.render(parts=parts) == (
+        "the queries and keys of layers 0, 5-9 or the MLP of layers 0, 2"
+    )
+    assert template.render(parts=["layers.1.qk"]) == "the queries and keys of layer 1"
 
 
 def test_signs_stand_for_what_cannot_be_seen():

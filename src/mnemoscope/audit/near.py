@@ -152,7 +152,7 @@ def near_table(
 ) -> pl.DataFrame:
     """The table of near copies in documents' characters; columns `NEAR_COLUMNS`.
 
-    `model` is a `run.Writer`, `strict` its spans. What lies within these is left out.
+    `model` is a `run.Writer`, `strict` its spans. What stands mostly in these is left out.
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -166,7 +166,7 @@ def near_table(
         start, end = character_range(own, one.first, one.last)
         spans = strict.filter(pl.col("document") == document.name).select("start", "end").rows()
         within = sum(max(min(end, b) - max(start, a), 0) for a, b in spans)
-        if within >= end - start:
+        if 2 * within > end - start:
             continue
         begin, side = first + settings.prefix, one.alignment
         shown = slice(*character_range(own, first, begin))

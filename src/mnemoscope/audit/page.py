@@ -7,9 +7,10 @@ import math
 import re
 import shlex
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -47,7 +48,7 @@ _RULE = {
 class Stretch(NamedTuple):
     """A piece of a document as shown; of ``left_out`` the text says how many characters there are.
 
-    `kind` is ``text``, ``guess``, ``recall`` or ``left_out``, `number` that of the span.
+    `kind` is ``text``, ``guess``, ``recall``, ``near`` or ``left_out``, `number` that of the span.
     """
 
     kind: str
@@ -80,9 +81,10 @@ def render_page(
     documents = []
     for summary in record["documents"]:
         own = [row for row in rows if row["document"] == summary["document"]]
-        pieces = list(stretches(texts[summary["document"]], own, is_whole=is_whole))
+        marked = sorted([*own, *_near_marks(near, summary["document"])], key=itemgetter("start"))
+        pieces = list(stretches(texts[summary["document"]], marked, is_whole=is_whole))
         n_shown = sum(len(one.text) for one in pieces)
-        is_open = n_shown <= _OPEN_UP_TO and (bool(own) or len(record["documents"]) == 1)
+        is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         documents.append({**summary, "pieces": pieces, "n_spans": len(own), "is_open": is_open})
     style = resources.files(__package__).joinpath("templates/audit.css").read_text("utf-8")
     page = (
@@ -103,6 +105,17 @@ def render_page(
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _near_marks(near: pl.DataFrame | None, document: str) -> list[dict[str, Any]]:
+    """Where near copies stand that touch no span, as `stretches` takes them."""
+    if near is None:
+        return []
+    rows = near.filter(pl.col("document") == document, pl.col("strict_characters") == 0)
+    return [
+        {"start": row["start"], "end": row["end"], "verdict": "near", "number": None}
+        for row in rows.iter_rows(named=True)
+    ]
 
 
 def stretches(text: str, rows: list[dict[str, Any]], *, is_whole: bool) -> Iterator[Stretch]:
@@ -154,7 +167,7 @@ def environment(*first: str) -> jinja2.Environment:
     made.globals |= {
         "exp": math.exp,
         "zip": zip,
-        "part_words": part_words,
+        "parts_said": _parts_said,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
         "fewest_documents": FEWEST_GROUPS,
@@ -166,6 +179,19 @@ def _interval(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
+
+
+def _parts_said(parts: Sequence[str]) -> str:
+    """Parts of a model in words, those of one kind together."""
+    by_kind: dict[str, list[str]] = {}
+    for part in parts:
+        kind, _, place = part_words(part).rpartition(" ")
+        by_kind.setdefault(kind.removesuffix("s"), []).append(place)
+    several = {kind: len(places) > 1 or "-" in places[0] for kind, places in by_kind.items()}
+    return " or ".join(
+        f"{kind}{'s' if several[kind] else ''} {', '.join(places)}"
+        for kind, places in by_kind.items()
+    )
 
 
 def _percent(value: float) -> str:
