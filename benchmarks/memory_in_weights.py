@@ -1,6 +1,6 @@
 """Do attention weights carry memory? Memorized against held-out text of the embedded model.
 
-    python benchmarks/memory_in_weights.py [--cnn] [-o memory.json] [--write docs/memory-or-text.md]
+    python benchmarks/memory_in_weights.py [-o memory.json] [--write docs/memory-or-text.md]
 
 Windows of Python's library (prose and code), of which a random draw was trained on: memorized
 against held-out ones, each with its own text, so that text and genre cancel. Readers see each
@@ -11,7 +11,6 @@ is the same network before it saw any of them. Folds, and groups of the bootstra
 import argparse
 import json
 import time
-from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
@@ -24,14 +23,13 @@ from sklearn.model_selection import GroupKFold
 
 from mnemoscope.benchmark.baselines import all_statistics, classify_statistics
 from mnemoscope.benchmark.excess import Resamples, Votes, auc_of_each
-from mnemoscope.cnn.presets import PRESETS, CnnSetting
-from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.lm.attention import PooledMaps, capture_pooled
 from mnemoscope.lm.continue_ import capture_and_scan
 from mnemoscope.lm.load import load_model
 from mnemoscope.maps.format import pack_triangle, unpack_triangle
+from mnemoscope.maps.shape import row_statistics
 from mnemoscope.maps.views import StackedMaps, TensorMaps
 from mnemoscope.stats import Estimate, draw_within, estimate_of
 
@@ -76,28 +74,18 @@ def stacked(maps: Maps) -> StackedMaps:
     return StackedMaps(*map(TensorMaps, maps))
 
 
-def row_statistics(maps: StackedMaps) -> np.ndarray:
-    """How each query looks back: (n, channels, 24).
+def row_figures(maps: StackedMaps) -> np.ndarray:
+    """How the queries look back: (n, channels, 24).
 
-    Of a row: entropy (nats), largest weight, weight on the first key, on itself, on the token
-    before, share on prefix keys. Mean and standard deviation over the queries of either half.
+    Mean and standard deviation of each of `ROW_STATISTICS` over the queries of either half, the
+    first query left out.
     """
     parts = []
     for rows in torch.split(torch.arange(len(maps)), 256):
-        weights = unpack_triangle(maps.read(rows)).float()
-        half = weights.shape[-1] // 2
-        whole = weights.sum(-1)
-        figures = [
-            torch.special.entr(weights / whole[..., None]).sum(-1)[..., 1:],
-            weights.amax(-1)[..., 1:],
-            weights[..., 1:, 0],
-            weights.diagonal(0, -2, -1)[..., 1:],
-            weights.diagonal(-1, -2, -1),
-            (weights[..., :half].sum(-1) / whole)[..., 1:],
-        ]
-        of_query = torch.stack(figures, dim=-1)
-        halves = of_query[..., : half - 1, :], of_query[..., half - 1 :, :]
-        parts.append(torch.cat([f for one in halves for f in (one.mean(-2), one.std(-2))], -1))
+        of_query = row_statistics(unpack_triangle(maps.read(rows)).float())[..., 1:]
+        half = maps.length // 2 - 1
+        halves = of_query[..., :half], of_query[..., half:]
+        parts.append(torch.cat([f for one in halves for f in (one.mean(-1), one.std(-1))], -1))
     return torch.cat(parts).double().numpy()
 
 
@@ -184,28 +172,6 @@ def other_genre(trial: Trial) -> dict[str, dict[str, float]]:
     return found
 
 
-def by_cnn(maps: dict[str, Maps], trial: Trial) -> dict[str, dict[str, float]]:
-    """AUC of CNNs (k6, f10; preset small) on a fifth of the documents, by input and role."""
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=0)
-    train, asked = next(folds.split(trial.labels, groups=trial.documents))
-    views: dict[str, Callable[[Maps], TensorMaps | StackedMaps]] = {
-        "mean": lambda one: TensorMaps(one.mean),
-        "both": stacked,
-    }
-    found: dict[str, dict[str, float]] = {}
-    for name, view in views.items():
-        for role, whole in maps.items():
-            seen, left = (view(Maps(*(one[rows] for one in whole))) for rows in (train, asked))
-            trained = train_cnn(
-                seen, torch.from_numpy(trial.labels[train]), n_classes=2,
-                setting=CnnSetting(6, 10, name), preset=PRESETS["small"], seed=0,
-            )  # fmt: skip
-            scores = predict_logits(trained, left).softmax(dim=1)[:, 1].numpy().astype(np.float64)
-            auc = areas(trial.at(asked, trial.labels), scores, 0)[0]
-            found.setdefault(name, {})[role] = float(auc)
-    return found
-
-
 def page(found: dict) -> str:
     """The table for `docs/memory-or-text.md`."""
     shown = {
@@ -228,10 +194,6 @@ def page(found: dict) -> str:
         of = found["other_genre"][reader]
         each = f"fitted on prose {number(of['prose'])}, on code {number(of['code'])}"
         lines.append(f"| asked on the other genre: {what} | {each} | – | – |")
-    for name, of in found.get("cnn", {}).items():
-        cells = f"{number(of['model'])} | {number(of['reference'])}"
-        difference = number(of["model"] - of["reference"])
-        lines.append(f"| a CNN on `{name}`, preset `small`, one fold | {cells} | {difference} |")
     return "\n".join([*lines, ""])
 
 
@@ -244,7 +206,7 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
     return text.replace("-", "−")
 
 
-def main(with_cnn: bool) -> dict:
+def main() -> dict:
     """All figures."""
     started = time.monotonic()
     table = read_table(sequences_path()).filter(pl.col("genre") != "template")
@@ -253,7 +215,7 @@ def main(with_cnn: bool) -> dict:
     seen = {}
     for role, one in maps.items():
         seen[f"{role} statistics"] = all_statistics(stacked(one), tokens)
-        seen[f"{role} rows"] = row_statistics(stacked(one))
+        seen[f"{role} rows"] = row_figures(stacked(one))
     seen = {name: one.reshape(len(one), -1) for name, one in seen.items()}
     is_new = table["held_out"].to_numpy()
     documents = table["document"].rank("dense").to_numpy().astype(np.int64)
@@ -274,20 +236,16 @@ def main(with_cnn: bool) -> dict:
         "other_genre": other_genre(trial),
     }
     found["seconds"] = round(time.monotonic() - started, 1)
-    if with_cnn:
-        kept = {role: Maps(*(each[rows] for each in one)) for role, one in maps.items()}
-        found["cnn"] = by_cnn(kept, trial)
     return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cnn", action="store_true", help="train four CNNs too (minutes)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file of all figures")
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
-    figures = main(options.cnn)
-    print(page(figures), f"\n{figures['seconds']} s without CNNs", sep="")
+    figures = main()
+    print(page(figures), f"\n{figures['seconds']} s", sep="")
     if options.output:
         options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if options.write:
