@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -386,3 +387,15 @@ def test_measures_of_the_model_are_kept_and_everything_can_be_captured(
     monkeypatch.setattr(climb, "perplexities", None)  # would fail if it were asked again
     with pytest.raises(UserError, match="too few sequences"):
         run_stage(study, "search")
+
+
+@pytest.mark.parametrize(
+    ("preset", "brief"), [("small", "brief"), ("paper", "brief"), ("rows", "rows")]
+)
+def test_the_brief_rung_sees_rows_where_the_study_does(preset, brief, monkeypatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(climb, "_train", lambda _, __, rung: seen.append(rung.preset))
+    study = SimpleNamespace(folder="study", settings=StudySettings(train={"preset": preset}))
+    with pytest.raises(UserError, match="brief rung"):
+        climb._climb(study, [], [])
+    assert seen == [brief]
