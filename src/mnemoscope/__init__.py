@@ -8,6 +8,7 @@ In a notebook:
     study.sequences                               # a Polars frame, with all columns so far
     ms.benchmark_table(study)                     # one row a taxonomy and source
     ms.benchmark_figure(study)                    # pictures (SVG) show themselves
+    ms.analyze(study, "length").frames            # a neighbouring analysis: its tables
 """
 
 from importlib import import_module
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from mnemoscope.flow.ask import analyze
     from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.lm.graft import graft_parts, grafted, patched
     from mnemoscope.progress import show_progress
     from mnemoscope.report.notebook import (
+        allocation,
+        allocation_figure,
         benchmark_figure,
         benchmark_table,
         compare,
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Study",
     "StudySettings",
+    "allocation",
+    "allocation_figure",
+    "analyze",
     "benchmark_figure",
     "benchmark_table",
     "compare",
@@ -66,6 +73,7 @@ _WHERE = {
     "StudySettings": "study.settings",
     "load_settings": "study.settings",
     "show_progress": "progress",
+    "analyze": "flow.ask",
     "demo_settings": "flow.run",
     "run": "flow.run",
     "run_stage": "flow.run",

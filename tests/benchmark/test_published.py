@@ -7,16 +7,20 @@ import polars as pl
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
+from mnemoscope.benchmark.allocation import allocate, guessed_share, published_allocation
 from mnemoscope.benchmark.published import (
     COMPARISON_SCHEMA,
+    PUBLISHED_GUESSED,
     PUBLISHED_MODELS,
     Measured,
     OurFigures,
     compare_with_published,
     draw_conclusions,
+    pair_auc,
     pair_errors,
     published_conclusions,
     published_confusions,
+    published_profile,
     published_rho,
     published_rho_name,
     published_table,
@@ -118,7 +122,7 @@ def sweep(inside: float, slope: float, noise: float | None = None, wobble: float
 
 
 def test_all_conclusions_hold_on_the_published_figures() -> None:
-    assert [one.verdict for one in published_conclusions()] == ["holds"] * 3
+    assert [one.verdict for one in published_conclusions()] == ["holds"] * 5
 
 
 def test_published_figures_of_the_best_are_those_of_the_printed_table() -> None:
@@ -268,6 +272,90 @@ def test_without_their_taxonomy_recite_and_recollect_cannot_be_told() -> None:
 def test_a_plateau_is_flat_inside_and_falls_below(inside, slope, noise, wobble, verdict) -> None:
     found = draw_conclusions({}, sweep(inside, slope, noise, wobble))[2]
     assert found.verdict == verdict, found.reason
+
+
+def test_few_shot_recollection_is_held_against_guess_and_recall() -> None:
+    """Two classes that are right in 90 of 100 decisions have an AUC of .9 by these."""
+
+    def of(name: str, right: float, noise: float | None = 0.005) -> Measured:
+        def one(value: float) -> np.ndarray:
+            wrong = 1 - value
+            return 100 * np.array([[1, 0, 0], [0, value, wrong], [0, wrong, value]])
+
+        values = np.random.default_rng(len(name)).normal(right, noise or 0, 300)
+        draws = None if noise is None else np.stack([one(value) for value in values])
+        return Measured(name, 0.5, one(right), draws)
+
+    assert pair_auc(of(GUESS, 0.9).confusion, 1, 2) == pytest.approx(0.9)
+    limits = {"5": 0.7, "50": 0.75, "1k": 0.65}
+    recite = [of(f"Non-Memo, Recite[{limit}], Others", auc) for limit, auc in limits.items()]
+    for own, verdict in ((0.9, "holds"), (0.6, "does not hold"), (0.752, "cannot be told")):
+        found = draw_conclusions(named([of(GUESS, own), *recite]), {})[4]
+        assert (found.key, found.verdict) == ("few-shot", verdict)
+        assert found.figures["difference"] == pytest.approx(own - 0.75)
+        assert found.figures["auc_1k"] == pytest.approx(0.65)
+    assert draw_conclusions(named([of(GUESS, 0.9)]), {})[4].verdict == "cannot be told"
+    loose = named([of(GUESS, 0.9, None), *recite])
+    assert draw_conclusions(loose, {})[4].verdict == "cannot be told"
+    assert draw_conclusions(loose, {}, by_sign=True)[4].verdict == "holds"
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [
+        (Estimate(0.3, 0.27, 0.33), "holds"),
+        (Estimate(0.2, 0.17, 0.23), "does not hold"),
+        (Estimate(0.3, 0.2, 0.4), "cannot be told"),
+        (Estimate(0.3), "cannot be told"),
+        (Estimate(None), "cannot be told"),
+    ],
+)
+def test_the_guessed_share_is_held_against_a_quarter(share, verdict) -> None:
+    found = draw_conclusions({}, {}, guessed=share)[3]
+    assert (found.key, found.verdict) == ("guessed", verdict)
+
+
+def test_the_published_flow_is_whole_and_its_guessed_part_the_printed_one() -> None:
+    flow = published_allocation()
+    assert sum(flow.values()) == pytest.approx(1, abs=0.002)  # read to a tenth of a per cent
+    guessed = sum(share for (_, paper), share in flow.items() if paper == "Guess")
+    assert guessed == pytest.approx(PUBLISHED_GUESSED, abs=0.002)
+    assert published_conclusions()[3].figures["share"] == PUBLISHED_GUESSED
+
+
+def test_the_published_profile_is_of_36_layers_and_its_largest_is_one() -> None:
+    profile = published_profile()
+    assert profile["layer"].to_list() == list(range(1, 37))
+    assert profile.drop("layer").max_horizontal().max() == 1
+
+
+def test_every_memorized_sequence_flows_once() -> None:
+    """Counted by hand: templates are Reconstruct unless recited, and Guess in any case."""
+    frame = pl.DataFrame(
+        {
+            "is_memorized": [True] * 6 + [False],
+            "duplicates": [9, 9, 1, 1, 1, None, 9],
+            "is_incrementing": [False, True, True, False, False, False, True],
+            "is_repeating": [False] * 7,
+            "rouge_l": [0.0, 0.0, 0.0, 0.9, 0.1, 0.1, 0.0],
+            "rouge_3": [0.0] * 7,
+        }
+    )
+    found = allocate(frame)
+    counts = {tuple(names): n for *names, n in found.select("prashanth", "paper", "n").rows()}
+    assert {names: n for names, n in counts.items() if n} == {
+        ("Recite[5]", "Recall"): 1,
+        ("Recite[5]", "Guess"): 1,
+        ("Reconstruct", "Guess"): 1,
+        ("Recollect", "Guess"): 1,
+        ("Recollect", "Recall"): 1,
+    }
+    assert found["share"].sum() == pytest.approx(1)
+    assert found["published"].sum() == pytest.approx(sum(published_allocation().values()))
+    assert guessed_share(frame).value == pytest.approx(3 / 6)  # what has no count too
+    assert allocate(frame.filter(~pl.col("is_memorized"))).is_empty()
+    with pytest.raises(UserError, match="no column 'duplicates'"):
+        allocate(frame.drop("duplicates"))
 
 
 def test_a_sweep_of_one_measure_cannot_speak_for_all() -> None:

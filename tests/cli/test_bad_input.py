@@ -366,7 +366,7 @@ def test_a_study_made_by_another_model_or_of_other_sequences(study, tiny, refuse
 
 def test_a_stage_before_its_turn_names_the_command_to_run(study_at, refused) -> None:
     folder = study_at("sequences")
-    for verb, missing in {"label": "continue", "train": "label", "report": "benchmark"}.items():
+    for verb, missing in {"label": "continue", "train": "label", "report": "continue"}.items():
         line = refused(verb, folder, "-q")
         assert f"stage '{missing}' has not been run. Run 'mnemoscope {missing} {folder}'" in line
 

@@ -18,6 +18,7 @@ from mnemoscope.study.folder import Study
 from planted_studies import GUESS, N_CLASS, RECITE, confusion_of, plant
 
 RIGHT = {RECITE: 0.5, GUESS: 0.9}
+KEYS = ["best", "confused", "plateau", "guessed", "few-shot"]
 NUMBER = r"−?\d+\.\d"
 FINGERPRINT = ("record", "models", "model", "fingerprint")
 
@@ -98,7 +99,7 @@ def test_the_tables_are_written_into_the_study(planted) -> None:
     states = dict(frame.filter(pl.col("kind") == "catalogue")["state"].value_counts().rows())
     assert states == {"absent": 51, "measured": 2, "alias": 1}
     kept = json.loads((planted[0] / "conclusions.json").read_text())
-    assert [one["key"] for one in kept["conclusions"]] == ["best", "confused", "plateau"]
+    assert [one["key"] for one in kept["conclusions"]] == KEYS
     assert {one["verdict"] for one in kept["published_conclusions"]} == {"holds"}
 
 
@@ -108,7 +109,7 @@ def test_python_gives_the_same_tables(planted) -> None:
     study = ms.Study(planted[0])
     frame = pl.read_parquet(planted[0] / "comparison.parquet")
     assert ms.comparison(study).equals(frame)
-    assert [one.key for one in ms.conclusions(study)] == ["best", "confused", "plateau"]
+    assert [one.key for one in ms.conclusions(study)] == KEYS
     found = ms.compare(study, GUESS, RECITE)
     assert found.value == pytest.approx(
         min_f1(confusion_of(planted[0], GUESS)) - min_f1(confusion_of(planted[0], RECITE))

@@ -221,8 +221,10 @@ def test_too_small_a_class_is_impossible_with_counts_and_remedy():
     assert str(outcome) == (
         "60 sequences of every class are needed, but Guess has 59; 5 sequences have no class (in "
         "the table: Non-Memo 900, Guess 59, Recall 700, null 5). Add sequences, or leave small "
-        "classes out with --drop-small-classes, or ask for no more than 59 (label.minimum)."
+        "classes out with --drop-small-classes --redo, or ask for no more than 59 with --set "
+        "label.minimum=59 --redo."
     )
+    assert outcome.flags == "--drop-small-classes"
 
 
 @pytest.mark.parametrize(

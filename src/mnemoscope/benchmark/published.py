@@ -21,6 +21,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import (
     FEWEST,
     NO_ESTIMATE,
+    Estimate,
     Floats,
     RankCorrelation,
     correlate_ranks,
@@ -64,7 +65,7 @@ def published_table(model: str = "all") -> pl.DataFrame:
             f"published tables: no model '{model}'; there are {known}."
             f"{nearest(model, PUBLISHED_MODELS)}"
         )
-    return pl.read_csv(BytesIO(_read(f"taxonomies_{model}.csv")))
+    return pl.read_csv(BytesIO(read_data(f"taxonomies_{model}.csv")))
 
 
 def published_rho() -> pl.DataFrame:
@@ -73,7 +74,7 @@ def published_rho() -> pl.DataFrame:
     Columns ``Rouge-L``, ``Rouge-3`` (bool: is it used), ``Threshold`` (ρ, a fraction) and the
     figures of `published_table`.
     """
-    frame = pl.read_csv(BytesIO(_read("rho.csv")))
+    frame = pl.read_csv(BytesIO(read_data("rho.csv")))
     return frame.with_columns(pl.col("Rouge-L", "Rouge-3") == "Yes")
 
 
@@ -92,7 +93,7 @@ def published_confusions() -> tuple[PublishedConfusion, ...]:
             min_f1=entry["min_f1"],
             mean_f1=entry["mean_f1"],
         )
-        for entry in json.loads(_read("taxonomy_confusions.json"))
+        for entry in json.loads(read_data("taxonomy_confusions.json"))
     )
 
 
@@ -103,7 +104,12 @@ def _frozen(confusion: list[list[int]]) -> np.ndarray:
     return counts
 
 
-def _read(name: str) -> bytes:
+def published_profile() -> pl.DataFrame:
+    """The published layer profile of Δ of Pythia 12b: `layer` and a column a class, fractions."""
+    return pl.read_csv(BytesIO(read_data("layer_profile_12b.csv")))
+
+
+def read_data(name: str) -> bytes:
     """Read one file of the package data."""
     return (resources.files("mnemoscope.benchmark") / "data" / name).read_bytes()
 
@@ -117,6 +123,13 @@ _RECITE_OR_RECOLLECT = tuple(
     for rest in ("Reconstruct, Others", "Others")
     for limit in ("5", "50", "1k")
 )
+_FEW_SHOT = {
+    limit: (f"Non-Memo, Recite[{limit}], Others", f"Non-Memo, Recollect[{limit}], Others")
+    for limit in ("5", "50", "1k")
+}
+PUBLISHED_GUESSED = 0.283
+"""Share of extractable text that can be guessed, as the paper prints it."""
+_A_GOOD_PART = 0.25
 _NO_SIDE = " There is no interval, so no side is taken."
 _INSIDE = (0.5, 0.6, 0.7, 0.8, 0.9)
 _BELOW = (0.1, 0.2, 0.3, 0.4)
@@ -159,7 +172,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A conclusion of the paper (`best`, `confused` or `plateau`) and what the figures say of it.
+    """A conclusion of the paper and what the figures say of it.
+
+    `key` is `best`, `confused`, `plateau`, `guessed` or `few-shot`.
 
     `reason` gives the figures in per cent, `figures` the same for programs, as fractions.
     """
@@ -172,11 +187,18 @@ class Conclusion:
 
 
 def draw_conclusions(
-    catalogue: Mapping[str, Measured], sweep: Mapping[str, Measured], *, by_sign: bool = False
+    catalogue: Mapping[str, Measured],
+    sweep: Mapping[str, Measured],
+    *,
+    guessed: Estimate = NO_ESTIMATE,
+    by_sign: bool = False,
 ) -> tuple[Conclusion, ...]:
-    """Test the paper's three conclusions on measured figures.
+    """Test the paper's conclusions on measured figures.
 
-    Guess-Recall is best, Recite and Recollect are confused most, ρ has a plateau.
+    Guess-Recall is best, Recite and Recollect are confused most, ρ has a plateau, a good part of
+    what can be extracted is guessed (`guessed`: the share of memorized sequences), and few-shot
+    recollection is no mechanism of its own.
+
     `catalogue` holds taxonomies by published name, of two for one partition either; `sweep` the ρ
     settings by `published_rho_name`. A difference without an interval takes no side, unless its
     sign is to decide (`by_sign`).
@@ -185,6 +207,8 @@ def draw_conclusions(
         _judge_best(catalogue, by_sign),
         _judge_confused(catalogue, by_sign),
         _judge_plateau(sweep, by_sign),
+        _judge_guessed(guessed, by_sign),
+        _judge_few_shot(catalogue, by_sign),
     )
 
 
@@ -361,6 +385,79 @@ def _judge_series(name: str, sweep: Mapping[str, Measured], by_sign: bool) -> Co
     return Conclusion(name, "", verdict, reason, figures)
 
 
+def _judge_guessed(guessed: Estimate, by_sign: bool) -> Conclusion:
+    """The guessed share of memorized sequences against a quarter."""
+    claim = "Over a quarter of what can be extracted is guessed, not recalled."
+    if guessed.value is None:
+        reason = "Of no memorized sequence is it known whether it can be guessed."
+        return Conclusion("guessed", claim, "cannot be told", reason)
+    difference = guessed.value - _A_GOOD_PART
+    low, high = (None if end is None else end - _A_GOOD_PART for end in guessed[1:])
+    reason = (
+        f"{_percent(guessed.value)} % {_ends(*guessed[1:])}of the memorized sequences are Guess."
+    )
+    if low is None and not by_sign:
+        reason += _NO_SIDE
+    verdict = _decide(difference, low, high, by_sign)
+    return Conclusion("guessed", claim, verdict, reason, guessed.columns("share"))
+
+
+def pair_auc(confusions: Floats, first: int, second: int) -> Floats:
+    """AUC of two classes by the decisions between them alone, from (..., classes, classes).
+
+    The mean of both classes' share of right ones: the area below a curve of one point, a lower
+    bound of the AUC of the scores. One half where a class has no such decision.
+    """
+    rates = []
+    for own, other in ((first, second), (second, first)):
+        right, wrong = confusions[..., own, own], confusions[..., own, other]
+        named = right + wrong
+        rates.append(np.divide(right, named, out=np.full_like(named * 1.0, 0.5), where=named > 0))
+    mean: Floats = (rates[0] + rates[1]) / 2
+    return mean
+
+
+def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
+    """The best of Recite[δ] from Recollect[δ] against Guess from Recall."""
+    claim = (
+        "Few-shot recollection is no mechanism of its own: at no δ are Recite[δ] and Recollect[δ] "
+        "told apart as well as Guess and Recall."
+    )
+    best = catalogue.get(_BEST)
+    found = {
+        limit: [one for name in names if (one := catalogue.get(name)) and one.confusion is not None]
+        for limit, names in _FEW_SHOT.items()
+    }
+    found = {limit: ones for limit, ones in found.items() if ones}
+    if best is None or best.confusion is None or not found:
+        reason = "Guess or Recall, or Recite[δ] at some δ, was not measured."
+        return Conclusion("few-shot", claim, "cannot be told", reason)
+    own = float(pair_auc(best.confusion, 1, 2))
+    by_limit = {
+        limit: max(
+            float(pair_auc(one.confusion, 1, 2)) for one in ones if one.confusion is not None
+        )
+        for limit, ones in found.items()
+    }
+    difference = own - max(by_limit.values())
+    every = [one.draws for ones in found.values() for one in ones]
+    low = high = None
+    if best.draws is not None and all(draws is not None for draws in every):
+        rivals = [pair_auc(draws, 1, 2) for draws in every if draws is not None]
+        low, high = interval_of(pair_auc(best.draws, 1, 2) - np.max(rivals, axis=0))
+    said = ", ".join(f"{_percent(auc)} at δ = {limit}" for limit, auc in by_limit.items())
+    reason = (
+        f"AUC of the decisions between the two (guessing: 50 %): {said}; of Guess and Recall "
+        f"{_percent(own)}; difference {_points(difference, low, high)}."
+    )
+    if low is None and not by_sign:
+        reason += _NO_SIDE
+    figures: dict[str, float | None] = {f"auc_{limit}": auc for limit, auc in by_limit.items()}
+    figures |= {"guess_recall": own, **Estimate(difference, low, high).columns("difference")}
+    verdict = _decide(difference, low, high, by_sign)
+    return Conclusion("few-shot", claim, verdict, reason, figures)
+
+
 def _lead(best: Measured, others: Sequence[Measured]) -> tuple[float | None, float | None]:
     """95 % bounds of the lead over the best of many; none where one was not resampled.
 
@@ -503,8 +600,13 @@ def ours_of_row(
     return OurFigures(taxonomy, published_name, "measured", "", figures, confusion, draws)
 
 
-def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
-    """Put our figures beside the published ones; taxonomies that were not published are skipped."""
+def compare_with_published(
+    ours: Sequence[OurFigures], guessed: Estimate = NO_ESTIMATE
+) -> Comparison:
+    """Put our figures beside the published ones; taxonomies that were not published are skipped.
+
+    `guessed` is the share of the memorized sequences that are Guess.
+    """
     by_key: dict[str, OurFigures] = {}
     for one in ours:
         taxonomy = _parse(one.published_name)
@@ -520,7 +622,7 @@ def compare_with_published(ours: Sequence[OurFigures]) -> Comparison:
     return Comparison(
         frame,
         {kind: _correlate(frame, kind, by_key) for kind in kinds},
-        draw_conclusions(measured["catalogue"], measured["rho"]),
+        draw_conclusions(measured["catalogue"], measured["rho"], guessed=guessed),
     )
 
 
@@ -536,7 +638,7 @@ def published_conclusions() -> tuple[Conclusion, ...]:
         for row in _published_rows()
         if row["kind"] == "rho"
     }
-    return draw_conclusions(catalogue, sweep, by_sign=True)
+    return draw_conclusions(catalogue, sweep, guessed=Estimate(PUBLISHED_GUESSED), by_sign=True)
 
 
 @cache

@@ -6,18 +6,19 @@ from typing import Any
 
 from mnemoscope.data.rows import name_of
 from mnemoscope.data.table import refuse_padding
+from mnemoscope.errors import UserError
 from mnemoscope.pipeline.benchmark import benchmark_stage
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
 from mnemoscope.pipeline.continue_ import continue_stage
 from mnemoscope.pipeline.features import features_stage
 from mnemoscope.pipeline.graft import graft_stage
 from mnemoscope.pipeline.knockout import knockout_stage
-from mnemoscope.pipeline.label import label_stage
+from mnemoscope.pipeline.label import label_stage, nothing_to_train
 from mnemoscope.pipeline.localize import localize_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.train import train_stage
 from mnemoscope.progress import say
-from mnemoscope.report.page import report_stage
+from mnemoscope.report.page import REPORT_FILE, report_stage
 from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models
@@ -65,7 +66,8 @@ def run(
 
     Raises:
         MnemoscopeError: an error the user can fix, damaged data, or a full disk; finished stages
-            and finished parts of the current one are kept.
+            and finished parts of the current one are kept. Where no taxonomy can be trained the
+            report is written before the error.
     """
     folder = Path(folder)
     if sequences is not None:
@@ -82,6 +84,9 @@ def run(
         models = models or Models(study.settings)
         names = [one.name for one in STAGES if not one.optional or one.name in also]
         for name in names[: names.index(until) + 1 if until else len(names)]:
+            if name == "capture" and until is None and (reason := nothing_to_train(study)):
+                report_stage(study, models)
+                raise UserError(f"{reason} {folder / REPORT_FILE} shows what there is.")
             if name in STAGE_FUNCTIONS and not study.is_done(name):
                 say(f"{name}: {_PURPOSE[name]}")
                 STAGE_FUNCTIONS[name](study, models)

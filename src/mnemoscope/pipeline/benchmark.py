@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from mnemoscope.benchmark.allocation import guessed_share
 from mnemoscope.benchmark.excess import (
     FigureName,
     PairedDifference,
@@ -44,9 +45,10 @@ from mnemoscope.files import made_folder, read_record, write_parquet, write_reco
 from mnemoscope.pipeline.label import SAMPLES_FILE, aliases_of, samples_of
 from mnemoscope.pipeline.train import CHOICE_FILE, PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.progress import track
-from mnemoscope.stats import RankCorrelation
+from mnemoscope.stats import NO_ESTIMATE, Estimate, RankCorrelation
 from mnemoscope.study.folder import Study, is_study, stage_named
 from mnemoscope.study.models import Models
+from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, parse_taxonomy
 
 BENCHMARK_FILE = "benchmark.parquet"
@@ -127,7 +129,7 @@ def benchmark_stage(study: Study, models: Models) -> None:  # noqa: ARG001 - all
         study.write(BENCHMARK_FILE, frame)
         rows = frame.filter(pl.col("source") == "model").rows_by_key("taxonomy", named=True)
         ours = list(_our_figures(study, rows, _main_draws(study)))
-        comparison = compare_with_published(ours)
+        comparison = compare_with_published(ours, _guessed(study))
         study.write(COMPARISON_FILE, comparison.frame)
         write_record(study.folder / CONCLUSIONS_FILE, comparison.as_json())
         if levels := levels_of(study.sequences):
@@ -166,6 +168,14 @@ def _by_level(
         for one in levels
     ]
     return pl.DataFrame(made, schema=LEVELS_SCHEMA)
+
+
+def _guessed(study: Study) -> Estimate:
+    """The guessed share of the memorized sequences; none where a feature is missing."""
+    try:
+        return guessed_share(study.sequences, find_groups(study.sequences))
+    except UserError:
+        return NO_ESTIMATE
 
 
 def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:

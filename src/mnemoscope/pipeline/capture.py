@@ -31,7 +31,7 @@ from mnemoscope.pipeline.blocks import (
     store_meta,
 )
 from mnemoscope.pipeline.continue_ import hand_over, verdict_folder
-from mnemoscope.pipeline.label import SAMPLES_FILE, samples_of
+from mnemoscope.pipeline.label import SAMPLES_FILE, nothing_to_train
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, reference_name
@@ -39,7 +39,6 @@ from mnemoscope.study.settings import StudySettings
 
 LOGPROBS_FILE = "logprobs.parquet"
 NEXT_FILE = "next_logprobs.parquet"
-_REASONS_SAID = 3
 MOST_HEAD_BYTES = 8_000_000_000
 """Most bytes on disk for one model's maps of every head."""
 
@@ -169,27 +168,12 @@ def captured_roles(study: Study) -> tuple[str, ...]:
 def wanted_maps(study: Study) -> pl.DataFrame:
     """Sequences and suffixes to capture: `sequence_id`, `suffix`, sorted."""
     if study.is_done("label"):
-        _check_possible(study)
+        if (reason := nothing_to_train(study)) is not None:
+            raise UserError(reason)
         rows = study.read(SAMPLES_FILE).select("sequence_id", "suffix").unique()
     else:
         rows = study.sequences.select("sequence_id", pl.lit("true").alias("suffix"))
     return rows.sort("suffix", "sequence_id", descending=[True, False])
-
-
-def _check_possible(study: Study) -> None:
-    """Raise UserError if no taxonomy can be trained."""
-    samples = samples_of(study)
-    reasons = [
-        f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
-    ]
-    if len(reasons) < len(samples):
-        return
-    if not study.sequences["is_memorized"].any():
-        reasons = [next(iter(samples.values()))["impossible"]]  # all have the same reason
-    further = len(reasons) - _REASONS_SAID
-    more = f" And {further:,} more, see {study.folder}/manifests/label.json." if further > 0 else ""
-    said = " ".join(reasons[:_REASONS_SAID])
-    raise UserError(f"{study.folder}: no taxonomy can be trained. {said}{more}")
 
 
 def check_head_bytes(facts: dict[str, Any], n_rows: int, settings: StudySettings) -> None:

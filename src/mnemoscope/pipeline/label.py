@@ -122,6 +122,25 @@ def samples_of(study: Study) -> dict[str, dict[str, Any]]:
     return entries
 
 
+_REASONS_SAID = 3
+
+
+def nothing_to_train(study: Study) -> str | None:
+    """Why no taxonomy can be trained; None where one can."""
+    samples = samples_of(study)
+    reasons = [
+        f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry
+    ]
+    if len(reasons) < len(samples):
+        return None
+    if not study.sequences["is_memorized"].any():
+        reasons = [next(iter(samples.values()))["impossible"]]  # all have the same reason
+    further = len(reasons) - _REASONS_SAID
+    more = f" And {further:,} more, see {study.folder}/manifests/label.json." if further > 0 else ""
+    said = " ".join(reasons[:_REASONS_SAID])
+    return f"{study.folder}: no taxonomy can be trained. {said}{more}"
+
+
 def aliases_of(study: Study) -> dict[str, Alias]:
     """Taxonomies not trained because another divides these sequences alike, by name."""
     counts = _counts_of(study)
@@ -213,7 +232,7 @@ def _entry(
         "unlabelled": labels.null_count(),
     }
     if isinstance(outcome, Impossible):
-        return entry | {"impossible": str(outcome)}
+        return entry | {"impossible": str(outcome), "flags": outcome.flags}
     return entry | {
         "trained_classes": list(outcome.classes),
         "dropped": list(outcome.dropped),

@@ -30,14 +30,17 @@ def answer(content: ReportContent) -> list[str]:
         f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
         f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
         "for word: these it has memorized."
+        if content.model
+        else f"Of {count(whole)} sequences {count(part)} ({share(part, whole)}) are memorized by "
+        "the data set’s own label."
     )
-    if not content.taxonomies:
-        return [facts]
+    causes = [one.graft["statement"] for one in content.taxonomies if one.graft]
+    if content.missing or not content.taxonomies:
+        return [facts, *filter(None, causes)]
     question = (
         "Does its attention show which kind of memorization is at work, or only what kind of "
         "text it is reading?"
     )
-    causes = [one.graft["statement"] for one in content.taxonomies if one.graft]
     return [f"{facts} {question}", *filter(None, causes), " ".join(_findings(content))]
 
 

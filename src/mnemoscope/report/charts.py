@@ -229,6 +229,10 @@ def strength_place(strength: float, strengths: Sequence[float]) -> float:
     return _Axis(min(strengths), max(strengths), margin, 100 - margin, is_log=True).place(strength)
 
 
+_FLOW_X, _FLOW_NODE = (170.0, 456.0), 14.0
+_FLOW_TOP, _FLOW_HEIGHT, _FLOW_GAP = 14.0, 232.0, 14.0
+
+
 class Tick(NamedTuple):
     """A place on an axis and what stands there."""
 
@@ -413,3 +417,55 @@ def _names(names: Sequence[str], start: float, size: float, least: float) -> lis
     every = max(1, math.ceil(least / size)) if len(names) > 1 and size < least else 1
     shown = list(enumerate(names))[::every]
     return [Tick(start + (index + 0.5) * size, name[:26]) for index, name in shown]
+
+
+class Flow(NamedTuple):
+    """What goes from a class of one taxonomy to a class of another: a share of all."""
+
+    source: str
+    target: str
+    share: float
+
+
+def sankey_view(flows: Sequence[Flow]) -> dict[str, Any]:
+    """Place flows whose shares add up to about 1: nodes on two sides, ribbons between them."""
+    sides = [
+        list(dict.fromkeys(names))
+        for names in ([one.source for one in flows], [one.target for one in flows])
+    ]
+    scale = _FLOW_HEIGHT - _FLOW_GAP * (max(map(len, sides)) - 1)
+    scale /= sum(flow.share for flow in flows) or 1.0
+    nodes: list[dict[str, Any]] = []
+    tops: list[dict[str, float]] = []
+    for side, names in enumerate(sides):
+        top: dict[str, float] = {}
+        y = _FLOW_TOP
+        for name in names:
+            share = sum(one.share for one in flows if (one.source, one.target)[side] == name)
+            top[name] = y
+            nodes.append(
+                {"name": name, "share": share, "side": side, "x": _FLOW_X[side], "y": y}
+                | {"width": _FLOW_NODE, "height": scale * share, "colour": len(nodes)}
+            )
+            y += scale * share + _FLOW_GAP
+        tops.append(top)
+    left, right = _FLOW_X[0] + _FLOW_NODE, _FLOW_X[1]
+    middle, ribbons = (left + right) / 2, []
+    for flow in (one for one in flows if one.share > 0):
+        ends, thick = (flow.source, flow.target), scale * flow.share
+        one, other = (top[name] for top, name in zip(tops, ends, strict=True))
+        path = (
+            f"M{left:.1f} {one:.1f}C{middle:.1f} {one:.1f} {middle:.1f} {other:.1f} "
+            f"{right:.1f} {other:.1f}v{thick:.1f}C{middle:.1f} {other + thick:.1f} "
+            f"{middle:.1f} {one + thick:.1f} {left:.1f} {one + thick:.1f}z"
+        )
+        colour = len(sides[0]) + sides[1].index(flow.target)
+        ribbons.append({"path": path, "flow": flow, "colour": colour})
+        for top, name in zip(tops, ends, strict=True):
+            top[name] += thick
+    return {
+        "nodes": nodes,
+        "ribbons": ribbons,
+        "width": WIDTH,
+        "height": _FLOW_TOP * 2 + _FLOW_HEIGHT,
+    }

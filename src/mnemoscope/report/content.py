@@ -13,10 +13,17 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.benchmark.published import published_table
+from mnemoscope.benchmark.allocation import allocate, guessed_share, published_allocation
+from mnemoscope.benchmark.published import (
+    PUBLISHED_GUESSED,
+    published_profile,
+    published_table,
+)
 from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED, TABLE, of_reader
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
+from mnemoscope.data.table import PUBLISHED_VERDICT
+from mnemoscope.errors import UserError
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison, read_benchmark
 from mnemoscope.pipeline.graft import (
     GRAFT_FILE,
@@ -34,9 +41,10 @@ from mnemoscope.pipeline.knockout import (
     ranking_words,
     statements,
 )
-from mnemoscope.pipeline.label import LABELS_FILE, samples_of
+from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
+from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.levels import level_section
 from mnemoscope.report.published import published_view
 from mnemoscope.report.tables import (
@@ -50,9 +58,11 @@ from mnemoscope.report.tables import (
     truth_tables,
 )
 from mnemoscope.stats import NO_ESTIMATE, Estimate
-from mnemoscope.study.folder import Study, versions
-from mnemoscope.study.settings import EMBEDDED
+from mnemoscope.study.folder import STAGES, Study, versions
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.taxonomy.catalogue import PAPER, PRASHANTH
+from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.words import percent
 
 Record = dict[str, Any]
 """A row as `records` gives it, or facts under the names that the templates use."""
@@ -134,6 +144,7 @@ class Standing(Enum):
     UNTRAINED = "Did not train"
     UNCONTROLLED = "Cannot be said"
     IMPOSSIBLE = "Impossible"
+    UNRUN = "Not trained"
 
 
 _OF_KIND = {
@@ -256,6 +267,7 @@ class TaxonomyResult:
     knockout: Record | None = None  # as `knockout_of` gives it
     beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
     delta_tables: Sequence[Table] = ()  # regions, stability, sanity
+    published_profile: Record | None = None  # the layer profile that the paper draws, as a view
 
     @property
     def label(self) -> str:
@@ -270,7 +282,9 @@ class TaxonomyResult:
     @property
     def standing(self) -> Standing:
         """That of the main benchmark."""
-        return Standing.IMPOSSIBLE if self.impossible or not self.main else self.main.standing
+        if self.impossible:
+            return Standing.IMPOSSIBLE
+        return self.main.standing if self.main else Standing.UNRUN
 
 
 @dataclass(frozen=True)
@@ -281,7 +295,7 @@ class ReportContent:
     """
 
     title: str
-    model: Record  # the study's record of it, with a `note`
+    model: Record | None  # the study's record of it, with a `note`; None where none was asked
     counts: Record
     taxonomies: Sequence[TaxonomyResult] = ()
     reference: Record | None = None
@@ -296,22 +310,30 @@ class ReportContent:
     published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[AnalysisSection] = ()
     levels: AnalysisSection | None = None  # where duplicates are few set levels
+    allocation: Record | None = None  # as `allocation_of` gives it
+    missing: Record | None = None  # without CNNs: `what` is missing, the `command` that helps
 
 
-def report_content(study: Study, tokenizer: Any) -> ReportContent:
-    """All that the report shows of a study whose stages before it are done.
+def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
+    """All that the report shows of a study.
 
-    The model's tokenizer shows tokens as text.
+    The model's tokenizer shows tokens as text; without one there are no examples.
     """
     table, models, name = study.sequences, study.record["models"], study.folder.name
+    if study.settings.model.name == NO_MODEL:
+        table = table.with_columns(pl.col(PUBLISHED_VERDICT).alias("is_memorized"))
+    missing = missing_of(study)
+    is_trained = missing is None
     settings = study.settings.as_dict()
     settings.pop("title")
     return ReportContent(
-        title=study.settings.title or f"{models['model']['name']}: guessed or recalled?",
-        model=model_facts(models, "model"),
+        title=study.settings.title or f"{study.settings.model.name}: guessed or recalled?",
+        model=model_facts(models, "model") if "model" in models else None,
         reference=model_facts(models, "reference") if "reference" in models else None,
         counts=_counts(table),
-        taxonomies=list(taxonomy_results(study, tokenizer)),
+        taxonomies=list(taxonomy_results(study, tokenizer, is_trained=is_trained))
+        if is_trained or study.is_done("label")
+        else (),
         length=study.settings.sequences.length,
         prefix=study.settings.sequences.n_prefix,
         checks=[
@@ -327,10 +349,60 @@ def report_content(study: Study, tokenizer: Any) -> ReportContent:
             f"mnemoscope run {name}/study.yaml -o {name}-again",
             f"mnemoscope describe {name}",
         ),
-        published=published_view(load_comparison(study), TITLES),
+        published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(analysis_sections(study)),
-        levels=level_section(study),
+        levels=level_section(study) if is_trained else None,
+        allocation=allocation_of(table),
+        missing=missing,
     )
+
+
+def allocation_of(table: pl.DataFrame) -> Record | None:
+    """How Prashanth et al.'s classes flow into Guess and Recall; None where a feature is missing.
+
+    `rows` as `allocate` gives them, the views `ours` and `published`, and a `sentence`.
+    """
+    try:
+        frame = allocate(table, find_groups(table))
+    except UserError:
+        return None
+    if frame.is_empty():
+        return None
+    rows = list(records(frame, "share"))
+    guessed = guessed_share(table, find_groups(table))
+    return {
+        "rows": rows,
+        "ours": sankey_view(flows_of(frame)),
+        "published": sankey_view(
+            [Flow(one, other, share) for (one, other), share in published_allocation().items()]
+        ),
+        "sentence": (
+            f"Of the memorized sequences {guessed} can be guessed from their text; of what can be "
+            f"extracted from Pythia the paper prints {percent(PUBLISHED_GUESSED)}."
+        ),
+    }
+
+
+def missing_of(study: Study) -> Record | None:
+    """What a study without CNNs lacks, and the one command that helps; None where it has them."""
+    folder, settings = study.folder, study.settings
+    if study.is_done("benchmark") and study.is_done("localize"):
+        return None
+    another = f"mnemoscope run --model {{}} --sequences {{}} -o {folder}-2"
+    if settings.model.name == NO_MODEL:
+        what = "No model was asked (model.name none), so attention was not looked at."
+        return {"what": what, "command": another.format("MODEL", settings.sequences.source)}
+    if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
+        flags = next((one["flags"] for one in samples_of(study).values() if one.get("flags")), "")
+        command = f"mnemoscope run -o {folder} {flags} --redo"
+        if not flags:
+            command = another.format(settings.model.name, "OTHER_TEXTS")
+        return {"what": reason, "command": command}
+    lacking = [one.name for one in STAGES if not one.optional and not study.is_done(one.name)]
+    return {
+        "what": f"Not done yet: {', '.join(lacking)}.",
+        "command": f"mnemoscope run -o {folder}",
+    }
 
 
 def model_facts(models: Mapping[str, Record], role: str) -> Record:
@@ -341,17 +413,21 @@ def model_facts(models: Mapping[str, Record], role: str) -> Record:
     return {**facts, "note": note, "name": facts["name"] + (" (reference)" if is_twin else "")}
 
 
-def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[TaxonomyResult]:
+def taxonomy_results(
+    study: Study, tokenizer: Any | None = None, *, is_trained: bool = True
+) -> Iterator[TaxonomyResult]:
     """One result a taxonomy; repetitions on other samples are its further benchmarks.
 
-    Examples are left out without a tokenizer.
+    Examples are left out without a tokenizer, what CNNs give unless `is_trained`.
     """
     table, labels = study.sequences, study.read(LABELS_FILE)
-    deltas, reference = (list(load_deltas(study, one)) for one in ("model", "reference"))
+    deltas, reference = (
+        list(load_deltas(study, one)) if is_trained else [] for one in ("model", "reference")
+    )
     entries = samples_of(study)
     published = published_table()
     printed = dict(zip(published["tax_name"], published["min_f1"], strict=True))
-    benchmarks = _benchmarks(study)
+    benchmarks = _benchmarks(study) if is_trained else []
     for name in dict.fromkeys(entry["taxonomy"] for entry in entries.values()):
         main = entries[name]
         classes = main.get("trained_classes", main["classes"])
@@ -389,8 +465,25 @@ def taxonomy_results(study: Study, tokenizer: Any | None = None) -> Iterator[Tax
             graft=graft_of(study, name),
             knockout=knockout_of(study, name),
             beside=[one for one in reference if one.sample == name],
-            delta_tables=list(localize_tables(study, name)),
+            delta_tables=list(localize_tables(study, name)) if is_trained else (),
+            published_profile=_published_profile() if name == PAPER and is_trained else None,
         )
+
+
+def flows_of(frame: pl.DataFrame) -> list[Flow]:
+    """A frame of `allocate` as flows."""
+    return [Flow(*row) for row in frame.select("prashanth", "paper", "share").iter_rows()]
+
+
+def _published_profile() -> Record:
+    """The published layer profile of Δ (Pythia 12b) as the page draws a profile."""
+    frame = published_profile()
+    classes = [
+        {"name": name, "profile": frame[name].to_list()}
+        for name in frame.columns
+        if name != "layer"
+    ]
+    return {"n_layers": frame.height, "classes": classes, "attribution": "published"}
 
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:
@@ -627,6 +720,8 @@ def _examples(
 ) -> Iterator[Record]:
     """A few sequences of each class in a seeded shuffle, those with a continuation first."""
     rows = table.with_columns(labels.alias("class"))
+    if "continuation" not in rows.columns:
+        rows = rows.with_columns(continuation=pl.lit(None, dtype=pl.List(pl.Int32)))
     for name in classes:
         shuffled = rows.filter(pl.col("class") == name).sample(fraction=1, seed=0, shuffle=True)
         decoded_first = shuffled.sort(pl.col("continuation").is_null(), maintain_order=True)
@@ -744,7 +839,7 @@ def _warnings(study: Study) -> Iterator[str]:
     """What the reader must know about the whole study."""
     if not study.settings.benchmark.controls:
         yield "Made without controls: a min-F1 alone does not tell memory from text."
-    elif "reference" not in study.record["models"]:
+    elif "reference" not in study.record["models"] and study.is_done("capture"):
         yield (
             "No reference model was given (--reference): only the blind baseline stands beside the "
             "model, and attention that shows the text may pass for memory."

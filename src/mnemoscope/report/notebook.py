@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from mnemoscope.analysis.figures import Chart, Series, plain
+from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
+from mnemoscope.benchmark.allocation import allocate
 from mnemoscope.benchmark.published import Conclusion
 from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
 from mnemoscope.errors import UserError, nearest
@@ -31,18 +32,22 @@ from mnemoscope.pipeline.train import PREDICTIONS_FILE
 from mnemoscope.report.charts import (
     HEIGHT,
     chart_view,
+    heat_view,
     png_ink,
     png_uri,
+    sankey_view,
     scale_by_layer,
     strongest_layer,
 )
-from mnemoscope.report.content import Record, TaxonomyResult, taxonomy_results
+from mnemoscope.report.content import Record, TaxonomyResult, flows_of, taxonomy_results
 from mnemoscope.report.page import environment
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.groups import find_groups
 
 WIDTH = 920
 _PANEL_GAP, _MARGIN, _ROW, _TOP, _LABEL, _MAP_GAP = 40, 28, 25, 96, 138, 12.0
 _MOST_LAYERS_IN_A_ROW = 8
+_LEGEND_COLUMNS, _LEGEND_LINE = 4, 22
 _INK = (74, 140, 224)  # one blue that stands out on both grounds
 
 
@@ -231,6 +236,25 @@ def draw_delta(stored: StoredDelta) -> Picture:
     return _picture(title, y - 14, cells=cells, size=size)
 
 
+def allocation(study: Study) -> pl.DataFrame:
+    """How the memorized sequences' classes flow from Prashanth et al.'s taxonomy to the paper's.
+
+    Columns `prashanth`, `paper`, `n`, `share`, `low`, `high`, `published` (fractions), `n_groups`.
+
+    Raises:
+        UserError: the table lacks a feature that one of the taxonomies needs.
+    """
+    return allocate(study.sequences, find_groups(study.sequences))
+
+
+def allocation_figure(study: Study) -> Picture:
+    """The flow of `allocation` as a Sankey diagram, shares in per cent; errors as `allocation`."""
+    view = sankey_view(flows_of(allocation(study)))
+    scale = (WIDTH - 2 * _MARGIN) / view["width"]
+    title = "From Recite, Reconstruct and Recollect to Guess and Recall"
+    return _picture(title, scale * view["height"] + 76, sankey=view, scale=scale)
+
+
 def layer_profile_figure(
     study: Study, taxonomy: str | None = None, *, attribution: str = "gradient"
 ) -> Picture:
@@ -248,13 +272,27 @@ def draw_profile(stored: StoredDelta) -> Picture:
     chart = Chart(
         title=title, series=series, x_label="layer", percent=True, y_label="% of the largest"
     )
-    return _picture(title, 1.2 * HEIGHT + 112, view=chart_view(chart, first_colour=0))
+    return draw_figure(chart, first_colour=0)
+
+
+def draw_figure(figure: Figure, *, first_colour: int = 1) -> Picture:
+    """Draw a chart, whose `first_colour` is the number of a class, or a heat map."""
+    if isinstance(figure, HeatMap):
+        view = heat_view(figure)
+        scale = min(1.4, (WIDTH - 2 * _MARGIN) / view["width"])
+        return _picture(figure.title, scale * view["height"] + 76, heat=view, scale=scale)
+    view = chart_view(figure, first_colour=first_colour)
+    depth = 340 if view["is_slanted"] else HEIGHT
+    lines = -(-len(figure.series) // _LEGEND_COLUMNS)
+    height = 1.2 * depth + 88 + _LEGEND_LINE * lines
+    legend = {"columns": _LEGEND_COLUMNS, "line": _LEGEND_LINE, "lines": lines}
+    return _picture(figure.title, height, view=view, depth=depth, legend=legend)
 
 
 def _picture(title: str, height: float, **values: Any) -> Picture:
-    """Fill the template with `rows` of panels, `cells` of maps, or the `view` of a chart."""
+    """Fill the template with `rows` of panels, `cells` of maps, a `heat`, `sankey` or `view`."""
     template = environment().get_template("picture.svg.j2")
-    body: Record = {"rows": None, "cells": None, "view": None} | values
+    body: Record = dict.fromkeys(("rows", "cells", "view", "heat", "sankey")) | values
     svg = template.render(title=title, width=WIDTH, height=height, margin=_MARGIN, **body)
     return Picture(svg)
 

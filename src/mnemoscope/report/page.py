@@ -18,11 +18,13 @@ from markupsafe import Markup
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
+from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
+from mnemoscope.study.settings import NO_MODEL
 from mnemoscope.version import __version__
 
 REPORT_FILE = "report.html"
@@ -34,12 +36,24 @@ _RAMP_STEPS = 65
 
 
 def report_stage(study: Study, models: Models) -> None:
-    """Write `report.html`; it opens offline and holds no outside address."""
-    study.require("benchmark")
-    study.require("localize")
+    """Write `report.html`; it opens offline and holds no outside address.
+
+    Of a study without CNNs it shows what there is and says what is missing; the stage is not done.
+
+    Raises:
+        UserError: it is not known what is memorized.
+    """
+    has_model = study.settings.model.name != NO_MODEL
+    if has_model:
+        study.require("continue")
+    content = report_content(study, models.tokenizer() if has_model else None)
+    path = study.folder / REPORT_FILE
+    if content.missing is not None:
+        write_report(path, content)
+        say(f"{path} shows what there is. {content.missing['what']}")
+        return
     with study.finishing("report") as counts:
-        content = report_content(study, models.tokenizer())
-        counts["bytes"] = write_report(study.folder / REPORT_FILE, content)
+        counts["bytes"] = write_report(path, content)
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:

@@ -238,4 +238,5 @@ def _alias(row: Mapping[str, Any]) -> str:
 
 def _conclusions(comparison: Comparison) -> Iterator[tuple[Conclusion, Conclusion]]:
     """Each conclusion of the paper on our figures and on its own."""
-    return zip(comparison.conclusions, published_conclusions(), strict=True)
+    published = {one.key: one for one in published_conclusions()}
+    return ((one, published[one.key]) for one in comparison.conclusions)

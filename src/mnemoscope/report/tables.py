@@ -16,7 +16,7 @@ from mnemoscope.analysis.store import stored_results
 from mnemoscope.localize.attribution import COSTLY
 from mnemoscope.localize.regions import Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
-from mnemoscope.pipeline.benchmark import read_benchmark
+from mnemoscope.pipeline.benchmark import BENCHMARK_FILE, read_benchmark
 from mnemoscope.pipeline.graft import GRAFT_SCORES_FILE
 from mnemoscope.pipeline.label import aliases_of, sharing_of
 from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
@@ -160,7 +160,7 @@ def graft_tables(study: Study) -> Iterator[Table]:
 
 def truth_tables(table: pl.DataFrame) -> Iterator[Table]:
     """Ground truth of the embedded model: counted duplicates against what was inserted."""
-    if "inserted" not in table.columns or "held_out" not in table.columns:
+    if not {"inserted", "held_out", "duplicates"} <= set(table.columns):
         return
     counted, inserted = pl.col("duplicates"), pl.col("inserted")
     groups = {
@@ -214,8 +214,10 @@ def sharing_tables(study: Study) -> Iterator[Table]:
     aliases = aliases_of(study)
     if not aliases:
         return
-    table = read_benchmark(study).filter(source="model")
-    figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
+    figures: dict[str, float] = {}
+    if (study.folder / BENCHMARK_FILE).is_file():
+        table = read_benchmark(study).filter(source="model")
+        figures = dict(zip(table["taxonomy"], table["min_f1"], strict=True))
     yield Table(
         title="Taxonomies with the figures of another",
         columns=("taxonomy", "trained as", "why", "min-F1"),

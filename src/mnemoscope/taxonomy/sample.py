@@ -6,7 +6,7 @@ Where a sample cannot be drawn, `Impossible` says which class is in the way and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,18 +62,22 @@ class Sample:
 _FEWEST = 6
 """Sequences a class below which no setting allows training."""
 
+_GIVE = {"duplicates": "--set features.corpus=TEXTS"}
+
 
 @dataclass(frozen=True)
 class Impossible:
     """Why a taxonomy cannot be sampled: which class has how many sequences, and what helps.
 
-    `needed` are sequences of every class, training and evaluation together.
+    `needed` are sequences of every class, training and evaluation together; `flags` of `run` are
+    the remedy that needs no other sequences, empty where there is none.
     """
 
     reason: str
     counts: dict[str, int]
     needed: int
     remedy: str
+    flags: str = ""
 
     def __str__(self) -> str:
         counted = ", ".join(f"{name} {n:,}" for name, n in self.counts.items())
@@ -195,9 +199,10 @@ def draw_sample(
         drop_small_classes and not draw.is_enough(needed, n_folds=n_folds) and len(draw.classes) > 2
     ):
         draw = _drop_one(pool, draw, n_train=n_train, n_eval=n_eval)
-    missing = _explain_null(ordered.frame, labels, taxonomy)
+    missing, lacking = _explain_null(ordered.frame, labels, taxonomy)
     if not draw.is_enough(needed, n_folds=n_folds):
-        return _explain(full, taxonomy, counts, ordered, needed, not drop_small_classes, missing)
+        told = _explain(full, taxonomy, counts, ordered, needed, not drop_small_classes, lacking)
+        return replace(told, reason=f"{told.reason}; {missing}") if missing else told
     sampled = _make_frame(rows, draw, taxonomy, n_train=0 if n_folds else draw.n_train)
     sides = sampled.group_by("group").agg(pl.col("split").n_unique())
     classes = tuple(taxonomy.classes[index] for index in draw.classes)
@@ -334,21 +339,41 @@ def _explain(
     ordered: Ordered,
     needed: int,
     may_drop: bool,
-    missing: str,
+    lacking: list[str],
 ) -> Impossible:
-    """What is in the way and what helps; `draw` is what could be drawn of all classes."""
+    """What is in the way and what helps; `draw` is what could be drawn of all classes.
+
+    `lacking` are columns without which sequences have no class.
+    """
     n_other = counts[taxonomy.classes[0]]
     n_memorized = sum(counts[name] for name in taxonomy.classes[1:])
     if not n_memorized or not n_other:
         reason, remedy = _name_one_sided(n_other, n_memorized)
+        flags = ""
+        if lacking and not n_memorized:
+            remedy, flags = f"{_give(lacking)}.", _GIVE.get(lacking[0], "")
     else:
         small = [name for name in taxonomy.classes if counts[name] < needed]
         reason = _name_cause(draw, taxonomy, counts, small, ordered.match)
         ways = _find_ways(taxonomy, counts, small, ordered, may_drop)
-        remedy = f"{', or '.join(ways)}."
+        flags = next((flags for _, flags in ways if flags), "")
+        if lacking:
+            ways.insert(0, (_give(lacking), ""))
+            flags = _GIVE.get(lacking[0], flags)
+        said = [f"{words} with {flags} --redo" if flags else words for words, flags in ways]
+        remedy = f"{', or '.join(said)}."
     reason = f"{needed:,} sequences of every class are needed, but {reason}"
-    reason = f"{reason}; {missing}" if missing else reason
-    return Impossible(reason, counts, needed, remedy[0].upper() + remedy[1:])
+    return Impossible(reason, counts, needed, remedy[0].upper() + remedy[1:], flags)
+
+
+def _give(lacking: list[str]) -> str:
+    """How to make known what sequences have no class for want of."""
+    if lacking == ["duplicates"]:
+        return (
+            "give the training texts (features.corpus), in which duplicates are counted, or a "
+            "table with a column 'duplicates'"
+        )
+    return f"give a table with {' and '.join(lacking)} of every sequence"
 
 
 def _name_one_sided(n_other: int, n_memorized: int) -> tuple[str, str]:
@@ -373,20 +398,24 @@ def _find_ways(
     small: list[str],
     ordered: Ordered,
     may_drop: bool,
-) -> list[str]:
+) -> list[tuple[str, str]]:
+    """What helps, in words, and the flags of `run` that do it where some do."""
     fewest = min(counts[name] for name in taxonomy.classes)
-    ways = ["add sequences"]
+    ways = [("add sequences", "")]
     if fewest == 0:
-        ways.append("choose other nodes or thresholds")
+        ways.append(("choose other nodes or thresholds", ""))
     if may_drop and len(taxonomy.classes) - max(len(small), 1) >= 2:
-        ways.append("leave small classes out with --drop-small-classes")
+        ways.append(("leave small classes out", "--drop-small-classes"))
     if ordered.match is not None and not small:
-        ways.append(f"do not match by {ordered.match}")
+        ways.append((f"do not match by {ordered.match}", "--set label.match=null"))
     if ordered.split != "row" and not small:
-        ways.append("split by row")
+        ways.append(("split by row", "--set label.split=row"))
     if fewest >= _FEWEST:
-        fewer = f"no more than {fewest:,} (label.minimum)" if small else "fewer"
-        ways.append(f"ask for {fewer}")
+        ways.append(
+            (f"ask for no more than {fewest:,}", f"--set label.minimum={fewest}")
+            if small
+            else ("ask for fewer", "")
+        )
     return ways
 
 
@@ -407,15 +436,17 @@ def _name_cause(
     )
 
 
-def _explain_null(frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy) -> str:
-    """How many sequences have no class, and for want of what."""
+def _explain_null(
+    frame: pl.DataFrame, labels: pl.Series, taxonomy: Taxonomy
+) -> tuple[str, list[str]]:
+    """How many sequences have no class, and for want of which columns."""
     without = frame.filter(labels.is_null())
     if not without.height:
-        return ""
+        return "", []
     wanted = [*taxonomy.columns, "is_memorized", "memorization_score"]
     lacking = [name for name in wanted if name in frame.columns and without[name].null_count()]
     cause = f", for want of {', '.join(lacking)}" if lacking else ""
-    return f"{without.height:,} sequences have no class{cause}"
+    return f"{without.height:,} sequences have no class{cause}", lacking
 
 
 class SharedNeed(NamedTuple):
