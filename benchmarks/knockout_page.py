@@ -17,23 +17,33 @@ from pages import write_tables
 import mnemoscope as ms
 
 
-def share(value: float, low: float, high: float, scale: float = 100, digits: int = 0) -> str:
-    """A figure and its interval, a true minus sign."""
-    text = f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+def share(
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    scale: float = 100,
+    digits: int = 0,
+) -> str:
+    """A figure and its interval, where it has one (ten groups a class), a true minus sign."""
+    if value is None:
+        return "–"
+    text = f"{scale * value:.{digits}f}"
+    if low is not None and high is not None:
+        text += f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
     return text.replace("-", "−")
 
 
 def specificity_lines(study: ms.Study) -> list[str]:
     """A line a class and strength."""
     lines = [
-        "| taxonomy | edges of | strength, % | broken of its own class, % | by random edges of "
-        "equal mass, % | specificity |",
-        "|---|---|---|---|---|---|",
+        "| taxonomy | edges of | ranked by | strength, % | broken of its own class, % | by random "
+        "edges of equal mass, % | specificity |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in study.read("specificity.parquet").iter_rows(named=True):
         index = share(row["specificity"], row["low"], row["high"], scale=1, digits=2)
         lines.append(
-            f"| {row['sample']} | {row['class']} | {row['strength']:g} "
+            f"| {row['sample']} | {row['class']} | {row['by']} | {row['strength']:g} "
             f"| {100 * row['broken_own']:.0f} | {100 * row['broken_own_equal_mass']:.0f} "
             f"| {index} |"
         )
@@ -72,7 +82,7 @@ def curve_lines(study: ms.Study) -> list[str]:
 
 
 def survival_lines(study: ms.Study, strength: float) -> list[str]:
-    """A line a kind of cut at one strength, and the copy edges."""
+    """A line a kind of cut at one strength, copy edges, and each sequence's own few edges."""
     lines = [
         f"| taxonomy | cut, {strength:g} % of edges | edges of | tried on | edges | attention on "
         "them, % | survive, % |",
@@ -80,7 +90,7 @@ def survival_lines(study: ms.Study, strength: float) -> list[str]:
     ]
     table = study.read("knockout.parquet")
     chosen = table.filter(
-        (pl.col("strength") == strength) | pl.col("choice").str.starts_with("copy")
+        (pl.col("strength") == strength) | pl.col("choice").str.contains("^(copy|own)")
     )
     for row in chosen.iter_rows(named=True):
         survival = share(row["survival"], row["low"], row["high"])

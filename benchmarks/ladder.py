@@ -1,6 +1,6 @@
 """A ladder of difficulty on the embedded model: how much of each figure is left on likelier text.
 
-    python benchmarks/ladder.py FOLDER [--write docs/ladder.md]
+    python benchmarks/ladder.py FOLDER [--seeds 3] [--write docs/ladder.md]
 
 Makes four studies in FOLDER (each goes on where it was stopped) and prints the tables of the page.
 Rungs: classes as sampled; the row split; Non-Memo with its true suffix; the same genre; sequences
@@ -15,6 +15,7 @@ import polars as pl
 from pages import write_tables
 
 import mnemoscope as ms
+from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, of_reader
 from mnemoscope.study.settings import parse_settings
 
 PAPER = "Non-Memo, Guess, Recall"
@@ -23,23 +24,24 @@ RECITE = "Non-Memo, Recite[5], Recollect"
 INPUTS = ["mean", "max", "both", "heads", "difference"]
 
 
-def settings(source: str = "embedded", **label) -> ms.StudySettings:
-    """400 + 200 sequences a class, one seed, all controls."""
+def settings(n_seeds: int, source: str = "embedded", **label) -> ms.StudySettings:
+    """400 + 200 sequences a class, all controls; a verdict takes a side on three seeds."""
     values = {
         "sequences": {"source": source},
         "label": {"n_train": 400, "n_eval": 200, **label},
-        "train": {"seeds": [0]},
+        "train": {"seeds": list(range(n_seeds))},
+        "benchmark": {"control_seeds": n_seeds},
         "localize": {"attributions": ["gradient"]},
     }
     return parse_settings(values, where="ladder")
 
 
-def run_all(folder: Path) -> dict[str, ms.Study]:
+def run_all(folder: Path, n_seeds: int) -> dict[str, ms.Study]:
     """The four studies, in the order in which they need each other."""
     folder.mkdir(parents=True, exist_ok=True)
     studies = {}
     rungs = settings(
-        taxonomies=[PAPER, PRASHANTH], match="genre", both_suffixes=True, both_splits=True
+        n_seeds, taxonomies=[PAPER, PRASHANTH], match="genre", both_suffixes=True, both_splits=True
     )
     studies["rungs"] = ms.run(rungs, folder / "rungs")
     table = studies["rungs"].sequences.join(
@@ -55,10 +57,10 @@ def run_all(folder: Path) -> dict[str, ms.Study]:
         if not path.exists():
             columns = ["sequence_id", "text", "tokens", "document", "start", "end", "genre"]
             rows.select(*columns, "group", "held_out", "duplicates", "is_code").write_parquet(path)
-        wanted = settings(str(path), taxonomies=taxonomies, drop_small_classes=True)
+        wanted = settings(n_seeds, str(path), taxonomies=taxonomies, drop_small_classes=True)
         wanted.capture.reference = "embedded"
         studies[name] = ms.run(wanted, folder / name)
-    inputs = settings(taxonomies=[PAPER])
+    inputs = settings(n_seeds, taxonomies=[PAPER])
     inputs.train.poolings = INPUTS
     inputs.capture.per_head = True
     inputs.benchmark.control_settings = 0
@@ -76,26 +78,39 @@ def same_documents(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def rows_of(study: ms.Study, name: str) -> list[str]:
-    """One line of the page a sample: min-F1, what stands beside it, pairwise AUC of the model."""
+    """A line of the page a sample and reader: min-F1, what stands beside it, the verdict."""
     table, lines = ms.benchmark_table(study), []
     for sample in table["taxonomy"].unique(maintain_order=True):
         sources = {row["source"]: row for row in table.filter(taxonomy=sample).to_dicts()}
+        for reader in (one for one in ATTENTION if one in sources):
+            lines.append(reader_line(f"{name} {sample}", sources, reader))
         model = sources["model"]
-        beside = [
-            percent(sources.get(one, {}).get("min_f1"))
-            for one in ("blind", "ngram", "reference", "control", "logits")
-        ]
-        figure = [percent(model["min_f1"], model["low"], model["high"]), percent(model["mean_f1"])]
-        excess = percent(model["excess"], model["excess_low"], model["excess_high"])
-        lines.append(f"| {name} {sample} | {' | '.join([*figure, *beside, excess])} |")
         if model["matched_min_f1"] is not None:
             left = percent(model["matched_min_f1"], model["matched_low"], model["matched_high"])
             text = percent(model["matched_blind_min_f1"])
             lines.append(
-                f"| {name} {sample}, matched ({model['matched_n_per_class']} a class) | {left} | – "
-                f"| {text} ({model['matched_by']}) | – | – | – | – | – |"
+                f"| {name} {sample}, matched ({model['matched_n_per_class']} a class) | CNNs "
+                f"| {left} | – | {text} ({model['matched_by']}) | – | – | – | – | – | – |"
             )
     return lines
+
+
+def reader_line(title: str, sources: dict[str, dict], reader: str) -> str:
+    """Min-F1 of one reader of the attention beside the sources that it is held against."""
+    row = sources[reader]
+    controls: dict[str, float] = {}
+    for one in of_reader(SOURCES, reader):
+        value, column = sources.get(one, {}).get("min_f1"), TABLE[one].column
+        if value is not None:
+            controls[column] = max(value, controls.get(column, 0.0))
+    beside = [
+        percent(controls.get(column)) for column in ("best blind", "reference", "control", "logits")
+    ]
+    figure = [percent(row["min_f1"], row["low"], row["high"]), percent(row["mean_f1"])]
+    excess = percent(row["excess"], row["excess_low"], row["excess_high"])
+    mark = " *" if row["is_headline"] else ""
+    cells = [TABLE[reader].name + mark, *figure, *beside, excess, row["verdict"] or "–"]
+    return f"| {title} | {' | '.join(cells)} |"
 
 
 def auc_lines(study: ms.Study, name: str) -> list[str]:
@@ -152,8 +167,9 @@ def page(studies: dict[str, ms.Study]) -> str:
     pairs = [line for key, name in names.items() for line in auc_lines(studies[key], name)]
     return "\n".join(
         [
-            "| classes | min-F1 | mean F1 | blind | n-grams | reference | control | logits | excess |",  # noqa: E501
-            "|---|---|---|---|---|---|---|---|---|",
+            "| classes | reader | min-F1 | mean F1 | best blind | reference | control | logits "
+            "| excess | verdict |",
+            "|---" * 10 + "|",
             *figures,
             "",
             "| classes | pair | model | blind | n-grams | reference | logits | excess |",
@@ -171,10 +187,11 @@ def page(studies: dict[str, ms.Study]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=3, help="of every source")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     with ms.show_progress():
-        made = run_all(options.folder)
+        made = run_all(options.folder, options.seeds)
     found = page(made)
     print(found)
     if options.write:
