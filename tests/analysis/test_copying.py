@@ -191,6 +191,26 @@ def test_copies_in_idea_stand_beside_random_texts_and_the_prompt(planted, monkey
     assert bars["this model, never trained on"] == (0.0, 0.0, 1.0)
 
 
+def test_copies_are_told_by_the_values_of_a_column(planted) -> None:
+    """Only rows of task a were learnt: all its continuations are copies, none of b's."""
+    task = pl.when(pl.col("duplicates") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
+    half = pl.when(pl.int_range(pl.len()) < N // 2).then(pl.lit("first"))
+    table = planted.table.with_columns(task=task, half=half)
+    result = analyse(replace(planted, table=table), Settings(by="task"))
+    found = result.frames["by_value"].filter(kind="verbatim", model="this model")
+    assert dict(found.select("value", "share").rows()) == {"a": 1.0, "b": 0.0}
+    assert dict(found.select("value", "rows").rows()) == {
+        "a": "trained on",
+        "b": "never trained on",
+    }
+    assert result.figures[-1].title.startswith("Verbatim copies by task")
+    part = analyse(replace(planted, table=table), Settings(by="half")).frames["by_value"]
+    assert part["value"].unique().to_list() == ["first"]  # rows without a value are left out
+    with pytest.raises(UserError, match=r"no column 'tusk'\. Did you mean 'task'"):
+        analyse(replace(planted, table=table), Settings(by="tusk"))
+    assert "by_value" not in analyse(planted, Settings()).frames
+
+
 def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:
     assert not any("never saw" in line for line in analyse(planted, Settings()).further)
     table = planted.table.drop("duplicates")

@@ -82,3 +82,34 @@ def test_patterns_among_what_was_reproduced_are_counted_and_the_draw_is_said(
     assert said.startswith("Of 12 sequences that small reproduces whole, 7 are incrementing or")
     few = _followed(table, before, monkeypatch, n_sequences=10)
     assert "of the 10 sequences drawn of 20." in few.sentence
+
+
+def test_scores_of_shorter_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row i of the second model is right for 8 i tokens: at n its score is min(8 i, n) / n."""
+    half = 32
+    tokens = np.tile(np.arange(1, 2 * half + 1), (5, 1))
+    written = tokens[:, half:].copy()
+    for i in range(5):
+        written[i, 8 * i :] = 0
+    ids = list(range(5))
+    other = pl.DataFrame({"sequence_id": ids, "continuation": written.tolist()}).with_columns(
+        memorization_score=pl.Series([8 * i / half for i in ids])
+    )
+    monkeypatch.setattr(levels, "decode_rows", lambda inputs, lm, rows, *, label: other)
+    monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
+    table = pl.DataFrame({"sequence_id": ids, "tokens": tokens.tolist()}).with_columns(
+        memorization_score=pl.lit(1.0), continuation=pl.lit(None, dtype=pl.List(pl.Int32))
+    )
+    inputs = AnalysisInputs(
+        where="", table=table, load_model=lambda: None, others=(OtherModel("other", lambda: None),)
+    )
+    found = levels.analyse(inputs, levels.Settings(lengths=(16, 32, 48))).frames["lengths"]
+    rows = {(row["model"], row["tokens"]): row for row in found.iter_rows(named=True)}
+    assert set(rows) == {(name, n) for name in ("other", "this model") for n in (16, 32)}
+    for n in (16, 32):
+        wanted = [min(8 * i, n) / n for i in ids]
+        assert rows["other", n]["score"] == pytest.approx(np.mean(wanted))
+        assert rows["other", n]["memorized"] == pytest.approx(np.mean(np.array(wanted) == 1))
+        assert (
+            rows["this model", n]["score"] == 1
+        )  # scored whole, so its suffix is its continuation

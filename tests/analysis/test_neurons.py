@@ -50,8 +50,8 @@ def test_bins_are_even_or_of_even_width_and_hold_every_value() -> None:
     assert entropies(binned(np.ones((10, 1)), 4, "quantile"), 4).tolist() == [0.0]
 
 
-def planted_inputs(monkeypatch, activations, classes) -> AnalysisInputs:
-    """A study whose model gives these activations, found by the first token of a row."""
+def planted_inputs(monkeypatch, activations, classes, n_models=2) -> AnalysisInputs:
+    """A study whose models give these activations, found by the first token of a row."""
 
     def given(lm, tokens, *, batch_size):
         assert np.asarray(tokens).shape[1] == 2
@@ -59,7 +59,7 @@ def planted_inputs(monkeypatch, activations, classes) -> AnalysisInputs:
 
     monkeypatch.setattr("mnemoscope.lm.probe.neuron_activations", given)
     monkeypatch.setattr("mnemoscope.analysis.inputs.count_forwards", lambda lm, forwards: lm)
-    model, other = (type("Model", (), {"number": number})() for number in range(2))
+    model, *others = (type("Model", (), {"number": number})() for number in range(n_models))
     n = len(classes)
     return AnalysisInputs(
         where="s",
@@ -67,7 +67,10 @@ def planted_inputs(monkeypatch, activations, classes) -> AnalysisInputs:
         load_model=lambda: model,
         labels=pl.DataFrame({"sequence_id": range(n), "T": classes}),
         length=4,
-        others=(OtherModel("other", lambda: other),),
+        others=tuple(
+            OtherModel("other" if n_models == 2 else f"step {one.number}", lambda one=one: one)
+            for one in others
+        ),
     )
 
 
@@ -136,3 +139,31 @@ def test_groups_too_small_and_neurons_that_do_not_vary_are_refused(monkeypatch) 
         analyse(inputs, Settings())
     with pytest.raises(UserError, match="not labelled"):
         analyse(inputs, Settings(taxonomy="U"))
+
+
+@pytest.mark.parametrize("n_models", [3, 5])
+def test_checkpoints_are_ranked_by_what_they_reproduce(monkeypatch, n_models) -> None:
+    """Neurons of model k share a cause ever more strongly, and it reproduces ever more: τ = 1.
+
+    Entropy is the same for all (quantile bins), so its order is noise alone.
+    """
+    generator = np.random.default_rng(7)
+    classes = ["Non-Memo"] * 150 + ["Recall"] * 150
+    cause = generator.standard_normal((300, 1, 1))
+    noise = generator.standard_normal((300, 1, 12))
+    activations = np.stack([k * cause + noise for k in range(n_models)]).astype(np.float32)
+
+    def right_tokens(lm, tokens, *, batch_size, prefix):
+        return np.repeat(np.arange(len(tokens))[:, None] < 40 * lm.number, 2, axis=1)
+
+    monkeypatch.setattr("mnemoscope.lm.continue_.right_tokens", right_tokens)
+    inputs = planted_inputs(monkeypatch, activations, classes, n_models)
+    frames = analyse(inputs, Settings(n_neurons=12, n_per_group=150)).frames
+    assert ("ranking" in frames) == (n_models >= 4)
+    if n_models >= 4:
+        assert frames["checkpoints"]["reproduced"].to_list() == [
+            40 * k / 300 for k in range(n_models)
+        ]
+        ranking = {row["measure"]: row for row in frames["ranking"].iter_rows(named=True)}
+        assert (ranking["information"]["kendall"], ranking["information"]["low"]) == (1, 1)
+        assert ranking["information"]["n"] == n_models

@@ -7,9 +7,13 @@ import polars as pl
 import pytest
 
 from mnemoscope.analysis import dynamics, inject, perturb
-from mnemoscope.analysis.rows import UNCOUNTED, training_rows, unseen_rows
+from mnemoscope.analysis.inputs import OtherModel
+from mnemoscope.analysis.registry import entry_named, run_analysis
+from mnemoscope.analysis.rows import UNCOUNTED, classes_of, training_rows, unseen_rows
 from mnemoscope.errors import UserError
+from mnemoscope.lm.load import load_model
 from tests.analysis.test_groups import DYNAMICS, INJECT, PERTURB
+from tests.tiny_models import save_model
 
 
 def of_counts(inputs, counts):
@@ -56,3 +60,36 @@ def test_analyses_run_without_counts_and_say_so(taught, module, settings) -> Non
     for frame in result.frames.values():
         if "group" in frame.columns:
             assert not frame["group"].str.contains("trained on").any()
+
+
+def test_the_default_taxonomy_is_the_first_with_two_large_classes(taught) -> None:
+    columns = {
+        "one": ["A"] * 85 + ["B"] * 5,
+        "two": ["C"] * 45 + ["D"] * 45,
+        "three": ["E", "F"] * 45,
+    }
+    labels = taught.table.select("sequence_id").with_columns(
+        pl.Series(name, values) for name, values in columns.items()
+    )
+    inputs = replace(taught, labels=labels)
+    for minimum, first in ((1, "A"), (20, "C"), (80, "A")):
+        found = classes_of(inputs, None, where="x", minimum=minimum)
+        assert found["class"][0] == first
+
+
+def test_what_asks_of_one_model_is_made_of_each_that_is_given(taught, tmp_path) -> None:
+    """`length` of the taught model and of an untaught one: each with what it memorized itself."""
+    untaught = load_model(save_model(tmp_path / "untaught", seed=9))
+    inputs = replace(taught, others=(OtherModel("untaught", lambda: untaught),))
+    settings = {"n_sequences": None, "prompt_lengths": [32]}
+    entry = entry_named("length")
+    result = run_analysis(entry, inputs, entry.settings(settings))
+    alone = run_analysis(entry, taught, entry.settings(settings))
+    for table, frame in result.frames.items():
+        assert frame.filter(model="this model").drop("model").equals(alone.frames[table])
+    lengths = result.frames["lengths"].group_by("model").agg(pl.col("is_memorized").sum())
+    assert dict(lengths.rows()) == {"this model": 60, "untaught": 0}
+    shares = result.frames["shares"].filter(group="all")
+    assert dict(shares.select("model", "share").rows()) == {"this model": 60 / 90, "untaught": 0}
+    assert any(line.startswith("untaught: From some prompt") for line in result.further)
+    assert result.figures[-1].title.startswith("untaught: ")

@@ -156,3 +156,8 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     assert "At step 300 the model reproduces 0.0 %" in page
     assert "<script" not in page
     assert "no window was kept out" in page.lower()
+    assert call("track", "track", "-o", "elsewhere").out == first.out.replace(
+        "Wrote track/", "Wrote elsewhere/"
+    )
+    assert (tmp_path / "elsewhere" / "track.html").read_text() == page
+    assert not (tmp_path / "elsewhere" / "checks").exists()

@@ -25,7 +25,7 @@ from mnemoscope.analysis.rows import (
     draw_rows,
     seen_in_training,
 )
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
 from mnemoscope.words import ranged
@@ -82,6 +82,11 @@ class Settings(AnalysisSettings):
     )
     idea: float = Field(
         default=0.8, gt=0, le=1, description="Cosine from which on a text is a copy in idea."
+    )
+    by: str | None = Field(
+        default=None,
+        description="A column of the table, such as genre or a task, by whose values shares are "
+        "given too.",
     )
     n_resamples: int = Field(default=200, ge=50, description="Resamples of attention's intervals.")
 
@@ -370,6 +375,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         UserError: no tokenizer, no training text, or idea copies without their library or model.
     """
     embed = SentenceModel(settings.sentence_model) if settings.sentence_model is not None else None
+    if settings.by is not None and settings.by not in inputs.table.columns:
+        raise UserError(
+            f"analyze copying, by: the table has no column '{settings.by}'."
+            f"{nearest(settings.by, inputs.table.columns)} Give the study's table one, or leave "
+            "it out."
+        )
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
     lm, half = inputs.model(), inputs.prefix
     texts = _decoded(lm, inputs.table.filter(_trained(inputs.table))["tokens"].to_list())
@@ -405,11 +416,16 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     shares = _shares(inputs, found)
     ideas = compare_ideas(found, settings.idea) if embed is not None else None
     attention = _attention(inputs, settings)
+    by_value = None if settings.by is None else _by_value(inputs, found, settings.by)
     tables = {"shares": shares, "copies": found, "ideas": ideas, "attention": attention}
+    tables["by_value"] = by_value
     return AnalysisResult(
         sentence=_sentence(shares, settings),
         frames={name: table for name, table in tables.items() if table is not None},
-        figures=tuple(_figures(shares, ideas, attention, settings)),
+        figures=(
+            *_figures(shares, ideas, attention, settings),
+            *(() if by_value is None else _by_value_chart(by_value, str(settings.by))),
+        ),
         further=(
             *_further(shares, found, ideas, attention, len(texts), settings),
             *([] if counts_duplicates(inputs.table) else [_NOT_COUNTED]),
@@ -443,6 +459,41 @@ def _shares(inputs: AnalysisInputs, found: pl.DataFrame) -> pl.DataFrame:
             of = {"n": n, "of": part.height}
             lines.append({**about, **of, **share.columns("share", ends="")})
     return pl.DataFrame(lines)
+
+
+def _by_value(inputs: AnalysisInputs, found: pl.DataFrame, by: str) -> pl.DataFrame:
+    """As `_shares`, of the rows of each value of a column; rows without one are left out."""
+    value = pl.col(by).cast(pl.String).alias("value")
+    named = found.join(inputs.table.select("sequence_id", value), on="sequence_id", how="left")
+    parts = [
+        _shares(inputs, named.filter(value=one)).with_columns(value=pl.lit(one))
+        for one in named["value"].drop_nulls().unique().sort()
+    ]
+    if not parts:
+        raise UserError(f"analyze copying, by: no sequence has a value of '{by}'. Leave it out.")
+    return pl.concat(parts).select("value", pl.exclude("value"))
+
+
+def _by_value_chart(by_value: pl.DataFrame, by: str) -> Iterator[Chart]:
+    """Verbatim copies of what was trained on, by value, a row of bars a model."""
+    chosen = by_value.filter(pl.col("model") != SHUFFLED, kind="verbatim")
+    chosen = chosen.filter(rows=chosen["rows"][0])
+    values = chosen["value"].unique(maintain_order=True).to_list()
+    yield Chart(
+        title=f"Verbatim copies by {by}, continuations of sequences {chosen['rows'][0]}, per cent "
+        "(95 % interval)",
+        form="bars",
+        x_names=tuple(values),
+        percent=True,
+        series=tuple(
+            series_of(
+                str(model),
+                pl.DataFrame({"value": values}).join(part, on="value", how="left"),
+                "share",
+            )
+            for (model,), part in chosen.group_by("model", maintain_order=True)
+        ),
+    )
 
 
 def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | None:

@@ -466,8 +466,7 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
     )
     if perplexity.height:
         yield Chart(
-            title="AUC of a lower perplexity of the second half for memorized, by duplicates "
-            "(95 % interval; .5: no difference, 1: the ceiling)",
+            title="AUC of low perplexity, second half, for memorized (95 % interval; .5: none)",
             x_label="duplicates",
             form="points",
             x_names=tuple(perplexity["duplicates"]),

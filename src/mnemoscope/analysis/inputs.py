@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
 
+_CACHES = ("past_key_values", "cache")
+
 OWN = "this model"
 """What the study's own model is called beside others."""
 
@@ -114,14 +116,19 @@ class AnalysisInputs:
 
 
 def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
-    """Count every sequence that goes through a model from now on; twice asked is counted once."""
+    """Count every sequence that goes through a model from now on; twice asked is counted once.
+
+    A step that goes on from a key-value cache is no further sequence.
+    """
     base = lm.model.base_model
     if getattr(base, "_mnemoscope_forwards", None) is forwards:
         return lm
 
     def count(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        forwards.n += len(first) if first is not None else 0
+        caches = [one for name in _CACHES if (one := kwargs.get(name)) is not None]
+        if first is not None and not any(one.get_seq_length() for one in caches):
+            forwards.n += len(first)
 
     base.register_forward_pre_hook(count, with_kwargs=True)
     base._mnemoscope_forwards = forwards
@@ -129,7 +136,7 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
 
 
 class Cost(NamedTuple):
-    """Seconds, and sequences put through a model: a decoding of 32 tokens is 32 passes."""
+    """Seconds, and sequences put through a model, each once however many tokens it decodes."""
 
     seconds: float
     forward_passes: int

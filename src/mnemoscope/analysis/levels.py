@@ -17,7 +17,8 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, HeatMap, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import complete_rows, decode_rows, draw_rows
-from mnemoscope.stats import Estimate, share_of, share_true
+from mnemoscope.data.table import token_matrix
+from mnemoscope.stats import Estimate, n_groups, resampled_mean, share_of, share_true
 
 LEVELS = ("very low", "low", "medium", "high", "very high")
 """Up to .2, .4, .6, .8 and 1 of the positions right; the upper end belongs to the level."""
@@ -35,6 +36,11 @@ class Settings(AnalysisSettings):
 
     n_sequences: int | None = Field(
         default=2000, ge=10, description="Sequences that every model continues; null: all."
+    )
+    lengths: tuple[int, ...] = Field(
+        default=(16, 32, 48, 64, 80, 96),
+        min_length=1,
+        description="Tokens of a continuation at which the score is given too, up to the suffix.",
     )
 
 
@@ -95,6 +101,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     of = f"all {n:,} sequences" if n == n_all else f"the {n:,} sequences drawn of {n_all:,}"
     groups = inputs.near_duplicates(rows["sequence_id"])
     levels = _level_frame(scores, groups)
+    lengths = _length_frame(inputs, rows, found, settings, groups)
     return AnalysisResult(
         sentence=_sentence(scores, of, groups),
         frames={
@@ -104,6 +111,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "levels": levels,
             "transitions": _transition_frame(scores, groups),
             "stays": _stays_frame(scores, groups),
+            "lengths": lengths,
         },
         figures=(
             *_heat_maps(scores),
@@ -114,14 +122,59 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
                 percent=True,
                 series=series_by(levels, "model", "share"),
             ),
+            *_length_chart(lengths),
         ),
         further=(
             f"{n:,} sequences, each continued by {len(scores)} models.",
             *_patterns(rows, scores),
             "A score counts the right tokens at their places in a free-running continuation: one "
             "token skipped spoils all that follow, so the middle levels are thinly filled.",
+            f"Scores of shorter continuations are in the table lengths; suffixes have "
+            f"{inputs.length - inputs.prefix} tokens here (sequences.length makes longer ones).",
         ),
     )
+
+
+def _length_frame(
+    inputs: AnalysisInputs,
+    rows: pl.DataFrame,
+    found: Mapping[str, pl.DataFrame],
+    settings: Settings,
+    groups: _Groups,
+) -> pl.DataFrame:
+    """Mean score and share memorized of the first so many tokens of every continuation.
+
+    A model of which a continuation is not known (only scored) is left out.
+    """
+    suffixes, lines = token_matrix(rows)[:, inputs.prefix :], []
+    for name, frame in found.items():
+        if "continuation" not in frame.columns:
+            continue
+        suffix = pl.Series(suffixes.tolist(), dtype=pl.List(pl.Int32))
+        is_whole = pl.col("memorization_score") == 1
+        written = frame.select(pl.coalesce("continuation", pl.when(is_whole).then(suffix)))
+        if written["continuation"].null_count():
+            continue
+        right = token_matrix(written, "continuation") == suffixes
+        for n in (one for one in sorted({*settings.lengths}) if 0 < one <= suffixes.shape[1]):
+            lines.append(
+                {"model": name, "tokens": n, "n": rows.height, "n_groups": n_groups(groups)}
+                | resampled_mean(right[:, :n].mean(axis=1), groups).columns("score")
+                | share_true(right[:, :n].all(axis=1), groups).columns("memorized")
+            )
+    numbers = [f"{name}{end}" for name in ("score", "memorized") for end in ("", "_low", "_high")]
+    schema = {"model": pl.String, **dict.fromkeys(("tokens", "n", "n_groups"), pl.Int64)}
+    return pl.DataFrame(lines, schema={**schema, **dict.fromkeys(numbers, pl.Float64)})
+
+
+def _length_chart(lengths: pl.DataFrame) -> Iterator[Chart]:
+    if lengths["tokens"].n_unique() > 1:
+        yield Chart(
+            title="Memorization score by tokens of the continuation, per cent (95 % interval)",
+            x_label="tokens",
+            series=series_by(lengths, "model", "score", x="tokens"),
+            percent=True,
+        )
 
 
 def _level_frame(scores: _Scores, groups: _Groups) -> pl.DataFrame:

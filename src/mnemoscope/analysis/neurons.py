@@ -21,7 +21,8 @@ from mnemoscope.analysis.rows import classes_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
-from mnemoscope.stats import Estimate, Z
+from mnemoscope.stats import FEWEST, Estimate, Z, correlate_ranks
+from mnemoscope.words import ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -38,7 +39,8 @@ class Settings(AnalysisSettings):
     """Settings of `neurons`."""
 
     taxonomy: str | None = Field(
-        default=None, description="Whose classes are compared; null: the study's first."
+        default=None,
+        description="Whose classes are compared; null: the study's first with two large ones.",
     )
     n_per_group: int = Field(
         default=500, ge=20, description="Sequences of each class, fewer where one has fewer."
@@ -192,12 +194,19 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         ]
     )
     differences = pl.DataFrame(list(_differences(found, list(groups))))
+    ranked = {}
+    if len(found) >= FEWEST:
+        checkpoints, ranking = _ranking(inputs, found, pl.concat(groups.values()))
+        ranked = {"checkpoints": checkpoints, "ranking": ranking}
     return AnalysisResult(
         sentence=f"Beside {next(iter(groups))}, mean over layers (nats; information above its "
         f"shuffled null): {_words(differences, f'under {OWN}')}.",
-        frames={"measures": measures, "differences": differences},
+        frames={"measures": measures, "differences": differences, **ranked},
         figures=_figures(measures),
-        further=tuple(_further(differences, n, small, settings)),
+        further=(
+            *_further(differences, n, small, settings),
+            *(_ranking_words(ranked["ranking"]) if ranked else ()),
+        ),
     )
 
 
@@ -205,7 +214,9 @@ def _groups(
     inputs: AnalysisInputs, settings: Settings
 ) -> tuple[dict[str, pl.DataFrame], dict[str, int]]:
     """Rows of each class, as many of each, and the classes that are too small."""
-    labels = classes_of(inputs, settings.taxonomy, where="analyze neurons")
+    labels = classes_of(
+        inputs, settings.taxonomy, where="analyze neurons", minimum=settings.minimum
+    )
     rows = inputs.table.join(labels, on="sequence_id", how="inner", maintain_order="left")
     sizes = dict(rows.drop_nulls("class").group_by("class").len().sort("class").iter_rows())
     small = {one: size for one, size in sizes.items() if size < settings.minimum}
@@ -272,9 +283,7 @@ def _differences(
     """Each class less the first, mean over layers: under each model, and beyond the other."""
 
     def mean(model: str, name: str, what: str) -> Measured:
-        layers = [getattr(one[name], what) for one in found[model]]
-        halves = np.mean([one.halves for one in layers], axis=0)
-        return Measured(float(np.mean([one.value for one in layers])), halves)
+        return _mean_of([getattr(one[name], what) for one in found[model]])
 
     own, *others = found
     for what, measured in (("entropy", "entropy"), ("information", "above")):
@@ -288,6 +297,63 @@ def _differences(
             for of, one in rows.items():
                 about = {"measure": what, "class": name, "less": names[0], "of": of}
                 yield {**about, **one.columns("difference", "")}
+
+
+def _ranking(
+    inputs: AnalysisInputs, found: dict[str, list[dict[str, Measures]]], rows: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Do the measures rank models as the share of the rows that each reproduces does?
+
+    A row a model: means over layers and classes, and the share; a row a measure: Kendall's τ-b of
+    both with an interval over the random halves.
+    """
+    from mnemoscope.lm.continue_ import right_tokens
+
+    tokens, shares = token_matrix(rows), []
+    for _, lm in inputs.models():
+        right = right_tokens(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
+        shares.append(float(right.all(axis=1).mean()))
+    means = {
+        what: [
+            _mean_of([getattr(one, measured) for layer in layers for one in layer.values()])
+            for layers in found.values()
+        ]
+        for what, measured in (("entropy", "entropy"), ("information", "above"))
+    }
+    values = {what: [one.value for one in every] for what, every in means.items()}
+    rankings = []
+    for what, every in means.items():
+        draws = np.stack([one.halves for one in every], axis=1)
+        tau = correlate_ranks(values[what], shares, draws=draws)
+        rankings.append(
+            {"measure": what, "n": tau.n, "kendall": tau.kendall}
+            | {"low": tau.kendall_low, "high": tau.kendall_high, "note": tau.note}
+        )
+    kinds = {"measure": pl.String, "n": pl.Int64, "note": pl.String}
+    kinds |= dict.fromkeys(("kendall", "low", "high"), pl.Float64)
+    return (
+        pl.DataFrame({"model": list(found), **values, "reproduced": shares}),
+        pl.DataFrame(rankings, schema_overrides=kinds),
+    )
+
+
+def _mean_of(every: list[Measured]) -> Measured:
+    """The mean of measures, half by half."""
+    halves = np.mean([one.halves for one in every], axis=0)
+    return Measured(float(np.mean([one.value for one in every])), halves)
+
+
+def _ranking_words(ranking: pl.DataFrame) -> Iterator[str]:
+    """Kendall's τ of each measure in words."""
+    said = [
+        f"{row['measure']} {row['note'] or ranged(row, 'kendall', ends='', digits=2)}"
+        for row in ranking.iter_rows(named=True)
+    ]
+    yield (
+        f"Over {ranking['n'][0]} models, Kendall's τ of each measure with the share of these "
+        f"sequences that a model reproduces: {'; '.join(said)}. The original ranks models so; few "
+        "checkpoints of one run are no independent models."
+    )
 
 
 def _words(differences: pl.DataFrame, of: str) -> str:

@@ -61,7 +61,8 @@ class Settings(AnalysisSettings):
         description="What the state is to tell: the first token of the suffix, or the class.",
     )
     taxonomy: str | None = Field(
-        default=None, description="Whose classes the means are given of; null: the study's first."
+        default=None,
+        description="Whose classes the means are given of; null: the study's first with two large.",
     )
     minimum: int = Field(default=20, ge=2, description="Sequences that a label needs.")
     n_layers: int = Field(
@@ -262,7 +263,7 @@ def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     if inputs.labels is None and settings.label == "token" and settings.taxonomy is None:
         word = pl.when("is_memorized").then(pl.lit("memorized")).otherwise(pl.lit("not memorized"))
         return inputs.table.select("sequence_id", word.alias("class"))
-    return classes_of(inputs, settings.taxonomy, where="analyze psmi")
+    return classes_of(inputs, settings.taxonomy, where="analyze psmi", minimum=settings.minimum)
 
 
 def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
+import polars as pl
 from pydantic import ValidationError
 
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
+from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.study.settings import said_of
 
@@ -81,11 +82,12 @@ class Entry:
     needs: tuple[Need, ...]
     source: str  # paper and arXiv number
     uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
+    each_model: bool = False  # of one model; with a second one or checkpoints made of each
     version: int = 1  # raised when the numbers change, so that stored results are made anew
 
     def wants(self, what: Use) -> bool:
         """Whether it looks at this at all."""
-        return what in {*self.needs, *self.uses}
+        return what in {*self.needs, *self.uses} or (what == "second model" and self.each_model)
 
     def module(self) -> Any:
         """Its module, with `Settings` and `analyse`."""
@@ -136,7 +138,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does what one model has memorized stay memorized in the next?",
         needs=("scores", "model", "second model"),
         uses=("features",),
-        version=2,
+        version=3,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -146,6 +148,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("corpus",),
         version=2,
+        each_model=True,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -153,6 +156,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="How the last hidden state moves while the model writes",
         answers="Do states of well and badly remembered continuations part, and when?",
         needs=("scores", "model"),
+        each_model=True,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -160,6 +164,7 @@ ENTRIES: tuple[Entry, ...] = (
         title="Which generated tokens are right?",
         answers="Do hidden states and entropy tell of each token whether it is the text's own?",
         needs=("scores", "model"),
+        each_model=True,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -168,6 +173,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How many tokens of a sequence come out in a row, from its best prompt?",
         needs=("scores", "model"),
         uses=("features",),
+        each_model=True,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -176,6 +182,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Which hidden states of the prefix does each memorized token depend on?",
         needs=("scores", "model"),
         uses=("features",),
+        each_model=True,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -185,6 +192,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model"),
         uses=("duplicates",),
         version=2,
+        each_model=True,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -194,6 +202,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model"),
         uses=("duplicates", "corpus"),
         version=2,
+        each_model=True,
         source="Huang, Yang, Potts: Demystifying Verbatim Memorization, arXiv 2407.17817",
     ),
     Entry(
@@ -211,6 +220,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do neurons spread, and share what they know, otherwise where text is memorized?",
         needs=("scores", "classes", "model"),
         uses=("second model",),
+        version=2,
         source="Bansal et al.: Measures of Information Reflect Memorization, arXiv 2210.09404",
     ),
     Entry(
@@ -250,5 +260,55 @@ def run_analysis(
     """Run one analysis and say what it cost; UserError says what the analysis refuses."""
     before, started = inputs.forwards.n, time.monotonic()
     result: AnalysisResult = entry.module().analyse(inputs, settings)
+    if entry.each_model and inputs.others:
+        result = _beside_others(entry, inputs, settings, result)
     seconds = time.monotonic() - started
     return replace(result, cost=Cost(round(seconds, 3), inputs.forwards.n - before))
+
+
+def _beside_others(
+    entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings, own: AnalysisResult
+) -> AnalysisResult:
+    """The same of every other model on the same sequences; tables name the model in a column."""
+    from mnemoscope.analysis.rows import scanned_by
+
+    results = {OWN: own}
+    for other in inputs.others:
+        theirs = replace(
+            inputs,
+            table=scanned_by(inputs, other),
+            load_model=other.load,
+            others=(),
+            labels=None,
+            maps=None,
+        )
+        results[other.name] = entry.module().analyse(theirs, settings)
+    frames = {
+        table: pl.concat(
+            [
+                one.frames[table].select(pl.lit(name).alias("model"), pl.all())
+                for name, one in results.items()
+                if table in one.frames
+            ],
+            how="diagonal_relaxed",
+        )
+        for table in own.frames
+    }
+    libraries = dict.fromkeys(name for one in results.values() for name in one.libraries)
+    titled = [
+        figure.model_copy(update={"title": f"{name}: {figure.title}"})
+        for name, one in results.items()
+        if name != OWN
+        for figure in one.figures[:1]
+    ]
+    return replace(
+        own,
+        frames=frames,
+        figures=(*own.figures, *titled),
+        further=(
+            *(f"{name}: {one.sentence}" for name, one in results.items() if name != OWN),
+            *own.further,
+            "What is memorized is each model's own: each was asked for every sequence.",
+        ),
+        libraries=tuple(libraries),
+    )

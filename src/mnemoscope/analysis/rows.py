@@ -16,7 +16,12 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings
+from mnemoscope.analysis.inputs import (
+    AnalysisInputs,
+    AnalysisSettings,
+    OtherModel,
+    count_forwards,
+)
 from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -56,8 +61,12 @@ def categories_of(rows: pl.DataFrame, taxonomy: str = PRASHANTH) -> pl.Series:
     return label_sequences(asked, parse_taxonomy(taxonomy)).alias("category")
 
 
-def classes_of(inputs: AnalysisInputs, taxonomy: str | None, *, where: str) -> pl.DataFrame:
-    """Give columns `sequence_id` and `class` of a taxonomy; None for the study's first.
+def classes_of(
+    inputs: AnalysisInputs, taxonomy: str | None, *, where: str, minimum: int = 1
+) -> pl.DataFrame:
+    """Give columns `sequence_id` and `class` of a taxonomy.
+
+    None is the study's first of which two classes have `minimum` sequences, or its first.
 
     Raises:
         UserError: the study has no classes, or none of this taxonomy; the message begins with
@@ -66,7 +75,12 @@ def classes_of(inputs: AnalysisInputs, taxonomy: str | None, *, where: str) -> p
     if inputs.labels is None:
         raise UserError(f"{where}: no classes in {inputs.where}. Run mnemoscope label.")
     known = [name for name in inputs.labels.columns if name != "sequence_id"]
-    name = taxonomy or known[0]
+    large = [
+        one
+        for one in known
+        if (inputs.labels[one].drop_nulls().value_counts()["count"] >= minimum).sum() >= 2
+    ]
+    name = taxonomy or [*large, *known][0]
     if name not in known:
         raise UserError(f"{where}: taxonomy '{name}': not labelled. Known: {known}.")
     return inputs.labels.select("sequence_id", pl.col(name).alias("class"))
@@ -220,6 +234,36 @@ def complete_rows(
     joined = known.join(found, on="sequence_id", how="left", maintain_order="left", suffix="_new")
     return joined.with_columns(pl.coalesce(name, f"{name}_new") for name in wanted).drop(
         f"{name}_new" for name in wanted
+    )
+
+
+def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
+    """The table as another model would have it: what it reproduces, teacher-forced, is memorized.
+
+    Continuations and scores of the rest are unknown until they are asked for.
+    """
+    from mnemoscope.lm.continue_ import right_tokens
+
+    lm = count_forwards(other.load(), inputs.forwards)
+
+    def scan(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        tokens, prefix = token_matrix(block), inputs.prefix
+        right = right_tokens(lm, tokens, batch_size=inputs.batch_size, prefix=prefix)
+        progress.advance(block.height)
+        verdicts = pl.Series("is_memorized", right.all(axis=1), dtype=pl.Boolean)
+        return block.select("sequence_id", verdicts)
+
+    basis = {"prefix": inputs.prefix}
+    label = f"Scanning with {other.name}"
+    found = keep_blocks(
+        inputs, lm, inputs.table, "scanned", scan, label=label, basis=lambda _: basis
+    )
+    is_memorized = found["is_memorized"]
+    score = pl.when(is_memorized).then(pl.lit(1.0, dtype=pl.Float32))
+    return inputs.table.with_columns(
+        is_memorized,
+        memorization_score=score,
+        continuation=pl.lit(None, dtype=pl.List(pl.Int32)),
     )
 
 

@@ -70,6 +70,7 @@ def analyze(
     from mnemoscope.study.folder import Study
 
     entry, opened = None if name == "all" else entry_named(name), Study(study)
+    opened.refuse_locked()
     from mnemoscope.flow import analyze as flow  # loads torch, so names are checked before
     from mnemoscope.report.page import report_stage
     from mnemoscope.study.models import Models
@@ -86,7 +87,7 @@ def analyze(
         ):
             _print_outcome(outcome)
             is_new |= outcome.result is not None and not outcome.was_done
-        if is_new and opened.is_done("report"):
+        if is_new:
             report_stage(opened, models)
             print(f"Wrote {study / 'report.html'}.")
 
@@ -121,7 +122,8 @@ def _print_list() -> None:
         table.add_column(column, overflow="fold")
     for entry in ENTRIES:
         needs = ", ".join(entry.needs)
-        needs += f" (uses {', '.join(entry.uses)})" if entry.uses else ""
+        uses = [*entry.uses, *(["each model given"] if entry.each_model else [])]
+        needs += f" (uses {', '.join(uses)})" if uses else ""
         table.add_row(entry.name, entry.answers, needs)
     console().print(table)
     words = Table(box=None, pad_edge=False, show_header=False)
@@ -148,9 +150,14 @@ def track(
     control: Annotated[
         str | None, Option("--control", help="Texts that were kept out of training.")
     ] = None,
-    out: Annotated[Path, Option("-o", "--out", help="Where history, tables and page go.")] = Path(
-        "track"
-    ),
+    out: Annotated[
+        Path | None,
+        Option(
+            "-o",
+            "--out",
+            help="Where history, tables and page go: track, or the callback's own folder.",
+        ),
+    ] = None,
     most: Annotated[
         int | None, Option("--most", min=1, help="Windows kept of each, drawn by the seed.")
     ] = 2000,
@@ -176,8 +183,9 @@ def track(
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
             raise UserError("track: --sequences is missing. Name the texts or the table to watch.")
-        out = Path(checkpoints[0])
+        history = Path(checkpoints[0])
     else:
+        history = out or Path("track")
         asked = TrackAsked(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
@@ -192,8 +200,9 @@ def track(
             trust_remote_code=trust_remote_code,
         )
         with shown(quiet):
-            track_checkpoints(asked, out)
-    results = write_track_page(out)
+            track_checkpoints(asked, history)
+    out = out or history
+    results = write_track_page(history, out)
     print(results.sentence)
     for line in results.further:
         print(line)

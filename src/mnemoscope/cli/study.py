@@ -150,6 +150,7 @@ def run(
 def _announce(settings: StudySettings, out: Path) -> None:
     """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
+        Study(out).refuse_locked()
         say(f"Going on with the study {out}.")
         return
     if settings.model.name == NO_MODEL:
@@ -303,6 +304,8 @@ def stage_verb(
         return merge_flags(present, flags, stage.set_)
 
     change(study.settings)  # a mistake is said before torch is loaded and the study held
+    if part is None:
+        study.refuse_locked()
     if part is not None:
         if where != LOCAL:
             raise UserError("--part: a part is one process. Leave out --engine, or --part.")

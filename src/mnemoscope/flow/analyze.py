@@ -223,7 +223,8 @@ def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
 
 def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
     """Names of the checkpoints, the second model or the reference; notes on missing checkpoints."""
-    if not entry.wants("second model"):
+    is_asked = bool(asked.second or asked.checkpoints)
+    if not entry.wants("second model") or (entry.each_model and not is_asked):
         return (), []
     if not asked.checkpoints:
         second = asked.second or reference_name(study.settings)
@@ -263,12 +264,14 @@ def _facts(
         "table": _table_hash(study),
         "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
     }
-    if entry.wants("second model"):
+    if others or (entry.wants("second model") and not entry.each_model):
         facts["others"] = [[name, _signature(name)] for name in others]
     if corpus:
         facts["corpus"] = [corpus, _signature(corpus)]
     if entry.wants("maps"):
         facts["maps"] = study.key("capture")
+    if (by := getattr(settings, "by", None)) in study.sequences.columns:
+        facts["by"] = _hash(study.sequences[by].cast(pl.String).to_list())
     if (name := getattr(settings, "sentence_model", None)) is not None:
         facts["sentence_model"] = [name, _signature(name)]
     return facts

@@ -143,14 +143,19 @@ class TrackResults:
     figures: tuple[Figure, ...] = field(repr=False)
 
 
-def write_track_page(folder: Path) -> TrackResults:
-    """Write a history's tables and page into its folder.
+def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
+    """Write a history's tables and page into its folder, or into another.
 
     Raises:
-        UserError: there is no history.
+        UserError: there is no history, or the folder cannot be made.
         DamagedDataError: a torn file.
     """
-    results = track_results(read_history(folder))
+    results = track_results(read_history(history))
+    folder = out or history
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}).") from error
     for name, frame in results.frames.items():
         write_parquet(folder / f"{name}.parquet", frame)
     section = AnalysisSection(
@@ -170,9 +175,7 @@ def write_track_page(folder: Path) -> TrackResults:
 
 def track_results(history: History) -> TrackResults:
     """Summarize a history of at least one check; intervals draw groups of near duplicates."""
-    groups_of_windows = history.windows.select("window").with_columns(
-        pl.Series("near_duplicates", find_near_duplicates(token_matrix(history.windows)))
-    )
+    groups_of_windows = _groups(history.windows)
     checks = history.joined().join(groups_of_windows, on="window", maintain_order="left")
     steps = history.steps
     found = history.windows.select("source", "class").unique(maintain_order=True).rows()
@@ -203,6 +206,16 @@ def track_results(history: History) -> TrackResults:
         figures += heat
     further = tuple(_further(steps, followed))
     return TrackResults(_sentence(checks, steps[-1]), further, frames, tuple(figures))
+
+
+def _groups(windows: pl.DataFrame) -> pl.DataFrame:
+    """Group of near duplicates of each window; a drawn page keeps these in place of the tokens."""
+    if "near_duplicates" in windows.columns:
+        return windows.select("window", "near_duplicates")
+    alone = pl.int_range(windows.height, eager=True).to_numpy()
+    has_tokens = "tokens" in windows.columns
+    groups = find_near_duplicates(token_matrix(windows)) if has_tokens else alone
+    return windows.select("window").with_columns(pl.Series("near_duplicates", groups))
 
 
 def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:

@@ -410,6 +410,11 @@ class Study:
 
     # -- one at a time ----------------------------------------------------------------------
 
+    def refuse_locked(self) -> None:
+        """Say that another process holds the study before anything is loaded; errors as `lock`."""
+        with hold_folder(self.folder):
+            pass
+
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[None]:
         """Lock the study for this process, and clean up after killed ones.
