@@ -5,6 +5,7 @@ Shares are fractions; None means "not measured" and is shown as a dash.
 
 import json
 import math
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.benchmark.allocation import allocate, guessed_share, published_allocation
+from mnemoscope.benchmark.allocation import allocate, guessed_share
 from mnemoscope.benchmark.published import (
     PUBLISHED_GUESSED,
     published_profile,
@@ -363,19 +364,16 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
     `rows` as `allocate` gives them, the views `ours` and `published`, and a `sentence`.
     """
     try:
-        frame = allocate(table, find_groups(table))
+        groups = find_groups(table)
+        frame, guessed = allocate(table, groups), guessed_share(table, groups)
     except UserError:
         return None
     if frame.is_empty():
         return None
-    rows = list(records(frame, "share"))
-    guessed = guessed_share(table, find_groups(table))
     return {
-        "rows": rows,
+        "rows": list(records(frame, "share")),
         "ours": sankey_view(flows_of(frame)),
-        "published": sankey_view(
-            [Flow(one, other, share) for (one, other), share in published_allocation().items()]
-        ),
+        "published": sankey_view(flows_of(frame, "published")),
         "sentence": (
             f"Of the memorized sequences {guessed} can be guessed from their text; of what can be "
             f"extracted from Pythia the paper prints {percent(PUBLISHED_GUESSED)}."
@@ -385,10 +383,10 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
 
 def missing_of(study: Study) -> Record | None:
     """What a study without CNNs lacks, and the one command that helps; None where it has them."""
-    folder, settings = study.folder, study.settings
+    folder, settings = shlex.quote(str(study.folder)), study.settings
     if study.is_done("benchmark") and study.is_done("localize"):
         return None
-    another = f"mnemoscope run --model {{}} --sequences {{}} -o {folder}-2"
+    another = f"mnemoscope run --model {{}} --sequences {{}} -o {shlex.quote(f'{study.folder}-2')}"
     if settings.model.name == NO_MODEL:
         what = "No model was asked (model.name none), so attention was not looked at."
         return {"what": what, "command": another.format("MODEL", settings.sequences.source)}
@@ -470,9 +468,9 @@ def taxonomy_results(
         )
 
 
-def flows_of(frame: pl.DataFrame) -> list[Flow]:
-    """A frame of `allocate` as flows."""
-    return [Flow(*row) for row in frame.select("prashanth", "paper", "share").iter_rows()]
+def flows_of(frame: pl.DataFrame, column: str = "share") -> list[Flow]:
+    """A frame of `allocate` as flows, ours or the `published` ones."""
+    return [Flow(*row) for row in frame.select("prashanth", "paper", column).iter_rows()]
 
 
 def _published_profile() -> Record:
