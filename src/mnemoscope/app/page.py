@@ -566,7 +566,7 @@ def _audit_tab(shop: Shop, blocks: gr.Blocks) -> None:
     with gr.Row(elem_id="buttons"):
         start = gr.Button("Audit", variant="primary", scale=0, min_width=180, elem_id="start")
         cancel = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="cancel")
-        example = gr.Button("An example", scale=0, min_width=120, elem_id="example")
+        example = gr.Button("An example", scale=0, min_width=160, elem_id="example")
     line = _html(status("Nothing is running."), elem_id="status")
     state, word = gr.State(None), gr.BrowserState(None, storage_key="mnemoscope-result")
     shown, clear = _result_view(shop, state, "")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _GATE_FAILED = 3
 _MAKE_STUDY = "auto"
+_SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
 _PANEL = "Models behind an API"
 _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
@@ -44,7 +45,7 @@ _ORDER = """
 model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
 probability patterns n_prefixes near_length near_gap encoding batch_size seed revision study
 chat_template junit dtype device url served_model tokenizer prompt_as logprobs api_key_env
-concurrency requests_per_minute timeout retries price_in price_out dry_run redo quiet
+concurrency requests_per_minute timeout retries price_in price_out dry_run before redo quiet
 """
 """Arguments and flags in the order of the help."""
 
@@ -143,6 +144,10 @@ def audit(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
     ] = False,
+    before: Annotated[
+        bool,
+        Option("--before", help="Only rank windows by how sure the model is of their beginnings."),
+    ] = False,
     redo: Redo = False,
     quiet: Quiet = False,
     **fields: Any,
@@ -199,6 +204,9 @@ def audit(
         _refuse(local, "only with a model that runs here, not with --endpoint")
     if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
+    if before:
+        other = {"--endpoint": service["url"], "--fail-if": fail_if, "--study": study}
+        _refuse({**other, "--junit": junit}, "not with --before, which decodes nothing")
     folder = out or Path()  # a dry run may have none
     with shown(quiet), _no_empty_folder(folder):
         from mnemoscope.audit.run import audit as audit_with
@@ -213,6 +221,9 @@ def audit(
         if not dry_run:
             prepare_folder(folder)
         reading = _read(sources, out, encoding)
+        if before:
+            _rank(here, reading, folder, settings)
+            return
         if is_served:
             there = _served(asked, reading.documents, settings, tokenizer, revision, out)
             estimate = estimate_cost(there, price_in=price_in, price_out=price_out)
@@ -232,6 +243,30 @@ def audit(
         print(f"Wrote {junit}.")
     if gate is not None:
         _judge(gate, record)
+
+
+def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings) -> None:
+    """Rank windows without decoding, and print the surest."""
+    from mnemoscope.audit.before import BEFORE_FILE, rank_windows, share_beyond
+    from mnemoscope.audit.local import LocalModel
+    from mnemoscope.audit.run import check_long_enough
+    from mnemoscope.files import write_parquet
+    from mnemoscope.words import plural
+
+    reference = here.beside.load() if here.beside else None
+    model = LocalModel(here.load(), reading.documents, settings, reference=reference)
+    check_long_enough(model)
+    frame = rank_windows(model)
+    write_parquet(out / BEFORE_FILE, frame)
+    print(f"{plural(frame.height, 'window')} read, none decoded.")
+    if reference is not None:
+        share = share_beyond(frame["entropy"], frame["reference_entropy"])
+        print(f"Surer of than the reference explains: {100 * share:.1f} % of them.")
+    for row in frame.head(_SUREST).iter_rows(named=True):
+        text = " ".join(row["text"].split())
+        place = f"{row['document']}, characters {row['suffix_start']} to {row['end']}"
+        print(f"{place}: entropy {row['entropy']:.2f}: {text[:_SHOWN]}")
+    print(f"In {out / BEFORE_FILE}, the surest first. Without --before they are asked.")
 
 
 class _Here(NamedTuple):

@@ -1,0 +1,91 @@
+"""Which windows a model is likely to reproduce, from how sure it is over their prefixes alone.
+
+Nothing is decoded: `mnemoscope audit MODEL DOCUMENTS -o DIR --before` reads each prefix once and
+ranks the windows. docs/audit.md, "Before decoding", says how far that can be trusted.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from mnemoscope.audit.documents import character_range
+from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.run import coarse_places
+from mnemoscope.audit.spans import cut
+from mnemoscope.lm.model import (
+    LanguageModel,
+    check_tokens,
+    last_logits,
+    prepend_bos,
+    rows_within,
+    run_batches,
+)
+
+BEFORE_FILE = "before.parquet"
+
+
+def mean_entropy(
+    lm: LanguageModel, prefixes: npt.NDArray[np.int32], *, batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Mean entropy of the next token over the places of each prefix (n, prefix), in nats, (n,)."""
+    table = check_tokens(lm, prefixes)
+    n_places = table.shape[1]
+
+    def ask(batch: torch.Tensor) -> npt.NDArray[np.float64]:
+        with torch.inference_mode():
+            logits = last_logits(lm, prepend_bos(lm, batch), n_places).float()
+            logprobs = logits.log_softmax(dim=-1)
+            entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+        return entropy.double().mean(dim=1).cpu().numpy()
+
+    size = min(batch_size, rows_within(lm, n_places))
+    return np.concatenate(list(run_batches(lm, table, size, ask)))
+
+
+def rank_windows(model: LocalModel) -> pl.DataFrame:
+    """Every window that an audit asks first, the surest prefix first.
+
+    Returns:
+        Columns `document`, `start`, `suffix_start`, `end` (characters), `entropy`,
+        `reference_entropy` (null without a reference), `share` (of the windows that are as sure or
+        surer) and `text`, the suffix that may come out.
+    """
+    settings, places = model.settings, coarse_places(model)
+    prefixes = cut(model.tokens, places, settings.prefix)
+    size = settings.batch_size
+    entropy = mean_entropy(model.lm, prefixes, batch_size=size)
+    beside = None
+    if model.reference is not None:
+        beside = mean_entropy(model.reference, prefixes, batch_size=size)
+    rows: list[dict[str, Any]] = []
+    for number, first in places:
+        tokens, document = model.tokens[number], model.documents[number]
+        begin, last = first + settings.prefix, first + settings.length
+        start, end = character_range(tokens, first, last)
+        suffix_start = int(tokens.starts[begin])
+        text = document.text[suffix_start:end]
+        row = {"document": document.name, "start": start, "suffix_start": suffix_start, "end": end}
+        rows.append({**row, "text": text})
+    frame = pl.DataFrame(rows).with_columns(
+        entropy=pl.Series(entropy, dtype=pl.Float64),
+        reference_entropy=pl.lit(None, pl.Float64) if beside is None else pl.Series(beside),
+    )
+    frame = frame.sort("entropy", "document", "start")
+    return frame.with_columns(share=pl.int_range(1, pl.len() + 1) / pl.len())
+
+
+def share_beyond(entropy: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Share of windows (n,) that must be surer than the reference's own spread explains.
+
+    The largest difference between the two shares of windows up to any entropy: where what was not
+    learned is as sure under both, at least so many were.
+
+    >>> share_beyond([0.1, 0.2, 3.0, 4.0], [2.0, 3.0, 3.5, 4.0])
+    0.5
+    """
+    ours, theirs = (np.sort(np.asarray(one, dtype=np.float64)) for one in (entropy, reference))
+    at_most = [np.searchsorted(one, ours, side="right") / len(one) for one in (ours, theirs)]
+    return float(max((at_most[0] - at_most[1]).max(), 0.0))

@@ -1,0 +1,59 @@
+"""Before decoding: prefixes that were trained on are the surest, and entropy is the closed form."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from mnemoscope.audit.before import mean_entropy, rank_windows, share_beyond
+from mnemoscope.audit.documents import Document
+from mnemoscope.audit.local import LocalModel
+from mnemoscope.audit.settings import AuditSettings
+
+
+def test_entropy_is_that_of_the_softmax(lm, sequences):
+    rows = np.array(sequences["tokens"].head(5).to_list(), dtype=np.int32)[:, :32]
+    with torch.inference_mode():
+        logits = lm.model(torch.tensor(rows.astype(np.int64))).logits.double()
+    wanted = torch.distributions.Categorical(logits=logits).entropy().mean(dim=1).numpy()
+    # 1e-4: float32 in batches of another shape
+    assert mean_entropy(lm, rows, batch_size=2) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_surest_window_of_the_model_is_in_the_trained_passage(lm, reference, trained, new_text):
+    text = f"{new_text(1, 120)}\n\n{trained[0]}\n\n{new_text(2, 120)}"
+    start = text.index(trained[0])
+    model = LocalModel(lm, [Document("a", text, "")], AuditSettings(), reference=reference)
+    frame = rank_windows(model)
+    assert frame["entropy"].is_sorted()
+    assert frame["share"][-1] == 1
+    first = frame.row(0, named=True)
+    assert start - 60 < first["start"] < start + len(trained[0])
+    assert first["entropy"] < first["reference_entropy"]
+    assert first["text"] == text[first["suffix_start"] : first["end"]]
+    plain = LocalModel(lm, [Document("a", text, "")], AuditSettings())
+    assert rank_windows(plain)["reference_entropy"].null_count() == frame.height
+
+
+def test_the_share_beyond_is_what_was_mixed_in():
+    generator = np.random.default_rng(0)
+    theirs = generator.normal(3, 0.3, 4000)
+    ours = np.concatenate([generator.normal(3, 0.3, 3600), generator.normal(0.5, 0.1, 400)])
+    # 0.02: the largest difference of two samples of 4,000 of one distribution is about 0.02
+    assert share_beyond(ours, theirs) == pytest.approx(0.1, abs=0.02)
+    assert share_beyond(theirs, theirs) == 0
+
+
+def test_the_verb_ranks_and_audits_nothing(call, trained, new_text, tmp_path):
+    (tmp_path / "a.txt").write_text(f"{new_text(1, 60)} {trained[0]}")
+    out = tmp_path / "out"
+    done = call("audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "-q")
+    assert done.status == 0
+    assert "read, none decoded." in done.out
+    assert [one.name for one in out.iterdir()] == ["before.parquet"]
+    assert pl.read_parquet(out / "before.parquet")["share"].is_sorted()
+    done = call(
+        "audit", "embedded", tmp_path / "a.txt", "-o", out, "--before", "--fail-if", "near>1%"
+    )
+    assert done.status == 2
+    assert "decodes nothing" in done.err
