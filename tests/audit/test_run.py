@@ -18,7 +18,7 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 
-FILES = ("audit.json", "audit.html", "audit.sarif", "spans.parquet")
+FILES = ("audit.json", "audit.html", "audit.sarif", "spans.parquet", "near.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +189,22 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path, audited, name):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("name", ["spans.parquet", "near.parquet", "audit.html"])
+def test_redo_repairs_an_audit_without_one_of_its_files(tmp_path, audited, new_text, name):
+    text, settings = new_text(1, 80), AuditSettings(stride=64)
+    audited(tmp_path, text, settings=settings)
+    before = {one: (tmp_path / "out" / one).read_bytes() for one in FILES}
+    (tmp_path / "out" / name).unlink()
+    with pytest.raises(UserError, match="missing or were changed"):
+        audited(tmp_path, text, settings=settings)
+    audited(tmp_path, text, settings=settings, redo=True)
+    assert {one: (tmp_path / "out" / one).read_bytes() for one in FILES} == before
+
+
 def test_record_names_what_it_rests_on(made, lm):
     record = json.loads((made[0] / "audit.json").read_text())
     assert record == made[1]
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["model"]["fingerprint"] == lm.fingerprint
     assert "model.safetensors" in record["model"]["files"]
     assert record["settings"]["stride"] == 8
@@ -250,6 +262,7 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference, 
 def test_verify_sees_a_change_of_a_span_whose_hash_was_made_new(made, tmp_path, lm, change, verify):
     made[2].with_columns(**change).write_parquet(tmp_path / "spans.parquet")
     record = made[1] | {"spans_sha256": file_sha256(tmp_path / "spans.parquet")}
+    del record["near_sha256"]
     (tmp_path / "audit.json").write_text(json.dumps(record))
     found = verify(tmp_path, lm)
     assert found.n_hold == 0

@@ -23,7 +23,6 @@ from markupsafe import Markup
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.rule import RECALL
 from mnemoscope.audit.settings import NEEDED_EDGES
-from mnemoscope.pipeline.graft import part_words
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
 from mnemoscope.words import count, percent, template_environment
@@ -32,6 +31,7 @@ MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
+_KINDS = {"qk": "queries and keys", "mlp": "MLP"}  # of parts that are grafted
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -183,14 +183,14 @@ def _interval(share: Mapping[str, Any]) -> str:
 
 def _parts_said(parts: Sequence[str]) -> str:
     """Parts of a model in words, those of one kind together."""
-    by_kind: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for part in parts:
-        kind, _, place = part_words(part).rpartition(" ")
-        by_kind.setdefault(kind.removesuffix("s"), []).append(place)
-    several = {kind: len(places) > 1 or "-" in places[0] for kind, places in by_kind.items()}
+        _, place, kind = part.split(".")
+        layers.setdefault(kind, []).append(place)
     return " or ".join(
-        f"{kind}{'s' if several[kind] else ''} {', '.join(places)}"
-        for kind, places in by_kind.items()
+        f"the {_KINDS[kind]} of layer{'s' if len(places) > 1 or '-' in places[0] else ''} "
+        + ", ".join(places)
+        for kind, places in layers.items()
     )
 
 

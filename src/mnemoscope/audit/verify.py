@@ -100,6 +100,8 @@ def _check_near(out: Path, record: dict[str, Any], model: Writer) -> list[str]:
     """What of the near copies does not hold; those of documents that are gone are passed over."""
     if "near_sha256" not in record:
         return []
+    if not (out / NEAR_FILE).is_file():
+        return [f"{NEAR_FILE} is missing."]
     if file_sha256(out / NEAR_FILE) != record["near_sha256"]:
         return [f"{NEAR_FILE} was changed after the audit."]
     numbers = {document.name: number for number, document in enumerate(model.documents)}
