@@ -12,6 +12,10 @@ from difflib import get_close_matches
 class MnemoscopeError(Exception):
     """Anything mnemoscope refuses to do, with a message for the person at the keyboard."""
 
+    def __str__(self) -> str:
+        """The message on one line, also where a name in it holds a line break."""
+        return " ".join(super().__str__().splitlines())
+
 
 class UserError(MnemoscopeError):
     """What was asked for cannot be done: a wrong path, setting, table or model."""

@@ -160,6 +160,10 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path, line, words):
         (b"\n \n", "no line holds a row"),
         (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: byte 10 is not UTF-8"),
         (b'{"tokens": [4294967297]}\n', "'tokens': a number does not fit"),
+        (b'{"duplicates": 3}\n{"duplicates": -2}\n', "row 1, column 'duplicates': -2 where 0"),
+        (b'{"start": -1}\n', "row 0, column 'start': -1 where 0 is the least"),
+        (b'{"text": ' + b"[" * 400 + b"]" * 400 + b"}\n", "line 1: not JSON (nested more than 100"),
+        (b'{"text": "' + b"a" * (9 << 20) + b'"}\n', "line 1: longer than 8 MB"),
     ],
 )
 def test_a_jsonl_file_that_holds_no_table_is_refused(tmp_path, data, words):

@@ -87,6 +87,9 @@ COLUMNS: dict[str, Column] = {
 }
 
 
+_COUNTS = ("duplicates", "start", "end")
+
+
 def is_kind(dtype: pl.DataType, kind: str) -> bool:
     """Whether a Polars type can hold values of a kind; an all-null column always can."""
     if dtype == pl.Null:
@@ -133,6 +136,11 @@ def _conform_column(series: pl.Series, where: str) -> pl.Series:
     if series.dtype.is_float():
         return series
     dtype = COLUMNS[series.name].dtype
+    if series.name in _COUNTS and (series < 0).any():
+        raise UserError(
+            f"{where}, row {_first(series < 0)}, column '{series.name}': "
+            f"{series.filter(series < 0)[0]} where 0 is the least. Correct it, or null for unknown."
+        )
     try:
         return series.cast(dtype)
     except pl.exceptions.InvalidOperationError as error:
