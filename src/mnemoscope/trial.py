@@ -31,6 +31,7 @@ for line in sys.stdin:
 _lock = threading.Lock()
 _known: dict[tuple[str, int, int, int], str] = {}
 _process: subprocess.Popen[str] | None = None
+_owner = 0  # the process that may speak to it: a fork shares the pipes
 
 
 def fault_of_parquet(path: Path) -> str:
@@ -50,8 +51,9 @@ def fault_of_parquet(path: Path) -> str:
 
 
 def _try(path: Path) -> str:
-    global _process
-    if _process is None or _process.poll() is not None:
+    global _process, _owner
+    if _process is None or _owner != os.getpid() or _process.poll() is not None:
+        _owner = os.getpid()
         _process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
             stdin=subprocess.PIPE,
@@ -81,7 +83,7 @@ def _try(path: Path) -> str:
 def _end() -> None:
     """End the process, if there is one."""
     global _process
-    if _process is not None:
+    if _process is not None and _owner == os.getpid():
         _process.kill()
         _process.communicate()
         _process = None
