@@ -38,6 +38,24 @@ def part_lines(study: ms.Study, taxonomy: str) -> list[str]:
     return lines
 
 
+def patch_lines(study: ms.Study, taxonomy: str) -> list[str]:
+    """A line a place: of each class and positions what survives, beside the control."""
+    view = graft_of(study, taxonomy)
+    if view is None or view["patches"] is None:
+        raise SystemExit(f"{study.folder}: no patches of '{taxonomy}'. Set graft.patch=true.")
+    columns = view["patches"]["columns"]
+    heads = [f"{one['class']}, {one['positions']}: kept, % | other" for one in columns]
+    lines = [f"| place | {' | '.join(heads)} |", "|---" * (1 + 2 * len(columns)) + "|"]
+    for row in view["patches"]["rows"]:
+        cells = [
+            f"{percent(cell['twin'].value, unit=False)} {interval(cell['twin'])}".strip()
+            + f" | {percent(cell['control'], unit=False)}"
+            for cell in row["cells"]
+        ]
+        lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
+    return lines
+
+
 def score_lines(study: ms.Study) -> list[str]:
     """A line a taxonomy, by falling causal score, min-F1 of the paper beside it."""
     printed = dict(published_table().select("tax_name", "min_f1").iter_rows())
@@ -66,11 +84,15 @@ if __name__ == "__main__":
     parser.add_argument("study", type=Path)
     parser.add_argument("--taxonomy", default="Non-Memo, Guess[0.5-0.5], Recall")
     parser.add_argument("--scores", action="store_true", help="the taxonomies in place of parts")
+    parser.add_argument("--patches", action="store_true", help="activations in place of weights")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     parser.add_argument("--name", default="", help="which tables of the page")
     options = parser.parse_args()
     study = ms.Study(options.study)
-    lines = score_lines(study) if options.scores else part_lines(study, options.taxonomy)
+    if options.scores:
+        lines = score_lines(study)
+    else:
+        lines = (patch_lines if options.patches else part_lines)(study, options.taxonomy)
     print("\n".join(lines))
     if options.write:
         write_tables(options.write, "\n".join([*lines, ""]), options.name)
