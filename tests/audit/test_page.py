@@ -123,6 +123,16 @@ def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, audited, new
     assert "Recalled means" not in page
 
 
+@pytest.mark.parametrize(("n_words", "is_open"), [(100, True), (1500, False)])
+def test_a_document_longer_than_three_screens_stands_folded(
+    tmp_path, audited, new_text, n_words, is_open
+):
+    audited(tmp_path, new_text(7, n_words), settings=AuditSettings(stride=64, near_length=0))
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert ('<details class="document" id="document-1" open>' in page) == is_open
+    assert new_text(7, n_words) in page  # folded, not left out
+
+
 def test_of_many_documents_nothing_found_has_a_bound(tmp_path, lm, new_text):
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(new_text(number, 80))
