@@ -188,7 +188,12 @@ def test_a_count_that_is_passed_over_is_said(tmp_path, tokenizer):
     nested = frame.with_columns(pl.struct(dup_count=pl.lit(5), year=pl.lit(1900)).alias("info"))
     assert passed_over(nested) == ["meta.duplicates", "n_copies", "info.dup_count"]
     assert passed_over(nested.with_columns(duplicates=pl.lit(1))) == []
-    assert passed_over(pl.DataFrame({"text": ["a"], "counter": ["x"], "count": [0.5]})) == []
+    for name, values in {
+        "counter": [1], "count": [0.5], "account": [1], "word_count": [9], "discounts": [1],
+    }.items():  # fmt: skip
+        assert passed_over(pl.DataFrame({"text": ["a"], name: values})) == [], name
+    for name in ("count", "dupCount", "n_copies", "times", "Frequency", "times_inserted"):
+        assert passed_over(pl.DataFrame({"text": ["a"], name: [1]})) == [name]
     path = tmp_path / "a.parquet"
     frame.write_parquet(path)
     said, facts = told(path, tokenizer)

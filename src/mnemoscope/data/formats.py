@@ -225,7 +225,11 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 # Columns under other names, and paths into nested or JSON-in-text ones.
 
-_COUNT = re.compile(r"dup|count|cop(y|ies)|freq|occurr|repet|times|insert", re.IGNORECASE)
+_COUNT = re.compile(
+    r"(^|[_.\- ])(dup\w*|counts?|cop(y|ies)|freq\w*|occurr\w*|repet\w*|times|insert\w*)($|[_.\- ])",
+    re.IGNORECASE,
+)
+_OF_OTHERS = re.compile(r"word|char|token|line|sent|byte|page|view|vote|like", re.IGNORECASE)
 _EQUALS = "=="
 _SNIFFED_ROWS = 100
 
@@ -309,8 +313,9 @@ def passed_over(frame: pl.DataFrame) -> list[str]:
 
 
 def _is_count(path: str, values: pl.Series) -> bool:
-    whole = values.dtype.is_integer() and values.len() > values.null_count()
-    return whole and _COUNT.search(path.rpartition(".")[2]) is not None
+    name, is_whole = path.rpartition(".")[2], values.dtype.is_integer()
+    is_named = _COUNT.search(name) is not None and _OF_OTHERS.search(name) is None
+    return is_whole and is_named and values.len() > values.null_count()
 
 
 def _numbers(frame: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
