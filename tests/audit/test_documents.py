@@ -1,5 +1,7 @@
 """Documents: every kind is read, what cannot be is said, and tokens know their characters."""
 
+import csv
+import gzip
 import io
 import json
 import os
@@ -231,3 +233,27 @@ def test_a_range_of_tokens_decodes_to_its_characters(text, data):
     decoded = TOKENIZER.decode(tokens.ids[first:last].tolist()).strip("\ufffd")
     assert decoded in text[start:end]
     assert end - start - len(decoded) <= 2  # at most one torn character at each end
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".csv"])
+def test_documents_of_packed_tables_and_of_other_columns_are_read(tmp_path, ending):
+    rows = [{"body": "Prose, and more.", "meta": '{"text": "deep"}'}, {"body": "b", "meta": "{}"}]
+    path = tmp_path / f"t{ending}"
+    if ending == ".csv":
+        with open(path, "w", newline="") as handle:
+            writer = csv.DictWriter(handle, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    reading = read_documents([str(path)], columns={"text": "body"})
+    assert [(one.name, one.text) for one in reading.documents] == [
+        (f"{path}#1", "Prose, and more."),
+        (f"{path}#2", "b"),
+    ]
+    assert reading.columns == {"text": "body"}
+    inner = read_documents([str(path)], columns={"text": "meta.text"})
+    assert [one.text for one in inner.documents] == ["deep"]
+    assert [one.reason for one in inner.skipped] == ["empty."]
+    with pytest.raises(UserError, match="column 'text'"):
+        read_documents([str(path)])

@@ -103,7 +103,7 @@ def _text(folder: Path, record: Mapping[str, Any], row: Mapping[str, Any]) -> st
         source = name if Path(name).exists() else name.rpartition("#")[0]
     encoding = "utf-8" if kept is not None else record.get("encoding", "utf-8")
     try:
-        reading = read_documents([source], encoding=encoding)
+        reading = read_documents([source], encoding=encoding, columns=record.get("columns"))
     except MnemoscopeError:
         return None
     return next((one.text for one in reading.documents if one.sha256 == row["sha256"]), None)

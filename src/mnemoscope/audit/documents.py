@@ -10,9 +10,9 @@ import io
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -74,11 +74,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, in order, what was not, and the encoding that text files were read in."""
+    """What was read, in order, what was not; the encoding of text files, the columns of tables."""
 
     documents: list[Document]
     skipped: list[Skipped]
     encoding: str = "utf-8"
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_documents(
@@ -86,13 +87,15 @@ def read_documents(
     *,
     stdin: BinaryIO | None = None,
     encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
     leave_out: Path | None = None,
 ) -> Reading:
     """Read all documents; the same name twice is read once.
 
     `sources` are files, folders (read recursively, hidden files left out), tables with a column
     `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
-    documents: the audit itself goes there.
+    documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
+    study's are (`take_columns`).
 
     Raises:
         UserError: a source that does not exist, an encoding nobody knows, or nothing readable.
@@ -112,7 +115,7 @@ def read_documents(
             skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
             continue
         try:
-            for document in _read(name, path, stdin, encoding):
+            for document in _read(name, path, stdin, encoding, columns):
                 if document.text.strip():
                     documents.setdefault(document.name, document)
                 else:
@@ -121,7 +124,7 @@ def read_documents(
             skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
     passed = list(skipped.values())
     if documents:
-        return Reading(list(documents.values()), passed, encoding)
+        return Reading(list(documents.values()), passed, encoding, dict(columns or {}))
     if not passed:
         raise UserError(f"{', '.join(sources)}: no document in it.")
     more = f" ({len(passed) - 1} more could not be read either.)" if len(passed) > 1 else ""
@@ -135,7 +138,13 @@ def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str
         if source == "-":
             yield source, None
         elif hub is not None:
-            yield from ((f"{hub.name}/{file.name}", file) for file in find_hub_files(hub).files)
+            files = find_hub_files(hub).files
+            if len(files) > 1:  # rows are counted from 1 in each
+                raise UserError(
+                    f"{source}: {len(files)} files, where an audit reads one. Fetch them and give "
+                    "their folder."
+                )
+            yield source, files[0]
         elif path.is_dir():
             for file in list_files(path):
                 if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
@@ -145,7 +154,11 @@ def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str
 
 
 def _read(
-    name: str, path: Path | None, stdin: BinaryIO | None, encoding: str
+    name: str,
+    path: Path | None,
+    stdin: BinaryIO | None,
+    encoding: str,
+    columns: Mapping[str, str] | None,
 ) -> Iterator[Document]:
     if path is None:
         data = stdin.read() if stdin is not None else b""
@@ -153,7 +166,7 @@ def _read(
         return
     ending = path.suffix.lower()
     if table_ending(path):
-        frame = read_table(path)
+        frame = read_table(path, columns)
         if "text" not in frame.columns:
             raise UserError("a table without a column 'text'.")
         for row, text in enumerate(frame["text"], start=1):

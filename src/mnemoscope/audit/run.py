@@ -115,6 +115,7 @@ def audit(
         **model.facts(frame),
         "settings": model.settings.model_dump(),
         "encoding": reading.encoding,
+        **({"columns": dict(reading.columns)} if reading.columns else {}),
         **_summaries(model, reading, windows, frame, near),
     }
     write_audit(out, record, reading.documents, frame, near)

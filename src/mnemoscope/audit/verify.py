@@ -175,7 +175,9 @@ def _kept_input(out: Path, row: dict[str, Any]) -> dict[str, Document]:
 
 def _read_again(source: str, record: dict[str, Any]) -> dict[str, Document]:
     try:
-        reading = read_documents([source], encoding=record.get("encoding", "utf-8"))
+        reading = read_documents(
+            [source], encoding=record.get("encoding", "utf-8"), columns=record.get("columns")
+        )
     except MnemoscopeError:
         return {}
     return {document.name: document for document in reading.documents}

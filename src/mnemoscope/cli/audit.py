@@ -19,7 +19,7 @@ from mnemoscope.audit.settings import (
     audit_settings,
     endpoint_settings,
 )
-from mnemoscope.cli.options import Device, Dtype, Quiet, Redo
+from mnemoscope.cli.options import Columns, Device, Dtype, Quiet, Redo, parse_columns
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
@@ -43,7 +43,7 @@ _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
 _ORDER = """
 model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
-probability patterns n_prefixes near_length near_gap encoding batch_size seed revision study
+probability patterns n_prefixes near_length near_gap encoding column batch_size seed revision study
 chat_template junit dtype device url served_model tokenizer prompt_as logprobs api_key_env
 concurrency requests_per_minute timeout retries price_in price_out dry_run before redo quiet
 """
@@ -113,6 +113,7 @@ def audit(
         Path | None, Option("--verify", help="Repeat the passages of an audit's folder.")
     ] = None,
     encoding: Annotated[str, Option("--encoding", help="Encoding of text files.")] = "utf-8",
+    column: Columns = None,
     revision: Annotated[str | None, Option("--revision", help="Hub revision of the model.")] = None,
     study: Annotated[
         str | None,
@@ -220,7 +221,7 @@ def audit(
             asked = endpoint_settings(**service)
         if not dry_run:
             prepare_folder(folder)
-        reading = _read(sources, out, encoding)
+        reading = _read(sources, out, encoding, parse_columns(column))
         if before:
             _rank(here, reading, folder, settings)
             return
@@ -349,10 +350,14 @@ def _command() -> list[str]:
     return ["mnemoscope", *sys.argv[1:]]
 
 
-def _read(sources: Sequence[str], out: Path | None, encoding: str) -> "Reading":
+def _read(
+    sources: Sequence[str], out: Path | None, encoding: str, columns: dict[str, str]
+) -> "Reading":
     from mnemoscope.audit.documents import read_documents
 
-    reading = read_documents(sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out)
+    reading = read_documents(
+        sources, stdin=sys.stdin.buffer, encoding=encoding, leave_out=out, columns=columns
+    )
     for one in reading.skipped:
         say(f"Not read: {one.name}: {one.reason}")
     return reading
