@@ -157,3 +157,22 @@ def test_no_sequence_all_right_is_refused_in_one_line(monkeypatch) -> None:
     _study(monkeypatch, np.repeat([0, 1], 20), np.ones((40, 4, 2)))
     with pytest.raises(UserError, match="0 sequences with all 4 tokens right and 40 others"):
         analyse(_inputs(), Settings(n_steps=4))
+
+
+def test_the_interval_of_a_distance_draws_groups() -> None:
+    """Every sequence five times: the interval stays where groups are drawn; none of nine groups."""
+    rng = np.random.default_rng(3)
+    one, top = rng.normal(0, 1, (30, 2, 4)), rng.normal(0, 1, (40, 2, 4))
+    one[..., 0] += 5
+    top[..., 1] += 5
+    once = from_top(one, top, n_resamples=300, seed=1)
+    many = [np.tile(part, (5, 1, 1)) for part in (one, top)]
+    owners = np.concatenate([np.tile(np.arange(30), 5), np.tile(30 + np.arange(40), 5)])
+    grouped = from_top(*many, n_resamples=300, seed=1, groups=owners)
+    assert grouped["plain"].to_list() == pytest.approx(once["plain"].to_list())
+    loose = from_top(*many, n_resamples=300, seed=1)
+    reach = [(frame["high"] - frame["low"]).to_numpy() for frame in (once, grouped, loose)]
+    assert reach[1] == pytest.approx(reach[0], rel=0.25)  # freed of less noise, it lies elsewhere
+    assert (reach[1] > 1.7 * reach[2]).all()
+    few = from_top(*many, n_resamples=300, seed=1, groups=owners % 9)
+    assert few["low"].null_count() == few["high"].null_count() == few.height

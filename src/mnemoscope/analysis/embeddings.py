@@ -18,7 +18,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.analysis.rows import Generated, LevelSettings, generate_by_level, states_of
 from mnemoscope.errors import UserError
-from mnemoscope.stats import Estimate, Z, draw_counts
+from mnemoscope.stats import Estimate, Z, draw_within, n_groups
 from mnemoscope.words import ranged
 
 METRICS = ("cosine", "euclidean")
@@ -97,23 +97,29 @@ def project(means: _Array) -> tuple[_Array, _Array]:
 
 
 def from_top(
-    one: npt.NDArray[np.floating], top: npt.NDArray[np.floating], *, n_resamples: int, seed: int
+    one: npt.NDArray[np.floating],
+    top: npt.NDArray[np.floating],
+    *,
+    n_resamples: int,
+    seed: int,
+    groups: npt.ArrayLike | None = None,
 ) -> pl.DataFrame:
     """Follow the distance of two groups' mean states with its interval and with what chance gives.
 
     States are of shape (n, steps, width) and (m, steps, width); `n_resamples` counts bootstrap
-    samples, and as many shuffles.
+    samples, and as many shuffles. `groups` of near duplicates, (n + m,), are drawn whole.
 
     Returns:
         A row a `metric` and `step`: `plain`, of the two means as they are; `chance`, its 95th
         percentile when the sequences are shuffled; `freed` of the noise of the means, see
-        `distances`, with `low` and `high` by the bootstrap's spread over sequences.
+        `distances`, with `low` and `high` by the bootstrap's spread; null where groups are few.
     """
     rng = np.random.default_rng(seed)
     both = np.concatenate([one, top]).astype(np.float64)
     n, m = len(one), len(top)
     is_one = np.arange(n + m) < n
-    drawn = np.concatenate([draw_counts(rng, k, n_resamples) / k for k in (n, m)], axis=1)
+    counts = draw_within(~is_one, rng, n_resamples, groups=groups)
+    drawn = counts / np.where(is_one, *(counts[:, x].sum(1)[:, None] for x in (is_one, ~is_one)))
     mixed = np.stack([rng.permutation(is_one) for _ in range(n_resamples)])
     side = (~is_one).astype(np.int64)
     means, noise = mean_states(both, side, [0, 1]), mean_noise(both, side, [0, 1])
@@ -123,19 +129,23 @@ def from_top(
     for step, states in enumerate(both.transpose(1, 0, 2)):
         again = _apart(states, drawn, np.broadcast_to(is_one, drawn.shape))
         shuffled = _apart(states, np.where(mixed, 1 / n, 1 / m), mixed)
-        squared = freed["euclidean"][step] ** 2 + _REACH * (again["euclidean"] ** 2).std()
+        squared = freed["euclidean"][step] ** 2 + _REACH * _deviation(again["euclidean"] ** 2)
         ends = {
-            "cosine": freed["cosine"][step] + scale[step] * _REACH * again["cosine"].std(),
+            "cosine": freed["cosine"][step] + scale[step] * _REACH * _deviation(again["cosine"]),
             "euclidean": np.sqrt(np.maximum(squared, 0.0)),
         }
         for metric in METRICS:
-            low, high = (max(float(end), 0.0) for end in ends[metric])
+            low, high = (max(float(end), 0.0) if len(drawn) else None for end in ends[metric])
             rows.append(
                 {"metric": metric, "step": step + 1, "plain": float(every[metric][step])}
                 | {"chance": float(np.quantile(shuffled[metric], 0.95))}
                 | Estimate(float(freed[metric][step]), low, high).columns("freed", ends="")
             )
     return pl.DataFrame(rows).sort("metric", maintain_order=True)
+
+
+def _deviation(draws: npt.NDArray[np.float64]) -> float:
+    return float(draws.std()) if len(draws) else 0.0
 
 
 def _apart(
@@ -168,7 +178,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     states = states_of(inputs, generated)
     means = mean_states(states, generated.level, levels)
     noise = mean_noise(states, generated.level, levels)
-    followed = _followed(states, generated.level, levels, settings)
+    near = inputs.near_duplicates(generated.rows["sequence_id"])
+    followed = _followed(states, generated.level, levels, settings, near)
     pairs = _pairs(means, noise, levels)
     places, explained = project(means)
     return AnalysisResult(
@@ -193,16 +204,26 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 
 def _followed(
-    states: npt.NDArray[np.floating], level: _Levels, levels: list[int], settings: Settings
+    states: npt.NDArray[np.floating],
+    level: _Levels,
+    levels: list[int],
+    settings: Settings,
+    near: npt.NDArray[np.int64] | None,
 ) -> pl.DataFrame:
     """Distance of every level from the top one at every step."""
-    top, frames = states[level == levels[-1]], []
+    is_top, frames = level == levels[-1], []
     draws = settings.model_dump(include={"n_resamples", "seed"})
     for one in levels[:-1]:
-        group = states[level == one]
-        about = {"level": pl.lit(one, pl.Int64), "n": pl.lit(len(group), pl.Int64)}
-        frames.append(from_top(group, top, **draws).with_columns(**about))
-    first = ("metric", "level", "n", "step")
+        here = level == one
+        owners = None if near is None else np.concatenate([near[here], near[is_top]])
+        about = {
+            "level": pl.lit(one, pl.Int64),
+            "n": pl.lit(int(here.sum()), pl.Int64),
+            "n_groups": pl.lit(n_groups(None if near is None else near[here]), pl.Int64),
+        }
+        found = from_top(states[here], states[is_top], groups=owners, **draws)
+        frames.append(found.with_columns(**about))
+    first = ("metric", "level", "n", "n_groups", "step")
     return pl.concat(frames).select(*first, pl.exclude(first))
 
 

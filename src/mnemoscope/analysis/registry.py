@@ -157,6 +157,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do states of well and badly remembered continuations part, and when?",
         needs=("scores", "model"),
         each_model=True,
+        version=2,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
