@@ -194,6 +194,15 @@ def test_statistics_are_kept_once_and_computed_where_they_are_not(study, monkeyp
     np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
 
 
+def test_a_torn_block_of_statistics_is_computed_again(study_at) -> None:
+    study = Study(study_at("train"))
+    rows = study.read("samples.parquet")[:10]
+    kept = map_statistics.statistics_of(study, "model", rows)
+    for path in (study.folder / "cnn" / "statistics").glob("*.npy"):
+        path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(map_statistics.statistics_of(study, "model", rows), kept)
+
+
 def rows_of_samples(study: Study) -> int:
     return study.read("samples.parquet").select("sequence_id", "suffix").n_unique()
 

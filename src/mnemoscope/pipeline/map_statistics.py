@@ -19,6 +19,7 @@ from mnemoscope.files import write_bytes
 from mnemoscope.maps.views import MapSource, Pooling, StackedMaps
 from mnemoscope.pipeline.capture import open_maps, shown_tokens
 from mnemoscope.pipeline.label import SAMPLES_FILE
+from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 
 TOKENS = "tokens"
@@ -84,12 +85,24 @@ def statistics_of(study: Study, role: str, rows: pl.DataFrame) -> np.ndarray:
     if found["block"].null_count():
         return _compute(study, role, rows)
     of_row, at = found["block"].to_numpy(), found["at"].to_numpy()
-    parts = {number: np.load(blocks[number].path, mmap_mode="r") for number in np.unique(of_row)}
+    try:
+        parts = {number: _kept(blocks[number]) for number in np.unique(of_row)}
+    except (OSError, ValueError, EOFError):
+        say(f"{blocks[0].path.parent}: a damaged block; its statistics are computed again.")
+        return _compute(study, role, rows)
     first = next(iter(parts.values()))
     values = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
     for number, block in parts.items():
         values[of_row == number] = block[at[of_row == number]]
     return values
+
+
+def _kept(task: StatisticsTask) -> np.ndarray:
+    """A block that is kept; OSError, ValueError or EOFError where it is torn or another's."""
+    block: np.ndarray = np.load(task.path, mmap_mode="r")
+    if block.ndim != 3 or block.dtype != np.float32 or len(block) != task.rows.height:
+        raise ValueError(f"{task.path}: {block.dtype} {block.shape}")
+    return block
 
 
 def _blocks(study: Study, role: str) -> Iterator[StatisticsTask]:
