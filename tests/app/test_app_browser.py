@@ -96,7 +96,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     page.uncheck(".pictures .with-delta")
     assert not delta.is_visible()
 
-    page.locator(".pictures .stack").first.hover(position={"x": 3, "y": 60})
+    page.locator(".pictures .stack").first.hover(position={"x": 0, "y": 60})
     assert "looks at 1 ‘" in page.inner_text(".pictures .pointed")
     page.locator(".pictures .stack").first.hover(position={"x": 90, "y": 5})
     assert "cannot look ahead" in page.inner_text(".pictures .pointed")
