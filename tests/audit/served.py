@@ -110,6 +110,8 @@ def _handler(service):
                 return None
             if failure == "slow":
                 time.sleep(1.0)
+            if failure == "dripping headers":
+                return self._go_on(b"x", headers=True)
             if failure in ("endless", "dripping"):
                 return self._go_on(b" " * 2**16 if failure == "endless" else b" ")
             if isinstance(failure, tuple):
@@ -130,13 +132,14 @@ def _handler(service):
                     service.bodies.append(body)
             return self._send(status, json.dumps(answer).encode())
 
-        def _go_on(self, block):
+        def _go_on(self, block, headers=False):
             """A body without an end."""
             self._leave()
             self.close_connection = True
             try:
-                self.send_response(200)
-                self.end_headers()
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                if not headers:
+                    self.wfile.write(b"y\r\n\r\n")
                 while True:
                     self.wfile.write(block)
                     time.sleep(0.02 if len(block) == 1 else 0)

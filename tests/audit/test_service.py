@@ -259,6 +259,7 @@ NO_MONEY = '{"error": {"code": "insufficient_quota", "message": "pay"}}'
         ("slow", 3, "none within 0.3 s"),
         ((200, {}, "<html>"), 3, "an answer that is no completion"),
         ("dripping", 3, "no end of an answer within 0.3 s"),
+        ("dripping headers", 3, "no end of an answer within 0.6 s"),
         ("endless", 3, "more than 16 MB|no end of an answer within"),
         ((200, {}, "[" * 5000), 3, "nested more than 100 levels"),
         ((200, {}, '{"choices": [{"text": ["a"]}]}'), 3, r"choices\[0\].text is no text"),

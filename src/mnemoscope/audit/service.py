@@ -10,15 +10,16 @@ import json
 import math
 import os
 import random
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,6 +253,62 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
+class _Watch(threading.local):
+    """The socket of a thread's request, so that the whole of an exchange has a limit.
+
+    The timeout of a socket begins anew with each byte, and headers may come byte by byte.
+    """
+
+    used: socket.socket | None = None
+    is_over = False
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Cut what is not over in time."""
+        self.used, self.is_over = None, False
+        attributes = self.__dict__  # of this thread; the timer runs in another
+
+        def cut() -> None:
+            attributes["is_over"] = True
+            with suppress(OSError, AttributeError):
+                attributes["used"].shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+_watch = _Watch()
+
+
+class _Http(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch.used = self.sock
+
+
+class _Https(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch.used = self.sock
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> Any:
+        """As its base, by a connection that is watched."""
+        return self.do_open(_Http, request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> Any:
+        """As its base, by a connection that is watched."""
+        return self.do_open(_Https, request)
+
+
 class _Pace:
     """When the next request may start, for all threads together."""
 
@@ -293,7 +350,7 @@ class Client:
         self._key = os.environ.get(settings.api_key_env, "").strip()
         if not self._key.isprintable() or not self._key.isascii():
             raise UserError(f"{settings.api_key_env}: not a key: it holds characters of no key.")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(_NoRedirect, _HttpHandler, _HttpsHandler)
 
     def body(self, prompt: list[int] | str, max_tokens: int, *, echo: bool = False) -> Any:
         """The request for a greedy continuation; with `echo` the prompt is judged as well."""
@@ -378,13 +435,20 @@ class Client:
             },
             method="POST",
         )
+        limit = self.settings.timeout
         try:
-            with self._opener.open(request, timeout=self.settings.timeout) as response:
+            with (
+                _watch.within(2 * limit),
+                self._opener.open(request, timeout=limit) as response,
+            ):
                 data = self._read(response)
+                if _watch.is_over:  # what was cut looks like an end
+                    raise TimeoutError
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-            raise _TryAgainError(_reason(error, self.settings.timeout)) from None
+            late = f"no end of an answer within {2 * limit:g} s"
+            raise _TryAgainError(late if _watch.is_over else _reason(error, limit)) from None
         # A key that is no secret may be a word of the answer.
         is_secret = len(self._key) >= _SHORTEST_SECRET
         text = self._without_key(data) if is_secret else data.decode("utf-8", "replace")
