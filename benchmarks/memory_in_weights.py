@@ -200,9 +200,13 @@ def page(found: dict) -> str:
 _COLUMNS = ("model", "reference", "difference")
 
 
-def number(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Three decimals, and the interval."""
-    text = f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def number(
+    value: float, low: float | None = None, high: float | None = None, *, places: int = 3
+) -> str:
+    """Three decimals, unless told otherwise, and the interval."""
+    text = f"{value:.{places}f}"
+    if low is not None:
+        text += f" [{low:.{places}f}, {high:.{places}f}]"
     return text.replace("-", "−")
 
 

@@ -13,6 +13,8 @@ What is done in the folder is not done again.
 import argparse
 import gzip
 import json
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -50,6 +52,14 @@ COMMON = 37_000  # rows that both models read
 GENRES = ("prose", "code")
 ROLES = ("perturbed", "standard")
 SEED = 0
+TAXONOMIES = ("Non-Memo, Guess, Recall", "Non-Memo, Recite[16], Reconstruct, Recollect")
+STUDY_SETTINGS = {
+    "model.revision": "null",
+    "model.dtype": "float32",
+    "model.device": "cpu",
+    "label.n_train": 100,
+    "label.n_eval": 60,
+}
 FEWEST = 10  # windows that must come out for grafts to be asked of a count
 
 
@@ -245,7 +255,48 @@ def page(found: dict[str, Any]) -> str:
             for own, chance in zip(row["twin"], row["random"], strict=True)
         ]
         lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| taxonomy | reader | min-F1, % | best blind | `standard` | excess, points |",
+        "|---|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in found["benchmark"]),
+    ]
     return "\n".join([*lines, ""])
+
+
+def run_study(folder: Path) -> pl.DataFrame:
+    """The ready study `hubble-1b` on the two small models, by the command; its benchmark table."""
+    paths = {
+        "model.name": folder / "perturbed",
+        "capture.reference": folder / "standard",
+        "sequences.source": folder / f"passages_{GENRES[0]}",
+        "sequences.also": [str(folder / f"passages_{one}") for one in GENRES[1:]],
+        "label.taxonomies": list(TAXONOMIES),
+    }
+    settings = [f"{key}={value}" for key, value in (*paths.items(), *STUDY_SETTINGS.items())]
+    command = [sys.executable, "-m", "mnemoscope", "run", "hubble-1b", "-o", str(folder / "study")]
+    subprocess.run([*command, *(word for one in settings for word in ("--set", one))], check=True)
+    return pl.read_parquet(folder / "study" / "benchmark.parquet")
+
+
+def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
+    """A row a taxonomy and reader: min-F1 of the model, its controls, the excess; per cent."""
+    rows = []
+    for taxonomy in table["taxonomy"].unique(maintain_order=True):
+        of = {one["source"]: one for one in table.filter(taxonomy=taxonomy).iter_rows(named=True)}
+        for words, reader, blind, twin in (
+            ("CNNs", "model", "blind", "reference"),
+            ("regression", "statistics", "blind_statistics", "reference_statistics"),
+        ):
+            each = (
+                (of[reader]["min_f1"], of[reader]["low"], of[reader]["high"]),
+                (max(of[one]["min_f1"] for one in (blind, "ngram")),),
+                (of[twin]["min_f1"],),
+                (of[reader]["excess"], of[reader]["excess_low"], of[reader]["excess_high"]),
+            )
+            cells = [number(*(100 * value for value in one), places=1) for one in each]
+            rows.append([taxonomy, words, *cells])
+    return rows
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -258,7 +309,11 @@ def main(folder: Path) -> dict[str, Any]:
         for role in pool.map(partial(train, folder), ROLES):
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
-    found = {"dose": dose(lms, table), "grafts": grafts(lms, table)}
+    found: dict[str, Any] = {"benchmark": benchmark_rows(run_study(folder))}
+    if (folder / "figures.json").is_file():
+        kept = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        return {**kept, **found}
+    found |= {"dose": dose(lms, table), "grafts": grafts(lms, table)}
     write_json(folder / "figures.json", json.loads(json.dumps(found)))
     return found
 

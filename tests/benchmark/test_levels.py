@@ -123,6 +123,43 @@ def test_a_class_that_does_not_occur_at_a_level_is_not_asked_for():
     assert "fewer than two classes" in row["note"]
 
 
+def dosed(level, share, *, seed) -> Votes:
+    """A reader of three classes that holds Non-Memo less likely by a share of its level's rows."""
+    rng = np.random.default_rng(seed)
+    n = len(level)
+    memorized = rng.random((3, n)) < np.array([share[one] for one in level])
+    nothing = np.where(memorized, 0.2, 0.6) + rng.normal(0, 0.02, (3, n))
+    scores = np.stack([nothing, (1 - nothing) / 2, (1 - nothing) / 2], axis=-1)
+    return Votes(
+        sequence_ids=np.arange(n), true=np.tile(np.arange(3), n // 3),
+        predicted=scores.argmax(-1), seeds=np.arange(3), n_classes=3,
+        probabilities=scores.mean(0), scores=scores.astype(np.float32),
+        score_seeds=np.arange(3), groups=np.arange(n) // 2 * 2,
+    )  # fmt: skip
+
+
+def test_a_level_is_told_from_none_by_what_was_planted_and_not_otherwise():
+    """Two flat shares p and q overlap in closed form: AUC = 1/2 + (q - p) / 2."""
+    level = np.repeat(LEVELS, N)
+    sources = {
+        "model": dosed(level, {0: 0.1, 4: 0.1, 64: 0.9}, seed=0),
+        "blind": dosed(level, {0: 0.1, 4: 0.1, 64: 0.1}, seed=1),
+        "reference": dosed(level, {0: 0.1, 4: 0.1, 64: 0.1}, seed=2),
+    }
+    rows = {
+        one: score_level(
+            sources, level == one, CLASSES, source="model", controls=("blind", "reference"),
+            n_resamples=300, seed=0, at_zero=level == 0 if one else None,
+        )
+        for one in LEVELS
+    }  # fmt: skip
+    assert "dose_auc" not in rows[0]
+    assert rows[64]["dose_auc"] == pytest.approx(0.9, abs=0.04)
+    assert rows[64]["dose_excess_low"] > 0.3
+    assert rows[4]["dose_auc"] == pytest.approx(0.5, abs=0.06)
+    assert rows[4]["dose_excess_low"] < 0
+
+
 def test_what_a_part_breaks_by_level_is_that_beyond_its_controls():
     ids = list(range(60))
     known = table(sequence_id=ids, duplicates=[4] * 30 + [64] * 30)

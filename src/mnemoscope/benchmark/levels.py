@@ -14,12 +14,13 @@ import polars as pl
 from mnemoscope.benchmark.excess import Votes, estimate_auc, measure_excess, pair_names
 from mnemoscope.cnn.metrics import estimate_scores
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, resampled_mean, share_true
+from mnemoscope.taxonomy.names import NON_MEMO
 
 MOST_LEVELS = 12
 """More different counts than this are counted, not set."""
 MEMORIZED = "memorized"
 
-_ESTIMATES = ("min_f1", "excess")
+_ESTIMATES = ("min_f1", "excess", "dose_auc", "dose_excess")
 LEVELS_SCHEMA: dict[str, pl.DataType] = {
     "taxonomy": pl.String(),
     "duplicates": pl.Int64(),
@@ -95,27 +96,44 @@ def score_level(
     controls: Sequence[str],
     n_resamples: int,
     seed: int,
+    at_zero: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Figures of one taxonomy on the evaluation sequences of one level; rows of `LEVELS_SCHEMA`.
 
-    Only classes of at least `FEWEST_GROUPS` groups at this level are asked for: every training says
-    which of them it holds most likely. `here` (n,) marks the level's sequences, `source` reads the
-    attention; the excess is over the largest of `controls`.
+    Two questions. Of the classes that have `FEWEST_GROUPS` groups at this level, which is a
+    sequence of? And, by the probability that it is not Non-Memo, whatever its class: is it of this
+    level, or of level 0 (`dose_auc`)?
+
+    Args:
+        sources: all sources of the taxonomy, of n sequences.
+        here: marks the level's sequences, (n,) bool.
+        classes: names of the taxonomy's classes.
+        source: reads the attention.
+        controls: the excess is over the largest of them.
+        n_resamples: bootstrap resamples.
+        seed: of these.
+        at_zero: marks the sequences of level 0, (n,) bool; None at level 0 itself.
     """
-    votes = sources[source]
+    read = {name: sources[name] for name in (source, *controls) if name in sources}
+    options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
+    votes = read[source]
     kept = [
         label
         for label in range(votes.n_classes)
         if len(np.unique(votes.owners[here & (votes.true == label)])) >= FEWEST_GROUPS
     ]
     row: dict[str, Any] = {"source": source, "classes": [classes[one] for one in kept]}
-    read = {name: sources[name] for name in (source, *controls) if name in sources}
     lacks_scores = [name for name, one in read.items() if one.scores is None]
-    if len(kept) < 2 or lacks_scores:
-        few = f"fewer than two classes of {FEWEST_GROUPS} passages among the evaluation sequences"
-        return row | {"note": f"no probabilities of {lacks_scores[0]}" if lacks_scores else few}
+    if lacks_scores:
+        return row | {"note": f"no probabilities of {lacks_scores[0]}"}
+    if at_zero is not None and NON_MEMO in classes:
+        label = list(classes).index(NON_MEMO)
+        told = {name: _told_from_zero(one, here, at_zero, label) for name, one in read.items()}
+        row |= _dose(told, reader=source, **options)
+    if len(kept) < 2:
+        return row | {"note": f"fewer than two classes of {FEWEST_GROUPS} passages to tell apart"}
     asked = {name: among(one, here, kept) for name, one in read.items()}
-    own, options = asked.pop(source), {"n_resamples": n_resamples, "seed": seed}
+    own = asked.pop(source)
     scores = estimate_scores(
         own.predicted, own.true, n_classes=own.n_classes, groups=own.groups, **options
     )
@@ -131,6 +149,38 @@ def score_level(
     found = measure_excess(own, asked, reader=source, **options)
     row |= {"excess": found.value, "excess_low": found.low, "excess_high": found.high}
     return row | _each("auc_excess", found.auc)
+
+
+def _dose(told: dict[str, Votes], *, reader: str, n_resamples: int, seed: int) -> dict[str, Any]:
+    """AUC of a level against level 0, and its excess; none where a side has too few passages."""
+    own = told[reader]
+    if min(len(np.unique(own.owners[own.true == side])) for side in range(2)) < FEWEST_GROUPS:
+        return {}
+    of_pairs = estimate_auc(own, n_resamples=n_resamples, seed=seed)
+    row = of_pairs[0].columns("dose_auc") if of_pairs else {}
+    controls = {name: one for name, one in told.items() if name != reader}
+    if not controls:
+        return row
+    found = measure_excess(own, controls, reader=reader, n_resamples=n_resamples, seed=seed)
+    return row | (found.auc[0].columns("dose_excess") if found.auc else {})
+
+
+def _told_from_zero(votes: Votes, here: np.ndarray, at_zero: np.ndarray, non_memo: int) -> Votes:
+    """Votes of two classes, level 0 and this one: likelier Non-Memo, or not."""
+    if votes.scores is None or votes.score_seeds is None:
+        raise ValueError("an AUC needs class probabilities")
+    rows = np.flatnonzero(here | at_zero)
+    nothing = votes.scores[:, rows, non_memo]
+    scores = np.stack([nothing, 1 - nothing], axis=-1)
+    return replace(
+        votes.at(rows),
+        true=here[rows].astype(np.int64),
+        predicted=scores.argmax(axis=-1),
+        seeds=votes.score_seeds,
+        n_classes=2,
+        probabilities=scores.mean(axis=0, dtype=np.float64),
+        scores=scores,
+    )
 
 
 def among(votes: Votes, here: np.ndarray, kept: Sequence[int]) -> Votes:

@@ -154,12 +154,14 @@ def _by_level(
     known = study.sequences.select("sequence_id", "duplicates")
     level = ids.join(known, on="sequence_id", how="left", maintain_order="left")["duplicates"]
     settings = study.settings.benchmark
+    of_level = {one: (level == one).fill_null(False).to_numpy() for one in levels}
     made = [
         {"taxonomy": name, "duplicates": one}
         | score_level(
             votes,
-            (level == one).fill_null(False).to_numpy(),
+            of_level[one],
             classes,
+            at_zero=of_level[0] if one else None,
             source=source,
             controls=of_reader(MEMORY_FREE, source),
             n_resamples=settings.n_resamples,

@@ -33,9 +33,9 @@ def level_section(study: Study) -> AnalysisSection | None:
         "all levels are alike, and what differs between them is memory.",
         sentence=_sentence(dose, figures),
         further=(
-            "Each training is asked which of the classes that occur at a level (in 10 passages or "
-            "more) a sequence of this level is of, so figures of levels with other classes differ "
-            "by that too. Intervals are 95 %, over passages.",
+            "A level is told from level 0 by how likely the reader holds Non-Memo, whatever the "
+            "class. Within a level each training is asked which of the classes that occur there, "
+            "in 10 passages or more, a sequence is of. Intervals are 95 %, over passages.",
         ),
         figures=tuple(_charts(dose, figures, levels)),
         tables=[
@@ -53,20 +53,23 @@ def _sentence(dose: pl.DataFrame, figures: pl.DataFrame) -> str:
         f"trained on, and {Estimate.of(last, 'share', ends='')} of those trained on "
         f"{count(last['duplicates'])} times."
     )
-    known = figures.drop_nulls("excess")
+    known = figures.drop_nulls("dose_excess")
     if known.is_empty():
-        return f"{said} No level has enough passages of two classes for an excess."
+        return f"{said} No level has enough passages to be told from level 0."
     own = known.filter(taxonomy=known["taxonomy"][0])
     shown = "; ".join(
-        f"{count(row['duplicates'])}: {points(row['excess'])}"
-        + (f" {_ends(row)}" if row["excess_low"] is not None else "")
+        f"{count(row['duplicates'])}: {points(row['dose_excess'])}"
+        + (f" {_ends(row, 'dose_excess')}" if row["dose_excess_low"] is not None else "")
         for row in own.iter_rows(named=True)
     )
-    return f"{said} Excess of “{own['taxonomy'][0]}” by level, in points: {shown}."
+    return (
+        f"{said} How much better attention tells a level from level 0 than the best control does, "
+        f"by its probability of Non-Memo under “{own['taxonomy'][0]}”, in points of AUC: {shown}."
+    )
 
 
-def _ends(row: dict[str, float]) -> str:
-    return f"[{points(row['excess_low'])}, {points(row['excess_high'])}]"
+def _ends(row: dict[str, float], name: str = "excess") -> str:
+    return f"[{points(row[f'{name}_low'])}, {points(row[f'{name}_high'])}]"
 
 
 def _charts(dose: pl.DataFrame, figures: pl.DataFrame, levels: list[int]) -> Iterator[Chart]:
@@ -78,26 +81,29 @@ def _charts(dose: pl.DataFrame, figures: pl.DataFrame, levels: list[int]) -> Ite
         percent=True,
         series=(series_of("memorized", dose, "share"),),
     )
-    known = figures.drop_nulls("excess")
-    if known.is_empty():
-        return
-    yield Chart(
-        title="Excess by level, points of min-F1 (95 %)",
-        x_names=names,
-        x_label="times trained on",
-        percent=True,
-        form="points",
-        series=tuple(
-            Series(
-                name=str(name),
-                x=plain(levels.index(one) for one in rows["duplicates"]),
-                y=plain(rows["excess"]),
-                low=plain(rows["excess_low"]),
-                high=plain(rows["excess_high"]),
+    for name, title in (
+        ("dose_excess", "A level told from level 0: excess, points of AUC (95 %)"),
+        ("excess", "Classes told apart within a level: excess, points of min-F1 (95 %)"),
+    ):
+        known = figures.drop_nulls(name)
+        if not known.is_empty():
+            yield Chart(
+                title=title,
+                x_names=names,
+                x_label="times trained on",
+                percent=True,
+                form="points",
+                series=tuple(
+                    Series(
+                        name=str(taxonomy),
+                        x=plain(levels.index(one) for one in rows["duplicates"]),
+                        y=plain(rows[name]),
+                        low=plain(rows[f"{name}_low"]),
+                        high=plain(rows[f"{name}_high"]),
+                    )
+                    for (taxonomy,), rows in known.group_by("taxonomy", maintain_order=True)
+                ),
             )
-            for (name,), rows in known.group_by("taxonomy", maintain_order=True)
-        ),
-    )
 
 
 def _share_table(shares: pl.DataFrame) -> Table:
@@ -128,9 +134,12 @@ def _figure_tables(figures: pl.DataFrame) -> Iterator[Table]:
                 for pair, value in zip(row["auc_pairs"] or (), row["auc"] or (), strict=False)
             )
             excess = _ends(row) if row["excess_low"] is not None else ""
+            dose = "" if row["dose_excess_low"] is None else _ends(row, "dose_excess")
             rows.append(
                 (
                     count(row["duplicates"]),
+                    str(Estimate.of(row, "dose_auc")) if row["dose_auc"] is not None else UNKNOWN,
+                    f"{points(row['dose_excess'])} {dose}".strip(),
                     ", ".join(row["classes"] or ()) or UNKNOWN,
                     count(row["n_eval"]) if row["n_eval"] else UNKNOWN,
                     count(row["n_groups"]) if row["n_groups"] else UNKNOWN,
@@ -143,8 +152,8 @@ def _figure_tables(figures: pl.DataFrame) -> Iterator[Table]:
         yield Table(
             title=f"figures of {name} by level",
             columns=(
-                *("level", "classes asked for", "sequences", "passages", "min-F1", "AUC"),
-                *("excess, points", "note"),
+                *("level", "AUC against level 0", "its excess, points", "classes within the level"),
+                *("sequences", "passages", "min-F1", "AUC", "excess, points", "note"),
             ),
             rows=rows,
         )
