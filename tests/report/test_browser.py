@@ -9,6 +9,7 @@ from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report
 
 pytestmark = NEEDS_CHROMIUM
+UNFOLD = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,15 @@ def visit(browser, report: Path):
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_the_body_never_scrolls_sideways(visit, width: int) -> None:
-    assert visit(width).page.evaluate("document.documentElement.scrollWidth") <= width
+    page = visit(width).page
+    for _ in ("as it opens", "unfolded"):
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.evaluate(UNFOLD)
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_fails(visit) -> None:
     one = visit()
-    one.page.evaluate(
-        "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
-    )
+    one.page.evaluate(UNFOLD)
     assert one.asked
     assert all(url.startswith(("file:", "data:")) for url in one.asked)
     assert not one.trouble
@@ -66,6 +68,7 @@ def test_a_chosen_layer_shows_that_layers_maps(visit) -> None:
 
 def test_the_keyboard_reads_a_map(visit, content: ReportContent) -> None:
     page = visit().page
+    page.evaluate(UNFOLD)
     page.focus(".frame")
     for key in ("ArrowUp", "ArrowRight"):
         page.keyboard.press(key)
@@ -85,6 +88,8 @@ def test_the_keyboard_reads_a_map(visit, content: ReportContent) -> None:
 
 def test_the_page_is_whole_without_javascript(visit) -> None:
     page = visit(java_script_enabled=False).page
+    for fold in page.locator("details").all():  # outer ones first
+        fold.locator("> summary").click()
     for shown in (".large img", '[data-attribution="guided"] .strip img', ".chart .mark"):
         assert page.locator(shown).first.bounding_box() is not None
     assert page.locator(".controls").first.bounding_box() is None

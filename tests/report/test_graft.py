@@ -79,7 +79,7 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
     study, page_of, build_taxonomy, words
 ):
     html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
-    text = words(html.split('-graft">')[1].split("</section>")[0]).replace("\xa0", " ")
+    text = words(html.split('-graft">')[-1].split("</section>")[0]).replace("\xa0", " ")
     row = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[0]
     assert "78.0 control 80.0" in row
     assert "4.0 control 34.0" in row
@@ -112,7 +112,9 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
     study.read = lambda name: frames[name] if name in frames else read(name)
     study.settings.graft.patch = True
     html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
-    folded = next(one for one in html.split("<details>") if one.startswith("<summary>Activations"))
+    folded = next(
+        one for one in html.split("<details>") if one.startswith("<summary>Show activations")
+    )
     text = words(folded.split("</details>")[0]).replace("\xa0", " ")
     assert "Guess: all Recall: all Recall: 0-15" in text
     assert "layers.0.residual 50.0 control 85.0 0.0 control 75.0 100.0 control 95.0" in text

@@ -108,7 +108,7 @@ def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
         "mean in the other classes) breaks 48% of Guess and 20% of Recall; random edges of equal "
         "mass break 37% of it, the edges of Recall 12%."
     )
-    assert text.index(said) < text.index("The same at the other strengths")
+    assert text.index(said) < text.index("Show the same at the other strengths")
     assert "Cutting the 10 % edges most decisive for Recall (by the norm" in text
     assert (
         "Each sequence's own 8 edges of largest total effect break 95% of Guess; as heavy ones of "

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, NamedTuple
@@ -748,26 +749,48 @@ def _score_row(
     }
 
 
+class Grafted(Enum):
+    """What grafts say of the classes of a taxonomy."""
+
+    FEW = "too few draws"
+    UNEVEN = "uneven margins"
+    ALIKE = "alike"
+    VARYING = "differ, not always by the same part"
+    DIFFER = "differ"
+
+
+def graft_verdict(score: Mapping[str, Any]) -> Grafted:
+    """The verdict of a row of scores that is not null."""
+    if score["draws"] < _DRAWS_FOR_A_VERDICT:
+        return Grafted.FEW
+    if score["imbalance"] > LARGEST_IMBALANCE:
+        return Grafted.UNEVEN
+    if not score["differs"]:
+        return Grafted.ALIKE
+    return Grafted.VARYING if score["agreement"] < MOST_AGREEMENT else Grafted.DIFFER
+
+
 def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
     """What the grafts allow to be said, one sentence a taxonomy with a score."""
     for row in scores.drop_nulls("score").iter_rows(named=True):
         name, broken, spared = (row[one] for one in ("taxonomy", "broken", "spared"))
         score = plain_figure(row["score"], row["low"], row["high"], unit=" points", digits=0)
         chance = f"labels permuted: {100 * row['permuted_high']:.0f} at most in 95 %"
-        if row["draws"] < _DRAWS_FOR_A_VERDICT:
+        verdict = graft_verdict(row)
+        if verdict is Grafted.FEW:
             yield (
                 f"By cause, under {name}: the classes' largest difference is {score} ({chance}); a "
                 f"verdict needs {_DRAWS_FOR_A_VERDICT} draws of the controls, there are "
                 f"{row['draws']}."
             )
             continue
-        if row["imbalance"] > LARGEST_IMBALANCE:
+        if verdict is Grafted.UNEVEN:
             yield (
                 f"By cause, under {name}: no side is taken, as the model holds one class so much "
                 "more firmly than another that too few sequences have equal margins."
             )
             continue
-        if not row["differs"]:
+        if verdict is Grafted.ALIKE:
             yield (
                 f"By cause, under {name}: no part was found that holds one class more than another "
                 f"(largest difference {score}, matched on log-probability "
@@ -778,7 +801,7 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
             (pl.col("taxonomy") == name) & (pl.col("class") == broken) & (pl.col("low") > 0)
         ).sort("specificity", descending=True)
         held = "; ".join(part_words(part) for part in found["part"].head(3))
-        if row["agreement"] < MOST_AGREEMENT:
+        if verdict is Grafted.VARYING:
             yield (
                 f"By cause, under {name}: classes differ in mechanism. The part that divides two "
                 f"of them most, not always the same, breaks one {score} more than the other, "

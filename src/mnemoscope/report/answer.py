@@ -4,10 +4,12 @@ A null result has words as plain as a positive one.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import EFFECT
+from mnemoscope.pipeline.graft import Grafted
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
 from mnemoscope.words import count, interval, percent, points, share
 
@@ -17,6 +19,42 @@ _COUNTED = {
     Standing.WITHIN: f"it adds less than {percent(EFFECT, unit=False)} points",
     Standing.UNDECIDED: "the answer is undecided",
 }
+
+
+def conclusion(content: ReportContent) -> str:
+    """Answer the study's question in one sentence; empty where nothing was measured."""
+    parts = [_cause(content.taxonomies)]
+    if not content.missing:
+        parts.append(_attention({one.standing for one in content.taxonomies}))
+    return as_sentence("; ".join(filter(None, parts)))
+
+
+def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
+    """What grafts say of memorized classes, the taxonomy that says most first."""
+    found = {one.graft["verdict"] for one in taxonomies if one.graft} - {None}
+    if not found:
+        return ""
+    if found & {Grafted.DIFFER, Grafted.VARYING}:
+        return "memorized classes break with different parts of the model"
+    if Grafted.ALIKE in found:
+        return (
+            "of sequences that the model holds equally firmly, no class was found to need one part "
+            "of it more than another class does"
+        )
+    return "whether memorized classes need different parts of the model cannot be told yet"
+
+
+def _attention(standings: set[Standing]) -> str:
+    """What attention shows beyond the text, the taxonomy that says most first."""
+    if Standing.BEYOND in standings:
+        return "attention shows more than the text alone gives away"
+    if Standing.UNDECIDED in standings:
+        return "whether attention shows more than the text gives away is undecided"
+    if Standing.WITHIN in standings:
+        return "attention shows nothing that the text does not give away"
+    if standings & {Standing.UNTRAINED, Standing.UNCONTROLLED}:
+        return "whether attention shows more than the text gives away cannot be told from this run"
+    return ""
 
 
 def answer(content: ReportContent) -> list[str]:

@@ -34,6 +34,7 @@ from mnemoscope.pipeline.graft import (
     INTO_TWIN,
     PATCHES_FILE,
     graft_statements,
+    graft_verdict,
 )
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
@@ -307,6 +308,7 @@ class ReportContent:
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
+    next_steps: Sequence[tuple[str, str]] = ()  # what one may want, and the command for it
     created: str = ""  # when, in words
     published: Record | None = None  # as `published_view` gives it
     analyses: Sequence[AnalysisSection] = ()
@@ -350,6 +352,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             f"mnemoscope run {name}/study.yaml -o {name}-again",
             f"mnemoscope describe {name}",
         ),
+        next_steps=list(_next_steps(study)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(analysis_sections(study)),
         levels=level_section(study) if is_trained else None,
@@ -552,8 +555,9 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
-    controls, and `specific`, what it breaks of this class more than of the others. `patches`, None
-    where there are none, are what `_patches_of` gives.
+    controls, and `specific`, what it breaks of this class more than of the others. `verdict` is
+    None where no score was taken. `patches`, None where there are none, are what `_patches_of`
+    gives.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -609,6 +613,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "rows": shown,
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific, scores)),
+        "verdict": next(map(graft_verdict, scores.drop_nulls("score").to_dicts()), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}
             | {"alone": plain_twin[row["class"]]}
@@ -650,7 +655,8 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
 
     Returns:
         `panels` (one a tried class; `curves` are drawn, `others` stand in the table alone),
-        `strengths` in per cent of all edges, `indices` of specificity, `copies` (a row a class
+        `strengths` in per cent of all edges and the one that is `spoken` of, `indices` of
+        specificity, `copies` (a row a class
         beside its controls), sentences at the strength nearest to 1 % (`statements`), at the
         `further` ones and of each sequence's `own` edges, and the `ranking` in words.
     """
@@ -674,6 +680,7 @@ def knockout_of(study: Study, taxonomy: str) -> Record | None:
     return {
         "panels": [_panel(rows, name) for name in rows["class"].unique(maintain_order=True)],
         "strengths": strengths,
+        "spoken": spoken,
         "indices": [
             row | {"broken_others": json.loads(row["broken_others"])}
             for row in records(indices, "specificity")
@@ -831,6 +838,27 @@ def _fragile(study: Study, table: pl.DataFrame) -> Record | None:
         "n_disagree": check.get("disagree", 0),
         "disagree_gap": check.get("largest_gap_of_these"),
     }
+
+
+def _next_steps(study: Study) -> Iterator[tuple[str, str]]:
+    """What may come next, the stages that this study lacks first, each with its command."""
+    folder, is_whole = shlex.quote(study.folder.name), study.is_done("localize")
+    if is_whole and "reference" in study.record["models"] and not study.is_done("graft"):
+        yield (
+            "See what breaks when a part is taken from the reference",
+            f"mnemoscope graft {folder}",
+        )
+    if is_whole and not study.is_done("knockout"):
+        yield "Cut the attention that decides, and see what breaks", f"mnemoscope knockout {folder}"
+    yield "Read every sequence of every class in the browser", f"mnemoscope app {folder}"
+    yield "See which further analyses there are, and what each needs", "mnemoscope analyze --list"
+    if is_whole:
+        command = f"mnemoscope localize {folder} --export figures"
+        yield "Write the figures at print quality, and their numbers", command
+    if study.settings.model.name != NO_MODEL:
+        model = shlex.quote(study.settings.model.name)
+        command = f"mnemoscope audit {model} DOCUMENTS -o audit"
+        yield "Find what this model repeats of documents of your own", command
 
 
 def _warnings(study: Study) -> Iterator[str]:

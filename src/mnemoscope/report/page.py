@@ -18,6 +18,7 @@ from markupsafe import Markup
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
+from mnemoscope.pipeline.graft import Grafted, part_words
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
@@ -28,8 +29,10 @@ from mnemoscope.study.settings import NO_MODEL
 from mnemoscope.version import __version__
 
 REPORT_FILE = "report.html"
-MOST_OPEN_TAXONOMIES = 4
-"""More taxonomies than this are compared in one chart, a line each, and folded below it."""
+MOST_SUMMARIZED = 4
+"""Taxonomies in the chart of the first screen; where there are more, one chart has them all."""
+MOST_PARTS = 6
+"""Parts in the picture of grafts of the first screen."""
 
 _SIZE_MARK = "\N{OBJECT REPLACEMENT CHARACTER}size\N{OBJECT REPLACEMENT CHARACTER}"
 _RAMP_STEPS = 65
@@ -75,7 +78,6 @@ def render_report(content: ReportContent) -> str:
         deltas=charts.delta_views(
             [one.deltas for one in content.taxonomies], prefix=content.prefix
         ),
-        is_folded=len(content.taxonomies) > MOST_OPEN_TAXONOMIES,
         size_mark=_SIZE_MARK,
     )
     before, _, after = html.rpartition(_SIZE_MARK)
@@ -120,16 +122,19 @@ def environment() -> jinja2.Environment:
         "x": _coordinate,
     }
     functions = (
-        *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.like_with_like),
+        *(answer.answer, answer.balance_sentence, answer.benchmark_sentence, answer.conclusion),
+        answer.like_with_like,
         *(charts.chart_view, charts.css_variables, charts.delta_view, charts.heat_view),
         *(charts.profile_points, charts.strength_place, words.share),
-        *(by_excess, ramp_tables, setting_lines, written_runs),
+        *(by_excess, largest_graft, most_broken, part_words, ramp_tables, setting_lines),
+        written_runs,
     )
     made.globals |= {one.__name__: one for one in functions} | {
         "class_dashes": charts.CLASS_DASHES,
         "dark": charts.DARK,
         "input_words": INPUT_WORDS,
         "light": charts.LIGHT,
+        "most_summarized": MOST_SUMMARIZED,
         "n_class_colours": charts.N_CLASS_COLOURS,
     }
     return made
@@ -144,6 +149,29 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
         return float("inf") if value is None else -value
 
     return sorted(enumerate(taxonomies, 1), key=rank)
+
+
+def largest_graft(taxonomies: Sequence[TaxonomyResult]) -> TaxonomyResult | None:
+    """The taxonomy whose grafts are shown first: with a verdict, then with more classes to tell."""
+    tried = [one for one in taxonomies if one.graft]
+
+    def rank(one: TaxonomyResult) -> tuple[bool, bool]:
+        verdict = one.graft["verdict"] if one.graft else None
+        return verdict in (Grafted.DIFFER, Grafted.VARYING), verdict is not None
+
+    return max(tried, key=rank, default=None)
+
+
+def most_broken(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts that break most of a class beyond the controls, at most `MOST_PARTS`."""
+
+    def broken(row: Mapping[str, Any]) -> float:
+        return max(
+            (1.0 if cell["control"] is None else cell["control"]) - (cell["twin"].value or 0.0)
+            for cell in row["cells"]
+        )
+
+    return sorted(rows, key=broken, reverse=True)[:MOST_PARTS]
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
