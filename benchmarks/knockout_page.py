@@ -1,8 +1,8 @@
-"""The tables of `docs/knockout.md`, from a study with a knockout.
+"""The tables of `docs/appendix/knockout.md`, from a study with a knockout.
 
 mnemoscope knockout STUDY
-python benchmarks/knockout_page.py STUDY --write docs/knockout.md
-python benchmarks/knockout_page.py STUDY --curves --write docs/knockout.md --name NAME
+python benchmarks/knockout_page.py STUDY --write docs/appendix/knockout.md
+python benchmarks/knockout_page.py STUDY --curves --write docs/appendix/knockout.md --name NAME
 
 The second gives every cut at every strength in place of the specificity, which a study with one
 memorized class has not.

@@ -1,6 +1,6 @@
 """Which ranking of edges names those that a class of memorized sequences needs.
 
-python benchmarks/rankings.py WORK --write docs/localize.md
+python benchmarks/rankings.py WORK --write docs/appendix/rankings.md
 python benchmarks/rankings.py WORK --quick
 
 On the embedded model. Up to 300 sequences of Guess and of Recall are dealt by group (near

@@ -65,7 +65,7 @@ def _yaml(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("[", "\\[")
 
 
 def python() -> str:

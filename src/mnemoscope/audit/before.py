@@ -1,7 +1,7 @@
 """Which windows a model is likely to reproduce, from how sure it is over their prefixes alone.
 
 Nothing is decoded: `mnemoscope audit MODEL DOCUMENTS -o DIR --before` reads each prefix once and
-ranks the windows. docs/audit.md, "Before decoding", says how far that can be trusted.
+ranks the windows. docs/audit-evidence.md, "Before decoding", says how far that can be trusted.
 """
 
 from typing import Any

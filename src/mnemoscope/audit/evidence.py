@@ -355,7 +355,7 @@ def span_table(
 def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[str, Any]:
     """What the windows of a span and the models say, and the verdict that follows.
 
-    The verdict is `decide`'s; docs/audit.md, "Which ground is right?", measures the grounds.
+    The verdict is `decide`'s; docs/audit-evidence.md measures the grounds.
     """
     hit, ruling = span.hit, span.hit.ruling
     score, probability = evidence["reference_score"], evidence["probability"]
@@ -363,7 +363,7 @@ def span_row(span: Span, evidence: dict[str, Any], *, threshold: float) -> dict[
     reference = None if reproduces is None else (GUESS if reproduces else RECALL)
     cnn = None if probability is None else (RECALL if probability >= 0.5 else GUESS)
     # What comes out after half of the other prefixes or more needs none of its own. That it does
-    # need its own says little (docs/audit.md), so the prior never says recall.
+    # need its own says little (docs/audit-evidence.md), so the prior never says recall.
     n_others = evidence["prior_prefixes"]
     comes_anyway = n_others is not None and 2 * evidence["prior_reproduced"] >= n_others
     prior = GUESS if comes_anyway else None
