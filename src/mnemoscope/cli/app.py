@@ -74,6 +74,7 @@ _VERBS: dict[str, dict[str, Callable[..., None]]] = {
         "duplicates": tables.duplicates,
         "convert": tables.convert,
         "texts": tables.texts,
+        "lm-eval-task": tables.lm_eval_task,
     },
 }
 for _panel, _group in _VERBS.items():

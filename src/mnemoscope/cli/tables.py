@@ -18,6 +18,7 @@ from mnemoscope.cli.options import (
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import STAGES, Study, is_study
+from mnemoscope.study.settings import EMBEDDED
 
 Target = Annotated[Path, Argument(help="A study folder, or a .jsonl or .parquet table with -o.")]
 Prefix = Annotated[
@@ -148,13 +149,14 @@ def _print_counts(name: str, counts: dict[str, int]) -> None:
     print(f"{name}: {given}" + (f" (no class: {missing:,})" if missing else ""))
 
 
-def load_tokenizer_named(name: str | None) -> Any:
+def load_tokenizer_named(name: str | None, revision: str | None = None) -> Any:
     """The tokenizer of a model by folder or hub name; None, for a corpus of tokens, gives None."""
     if name is None:
         return None
+    from mnemoscope.embedded import model_path
     from mnemoscope.lm.load import load_tokenizer
 
-    return load_tokenizer(name)
+    return load_tokenizer(str(model_path()) if name == EMBEDDED else name, revision)
 
 
 def _no_folder_needed(target: Path, verb: str) -> None:
@@ -421,3 +423,84 @@ def texts(
     counts = ", ".join(f"{kind} {frame.filter(genre=kind).height:,}" for kind in KINDS)
     print(f"Wrote {out}: {counts}.")
     print(f"Next: mnemoscope run --model {model} --sequences {out} -o STUDY")
+
+
+def lm_eval_task(
+    target: Annotated[
+        Path, Argument(help="A labelled study, or a .jsonl or .parquet table with tokens.")
+    ],
+    out: Out,
+    taxonomy: Annotated[
+        str | None,
+        Option(
+            "-t",
+            "--taxonomy",
+            help="Its classes become tasks: the study's first one unless given; of a table its "
+            "column 'class'.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, Option("--tokenizer", help="Of a table: the model that its tokens are for.")
+    ] = None,
+    prefix: Prefix = None,
+    most: Annotated[
+        int | None, Option("--most", min=1, help="Sequences of each class, drawn by the seed.")
+    ] = None,
+    seed: Annotated[int, Option("--seed", min=0, help="Of that draw.")] = 0,
+    name: Annotated[
+        str | None, Option("--name", help="Of the task (mnemoscope_ and the name of STUDY).")
+    ] = None,
+) -> None:
+    """Write a task for lm-evaluation-harness: how much of each class does a model reproduce?
+
+    Example: mnemoscope lm-eval-task my-study -o task
+    """
+    from mnemoscope.data.table import read_table
+    from mnemoscope.embedded import model_path
+    from mnemoscope.taxonomy.catalogue import load_taxonomies
+    from mnemoscope.taxonomy.labels import label_sequences
+
+    if is_study(target):
+        if tokenizer is not None or prefix is not None:
+            raise UserError("lm-eval-task: a study has its own --tokenizer and --prefix.")
+        study = Study(target)
+        frame, prefix = study.sequences, study.settings.sequences.n_prefix
+        tokenizer, revision = study.settings.model.name, study.settings.model.revision
+        names = [taxonomy] if taxonomy else study.settings.label.taxonomies[:1]
+    else:
+        if tokenizer is None:
+            raise UserError("lm-eval-task: a table needs --tokenizer, the model it was cut for.")
+        frame, revision, names = read_table(target), None, [taxonomy] if taxonomy else []
+    labels = frame["class"] if not names and "class" in frame.columns else None
+    if names:
+        found = load_taxonomies(names)
+        if taxonomy is not None and len(found) > 1:
+            raise UserError(f"lm-eval-task: -t {taxonomy} names {len(found)} taxonomies. Give one.")
+        labels = label_sequences(frame, found[0])
+    from mnemoscope.flow.lm_eval import write_task
+
+    made = write_task(
+        frame,
+        labels,
+        load_tokenizer_named(tokenizer, revision),
+        out,
+        name=name or f"mnemoscope_{target.absolute().stem}",
+        where=str(target),
+        prefix=prefix,
+        most=most,
+        seed=seed,
+    )
+    left_out = {
+        "without a class": made.n_unlabelled,
+        "whose text gives other tokens": made.n_altered,
+    }
+    for why, n in left_out.items():
+        if n:
+            print(f"Left out: {n:,} sequences {why}.")
+    if made.counts:
+        _print_counts(made.name, made.counts)
+    model = model_path() if tokenizer == EMBEDDED else tokenizer
+    print(
+        f"Wrote {out}, which holds their texts. Next: lm_eval run --model hf --model_args "
+        f"pretrained={model},dtype=float32 --include_path {out} --tasks {made.name}"
+    )

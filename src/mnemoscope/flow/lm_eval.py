@@ -1,0 +1,175 @@
+"""Write sequences and their classes as a task that lm-evaluation-harness loads.
+
+`lm_eval --include_path DIR --tasks NAME` then says of any of its models, class by class, how much
+of the suffixes it reproduces.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from mnemoscope.data.table import (
+    check_columns,
+    check_ids,
+    refuse_padding,
+    token_matrix,
+    write_table,
+)
+from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder, write_text
+from mnemoscope.flow import lm_eval_score
+from mnemoscope.taxonomy.labels import count_classes
+
+_VERSION = 1  # of the tasks; raised when their figures change
+_METRICS = ("exact_match", "longest_match")
+
+
+@dataclass(frozen=True)
+class WrittenTask:
+    """What was written: the name that `--tasks` takes, and sequences by class.
+
+    `n_altered` sequences were left out because their text gives the tokenizer other tokens, or
+    holds special ones; `n_unlabelled` because they have no class.
+    """
+
+    name: str
+    counts: dict[str, int]
+    n_altered: int
+    n_unlabelled: int
+
+
+def write_task(
+    frame: pl.DataFrame,
+    labels: pl.Series | None,
+    tokenizer: Any,
+    out: Path,
+    *,
+    name: str,
+    where: str,
+    prefix: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> WrittenTask:
+    """Write a task folder: a group with one task a class, or a single task without `labels`.
+
+    The harness speaks in texts, so only sequences whose prefix survives being decoded and read
+    again are written.
+
+    Args:
+        frame: sequences with `sequence_id` and `tokens` of one length.
+        labels: the class of each row, null for none.
+        tokenizer: of the model that the sequences were cut for.
+        out: a new or empty folder.
+        name: of the task; other characters than letters and digits become `_`.
+        where: the table's name, for messages.
+        prefix: tokens shown to the model; half of a sequence unless given.
+        most: sequences kept of each class, drawn by `seed`.
+        seed: of that draw.
+
+    Raises:
+        UserError: a folder with other content, a table that cannot be shown to a model, or no
+            sequence left.
+        NoRoomError: the disk is full.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
+    check_columns(frame, "sequence_id", "tokens", where=where)
+    check_ids(frame["sequence_id"], where)
+    refuse_padding(frame, where=where)
+    tokens = token_matrix(frame)
+    n_prefix = tokens.shape[1] // 2 if prefix is None else prefix
+    if not 0 < n_prefix < tokens.shape[1]:
+        raise UserError(f"--prefix {n_prefix}: {where} has {tokens.shape[1]} tokens a sequence.")
+    classes = pl.Series([None] * frame.height, dtype=pl.String) if labels is None else labels
+    kept = frame.select("sequence_id", classes.alias("class")).with_row_index("row")
+    if labels is not None:
+        kept = kept.drop_nulls("class")
+    n_unlabelled = frame.height - kept.height
+    texts = [_texts(tokenizer, tokens[row], n_prefix) for row in kept["row"]]
+    kept = kept.with_columns(pl.Series("texts", texts, dtype=_TEXTS)).drop_nulls("texts")
+    n_altered = frame.height - n_unlabelled - kept.height
+    if kept.is_empty():
+        raise UserError(
+            f"{where}: no sequence is left: {n_unlabelled:,} have no class, and the texts of "
+            f"{n_altered:,} give other tokens. Is it the tokenizer that cut them?"
+        )
+    kept = kept.unnest("texts").drop("row")
+    if most is not None:
+        lots = pl.Series("lot", np.random.default_rng(seed).permutation(kept.height))
+        place = pl.col("lot").rank("ordinal").over("class")
+        kept = kept.with_columns(lots).filter(place <= most).drop("lot")
+    made_folder(out)
+    write_table(out / lm_eval_score.FILE, kept)
+    write_text(out / "lm_eval_score.py", Path(lm_eval_score.__file__).read_text(encoding="utf-8"))
+    name = _slug(name)
+    n_suffix = tokens.shape[1] - n_prefix
+    if labels is None:
+        _write_yaml(out, _task(name, None, n_suffix))
+        return WrittenTask(name, {}, n_altered, n_unlabelled)
+    counts = count_classes(kept["class"])
+    tasks = [_task(f"{name}_{_slug(one)}", one, n_suffix) for one in counts]
+    for task in tasks:
+        _write_yaml(out, task)
+    means = [{"metric": metric, "weight_by_size": True} for metric in _METRICS]
+    group = {"group": name, "task": [one["task"] for one in tasks]}
+    _write_yaml(out, group | {"aggregate_metric_list": means, "metadata": {"version": _VERSION}})
+    return WrittenTask(name, counts, n_altered, n_unlabelled)
+
+
+_TEXTS = pl.Struct({"prefix": pl.String, "suffix": pl.String, "ends": pl.List(pl.Int32)})
+
+
+def _texts(tokenizer: Any, tokens: np.ndarray, n_prefix: int) -> dict[str, Any] | None:
+    """Prefix, suffix and the character at which each suffix token ends; None if they do not hold.
+
+    A continuation is decoded by itself, and so is the suffix here.
+    """
+    shown, asked = tokens[:n_prefix].tolist(), tokens[n_prefix:].tolist()
+    prefix = tokenizer.decode(shown, clean_up_tokenization_spaces=False)
+    special = {*tokenizer.all_special_ids}
+    if special & {*tokens.tolist()} or tokenizer.encode(prefix, add_special_tokens=False) != shown:
+        return None
+    decoded = [
+        tokenizer.decode(asked[:n], clean_up_tokenization_spaces=False)
+        for n in range(1, len(asked) + 1)
+    ]
+    # The rest of a character comes with a later token; until then it is a replacement character.
+    ends = [len(text.rstrip("\ufffd")) for text in decoded[:-1]]
+    return {"prefix": prefix, "suffix": decoded[-1], "ends": [*ends, len(decoded[-1])]}
+
+
+def _task(name: str, label: str | None, n_suffix: int) -> dict[str, Any]:
+    """One task as its YAML file has it; `!function` is put in when it is written."""
+    return {
+        "task": name,
+        **({} if label is None else {"task_alias": label, "dataset_kwargs": {"label": label}}),
+        "custom_dataset": "!function lm_eval_score.load",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "prefix",
+        "doc_to_target": "suffix",
+        "generation_kwargs": {"do_sample": False, "until": [], "max_gen_toks": n_suffix},
+        "process_results": "!function lm_eval_score.process_results",
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": False}
+            for metric in _METRICS
+        ],
+        "metadata": {"version": _VERSION},
+    }
+
+
+def _write_yaml(out: Path, values: dict[str, Any]) -> None:
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text = re.sub(r"'(!function [\w.]+)'", r"\1", text)
+    write_text(out / f"{values.get('task' if 'group' not in values else 'group')}.yaml", text)
+
+
+def _slug(name: str) -> str:
+    """Letters, digits and `_`, with the signs that tell thresholds apart in words."""
+    words = name.replace("<", "_below_").replace(">", "_above_")
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")

@@ -1,0 +1,145 @@
+"""Tasks for lm-evaluation-harness: what is written, how it is scored, and what the harness says."""
+
+import json
+
+import polars as pl
+import pytest
+import yaml
+
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.flow.lm_eval_score import process_results
+from mnemoscope.lm.continue_ import continue_sequences, run_lengths
+from mnemoscope.lm.load import load_model, load_tokenizer
+
+TAXONOMY = "Non-Memo, Recite[5], Others"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Twelve shipped sequences a genre, with what the embedded model says after their prefixes."""
+    path = tmp_path_factory.mktemp("table") / "some.parquet"
+    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(12)
+    lm = load_model(model_path(), device="cpu")
+    tokens = frame["tokens"].to_numpy().tolist()
+    said = pl.concat(
+        [
+            pl.DataFrame({"said": batch.tokens.tolist(), "memorization_score": batch.score})
+            for batch in continue_sequences(lm, [list(row) for row in tokens], batch_size=12)
+        ]
+    )
+    frame.hstack(said).write_parquet(path)
+    return path
+
+
+def read(out):
+    with (out / "sequences.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_task_holds_each_class_and_texts_that_give_the_tokens_again(table, tmp_path, call) -> None:
+    out = tmp_path / "task"
+    done = call("lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
+    assert done.status == 0, done.err
+    group = yaml.safe_load((out / "mnemoscope_some.yaml").read_text())
+    assert {f"{name}.yaml" for name in group["task"]} < {path.name for path in out.iterdir()}
+    tokenizer, frame = load_tokenizer(model_path()), pl.read_parquet(table)
+    tokens = dict(frame.select("sequence_id", "tokens").iter_rows())
+    rows = read(out)
+    assert {row["class"] for row in rows} == {"Non-Memo", "Recite[5]", "Others"}
+    for row in rows:
+        wanted = tokens[row["sequence_id"]]
+        assert tokenizer.encode(row["prefix"]) == wanted[:32]
+        assert row["suffix"] == tokenizer.decode(wanted[32:])
+        assert len(row["ends"]) == 32
+        assert row["ends"] == sorted(row["ends"])
+
+
+def test_most_draws_as_many_of_each_class_by_the_seed(table, tmp_path, call) -> None:
+    flags = ["-t", TAXONOMY, "--tokenizer", "embedded", "--most", 2]
+    drawn = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert (
+            call("lm-eval-task", table, *flags, "--seed", seed, "-o", tmp_path / name).status == 0
+        )
+        drawn.append(read(tmp_path / name))
+    assert all(
+        pl.DataFrame(rows)["class"].value_counts()["count"].to_list() == [2] * 3 for rows in drawn
+    )
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_sequences_that_texts_cannot_carry_are_left_out(table, tmp_path, call) -> None:
+    frame = pl.read_parquet(table).head(3)
+    rows = [list(row) for row in frame["tokens"]]
+    special = load_tokenizer(model_path()).eos_token_id
+    # The first holds the end of text in its suffix; the second a token that merging would undo.
+    rows[0][40] = special
+    letters = load_tokenizer(model_path()).convert_tokens_to_ids(["t", "h"])
+    rows[1][:32] = letters * 16
+    frame.with_columns(tokens=pl.Series(rows, dtype=pl.List(pl.Int32))).write_parquet(
+        tmp_path / "t.parquet"
+    )
+    done = call(
+        "lm-eval-task", tmp_path / "t.parquet", "--tokenizer", "embedded", "-o", tmp_path / "out"
+    )
+    assert "Left out: 2 sequences whose text gives other tokens." in done.out
+    assert [row["sequence_id"] for row in read(tmp_path / "out")] == [frame["sequence_id"][2]]
+
+
+@pytest.mark.parametrize(
+    ("written", "exact", "longest"),
+    [("one two three", 1, 3), ("one two three four", 1, 3), ("one two thr", 0, 2), ("One", 0, 0)],
+)
+def test_score_counts_whole_tokens_from_the_first(written, exact, longest) -> None:
+    document = {"suffix": "one two three", "ends": [3, 7, 13]}
+    assert process_results(document, [written]) == {
+        "exact_match": exact,
+        "longest_match": longest,
+    }
+
+
+def test_refusals_are_one_line(table, tmp_path, refused) -> None:
+    assert "--tokenizer" in refused("lm-eval-task", table, "-o", tmp_path / "x")
+    flags = ["--tokenizer", "embedded", "-o", tmp_path / "x"]
+    assert "names 54" in refused("lm-eval-task", table, "-t", "catalogue", *flags)
+    assert "64 tokens" in refused("lm-eval-task", table, "--prefix", 64, *flags)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").touch()
+    assert "new or empty folder" in refused("lm-eval-task", table, *flags)
+
+
+def test_harness_finds_what_continue_finds(table, tmp_path, call) -> None:
+    harness = pytest.importorskip("lm_eval")
+    tasks = pytest.importorskip("lm_eval.tasks")
+    out = tmp_path / "task"
+    call("lm-eval-task", table, "-t", TAXONOMY, "--tokenizer", "embedded", "-o", out)
+    results = harness.simple_evaluate(
+        model="hf",
+        model_args=f"pretrained={model_path()},dtype=float32",
+        tasks=["mnemoscope_some"],
+        task_manager=tasks.TaskManager(include_path=str(out)),
+        batch_size=12,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+    frame = pl.read_parquet(table)
+    asked, said = (frame[name].to_list() for name in ("tokens", "said"))
+    runs = {
+        one: int(run_lengths([a == b for a, b in zip(tokens[32:], written, strict=True)]))
+        for one, tokens, written in zip(frame["sequence_id"], asked, said, strict=True)
+    }
+    by_class = {row["class"]: [] for row in read(out)}
+    for row in read(out):
+        by_class[row["class"]].append(runs[row["sequence_id"]])
+    for label, task in zip(
+        sorted(by_class), results["group_subtasks"]["mnemoscope_some"], strict=True
+    ):
+        found, lengths = results["results"][task], by_class[label]
+        assert found["alias"].strip(" -") == label
+        assert found["exact_match,none"] == pytest.approx(
+            sum(n == 32 for n in lengths) / len(lengths)
+        )
+        assert found["longest_match,none"] == pytest.approx(sum(lengths) / len(lengths))
+    assert results["results"]["mnemoscope_some"]["exact_match,none"] == pytest.approx(
+        sum(n == 32 for lengths in by_class.values() for n in lengths) / len(read(out))
+    )
