@@ -9,11 +9,15 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
 from mnemoscope.audit.page import chance, environment, junit_xml, sarif_log, stretches
 from mnemoscope.audit.settings import AuditSettings
 
+EVERY_SCREEN = [
+    pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))
+]
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 
 
@@ -48,6 +52,16 @@ def test_a_card_has_no_empty_figure_of_a_cnn_and_labels_for_a_phone(page):
     assert "Chance of one try</dt>" in page
     assert "CNN: probability of Recall" not in page
     assert 'data-label="model wrote"' in page
+
+
+@pytest.mark.parametrize(("width", "scheme"), EVERY_SCREEN)
+def test_axe_finds_nothing_serious(browser, page, width, scheme):
+    window = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    shown = window.new_page()
+    shown.set_content(page)
+    shown.evaluate(UNFOLD)
+    assert hard_to_use(shown) == []
+    window.close()
 
 
 def test_pieces_joined_are_the_text():

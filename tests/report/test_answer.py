@@ -10,6 +10,7 @@ from mnemoscope.report.answer import (
     answer,
     balance_sentence,
     benchmark_sentence,
+    conclusion,
     like_with_like,
 )
 from mnemoscope.report.content import Benchmark, Standing
@@ -81,6 +82,47 @@ def test_the_page_says_each_verdict_as_the_terminal_does(found) -> None:
     assert found(BEYOND, verdict="attention adds 20.0 points") == "Attention adds 20.0 points."
     text = found(BEYOND, WITHIN, UNDECIDED, verdict="so it is")
     assert text == "Under “A” so it is; under “B” so it is; under “C” so it is."
+
+
+@pytest.mark.parametrize(
+    ("excesses", "said"),
+    [
+        ((WITHIN, BEYOND), "Attention shows more than the text alone gives away."),
+        (
+            (WITHIN, UNDECIDED),
+            "Whether attention shows more than the text gives away is undecided.",
+        ),
+        ((WITHIN,), "Attention shows nothing that the text does not give away."),
+    ],
+)
+def test_one_sentence_says_what_the_clearest_taxonomy_shows(
+    content, build_taxonomy, build_benchmark, excesses, said
+) -> None:
+    shown = [
+        build_taxonomy(n_layers=1, benchmarks=(build_benchmark(excess=one),)) for one in excesses
+    ]
+    assert conclusion(replace(content, taxonomies=shown)) == said
+    assert conclusion(replace(content, taxonomies=[])) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "Recall depends on the queries and keys of layer 0 more than Guess does; attention "),
+        ({"agreement": 0.4}, "Memorized classes depend on different parts of the model; "),
+        ({"differs": False}, "Of sequences that the model holds equally firmly, no class was "),
+        ({"imbalance": 0.9}, "Whether memorized classes need different parts of the model cannot "),
+        ({"draws": 1}, "Whether memorized classes need different parts of the model cannot be "),
+    ],
+)
+def test_the_sentence_begins_with_what_grafts_decide(
+    content, build_taxonomy, changed, said
+) -> None:
+    score = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "differs": True}
+    score |= {"draws": 10, "imbalance": 0.0, "agreement": 1.0} | changed
+    graft = {"score": score}
+    taxonomies = [build_taxonomy(n_layers=1, graft={"score": None}), build_taxonomy(graft=graft)]
+    assert conclusion(replace(content, taxonomies=taxonomies)).startswith(said)
 
 
 def test_no_positive_control_is_claimed_when_logits_fail_too(found) -> None:

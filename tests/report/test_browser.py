@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from chromium import NEEDS_CHROMIUM, Visit
+from chromium import NEEDS_CHROMIUM, UNFOLD, Visit, hard_to_use
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report
 
 pytestmark = NEEDS_CHROMIUM
-UNFOLD = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +102,49 @@ def test_dark_pages_have_a_dark_ground(visit) -> None:
         grounds.append(sum(int(part) for part in colour[4:-1].split(",")))
     assert grounds[0] > 3 * 230
     assert grounds[1] < 3 * 40
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious(visit, width: int, scheme: str) -> None:
+    page = visit(width, color_scheme=scheme).page
+    assert hard_to_use(page) == []
+    page.evaluate(UNFOLD)
+    assert hard_to_use(page) == []
+
+
+def test_a_link_or_a_print_opens_what_is_folded(visit) -> None:
+    page = visit().page
+    term, fold = page.locator("#term-min-f1"), page.locator("details")
+    assert not term.is_visible()
+    page.click('#memory-or-text a[href="#term-min-f1"]')
+    assert term.is_visible()
+    assert page.evaluate("document.getElementById('terms-title').closest('details').open")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every((one) => one.open)")
+    assert fold.count() > 10
+
+
+def test_a_filter_shows_the_examples_that_hold_what_is_typed(visit, content) -> None:
+    page = visit().page
+    page.evaluate(UNFOLD)
+    part = page.locator("details:has(> summary > h3#taxonomy-1-examples)")
+    examples = content.taxonomies[0].examples
+    wanted = [one for one in examples if "self.table" in one["prefix"] + "".join(one["suffix"])]
+    assert 0 < len(wanted) < len(examples)
+    part.locator("[data-filter]").fill("SELF.table")
+    assert part.locator(".example:visible").count() == len(wanted)
+    assert part.locator("output").text_content() == f"{len(wanted)} of {len(examples)}"
+    part.locator("[data-filter]").fill("")
+    assert part.locator("output").text_content() == ""
+
+
+def test_the_small_demos_page_answers_on_its_first_screen(browser, small_demo: Path) -> None:
+    url = (small_demo / "report.html").as_uri()
+    one = Visit(browser, url, viewport={"width": 1280, "height": 800})
+    assert one.page.evaluate("document.documentElement.scrollHeight") <= 6000
+    for first in (".found", "#parts .plot", "#memory-or-text tbody .plot"):
+        box = one.page.locator(first).first.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 800
+    one.context.close()

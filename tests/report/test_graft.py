@@ -89,6 +89,18 @@ def test_each_part_has_its_classes_beside_the_mean_of_the_controls(
     assert "Recall and Guess differ in mechanism." in words(html)
 
 
+def test_the_first_screen_draws_what_breaks_most_beyond_the_controls(
+    study, page_of, build_taxonomy, words
+):
+    html = page_of(replace(build_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
+    drawn = html.split('<section id="parts"')[1].split("</section>")[0]
+    rows = drawn.split("<tr")[2:]
+    assert ["queries and keys of layer 0" in words(one) for one in rows].index(True) == 0
+    for cell in graft_of(study, TAXONOMY)["rows"][0]["cells"]:
+        assert f'class="mark class" cx="{100 * cell["twin"].value:.2f}%"' in rows[0]
+        assert f'class="mark class-hollow" cx="{100 * cell["control"]:.2f}%"' in rows[0]
+
+
 def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_taxonomy, words):
     shares = {
         ("Guess", "all"): (0.5, 0.9),

@@ -117,6 +117,20 @@ def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
     assert "with the largest mean of the norm of the value moved, less" in text
 
 
+def test_one_strength_is_a_row_a_cut_with_its_interval(section, words) -> None:
+    html = section().split("Show survival at every strength")[0]
+    for name, drawn in zip(NAMES[1:], html.split("<table")[1:], strict=True):
+        assert f"{name} : share of" in words(drawn)
+        assert "when 1 % of edges are cut" in words(drawn)
+        rows = drawn.split("<tr")[2:]
+        assert len(rows) == 6
+        assert all('class="interval' in row and 'class="mark' in row for row in rows)
+    rows = html.split('<th scope="row"')[1:]
+    guess = next(row for row in rows if "most decisive for Guess" in row)
+    assert 'cx="52.00%"' in guess
+    assert "52.0 [46.0, 57.0]" in words(guess).replace("\xa0", " ")
+
+
 def test_each_tried_class_has_its_curves_with_bands_and_every_point_tells_its_size(section) -> None:
     html = section()
     figures = html.split("<figure")[1:]

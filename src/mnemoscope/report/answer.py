@@ -9,7 +9,7 @@ from typing import Any
 
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.verdict import EFFECT
-from mnemoscope.pipeline.graft import Grafted
+from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
 from mnemoscope.words import count, interval, percent, points, share
 
@@ -31,17 +31,22 @@ def conclusion(content: ReportContent) -> str:
 
 def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
     """What grafts say of memorized classes, the taxonomy that says most first."""
-    found = {one.graft["verdict"] for one in taxonomies if one.graft} - {None}
-    if not found:
-        return ""
-    if found & {Grafted.DIFFER, Grafted.VARYING}:
-        return "memorized classes break with different parts of the model"
+    scores = [one.graft["score"] for one in taxonomies if one.graft and one.graft["score"]]
+    found = {graft_verdict(score): score for score in reversed(scores)}
+    if Grafted.DIFFER in found:
+        score = found[Grafted.DIFFER]
+        part = part_words(score["part"])
+        return f"{score['broken']} depends on {part} more than {score['spared']} does"
+    if Grafted.VARYING in found:
+        return "memorized classes depend on different parts of the model"
     if Grafted.ALIKE in found:
         return (
             "of sequences that the model holds equally firmly, no class was found to need one part "
             "of it more than another class does"
         )
-    return "whether memorized classes need different parts of the model cannot be told yet"
+    if found:
+        return "whether memorized classes need different parts of the model cannot be told yet"
+    return ""
 
 
 def _attention(standings: set[Standing]) -> str:

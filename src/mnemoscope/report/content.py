@@ -34,7 +34,6 @@ from mnemoscope.pipeline.graft import (
     INTO_TWIN,
     PATCHES_FILE,
     graft_statements,
-    graft_verdict,
 )
 from mnemoscope.pipeline.knockout import (
     KNOCKOUT_FILE,
@@ -555,9 +554,8 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, their `cells` memorized classes: survival with the twin's part, with the
-    controls, and `specific`, what it breaks of this class more than of the others. `verdict` is
-    None where no score was taken. `patches`, None where there are none, are what `_patches_of`
-    gives.
+    controls, and `specific`, what it breaks of this class more than of the others. `score` is
+    None where none was taken. `patches`, None where there are none, are what `_patches_of` gives.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -613,7 +611,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
         "rows": shown,
         "draws": study.settings.graft.draws,
         "statement": " ".join(graft_statements(specific, scores)),
-        "verdict": next(map(graft_verdict, scores.drop_nulls("score").to_dicts()), None),
+        "score": next(scores.drop_nulls("score").iter_rows(named=True), None),
         "appear": [
             {name: row[name] for name in ("class", "part", "survive")}
             | {"alone": plain_twin[row["class"]]}

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from mnemoscope import words
 from mnemoscope.cnn.presets import INPUT_WORDS
 from mnemoscope.files import write_bytes, write_text
-from mnemoscope.pipeline.graft import Grafted, part_words
+from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
 from mnemoscope.progress import say
 from mnemoscope.report import answer, charts
 from mnemoscope.report.content import ReportContent, TaxonomyResult, report_content, visible
@@ -152,14 +152,14 @@ def by_excess(taxonomies: Sequence[TaxonomyResult]) -> list[tuple[int, TaxonomyR
 
 
 def largest_graft(taxonomies: Sequence[TaxonomyResult]) -> TaxonomyResult | None:
-    """The taxonomy whose grafts are shown first: with a verdict, then with more classes to tell."""
-    tried = [one for one in taxonomies if one.graft]
+    """The taxonomy whose grafts stand first: one whose classes differ, else one with a score."""
 
     def rank(one: TaxonomyResult) -> tuple[bool, bool]:
-        verdict = one.graft["verdict"] if one.graft else None
-        return verdict in (Grafted.DIFFER, Grafted.VARYING), verdict is not None
+        score = one.graft["score"] if one.graft else None
+        differs = score is not None and graft_verdict(score) in (Grafted.DIFFER, Grafted.VARYING)
+        return differs, score is not None
 
-    return max(tried, key=rank, default=None)
+    return max((one for one in taxonomies if one.graft), key=rank, default=None)
 
 
 def most_broken(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
