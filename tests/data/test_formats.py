@@ -216,6 +216,38 @@ def test_paths_into_structs_and_texts_agree():
     assert take_columns(dotted, {"x": "a.b"}, where="t")["x"].to_list() == [1]
 
 
+@pytest.mark.parametrize(
+    ("values", "wanted", "expected"),
+    [
+        ([0.0, 4.0, None], "0", [True, False, None]),  # counts of a frame of pandas
+        ([0, 4, None], "0.0", [True, False, None]),
+        ([2**53, 2**53 + 1], str(2**53 + 1), [False, True]),
+        ([True, False, None], "True", [True, False, None]),
+        ([True, False, None], "false", [False, True, None]),
+        (["0", "x"], "x", [False, True]),
+    ],
+)
+def test_equal_is_what_the_values_say_and_not_how_they_are_written(values, wanted, expected):
+    frame = pl.DataFrame({"a": values})
+    assert take_columns(frame, {"x": f"a=={wanted}"}, where="t")["x"].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "said"),
+    [
+        ([[1], [2]], "1", "equals no single value"),
+        ([1, 2], "none", "holds numbers"),
+        ([True], "1", "true or false"),
+        ([1], "", "no value follows"),
+    ],
+)
+def test_a_value_that_can_never_be_there_is_refused(values, wanted, said):
+    frame = pl.DataFrame({"a": values})
+    with pytest.raises(UserError, match=said) as caught:
+        take_columns(frame, {"x": f"a=={wanted}"}, where="t")
+    assert "\n" not in str(caught.value)
+
+
 def test_several_sources_are_one_table_with_their_names_as_genre(tmp_path, tokenizer):
     results = [read_sequences(pl.DataFrame([row]), tokenizer) for row in HUBBLE]
     names = ["allegrolab/passages_wikipedia#train", "b"]

@@ -238,10 +238,12 @@ def take_columns(frame: pl.DataFrame, columns: Mapping[str, str], *, where: str)
     """Add each column `name` from its path: `count`, `meta.duplicates`, `meta.duplicates==0`.
 
     A path goes into structs, and into texts that hold JSON objects; with `==` it is whether the
-    value equals the number or text that follows. `@row` is the row's number and `where`.
+    value equals the number, truth value or text that follows. `@row` is the row's number and
+    `where`.
 
     Raises:
-        UserError: no such field (with those that there are), or a text that is no JSON object.
+        UserError: no such field (with those that there are), a text that is no JSON object, or
+            values that cannot equal what follows `==`.
     """
     found = [_take(frame, name, path, where).alias(name) for name, path in columns.items()]
     return frame.with_columns(found)
@@ -259,7 +261,31 @@ def _take(frame: pl.DataFrame, name: str, path: str, where: str) -> pl.Series:
     for step in inner:
         series = _step(series, step, f"--column {name}={path}", f"{where}, column '{passed}'")
         passed += f".{step}"
-    return series.cast(pl.String) == wanted.strip() if is_compared else series
+    if not is_compared:
+        return series
+    return _equals(series, wanted.strip(), f"--column {name}={path}: {where}, '{source}'")
+
+
+def _equals(series: pl.Series, wanted: str, flag: str) -> pl.Series:
+    """Which values are `wanted`: numbers as numbers, so that 0.0 is 0; truth values in any case."""
+    dtype = series.dtype
+    if not wanted:
+        raise UserError(f"{flag}: no value follows '{_EQUALS}'. Name one, for example '==0'.")
+    if dtype.is_nested():
+        raise UserError(f"{flag} is {dtype}, which equals no single value.")
+    if dtype == pl.Boolean:
+        if wanted.lower() not in ("true", "false"):
+            raise UserError(f"{flag} is true or false, never '{wanted}'.")
+        return series == (wanted.lower() == "true")
+    if not dtype.is_numeric():
+        return series.cast(pl.String) == wanted
+    try:
+        number = float(wanted)
+    except ValueError:
+        raise UserError(f"{flag} holds numbers, never '{wanted}'.") from None
+    if dtype.is_integer() and number.is_integer() and wanted.lstrip("+-").isdecimal():
+        return series.cast(pl.String) == str(int(wanted))  # exact above 2^53 too
+    return series.cast(pl.Float64) == number
 
 
 def _step(series: pl.Series, step: str, flag: str, where: str) -> pl.Series:
