@@ -257,8 +257,9 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"| `{row['part']}` | {' | '.join(cells)} |")
     lines += [
         "",
-        "| taxonomy | reader | min-F1, % | best blind | `standard` | excess, points |",
-        "|---|---|---|---|---|---|",
+        "| taxonomy | classes that could be trained | reader | min-F1, % | best blind | "
+        "`standard` | excess, points |",
+        "|---|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in found["benchmark"]),
     ]
     return "\n".join([*lines, ""])
@@ -280,7 +281,10 @@ def run_study(folder: Path) -> pl.DataFrame:
 
 
 def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
-    """A row a taxonomy and reader: min-F1 of the model, its controls, the excess; per cent."""
+    """A row a taxonomy and reader: classes, min-F1 of the model, its controls, excess; per cent.
+
+    The reader that the study judges by (`is_headline`) is in bold.
+    """
     rows = []
     for taxonomy in table["taxonomy"].unique(maintain_order=True):
         of = {one["source"]: one for one in table.filter(taxonomy=taxonomy).iter_rows(named=True)}
@@ -295,7 +299,9 @@ def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
                 (of[reader]["excess"], of[reader]["excess_low"], of[reader]["excess_high"]),
             )
             cells = [number(*(100 * value for value in one), places=1) for one in each]
-            rows.append([taxonomy, words, *cells])
+            pairs = [name for pair in of[reader]["auc_pairs"] for name in pair.split(" | ")]
+            shown = f"**{words}**" if of[reader]["is_headline"] else words
+            rows.append([taxonomy, ", ".join(dict.fromkeys(pairs)), shown, *cells])
     return rows
 
 

@@ -1,7 +1,9 @@
 """Memory by dose: shares, min-F1, AUC and excess at each level of duplicates, where levels are few.
 
 Where texts were inserted at counts drawn at random, texts of all levels are alike by design, so an
-excess that grows with the level is memory, and at level 0 there is none to show.
+excess that grows with the level is memory, and at level 0 there is none to show. What a reader is
+asked of is less alike: samples hold equally many of each class, and Non-Memo may be shown with the
+model's own continuation (`label.non_memo_suffix`). So only what exceeds the controls counts.
 """
 
 from collections.abc import Mapping, Sequence

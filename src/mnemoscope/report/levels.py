@@ -36,6 +36,10 @@ def level_section(study: Study) -> AnalysisSection | None:
             "A level is told from level 0 by how likely the reader holds Non-Memo, whatever the "
             "class. Within a level each training is asked which of the classes that occur there, "
             "in 10 passages or more, a sequence is of. Intervals are 95 %, over passages.",
+            "Asked are the sequences drawn for the taxonomy, equally many of each class, so a "
+            "level holds more memorized ones here than in the table; and Non-Memo is shown with "
+            "the model's own continuation, unless label.non_memo_suffix is 'true'. The tokens "
+            "alone may tell a level for both reasons: read the excess, not the AUC.",
         ),
         figures=tuple(_charts(dose, figures, levels)),
         tables=[
@@ -55,7 +59,7 @@ def _sentence(dose: pl.DataFrame, figures: pl.DataFrame) -> str:
     )
     known = figures.drop_nulls("dose_excess")
     if known.is_empty():
-        return f"{said} No level has enough passages to be told from level 0."
+        return f"{said} No level has an excess over level 0: too few passages, or no control."
     own = known.filter(taxonomy=known["taxonomy"][0])
     shown = "; ".join(
         f"{count(row['duplicates'])}: {points(row['dose_excess'])}"
