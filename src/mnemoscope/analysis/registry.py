@@ -216,6 +216,14 @@ ENTRIES: tuple[Entry, ...] = (
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
     Entry(
+        name="dimension",
+        title="Stored, or no choice left? The dimension of continuations",
+        answers="Is text reproduced because it is stored, or because it leaves no choice?",
+        needs=("scores", "features", "model", "second model"),
+        uses=("duplicates",),
+        source="Ross et al.: A Geometric Framework for Memorization, arXiv 2411.00113",
+    ),
+    Entry(
         name="neurons",
         title="Neurons of each class",
         answers="Do neurons spread, and share what they know, otherwise where text is memorized?",

@@ -17,6 +17,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     best_two,
     check_finite,
+    check_fits,
     check_tokens,
     last_logits,
     new_cache,
@@ -111,6 +112,63 @@ def greedy_tokens(
             fed = best if cache is not None else torch.cat([fed, best], dim=1)
     chosen, gaps = (torch.cat(each, dim=1) for each in zip(*steps, strict=True))
     return chosen, gaps.amin(dim=1)
+
+
+class Draws(NamedTuple):
+    """One batch of continuations drawn at random.
+
+    Attributes:
+        tokens: shape (batch, steps), int32.
+        entropy: of the distribution that each was drawn from, nats, (batch, steps), float32; the
+            mean of its sum over many draws is the entropy of the continuation.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    entropy: npt.NDArray[np.float32]
+
+
+def draw_continuations(
+    lm: LanguageModel,
+    prefixes: npt.ArrayLike,
+    uniforms: npt.NDArray[np.float64],
+    *,
+    batch_size: int,
+) -> Iterator[Draws]:
+    """Draw one continuation of every prefix (n, prefix), at temperature 1 from all tokens.
+
+    `uniforms`, (n, steps) in [0, 1), are all the randomness: a token is the first at which the
+    distribution function passes its number, so draws do not depend on the batch size, and two
+    models that are told the same numbers differ in what they know alone.
+
+    Raises:
+        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+        NoRoomError: not even one sequence fits into memory.
+    """
+    n_steps = uniforms.shape[1]
+    check_fits(lm, np.asarray(prefixes).shape[1] + n_steps)
+    table = check_tokens(lm, prefixes)
+    numbered = torch.cat([torch.arange(len(table))[:, None], table], dim=1)
+
+    def step(batch: torch.Tensor) -> Draws:
+        wanted = torch.from_numpy(uniforms[batch[:, 0].cpu().numpy()]).to(batch.device)
+        cache = new_cache(lm, batch.shape[1] - 1 + n_steps - 1)
+        fed, chosen, entropies = prepend_bos(lm, batch[:, 1:]), [], []
+        with torch.inference_mode():
+            for at in range(n_steps):
+                logprobs = last_logits(lm, fed, 1, cache)[:, 0].double().log_softmax(dim=1)
+                check_finite(lm, logprobs.amax(dim=1))
+                shares = logprobs.exp()
+                entropies.append(-(shares * logprobs).nan_to_num(0.0).sum(dim=1))
+                reached = shares.cumsum(dim=1)
+                goal = wanted[:, at, None] * reached[:, -1:]
+                found = torch.searchsorted(reached, goal, right=True)
+                found = found.clamp(max=shares.shape[1] - 1)
+                chosen.append(found)
+                fed = found if cache is not None else torch.cat([fed, found], dim=1)
+        tokens = torch.cat(chosen, dim=1).to("cpu", torch.int32).numpy()
+        return Draws(tokens, torch.stack(entropies, dim=1).float().cpu().numpy())
+
+    return run_batches(lm, numbered, batch_size, step)
 
 
 class Scan(NamedTuple):

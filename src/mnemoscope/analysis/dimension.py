@@ -1,0 +1,545 @@
+"""Reproduced because it is stored, or because the text leaves no choice? Asked of dimensions.
+
+Source: Ross et al. 2024, arXiv 2411.00113, the manifold memorization hypothesis; section 8 of the
+related work. A point is memorized where the local intrinsic dimension of the *model's* manifold is
+small: by overfitting (OD-Mem) where that of the *data's* manifold is larger, by the data (DD-Mem)
+where both are small. A language model has no manifold to differentiate: here the dimension is that
+of the cloud of continuations drawn from one prefix, the model's own and, for the data, those of a
+reference that never saw the sequences, both in the reference's embedding space. Beside it stand
+the entropies of the same draws and the log-probability ratio, which needs the text.
+Run it: mnemoscope analyze dimension STUDY
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.figures import Chart, Series, plain, series_of
+from mnemoscope.analysis.inputs import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    count_forwards,
+)
+from mnemoscope.analysis.rows import (
+    draw_rows,
+    groups_of,
+    keep_blocks,
+    model_basis,
+    seen_in_training,
+)
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import UserError
+from mnemoscope.progress import Progress
+from mnemoscope.stats import (
+    Estimate,
+    Floats,
+    auc_and_fpr,
+    draw_within,
+    estimate_of,
+    n_groups,
+    share_true,
+)
+from mnemoscope.words import ranged
+
+if TYPE_CHECKING:
+    from mnemoscope.lm.model import LanguageModel
+
+Score = Callable[[Floats], Floats]
+"""Gradient of the log-density at one noise level, of points (n, dimensions) each."""
+
+RECALL, GUESS, RIGHT_UNSEEN = "Recall", "Guess", "unseen, reproduced"
+SEEN, UNSEEN = "seen, not reproduced", "not reproduced"
+CLASSES = (RECALL, GUESS, RIGHT_UNSEEN, SEEN, UNSEEN)
+"""Classes of sequences; the last, not known to be in training, is the control."""
+
+KINDS = ("OD-Mem", "DD-Mem", "neither")
+
+_STEP = 0.01  # of the noise level: the error of the central difference is its square
+_NORMAL = 0.5  # between 0 and 1, the singular values of tangents and normals
+_DISCARDED = 0.1  # Facco et al. leave out the largest tenth of the ratios
+_SMALL = 0.1  # share of the control below which a dimension is called small
+_BLOCK = 20  # sequences kept at once, each with all its draws
+_MEASURES = ("dimension", "two_nn", "entropy")
+
+
+class Settings(AnalysisSettings):
+    """Settings of `dimension`."""
+
+    per_class: int = Field(default=40, ge=2, description="Sequences of a class at most.")
+    minimum: int = Field(default=10, ge=2, description="Sequences that a class needs.")
+    n_draws: int = Field(default=24, ge=4, description="Continuations drawn of each prefix.")
+    n_tokens: int = Field(default=16, ge=1, description="Tokens of each.")
+    n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
+
+
+# -- estimators -----------------------------------------------------------------------------
+
+
+def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> Floats:
+    """Give the local intrinsic dimension at points, (n, D), from a score function: (n,).
+
+    D + σ² (tr ∇s + |s|²) at `scale` times the point, s the score of scale·x plus noise of σ: the
+    rate at which the log-density falls with log σ. The trace is by central differences.
+
+    Source: FLIPD, Kamkari et al. 2024, arXiv 2406.03537 (there the trace is Hutchinson's).
+    """
+    at = scale * np.asarray(points, dtype=np.float64)
+    width, step = at.shape[1], _STEP * sigma
+    trace = np.zeros(len(at))
+    for axis, shift in enumerate(step * np.eye(width)):
+        trace += (score(at + shift) - score(at - shift))[:, axis] / (2 * step)
+    found: Floats = width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1))
+    return found
+
+
+def normal_bundle(
+    score: Score,
+    points: npt.ArrayLike,
+    sigma: float,
+    *,
+    scale: float = 1.0,
+    n_scores: int | None = None,
+    seed: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Count the directions, (n,), in which scores around points (n, D) do not point back.
+
+    Of `n_scores` scores around a point (None: 4 D, at least 256) the singular values, times
+    σ / √n_scores, are near 1 along normals and near 0 along tangents; those below ½ are counted.
+
+    Source: Stanczuk et al. 2022, arXiv 2212.12611, algorithm 1. There the largest drop between
+        singular values is looked for, which can never give dimension 0.
+    """
+    at = scale * np.asarray(points, dtype=np.float64)
+    n, width = at.shape
+    many = max(4 * width, 256) if n_scores is None else n_scores
+    noise = np.random.default_rng(seed).normal(0, sigma, (n, many, width))
+    scores = score((at[:, None] + noise).reshape(-1, width)).reshape(n, many, width)
+    values = np.linalg.svd(scores, compute_uv=False) * sigma / np.sqrt(many)
+    return width - (values >= _NORMAL).sum(axis=1)
+
+
+def participation_ratio(points: npt.ArrayLike) -> float:
+    """Give (Σ λ)² / Σ λ² of the covariance's eigenvalues λ, points (n, D); 0 where all are one.
+
+    At most n - 1 and D: of few points it is below that of endless ones.
+
+    >>> participation_ratio([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    2.0
+    """
+    cloud = np.asarray(points, dtype=np.float64)
+    centred = cloud - cloud.mean(axis=0)
+    gram = centred @ centred.T  # has the same eigenvalues, and is small
+    total = float(np.trace(gram))
+    # What rounding leaves of equal points is no spread.
+    if total <= 1e-12 * float((cloud**2).sum()):
+        return 0.0
+    return float(total**2 / (gram**2).sum())
+
+
+def two_nn(points: npt.ArrayLike) -> float:
+    """Give the dimension of a cloud (n, D) from its two nearest neighbours; NaN below three points.
+
+    Slope of -log(1 - F) on log μ, μ the ratio of the distances of the second and the first
+    neighbour, without its largest tenth. 0, the limit, where more than a tenth have a twin.
+
+    Source: TwoNN, Facco et al. 2017, Scientific Reports 7, 12140.
+    """
+    near = _nearest(points, 2)
+    n = len(near)
+    if n < 3:
+        return float("nan")
+    kept = int(n * (1 - _DISCARDED))
+    ratio = np.sort(_log_ratio(near[:, 1:], near[:, :1])[:, 0])[:kept]
+    if np.isinf(ratio).any():
+        return 0.0
+    share = -np.log(1 - np.arange(1, kept + 1) / n)
+    return float((ratio @ share) / (ratio @ ratio))
+
+
+def levina_bickel(points: npt.ArrayLike, n_neighbours: int = 10) -> float:
+    """Give the maximum-likelihood dimension of a cloud (n, D); NaN without so many neighbours.
+
+    1 over the mean of log(T_k / T_j), T_j the distance of neighbour j below k; 0, the limit, where
+    a point has a twin.
+
+    Source: Levina and Bickel 2004 (NIPS 17); the mean over points is of inverses, MacKay and
+        Ghahramani 2005.
+    """
+    near = _nearest(points, n_neighbours)
+    if near.shape[1] < n_neighbours:
+        return float("nan")
+    return float(1 / _log_ratio(near[:, -1:], near[:, :-1]).mean())
+
+
+def _nearest(points: npt.ArrayLike, most: int) -> Floats:
+    """Distances of each point, (n, D), to its nearest others, ascending: (n, at most `most`)."""
+    from scipy.spatial.distance import cdist
+
+    cloud = np.asarray(points, dtype=np.float64)
+    apart: Floats = np.sort(cdist(cloud, cloud), axis=1)
+    return apart[:, 1 : most + 1]
+
+
+def _log_ratio(far: Floats, near: Floats) -> Floats:
+    """Log of far over near, infinite where the near one is at no distance."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.where(near > 0, np.log(far / near), np.inf)
+    return found
+
+
+# -- verdicts -------------------------------------------------------------------------------
+
+
+def kinds_of_memory(own: npt.ArrayLike, data: npt.ArrayLike, control: npt.ArrayLike) -> pl.Series:
+    """Say of each sequence, by its dimension under model and reference (n,), its one of `KINDS`.
+
+    A dimension is small below that of all but a tenth of the `control` sequences (flags, (n,))
+    under the same model: OD-Mem is small under the model alone, DD-Mem under both.
+    """
+    aside = np.asarray(control, dtype=bool)
+    is_small = [
+        values < np.quantile(values[aside], _SMALL)
+        for values in (np.asarray(one, dtype=np.float64) for one in (own, data))
+    ]
+    found = np.where(is_small[0], np.where(is_small[1], KINDS[1], KINDS[0]), KINDS[2])
+    return pl.Series("kind", found)
+
+
+# -- the analysis ---------------------------------------------------------------------------
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Measure the cloud of continuations of each prefix under the model and under a reference.
+
+    Raises:
+        UserError: more than one reference, more tokens than the suffix has, a class too small.
+    """
+    if len(inputs.others) != 1:
+        raise UserError(
+            f"analyze dimension: {len(inputs.others)} models to compare with; one that never saw "
+            "the sequences is needed. Give one: --second MODEL."
+        )
+    if settings.n_tokens > inputs.length - inputs.prefix:
+        raise UserError(
+            f"analyze dimension: {settings.n_tokens} tokens, but suffixes of "
+            f"{inputs.length - inputs.prefix}. Lower --set n_tokens=N."
+        )
+    rows = _chosen(inputs, settings)
+    name, load = inputs.others[0]
+    reference = count_forwards(load(), inputs.forwards)
+    own, data = (
+        _clouds(inputs, lm, reference, rows, settings, label)
+        for lm, label in ((inputs.model(), "Drawing"), (reference, f"Drawing, {name}"))
+    )
+    found = rows.select("sequence_id", "class").with_columns(
+        *(own[one].alias(f"{one}_model") for one in _MEASURES),
+        *(data[one].alias(f"{one}_reference") for one in _MEASURES),
+        pl.Series("log_ratio", _log_probability_ratio(inputs, reference, rows, settings)),
+    )
+    found = found.with_columns(
+        *((pl.col(f"{m}_reference") - pl.col(f"{m}_model")).alias(f"{m}_gap") for m in _MEASURES),
+        kinds_of_memory(
+            found["dimension_model"], found["dimension_reference"], found["class"] == UNSEEN
+        ),
+    )
+    near = inputs.near_duplicates(found["sequence_id"])
+    classes, kinds = _by_class(found, near, settings), _kind_shares(found, near)
+    aucs = _aucs(found, near, settings)
+    return AnalysisResult(
+        sentence=_sentence(classes, kinds, aucs),
+        frames={"classes": classes, "kinds": kinds, "aucs": aucs, "sequences": found},
+        figures=tuple(_figures(found, kinds, aucs)),
+        further=tuple(_further(inputs, classes, aucs, settings)),
+    )
+
+
+def _chosen(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    """Rows of each class with a column `class`; classes that are too small are left out."""
+    table = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    seen, right = seen_in_training(table), table["is_memorized"]
+    named = (
+        pl.when(right & seen.eq(False).fill_null(False))
+        .then(pl.lit(RIGHT_UNSEEN))
+        .when(right)
+        .then(groups_of(table))
+        .when(seen.fill_null(False))
+        .then(pl.lit(SEEN))
+        .otherwise(pl.lit(UNSEEN))
+    )
+    table = table.with_columns(named.alias("class"))
+    parts = {one: table.filter(pl.col("class") == one) for one in CLASSES}
+    for needed in (RECALL, GUESS, UNSEEN):
+        if (n := parts[needed].height) < settings.minimum:
+            raise UserError(
+                f"analyze dimension: {n} sequences of class '{needed}'; {settings.minimum} are "
+                "needed. Add sequences, or lower it with --set minimum=N."
+            )
+    drawn = [draw_rows(part, settings.per_class, settings.seed) for part in parts.values()]
+    return pl.concat([one for one in drawn if one.height >= settings.minimum])
+
+
+def _clouds(
+    inputs: AnalysisInputs,
+    lm: "LanguageModel",
+    reference: "LanguageModel",
+    rows: pl.DataFrame,
+    settings: Settings,
+    label: str,
+) -> pl.DataFrame:
+    """`_MEASURES` of the continuations that a model draws of each row's prefix, in kept blocks."""
+    from mnemoscope.lm.continue_ import draw_continuations
+    from mnemoscope.lm.probe import hidden_states
+
+    n_draws, n_tokens = settings.n_draws, settings.n_tokens
+
+    def make(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        prefixes = np.repeat(token_matrix(block)[:, : inputs.prefix], n_draws, axis=0)
+        uniforms = np.concatenate(
+            [
+                np.random.default_rng([settings.seed, abs(one)]).random((n_draws, n_tokens))
+                for one in block["sequence_id"]
+            ]
+        )
+        batches = draw_continuations(lm, prefixes, uniforms, batch_size=inputs.batch_size)
+        tokens, entropy = (np.concatenate(one) for one in zip(*batches, strict=True))
+        # Each text is read once: twins are then at no distance, whatever a batch rounds.
+        read, owner = np.unique(
+            np.concatenate([prefixes, tokens], axis=1), axis=0, return_inverse=True
+        )
+        states = hidden_states(
+            reference, read, batch_size=inputs.batch_size, positions=slice(inputs.prefix, None)
+        )
+        means = np.concatenate([one[:, 0].mean(axis=1, dtype=np.float64) for one in states])[owner]
+        clouds = means.reshape(block.height, n_draws, -1)
+        progress.advance(block.height)
+        return block.select("sequence_id").with_columns(
+            pl.Series("dimension", [participation_ratio(one) for one in clouds]),
+            pl.Series("two_nn", [two_nn(one) for one in clouds]),
+            pl.Series(
+                "entropy", entropy.sum(axis=1, dtype=np.float64).reshape(-1, n_draws).mean(axis=1)
+            ),
+        )
+
+    basis = settings.model_dump(include={"seed", "n_draws", "n_tokens"})
+    basis |= {"prefix": inputs.prefix, "space": model_basis(reference)}
+    return keep_blocks(
+        inputs, lm, rows, "clouds", make, label=label, basis=lambda _: basis, size=_BLOCK
+    )
+
+
+def _log_probability_ratio(
+    inputs: AnalysisInputs, reference: "LanguageModel", rows: pl.DataFrame, settings: Settings
+) -> Floats:
+    """How much likelier the text's own next tokens are under the model, nats, (n,)."""
+    from mnemoscope.lm.probe import suffix_logprobs
+
+    shown = token_matrix(rows)[:, : inputs.prefix + settings.n_tokens]
+    own, data = (
+        suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix).sum(
+            axis=1, dtype=np.float64
+        )
+        for lm in (inputs.model(), reference)
+    )
+    found: Floats = own - data
+    return found
+
+
+def _by_class(
+    found: pl.DataFrame, near: npt.NDArray[np.int64] | None, settings: Settings
+) -> pl.DataFrame:
+    """Median of each measure in each class, its interval over groups of near duplicates."""
+    lines = []
+    for name in found["class"].unique(maintain_order=True):
+        here = (found["class"] == name).to_numpy()
+        part, owners = found.filter(here), None if near is None else near[here]
+        drawn = draw_within(
+            np.zeros(part.height),
+            np.random.default_rng(settings.seed),
+            settings.n_resamples,
+            groups=owners,
+        )
+        for measure in _MEASURES:
+            for under in ("model", "reference"):
+                values = part[f"{measure}_{under}"].to_numpy()
+                draws = [np.median(np.repeat(values, one)) for one in drawn]
+                lines.append(
+                    {"class": name, "measure": measure, "under": under, "n": part.height}
+                    | {"n_groups": n_groups(owners)}
+                    | estimate_of(float(np.median(values)), draws, 0.025).columns("median", ends="")
+                )
+    return pl.DataFrame(lines)
+
+
+def _kind_shares(found: pl.DataFrame, near: npt.NDArray[np.int64] | None) -> pl.DataFrame:
+    """Share of each kind in each class."""
+    lines = []
+    for name in found["class"].unique(maintain_order=True):
+        here = (found["class"] == name).to_numpy()
+        owners = None if near is None else near[here]
+        for kind in KINDS:
+            share = share_true(found.filter(here)["kind"] == kind, owners)
+            lines.append(
+                {"class": name, "kind": kind, "n": int(here.sum()), "n_groups": n_groups(owners)}
+                | share.columns("share", ends="")
+            )
+    return pl.DataFrame(lines)
+
+
+def _aucs(
+    found: pl.DataFrame, near: npt.NDArray[np.int64] | None, settings: Settings
+) -> pl.DataFrame:
+    """How well each value ranks Recall above another class, and what geometry adds to others.
+
+    Added is the AUC of the mean of two ranks less that of the other value alone, of the same
+    resamples.
+    """
+    from scipy.stats import rankdata
+
+    lines = []
+    for against in (one for one in (GUESS, RIGHT_UNSEEN, UNSEEN) if one in set(found["class"])):
+        here = found["class"].is_in([RECALL, against]).to_numpy()
+        part, owners = found.filter(here), None if near is None else near[here]
+        is_recall = (part["class"] == RECALL).to_numpy()
+        drawn = draw_within(
+            is_recall, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
+        )
+        weights = [np.ones(part.height, dtype=np.int32), *drawn]
+        geometry = rankdata(part["dimension_gap"])
+
+        def judged(
+            values: Floats,
+            is_recall: npt.NDArray[np.bool_] = is_recall,
+            weights: list[npt.NDArray[np.int32]] = weights,
+        ) -> Floats:
+            order = np.argsort(-values, kind="stable")
+            ranked, sides = -values[order], is_recall[order]
+            sets = [one[order] for one in weights]
+            return np.array(
+                [
+                    auc_and_fpr(*(np.repeat(ranked[s], one[s]) for s in (sides, ~sides)))[0]
+                    for one in sets
+                ]
+            )
+
+        for value in ("dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"):
+            auc = judged(part[value].to_numpy())
+            line = {"against": against, "value": value, "n": part.height}
+            line |= {"n_groups": n_groups(owners)}
+            line |= estimate_of(float(auc[0]), auc[1:], 0.025).columns("auc", ends="")
+            added = Estimate(None)
+            if value in ("entropy_gap", "log_ratio"):
+                more = judged(geometry + rankdata(part[value])) - auc
+                added = estimate_of(float(more[0]), more[1:], 0.025)
+            lines.append(line | added.columns("added"))
+    types = {"low": pl.Float64, "high": pl.Float64} | dict.fromkeys(
+        ("added", "added_low", "added_high"), pl.Float64
+    )
+    return pl.DataFrame(lines, schema_overrides=types)
+
+
+def _sentence(classes: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> str:
+    def one_class(name: str, kind: str) -> str:
+        own, data = (
+            ranged(row, "median", ends="")
+            for row in classes.filter(pl.col("class") == name, measure="dimension").iter_rows(
+                named=True
+            )
+        )
+        share = kinds.filter(pl.col("class") == name, kind=kind).row(0, named=True)
+        shown = ranged(share, "share", ends="", scale=100, unit=" %", digits=0)
+        return f"{own} dimensions under the model and {data} under the reference ({kind}: {shown})"
+
+    by = {row["value"]: row for row in aucs.filter(against=GUESS).iter_rows(named=True)}
+    gap, entropy, ratio = (
+        ranged(by[name], "auc", ends="", digits=3)
+        for name in ("dimension_gap", "entropy_gap", "log_ratio")
+    )
+    return (
+        f"Continuations of Recall span {one_class(RECALL, KINDS[0])}, of Guess "
+        f"{one_class(GUESS, KINDS[1])}; the difference tells Recall from Guess with ROC AUC "
+        f"{gap}, that of the entropies with {entropy}, the log-probability ratio, which needs the "
+        f"text, with {ratio}; {_adds(by['entropy_gap'])}."
+    )
+
+
+def _adds(row: dict[str, object]) -> str:
+    """Say whether geometry adds to entropy."""
+    low, high = row["added_low"], row["added_high"]
+    figure = ranged(row, "added", digits=3)
+    if not isinstance(low, float) or not isinstance(high, float):
+        return f"what geometry adds to the entropies, {figure}, has no interval"
+    if low > 0:
+        return f"geometry adds {figure} to the entropies"
+    if high < 0:
+        return f"geometry takes away from the entropies ({figure})"
+    return f"geometry adds nothing that can be told from 0 to the entropies ({figure})"
+
+
+def _further(
+    inputs: AnalysisInputs, classes: pl.DataFrame, aucs: pl.DataFrame, settings: Settings
+) -> Iterator[str]:
+    sizes = classes.unique("class", maintain_order=True).select("class", "n").iter_rows()
+    yield (
+        f"{settings.n_draws} continuations of {settings.n_tokens} tokens of each prefix, at "
+        "temperature 1, the same random numbers for both models; participation ratio of the means "
+        "of the reference's last states, at most "
+        f"{settings.n_draws - 1}. Sequences: {', '.join(f'{n} {name}' for name, n in sizes)}."
+    )
+    yield (
+        f"Small is what is below all but {100 * _SMALL:.0f} % of the control, '{UNSEEN}', under "
+        "the same model, so as many of the control are small by construction: OD-Mem is small "
+        "under the model alone, DD-Mem under both."
+    )
+    if seen_in_training(inputs.table).count() == 0:
+        yield (f"No duplicates are counted, so '{UNSEEN}' may hold sequences that training had.")
+    for row in aucs.filter(pl.col("against") != GUESS, value="dimension_gap").iter_rows(named=True):
+        yield (
+            f"Recall against '{row['against']}', by the difference of dimensions: ROC AUC "
+            f"{ranged(row, 'auc', ends='', digits=3)}."
+        )
+    by_text = aucs.filter(against=GUESS, value="log_ratio").row(0, named=True)
+    yield (
+        "To the log-probability ratio geometry adds "
+        f"{ranged(by_text, 'added', digits=3)}; its worth is that it asks for prompts alone."
+    )
+
+
+def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> Iterator[Chart]:
+    yield Chart(
+        title="Dimension of the continuations of a prefix (participation ratio), one point a "
+        "sequence",
+        form="points",
+        x_label="under the model",
+        y_label="under the reference",
+        series=tuple(
+            Series(
+                name=str(name),
+                x=plain(part["dimension_model"]),
+                y=plain(part["dimension_reference"]),
+            )
+            for (name,), part in found.group_by("class", maintain_order=True)
+        ),
+    )
+    names = found["class"].unique(maintain_order=True).to_list()
+    yield Chart(
+        title="Overfitting or data? Share of each kind by class (95 % interval)",
+        form="bars",
+        x_names=tuple(names),
+        percent=True,
+        series=tuple(series_of(kind, kinds.filter(kind=kind), "share") for kind in KINDS[:2]),
+    )
+    told = aucs.filter(against=GUESS)
+    words = {"dimension_gap": "participation ratio", "two_nn_gap": "TwoNN"}
+    words |= {"entropy_gap": "entropy", "log_ratio": "log-probability ratio"}
+    yield Chart(
+        title="ROC AUC of Recall against Guess, by the difference of reference and model "
+        "(95 % interval; .5: chance)",
+        form="bars",
+        x_names=tuple(words[one] for one in told["value"]),
+        series=(series_of("Recall against Guess", told, "auc"),),
+    )

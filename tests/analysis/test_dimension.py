@@ -1,0 +1,211 @@
+"""Estimators against closed forms and the authors' toy; planted kinds; a model beside itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.analysis.dimension import (
+    KINDS,
+    Settings,
+    analyse,
+    flipd,
+    kinds_of_memory,
+    levina_bickel,
+    normal_bundle,
+    participation_ratio,
+    two_nn,
+)
+from mnemoscope.analysis.inputs import OtherModel
+from mnemoscope.analysis.registry import entry_named
+from mnemoscope.errors import UserError
+from mnemoscope.lm.load import load_model
+from tests.tiny_models import save_model
+
+SIGMA = 0.03
+
+
+def _mixture(centres, *, weights=None, spread=0.0):
+    """Exact score of points with these weights, each a Gaussian, after noise of `SIGMA`.
+
+    `spread` is the standard deviation of each before the noise: 0 is the empirical distribution.
+    """
+    centres = np.atleast_2d(np.asarray(centres, dtype=float))
+    variance = np.broadcast_to(spread, len(centres)) ** 2 + SIGMA**2
+    weights = np.ones(len(centres)) if weights is None else np.asarray(weights, dtype=float)
+    logs = np.log(weights) - centres.shape[1] / 2 * np.log(variance)
+
+    def score(points):
+        apart = centres - points[:, None]
+        log = logs - 0.5 * (apart**2).sum(-1) / variance
+        share = np.exp(log - log.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        return ((share / variance)[..., None] * apart).sum(axis=1)
+
+    return score
+
+
+def _on_circle(rng, n):
+    angle = rng.vonmises(0, 1, n)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+@pytest.mark.parametrize(("rank", "width"), [(0, 3), (2, 5), (4, 4)])
+@pytest.mark.parametrize("scale", [1.0, 0.8])
+def test_flipd_of_a_flat_gaussian_is_the_closed_form(rank: int, width: int, scale: float) -> None:
+    """Variance 1 in `rank` directions: rank · ψ² / (ψ² + σ²) at its centre, whatever the width."""
+    variance = np.where(np.arange(width) < rank, scale**2, 0) + SIGMA**2
+    wanted = rank * scale**2 / (scale**2 + SIGMA**2)
+    found = flipd(lambda x: -x / variance, np.zeros((2, width)), SIGMA, scale=scale)
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    bundle = normal_bundle(lambda x: -x / variance, np.zeros((2, width)), SIGMA, scale=scale)
+    assert bundle.tolist() == [rank] * 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_toy_of_the_paper_has_its_dimensions(seed: int) -> None:
+    """A circle, a point of great mass and a blob in the plane; and the same circle of few points.
+
+    The score of an endless sample is what a well fitted model learns, that of few points what an
+    overfitted one does: 1 on the circle, 0 at the point (DD-Mem) and at few points (OD-Mem), 2 in
+    the blob. Spread over seeds: FLIPD differs by 0.05 (a standard deviation) on the circle.
+    """
+    rng = np.random.default_rng(seed)
+    point, blob = np.array([[3.0, 0.0]]), np.array([[0.0, 4.0]])
+    n = 3000
+    fitted = _mixture(
+        np.concatenate([_on_circle(rng, n), point, blob]),
+        weights=np.concatenate([np.ones(n), [n / 2, n / 2]]),
+        spread=np.concatenate([np.zeros(n + 1), [1.0]]),
+    )
+    angle = np.pi / 4 * np.arange(8) + rng.uniform(-0.2, 0.2, 8)
+    few = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    overfitted = _mixture(few)
+    there = blob + rng.normal(0, 0.5, (20, 2))
+    truth = {
+        1: (fitted, _on_circle(rng, 20)),
+        0: (fitted, point),
+        2: (fitted, there),
+    }
+    for wanted, (score, points) in truth.items():
+        assert np.median(flipd(score, points, SIGMA)) == pytest.approx(wanted, abs=0.15)
+        assert (normal_bundle(score, points, SIGMA, n_scores=64, seed=seed) == wanted).mean() >= 0.9
+    # Few points: 0 under the model where the data's manifold has 1.
+    assert flipd(overfitted, few, SIGMA) == pytest.approx(np.zeros(len(few)), abs=0.05)
+    assert not normal_bundle(overfitted, few, SIGMA, n_scores=64, seed=seed).any()
+    assert np.median(flipd(fitted, few, SIGMA)) == pytest.approx(1, abs=0.25)
+
+
+def test_flipd_grows_from_memory_to_manifold_as_points_come() -> None:
+    """The step from overfitted to fitted: more points at one noise level, and never above 1."""
+    found = []
+    for n in (10, 60, 400, 4000):
+        angle = 2 * np.pi * np.arange(n) / n
+        circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        found.append(float(flipd(_mixture(circle), circle[:1], SIGMA)[0]))
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(1, abs=1e-2)
+
+
+def test_the_participation_ratio_is_the_closed_form() -> None:
+    for width in (1, 3, 7):
+        cross = np.concatenate([np.eye(width), -np.eye(width)])
+        assert participation_ratio(cross) == pytest.approx(width)
+    # variances 4, 1: (4 + 1)² / (16 + 1), and neither place, scale nor rotation matters
+    cloud = np.array([[2.0, 0], [-2, 0], [0, 1], [0, -1]])
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0][:2]
+    assert participation_ratio(cloud) == pytest.approx(25 / 17)
+    assert participation_ratio(7 + 30 * cloud @ turn) == pytest.approx(25 / 17)
+    assert participation_ratio(np.full((9, 4), 1 / 3)) == 0.0
+    line = np.outer(np.arange(5.0), [1, 2, 3])
+    assert participation_ratio(line) == pytest.approx(1)
+
+
+def _flat(rng, n, dimension, width=10):
+    """A uniform ball of a dimension in a wider space."""
+    ball = rng.normal(size=(n, dimension))
+    ball *= rng.random((n, 1)) ** (1 / dimension) / np.linalg.norm(ball, axis=1, keepdims=True)
+    return ball @ np.linalg.qr(rng.normal(size=(width, width)))[0][:dimension]
+
+
+@pytest.mark.parametrize("estimate", [two_nn, levina_bickel])
+def test_neighbours_find_the_dimension_of_balls_circles_and_points(estimate) -> None:
+    """Mean over seeds; a ball's border makes it look thinner, by up to 10 % in 5 dimensions."""
+    for dimension in (1, 2, 5):
+        found = [estimate(_flat(np.random.default_rng(seed), 600, dimension)) for seed in range(6)]
+        assert np.mean(found) == pytest.approx(dimension, rel=0.1)
+        assert np.std(found) < 0.1 * dimension
+    circle = _on_circle(np.random.default_rng(1), 600)
+    assert estimate(circle) == pytest.approx(1, rel=0.15)
+    assert estimate(5 + 3 * circle) == pytest.approx(estimate(circle))
+    assert estimate(np.ones((30, 4))) == 0.0
+    assert np.isnan(estimate(np.ones((2, 4))))
+
+
+def test_kinds_are_told_by_what_is_small_beside_the_control() -> None:
+    rng = np.random.default_rng(0)
+    control = rng.uniform(15, 22, (2, 60))
+    own = np.concatenate([[1, 1, 20, 20], control[0]])
+    data = np.concatenate([[20, 1, 20, 1], control[1]])
+    found = kinds_of_memory(own, data, np.arange(64) >= 4)
+    assert found[:4].to_list() == ["OD-Mem", "DD-Mem", "neither", "neither"]
+    assert (found[4:] != KINDS[2]).mean() == 0.1  # by construction
+
+
+@pytest.fixture(scope="module")
+def asked(taught):
+    """Half of what is reproduced counts as guessed; what has no duplicates is unseen."""
+    table = taught.table.with_columns(
+        rouge_l=pl.when(pl.int_range(pl.len()) % 2 == 0).then(1.0).otherwise(0.0),
+        is_incrementing=False,
+        is_repeating=False,
+        rouge_3=0.0,
+    )
+    return replace(taught, table=table)
+
+
+SMALL = Settings(n_draws=6, n_tokens=4, per_class=12, n_resamples=20)
+
+
+def test_a_model_beside_itself_has_no_gap(asked) -> None:
+    """Both draw from one distribution by the same numbers: nothing is left to tell classes by."""
+    inputs = replace(asked, others=(OtherModel("itself", asked.load_model),))
+    result = analyse(inputs, SMALL)
+    found = result.frames["sequences"]
+    assert found["class"].value_counts().height == 3
+    for gap in ("dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"):
+        assert (found[gap] == 0).all()
+    assert (result.frames["aucs"]["auc"] == 0.5).all()
+    assert not (found["kind"] == "OD-Mem").any()
+    shares = result.frames["kinds"].group_by("class").agg(pl.col("share").sum())
+    assert shares["share"].to_list() == pytest.approx([1.0] * 3)
+    assert analyse(inputs, SMALL).frames["sequences"].equals(found)
+
+
+def test_a_reference_of_its_own_has_gaps_and_forwards_are_counted(asked, tmp_path) -> None:
+    other = load_model(save_model(tmp_path / "other", seed=5))
+    inputs = replace(asked, others=(OtherModel("other", lambda: other),))
+    result = analyse(inputs, SMALL)
+    found = result.frames["sequences"]
+    assert (found["dimension_model"] <= SMALL.n_draws - 1).all()
+    assert (found["entropy_model"] <= SMALL.n_tokens * np.log(320) + 1e-6).all()
+    assert (found["log_ratio"].abs() > 0).all()
+    # What the model writes greedily it finds likelier than a stranger does.
+    memorized = found.filter(pl.col("class") != "not reproduced")
+    assert memorized["log_ratio"].median() > 0
+    assert "Continuations of Recall span" in result.sentence
+    assert len(result.figures) == 3
+
+
+def test_bad_input_is_refused_in_one_line(asked) -> None:
+    with pytest.raises(UserError, match="0 models to compare with; one that never saw"):
+        analyse(asked, SMALL)
+    inputs = replace(asked, others=(OtherModel("itself", asked.load_model),))
+    with pytest.raises(UserError, match="33 tokens, but suffixes of 32"):
+        analyse(inputs, Settings(n_tokens=33))
+    with pytest.raises(UserError, match=r"30 sequences of class 'Recall'; 50 are needed"):
+        analyse(inputs, Settings(minimum=50))
+    with pytest.raises(UserError, match=r"Did you mean .n_draws."):
+        entry_named("dimension").settings({"n_draw": 3})
