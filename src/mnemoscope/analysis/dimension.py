@@ -120,7 +120,8 @@ def normal_bundle(
     noise = np.random.default_rng(seed).normal(0, sigma, (n, many, width))
     scores = score((at[:, None] + noise).reshape(-1, width)).reshape(n, many, width)
     values = np.linalg.svd(scores, compute_uv=False) * sigma / np.sqrt(many)
-    return width - (values >= _NORMAL).sum(axis=1)
+    found: npt.NDArray[np.int64] = width - (values >= _NORMAL).sum(axis=1)
+    return found
 
 
 def participation_ratio(points: npt.ArrayLike) -> float:
@@ -428,14 +429,14 @@ def _aucs(
 
         for value in ("dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"):
             auc = judged(part[value].to_numpy())
-            line = {"against": against, "value": value, "n": part.height}
-            line |= {"n_groups": n_groups(owners)}
-            line |= estimate_of(float(auc[0]), auc[1:], 0.025).columns("auc", ends="")
+            told = estimate_of(float(auc[0]), auc[1:], 0.025)
             added = Estimate(None)
             if value in ("entropy_gap", "log_ratio"):
                 more = judged(geometry + rankdata(part[value])) - auc
                 added = estimate_of(float(more[0]), more[1:], 0.025)
-            lines.append(line | added.columns("added"))
+            line: dict[str, object] = {"against": against, "value": value, "n": part.height}
+            line |= {"n_groups": n_groups(owners)}
+            lines.append(line | dict(told.columns("auc", ends="")) | dict(added.columns("added")))
     types = {"low": pl.Float64, "high": pl.Float64} | dict.fromkeys(
         ("added", "added_low", "added_high"), pl.Float64
     )
