@@ -33,6 +33,7 @@ from mnemoscope.pipeline.label import SAMPLES_FILE, check_match, draw_samples, s
 from mnemoscope.pipeline.published_split import read_published, take_published_patterns
 from mnemoscope.pipeline.trainings import (
     check_inputs,
+    check_kernels,
     controlled_taxonomies,
     n_choosing,
     n_trainings,
@@ -170,6 +171,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
     """Plan what `run` would do; errors as `run` before it starts, if they need no network."""
     taxonomies = load_taxonomies(settings.label.taxonomies)
     has_reference = settings.capture.reference is not None or settings.model.name == EMBEDDED
+    check_kernels(settings)
     check_inputs(settings, has_reference)
     study, todo = None, [stage.name for stage in STAGES if not stage.optional]
     if is_study(folder):

@@ -206,7 +206,7 @@ def test_a_study_of_few_levels_writes_them_and_its_report_shows_them(study_at):
     assert found["duplicates"].unique().sort().to_list() == [0, 2, 9]
     page = (study.folder / "report.html").read_text()
     assert "By level of duplicates" in page
-    assert "How memory grows with the number of times" in page
+    assert "of the sequences that were never trained on" in page
 
 
 def test_a_study_of_counted_duplicates_has_no_levels(tiny_studies):

@@ -21,7 +21,7 @@ from mnemoscope.lm.model import best_two, in_chat, last_logits, new_cache, run_b
 class Model:
     """What `run_batches` reads of a language model."""
 
-    name, device = "tiny", "cpu"
+    name, device, vocab_size = "tiny", "cpu", 10
 
 
 def step_with_room_for(n_rows, error):

@@ -262,6 +262,6 @@ def test_auto_is_refused_beside_an_audit_that_asked_no_study(call, refused, docu
 
 
 def test_auto_refuses_other_windows_before_any_work(tmp_path):
-    with pytest.raises(UserError, match="Give both as 32"):
+    with pytest.raises(UserError, match="Give --prefix 32 --suffix 32"):
         make_study(tmp_path, AuditSettings(prefix=8), model="embedded")
     assert not list(tmp_path.iterdir())

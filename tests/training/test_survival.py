@@ -87,7 +87,9 @@ def test_windows_that_repeat_one_another_count_as_one() -> None:
         {
             "window": [str(place) for place in range(30)],
             "first_memorized": [0] * 30,
-            "forgotten": pl.Series(generator.choice([10, 20, 30, None], 30), dtype=pl.Int64),
+            "forgotten": pl.Series(
+                [(10, 20, 30, None)[one] for one in generator.integers(4, size=30)]
+            ),
             "near_duplicates": range(30),
         }
     )

@@ -136,7 +136,7 @@ def _conform_column(series: pl.Series, where: str) -> pl.Series:
     if series.dtype.is_float():
         return series
     dtype = COLUMNS[series.name].dtype
-    if series.name in _COUNTS and (series < 0).any():
+    if series.name in _COUNTS and series.dtype != pl.Null and (series < 0).any():
         raise UserError(
             f"{where}, row {_first(series < 0)}, column '{series.name}': "
             f"{series.filter(series < 0)[0]} where 0 is the least. Correct it, or null for unknown."

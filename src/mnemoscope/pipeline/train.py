@@ -57,6 +57,7 @@ from mnemoscope.pipeline.map_statistics import (
 from mnemoscope.pipeline.trainings import (
     FOLDS,
     check_inputs,
+    check_kernels,
     controlled_taxonomies,
     seeds_of,
     settings_of,
@@ -153,6 +154,7 @@ def jobs_of(study: Study) -> Iterator[Job]:
     """
     settings = study.settings
     has_reference = reference_name(settings) is not None
+    check_kernels(settings)
     check_inputs(settings, has_reference)
     controlled = controlled_taxonomies(settings)
     if controlled is not None:

@@ -85,11 +85,15 @@ def seeds_of(settings: StudySettings, source: str) -> list[int]:
     return seeds[: settings.benchmark.control_seeds] if is_few else seeds
 
 
+def check_kernels(settings: StudySettings) -> None:
+    """Raise UserError for kernels that do not fit maps of this length."""
+    for kernel in settings.train.kernels:
+        check_kernel(kernel, settings.sequences.length)
+
+
 def check_inputs(settings: StudySettings, has_reference: bool) -> None:
     """Raise UserError for CNNs that cannot be trained and controls of unknown taxonomies."""
     poolings = settings.train.poolings
-    for kernel in settings.train.kernels:
-        check_kernel(kernel, settings.sequences.length)
     if "heads" in poolings and not settings.capture.per_head:
         raise UserError(
             "train.poolings: heads needs every head's maps. Set capture.per_head: true as well, "
