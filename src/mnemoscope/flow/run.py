@@ -17,6 +17,7 @@ from mnemoscope.pipeline.label import label_stage, nothing_to_train
 from mnemoscope.pipeline.localize import localize_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.train import train_stage
+from mnemoscope.pipeline.trainings import check_kernels
 from mnemoscope.progress import say
 from mnemoscope.report.page import REPORT_FILE, report_stage
 from mnemoscope.search.climb import search_stage
@@ -78,6 +79,8 @@ def run(
     else:
         settings = _settle(settings, StudySettings())
         models = models or Models(settings)
+        if until is None:  # what trains nothing needs no kernel that fits
+            check_kernels(settings)
         study = create_study(folder, settings, models, only_whole=True, source=sequences)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)

@@ -36,7 +36,7 @@ from mnemoscope.lm.padding import check_padded
 from mnemoscope.pipeline.blocks import scan_table
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
-from mnemoscope.pipeline.trainings import check_inputs, check_kernels
+from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.study.folder import TABLE_FILE, Study, check_free
 from mnemoscope.study.models import Models, reference_name
@@ -69,8 +69,6 @@ def create_study(
             folder is left behind.
     """
     check_free(Path(folder))
-    if only_whole:  # all of a run; capture alone trains nothing
-        check_kernels(settings)
     result = check_sources(settings, models, source)
     frame = result.frame
     if only_whole:
