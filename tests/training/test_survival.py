@@ -96,12 +96,11 @@ def test_windows_that_repeat_one_another_count_as_one() -> None:
     np.testing.assert_allclose(single.select(columns), repeated.select(columns))
     plain = survival(once.drop("near_duplicates"), 40)
     narrow = survival(pl.concat([once.drop("near_duplicates")] * 5), 40)
-    for name in ("low", "high"):  # Greenwood's variance, of independent windows
-        assert single[name].to_numpy() == pytest.approx(
-            plain[name].to_numpy(), abs=0.06, nan_ok=True
-        )
     inside = single["survives"].is_between(0, 1, closed="none")
-    wide, close = ((one["high"] - one["low"]).filter(inside) for one in (single, narrow))
+    wide, alone, close = (
+        (one["high"] - one["low"]).filter(inside).to_numpy() for one in (single, plain, narrow)
+    )
+    np.testing.assert_allclose(wide, alone, rtol=0.15)  # Greenwood's, of independent windows
     assert (wide > 1.8 * close).all()
     few = survival(once.with_columns(near_duplicates=pl.int_range(30) % 9), 40)
     assert few.filter(pl.col("age") > 0).select(pl.col("low", "high").is_nan().all()).row(0) == (
