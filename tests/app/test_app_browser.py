@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hostile import HOSTILE
 
-from chromium import NEEDS_CHROMIUM, Visit
+from chromium import NEEDS_CHROMIUM, Visit, hard_to_use
 from mnemoscope.app.serve import find_socket, make_app
 from mnemoscope.app.views import BrowsedStudy
 from mnemoscope.embedded import model_path
@@ -100,6 +100,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     assert "looks at 1 ‘" in page.inner_text(".pictures .pointed")
     page.locator(".pictures .stack").first.hover(position={"x": 90, "y": 5})
     assert "cannot look ahead" in page.inner_text(".pictures .pointed")
+    assert hard_to_use(page) == []
     with page.expect_download() as taken:
         page.click("text=audit.sarif")
     assert taken.value.suggested_filename == "audit.sarif"
@@ -117,6 +118,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     page.locator("#sequences button[data-pick]").first.click()
     page.wait_for_selector("#sequence-maps .stack, #sequence-maps .status")
     assert "Sequence" in page.inner_text("#sequence")
+    assert hard_to_use(page) == []
     assert one.trouble == []
     assert [url for url in one.asked if not url.startswith((app.url, "data:", "blob:"))] == []
 

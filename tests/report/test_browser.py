@@ -143,7 +143,7 @@ def test_the_small_demos_page_answers_on_its_first_screen(browser, small_demo: P
     url = (small_demo / "report.html").as_uri()
     one = Visit(browser, url, viewport={"width": 1280, "height": 800})
     assert one.page.evaluate("document.documentElement.scrollHeight") <= 6000
-    for first in (".found", "#parts .plot", "#memory-or-text tbody .plot"):
+    for first in (".found", "#memory-or-text tbody .plot"):
         box = one.page.locator(first).first.bounding_box()
         assert box is not None
         assert box["y"] + box["height"] <= 800

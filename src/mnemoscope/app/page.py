@@ -128,7 +128,13 @@ def theme() -> Any:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
     )
-    return made.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
+    return made.set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+    )
 
 
 def read_visit(pasted: str | None, upload: str | Path | None) -> Reading:
