@@ -48,12 +48,12 @@ docs: $(VENV)/.documents
 	@echo "Open build/site/index.html"
 
 fix: $(VENV)/.development
-	$(BIN)/ruff check --fix src tests benchmarks tools
-	$(BIN)/ruff format src tests benchmarks tools
+	$(BIN)/ruff check --fix src tests benchmarks tools examples
+	$(BIN)/ruff format src tests benchmarks tools examples
 
 check: $(VENV)/.development
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools examples
+	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
 test: check

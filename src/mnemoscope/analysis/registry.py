@@ -1,9 +1,11 @@
 """The analyses by name: what each answers and needs, and the one way to run it.
 
 A new analysis is a module with `Settings` and `analyse`, and an entry here, which imports it when
-it is run.
+it is run. A plugin's is a module with `ENTRY` too, named by an entry point in the group
+`mnemoscope.analyses`.
 """
 
+import re
 import time
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,7 +15,8 @@ import polars as pl
 from pydantic import ValidationError
 
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings, Cost
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import MnemoscopeError, UserError, first_line, nearest
+from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.settings import said_of
 
 Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
@@ -84,6 +87,7 @@ class Entry:
     uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
     each_model: bool = False  # of one model; with a second one or checkpoints made of each
     version: int = 1  # raised when the numbers change, so that stored results are made anew
+    plugin: Plugin | None = None  # that brings it; None of ours
 
     def wants(self, what: Use) -> bool:
         """Whether it looks at this at all."""
@@ -91,6 +95,8 @@ class Entry:
 
     def module(self) -> Any:
         """Its module, with `Settings` and `analyse`."""
+        if self.plugin is not None:
+            return load_plugin(self.plugin, _check_module)
         return import_module(f"mnemoscope.analysis.{self.name}")
 
     def settings(self, values: dict[str, Any]) -> AnalysisSettings:
@@ -251,12 +257,40 @@ ENTRIES: tuple[Entry, ...] = (
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),
 )
-"""Every analysis, in the order of `analyze --list` and of the report."""
+"""Our own, in the order of `analyze --list` and of the report."""
+
+_NAMES = lower([*(entry.name for entry in ENTRIES), "all", "kept"])
+
+
+def every_entry() -> list[Entry]:
+    """Every analysis: ours, then those of plugins that can be used."""
+    plugins = find_plugins("analyses", _NAMES, _is_name).values()
+    modules = [(one, load_plugin(one, _check_module)) for one in plugins]
+    return [
+        *ENTRIES,
+        *(replace(found.ENTRY, name=one.name, plugin=one) for one, found in modules if found),
+    ]
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(r"[a-z]\w*", name) is not None
+
+
+def _check_module(found: Any) -> str:
+    """What keeps a plugin's module from being an analysis; nothing where it is one."""
+    if not isinstance(getattr(found, "ENTRY", None), Entry):
+        return "no ENTRY, the mnemoscope.analysis.registry.Entry that describes it"
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, AnalysisSettings)):
+        return "no Settings, a class of mnemoscope.analysis.inputs.AnalysisSettings"
+    return "" if callable(getattr(found, "analyse", None)) else "no function analyse"
 
 
 def entry_named(name: str) -> Entry:
     """Give the entry of this name; UserError names the nearest where there is none."""
     known = {entry.name: entry for entry in ENTRIES}
+    if name not in known:
+        known = {entry.name: entry for entry in every_entry()}
     if name not in known:
         hint = nearest(name, known) or f" Known: {', '.join(known)}."
         raise UserError(f"analyze {name}: no such analysis.{hint}")
@@ -268,11 +302,31 @@ def run_analysis(
 ) -> AnalysisResult:
     """Run one analysis and say what it cost; UserError says what the analysis refuses."""
     before, started = inputs.forwards.n, time.monotonic()
-    result: AnalysisResult = entry.module().analyse(inputs, settings)
+    result = _analysed(entry, inputs, settings)
     if entry.each_model and inputs.others:
         result = _beside_others(entry, inputs, settings, result)
     seconds = time.monotonic() - started
+    if entry.plugin is not None:
+        result = replace(result, libraries=(*result.libraries, entry.plugin.package))
     return replace(result, cost=Cost(round(seconds, 3), inputs.forwards.n - before))
+
+
+def _analysed(entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings) -> AnalysisResult:
+    """What the module finds; a plugin that fails is a `UserError` that names its package."""
+    module = entry.module()
+    if entry.plugin is None:
+        ours: AnalysisResult = module.analyse(inputs, settings)
+        return ours
+    try:
+        result = module.analyse(inputs, settings)
+    except MnemoscopeError:
+        raise
+    except Exception as error:
+        said = f"{entry.plugin.package} fails, {type(error).__name__}: {first_line(error)}"
+        raise UserError(f"analyze {entry.name}: {said}") from error
+    if not isinstance(result, AnalysisResult):
+        raise UserError(f"analyze {entry.name}: {entry.plugin.package} gives no AnalysisResult.")
+    return result
 
 
 def _beside_others(
@@ -291,7 +345,7 @@ def _beside_others(
             labels=None,
             maps=None,
         )
-        results[other.name] = entry.module().analyse(theirs, settings)
+        results[other.name] = _analysed(entry, theirs, settings)
     frames = {
         table: pl.concat(
             [

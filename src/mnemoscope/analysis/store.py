@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemoscope.analysis.figures import Chart, HeatMap
 from mnemoscope.analysis.inputs import AnalysisResult, Shelf
-from mnemoscope.analysis.registry import ENTRIES, Entry
+from mnemoscope.analysis.registry import Entry, every_entry
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
 from mnemoscope.study.folder import Study, versions
@@ -109,8 +109,8 @@ def shelf_of(study: Study) -> Shelf:
 
 
 def stored_results(study: Study) -> Iterator[tuple[Entry, StoredResult, Path]]:
-    """Every result that the study holds, in the order of `ENTRIES`."""
-    for entry in ENTRIES:
+    """Every result that the study holds, in the order of `every_entry`."""
+    for entry in every_entry():
         folder = result_folder(study, entry)
         result = load_result(folder)
         if result is not None:

@@ -114,13 +114,13 @@ def _print_list() -> None:
     """A line an analysis."""
     from rich.table import Table
 
-    from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
+    from mnemoscope.analysis.registry import NEEDS, USES, every_entry
     from mnemoscope.report.published import console
 
     table = Table(box=None, pad_edge=False)
     for column in ("analysis", "answers", "needs"):
         table.add_column(column, overflow="fold")
-    for entry in ENTRIES:
+    for entry in every_entry():
         needs = ", ".join(entry.needs)
         uses = [*entry.uses, *(["each model given"] if entry.each_model else [])]
         needs += f" (uses {', '.join(uses)})" if uses else ""

@@ -368,7 +368,7 @@ class TextFiles(NamedTuple):
 
 
 class CsvFile(NamedTuple):
-    """A CSV with one document a row, in `column`; read whole."""
+    """A CSV or a plugin's table with one document a row, in `column`; read whole."""
 
     path: Path
     column: str
@@ -390,7 +390,7 @@ class CsvFile(NamedTuple):
 
 
 def open_csv(path: Path, cutter: WindowCutter | None) -> CsvFile:
-    """Read a CSV and see which column to count in, as `open_parquet`."""
+    """Read a CSV, or what a plugin reads, and see which column to count in, as `open_parquet`."""
     frame = read_table(path)
     column = _choose_column(path, [name for name in frame.columns if has_values(frame, name)])
     return CsvFile(path, column, _cutter_for(column, cutter, path))
@@ -429,6 +429,7 @@ def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
 
 
 _OPENERS: dict[str, Callable[[Path, WindowCutter | None], "_Source | None"]] = {
+    **dict.fromkeys(TABLE_ENDINGS, open_jsonl),
     ".parquet": open_parquet,
     ".csv": open_csv,
 }
@@ -581,7 +582,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
             )
     sources: list[_Source] = [open_flat(file, dtype) for file in flats]
     for file in tables:
-        opened = _OPENERS.get(table_ending(file) or "", open_jsonl)(file, cutter)
+        opened = _OPENERS.get(table_ending(file) or "", open_csv)(file, cutter)
         sources += [] if opened is None else [opened]
     sources += _open_texts(path, texts, cutter, has_data=bool(tables or flats))
     if dtype is not None and not flats:

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from mnemoscope.errors import DamagedDataError, UserError, nearest
+from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError, first_line, nearest
 from mnemoscope.parse import parse_json
+from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
 
 TABLE_ENDINGS = (
     ".parquet",
@@ -52,9 +53,48 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def table_ending(path: Path) -> str | None:
-    """The ending of a file of rows (one of `TABLE_ENDINGS`), None of any other file."""
+    """The ending of a file of rows (of `TABLE_ENDINGS` or a plugin), None of any other file."""
     name = path.name.lower()
-    return next((one for one in TABLE_ENDINGS if name.endswith(one)), None)
+    every = (*TABLE_ENDINGS, *(f".{one}" for one in plugin_readers()))
+    return next((one for one in every if name.endswith(one)), None)
+
+
+_OURS = lower(one[1:] for one in (*TABLE_ENDINGS, ".npy", ".bin", ".idx", ".txt", ".md", ".yaml"))
+
+
+def plugin_readers() -> dict[str, Plugin]:
+    """Readers that other packages bring, by the ending that they read, such as `warc.gz`."""
+    return find_plugins("readers", _OURS, _is_ending)
+
+
+def _is_ending(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", name) is not None
+
+
+def read_by_plugin(path: Path, ending: str) -> pl.DataFrame:
+    """Read a table whose ending a plugin brought.
+
+    Raises:
+        UserError: the plugin cannot be used, fails on this file, or gives no frame of Polars.
+    """
+    plugin = plugin_readers()[ending[1:]]
+    read = load_plugin(plugin, _check_reader)
+    if read is None:
+        raise UserError(f"{path}: {plugin.package}, which reads {ending}, cannot be used.")
+    try:
+        frame = read(path)
+    except MnemoscopeError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path}: {plugin.package} cannot read it ({said}).") from error
+    if not isinstance(frame, pl.DataFrame):
+        raise UserError(f"{path}: {plugin.package} gives no Polars frame.")
+    return frame
+
+
+def _check_reader(found: object) -> str:
+    return "" if callable(found) else "not a function that reads a file"
 
 
 def refuse_as_prose(path: Path) -> None:

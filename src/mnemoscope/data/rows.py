@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.formats import READABLE, list_files, passed_over, table_ending, take_columns
+from mnemoscope.data.formats import (
+    READABLE,
+    list_files,
+    passed_over,
+    plugin_readers,
+    table_ending,
+    take_columns,
+)
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import conform, has_values, read_table
 from mnemoscope.errors import DamagedDataError, UserError
@@ -45,6 +52,11 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int) -> Rows |
             frame = conform(take_columns(frame, columns, where=where), where=where)
         elif tables := find_tables(path):
             frame = _read_tables(tables, columns)
+            endings = {ending[1:] for table in tables if (ending := table_ending(table))}
+            if read := [
+                plugin_readers()[one].facts for one in sorted(endings & {*plugin_readers()})
+            ]:
+                facts["readers"] = read
         else:
             return None
     for count in passed_over(frame):

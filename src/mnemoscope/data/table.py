@@ -18,6 +18,7 @@ from polars.io.plugins import register_io_source
 from mnemoscope.data.formats import (
     TABLE_ENDINGS,
     open_unpacked,
+    read_by_plugin,
     read_csv,
     table_ending,
     take_columns,
@@ -246,8 +247,10 @@ def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl
         parquet_metadata(path)
         with whole_parquet(path):
             frame = pl.read_parquet(path, glob=False)
-    else:
+    elif ending in TABLE_ENDINGS:
         frame = read_csv(path) if ending == ".csv" else _read_jsonl(path, columns or ())
+    else:
+        frame = read_by_plugin(path, ending)
     frame = take_columns(frame, columns or {}, where=where)
     if ending == ".csv":
         frame = _of_texts(frame, where)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel
-from mnemoscope.analysis.registry import ENTRIES, NEEDS, Entry, Need, Use, run_analysis
+from mnemoscope.analysis.registry import NEEDS, Entry, Need, Use, every_entry, run_analysis
 from mnemoscope.analysis.store import (
     StoredResult,
     load_result,
@@ -123,7 +123,7 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
 
     Only settings that every analysis has apply.
     """
-    for entry in ENTRIES:
+    for entry in every_entry():
         try:
             yield analyze(study, entry, asked, models)
         except UserError as error:
@@ -264,6 +264,8 @@ def _facts(
         "table": _table_hash(study),
         "stages": {stage: study.key(stage) for stage in ("continue", "features", "label")},
     }
+    if entry.plugin is not None:
+        facts["plugin"] = entry.plugin.facts
     if others or (entry.wants("second model") and not entry.each_model):
         facts["others"] = [[name, _signature(name)] for name in others]
     if corpus:

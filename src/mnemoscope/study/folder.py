@@ -31,7 +31,9 @@ from mnemoscope.files import (
     write_text,
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
+from mnemoscope.plugins import Plugin
 from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.taxonomy.nodes import plugins_named
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
@@ -301,11 +303,28 @@ class Study:
             for name, value in flat.items()
             if name not in NEUTRAL or value != NEUTRAL[name]
         }
-        basis = [stage, decisive, [self.key(need) for need in entry.needs]]
-        for named in (one for key in _NAMING for one in flat.get(key, [])):
+        basis: list[Any] = [stage, decisive, [self.key(need) for need in entry.needs]]
+        for named in self._naming(entry):
             if named.endswith((".yaml", ".yml")) and Path(named).is_file():
                 basis.append(hashlib.sha256(Path(named).read_bytes()).hexdigest())
+        if plugins := self._plugins(entry):
+            basis.append([one.facts for one in plugins])
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+    def _naming(self, stage: Stage) -> list[str]:
+        """Names of taxonomies and nodes, and files with them, that the stage's settings give."""
+        flat = _flatten(self.settings, stage)
+        return [one for key in _NAMING for one in flat.get(key, [])]
+
+    def _plugins(self, stage: Stage) -> list[Plugin]:
+        """Plugins whose nodes the stage's taxonomies name."""
+        texts = [
+            Path(one).read_text(encoding="utf-8", errors="replace")
+            if one.endswith((".yaml", ".yml")) and Path(one).is_file()
+            else one
+            for one in self._naming(stage)
+        ]
+        return plugins_named(texts)
 
     def is_done(self, stage: str) -> bool:
         """True if the stage was made with the current settings and inputs."""
@@ -327,13 +346,14 @@ class Study:
         started = time.monotonic()
         yield counts
         self._manifest_path(stage).parent.mkdir(exist_ok=True)
+        packages = {one.package for one in self._plugins(stage_named(stage))}
         value = {
             "stage": stage,
             "key": self.key(stage),
             "settings": _flatten(self.settings, stage_named(stage)),
             "needs": {need: self.key(need) for need in stage_named(stage).needs},
             "counts": counts,
-            "versions": versions(),
+            "versions": versions(*sorted(packages)),
         }
         write_record(self._manifest_path(stage), value)
         entry = {  # not in the manifests, which must be the same in every run

@@ -17,7 +17,7 @@ import polars as pl
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
-from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node
+from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node, plugin_nodes
 
 FUNCTIONS = ("abs", "coalesce", "ends_with", "length", "lower", "round", "starts_with", "upper")
 """Functions that a rule may call: each looks at its own row only."""
@@ -230,7 +230,7 @@ def _check_name(where: str, name: str, own: dict[str, Node]) -> None:
             f"'{UNION}'."
         )
     taken = {family.partition("[")[0].lower() for family in FAMILIES}
-    taken |= {NON_MEMO.lower(), NULL, *(node.lower() for node in own)}
+    taken |= {NON_MEMO.lower(), NULL, *(node.lower() for node in (*own, *plugin_nodes()))}
     if name.lower() in taken:
         raise UserError(f"{where}: the name '{name}' is taken. Choose another.")
 

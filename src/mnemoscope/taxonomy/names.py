@@ -17,7 +17,14 @@ import polars as pl
 from rapidfuzz.distance import OSA, Indel
 
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.taxonomy.nodes import FAMILIES, MEASURES, Node, first_yes, parse_node
+from mnemoscope.taxonomy.nodes import (
+    FAMILIES,
+    MEASURES,
+    Node,
+    first_yes,
+    parse_node,
+    plugin_nodes,
+)
 
 _Value = float | bool
 
@@ -121,7 +128,7 @@ def _single_meant(name: str, own: list[str]) -> str | None:
     base, bracket, rest = name.partition("[")
     base = base.rstrip("]0123456789.-") or base
     found = min(
-        (node for node in [*_NODES, *own] if is_near(base, node)),
+        (node for node in [*_NODES, *own, *plugin_nodes()] if is_near(base, node)),
         key=lambda node: OSA.distance(base, node),
         default=None,
     )

@@ -13,7 +13,8 @@ from operator import or_
 
 import polars as pl
 
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import MnemoscopeError, UserError, first_line, nearest
+from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
 
 UNION = "-or-"
 """Joins two nodes of family 3.B, as the published tables spell it: ``Guess-or-Recollect[5]``."""
@@ -82,7 +83,7 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
 
     ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that is
     ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
-    (``Entropy[>4.2]``, see `MEASURES`), or the name of one of `own`.
+    (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or a node of a plugin.
 
     Raises:
         UserError: unknown node, missing or wrong threshold; names the nearest known node.
@@ -120,9 +121,9 @@ def first_yes(rules: Sequence[pl.Expr], answers: Sequence[str] | None = None) ->
 
 def _parse_single(name: str, own: Mapping[str, Node]) -> Node:
     shape = _SHAPE.fullmatch(name)
-    family = _FAMILIES.get(shape[1]) if shape else None
+    family = _FAMILIES.get(shape[1]) or _plugin_family(shape[1]) if shape else None
     if shape is None or family is None:
-        known = ", ".join([*FAMILIES, *own])
+        known = ", ".join([*FAMILIES, *own, *plugin_nodes()])
         raise UserError(f"unknown node '{name}'.{_hint(name, own)} Known: {known}.")
     return family(name, shape[2])
 
@@ -132,7 +133,7 @@ def _hint(name: str, own: Mapping[str, Node]) -> str:
     argument = name.partition("[")[2].rstrip("]")
     known = [f"{family}[{argument or 5}]" for family in ("Recite", "Recollect")]
     known += [f"{measure}[{argument or '>1'}]" for measure in MEASURES]
-    known += ["Reconstruct", "Guess", "Code", *own]
+    known += ["Reconstruct", "Guess", "Code", *own, *plugin_nodes()]
     return nearest(name, [*known, f"Guess[{argument}]"] if argument else known)
 
 
@@ -256,7 +257,10 @@ def _refuse_argument(name: str, argument: str | None) -> None:
         raise UserError(f"node '{name}': {plain} takes no threshold. Write {plain}.")
 
 
-_FAMILIES: dict[str, Callable[[str, str | None], Node]] = {
+Family = Callable[[str, str | None], Node]
+"""Makes a node of its name as it was written and of what stands in its brackets, if any."""
+
+_FAMILIES: dict[str, Family] = {
     "Recite": _duplication,
     "Recollect": _duplication,
     "Reconstruct": _reconstruct,
@@ -269,3 +273,50 @@ FAMILIES = (
     *(f"{name}[>x]" for name in MEASURES),
 )
 """How the built-in nodes are written, for messages and help."""
+
+
+# Nodes of plugins: entry points in the group mnemoscope.nodes, each a `Family`.
+
+_RESERVED = lower([*_FAMILIES, "Non-Memo", "null", "Recall", "Others"])
+
+
+def plugin_nodes() -> dict[str, Plugin]:
+    """Nodes that other packages bring, by name."""
+    return find_plugins("nodes", _RESERVED, _is_word)
+
+
+def plugins_named(texts: Sequence[str]) -> list[Plugin]:
+    """The plugins whose nodes these names of taxonomies, or files with nodes, speak of."""
+    known = plugin_nodes()
+    words = {word for text in texts for word in re.findall(r"\w+", text)} if known else set()
+    return [known[name] for name in sorted(known.keys() & words)]
+
+
+def _is_word(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z]\w*", name) is not None
+
+
+def _plugin_family(name: str) -> Family | None:
+    """The family of a plugin's node; None where there is none or it cannot be used."""
+    plugin = plugin_nodes().get(name)
+    family = load_plugin(plugin, _check_family) if plugin else None
+    if plugin is None or family is None:
+        return None
+
+    def made(written: str, argument: str | None) -> Node:
+        try:
+            node = family(written, argument)
+        except MnemoscopeError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"node '{written}': {plugin.package} fails ({said}).") from error
+        if not isinstance(node, Node) or node.name != written:
+            raise UserError(f"node '{written}': {plugin.package} makes no node of this name.")
+        return node
+
+    return made
+
+
+def _check_family(found: object) -> str:
+    return "" if callable(found) else "not a function that makes a node"

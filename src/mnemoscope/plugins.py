@@ -1,0 +1,92 @@
+"""Plugins: what other packages add, found by their entry points.
+
+A package adds an analysis, a reader or a node by an entry point in the group
+`mnemoscope.analyses`, `mnemoscope.readers` or `mnemoscope.nodes`. One that cannot be used costs a
+warning that names its package; everything else goes on.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from mnemoscope.errors import first_line
+
+Group = Literal["analyses", "readers", "nodes"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One thing that a package adds: its name, and the package with its version."""
+
+    name: str
+    package: str
+    version: str
+    entry: EntryPoint = field(repr=False)
+
+    @property
+    def facts(self) -> list[str]:
+        """Name, package and version, for the hash of what it made."""
+        return [self.name, self.package, self.version]
+
+
+@cache
+def find_plugins(
+    group: Group, taken: frozenset[str], usable: Callable[[str], bool]
+) -> dict[str, Plugin]:
+    """The plugins of a group by name, none of them loaded.
+
+    Left out, with a warning: a name among `taken` (lower case) or that is not `usable`, and the
+    second of two packages with one name.
+    """
+    found: dict[str, Plugin] = {}
+    entries = [(_package(one), one) for one in entry_points(group=f"mnemoscope.{group}")]
+    for (package, version), entry in sorted(entries, key=lambda one: (one[0], one[1].name)):
+        reason = ""
+        if not usable(entry.name):
+            reason = "this cannot be its name"
+        elif entry.name.lower() in taken:
+            reason = "mnemoscope has this name itself"
+        elif entry.name in found:
+            reason = f"{found[entry.name].package} brings the same name"
+        if reason:
+            _warn(entry.group, entry.name, package, version, reason)
+            continue
+        found[entry.name] = Plugin(entry.name, package, version, entry)
+    return found
+
+
+@cache
+def load_plugin(plugin: Plugin, check: Callable[[Any], str]) -> Any:
+    """The object of the entry point; None, after one warning, where it cannot be used.
+
+    `check` gives what is wrong with the object, or nothing.
+    """
+    try:
+        found = plugin.entry.load()
+        wrong = check(found)
+    except (Exception, SystemExit) as error:  # whatever foreign code raises
+        wrong = f"{type(error).__name__}: {first_line(error)}"
+    if wrong:
+        _warn(plugin.entry.group, plugin.name, plugin.package, plugin.version, wrong)
+        return None
+    return found
+
+
+def lower(names: Iterable[str]) -> frozenset[str]:
+    """Names in lower case, to be compared with."""
+    return frozenset(name.lower() for name in names)
+
+
+def _package(entry: EntryPoint) -> tuple[str, str]:
+    """Distribution and version that an entry point belongs to."""
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown package", "")
+
+
+def _warn(group: str, name: str, package: str, version: str, reason: str) -> None:
+    reason = " ".join(reason.split())
+    _log.warning("mnemoscope: %s %s left out, %s '%s': %s", package, version, group, name, reason)
