@@ -19,14 +19,26 @@ from mnemoscope.audit.settings import (
     audit_settings,
     endpoint_settings,
 )
-from mnemoscope.cli.options import Columns, Device, Dtype, Quiet, Redo, parse_columns
+from mnemoscope.cli.options import (
+    ANSWER,
+    Answer,
+    Columns,
+    Device,
+    Dtype,
+    Quiet,
+    Redo,
+    parse_columns,
+)
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
+from mnemoscope.files import read_parquet, write_parquet, write_text
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import say
 from mnemoscope.study.settings import EMBEDDED
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from mnemoscope.audit.documents import Document, Reading, Splitter
     from mnemoscope.audit.ground import CnnGround
     from mnemoscope.audit.run import AskedModel, Writer
@@ -37,6 +49,7 @@ if TYPE_CHECKING:
 
 _GATE_FAILED = 3
 _MAKE_STUDY = "auto"
+_SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
 _SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
 _PANEL = "Models behind an API"
 _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
@@ -45,7 +58,7 @@ _ORDER = """
 model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
 probability patterns n_prefixes near_length near_gap encoding column batch_size seed revision study
 chat_template junit dtype device url served_model tokenizer prompt_as logprobs api_key_env
-concurrency requests_per_minute timeout retries price_in price_out dry_run before redo quiet
+concurrency requests_per_minute timeout retries price_in price_out dry_run before answer redo quiet
 """
 """Arguments and flags in the order of the help."""
 
@@ -149,6 +162,7 @@ def audit(
         bool,
         Option("--before", help="Only rank windows by how sure the model is of their beginnings."),
     ] = False,
+    answer: Answer = ANSWER,
     redo: Redo = False,
     quiet: Quiet = False,
     **fields: Any,
@@ -179,6 +193,7 @@ def audit(
             )
         with shown(quiet):
             found = _verify(verify, here.device)
+        answer.facts.update({"folder": verify, **found._asdict()})
         _print_verification(verify, found)
         return
     sources = [*([model] if is_served and model is not None else []), *(documents or [])]
@@ -223,35 +238,37 @@ def audit(
             prepare_folder(folder)
         reading = _read(sources, out, encoding, parse_columns(column))
         if before:
-            _rank(here, reading, folder, settings)
+            answer.facts.update(folder=folder, windows=_rank(here, reading, folder, settings))
             return
         if is_served:
             there = _served(asked, reading.documents, settings, tokenizer, revision, out)
             estimate = estimate_cost(there, price_in=price_in, price_out=price_out)
             if dry_run:
                 print(estimate)
+                answer.facts["estimate"] = estimate
                 return
             say(f"Estimate: {estimate}")
             record = audit_with(there, reading, folder, command=_command(), redo=redo)
         else:
             record = _audit_here(here, reading, folder, settings, redo=redo)
     _print_record(folder, record)
+    spans = read_parquet(folder / "spans.parquet").select(_SPAN_FACTS)
+    answer.facts.update({**record, "folder": folder, "spans": spans})
     if junit is not None:
         from mnemoscope.audit.page import junit_xml
-        from mnemoscope.files import read_parquet, write_text
 
         write_text(junit, junit_xml(record, read_parquet(folder / "spans.parquet")))
         print(f"Wrote {junit}.")
     if gate is not None:
+        answer.facts["gate"] = {"text": gate.text, "failed": gate.is_failed(record["summary"])}
         _judge(gate, record)
 
 
-def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings) -> None:
+def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings) -> "pl.DataFrame":
     """Rank windows without decoding, and print the surest."""
     from mnemoscope.audit.before import BEFORE_FILE, rank_windows, share_beyond
     from mnemoscope.audit.local import LocalModel
     from mnemoscope.audit.run import check_long_enough
-    from mnemoscope.files import write_parquet
     from mnemoscope.words import plural
 
     reference = here.beside.load() if here.beside else None
@@ -268,6 +285,7 @@ def _rank(here: "_Here", reading: "Reading", out: Path, settings: AuditSettings)
         place = f"{row['document']}, characters {row['suffix_start']} to {row['end']}"
         print(f"{place}: entropy {row['entropy']:.2f}: {text[:_SHOWN]}")
     print(f"In {out / BEFORE_FILE}, the surest first. Without --before they are asked.")
+    return frame
 
 
 class _Here(NamedTuple):

@@ -2,17 +2,21 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, load_settings, parse_settings
+from mnemoscope.version import __version__
 
 Out = Annotated[Path, Option("-o", "--out", help="Where the result goes.")]
 StudyFolder = Annotated[Path, Argument(help="A study folder.")]
@@ -156,8 +160,22 @@ class StageFlags:
     quiet: Quiet = False
 
 
-MODEL, LOCAL, STAGE = ModelFlags(), EngineFlags(), StageFlags()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags)
+@dataclass(frozen=True)
+class Answer:
+    """The flag of every verb whose result can be printed as JSON, and that result."""
+
+    as_json: Annotated[
+        bool,
+        Option(
+            "--json",
+            help="Print one JSON document; everything else goes to standard error.",
+        ),
+    ] = False
+    facts: dict[str, Any] = field(default_factory=dict, init=False)
+
+
+MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), Answer()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:
@@ -181,10 +199,12 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def called(**given: Any) -> None:
         made = {
-            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            name: group(**{one.name: given.pop(one.name) for one in fields(group) if one.init})
             for name, group in groups.items()
         }
-        verb(**given, **made)
+        answer = next((one for one in made.values() if isinstance(one, Answer)), None)
+        with _answering(answer):
+            verb(**given, **made)
 
     called.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in flags}
@@ -272,3 +292,42 @@ def working_with(flags: EngineFlags) -> Iterator[None]:
     engine = RayEngine(flags.ray_address, n_workers=flags.ray_workers or 0, storage=flags.storage)
     with engine, use_engine(engine):
         yield
+
+
+@contextmanager
+def _answering(answer: Answer | None) -> Iterator[None]:
+    """Print an answer as one JSON document; all that the block prints goes to standard error.
+
+    An error leaves standard output empty; a verb that leaves with a status of its own has its
+    document.
+    """
+    if answer is None or not answer.as_json:
+        yield
+        return
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except Exit:
+        _print_json(answer.facts)
+        raise
+    _print_json(answer.facts)
+
+
+def _print_json(facts: Mapping[str, Any]) -> None:
+    document = {"mnemoscope": __version__, **facts}
+    print(json.dumps(_plain(document), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: frames as lists of rows, what is no number as null, paths as texts."""
+    if hasattr(value, "to_dicts"):
+        value = value.to_dicts()
+    elif hasattr(value, "tolist"):  # numpy
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from mnemoscope.cli.options import (
+    ANSWER,
     LOCAL,
     MODEL,
     STAGE,
+    Answer,
     By,
     Columns,
     DropSmallClasses,
@@ -513,6 +515,7 @@ def benchmark(
         Path | None,
         Option("-o", "--out", help="Folder for the tables of several studies together."),
     ] = None,
+    answer: Answer = ANSWER,
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,
 ) -> None:
@@ -531,20 +534,32 @@ def benchmark(
             "--compare only read. Give them in a run of their own."
         )
     if len(studies) > 1:
-        _score_together(studies, out)
+        answer.facts.update(_score_together(studies, out))
         return
     folder = studies[0]
     if compare is not None:
-        _compare(Study(folder), *compare)
+        answer.facts.update(_compare(Study(folder), *compare))
         return
     stage_verb(folder, "benchmark", {}, stage, where=where)
     from mnemoscope.cli.summary import print_summary
-    from mnemoscope.pipeline.benchmark import load_comparison
+    from mnemoscope.pipeline.benchmark import load_comparison, read_benchmark
+    from mnemoscope.pipeline.label import aliases_of, samples_of
     from mnemoscope.report.published import print_comparison
 
     study = Study(folder)
     print_summary(study)
-    print_comparison(load_comparison(study))
+    comparison = load_comparison(study)
+    print_comparison(comparison)
+    answer.facts.update(
+        {
+            "folder": folder,
+            "samples": samples_of(study),
+            "aliases": {name: one.of for name, one in aliases_of(study).items()},
+            "benchmark": read_benchmark(study),
+            "comparison": comparison.frame.filter(state="measured"),
+            **comparison.as_json(),
+        }
+    )
 
 
 def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None:
@@ -556,23 +571,26 @@ def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None
         )
 
 
-def _compare(study: Study, first: str, second: str) -> None:
-    """Print both differences of two taxonomies."""
+def _compare(study: Study, first: str, second: str) -> dict[str, Any]:
+    """Print both differences of two taxonomies, and give them."""
     from mnemoscope.pipeline.benchmark import compare_taxonomies
     from mnemoscope.report.published import difference_text
 
+    facts: dict[str, Any] = {"folder": study.folder, "first": first, "second": second}
     for figure, words in (("min_f1", "min-F1"), ("mean_f1", "mean F1")):
         found = compare_taxonomies(study, first, second, figure=figure)  # type: ignore[arg-type]
         shown = difference_text(found.value, *(found.interval or (None, None)))
         print(f"{words} of '{first}' minus '{second}': {shown} points")
+        facts[figure] = asdict(found)
     print(
         f"95 % intervals, paired over sequences: {found.n_shared:,} of {found.n_first:,} and "
         f"{found.n_second:,} evaluation sequences are shared."
     )
+    return facts
 
 
-def _score_together(folders: list[Path], out: Path | None) -> None:
-    """Print several studies as one, and write what was asked for."""
+def _score_together(folders: list[Path], out: Path | None) -> dict[str, Any]:
+    """Print several studies as one, write what was asked for, and give the figures."""
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together
 
@@ -581,6 +599,13 @@ def _score_together(folders: list[Path], out: Path | None) -> None:
     print_comparison(together.comparison, with_reasons=False)
     if out is not None:
         print(f"Wrote {', '.join(map(str, write_together(out, together)))}.")
+    return {
+        "folders": folders,
+        "models": together.models,
+        "together": together.frame,
+        "comparison": together.comparison.frame.filter(state="measured"),
+        **together.comparison.as_json(),
+    }
 
 
 def search(

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from mnemoscope.cli.options import (
+    ANSWER,
     STAGE,
+    Answer,
     DropSmallClasses,
     Out,
     Patterns,
@@ -89,6 +91,7 @@ def label(
     out: TableOut = None,
     taxonomy: Taxonomies = None,
     drop_small_classes: DropSmallClasses = False,
+    answer: Answer = ANSWER,
     stage: StageFlags = STAGE,
 ) -> None:
     """Give each sequence its class under a taxonomy.
@@ -99,13 +102,30 @@ def label(
         _no_folder_needed(target, "label")
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
+        answer.facts.update(folder=target, **_labels_of(Study(target)))
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
-    _label_table(target, out, taxonomy or [])
+    answer.facts.update(out=out, **_label_table(target, out, taxonomy or []))
 
 
-def _label_table(target: Path, out: Path, names: list[str]) -> None:
-    """One taxonomy adds the column `class`; several make a table with a column each."""
+def _labels_of(study: Study) -> dict[str, Any]:
+    """Counts a class of each taxonomy of a study, and what was drawn."""
+    from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, samples_of
+    from mnemoscope.taxonomy.labels import count_classes
+
+    labels = study.read(LABELS_FILE).drop("sequence_id")
+    return {
+        "counts": {name: count_classes(labels[name]) for name in labels.columns},
+        "samples": samples_of(study),
+        "aliases": {name: one.of for name, one in aliases_of(study).items()},
+    }
+
+
+def _label_table(target: Path, out: Path, names: list[str]) -> dict[str, Any]:
+    """One taxonomy adds the column `class`; several make a table with a column each.
+
+    Gives the counts of each, and the columns that are missing for some.
+    """
     from mnemoscope.data.table import read_table, write_table
     from mnemoscope.taxonomy.catalogue import load_taxonomies
     from mnemoscope.taxonomy.labels import (
@@ -128,8 +148,9 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
         labels = label_sequences(frame, taxonomies[0])
         write_table(out, frame.with_columns(labels))
         print(f"Wrote {out}.")
-        _print_counts("class", count_classes(labels))
-        return
+        counts = count_classes(labels)
+        _print_counts("class", counts)
+        return {"counts": {taxonomies[0].name: counts}, "missing_columns": {}}
     labelled = label_table(target, out, names)
     print(f"Wrote {out}.")
     for name, counts in labelled.counts.items():
@@ -140,12 +161,13 @@ def _label_table(target: Path, out: Path, names: list[str]) -> None:
             f"{target} has no column {', '.join(columns)}: null throughout are the "
             f"{len(labelled.unlabelled)} taxonomies that need one of them."
         )
+    return {"counts": labelled.counts, "missing_columns": labelled.unlabelled}
 
 
 def _print_counts(name: str, counts: dict[str, int]) -> None:
     """One line a taxonomy; those without a class last."""
-    missing = counts.pop("null", 0)
-    given = ", ".join(f"{label} {n:,}" for label, n in counts.items())
+    missing = counts.get("null", 0)
+    given = ", ".join(f"{label} {n:,}" for label, n in counts.items() if label != "null")
     print(f"{name}: {given}" + (f" (no class: {missing:,})" if missing else ""))
 
 
@@ -221,6 +243,7 @@ def duplicates(
     save_every: Annotated[
         float, Option("--save-every", help="Seconds from one saving of progress to the next.")
     ] = 10.0,
+    answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """Count how often each sequence's suffix stands in a corpus.
@@ -273,42 +296,56 @@ def duplicates(
         if corpus.startswith(SCHEME)
         else f"{found.n_tokens:,} tokens read, {found.tokens_per_second:,.0f} a second."
     )
+    answer.facts.update(
+        out=out,
+        sequences=len(found.counts),
+        occurring=int((found.counts > 0).sum()),
+        corpus_tokens=found.n_tokens,
+        tokens_per_second=found.tokens_per_second,
+    )
     print(
         f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
         f"the corpus. {read}"
     )
 
 
-def describe(target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")]) -> None:
+def describe(
+    target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
+    answer: Answer = ANSWER,
+) -> None:
     """Say what is there: stages done, counts, settings, sizes on disk.
 
     Example: mnemoscope describe my-study
     """
     if is_study(target):
-        _describe_study(Study(target))
+        facts = _describe_study(Study(target))
     elif (target / "meta.json").is_file():
-        _describe_maps(target)
+        facts = _describe_maps(target)
     elif target.is_file():
-        _describe_table(target)
+        facts = _describe_table(target)
     elif target.exists():
         raise UserError(f"{target}: neither a study, nor a maps folder, nor a table.")
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")
+    answer.facts.update(facts)
 
 
-def _describe_study(study: Study) -> None:
+def _describe_study(study: Study) -> dict[str, Any]:
     """Stages with counts and seconds, models, sizes, settings."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    seconds = study.seconds()
+    seconds, stages, sizes_of = study.seconds(), [], {}
     table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
     for stage in STAGES:
         manifest = study.manifest(stage.name)
         state = "-" if manifest is None else "done" if study.is_done(stage.name) else "outdated"
         taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
         table.add_row(stage.name, state, _counts(manifest), taken)
+        counts = {} if manifest is None else manifest["counts"]
+        facts = {"name": stage.name, "state": state.replace("-", "missing"), "counts": counts}
+        stages.append(facts | {"seconds": seconds.get(stage.name)})
     console.print(table)
     _describe_split(study, console)
     models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
@@ -320,8 +357,17 @@ def _describe_study(study: Study) -> None:
     for path in sorted(study.folder.iterdir()):
         if not path.name.startswith("."):
             sizes.add_row(path.name, _size(path))
+            sizes_of[path.name] = _bytes(path)
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+    return {
+        "kind": "study",
+        "folder": study.folder,
+        "stages": stages,
+        "models": study.record["models"],
+        "bytes": sizes_of,
+        "settings": study.settings.as_dict(),
+    }
 
 
 def _describe_split(study: Study, console: Any) -> None:
@@ -359,7 +405,7 @@ def _counts(manifest: dict[str, Any] | None) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items())
 
 
-def _describe_maps(folder: Path) -> None:
+def _describe_maps(folder: Path) -> dict[str, Any]:
     """What a store of maps holds."""
     from mnemoscope.maps.store import MapStore
 
@@ -369,9 +415,19 @@ def _describe_maps(folder: Path) -> None:
     print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
     print(f"shards: {store.index['shard'].n_unique()}, {_size(folder)} on disk, checksums right")
+    return {
+        "kind": "maps",
+        "folder": folder,
+        "maps": store.index.height,
+        "layers": meta.n_layers,
+        "length": meta.length,
+        "by_suffix": by_suffix,
+        "shards": store.index["shard"].n_unique(),
+        "bytes": _bytes(folder),
+    }
 
 
-def _describe_table(path: Path) -> None:
+def _describe_table(path: Path) -> dict[str, Any]:
     """Columns, types and missing values of a table."""
     from mnemoscope.data.table import read_table
 
@@ -381,13 +437,29 @@ def _describe_table(path: Path) -> None:
         missing = frame[name].null_count()
         note = f", {missing:,} missing" if missing else ""
         print(f"  {name}: {dtype}{note}")
+    columns = [
+        {"name": name, "type": str(dtype), "missing": frame[name].null_count()}
+        for name, dtype in frame.schema.items()
+    ]
+    return {
+        "kind": "table",
+        "file": path,
+        "rows": frame.height,
+        "bytes": _bytes(path),
+        "columns": columns,
+    }
+
+
+def _bytes(path: Path) -> int:
+    """Bytes on disk of a file, or of all in a folder."""
+    return sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())
 
 
 def _size(path: Path) -> str:
     """Bytes on disk, in a unit a person reads."""
     from mnemoscope.words import size
 
-    return size(sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file()))
+    return size(_bytes(path))
 
 
 def convert(

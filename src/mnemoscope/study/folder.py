@@ -33,7 +33,6 @@ from mnemoscope.files import (
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
 from mnemoscope.study.settings import StudySettings, parse_settings
-from mnemoscope.taxonomy.nodes import plugins_named
 from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
@@ -318,6 +317,8 @@ class Study:
 
     def _plugins(self, stage: Stage) -> list[Plugin]:
         """Plugins whose nodes the stage's taxonomies name."""
+        from mnemoscope.taxonomy.nodes import plugins_named  # loads Polars
+
         texts = [
             Path(one).read_text(encoding="utf-8", errors="replace")
             if one.endswith((".yaml", ".yml")) and Path(one).is_file()
