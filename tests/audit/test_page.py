@@ -194,12 +194,15 @@ def test_it_holds_what_the_standard_requires_and_nothing_it_does_not_know():
     (result,), driver = run["results"], run["tool"]["driver"]
     physical = result["locations"][0]["physicalLocation"]
     region = physical["region"]
+    rule = {"name", "shortDescription", "fullDescription", "help", "helpUri", "properties"}
+    rule |= {"defaultConfiguration"}
     ends = {"startLine", "startColumn", "endLine", "endColumn", "charOffset", "charLength"}
     for found, required, known in [  # of OASIS' schema: names required, and all that are used here
         (log, {"version", "runs"}, {"$schema"}),
         (run, {"tool"}, {"columnKind", "results"}),
-        (driver, {"name"}, {"version", "rules"}),
-        (driver["rules"][0], {"id"}, {"shortDescription", "defaultConfiguration"}),
+        (driver, {"name"}, {"version", "rules", "informationUri"}),
+        (driver["rules"][0], {"id"}, rule),
+        (driver["rules"][0]["help"], {"text"}, {"markdown"}),
         (result, {"message"}, {"ruleId", "level", "locations"}),
         (physical, set(), {"artifactLocation", "region"}),
         (region, set(), ends),

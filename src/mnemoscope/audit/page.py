@@ -38,10 +38,28 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
+_SOURCE = "https://arxiv.org/abs/2508.02573"
+_HELP = (
+    "Shown the text before this passage, the model writes the passage word for word. The verdict "
+    "recall says that it does not follow from that text: no pattern goes on, and few of its tokens "
+    "stand there already. The likely reason is that the passage stood in the training data.",
+    "Was the model meant to be trained on this document? If not, find where the training data "
+    "got it. If the passage is a common one, such as a licence, compare with a model that cannot "
+    "have seen the document (--reference). audit.html shows the evidence of each passage, token by "
+    "token; mnemoscope audit --verify FOLDER repeats it.",
+)
 _RULE = {
     "id": "recalled-passage",
+    "name": "RecalledPassage",
     "shortDescription": {"text": "The model repeats this passage, and its prompt did not show it."},
+    "fullDescription": {"text": _HELP[0]},
+    "help": {
+        "text": "\n\n".join(_HELP),
+        "markdown": f"{_HELP[0]}\n\n**What to do.** {_HELP[1]}",
+    },
+    "helpUri": _SOURCE,
     "defaultConfiguration": {"level": "warning"},
+    "properties": {"tags": ["memorization", "language-models"]},
 }
 
 
@@ -273,7 +291,12 @@ def sarif_log(frame: pl.DataFrame, texts: Mapping[str, str]) -> dict[str, Any]:
         for name, text in texts.items()
     }
     rows = frame.filter(pl.col("verdict") == RECALL).iter_rows(named=True)
-    driver = {"name": "mnemoscope", "version": __version__, "rules": [_RULE]}
+    driver = {
+        "name": "mnemoscope",
+        "version": __version__,
+        "informationUri": _SOURCE,
+        "rules": [_RULE],
+    }
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",

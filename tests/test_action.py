@@ -1,0 +1,157 @@
+"""The GitHub Action: its steps, run by bash as the runner does, and what they are given."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import polars as pl
+import pytest
+import yaml
+
+from mnemoscope.embedded import sequences_path
+
+ROOT = Path(__file__).parents[1]
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+STEPS = {one.get("id", one.get("uses")): one for one in ACTION["runs"]["steps"]}
+EVIL = 'a"; touch gone; $(touch gone) `touch gone`.txt'
+
+
+def resolve(text: str, given: dict[str, str], outputs: dict[str, str]) -> str:
+    """What the runner puts in place of an expression."""
+    values = {f"inputs.{name}": one.get("default", "") for name, one in ACTION["inputs"].items()}
+    values |= {f"inputs.{name}": one for name, one in given.items()}
+    values |= {f"steps.audit.outputs.{name}": one for name, one in outputs.items()}
+    values["github.action_path"] = str(ROOT)
+    return re.sub(r"\$\{\{ (\S+) \}\}", lambda found: values[found[1]], text)
+
+
+class Runner:
+    """Runs one step after another in a workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.outputs = folder, {}
+        commands = folder.parent / "bin"
+        commands.mkdir()
+        code = "import sys; from mnemoscope.cli import main; main(sys.argv[1:])"
+        for name, words in (("mnemoscope", f"-c '{code}'"), ("python", "")):
+            path = commands / name
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.environment = os.environ | {
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "src"),
+            "GITHUB_OUTPUT": str(folder.parent / "output"),
+            "GITHUB_STEP_SUMMARY": str(folder.parent / "summary"),
+        }
+
+    def run(self, step: str, **given: str) -> subprocess.CompletedProcess:
+        given = {name.replace("_", "-"): value for name, value in given.items()}
+        found = STEPS[step]
+        own = {name: resolve(text, given, self.outputs) for name, text in found["env"].items()}
+        done = subprocess.run(  # as the runner calls `shell: bash`
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", found["run"]],
+            cwd=self.folder,
+            env=self.environment | own,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        written = Path(self.environment["GITHUB_OUTPUT"])
+        if written.exists():
+            lines = written.read_text().splitlines()
+            self.outputs |= dict(line.split("=", 1) for line in lines)
+        return done
+
+
+@pytest.fixture
+def runner(tmp_path) -> Runner:
+    """A checkout with a document of a hostile name, of which the embedded model knows passages."""
+    rows = pl.read_parquet(sequences_path()).filter(
+        (pl.col("duplicates") > 5) & (pl.col("genre") == "prose")
+    )
+    (tmp_path / "checkout" / "docs").mkdir(parents=True)
+    text = "The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(3))
+    (tmp_path / "checkout" / "docs" / EVIL).write_text(text)
+    return Runner(tmp_path / "checkout")
+
+
+def test_no_command_has_an_expression_written_into_it() -> None:
+    commands = [one for one in STEPS.values() if "run" in one]
+    assert len(commands) == 3
+    for one in commands:
+        assert one["shell"] == "bash"
+        assert "${{" not in one["run"]
+        assert "eval" not in one["run"]
+
+
+def test_expressions_name_inputs_and_outputs_that_there_are() -> None:
+    text = (ROOT / "action.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"\binputs\.([\w-]+)", text))
+    assert named == set(ACTION["inputs"])
+    outputs = set(re.findall(r"steps\.audit\.outputs\.(\w+)", text))
+    assert outputs == set(re.findall(r'echo "(\w+)=', STEPS["audit"]["run"]))
+    assert set(ACTION["outputs"]) == outputs
+
+
+def test_audit_step_writes_what_code_scanning_takes(runner) -> None:
+    given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
+    done = runner.run("audit", **given)
+    assert done.returncode == 0, done.stderr  # it is judged after the upload
+    assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "mnemoscope-audit"]
+    sarif = json.loads((runner.folder / "mnemoscope-audit" / "audit.sarif").read_text())
+    results = sarif["runs"][0]["results"]
+    assert results
+    for one in results:
+        uri = one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        assert (runner.folder / unquote(uri)).is_file()
+    record = json.loads((runner.folder / "mnemoscope-audit" / "audit.json").read_text())
+    assert float(runner.outputs["recalled"]) == record["summary"]["recalled"]["share"] > 0.005
+    assert runner.outputs["failed"] == "true"
+    summary = Path(runner.environment["GITHUB_STEP_SUMMARY"]).read_text()
+    assert all(line.startswith("    ") for line in summary.splitlines())
+    assert "Failed: recalled > 0.5%" in summary
+    judged = runner.run("judge", **given)
+    assert judged.returncode == 3
+    assert "recalled > 0.5%" in judged.stderr
+
+
+def test_audit_step_takes_folders_and_options_and_passes(runner) -> None:
+    options = "--stride\n32\n--junit\njunit.xml"
+    done = runner.run("audit", model="embedded", documents="docs", options=options, folder="o u t")
+    assert done.returncode == 0, done.stderr
+    assert (
+        json.loads((runner.folder / "o u t" / "audit.json").read_text())["settings"]["stride"] == 32
+    )
+    assert (runner.folder / "junit.xml").is_file()
+    assert runner.outputs["failed"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"documents": "docs/none.txt"}, "no such file"),
+        ({"documents": "--help"}, "no such file"),  # a name, not an option
+        ({"documents": "docs", "folder": "a\nfailed=false"}, "more than one line"),
+    ],
+)
+def test_audit_step_fails_where_the_audit_does(runner, given, said) -> None:
+    done = runner.run("audit", model="embedded", **given)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not runner.outputs
+
+
+def test_install_step_gives_pip_the_words_and_this_checkout(runner, tmp_path) -> None:
+    fake = tmp_path / "bin" / "python"
+    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/said\n')
+    done = runner.run("install", torch="torch --index-url https://example.org/cpu; touch gone")
+    assert done.returncode == 0, done.stderr
+    first, second = (tmp_path / "said").read_text().splitlines()
+    assert first.startswith("-m pip install --quiet torch --index-url https://example.org/cpu; ")
+    assert second == f"-m pip install --quiet {ROOT}[audit]"
+    assert not (runner.folder / "gone").exists()
