@@ -100,6 +100,12 @@ def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") 
             yield key
 
 
+def test_a_suffix_written_without_quotes_is_the_true_one() -> None:
+    assert merge_flags(StudySettings(), {}, ["label.non_memo_suffix=true"]).label.non_memo_suffix == (
+        "true"
+    )
+
+
 @pytest.mark.parametrize("key", numbers_and_lists())
 @pytest.mark.parametrize("value", [2**70, -(2**70), -1, float("inf"), float("nan"), "", b"1", {}])
 def test_no_number_and_no_list_takes_what_no_run_could_use(key, value) -> None:

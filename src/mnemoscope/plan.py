@@ -46,7 +46,7 @@ from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition
 from mnemoscope.taxonomy.nodes import Node, first_yes
-from mnemoscope.words import about, size
+from mnemoscope.words import about, plural, size
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models
@@ -933,9 +933,10 @@ def _summary(
     """The study in a sentence: what, how much storage, memory and time, on what device."""
     controls = " and their controls" if settings.benchmark.controls else ""
     maps = _range(f"{need.n_least:,}", f"{need.n_maps:,}")
-    what = f"attention of {maps} sequences, {trainings['model']:,} CNNs{controls}"
+    what = f"attention of {maps} sequences, {plural(trainings['model'], 'CNN')}{controls}"
     if cost is None:
-        return f"In short: {what}; storage, memory and time are not known without the model."
+        name = settings.model.name
+        return f"In short: {what}; what it takes is not known, for {name} is not on this disk."
     device = _kind(settings.model.device)
     assumed = " (assumed for processor cores, not measured)"
     if is_measured:

@@ -91,6 +91,12 @@ def test_gguf_holds_the_original_weights(original, file):
     assert load_model(file.parent, device="cpu").fingerprint == lm.fingerprint
 
 
+def test_converted_files_have_the_mode_of_any_new_file(converted, tmp_path):
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    assert {one.stat().st_mode for one in converted.iterdir()} == {expected}
+
+
 def test_converted_folder_is_the_same_model(file, converted, tokens):
     first, second = load_model(file, device="cpu"), load_model(converted, device="cpu")
     assert second.fingerprint == first.fingerprint

@@ -324,7 +324,9 @@ def describe(
     elif target.is_file():
         facts = _describe_table(target)
     elif target.exists():
-        raise UserError(f"{target}: neither a study, nor a maps folder, nor a table.")
+        raise UserError(
+            f"{target}: neither a study, nor a maps folder, nor a table. mnemoscope run makes a study."
+        )
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")
     answer.facts.update(facts)

@@ -86,12 +86,15 @@ def run(
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)
         names = [one.name for one in STAGES if not one.optional or one.name in also]
-        for name in names[: names.index(until) + 1 if until else len(names)]:
+        names = names[: names.index(until) + 1 if until else len(names)]
+        missing = [one for one in names if one in STAGE_FUNCTIONS and not study.is_done(one)]
+        for name in names:
             if name == "capture" and until is None and (reason := nothing_to_train(study)):
                 report_stage(study, models)
                 raise UserError(f"{reason} {folder / REPORT_FILE} shows what there is.")
             if name in STAGE_FUNCTIONS and not study.is_done(name):
-                say(f"{name}: {_PURPOSE[name]}")
+                place = missing.index(name) + 1
+                say(f"Stage {place} of {len(missing)}, {name}: {_PURPOSE[name]}")
                 STAGE_FUNCTIONS[name](study, models)
     return study
 

@@ -8,6 +8,7 @@ from typing import Any
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import quiet_transformers
+from mnemoscope.progress import say
 
 
 def convert_gguf(file: str | Path, folder: str | Path) -> Path:
@@ -22,13 +23,16 @@ def convert_gguf(file: str | Path, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder}: already there. Choose another folder with -o.")
+    say(f"Reading {file} and dequantizing its weights; this can take minutes")
     lm = load_model(file, device="cpu")
+    say(f"Writing {sum(one.numel() for one in lm.model.parameters()):,} parameters to {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         with quiet_transformers():
             _fresh_copy(lm.model).save_pretrained(temporary)
             lm.tokenizer.save_pretrained(temporary)
+        _readable(temporary)
         os.replace(temporary, folder)
     except OSError as error:
         raise NoRoomError(
@@ -47,3 +51,11 @@ def _fresh_copy(model: Any) -> Any:
     fresh = type(model)(config)
     fresh.load_state_dict(model.state_dict())
     return fresh.to(model.dtype)
+
+
+def _readable(folder: Path) -> None:
+    """Give all files the mode that the user's mask gives: safetensors writes for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)

@@ -291,6 +291,12 @@ class LabelSettings(BoundedSettings):
     )
     seed: _Seed = Field(default=0, description="Seed of the shared permutation.")
 
+    @field_validator("non_memo_suffix", mode="before")
+    @classmethod
+    def _unquoted(cls, value: object) -> object:
+        """YAML reads `true` without quotes as a truth value."""
+        return "true" if value is True else value
+
     @property
     def per_class(self) -> int:
         """Most sequences that a sample takes of a class."""
