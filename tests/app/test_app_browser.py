@@ -78,7 +78,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     one.audit(document)
     page.wait_for_selector(MARK)
     assert page.locator(f"{MARK}.recall").count() >= 2
-    assert "it must have recalled" in page.inner_text(".result")
+    assert "recalled" in page.inner_text(".result")
 
     # By keyboard alone: Tab reaches a passage, Enter chooses it.
     page.focus(".result summary")
@@ -106,7 +106,7 @@ def test_the_whole_visit(app, visit, document) -> None:
     assert taken.value.suggested_filename == "audit.sarif"
     page.reload()
     page.wait_for_selector(MARK)
-    assert "it must have recalled" in page.inner_text(".result")
+    assert "recalled" in page.inner_text(".result")
 
     page.get_by_role("tab", name="The study").click()
     page.wait_for_selector("#sequences button[data-pick]")

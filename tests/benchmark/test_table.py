@@ -426,7 +426,7 @@ def test_fewer_than_three_trainings_take_no_side(n: int, words: str, excess: Exc
 
 
 def test_what_the_largest_control_gains_by_chance_is_said_where_nothing_is_added() -> None:
-    said = " (of equals the largest control would be 1.6 points ahead)"
+    said = " (if nothing differed, the best control would lead by 1.6 points)"
     quiet = replace(QUIET, excess=replace(QUIET.excess, chance=0.016))
     assert give_verdict(quiet).sentence == give_verdict(QUIET).sentence + said
     seen = replace(SEEN, excess=replace(SEEN.excess, chance=0.016))

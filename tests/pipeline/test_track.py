@@ -156,6 +156,7 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     assert "At step 300 the model reproduces 0.0 %" in page
     assert "<script" not in page
     assert "no window was kept out" in page.lower()
+    assert f"<h1>{run}: memorization by step</h1>" in page
     assert call("track", "track", "-o", "elsewhere").out == first.out.replace(
         "Wrote track/", "Wrote elsewhere/"
     )

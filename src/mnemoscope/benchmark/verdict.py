@@ -180,6 +180,6 @@ def _say_limits(figures: BenchmarkFigures) -> str:
     excess = figures.excess
     if excess is not None and excess.low is not None and excess.low <= 0 and excess.chance:
         limits.append(
-            f"of equals the largest control would be {_points(excess.chance)} points ahead"
+            f"if nothing differed, the best control would lead by {_points(excess.chance)} points"
         )
     return f" ({', '.join(limits)})" if limits else ""

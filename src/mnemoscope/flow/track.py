@@ -82,7 +82,8 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
     windows = _windows(asked, asked.sequences, "document", tokenizer)
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer)
-    history = HistoryWriter(out, windows, source=asked.sequences, control=asked.control)
+    run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
+    history = HistoryWriter(out, windows, run=run, source=asked.sequences, control=asked.control)
     known: dict[str, Any] = {}
     with suppress(FileNotFoundError, DamagedDataError):  # unknown inputs: the check is made again
         known = read_record(out / _LOOKED_AT, needed={}, remedy="")
@@ -150,7 +151,8 @@ def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
         UserError: there is no history, or the folder cannot be made.
         DamagedDataError: a torn file.
     """
-    results = track_results(read_history(history))
+    read = read_history(history)
+    results = track_results(read)
     folder = out or history
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def write_track_page(history: Path, out: Path | None = None) -> TrackResults:
             table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
         ),
     )
-    write_sections(folder / PAGE, "Memorization by step", [section])
+    write_sections(folder / PAGE, f"{read.run}: memorization by step", [section])
     return results
 
 

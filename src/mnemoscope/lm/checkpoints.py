@@ -25,6 +25,12 @@ class Checkpoint(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
+    @property
+    def run(self) -> str:
+        """The run it is of: the folder that holds the checkpoint, or the model's name on the hub."""
+        path = Path(self.name)
+        return str(path.parent) if path.is_dir() and _NUMBER.search(path.name) else self.name
+
     def signature(self) -> list[Any]:
         """What tells without loading it whether this is the checkpoint looked at before.
 

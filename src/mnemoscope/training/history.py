@@ -29,6 +29,7 @@ class History:
 
     windows: pl.DataFrame = field(repr=False)  # of `WatchedWindows`
     checks: pl.DataFrame = field(repr=False)  # `step` and a check's columns, sorted by step
+    run: str  # name of the run, or of the folder where none was recorded
 
     @property
     def steps(self) -> list[int]:
@@ -96,14 +97,15 @@ def read_history(folder: Path | str) -> History:
         DamagedDataError: a file of it is torn.
     """
     folder = Path(folder)
-    _read_record(folder)
+    facts = _read_record(folder)
     checks = [
         _read(path).select(pl.lit(step, dtype=pl.Int64).alias("step"), pl.all())
         for step, path in _parts(folder)
     ]
     if not checks:
         raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
-    return History(_read(folder / "windows.parquet"), pl.concat(checks, how="diagonal"))
+    run = str(facts.get("run") or folder.resolve().name)
+    return History(_read(folder / "windows.parquet"), pl.concat(checks, how="diagonal"), run)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
