@@ -1,4 +1,4 @@
-"""The tables of `docs/graft.md`, from a study with grafts.
+"""The tables of `docs/graft.md` and of its appendices, from a study with grafts.
 
 mnemoscope graft STUDY
 python benchmarks/graft_page.py STUDY --write docs/graft.md [--name NAME]
