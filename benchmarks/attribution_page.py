@@ -1,8 +1,8 @@
-r"""The tables of `docs/localize.md`: how far attributions agree, and what each says of the CNN.
+r"""The tables of `docs/appendix/attributions.md`: how far attributions agree, and what each says of the CNN.
 
 mnemoscope localize STUDY --redo \
     --set 'localize.attributions=[gradient,guided,integrated,occlusion]'
-python benchmarks/attribution_page.py STUDY --write docs/localize.md
+python benchmarks/attribution_page.py STUDY --write docs/appendix/attributions.md
 """
 
 import argparse
