@@ -5,6 +5,7 @@ python benchmarks/bench_audit.py --documents 3 --write FOLDER   # planted docume
 """
 
 import argparse
+import difflib
 import random
 import tempfile
 import time
@@ -14,9 +15,11 @@ import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
-from mnemoscope.audit.documents import Tokens, character_range, read_documents, tokenize
+from mnemoscope.audit.documents import Document, Tokens, character_range, read_documents, tokenize
 from mnemoscope.audit.ground import read_ground, recall_probabilities, study_settings
+from mnemoscope.audit.heat import TRIES, summarize_profile
 from mnemoscope.audit.local import LocalModel, audit_documents, continue_windows
+from mnemoscope.audit.profile import profile_documents
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import Hit, Span, coarse_starts
@@ -347,12 +350,28 @@ def measure_speed(lm, sequences):
     )
 
 
+def measure_profile(lm, sequences):
+    """The chance by position: a file that was trained on, and sequences that were held out."""
+    settings = AuditSettings(profile=True)
+    held = sequences.filter(pl.col("held_out") & (pl.col("genre") != "template"))
+    trained = Path(difflib.__file__).read_text(encoding="utf-8")
+    for name, text in (("difflib", trained), ("held out", "\n".join(held["text"].head(400)))):
+        document, tokens = Document(name, text, ""), tokenize(text, lm.tokenizer)
+        frame = profile_documents(lm, [document], [tokens], settings)
+        found = summarize_profile(frame, [document], settings)
+        shares = ", ".join(f"{100 * one['share']:.1f}" for one in found["extractable"])
+        print(
+            f"profile, {name}, {len(text):,} characters, {frame.height:,} windows: largest chance "
+            f"{np.exp(frame['extraction_logprob'].max()):.3g}; {TRIES} tries bring out {shares} %"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--sequences", type=int, default=240)
     parser.add_argument("--swap", action="store_true", help="grounds: the halves change places")
-    parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed"])
+    parser.add_argument("--only", choices=["finds", "alarms", "grounds", "speed", "profile"])
     parser.add_argument("--write", type=Path, help="only write the documents there")
     wanted = parser.parse_args()
     sequences = pl.read_parquet(sequences_path())
@@ -369,6 +388,8 @@ def main():
         measure_grounds(lm, reference, sequences, wanted.sequences, wanted.swap)
     if wanted.only in (None, "speed"):
         measure_speed(lm, sequences)
+    if wanted.only in (None, "profile"):
+        measure_profile(lm, sequences)
 
 
 if __name__ == "__main__":

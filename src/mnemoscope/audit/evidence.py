@@ -25,6 +25,9 @@ LATER_COLUMNS: dict[str, Any] = {
     "needed": pl.List(pl.Struct({"token": pl.Int64, "text": pl.String, "effect": pl.Float64})),
     "run_without_needed": pl.Int64,
     "run_without_equal_mass": pl.Float64,
+    "within_edits": pl.Int64,
+    "within_logprob": pl.Float64,
+    "within_texts": pl.Int64,
 }
 """Columns that earlier versions did not write."""
 

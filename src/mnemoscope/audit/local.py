@@ -17,9 +17,11 @@ import polars as pl
 import torch
 
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
-from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
+from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
+from mnemoscope.audit.judge import judge_tokens
 from mnemoscope.audit.needs import find_needs
+from mnemoscope.audit.profile import profile_documents
 from mnemoscope.audit.robustness import Grafts
 from mnemoscope.audit.rule import rule_windows
 from mnemoscope.audit.run import (
@@ -32,6 +34,7 @@ from mnemoscope.audit.run import (
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
+from mnemoscope.audit.within import chance_within
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, read_parquet, write_parquet
@@ -55,7 +58,6 @@ from mnemoscope.progress import say, track
 LEFT = -1
 """Stands in place of tokens that were not decoded."""
 
-N_ALTERNATIVES = 3
 _ASKED_WHOLE = 4  # windows right up to here, few of most texts, are asked whether they are whole
 _BATCHES_A_PART = 4
 _SPANS_AT_ONCE = 256  # bounds the memory that other prefixes take
@@ -281,6 +283,14 @@ class LocalModel:
                 progress.advance(len(prefixes))
         return written
 
+    def profile(self) -> pl.DataFrame | None:
+        """The chance of every stride-th window (`profile.PROFILE_COLUMNS`); None: not wanted."""
+        if not self.settings.profile:
+            return None
+        return profile_documents(
+            self.lm, self.documents, self.tokens, self.settings, kept=self._kept
+        )
+
     def _reach(self, place: Place) -> int:
         """Tokens of prefix and what may follow."""
         number, first = place
@@ -296,10 +306,23 @@ class LocalModel:
         with track("Gathering evidence", total=len(spans), unit="spans") as progress:
             for start in range(0, len(spans), _SPANS_AT_ONCE):
                 chunk = spans[start : start + _SPANS_AT_ONCE]
-                evidence = self._with_needs(gather_evidence(self, chunk))
+                evidence = self._with_needs(self._with_edits(gather_evidence(self, chunk)))
                 found += self._with_grafts(evidence)
                 progress.advance(len(chunk))
         return found
+
+    def _with_edits(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The evidence, and how likely something within a few edits of each suffix is."""
+        settings = self.settings
+        if not evidence or not settings.edits:
+            return evidence
+        windows = np.array([one["window_tokens"] for one in evidence], dtype=np.int32)
+        found = chance_within(self.lm, windows, settings)
+        return [
+            one
+            | {"within_edits": settings.edits, "within_logprob": float(value), "within_texts": n}
+            for one, value, n in zip(evidence, found.logprob, found.n_texts.tolist(), strict=True)
+        ]
 
     def _with_needs(self, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The evidence, and what each window needs."""
@@ -478,64 +501,3 @@ def _finish_whole(
         chosen[rows[found]] = wanted[found]
         is_whole[is_right.nonzero().squeeze(1)[found]] = True
     return is_whole
-
-
-def judge_tokens(lm: LanguageModel, rows: npt.ArrayLike, settings: AuditSettings) -> Judged:
-    """Ask how likely a model finds the suffix of each row, from one teacher-forced forward.
-
-    `rows` are token ids, shape (n, length), n at least 1; of the suffix's length it stands alone.
-    """
-    table = check_tokens(lm, rows)
-
-    def ask(batch: torch.Tensor) -> tuple[npt.NDArray[Any], ...]:
-        wanted = batch[:, -settings.suffix :]
-        if not lm.before and batch.shape[1] == settings.suffix:
-            wanted = wanted[:, 1:]  # nothing is read before the first
-        with torch.inference_mode():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
-            # Place by place: of a large vocabulary no second copy of all logits is made.
-            places = [
-                judge(logits[:, [at]].float(), wanted[:, [at]]) for at in range(wanted.shape[1])
-            ]
-        values, sampled, is_best, ids, best = (
-            torch.cat(one, 1) for one in zip(*places, strict=True)
-        )
-        missing = values.new_full((len(values), settings.suffix - values.shape[1]), torch.nan)
-        found = (torch.cat([missing, values], 1), sampled.sum(dim=1), is_best.all(dim=1), ids, best)
-        return tuple(one.cpu().numpy() for one in found)
-
-    def judge(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logprobs = logits.log_softmax(dim=-1)
-        best = logprobs.topk(min(N_ALTERNATIVES, logprobs.shape[-1]), dim=-1)
-        sampled = _sampling_logprobs(logits, wanted, settings)
-        is_best = logits.argmax(dim=-1) == wanted
-        return _chosen(logprobs, wanted).double(), sampled, is_best, best.indices, best.values
-
-    made = run_batches(lm, table, settings.batch_size, ask, places=settings.suffix)
-    batches = zip(*made, strict=True)
-    logprobs, sampled, is_whole, ids, values = map(np.concatenate, batches)
-
-    def choices(row: int) -> Choices:
-        texts = iter(token_texts(lm.tokenizer, ids[row]))
-        return [
-            [{"text": next(texts), "logprob": float(one)} for one in place] for place in values[row]
-        ]
-
-    return Judged(logprobs, sampled, is_whole, choices)
-
-
-def _sampling_logprobs(
-    logits: torch.Tensor, wanted: torch.Tensor, settings: AuditSettings
-) -> torch.Tensor:
-    """Log-probability of drawing each token at a temperature from the top k, in float64."""
-    scaled = logits.double() / settings.temperature
-    drawn = _chosen(scaled, wanted)
-    if not 0 < settings.top_k < scaled.shape[-1]:
-        return drawn - scaled.logsumexp(dim=-1)
-    best = scaled.topk(settings.top_k, dim=-1).values
-    return (drawn - best.logsumexp(dim=-1)).masked_fill(drawn < best[..., -1], -torch.inf)
-
-
-def _chosen(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Value of one token a place, (batch, places) from (batch, places, vocabulary)."""
-    return values.gather(-1, tokens[..., None]).squeeze(-1)

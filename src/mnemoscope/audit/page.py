@@ -21,6 +21,8 @@ import polars as pl
 from markupsafe import Markup
 
 from mnemoscope.audit.documents import mark_hidden
+from mnemoscope.audit.evidence import tries_needed
+from mnemoscope.audit.heat import COLUMNS, LEVELS, heat_maps
 from mnemoscope.audit.rule import RECALL
 from mnemoscope.audit.settings import NEEDED_EDGES
 from mnemoscope.stats import FEWEST_GROUPS
@@ -78,13 +80,16 @@ def render_page(
     record: Mapping[str, Any],
     frame: pl.DataFrame,
     texts: Mapping[str, str],
-    near: pl.DataFrame | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
 ) -> str:
     """Render an audit from `audit.json`, its spans and each document's text by its name.
 
-    `near` are its near copies, None where they were not looked for. The same audit always gives
-    the same page.
+    `tables` are those beside the spans (`run.TABLES`) that were asked for. The same audit always
+    gives the same page.
     """
+    tables = tables or {}
+    near, profile = tables.get("near"), tables.get("profile")
+    maps, n_more_maps = ([], 0) if profile is None else heat_maps(profile, texts)
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
     # Recalled before guessed, the easiest first; a chance that nobody knows comes last.
     shown = sorted(
@@ -116,6 +121,8 @@ def render_page(
             numbers_shown={row["number"] for row in shown},
             n_left_out=len(rows) - len(shown),
             near=None if near is None else near.rows(named=True),
+            heat_maps=maps,
+            n_more_maps=n_more_maps,
             most_cards=MOST_CARDS,
             cards_open=_CARDS_OPEN,
             documents=documents,
@@ -188,6 +195,9 @@ def environment(*first: str) -> jinja2.Environment:
         "parts_said": _parts_said,
         "token_rows": _token_rows,
         "n_needed_edges": NEEDED_EDGES,
+        "heat_levels": LEVELS,
+        "heat_columns": COLUMNS,
+        "tries_needed": tries_needed,
         "fewest_documents": FEWEST_GROUPS,
     }
     return made

@@ -19,6 +19,7 @@ import polars as pl
 
 from mnemoscope.audit.documents import Document, Reading
 from mnemoscope.audit.evidence import Judge, span_table
+from mnemoscope.audit.heat import summarize_profile
 from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
@@ -36,7 +37,8 @@ SCHEMA_VERSION = 2
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
 
-NEAR_FILE = "near.parquet"
+TABLES = ("near", "profile")
+"""Tables beside the spans, each in a file of its name where it was asked for."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
 _READERS = ("pypdf", "python-docx", "inscriptis")
@@ -74,6 +76,9 @@ class Writer(Judge, Protocol):
     def write_on(self, places: Sequence[Place]) -> list[list[int]] | None:
         """What it writes from the prefix of windows, further than a window; None: not asked."""
 
+    def profile(self) -> pl.DataFrame | None:
+        """The chance by position, columns `profile.PROFILE_COLUMNS`; None: not asked."""
+
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans, each with the number of its document."""
 
@@ -105,7 +110,8 @@ def audit(
     windows = scan_windows(model)
     spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
     frame = span_table(model.documents, model.tokens, spans, model.gather(spans), model.settings)
-    near = _near_copies(model, windows, frame)
+    asked = {"near": _near_copies(model, windows, frame), "profile": model.profile()}
+    tables = {name: table for name, table in asked.items() if table is not None}
     record = {
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
@@ -116,9 +122,9 @@ def audit(
         "settings": model.settings.model_dump(),
         "encoding": reading.encoding,
         **({"columns": dict(reading.columns)} if reading.columns else {}),
-        **_summaries(model, reading, windows, frame, near),
+        **_summaries(model, reading, windows, frame, tables),
     }
-    write_audit(out, record, reading.documents, frame, near)
+    write_audit(out, record, reading.documents, frame, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return record
 
@@ -163,10 +169,10 @@ def _summaries(
     reading: Reading,
     windows: pl.DataFrame,
     frame: pl.DataFrame,
-    near: pl.DataFrame | None,
+    tables: Mapping[str, pl.DataFrame],
 ) -> dict[str, Any]:
-    """Documents with their shares, what was passed over, and the whole."""
-    rows = []
+    """Documents with their shares, what was passed over, the whole, and what tables hold."""
+    rows, near = [], tables.get("near")
     for number, (document, own) in enumerate(zip(model.documents, model.tokens, strict=True)):
         spans = frame.filter(pl.col("document") == document.name)
         row = summarize(
@@ -188,7 +194,10 @@ def _summaries(
         }
         rows.append(row)
     skipped = [{"document": one.name, "reason": one.reason} for one in reading.skipped]
-    return {"documents": rows, "skipped": skipped, "summary": overall(rows)}
+    found = {"documents": rows, "skipped": skipped, "summary": overall(rows)}
+    if "profile" in tables:
+        found["profile"] = summarize_profile(tables["profile"], model.documents, model.settings)
+    return found
 
 
 def write_audit(
@@ -196,21 +205,21 @@ def write_audit(
     record: dict[str, Any],
     documents: Sequence[Document],
     frame: pl.DataFrame,
-    near: pl.DataFrame | None,
+    tables: Mapping[str, pl.DataFrame],
 ) -> None:
     """Write everything, `audit.json` last."""
     for row, document in zip(record["documents"], documents, strict=True):
         if row["text_file"] is not None:
             (out / "texts").mkdir(exist_ok=True)
             write_text(out / row["text_file"], document.text)
-    write_parquet(out / "spans.parquet", frame)
-    record["spans_sha256"] = file_sha256(out / "spans.parquet")
-    (out / NEAR_FILE).unlink(missing_ok=True)
-    if near is not None:
-        write_parquet(out / NEAR_FILE, near)
-        record["near_sha256"] = file_sha256(out / NEAR_FILE)
+    for name in TABLES:
+        (out / f"{name}.parquet").unlink(missing_ok=True)
+    for name, table in {"spans": frame, **tables}.items():
+        path = out / f"{name}.parquet"
+        write_parquet(path, table)
+        record[f"{name}_sha256"] = file_sha256(path)
     texts = {document.name: document.text for document in documents}
-    write_text(out / "audit.html", render_page(record, frame, texts, near))
+    write_text(out / "audit.html", render_page(record, frame, texts, tables))
     write_json(out / "audit.sarif", sarif_log(frame, texts))
     write_json(out / "audit.json", record)
 
@@ -386,11 +395,12 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
 
 def _is_whole(out: Path, record: Mapping[str, Any]) -> bool:
     """Whether what an audit's record speaks of is there, as it was written."""
-    tables = {"spans.parquet": record.get("spans_sha256")}
-    if "near_sha256" in record:
-        tables[NEAR_FILE] = record["near_sha256"]
+    tables = {"spans": record.get("spans_sha256")}
+    tables |= {name: one for name in TABLES if (one := record.get(f"{name}_sha256"))}
     try:
-        is_so = all(digest == file_sha256(out / name) for name, digest in tables.items())
+        is_so = all(
+            digest == file_sha256(out / f"{name}.parquet") for name, digest in tables.items()
+        )
     except UserError:
         return False
     return is_so and (out / "audit.html").is_file()

@@ -809,6 +809,9 @@ class ServedModel:
     def write_on(self, _: Sequence[Place], /) -> None:
         """None: near copies would take as many requests again."""
 
+    def profile(self) -> None:
+        """None: a service judges too few texts a request for a whole book."""
+
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans: as much as the service tells."""
         return gather_evidence(self, spans)

@@ -43,6 +43,14 @@ class AuditSettings(BoundedSettings):
     n_prefixes: int = Field(
         default=8, ge=0, description="Other prefixes tried, 0 is none (default 8)."
     )
+    edits: int = Field(
+        default=3,
+        ge=0,
+        description="Edits (tokens) of the chance of nearly the passage, 0 asks none (default 3).",
+    )
+    beams: int = Field(
+        default=16, ge=1, description="Texts that this chance adds up at most (default 16)."
+    )
     batch_size: int = Field(default=64, ge=1, description="Windows a forward pass (default 64).")
     near_length: int = Field(
         default=24,
@@ -51,6 +59,13 @@ class AuditSettings(BoundedSettings):
     )
     near_gap: int = Field(
         default=6, ge=0, description="Tokens that may differ in a row in it (default 6)."
+    )
+    profile: bool = Field(
+        default=False, description="Also draw the chance of every place: a heat map of a book."
+    )
+    profile_prefix: Literal["window", "all"] = Field(
+        default="window",
+        description="What the profile's windows read: window (default, --prefix tokens) or all.",
     )
     chat_template: bool = Field(
         default=False, description="A chat-tuned model's answer begins with the text."

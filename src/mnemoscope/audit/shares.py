@@ -75,7 +75,7 @@ def summarize(
     parts = [counts[GUESS] + counts[RECALL], counts[GUESS], counts[RECALL]]
     if near is not None:
         recalled = [(start, end) for start, end, verdict in (*spans, *near) if verdict == RECALL]
-        parts.append(_covered(recalled))
+        parts.append(covered(recalled))
     return {
         "document": name,
         "characters": n_characters,
@@ -91,7 +91,7 @@ def summarize(
     }
 
 
-def _covered(ranges: Iterable[tuple[int, int]]) -> int:
+def covered(ranges: Iterable[tuple[int, int]]) -> int:
     """Characters in any of some ranges."""
     n = seen = 0
     for start, end in sorted(ranges):

@@ -10,11 +10,14 @@ import polars as pl
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
 from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
 from mnemoscope.audit.rule import decide
-from mnemoscope.audit.run import NEAR_FILE, SCHEMA_VERSION, Writer, check_is_audit, file_sha256
+from mnemoscope.audit.run import SCHEMA_VERSION, TABLES, Writer, check_is_audit, file_sha256
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.parse import read_json
+
+_SAME_CHANCE = 1e-3
+"""Another machine or batch rounds otherwise."""
 
 Load = Callable[[dict[str, Any], Sequence[Document], AuditSettings], Writer]
 """Gives the model that an audit's record speaks of, for documents and settings."""
@@ -80,8 +83,8 @@ def verify_audit(out: Path, load: Load) -> Verification:
     """
     record, frame = read_audit(out)
     documents, problems, notes = _check_documents(out, record)
-    if file_sha256(out / "spans.parquet") != record["spans_sha256"]:
-        problems.append("spans.parquet was changed after the audit.")
+    changed = _changed_tables(out, record)
+    problems += changed.values()
     model = load(record, documents, AuditSettings(**record["settings"]))
     if model.fingerprint is None:
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
@@ -92,20 +95,44 @@ def verify_audit(out: Path, load: Load) -> Verification:
     for row, ok in zip(rows, holds, strict=True):
         if not ok:
             problems.append(f"{row['document']}, {row['start']}-{row['end']}: does not hold.")
-    problems += _check_near(out, record, model)
+    for name, check in {"near": _check_near, "profile": _check_profile}.items():
+        if f"{name}_sha256" in record and name not in changed:
+            problems += check(out, model)
     return Verification(frame.height, sum(holds), problems, notes)
 
 
-def _check_near(out: Path, record: dict[str, Any], model: Writer) -> list[str]:
-    """What of the near copies does not hold; those of documents that are gone are passed over."""
-    if "near_sha256" not in record:
+def _changed_tables(out: Path, record: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with tables that are gone or not as they were written, by their names."""
+    found = {}
+    for name in ("spans", *TABLES):
+        path = out / f"{name}.parquet"
+        if f"{name}_sha256" not in record:
+            continue
+        if not path.is_file():
+            found[name] = f"{path.name} is missing."
+        elif file_sha256(path) != record[f"{name}_sha256"]:
+            found[name] = f"{path.name} was changed after the audit."
+    return found
+
+
+def _check_profile(out: Path, model: Writer) -> list[str]:
+    """Whether a profile comes out again; only where its documents are all there."""
+    kept, again = read_parquet(out / "profile.parquet"), model.profile()
+    if again is None or not set(kept["document"]) <= {one.name for one in model.documents}:
         return []
-    if not (out / NEAR_FILE).is_file():
-        return [f"{NEAR_FILE} is missing."]
-    if file_sha256(out / NEAR_FILE) != record["near_sha256"]:
-        return [f"{NEAR_FILE} was changed after the audit."]
+    places = ["document", "token", "prefix_tokens"]
+    both = kept.join(again, on=places, how="left", suffix="_again")
+    now, was = (both[f"extraction_logprob{end}"].exp() for end in ("_again", ""))
+    n = int(((now - was).abs() > _SAME_CHANCE).fill_null(True).sum())
+    return (
+        [f"profile.parquet: {n:,} of {kept.height:,} chances do not come out again."] if n else []
+    )
+
+
+def _check_near(out: Path, model: Writer) -> list[str]:
+    """What of the near copies does not hold; those of documents that are gone are passed over."""
     numbers = {document.name: number for number, document in enumerate(model.documents)}
-    near = read_parquet(out / NEAR_FILE).filter(pl.col("document").is_in(list(numbers)))
+    near = read_parquet(out / "near.parquet").filter(pl.col("document").is_in(list(numbers)))
     rows = near.rows(named=True)
     places = [(numbers[row["document"]], row["window_token"]) for row in rows]
     return [

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import typer
 from pydantic import BaseModel
@@ -54,20 +55,23 @@ _SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
 _PANEL = "Models behind an API"
 _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
-_ORDER = """
-model documents out reference fail_if verify threshold stride prefix suffix temperature top_k
-probability patterns n_prefixes near_length near_gap encoding column batch_size seed revision study
-chat_template junit dtype device url served_model tokenizer prompt_as logprobs api_key_env
-concurrency requests_per_minute timeout retries price_in price_out dry_run before answer redo quiet
-"""
-"""Arguments and flags in the order of the help."""
+_GROUPS = {
+    "": "model documents out reference study fail_if junit verify redo quiet",
+    "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
+    "instruction",
+    "Windows and passages": "stride prefix suffix threshold patterns near_length near_gap seed",
+    "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before answer",
+    _PANEL: "url served_model tokenizer prompt_as logprobs api_key_env concurrency "
+    "requests_per_minute timeout retries price_in price_out dry_run",
+}
+"""Arguments and flags in the order of the help, by its panels."""
 
 
 def _flag(name: str) -> str:
     return f"--{_FLAGS.get(name, name.replace('_', '-'))}"
 
 
-def _flags_of(section: type[BaseModel], panel: str | None = None) -> Iterator[inspect.Parameter]:
+def _flags_of(section: type[BaseModel]) -> Iterator[inspect.Parameter]:
     """The flag of each field of a settings section; None or False stands for its default."""
     for name, field in section.model_fields.items():
         plain = (one for one in (bool, int, float) if field.annotation in (one, one | None))
@@ -76,22 +80,27 @@ def _flags_of(section: type[BaseModel], panel: str | None = None) -> Iterator[in
         if kind is bool and default is None:
             flag = f"{flag}/--no-{name}"
         wanted = bool if default is False else kind | None
-        option = Option(flag, help=str(field.description), rich_help_panel=panel)
         parameter = "served_model" if section is EndpointSettings and name == "model" else name
         yield inspect.Parameter(
             parameter,
             inspect.Parameter.KEYWORD_ONLY,
             default=default,
-            annotation=Annotated[wanted, option],
+            annotation=Annotated[wanted, Option(flag, help=str(field.description))],
         )
 
 
 def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give the verb a flag for each setting of an audit and of a service."""
+    """Give the verb a flag for each setting of an audit and of a service, in their panels."""
     signature = inspect.signature(verb)
-    made = (*_flags_of(AuditSettings), *_flags_of(EndpointSettings, _PANEL))
+    made = (*_flags_of(AuditSettings), *_flags_of(EndpointSettings))
     known = {**signature.parameters, **{one.name: one for one in made}}
-    flags = [known[name] for name in _ORDER.split()]
+    flags = []
+    for panel, names in _GROUPS.items():
+        for name in names.split():
+            kind, info = get_args(known[name].annotation)
+            info = copy(info)  # other verbs share some
+            info.rich_help_panel = panel or None
+            flags.append(known[name].replace(annotation=Annotated[kind, info]))
     verb.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
     return verb
 
@@ -144,16 +153,15 @@ def audit(
         Option(
             "--tokenizer",
             help="The model's tokenizer, a folder or hub name; without it, words count.",
-            rich_help_panel=_PANEL,
         ),
     ] = None,
     price_in: Annotated[
         float | None,
-        Option("--price-in", help="Of a million prompt tokens.", rich_help_panel=_PANEL),
+        Option("--price-in", help="Of a million prompt tokens."),
     ] = None,
     price_out: Annotated[
         float | None,
-        Option("--price-out", help="Of a million completion tokens.", rich_help_panel=_PANEL),
+        Option("--price-out", help="Of a million completion tokens."),
     ] = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)
@@ -217,6 +225,7 @@ def audit(
     if is_served:
         local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
         local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
+        local |= {"--profile": fields["profile"]}
         _refuse(local, "only with a model that runs here, not with --endpoint")
     if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")

@@ -1,0 +1,95 @@
+"""The chance within edits: every text of a tiny vocabulary, and bounds on the shipped model."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rapidfuzz.distance import Levenshtein
+
+from mnemoscope.audit.documents import tokenize
+from mnemoscope.audit.judge import judge_tokens
+from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.audit.within import chance_within
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import prepend_bos
+from tiny_models import save_model
+
+VOCABULARY, PREFIX, SUFFIX = 5, 3, 5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random model of five tokens, with much spread between their chances."""
+    lm = load_model(save_model(tmp_path_factory.mktemp("tiny")), device="cpu")
+    model = lm.model
+    with torch.no_grad():
+        model.get_input_embeddings().weight.data = model.get_input_embeddings().weight[:VOCABULARY]
+        model.get_output_embeddings().weight.data = (
+            3 * model.get_output_embeddings().weight[:VOCABULARY]
+        )
+    model.config.vocab_size = VOCABULARY
+    return replace(lm, vocab_size=VOCABULARY)
+
+
+def settings(**values):
+    return AuditSettings(prefix=PREFIX, suffix=SUFFIX, n_prefixes=0, **{"top_k": 0, **values})
+
+
+def every_text(lm, prefix, top_k):
+    """All texts and their chances by plain logits, one forward over all of them."""
+    texts = np.array(list(itertools.product(range(VOCABULARY), repeat=SUFFIX)))
+    rows = torch.tensor(np.hstack([np.tile(prefix, (len(texts), 1)), texts]))
+    with torch.inference_mode():
+        logits = lm.model(prepend_bos(lm, rows[:, :-1])).logits[:, -SUFFIX:].double()
+    if top_k:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+    chances = logits.log_softmax(-1).gather(2, rows[:, PREFIX:, None])[..., 0].sum(1).exp()
+    return texts, chances.numpy()
+
+
+@pytest.mark.parametrize("edits", [1, 2, 3])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_with_room_for_all_texts_it_is_the_sum_over_all_texts(tiny, edits, top_k):
+    windows = np.random.default_rng(edits).integers(0, VOCABULARY, (6, PREFIX + SUFFIX))
+    windows = windows.astype(np.int32)
+    whole = chance_within(tiny, windows, settings(edits=edits, beams=4000, top_k=top_k))
+    few = chance_within(tiny, windows, settings(edits=edits, beams=4, top_k=top_k))
+    own = judge_tokens(tiny, windows, settings(top_k=top_k)).sampling
+    n_looser = 0
+    for row, window in enumerate(windows):
+        texts, chances = every_text(tiny, window[:PREFIX], top_k)
+        suffix = window[PREFIX:].tolist()
+        is_near = np.array([Levenshtein.distance(suffix, one.tolist()) <= edits for one in texts])
+        truth = chances[is_near].sum()
+        assert math.exp(whole.logprob[row]) == pytest.approx(truth, rel=1e-4, abs=1e-12)
+        assert whole.n_texts[row] == (chances[is_near] > 0).sum()
+        assert few.n_texts[row] <= 4
+        assert few.logprob[row] <= whole.logprob[row] + 1e-4
+        assert few.logprob[row] >= own[row] - 1e-4
+        n_looser += few.logprob[row] < whole.logprob[row] - 1e-3
+    assert n_looser or edits == 1  # four beams are too few somewhere, so the bound is one
+
+
+def test_no_edit_is_the_passage_and_more_edits_are_never_less(lm, trained, new_text):
+    rows = [tokenize(one, lm.tokenizer).ids[:64] for one in (*trained, new_text(1, 90))]
+    windows = np.stack(rows)
+    own = judge_tokens(lm, windows, AuditSettings()).sampling
+    bounds = [chance_within(lm, windows, AuditSettings(edits=k)).logprob for k in (0, 1, 3)]
+    assert np.allclose(bounds[0], own, atol=1e-3)
+    assert (bounds[1] >= bounds[0] - 1e-3).all()
+    assert (bounds[2] > bounds[0] + 1e-3)[: len(trained)].all()
+    assert (bounds[2] <= 0).all()
+    assert bounds[2][-1] < math.log(1e-6)  # what nobody trained on stays out of reach
+
+
+def test_an_audit_writes_it_beside_the_chance(audited, trained, tmp_path):
+    record, spans = audited(tmp_path, trained[0], settings=AuditSettings(edits=2, beams=8))
+    assert spans.height
+    assert (spans["within_edits"] == 2).all()
+    assert (spans["within_logprob"] >= spans["extraction_logprob"] - 1e-3).all()
+    assert spans["within_texts"].max() <= 8
+    assert "within 2 edits, at least" in (tmp_path / "out" / "audit.html").read_text()
+    assert record["settings"]["beams"] == 8
