@@ -56,11 +56,11 @@ _PANEL = "Models behind an API"
 _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
 _GROUPS = {
-    "": "model documents out reference study fail_if junit verify redo quiet",
+    "": "model documents out reference study fail_if junit verify answer redo quiet",
     "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
     "instruction",
     "Windows and passages": "stride prefix suffix threshold patterns near_length near_gap seed",
-    "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before answer",
+    "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before",
     _PANEL: "url served_model tokenizer prompt_as logprobs api_key_env concurrency "
     "requests_per_minute timeout retries price_in price_out dry_run",
 }
@@ -97,10 +97,12 @@ def _with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     flags = []
     for panel, names in _GROUPS.items():
         for name in names.split():
-            kind, info = get_args(known[name].annotation)
-            info = copy(info)  # other verbs share some
-            info.rich_help_panel = panel or None
-            flags.append(known[name].replace(annotation=Annotated[kind, info]))
+            kind, *infos = get_args(known[name].annotation) or (known[name].annotation,)
+            if infos:  # others are groups of flags
+                infos = [copy(infos[0]), *infos[1:]]  # other verbs share some
+                infos[0].rich_help_panel = panel or None
+                kind = Annotated[(kind, *infos)]
+            flags.append(known[name].replace(annotation=kind))
     verb.__signature__ = signature.replace(parameters=flags)  # type: ignore[attr-defined]
     return verb
 
