@@ -15,6 +15,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ import numpy as np
 import polars as pl
 from memory_in_weights import Trial, areas, number, out_of_fold, packed, stacked
 from pages import write_tables
+from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
 from mnemoscope.benchmark.baselines import all_statistics
@@ -38,6 +40,7 @@ from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.stats import Estimate, estimate_of, share_true
 from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, cut_segments
@@ -47,6 +50,7 @@ from tools.embedded.settings import FULL
 from tools.embedded.tokenizer import save_tokenizer
 
 PASSAGES = {0: 160, 1: 100, 4: 100, 16: 100, 64: 40, 256: 12}  # of each genre, by count
+PREFIX = 32  # tokens of a window
 WINDOWS = 2  # of 64 tokens in a passage
 COMMON = 37_000  # rows that both models read
 GENRES = ("prose", "code")
@@ -61,6 +65,8 @@ STUDY_SETTINGS = {
     "label.n_eval": 60,
 }
 FEWEST = 10  # windows that must come out for grafts to be asked of a count
+LIKELIHOODS = ("both models' log-probabilities", "the same and attention")
+_LIKELIHOOD_COLUMNS = (*ROLES, "ratio", *LIKELIHOODS, "gain")
 
 
 class Passage(NamedTuple):
@@ -168,33 +174,54 @@ def verdicts(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
     return np.concatenate([one.is_memorized for one in scan_memorized(lm, tokens, batch_size=64)])
 
 
-def dose(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
-    """By count: windows, what comes out, and the AUC of telling them from those never inserted.
+def figures_of(lm: LanguageModel, tokens: np.ndarray) -> np.ndarray:
+    """Statistics of the attention of every window, (n, columns)."""
+    maps = stacked(packed([*capture_pooled(lm, tokens, batch_size=64)]))
+    return all_statistics(maps, tokens).reshape(len(tokens), -1)
 
-    The reader is a regression on statistics of the maps, asked out of fold, by passage. Of count 0
-    it is asked to tell one random half of the passages from the other.
+
+class Level(NamedTuple):
+    """A count's windows (`here`), and those to be told from the ones that were never inserted.
+
+    Of count 0 one random half of the passages is to be told from the other.
     """
-    tokens, counts = token_matrix(table), table["duplicates"].to_numpy()
-    groups = table["group"].rank("dense").to_numpy().astype(np.int64)
-    genres = table["genre"].to_numpy()
-    out = {role: verdicts(lm, tokens) for role, lm in lms.items()}
-    seen = {
-        role: all_statistics(
-            stacked(packed([*capture_pooled(lm, tokens, batch_size=64)])), tokens
-        ).reshape(len(tokens), -1)
-        for role, lm in lms.items()
-    }
+
+    count: int
+    here: np.ndarray
+    at: np.ndarray
+    labels: np.ndarray
+
+
+def levels(table: pl.DataFrame, groups: np.ndarray) -> Iterator[Level]:
+    """Every count with its question."""
+    counts = table["duplicates"].to_numpy()
     half = np.random.default_rng(SEED).permutation(groups.max() + 1) % 2 == 0
-    rows = []
     for count in PASSAGES:
         at = np.flatnonzero((counts == 0) | (counts == count))
         labels = (half[groups] if count == 0 else counts == count)[at].astype(np.int64)
+        yield Level(count, counts == count, at, labels)
+
+
+def numbered_groups(table: pl.DataFrame) -> np.ndarray:
+    """Passages as numbers."""
+    return table["group"].rank("dense").to_numpy().astype(np.int64)
+
+
+def dose(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
+    """By count: windows, what comes out, and the AUC of telling them from those never inserted.
+
+    The reader is a regression on statistics of the maps, asked out of fold, by passage.
+    """
+    tokens, groups = token_matrix(table), numbered_groups(table)
+    genres, rows = table["genre"].to_numpy(), []
+    out = {role: verdicts(lm, tokens) for role, lm in lms.items()}
+    seen = {role: figures_of(lm, tokens) for role, lm in lms.items()}
+    for count, here, at, labels in levels(table, groups):
         trial = Trial(labels, groups[at], genres[at], {k: v[at] for k, v in seen.items()})
         of = {
             role: areas(trial, out_of_fold(trial, trial.seen[role], labels), 1000) for role in ROLES
         }
         of["difference"] = of["perturbed"] - of["standard"]
-        here = counts == count
         rows.append(
             {
                 "count": count,
@@ -208,6 +235,39 @@ def dose(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, A
     return rows
 
 
+def likelihood(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
+    """By count: the same question put to log-probabilities, and what attention adds to them.
+
+    The suffix's log-probability under either model and their difference need no fit. One regression
+    reads the log-probabilities of prefix and suffix under both models, another these and
+    `perturbed`'s attention, out of fold; `gain` is the difference of their AUC, paired.
+    """
+    tokens, groups = token_matrix(table), numbered_groups(table)
+    each = {role: suffix_logprobs(lm, tokens, batch_size=64, prefix=1) for role, lm in lms.items()}
+    sums = {
+        role: np.stack([one[:, : PREFIX - 1].sum(1), one[:, PREFIX - 1 :].sum(1)], axis=1)
+        for role, one in each.items()
+    }
+    suffix = {role: one[:, 1] for role, one in sums.items()}
+    suffix["ratio"] = suffix["perturbed"] - suffix["standard"]
+    alone = np.concatenate([*sums.values()], axis=1)
+    both = np.concatenate([alone, figures_of(lms["perturbed"], tokens)], axis=1)
+    rows = []
+    for count, _, at, labels in levels(table, groups):
+        trial = Trial(labels, groups[at], labels, {})
+        of = {  # ranks, for a log-probability is no share
+            name: areas(trial, rankdata(one[at]) / (len(at) + 1), 1000)
+            for name, one in suffix.items()
+        }
+        for name, columns in zip(LIKELIHOODS, (alone, both), strict=True):
+            of[name] = areas(trial, out_of_fold(trial, columns[at], labels), 1000)
+        of["gain"] = of[LIKELIHOODS[1]] - of[LIKELIHOODS[0]]
+        found = {name: estimate_of(one[0], one[1:]) for name, one in of.items()}
+        rows.append({"count": count, "auc": found})
+        print(rows[-1], flush=True)
+    return rows
+
+
 def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str, Any]]:
     """By count: what still comes out with a part of `standard` in `perturbed`."""
     tokens, counts = token_matrix(table), table["duplicates"].to_numpy()
@@ -215,7 +275,7 @@ def grafts(lms: dict[str, LanguageModel], table: pl.DataFrame) -> list[dict[str,
     asked = [count for count in PASSAGES if (out & (counts == count)).sum() >= FEWEST]
     at = np.flatnonzero(out & np.isin(counts, asked))
     classes = np.searchsorted(asked, counts[at])
-    groups = table["group"].rank("dense").to_numpy().astype(np.int64)
+    groups = numbered_groups(table)
     tried = Tried(classes, groups[at], np.zeros(len(at)), len(asked))
     pair, rows = Pair(lms["perturbed"].model, lms["standard"].model), []
     for part in pair.anatomy.parts:
@@ -246,6 +306,15 @@ def page(found: dict[str, Any]) -> str:
         cells += [number(*row["auc"][role]) for role in (*ROLES, "difference")]
         size = f"{row['windows']}, {row['passages']}"
         lines.append(f"| {row['count']} | {size} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| inserted | AUC of the suffix's log-probability: `perturbed` | `standard` | difference | "
+        f"of a regression on {' | '.join(LIKELIHOODS)} | gain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["likelihood"]:
+        cells = [number(*row["auc"][name]) for name in _LIKELIHOOD_COLUMNS]
+        lines.append(f"| {row['count']} | {' | '.join(cells)} |")
     asked = found["grafts"][0]["counts"]
     head = " | ".join(f"{count} times: kept | random" for count in asked)
     lines += ["", f"| part of `standard` put in | {head} |", "|---" * (1 + 2 * len(asked)) + "|"]
@@ -315,12 +384,13 @@ def main(folder: Path) -> dict[str, Any]:
         for role in pool.map(partial(train, folder), ROLES):
             print(f"{role} is trained", flush=True)
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
-    found: dict[str, Any] = {"benchmark": benchmark_rows(run_study(folder))}
-    if (folder / "figures.json").is_file():
-        kept = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-        return {**kept, **found}
-    found |= {"dose": dose(lms, table), "grafts": grafts(lms, table)}
-    write_json(folder / "figures.json", json.loads(json.dumps(found)))
+    kept = folder / "figures.json"
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    found["benchmark"] = benchmark_rows(run_study(folder))
+    for measure in (dose, likelihood, grafts):
+        if measure.__name__ not in found:
+            found[measure.__name__] = json.loads(json.dumps(measure(lms, table)))
+            write_json(kept, found)
     return found
 
 

@@ -127,6 +127,7 @@ def test_a_suite_is_what_its_repository_names() -> None:
             "step48000",
         )
         assert settings.capture.reference == f"{name}-standard-hf@step48000"
+        assert settings.label.non_memo_suffix == "true"
         sources = [settings.sequences.source, *settings.sequences.also]
         sets = ("gutenberg_popular", "gutenberg_unpopular", "wikipedia")
         assert sources == [f"allegrolab/passages_{one}#passages_{one}_nodup" for one in sets]
