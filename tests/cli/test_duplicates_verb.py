@@ -78,6 +78,18 @@ def test_the_table_comes_back_with_its_counts(source, place, call, words) -> Non
     assert [path.name for path in place.iterdir()] == ["out.parquet"]
 
 
+def test_tokens_are_taken_by_their_path(source, place, call, words) -> None:
+    rows = pl.read_parquet(source / "s.parquet")["tokens"].to_list()
+    (place / "s.jsonl").write_text("".join(json.dumps({"of": {"ids": one}}) + "\n" for one in rows))
+    done = call(
+        *words(place / "out.jsonl", "-q", "--column", "tokens=of.ids", sequences=place / "s.jsonl")
+    )
+    assert done.status == 0, done.err
+    found = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    assert [one["duplicates"] for one in found] == COUNTS
+    assert [one["of"]["ids"] for one in found] == [one["tokens"] for one in found] == rows
+
+
 def test_counts_are_those_of_features(source, place, call, words) -> None:
     """Two readers of one corpus; features has no flat binaries, so documents in a table."""
     rows = np.fromfile(source / "train.bin", np.uint16).reshape(-1, 1_000)[:300]

@@ -1,6 +1,11 @@
 """Verbs beside the long path: features and label on any table, capture alone, dry run, describe."""
 
+import csv
+import gzip
+import json
+
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import yaml
@@ -67,10 +72,75 @@ def test_one_taxonomy_adds_its_class_and_several_a_column_each(tmp_path, call) -
     assert found["class"].to_list() == ["Guess", None, "Non-Memo"]
     assert found["mine"].to_list() == ["a", "b", "c"]
     several = tmp_path / "several.parquet"
-    names = ["Non-Memo, Guess, Recall", "Non-Memo, Guess[off-0.9], Others"]
-    arguments = [word for name in names for word in ("-t", name)]
+    arguments = [word for name in TAXONOMIES for word in ("-t", name)]
     assert call("label", features, *arguments, "-o", several).status == 0
-    assert pl.read_parquet(several).columns == ["sequence_id", *names]
+    assert pl.read_parquet(several).columns == ["sequence_id", *TAXONOMIES]
+
+
+TAXONOMIES = ["Non-Memo, Guess, Recall", "Non-Memo, Guess[off-0.9], Others"]
+
+
+def others_rows() -> list[dict]:
+    """The rows of `table` as other people name and nest them."""
+    return [
+        {
+            "body": row["text"],
+            "meta": json.dumps({"key": row["sequence_id"], "said": row["is_memorized"]}),
+            "ids": row["tokens"],
+        }
+        for row in table().to_dicts()
+    ]
+
+
+def write_csv(path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows(
+            [("body", "meta", "ids"), *(r.values() for r in others_rows())]
+        )
+
+
+def write_packed(path) -> None:
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, others_rows())).encode()))
+
+
+def write_pandas(path) -> None:
+    pd.DataFrame(others_rows()).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.csv", write_csv), ("a.jsonl.gz", write_packed), ("a.parquet", write_pandas)],
+)
+@pytest.mark.parametrize("taxonomies", [TAXONOMIES[:1], TAXONOMIES])
+def test_columns_are_taken_by_their_paths(name, write, taxonomies, tmp_path, call) -> None:
+    """Features and classes are those of a table whose columns have our names."""
+    write(tmp_path / name)
+    table().write_parquet(tmp_path / "plain.parquet")
+    paths = ["sequence_id=meta.key", "text=body", "tokens=ids"]
+    named = [word for one in taxonomies for word in ("-t", one)]
+    made = []
+    for source, of_features, of_label in (
+        (tmp_path / name, paths, ["is_memorized=meta.said"]),
+        (tmp_path / "plain.parquet", [], []),
+    ):
+        features, labels = tmp_path / "features.parquet", tmp_path / "labels.parquet"
+        flags = [word for one in of_features for word in ("--column", one)]
+        done = call("features", source, "-o", features, *flags)
+        assert done.status == 0, done.err
+        flags = [word for one in of_label for word in ("--column", one)]
+        done = call("label", features, "-o", labels, *named, *flags)
+        assert done.status == 0, done.err
+        made.append([pl.read_parquet(one).drop("mine", strict=False) for one in (features, labels)])
+    (features, labels), (wanted_features, wanted_labels) = made
+    given = wanted_features.drop("is_memorized")
+    assert features.select(given.columns).equals(given)
+    assert labels.select(wanted_labels.columns).equals(wanted_labels)
+
+
+def test_columns_are_for_tables_alone(tiny_studies, refused) -> None:
+    for verb in ("features", "label"):
+        line = refused(verb, tiny_studies["report"], "--column", "text=body")
+        assert f"{verb}: --column is for a table" in line
 
 
 def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> None:

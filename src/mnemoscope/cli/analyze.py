@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from mnemoscope.cli.options import Quiet, assignment
+from mnemoscope.cli.options import Columns, Quiet, assignment, parse_columns
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError
 
@@ -145,11 +145,13 @@ def track(
         ),
     ],
     sequences: Annotated[
-        str | None, Option("--sequences", help="What is watched: texts, .jsonl or .parquet.")
+        str | None,
+        Option("--sequences", help="What is watched: texts, a table or a data set of the hub."),
     ] = None,
     control: Annotated[
         str | None, Option("--control", help="Texts that were kept out of training.")
     ] = None,
+    column: Columns = None,
     out: Annotated[
         Path | None,
         Option(
@@ -190,6 +192,7 @@ def track(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
             control=control,
+            columns=parse_columns(column),
             most=most,
             length=length,
             seed=seed,

@@ -9,6 +9,7 @@ from mnemoscope.cli.options import (
     ANSWER,
     STAGE,
     Answer,
+    Columns,
     DropSmallClasses,
     Out,
     Patterns,
@@ -16,13 +17,17 @@ from mnemoscope.cli.options import (
     StageFlags,
     Taxonomies,
     merge_flags,
+    parse_columns,
 )
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.settings import EMBEDDED
 
-Target = Annotated[Path, Argument(help="A study folder, or a .jsonl or .parquet table with -o.")]
+Target = Annotated[
+    Path,
+    Argument(help="A study folder, or a table (.parquet, .jsonl, .gz, .zst, .csv) with -o."),
+]
 Prefix = Annotated[
     int | None, Option("--prefix", min=1, help="Of these, the prefix (half unless given).")
 ]
@@ -32,6 +37,7 @@ TableOut = Annotated[Path | None, Option("-o", "--out", help="Table to write.")]
 def features(
     target: Target,
     out: TableOut = None,
+    column: Columns = None,
     patterns: Patterns = None,
     length: Annotated[int, Option("--length", help="Tokens a sequence (table).")] = 64,
     prefix: Prefix = None,
@@ -55,7 +61,7 @@ def features(
     Example: mnemoscope features sequences.jsonl -o features.parquet
     """
     if out is None:
-        _no_folder_needed(target, "features")
+        _only_for_tables(target, "features", column)
         flags = {"features.patterns": patterns, "features.corpus": corpus and str(corpus)}
         stage_verb(target, "features", flags, stage)
         return
@@ -68,7 +74,13 @@ def features(
     counted = None if corpus is None else read_corpus(corpus, load_tokenizer_named(tokenizer))
     with shown(stage.quiet):
         n_rows = write_features(
-            target, out, patterns=mode, length=length, prefix=prefix, corpus=counted
+            target,
+            out,
+            patterns=mode,
+            length=length,
+            prefix=prefix,
+            corpus=counted,
+            columns=parse_columns(column),
         )
         lines = _compare_patterns(out) if compare_patterns else []
     print(*lines, sep="\n", end="\n" if lines else "")
@@ -89,6 +101,7 @@ def _compare_patterns(table: Path) -> list[str]:
 def label(
     target: Target,
     out: TableOut = None,
+    column: Columns = None,
     taxonomy: Taxonomies = None,
     drop_small_classes: DropSmallClasses = False,
     answer: Answer = ANSWER,
@@ -99,13 +112,14 @@ def label(
     Example: mnemoscope label features.parquet -t "Non-Memo, Guess, Recall" -o labels.parquet
     """
     if out is None:
-        _no_folder_needed(target, "label")
+        _only_for_tables(target, "label", column)
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
         answer.facts.update(folder=target, **_labels_of(Study(target)))
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
-    answer.facts.update(out=out, **_label_table(target, out, taxonomy or []))
+    columns = parse_columns(column)
+    answer.facts.update(out=out, **_label_table(target, out, taxonomy or [], columns))
 
 
 def _labels_of(study: Study) -> dict[str, Any]:
@@ -121,7 +135,9 @@ def _labels_of(study: Study) -> dict[str, Any]:
     }
 
 
-def _label_table(target: Path, out: Path, names: list[str]) -> dict[str, Any]:
+def _label_table(
+    target: Path, out: Path, names: list[str], columns: dict[str, str]
+) -> dict[str, Any]:
     """One taxonomy adds the column `class`; several make a table with a column each.
 
     Gives the counts of each, and the columns that are missing for some.
@@ -143,7 +159,7 @@ def _label_table(target: Path, out: Path, names: list[str]) -> dict[str, Any]:
     taxonomies = load_taxonomies(names)
     refuse_unwritable(out)
     if len(taxonomies) == 1:
-        frame = read_table(target)
+        frame = read_table(target, columns)
         check_features(frame.lazy(), where=str(target))
         labels = label_sequences(frame, taxonomies[0])
         write_table(out, frame.with_columns(labels))
@@ -151,14 +167,14 @@ def _label_table(target: Path, out: Path, names: list[str]) -> dict[str, Any]:
         counts = count_classes(labels)
         _print_counts("class", counts)
         return {"counts": {taxonomies[0].name: counts}, "missing_columns": {}}
-    labelled = label_table(target, out, names)
+    labelled = label_table(target, out, names, columns)
     print(f"Wrote {out}.")
     for name, counts in labelled.counts.items():
         _print_counts(name, counts)
     if labelled.unlabelled:
-        columns = sorted({one for missing in labelled.unlabelled.values() for one in missing})
+        lacking = sorted({one for missing in labelled.unlabelled.values() for one in missing})
         print(
-            f"{target} has no column {', '.join(columns)}: null throughout are the "
+            f"{target} has no column {', '.join(lacking)}: null throughout are the "
             f"{len(labelled.unlabelled)} taxonomies that need one of them."
         )
     return {"counts": labelled.counts, "missing_columns": labelled.unlabelled}
@@ -181,8 +197,13 @@ def load_tokenizer_named(name: str | None, revision: str | None = None) -> Any:
     return load_tokenizer(str(model_path()) if name == EMBEDDED else name, revision)
 
 
-def _no_folder_needed(target: Path, verb: str) -> None:
-    """A table without -o would have nowhere to go."""
+def _only_for_tables(target: Path, verb: str, column: list[str] | None) -> None:
+    """A table without -o would have nowhere to go, and a study has its columns."""
+    if column:
+        raise UserError(
+            f"{verb}: --column is for a table, with -o; a study takes its columns when it is "
+            "founded (mnemoscope sequences SOURCE --column ...)."
+        )
     if target.is_file():
         raise UserError(f"{target}: a table needs -o: mnemoscope {verb} {target} -o OUT.parquet")
 
@@ -207,7 +228,7 @@ def refuse_unwritable(out: Path) -> None:
 def duplicates(
     sequences: Annotated[
         Path,
-        Option("--sequences", help="A .parquet or .jsonl table with tokens."),
+        Option("--sequences", help="A table with tokens (.parquet, .jsonl, .gz, .zst, .csv)."),
     ],
     corpus: Annotated[
         str,
@@ -219,6 +240,7 @@ def duplicates(
         ),
     ],
     out: Annotated[Path, Option("-o", "--out", help="Table to write.")],
+    column: Columns = None,
     dtype: Annotated[
         str | None,
         Option(
@@ -262,7 +284,8 @@ def duplicates(
     from mnemoscope.data.table import write_table
 
     refuse_unwritable(out)
-    suffixes = read_suffixes(sequences, length=length, prefix=prefix)
+    columns = parse_columns(column)
+    suffixes = read_suffixes(sequences, length=length, prefix=prefix, columns=columns)
     progress_file = progress_path(out)
     with shown(quiet):
         if corpus.startswith(SCHEME):
@@ -289,7 +312,7 @@ def duplicates(
                 separator=separator,
             )
         del suffixes
-        write_table(out, add_counts(sequences, found.counts))
+        write_table(out, add_counts(sequences, found.counts, columns))
     remove_progress(progress_file)
     read = (
         f"It holds {found.n_tokens:,} tokens."

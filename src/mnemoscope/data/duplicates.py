@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -320,11 +320,16 @@ class CorpusCount(NamedTuple):
 
 
 def read_suffixes(
-    path: Path | str, *, length: int = 64, prefix: int | None = None
+    path: Path | str,
+    *,
+    length: int = 64,
+    prefix: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Each sequence's tokens after the prefix (int32), without the rest of the table in memory.
 
-    The prefix is half of the tokens unless given.
+    The prefix is half of the tokens unless given. With `columns`, which are taken from their paths
+    first (`take_columns`), the whole table is read.
 
     Raises:
         UserError: no such column, no rows, or a sequence of another length or with a null.
@@ -335,9 +340,10 @@ def read_suffixes(
     prefix = length // 2 if prefix is None else prefix
     if not 0 <= prefix < length:
         raise UserError(f"--prefix {prefix}: of {length} tokens no suffix is left.")
-    suffixes = _read_in_batches(path, length, prefix) if path.suffix == ".parquet" else None
+    is_plain = path.suffix == ".parquet" and not columns
+    suffixes = _read_in_batches(path, length, prefix) if is_plain else None
     if suffixes is None:  # JSONL, or something to refuse by its row
-        frame = read_table(path)
+        frame = read_table(path, columns)
         check_columns(frame, "tokens", where=str(path))
         check_lengths(frame["tokens"], str(path), length)
         suffixes = token_matrix(frame)[:, prefix:]
@@ -428,9 +434,11 @@ def _stream(index: SuffixIndex, corpus: Corpus, progress: CountProgress) -> tupl
     return n_tokens, (n_tokens - before) / max(time.monotonic() - started, 1e-9)
 
 
-def add_counts(path: Path | str, counts: npt.NDArray[np.int64]) -> pl.DataFrame:
+def add_counts(
+    path: Path | str, counts: npt.NDArray[np.int64], columns: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """The sequences' table with their counts as the column `duplicates`."""
-    frame = read_table(path)
+    frame = read_table(path, columns)
     if frame.height != len(counts):
         raise UserError(f"{path}: was changed while it was counted. Run the command again.")
     if "duplicates" in frame.columns:

@@ -1,7 +1,7 @@
 """Add what the taxonomies ask of a sequence: ROUGE, patterns, duplicates, code."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from importlib.util import find_spec
 from math import ceil, log2
@@ -191,10 +191,12 @@ def write_features(
     length: int = 64,
     prefix: int | None = None,
     corpus: Iterable[npt.ArrayLike] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> int:
     """`add_features` for a table file, without holding it in memory; returns the rows written.
 
-    A JSONL file is read whole, and with a corpus the suffixes are held in memory together.
+    `columns` are taken from their paths first (`take_columns`); with them, as of JSONL, the whole
+    table is read, and with a corpus the suffixes are held in memory together.
 
     Raises:
         UserError: as `add_features` and `scan_table`.
@@ -202,7 +204,7 @@ def write_features(
         NoRoomError: the disk is full.
     """
     check_mode(patterns)
-    table = scan_table(source)
+    table = scan_table(source, columns)
     schema = dict(table.collect_schema())
     check_columns(table.head(1).collect(), "sequence_id", where=str(source))
     narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))

@@ -459,8 +459,8 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if not {"text", "tokens"} & set(frame.columns):
         raise UserError(
             f"{where}: a CSV without a column 'text' or 'tokens', so no row is a document. Its "
-            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Rename the "
-            "column, or found a study with --column text=NAME."
+            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Take one of "
+            "its columns with --column text=NAME; in a corpus, rename it."
         )
     for name in frame.columns:
         kind = COLUMNS[name].kind if name in COLUMNS else _STRINGS
@@ -502,16 +502,18 @@ BATCH_ROWS = 65_536
 _DISK_FULL = ("No space left", "os error 28", "os error 122")
 
 
-def scan_table(path: Path | str) -> pl.LazyFrame:
-    """`read_table`, but of a Parquet file only what is asked for is read; others are read whole.
+def scan_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl.LazyFrame:
+    """`read_table`, but of a Parquet file only what is asked for is read.
+
+    Others, and one with `columns` to be taken from their paths, are read whole.
 
     Raises:
         UserError: as `read_table`, except that a value that does not fit its type is found later.
         DamagedDataError: a Parquet file without a whole footer.
     """
     path = Path(path)
-    if path.suffix != ".parquet" or not path.is_file():
-        return read_table(path).lazy()
+    if columns or path.suffix != ".parquet" or not path.is_file():
+        return read_table(path, columns).lazy()
     parquet_metadata(path)
     table = pl.scan_parquet(path, glob=False)
     schema = table.collect_schema()

@@ -4,7 +4,7 @@ Each checkpoint is loaded once and its results are written at once, so a killed 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -46,6 +46,7 @@ class TrackAsked:
         checkpoints: as for `find_checkpoints`.
         sequences: texts or a table to watch.
         control: texts or a table kept out of training, or None.
+        columns: of either where it is a table, by their paths (`take_columns`).
         most: windows to keep of each; None keeps all.
         length: tokens of a window; windows of a text begin every 64 tokens.
         decode: also continue each window to get its score, not only whether it is memorized.
@@ -54,6 +55,7 @@ class TrackAsked:
     checkpoints: tuple[str, ...]
     sequences: str
     control: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     most: int | None = 2000
     length: int = 64
     seed: int = 0
@@ -115,7 +117,8 @@ def track_checkpoints(asked: TrackAsked, out: Path) -> list[int]:
 
 
 def _windows(asked: TrackAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
-    frame = read_sequences(path, tokenizer, length=asked.length, stride=64).frame
+    length = asked.length
+    frame = read_sequences(path, tokenizer, length=length, stride=64, columns=asked.columns).frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
     return WatchedWindows.from_table(

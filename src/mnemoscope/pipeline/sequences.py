@@ -153,11 +153,11 @@ def check_sources(settings: StudySettings, models: Models, source: Any = None) -
         check_sequences(result.frame, where=wanted.source, length=wanted.length)
         return result
     check_inputs(settings, has_reference=reference_name(settings) is not None)
-    model = models.model()
-    models.check_reference()
-    result = _read(settings, models, source)
+    result = _read(settings, models, source)  # before minutes of loading weights
     frame = result.frame
     check_match(frame, settings.label.match, wanted.source)
+    model = models.model()
+    models.check_reference()
     vocab_size = model.vocab_size
     check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
     mask = _checked_mask(frame, model, wanted.source)
@@ -204,10 +204,11 @@ def _read(settings: StudySettings, models: Models, source: Any) -> ReadResult:
 
         frame = read_table(sequences_path())
         return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
+    tokenizer = models.tokenizer()
     results = [
         read_sequences(
             one,
-            models.model().tokenizer,
+            tokenizer,
             length=wanted.length,
             prefix=wanted.n_prefix,
             stride=wanted.stride or wanted.length,

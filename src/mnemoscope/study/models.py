@@ -66,8 +66,12 @@ class Models:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
         _refuse_none(name)
-        folder = str(_embedded_folder("model")) if name == EMBEDDED else name
-        return load_tokenizer(folder, revision=self.settings.model.revision)
+        wanted = self.settings.model
+        return load_tokenizer(
+            str(_embedded_folder("model")) if name == EMBEDDED else name,
+            revision=wanted.revision,
+            trust_remote_code=wanted.trust_remote_code,
+        )
 
     def check_reference(self) -> None:
         """Raise UserError if the reference is missing or has another tokenizer, without weights."""

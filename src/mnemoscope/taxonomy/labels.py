@@ -4,7 +4,7 @@ Not memorized is Non-Memo whatever the features say; a class is null exactly whe
 needs a feature that is missing.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,11 +198,14 @@ class TableLabels:
     unlabelled: dict[str, tuple[str, ...]]
 
 
-def label_table(source: Path, out: Path, names: Sequence[str]) -> TableLabels:
+def label_table(
+    source: Path, out: Path, names: Sequence[str], columns: Mapping[str, str] | None = None
+) -> TableLabels:
     """Write a table of ``sequence_id`` and one column of classes a taxonomy, by its name.
 
     A taxonomy named by itself whose feature columns are missing is rejected; one that the words
     ``catalogue`` or ``rho`` stand for is null throughout, unless all are that were asked for.
+    `columns` are taken from their paths first (`take_columns`).
 
     Raises:
         UserError: as `load_taxonomies` and `label_lazily`.
@@ -210,10 +213,10 @@ def label_table(source: Path, out: Path, names: Sequence[str]) -> TableLabels:
         NoRoomError: the disk is full.
     """
     taxonomies = load_taxonomies(names)
-    table = scan_table(source)
+    table = scan_table(source, columns)
     check_features(table, where=str(source))
     lacking = missing_columns(table.collect_schema().names(), taxonomies)
-    asked = {column for columns in lacking.values() for column in columns}
+    asked = {column for needed in lacking.values() for column in needed}
     given = [name for name in ("text", "tokens") if name in table.collect_schema()]
     measures = [name for name in TEXT_MEASURES if name in asked]
     if given and measures:
