@@ -695,6 +695,8 @@ def _taxonomy_lines(
 ) -> Iterator[str]:
     """How many taxonomies there are, and which cannot be trained."""
     label = settings.label
+    if settings.sequences.pad:
+        yield "sequences.pad: where a row is padded, the run ends with labels and a report."
     yield (
         f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
         f"up to {_sides(label)} sequences a class, split by {label.split}; "

@@ -111,7 +111,7 @@ def test_padded_rows_are_stored_as_the_sequence_alone_with_zeros_around(
     mask[4:7, place] = 1
     table = tokens_table(attention_mask=pl.Series(mask.tolist()))
     folder, said = captured(table)
-    assert "Next:" not in said  # continue would refuse padded rows
+    assert f"mnemoscope continue {folder}" in said
     tokens = tokens_of(table)
     mean, largest = pooled_afterwards(tiny.model, tokens[4:7, place])
     for pooling, wanted in (("mean", mean), ("max", largest)):
@@ -151,35 +151,8 @@ def test_parts_of_padded_rows_make_the_bytes_of_one_process(tokens_table, tmp_pa
     merged = call("merge", parts)
     assert merged.status == 0, merged.err
     assert "Merged capture" in merged.out
-    assert "Next:" not in merged.out
+    assert f"Next: mnemoscope continue {parts}" in merged.out
     assert content(parts / "maps" / "model") == content(whole / "maps" / "model")
-
-
-ONE_PADDED = pl.Series([[1] * 64] * 11 + [[0] * 5 + [1] * 59])
-
-
-@pytest.mark.parametrize("verb", ["continue", "features"])
-def test_verbs_that_need_whole_sequences_refuse_padded_ones(tokens_table, captured, refused, verb):
-    folder, _ = captured(tokens_table(attention_mask=ONE_PADDED))
-    assert "1 of 12 sequences are padded" in refused(verb, folder)
-    if verb == "continue":
-        assert "1 of 12 sequences are padded" in refused(verb, folder, "--part", "1/2")
-
-
-@pytest.mark.parametrize("only", [(), ("--check-labels",)], ids=["run", "check-labels"])
-def test_run_refuses_padded_rows_before_anything_is_written(
-    tiny, tokens_table, tmp_path, call, refused, only
-):
-    table = tokens_table(attention_mask=ONE_PADDED)
-    flags = ("--model", tiny.model, "--sequences", table)
-    line = refused("run", *flags, "-o", tmp_path / "study", *only)
-    assert f"{table}: 1 of 12 sequences are padded" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
-    assert call("sequences", table, "--model", tiny.model, "-o", tmp_path / "there").status == 0
-    settings = (tmp_path / "there" / "study.yaml").read_bytes()
-    flags = ("-o", tmp_path / "there", "--set", "model.batch_size=3", "--redo", *only)
-    assert "1 of 12 sequences are padded" in refused("run", *flags)
-    assert (tmp_path / "there" / "study.yaml").read_bytes() == settings
 
 
 ROWS = {

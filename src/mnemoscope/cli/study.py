@@ -329,10 +329,12 @@ def next_verb(study: Study, stage: str) -> str:
     names = [entry.name for entry in STAGES]
     following = [entry.name for entry in STAGES[names.index(stage) + 1 :] if not entry.optional]
     if stage == "capture" and not study.is_done("label"):
+        following = ["continue"]  # every sequence was captured, without labels
+    if stage == "label":
         from mnemoscope.data.table import whole_mask
 
-        # Every sequence was captured, without labels; padded ones nothing else reads.
-        following = ["continue"] if whole_mask(study.sequences) is None else []
+        if whole_mask(study.sequences) is not None:  # nothing is trained on padded rows
+            following = ["report"]
     return f" Next: mnemoscope {following[0]} {study.folder}" if following else ""
 
 

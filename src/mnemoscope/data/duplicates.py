@@ -25,6 +25,7 @@ from mnemoscope.data.table import (
     check_lengths,
     is_kind,
     read_table,
+    refuse_padding,
     token_matrix,
 )
 from mnemoscope.errors import DamagedDataError, UserError
@@ -346,6 +347,7 @@ def read_suffixes(
         frame = read_table(path, columns)
         check_columns(frame, "tokens", where=str(path))
         check_lengths(frame["tokens"], str(path), length)
+        refuse_padding(frame, where=str(path))
         suffixes = token_matrix(frame)[:, prefix:]
     return np.ascontiguousarray(suffixes)
 
@@ -353,7 +355,10 @@ def read_suffixes(
 def _read_in_batches(path: Path, length: int, prefix: int) -> npt.NDArray[np.int32] | None:
     """Suffixes of a Parquet table; None where anything about it is not as it should be."""
     try:
-        rows = pl.scan_parquet(path, glob=False).select("tokens")
+        rows = pl.scan_parquet(path, glob=False)
+        if "attention_mask" in rows.collect_schema():
+            return None
+        rows = rows.select("tokens")
         if not is_kind(rows.collect_schema()["tokens"], COLUMNS["tokens"].kind):
             return None
         suffixes = np.empty((rows.select(pl.len()).collect().item(), length - prefix), np.int32)

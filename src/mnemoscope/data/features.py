@@ -24,6 +24,8 @@ from mnemoscope.data.table import (
     conform,
     has_values,
     map_table,
+    refuse_padding,
+    rows_alike,
     scan_table,
     sink_table,
     token_matrix,
@@ -98,7 +100,13 @@ TEXT_MEASURES = (*_OF_TEXT, *_OF_TOKENS)
 
 
 def measure_text(frame: pl.DataFrame, names: Sequence[str] = TEXT_MEASURES) -> pl.DataFrame:
-    """Columns `names` of every row, float64; null where `text` or `tokens` is absent."""
+    """Columns `names` of every row, float64; null where `text` or `tokens` is absent.
+
+    Raises:
+        UserError: padded rows, where a measure of tokens is asked.
+    """
+    if asked := [name for name in names if name in _OF_TOKENS]:
+        refuse_padding(frame, where=", ".join(asked))
     made = {name: pl.Series([None] * frame.height, dtype=pl.Float64) for name in names}
     if has_values(frame, "text"):
         for name in _OF_TEXT.keys() & made:
@@ -274,17 +282,23 @@ def _rouge_columns(frame: pl.DataFrame, prefix: int) -> list[pl.Series]:
     tokens = _tokens_there(frame)
     if not len(tokens):
         return [_null_column(frame.height, name) for name in ("rouge_l", "rouge_3")]
-    scores = rouge_scores(tokens[:, :prefix], tokens[:, prefix:])
-    return [_spread(frame, name, values) for name, values in scores._asdict().items()]
+    scores = np.zeros((2, len(tokens)))
+    for rows, columns in rows_alike(frame.filter(pl.col("tokens").is_not_null())):
+        n_prefix = int(columns[:prefix].sum())
+        halves = np.split(tokens[rows][:, columns], [n_prefix], axis=1)
+        scores[:, rows] = rouge_scores(*halves)
+    return [_spread(frame, *one) for one in zip(("rouge_l", "rouge_3"), scores, strict=True)]
 
 
 def _duplicates_column(
     table: pl.LazyFrame, n_rows: int, prefix: int, corpus: Iterable[npt.ArrayLike] | None
 ) -> pl.Series:
     """`duplicates` of the suffix, null without a corpus or without tokens."""
-    if corpus is None or "tokens" not in table.collect_schema().names():
+    names = table.collect_schema().names()
+    if corpus is None or "tokens" not in names:
         return _null_column(n_rows, "duplicates")
-    frame = table.select("tokens").collect()
+    frame = table.select(name for name in ("tokens", "attention_mask") if name in names).collect()
+    refuse_padding(frame, where="features.corpus")
     tokens = _tokens_there(frame)
     if not len(tokens):
         return _null_column(n_rows, "duplicates")

@@ -19,6 +19,7 @@ from mnemoscope.data.table import (
     check_sequences,
     has_values,
     read_table,
+    without_padding,
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say, track
@@ -94,25 +95,31 @@ class WindowCutter:
     """Cuts any number of texts into whole windows, without adding special tokens.
 
     `stride` counts tokens from the start of one window to that of the next; the tail of a document
-    is left out. Offsets come from a copy of the fast tokenizer without its post-processor, which
-    adds the special tokens and, in GPT-2's and Pythia's kind, moves a token's offsets past its
-    leading blank, so that windows would not fit their text.
+    is left out. A text shorter than one window gives none, or with `least` one shorter window
+    where it has at least so many tokens. Offsets come from a copy of the fast tokenizer without its
+    post-processor, which adds the special tokens and, in GPT-2's and Pythia's kind, moves a token's
+    offsets past its leading blank, so that windows would not fit their text.
 
     Raises:
         UserError: `length` or `stride` below 1.
     """
 
-    def __init__(self, tokenizer: Any, *, length: int = 64, stride: int = 64) -> None:
+    def __init__(
+        self, tokenizer: Any, *, length: int = 64, stride: int = 64, least: int | None = None
+    ) -> None:
         if length < 1 or stride < 1:
             raise UserError(f"length {length}, stride {stride}: both must be at least 1.")
         self.length = length
         self._tokenizer, self._stride = tokenizer, stride
+        self.least = length if least is None else least
         self._backend = _copy_backend(tokenizer)
 
     def cut(self, text: str) -> list[Window]:
         """The windows of one text."""
         ids, offsets = self.encode_with_offsets(text)
         starts = range(0, len(ids) - self.length + 1, self._stride)
+        if not starts and len(ids) >= self.least:
+            starts = range(1)
         texts = self.decode([ids[start : start + self.length] for start in starts])
         return [
             Window(ids[first : first + self.length], decoded, *self._place(offsets, first))
@@ -144,7 +151,7 @@ class WindowCutter:
     ) -> tuple[int | None, int | None]:
         if offsets is None:
             return None, None
-        return offsets[first][0], offsets[first + self.length - 1][1]
+        return offsets[first][0], offsets[first : first + self.length][-1][1]
 
 
 def _copy_backend(tokenizer: Any) -> Any | None:
@@ -190,18 +197,22 @@ class WindowCollector:
     def to_frame(self, *, where: str) -> pl.DataFrame:
         """The windows as columns text, tokens, start, end and source (0 for the first text).
 
+        Where shorter windows are taken, they are padded on the right (`attention_mask`).
+
         Raises:
             UserError: there is none.
         """
         if not self._windows:
             raise UserError(
-                f"{where}: no text of {self._cutter.length} tokens, the length of one sequence, "
+                f"{where}: no text of {self._cutter.least} tokens, the length of one sequence, "
                 f"among its {self.n_texts}. Give longer texts."
             )
         columns = {name: [getattr(window, name) for window in self._windows] for name in _COLUMNS}
         schema = {name: COLUMNS[name].dtype for name in _COLUMNS}
         frame = pl.DataFrame(columns, schema=schema)
         frame = frame.with_columns(pl.Series("source", self._sources, dtype=pl.Int64))
+        if self._cutter.least < self._cutter.length:
+            frame = _pad(frame, self._cutter.length)
         return frame if self._limit is None else frame.head(self._limit)
 
 
@@ -251,7 +262,11 @@ def take_tokens(
         frame = _pad(frame, length)
     check_sequences(frame, where=where, length=length)
     if not has_values(frame, "text") and tokenizer is not None:
-        texts = WindowCutter(tokenizer, length=length).decode(frame["tokens"].to_list())
+        try:
+            rows = without_padding(frame)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        texts = WindowCutter(tokenizer, length=length).decode(rows)
         frame = frame.with_columns(pl.Series("text", texts, dtype=pl.String))
     return _in_order(frame)
 
@@ -264,7 +279,8 @@ def _pad(frame: pl.DataFrame, length: int) -> pl.DataFrame:
     ones = pl.lit(1, dtype=pl.Int64).repeat_by(tokens.list.len())
     mask = pl.col("attention_mask") if has_values(frame, "attention_mask") else ones
     return frame.with_columns(
-        tokens.list.concat(zeros).alias("tokens"), mask.list.concat(zeros).alias("attention_mask")
+        tokens.list.concat(zeros).cast(COLUMNS["tokens"].dtype).alias("tokens"),
+        mask.list.concat(zeros).alias("attention_mask"),
     )
 
 
@@ -293,7 +309,9 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
 
 def _others(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """The columns a window takes from its row: all but those made by cutting."""
-    rows = frame.drop("text", "tokens", "end", strict=False).with_row_index("source")
+    rows = frame.drop("text", "tokens", "attention_mask", "end", strict=False).with_row_index(
+        "source"
+    )
     rows = rows.with_columns(pl.col("source").cast(pl.Int64))
     given = pl.col("document") if "document" in rows.columns else pl.lit(None, pl.String)
     named = pl.format("{}, row {}", pl.lit(where), "source")
@@ -358,8 +376,9 @@ def read_sequences(
     the hub (`owner/name[:config][@revision][#split]`), or a frame of Polars, pandas or `datasets`.
 
     A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
-    from a file's name. Of a table, `tokens` are taken as they are (shorter ones with `pad`, padded
-    on the right), else each `text` is cut (`cut_rows`); a tokenizer is needed for texts alone. A
+    from a file's name. Of a table, `tokens` are taken as they are, else each `text` is cut
+    (`cut_rows`); a tokenizer is needed for texts alone. With `pad` shorter tokens, and texts
+    shorter than one sequence but longer than the prefix, are taken too, padded on the right. A
     table's other columns stay, except what a model or `add_features` said of it; `columns` gives
     it more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are
     the prefix: a pair of arrays must agree.
@@ -370,14 +389,15 @@ def read_sequences(
         DamagedDataError: a torn Parquet, packed or array file.
     """
     prefix = length // 2 if prefix is None else prefix
+    least = prefix + 1 if pad else length
     rows = read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
-        result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, pad=pad)
+        result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least)
         return replace(result, facts=rows.facts)
     if columns:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
     path = Path(source)
-    cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride)
+    cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
     return _read_documents(path, WindowCollector(cutter, limit=limit))
 
 
@@ -444,8 +464,7 @@ def _read_rows(
     length: int,
     stride: int,
     limit: int | None,
-    *,
-    pad: bool,
+    least: int,
 ) -> ReadResult:
     # Of a table of texts the labels go: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
@@ -454,12 +473,12 @@ def _read_rows(
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], where)
     if has_values(frame, "tokens"):
-        frame = take_tokens(frame, tokenizer, length=length, where=where, pad=pad)
+        frame = take_tokens(frame, tokenizer, length=length, where=where, pad=least < length)
         frame = frame if limit is None else frame.head(limit)
         document = "document" if has_values(frame, "document") else "sequence_id"
         return ReadResult(frame, frame[document].n_unique())
     check_columns(frame, "text", where=where)
-    cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride)
+    cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit)
     frame = cut_rows(frame, collector, where=where)
     return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
@@ -518,6 +537,7 @@ def _name_documents(windows: pl.DataFrame, path: Path, documents: list[Path]) ->
         pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),
         "text",
         "tokens",
+        *(name for name in ("attention_mask",) if name in windows.columns),
         pl.Series("document", [names[source] for source in sources], dtype=pl.String),
         "start",
         "end",

@@ -91,7 +91,7 @@ def _blocks(before: np.ndarray, after: np.ndarray) -> Iterator[list[np.ndarray]]
 
 def _as_texts(ids: np.ndarray) -> list[str]:
     """Each row as a text of one character an id: neither NUL, which ends it, nor a surrogate."""
-    characters = ids.astype(np.uint32) + 1
+    characters = np.ascontiguousarray(ids, dtype=np.uint32) + 1
     characters += (characters >= 0xD800) * np.uint32(0x800)
     texts: list[str] = characters.view(f"U{ids.shape[1]}").ravel().tolist()
     return texts

@@ -368,15 +368,40 @@ def mask_of(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray | None:
     return whole_mask(wanted.join(masks, on="sequence_id", how="left", maintain_order="left"))
 
 
+def rows_alike(table: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of rows that are padded alike (n,), and which columns hold their tokens (length,).
+
+    Raises:
+        UserError: as `whole_mask`, or a mask of another length than the tokens.
+    """
+    tokens, mask = token_matrix(table), whole_mask(table)
+    if mask is None:
+        yield np.arange(len(tokens)), np.ones(tokens.shape[1], dtype=bool)
+        return
+    if mask.shape != tokens.shape:
+        raise UserError(f"attention_mask: shape {mask.shape}, the tokens have {tokens.shape}.")
+    kinds, which = np.unique(mask.astype(bool), axis=0, return_inverse=True)
+    for number, columns in enumerate(kinds):
+        yield np.flatnonzero(which.reshape(-1) == number), columns
+
+
+def without_padding(table: pl.DataFrame) -> list[list[int]]:
+    """The tokens of every row, those of its padding left out."""
+    tokens, found = token_matrix(table), [[0]] * table.height
+    for rows, columns in rows_alike(table):
+        for row, kept in zip(rows, tokens[rows][:, columns].tolist(), strict=True):
+            found[row] = kept
+    return found
+
+
 def refuse_padding(table: pl.DataFrame, *, where: str) -> None:
-    """Refuse a table with padded rows (UserError) where prefix and suffix must be whole."""
+    """Refuse a table with padded rows (UserError) where all sequences must be of one length."""
     mask = whole_mask(table)
     if mask is not None:
         n_padded = int((mask == 0).any(axis=1).sum())
         raise UserError(
-            f"{where}: {n_padded:,} of {len(mask):,} sequences are padded: 'mnemoscope "
-            "capture' reads them, prefix and suffix of equal length they have not. Found a study "
-            "of the others, or with a smaller sequences.length."
+            f"{where}: {n_padded:,} of {len(mask):,} sequences are padded, where all must be of "
+            "one length. Leave the padded ones out, or take a smaller sequences.length."
         )
 
 

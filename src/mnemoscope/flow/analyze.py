@@ -22,7 +22,7 @@ from mnemoscope.analysis.store import (
     store_result,
 )
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.table import PUBLISHED_VERDICT
+from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints
 from mnemoscope.pipeline.capture import open_maps
@@ -203,6 +203,7 @@ def _has_model(study: Study) -> bool:
 
 
 def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
+    refuse_padding(study.sequences, where=str(study.folder))
     missing = next((need for need in entry.needs if not _has(study, need, others)), None)
     if missing is None:
         return

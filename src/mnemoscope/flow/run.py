@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.data.rows import name_of
-from mnemoscope.data.table import refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.benchmark import benchmark_stage
 from mnemoscope.pipeline.capture import capture_stage, damaged_maps, repair_maps
@@ -75,13 +74,12 @@ def run(
         settings = _of_frame(_settle(settings, StudySettings()), name_of(sequences))
     if is_study(folder):
         study = Study(folder)
-        refuse_padding(study.sequences, where=str(folder))
     else:
         settings = _settle(settings, StudySettings())
         models = models or Models(settings)
         if until is None:  # what trains nothing needs no kernel that fits
             check_kernels(settings)
-        study = create_study(folder, settings, models, only_whole=True, source=sequences)
+        study = create_study(folder, settings, models, labelled=True, source=sequences)
     with study.lock():
         study.adopt(_settle(settings, study.settings), redo=redo)
         models = models or Models(study.settings)

@@ -64,9 +64,9 @@ class Block:
         tokens: as shown to the model, int32, shape (rows, length).
         rows: depending on kind `sequence_id`, `suffix`, `is_memorized`, `smallest_gap`.
         name: of the file for its table.
-        store, mask, with_verdicts: for maps, the name of their folder (`model`, `reference`,
-            `model-heads`, ...), their mask if padded, and whether their forward passes give
-            verdicts too.
+        mask: of `tokens` if some are padded, for verdicts, checks and maps.
+        store, with_verdicts: for maps, the name of their folder (`model`, `reference`,
+            `model-heads`, ...), and whether their forward passes give verdicts too.
     """
 
     kind: str
@@ -153,7 +153,14 @@ def do_block(
     prefix = settings.sequences.n_prefix
     if block.kind == "verdicts":
         way = scan_table if scan else decode
-        frame = way(model, block.tokens, batch_size=size, prefix=prefix, progress=progress)
+        frame = way(
+            model,
+            block.tokens,
+            mask=block.mask,
+            batch_size=size,
+            prefix=prefix,
+            progress=progress,
+        )
     elif block.kind == "decoded":
         found = decode(model, block.tokens, batch_size=size, prefix=prefix, progress=progress)
         frame = block.rows.select("sequence_id", *found.select(DECODED).get_columns())
@@ -171,6 +178,7 @@ def do_block(
             model,
             block.tokens,
             block.rows,
+            mask=block.mask,
             scanned=scan,
             batch_size=size,
             prefix=prefix,
@@ -184,21 +192,25 @@ def decode(
     model: LanguageModel,
     tokens: np.ndarray,
     *,
+    mask: np.ndarray | None = None,
     batch_size: int,
     prefix: int = 32,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """Greedy continuations of tokens, int32 (sequences, length).
+    """Greedy continuations of tokens, int32 (sequences, length), padded where `mask` is 0.
 
     Columns `is_memorized`, `memorization_score` f32, `continuation` list<i32>, `smallest_gap` f32
     (between the two best logits of any step).
     """
     frames = []
-    for batch in continue_sequences(model, tokens, batch_size=batch_size, prefix=prefix):
+    for batch in continue_sequences(
+        model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask
+    ):
+        written = [row[row >= 0].tolist() for row in batch.tokens]
         columns = {
             "is_memorized": batch.score == 1.0,
             "memorization_score": batch.score,
-            "continuation": pl.Series(batch.tokens.tolist(), dtype=pl.List(pl.Int32)),
+            "continuation": pl.Series(written, dtype=pl.List(pl.Int32)),
             "smallest_gap": batch.smallest_gap,
         }
         frames.append(pl.DataFrame(columns))
@@ -210,6 +222,7 @@ def scan_table(
     model: LanguageModel,
     tokens: np.ndarray,
     *,
+    mask: np.ndarray | None = None,
     batch_size: int,
     prefix: int = 32,
     progress: Progress,
@@ -219,7 +232,9 @@ def scan_table(
     Continuations and scores of Non-Memo are decoded later, for sampled sequences only.
     """
     frames = []
-    for batch in scan_memorized(model, tokens, batch_size=batch_size, prefix=prefix):
+    for batch in scan_memorized(
+        model, tokens, batch_size=batch_size, prefix=prefix, attention_mask=mask
+    ):
         frames.append(pl.DataFrame(batch._asdict()))
         progress.advance(frames[-1].height)
     return as_found(pl.concat(frames))
@@ -240,6 +255,7 @@ def check_scan(
     tokens: np.ndarray,
     found: pl.DataFrame,
     *,
+    mask: np.ndarray | None = None,
     scanned: bool,
     batch_size: int,
     prefix: int = 32,
@@ -252,7 +268,7 @@ def check_scan(
     `checked`, `disagree`, and if some do, `largest_gap_of_these`.
     """
     way = decode if scanned else scan_table
-    again = way(model, tokens, batch_size=batch_size, prefix=prefix, progress=progress)
+    again = way(model, tokens, mask=mask, batch_size=batch_size, prefix=prefix, progress=progress)
 
     differs = found.filter(again["is_memorized"] != found["is_memorized"])
     counts: dict[str, int | float] = {"checked": len(tokens), "disagree": differs.height}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.table import refuse_padding, token_matrix
+from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import DamagedDataError
 from mnemoscope.files import read_parquet, write_parquet
 from mnemoscope.lm.model import noting_halved
@@ -39,7 +39,6 @@ def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
     `check` compares scan and decoding on a draw of `continue.check_rows` sequences.
     """
     study.require("sequences")
-    refuse_padding(study.sequences, where=str(study.folder))
     settings, folder = study.settings.continue_, chunk_folder(study)
     with study.finishing("continue") as counts, noting_halved(counts, folder / "halved"):
         blocks = chunk_blocks(study)
@@ -57,7 +56,9 @@ def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
             rows = draw_rows(found["is_memorized"].to_numpy(), settings.check_rows)
             if check and len(rows):
                 drawn = found[rows].select("is_memorized", "smallest_gap")
-                block = Block("check", 0, token_matrix(study.sequences)[rows], drawn)
+                tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
+                mask = None if mask is None else mask[rows]
+                block = Block("check", 0, tokens[rows], drawn, mask=mask)
                 (checked,) = make_tables(crew, [block], _CHECKING)
                 counts["scan_check"] = checked.to_dicts()[0]
     shutil.rmtree(study.folder / "continuation")
@@ -66,11 +67,13 @@ def continue_with(study: Study, hold: Hold, *, check: bool = True) -> None:
 def chunk_blocks(study: Study) -> list[Block]:
     """The table in chunks of `continue.part_rows` sequences."""
     tokens, part_rows = token_matrix(study.sequences), study.settings.continue_.part_rows
-    return [
-        Block("verdicts", start // part_rows, rows, pl.DataFrame(), chunk_name(start))
-        for start in range(0, len(tokens), part_rows)
-        for rows in [tokens[start : start + part_rows]]
-    ]
+    mask, blocks = whole_mask(study.sequences), []
+    for start in range(0, len(tokens), part_rows):
+        rows = slice(start, start + part_rows)
+        padded = None if mask is None else mask[rows]
+        name, number = chunk_name(start), start // part_rows
+        blocks.append(Block("verdicts", number, tokens[rows], pl.DataFrame(), name, mask=padded))
+    return blocks
 
 
 def chunk_folder(study: Study) -> Path:

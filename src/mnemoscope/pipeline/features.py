@@ -5,7 +5,7 @@ import polars as pl
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.patterns import compare_modes, describe_agreement
 from mnemoscope.data.read import read_corpus
-from mnemoscope.data.table import has_values, refuse_padding
+from mnemoscope.data.table import has_values
 from mnemoscope.pipeline.published_split import PUBLISHED_PATTERNS, take_published_patterns
 from mnemoscope.pipeline.sequences import GIVEN
 from mnemoscope.progress import say
@@ -18,7 +18,6 @@ FEATURES = ("rouge_l", "rouge_3", "is_incrementing", "is_repeating", "duplicates
 def features_stage(study: Study, models: Models) -> None:
     """Add the feature columns to the study's table; unknown features are null and reported."""
     study.require("sequences")
-    refuse_padding(study.sequences, where=str(study.folder))
     settings = study.settings
     with study.finishing("features") as counts:
         corpus = None

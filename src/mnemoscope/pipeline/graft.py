@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import refuse_padding, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_kept, read_parquet, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
@@ -197,6 +197,7 @@ def _say_what_came(study: Study) -> None:
 def check_twin(study: Study) -> None:
     """Raise UserError where a study is not labelled or has no reference model."""
     study.require("label")
+    refuse_padding(study.sequences, where=str(study.folder))
     if reference_name(study.settings) is None:
         raise UserError(
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "

@@ -7,6 +7,7 @@ import polars as pl
 
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
 from mnemoscope.data.read import RESULTS
+from mnemoscope.data.table import whole_mask
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
@@ -127,6 +128,13 @@ _REASONS_SAID = 3
 
 def nothing_to_train(study: Study) -> str | None:
     """Why no taxonomy can be trained; None where one can."""
+    if (mask := whole_mask(study.sequences)) is not None:
+        return (
+            f"{study.folder}: {int((mask == 0).any(axis=1).sum()):,} of {len(mask):,} sequences "
+            "are padded, so nothing is trained: the shorter a suffix, the easier it comes out, and "
+            "length alone would tell the classes. labels.parquet has them. To train, leave "
+            "sequences.pad off."
+        )
     samples = samples_of(study)
     reasons = [
         f"{name}: {entry['impossible']}" for name, entry in samples.items() if "impossible" in entry

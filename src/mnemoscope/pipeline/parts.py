@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.data.table import refuse_padding
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_parquet, read_record, write_bytes, write_record
 from mnemoscope.lm.model import HALVED, note_halved, noting_halved, read_halved
@@ -219,7 +218,6 @@ def _graft(study: Study, part: Part, models: Models, *, redo: bool) -> Path:
 
 def _continue(study: Study, part: Part, folder: Path, hold: Hold) -> None:
     """Continue or scan every n-th chunk of the table."""
-    refuse_padding(study.sequences, where=str(study.folder))
     mine = [block for block in chunk_blocks(study) if part.does(block.number)]
     if not mine:
         say(f"Part {part}: nothing to do, the table has fewer blocks than there are parts.")

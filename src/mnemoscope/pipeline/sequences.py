@@ -24,7 +24,6 @@ from mnemoscope.data.table import (
     check_sequences,
     has_values,
     read_table,
-    refuse_padding,
     token_matrix,
     whole_mask,
 )
@@ -56,23 +55,21 @@ def create_study(
     settings: StudySettings,
     models: Models,
     *,
-    only_whole: bool = False,
+    labelled: bool = False,
     source: Any = None,
 ) -> Study:
     """Read and check the sequences, taxonomies and model, then create the study folder.
 
-    `only_whole` rejects padded rows, for stages that need the prefix and suffix of each; `source`
-    is a frame that is read in place of `sequences.source`.
+    `labelled` rejects padded rows without a token in their prefix or their suffix; `source` is a
+    frame that is read in place of `sequences.source`.
 
     Raises:
         UserError: anything in the settings, the sequences or the model that cannot be used; no
             folder is left behind.
     """
     check_free(Path(folder))
-    result = check_sources(settings, models, source)
+    result = check_sources(settings, models, source, labelled=labelled)
     frame = result.frame
-    if only_whole:
-        refuse_padding(frame, where=settings.sequences.source)
     with _new_folder(Path(folder)) as temporary:
         study = Study.create(temporary, settings)
         with study.finishing("sequences") as counts:
@@ -132,10 +129,12 @@ def _held(folder: Path) -> int | None:
     return descriptor
 
 
-def check_sources(settings: StudySettings, models: Models, source: Any = None) -> ReadResult:
+def check_sources(
+    settings: StudySettings, models: Models, source: Any = None, *, labelled: bool = False
+) -> ReadResult:
     """Read the sequences and check that they, the taxonomies and the model fit together.
 
-    `source`, a frame, is read in place of `sequences.source`.
+    Arguments as `create_study`.
 
     Raises:
         UserError: anything that cannot be used.
@@ -160,7 +159,8 @@ def check_sources(settings: StudySettings, models: Models, source: Any = None) -
     models.check_reference()
     vocab_size = model.vocab_size
     check_sequences(frame, where=wanted.source, length=wanted.length, vocab_size=vocab_size)
-    mask = _checked_mask(frame, model, wanted.source)
+    prefix = wanted.n_prefix if labelled else None
+    mask = _checked_mask(frame, model, wanted.source, prefix)
     # Try one forward pass, so that unsupported attention fails now and not after hours.
     first, its_mask = token_matrix(frame[:1]), None if mask is None else mask[:1]
     next(capture_pooled(model, first, attention_mask=its_mask, batch_size=1))
@@ -172,12 +172,14 @@ def check_sources(settings: StudySettings, models: Models, source: Any = None) -
     return result
 
 
-def _checked_mask(frame: pl.DataFrame, model: LanguageModel, where: str) -> np.ndarray | None:
+def _checked_mask(
+    frame: pl.DataFrame, model: LanguageModel, where: str, prefix: int | None
+) -> np.ndarray | None:
     """The table's `attention_mask` if rows are padded; errors as `check_padded`, with the row."""
     try:
         mask = whole_mask(frame)
         if mask is not None:
-            check_padded(model, token_matrix(frame), mask)
+            check_padded(model, token_matrix(frame), mask, prefix=prefix)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return mask
@@ -244,6 +246,7 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
         found = scan_table(
             model,
             tokens,
+            mask=whole_mask(rows),
             batch_size=batch_size,
             prefix=study.settings.sequences.n_prefix,
             progress=progress,

@@ -739,7 +739,9 @@ def example_of(row: Record, tokenizer: Any, prefix: int) -> Record:
         The row with `prefix` (text), `suffix` (text of each token), `written` (of each token the
         model wrote, with whether it is another than the suffix's) and `flags` in words.
     """
-    tokens = row["tokens"]
+    tokens, mask = row["tokens"], row.get("attention_mask")
+    if mask:
+        tokens, prefix = [t for t, one in zip(tokens, mask, strict=True) if one], sum(mask[:prefix])
     written = row["continuation"] or (tokens[prefix:] if row["is_memorized"] else [])
     differs = [one != other for one, other in zip(written, tokens[prefix:], strict=False)]
     return row | {

@@ -181,7 +181,7 @@ class SequenceSettings(BoundedSettings):
     )
     pad: bool = Field(
         default=False,
-        description="Take a table's shorter tokens too, padded on the right; for capture alone.",
+        description="Take shorter texts and tokens too, padded on the right; for labels and maps.",
     )
     limit: int | None = Field(
         default=None, ge=1, description="Keep at most this many sequences, drawn at random."

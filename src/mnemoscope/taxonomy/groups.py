@@ -14,7 +14,7 @@ import polars as pl
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import UserError
 
 SHINGLE = 5
@@ -29,14 +29,16 @@ _PRODUCTS_PER_BLOCK = 5_000_000
 """Bound on the shared 5-grams looked at in one go, which bounds the memory."""
 _PAIRS_PER_CHECK = 50_000
 _ROUNDING = 1e-9
+_PADDED = -1
 
 
 def find_groups(frame: pl.DataFrame) -> pl.Series:
     """Give every sequence of a table its group: the smallest ``sequence_id`` of its component.
 
-    Connected are near duplicates (``tokens``, all of one length), overlapping windows of one
-    ``document`` (by ``start`` and ``end``), and what shares a ``group``, where these are there and
-    not null. The order of the rows plays no part; a sequence without relatives stands alone.
+    Connected are near duplicates (``tokens``, all of one length, padded or not), overlapping
+    windows of one ``document`` (by ``start`` and ``end``), and what shares a ``group``, where these
+    are there and not null. The order of the rows plays no part; a sequence without relatives
+    stands alone.
 
     Raises:
         UserError: no tokens, or not all of one length.
@@ -50,7 +52,7 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
             "the table has no column 'tokens', which is needed to find near duplicates. Add it, "
             "or split by row."
         )
-    near = find_near_duplicates(token_matrix(frame))
+    near = find_near_duplicates(token_matrix(frame), mask=whole_mask(frame))
     edges = [_chain(near, np.arange(frame.height)), _chain_windows(frame)]
     if "group" in frame.columns:
         given = frame.select("group").with_row_index("row").drop_nulls()
@@ -96,11 +98,16 @@ def _chain_windows(frame: pl.DataFrame) -> np.ndarray:
     return _chain(run, windows["row"].to_numpy())
 
 
-def find_near_duplicates(tokens: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
+def find_near_duplicates(
+    tokens: np.ndarray, *, similarity: float = SIMILARITY, mask: np.ndarray | None = None
+) -> np.ndarray:
     """Component of every sequence in the graph of near duplicates, shape (sequences,), int.
 
-    `tokens` are integers, shape (sequences, length); equal sequences always share a component.
+    `tokens` are integers from 0, shape (sequences, length); equal sequences always share a
+    component. Where `mask` is 0 a sequence is padded: no 5-gram goes there.
     """
+    if mask is not None:
+        tokens = np.where(mask.astype(bool), tokens, _PADDED)
     distinct, inverse = np.unique(tokens, axis=0, return_inverse=True)
     if distinct.shape[1] < SHINGLE:
         return inverse.reshape(-1)
@@ -128,7 +135,13 @@ def _hash_shingles(tokens: np.ndarray) -> np.ndarray:
         hashes ^= tokens[:, offset : offset + n].astype(np.uint64) + np.uint64(1)
         hashes *= np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    return hashes
+    if not (tokens == _PADDED).any():
+        return hashes
+    is_cut = np.lib.stride_tricks.sliding_window_view(tokens == _PADDED, SHINGLE, axis=1).any(2)
+    # In place of what is cut the row's first whole 5-gram, or its number where it has none.
+    first = np.take_along_axis(hashes, is_cut.argmin(axis=1)[:, None], axis=1)
+    alone = np.arange(len(tokens), dtype=np.uint64)[:, None]
+    return np.where(is_cut, np.where(is_cut.all(axis=1)[:, None], alone, first), hashes)
 
 
 def _sort_by_rarity(hashes: np.ndarray) -> csr_array:

@@ -217,7 +217,9 @@ def label_table(
     check_features(table, where=str(source))
     lacking = missing_columns(table.collect_schema().names(), taxonomies)
     asked = {column for needed in lacking.values() for column in needed}
-    given = [name for name in ("text", "tokens") if name in table.collect_schema()]
+    given = [
+        name for name in ("text", "tokens", "attention_mask") if name in table.collect_schema()
+    ]
     measures = [name for name in TEXT_MEASURES if name in asked]
     if given and measures:
         made = measure_text(table.select(given).collect(), measures)
