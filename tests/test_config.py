@@ -125,3 +125,15 @@ def test_flag_goes_before_file_and_file_before_default(tmp_path) -> None:
     assert (merged.model.dtype, merged.model.batch_size) == ("bfloat16", 4)
     assert merged.train.seeds == [7]
     assert merged.model.device == "auto"
+
+
+def test_a_suffix_that_is_changed_makes_another_length(tmp_path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("sequences:\n  prefix: 12\n  suffix: 12\n")
+    found = merge_flags(path, {}, ["sequences.suffix=100"]).sequences
+    assert (found.n_prefix, found.length) == (12, 112)
+    with pytest.raises(UserError, match="length 50 is not prefix"):
+        merge_flags(path, {}, ["sequences.suffix=100", "sequences.length=50"])
+    path.write_text("sequences:\n  length: 128\n")
+    found = merge_flags(path, {}, ["sequences.prefix=32"]).sequences
+    assert (found.n_prefix, found.length) == (32, 128)

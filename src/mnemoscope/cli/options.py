@@ -229,8 +229,12 @@ def merge_flags(
         for key, value in flags.items()
         if value is not None and value is not False and value not in ([], {})  # a 0 was given
     }
-    for key, value in [*given.items(), *map(assignment, assignments or [])]:
+    placed = [*given.items(), *map(assignment, assignments or [])]
+    for key, value in placed:
         _place(values, key, value)
+    names = {key for key, _ in placed}
+    if names & {"sequences.prefix", "sequences.suffix"} and "sequences.length" not in names:
+        _forget_length(values["sequences"])
     return parse_settings(values, where="settings")
 
 
@@ -269,6 +273,12 @@ def _place(values: dict[str, Any], dotted: str, value: Any) -> None:
     if not isinstance(section, dict):
         raise UserError(f"--set {dotted}: '{head}' is a single setting. Write {head}=VALUE.")
     _place(section, tail, value)
+
+
+def _forget_length(sequences: dict[str, Any]) -> None:
+    """A length that prefix and suffix made gives way where one of them is changed."""
+    if sequences.get("prefix") is not None and sequences.get("suffix") is not None:
+        sequences.pop("length", None)
 
 
 @contextmanager
