@@ -137,11 +137,12 @@ def _hash_shingles(tokens: np.ndarray) -> np.ndarray:
         hashes ^= hashes >> np.uint64(29)
     if not (tokens == _PADDED).any():
         return hashes
-    is_cut = np.lib.stride_tricks.sliding_window_view(tokens == _PADDED, SHINGLE, axis=1).any(2)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens == _PADDED, SHINGLE, axis=1)
+    is_cut: npt.NDArray[np.bool_] = windows.max(axis=2)
     # In place of what is cut the row's first whole 5-gram, or its number where it has none.
     first = np.take_along_axis(hashes, is_cut.argmin(axis=1)[:, None], axis=1)
     alone = np.arange(len(tokens), dtype=np.uint64)[:, None]
-    return np.where(is_cut, np.where(is_cut.all(axis=1)[:, None], alone, first), hashes)
+    return np.where(is_cut, np.where(is_cut.min(axis=1, keepdims=True), alone, first), hashes)
 
 
 def _sort_by_rarity(hashes: np.ndarray) -> csr_array:
