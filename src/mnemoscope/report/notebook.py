@@ -6,7 +6,7 @@ and colours for light and dark: no script, no outside address.
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ _INK = (74, 140, 224)  # one blue that stands out on both grounds
 class Picture:
     """An SVG that shows itself in a notebook; `svg` is the text of the file."""
 
-    svg: str
+    svg: str = field(repr=False)
 
     def save(self, path: Path | str) -> None:
         """Write the SVG, whole or not at all; an existing file is replaced.
