@@ -180,3 +180,31 @@ def test_prefix_suffix_and_length_fit_together(given, prefix, length):
 def test_lengths_that_do_not_fit_are_refused(given):
     with pytest.raises(UserError, match=r"sequences: .*length"):
         parse_settings({"sequences": given}, where="study.yaml")
+
+
+def test_an_answer_of_one_token_is_a_suffix_and_the_label_of_psmi(tmp_path, call):
+    """The verdict is transformers' own best token after the prompt."""
+    model = save_model(tmp_path / "model")
+    prompts = np.random.default_rng(0).integers(1, 300, (60, 15))
+    with torch.inference_mode():
+        best = load_model(model).model(torch.from_numpy(prompts)).logits[:, -1].argmax(-1).numpy()
+    is_right = np.arange(60) % 2 == 0
+    answers = np.where(is_right, best, np.roll(best, 1))
+    rows = np.column_stack([prompts, answers]).tolist()
+    pl.DataFrame({"tokens": rows}).write_parquet(tmp_path / "prompts.parquet")
+    folder = tmp_path / "study"
+    sizes = ("--set", "sequences.prefix=15", "--set", "sequences.suffix=1")
+    made = call(
+        *("sequences", tmp_path / "prompts.parquet", "--model", model), *sizes, "-o", folder, "-q"
+    )
+    assert made.status == 0, made.err
+    for verb in ("continue", "features"):
+        assert call(verb, folder, "-q").status == 0
+    table = Study(folder).sequences.sort("sequence_id")
+    assert table["is_memorized"].to_list() == (answers == best).tolist()
+    options = [f"--set={one}" for one in ("minimum=2", "n_directions=20", "n_resamples=50")]
+    asked = call("analyze", "psmi", folder, *options, "-q")
+    assert asked.status == 0, asked.err
+    labels = pl.read_parquet(folder / "analysis" / "psmi" / "sequences.parquet")["label"]
+    counts = pl.Series(answers).value_counts(name="n").filter(pl.col("n") >= 2)
+    assert set(labels) == set(counts[counts.columns[0]].cast(pl.String))

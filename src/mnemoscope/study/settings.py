@@ -174,7 +174,7 @@ class SequenceSettings(BoundedSettings):
         description="Tokens the model is shown; with suffix too, both make the length.",
     )
     suffix: int | None = Field(
-        default=None, ge=2, le=65_536, description="Tokens it is to go on with."
+        default=None, ge=1, le=65_536, description="Tokens it is to go on with."
     )
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
@@ -196,7 +196,7 @@ class SequenceSettings(BoundedSettings):
             if self.length not in (whole, type(self).model_fields["length"].default):
                 raise ValueError(f"length {self.length} is not prefix + suffix, {whole}")
             self.length = whole
-        if self.length - self.n_prefix < 2 or self.n_prefix < 1 or self.length < 8:
+        if self.length <= self.n_prefix or self.n_prefix < 1 or self.length < 8:
             raise ValueError(f"length {self.length} has no room for this prefix and suffix")
         if self.prefix is self.suffix is None and self.length % 2:
             raise ValueError(f"length {self.length} has no half: give prefix and suffix")
