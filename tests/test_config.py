@@ -101,9 +101,9 @@ def numbers_and_lists(model: type[BaseModel] = StudySettings, prefix: str = "") 
 
 
 def test_a_suffix_written_without_quotes_is_the_true_one() -> None:
-    assert merge_flags(StudySettings(), {}, ["label.non_memo_suffix=true"]).label.non_memo_suffix == (
-        "true"
-    )
+    assert merge_flags(
+        StudySettings(), {}, ["label.non_memo_suffix=true"]
+    ).label.non_memo_suffix == ("true")
 
 
 @pytest.mark.parametrize("key", numbers_and_lists())

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import threading
 from contextlib import redirect_stderr
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -339,6 +340,9 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(hub, tokenizer):
     assert found.facts["hub"] == {"name": "lab/passages", "commit": commit}
     again = read_sequences("lab/passages@main#passages_nodup", tokenizer, columns=COLUMNS)
     assert again.frame.equals(found.frame)
+    said, _ = told("https://huggingface.co/datasets/lab/passages", tokenizer, COLUMNS)
+    assert "the hub cannot be reached (OfflineModeIsEnabled)" in said
+    assert f"the copy of commit {commit[:7]} in the cache" in said
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -459,11 +463,19 @@ def test_what_is_a_path_is_no_name_of_the_hub(tmp_path, monkeypatch):
 # -- what could be misread
 
 
+def npy_header(facts: dict) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, facts)
+    return buffer.getvalue()
+
+
 def _rows(**changes):
     return lines([HUBBLE[0] | changes])
 
 
 PAIR = {"a_prefix.npy": np.zeros((2, 32), np.uint16), "a_suffix.npy": np.zeros((2, 32), np.uint16)}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 12345\n"
+BOMB = npy_header({"descr": "<u2", "fortran_order": False, "shape": (10**13, 32)}) + bytes(64)
 MISREAD = {  # files, what is given, columns, words of the one line
     "CSV without a text column": ({"a.csv": b"a,b\n1,2\n"}, "a.csv", {}, "--column text=NAME"),
     "CSV without a header": (
@@ -600,6 +612,21 @@ MISREAD = {  # files, what is given, columns, words of the one line
         {},
         r"other columns than a\.jsonl \(more\)",
     ),
+    "a folder named like a table": ({"a.jsonl/.hidden": b""}, "a.jsonl", {}, "without a file"),
+    "a table that Git has not fetched": ({"a.parquet": POINTER}, "a.parquet", {}, "git lfs pull"),
+    "rows that Git has not fetched": ({"a.jsonl.gz": POINTER}, "a.jsonl.gz", {}, "git lfs pull"),
+    "a folder that lacks a file": (
+        {"train-00000-of-00002.jsonl": _rows()},
+        "",
+        {},
+        "1 of 2 files of 'train'",
+    ),
+    "an array larger than its file": (
+        {"a_prefix.npy": BOMB, "a_suffix.npy": BOMB},
+        "",
+        {},
+        "not a whole array",
+    ),
     "texts under another name": (
         {"a.jsonl": lines([{"content": LONG}])},
         "a.jsonl",
@@ -614,6 +641,7 @@ def test_what_could_be_misread_is_refused_in_one_line(
     tmp_path, tokenizer, files, given, columns, words
 ):
     for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         if isinstance(data, bytes):
             (tmp_path / name).write_bytes(data)
         else:
@@ -622,6 +650,22 @@ def test_what_could_be_misread_is_refused_in_one_line(
         read_sequences(tmp_path / given, tokenizer, columns=columns)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, tokenizer):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="a pipe or device"):
+        read_sequences(tmp_path / "a.jsonl", tokenizer)
+
+
+def test_a_folder_as_spark_writes_it_is_one_table_and_said(tmp_path, tokenizer):
+    (tmp_path / "_SUCCESS").touch()
+    for name in ("part-0.snappy.parquet", "part-1.snappy.parquet"):
+        pd.DataFrame({"text": [LONG]}).to_parquet(tmp_path / name)
+    said, _ = told(tmp_path, tokenizer)
+    assert "2 tables read as one" in said
+    assert "part-1.snappy.parquet" in said
+    assert read_sequences(tmp_path, tokenizer).n_documents == 2
 
 
 def test_frames_that_are_no_table_are_refused(tokenizer):

@@ -104,6 +104,25 @@ def refuse_as_prose(path: Path) -> None:
         raise UserError(f"{path}: a {path.suffix.lower()} file is no text to be cut: {remedy}.")
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse what Git leaves in place of a large file that was not fetched (UserError)."""
+    with open_raw(path) as handle:
+        is_pointer = handle.read(len(_POINTER)) == _POINTER
+    if is_pointer:
+        raise UserError(f"{path}: a pointer of Git LFS and not the file. Run 'git lfs pull' there.")
+
+
+def open_raw(path: Path) -> BinaryIO:
+    """Open a file's bytes; UserError without permission."""
+    try:
+        return open(path, "rb")
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it.") from error
+
+
 # Packed files, piece by piece; what unpacks to far more than texts do is refused.
 
 _MOST_BYTES = 256 << 20  # below this nothing is a bomb
@@ -120,10 +139,7 @@ def open_unpacked(path: Path) -> BinaryIO:
     Raises:
         UserError: no permission, or `.zst` without the package that unpacks it.
     """
-    try:
-        raw = open(path, "rb")  # noqa: SIM115 - closed by whoever reads
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it.") from error
+    raw = open_raw(path)
     if path.suffix.lower() == ".gz":
         return io.BufferedReader(_Unpacked(path, raw, _gzip_pieces(raw)))
     if path.suffix.lower() == ".zst":

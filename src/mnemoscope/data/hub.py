@@ -5,6 +5,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from mnemoscope.progress import say
 _NAME = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
 )
+_ADDRESS = re.compile(r"(https://huggingface\.co|hf:/)/datasets/")
+_PATIENCE = 10.0  # seconds for the one question
 _SHARD = re.compile(r"[-.]\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
 _CARD = "README.md"
 
@@ -39,8 +42,10 @@ class HubFiles(NamedTuple):
 def parse_hub_name(source: str) -> HubName | None:
     """What a source names on the hub; None of other texts, and where a path is meant.
 
-    A path is meant where its folder is there, or where it ends as files do that are read.
+    A path is meant where its folder is there, or where it ends as files do that are read. An
+    address of the hub before the name is left out.
     """
+    source = _ADDRESS.sub("", source, count=1)
     found = _NAME.fullmatch(source)
     if found is None or source.startswith((".", "~")) or Path(source).parent.is_dir():
         return None
@@ -70,8 +75,9 @@ def _list(asked: HubName) -> tuple[Path | None, list[str]]:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        found = HfApi().list_repo_files(asked.name, revision=asked.revision, repo_type="dataset")
-        return None, sorted(found)
+        # One question, without the retries of the client and its lines about them.
+        found = HfApi().dataset_info(asked.name, revision=asked.revision, timeout=_PATIENCE)
+        return None, sorted(one.rfilename for one in found.siblings or ())
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(
             f"{_shown(asked)}: no such data set or revision on the hub, or it needs a log-in "
@@ -89,8 +95,12 @@ def _list(asked: HubName) -> tuple[Path | None, list[str]]:
         raise UserError(
             f"{_shown(asked)}: no file or folder here, and the hub cannot be reached ({reason}). "
             f"Where there is a network run 'hf download {asked.name} --repo-type dataset "
-            "--local-dir FOLDER', then give FOLDER."
+            "--local-dir FOLDER', then give the file of FOLDER that you want."
         ) from None
+    say(
+        f"{_shown(asked)}: the hub cannot be reached ({reason}); taken is the copy of commit "
+        f"{folder.name[:7]} in the cache"
+    )
     names = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
     return folder, sorted(names)
 
@@ -136,7 +146,7 @@ def _choose(asked: HubName, names: list[str], card: dict[str, Any]) -> list[str]
             f"It holds: {', '.join(names[:10]) or 'nothing'}."
         )
     found = splits[_pick(asked, "split", asked.split, sorted(splits))]
-    _check_whole(asked, found)
+    check_whole(found, _shown(asked))
     return found
 
 
@@ -206,13 +216,19 @@ def _stem(name: str) -> str:
     return Path(name).name.removesuffix(table_ending(Path(name)) or "")
 
 
-def _check_whole(asked: HubName, names: list[str]) -> None:
-    """Every shard that the names of the others speak of is there."""
-    totals = [int(found["total"]) for name in names if (found := _SHARD.search(_stem(name)))]
-    if totals and totals[0] != len(totals):
-        raise UserError(
-            f"{_shown(asked)}: {len(totals)} of {totals[0]} files are there. Fetch the others."
-        )
+def check_whole(names: Iterable[str], where: str) -> None:
+    """Every shard that the names of the others speak of (`train-00000-of-00004`) is there.
+
+    Raises:
+        UserError: some are missing.
+    """
+    found: defaultdict[tuple[str, int], int] = defaultdict(int)
+    for name in names:
+        if shard := _SHARD.search(_stem(name)):
+            found[_SHARD.sub("", _stem(name)), int(shard["total"])] += 1
+    for (split, total), n in found.items():
+        if n != total:
+            raise UserError(f"{where}: {n:,} of {total:,} files of '{split}'. Fetch the others.")
 
 
 def _shown(asked: HubName) -> str:

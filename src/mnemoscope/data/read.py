@@ -494,6 +494,8 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
             progress.advance()
             if collector.is_full:
                 break
+    if not documents and not unreadable:
+        raise UserError(f"{path}: a folder without a file (hidden ones are left out).")
     if not documents:
         raise UserError(
             f"{path}: no text in it ({len(unreadable)} files are binary, not UTF-8 or not "

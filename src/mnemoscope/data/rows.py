@@ -14,10 +14,11 @@ from mnemoscope.data.formats import (
     list_files,
     passed_over,
     plugin_readers,
+    refuse_pointer,
     table_ending,
     take_columns,
 )
-from mnemoscope.data.hub import find_hub_files, parse_hub_name
+from mnemoscope.data.hub import check_whole, find_hub_files, parse_hub_name
 from mnemoscope.data.table import conform, has_values, read_table
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.progress import say
@@ -75,33 +76,44 @@ def name_of(source: Any) -> str:
 
 
 def existing(path: Path | str) -> Path:
-    """A path that is there; UserError if not."""
+    """A path of a file or folder that is there; UserError if not."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.")
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
     return path
 
 
-_DRESSING = re.compile(r"(readme|license|licence|dataset_infos?|citation).*", re.IGNORECASE)
+_DRESSING = re.compile(
+    r"(readme|license|licence|dataset_infos?|citation|_(success|(common_)?metadata|started|committed)).*",
+    re.IGNORECASE,
+)
 
 
 def find_tables(path: Path) -> list[Path]:
     """The table that a path is, or those of a folder that holds nothing else; else none.
 
-    Beside tables a folder may hold a README, a licence and the like.
+    Beside tables a folder may hold a README, a licence and the like. UserError where one of them
+    is in several files, and not all are there.
     """
     if path.is_file():
         return [path] if table_ending(path) else []
     files = list_files(path)
     tables = [one for one in files if table_ending(one)]
     others = [one for one in files if one not in tables and not _DRESSING.fullmatch(one.name)]
-    return [] if others else tables
+    if others:
+        return []
+    check_whole([one.name for one in tables], str(path))
+    return tables
 
 
 def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
     """The rows of all tables one after the other; a row's `document` names its file."""
     if len(paths) == 1:
         return read_table(paths[0], columns)
+    more = f", and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    say(f"{len(paths):,} tables read as one: {', '.join(map(str, paths[:_NAMED]))}{more}")
     frames: list[pl.DataFrame] = []
     for path in paths:
         frame = read_table(path, columns)
@@ -122,6 +134,7 @@ def _read_tables(paths: list[Path], columns: Mapping[str, str]) -> pl.DataFrame:
         raise UserError(f"{paths[0].parent}: not one table ({reason}).") from None
 
 
+_NAMED = 3
 _HALVES = ("_prefix.npy", "_suffix.npy")
 
 
@@ -183,9 +196,10 @@ def read_pair(prefixes: Path, suffixes: Path, *, prefix: int) -> pl.DataFrame:
 
 
 def _array(path: Path) -> np.ndarray:
+    refuse_pointer(path)
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedDataError(f"{path}: not a whole array of numbers ({reason}).") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":

@@ -20,6 +20,7 @@ from mnemoscope.data.formats import (
     open_unpacked,
     read_by_plugin,
     read_csv,
+    refuse_pointer,
     table_ending,
     take_columns,
 )
@@ -243,6 +244,7 @@ def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl
     ending, where = table_ending(path), str(path)
     if ending is None:
         raise UserError(f"{path}: a table must end in {', '.join(TABLE_ENDINGS)}.")
+    refuse_pointer(path)
     if ending == ".parquet":
         parquet_metadata(path)
         with whole_parquet(path):
