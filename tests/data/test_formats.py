@@ -9,6 +9,7 @@ import os
 import threading
 from contextlib import redirect_stderr
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -19,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.duplicates import count_in_corpus
+from mnemoscope.data.duplicates import add_counts, count_in_corpus, read_suffixes
+from mnemoscope.data.features import write_features
 from mnemoscope.data.formats import open_unpacked, passed_over, take_columns
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import join_results, read_corpus, read_sequences
@@ -343,6 +345,38 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(hub, tokenizer):
     said, _ = told("https://huggingface.co/datasets/lab/passages", tokenizer, COLUMNS)
     assert "the hub cannot be reached (OfflineModeIsEnabled)" in said
     assert f"the copy of commit {commit[:7]} in the cache" in said
+
+
+def test_verbs_on_a_table_read_every_source(hub, tmp_path):
+    rows = np.random.default_rng(0).integers(0, 99, (6, 64))
+    with_ids = [{"n": at, "ids": row.tolist()} for at, row in enumerate(rows)]
+    cache(hub, "lab/rows", {"rows.jsonl.gz": packed(lines(with_ids), "gz")})
+    columns = {"sequence_id": "n", "tokens": "ids"}
+    (tmp_path / "halves").mkdir()
+    for at, name in enumerate(("a", "b")):
+        part = with_ids[3 * at : 3 * at + 3]
+        (tmp_path / "halves" / f"{name}.jsonl").write_bytes(lines(part))
+    np.save(tmp_path / "x_prefix.npy", rows[:, :32])
+    np.save(tmp_path / "x_suffix.npy", rows[:, 32:])
+    made = []
+    for source, asked in (
+        ("lab/rows", columns),
+        (Path("https://huggingface.co/datasets/lab/rows"), columns),
+        (tmp_path / "halves", columns),
+        (tmp_path / "x_prefix.npy", {}),
+    ):
+        assert write_features(source, tmp_path / "out.parquet", columns=asked) == 6
+        made.append(pl.read_parquet(tmp_path / "out.parquet").select("sequence_id", "rouge_l"))
+        assert read_suffixes(source, columns=asked).tolist() == rows[:, 32:].tolist()
+        assert add_counts(source, np.arange(6), asked)["duplicates"].to_list() == [*range(6)]
+    assert all(one.equals(made[0]) for one in made)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "a.txt").write_text(LONG)
+    (tmp_path / "texts" / "a.txt").write_text(LONG)
+    with pytest.raises(UserError, match="a table must end in"):
+        write_features(tmp_path / "a.txt", tmp_path / "out.parquet")
+    with pytest.raises(UserError, match="texts, where a table of sequences"):
+        write_features(tmp_path / "texts", tmp_path / "out.parquet")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -26,7 +26,7 @@ from mnemoscope.study.settings import EMBEDDED
 
 Target = Annotated[
     Path,
-    Argument(help="A study folder, or a table (.parquet, .jsonl, .gz, .zst, .csv) with -o."),
+    Argument(help="A study folder; or with -o a table, as run --sequences."),
 ]
 Prefix = Annotated[
     int | None, Option("--prefix", min=1, help="Of these, the prefix (half unless given).")
@@ -142,7 +142,8 @@ def _label_table(
 
     Gives the counts of each, and the columns that are missing for some.
     """
-    from mnemoscope.data.table import read_table, write_table
+    from mnemoscope.data.rows import scan_rows
+    from mnemoscope.data.table import write_table
     from mnemoscope.taxonomy.catalogue import load_taxonomies
     from mnemoscope.taxonomy.labels import (
         check_features,
@@ -159,7 +160,7 @@ def _label_table(
     taxonomies = load_taxonomies(names)
     refuse_unwritable(out)
     if len(taxonomies) == 1:
-        frame = read_table(target, columns)
+        frame = scan_rows(target, columns).collect()
         check_features(frame.lazy(), where=str(target))
         labels = label_sequences(frame, taxonomies[0])
         write_table(out, frame.with_columns(labels))
@@ -228,7 +229,7 @@ def refuse_unwritable(out: Path) -> None:
 def duplicates(
     sequences: Annotated[
         Path,
-        Option("--sequences", help="A table with tokens (.parquet, .jsonl, .gz, .zst, .csv)."),
+        Option("--sequences", help="A table with tokens, as run --sequences."),
     ],
     corpus: Annotated[
         str,

@@ -15,6 +15,7 @@ import polars as pl
 from mnemoscope.data.duplicates import count_duplicates
 from mnemoscope.data.patterns import Pattern, PatternMode, check_mode, find_pattern
 from mnemoscope.data.rouge import rouge_scores
+from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import (
     BATCH_ROWS,
     COLUMNS,
@@ -26,7 +27,6 @@ from mnemoscope.data.table import (
     map_table,
     refuse_padding,
     rows_alike,
-    scan_table,
     sink_table,
     token_matrix,
 )
@@ -212,12 +212,12 @@ def write_features(
         NoRoomError: the disk is full.
     """
     check_mode(patterns)
-    table = scan_table(source, columns)
+    prefix = length // 2 if prefix is None else prefix
+    table = scan_rows(source, columns, prefix=prefix)
     schema = dict(table.collect_schema())
     check_columns(table.head(1).collect(), "sequence_id", where=str(source))
     narrow = table.select(name for name in schema if name in ("sequence_id", "tokens"))
     _check(narrow.collect(), length, str(source), names=list(schema))
-    prefix = length // 2 if prefix is None else prefix
     rare = pl.DataFrame(_rare_columns(table, prefix, corpus, "auto"))
     n_rows = table.select(pl.len()).collect().item()
     added = {name: COLUMNS[name].dtype for name in (*_OF_ROWS, *rare.columns)}

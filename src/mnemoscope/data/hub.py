@@ -17,7 +17,7 @@ from mnemoscope.progress import say
 _NAME = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
 )
-_ADDRESS = re.compile(r"(https://huggingface\.co|hf:/)/datasets/")
+_ADDRESS = re.compile(r"(https:/+huggingface\.co/|hf:/+)datasets/")
 _PATIENCE = 10.0  # seconds for the one question
 _SHARD = re.compile(r"[-.]\d{5}-of-(?P<total>\d{5})(-[0-9a-f]+)?$")
 _CARD = "README.md"

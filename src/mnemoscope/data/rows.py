@@ -19,7 +19,7 @@ from mnemoscope.data.formats import (
     take_columns,
 )
 from mnemoscope.data.hub import check_whole, find_hub_files, parse_hub_name
-from mnemoscope.data.table import conform, has_values, read_table
+from mnemoscope.data.table import conform, has_values, read_table, scan_table
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.progress import say
 
@@ -32,8 +32,10 @@ class Rows(NamedTuple):
     facts: dict[str, Any]
 
 
-def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int) -> Rows | None:
+def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) -> Rows | None:
     """The rows of a source, with `columns` by their paths; None of texts.
+
+    A pair of arrays must agree with `prefix` where it is given.
 
     Says which fields look like a count of duplicates and are passed over. Errors as
     `read_sequences`.
@@ -67,6 +69,26 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int) -> Rows |
             f"--column duplicates={count}"
         )
     return Rows(frame, where, facts)
+
+
+def scan_rows(
+    source: Path | str, columns: Mapping[str, str] | None = None, *, prefix: int | None = None
+) -> pl.LazyFrame:
+    """The rows of a source as `read_rows`; of a table, as `scan_table`.
+
+    Raises:
+        UserError: as these; a folder of texts.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() != ".npy":
+        return scan_table(path, columns)
+    rows = read_rows(source, columns or {}, prefix=prefix)
+    if rows is None:
+        raise UserError(
+            f"{source}: texts, where a table of sequences is needed. To cut them: mnemoscope "
+            f"sequences {source} --model MODEL -o STUDY"
+        )
+    return rows.frame.lazy()
 
 
 def name_of(source: Any) -> str:
@@ -167,7 +189,7 @@ def _other(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(_HALVES[0]) + _HALVES[1])
 
 
-def read_pair(prefixes: Path, suffixes: Path, *, prefix: int) -> pl.DataFrame:
+def read_pair(prefixes: Path, suffixes: Path, *, prefix: int | None) -> pl.DataFrame:
     """Sequences of two arrays of token ids, shapes (sequences, prefix) and (sequences, suffix).
 
     Raises:
@@ -181,11 +203,11 @@ def read_pair(prefixes: Path, suffixes: Path, *, prefix: int) -> pl.DataFrame:
             f"{prefixes}: {len(first):,} rows, {suffixes.name} has {len(second):,}. They belong "
             "to other sequences."
         )
-    if first.shape[1] != prefix:
+    if prefix is not None and first.shape[1] != prefix:
         raise UserError(
             f"{prefixes}: {first.shape[1]} + {second.shape[1]} tokens where the prefix is "
             f"{prefix}. Set sequences.prefix={first.shape[1]} and "
-            f"sequences.suffix={second.shape[1]}."
+            f"sequences.suffix={second.shape[1]}, or --length and --prefix."
         )
     tokens = np.concatenate([first, second], axis=1).astype(np.int64)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() <= np.iinfo(np.int32).max:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from mnemoscope.data.features import TEXT_MEASURES, measure_text
+from mnemoscope.data.rows import scan_rows
 from mnemoscope.data.table import check_columns, check_ids, scan_table, sink_table
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.catalogue import CATALOGUE, RHO, load_taxonomies
@@ -213,7 +214,7 @@ def label_table(
         NoRoomError: the disk is full.
     """
     taxonomies = load_taxonomies(names)
-    table = scan_table(source, columns)
+    table = scan_rows(source, columns)
     check_features(table, where=str(source))
     lacking = missing_columns(table.collect_schema().names(), taxonomies)
     asked = {column for needed in lacking.values() for column in needed}
