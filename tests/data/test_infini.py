@@ -13,7 +13,8 @@ import pytest
 
 from mnemoscope.data import infini
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.infini import count_in_index
+from mnemoscope.data.infini import count_in_index, find_in_index
+from mnemoscope.data.origins import Needle
 from mnemoscope.errors import UserError
 
 INDEX = "v4_test"
@@ -192,3 +193,20 @@ def test_an_index_that_is_not_whole_or_of_other_ids_is_refused(index, tmp_path):
         count_in_index(np.full((1, 6), 97, np.int32), str(tmp_path / "torn"), **asked)
     with pytest.raises(UserError, match="token id 300 does not fit"):
         count_in_index(np.full((1, 6), 300, np.int32), str(index), **asked)
+
+
+def test_an_index_gives_the_places_of_a_passage(index):
+    corpus = documents()
+    ids = corpus[7][20:29].astype(np.int32)
+    needles = [Needle("", ids), Needle("", np.full(6, 97, np.int32)), Needle("", ids[::-1] + 3)]
+    decode = lambda some: bytes(some).decode("ascii")  # noqa: E731
+    own, run, nothing = find_in_index(needles, str(index), decode, dtype="uint8")
+    counted = [int(count_duplicates(one.ids[None], corpus)[0]) for one in needles]
+    assert [own.n, run.n, nothing.n] == counted
+    assert (nothing.n, nothing.spots) == (0, [])
+    places = {(one.document, one.offset) for one in own.spots}
+    assert (f"{index}#7", 20) in places
+    for needle, one in ((needles[0], own), (needles[1], run)):
+        for spot in one.spots:
+            text = corpus[int(spot.document.rpartition("#")[2])]
+            assert text[spot.offset : spot.offset + len(needle.ids)].tolist() == needle.ids.tolist()

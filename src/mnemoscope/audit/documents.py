@@ -376,6 +376,10 @@ class Words:
         places = np.array([match.span() for match in matches], dtype=np.int64).reshape(-1, 2)
         return Tokens(ids, places[:, 0], places[:, 1])
 
+    def get_vocab(self) -> dict[str, int]:
+        """The pieces that were met, with their numbers."""
+        return self._ids
+
     def decode(self, ids: npt.ArrayLike, **_: Any) -> str:
         """Text of pieces, as a tokenizer gives it."""
         return "".join(self._texts[int(one)] for one in np.asarray(ids).ravel())

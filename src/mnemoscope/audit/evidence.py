@@ -28,6 +28,8 @@ LATER_COLUMNS: dict[str, Any] = {
     "within_edits": pl.Int64,
     "within_logprob": pl.Float64,
     "within_texts": pl.Int64,
+    "origin_count": pl.Int64,
+    "origin_suffix_count": pl.Int64,
 }
 """Columns that earlier versions did not write."""
 

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from mnemoscope.audit.documents import mark_hidden
 from mnemoscope.audit.evidence import tries_needed
 from mnemoscope.audit.heat import COLUMNS, LEVELS, heat_maps
+from mnemoscope.audit.origins import places_by_span
 from mnemoscope.audit.rule import RECALL
 from mnemoscope.audit.settings import NEEDED_EDGES
 from mnemoscope.stats import FEWEST_GROUPS
@@ -122,6 +123,7 @@ def render_page(
             n_left_out=len(rows) - len(shown),
             near=None if near is None else near.rows(named=True),
             heat_maps=maps,
+            origins=places_by_span(tables["origins"]) if "origins" in tables else {},
             n_more_maps=n_more_maps,
             most_cards=MOST_CARDS,
             cards_open=_CARDS_OPEN,

@@ -21,6 +21,7 @@ from mnemoscope.audit.documents import Document, Reading
 from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.heat import summarize_profile
 from mnemoscope.audit.near import begun_right, near_table
+from mnemoscope.audit.origins import find_origins
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.shares import overall, summarize
@@ -37,7 +38,7 @@ SCHEMA_VERSION = 2
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
 
-TABLES = ("near", "profile")
+TABLES = ("near", "profile", "origins")
 """Tables beside the spans, each in a file of its name where it was asked for."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
@@ -111,6 +112,8 @@ def audit(
     spans = spans_of(model.tokenizer, model.tokens, windows, model.settings, model.grow)
     frame = span_table(model.documents, model.tokens, spans, model.gather(spans), model.settings)
     asked = {"near": _near_copies(model, windows, frame), "profile": model.profile()}
+    if model.settings.corpus is not None:
+        frame, asked["origins"] = find_origins(model, frame)
     tables = {name: table for name, table in asked.items() if table is not None}
     record = {
         "schema": "mnemoscope audit",

@@ -67,6 +67,14 @@ class AuditSettings(BoundedSettings):
         default="window",
         description="What the profile's windows read: window (default, --prefix tokens) or all.",
     )
+    corpus: str | None = Field(
+        default=None,
+        description="Texts, tables, token ids (.bin, .npy) or infini-gram:PLACE: where do "
+        "passages come from?",
+    )
+    corpus_dtype: str | None = Field(
+        default=None, description="Type of the ids of a .bin or an index (default uint16)."
+    )
     chat_template: bool = Field(
         default=False, description="A chat-tuned model's answer begins with the text."
     )

@@ -61,6 +61,7 @@ _GROUPS = {
     "instruction",
     "Windows and passages": "stride prefix suffix threshold patterns near_length near_gap seed",
     "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before",
+    "Where it comes from": "corpus corpus_dtype",
     _PANEL: "url served_model tokenizer prompt_as logprobs api_key_env concurrency "
     "requests_per_minute timeout retries price_in price_out dry_run",
 }

@@ -286,6 +286,12 @@ class ParquetFile(NamedTuple):
             else:
                 yield from group_documents(self._documents(self.cutter, position))
 
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Documents as they stand there, texts or token ids, each with its name."""
+        with whole_parquet(self.path):
+            rows = (one for batch in self._batches(0) for one in batch.to_list())
+            yield from _named(self.path, rows)
+
     def _chunks_of_tokens(self, position: int) -> Iterator[Chunk]:
         """A chunk a batch, without a look at the single document."""
         for rows in self._batches(position):
@@ -316,14 +322,23 @@ class JsonLines(NamedTuple):
         del k
         return group_documents(self._documents(position))
 
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Documents as they stand there, texts or token ids, each with its name."""
+        return _named(self.path, (value for value, _ in self._rows(0)))
+
     def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
+        for value, after in self._rows(position):
+            if value is not None:
+                yield self._tokens(value), after
+
+    def _rows(self, position: int) -> Iterator[tuple[Any, int]]:
+        """The value of each line, None of an empty one, and where the next line begins."""
         with open_unpacked(self.path) as handle:
             pass_over(handle, position)
             for line in _lines(handle, self.path):
                 value = self._value(line, position)
                 position += len(line)
-                if value is not None:
-                    yield self._tokens(value), position
+                yield value, position
 
     def _tokens(self, value: Any) -> np.ndarray:
         if self.cutter is not None:
@@ -359,12 +374,19 @@ class TextFiles(NamedTuple):
         del k
         return group_documents(self._documents(position))
 
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Texts as they stand there, each with its path."""
+        return ((str(path), self._text(path)) for path in self.paths)
+
     def _documents(self, position: int) -> Iterator[tuple[np.ndarray, int]]:
         for number, path in enumerate(self.paths[position:], start=position + 1):
-            text = read_text(path)
-            if text is None and self.is_alone:
-                raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
-            yield _encode(self.cutter, text or ""), number
+            yield _encode(self.cutter, self._text(path)), number
+
+    def _text(self, path: Path) -> str:
+        text = read_text(path)
+        if text is None and self.is_alone:
+            raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
+        return text or ""
 
 
 class CsvFile(NamedTuple):
@@ -381,6 +403,10 @@ class CsvFile(NamedTuple):
         if self.cutter is None:
             return iter([_join_lists(values[position:].drop_nulls(), len(values), self.path)])
         return group_documents(self._documents(self.cutter, values, position))
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Documents as they stand there, texts or token ids, each with its name."""
+        return _named(self.path, read_table(self.path)[self.column].to_list())
 
     def _documents(
         self, cutter: WindowCutter, values: pl.Series, position: int
@@ -428,7 +454,7 @@ def open_jsonl(path: Path, cutter: WindowCutter | None) -> JsonLines | None:
     return JsonLines(path, column, _cutter_for(column, cutter, path))
 
 
-_OPENERS: dict[str, Callable[[Path, WindowCutter | None], "_Source | None"]] = {
+_OPENERS: dict[str, Callable[[Path, WindowCutter | None], "DocumentSource | None"]] = {
     **dict.fromkeys(TABLE_ENDINGS, open_jsonl),
     ".parquet": open_parquet,
     ".csv": open_csv,
@@ -468,6 +494,11 @@ def _join_lists(lists: pl.Series, position: int, path: Path) -> Chunk:
     return Chunk(flat.to_numpy(), ends, len(flat), position)
 
 
+def _named(path: Path, values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Rows that hold something, named by their table and number, counted from 1."""
+    return ((f"{path}#{row}", value) for row, value in enumerate(values, 1) if value)
+
+
 def _encode(cutter: WindowCutter, text: str) -> np.ndarray:
     return np.array(cutter.encode(text), dtype=np.int32)
 
@@ -504,6 +535,13 @@ class _Source(Protocol):
         """Pieces from a position on, with what k-token suffixes need."""
 
 
+class DocumentSource(_Source, Protocol):
+    """One whose documents stand there one by one."""
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """Documents as they stand there, texts or token ids, each with its name."""
+
+
 class Place(NamedTuple):
     """Where reading goes on: in which source, and where in it."""
 
@@ -518,7 +556,7 @@ class Corpus(NamedTuple):
     """
 
     path: Path
-    sources: Sequence[_Source]
+    sources: Sequence[FlatFile | DocumentSource]
     files: tuple[Path, ...]
     reading: str
 
@@ -580,7 +618,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
                 f"{path}: holds flat binaries ({flats[0].name}) beside other files "
                 f"({others[0].name}). Name the file or the folder that is meant."
             )
-    sources: list[_Source] = [open_flat(file, dtype) for file in flats]
+    sources: list[FlatFile | DocumentSource] = [open_flat(file, dtype) for file in flats]
     for file in tables:
         opened = _OPENERS.get(table_ending(file) or "", open_csv)(file, cutter)
         sources += [] if opened is None else [opened]
@@ -594,7 +632,7 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
 
 def _open_texts(
     path: Path, texts: list[Path], cutter: WindowCutter | None, *, has_data: bool
-) -> list[_Source]:
+) -> list[FlatFile | DocumentSource]:
     """The texts as one source; without a tokenizer they are passed over beside other data."""
     if not texts:
         return []

@@ -8,9 +8,10 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ import numpy.typing as npt
 
 from mnemoscope.data.corpus import Place
 from mnemoscope.data.duplicates import CorpusCount, CountProgress
+from mnemoscope.data.origins import MOST_PLACES, Needle, Origin, Spot
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 
 SCHEME = "infini-gram:"
 _WIDTHS = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 _TRIES, _FIRST_PAUSE_SECONDS, _TIMEOUT_SECONDS = 5, 1.0, 60
-_MOST_ANSWER_BYTES = 1 << 20
+_MOST_ANSWER_BYTES = 1 << 22
+_MOST_SHOWN = 100_000  # tokens of a document that an index is asked to show
 
 _Count = Callable[[list[int]], int]
 
@@ -69,8 +72,103 @@ def count_in_index(
     return CorpusCount(found, n_tokens, n_tokens / max(time.monotonic() - started, 1e-9))
 
 
+def find_in_index(
+    needles: Sequence[Needle],
+    place: str,
+    decode: Callable[[list[int]], str],
+    *,
+    dtype: str | None,
+) -> list[Origin]:
+    """Occurrences of needles' token ids in an index, as `origins.find_in_corpus`.
+
+    `place` and `dtype` as for `count_in_index`; `decode` gives the text of ids. An offset is in
+    characters, and None in a document of which the index shows not all that stands before it.
+
+    Raises:
+        UserError: no such index or package, ids of another type, or a service without an answer.
+    """
+    ask = _asks_http(place) if "://" in place else _asks_folder(place, dtype)
+    found = []
+    with track("Looking for origins", total=len(needles), unit="passages") as progress:
+        for needle in needles:
+            answer = ask("find", {"query_ids": needle.ids.tolist()})
+            segments = [tuple(map(int, one)) for one in _field(answer, "segment_by_shard", place)]
+            ranks = (
+                (s, rank) for s, (start, end) in enumerate(segments) for rank in range(start, end)
+            )
+            spots = [
+                _spot(ask("get_doc_by_rank", {"s": s, "rank": rank}), needle, place, decode)
+                for s, rank in islice(ranks, MOST_PLACES)
+            ]
+            found.append(Origin(int(_field(answer, "cnt", place)), spots))
+            progress.advance()
+    return found
+
+
+def _spot(answer: Any, needle: Needle, place: str, decode: Callable[[list[int]], str]) -> Spot:
+    """Where an occurrence begins in the document that an index shows."""
+    number, ids = _field(answer, "doc_ix", place), list(_field(answer, "token_ids", place))
+    is_whole = _field(answer, "disp_len", place) == _field(answer, "doc_len", place)
+    offset = answer.get("needle_offset")
+    if (
+        not is_whole
+        or type(offset) is not int
+        or ids[offset : offset + len(needle.ids)] != needle.ids.tolist()
+    ):
+        return Spot(f"{place}#{number}", None, "characters")
+    return Spot(f"{place}#{number}", len(decode(ids[:offset])), "characters")
+
+
+def _field(answer: Any, name: str, place: str) -> Any:
+    if isinstance(answer, dict) and name in answer:
+        return answer[name]
+    said = answer.get("error", answer) if isinstance(answer, dict) else answer
+    raise UserError(f"{place}: an answer without {name} ({str(said)[:200]}).")
+
+
+_Ask = Callable[[str, dict[str, Any]], Any]
+
+
+def _asks_folder(place: str, dtype: str | None) -> _Ask:
+    engine, _, check = _open_folder(place, dtype)
+
+    def ask(kind: str, values: dict[str, Any]) -> Any:
+        if kind == "find":
+            check(values["query_ids"])
+            return engine.find(input_ids=values["query_ids"])
+        return engine.get_doc_by_rank(**values, max_disp_len=_MOST_SHOWN)
+
+    return ask
+
+
+def _asks_http(place: str) -> _Ask:
+    url, index = _address(place)
+    asked: list[int] = []
+
+    def ask(kind: str, values: dict[str, Any]) -> Any:
+        if kind == "find":
+            asked[:] = values["query_ids"]
+        body = {"index": index, "query_type": kind, "query_ids": asked, **values}
+        if kind != "find":
+            body["max_disp_len"] = _MOST_SHOWN
+        return _post(url, json.dumps(body).encode(), place)
+
+    return ask
+
+
 def _in_folder(place: str, dtype: str | None) -> tuple[_Count, int]:
-    """An index that was built with the package `infini-gram`, and its tokens."""
+    """An index of this machine, and its tokens."""
+    engine, n_tokens, check = _open_folder(place, dtype)
+
+    def count(ids: list[int]) -> int:
+        check(ids)
+        return _exact(engine.count(input_ids=ids), place)
+
+    return count, n_tokens
+
+
+def _open_folder(place: str, dtype: str | None) -> tuple[Any, int, Callable[[list[int]], None]]:
+    """An index that was built with the package `infini-gram`, its tokens, a check of ids."""
     width, folder = _WIDTHS.get(dtype or "uint16"), Path(place)
     if width is None:
         raise UserError(f"--dtype {dtype}: an infini-gram index has {', '.join(_WIDTHS)}.")
@@ -103,30 +201,35 @@ def _in_folder(place: str, dtype: str | None) -> tuple[_Count, int]:
         index_dir=[str(folder)], eos_token_id=0, vocab_size=most, token_dtype=width
     )
 
-    def count(ids: list[int]) -> int:
+    def check(ids: list[int]) -> None:
         if max(ids) >= most:  # the largest id stands between documents
             raise UserError(
                 f"{place}: token id {max(ids)} does not fit its {dtype or 'uint16'}. Name --dtype."
             )
-        return _exact(engine.count(input_ids=ids), place)
 
-    return count, sum(sizes.values()) // item
+    return engine, sum(sizes.values()) // item, check
 
 
 def _over_http(place: str) -> tuple[_Count, int]:
     """The API of api.infini-gram.io (`docs/api.rst` there): a POST a suffix."""
-    url, _, index = place.partition("#")
-    if not index or not url.startswith(("http://", "https://")):
-        raise UserError(
-            f"{place}: wants URL#INDEX, for example "
-            "infini-gram:https://api.infini-gram.io/#v4_piletrain_llama."
-        )
+    url, index = _address(place)
 
     def ask(ids: list[int]) -> int:
         body = {"index": index, "query_type": "count", "query_ids": ids}
         return _exact(_post(url, json.dumps(body).encode(), place), place)
 
     return ask, ask([])  # the empty query counts all tokens
+
+
+def _address(place: str) -> tuple[str, str]:
+    """URL and name of an index behind an API."""
+    url, _, index = place.partition("#")
+    if not index or not url.startswith(("http://", "https://")):
+        raise UserError(
+            f"{place}: wants URL#INDEX, for example "
+            "infini-gram:https://api.infini-gram.io/#v4_piletrain_llama."
+        )
+    return url, index
 
 
 def _exact(answer: Any, place: str) -> int:

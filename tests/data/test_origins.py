@@ -1,0 +1,89 @@
+"""Planted passages are found in every kind of corpus, each at its place."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data.corpus import open_corpus
+from mnemoscope.data.origins import MOST_PLACES, Needle, find_in_corpus
+
+PASSAGE = "the seventh heron — painted twice"
+IDS = np.array([7, 8, 7, 8, 7], dtype=np.int32)
+
+
+class Letters:
+    """A tokenizer that texts are never cut with here."""
+
+    def __call__(self, text, **_):
+        raise AssertionError("a text is searched as it is")
+
+    def get_vocab(self):
+        return {}
+
+
+@pytest.fixture
+def texts():
+    return ["nothing here", f"{PASSAGE}! and {PASSAGE}", "é" * 40 + PASSAGE]
+
+
+def found(path, **options):
+    corpus = open_corpus(
+        path, tokenizer=options.pop("tokenizer", None), **{"dtype": None, **options}
+    )
+    return find_in_corpus([Needle(PASSAGE, IDS), Needle("not there", IDS[::-1] + 1)], corpus)
+
+
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "csv", "parquet"])
+def test_texts_are_searched_by_character(tmp_path, texts, kind):
+    path = tmp_path / "corpus"
+    if kind == "folder":
+        path.mkdir()
+        names = [str(path / f"{number}.txt") for number in range(3)]
+        for name, text in zip(names, texts, strict=True):
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    else:
+        path = tmp_path / f"corpus.{kind}"
+        names = [f"{path}#{row}" for row in (1, 2, 3)]
+        frame = pl.DataFrame({"text": texts})
+        if kind == "jsonl":
+            path.write_text("\n".join(json.dumps({"text": one}) for one in texts))
+        else:
+            getattr(frame, f"write_{kind}")(path)
+    own, other = found(path, tokenizer=Letters())
+    second = len(PASSAGE) + len("! and ")
+    places = [(names[1], 0), (names[1], second), (names[2], 40)]
+    assert [(one.document, one.offset) for one in own.spots] == places
+    assert {one.unit for one in own.spots} == {"characters"}
+    assert (own.n, other.n, other.spots) == (3, 0, [])
+
+
+def test_token_ids_are_found_across_chunks_and_never_across_documents(tmp_path, monkeypatch):
+    from mnemoscope.data import corpus as module
+
+    monkeypatch.setattr(module, "_FLAT_CHUNK_TOKENS", 10)
+    rows = np.random.default_rng(0).integers(100, 200, (6, 13))
+    rows[0, 8:] = IDS  # at the end of the first chunk
+    rows[1, -2:], rows[2, :3] = IDS[:2], IDS[2:]  # over a border: none
+    rows[3, :7] = [7, 8, 7, 8, 7, 8, 7]  # two that overlap
+    np.save(tmp_path / "a.npy", rows)
+    own, _ = found(tmp_path / "a.npy")
+    name = str(tmp_path / "a.npy")
+    places = [(f"{name}#1", 8), (f"{name}#4", 0), (f"{name}#4", 2)]
+    assert [(one.document, one.offset) for one in own.spots] == places
+    rows.astype("<u2").tofile(tmp_path / "b.bin")  # no documents: the border is none
+    own, _ = found(tmp_path / "b.bin")
+    assert [one.offset for one in own.spots] == [8, 24, 39, 41]
+    table = pl.DataFrame({"tokens": rows.tolist()})
+    table.write_parquet(tmp_path / "c.parquet")
+    own, _ = found(tmp_path / "c.parquet")
+    assert [one.offset for one in own.spots] == [8, 0, 2]
+    assert own.spots[0].unit == "tokens"
+
+
+def test_beyond_the_listed_places_they_are_counted(tmp_path):
+    (tmp_path / "a.txt").write_text(f"{PASSAGE}\n" * 250, encoding="utf-8")
+    own, _ = found(tmp_path / "a.txt", tokenizer=Letters())
+    assert own.n == 250
+    assert len(own.spots) == MOST_PLACES
