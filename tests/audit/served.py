@@ -42,7 +42,7 @@ class Service:
         self.failures, self.bodies, self.headers, self.at = [], [], [], []
         self.n_requests, self.busy, self._now = 0, 0, 0
         self.lock, self.model_lock = threading.Lock(), threading.Lock()
-        self.dies_after = None
+        self.dies_after, self.preamble = None, ""
 
     def complete(self, body):
         """A completion as the style has it."""
@@ -64,6 +64,20 @@ class Service:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": body["max_tokens"]}
         return 200, {"model": body["model"], "choices": [choice], "usage": usage}
 
+    def chat(self, body):
+        """An answer to the last message, which shows a text behind an instruction and a blank line.
+
+        Behind `preamble`, and without the blanks around it, as chats answer.
+        """
+        _, _, shown = body["messages"][-1]["content"].partition("\n\n")
+        prompt = [*self.lm.before, *self.lm.tokenizer(shown, add_special_tokens=False).input_ids]
+        made, rows = _generate(self.lm, tuple(prompt), min(body["max_tokens"], 70))
+        text = self.preamble + self.lm.tokenizer.decode(made, skip_special_tokens=True).strip()
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "length"}
+        if body.get("logprobs") and not self.preamble:
+            choice["logprobs"] = self._as_content(made, rows, body["top_logprobs"])
+        return 200, {"model": body["model"], "choices": [choice], "usage": None}
+
     def _top(self, row, n):
         best = row.topk(n)
         texts = self.lm.tokenizer.batch_decode(best.indices[:, None].tolist())
@@ -77,6 +91,12 @@ class Service:
         tops = [None if row is None else self._top(row, n) for row in rows]
         if self.style != "llama":
             return {"tokens": texts, "token_logprobs": values, "top_logprobs": tops}
+        return self._as_content(made, rows, n)
+
+    def _as_content(self, made, rows, n):
+        texts = self.lm.tokenizer.batch_decode([[one] for one in made])
+        values = [float(row[one]) for one, row in zip(made, rows, strict=True)]
+        tops = [self._top(row, n) for row in rows]
         content = []
         for one, text, value, top in zip(made, texts, values, tops, strict=True):
             best = [{"token": t, "logprob": v} for t, v in (top or {}).items()]
@@ -117,7 +137,8 @@ def _handler(service):
             if isinstance(failure, tuple):
                 status, headers, text = failure
                 return self._send(status, text.encode(), headers)
-            if self.path != "/v1/completions":
+            is_chat = self.path == "/v1/chat/completions" and service.style == "chat"
+            if self.path != "/v1/completions" and not is_chat:
                 return self._send(404, b'{"error": {"message": "no such path"}}')
             if self.headers.get("Authorization") != f"Bearer {KEY}":
                 said = f"Incorrect API key provided: {self.headers.get('Authorization')}."
@@ -126,7 +147,7 @@ def _handler(service):
                 text = f"The model `{body['model']}` does not exist."
                 return self._send(404, json.dumps({"error": {"message": text}}).encode())
             with service.model_lock:
-                status, answer = service.complete(body)
+                status, answer = service.chat(body) if is_chat else service.complete(body)
             if status == 200:
                 with service.lock:
                     service.bodies.append(body)

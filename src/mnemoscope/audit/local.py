@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from mnemoscope.audit.answers import draw_answers, is_chat_model
 from mnemoscope.audit.documents import Document, Reading, Tokens, token_texts, tokenize
 from mnemoscope.audit.evidence import Beside, Judged, Written, gather_evidence
 from mnemoscope.audit.ground import CnnGround, recall_probabilities
@@ -162,10 +163,10 @@ class LocalModel:
         self.settings, self.documents, self.tokenizer = settings, documents, lm.tokenizer
         self._names = dict(names or {})
         self._kept: Path | None = None
-        tokens, cutter = [], WindowCutter(lm.tokenizer)
+        tokens, self._cutter = [], WindowCutter(lm.tokenizer)
         with track("Tokenizing", total=len(documents), unit="documents") as progress:
             for document in documents:
-                tokens.append(tokenize(document.text, cutter))
+                tokens.append(self.split(document.text))
                 progress.advance()
         self.tokens: Sequence[Tokens] = tokens
 
@@ -290,6 +291,22 @@ class LocalModel:
         return profile_documents(
             self.lm, self.documents, self.tokens, self.settings, kept=self._kept
         )
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a prompt is put as a user's question, in the chat template of the model."""
+        return is_chat_model(self.lm)
+
+    def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
+        """Answers of the model and of its reference."""
+        found = {"model": draw_answers(self.lm, prompts, self.settings)}
+        if self.reference is not None:
+            found["reference"] = draw_answers(self.reference, prompts, self.settings)
+        return found
+
+    def split(self, text: str) -> Tokens:
+        """Tokens of a text."""
+        return tokenize(text, self._cutter)
 
     def _reach(self, place: Place) -> int:
         """Tokens of prefix and what may follow."""

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audit.documents import Words
-from mnemoscope.data.corpus import open_corpus
+from mnemoscope.data.corpus import FlatFile, open_corpus
 from mnemoscope.data.infini import SCHEME, find_in_index
 from mnemoscope.data.origins import Needle, find_in_corpus
 from mnemoscope.errors import UserError
@@ -62,10 +62,9 @@ def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
     tokenizer, corpus = model.tokenizer, None
     if not place.startswith(SCHEME):
         corpus = open_corpus(place, tokenizer=tokenizer, dtype=dtype)
-    has_texts = corpus is not None and all(
-        hasattr(one, "cutter") and one.cutter for one in corpus.sources
-    )
-    if isinstance(tokenizer, Words) and not has_texts:
+    sources = [] if corpus is None else corpus.sources
+    has_texts = all(not isinstance(one, FlatFile) and one.cutter is not None for one in sources)
+    if isinstance(tokenizer, Words) and not (corpus and has_texts):
         raise UserError(f"--corpus {place}: holds token ids. Give the model's --tokenizer.")
     if corpus is not None:
         found = find_in_corpus(needles, corpus)

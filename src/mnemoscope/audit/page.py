@@ -35,6 +35,7 @@ MOST_CARDS = 200
 _WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in full
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
 _KINDS = {"qk": "queries and keys", "mlp": "MLP"}  # of parts that are grafted
+_ANSWERS = 10  # that repeat a document, as shown
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -123,6 +124,7 @@ def render_page(
             n_left_out=len(rows) - len(shown),
             near=None if near is None else near.rows(named=True),
             heat_maps=maps,
+            ordinary=_repeating(tables.get("ordinary")),
             origins=places_by_span(tables["origins"]) if "origins" in tables else {},
             n_more_maps=n_more_maps,
             most_cards=MOST_CARDS,
@@ -132,6 +134,15 @@ def render_page(
         )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _repeating(ordinary: pl.DataFrame | None) -> list[dict[str, Any]]:
+    """Answers that repeat a document, the longest overlaps first."""
+    if ordinary is None:
+        return []
+    rows = ordinary.filter(pl.col("overlap") > 0, pl.col("by") == "model")
+    rows = rows.sort("overlap", descending=True, maintain_order=True)
+    return rows.head(_ANSWERS).rows(named=True)
 
 
 def _near_marks(near: pl.DataFrame | None, document: str) -> list[dict[str, Any]]:

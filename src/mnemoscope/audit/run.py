@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
-from mnemoscope.audit.documents import Document, Reading
+from mnemoscope.audit.documents import Document, Reading, Tokens
 from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.heat import summarize_profile
 from mnemoscope.audit.near import begun_right, near_table
+from mnemoscope.audit.ordinary import ask_ordinary, prompts_sha256, summarize_ordinary
 from mnemoscope.audit.origins import find_origins
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
@@ -38,7 +39,7 @@ SCHEMA_VERSION = 2
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
 
-TABLES = ("near", "profile", "origins")
+TABLES = ("near", "profile", "origins", "ordinary")
 """Tables beside the spans, each in a file of its name where it was asked for."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "polars", "scipy")
@@ -80,6 +81,16 @@ class Writer(Judge, Protocol):
     def profile(self) -> pl.DataFrame | None:
         """The chance by position, columns `profile.PROFILE_COLUMNS`; None: not asked."""
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether `answer` puts a prompt as a user's question."""
+
+    def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
+        """Answers drawn to prompts by the ``model`` and, where there is one, the ``reference``."""
+
+    def split(self, text: str) -> Tokens:
+        """Tokens of a text, as those of the documents were made."""
+
     def gather(self, spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
         """The evidence of spans, each with the number of its document."""
 
@@ -114,6 +125,8 @@ def audit(
     asked = {"near": _near_copies(model, windows, frame), "profile": model.profile()}
     if model.settings.corpus is not None:
         frame, asked["origins"] = find_origins(model, frame)
+    if model.settings.ordinary is not None:
+        asked["ordinary"] = ask_ordinary(model)
     tables = {name: table for name, table in asked.items() if table is not None}
     record = {
         "schema": "mnemoscope audit",
@@ -200,6 +213,10 @@ def _summaries(
     found = {"documents": rows, "skipped": skipped, "summary": overall(rows)}
     if "profile" in tables:
         found["profile"] = summarize_profile(tables["profile"], model.documents, model.settings)
+    if "ordinary" in tables:
+        found["ordinary"] = summarize_ordinary(
+            tables["ordinary"], model.settings, is_chat=model.is_chat
+        )
     return found
 
 
@@ -246,6 +263,8 @@ def _key(model: Writer) -> str:
         "settings": model.settings.model_dump(),
         "documents": [[document.name, document.sha256] for document in model.documents],
     }
+    if model.settings.ordinary is not None:
+        facts["prompts"] = prompts_sha256(model.settings.ordinary)
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for one in model.tokens:
         # Words may be cut otherwise and get the same numbers.

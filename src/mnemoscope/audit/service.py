@@ -1,8 +1,9 @@
 """A model behind an OpenAI-compatible `/v1/completions`, as an audit asks it.
 
 Relies on: `model`, `prompt` (text or token ids), `max_tokens`, `temperature`, `logprobs` and, for
-the log-probabilities of a prompt, `echo`. Answers are kept in a file as soon as they are there,
-so a run that was stopped asks only what is missing.
+the log-probabilities of a prompt, `echo`; of chats (`chat`) `messages` and `top_logprobs`.
+Answers are kept in a file as soon as they are there, so a run that was stopped asks only what is
+missing.
 """
 
 import hashlib
@@ -92,11 +93,11 @@ def parse_answer(response: Any) -> Answer:
     """Read the JSON of one completion; ValueError says in a few words what else it is."""
     try:
         choice = response["choices"][0]
-        text = choice["text"]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
     except (KeyError, IndexError, TypeError):
-        raise ValueError("without choices[0].text") from None
+        raise ValueError("without choices[0].text or choices[0].message.content") from None
     if not isinstance(text, str):
-        raise ValueError("choices[0].text is no text")
+        raise ValueError("the text of choices[0] is no text")
     try:
         tokens, ids, logprobs, alternatives = _read_logprobs(choice.get("logprobs"))
         usage = response.get("usage") or {}
@@ -354,14 +355,16 @@ class Client:
 
     def body(self, prompt: list[int] | str, max_tokens: int, *, echo: bool = False) -> Any:
         """The request for a greedy continuation; with `echo` the prompt is judged as well."""
+        is_chat = self.settings.chat
         made: dict[str, Any] = {
             "model": self.settings.model,
-            "prompt": prompt,
+            **({"messages": [{"role": "user", "content": prompt}]} if is_chat else {}),
+            **({} if is_chat else {"prompt": prompt}),
             "max_tokens": max_tokens,
             "temperature": 0,
         }
         if self.settings.logprobs:
-            made["logprobs"] = 3
+            made |= {"logprobs": True, "top_logprobs": 3} if is_chat else {"logprobs": 3}
         if echo:
             made["echo"] = True
         return made
@@ -426,7 +429,7 @@ class Client:
 
     def _try(self, body: Any) -> Answer:
         request = urllib.request.Request(
-            f"{self.settings.url}/completions",
+            f"{self.settings.url}/{'chat/' if self.settings.chat else ''}completions",
             data=json.dumps(body).encode(),
             headers={
                 "Content-Type": "application/json",
@@ -485,7 +488,7 @@ class Client:
         if status == 404:
             return UserError(
                 f"{place}: no model '{self.settings.model}' that completes text there, status "
-                f"404{note}. Check --endpoint and --model."
+                f"404{note}. Check --endpoint and --model; a service of chats alone wants --chat."
             )
         if 300 <= status < 400:
             return UserError(f"{place}: sends us elsewhere, status {status}. Check --endpoint.")
@@ -593,7 +596,7 @@ def lay_beside(answer: Answer, splitter: Splitter, text: str, tokens: Tokens, pl
         ids = [one if ok else NOTHING for one, ok in zip(wanted, right, strict=False)]
         ids += [NOTHING] * max(len(pieces) - n, 0)
     else:
-        ids, pieces = _by_text(answer, splitter, text, tokens, place)
+        ids, pieces = pieces_of_text(answer, splitter, text, tokens, place)
     is_whole = is_model and answer.text.startswith("".join(_whole(slices, tokens, place)))
     if is_whole:  # the last token, cut out of its word, may be cut otherwise than in the document
         ids, pieces = [*wanted], [*slices]
@@ -621,7 +624,7 @@ def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
     return [int(one) for one in answer.token_ids] if is_same else None
 
 
-def _by_text(
+def pieces_of_text(
     answer: Answer, splitter: Splitter, text: str, tokens: Tokens, place: Asked
 ) -> tuple[list[int], list[str]]:
     """Pieces of the answer's text, cut behind its prompt so that they begin as they did there."""
@@ -707,7 +710,10 @@ class ServedModel:
         """What of the service decides what an audit says."""
         service = self.client.settings
         return {
-            "endpoint": [service.url, service.model, service.prompt_as, service.logprobs],
+            "endpoint": [
+                *(service.url, service.model, service.prompt_as, service.logprobs),
+                *(["chat"] if service.chat else []),
+            ],
             "pieces": [type(self.splitter).__name__, self.splitter.bos_id],
         }
 
@@ -744,6 +750,11 @@ class ServedModel:
             "No fingerprint of the weights: who runs the service may change the model at any time. "
             "The answers stand in answers.jsonl.",
         ]
+        if self.client.settings.chat:
+            notes.append(
+                "Asked in a chat to go on with a text, and compared from where the answer does so. "
+                "A chat may refuse, sum up or change words, so that nothing came out says little."
+            )
         if not self._is_model:
             notes.append(
                 "Windows, scores and the rule count words and punctuation marks, not the model's "
@@ -806,8 +817,21 @@ class ServedModel:
             grown.append(Growth(one.common, copied))
         return grown
 
-    def write_on(self, _: Sequence[Place], /) -> None:
+    def write_on(self, _: Sequence[Place], /) -> list[list[int]] | None:
         """None: near copies would take as many requests again."""
+
+    is_chat = False
+    """A completions service goes on with a text."""
+
+    def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
+        """Answers of the service, drawn at temperature 1."""
+        n = self.settings.answer_tokens
+        bodies = [self.client.body(one, n) | {"temperature": 1} for one in prompts]
+        return {"model": [one.text for one in self.ask_all(bodies, "Asking everyday prompts")]}
+
+    def split(self, text: str) -> Tokens:
+        """Pieces of a text."""
+        return self.splitter.split(text)
 
     def profile(self) -> None:
         """None: a service judges too few texts a request for a whole book."""
@@ -837,7 +861,7 @@ class ServedModel:
         answers: list[Answer] = []
         for some in (bodies[:1], bodies[1:]):  # one alone first: many services refuse
             try:
-                answers += self._ask(some, "evidence")
+                answers += self.ask_all(some, "evidence")
             except RefusedRequestError:
                 self._judges = False
                 return None
@@ -882,10 +906,9 @@ class ServedModel:
         """The request for n pieces after the prompt of a window."""
         number, first = place
         tokens, begin = self.tokens[number], first + self.settings.prefix
-        end, wanted = begin + n, n * factor
-        if not self._is_model:
-            wanted *= _WORDS_FACTOR
-        elif end < len(tokens.ids) and tokens.starts[end] < tokens.ends[end - 1]:
+        end, wanted = begin + n, self.tokens_for(n * factor)
+        is_inside = end < len(tokens.ids) and tokens.starts[end] < tokens.ends[end - 1]
+        if self._is_model and is_inside:
             wanted += _FINISH
         if self.client.settings.prompt_as == "text":
             shown = self.documents[number].text[
@@ -893,6 +916,15 @@ class ServedModel:
             ]
             return self.client.body(shown, wanted)
         return self.client.body([*self._before, *tokens.ids[first:begin].tolist()], wanted)
+
+    def tokens_for(self, n: int) -> int:
+        """Tokens to ask for, so that n pieces come."""
+        return n if self._is_model else n * _WORDS_FACTOR
+
+    def compare(self, answer: Answer, number: int, place: Asked) -> Laid:
+        """An answer beside what the document has there."""
+        text = self.documents[number].text
+        return lay_beside(answer, self.splitter, text, self.tokens[number], place)
 
     def _laid(self, places: Sequence[Place], lengths: Sequence[int], label: str) -> list[Laid]:
         """Ask for pieces after the prompts of windows, and lay them beside the documents."""
@@ -908,20 +940,15 @@ class ServedModel:
         return found
 
     def _lay(self, asked: Sequence[tuple[Place, int]], factor: int, label: str) -> list[Laid]:
-        answers = self._ask([self.request(*one, factor=factor) for one in asked], label)
+        answers = self.ask_all([self.request(*one, factor=factor) for one in asked], label)
         prefix = self.settings.prefix
         return [
-            lay_beside(
-                answer,
-                self.splitter,
-                self.documents[number].text,
-                self.tokens[number],
-                Asked(first, first + prefix, first + prefix + n),
-            )
+            self.compare(answer, number, Asked(first, first + prefix, first + prefix + n))
             for ((number, first), n), answer in zip(asked, answers, strict=True)
         ]
 
-    def _ask(self, bodies: Sequence[Any], label: str) -> list[Answer]:
+    def ask_all(self, bodies: Sequence[Any], label: str) -> list[Answer]:
+        """Answers in the order of their requests; each is asked once."""
         found = self.client.ask(bodies, label=label)
         self._answers |= zip(map(self.client.name, bodies), found, strict=True)
         return found
@@ -964,7 +991,9 @@ def estimate_cost(
     missing = [body for body in bodies if not model.client.is_answered(body)]
     n_answered = len(bodies) - len(missing)
     known = f" ({n_answered:,} more are answered already)" if n_answered else ""
-    prompts = [body["prompt"] for body in missing]
+    prompts = [
+        body["messages"][0]["content"] if "messages" in body else body["prompt"] for body in missing
+    ]
     about = "" if all(isinstance(prompt, list) for prompt in prompts) else "about "
     n_in = sum(
         len(one) if isinstance(one, list) else -(-len(one) // _CHARACTERS_A_TOKEN)

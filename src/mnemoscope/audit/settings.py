@@ -67,6 +67,17 @@ class AuditSettings(BoundedSettings):
         default="window",
         description="What the profile's windows read: window (default, --prefix tokens) or all.",
     )
+    ordinary: str | None = Field(
+        default=None,
+        description="Everyday prompts, a file with one a line or 'shipped': how often do answers "
+        "repeat the documents?",
+    )
+    answer_tokens: int = Field(
+        default=128, ge=1, description="Tokens of such an answer at most (default 128)."
+    )
+    overlap: int = Field(
+        default=16, ge=2, description="Tokens in a row that count as repeated (default 16)."
+    )
     corpus: str | None = Field(
         default=None,
         description="Texts, tables, token ids (.bin, .npy) or infini-gram:PLACE: where do "
@@ -108,6 +119,7 @@ class EndpointSettings(BoundedSettings):
         pattern="^(tokens|text)$",
         description="tokens (default with --tokenizer) or text.",
     )
+    chat: bool = Field(default=False, description="A service of chats: ask it to continue a text.")
     logprobs: bool = Field(default=True, description="Ask for log-probabilities (default yes).")
     api_key_env: str = Field(
         default="OPENAI_API_KEY",
@@ -134,7 +146,7 @@ class EndpointSettings(BoundedSettings):
                 "only the base address is wanted, no user, password or query: the key comes from "
                 "the environment"
             )
-        path = parts.path.removesuffix("/completions")
+        path = parts.path.removesuffix("/completions").removesuffix("/chat")
         return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
 
 

@@ -138,7 +138,7 @@ def _check_near(out: Path, model: Writer) -> list[str]:
     return [
         f"{row['document']}, {row['start']}-{row['end']}: the near copy does not hold."
         for row, written in zip(rows, model.write_on(places) or [], strict=True)
-        if written != row["continuation_tokens"]
+        if not (written == row["continuation_tokens"] or isinstance(model.tokenizer, Words))
         or model.documents[numbers[row["document"]]].text[row["start"] : row["end"]] != row["text"]
     ]
 

@@ -76,7 +76,7 @@ def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> 
         for step in range(n_steps):
             logits = last_logits(lm, fed, 1, cache)[:, 0].double()
             check_finite(lm, logits.amax(dim=-1))
-            drawn = _sampling(logits, settings).reshape(*totals.shape, -1)
+            drawn = sampling_table(logits, settings).reshape(*totals.shape, -1)
             _leave_out(drawn, distances, wanted, step, settings.edits)
             drawn += totals[..., None]
             order = drawn.clone()
@@ -98,7 +98,7 @@ def _search(lm: LanguageModel, batch: torch.Tensor, settings: AuditSettings) -> 
     return Within(found.cpu().numpy(), (totals > -torch.inf).sum(dim=1).cpu().numpy())
 
 
-def _sampling(logits: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
+def sampling_table(logits: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
     """Log-probabilities of drawing each token, (rows, vocabulary); -inf outside the top k."""
     scaled = logits / settings.temperature
     if not 0 < settings.top_k < scaled.shape[-1]:

@@ -61,8 +61,8 @@ _GROUPS = {
     "instruction",
     "Windows and passages": "stride prefix suffix threshold patterns near_length near_gap seed",
     "Chances": "temperature top_k probability n_prefixes edits beams profile profile_prefix before",
-    "Where it comes from": "corpus corpus_dtype",
-    _PANEL: "url served_model tokenizer prompt_as logprobs api_key_env concurrency "
+    "Where it comes from, and ordinary use": "corpus corpus_dtype ordinary answer_tokens overlap",
+    _PANEL: "url served_model tokenizer chat prompt_as logprobs api_key_env concurrency "
     "requests_per_minute timeout retries price_in price_out dry_run",
 }
 """Arguments and flags in the order of the help, by its panels."""
@@ -244,7 +244,10 @@ def audit(
             from mnemoscope.audit.service import check_settings, estimate_cost
 
             check_settings(settings)
-            service["prompt_as"] = service["prompt_as"] or ("tokens" if tokenizer else "text")
+            if service["chat"] and service["prompt_as"] == "tokens":
+                raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
+            is_text = service["chat"] or not tokenizer
+            service["prompt_as"] = service["prompt_as"] or ("text" if is_text else "tokens")
             asked = endpoint_settings(**service)
         if not dry_run:
             prepare_folder(folder)
@@ -464,6 +467,7 @@ def _served(
     out: Path | None = None,
 ) -> "ServedModel":
     """A model behind an API; its answers are kept in the audit's folder, where there is one."""
+    from mnemoscope.audit.chat import ChatModel
     from mnemoscope.audit.documents import ModelTokens, Words
     from mnemoscope.audit.service import AnswerStore, Client, ServedModel
 
@@ -475,7 +479,7 @@ def _served(
 
         found = load_tokenizer(str(model_path()) if tokenizer == EMBEDDED else tokenizer, revision)
         splitter = ModelTokens(found, find_bos(found))
-    return ServedModel(
+    return (ChatModel if asked.chat else ServedModel)(
         Client(asked, None if out is None else AnswerStore(out / "answers.jsonl")),
         splitter,
         documents,

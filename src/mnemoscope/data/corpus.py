@@ -536,7 +536,11 @@ class _Source(Protocol):
 
 
 class DocumentSource(_Source, Protocol):
-    """One whose documents stand there one by one."""
+    """One whose documents stand there one by one, as texts where it has a cutter."""
+
+    @property
+    def cutter(self) -> WindowCutter | None:
+        """What cuts its texts into tokens; None where it holds tokens."""
 
     def values(self) -> Iterator[tuple[str, Any]]:
         """Documents as they stand there, texts or token ids, each with its name."""
