@@ -6,9 +6,9 @@ from served import KEY, serving
 
 from mnemoscope.audit import service as service_module
 from mnemoscope.audit.chat import ChatModel, from_beginning
-from mnemoscope.audit.documents import ModelTokens, Words, read_documents, tokenize
+from mnemoscope.audit.documents import ModelTokens, Words, read_documents
 from mnemoscope.audit.run import audit
-from mnemoscope.audit.service import AnswerStore, Asked, Client, ServedModel, parse_answer
+from mnemoscope.audit.service import AnswerStore, Asked, Client, parse_answer
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
@@ -97,10 +97,8 @@ def test_an_answer_is_taken_from_where_the_document_goes_on(said):
     assert made.text == " goes on with seven birds in the lane"
 
 
-def test_where_only_chats_are_served_the_refusal_names_the_flag(lm, trained, tmp_path):
-    assert tokenize(trained[0], lm.tokenizer).ids.size
+def test_where_only_chats_are_served_the_refusal_names_the_flag(lm):
     with serving(lm, "chat") as (_, url):
         client = Client(endpoint_settings(url=f"{url}/elsewhere", model="embedded"))
         with pytest.raises(UserError, match="--chat"):
             client.ask([client.body("x", 1)], label="x")
-    assert not issubclass(ServedModel, ChatModel)
