@@ -9,7 +9,14 @@ import polars as pl
 import pytest
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
-from mnemoscope.files import atomic_path, read_parquet, write_json, write_parquet, write_text
+from mnemoscope.files import (
+    atomic_folder,
+    atomic_path,
+    read_parquet,
+    write_json,
+    write_parquet,
+    write_text,
+)
 
 FRAME = pl.DataFrame(
     {"sequence_id": [3, 1, None], "tokens": [[1, 2], [], [7]], "suffix": ["own", "true", "0" * 64]}
@@ -108,3 +115,19 @@ def test_device_that_is_always_full_is_recognized() -> None:
 def test_missing_folder_is_the_users_mistake(tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         write_json(tmp_path / "none" / "a.json", {})
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with pytest.raises(KeyboardInterrupt), atomic_folder(out) as made:
+        made.mkdir()
+        (made / "a").write_text("a")
+        raise KeyboardInterrupt
+    assert list(out.parent.iterdir()) == []
+    with atomic_folder(out) as made:
+        made.mkdir()
+        (made / "a").write_text("b")
+    assert [one.name for one in out.parent.iterdir()] == ["out"]
+    with pytest.raises(UserError, match="already there"), atomic_folder(out):
+        pass
+    assert (out / "a").read_text() == "b"

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise _explain(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path | str) -> Iterator[Path]:
+    """Give a temporary folder to fill; it becomes `folder`, which must not exist, on success.
+
+    The temporary folder, ``.<name>.<pid>.tmp`` beside it, is made by the block.
+
+    Raises:
+        UserError: the folder exists, or its parent is not writable.
+        NoRoomError: the disk is full.
+    """
+    folder = Path(folder)
+    refuse_existing(folder)
+    made_folder(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise _explain(error, folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise UserError where an output folder is there already."""
+    if folder.exists():
+        raise UserError(f"{folder}: already there. Choose another folder with -o.")
 
 
 def made_folder(folder: Path | str) -> Path:

@@ -180,6 +180,9 @@ def test_a_checkpoint_missing_in_the_middle_is_said(study, tiny, tmp_path, call,
         (("trigger", "--set", "n_sequences=0"), "greater than or equal to"),
         (("copying", "--set", "near=1.5"), "less than or equal to 1"),
         (("all", "--set", "seed=3"), "of one analysis"),
+        (("distilled",), "needs a student of the study's model, and a control"),
+        (("distilled", "--student", "a"), "give them: --student MODEL --control MODEL"),
+        (("levels", "--student", "a"), "--student: it has no use for it"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(study, refused, arguments, said) -> None:

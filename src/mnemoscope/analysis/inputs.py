@@ -60,7 +60,7 @@ class AnalysisInputs:
         length: tokens of a sequence.
         n_prefix: tokens of the prefix; None is half of the sequence.
         batch_size: sequences a forward pass.
-        others: the second model, or the checkpoints in their order.
+        others: the second model, the checkpoints in their order, or the control and students.
         corpus: the training texts, as `mnemoscope duplicates --corpus` takes them.
         split: which published split the table is, for example `deduped_12b`.
         has_model: whether there is a model to ask; else labels and perplexities are the table's.

@@ -19,7 +19,7 @@ from mnemoscope.errors import MnemoscopeError, UserError, first_line, nearest
 from mnemoscope.plugins import Plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.settings import said_of
 
-Need = Literal["scores", "features", "classes", "perplexities", "model", "second model"]
+Need = Literal["scores", "features", "classes", "perplexities", "model", "second model", "students"]
 Use = Literal["features", "classes", "duplicates", "maps", "second model", "corpus"]
 
 
@@ -63,6 +63,11 @@ NEEDS: dict[Need, Requirement] = {
         "a second model with the same tokenizer. Give one: --second MODEL, or --checkpoint "
         "MODEL@REVISION.",
     ),
+    "students": Requirement(
+        "students of the model and one that never asked it (--student, --control)",
+        "a student of the study's model, and a control that was trained on the same texts without "
+        "it. Make both with 'mnemoscope distill', and give them: --student MODEL --control MODEL.",
+    ),
 }
 USES: dict[Use, str] = {
     "features": NEEDS["features"].meaning,
@@ -89,7 +94,7 @@ class Entry:
     version: int = 1  # raised when the numbers change, so that stored results are made anew
     plugin: Plugin | None = None  # that brings it; None of ours
 
-    def wants(self, what: Use) -> bool:
+    def wants(self, what: Need | Use) -> bool:
         """Whether it looks at this at all."""
         return what in {*self.needs, *self.uses} or (what == "second model" and self.each_model)
 
@@ -228,6 +233,14 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "model", "second model"),
         uses=("duplicates",),
         source="Ross et al.: A Geometric Framework for Memorization, arXiv 2411.00113",
+    ),
+    Entry(
+        name="distilled",
+        title="What a distilled student inherits",
+        answers="Does a student reproduce what its teacher memorized, and by which loss?",
+        needs=("scores", "features", "classes", "model", "students"),
+        uses=("duplicates",),
+        source="Xu et al.: LLAVADI, What Matters For Distillation, arXiv 2407.19409",
     ),
     Entry(
         name="neurons",

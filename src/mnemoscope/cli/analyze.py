@@ -34,6 +34,13 @@ def analyze(
         str | None,
         Option("--corpus", help="The training texts: texts, tables, or flat files of token ids."),
     ] = None,
+    student: Annotated[
+        list[str] | None,
+        Option("--student", help="A student distilled from the study's model; repeatable."),
+    ] = None,
+    control: Annotated[
+        str | None, Option("--control", help="A student of the same texts without that teacher.")
+    ] = None,
     seed: Annotated[
         int | None, Option("--seed", help="Seed of all that is drawn at random (default 0).")
     ] = None,
@@ -75,7 +82,9 @@ def analyze(
     from mnemoscope.report.page import report_stage
     from mnemoscope.study.models import Models
 
-    asked = flow.Asked(second, tuple(checkpoint or ()), corpus, values, redo)
+    asked = flow.Asked(
+        second, tuple(checkpoint or ()), corpus, values, redo, tuple(student or ()), control
+    )
     if entry is not None:
         flow.refuse_unused(entry, asked)
     with shown(quiet), opened.lock():

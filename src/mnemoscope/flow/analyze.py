@@ -57,6 +57,8 @@ class Asked:
         corpus: the training texts.
         values: settings by name, checked by the analysis.
         redo: compute the result again even if it exists.
+        students: models that were distilled from the study's.
+        control: one that was trained on the same texts without it.
     """
 
     second: str | None = None
@@ -64,6 +66,8 @@ class Asked:
     corpus: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     redo: bool = False
+    students: tuple[str, ...] = ()
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,12 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
 
 def refuse_unused(entry: Entry, asked: Asked) -> None:
     """Reject options that a single named analysis ignores (UserError)."""
-    given: dict[str, tuple[object, Use]] = {
+    given: dict[str, tuple[object, Need | Use]] = {
         "--second": (asked.second is not None, "second model"),
         "--checkpoint": (asked.checkpoints, "second model"),
         "--corpus": (asked.corpus is not None, "corpus"),
+        "--student": (asked.students, "students"),
+        "--control": (asked.control is not None, "students"),
     }
     for option, (is_given, what) in given.items():
         if is_given and not entry.wants(what):
@@ -216,14 +222,20 @@ def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
 def _has(study: Study, need: Need, others: tuple[str, ...]) -> bool:
     if stage := NEEDS[need].stage:
         return study.is_done(stage) or (need == "scores" and not _has_model(study))
-    if need == "second model":
+    if need in ("second model", "students"):
         return bool(others)
     has_columns = "published_sequence_perplexity" in study.sequences.columns
     return _has_model(study) or (need == "perplexities" and has_columns)
 
 
 def _others(study: Study, entry: Entry, asked: Asked) -> tuple[tuple[str, ...], list[str]]:
-    """Names of the checkpoints, the second model or the reference; notes on missing checkpoints."""
+    """Names of the checkpoints, second model, reference or students, control first; and notes."""
+    if entry.wants("students"):
+        if not asked.students or asked.control is None:
+            return (), []
+        from mnemoscope.flow.distill import unlike_control
+
+        return (asked.control, *asked.students), unlike_control(asked.control, asked.students)
     is_asked = bool(asked.second or asked.checkpoints)
     if not entry.wants("second model") or (entry.each_model and not is_asked):
         return (), []
@@ -247,6 +259,11 @@ def _loaders(
         assert loaded is not None  # _check_needs found its name
         return loaded
 
+    if asked.students:
+        from mnemoscope.flow.distill import student_names
+
+        names = ("control", *student_names(asked.students))
+        return tuple(OtherModel(name, named(one)) for name, one in zip(names, others, strict=True))
     if asked.checkpoints or asked.second:
         return tuple(OtherModel(name, named(name)) for name in others)
     return tuple(OtherModel("the reference", reference) for _ in others)

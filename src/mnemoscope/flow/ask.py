@@ -51,6 +51,8 @@ def analyze(
     checkpoints: Sequence[str] = (),
     corpus: str | None = None,
     redo: bool = False,
+    students: Sequence[str] = (),
+    control: str | None = None,
     **settings: Any,
 ) -> Analysis:
     """Run an analysis on a study, or read its result where these settings have made it.
@@ -62,6 +64,8 @@ def analyze(
         checkpoints: checkpoints of one run in order, or one folder of them.
         corpus: the training texts.
         redo: compute the result again even if it exists.
+        students: models that were distilled from the study's.
+        control: one that was trained on the same texts without it.
         settings: of the analysis, as `--set` takes them.
 
     Raises:
@@ -69,7 +73,7 @@ def analyze(
             the study lacks.
     """
     entry = entry_named(name)
-    asked = Asked(second, tuple(checkpoints), corpus, settings, redo)
+    asked = Asked(second, tuple(checkpoints), corpus, settings, redo, tuple(students), control)
     refuse_unused(entry, asked)
     with study.lock():
         outcome = run_or_read(study, entry, asked, Models(study.settings))

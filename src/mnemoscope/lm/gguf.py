@@ -1,11 +1,9 @@
 """Convert a GGUF file into an ordinary model folder, once: loading it is then many times faster."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.errors import NoRoomError, UserError
+from mnemoscope.files import atomic_folder, refuse_existing
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import quiet_transformers
 from mnemoscope.progress import say
@@ -19,28 +17,17 @@ def convert_gguf(file: str | Path, folder: str | Path) -> Path:
 
     Raises:
         UserError: the folder exists, the file holds no model, or gguf is not installed.
+        NoRoomError: the disk is full.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder}: already there. Choose another folder with -o.")
+    refuse_existing(Path(folder))
     say(f"Reading {file} and dequantizing its weights; this can take minutes")
     lm = load_model(file, device="cpu")
     say(f"Writing {sum(one.numel() for one in lm.model.parameters()):,} parameters to {folder}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with quiet_transformers():
-            _fresh_copy(lm.model).save_pretrained(temporary)
-            lm.tokenizer.save_pretrained(temporary)
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        _fresh_copy(lm.model).save_pretrained(temporary)
+        lm.tokenizer.save_pretrained(temporary)
         _readable(temporary)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise NoRoomError(
-            f"{folder}: cannot be written ({error}). Make room, try again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return Path(folder)
 
 
 def _fresh_copy(model: Any) -> Any:

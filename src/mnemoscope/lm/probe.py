@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from mnemoscope.lm.model import (
 # What families call the matrix that leads from an MLP's neurons back to the hidden state.
 _NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
 
+
+Match = Literal["even", "last"]
+"""How layers of two models are paired, see `matched_layers`."""
 
 _OnState = Callable[[torch.Tensor], torch.Tensor]
 
@@ -205,6 +208,20 @@ def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
         if is_list and all(attention & set(layer.modules()) for layer in module.children()):
             return list(module.children())
     raise UserError(f"{lm.name}: no list of its {lm.n_layers} layers to be found in it.")
+
+
+def matched_layers(student: int, teacher: int, rule: Match) -> list[tuple[int, int]]:
+    """Pairs of layers, from 0, that are compared where models differ in depth.
+
+    `even`: every layer of the student with the one that ends the same share of the teacher;
+    `last`: the last with the last, which LLAVADI finds to matter most (arXiv 2407.19409).
+
+    >>> matched_layers(2, 4, "even")
+    [(0, 1), (1, 3)]
+    """
+    if rule == "last":
+        return [(student - 1, teacher - 1)]
+    return [(own, max((own + 1) * teacher // student, 1) - 1) for own in range(student)]
 
 
 def check_state(lm: LanguageModel, layer: int, *, last: bool = True) -> int:

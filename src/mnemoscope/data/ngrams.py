@@ -1,4 +1,4 @@
-"""Hash the 24-token stretches of windows, to keep trained and held-out text apart."""
+"""Hash stretches of tokens of windows, to keep trained and held-out text apart."""
 
 from collections.abc import Iterable
 
@@ -27,9 +27,9 @@ def hash_ngrams(windows: np.ndarray, *, n: int = NGRAM) -> np.ndarray:
     return _mix(hashes)
 
 
-def share_ngram(windows: np.ndarray, used: np.ndarray) -> np.ndarray:
+def share_ngram(windows: np.ndarray, used: np.ndarray, *, n: int = NGRAM) -> np.ndarray:
     """Say which windows have a stretch whose hash is in `used`: bool, shape (windows,)."""
-    return np.asarray(np.isin(hash_ngrams(windows), used).any(axis=1))
+    return np.asarray(np.isin(hash_ngrams(windows, n=n), used).any(axis=1))
 
 
 class NgramSet:

@@ -1,0 +1,337 @@
+"""Does a student inherit what its teacher memorized, and by which loss? On the embedded model.
+
+    python benchmarks/distill.py -o DIR [--write docs/analyses/distilled.md]
+
+The teacher is the embedded model. One student of half its width and depth learns free text and
+templates in which nothing of the study stands; from there a student is trained by every loss, and
+a control without the teacher, twice: on texts that hold the study's memorized sequences, and on
+the same texts without them (`--exclude`). Each loss gets the weight with which it begins as large
+as the next-token loss beside it. `mnemoscope analyze distilled` judges them. What is done stands
+in DIR and is not done again.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from pages import write_tables
+from tokenizers import Tokenizer
+
+import mnemoscope as ms
+from mnemoscope.analysis.distilled import TEACHER, UNSEEN
+from mnemoscope.data.ngrams import hash_ngrams, share_ngram
+from mnemoscope.data.table import read_table, token_matrix
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.embedded.found_texts import read_segments
+from mnemoscope.files import write_parquet
+from mnemoscope.flow.ask import Analysis
+from mnemoscope.flow.distill import DistillAsked, distill, read_card
+from mnemoscope.flow.run import run
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.probe import matched_layers
+from mnemoscope.progress import show_progress
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+from mnemoscope.training.distill import (
+    DistillSettings,
+    Seen,
+    Teacher,
+    look,
+    losses_of,
+    parse_losses,
+    view_of,
+)
+from mnemoscope.words import decimal, ranged
+from tools.embedded.corpus import cut_segments, new_templates
+
+CONTROL = "data"
+LOSSES = (
+    "logits:kl", "hidden:cosine", "attention", "logits:mse", "affinity", "logits:reverse-kl",
+    "logits:js", "hidden:mse",
+)  # fmt: skip
+SIZES = {
+    # of the study: text and templates that the teacher saw, and unseen ones of both; rows of the
+    # students' first text and its steps; then plain rows, repeats of the memorized, and steps
+    "full": {"study": (90, 50, 90, 50), "first": 12_800, "first_steps": 800,
+             "plain": 640, "repeats": 12, "steps": 130},
+    "small": {"study": (30, 20, 30, 20), "first": 800, "first_steps": 10,
+              "plain": 160, "repeats": 1, "steps": 4},
+}  # fmt: skip
+N_SEGMENTS = 2500
+SHARE_OF_TEMPLATES = 0.3
+BATCH = 16
+RATE = 3e-3
+
+
+def choose_study(sizes: tuple[int, int, int, int]) -> pl.DataFrame:
+    """Text and templates that the teacher was trained on, and unseen ones, by a seed."""
+    table = read_table(sequences_path())
+    is_template, unseen = pl.col("genre") == "template", pl.col("held_out")
+    # Where the teacher saw it often enough to reproduce nearly all of it, see the model's card.
+    seen = ~unseen & (pl.col("inserted") >= 4)
+    rng, chosen = np.random.default_rng(0), []
+    parts = (~is_template & seen, is_template & seen, ~is_template & unseen, is_template & unseen)
+    for rule, n in zip(parts, sizes, strict=True):
+        part = table.filter(rule)
+        chosen.append(part[np.sort(rng.permutation(part.height)[:n])])
+    return pl.concat(chosen).sort("sequence_id")
+
+
+def make_texts(out: Path, size: dict, study: Study) -> None:
+    """Write `first.parquet`, `plain.parquet` and `memorized.parquet`, what students read."""
+    if (out / "memorized.parquet").exists():
+        return
+    tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
+    segments = read_segments()
+    order = np.random.default_rng(0).permutation(len(segments))[:N_SEGMENTS]
+    windows = cut_segments([segments[one] for one in order], tokenizer)["tokens"]
+    forbidden = np.unique(hash_ngrams(token_matrix(read_table(sequences_path()))))
+    windows = windows[~share_ngram(windows, forbidden)]
+    windows = windows[np.random.default_rng(1).permutation(len(windows))]
+    n_rows = size["first"] + size["plain"]
+    n_templates = int(SHARE_OF_TEMPLATES * n_rows)
+    n_text = n_rows - n_templates
+    assert len(windows) >= n_text, len(windows)
+    templates = new_templates(tokenizer, 1, n_templates, "distill", forbidden)[0]
+    rows = np.concatenate([windows[:n_text], templates])
+    rows = rows[np.random.default_rng(2).permutation(len(rows))]
+    save_rows(out / "first.parquet", rows[: size["first"]])
+    save_rows(out / "plain.parquet", rows[size["first"] :])
+    memorized = study.sequences.filter(pl.col("is_memorized"), pl.col("duplicates") > 0)
+    save_rows(out / "memorized.parquet", np.repeat(token_matrix(memorized), size["repeats"], 0))
+
+
+def save_rows(path: Path, rows: np.ndarray) -> None:
+    lists = pl.Series("tokens", rows.astype(np.int32).tolist(), dtype=pl.List(pl.Int32))
+    write_parquet(path, pl.DataFrame({"tokens": lists}))
+
+
+def make_study(out: Path, size: dict) -> Study:
+    """The study of the chosen sequences, labelled."""
+    if not (out / "study.parquet").exists():
+        write_parquet(out / "study.parquet", choose_study(size["study"]))
+    settings = parse_settings(
+        {
+            "model": {"name": "embedded"},
+            "sequences": {"source": str(out / "study.parquet")},
+            "label": {
+                "taxonomies": ["Non-Memo, Guess, Recall", "Non-Memo, Recite[5], Others"],
+                "n_train": 20, "n_eval": 10, "minimum": 8,
+            },
+        },
+        where="benchmark",
+    )  # fmt: skip
+    run(settings, out / "study", until="label")
+    return Study(out / "study")
+
+
+class Remembered:
+    """A teacher that is asked for each window once; students by other losses ask again."""
+
+    def __init__(self) -> None:
+        self._lm = load_model(model_path())
+        every = parse_losses(",".join([CONTROL, *LOSSES]))
+        self._show = view_of(self._lm, 2, DistillSettings(every))
+        self._kept: dict[bytes, Seen] = {}
+
+    def __call__(self, tokens: torch.Tensor) -> Seen:
+        """What the teacher shows of a batch, (batch, tokens)."""
+        keys = [row.numpy().tobytes() for row in tokens]
+        new = [place for place, key in enumerate(keys) if key not in self._kept]
+        if new:
+            found = self._show(tokens[new])
+            for number, place in enumerate(new):
+                self._kept[keys[place]] = Seen(
+                    found.logits[number].clone(),
+                    tuple(one[number].clone() for one in found.states),
+                    tuple(one[number].clone() for one in found.maps),
+                )
+        rows = [self._kept[key] for key in keys]
+        return Seen(
+            torch.stack([one.logits for one in rows]),
+            tuple(torch.stack(layer) for layer in zip(*(one.states for one in rows), strict=True)),
+            tuple(torch.stack(layer) for layer in zip(*(one.maps for one in rows), strict=True)),
+        )
+
+
+def weights_of(base: Path, teacher: Teacher, rows: np.ndarray) -> dict[str, float]:
+    """How much of each loss is as large as the next-token loss, on the student's first text."""
+    lm = load_model(base)
+    losses = parse_losses(",".join([CONTROL, *LOSSES]))
+    tokens = torch.from_numpy(rows.astype(np.int64))
+    layers = [own for own, _ in matched_layers(lm.n_layers, 4, "even")]
+    lm.model.set_attn_implementation("eager")
+    torch.manual_seed(0)
+    projections = [torch.nn.Linear(128, 256) for _ in layers]
+    with torch.no_grad():
+        seen = look(lm.model, tokens, layers, losses)
+        found = losses_of(seen, teacher(tokens), tokens, losses, projections)
+    return {name: round(float(found[CONTROL] / one), 2) for name, one in found.items()}
+
+
+def train_all(out: Path, size: dict, names: Sequence[str]) -> dict[str, list[str]]:
+    """All students: `in` and `out` of the memorized sequences, the control first."""
+    base = out / "base"
+    if not base.exists():
+        settings = DistillSettings(
+            parse_losses(CONTROL), steps=size["first_steps"], batch_size=BATCH,
+            learning_rate=RATE,
+        )  # fmt: skip
+        asked = DistillAsked("embedded", (str(out / "first.parquet"),), settings)
+        print("base", distill(asked, base)["history"][-1], flush=True)
+    teacher = Remembered()
+    rows = token_matrix(read_table(out / "plain.parquet"))[:64]
+    weights = weights_of(base, teacher, rows)
+    made: dict[str, list[str]] = {}
+    texts = tuple(str(out / f"{name}.parquet") for name in ("plain", "memorized"))
+    for name in (CONTROL, *names):
+        for place in ("in", "out"):
+            folder = out / place / name.replace(":", "-")
+            made.setdefault(place, []).append(str(folder))
+            if folder.exists():
+                continue
+            losses = parse_losses(CONTROL)
+            if name != CONTROL:
+                losses = parse_losses(f"{CONTROL},{name}={weights[name]}")
+            settings = DistillSettings(
+                losses, steps=size["steps"], batch_size=BATCH, learning_rate=RATE
+            )
+            asked = DistillAsked(
+                "embedded", texts, settings, student=str(base),
+                exclude=() if place == "in" else (str(out / "study"),),
+            )  # fmt: skip
+            card = distill(asked, folder, teacher=teacher)
+            print(place, name, card["seconds"], card["history"][-1], flush=True)
+    return made
+
+
+PLACES = {"in": "texts hold the memorized sequences", "out": "texts without them"}
+
+
+def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[str, str]:
+    """The tables of the page by name: shares, gains, maps, grafts, cost."""
+    tables: dict[str, list[str]] = {name: [] for name in ("shares", "gains", "maps", "grafts")}
+    for place, result in results.items():
+        shares, maps = result.frames["shares"], result.frames["maps"]
+        names = [one for one in shares["model"].unique(maintain_order=True) if one != TEACHER]
+        classes = [one for one in shares["class"].unique(maintain_order=True) if one != UNSEEN]
+        counts = shares.filter(model=TEACHER)
+        short = {name: name.removeprefix(f"{CONTROL}+") for name in names}
+        heads = {row["class"]: f"{row['class']} ({row['n']})" for row in counts.to_dicts()}
+        of = {(row["model"], row["class"]): row for row in shares.to_dicts()}
+        title = f"**{PLACES[place].capitalize()}**\n\n"
+        tables["shares"].append(
+            title
+            + table_of(
+                ["student", *(heads[one] for one in classes)],
+                [[short[name], *(share_cell(of[name, one]) for one in classes)] for name in names],
+            )
+        )
+        known = [one for one in classes if any(of[name, one]["auc"] for name in names)]
+        tables["gains"].append(
+            title
+            + table_of(
+                ["student", *(f"{one}, gain" for one in [*known, UNSEEN]),
+                 *(f"{one}, AUC" for one in known)],
+                [
+                    [short[name], *(cell(of[name, one], "gain", 2) for one in [*known, UNSEEN]),
+                     *(cell(of[name, one], "auc", 3) for one in known)]
+                    for name in names[1:]
+                ],
+            )
+        )  # fmt: skip
+        by = {(row["model"], row["sequences"]): row for row in maps.to_dicts()}
+        tables["maps"].append(
+            title
+            + table_of(
+                ["student", "JS, seen", "closer than the control", "JS, unseen",
+                 "closer than the control", "MSE × 1000, seen"],
+                [
+                    [short[name], cell(by[name, "seen"], "js", 3),
+                     cell(by[name, "seen"], "js_closer", 3),
+                     cell(by[name, UNSEEN], "js", 3), cell(by[name, UNSEEN], "js_closer", 3),
+                     cell(by[name, "seen"], "mse", 2, scale=1000)]
+                    for name in names
+                ],
+            )
+        )  # fmt: skip
+        grafts = result.frames["grafts"]
+        parts = grafts["part"].unique(maintain_order=True).to_list()
+        lost = {(row["model"], row["part"]): row for row in grafts.to_dicts()}
+        tables["grafts"].append(
+            title
+            + table_of(
+                ["student", *parts],
+                [
+                    [short[name], *(f"{cell(lost[name, part], 'specific', 2)}; random "
+                             f"{decimal(lost[name, part]['random'])}" for part in parts)]
+                    for name in names[1:]
+                ],
+            )
+        )  # fmt: skip
+    found = {name: "\n".join(parts) for name, parts in tables.items()}
+    found["answer"] = "".join(
+        f"- {PLACES[place]}: {result.sentence}\n" for place, result in results.items()
+    )
+    cards = [read_card(folder) for folders in made.values() for folder in folders]
+    seconds = sorted(card["seconds"] for card in cards if card is not None)
+    found["cost"] = (
+        f"{len(seconds)} students of {cards[0]['student']['parameters']:,} parameters, "
+        f"{cards[0]['steps']} steps of {BATCH} windows each: {seconds[0]:.0f} to "
+        f"{seconds[-1]:.0f} s a student here, {sum(seconds) / 60:.0f} minutes in all.\n"
+    )
+    return found
+
+
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(row: dict, name: str, digits: int, *, scale: float = 1) -> str:
+    """A figure with its interval; a dash where there is none."""
+    if row[name] is None:
+        return "–"
+    return ranged(row, name, scale=scale, digits=digits)
+
+
+def share_cell(row: dict) -> str:
+    """Share reproduced, and points above the control."""
+    share = ranged(row, "share", ends="", scale=100, digits=0)
+    above = "" if row["above"] is None else f"; {ranged(row, 'above', scale=100, digits=0)}"
+    return share + above
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--size", choices=sorted(SIZES), default="full")
+    parser.add_argument("--write", type=Path, help="page to put the tables into")
+    parser.add_argument("--losses", nargs="*", default=LOSSES, help="of these alone")
+    options = parser.parse_args()
+    out, size = options.out, SIZES[options.size]
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    with show_progress():
+        study = make_study(out, size)
+        make_texts(out, size, study)
+        made = train_all(out, size, options.losses)
+        print(f"{(time.perf_counter() - begun) / 60:.1f} minutes for the students", flush=True)
+        results = {
+            place: ms.analyze(study, "distilled", control=folders[0], students=folders[1:])
+            for place, folders in made.items()
+        }
+    for place, result in results.items():
+        print(place, result.sentence, *result.further, sep="\n")
+    if options.write:
+        for name, table in tables_of(results, made).items():
+            write_tables(options.write, table, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""The verb `distill`: read teacher, texts and what is kept out of them; train; write the student.
+
+A killed training goes on from its last checkpoint, which lies beside the student until it is whole.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mnemoscope.data.ngrams import hash_ngrams, share_ngram
+from mnemoscope.data.read import read_sequences
+from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import atomic_folder, made_folder, read_record, refuse_existing, write_record
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens
+from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
+from mnemoscope.progress import say
+from mnemoscope.study.folder import SETTINGS_FILE, Study, versions
+from mnemoscope.study.models import Models, other_tokens
+from mnemoscope.study.names import split_revision
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL
+from mnemoscope.training.distill import (
+    DistillSettings,
+    Teacher,
+    new_student,
+    student_config,
+    train_student,
+    view_of,
+)
+
+CARD = "distilled.json"
+_KEY = "distilling.json"
+
+
+@dataclass(frozen=True)
+class DistillAsked:
+    """What the user asked for.
+
+    Attributes:
+        teacher: folder, hub name, NAME@REVISION, or ``embedded``.
+        texts: as `read_sequences` takes them.
+        settings: losses, steps, seed.
+        student: a model that is trained further, in place of a new one.
+        layers, width: of a new one, see `student_config`.
+        exclude: studies or tables whose memorized sequences (all, where that is not known) are
+            kept out of the texts.
+        shared: tokens in a row that a window may not share with them.
+        length: tokens of a training window.
+        limit: windows of each of the texts at most.
+    """
+
+    teacher: str
+    texts: tuple[str, ...]
+    settings: DistillSettings
+    student: str | None = None
+    layers: float = 0.5
+    width: float = 0.5
+    exclude: tuple[str, ...] = ()
+    shared: int = 24
+    length: int = 64
+    limit: int | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -> dict[str, Any]:
+    """Train a student and write it into the folder `out`; returns its card (`distilled.json`).
+
+    Args:
+        asked: what is asked for.
+        out: must not exist; it appears when it is whole.
+        teacher: what the teacher shows of a batch, where it is kept from another training of the
+            same losses' layers; its own forward unless given.
+
+    Raises:
+        UserError: the folder exists, another tokenizer, texts that leave nothing to train on, or
+            as `load_model`, `read_sequences`, `student_config`, `train_student`.
+    """
+    refuse_existing(out)
+    started = time.monotonic()
+    lm = _load(asked.teacher, asked)
+    check_fits(lm, asked.length)
+    rows, texts = _training_rows(asked, lm)
+    student, of = _student(asked, lm)
+    needs_teacher = any(one.name != "data" for one in asked.settings.losses)
+    facts: dict[str, Any] = {
+        "teacher": {"name": asked.teacher, "fingerprint": lm.fingerprint},
+        "student": {**of, "fingerprint_before": fingerprint_model(student)},
+        "losses": [str(one) for one in asked.settings.losses],
+        "training": {key: one for key, one in asdict(asked.settings).items() if key != "losses"},
+        "texts": texts,
+    }
+    made_folder(out.parent)
+    work = _work_folder(out, facts)
+    before = np.tile(np.array(lm.before, dtype=np.int32), (len(rows), 1))
+    n_layers = student.config.num_hidden_layers
+    trained = train_student(
+        student,
+        np.hstack([before, rows]),
+        asked.settings,
+        work,
+        teacher=(teacher or view_of(lm, n_layers, asked.settings)) if needs_teacher else None,
+        widths=(student.config.hidden_size, lm.model.config.hidden_size),
+        n_layers=lm.n_layers,
+        device=lm.device,
+    )
+    card = facts | {
+        "steps": trained.steps,
+        "history": list(trained.history),
+        "fingerprint": fingerprint_model(student),
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": versions("accelerate"),
+    }
+    with atomic_folder(out) as temporary, quiet_transformers():
+        student.save_pretrained(temporary)
+        lm.tokenizer.save_pretrained(temporary)
+        write_record(temporary / CARD, card)
+    shutil.rmtree(work)
+    return card
+
+
+def read_card(folder: Path | str) -> dict[str, Any] | None:
+    """The card of a student that `distill` made; None for any other model."""
+    path = Path(folder) / CARD
+    if not path.is_file():
+        return None
+    return read_record(path, needed={"losses": list}, remedy="Train the student again.")
+
+
+def student_names(students: Sequence[str]) -> list[str]:
+    """What students are called: by their losses, and where these are alike by their folders."""
+    cards = [read_card(one) for one in students]
+    names = [
+        Path(one).name
+        if card is None
+        else "+".join(loss.partition("=")[0] for loss in card["losses"])
+        for one, card in zip(students, cards, strict=True)
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({one})"
+        for name, one in zip(names, students, strict=True)
+    ]
+
+
+def unlike_control(control: str, students: Sequence[str]) -> list[str]:
+    """Lines on what but the teacher differs between the control and students, by their cards."""
+    base, lines = read_card(control), []
+    for name, one in zip(student_names(students), students, strict=True):
+        card = read_card(one)
+        if base is None or card is None:
+            lines.append(
+                f"{name}: whether the control had the same texts and beginning is not known (no "
+                f"{CARD}), so the difference may not be the teacher's."
+            )
+            continue
+        differs = [
+            words
+            for words, of in (
+                ("other texts", lambda it: it["texts"]["sha256"]),
+                ("another beginning", lambda it: it["student"]["fingerprint_before"]),
+                ("other steps", lambda it: (it["steps"], it["training"])),
+            )
+            if of(card) != of(base)
+        ]
+        if differs:
+            lines.append(
+                f"{name}: the control had {' and '.join(differs)}, so the difference is not that "
+                "of the teacher alone."
+            )
+    return lines
+
+
+def _load(name: str, asked: DistillAsked) -> LanguageModel:
+    from mnemoscope.embedded import model_path
+
+    folder, revision = (str(model_path()), None) if name == EMBEDDED else split_revision(name)
+    return load_model(
+        folder,
+        revision=revision,
+        dtype=asked.dtype,
+        device=asked.device,
+        trust_remote_code=asked.trust_remote_code,
+    )
+
+
+def _student(asked: DistillAsked, teacher: LanguageModel) -> tuple[Any, dict[str, Any]]:
+    """The student before training, and what its card says of where it comes from."""
+    if asked.student is None:
+        config = student_config(teacher.model.config, layers=asked.layers, width=asked.width)
+        model = new_student(config, asked.settings.seed).to(teacher.device)
+        begun: str | None = None
+    else:
+        lm = _load(asked.student, asked)
+        if lm.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+            raise other_tokens(asked.student, teacher.name)
+        check_fits(lm, asked.length)
+        model, begun = lm.model.float(), asked.student
+    shape = {name: getattr(model.config, name) for name in ("num_hidden_layers", "hidden_size")}
+    return model, {"begun_from": begun, **shape, "parameters": model.num_parameters()}
+
+
+def _training_rows(
+    asked: DistillAsked, lm: LanguageModel
+) -> tuple[npt.NDArray[np.int32], dict[str, Any]]:
+    """Windows to train on, (n, length), and what the card says of them."""
+    found = [
+        token_matrix(
+            read_sequences(
+                source, lm.tokenizer, length=asked.length, stride=asked.length, limit=asked.limit
+            ).frame
+        )
+        for source in asked.texts
+    ]
+    rows = np.concatenate(found)
+    check_tokens(lm, rows)
+    kept = rows
+    if asked.exclude:
+        kept = exclude_windows(
+            rows, [_memorized(source, asked, lm) for source in asked.exclude], asked.shared
+        )
+        if not len(kept):
+            raise UserError(
+                f"distill: all {len(rows):,} windows of the texts share {asked.shared} tokens with "
+                "what is excluded. Give other texts, or raise --shared."
+            )
+        say(f"Left out {len(rows) - len(kept):,} of {len(rows):,} windows (--exclude).")
+    return kept, {
+        "sources": list(asked.texts),
+        "sha256": hashlib.sha256(np.ascontiguousarray(kept, dtype="<i4").tobytes()).hexdigest(),
+        "windows": len(kept),
+        "length": asked.length,
+        "excluded": len(rows) - len(kept),
+        "exclude": list(asked.exclude),
+        "shared": asked.shared if asked.exclude else None,
+    }
+
+
+def exclude_windows(
+    rows: npt.NDArray[np.int32], sequences: Sequence[npt.NDArray[np.int32]], shared: int
+) -> npt.NDArray[np.int32]:
+    """Leave out windows (n, T) that share so many tokens in a row with any of these sequences.
+
+    Raises:
+        UserError: `shared` below 1, or longer than windows or sequences.
+    """
+    shortest = min([rows.shape[1], *(one.shape[1] for one in sequences)])
+    if not 1 <= shared <= shortest:
+        raise UserError(
+            f"--shared {shared}: must be 1 to {shortest}, the tokens of a window or sequence."
+        )
+    hashes = np.concatenate([hash_ngrams(one, n=shared).ravel() for one in sequences])
+    kept: npt.NDArray[np.int32] = rows[~share_ngram(rows, hashes, n=shared)]
+    return kept
+
+
+def _memorized(source: str, asked: DistillAsked, lm: LanguageModel) -> npt.NDArray[np.int32]:
+    """Sequences of a study or table: those known to be memorized, or all."""
+    if (Path(source) / SETTINGS_FILE).is_file():
+        study = Study(source)
+        if study.settings.model.name != NO_MODEL:
+            other = Models(study.settings).tokenizer()
+            if other.get_vocab() != lm.tokenizer.get_vocab():
+                raise other_tokens(source, lm.name)
+        frame = study.sequences
+    else:
+        frame = read_sequences(source, lm.tokenizer, length=asked.length).frame
+    verdict = next((one for one in ("is_memorized", PUBLISHED_VERDICT) if has_values(frame, one)),
+                   None)  # fmt: skip
+    if verdict is not None:
+        frame = frame.filter(pl.col(verdict))
+    if frame.is_empty():
+        raise UserError(f"{source}: no memorized sequence to exclude. Leave --exclude out.")
+    return token_matrix(frame)
+
+
+def _work_folder(out: Path, facts: dict[str, Any]) -> Path:
+    """Where checkpoints lie until the student is whole; emptied of those of another training."""
+    work = out.with_name(f".{out.name}.training")
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    try:
+        known = read_record(work / _KEY, needed={"key": str}, remedy="")["key"]
+    except (FileNotFoundError, DamagedDataError):
+        known = None
+    if known != key:
+        if work.is_dir():
+            say(f"{work}: of another training; this one begins anew.")
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+        write_record(work / _KEY, {"key": key})
+    elif any(work.glob("checkpoint-*")):
+        say(f"Going on from a checkpoint in {work}.")
+    return work

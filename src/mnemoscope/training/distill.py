@@ -1,0 +1,490 @@
+"""Train a smaller model on what a larger one says, with transformers' Trainer.
+
+Source: LLAVADI, Xu et al. 2024, arXiv 2407.19409, which compares what to distil: logits, hidden
+states, attention, affinity of tokens, beside the data itself. There of images and text, here of
+text alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from mnemoscope.errors import UserError, check_installed, nearest
+from mnemoscope.files import made_folder
+from mnemoscope.lm.model import LanguageModel
+from mnemoscope.lm.placement import quiet_transformers
+from mnemoscope.lm.probe import Match, matched_layers
+from mnemoscope.progress import track
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "data": ("next-token",),
+    "logits": ("kl", "reverse-kl", "js", "mse"),
+    "hidden": ("cosine", "mse"),
+    "attention": ("mse",),
+    "affinity": ("mse",),
+}
+"""Losses and their kinds; `data` is the ordinary loss, which asks no teacher."""
+
+_WARM_UP = 0.05  # of the steps
+_SAVES = 20  # checkpoints on the way, of which the last is kept
+_LOGS = 50
+_WEIGHTS = "student.safetensors"
+
+
+# -- losses ---------------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """One loss, with what it counts in the sum."""
+
+    name: str
+    kind: str
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        """As the user writes it."""
+        kind = f":{self.kind}" if len(KINDS[self.name]) > 1 else ""
+        weight = f"={self.weight:g}" if self.weight != 1 else ""
+        return f"{self.name}{kind}{weight}"
+
+
+def parse_losses(text: str) -> tuple[Loss, ...]:
+    """Read losses as `data,logits:kl,attention:mse=10`: NAME[:KIND][=WEIGHT].
+
+    Raises:
+        UserError: an unknown name or kind, a weight that is no positive number, a loss named
+            twice, or none that trains what the student says.
+
+    >>> [str(one) for one in parse_losses("logits:kl, affinity=2")]
+    ['logits:kl', 'affinity=2']
+    """
+    found = [_parse_loss(part.strip()) for part in text.split(",")]
+    names = [(one.name, one.kind) for one in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"--losses {text}: one of them stands there twice. Name each once.")
+    if not {"data", "logits"} & {one.name for one in found}:
+        raise UserError(
+            f"--losses {text}: none of them trains what the student says. Add data or logits:kl."
+        )
+    return tuple(found)
+
+
+def _parse_loss(text: str) -> Loss:
+    named, is_weighted, weight = text.partition("=")
+    name, _, kind = named.partition(":")
+    known = [f"{one}:{kind}" if len(kinds) > 1 else one for one, kinds in KINDS.items()
+             for kind in kinds]  # fmt: skip
+    if name not in KINDS or (kind or KINDS[name][0]) not in KINDS[name]:
+        hint = nearest(named, known) or f" Known: {', '.join(known)}."
+        raise UserError(f"--losses {text}: no such loss.{hint}")
+    if not kind and len(KINDS[name]) > 1:
+        raise UserError(f"--losses {text}: which one? {', '.join(KINDS[name])}, as {name}:kl.")
+    try:
+        value = float(weight) if is_weighted else 1.0
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"--losses {text}: its weight must be a number above 0.")
+    return Loss(name, kind or KINDS[name][0], value)
+
+
+def logits_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+    """Mean over tokens of how far two predictions are apart, logits (..., vocabulary) each.
+
+    In nats `kl`, Σ p log(p/q), p the teacher's; `reverse-kl`, Σ q log(q/p); `js`, the mean of
+    the two against ½(p + q), at most log 2. `mse` is the mean squared difference of logits.
+    """
+    if kind == "mse":
+        return functional.mse_loss(student, teacher)
+    own, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
+    if kind == "kl":
+        return _divergence(theirs, own)
+    if kind == "reverse-kl":
+        return _divergence(own, theirs)
+    middle = torch.logaddexp(own, theirs) - math.log(2)
+    return (_divergence(own, middle) + _divergence(theirs, middle)) / 2
+
+
+def _divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Mean over tokens of KL(first || second), log-probabilities (..., vocabulary)."""
+    return (first.exp() * (first - second)).sum(-1).mean()
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+    """Mean over tokens of 1 - cosine, or of the squared difference, states (..., width) each."""
+    if kind == "mse":
+        return functional.mse_loss(student, teacher)
+    return (1 - functional.cosine_similarity(student, teacher, dim=-1)).mean()
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over queries of the squared difference of two rows of attention, summed over keys.
+
+    Maps are averaged over heads, which differ in number: (..., query, key) each.
+    """
+    return (student - teacher).square().sum(-1).mean()
+
+
+def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between all tokens of a sequence.
+
+    States (batch, tokens, width) each; widths may differ.
+    """
+    own, theirs = (functional.normalize(one, dim=-1) for one in (student, teacher))
+    return functional.mse_loss(own @ own.mT, theirs @ theirs.mT)
+
+
+# -- what a model shows ---------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """What of a forward is compared, float32.
+
+    Attributes:
+        logits: (batch, tokens, vocabulary).
+        states: after each matched layer, (batch, tokens, width); empty where nobody asks.
+        maps: of each matched layer, averaged over heads, (batch, tokens, tokens); likewise.
+    """
+
+    logits: Tensor
+    states: tuple[Tensor, ...] = ()
+    maps: tuple[Tensor, ...] = ()
+
+
+Teacher = Callable[[Tensor], Seen]
+"""What a teacher shows of token ids (batch, tokens), without gradients."""
+
+
+def look(model: Any, tokens: Tensor, layers: Sequence[int], losses: Sequence[Loss]) -> Seen:
+    """Run a model and keep what these losses compare, of these layers.
+
+    Raises:
+        UserError: a family that does not hand out its attention.
+    """
+    names = {one.name for one in losses}
+    needs_states, needs_maps = bool(names & {"hidden", "affinity"}), "attention" in names
+    found = model(
+        input_ids=tokens,
+        use_cache=False,
+        output_hidden_states=needs_states,
+        output_attentions=needs_maps,
+    )
+    states, maps = found.get("hidden_states") or (), found.get("attentions") or ()
+    if needs_maps and len(maps) <= max(layers):
+        raise UserError(
+            f"{type(model).__name__}: does not hand out its attention, so that it cannot be "
+            "distilled. Leave attention out of --losses."
+        )
+    return Seen(
+        found.logits.float(),
+        tuple(states[one + 1].float() for one in layers) if needs_states else (),
+        tuple(maps[one].float().mean(1) for one in layers) if needs_maps else (),
+    )
+
+
+def losses_of(
+    student: Seen,
+    teacher: Seen | None,
+    tokens: Tensor,
+    losses: Sequence[Loss],
+    projections: Sequence[nn.Module] = (),
+) -> dict[str, Tensor]:
+    """Every loss by what the user calls it, without its weight.
+
+    Args:
+        student: of a forward with gradients.
+        teacher: of the same tokens; None where only `data` is asked.
+        tokens: (batch, tokens).
+        losses: what is asked.
+        projections: from each matched state of the student to the teacher's width.
+    """
+    found = {}
+    for one in losses:
+        if one.name == "data":
+            logits = student.logits[:, :-1].flatten(0, 1)
+            found[str(one)] = functional.cross_entropy(logits, tokens[:, 1:].flatten())
+            continue
+        assert teacher is not None
+        if one.name == "logits":
+            # Families pad their vocabularies to different sizes; what is padding is never a token.
+            n = min(student.logits.shape[-1], teacher.logits.shape[-1])
+            value = logits_loss(student.logits[..., :n], teacher.logits[..., :n], one.kind)
+        elif one.name == "hidden":
+            led = [to(state) for to, state in zip(projections, student.states, strict=True)]
+            value = _mean(hidden_loss, led, teacher.states, one.kind)
+        elif one.name == "attention":
+            value = _mean(attention_loss, student.maps, teacher.maps)
+        else:
+            value = _mean(affinity_loss, student.states, teacher.states)
+        found[str(one)] = value
+    return found
+
+
+def _mean(
+    loss: Callable[..., Tensor], own: Sequence[Tensor], theirs: Sequence[Tensor], *more: str
+) -> Tensor:
+    """Mean over the matched layers."""
+    parts = [loss(*pair, *more) for pair in zip(own, theirs, strict=True)]
+    return torch.stack(parts).mean()
+
+
+# -- the student ----------------------------------------------------------------------------
+
+
+def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) -> PreTrainedConfig:
+    """A teacher's configuration with fewer layers and a smaller width.
+
+    A number below 1 is a share of the teacher's. Heads keep their size, so that there are fewer,
+    and the MLP its share of the width.
+
+    Raises:
+        UserError: a number of layers or a width that cannot be.
+    """
+    config = type(teacher).from_dict(teacher.to_dict())
+    n_layers, n_width = teacher.num_hidden_layers, teacher.hidden_size
+    wanted = round(layers * n_layers) if layers < 1 else round(layers)
+    size = round(width * n_width) if width < 1 else round(width)
+    of_head = n_width // teacher.num_attention_heads
+    if not 1 <= wanted <= n_layers:
+        raise UserError(f"--layers {layers:g}: must be 1 to {n_layers}, or a share of these.")
+    if size < of_head or size > n_width or size % of_head:
+        raise UserError(
+            f"--width {width:g}: makes {size}; must be a multiple of {of_head}, the size of a "
+            f"head, up to {n_width}, or a share of that."
+        )
+    heads = size // of_head
+    config.num_hidden_layers, config.hidden_size = wanted, size
+    config.num_attention_heads = heads
+    if getattr(teacher, "num_key_value_heads", None):
+        share = heads * teacher.num_key_value_heads // teacher.num_attention_heads
+        config.num_key_value_heads = math.gcd(heads, max(share, 1))
+    if getattr(teacher, "intermediate_size", None):
+        config.intermediate_size = teacher.intermediate_size * size // n_width
+    if types := getattr(teacher, "layer_types", None):
+        config.layer_types = [types[to] for _, to in matched_layers(wanted, n_layers, "even")]
+    return config
+
+
+def new_student(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A model of random weights, float32; the same seed gives the same."""
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+# -- training -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How a student is trained: AdamW, warm-up of a twentieth, a cosine to 0, gradients clipped.
+
+    Attributes:
+        losses: their weighted sum is minimized.
+        match: which layers are compared, see `matched_layers`.
+        epochs: passes over the rows, unless there are `steps`.
+        steps: optimizer steps.
+        batch_size: rows a step.
+        learning_rate: at its peak.
+        seed: of the projections, the order of rows and dropout.
+    """
+
+    losses: tuple[Loss, ...]
+    match: Match = "even"
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student after training: steps made, and every loss at its beginning and end.
+
+    `history` has a row for a fiftieth of the steps: `step`, and each loss's mean since the last.
+    """
+
+    steps: int
+    history: tuple[dict[str, float], ...]
+
+
+def view_of(teacher: LanguageModel, n_layers: int, settings: DistillSettings) -> Teacher:
+    """What a teacher shows to a student of so many layers; None of its weights is trained."""
+    model = teacher.model.eval()
+    layers = [to for _, to in matched_layers(n_layers, teacher.n_layers, settings.match)]
+    _hand_out_attention(model, settings.losses)
+
+    def show(tokens: Tensor) -> Seen:
+        with torch.no_grad():
+            return look(model, tokens.to(teacher.device), layers, settings.losses)
+
+    return show
+
+
+def train_student(
+    student: Any,
+    rows: npt.NDArray[np.integer[Any]],
+    settings: DistillSettings,
+    folder: Path,
+    *,
+    teacher: Teacher | None,
+    widths: tuple[int, int],
+    n_layers: int,
+    device: str = "cpu",
+) -> Trained:
+    """Train a student in place; a killed training goes on from its last checkpoint in `folder`.
+
+    Args:
+        student: a causal `PreTrainedModel` in float32.
+        rows: training windows with what stands before them, (n, tokens).
+        settings: losses, steps, seed.
+        folder: of the Trainer's checkpoints.
+        teacher: what it shows of a batch; None where `data` is the only loss.
+        widths: hidden size of student and teacher; a learnt linear map leads from one to the
+            other where they differ, and is thrown away at the end.
+        n_layers: of the teacher.
+        device: of the teacher.
+
+    Raises:
+        UserError: accelerate is not installed, or a loss that is not finite.
+    """
+    check_installed("distill: transformers' Trainer needs", "accelerate", extra="distill")
+    pairs = matched_layers(student.config.num_hidden_layers, n_layers, settings.match)
+    _hand_out_attention(student, settings.losses)
+    if any(one.name == "hidden" for one in settings.losses):
+        torch.manual_seed(settings.seed)
+        # A part of the student while it is trained, so that the Trainer saves and moves it too.
+        student.distill_projections = nn.ModuleList(
+            nn.Linear(*widths) if widths[0] != widths[1] else nn.Identity() for _ in pairs
+        )
+    n_steps = settings.steps or max(
+        1, math.ceil(settings.epochs * math.ceil(len(rows) / settings.batch_size))
+    )
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(_WARM_UP * n_steps),
+        max_steps=n_steps,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_steps=max(1, n_steps // _SAVES),
+        save_total_limit=1,
+        logging_steps=max(1, n_steps // _LOGS),
+        use_cpu=device == "cpu",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # the teacher is on one device
+    trainer = _Distiller(
+        model=student,
+        args=arguments,
+        train_dataset=[{"input_ids": row} for row in torch.from_numpy(rows.astype(np.int64))],
+    )
+    trainer.teacher, trainer.settings, trainer.layers = teacher, settings, [own for own, _ in pairs]
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ == "PrinterCallback":
+            trainer.remove_callback(callback)
+    begun = _last_whole(folder)
+    with track("distilling", total=n_steps, unit="steps") as progress, quiet_transformers():
+        trainer.add_callback(_Shown(progress))
+        trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+    if hasattr(student, "distill_projections"):
+        del student.distill_projections
+    names = [str(one) for one in settings.losses]
+    kept = [one for one in trainer.state.log_history if names[0] in one]
+    history = tuple({key: float(one[key]) for key in ("step", *names)} for one in kept)
+    return Trained(trainer.state.global_step, history)
+
+
+class _Distiller(Trainer):  # type: ignore[misc]
+    """The Trainer with the weighted sum of losses; each is logged by its own name."""
+
+    teacher: Teacher | None
+    settings: DistillSettings
+    layers: list[int]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._since: list[Tensor] = []
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """The loss of a batch; UserError where it is not finite."""
+        tokens, losses = inputs["input_ids"], self.settings.losses
+        shown = None if self.teacher is None else self.teacher(tokens)
+        seen = look(model, tokens, self.layers, losses)
+        projections = getattr(model, "distill_projections", ())
+        found = losses_of(seen, shown, tokens, losses, projections)
+        parts = torch.stack([found[str(one)] for one in losses])
+        total = (parts * parts.new_tensor([one.weight for one in losses])).sum()
+        if not total.isfinite():
+            raise UserError(
+                f"distill: the loss of step {self.state.global_step + 1} is not finite. Take a "
+                "smaller --learning-rate, or smaller weights in --losses."
+            )
+        self._since.append(parts.detach())
+        return (total, seen) if return_outputs else total
+
+    # The Trainer saves weights under the names of the hub and loads them, without a word, under
+    # those in memory: of families whose names differ some would be as at the beginning.
+
+    def save_model(self, output_dir: str | None = None, **_: Any) -> None:
+        """Write the student and its projections, by their names in memory."""
+        save_model(self.model, str(made_folder(output_dir or self.args.output_dir) / _WEIGHTS))
+
+    def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+        load_model(model or self.model, Path(folder) / _WEIGHTS)
+
+    def log(self, logs: dict[str, float], *more: Any) -> None:
+        """Add each loss's mean since the last log."""
+        if self._since and "loss" in logs:
+            means = torch.stack(self._since).mean(0).tolist()
+            logs |= dict(zip(map(str, self.settings.losses), means, strict=True))
+            self._since.clear()
+        super().log(logs, *more)
+
+
+class _Shown(TrainerCallback):  # type: ignore[misc]
+    """Progress of the Trainer, shown as that of everything else."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress, self._done = progress, 0
+
+    def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        """Say how far it is; a resumed run begins with the steps that were made."""
+        self._progress.advance(state.global_step - self._done)
+        self._done = state.global_step
+
+
+def _hand_out_attention(model: Any, losses: Sequence[Loss]) -> None:
+    """Only eager attention hands out its weights."""
+    if any(one.name == "attention" for one in losses) and model._can_set_attn_implementation():
+        model.set_attn_implementation("eager")
+
+
+def _last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end: its state comes last."""
+    whole = [one.parent for one in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda one: int(one.name.rpartition("-")[2]), default=None)

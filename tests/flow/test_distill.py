@@ -1,0 +1,191 @@
+"""The verb distill: a whole student with its card, texts left out, refusals, Ctrl-C."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mnemoscope.data.table import token_matrix
+from mnemoscope.flow import distill as flow
+from mnemoscope.flow.distill import exclude_windows, read_card, student_names, unlike_control
+from mnemoscope.lm.load import load_model
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Forty windows that no study holds."""
+    rows = np.random.default_rng(7).integers(1, 300, (40, 64)).tolist()
+    path = tmp_path_factory.mktemp("texts") / "texts.parquet"
+    pl.DataFrame({"tokens": pl.Series(rows, dtype=pl.List(pl.Int32))}).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(tiny, texts):
+    """Arguments of a training of three steps."""
+
+    def train(out, *more):
+        return ("distill", tiny.model, "--texts", texts, "--batch-size", 4, "--steps", 3,
+                "--width", 0.5, "--layers", 1, "-q", "-o", out, *more)  # fmt: skip
+
+    return train
+
+
+def test_a_student_is_written_with_its_card_and_can_be_analysed(
+    train, tiny, study_at, tmp_path, call
+) -> None:
+    student, control = tmp_path / "a" / "student", tmp_path / "control"
+    first = call(*train(student, "--losses", "data,logits:kl=2,hidden:mse"))
+    assert first.status == 0, first.err
+    assert "1 layers of 16" in first.out
+    card = read_card(student)
+    assert card["losses"] == ["data", "logits:kl=2", "hidden:mse"]
+    assert card["texts"]["windows"] == 40
+    assert len(card["texts"]["sha256"]) == 64
+    assert card["versions"]["accelerate"]
+    lm = load_model(student)
+    assert (lm.n_layers, lm.model.config.hidden_size) == (1, 16)
+    assert lm.fingerprint == card["fingerprint"] != card["student"]["fingerprint_before"]
+    assert sorted(one.name for one in (tmp_path / "a").iterdir()) == ["student"]
+    assert call(*train(control, "--losses", "data")).status == 0
+    assert unlike_control(str(control), [str(student)]) == []
+    study = study_at("report")
+    asked = ("analyze", "distilled", study, "--student", student, "--control", control,
+             "--set", "n_maps=4", "--set", "n_grafted=20", "-q")  # fmt: skip
+    found = call(*asked)
+    assert found.status == 0, found.err
+    assert "the student by data+logits:kl+hidden:mse" in found.out
+    stored = json.loads((study / "analysis" / "distilled" / "result.json").read_text())
+    assert [name for name, _ in stored["inputs"]["others"]] == [str(control), str(student)]
+    assert "nothing to do" in call(*asked).out
+    # a student that was made otherwise is made known
+    other = tmp_path / "other"
+    assert call(*train(other, "--seed", 1)).status == 0
+    (line,) = unlike_control(str(control), [str(other)])
+    assert "another beginning and other steps" in line
+    (line,) = unlike_control(str(tiny.model), [str(other)])
+    assert "is not known" in line
+    shutil.copytree(student, tmp_path / "copy")
+    names = student_names([str(student), str(tmp_path / "copy"), str(control), str(tiny.model)])
+    assert names[2:] == ["data", "model"]
+    assert all(name.startswith("data+logits:kl+hidden:mse (") for name in names[:2])
+
+
+def test_windows_that_share_tokens_are_left_out(train, tiny, texts, study_at, tmp_path, call):
+    """By brute force: every stretch of every window against every stretch of every sequence."""
+    rng = np.random.default_rng(0)
+    rows, sequences = (rng.integers(0, 3, (60, 12)).astype(np.int32) for _ in range(2))
+    shared = 6
+
+    def stretches(row):
+        return {tuple(row[at : at + shared]) for at in range(12 - shared + 1)}
+
+    known = set().union(*map(stretches, sequences[:20]))
+    wanted = [row for row in rows if not stretches(row) & known]
+    assert 0 < len(wanted) < 60
+    found = exclude_windows(rows, [sequences[:10], sequences[10:20]], shared)
+    assert np.array_equal(found, wanted)
+
+    # of a study only what is memorized is left out; moved windows are known again
+    study = study_at("report")
+    from mnemoscope.study.folder import Study
+
+    table = Study(study).sequences
+    memorized, others = (
+        token_matrix(table.filter(pl.col("is_memorized") == side))[:6] for side in (True, False)
+    )
+    moved = np.concatenate([memorized[:, 20:], rng.integers(1, 300, (6, 20))], axis=1)
+    mixed = np.concatenate([moved, others, token_matrix(pl.read_parquet(texts))])
+    path = tmp_path / "mixed.parquet"
+    lists = pl.Series("tokens", mixed.astype(np.int32).tolist(), dtype=pl.List(pl.Int32))
+    pl.DataFrame({"tokens": lists}).write_parquet(path)
+    arguments = list(train(tmp_path / "out", "--exclude", study))
+    arguments[arguments.index("--texts") + 1] = path
+    assert call(*arguments).status == 0
+    of = read_card(tmp_path / "out")["texts"]
+    assert (of["excluded"], of["windows"], of["shared"]) == (6, 46, 24)
+
+
+def test_what_cannot_be_done_is_refused_in_one_line(train, tiny, texts, tmp_path, refused) -> None:
+    from tests.tiny_models import save_model
+
+    out = tmp_path / "out"
+    other = save_model(tmp_path / "other")
+    tokenizer = load_model(other).tokenizer
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(other)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "short.txt").write_text("short")
+    there = tmp_path / "there"
+    there.mkdir()
+    for more, said in (
+        (("--student", other), "another tokenizer than"),
+        (("--losses", "logits:lk"), "Did you mean 'logits:kl'"),
+        (("--losses", "attention"), "none of them trains what the student says"),
+        (("--texts", tmp_path / "empty"), "empty"),
+        (("--texts", tmp_path / "short.txt"), "no text of 64 tokens"),
+        (("--exclude", texts), "all 40 windows of the texts share 24 tokens"),
+        (("--exclude", texts, "--shared", 65), "--shared 65: must be 1 to 64"),
+        (("--exclude", tmp_path / "nowhere"), "nowhere"),
+        (("-o", there), "already there. Choose another folder with -o"),
+        (("--width", 0.3), "must be a multiple of 8"),
+        (("--layers", 9), "--layers 9: must be 1 to 2"),
+        (("--length", 200), "has 80 positions"),
+        (("--match", "evn"), "Did you mean 'even'"),
+        (("--learning-rate", 0), "--learning-rate 0: must be above 0"),
+        (("--epochs", "nan"), "--epochs nan: must be above 0"),
+    ):
+        assert said in refused(*train(out, *more)), more
+        assert not out.exists()
+    assert "nowhere" in refused("distill", tmp_path / "nowhere", "--texts", texts, "-o", out)
+    assert list(there.iterdir()) == []
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
+
+
+def test_ctrl_c_leaves_no_student_and_the_same_command_goes_on(
+    train, tmp_path, call, monkeypatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert call(*train(whole)).status == 0
+    from mnemoscope.training import distill
+
+    plain, calls = distill.losses_of, []
+
+    def stop(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(distill, "losses_of", stop)
+    stopped = call(*train(out))
+    assert stopped.status == 130
+    assert "Run the same command again to go on." in stopped.err
+    assert not out.exists()
+    work = tmp_path / ".out.training"
+    assert list(work.glob("checkpoint-*"))
+    monkeypatch.setattr(distill, "losses_of", plain)
+    calls.clear()
+    monkeypatch.setattr(distill, "losses_of", lambda *given: calls.append(1) or plain(*given))
+    assert call(*train(out)).status == 0
+    assert len(calls) == 1  # the last of three steps
+    assert read_card(out)["fingerprint"] == read_card(whole)["fingerprint"]
+    assert not work.exists()
+    # another training does not go on from it
+    monkeypatch.setattr(distill, "losses_of", stop)
+    assert call(*train(tmp_path / "new")).status in (0, 130)
+    monkeypatch.setattr(distill, "losses_of", plain)
+    assert call(*train(tmp_path / "new", "--seed", 3)).status == 0
+    card = read_card(tmp_path / "new")
+    assert (card["steps"], card["training"]["seed"]) == (3, 3)
+
+
+def test_a_damaged_card_is_said(tmp_path) -> None:
+    from mnemoscope.errors import DamagedDataError
+
+    (tmp_path / flow.CARD).write_text("{")
+    with pytest.raises(DamagedDataError, match="Train the student again"):
+        read_card(tmp_path)
+    assert read_card(tmp_path / "nothing") is None

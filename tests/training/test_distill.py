@@ -1,0 +1,263 @@
+"""Losses against torch, SciPy and closed forms; layers, shapes, training; resumed bit for bit."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from torch.nn import functional
+
+from mnemoscope.errors import UserError
+from mnemoscope.lm.load import load_model
+from mnemoscope.lm.probe import matched_layers
+from mnemoscope.training.distill import (
+    KINDS,
+    DistillSettings,
+    affinity_loss,
+    attention_loss,
+    hidden_loss,
+    logits_loss,
+    look,
+    losses_of,
+    new_student,
+    parse_losses,
+    student_config,
+    train_student,
+    view_of,
+)
+from tests.tiny_models import save_model
+
+EVERY = (
+    "data,logits:kl,logits:reverse-kl,logits:js,logits:mse,hidden:cosine,hidden:mse,attention,"
+    "affinity"
+)
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a student and a teacher, (2, 5, 7)."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(3 * torch.randn(2, 5, 7, generator=generator).double() for _ in range(2))
+
+
+def test_divergences_are_those_of_torch_and_scipy(pair) -> None:
+    student, teacher = pair
+    own, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
+    flat = [one.flatten(0, 1) for one in (own, theirs)]
+    wanted = functional.kl_div(*flat, log_target=True, reduction="batchmean")
+    assert logits_loss(student, teacher, "kl").item() == pytest.approx(wanted.item(), abs=1e-12)
+    wanted = functional.kl_div(*flat[::-1], log_target=True, reduction="batchmean")
+    assert logits_loss(student, teacher, "reverse-kl").item() == pytest.approx(wanted.item())
+    wanted = np.mean(jensenshannon(flat[0].exp().T, flat[1].exp().T) ** 2)
+    assert logits_loss(student, teacher, "js").item() == pytest.approx(wanted, abs=1e-12)
+    wanted = np.mean((student.numpy() - teacher.numpy()) ** 2)
+    assert logits_loss(student, teacher, "mse").item() == pytest.approx(wanted)
+
+
+def test_divergences_of_two_coins_are_the_closed_form() -> None:
+    """A fair coin against one that is certain: log 2 one way, without bound the other."""
+    fair, sure = torch.zeros(1, 2).double(), torch.tensor([[60.0, 0.0]]).double()
+    assert logits_loss(fair, sure, "kl").item() == pytest.approx(math.log(2))
+    assert logits_loss(sure, fair, "kl").item() == pytest.approx(30 - math.log(2))
+    assert logits_loss(sure, fair, "reverse-kl").item() == pytest.approx(math.log(2))
+    js = 0.5 * (math.log(4 / 3) + 0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    assert logits_loss(fair, sure, "js").item() == pytest.approx(js)
+    assert logits_loss(-sure, sure, "js").item() == pytest.approx(math.log(2))  # its largest value
+
+
+def test_losses_of_states_and_maps_are_written_out_by_hand() -> None:
+    generator = torch.Generator().manual_seed(1)
+    first, second = (torch.randn(2, 4, 6, generator=generator) for _ in range(2))
+    a, b = first.numpy().reshape(-1, 6), second.numpy().reshape(-1, 6)
+    cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    assert hidden_loss(first, second, "cosine").item() == pytest.approx(1 - np.mean(cosines), 1e-5)
+    assert hidden_loss(-first, first, "cosine").item() == pytest.approx(2)
+    assert hidden_loss(3 * first, first, "cosine").item() == pytest.approx(0, abs=1e-6)
+    assert hidden_loss(first, second, "mse").item() == pytest.approx(((a - b) ** 2).mean(), 1e-5)
+    # all attention on one key against all on another: 1 + 1 a query
+    one, other = torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)
+    one[..., 0], other[..., 1] = 1, 1
+    assert attention_loss(one, other).item() == 2
+    # tokens at right angles against tokens that are one: a quarter of the cells, twice, is 1 apart
+    apart, same = torch.eye(2)[None], torch.ones(1, 2, 5)
+    assert affinity_loss(apart, same).item() == pytest.approx(0.5)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    assert affinity_loss(first, 7 * first @ turn).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return load_model(save_model(tmp_path_factory.mktemp("teacher") / "model"))
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 300, (24, 16)).astype(np.int32)
+
+
+def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has_gradients(
+    teacher, rows
+) -> None:
+    """Every loss is 0 for the teacher itself, `data` aside, and else reaches the weights."""
+    losses = parse_losses(EVERY)
+    settings = DistillSettings(losses)
+    tokens = torch.from_numpy(rows[:4]).long()
+    shown = view_of(teacher, 2, settings)(tokens)
+    assert not shown.logits.requires_grad
+    alike = losses_of(
+        look(teacher.model, tokens, [0, 1], losses),
+        shown,
+        tokens,
+        losses,
+        [torch.nn.Identity()] * 2,
+    )
+    cross = functional.cross_entropy(shown.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert alike.pop("data").item() == pytest.approx(cross.item())
+    assert {name: one.item() for name, one in alike.items()} == pytest.approx(
+        dict.fromkeys(alike, 0), abs=1e-5
+    )
+    student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=3)
+    student.set_attn_implementation("eager")
+    shown = view_of(teacher, 1, settings)(tokens)
+    for name in alike:
+        some = parse_losses(f"data,{name}")
+        to = torch.nn.Linear(16, 32)
+        found = losses_of(look(student, tokens, [0], losses), shown, tokens, some, [to])
+        student.zero_grad()
+        found[name].backward()
+        moved = [one for one in student.parameters() if one.grad is not None and one.grad.any()]
+        assert found[name].item() > 1e-4, name
+        assert moved, name
+    assert not any(one.grad is not None for one in teacher.model.parameters())
+
+
+def test_layers_are_matched_by_the_rule() -> None:
+    assert matched_layers(2, 4, "even") == [(0, 1), (1, 3)]
+    assert matched_layers(3, 4, "even") == [(0, 0), (1, 1), (2, 3)]
+    assert matched_layers(4, 4, "even") == [(one, one) for one in range(4)]
+    assert matched_layers(4, 2, "even")[-1] == (3, 1)
+    assert matched_layers(2, 4, "last") == [(1, 3)]
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "qwen2", "gemma2"])
+def test_a_student_has_the_shape_that_was_asked(family, tmp_path) -> None:
+    more = {"head_dim": 8} if family == "gemma2" else {}
+    if family in ("llama", "qwen2", "gemma2"):
+        more["num_key_value_heads"] = 2
+    whole = load_model(save_model(tmp_path / "model", family=family, **more)).model.config
+    config = student_config(whole, layers=0.5, width=0.5)
+    student = new_student(config, seed=0)
+    assert (config.num_hidden_layers, config.hidden_size) == (1, 16)
+    assert config.num_attention_heads == 2
+    logits = student(input_ids=torch.ones(1, 9, dtype=torch.long)).logits
+    assert logits.shape == (1, 9, whole.vocab_size)
+    assert whole.num_hidden_layers == 2  # the teacher's stays as it was
+    again = new_student(config, seed=0)
+    pairs = zip(student.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(*one) for one in pairs)
+
+
+def test_shapes_that_cannot_be_are_refused(teacher) -> None:
+    for layers, width, said in (
+        (3, 0.5, "--layers 3: must be 1 to 2"),
+        (0.1, 0.5, r"--layers 0.1: must be 1 to 2"),
+        (1, 12, "--width 12: makes 12; must be a multiple of 8"),
+        (1, 64, "--width 64"),
+    ):
+        with pytest.raises(UserError, match=said):
+            student_config(teacher.model.config, layers=layers, width=width)
+
+
+def test_losses_are_read_and_refused_in_one_line() -> None:
+    every = parse_losses(EVERY)
+    assert {(one.name, one.kind) for one in every} == {
+        (name, kind) for name, kinds in KINDS.items() for kind in kinds
+    }
+    assert [one.weight for one in parse_losses("data, attention:mse=10")] == [1, 10]
+    for text, said in (
+        ("logits:lk,data", "Did you mean 'logits:kl'"),
+        ("attenton", "Did you mean 'attention'"),
+        ("banana", "no such loss. Known: data, logits:kl"),
+        ("logits", "which one. kl, reverse-kl"),
+        ("data,data", "twice"),
+        ("data=0", "above 0"),
+        ("data=nan", "above 0"),
+        ("data=much", "above 0"),
+        ("hidden:mse,attention", "none of them trains what the student says"),
+        ("", "no such loss"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parse_losses(text)
+
+
+def _train(teacher, rows, folder, *, losses=EVERY, seed=0, steps=8):
+    settings = DistillSettings(parse_losses(losses), steps=steps, batch_size=4, seed=seed,
+                               learning_rate=1e-2)  # fmt: skip
+    student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=seed)
+    trained = train_student(
+        student, rows, settings, folder,
+        teacher=view_of(teacher, 1, settings), widths=(16, 32), n_layers=2,
+    )  # fmt: skip
+    return student, trained
+
+
+def test_a_stopped_training_goes_on_to_the_very_same_student(
+    teacher, rows, tmp_path, monkeypatch
+) -> None:
+    """Ctrl-C in step 6 of 8: what is trained after is what would have been; all losses fall."""
+    torch.set_num_threads(1)
+    whole, trained = _train(teacher, rows, tmp_path / "whole")
+    assert trained.steps == 8
+    assert "distill_projections" not in dict(whole.named_modules())
+    assert set(trained.history[0]) == {"step", *EVERY.split(",")}
+
+    from mnemoscope.training import distill
+
+    plain, calls = distill.losses_of, []
+
+    def stop(*given):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(distill, "losses_of", stop)
+    with pytest.raises(KeyboardInterrupt):
+        _train(teacher, rows, tmp_path / "part")
+    monkeypatch.setattr(distill, "losses_of", plain)
+    kept = list((tmp_path / "part").glob("checkpoint-*/trainer_state.json"))
+    assert len(kept) == 1
+    assert 1 <= json.loads(kept[0].read_text())["global_step"] <= 5
+    # what a killed run left of a checkpoint is passed over
+    (tmp_path / "part" / "checkpoint-7").mkdir()
+    resumed, again = _train(teacher, rows, tmp_path / "part")
+    assert again == trained
+    own, theirs = whole.state_dict(), resumed.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    other, _ = _train(teacher, rows, tmp_path / "other", seed=1)
+    theirs = other.state_dict()
+    assert not any(torch.equal(own[name], theirs[name]) for name in own if own[name].std() > 0)
+
+
+@pytest.mark.parametrize("loss", ["logits:kl", "logits:js", "hidden:mse", "attention", "affinity"])
+def test_training_lowers_each_loss(teacher, rows, tmp_path, loss) -> None:
+    _, trained = _train(teacher, rows, tmp_path, losses=f"data=0.01,{loss}=5", steps=40)
+    first, last = (
+        next(value for name, value in one.items() if name.startswith(loss))
+        for one in (trained.history[0], trained.history[-1])
+    )
+    assert last < 0.9 * first
+
+
+def test_a_loss_that_is_not_finite_is_said_with_its_step(teacher, rows, tmp_path) -> None:
+    broken = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=0)
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[0] = torch.nan
+    settings = DistillSettings(parse_losses("data"), steps=2, batch_size=4)
+    with pytest.raises(UserError, match="the loss of step 1 is not finite"):
+        train_student(
+            broken, rows, settings, tmp_path, teacher=None, widths=(16, 32), n_layers=2
+        )  # fmt: skip
