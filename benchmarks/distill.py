@@ -56,12 +56,12 @@ LOSSES = (
 SIZES = {
     # of the study: text and templates that the teacher saw, and unseen ones of both; rows of the
     # students' first text and its steps; then plain rows, repeats of the memorized, and steps
-    "full": {"study": (90, 50, 90, 50), "first": 12_800, "first_steps": 800,
-             "plain": 640, "repeats": 12, "steps": 130},
+    "full": {"study": (90, 50, 90, 50), "first": 9_600, "first_steps": 600,
+             "plain": 480, "repeats": 10, "steps": 80},
     "small": {"study": (30, 20, 30, 20), "first": 800, "first_steps": 10,
               "plain": 160, "repeats": 1, "steps": 4},
 }  # fmt: skip
-N_SEGMENTS = 2500
+N_SEGMENTS = 1800  # of the standard library, in the order of their names
 SHARE_OF_TEMPLATES = 0.3
 BATCH = 16
 RATE = 3e-3
@@ -86,9 +86,8 @@ def make_texts(out: Path, size: dict, study: Study) -> None:
     if (out / "memorized.parquet").exists():
         return
     tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
-    segments = read_segments()
-    order = np.random.default_rng(0).permutation(len(segments))[:N_SEGMENTS]
-    windows = cut_segments([segments[one] for one in order], tokenizer)["tokens"]
+    segments = read_segments(limit=N_SEGMENTS)
+    windows = cut_segments(segments, tokenizer)["tokens"]
     forbidden = np.unique(hash_ngrams(token_matrix(read_table(sequences_path()))))
     windows = windows[~share_ngram(windows, forbidden)]
     windows = windows[np.random.default_rng(1).permutation(len(windows))]
@@ -170,7 +169,7 @@ def weights_of(base: Path, teacher: Teacher, rows: np.ndarray) -> dict[str, floa
     with torch.no_grad():
         seen = look(lm.model, tokens, layers, losses)
         found = losses_of(seen, teacher(tokens), tokens, losses, projections)
-    return {name: round(float(found[CONTROL] / one), 2) for name, one in found.items()}
+    return {name: float(f"{found[CONTROL] / one:.3g}") for name, one in found.items()}
 
 
 def train_all(out: Path, size: dict, names: Sequence[str]) -> dict[str, list[str]]:
@@ -313,6 +312,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="full")
     parser.add_argument("--write", type=Path, help="page to put the tables into")
     parser.add_argument("--losses", nargs="*", default=LOSSES, help="of these alone")
+    parser.add_argument("--students-only", action="store_true", help="do not judge them yet")
     options = parser.parse_args()
     out, size = options.out, SIZES[options.size]
     out.mkdir(parents=True, exist_ok=True)
@@ -322,8 +322,17 @@ def main() -> None:
         make_texts(out, size, study)
         made = train_all(out, size, options.losses)
         print(f"{(time.perf_counter() - begun) / 60:.1f} minutes for the students", flush=True)
+        if options.students_only:
+            return
         results = {
-            place: ms.analyze(study, "distilled", control=folders[0], students=folders[1:])
+            place: ms.analyze(
+                study,
+                "distilled",
+                control=folders[0],
+                students=folders[1:],
+                n_maps=40,
+                n_grafted=60,
+            )
             for place, folders in made.items()
         }
     for place, result in results.items():

@@ -119,10 +119,15 @@ def test_missing_folder_is_the_users_mistake(tmp_path) -> None:
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with pytest.raises(KeyboardInterrupt), atomic_folder(out) as made:
-        made.mkdir()
-        (made / "a").write_text("a")
-        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with atomic_folder(out) as made:
+            made.mkdir()
+            (made / "a").write_text("a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert list(out.parent.iterdir()) == []
     with atomic_folder(out) as made:
         made.mkdir()

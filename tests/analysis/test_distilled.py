@@ -14,7 +14,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
 from tests.tiny_models import save_model
 
-SMALL = Settings(n_maps=6, n_grafted=40, n_resamples=50, minimum=8)
+SMALL = Settings(n_maps=6, n_grafted=100, n_resamples=50, minimum=8)
 
 
 def test_the_divergence_of_maps_is_that_of_scipy() -> None:
@@ -125,6 +125,15 @@ def test_a_student_of_another_shape_has_no_grafts_and_says_so(study, tmp_path) -
     assert "grafts" not in found.frames
     assert any("small: of another shape" in line for line in found.further)
     assert found.sentence.endswith("nothing that can be told from the control.")
+
+
+def test_what_is_not_reproduced_stands_for_unseen_where_none_is_counted(study) -> None:
+    others = (OtherModel("a", study.load_model), OtherModel("b", study.load_model))
+    table = study.table.with_columns(duplicates=pl.lit(2))
+    found = analyse(replace(study, table=table, others=others), SMALL)
+    assert any("No sequence is counted to be unseen" in line for line in found.further)
+    counts = found.frames["shares"].filter(model="a").select("class", "n").rows()
+    assert ("unseen", 30) in counts
 
 
 def test_what_is_missing_is_said(study) -> None:

@@ -22,7 +22,6 @@ from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import (
     categories_of,
-    counts_duplicates,
     draw_rows,
     keep_blocks,
     seen_in_training,
@@ -54,7 +53,6 @@ UNSEEN, UNSEEN_RIGHT = "unseen", "unseen, reproduced"
 _KINDS = "Non-Memo, Guess, Recall"
 _PARTS = ("embedding", "qk", "values", "output", "mlp", "norms", "unembedding")
 _MAPS_BLOCK = 64
-_GRAFT_SEEDS = 3  # random changes beside each graft
 
 Bools = npt.NDArray[np.bool_]
 
@@ -111,7 +109,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "analyze distilled: a student and a control are needed. Give both: --student MODEL "
             "--control MODEL."
         )
-    rows, classes = _chosen(inputs, settings)
+    rows, classes, is_known = _chosen(inputs, settings)
     near = inputs.near_duplicates(rows["sequence_id"])
     (control_name, control), *students = inputs.other_models()
     named = {TEACHER: inputs.model(), control_name: control, **dict(students)}
@@ -127,19 +125,23 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         sentence=_sentence(shares, control_name),
         frames=frames,
         figures=tuple(_figures(shares, maps)),
-        further=tuple(_further(inputs, shares, grafts, control_name, gaps)),
+        further=tuple(_further(shares, grafts, control_name, gaps, is_known)),
     )
 
 
-def _chosen(inputs: AnalysisInputs, settings: Settings) -> tuple[pl.DataFrame, dict[str, Bools]]:
-    """Rows with `kind` and `seen`, and which of them each class holds; small classes left out.
+def _chosen(
+    inputs: AnalysisInputs, settings: Settings
+) -> tuple[pl.DataFrame, dict[str, Bools], bool]:
+    """Rows with `kind` and `seen`, which of them each class holds, and whether `seen` is known.
 
-    A class of the study's taxonomies holds what the teacher reproduces and, where duplicates are
-    counted, was trained on.
+    A class of the study's taxonomies holds what the teacher reproduces and was trained on. Where
+    duplicates are not counted, or count none unseen, what it does not reproduce is taken for that.
     """
     table = inputs.table.filter(pl.col("is_memorized").is_not_null())
     is_right = table["is_memorized"]
-    seen = seen_in_training(table).fill_null(True) if counts_duplicates(table) else is_right
+    seen = seen_in_training(table).fill_null(True)
+    if not (is_known := int((~seen & ~is_right).sum()) >= settings.minimum):
+        seen = is_right
     kind = categories_of(table, _KINDS).cast(pl.String).str.split("[").list.first().alias("kind")
     table = table.with_columns(kind, seen.alias("seen"))
     assert inputs.labels is not None
@@ -166,9 +168,8 @@ def _chosen(inputs: AnalysisInputs, settings: Settings) -> tuple[pl.DataFrame, d
     chosen = table.filter(pl.col("sequence_id").is_in(pl.concat(list(drawn.values())).implode()))
     # A row drawn for one class is in every class that it belongs to.
     within = {name: table.filter(members[name])["sequence_id"].implode() for name in drawn}
-    return chosen, {
-        name: chosen["sequence_id"].is_in(ids).to_numpy() for name, ids in within.items()
-    }
+    classes = {name: chosen["sequence_id"].is_in(ids).to_numpy() for name, ids in within.items()}
+    return chosen, classes, is_known
 
 
 def _judge(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, label: str) -> Judged:
@@ -387,10 +388,8 @@ def _grafts(
         for part in ("all", *(one for one in _PARTS if one in known)):
             with pair.grafted(part):
                 lost = own - logprobs(lm)
-            random = np.zeros(len(own))
-            for seed in range(_GRAFT_SEEDS):
-                with pair.grafted(part, control="random", seed=seed):
-                    random += (own - logprobs(lm)) / _GRAFT_SEEDS
+            with pair.grafted(part, control="random", seed=settings.seed):
+                random = own - logprobs(lm)
             line: dict[str, object] = {"model": name, "part": part, "n": len(own)}
             line |= {"lost_seen": lost[seen].mean(), "lost_unseen": lost[~seen].mean()}
             line |= dict(specific(lost).columns("specific"))
@@ -446,11 +445,7 @@ def _verdict(row: Mapping[str, object]) -> str:
 
 
 def _further(
-    inputs: AnalysisInputs,
-    shares: pl.DataFrame,
-    grafts: pl.DataFrame,
-    control: str,
-    gaps: list[str],
+    shares: pl.DataFrame, grafts: pl.DataFrame, control: str, gaps: list[str], is_known: bool
 ) -> Iterator[str]:
     label = _headline(shares)
     for name in _students(shares, control):
@@ -475,8 +470,11 @@ def _further(
         )
         + "."
     )
-    if not counts_duplicates(inputs.table):
-        yield "No duplicates are counted: what the teacher does not reproduce is taken for unseen."
+    if not is_known:
+        yield (
+            "No sequence is counted to be unseen (duplicates 0): what the teacher does not "
+            "reproduce is taken for it."
+        )
     if not grafts.is_empty():
         parts_only = grafts.filter(pl.col("part") != "all")
         row = parts_only.row(int(parts_only["specific"].arg_max() or 0), named=True)
