@@ -57,7 +57,7 @@ SIZES = {
     # of the study: text and templates that the teacher saw, and unseen ones of both; rows of the
     # students' first text and its steps; then plain rows, repeats of the memorized, and steps
     "full": {"study": (90, 50, 90, 50), "first": 9_600, "first_steps": 600,
-             "plain": 480, "repeats": 10, "steps": 80},
+             "plain": 480, "repeats": 10, "steps": 60},
     "small": {"study": (30, 20, 30, 20), "first": 800, "first_steps": 10,
               "plain": 160, "repeats": 1, "steps": 4},
 }  # fmt: skip
