@@ -26,7 +26,6 @@ def convert_gguf(file: str | Path, folder: str | Path) -> Path:
     with atomic_folder(folder) as temporary, quiet_transformers():
         _fresh_copy(lm.model).save_pretrained(temporary)
         lm.tokenizer.save_pretrained(temporary)
-        _readable(temporary)
     return Path(folder)
 
 
@@ -38,11 +37,3 @@ def _fresh_copy(model: Any) -> Any:
     fresh = type(model)(config)
     fresh.load_state_dict(model.state_dict())
     return fresh.to(model.dtype)
-
-
-def _readable(folder: Path) -> None:
-    """Give all files the mode that the user's mask gives: safetensors writes for the owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
