@@ -184,7 +184,7 @@ def test_a_mark_in_the_attention_alone_is_excess_near_the_full_figure(marked) ->
     # The text says nothing: what a control reaches by chance is all that is taken off.
     assert row["excess"] > 0.5
     assert row["excess_low"] > 0.4
-    assert row["verdict"].startswith("one training a source, which takes no side")
+    assert row["verdict"].startswith("undecided, with one training a source")
     assert "attention adds" in row["verdict"]
     # Every pair is told apart, where guessing (and so the best control) gives about a half.
     assert min(row["auc"]) > 0.98

@@ -256,7 +256,7 @@ def test_a_model_that_only_reads_the_text_falls_to_chance_on_matched_sequences()
     assert row["min_f1"] > 0.55
     assert row["matched_min_f1"] < 0.4
     assert (row["excess"], row["excess_low"], row["excess_high"]) == (0, 0, 0)
-    assert row["verdict"].startswith("one training a source, which takes no side")
+    assert row["verdict"].startswith("undecided, with one training a source")
 
 
 def test_too_few_matched_sequences_give_a_note_and_no_figure() -> None:
@@ -420,7 +420,7 @@ def test_fewer_than_three_trainings_take_no_side(n: int, words: str, excess: Exc
     few = replace(SEEN, finds_mark=True, excess=replace(excess, n_trainings=n))
     verdict = give_verdict(few)
     assert verdict.kind == "unclear"
-    assert verdict.sentence.startswith(f"{words} a source, which takes no side (three are needed):")
+    assert verdict.sentence.startswith(f"undecided, with {words} a source (three are needed):")
     three = replace(few, excess=replace(excess, n_trainings=3))
     assert give_verdict(three).kind == give_verdict(replace(few, excess=excess)).kind != "unclear"
 

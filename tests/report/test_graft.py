@@ -141,7 +141,7 @@ def test_what_activations_break_is_folded_under_the_parts(study, page_of, build_
         ),
         ({"draws": 2}, "a verdict needs 3 draws of the controls, there are 2."),
         ({"differs": False}, "no part was found that holds one class more than another"),
-        ({"imbalance": 0.3}, "no side is taken"),
+        ({"imbalance": 0.3}, "no verdict"),
         ({"agreement": 0.5}, "The part that divides two of them most, not always the same,"),
     ],
 )

@@ -114,7 +114,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     if excess.n_trainings is not None and excess.n_trainings < FEWEST_TRAININGS:
         return Verdict(
             "unclear",
-            f"{COUNTED[excess.n_trainings]} a source, which takes no side (three are needed): "
+            f"undecided, with {COUNTED[excess.n_trainings]} a source (three are needed): "
             f"{found}{note}",
         )
     if excess.low > 0:

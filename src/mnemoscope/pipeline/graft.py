@@ -787,7 +787,7 @@ def graft_statements(specific: pl.DataFrame, scores: pl.DataFrame) -> Iterator[s
             continue
         if verdict is Grafted.UNEVEN:
             yield (
-                f"By cause, under {name}: no side is taken, as the model holds one class so much "
+                f"By cause, under {name}: no verdict, as the model holds one class so much "
                 "more firmly than another that too few sequences have equal margins."
             )
             continue

@@ -772,8 +772,8 @@ def final_verdict(best: Mapping[str, Any], n_trainings: int) -> str:
         return f"Its excess is {shown} points, of too few near duplicates' groups for an interval."
     if n_trainings < FEWEST_TRAININGS:
         return (
-            f"Its excess is {shown} points, of {COUNTED[n_trainings]} a source, which takes no "
-            "side (three are needed: search.seeds=[0, 1, 2])."
+            f"Its excess is {shown} points, undecided, with {COUNTED[n_trainings]} a "
+            "source (three are needed: search.seeds=[0, 1, 2])."
         )
     if best["excess_low"] > 0:
         return f"Its excess is {shown} points: attention shows more of it than the text gives away."
