@@ -553,41 +553,15 @@ def lm_eval_task(
 
     Example: mnemoscope lm-eval-task my-study -o task
     """
-    from mnemoscope.data.table import read_table
     from mnemoscope.embedded import model_path
-    from mnemoscope.taxonomy.catalogue import load_taxonomies
-    from mnemoscope.taxonomy.labels import label_sequences
+    from mnemoscope.flow.lm_eval import asked_of, check_task_folder, shown_rows, write_task
+    from mnemoscope.taxonomy.labels import count_classes
 
-    if is_study(target):
-        if tokenizer is not None or prefix is not None:
-            raise UserError("lm-eval-task: a study has its own --tokenizer and --prefix.")
-        study = Study(target)
-        frame, prefix = study.sequences, study.settings.sequences.n_prefix
-        tokenizer, revision = study.settings.model.name, study.settings.model.revision
-        names = [taxonomy] if taxonomy else study.settings.label.taxonomies[:1]
-    else:
-        if tokenizer is None:
-            raise UserError("lm-eval-task: a table needs --tokenizer, the model it was cut for.")
-        frame, revision, names = read_table(target), None, [taxonomy] if taxonomy else []
-    labels = frame["class"] if not names and "class" in frame.columns else None
-    if names:
-        found = load_taxonomies(names)
-        if taxonomy is not None and len(found) > 1:
-            raise UserError(f"lm-eval-task: -t {taxonomy} names {len(found)} taxonomies. Give one.")
-        labels = label_sequences(frame, found[0])
-    from mnemoscope.flow.lm_eval import write_task
-
-    made = write_task(
-        frame,
-        labels,
-        load_tokenizer_named(tokenizer, revision),
-        out,
-        name=name or f"mnemoscope_{target.absolute().stem}",
-        where=str(target),
-        prefix=prefix,
-        most=most,
-        seed=seed,
-    )
+    asked = asked_of(target, taxonomy=taxonomy, tokenizer=tokenizer, prefix=prefix)
+    check_task_folder(out)
+    loaded = load_tokenizer_named(asked.tokenizer, asked.revision)
+    made = shown_rows(asked, loaded, most=most, seed=seed)
+    written = write_task(made, out, name=name or f"mnemoscope_{target.absolute().stem}")
     left_out = {
         "without a class": made.n_unlabelled,
         "whose text gives other tokens": made.n_altered,
@@ -595,10 +569,10 @@ def lm_eval_task(
     for why, n in left_out.items():
         if n:
             print(f"Left out: {n:,} sequences {why}.")
-    if made.counts:
-        _print_counts(made.name, made.counts)
-    model = model_path() if tokenizer == EMBEDDED else tokenizer
+    if asked.labels is not None:
+        _print_counts(written, count_classes(made.rows["class"]))
+    model = model_path() if asked.tokenizer == EMBEDDED else asked.tokenizer
     print(
         f"Wrote {out}, which holds their texts. Next: lm_eval run --model hf --model_args "
-        f"pretrained={model},dtype=float32 --include_path {out} --tasks {made.name}"
+        f"pretrained={model},dtype=float32 --include_path {out} --tasks {written}"
     )

@@ -1,7 +1,8 @@
-"""Write sequences and their classes as a task that lm-evaluation-harness loads.
+"""Sequences and their classes for other evaluation tools, and a task of lm-evaluation-harness.
 
 `lm_eval --include_path DIR --tasks NAME` then says of any of its models, class by class, how much
-of the suffixes it reproduces.
+of the suffixes it reproduces. `inspect_task` asks the same in inspect_ai. Both speak in texts, so
+only sequences whose prefix survives being decoded and read again are asked about.
 """
 
 import re
@@ -16,6 +17,7 @@ import yaml
 from mnemoscope.data.table import (
     check_columns,
     check_ids,
+    read_table,
     refuse_padding,
     token_matrix,
     write_table,
@@ -23,71 +25,115 @@ from mnemoscope.data.table import (
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_text
 from mnemoscope.flow import lm_eval_score
-from mnemoscope.taxonomy.labels import count_classes
+from mnemoscope.study.folder import Study, is_study
+from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.taxonomy.labels import count_classes, label_sequences
 
 _VERSION = 1  # of the tasks; raised when their figures change
 _METRICS = ("exact_match", "longest_match")
 
 
 @dataclass(frozen=True)
-class WrittenTask:
-    """What was written: the name that `--tasks` takes, and sequences by class.
+class Asked:
+    """Sequences of which a model is shown the prefix and asked for the suffix, and their classes.
 
-    `n_altered` sequences were left out because their text gives the tokenizer other tokens, or
-    holds special ones; `n_unlabelled` because they have no class.
+    Attributes:
+        frame: `sequence_id` and `tokens` of one length, a row a sequence.
+        labels: the class of each row, null for none; None where there are no classes.
+        tokenizer: name of the model that the sequences were cut for.
+        revision: of that model.
+        prefix: tokens shown; None is half of a sequence.
+        where: the table's name, for messages.
     """
 
-    name: str
-    counts: dict[str, int]
+    frame: pl.DataFrame
+    labels: pl.Series | None
+    tokenizer: str
+    revision: str | None
+    prefix: int | None
+    where: str
+
+
+def asked_of(
+    target: Path,
+    *,
+    taxonomy: str | None = None,
+    tokenizer: str | None = None,
+    prefix: int | None = None,
+    verb: str = "lm-eval-task",
+) -> Asked:
+    """The sequences and classes of a study, or of a table with `tokens`.
+
+    The classes are those of `taxonomy`; without one those of the study's first, or a table's
+    column `class`. `verb` is what messages begin with.
+
+    Raises:
+        UserError: a table without `tokenizer`, a study with one or with `prefix`, or a name that
+            stands for several taxonomies.
+    """
+    if is_study(target):
+        if tokenizer is not None or prefix is not None:
+            raise UserError(f"{verb}: a study has its own --tokenizer and --prefix.")
+        study = Study(target)
+        frame, prefix = study.sequences, study.settings.sequences.n_prefix
+        tokenizer, revision = study.settings.model.name, study.settings.model.revision
+        names = [taxonomy] if taxonomy else study.settings.label.taxonomies[:1]
+    else:
+        if tokenizer is None:
+            raise UserError(f"{verb}: a table needs --tokenizer, the model it was cut for.")
+        frame, revision, names = read_table(target), None, [taxonomy] if taxonomy else []
+    labels = frame["class"] if not names and "class" in frame.columns else None
+    if names:
+        found = load_taxonomies(names)
+        if taxonomy is not None and len(found) > 1:
+            raise UserError(f"{verb}: -t {taxonomy} names {len(found)} taxonomies. Give one.")
+        labels = label_sequences(frame, found[0])
+    return Asked(frame, labels, tokenizer, revision, prefix, str(target))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The sequences that texts can carry.
+
+    Attributes:
+        rows: `sequence_id`, `class`, `prefix`, `suffix`, and `ends`: the character of the suffix
+            at which each of its tokens ends.
+        n_suffix: tokens of a suffix.
+        n_altered: left out because their text gives the tokenizer other tokens, or holds special
+            ones.
+        n_unlabelled: left out because they have no class.
+    """
+
+    rows: pl.DataFrame
+    n_suffix: int
     n_altered: int
     n_unlabelled: int
 
 
-def write_task(
-    frame: pl.DataFrame,
-    labels: pl.Series | None,
-    tokenizer: Any,
-    out: Path,
-    *,
-    name: str,
-    where: str,
-    prefix: int | None = None,
-    most: int | None = None,
-    seed: int = 0,
-) -> WrittenTask:
-    """Write a task folder: a group with one task a class, or a single task without `labels`.
-
-    The harness speaks in texts, so only sequences whose prefix survives being decoded and read
-    again are written.
+def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: int = 0) -> Shown:
+    """Decode prefixes and suffixes, and keep the sequences whose prefix survives it.
 
     Args:
-        frame: sequences with `sequence_id` and `tokens` of one length.
-        labels: the class of each row, null for none.
-        tokenizer: of the model that the sequences were cut for.
-        out: a new or empty folder.
-        name: of the task; other characters than letters and digits become `_`.
-        where: the table's name, for messages.
-        prefix: tokens shown to the model; half of a sequence unless given.
+        asked: the sequences.
+        tokenizer: of the model that they were cut for.
         most: sequences kept of each class, drawn by `seed`.
         seed: of that draw.
 
     Raises:
-        UserError: a folder with other content, a table that cannot be shown to a model, or no
-            sequence left.
-        NoRoomError: the disk is full.
+        UserError: a table that cannot be shown to a model, or no sequence left.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
+    frame, where = asked.frame, asked.where
     check_columns(frame, "sequence_id", "tokens", where=where)
     check_ids(frame["sequence_id"], where)
     refuse_padding(frame, where=where)
     tokens = token_matrix(frame)
-    n_prefix = tokens.shape[1] // 2 if prefix is None else prefix
+    n_prefix = tokens.shape[1] // 2 if asked.prefix is None else asked.prefix
     if not 0 < n_prefix < tokens.shape[1]:
         raise UserError(f"--prefix {n_prefix}: {where} has {tokens.shape[1]} tokens a sequence.")
-    classes = pl.Series([None] * frame.height, dtype=pl.String) if labels is None else labels
+    unknown = pl.Series([None] * frame.height, dtype=pl.String)
+    classes = unknown if asked.labels is None else asked.labels
     kept = frame.select("sequence_id", classes.alias("class")).with_row_index("row")
-    if labels is not None:
+    if asked.labels is not None:
         kept = kept.drop_nulls("class")
     n_unlabelled = frame.height - kept.height
     texts = [_texts(tokenizer, tokens[row], n_prefix) for row in kept["row"]]
@@ -103,22 +149,41 @@ def write_task(
         lots = pl.Series("lot", np.random.default_rng(seed).permutation(kept.height))
         place = pl.col("lot").rank("ordinal").over("class")
         kept = kept.with_columns(lots).filter(place <= most).drop("lot")
+    return Shown(kept, tokens.shape[1] - n_prefix, n_altered, n_unlabelled)
+
+
+def check_task_folder(out: Path) -> None:
+    """Raise UserError for a folder with content."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
+
+
+def write_task(shown: Shown, out: Path, *, name: str) -> str:
+    """Write a task folder: a group with one task a class, or a single task without classes.
+
+    Characters of `name` other than letters and digits become `_`; that name, which `--tasks`
+    takes, is given back.
+
+    Raises:
+        UserError: a folder with other content.
+        NoRoomError: the disk is full.
+    """
+    check_task_folder(out)
     made_folder(out)
-    write_table(out / lm_eval_score.FILE, kept)
+    write_table(out / lm_eval_score.FILE, shown.rows)
     write_text(out / "lm_eval_score.py", Path(lm_eval_score.__file__).read_text(encoding="utf-8"))
     name = _slug(name)
-    n_suffix = tokens.shape[1] - n_prefix
-    if labels is None:
-        _write_yaml(out, _task(name, None, n_suffix))
-        return WrittenTask(name, {}, n_altered, n_unlabelled)
-    counts = count_classes(kept["class"])
-    tasks = [_task(f"{name}_{_slug(one)}", one, n_suffix) for one in counts]
+    labels = shown.rows["class"].drop_nulls()
+    if labels.is_empty():
+        _write_yaml(out, _task(name, None, shown.n_suffix))
+        return name
+    tasks = [_task(f"{name}_{_slug(one)}", one, shown.n_suffix) for one in count_classes(labels)]
     for task in tasks:
         _write_yaml(out, task)
     means = [{"metric": metric, "weight_by_size": True} for metric in _METRICS]
     group = {"group": name, "task": [one["task"] for one in tasks]}
     _write_yaml(out, group | {"aggregate_metric_list": means, "metadata": {"version": _VERSION}})
-    return WrittenTask(name, counts, n_altered, n_unlabelled)
+    return name
 
 
 _TEXTS = pl.Struct({"prefix": pl.String, "suffix": pl.String, "ends": pl.List(pl.Int32)})

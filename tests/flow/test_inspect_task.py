@@ -1,0 +1,115 @@
+"""The task for inspect_ai: what the local provider finds is what `continue` finds."""
+
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.errors import UserError
+from mnemoscope.lm.continue_ import continue_sequences, run_lengths
+from mnemoscope.lm.load import load_model, load_tokenizer
+
+inspect_ai = pytest.importorskip("inspect_ai")
+TAXONOMY = "Non-Memo, Recite[5], Others"
+
+
+@pytest.fixture(autouse=True)
+def nothing_shown(monkeypatch, tmp_path):
+    """No display, no log in the checkout."""
+    monkeypatch.setenv("INSPECT_DISPLAY", "none")
+    monkeypatch.setenv("INSPECT_LOG_DIR", str(tmp_path / "logs"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Eight shipped sequences a genre, with what the embedded model says after their prefixes."""
+    path = tmp_path_factory.mktemp("table") / "some.parquet"
+    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(8)
+    tokens = [list(row) for row in frame["tokens"]]
+    batches = continue_sequences(load_model(model_path(), device="cpu"), tokens, batch_size=16)
+    said = [
+        pl.DataFrame({"said": one.tokens.tolist(), "memorization_score": one.score})
+        for one in batches
+    ]
+    frame.hstack(pl.concat(said)).write_parquet(path)
+    return path
+
+
+def asked(table, **more):
+    task = import_module("mnemoscope.flow.inspect_task")
+    return task.verbatim(table=str(table), tokenizer="embedded", **more)
+
+
+def figures(log, name):
+    """Of one score: the value of each metric by its name."""
+    (found,) = [one for one in log.results.scores if one.name == name]
+    values = {metric: one.value for metric, one in found.metrics.items()}
+    return {metric.removeprefix("grouped_"): value for metric, value in values.items()}
+
+
+def test_entry_point_leads_to_the_task() -> None:
+    root = Path(__file__).parents[2]
+    points = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert callable(import_module(points["inspect_ai"]["mnemoscope"]).verbatim)
+
+
+def test_local_provider_finds_what_continue_finds(table) -> None:
+    model = inspect_ai.model.get_model(
+        "hf/embedded",
+        model_path=str(model_path()),
+        device="cpu",
+        do_sample=False,
+        chat_template="{{ messages[0]['content'] }}",
+    )
+    (log,) = inspect_ai.eval(asked(table, taxonomy=TAXONOMY), model=model)
+    assert log.status == "success", log.error
+    frame = pl.read_parquet(table)
+    tokens, said = (frame[name].to_list() for name in ("tokens", "said"))
+    runs = [
+        int(run_lengths([a == b for a, b in zip(row[32:], written, strict=True)]))
+        for row, written in zip(tokens, said, strict=True)
+    ]
+    by_id = dict(zip(frame["sequence_id"], runs, strict=True))
+    lengths: dict[str, list[int]] = {}
+    for sample in log.samples:
+        lengths.setdefault(sample.metadata["class"], []).append(by_id[sample.id])
+    assert set(lengths) == {"Non-Memo", "Recite[5]", "Others"}
+    lengths["all sequences"] = [one for every in lengths.values() for one in every]
+    exact, longest = figures(log, "exact_match"), figures(log, "longest_match")
+    for name, found in lengths.items():
+        assert exact[name] == pytest.approx(sum(n == 32 for n in found) / len(found)), name
+        assert longest[name] == pytest.approx(sum(found) / len(found)), name
+    assert exact["Non-Memo"] == 0
+    assert exact["Recite[5]"] == 1
+
+
+def test_mock_provider_that_knows_half_of_each_suffix(table) -> None:
+    tokenizer, frame = load_tokenizer(model_path()), pl.read_parquet(table)
+    by_prefix = {
+        tokenizer.decode(row[:32]): tokenizer.decode(row[32:48]) + "#"
+        for row in frame["tokens"].to_list()
+    }
+
+    def answer(messages, *_):
+        found = inspect_ai.model.ModelOutput.from_content("mock", by_prefix[messages[0].text])
+        found.usage = inspect_ai.model.ModelUsage()  # else it fetches a tokenizer to count with
+        return found
+
+    model = inspect_ai.model.get_model("mockllm/model", custom_outputs=answer)
+    (log,) = inspect_ai.eval(asked(table, most=3), model=model)
+    assert log.status == "success", log.error
+    assert figures(log, "exact_match")["all sequences"] == 0
+    assert figures(log, "longest_match")["all sequences"] == 16
+    assert len(log.samples) == 3  # without classes all are one
+
+
+def test_refusals_say_what_to_give(table) -> None:
+    task = import_module("mnemoscope.flow.inspect_task")
+    for given in ({}, {"study": "a", "table": "b"}):
+        with pytest.raises(UserError, match="give -T study"):
+            task.verbatim(**given)
+    with pytest.raises(UserError, match="mnemoscope/verbatim: a table needs"):
+        task.verbatim(table=str(table))
