@@ -577,13 +577,15 @@ def test_what_a_killed_run_left_is_cleared_and_what_lives_is_not(tiny, out, call
     dead, alive = (out.with_name(f".{out.name}.{pid}.tmp") for pid in (1, 2))
     for left in (dead, alive):
         (left / "manifests").mkdir(parents=True)
-    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(); input()"
-    command = [sys.executable, "-c", code, str(alive)]
+    code = (
+        "import filelock as f, sys; one = f.FileLock(sys.argv[1]); one.acquire(); print(); input()"
+    )
+    command = [sys.executable, "-c", code, str(alive.with_suffix(".lock"))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as process:
         process.stdout.readline()
         assert call("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q").status == 0
-        assert left_in(out) == [alive.name, out.name]
+        assert left_in(out) == [alive.with_suffix(".lock").name, alive.name, out.name]
         process.communicate(b"\n")
     shutil.rmtree(out)
     assert call("sequences", tiny.table, "--model", tiny.model, "-o", out, "-q").status == 0

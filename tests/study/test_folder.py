@@ -1,9 +1,11 @@
 """A study takes only what belongs to it, says what is in the way, and is held by one at a time."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import polars as pl
 import pytest
@@ -357,6 +359,46 @@ def test_a_second_process_is_refused_with_the_firsts_number(begun) -> None:
     with pytest.raises(UserError, match="refused"), begun.lock():
         raise UserError("refused")
     assert (begun.folder / ".lock").read_bytes() == b""
+    assert not list(begun.folder.glob(".lock?*"))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_killed_owner_holds_nothing(begun, shared) -> None:
+    code = (
+        "import sys; from mnemoscope.study.folder import hold_folder; from pathlib import Path\n"
+        f"with hold_folder(Path(sys.argv[1]), shared={shared}): print(1, flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(begun.folder)], **pipes) as owner:
+        owner.stdout.readline()
+        with pytest.raises(UserError, match="parts of it" if shared else f"{owner.pid}"):
+            begun.refuse_locked()
+        owner.kill()
+    left = {path.name for path in begun.folder.glob(".lock?*")}
+    assert len(left) == 1  # its process id, or its share
+    with begun.lock():
+        assert {path.name for path in begun.folder.glob(".lock?*")} == {".lock.pid"}
+    assert not list(begun.folder.glob(".lock?*"))
+
+
+def test_shares_go_together_and_each_keeps_a_whole_lock_out(begun) -> None:
+    with ExitStack() as shares:
+        for _ in range(3):
+            shares.enter_context(begun.lock(shared=True))
+        with pytest.raises(UserError, match="parts of it"):
+            begun.refuse_locked()
+    with begun.lock(), pytest.raises(UserError, match=f"process {os.getpid()}"):
+        shares.enter_context(begun.lock(shared=True))
+
+
+def test_a_study_opens_where_there_is_no_fcntl(begun) -> None:
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from mnemoscope.study.folder import Study\n"
+        "print(Study(sys.argv[1]).sequences.height)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(begun.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(begun.sequences.height)], done.stderr
 
 
 @pytest.mark.parametrize("verb", ["features", "run", "part"])

@@ -180,7 +180,7 @@ def _working_on(
         for path in folder.iterdir() if redo else ():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK_FILE:
+            elif not path.name.startswith(LOCK_FILE):
                 path.unlink()
         if (folder / _RECORD).is_file():
             record = _read_record(part, folder)

@@ -4,18 +4,18 @@ Everything that can be rejected is checked before anything is written. Also comp
 labels with the model's own verdicts (`check_labels`).
 """
 
-import fcntl
 import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from filelock import FileLock, Timeout
 
 from mnemoscope.data.published_split import HUB_NAME, is_split_folder
 from mnemoscope.data.read import ReadResult, join_results, read_sequences
@@ -96,37 +96,33 @@ def create_study(
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder that gets its name only when complete, and is removed on errors.
 
-    Its process holds a lock on it, so what a killed one left is known and removed first.
+    Its process holds a lock beside it, so what a killed one left is known and removed first.
     """
     folder = folder.resolve()  # a link to an empty folder stays a link
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        if (held := _held(left)) is not None:
+        with suppress(Timeout, OSError), _held(left):
             shutil.rmtree(left, ignore_errors=True)
-            os.close(held)
     temporary = made_folder(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"))
-    held = _held(temporary)
+    with _held(temporary):
+        try:
+            yield temporary
+            check_free(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the file beside a folder, `.lock` in place of `.tmp`; Timeout where another does."""
+    lock = folder.with_suffix(".lock")
+    held = FileLock(lock, thread_local=False)
+    held.acquire(timeout=0)
     try:
-        yield temporary
-        check_free(folder)
-        os.replace(temporary, folder)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if held is not None:
-            os.close(held)
-
-
-def _held(folder: Path) -> int | None:
-    """A descriptor that holds a folder until it is closed; None where another process does."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        held.release()
+        lock.unlink(missing_ok=True)
 
 
 def check_sources(

@@ -5,15 +5,15 @@ holds their hash.
 """
 
 import errno
-import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from importlib import metadata
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, first_line
 from mnemoscope.files import (
@@ -211,7 +212,8 @@ class Study:
 
     def __dir__(self) -> list[str]:
         """What a reader of a study wants, for completion; the rest is for the stages."""
-        return ["folder", "is_done", "read", "seconds", "sequences", "settings"]
+        tables = ["sequences", "labels", "samples", "predictions", "benchmark", "comparison"]
+        return ["folder", "is_done", "read", "seconds", "settings", *tables]
 
     # -- settings ---------------------------------------------------------------------------
 
@@ -402,6 +404,31 @@ class Study:
         """The table of sequences with all columns added by the stages so far."""
         return self.read(TABLE_FILE)
 
+    @property
+    def labels(self) -> "pl.DataFrame":
+        """`sequence_id` and a column of class names a taxonomy; null for no class."""
+        return self.read("labels.parquet")
+
+    @property
+    def samples(self) -> "pl.DataFrame":
+        """Which sequences each sample trains and evaluates on, with class, split and group."""
+        return self.read("samples.parquet")
+
+    @property
+    def predictions(self) -> "pl.DataFrame":
+        """Every prediction on an evaluation sequence: source, setting, seed, true, predicted."""
+        return self.read("predictions.parquet")
+
+    @property
+    def benchmark(self) -> "pl.DataFrame":
+        """A row a sample and source: min-F1, figures a class, intervals, excess, verdict."""
+        return self.read("benchmark.parquet")
+
+    @property
+    def comparison(self) -> "pl.DataFrame":
+        """A row a published taxonomy (54) and setting of ρ (27): ours, published, difference."""
+        return self.read("comparison.parquet")
+
     def add_columns(self, columns: "pl.DataFrame") -> None:
         """Add or replace columns of the table of sequences; rows must be in the same order."""
         self.write(TABLE_FILE, self.sequences.with_columns(columns.get_columns()))
@@ -460,39 +487,89 @@ class Study:
 
 @contextmanager
 def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Lock a folder until this process ends; errors as `Study.lock`."""
-    try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
-        ) from None
-    try:
+    """Lock a folder until this process ends; errors as `Study.lock`.
+
+    The file `.lock` is held by one process; who shares the folder holds it for a moment, to take a
+    file of its own, `.lock-PID-NUMBER`. So the folder is free where `.lock` and all of these are.
+    """
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip()
-            holder = f"process {pid}" if pid else "processes that work on parts of it"
+            gate = _gate(folder, shared=shared)
+            held.callback(gate.release)
+            if shared:
+                own = folder / f"{LOCK_FILE}-{os.getpid()}-{next(_NUMBERS)}"
+                held.callback(own.unlink, missing_ok=True)
+                held.enter_context(_file_lock(own))
+                gate.release()
+            else:
+                _clear_shares(folder)
+                held.callback((folder / _HOLDER_FILE).unlink, missing_ok=True)
+                (folder / _HOLDER_FILE).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise _full(folder) from error
             raise UserError(
-                f"{folder}: in use by {holder}. Wait until it ends, or stop it."
+                f"{folder}: cannot be written to ({error.strerror}). Copy the study first."
             ) from None
-        if not shared:
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
             yield
-        finally:
-            if not shared:
-                os.truncate(descriptor, 0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoomError(
-            f"{folder}: the disk is full. Make room and run the same command again; "
-            "what was complete is kept."
-        ) from error
-    finally:
-        os.close(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise _full(folder) from error
+
+
+_HOLDER_FILE = f"{LOCK_FILE}.pid"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NUMBERS = itertools.count()  # of the shares that this process takes
+_PATIENCE = 10.0  # seconds; another share holds the gate for a moment
+
+
+def _file_lock(path: Path) -> BaseFileLock:
+    return FileLock(path, thread_local=False)
+
+
+def _gate(folder: Path, *, shared: bool) -> BaseFileLock:
+    """Take `.lock`; UserError names its holder."""
+    lock = _file_lock(folder / LOCK_FILE)
+    end = time.monotonic() + (_PATIENCE if shared else 0)
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return lock
+        except Timeout:
+            with suppress(OSError):
+                if pid := (folder / _HOLDER_FILE).read_text(encoding="utf-8").strip():
+                    raise _in_use(folder, f"process {pid}") from None
+            if time.monotonic() >= end:
+                raise _in_use(folder, _SHARERS) from None
+            time.sleep(0.05)
+
+
+def _clear_shares(folder: Path) -> None:
+    """Remove what killed sharers left; UserError where one lives."""
+    for path in folder.glob(f"{LOCK_FILE}-*"):
+        try:
+            lock = _file_lock(path)
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            raise _in_use(folder, _SHARERS) from None
+        path.unlink(missing_ok=True)
+
+
+_SHARERS = "processes that work on parts of it"
+
+
+def _in_use(folder: Path, holder: str) -> UserError:
+    return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
+
+
+def _full(folder: Path) -> NoRoomError:
+    return NoRoomError(
+        f"{folder}: the disk is full. Make room and run the same command again; "
+        "what was complete is kept."
+    )
 
 
 def check_free(folder: Path) -> None:
