@@ -1,11 +1,13 @@
 """Wheel and sdist, built and tried outside the checkout: what a user gets from `pip install`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -86,6 +88,48 @@ def test_shipped_table_holds_no_result(installed) -> None:
     table = pl.read_parquet(installed / "mnemoscope/embedded/data/sequences.parquet")
     results = {"memorization_score", "continuation", "is_memorized", "rouge_l", "is_repeating"}
     assert not results & set(table.columns)
+
+
+def test_extra_all_holds_every_extra_of_a_user() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    (named,) = extras["all"]
+    of_users = {*extras} - {"all", "bench", "dev", "docs", "test"}
+    assert set(re.findall(r"[\w-]+", named.partition("[")[2])) == of_users
+
+
+def test_image_is_built_from_what_the_context_holds_and_runs_as_no_root(tmp_path) -> None:
+    """The first stage without a container: a wheel of the files that `.dockerignore` lets in."""
+    kept = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    ]
+    for name in kept:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, tmp_path / name)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "-o",
+        tmp_path / "wheels",
+    ]
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    with zipfile.ZipFile(wheel) as files:
+        assert "mnemoscope/embedded/data/sequences.parquet" in files.namelist()
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM ")) :]
+    assert [line for line in last if line.startswith("USER ")] == ["USER 10001"]
+    assert last.index("USER 10001") > max(i for i, line in enumerate(last) if line[:3] == "RUN")
+    extras = re.search(r'EXTRAS="([\w,]+)"', "\n".join(lines))
+    assert extras
+    assert set(extras[1].split(",")) <= {
+        *tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    }
 
 
 def test_sdist_holds_sources_and_tests(built) -> None:
