@@ -76,6 +76,7 @@ _VERBS: dict[str, dict[str, Callable[..., None]]] = {
         "texts": tables.texts,
         "distill": distill.distill,
         "lm-eval-task": tables.lm_eval_task,
+        "push": tables.push,
     },
 }
 for _panel, _group in _VERBS.items():

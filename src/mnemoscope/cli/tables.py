@@ -576,3 +576,57 @@ def lm_eval_task(
         f"Wrote {out}, which holds their texts. Next: lm_eval run --model hf --model_args "
         f"pretrained={model},dtype=float32 --include_path {out} --tasks {written}"
     )
+
+
+def push(
+    target: Annotated[
+        Path, Argument(help="A labelled study, a table of sequences, or the folder of an audit.")
+    ],
+    name: Annotated[str, Argument(metavar="OWNER/NAME", help="The data set on the hub.")],
+    out: Annotated[
+        Path | None, Option("-o", "--out", help="Keep the folder that is uploaded here.")
+    ] = None,
+    with_texts: Annotated[
+        bool,
+        Option("--with-texts", help="Put in texts, tokens, all columns, and a study's report."),
+    ] = False,
+    with_documents: Annotated[
+        bool, Option("--with-documents", help="Put in an audit, which holds its documents.")
+    ] = False,
+    licence: Annotated[
+        str, Option("--license", help="The hub's word for the data's licence: cc-by-4.0, mit.")
+    ] = "",
+    public: Annotated[
+        bool, Option("--public", help="A new data set is public (private unless given).")
+    ] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Write the folder and upload nothing; no network.")
+    ] = False,
+) -> None:
+    """Publish a study's labels and figures as a data set of the Hugging Face hub, without texts.
+
+    Example: mnemoscope push my-study OWNER/NAME --dry-run -o dataset
+    """
+    from tempfile import TemporaryDirectory
+
+    from mnemoscope.flow.push import check_name, upload, write_dataset
+    from mnemoscope.words import size
+
+    check_name(name)
+    with TemporaryDirectory() as temporary:
+        folder = write_dataset(
+            target,
+            out or Path(temporary) / "dataset",
+            texts=with_texts,
+            documents=with_documents,
+            licence=licence,
+        )
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in files:
+            print(f"  {path.relative_to(folder).as_posix()}  {size(path.stat().st_size)}")
+        page = None if dry_run else upload(folder, name, public=public)
+    kept = f" The folder: {out}." if out is not None else ""
+    if page is None:
+        print(f"Nothing was uploaded (--dry-run).{kept}")
+    else:
+        print(f"Uploaded {len(files)} files: {page}.{kept}")

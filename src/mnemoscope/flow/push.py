@@ -1,0 +1,302 @@
+"""A study, a labelled table or an audit as a data set of the Hugging Face hub.
+
+Texts stay here unless they are asked for: what a model was trained on is seldom its user's to
+publish. Without them a sequence is its features, its verdict, its classes and a hash of its tokens,
+by which whoever has the same texts finds it again.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from mnemoscope.benchmark.sources import ATTENTION, TABLE
+from mnemoscope.data.table import read_table
+from mnemoscope.errors import UserError, first_line
+from mnemoscope.files import made_folder, write_parquet, write_text
+from mnemoscope.parse import read_json
+from mnemoscope.study.folder import Study, is_study
+from mnemoscope.taxonomy.labels import count_classes
+from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.version import __version__
+from mnemoscope.words import figure, percent
+
+HASH = "tokens_sha256"
+"""Column: SHA-256 of a sequence's token ids as little-endian int32, in hexadecimal."""
+_OPEN = (
+    *("sequence_id", "duplicates", "held_out", "is_code", "is_memorized", "memorization_score"),
+    *("smallest_gap", "rouge_l", "rouge_3", "is_incrementing", "is_repeating", "class"),
+    *("published_is_memorized", "published_memorization_score"),
+)
+"""Columns that tell nothing of a text but what was measured."""
+_AUDIT = ("audit.html", "audit.json", "audit.sarif", "near.parquet", "spans.parquet", "texts")
+_OURS = ("data/*", "texts/*", "report.html", "settings.yaml", *_AUDIT[:5])
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_CITATION = """\
+@article{dentan2025guess,
+  title   = {Guess or Recall? Training CNNs to Classify and Localize Memorization in LLMs},
+  author  = {Dentan, J\\'er\\'emie and Buscaldi, Davide and Vanier, Sonia},
+  journal = {arXiv preprint arXiv:2508.02573},
+  year    = {2025}
+}"""
+
+
+def write_dataset(
+    target: Path, out: Path, *, texts: bool = False, documents: bool = False, licence: str = ""
+) -> Path:
+    """Write a folder as the hub wants it: `README.md` with its front matter, and Parquet.
+
+    Args:
+        target: a labelled study, a table of sequences, or the folder of an audit.
+        out: a new or empty folder.
+        texts: put in texts, tokens, all other columns, and a study's report, which shows texts.
+        documents: put in an audit, which holds the documents.
+        licence: the hub's word for the licence of the data, such as `cc-by-4.0`.
+
+    Raises:
+        UserError: an audit without `documents`, something else than these three, a study without
+            labels, or a folder with other content.
+        NoRoomError: the disk is full.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
+    if (target / "audit.json").is_file():
+        if not documents:
+            raise UserError(
+                f"{target}: an audit holds the documents and what of them a model repeats. Add "
+                "--with-documents if they may be published."
+            )
+        return _write_audit(target, made_folder(out), licence)
+    if documents:
+        raise UserError(f"{target}: no audit. --with-documents is for one; see --with-texts.")
+    if is_study(target):
+        study = Study(target)
+        study.require("label")
+        return _write_study(study, made_folder(out), texts=texts, licence=licence)
+    frame = read_table(target)
+    made_folder(out / "data")
+    write_parquet(out / "data" / "sequences.parquet", frame if texts else without_texts(frame))
+    names = [one for one in frame.columns if one == "class" or one.startswith(f"{NON_MEMO},")]
+    body = [_texts_said(texts), *_counts_of({one: frame[one] for one in names})]
+    _write_card(out, target.stem, {"sequences": frame.height}, body, licence)
+    return out
+
+
+def without_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """What may be told of sequences without telling them: measured columns, classes and a hash."""
+    kept = [name for name in frame.columns if name in _OPEN or name.startswith(f"{NON_MEMO},")]
+    if "tokens" not in frame.columns:
+        return frame.select(kept)
+    hashes = [
+        None if row is None else hashlib.sha256(np.array(row, dtype="<i4").tobytes()).hexdigest()
+        for row in frame["tokens"].to_list()
+    ]
+    return frame.select(kept).with_columns(pl.Series(HASH, hashes, dtype=pl.String))
+
+
+def upload(folder: Path, name: str, *, public: bool = False) -> str:
+    """Upload what `write_dataset` wrote, in one commit, and give the page's address.
+
+    The data set is made where there is none, private unless `public`. Of one that is there, files
+    that an earlier push brought and this one does not are deleted; others stay.
+
+    Raises:
+        UserError: the hub refuses or cannot be reached.
+    """
+    check_name(name)
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        page = api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message=f"mnemoscope {__version__}",
+            delete_patterns=list(_OURS),
+        )
+    except Exception as error:  # whatever the hub's client and its network library raise
+        raise UserError(
+            f"{name}: the hub did not take it ({type(error).__name__}: {first_line(error)}). Log "
+            "in with 'hf auth login', and see that the name is yours."
+        ) from error
+    return str(page)
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for what is no name of a data set."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name}: wants OWNER/NAME, as the hub names data sets.")
+
+
+def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> Path:
+    table, labels = study.sequences, study.labels
+    tables = {"sequences": table if texts else without_texts(table), "labels": labels}
+    if study.is_done("benchmark"):
+        tables["benchmark"] = study.benchmark
+    made_folder(out / "data")
+    for name, frame in tables.items():
+        write_parquet(out / "data" / f"{name}.parquet", frame)
+    settings = _without_paths(study.settings.as_dict())
+    models = _without_paths(study.record["models"])
+    versions = study.record.get("versions", {})
+    facts = {"models": models, "versions": versions}
+    write_text(
+        out / "settings.yaml",
+        yaml.safe_dump(settings | {"record": facts}, sort_keys=False, allow_unicode=True),
+    )
+    report = study.folder / "report.html"
+    if texts and report.is_file():
+        shutil.copyfile(report, out / "report.html")
+    model = models.get("model", {})
+    body = [
+        _texts_said(texts, report=texts and report.is_file()),
+        "## What was asked",
+        _list(
+            {
+                "Model": f"`{_cell(settings['model']['name'])}`, {settings['model']['dtype']}, "
+                f"weights `{str(model.get('fingerprint', ''))[:12]}`",
+                "Sequences": f"{table.height:,} of {settings['sequences']['length']} tokens, "
+                f"{int(table['is_memorized'].sum()):,} memorized",
+                "Settings": "all in `settings.yaml`; local paths are shortened to their last part",
+            }
+        ),
+        *_counts_of({name: labels[name] for name in labels.columns if name != "sequence_id"}),
+        *(_benchmark_of(study) if "benchmark" in tables else ()),
+    ]
+    title = study.settings.title or study.folder.absolute().name
+    _write_card(out, title, {name: one.height for name, one in tables.items()}, body, licence)
+    return out
+
+
+def _write_audit(target: Path, out: Path, licence: str) -> Path:
+    record = read_json(target / "audit.json")
+    for name in _AUDIT:
+        if (target / name).is_dir():
+            shutil.copytree(target / name, out / name)
+        elif (target / name).is_file():
+            shutil.copyfile(target / name, out / name)
+    summary = record["summary"]
+    shares = {
+        kind: percent(summary[kind]["share"]) for kind in ("reproduced", "guessed", "recalled")
+    }
+    body = [
+        "An audit: which passages of documents a language model repeats word for word. **It holds "
+        "the documents** (`texts/`), each passage (`spans.parquet`) and a page (`audit.html`).",
+        _list(
+            {"Model": f"`{_cell(_last(record['model']['name']))}`"}
+            | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}
+        ),
+    ]
+    n_spans = pl.read_parquet(target / "spans.parquet").height
+    _write_card(out, f"Audit {target.absolute().name}", {"spans": n_spans}, body, licence, "")
+    return out
+
+
+def _write_card(
+    out: Path,
+    title: str,
+    rows: Mapping[str, int],
+    body: list[str],
+    licence: str,
+    place: str = "data/",
+) -> None:
+    """`README.md`: front matter that the hub reads, what there is, licence and citation."""
+    largest = max(rows.values())
+    front = {
+        "pretty_name": " ".join(title.split()),
+        "license": licence or "unknown",
+        "tags": ["mnemoscope", "memorization", "language-models"],
+        "size_categories": [_size_category(largest)],
+        "configs": [
+            {"config_name": name, "data_files": f"{place}{name}.parquet"}
+            | ({"default": True} if number == 0 else {})
+            for number, name in enumerate(rows)
+        ],
+    }
+    tables = [f"| `{place}{name}.parquet` | {n:,} |" for name, n in rows.items()]
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {' '.join(title.split())}",
+        *body,
+        "\n".join(["## Tables", "", "| table | rows |", "|---|---|", *tables]),
+        f"## Licence\n\n{f'`{licence}`.' if licence else 'Not said. Ask whoever published it.'}",
+        f"## Citation\n\nMade with mnemoscope {__version__}, which carries out this paper:\n\n"
+        f"```bibtex\n{_CITATION}\n```",
+    ]
+    write_text(out / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _texts_said(texts: bool, *, report: bool = False) -> str:
+    said = (
+        "What a language model memorized of these sequences, and what kind of memorization it is: "
+        "each shown half of, a sequence is memorized where the model writes the other half."
+    )
+    if texts:
+        return f"{said}\n\nTexts and tokens are in it{', and `report.html`' if report else ''}."
+    return (
+        f"{said}\n\nThe texts are not in it. `{HASH}` is the SHA-256 of a sequence's token ids as "
+        "little-endian int32: with the same texts and tokenizer you find it again."
+    )
+
+
+def _counts_of(labels: Mapping[str, pl.Series]) -> Iterator[str]:
+    """A table of the classes of each taxonomy."""
+    if not labels:
+        return
+    rows = [
+        f"| {_cell(name)} | {_cell(label)} | {n:,} |"
+        for name, series in labels.items()
+        for label, n in count_classes(series).items()
+    ]
+    yield "\n".join(["## Classes", "", "| taxonomy | class | sequences |", "|---|---|---|", *rows])
+
+
+def _benchmark_of(study: Study) -> Iterator[str]:
+    """What attention tells of each taxonomy."""
+    frame = study.benchmark.filter(pl.col("source").is_in(list(ATTENTION)))
+    rows = [
+        f"| {_cell(row['taxonomy'])} | {TABLE[row['source']].name} | "
+        f"{figure(row, 'min_f1', ends='', gap=' ')} | "
+        f"{figure(row, 'excess', signed=True, gap=' ')} |"
+        for row in frame.iter_rows(named=True)
+    ]
+    head = "| taxonomy | reader | min-F1, % | excess over its best control, points |"
+    yield "\n".join(["## Does attention show it?", "", head, "|---|---|---|---|", *rows])
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- **{name}:** {value}" for name, value in facts.items())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _size_category(n: int) -> str:
+    """The hub's word for a number of rows."""
+    sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")]
+    sizes += [(1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M")]
+    return next((word for most, word in sizes if n < most), "10M<n<100M")
+
+
+def _without_paths(value: Any) -> Any:
+    """Settings in which a path of this machine is its last part."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(one) for one in value]
+    return _last(value) if isinstance(value, str) else value
+
+
+def _last(text: str) -> str:
+    """The last part of a path; any other text as it is."""
+    is_path = text.startswith(("/", ".", "~")) or "\\" in text
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if is_path else text

@@ -1,0 +1,203 @@
+"""What is pushed: the folder as the hub's own library reads it, and the upload to a server."""
+
+import base64
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, close_session, constants
+
+from mnemoscope.flow.push import without_texts
+from mnemoscope.study.folder import Study
+
+NAME = "someone/memories"
+
+
+def test_a_study_is_pushed_without_texts_unless_they_are_asked_for(
+    tiny_studies, tiny, tmp_path, call
+) -> None:
+    folder, out = tiny_studies["report"], tmp_path / "out"
+    done = call("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
+    assert done.status == 0, done.err
+    assert "Nothing was uploaded" in done.out
+    found = pl.read_parquet(out / "data" / "sequences.parquet")
+    study = Study(folder)
+    assert not {"text", "tokens", "continuation", "genre"} & set(found.columns)
+    first = hashlib.sha256(np.array(study.sequences["tokens"][0], "<i4").tobytes()).hexdigest()
+    assert found["tokens_sha256"][0] == first
+    assert found["is_memorized"].equals(study.sequences["is_memorized"])
+    assert not (out / "report.html").exists()
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert str(tiny.folder).encode() not in everything  # nor where it lies
+    for text in study.sequences["text"].head(20):
+        assert text.encode() not in everything
+    shown = tmp_path / "shown"
+    assert call("push", folder, NAME, "--dry-run", "-o", shown, "--with-texts").status == 0
+    table = pl.read_parquet(shown / "data" / "sequences.parquet")
+    assert table.equals(study.sequences)
+    assert (shown / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_the_hubs_library_reads_card_and_tables(tiny_studies, tmp_path, call) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder, out = tiny_studies["report"], tmp_path / "out"
+    call("push", folder, NAME, "--dry-run", "-o", out, "--license", "cc-by-4.0")
+    card = DatasetCard.load(out / "README.md")
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.size_categories == ["n<1K"]
+    assert "@article{dentan2025guess" in card.text
+    labels = Study(folder).read("labels.parquet")
+    for name in labels.columns[1:]:
+        for label, n in labels[name].value_counts().iter_rows():
+            assert f"| {name} | {label} | {n:,} |" in card.text
+    for config in ("sequences", "labels", "benchmark"):
+        rows = datasets.load_dataset(str(out), config, cache_dir=str(tmp_path / "cache"))["train"]
+        assert rows.num_rows == pl.read_parquet(out / "data" / f"{config}.parquet").height
+    settings = yaml.safe_load((out / "settings.yaml").read_text())
+    assert settings["model"]["name"] == "model"
+    assert settings["label"] == Study(folder).settings.as_dict()["label"]
+
+
+def test_a_table_keeps_its_classes_and_loses_columns_that_may_tell_a_text() -> None:
+    frame = pl.DataFrame(
+        {
+            "sequence_id": [1, 2],
+            "text": ["secret", "word"],
+            "tokens": [[1, 2], None],
+            "note": ["secret", ""],
+            "document": ["/home/me/secret.txt", None],
+            "class": ["Recall", None],
+            "Non-Memo, Guess, Recall": ["Recall", "Guess"],
+        }
+    )
+    found = without_texts(frame)
+    assert found.columns == ["sequence_id", "class", "Non-Memo, Guess, Recall", "tokens_sha256"]
+    assert found["tokens_sha256"][1] is None
+
+
+def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
+    audit, out = tmp_path / "audit", tmp_path / "out"
+    (tmp_path / "a.txt").write_text("one two three " * 60)
+    assert call("audit", "embedded", tmp_path / "a.txt", "-o", audit, "-q").status == 0
+    assert "--with-documents" in refused("push", audit, NAME, "--dry-run", "-o", out)
+    assert not out.exists()
+    done = call("push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
+    assert done.status == 0, done.err
+    assert (out / "audit.html").read_bytes() == (audit / "audit.html").read_bytes()
+    assert DatasetCard.load(out / "README.md").data.license == "unknown"
+
+
+def test_refusals(tiny_studies, tiny, tmp_path, refused) -> None:
+    assert "OWNER/NAME" in refused("push", tiny_studies["label"], "name", "--dry-run")
+    assert "label" in refused("push", tiny_studies["sequences"], NAME, "--dry-run")
+    assert "no audit" in refused("push", tiny.table, NAME, "--dry-run", "--with-documents")
+    (tmp_path / "mine").touch()
+    assert "new or empty" in refused("push", tiny.table, NAME, "--dry-run", "-o", tmp_path)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload of small files asks for."""
+
+    def log_message(self, *_) -> None: ...
+
+    def answer(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        server = self.server
+        if "/tree/" in self.path:
+            old = [{"type": "file", "path": one, "size": 1, "oid": "0"} for one in server.there]
+            self.answer(200, old)
+        else:
+            here = {"id": NAME, "sha": "0" * 40, "siblings": []}
+            here["siblings"] = [{"rfilename": one} for one in server.there]
+            self.answer(200, here)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server = self.server
+        server.asked.append((self.path, self.headers["Authorization"], body))
+        if self.path == "/api/repos/create":
+            self.answer(200, {"url": f"{server.address}/datasets/{NAME}", "id": NAME})
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self.answer(200, {"files": files})
+        elif "/commit/" in self.path:
+            page = f"{server.address}/datasets/{NAME}/commit/{'1' * 40}"
+            self.answer(200, {"commitUrl": page, "commitOid": "1" * 40, "success": True})
+        else:
+            self.answer(200, {})
+
+
+@pytest.fixture
+def hub():
+    """A server of this machine that takes commits, with a file of an earlier push."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.asked, server.there = [], ["data/old.parquet", "notes.txt", ".gitattributes"]
+    server.address = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def push(hub, call, monkeypatch):
+    """Run the verb with the hub's client pointed at the server of this machine."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    close_session()  # a client made offline stays so
+    yield lambda *arguments: call("push", *arguments)
+    close_session()
+
+
+def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
+    hub, push, tiny, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    done = push(tiny.table, NAME, "-o", out)
+    assert done.status == 0, done.err
+    assert f"{hub.address}/datasets/{NAME}" in done.out
+    by_path = {path.partition("?")[0]: body for path, _, body in hub.asked}
+    made = json.loads(by_path["/api/repos/create"])
+    assert made["type"] == "dataset"
+    assert made.get("private") is True or made.get("visibility") == "private"
+    (commit,) = [body for path, body in by_path.items() if "/commit/" in path]
+    lines = [json.loads(line) for line in commit.splitlines()]
+    sent = {
+        one["value"]["path"]: base64.b64decode(one["value"]["content"])
+        for one in lines
+        if one["key"] == "file"
+    }
+    files = {path for path in out.rglob("*") if path.is_file()}
+    assert sent == {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    gone = [one["value"]["path"] for one in lines if one["key"] == "deletedFile"]
+    assert gone == ["data/old.parquet"]  # not what somebody else put there
+    assert {token for _, token, _ in hub.asked} == {"Bearer hf_test"}
+
+
+def test_a_hub_that_refuses_is_one_line(push, tiny, monkeypatch) -> None:
+    monkeypatch.setattr(Hub, "do_POST", lambda self: self.answer(403, {"error": "not yours"}))
+    done = push(tiny.table, NAME)
+    assert done.status == 2
+    assert done.err.strip().splitlines()[-1].startswith(f"mnemoscope: {NAME}: the hub did not")
+
+
+def test_dry_run_asks_nobody(hub, push, tiny) -> None:
+    done = push(tiny.table, NAME, "--dry-run")
+    assert done.status == 0, done.err
+    assert not hub.asked
