@@ -26,3 +26,12 @@ def test_a_study_shows_itself_in_a_notebook(tmp_path) -> None:
     assert "<td>sequences</td><td>–</td>" in page
     assert {"sequences", "settings"} <= set(dir(study))
     assert not {"adopt", "forget", "lock"} & set(dir(study))
+
+
+def test_tables_of_a_study_are_one_call(tiny_studies) -> None:
+    study = ms.Study(tiny_studies["report"])
+    for name in ("sequences", "labels", "samples", "predictions", "benchmark", "comparison"):
+        assert name in dir(study)
+        assert getattr(study, name).equals(study.read(f"{name}.parquet"))
+    assert study.labels.equals(ms.labels(study))
+    assert study.benchmark.equals(ms.benchmark_table(study))

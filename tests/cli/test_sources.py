@@ -75,5 +75,8 @@ def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):
     assert study.sequences.equals(other.sequences)
     assert study.settings.sequences.source.startswith("frame:")
     ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame)  # goes on
+    rows = pytest.importorskip("datasets").Dataset.from_dict(frame.to_dict(as_series=False))
+    third = ms.run(settings, tmp_path / "rows", until="sequences", sequences=rows)
+    assert third.sequences.equals(other.sequences)
     with pytest.raises(UserError, match=r"sequences\.source: the study has 'frame:"):
         ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame.head(50))
