@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 from mnemoscope.stats import (
     FEWEST_GROUPS,
@@ -15,6 +16,7 @@ from mnemoscope.stats import (
     grouped_variance,
     interval_of,
     normal_mean,
+    resampled_auc,
     resampled_mean,
     resampled_ratio,
     share_of,
@@ -162,3 +164,17 @@ def test_a_share_of_groups_of_one_is_wilsons() -> None:
     )  # Z has six digits
     assert share_true(flags) == share_of(21, 60)
     assert share_true(flags[:21], np.arange(21)) == share_of(21, 21)
+
+
+def test_the_auc_of_resamples_is_scikit_learns() -> None:
+    """With ties, of the sample and of each resample, drawn by groups."""
+    generator = np.random.default_rng(0)
+    own = generator.random(80) < 0.4
+    values = np.round(generator.normal(0.5 * own, 1), 1)
+    drawn = draw_within(own, generator, 30, groups=np.arange(80) // 2)
+    found = resampled_auc(values, own, drawn)
+    assert found.shape == (31,)
+    assert found[0] == pytest.approx(roc_auc_score(own, values))
+    for auc, counts in zip(found[1:], drawn, strict=True):
+        assert auc == pytest.approx(roc_auc_score(own, values, sample_weight=counts))
+    assert resampled_auc(np.ones(80), own, drawn).tolist() == [0.5] * 31

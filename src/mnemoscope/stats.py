@@ -459,3 +459,26 @@ def auc_and_fpr(
     auc = float((len(others) - up_to + 0.5 * ties).mean() / len(others))
     threshold = memorized[int(np.ceil(0.75 * len(memorized))) - 1]
     return auc, float(np.searchsorted(others, threshold, side="right") / len(others))
+
+
+def resampled_auc(values: ArrayLike, own: ArrayLike, drawn: ArrayLike) -> Floats:
+    """ROC AUC of a high value meaning `own`, of the sample and of its resamples.
+
+    Args:
+        values: finite, (n,).
+        own: which side each is on, bool (n,), both sides there.
+        drawn: how often each counts in each resample, (resamples, n), as `draw_within` gives.
+
+    Returns:
+        (1 + resamples,), the sample's own first.
+    """
+    every, sides = np.asarray(values, dtype=np.float64), np.asarray(own, dtype=bool)
+    order = np.argsort(every, kind="stable")
+    ranked, sides = every[order], sides[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of ties
+    counts = np.concatenate([np.ones((1, len(every))), np.asarray(drawn)])[:, order]
+    above = np.add.reduceat(counts * sides, starts, axis=1)
+    below = np.add.reduceat(counts * ~sides, starts, axis=1)
+    wins = above * (below.cumsum(axis=1) - below / 2)
+    found: Floats = wins.sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+    return found

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from mnemoscope.analysis.dimension import (
     KINDS,
@@ -175,9 +177,12 @@ def test_a_model_beside_itself_has_no_gap(asked) -> None:
     result = analyse(inputs, SMALL)
     found = result.frames["sequences"]
     assert found["class"].value_counts().height == 3
-    for gap in ("dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"):
-        assert (found[gap] == 0).all()
-    assert (result.frames["aucs"]["auc"] == 0.5).all()
+    gaps = ["dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"]
+    assert all((found[gap] == 0).all() for gap in gaps)
+    told = result.frames["aucs"]
+    assert (told.filter(pl.col("value").is_in(gaps))["auc"] == 0.5).all()
+    # The rule is what draws the line between these two; nothing else knows it.
+    assert told.filter(against="Guess", value="guessable")["auc"].item() == 1
     assert not (found["kind"] == "OD-Mem").any()
     shares = result.frames["kinds"].group_by("class").agg(pl.col("share").sum())
     assert shares["share"].to_list() == pytest.approx([1.0] * 3)
@@ -197,6 +202,44 @@ def test_a_reference_of_its_own_has_gaps_and_forwards_are_counted(asked, tmp_pat
     assert memorized["log_ratio"].median() > 0
     assert "Continuations of Recall span" in result.sentence
     assert len(result.figures) == 3
+
+
+def test_each_value_stands_beside_geometry_with_the_auc_of_scikit_learn(asked, tmp_path) -> None:
+    """Some of what is reproduced was never seen: a truth that owes nothing to the rule."""
+    other = load_model(save_model(tmp_path / "other", seed=5))
+    row = pl.int_range(pl.len())
+    unseen = pl.when((row % 3 == 0) & (row < 45)).then(0).otherwise("duplicates")
+    inputs = replace(
+        asked,
+        table=asked.table.with_columns(duplicates=unseen),
+        others=(OtherModel("other", lambda: other),),
+    )
+    result = analyse(inputs, SMALL)
+    found, told = result.frames["sequences"], result.frames["aucs"]
+    pairs = told.select("of", "against").unique(maintain_order=True).rows()
+    assert pairs[-1] == ("seen, reproduced", "unseen, reproduced")
+    assert len(pairs) == 4
+    falling = ("log_reference", "reference_right", "guessable")
+    for name, against in pairs:
+        own = ["Recall", "Guess"] if name != "Recall" else [name]
+        part = found.filter(pl.col("class").is_in([*own, against]))
+        truth = part["class"] != against
+        ranks = rankdata(part["dimension_gap"])
+        for row in told.filter(of=name, against=against).iter_rows(named=True):
+            values = part[row["value"]].to_numpy() * (-1 if row["value"] in falling else 1)
+            wanted = roc_auc_score(truth, values)
+            assert row["auc"] == pytest.approx(wanted)
+            if row["value"] in ("dimension_gap", "two_nn_gap"):
+                assert row["added"] is None
+            else:
+                both = roc_auc_score(truth, ranks + rankdata(values))
+                assert row["added"] == pytest.approx(both - wanted)
+    # The text's own tokens, of which the reference gets right what chance gives.
+    assert found["log_ratio"].to_list() == pytest.approx(
+        (found["log_model"] - found["log_reference"]).to_list()
+    )
+    assert (found["reference_right"] <= 0.25).all()
+    assert set(found["guessable"]) <= {0.0, 1.0}
 
 
 def test_bad_input_is_refused_in_one_line(asked) -> None:

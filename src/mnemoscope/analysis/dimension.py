@@ -6,7 +6,8 @@ small: by overfitting (OD-Mem) where that of the *data's* manifold is larger, by
 where both are small. A language model has no manifold to differentiate: here the dimension is that
 of the cloud of continuations drawn from one prefix, the model's own and, for the data, those of a
 reference that never saw the sequences, both in the reference's embedding space. Beside it stand
-the entropies of the same draws and the log-probability ratio, which needs the text.
+the entropies of the same draws and what needs the text: the log-probabilities, what the reference
+itself gets right, and the rule that calls a sequence Guess.
 Run it: mnemoscope analyze dimension STUDY
 """
 
@@ -38,10 +39,10 @@ from mnemoscope.progress import Progress
 from mnemoscope.stats import (
     Estimate,
     Floats,
-    auc_and_fpr,
     draw_within,
     estimate_of,
     n_groups,
+    resampled_auc,
     share_true,
 )
 from mnemoscope.words import ranged
@@ -53,6 +54,7 @@ Score = Callable[[Floats], Floats]
 """Gradient of the log-density at one noise level, of points (n, dimensions) each."""
 
 RECALL, GUESS, RIGHT_UNSEEN = "Recall", "Guess", "unseen, reproduced"
+RIGHT_SEEN = "seen, reproduced"
 SEEN, UNSEEN = "seen, not reproduced", "not reproduced"
 CLASSES = (RECALL, GUESS, RIGHT_UNSEEN, SEEN, UNSEEN)
 """Classes of sequences; the last, not known to be in training, is the control."""
@@ -65,6 +67,20 @@ _DISCARDED = 0.1  # Facco et al. leave out the largest tenth of the ratios
 _SMALL = 0.1  # share of the control below which a dimension is called small
 _BLOCK = 20  # sequences kept at once, each with all its draws
 _MEASURES = ("dimension", "two_nn", "entropy")
+
+VALUES = {
+    "dimension_gap": "participation ratio",
+    "two_nn_gap": "TwoNN",
+    "entropy_gap": "entropy",
+    "log_ratio": "log-probability ratio",
+    "log_model": "log-probability, model",
+    "log_reference": "log-probability, reference",
+    "reference_right": "right tokens, reference",
+    "guessable": "rule (ROUGE, patterns)",
+}
+"""What may tell Recall from other classes: columns of `sequences`; gaps are differences."""
+_FALLING = ("log_reference", "reference_right", "guessable")  # low where text is stored
+_GEOMETRY = ("dimension_gap", "two_nn_gap")
 
 
 class Settings(AnalysisSettings):
@@ -240,7 +256,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     found = rows.select("sequence_id", "class").with_columns(
         *(own[one].alias(f"{one}_model") for one in _MEASURES),
         *(data[one].alias(f"{one}_reference") for one in _MEASURES),
-        pl.Series("log_ratio", _log_probability_ratio(inputs, reference, rows, settings)),
+        *_by_text(inputs, reference, rows, settings),
+        guessable=pl.Series(_guessable(rows)),
     )
     found = found.with_columns(
         *((pl.col(f"{m}_reference") - pl.col(f"{m}_model")).alias(f"{m}_gap") for m in _MEASURES),
@@ -333,21 +350,34 @@ def _clouds(
     )
 
 
-def _log_probability_ratio(
+def _by_text(
     inputs: AnalysisInputs, reference: "LanguageModel", rows: pl.DataFrame, settings: Settings
-) -> Floats:
-    """How much likelier the text's own next tokens are under the model, nats, (n,)."""
-    from mnemoscope.lm.probe import suffix_logprobs
+) -> Iterator[pl.Series]:
+    """What the text itself tells: log-probabilities of its next tokens (nats), and who is right.
 
-    shown = token_matrix(rows)[:, : inputs.prefix + settings.n_tokens]
+    Right tokens of the reference are a share of the whole suffix.
+    """
+    from mnemoscope.lm.probe import teacher_forced
+
+    tokens = token_matrix(rows)
     own, data = (
-        suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix).sum(
-            axis=1, dtype=np.float64
-        )
+        teacher_forced(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
         for lm in (inputs.model(), reference)
     )
-    found: Floats = own - data
-    return found
+    under = [
+        one.logprobs[:, : settings.n_tokens].sum(axis=1, dtype=np.float64) for one in (own, data)
+    ]
+    yield pl.Series("log_ratio", under[0] - under[1])
+    yield pl.Series("log_model", under[0])
+    yield pl.Series("log_reference", under[1])
+    yield pl.Series("reference_right", data.is_right.mean(axis=1))
+
+
+def _guessable(rows: pl.DataFrame) -> pl.Series:
+    """What the rule for Guess looks at, as one number: the larger ROUGE, 1 where a pattern goes on."""
+    pattern = (pl.col("is_incrementing") | pl.col("is_repeating")).fill_null(False)
+    rouge = pl.max_horizontal("rouge_l", "rouge_3").cast(pl.Float64).fill_null(0.0)
+    return rows.select(pl.when(pattern).then(1.0).otherwise(rouge)).to_series()
 
 
 def _by_class(
@@ -394,48 +424,37 @@ def _kind_shares(found: pl.DataFrame, near: npt.NDArray[np.int64] | None) -> pl.
 def _aucs(
     found: pl.DataFrame, near: npt.NDArray[np.int64] | None, settings: Settings
 ) -> pl.DataFrame:
-    """How well each value ranks Recall above another class, and what geometry adds to others.
+    """How well each value ranks one class above another, and what geometry adds to it.
 
-    Added is the AUC of the mean of two ranks less that of the other value alone, of the same
-    resamples.
+    Recall against the others, and all that is reproduced by whether training had it: that truth
+    is counted, and owes nothing to the rule. Added is the AUC of the mean of two ranks less that
+    of the other value alone, of the same resamples.
     """
     from scipy.stats import rankdata
 
+    pairs: list[tuple[str, tuple[str, ...], str]] = [
+        (RECALL, (RECALL,), one) for one in (GUESS, RIGHT_UNSEEN, UNSEEN)
+    ]
+    pairs.append((RIGHT_SEEN, (RECALL, GUESS), RIGHT_UNSEEN))
     lines = []
-    for against in (one for one in (GUESS, RIGHT_UNSEEN, UNSEEN) if one in set(found["class"])):
-        here = found["class"].is_in([RECALL, against]).to_numpy()
+    for name, own, against in (one for one in pairs if one[2] in set(found["class"])):
+        here = found["class"].is_in([*own, against]).to_numpy()
         part, owners = found.filter(here), None if near is None else near[here]
-        is_recall = (part["class"] == RECALL).to_numpy()
+        is_own = (part["class"] != against).to_numpy()
         drawn = draw_within(
-            is_recall, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
+            is_own, np.random.default_rng(settings.seed), settings.n_resamples, groups=owners
         )
-        weights = [np.ones(part.height, dtype=np.int32), *drawn]
         geometry = rankdata(part["dimension_gap"])
-
-        def judged(
-            values: Floats,
-            is_recall: npt.NDArray[np.bool_] = is_recall,
-            weights: list[npt.NDArray[np.int32]] = weights,
-        ) -> Floats:
-            order = np.argsort(-values, kind="stable")
-            ranked, sides = -values[order], is_recall[order]
-            sets = [one[order] for one in weights]
-            return np.array(
-                [
-                    auc_and_fpr(*(np.repeat(ranked[s], one[s]) for s in (sides, ~sides)))[0]
-                    for one in sets
-                ]
-            )
-
-        for value in ("dimension_gap", "two_nn_gap", "entropy_gap", "log_ratio"):
-            auc = judged(part[value].to_numpy())
+        for value in VALUES:
+            numbers = part[value].to_numpy() * (-1.0 if value in _FALLING else 1.0)
+            auc = resampled_auc(numbers, is_own, drawn)
             told = estimate_of(float(auc[0]), auc[1:], 0.025)
             added = Estimate(None)
-            if value in ("entropy_gap", "log_ratio"):
-                more = judged(geometry + rankdata(part[value])) - auc
+            if value not in _GEOMETRY:
+                more = resampled_auc(geometry + rankdata(numbers), is_own, drawn) - auc
                 added = estimate_of(float(more[0]), more[1:], 0.025)
-            line: dict[str, object] = {"against": against, "value": value, "n": part.height}
-            line |= {"n_groups": n_groups(owners)}
+            line: dict[str, object] = {"of": name, "against": against, "value": value}
+            line |= {"n": part.height, "n_groups": n_groups(owners)}
             lines.append(line | dict(told.columns("auc", ends="")) | dict(added.columns("added")))
     types = {"low": pl.Float64, "high": pl.Float64} | dict.fromkeys(
         ("added", "added_low", "added_high"), pl.Float64
@@ -498,15 +517,22 @@ def _further(
     )
     if seen_in_training(inputs.table).count() == 0:
         yield (f"No duplicates are counted, so '{UNSEEN}' may hold sequences that training had.")
-    for row in aucs.filter(pl.col("against") != GUESS, value="dimension_gap").iter_rows(named=True):
-        yield (
-            f"Recall against '{row['against']}', by the difference of dimensions: ROC AUC "
-            f"{ranged(row, 'auc', ends='', digits=3)}."
+    for (name, against), part in aucs.group_by("of", "against", maintain_order=True):
+        by = {row["value"]: row for row in part.iter_rows(named=True)}
+        said = ", ".join(
+            f"{words} {ranged(by[value], 'auc', ends='', digits=3)}"
+            for value, words in VALUES.items()
+            if (against, value) != (GUESS, "guessable")  # the rule is what tells these two apart
         )
-    by_text = aucs.filter(against=GUESS, value="log_ratio").row(0, named=True)
+        yield (
+            f"'{name}' against '{against}', ROC AUC: {said}. To the log-probability ratio geometry "
+            f"adds {ranged(by['log_ratio'], 'added', digits=3)}, to the reference's right tokens "
+            f"{ranged(by['reference_right'], 'added', digits=3)}, to the rule "
+            f"{ranged(by['guessable'], 'added', digits=3)}."
+        )
     yield (
-        "To the log-probability ratio geometry adds "
-        f"{ranged(by_text, 'added', digits=3)}; its worth is that it asks for prompts alone."
+        "Differences of dimension and of entropy ask for prompts alone; the others need the text. "
+        "The rule draws the line between Recall and Guess, so it is no competitor there."
     )
 
 
@@ -534,13 +560,14 @@ def _figures(found: pl.DataFrame, kinds: pl.DataFrame, aucs: pl.DataFrame) -> It
         percent=True,
         series=tuple(series_of(kind, kinds.filter(kind=kind), "share") for kind in KINDS[:2]),
     )
-    told = aucs.filter(against=GUESS)
-    words = {"dimension_gap": "participation ratio", "two_nn_gap": "TwoNN"}
-    words |= {"entropy_gap": "entropy", "log_ratio": "log-probability ratio"}
     yield Chart(
-        title="ROC AUC of Recall against Guess, by the difference of reference and model "
-        "(95 % interval; .5: chance)",
+        title="ROC AUC, by the difference of reference and model (geometry, entropy) and by what "
+        "needs the text (95 % interval; .5: chance)",
         form="bars",
-        x_names=tuple(words[one] for one in told["value"]),
-        series=(series_of("Recall against Guess", told, "auc"),),
+        x_names=tuple(VALUES.values()),
+        series=tuple(
+            series_of(f"{name} against {against}", part, "auc")
+            for (name, against), part in aucs.group_by("of", "against", maintain_order=True)
+            if against != UNSEEN
+        ),
     )

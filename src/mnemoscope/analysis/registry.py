@@ -232,6 +232,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Is text reproduced because it is stored, or because it leaves no choice?",
         needs=("scores", "features", "model", "second model"),
         uses=("duplicates",),
+        version=2,
         source="Ross et al.: A Geometric Framework for Memorization, arXiv 2411.00113",
     ),
     Entry(
