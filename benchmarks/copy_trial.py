@@ -27,12 +27,12 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
-    copy_edges,
     cut_and_continue,
     equal_mass_edges,
     mean_share,
     random_keys,
 )
+from mnemoscope.maps.shape import copy_edges
 from mnemoscope.stats import Estimate
 from mnemoscope.study.models import Models
 

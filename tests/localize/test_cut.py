@@ -14,7 +14,6 @@ from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.localize.cut import (
-    copy_edges,
     count_edges,
     cut_and_continue,
     equal_mass_edges,
@@ -26,6 +25,7 @@ from mnemoscope.localize.cut import (
     specificity,
 )
 from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.shape import copy_edges
 
 L, T = 3, 16
 N_EDGES = L * T * (T - 1) // 2

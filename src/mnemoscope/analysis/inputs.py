@@ -65,6 +65,7 @@ class AnalysisInputs:
         split: which published split the table is, for example `deduped_12b`.
         has_model: whether there is a model to ask; else labels and perplexities are the table's.
         maps: the model's pooled attention, None without stage capture.
+        reference_maps: the reference's, where it was captured and is the one of `others`.
         shelf: keeps frames that are dear to make, across analyses and runs.
         forwards: counts what goes through the models.
     """
@@ -81,6 +82,7 @@ class AnalysisInputs:
     split: str | None = None
     has_model: bool = True
     maps: "MapStore | None" = None
+    reference_maps: "MapStore | None" = None
     shelf: Shelf = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)
 

@@ -244,6 +244,14 @@ ENTRIES: tuple[Entry, ...] = (
         source="Xu et al.: LLAVADI, What Matters For Distillation, arXiv 2407.19409",
     ),
     Entry(
+        name="ending",
+        title="A bright ending? What suffixes take from the end of the prompt",
+        answers="Do memorized suffixes look at, or owe more to, the last token of their prompt?",
+        needs=("scores", "model"),
+        uses=("features", "maps", "second model"),
+        source="Chen et al.: Bright Ending Attention, arXiv 2410.21665",
+    ),
+    Entry(
         name="neurons",
         title="Neurons of each class",
         answers="Do neurons spread, and share what they know, otherwise where text is memorized?",

@@ -25,7 +25,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints
-from mnemoscope.pipeline.capture import open_maps
+from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
@@ -101,6 +101,11 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         return Outcome(entry, known, was_done=True, folder=folder)
     say(f"{entry.name}: {entry.answers}")
     has_maps = entry.wants("maps") and study.is_done("capture")
+    is_reference = (
+        bool(others)
+        and not (asked.second or asked.checkpoints)
+        and maps_folder(study, "reference").is_dir()
+    )
     inputs = AnalysisInputs(
         where=str(study.folder),
         table=rows.table,
@@ -114,6 +119,7 @@ def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome
         split=study.settings.sequences.split,
         has_model=_has_model(study),
         maps=open_maps(study, "model") if has_maps else None,
+        reference_maps=open_maps(study, "reference") if has_maps and is_reference else None,
         shelf=shelf_of(study),
     )
     result = run_analysis(entry, inputs, settings)

@@ -69,19 +69,6 @@ def equal_mass_edges(edges: Tensor, mass: Tensor, generator: torch.Generator) ->
     return _chosen(torch.tensor(chosen, dtype=torch.int64), edges)
 
 
-def copy_edges(tokens: Tensor, n_layers: int) -> Tensor:
-    """Each sequence's induction edges: the key one past an earlier occurrence of the query's token.
-
-    From tokens (b, T) to (b, layers, T, T); the same in every layer.
-    """
-    same = tokens[:, :, None] == tokens[:, None, :]  # query, earlier token
-    after = torch.zeros_like(same)
-    after[:, :, 1:] = same[:, :, :-1]
-    earlier = torch.ones(same.shape[1:], dtype=torch.bool).tril()
-    after &= earlier & _possible(after[0][None])[0]
-    return after[:, None].repeat(1, n_layers, 1, 1)
-
-
 def random_keys(edges: Tensor, generator: torch.Generator) -> Tensor:
     """For every query as many other keys, drawn evenly, if there are; bool (..., T, T)."""
     causal = torch.ones(edges.shape[-2:], dtype=torch.bool).tril()

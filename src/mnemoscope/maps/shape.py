@@ -37,6 +37,22 @@ ROW_STATISTICS = (
 _SMALLEST_WEIGHT = 1e-12
 
 
+def copy_edges(tokens: "Tensor", n_layers: int) -> "Tensor":
+    """Each sequence's induction edges: the key one past an earlier occurrence of the query's token.
+
+    From tokens (b, T) to bool (b, layers, T, T), the same in every layer; none in the last query,
+    whose next token is not among the T.
+    """
+    import torch
+
+    same = tokens[:, :, None] == tokens[:, None, :]  # query, earlier token
+    after = torch.zeros_like(same)
+    after[:, :, 1:] = same[:, :, :-1]
+    after = after.tril()
+    after[:, -1] = False
+    return after[:, None].repeat(1, n_layers, 1, 1)
+
+
 def attention_shape(maps: "Tensor", copies: "Tensor", prefix: int | None = None) -> "Tensor":
     """Sum up each layer of each map: float64 (n, layers, 8), in the order of `SHAPES`.
 

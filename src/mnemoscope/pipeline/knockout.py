@@ -20,7 +20,6 @@ from mnemoscope.files import read_kept, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
-    copy_edges,
     count_edges,
     cut_and_continue,
     equal_mass_edges,
@@ -33,6 +32,7 @@ from mnemoscope.localize.cut import (
 )
 from mnemoscope.localize.rankings import RANKINGS, measure_effects
 from mnemoscope.maps.format import unpack_triangle
+from mnemoscope.maps.shape import copy_edges
 from mnemoscope.pipeline.capture import open_maps
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges

@@ -25,7 +25,6 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.attribution import COSTLY, check_attributions
-from mnemoscope.localize.cut import copy_edges
 from mnemoscope.localize.delta import (
     Agreement,
     ClassMeans,
@@ -42,7 +41,7 @@ from mnemoscope.localize.delta import (
 from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.regions import Region, find_regions, layer_profile, region_sentence
 from mnemoscope.maps.format import unpack_triangle
-from mnemoscope.maps.shape import SHAPES, attention_shape
+from mnemoscope.maps.shape import SHAPES, attention_shape, copy_edges
 from mnemoscope.maps.views import rows_at_once
 from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models

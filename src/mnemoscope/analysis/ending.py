@@ -1,0 +1,531 @@
+"""Is there a bright ending in text? What a suffix takes from the end of its prompt.
+
+Source: Chen et al. 2024, arXiv 2410.21665; section 9 of the related work. In text-to-image models
+patches of memorized regions look at the last text token in the last denoising step. That measure is
+here as functions; a language model has neither patches nor denoising steps. Asked of it is what its
+suffix queries take from each prefix token (the last one is the ending) and from copy edges, in
+attention and in total effect on the suffix's logits, where memorized and where not, beside a
+reference that never saw the sequences and reads the same tokens.
+Run it: mnemoscope analyze ending STUDY
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from mnemoscope.analysis.figures import Chart, series_of
+from mnemoscope.analysis.inputs import (
+    OWN,
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    count_forwards,
+)
+from mnemoscope.analysis.rows import (
+    complete_rows,
+    draw_rows,
+    groups_of,
+    hash_arrays,
+    keep_blocks,
+    refuse_one_sided,
+)
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import UserError
+from mnemoscope.progress import Progress
+from mnemoscope.stats import (
+    Floats,
+    draw_within,
+    estimate_of,
+    n_groups,
+    resampled_auc,
+    resampled_mean,
+)
+from mnemoscope.words import ranged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnemoscope.lm.model import LanguageModel
+    from mnemoscope.maps.store import MapStore
+
+ENDING, FIRST, COPIES = "last prefix token", "first token", "copy edges"
+AT_LAST = "last prefix token, last query"
+CELLS = (ENDING, FIRST, COPIES, AT_LAST)
+"""What is told of each layer; `AT_LAST` is the nearest to the last denoising step."""
+
+ATTENTION, EFFECT, LOGPROB = "attention", "total effect", "log-probability"
+MEMORIZED, OTHERS = "memorized", "Non-Memo"
+SHOWN = "shown suffix"
+_FIGURES = [
+    f"{stem}{end}" for stem in ("model", "reference", "difference") for end in ("", "_low", "_high")
+]
+_BLOCK = 64
+
+
+class Settings(AnalysisSettings):
+    """Settings of `ending`."""
+
+    n_sequences: int | None = Field(
+        default=2000, ge=10, description="Sequences whose attention is read; null: all."
+    )
+    per_class: int = Field(
+        default=100, ge=2, description="Sequences of a class whose total effects are measured."
+    )
+    minimum: int = Field(default=10, ge=2, description="Memorized sequences, and others, needed.")
+    n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
+
+
+# -- the published measure ------------------------------------------------------------------
+
+
+def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
+    """Give the bright ending: how much each image patch looks at the last text token, (n, patches).
+
+    Args:
+        attention: cross-attention at the last denoising step, softmax over the text's tokens, of
+            the conditioned half of a batch, (n, layers, heads, patches, tokens).
+        last: place of the last token of each text (its end token), a number or (n,).
+
+    Source: Chen et al. 2024, arXiv 2410.21665, as its public code (chenchen-usyd/BE-PRSS) has it:
+        the mean over heads and layers (there 8 heads of the two layers of 64 × 64 on the way down),
+        a soft mask without a threshold.
+    """
+    maps = np.asarray(attention, dtype=np.float64).mean(axis=(1, 2))
+    found: Floats = maps[np.arange(len(maps)), :, np.asarray(last)]
+    return found
+
+
+def noise_norm(
+    text: npt.ArrayLike, empty: npt.ArrayLike, mask: npt.ArrayLike | None = None
+) -> Floats:
+    """Give ‖(ε(text) − ε(empty)) ⊙ m‖₂ / mean(m) of each image, (n,): large where memorized.
+
+    Args:
+        text: predicted noise with the text, (n, channels, height, width).
+        empty: predicted noise with the empty text, as `text`.
+        mask: m, not negative and nowhere all 0, (n, height, width), the same for all channels;
+            None leaves it out.
+
+    Source: LD of Chen et al. 2024, arXiv 2410.21665, as its public code has it, of one denoising
+        step; without a mask the norm of Wen et al. 2024 (ICLR, "Detecting, Explaining, and
+        Mitigating Memorization in Diffusion Models").
+    """
+    apart = np.asarray(text, dtype=np.float64) - np.asarray(empty, dtype=np.float64)
+    return _masked_norm(apart, mask)
+
+
+def local_similarity(
+    generated: npt.ArrayLike, trained: npt.ArrayLike, mask: npt.ArrayLike | None = None
+) -> Floats:
+    """Give −‖(x − y) ⊙ m‖₂ / mean(m) of generated and training images, (n,): 0 where m is copied.
+
+    Shapes as in `noise_norm`. Whatever differs where the mask is dark counts little.
+
+    Source: LS of Chen et al. 2024, arXiv 2410.21665. Its public code holds no LS; the Euclidean
+        distance, and the mask scaled as in LD, are our reading.
+    """
+    apart = np.asarray(generated, dtype=np.float64) - np.asarray(trained, dtype=np.float64)
+    return -_masked_norm(apart, mask)
+
+
+def _masked_norm(apart: Floats, mask: npt.ArrayLike | None) -> Floats:
+    if mask is None:
+        return np.asarray(np.sqrt((apart**2).sum(axis=(1, 2, 3))))
+    soft = np.asarray(mask, dtype=np.float64)
+    norm = np.sqrt(((apart * soft[:, None]) ** 2).sum(axis=(1, 2, 3)))
+    return np.asarray(norm / soft.mean(axis=(1, 2)))
+
+
+# -- the same of a language model -----------------------------------------------------------
+
+
+def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> Floats:
+    """Give what suffix queries take from the prefix: (n, layers, prefix + 2), shares of 1.
+
+    Queries are the suffix tokens but the last, which foretells none of the T. In order: the share
+    on each prefix token, the share on copy edges, and that of the last of these queries alone on
+    the last prefix token. 0 where a query takes nothing.
+
+    Args:
+        edges: attention or effects of edges, of these the size, (n, layers, T, T) query by key.
+        copies: bool (n, T, T), each sequence's copy edges.
+        prefix: tokens of the prefix, at most T - 2.
+    """
+    taken = np.abs(np.asarray(edges, dtype=np.float64))[..., prefix:-1, :]
+    copied = np.asarray(copies, dtype=bool)[:, None, prefix:-1, :]
+    parts = [
+        taken[..., :prefix].sum(axis=-2),
+        (taken * copied).sum(axis=(-2, -1))[..., None],
+        taken[..., -1, prefix - 1, None],
+    ]
+    whole, last = taken.sum(axis=(-2, -1)), taken[..., -1, :].sum(axis=-1)
+    wholes = np.concatenate([np.repeat(whole[..., None], prefix + 1, axis=-1), last[..., None]], -1)
+    found = np.concatenate(parts, axis=-1)
+    shares: Floats = np.divide(found, wholes, out=np.zeros_like(found), where=wholes > 0)
+    return shares
+
+
+def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+    """Compare what suffixes take from the end of the prompt, memorized and not, in both models.
+
+    Raises:
+        UserError: several models to compare with, a suffix below 2 tokens, too few sequences.
+    """
+    if len(inputs.others) > 1:
+        raise UserError(
+            f"analyze ending: {len(inputs.others)} models to compare with; one that never saw the "
+            "sequences is compared. Give one: --second MODEL."
+        )
+    if inputs.length - inputs.prefix < 2:
+        raise UserError(
+            f"analyze ending: suffixes of {inputs.length - inputs.prefix} token; 2 are needed. "
+            "Found the study with longer ones (sequences.suffix)."
+        )
+    rows = _rows(inputs, settings)
+    sample = pl.concat(
+        draw_rows(part, settings.per_class, settings.seed)
+        for _, part in rows.group_by("class", maintain_order=True)
+    )
+    models = [(OWN, inputs.model(), inputs.maps)]
+    for name, load in inputs.others:
+        models.append((name, count_forwards(load(), inputs.forwards), inputs.reference_maps))
+    named = [name for name, _, _ in models]
+    attention = [_attention(inputs, *one, rows) for one in models]
+    effects = [_effects(inputs, lm, sample, name) for name, lm, _ in models]
+    logprobs = [_logprobs(inputs, lm, sample) for _, lm, _ in models]
+    measured = [
+        _Measured(measure, of, inputs.near_duplicates(of["sequence_id"]), named, shares)
+        for measure, of, shares in (
+            (ATTENTION, rows, attention),
+            (EFFECT, sample, effects),
+            (LOGPROB, sample, logprobs),
+        )
+    ]
+    classes = pl.DataFrame(line for one in measured[:2] for line in _by_class(one, inputs.prefix))
+    aucs = pl.DataFrame(
+        [line for one in measured for line in _aucs(one, inputs.prefix, settings)],
+        schema_overrides={"layer": pl.Int64} | dict.fromkeys(_FIGURES, pl.Float64),
+    )
+    places = pl.DataFrame(line for one in measured[:2] for line in _places(one, inputs.prefix))
+    return AnalysisResult(
+        sentence=_sentence(classes, aucs),
+        frames={"aucs": aucs, "classes": classes, "places": places},
+        figures=tuple(_figures(aucs, places)),
+        further=tuple(_further(rows, sample, aucs, places)),
+    )
+
+
+class _Measured(NamedTuple):
+    """One measure of the same sequences in each model, this model first."""
+
+    measure: str
+    rows: pl.DataFrame
+    near: npt.NDArray[np.int64] | None
+    models: list[str]
+    values: list[Floats]  # (n, layers, prefix + 2) as `suffix_shares`, or (n,)
+
+    def cells(self, prefix: int) -> Iterator[tuple[str, int | None, list[Floats]]]:
+        """Cell, layer from 1 (None: mean of layers) and one value a sequence of each model."""
+        if self.values[0].ndim == 1:
+            yield SHOWN, None, self.values
+            return
+        for cell, place in zip(CELLS, (prefix - 1, 0, prefix, prefix + 1), strict=True):
+            yield cell, None, [one[..., place].mean(axis=1) for one in self.values]
+            for layer in range(self.values[0].shape[1]):
+                yield cell, layer + 1, [one[:, layer, place] for one in self.values]
+
+    def sides(self) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+        """Memorized, each of its classes, and the others."""
+        found = self.rows["class"].unique(maintain_order=True).to_list()
+        yield MEMORIZED, (self.rows["class"] != OTHERS).to_numpy()
+        for name in sorted(set(found) - {MEMORIZED, OTHERS}):
+            yield name, (self.rows["class"] == name).to_numpy()
+        yield OTHERS, (self.rows["class"] == OTHERS).to_numpy()
+
+
+def _rows(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
+    """Sequences with their `class` and the tokens `shown`; those of the stored maps, if any.
+
+    As in the maps, what is not memorized is shown with the model's own continuation.
+    """
+    table = inputs.table.filter(pl.col("is_memorized").is_not_null())
+    if inputs.maps is None:
+        suffix = pl.when("is_memorized").then(pl.lit("true")).otherwise(pl.lit("own"))
+        table = table.with_columns(suffix.alias("suffix"))
+    else:
+        stored = inputs.maps.index.select("sequence_id", "suffix").sort("sequence_id", "suffix")
+        table = table.join(stored.unique("sequence_id", keep="first"), on="sequence_id")
+    rows = draw_rows(table, settings.n_sequences, settings.seed)
+    refuse_one_sided(rows["is_memorized"].to_numpy(), settings.minimum, where="analyze ending")
+    is_own = pl.col("suffix") == "own"
+    written = complete_rows(inputs, rows.filter(is_own), "continuation")
+    rows = rows.drop("continuation", strict=False).join(
+        written.select("sequence_id", "continuation"),
+        on="sequence_id",
+        how="left",
+        maintain_order="left",
+    )
+    ids = pl.col("tokens", "continuation").cast(pl.List(pl.Int32))
+    begun = pl.col("tokens").list.head(inputs.prefix).list.concat("continuation")
+    return rows.with_columns(ids).select(
+        "sequence_id",
+        "suffix",
+        groups_of(rows).alias("class"),
+        pl.when(is_own).then(begun).otherwise("tokens").alias("shown"),
+    )
+
+
+def _attention(
+    inputs: AnalysisInputs,
+    name: str,
+    lm: "LanguageModel",
+    store: "MapStore | None",
+    rows: pl.DataFrame,
+) -> Floats:
+    """Shares of attention, (n, layers, prefix + 2): of stored maps, else of maps made now."""
+    from mnemoscope.lm.attention import capture_pooled
+    from mnemoscope.maps.format import find_rows, key_frame, unpack_triangle
+    from mnemoscope.maps.views import rows_at_once
+
+    keys = (rows["sequence_id"].to_numpy(), rows["suffix"].to_list())
+    if store is not None and not find_rows(store.index, key_frame(*keys)).null_count():
+        import torch
+
+        maps = store.dataset(*keys, "mean")
+        batches = torch.split(torch.arange(len(maps)), rows_at_once(maps))
+        read = (unpack_triangle(maps.read(one)) for one in batches)
+        return _shares(token_matrix(rows, "shown"), read, inputs.prefix)
+
+    def make(tokens: npt.NDArray[np.int32]) -> "Iterator[Tensor]":
+        return (one.mean for one in capture_pooled(lm, tokens, batch_size=inputs.batch_size))
+
+    return _kept(inputs, lm, rows, "ending_attention", make, label=f"Attention, {name}")
+
+
+def _effects(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame, name: str) -> Floats:
+    """Shares of total effect on the suffix's logits, (n, layers, prefix + 2)."""
+    from mnemoscope.lm.edges import total_effects
+
+    def make(tokens: npt.NDArray[np.int32]) -> "Iterator[Tensor]":
+        return total_effects(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
+
+    return _kept(inputs, lm, rows, "ending_effects", make, label=f"Total effects, {name}")
+
+
+def _kept(
+    inputs: AnalysisInputs,
+    lm: "LanguageModel",
+    rows: pl.DataFrame,
+    name: str,
+    make: "Callable[[npt.NDArray[np.int32]], Iterator[Tensor]]",
+    *,
+    label: str,
+) -> Floats:
+    """Shares of the edges that a model gives of rows, in kept blocks."""
+
+    def share(block: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+        tokens = token_matrix(block, "shown")
+        found = _shares(tokens, make(tokens), inputs.prefix).reshape(block.height, -1)
+        progress.advance(block.height)
+        kept = pl.Series("shares", found, dtype=pl.Array(pl.Float64, found.shape[1]))
+        return block.select("sequence_id", kept)
+
+    def basis(block: pl.DataFrame) -> dict[str, object]:
+        return {"prefix": inputs.prefix, "shown": hash_arrays(token_matrix(block, "shown"))}
+
+    found = keep_blocks(inputs, lm, rows, name, share, label=label, basis=basis, size=_BLOCK)
+    return found["shares"].to_numpy().reshape(rows.height, -1, inputs.prefix + 2)
+
+
+def _shares(tokens: npt.NDArray[np.int32], batches: "Iterable[Tensor]", prefix: int) -> Floats:
+    """`suffix_shares` of batches of edges (b, layers, T, T), in the order of tokens (n, T)."""
+    import torch
+
+    from mnemoscope.maps.shape import copy_edges
+
+    parts, start = [], 0
+    for batch in batches:
+        some = torch.from_numpy(tokens[start : start + len(batch)].astype(np.int64))
+        parts.append(suffix_shares(batch, copy_edges(some, 1)[:, 0], prefix))
+        start += len(batch)
+    return np.concatenate(parts)
+
+
+def _logprobs(inputs: AnalysisInputs, lm: "LanguageModel", rows: pl.DataFrame) -> Floats:
+    """Log-probability of each suffix that is shown, nats, (n,)."""
+    from mnemoscope.lm.probe import suffix_logprobs
+
+    shown = token_matrix(rows, "shown")
+    found = suffix_logprobs(lm, shown, batch_size=inputs.batch_size, prefix=inputs.prefix)
+    return np.asarray(found.sum(axis=1, dtype=np.float64))
+
+
+def _by_class(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
+    """Mean share of each class and model, its interval over groups of near duplicates."""
+    for cell, layer, values in one.cells(prefix):
+        for name, here in one.sides():
+            near = None if one.near is None else one.near[here]
+            for model, numbers in zip(one.models, values, strict=True):
+                mean = resampled_mean(numbers[here], near)
+                line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
+                line |= {"class": name, "model": model, "n": int(here.sum())}
+                yield line | {"n_groups": n_groups(near)} | mean.columns("mean", ends="")
+
+
+def _aucs(one: _Measured, prefix: int, settings: Settings) -> Iterator[dict[str, object]]:
+    """How well much on a cell tells memorized from other sequences, in each model and apart."""
+    is_other = (one.rows["class"] == OTHERS).to_numpy()
+    for name, own in list(one.sides())[:-1]:
+        here = own | is_other
+        near = None if one.near is None else one.near[here]
+        generator = np.random.default_rng(settings.seed)
+        drawn = draw_within(own[here], generator, settings.n_resamples, groups=near)
+        for cell, layer, values in one.cells(prefix):
+            if layer is not None and name != MEMORIZED:
+                continue
+            found = [resampled_auc(numbers[here], own[here], drawn) for numbers in values]
+            beside = found[1] if len(found) > 1 else np.full_like(found[0], np.nan)
+            figures = (found[0], beside, found[0] - beside)
+            line: dict[str, object] = {"measure": one.measure, "on": cell, "layer": layer}
+            line |= {"of": name, "n": int(here.sum()), "n_groups": n_groups(near)}
+            for stem, auc in zip(("model", "reference", "difference"), figures, strict=True):
+                told = estimate_of(float(auc[0]), auc[1:], 0.025)
+                line |= {key: _finite(value) for key, value in told.columns(stem).items()}
+            yield line
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else value
+
+
+def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
+    """AUC of memorized by what each prefix token gets, mean of layers: is the last one special?"""
+    own, none = (one.rows["class"] != OTHERS).to_numpy(), np.empty((0, one.rows.height))
+    for model, values in zip(one.models, one.values, strict=True):
+        for place in range(prefix):
+            auc = resampled_auc(values[..., place].mean(axis=1), own, none)
+            line: dict[str, object] = {"measure": one.measure, "model": model}
+            yield line | {"place": place + 1, "auc": float(auc[0])}
+
+
+# -- words and figures ----------------------------------------------------------------------
+
+
+def _row(frame: pl.DataFrame, **wanted: object) -> dict[str, Any]:
+    return frame.filter(pl.col("layer").is_null(), **wanted).row(0, named=True)
+
+
+def _sentence(classes: pl.DataFrame, aucs: pl.DataFrame) -> str:
+    def said(measure: str) -> str:
+        means = " and ".join(
+            ranged(
+                _row(classes, measure=measure, on=ENDING, model=OWN, **{"class": name}),
+                "mean",
+                ends="",
+                scale=100,
+                unit=" %",
+            )
+            + words
+            for name, words in ((MEMORIZED, " where memorized"), (OTHERS, " where not"))
+        )
+        row = _row(aucs, measure=measure, on=ENDING, of=MEMORIZED)
+        return f"{means} (ROC AUC {_compared(row)})"
+
+    row = _row(aucs, measure=ATTENTION, on=ENDING, of=MEMORIZED)
+    return (
+        f"{_verdict(row)}: of what suffixes attend to, the last prefix token gets "
+        f"{said(ATTENTION)}; of the total effect on their logits, {said(EFFECT)}."
+    )
+
+
+def _compared(row: dict[str, Any]) -> str:
+    own = ranged(row, "model", digits=3)
+    if row["reference"] is None:
+        return own
+    return (
+        f"{own}, the reference {ranged(row, 'reference', digits=3)}, difference "
+        f"{ranged(row, 'difference', digits=3)}"
+    )
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """What attention to the last prefix token says of memory."""
+    low, high = row["difference_low"], row["difference_high"]
+    if row["reference"] is None:
+        return "Whether the ending is bright cannot be said without a reference"
+    if low is None or high is None:
+        return "Whether the ending is bright cannot be said of so few"
+    if low > 0:
+        return "A bright ending"
+    return "A dark ending" if high < 0 else "No bright ending"
+
+
+def _further(
+    rows: pl.DataFrame, sample: pl.DataFrame, aucs: pl.DataFrame, places: pl.DataFrame
+) -> Iterator[str]:
+    sizes = ", ".join(f"{n:,} {name}" for name, n in rows["class"].value_counts(sort=True).rows())
+    yield (
+        f"Attention of {rows.height:,} sequences ({sizes}), total effects of {sample.height:,}; "
+        "shares are of what the suffix's queries take, in size, the mean of layers (where the "
+        "tables name no layer). A token before the text (BOS) is no part of either."
+    )
+    if (rows["suffix"] == "own").any():
+        yield (
+            "What is not memorized is shown with the model's own continuation, which often loops: "
+            "the classes differ in their text, and the reference, which reads the same tokens, "
+            "says how much that alone gives."
+        )
+    for measure in (ATTENTION, EFFECT):
+        for cell in CELLS:
+            row = _row(aucs, measure=measure, on=cell, of=MEMORIZED)
+            yield f"{measure.capitalize()}, {cell}: ROC AUC for memorized {_compared(row)}."
+    row = _row(aucs, measure=LOGPROB, on=SHOWN, of=MEMORIZED)
+    yield f"Beside them the log-probability of the shown suffix: ROC AUC {_compared(row)}."
+    for (measure,), part in places.filter(model=OWN).group_by("measure", maintain_order=True):
+        farthest = part.with_columns(apart=(pl.col("auc") - 0.5).abs()).sort("apart")
+        best, last = farthest.row(-1, named=True), part.row(-1, named=True)
+        rank = 1 + int((farthest["apart"] > abs(last["auc"] - 0.5)).sum())
+        yield (
+            f"Of the {part.height} prefix tokens the last ranks {rank} by {measure} (AUC "
+            f"{last['auc']:.3f}); farthest from .5 is token {best['place']} ({best['auc']:.3f})."
+        )
+
+
+def _figures(aucs: pl.DataFrame, places: pl.DataFrame) -> Iterator[Chart]:
+    told = aucs.filter(pl.col("of") == MEMORIZED, pl.col("measure") != LOGPROB)
+    stems = [("model", OWN), ("reference", "the reference")]
+    stems = [one for one in stems if told[one[0]].count()]
+    yield Chart(
+        title="ROC AUC for memorized of what falls on the last prefix token, by layer "
+        "(95 % interval; .5: no relation)",
+        x_label="layer",
+        series=tuple(
+            series_of(f"{measure}, {name}", part.drop_nulls("layer"), stem, x="layer")
+            for (measure,), part in told.filter(on=ENDING).group_by("measure", maintain_order=True)
+            for stem, name in stems
+        ),
+    )
+    yield Chart(
+        title="The same on other keys, mean of layers",
+        form="bars",
+        x_names=CELLS,
+        series=tuple(
+            series_of(f"{measure}, {name}", part, stem)
+            for (measure,), part in told.filter(pl.col("layer").is_null()).group_by(
+                "measure", maintain_order=True
+            )
+            for stem, name in stems
+        ),
+    )
+    yield Chart(
+        title="The same on each prefix token: is the last one special? (mean of layers)",
+        x_label="token of the prefix",
+        series=tuple(
+            series_of(f"{measure}, {model}", part, "auc", x="place", interval=False)
+            for (measure, model), part in places.group_by("measure", "model", maintain_order=True)
+        ),
+    )
