@@ -44,6 +44,7 @@ from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.probe import suffix_logprobs
 from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.stats import Estimate, estimate_of, share_true
+from mnemoscope.study.folder import Study
 from tools.embedded.corpus import LENGTH, MIN_DISTINCT_TOKENS, cut_segments
 from tools.embedded.pretrain import Phase, new_model, prefers_bfloat16, train_phase
 from tools.embedded.settings import FULL
@@ -330,12 +331,16 @@ def page(found: dict[str, Any]) -> str:
         "`standard` | excess, points |",
         "|---|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in found["benchmark"]),
+        "",
+        "| taxonomy | inserted | AUC against never inserted, % | excess, points |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in found["levels"]),
     ]
     return "\n".join([*lines, ""])
 
 
-def run_study(folder: Path) -> pl.DataFrame:
-    """The ready study `hubble-1b` on the two small models, by the command; its benchmark table."""
+def run_study(folder: Path) -> Study:
+    """The ready study `hubble-1b` on the two small models, by the command."""
     paths = {
         "model.name": folder / "perturbed",
         "capture.reference": folder / "standard",
@@ -346,7 +351,7 @@ def run_study(folder: Path) -> pl.DataFrame:
     settings = [f"{key}={value}" for key, value in (*paths.items(), *STUDY_SETTINGS.items())]
     command = [sys.executable, "-m", "mnemoscope", "run", "hubble-1b", "-o", str(folder / "study")]
     subprocess.run([*command, *(word for one in settings for word in ("--set", one))], check=True)
-    return pl.read_parquet(folder / "study" / "benchmark.parquet")
+    return Study(folder / "study")
 
 
 def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
@@ -374,6 +379,19 @@ def benchmark_rows(table: pl.DataFrame) -> list[list[str]]:
     return rows
 
 
+def level_rows(table: pl.DataFrame) -> list[list[str]]:
+    """A row a taxonomy and count: how well the study's reader tells it from count 0, per cent."""
+    rows = []
+    for one in table.filter(pl.col("taxonomy").is_in(TAXONOMIES)).iter_rows(named=True):
+        row = [one["taxonomy"], str(one["duplicates"])]
+        for name in ("dose_auc", "dose_excess"):
+            known = [one[f"{name}{end}"] for end in ("", "_low", "_high")]
+            known = [100 * value for value in known if value is not None]
+            row.append(number(*known, places=1) if known else "–")
+        rows.append(row)
+    return rows
+
+
 def main(folder: Path) -> dict[str, Any]:
     """Write, train, read back, measure."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -386,7 +404,9 @@ def main(folder: Path) -> dict[str, Any]:
     lms, table = {role: load_model(folder / role) for role in ROLES}, read_back(folder)
     kept = folder / "figures.json"
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    found["benchmark"] = benchmark_rows(run_study(folder))
+    study = run_study(folder)
+    found["benchmark"] = benchmark_rows(study.read("benchmark.parquet"))
+    found["levels"] = level_rows(study.read("levels.parquet"))
     for measure in (dose, likelihood, grafts):
         if measure.__name__ not in found:
             found[measure.__name__] = json.loads(json.dumps(measure(lms, table)))
