@@ -74,9 +74,12 @@ def test_standard_input(call, monkeypatch, tmp_path):
         ("UNTOKENIZED DOC -o OUT", "tokenizer"),
         ("embedded DOC -o OUT --reference OTHER", "another tokenizer"),
         ("no.gguf DOC -o OUT", "no such model"),
+        ("embedded lab/none -o OUT", "the hub cannot be reached"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_no_folder(call, document, tmp_path, arguments, words):
+def test_mistakes_get_one_line_and_leave_no_folder(
+    call, document, tmp_path, monkeypatch, arguments, words
+):
     places = {"DOC": document, "OUT": tmp_path / "out"}
     for name, text in (("SHORT", "Too short."), ("EMPTY", "")):
         places[name] = tmp_path / f"{name}.txt"
@@ -89,6 +92,7 @@ def test_mistakes_get_one_line_and_leave_no_folder(call, document, tmp_path, arg
     first, second = list(vocabulary)[300:302]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (places["OTHER"] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = call("audit", *(places.get(one, one) for one in arguments.split()), "-q")
     assert (done.status, done.out) == (2, "")
     assert words in done.err

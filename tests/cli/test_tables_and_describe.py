@@ -137,6 +137,18 @@ def test_columns_are_taken_by_their_paths(name, write, taxonomies, tmp_path, cal
     assert labels.select(wanted_labels.columns).equals(wanted_labels)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_count_that_is_passed_over_is_said(name, tmp_path, call) -> None:
+    frame = table().with_columns(n_copies=pl.lit(3))
+    (frame.write_parquet if name.endswith("parquet") else frame.write_ndjson)(tmp_path / name)
+    done = call("features", tmp_path / name, "-o", tmp_path / "out.parquet")
+    assert "--column duplicates=n_copies" in done.err
+    flags = ("--column", "duplicates=n_copies")
+    done = call("features", tmp_path / name, "-o", tmp_path / "out.parquet", *flags)
+    assert "n_copies" not in done.err
+    assert pl.read_parquet(tmp_path / "out.parquet")["duplicates"].to_list() == [3, 3, 3]
+
+
 def test_columns_are_for_tables_alone(tiny_studies, refused) -> None:
     for verb in ("features", "label"):
         line = refused(verb, tiny_studies["report"], "--column", "text=body")

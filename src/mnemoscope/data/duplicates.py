@@ -344,7 +344,7 @@ def read_suffixes(
     is_plain = path.suffix == ".parquet" and not columns
     suffixes = _read_in_batches(path, length, prefix) if is_plain else None
     if suffixes is None:  # JSONL, or something to refuse by its row
-        frame = scan_rows(path, columns, prefix=prefix).collect()
+        frame = scan_rows(path, columns, prefix=prefix, says=False).collect()
         check_columns(frame, "tokens", where=str(path))
         check_lengths(frame["tokens"], str(path), length)
         refuse_padding(frame, where=str(path))
@@ -443,7 +443,7 @@ def add_counts(
     path: Path | str, counts: npt.NDArray[np.int64], columns: Mapping[str, str] | None = None
 ) -> pl.DataFrame:
     """The sequences' table with their counts as the column `duplicates`."""
-    frame = scan_rows(path, columns).collect()
+    frame = scan_rows(path, columns, says=False).collect()
     if frame.height != len(counts):
         raise UserError(f"{path}: was changed while it was counted. Run the command again.")
     if "duplicates" in frame.columns:

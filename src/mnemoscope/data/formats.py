@@ -287,7 +287,7 @@ _COUNT = re.compile(
 )
 _OF_OTHERS = re.compile(r"word|char|token|line|sent|byte|page|view|vote|like", re.IGNORECASE)
 _EQUALS = "=="
-_SNIFFED_ROWS = 100
+SNIFFED_ROWS = 100
 
 
 def take_columns(frame: pl.DataFrame, columns: Mapping[str, str], *, where: str) -> pl.DataFrame:
@@ -391,7 +391,7 @@ def passed_over(frame: pl.DataFrame) -> list[str]:
     """
     if "duplicates" in frame.columns:
         return []
-    return [path for path, values in _numbers(frame.head(_SNIFFED_ROWS)) if _is_count(path, values)]
+    return [path for path, values in _numbers(frame.head(SNIFFED_ROWS)) if _is_count(path, values)]
 
 
 def _is_count(path: str, values: pl.Series) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import polars as pl
 
 from mnemoscope.data.formats import (
     READABLE,
+    SNIFFED_ROWS,
     list_files,
     passed_over,
     plugin_readers,
@@ -62,26 +64,43 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
                 facts["readers"] = read
         else:
             return None
-    for count in passed_over(frame):
-        facts.setdefault("passed_over", []).append(count)
+    if counts := _say_passed_over(frame, where):
+        facts["passed_over"] = counts
+    return Rows(frame, where, facts)
+
+
+def _say_passed_over(frame: pl.DataFrame, where: str) -> list[str]:
+    """Say which fields look like a count of duplicates and are passed over; their paths."""
+    counts = passed_over(frame)
+    for count in counts:
         say(
             f"{where}: '{count}' looks like a count of duplicates and is passed over. To take it: "
             f"--column duplicates={count}"
         )
-    return Rows(frame, where, facts)
+    return counts
 
 
 def scan_rows(
-    source: Path | str, columns: Mapping[str, str] | None = None, *, prefix: int | None = None
+    source: Path | str,
+    columns: Mapping[str, str] | None = None,
+    *,
+    prefix: int | None = None,
+    says: bool = True,
 ) -> pl.LazyFrame:
     """The rows of a source as `read_rows`; of a table, as `scan_table`.
+
+    `says` which of a table's fields look like a count of duplicates and are passed over.
 
     Raises:
         UserError: as these; a folder of texts.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() != ".npy":
-        return scan_table(path, columns)
+        table = scan_table(path, columns)
+        with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            if says:
+                _say_passed_over(table.head(SNIFFED_ROWS).collect(), str(source))
+        return table
     rows = read_rows(source, columns or {}, prefix=prefix)
     if rows is None:
         raise UserError(
