@@ -1,4 +1,4 @@
-r"""The tables of `docs/appendix/attributions.md`: how far attributions agree, and what each says of the CNN.
+r"""The tables of `docs/appendix/attributions.md`: what attributions agree on and say of the CNN.
 
 mnemoscope localize STUDY --redo \
     --set 'localize.attributions=[gradient,guided,integrated,occlusion]'

@@ -89,7 +89,7 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
 
 
 def _readable(folder: Path) -> None:
-    """Give all files the mode that the user's mask gives: safetensors writes for the owner alone."""
+    """Give all files the mode of the user's mask: safetensors writes for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     for file in filter(Path.is_file, folder.rglob("*")):

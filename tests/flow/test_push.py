@@ -12,7 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, close_session, constants
 
-from mnemoscope.flow.push import without_texts
+from mnemoscope.flow.push import _last, without_texts
 from mnemoscope.study.folder import Study
 
 NAME = "someone/memories"
@@ -83,12 +83,15 @@ def test_a_table_keeps_its_classes_and_loses_columns_that_may_tell_a_text() -> N
 def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     audit, out = tmp_path / "audit", tmp_path / "out"
     (tmp_path / "a.txt").write_text("one two three " * 60)
-    assert call("audit", "embedded", tmp_path / "a.txt", "-o", audit, "-q").status == 0
+    assert call("audit", "embedded", tmp_path / "a.txt", "-o", audit, "--profile", "-q").status == 0
     assert "--with-documents" in refused("push", audit, NAME, "--dry-run", "-o", out)
     assert not out.exists()
     done = call("push", audit, NAME, "--dry-run", "-o", out, "--with-documents")
     assert done.status == 0, done.err
     assert (out / "audit.html").read_bytes() == (audit / "audit.html").read_bytes()
+    tables = {path.name for path in audit.glob("*.parquet")}
+    assert {"spans.parquet", "near.parquet", "profile.parquet"} <= tables
+    assert {path.name for path in out.glob("*.parquet")} == tables
     assert DatasetCard.load(out / "README.md").data.license == "unknown"
 
 
@@ -119,7 +122,7 @@ class Hub(BaseHTTPRequestHandler):
             old = [{"type": "file", "path": one, "size": 1, "oid": "0"} for one in server.there]
             self.answer(200, old)
         else:
-            here = {"id": NAME, "sha": "0" * 40, "siblings": []}
+            here = {"id": NAME, "sha": "0" * 40, "tags": server.tags, "private": server.private}
             here["siblings"] = [{"rfilename": one} for one in server.there]
             self.answer(200, here)
 
@@ -147,6 +150,7 @@ def hub():
     """A server of this machine that takes commits, with a file of an earlier push."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked, server.there = [], ["data/old.parquet", "notes.txt", ".gitattributes"]
+    server.tags, server.private = ["mnemoscope"], True
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -188,6 +192,41 @@ def test_upload_is_one_commit_of_these_files_into_a_private_data_set(
     gone = [one["value"]["path"] for one in lines if one["key"] == "deletedFile"]
     assert gone == ["data/old.parquet"]  # not what somebody else put there
     assert {token for _, token, _ in hub.asked} == {"Bearer hf_test"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "private", "said"),
+    [([], True, "not made by"), (["mnemoscope"], False, "everybody")],
+)
+def test_a_data_set_of_others_or_a_public_one_is_left_alone(
+    hub, push, tiny, tags, private, said
+) -> None:
+    hub.tags, hub.private = tags, private
+    done = push(tiny.table, NAME)
+    assert done.status == 2
+    assert said in done.err
+    assert not any("/commit/" in path for path, _, _ in hub.asked)
+
+
+def test_a_public_data_set_is_pushed_to_with_its_flag(hub, push, tiny) -> None:
+    hub.private = False
+    assert push(tiny.table, NAME, "--public").status == 0
+    hub.there, hub.tags, hub.private = [".gitattributes"], [], True  # as the hub makes it
+    assert push(tiny.table, NAME).status == 0
+
+
+def test_paths_are_cut_and_names_of_the_hub_are_not(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acme" / "emails").mkdir(parents=True)
+    values = {
+        "/home/me/model": "model",
+        "acme/secret/rows.jsonl": "rows.jsonl",
+        "acme/emails": "emails",
+        "OWNER/NAME-1.7b": "OWNER/NAME-1.7b",
+        "OWNER/NAME:config@main#train": "OWNER/NAME:config@main#train",
+        "Non-Memo, Guess, Recall": "Non-Memo, Guess, Recall",
+    }
+    assert [_last(one) for one in values] == list(values.values())
 
 
 def test_a_hub_that_refuses_is_one_line(push, tiny, monkeypatch) -> None:

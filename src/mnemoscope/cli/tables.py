@@ -349,7 +349,8 @@ def describe(
         facts = _describe_table(target)
     elif target.exists():
         raise UserError(
-            f"{target}: neither a study, nor a maps folder, nor a table. mnemoscope run makes a study."
+            f"{target}: neither a study, nor a maps folder, nor a table. mnemoscope run makes a "
+            "study."
         )
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")

@@ -17,8 +17,9 @@ import polars as pl
 import yaml
 
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
+from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
-from mnemoscope.errors import UserError, first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 from mnemoscope.files import made_folder, write_parquet, write_text
 from mnemoscope.parse import read_json
 from mnemoscope.study.folder import Study, is_study
@@ -35,8 +36,10 @@ _OPEN = (
     *("published_is_memorized", "published_memorization_score"),
 )
 """Columns that tell nothing of a text but what was measured."""
-_AUDIT = ("audit.html", "audit.json", "audit.sarif", "near.parquet", "spans.parquet", "texts")
-_OURS = ("data/*", "texts/*", "report.html", "settings.yaml", *_AUDIT[:5])
+_OF_AUDIT = ("spans", "near", "profile", "origins", "ordinary")  # its tables
+_AUDIT = (*("audit.html", "audit.json", "audit.sarif"), *(f"{one}.parquet" for one in _OF_AUDIT))
+_OURS = ("data/*", "texts/*", "report.html", "settings.yaml", *_AUDIT)
+_TAG = "mnemoscope"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CITATION = """\
 @article{dentan2025guess,
@@ -103,11 +106,12 @@ def without_texts(frame: pl.DataFrame) -> pl.DataFrame:
 def upload(folder: Path, name: str, *, public: bool = False) -> str:
     """Upload what `write_dataset` wrote, in one commit, and give the page's address.
 
-    The data set is made where there is none, private unless `public`. Of one that is there, files
-    that an earlier push brought and this one does not are deleted; others stay.
+    The data set is made where there is none, private unless `public`. Of one that an earlier push
+    made, files of `_OURS` that this one does not bring are deleted; others stay.
 
     Raises:
-        UserError: the hub refuses or cannot be reached.
+        UserError: the hub refuses or cannot be reached, a data set that others made, or one that
+            everybody may read without `public`.
     """
     check_name(name)
     from huggingface_hub import HfApi
@@ -115,6 +119,7 @@ def upload(folder: Path, name: str, *, public: bool = False) -> str:
     api = HfApi()
     try:
         page = api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
+        _check_there(api.dataset_info(name), public=public)
         api.upload_folder(
             repo_id=name,
             folder_path=folder,
@@ -122,12 +127,25 @@ def upload(folder: Path, name: str, *, public: bool = False) -> str:
             commit_message=f"mnemoscope {__version__}",
             delete_patterns=list(_OURS),
         )
+    except MnemoscopeError:
+        raise
     except Exception as error:  # whatever the hub's client and its network library raise
         raise UserError(
             f"{name}: the hub did not take it ({type(error).__name__}: {first_line(error)}). Log "
             "in with 'hf auth login', and see that the name is yours."
         ) from error
     return str(page)
+
+
+def _check_there(found: Any, *, public: bool) -> None:
+    """Raise UserError where an upload would delete what others made, or show what was private."""
+    names = {one.rfilename for one in found.siblings or ()}
+    if _TAG not in (found.tags or ()) and names - {".gitattributes"}:
+        raise UserError(
+            f"{found.id}: there already, and not made by 'mnemoscope push'. Choose another name."
+        )
+    if found.private is False and not public:
+        raise UserError(f"{found.id}: there already, and everybody may read it. Add --public.")
 
 
 def check_name(name: str) -> None:
@@ -178,7 +196,7 @@ def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> Path:
 
 def _write_audit(target: Path, out: Path, licence: str) -> Path:
     record = read_json(target / "audit.json")
-    for name in _AUDIT:
+    for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
         elif (target / name).is_file():
@@ -189,7 +207,8 @@ def _write_audit(target: Path, out: Path, licence: str) -> Path:
     }
     body = [
         "An audit: which passages of documents a language model repeats word for word. **It holds "
-        "the documents** (`texts/`), each passage (`spans.parquet`) and a page (`audit.html`).",
+        "text of the documents**: each passage (`spans.parquet`), a page (`audit.html`), and what "
+        "was read of HTML, PDF, DOCX and standard input (`texts/`).",
         _list(
             {"Model": f"`{_cell(_last(record['model']['name']))}`"}
             | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}
@@ -213,7 +232,7 @@ def _write_card(
     front = {
         "pretty_name": " ".join(title.split()),
         "license": licence or "unknown",
-        "tags": ["mnemoscope", "memorization", "language-models"],
+        "tags": [_TAG, "memorization", "language-models"],
         "size_categories": [_size_category(largest)],
         "configs": [
             {"config_name": name, "data_files": f"{place}{name}.parquet"}
@@ -299,4 +318,6 @@ def _without_paths(value: Any) -> Any:
 def _last(text: str) -> str:
     """The last part of a path; any other text as it is."""
     is_path = text.startswith(("/", ".", "~")) or "\\" in text
+    if "/" in text and parse_hub_name(text) is None:  # a relative one
+        is_path |= bool(Path(text).suffix) or Path(text).exists()
     return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if is_path else text

@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def run(self) -> str:
-        """The run it is of: the folder that holds the checkpoint, or the model's name on the hub."""
+        """Its run: the folder that holds the checkpoint, or the model's name on the hub."""
         path = Path(self.name)
         return str(path.parent) if path.is_dir() and _NUMBER.search(path.name) else self.name
 
