@@ -372,8 +372,10 @@ def main():
             parts = [shown(resampled(ones, mean_of(f"area {at} {place}", True))) for at in steps]
             parts.append(shown(resampled(ones, mean_of(f"area {last} {place}", False))))
             print(f"| {token} | {' | '.join(parts)} |")
-        each = [one[f"area {last} {LENGTH - 1}"][:N_MEMORIZED].mean() for one in ones]
-        print(f"the mask, network by network: {', '.join(f'{one:.3f}' for one in each)}")
+        lit = np.array([one[f"area {last} {LENGTH - 1}"][:N_MEMORIZED] for one in ones])
+        for side, some in (("all", lit), ("left", lit[:, ::2]), ("right", lit[:, 1::2])):
+            each = ", ".join(f"{one:.3f}" for one in some.mean(axis=1))
+            print(f"the mask by network, {side} halves: {each}")
 
 
 if __name__ == "__main__":

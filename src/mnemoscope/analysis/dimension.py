@@ -374,7 +374,7 @@ def _by_text(
 
 
 def _guessable(rows: pl.DataFrame) -> pl.Series:
-    """What the rule for Guess looks at, as one number: the larger ROUGE, 1 where a pattern goes on."""
+    """What the rule for Guess reads as one number: the larger ROUGE, 1 where a pattern goes on."""
     pattern = (pl.col("is_incrementing") | pl.col("is_repeating")).fill_null(False)
     rouge = pl.max_horizontal("rouge_l", "rouge_3").cast(pl.Float64).fill_null(0.0)
     return rows.select(pl.when(pattern).then(1.0).otherwise(rouge)).to_series()
