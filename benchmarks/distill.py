@@ -54,14 +54,14 @@ LOSSES = (
     "logits:js", "hidden:mse",
 )  # fmt: skip
 SIZES = {
-    # of the study: text and templates that the teacher saw, and unseen ones of both; rows of the
-    # students' first text and its steps; then plain rows, repeats of the memorized, and steps
-    "full": {"study": (90, 50, 90, 50), "first": 9_600, "first_steps": 600,
-             "plain": 480, "repeats": 10, "steps": 60},
-    "small": {"study": (30, 20, 30, 20), "first": 800, "first_steps": 10,
-              "plain": 160, "repeats": 1, "steps": 4},
+    # of the study: text and templates that the teacher saw, and unseen ones of both; segments of
+    # the standard library; rows of the students' first text and its steps; then plain rows,
+    # repeats of the memorized, and steps
+    "full": {"study": (160, 80, 160, 80), "segments": 3600, "first": 14_000, "first_steps": 1600,
+             "plain": 1200, "repeats": 12, "steps": 420},
+    "short": {"study": (90, 50, 90, 50), "segments": 1800, "first": 9_600, "first_steps": 600,
+              "plain": 480, "repeats": 10, "steps": 60},
 }  # fmt: skip
-N_SEGMENTS = 1800  # of the standard library, in the order of their names
 SHARE_OF_TEMPLATES = 0.3
 BATCH = 16
 RATE = 3e-3
@@ -86,7 +86,7 @@ def make_texts(out: Path, size: dict, study: Study) -> None:
     if (out / "memorized.parquet").exists():
         return
     tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
-    segments = read_segments(limit=N_SEGMENTS)
+    segments = read_segments(limit=size["segments"])
     windows = cut_segments(segments, tokenizer)["tokens"]
     forbidden = np.unique(hash_ngrams(token_matrix(read_table(sequences_path()))))
     windows = windows[~share_ngram(windows, forbidden)]
@@ -274,7 +274,8 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
         )  # fmt: skip
     found = {name: "\n".join(parts) for name, parts in tables.items()}
     found["answer"] = "".join(
-        f"- {PLACES[place]}: {result.sentence}\n" for place, result in results.items()
+        f"- **{PLACES[place].capitalize()}.** {result.sentence}\n"
+        for place, result in results.items()
     )
     cards = [read_card(folder) for folders in made.values() for folder in folders]
     seconds = sorted(card["seconds"] for card in cards if card is not None)

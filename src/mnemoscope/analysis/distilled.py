@@ -368,10 +368,13 @@ def _grafts(
 
     def specific(lost: Floats) -> Estimate:
         """Mean loss of seen sequences less that of unseen ones."""
-        figures = [
-            np.average(lost[seen], weights=one[seen]) - np.average(lost[~seen], weights=one[~seen])
-            for one in [np.ones(len(lost)), *drawn]
-        ]
+        weights = np.concatenate([np.ones((1, len(lost)), dtype=np.int32), drawn])
+        sides = [weights[:, one] for one in (seen, ~seen)]
+        of_seen, of_unseen = (
+            side @ lost[one] / side.sum(axis=1)
+            for side, one in zip(sides, (seen, ~seen), strict=True)
+        )
+        figures = of_seen - of_unseen
         return estimate_of(float(figures[0]), figures[1:], 0.025)
 
     lines, gaps = [], []

@@ -43,7 +43,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 """Losses and their kinds; `data` is the ordinary loss, which asks no teacher."""
 
 _WARM_UP = 0.05  # of the steps
-_SAVES = 20  # checkpoints on the way, of which the last is kept
+_SAVES = 10  # checkpoints on the way, of which the last is kept
 _LOGS = 50
 _WEIGHTS = "student.safetensors"
 
