@@ -45,7 +45,7 @@ from mnemoscope.training.distill import (
     parse_losses,
     view_of,
 )
-from mnemoscope.words import decimal, ranged
+from mnemoscope.words import ranged
 from tools.embedded.corpus import cut_segments, new_templates
 
 CONTROL = "data"
@@ -53,21 +53,17 @@ LOSSES = (
     "logits:kl", "hidden:cosine", "attention", "logits:mse", "affinity", "logits:reverse-kl",
     "logits:js", "hidden:mse",
 )  # fmt: skip
-SIZES = {
-    # of the study: text and templates that the teacher saw, and unseen ones of both; segments of
-    # the standard library; rows of the students' first text and its steps; then plain rows,
-    # repeats of the memorized, and steps
-    "full": {"study": (160, 80, 160, 80), "segments": 3600, "first": 14_000, "first_steps": 1600,
-             "plain": 1200, "repeats": 12, "steps": 420},
-    "short": {"study": (90, 50, 90, 50), "segments": 1800, "first": 9_600, "first_steps": 600,
-              "plain": 480, "repeats": 10, "steps": 60},
-}  # fmt: skip
+STUDY = (90, 50, 90, 50)  # text and templates that the teacher saw, and unseen ones of both
+N_SEGMENTS = 1800  # of the standard library, in the order of their names
+N_FIRST, FIRST_STEPS = 9_600, 600  # the students' first text, rows and steps
+N_PLAIN, REPEATS = 480, 10  # then so many other rows, and how often each memorized one
+STEPS = {"short": 60, "full": 300}  # of each student
 SHARE_OF_TEMPLATES = 0.3
 BATCH = 16
 RATE = 3e-3
 
 
-def choose_study(sizes: tuple[int, int, int, int]) -> pl.DataFrame:
+def choose_study() -> pl.DataFrame:
     """Text and templates that the teacher was trained on, and unseen ones, by a seed."""
     table = read_table(sequences_path())
     is_template, unseen = pl.col("genre") == "template", pl.col("held_out")
@@ -75,33 +71,33 @@ def choose_study(sizes: tuple[int, int, int, int]) -> pl.DataFrame:
     seen = ~unseen & (pl.col("inserted") >= 4)
     rng, chosen = np.random.default_rng(0), []
     parts = (~is_template & seen, is_template & seen, ~is_template & unseen, is_template & unseen)
-    for rule, n in zip(parts, sizes, strict=True):
+    for rule, n in zip(parts, STUDY, strict=True):
         part = table.filter(rule)
         chosen.append(part[np.sort(rng.permutation(part.height)[:n])])
     return pl.concat(chosen).sort("sequence_id")
 
 
-def make_texts(out: Path, size: dict, study: Study) -> None:
+def make_texts(out: Path, study: Study) -> None:
     """Write `first.parquet`, `plain.parquet` and `memorized.parquet`, what students read."""
     if (out / "memorized.parquet").exists():
         return
     tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
-    segments = read_segments(limit=size["segments"])
+    segments = read_segments(limit=N_SEGMENTS)
     windows = cut_segments(segments, tokenizer)["tokens"]
     forbidden = np.unique(hash_ngrams(token_matrix(read_table(sequences_path()))))
     windows = windows[~share_ngram(windows, forbidden)]
     windows = windows[np.random.default_rng(1).permutation(len(windows))]
-    n_rows = size["first"] + size["plain"]
+    n_rows = N_FIRST + N_PLAIN
     n_templates = int(SHARE_OF_TEMPLATES * n_rows)
     n_text = n_rows - n_templates
     assert len(windows) >= n_text, len(windows)
     templates = new_templates(tokenizer, 1, n_templates, "distill", forbidden)[0]
     rows = np.concatenate([windows[:n_text], templates])
     rows = rows[np.random.default_rng(2).permutation(len(rows))]
-    save_rows(out / "first.parquet", rows[: size["first"]])
-    save_rows(out / "plain.parquet", rows[size["first"] :])
+    save_rows(out / "first.parquet", rows[:N_FIRST])
+    save_rows(out / "plain.parquet", rows[N_FIRST:])
     memorized = study.sequences.filter(pl.col("is_memorized"), pl.col("duplicates") > 0)
-    save_rows(out / "memorized.parquet", np.repeat(token_matrix(memorized), size["repeats"], 0))
+    save_rows(out / "memorized.parquet", np.repeat(token_matrix(memorized), REPEATS, 0))
 
 
 def save_rows(path: Path, rows: np.ndarray) -> None:
@@ -109,10 +105,10 @@ def save_rows(path: Path, rows: np.ndarray) -> None:
     write_parquet(path, pl.DataFrame({"tokens": lists}))
 
 
-def make_study(out: Path, size: dict) -> Study:
+def make_study(out: Path) -> Study:
     """The study of the chosen sequences, labelled."""
     if not (out / "study.parquet").exists():
-        write_parquet(out / "study.parquet", choose_study(size["study"]))
+        write_parquet(out / "study.parquet", choose_study())
     settings = parse_settings(
         {
             "model": {"name": "embedded"},
@@ -172,12 +168,12 @@ def weights_of(base: Path, teacher: Teacher, rows: np.ndarray) -> dict[str, floa
     return {name: float(f"{found[CONTROL] / one:.3g}") for name, one in found.items()}
 
 
-def train_all(out: Path, size: dict, names: Sequence[str]) -> dict[str, list[str]]:
+def train_all(out: Path, n_steps: int, names: Sequence[str]) -> dict[str, list[str]]:
     """All students: `in` and `out` of the memorized sequences, the control first."""
     base = out / "base"
     if not base.exists():
         settings = DistillSettings(
-            parse_losses(CONTROL), steps=size["first_steps"], batch_size=BATCH,
+            parse_losses(CONTROL), steps=FIRST_STEPS, batch_size=BATCH,
             learning_rate=RATE,
         )  # fmt: skip
         asked = DistillAsked("embedded", (str(out / "first.parquet"),), settings)
@@ -196,9 +192,7 @@ def train_all(out: Path, size: dict, names: Sequence[str]) -> dict[str, list[str
             losses = parse_losses(CONTROL)
             if name != CONTROL:
                 losses = parse_losses(f"{CONTROL},{name}={weights[name]}")
-            settings = DistillSettings(
-                losses, steps=size["steps"], batch_size=BATCH, learning_rate=RATE
-            )
+            settings = DistillSettings(losses, steps=n_steps, batch_size=BATCH, learning_rate=RATE)
             asked = DistillAsked(
                 "embedded", texts, settings, student=str(base),
                 exclude=() if place == "in" else (str(out / "study"),),
@@ -258,16 +252,18 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
                 ],
             )
         )  # fmt: skip
-        grafts = result.frames["grafts"]
-        parts = grafts["part"].unique(maintain_order=True).to_list()
-        lost = {(row["model"], row["part"]): row for row in grafts.to_dicts()}
+        grafts = result.frames["grafts"].sort("specific", descending=True)
+        whole = {row["model"]: row for row in grafts.filter(part="all").to_dicts()}
+        most = grafts.filter(pl.col("part") != "all").group_by("model", maintain_order=True).first()
+        part = {row["model"]: row for row in most.to_dicts()}
         tables["grafts"].append(
             title
             + table_of(
-                ["student", *parts],
+                ["student", "all of the control", "random", "the part that takes most", "random"],
                 [
-                    [short[name], *(f"{cell(lost[name, part], 'specific', 2)}; random "
-                             f"{decimal(lost[name, part]['random'])}" for part in parts)]
+                    [short[name], cell(whole[name], "specific", 3), cell(whole[name], "random", 3),
+                     f"{part[name]['part']} {cell(part[name], 'specific', 3)}",
+                     cell(part[name], "random", 3)]
                     for name in names[1:]
                 ],
             )
@@ -310,18 +306,18 @@ def share_cell(row: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--size", choices=sorted(SIZES), default="full")
+    parser.add_argument("--size", choices=sorted(STEPS), default="full")
     parser.add_argument("--write", type=Path, help="page to put the tables into")
     parser.add_argument("--losses", nargs="*", default=LOSSES, help="of these alone")
     parser.add_argument("--students-only", action="store_true", help="do not judge them yet")
     options = parser.parse_args()
-    out, size = options.out, SIZES[options.size]
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with show_progress():
-        study = make_study(out, size)
-        make_texts(out, size, study)
-        made = train_all(out, size, options.losses)
+        study = make_study(out)
+        make_texts(out, study)
+        made = train_all(out, STEPS[options.size], options.losses)
         print(f"{(time.perf_counter() - begun) / 60:.1f} minutes for the students", flush=True)
         if options.students_only:
             return
@@ -340,7 +336,8 @@ def main() -> None:
         print(place, result.sentence, *result.further, sep="\n")
     if options.write:
         for name, table in tables_of(results, made).items():
-            write_tables(options.write, table, name)
+            if f"<!-- tables: {name}, {options.size} -->" in options.write.read_text("utf-8"):
+                write_tables(options.write, table, f"{name}, {options.size}")
 
 
 if __name__ == "__main__":

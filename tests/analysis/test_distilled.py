@@ -124,7 +124,8 @@ def test_a_student_of_another_shape_has_no_grafts_and_says_so(study, tmp_path) -
     found = analyse(replace(study, others=others), SMALL)
     assert "grafts" not in found.frames
     assert any("small: of another shape" in line for line in found.further)
-    assert found.sentence.endswith("nothing that can be told from the control.")
+    assert "no student reproduces more than the control, 0.0 %" in found.sentence
+    assert "from unseen ones with ROC AUC" in found.sentence
 
 
 def test_what_is_not_reproduced_stands_for_unseen_where_none_is_counted(study) -> None:

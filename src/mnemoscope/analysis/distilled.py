@@ -415,34 +415,43 @@ def _headline(shares: pl.DataFrame) -> str:
 
 
 def _sentence(shares: pl.DataFrame, control: str) -> str:
-    """The student that reproduces most of what cannot be guessed, beside the control."""
+    """The student that reproduces most of what cannot be guessed, else the one with most trace."""
     label = _headline(shares)
     of = {row["model"]: row for row in shares.filter(pl.col("class") == label).to_dicts()}
     students = _students(shares, control)
-    best = max(students, key=lambda one: (of[one]["above"], of[one]["gain"]))
-    row = of[best]
-    own, base = (ranged(of[one], "share", ends="", scale=100, unit=" %") for one in (best, control))
-    said = (
-        f"Of the teacher's {label} sequences the student by {best}, which reproduces most of "
-        f"{len(students)}, reproduces {own}, the control {base}: "
-        f"{ranged(row, 'above', scale=100, unit=' points')}"
-    )
-    if row["auc"] is not None:
-        said += (
-            ". What it finds likelier than the control tells those that the teacher was trained on "
-            f"from unseen ones with ROC AUC {ranged(row, 'auc', digits=3)}"
+    told = {one: (of[one]["auc"] or 0) if of[one]["gain"] > 0 else 0 for one in students}
+    best = max(students, key=lambda one: (of[one]["above"], told[one], of[one]["gain"]))
+    row, many = of[best], f"of {len(students)}" if len(students) > 1 else ""
+    base = ranged(of[control], "share", ends="", scale=100, unit=" %")
+    if row["above"] > 0:
+        own = ranged(row, "share", ends="", scale=100, unit=" %")
+        most = f", which reproduces most {many}," if many else ""
+        said = (
+            f"Of the teacher's {label} sequences the student by {best}{most} reproduces {own}, the "
+            f"control {base}: {ranged(row, 'above', scale=100, unit=' points')}"
         )
+    else:
+        said = (
+            f"Of the teacher's {label} sequences no student{f' {many}' if many else ''} reproduces "
+            f"more than the control, {base}"
+        )
+        if row["auc"] is not None:
+            said += (
+                f"; at best, what the student by {best} finds likelier than the control tells those "
+                "that the teacher was trained on from unseen ones with ROC AUC "
+                f"{ranged(row, 'auc', digits=3)}"
+            )
     return f"{said}: {_verdict(row)}."
 
 
 def _verdict(row: Mapping[str, object]) -> str:
     """Whether memory came along, by both intervals."""
-    low, auc = row["above_low"], row["auc_low"]
-    if not isinstance(low, float):
+    low, gain, auc = (row[f"{one}_low"] for one in ("above", "gain", "auc"))
+    if not isinstance(low, float) or not isinstance(gain, float):
         return "too few groups of near duplicates to say"
     if low > 0:
         return "memorized text comes along"
-    if isinstance(auc, float) and auc > 0.5:
+    if gain > 0 and isinstance(auc, float) and auc > 0.5:
         return "a trace of the memorized text comes along, no text that the control lacks"
     return "nothing that can be told from the control"
 
