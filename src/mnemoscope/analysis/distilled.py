@@ -437,8 +437,8 @@ def _sentence(shares: pl.DataFrame, control: str) -> str:
         )
         if row["auc"] is not None:
             said += (
-                f"; at best, what the student by {best} finds likelier than the control tells those "
-                "that the teacher was trained on from unseen ones with ROC AUC "
+                f"; at best, what the student by {best} finds likelier than the control tells "
+                "those that the teacher was trained on from unseen ones with ROC AUC "
                 f"{ranged(row, 'auc', digits=3)}"
             )
     return f"{said}: {_verdict(row)}."
