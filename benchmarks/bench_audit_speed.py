@@ -66,6 +66,28 @@ def measure(lm, n_characters):
     return tokens[0], windows, scan + rest, scan_cpu + rest_cpu
 
 
+def plain(lm, tokens, n_windows, cpu):
+    """Teacher-forced forwards of the plain model over windows, and what the audit takes of them."""
+    length, rows = AuditSettings().length, []
+    for start in np.linspace(0, len(tokens.ids) - length, 256).astype(int):
+        rows.append([*lm.before, *tokens.ids[start : start + length - len(lm.before)]])
+    batches = torch.tensor(np.array(rows, dtype=np.int64)).split(AuditSettings().batch_size)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(3):
+            begun = time.process_time()
+            for batch in batches:
+                lm.model(input_ids=batch, use_cache=False)
+            seconds.append(time.process_time() - begun)
+    one = min(seconds) / len(rows)
+    print(
+        f"the plain model reads {length / one:,.0f} tokens ({1 / one:,.0f} windows) a second of "
+        f"CPU; the audit asks {n_windows / cpu:,.0f} windows, all evidence included: "
+        f"{cpu / n_windows / one:.2f} forwards a window",
+        flush=True,
+    )
+
+
 def naive(lm, tokens, windows, n_sample):
     """One `generate` call a window; seconds a window, and whether the results are the audit's."""
     settings = AuditSettings()
@@ -120,6 +142,7 @@ def main():
     print(f"{Path(wanted.model).name}, {torch.get_num_threads()} threads")
     for n_characters in wanted.characters:
         tokens, windows, clock, cpu = measure(lm, n_characters)
+        plain(lm, tokens, windows.height, cpu)
         if wanted.sample:
             seconds, seconds_cpu = naive(lm, tokens, windows, wanted.sample)
             n = windows.height

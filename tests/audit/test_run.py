@@ -18,7 +18,7 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 
-FILES = ("audit.json", "audit.html", "audit.sarif", "spans.parquet", "near.parquet")
+FILES = tuple("audit.json audit.html audit.sarif report.html spans.parquet near.parquet".split())
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,11 @@ def test_verify_says_what_does_not_hold(made, planted, tmp_path, lm, reference, 
         path.write_text(before)
     made[2].with_columns(start=pl.lit(0, pl.Int64)).write_parquet(out / "spans.parquet")
     assert any("spans.parquet" in one for one in verify(out, lm).problems)
+    sealed = json.loads((made[0] / "audit.json").read_text())
+    sealed["summary"]["recalled"]["share"] = 0.0  # one figure, by hand
+    (out / "audit.json").write_text(json.dumps(sealed))
+    with pytest.raises(DamagedDataError, match="changed since"):
+        verify(out, lm)
     record = made[1]
     for damage in ({"settings": {"klingon": 1}}, {"documents": None}):
         (out / "audit.json").write_text(json.dumps(record | damage))

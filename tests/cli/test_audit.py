@@ -148,7 +148,7 @@ def test_a_repeat_and_refusals_need_no_torch(call, document, tmp_path):
 
 def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(call, document, tmp_path):
     from mnemoscope.audit.documents import read_documents
-    from mnemoscope.audit.run import AskedModel, standing_audit
+    from mnemoscope.audit.run import AskedModel, read_audit_record, standing_audit
     from mnemoscope.audit.settings import AuditSettings
 
     folder, out = shutil.copytree(model_path(), tmp_path / "model"), tmp_path / "out"
@@ -159,7 +159,7 @@ def test_what_files_alone_cannot_show_is_left_to_the_loaded_model(call, document
     def standing(model=asked, reference=None, **options):
         return standing_audit(out, reading, settings, model, reference, redo=False, **options)
 
-    assert standing() == json.loads((out / "audit.json").read_text())
+    assert standing() == read_audit_record(out)
     assert standing(asked._replace(dtype="auto")) is None
     assert standing(asked._replace(revision="main")) is None
     assert standing(asked._replace(place=tmp_path / "elsewhere")) is None

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from mnemoscope.audit.run import read_audit_record
 from mnemoscope.embedded import sequences_path
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.study.folder import Study
@@ -29,7 +30,7 @@ def test_audit_gives_its_record_the_spans_and_the_gate(answer, tmp_path) -> None
     out = tmp_path / "out"
     asked = ("audit", "embedded", tmp_path / "a.txt", "-o", out, "--fail-if", "recalled > 0.5%")
     found = answer(*asked, status=3)
-    record = json.loads((out / "audit.json").read_text())
+    record = read_audit_record(out)
     assert {key: found[key] for key in record} == record
     assert found["gate"] == {"text": "recalled > 0.5%", "failed": True}
     spans = pl.read_parquet(out / "spans.parquet")

@@ -32,6 +32,7 @@ from mnemoscope.audit.run import (
     model_files,
     other_audit,
     prepare_folder,
+    read_audit_record,
 )
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.spans import WINDOW_COLUMNS, Growth, Place, Span, cut, window_table
@@ -53,7 +54,6 @@ from mnemoscope.lm.model import (
     rows_within,
     run_batches,
 )
-from mnemoscope.parse import read_json
 from mnemoscope.progress import say, track
 
 LEFT = -1
@@ -120,8 +120,8 @@ def check_audit(
     if redo or not (out / "audit.json").is_file():
         return
     try:
-        asked = read_json(out / "audit.json")["cnn"]
-    except (OSError, ValueError, KeyError, TypeError):
+        asked = read_audit_record(out)["cnn"]
+    except (OSError, DamagedDataError, KeyError):
         asked = None
     if asked is None:
         raise other_audit(out)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
+from mnemoscope.audit.brief import REPORT_FILE, render_brief
 from mnemoscope.audit.documents import Document, Reading, Tokens
 from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.heat import summarize_profile
@@ -27,14 +28,15 @@ from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.shares import overall, summarize
 from mnemoscope.audit.spans import Growth, Place, Span, coarse_starts, fine_starts, spans_of
-from mnemoscope.errors import UserError
-from mnemoscope.files import write_json, write_parquet, write_text
-from mnemoscope.parse import read_json
+from mnemoscope.errors import DamagedDataError, UserError
+from mnemoscope.files import read_record, write_json, write_parquet, write_record, write_text
 from mnemoscope.progress import say
 from mnemoscope.version import __version__
 
 SCHEMA_VERSION = 2
 """Of `audit.json` and `spans.parquet`; raised when a column or key changes its meaning."""
+
+RECORD = "audit.json"
 
 PARTS = "parts"
 """Folder of what is done of an audit that is not finished."""
@@ -240,8 +242,9 @@ def write_audit(
         record[f"{name}_sha256"] = file_sha256(path)
     texts = {document.name: document.text for document in documents}
     write_text(out / "audit.html", render_page(record, frame, texts, tables))
+    write_text(out / REPORT_FILE, render_brief(record, frame, tables))
     write_json(out / "audit.sarif", sarif_log(frame, texts))
-    write_json(out / "audit.json", record)
+    write_record(out / RECORD, record)
 
 
 def check_long_enough(model: Writer) -> None:
@@ -332,6 +335,17 @@ def prepare_folder(out: Path) -> None:
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
 
+def read_audit_record(out: Path) -> dict[str, Any]:
+    """What `audit.json` holds, seen to be as it was written; of earlier versions, as it is.
+
+    Raises:
+        FileNotFoundError: no audit there.
+        DamagedDataError: unreadable, or changed since it was written.
+    """
+    needed = {"schema_version": int, "settings": dict, "documents": list, "summary": dict}
+    return read_record(out / RECORD, needed=needed, remedy="Make the audit again with --redo.")
+
+
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / "audit.json").is_file():
@@ -357,7 +371,7 @@ def standing_audit(
         UserError: an audit of other documents or settings, or with another kind of reference.
     """
     try:
-        record = read_json(out / "audit.json")
+        record = read_audit_record(out)
         is_whole = _is_whole(out, record)
         was = [
             record["schema_version"],
@@ -367,7 +381,7 @@ def standing_audit(
         ]
         loaded = [record["model"], *([record["reference"]] if record["reference"] else [])]
         facts = [(one["dtype"], one["files"]) for one in loaded]
-    except (OSError, UserError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, DamagedDataError, KeyError, TypeError):
         return None
     wanted = [
         SCHEMA_VERSION,
@@ -399,9 +413,9 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> dict[str, Any] | None
     if not path.is_file():
         return None
     try:
-        record = read_json(path)
+        record = read_audit_record(out)
         is_this = record["key"] == key
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DamagedDataError, KeyError, TypeError):
         record, is_this = {}, False
     if is_this and _is_whole(out, record):
         return dict(record)

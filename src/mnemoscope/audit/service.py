@@ -97,7 +97,7 @@ def parse_answer(response: Any) -> Answer:
     except (KeyError, IndexError, TypeError):
         raise ValueError("without choices[0].text or choices[0].message.content") from None
     if not isinstance(text, str):
-        raise ValueError("the text of choices[0] is no text")
+        raise ValueError("choices[0].text is no text")
     try:
         tokens, ids, logprobs, alternatives = _read_logprobs(choice.get("logprobs"))
         usage = response.get("usage") or {}

@@ -10,11 +10,18 @@ import polars as pl
 from mnemoscope.audit.documents import Document, Words, character_range, read_documents
 from mnemoscope.audit.evidence import LATER_COLUMNS, SPAN_COLUMNS
 from mnemoscope.audit.rule import decide
-from mnemoscope.audit.run import SCHEMA_VERSION, TABLES, Writer, check_is_audit, file_sha256
+from mnemoscope.audit.run import (
+    RECORD,
+    SCHEMA_VERSION,
+    TABLES,
+    Writer,
+    check_is_audit,
+    file_sha256,
+    read_audit_record,
+)
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import read_parquet
-from mnemoscope.parse import read_json
 
 _SAME_CHANCE = 1e-3
 """Another machine or batch rounds otherwise."""
@@ -44,9 +51,8 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
         DamagedDataError: a file that cannot be read.
     """
     check_is_audit(out)
-    path = out / "audit.json"
+    record = read_audit_record(out)
     try:
-        record = read_json(path)
         later = record["schema_version"] > SCHEMA_VERSION
         frame = read_parquet(out / "spans.parquet")
         if not later:
@@ -70,7 +76,7 @@ def read_audit(out: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     ) as error:
         raise DamagedDataError(f"{out}: cannot be read as an audit. Make it again.") from error
     if later:
-        raise UserError(f"{path}: of a later mnemoscope. Upgrade it.")
+        raise UserError(f"{out / RECORD}: of a later mnemoscope. Upgrade it.")
     return record, frame
 
 
