@@ -18,7 +18,14 @@ from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
 
-FILES = tuple("audit.json audit.html audit.sarif report.html spans.parquet near.parquet".split())
+FILES = (
+    "audit.json",
+    "audit.html",
+    "audit.sarif",
+    "report.html",
+    "spans.parquet",
+    "near.parquet",
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mnemoscope.audit.rule import RECALL
 REPORT_FILE = "report.html"
 
 _QUOTED = 3
-_LONGEST = 330  # characters of a quotation
+_LONGEST = 240  # characters of a quotation
 _BEFORE = 110  # characters of what the model was shown
 _DOCUMENTS = 6
 
