@@ -13,7 +13,7 @@ from mnemoscope.audit import local
 from mnemoscope.audit.documents import character_range, read_documents, tokenize
 from mnemoscope.audit.evidence import SPAN_COLUMNS
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.run import file_sha256
+from mnemoscope.audit.run import file_sha256, read_audit_record
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.lm.continue_ import scan_memorized
@@ -209,7 +209,7 @@ def test_redo_repairs_an_audit_without_one_of_its_files(tmp_path, audited, new_t
 
 
 def test_record_names_what_it_rests_on(made, lm):
-    record = json.loads((made[0] / "audit.json").read_text())
+    record = read_audit_record(made[0])
     assert record == made[1]
     assert record["schema_version"] == 2
     assert record["model"]["fingerprint"] == lm.fingerprint
