@@ -80,3 +80,13 @@ def test_a_frame_founds_the_study_that_its_file_would(tiny, tmp_path):
     assert third.sequences.equals(other.sequences)
     with pytest.raises(UserError, match=r"sequences\.source: the study has 'frame:"):
         ms.run(settings, tmp_path / "frame", until="sequences", sequences=frame.head(50))
+
+
+def test_a_bad_table_is_refused_before_weights_are_loaded(tiny, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("mnemoscope.study.models.load_model", None)  # a call would be an error
+    (tmp_path / "a.csv").write_text("title,body\n1,2\n")
+    line = refused(
+        "run", "--model", tiny.model, "--sequences", tmp_path / "a.csv", "-o", tmp_path / "s", "-q"
+    )
+    assert "--column text=NAME" in line
+    assert not (tmp_path / "s").exists()
