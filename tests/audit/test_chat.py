@@ -8,8 +8,16 @@ from mnemoscope.audit import service as service_module
 from mnemoscope.audit.chat import ChatModel, from_beginning
 from mnemoscope.audit.documents import ModelTokens, Words, read_documents
 from mnemoscope.audit.run import audit
-from mnemoscope.audit.service import AnswerStore, Asked, Client, parse_answer
+from mnemoscope.audit.service import (
+    AnswerStore,
+    Asked,
+    Client,
+    ServedModel,
+    estimate_cost,
+    parse_answer,
+)
 from mnemoscope.audit.settings import AuditSettings, endpoint_settings
+from mnemoscope.audit.verify import verify_audit
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
 from mnemoscope.lm.hub import find_bos
@@ -71,11 +79,27 @@ def test_near_copies_cost_no_request_and_words_serve_too(lm, planted, tmp_path):
         before = service.n_requests
         model.write_on([(0, first) for first in near["window_token"].to_list()])
         assert service.n_requests == before
-        _, words, _ = asked(lm, url, planted, tmp_path / "words", splitter=Words())
+        _, words, model = asked(lm, url, planted, tmp_path / "words", splitter=Words())
+        out = tmp_path / "words" / "out"
+        assert read_parquet(out / "near.parquet").height
+        again = verify_audit(out, lambda _, *given: ChatModel(model.client, Words(), *given))
+        assert again.problems == []
     assert spans.height
     assert near.height
     assert (near["text"].str.contains("velvet")).any()
     assert words.columns == spans.columns
+
+
+def test_the_estimate_counts_everyday_prompts(lm, planted, tmp_path):
+    (tmp_path / "a.txt").write_text(planted, encoding="utf-8")
+    documents = read_documents([str(tmp_path / "a.txt")]).documents
+    client = Client(endpoint_settings(url="http://127.0.0.1:1", model="x", prompt_as="text"))
+    said = [
+        estimate_cost(ServedModel(client, Words(), documents, one))
+        for one in (SETTINGS, SETTINGS.model_copy(update={"ordinary": "shipped"}))
+    ]
+    requests = [int(one.split(" ", 1)[0].replace(",", "")) for one in said]
+    assert requests[1] == requests[0] + 100
 
 
 @pytest.mark.parametrize(

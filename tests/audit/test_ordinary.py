@@ -46,7 +46,7 @@ def test_the_longest_run_is_that_of_comparing_everything(seed, n, planted):
 def test_prompts_are_ours_or_the_users(tmp_path):
     ours = read_prompts(SHIPPED)
     assert len(ours) == len(set(ours)) == 100
-    (tmp_path / "p.txt").write_text("one\n\n  two \n", encoding="utf-8")
+    (tmp_path / "p.txt").write_text("one\n\n  two \none\n", encoding="utf-8")
     assert read_prompts(str(tmp_path / "p.txt")) == ["one", "two"]
     (tmp_path / "empty.txt").write_text("\n")
     for name in ("empty.txt", "gone.txt"):
@@ -67,6 +67,16 @@ def test_answers_are_drawn_as_plain_logits_say(lm):
         share = answers.count(lm.tokenizer.decode([token])) / n
         assert share == pytest.approx(chance, abs=4 * (chance * (1 - chance) / n) ** 0.5 + 1e-9)
     assert draw_answers(lm, [prompt] * n, settings) == answers
+
+
+def test_an_answer_ends_at_any_token_that_ends_one(lm, monkeypatch):
+    settings = AuditSettings(answer_tokens=12, top_k=1)
+    (whole,) = draw_answers(lm, ["def add("], settings)
+    ids = lm.tokenizer(whole, add_special_tokens=False).input_ids
+    end = next(one for one in ids[1:] if one != ids[0])
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [lm.vocab_size - 1, end])
+    (cut,) = draw_answers(lm, ["def add("], settings)
+    assert cut == lm.tokenizer.decode(ids[: ids.index(end)])
 
 
 def test_an_audit_says_how_often_answers_repeat_beside_the_reference(

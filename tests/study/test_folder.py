@@ -391,6 +391,12 @@ def test_shares_go_together_and_each_keeps_a_whole_lock_out(begun) -> None:
         shares.enter_context(begun.lock(shared=True))
 
 
+def test_a_share_forgets_the_number_that_a_killed_owner_left(begun) -> None:
+    (begun.folder / ".lock.pid").write_text("1\n")
+    with begun.lock(shared=True):
+        assert not (begun.folder / ".lock.pid").exists()
+
+
 def test_a_study_opens_where_there_is_no_fcntl(begun) -> None:
     code = (
         "import sys; sys.modules['fcntl'] = None; from mnemoscope.study.folder import Study\n"

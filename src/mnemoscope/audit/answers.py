@@ -1,8 +1,9 @@
 """Answers that a model of this machine draws to prompts, as a chat service would."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
+import numpy as np
 import torch
 
 from mnemoscope.audit.settings import AuditSettings
@@ -68,7 +69,7 @@ def _draw(
     generator: torch.Generator,
 ) -> list[list[int]]:
     """Tokens drawn after prompts of one length (rows, length), up to the one that ends a text."""
-    end = getattr(lm.tokenizer, "eos_token_id", None)
+    ends = _ends(lm)
     cache, fed, drawn = new_cache(lm, rows.shape[1] + n), rows, []
     is_over = torch.zeros(len(rows), dtype=torch.bool)
     with torch.inference_mode():
@@ -78,11 +79,17 @@ def _draw(
             chances = sampling_table(logits, settings).exp().cpu()
             new = chances.multinomial(1, generator=generator)
             drawn.append(new)
-            if end is not None:
-                is_over |= new[:, 0] == end
+            is_over |= torch.isin(new[:, 0], torch.tensor(ends, dtype=new.dtype))
             if bool(is_over.all()):
                 break
             there = new.to(rows.device)
             fed = there if cache is not None else torch.cat([fed, there], dim=1)
     found = torch.cat(drawn, dim=1).tolist()
-    return [row[: row.index(end)] if end in row else row for row in found]
+    return [list(takewhile(lambda one: one not in ends, row)) for row in found]
+
+
+def _ends(lm: LanguageModel) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the model names, as of a turn."""
+    named = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+    every = [getattr(lm.tokenizer, "eos_token_id", None), *np.atleast_1d(named)]
+    return sorted({int(one) for one in every if one is not None})

@@ -52,7 +52,7 @@ class Overlap(NamedTuple):
 
 
 def read_prompts(source: str) -> list[str]:
-    """The prompts of a file, one a line, empty lines left out; of `SHIPPED` ours.
+    """The prompts of a file, one a line, each once, empty lines left out; of `SHIPPED` ours.
 
     Raises:
         UserError: no such file, not UTF-8, or no prompt in it.
@@ -65,7 +65,7 @@ def read_prompts(source: str) -> list[str]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a text in UTF-8, or too long"
             raise UserError(f"--ordinary {source}: cannot be read ({reason}).") from None
-    found = [line.strip() for line in text.splitlines() if line.strip()]
+    found = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not found:
         raise UserError(f"--ordinary {source}: no prompt in it. Write one a line.")
     return found

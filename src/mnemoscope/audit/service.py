@@ -37,6 +37,7 @@ from mnemoscope.audit.documents import (
     token_texts,
 )
 from mnemoscope.audit.evidence import Beside, Choices, Judged, Written, gather_evidence
+from mnemoscope.audit.ordinary import read_prompts
 from mnemoscope.audit.run import coarse_places
 from mnemoscope.audit.settings import AuditSettings, EndpointSettings
 from mnemoscope.audit.spans import Growth, Place, Span, window_table
@@ -825,9 +826,13 @@ class ServedModel:
 
     def answer(self, prompts: Sequence[str]) -> dict[str, list[str]]:
         """Answers of the service, drawn at temperature 1."""
-        n = self.settings.answer_tokens
-        bodies = [self.client.body(one, n) | {"temperature": 1} for one in prompts]
+        bodies = self.everyday(prompts)
         return {"model": [one.text for one in self.ask_all(bodies, "Asking everyday prompts")]}
+
+    def everyday(self, prompts: Sequence[str]) -> list[Any]:
+        """The requests that `answer` makes."""
+        n = self.settings.answer_tokens
+        return [self.client.body(one, n) | {"temperature": 1} for one in prompts]
 
     def split(self, text: str) -> Tokens:
         """Pieces of a text."""
@@ -982,12 +987,14 @@ def check_settings(settings: AuditSettings) -> None:
 def estimate_cost(
     model: ServedModel, *, price_in: float | None = None, price_out: float | None = None
 ) -> str:
-    """What the windows at every stride-th place will ask and cost, in a line; nothing is asked.
+    """What windows at every stride-th place and everyday prompts will cost; none is asked.
 
     The prices are those of a million prompt and a million completion tokens.
     """
     settings = model.settings
     bodies = [model.request(place, settings.suffix) for place in coarse_places(model)]
+    if settings.ordinary is not None:
+        bodies += model.everyday(read_prompts(settings.ordinary))
     missing = [body for body in bodies if not model.client.is_answered(body)]
     n_answered = len(bodies) - len(missing)
     known = f" ({n_answered:,} more are answered already)" if n_answered else ""

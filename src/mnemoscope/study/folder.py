@@ -497,6 +497,7 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
             gate = _gate(folder, shared=shared)
             held.callback(gate.release)
             if shared:
+                (folder / _HOLDER_FILE).unlink(missing_ok=True)  # a killed one's
                 own = folder / f"{LOCK_FILE}-{os.getpid()}-{next(_NUMBERS)}"
                 held.callback(own.unlink, missing_ok=True)
                 held.enter_context(_file_lock(own))
