@@ -127,12 +127,19 @@ def test_key_of_labels_follows_the_version_of_a_node_alone(tmp_path, seen) -> No
     assert keys[0][1:] == keys[1][1:]
 
 
+_NEEDY = """
+from mnemoscope.analysis.registry import Entry
+ENTRY = Entry("ours", "t", "a", ("words",), "s")
+"""
+
+
 @pytest.mark.parametrize(
     ("points", "code", "said"),
     [
         ("[mnemoscope.analyses]\nours = bad\n", "import no_such_thing", "ModuleNotFoundError"),
         ("[mnemoscope.analyses]\nours = bad\n", "raise SystemExit(5)", "SystemExit: 5"),
         ("[mnemoscope.analyses]\nours = bad\n", "", "no ENTRY"),
+        ("[mnemoscope.analyses]\nours = bad\n", _NEEDY, "ENTRY needs words; known are scores"),
         ("[mnemoscope.analyses]\nours = bad:gone\n", "", "AttributeError"),
         ("[mnemoscope.analyses]\nlevels = bad\n", "", "mnemoscope has this name itself"),
         ("[mnemoscope.analyses]\na/b = bad\n", "", "this cannot be its name"),

@@ -15,9 +15,10 @@ from mnemoscope.audit import profile as module
 from mnemoscope.audit.documents import Document, tokenize
 from mnemoscope.audit.heat import heat_maps, summarize_profile
 from mnemoscope.audit.profile import PROFILE_COLUMNS, profile_documents
+from mnemoscope.audit.run import file_sha256
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.embedded import model_path
-from mnemoscope.files import read_parquet, write_parquet
+from mnemoscope.files import read_parquet, read_record, write_parquet, write_record
 
 
 def document(text, name="a"):
@@ -152,3 +153,10 @@ def test_an_audit_draws_it_and_verify_reads_it_again(lm, audited, trained_on, ve
     assert verify(out, lm).problems == []
     write_parquet(out / "profile.parquet", frame.with_columns(pl.col("run") + 1))
     assert verify(out, lm).problems == ["profile.parquet was changed after the audit."]
+    likelier = pl.col("extraction_logprob").clip(math.log(0.9))
+    write_parquet(out / "profile.parquet", frame.with_columns(likelier))
+    again = read_record(out / "audit.json", needed={}, remedy="")
+    again["profile_sha256"] = file_sha256(out / "profile.parquet")
+    write_record(out / "audit.json", again)
+    (problem,) = verify(out, lm).problems
+    assert "do not come out again" in problem

@@ -302,6 +302,8 @@ def _check_module(found: Any) -> str:
     """What keeps a plugin's module from being an analysis; nothing where it is one."""
     if not isinstance(getattr(found, "ENTRY", None), Entry):
         return "no ENTRY, the mnemoscope.analysis.registry.Entry that describes it"
+    if unknown := {*found.ENTRY.needs} - {*NEEDS}:
+        return f"ENTRY needs {', '.join(sorted(map(str, unknown)))}; known are {', '.join(NEEDS)}"
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, AnalysisSettings)):
         return "no Settings, a class of mnemoscope.analysis.inputs.AnalysisSettings"

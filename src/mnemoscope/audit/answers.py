@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby, takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,6 @@ def _draw(
 
 def _ends(lm: LanguageModel) -> list[int]:
     """Tokens that end an answer: the tokenizer's, and those that the model names, as of a turn."""
-    named = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+    named: Any = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
     every = [getattr(lm.tokenizer, "eos_token_id", None), *np.atleast_1d(named)]
     return sorted({int(one) for one in every if one is not None})
