@@ -291,7 +291,7 @@ def test_verify_reads_standard_input_where_the_audit_kept_it(tmp_path, lm, train
 
 
 def test_every_column_and_key_is_explained(made):
-    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
     record = made[1]
     names = [*SPAN_COLUMNS, *record, *record["model"], *record["documents"][0]]
     names += record["documents"][0]["recalled"]

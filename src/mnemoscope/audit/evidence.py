@@ -82,7 +82,7 @@ SPAN_COLUMNS: dict[str, Any] = {
     "reference_logprobs": _VALUES,
     "alternatives": pl.List(pl.List(pl.Struct({"text": pl.String, "logprob": pl.Float64}))),
 }
-"""Columns of `spans.parquet`, in order; docs/audit.md says what each is."""
+"""Columns of `spans.parquet`, in order; docs/audit-files.md says what each is."""
 
 Choices = list[list[dict[str, Any]]]
 """For each token of a suffix the likeliest tokens, as `text` and `logprob`."""

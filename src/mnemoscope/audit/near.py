@@ -47,7 +47,7 @@ NEAR_COLUMNS: dict[str, Any] = {
     "prefix_text": pl.String,
     "pieces": pl.List(pl.Struct({"kind": pl.String, "text": pl.String})),
 }
-"""Columns of `near.parquet`, in order; docs/audit.md says what each is."""
+"""Columns of `near.parquet`, in order; docs/audit-files.md says what each is."""
 
 
 class Alignment(NamedTuple):

@@ -37,7 +37,7 @@ ORDINARY_COLUMNS: dict[str, Any] = {
     "end": pl.Int64,
     "text": pl.String,
 }
-"""Columns of `ordinary.parquet`, in order; docs/audit.md says what each is."""
+"""Columns of `ordinary.parquet`, in order; docs/audit-files.md says what each is."""
 
 _ID_BYTES = 4
 

@@ -29,7 +29,7 @@ ORIGIN_COLUMNS: dict[str, Any] = {
     "offset": pl.Int64,
     "unit": pl.String,
 }
-"""Columns of `origins.parquet`, in order; docs/audit.md says what each is."""
+"""Columns of `origins.parquet`, in order; docs/audit-files.md says what each is."""
 
 _SHOWN = 5  # places of a passage on the page
 

@@ -52,7 +52,7 @@ PROFILE_COLUMNS: dict[str, Any] = {
     "logprob": pl.Float64,
     "run": pl.Int64,
 }
-"""Columns of `profile.parquet`, in order; docs/audit.md says what each is."""
+"""Columns of `profile.parquet`, in order; docs/audit-files.md says what each is."""
 
 _LONGEST = 2048  # tokens read at once of a model whose positions have no limit
 _BATCHES_A_PART = 4
