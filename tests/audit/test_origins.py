@@ -1,8 +1,11 @@
 """Where a passage comes from: what was planted in a corpus is listed with its place."""
 
 import polars as pl
+import pytest
 
+from mnemoscope.audit import run
 from mnemoscope.audit.settings import AuditSettings
+from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
 
 
@@ -27,3 +30,14 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(audited, trained, new_t
     assert "In the corpus 2 times:" in page
     assert page.count("Not in the corpus") == found.height - 1
     assert record["summary"] == plain["summary"]
+    (corpus / "c.txt").write_text(first["text"], encoding="utf-8")  # another corpus: looked at anew
+    _, again = audited(tmp_path, text, settings=settings, redo=True)
+    assert again["origin_count"][0] == 3
+
+
+def test_a_corpus_that_is_not_there_is_refused_before_anything_is_asked(
+    audited, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "scan_windows", lambda _: pytest.fail("asked"))
+    with pytest.raises(UserError, match="gone"):
+        audited(tmp_path, trained[0], settings=AuditSettings(corpus=str(tmp_path / "gone")))

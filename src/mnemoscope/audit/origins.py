@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audit.documents import Words
-from mnemoscope.data.corpus import FlatFile, open_corpus
+from mnemoscope.data.corpus import Corpus, FlatFile, open_corpus
 from mnemoscope.data.infini import SCHEME, find_in_index
 from mnemoscope.data.origins import Needle, find_in_corpus
 from mnemoscope.errors import UserError
@@ -59,17 +59,12 @@ def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
             Needle(row["text"], own.ids[inside]),
             Needle(text[row["suffix_start"] : row["window_end"]], np.array(suffix, np.int32)),
         ]
-    tokenizer, corpus = model.tokenizer, None
-    if not place.startswith(SCHEME):
-        corpus = open_corpus(place, tokenizer=tokenizer, dtype=dtype)
-    sources = [] if corpus is None else corpus.sources
-    has_texts = all(not isinstance(one, FlatFile) and one.cutter is not None for one in sources)
-    if isinstance(tokenizer, Words) and not (corpus and has_texts):
-        raise UserError(f"--corpus {place}: holds token ids. Give the model's --tokenizer.")
+    corpus = open_asked(model)
     if corpus is not None:
         found = find_in_corpus(needles, corpus)
     else:
-        found = find_in_index(needles, place.removeprefix(SCHEME), tokenizer.decode, dtype=dtype)
+        index, decode = place.removeprefix(SCHEME), model.tokenizer.decode
+        found = find_in_index(needles, index, decode, dtype=dtype)
     wholes, suffixes = found[::2], found[1::2]
     made = []
     for number, (row, *both) in enumerate(zip(rows, wholes, suffixes, strict=True), 1):
@@ -81,6 +76,23 @@ def find_origins(model: Any, spans: pl.DataFrame) -> tuple[pl.DataFrame, pl.Data
         origin_suffix_count=pl.Series([one.n for one in suffixes], dtype=pl.Int64),
     )
     return frame, pl.DataFrame(made, schema=ORIGIN_COLUMNS, orient="row")
+
+
+def open_asked(model: Any) -> Corpus | None:
+    """The corpus that the settings of `model` name; None of an index.
+
+    Raises:
+        UserError: no such corpus, or one of token ids where no tokens are known.
+    """
+    place, corpus = model.settings.corpus, None
+    if not place.startswith(SCHEME):
+        dtype = model.settings.corpus_dtype
+        corpus = open_corpus(place, tokenizer=model.tokenizer, dtype=dtype)
+    sources = [] if corpus is None else corpus.sources
+    has_texts = all(not isinstance(one, FlatFile) and one.cutter is not None for one in sources)
+    if isinstance(model.tokenizer, Words) and not (corpus and has_texts):
+        raise UserError(f"--corpus {place}: holds token ids. Give the model's --tokenizer.")
+    return corpus
 
 
 def places_by_span(origins: pl.DataFrame) -> Mapping[int, list[dict[str, Any]]]:

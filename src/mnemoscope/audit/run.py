@@ -23,7 +23,7 @@ from mnemoscope.audit.evidence import Judge, span_table
 from mnemoscope.audit.heat import summarize_profile
 from mnemoscope.audit.near import begun_right, near_table
 from mnemoscope.audit.ordinary import ask_ordinary, prompts_sha256, summarize_ordinary
-from mnemoscope.audit.origins import find_origins
+from mnemoscope.audit.origins import find_origins, open_asked
 from mnemoscope.audit.page import render_page, sarif_log
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.audit.shares import overall, summarize
@@ -268,6 +268,8 @@ def _key(model: Writer) -> str:
     }
     if model.settings.ordinary is not None:
         facts["prompts"] = prompts_sha256(model.settings.ordinary)
+    if model.settings.corpus is not None and (corpus := open_asked(model)) is not None:
+        facts["corpus"] = corpus.identity()
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for one in model.tokens:
         # Words may be cut otherwise and get the same numbers.
