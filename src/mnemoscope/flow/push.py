@@ -37,8 +37,11 @@ _OPEN = (
 )
 """Columns that tell nothing of a text but what was measured."""
 _OF_AUDIT = ("spans", "near", "profile", "origins", "ordinary")  # its tables
-_AUDIT = (*("audit.html", "audit.json", "audit.sarif"), *(f"{one}.parquet" for one in _OF_AUDIT))
-_OURS = ("data/*", "texts/*", "report.html", "settings.yaml", *_AUDIT)
+_AUDIT = (
+    *("audit.html", "audit.json", "audit.sarif", "report.html"),
+    *(f"{one}.parquet" for one in _OF_AUDIT),
+)
+_OURS = ("data/*", "texts/*", "settings.yaml", *_AUDIT)
 _TAG = "mnemoscope"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _CITATION = """\
