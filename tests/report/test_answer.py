@@ -110,7 +110,7 @@ def test_one_sentence_says_what_the_clearest_taxonomy_shows(
     [
         ({}, "Recall depends on the queries and keys of layer 0 more than Guess does; attention "),
         ({"agreement": 0.4}, "Memorized classes depend on different parts of the model; "),
-        ({"differs": False}, "Of sequences that the model holds equally firmly, no class was "),
+        ({"differs": False}, "Once sequences that the model holds equally firmly are compared, "),
         ({"imbalance": 0.9}, "Whether memorized classes need different parts of the model cannot "),
         ({"draws": 1}, "Whether memorized classes need different parts of the model cannot be "),
     ],

@@ -251,9 +251,9 @@ def check_on_hub(name: str, revision: str | None) -> None:
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
         reason = hub_reason(error)
         if reason is not None:  # another answer is for the client itself to make something of
-            raise UserError(f"{name}: {reason}") from error
+            raise UserError(f"{name}: {reason}{nearest(name, ['embedded'])}") from error
     except Exception as error:  # whatever the client's network library raises
-        raise UserError(f"{name}: {UNREACHABLE}") from error
+        raise UserError(f"{name}: {UNREACHABLE}{nearest(name, ['embedded'])}") from error
 
 
 def hub_reason(error: BaseException) -> str | None:

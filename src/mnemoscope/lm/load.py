@@ -17,6 +17,7 @@ from mnemoscope.errors import (
     UserError,
     check_installed,
     first_line,
+    nearest,
 )
 from mnemoscope.lm.hub import (
     NO_FILE,
@@ -166,7 +167,8 @@ def _loading(source: Source) -> Iterator[None]:
             ) from error
         if not isinstance(error, OSError | ValueError | KeyError | ImportError):
             raise
-        raise UserError(f"{source.name}: {_reason(error, source)}") from error
+        meant = "" if source.is_local else nearest(source.name, ["embedded"])
+        raise UserError(f"{source.name}: {_reason(error, source)}{meant}") from error
 
 
 def _reason(error: Exception, source: Source) -> str:
