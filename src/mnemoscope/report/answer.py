@@ -41,8 +41,8 @@ def _cause(taxonomies: Sequence[TaxonomyResult]) -> str:
         return "memorized classes depend on different parts of the model"
     if Grafted.ALIKE in found:
         return (
-            "once sequences that the model holds equally firmly are compared, no class was found to "
-            "need one part of it more than another class does"
+            "once sequences that the model holds equally firmly are compared, no class was found "
+            "to need one part of it more than another class does"
         )
     if found:
         return "whether memorized classes need different parts of the model cannot be told yet"
