@@ -149,6 +149,16 @@ def test_a_count_that_is_passed_over_is_said(name, tmp_path, call) -> None:
     assert pl.read_parquet(tmp_path / "out.parquet")["duplicates"].to_list() == [3, 3, 3]
 
 
+def test_no_table_takes_the_place_of_a_studys_own(study_at, call) -> None:
+    """Naming a study's own table with -o would lose what the study holds."""
+    study = study_at("label")
+    before = (study / "labels.parquet").read_bytes()
+    own = (study / "sequences.parquet", "-t", "Non-Memo, Code, Others")
+    done = call("label", *own, "-o", study / "labels.parquet")
+    assert (done.status, "is a study and holds its own files" in done.err) == (2, True)
+    assert (study / "labels.parquet").read_bytes() == before
+
+
 def test_columns_are_for_tables_alone(tiny_studies, refused) -> None:
     for verb in ("features", "label"):
         line = refused(verb, tiny_studies["report"], "--column", "text=body")

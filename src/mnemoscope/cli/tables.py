@@ -219,11 +219,13 @@ def _only_for_studies(verb: str, assignments: list[str] | None, *, redo: bool) -
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Raise UserError before any work for another ending than a table's, or a missing folder."""
+    """Raise UserError before any work: no table's ending, no folder, or a study's own files."""
     if out.suffix not in {".parquet", ".jsonl"}:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")
+    if is_study(out.absolute().parent):
+        raise UserError(f"{out}: {out.parent} is a study and holds its own files. Choose another -o.")
 
 
 def duplicates(
