@@ -225,7 +225,9 @@ def refuse_unwritable(out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")
     if is_study(out.absolute().parent):
-        raise UserError(f"{out}: {out.parent} is a study and holds its own files. Choose another -o.")
+        raise UserError(
+            f"{out}: {out.parent} is a study and holds its own files. Choose another with -o."
+        )
 
 
 def duplicates(
