@@ -55,6 +55,13 @@ _SUREST, _SHOWN = 5, 60  # windows that --before prints, characters of each
 _PANEL = "Models behind an API"
 _FLAGS = {"n_prefixes": "other-prefixes", "url": "endpoint"}
 """Fields whose flag bears another name."""
+_NEEDS = {
+    "answer_tokens": "ordinary",
+    "overlap": "ordinary",
+    "corpus_dtype": "corpus",
+    "profile_prefix": "profile",
+}
+"""Settings that say more of another one, and are for nothing without it."""
 _GROUPS = {
     "": "model documents out reference study fail_if junit verify answer redo quiet",
     "What is read, and by what": "encoding column revision dtype device batch_size chat_template "
@@ -228,8 +235,12 @@ def audit(
     if is_served:
         local = {"--reference": reference, "--batch-size": fields["batch_size"], "--dtype": dtype}
         local |= {"--device": device, "--study": study, "--chat-template": fields["chat_template"]}
-        local |= {"--profile": fields["profile"]}
-        _refuse(local, "only with a model that runs here, not with --endpoint")
+        local |= {_flag(name): fields[name] for name in ("profile", "edits", "beams")}
+        _refuse(local, "only with a model that runs here, not with --endpoint. Leave it out")
+    for name, whole in (_NEEDS | {"instruction": "chat" if is_served else "chat_template"}).items():
+        if not (fields | service)[whole]:
+            why = f"only with {_flag(whole)}. Add that, or leave it out"
+            _refuse({_flag(name): fields[name]}, why)
     if gate is not None and gate.kind == "near" and (is_served or not settings.near_length):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     if before:
