@@ -40,14 +40,17 @@ def summarize_profile(
     """
     n_characters = sum(len(document.text) for document in documents)
     needed = [tries_needed(one, settings.probability) for one in frame["extraction_logprob"]]
-    spots = list(zip(frame["document"], frame["suffix_start"], frame["end"], needed, strict=True))
+    spots: dict[str, list[tuple[int, int, int | None]]] = {}
+    columns = frame["document"], frame["suffix_start"], frame["end"], needed
+    for name, *spot in zip(*columns, strict=True):
+        spots.setdefault(name, []).append(tuple(spot))
     rows = []
     for tries in TRIES:
         n = sum(
             covered(
                 (start, end)
-                for name, start, end, one in spots
-                if name == document.name and one is not None and one <= tries
+                for start, end, one in spots.get(document.name, ())
+                if one is not None and one <= tries
             )
             for document in documents
         )

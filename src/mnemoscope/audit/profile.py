@@ -105,7 +105,7 @@ def profile_documents(
     ]
     begins = [first for _, first in places]
     if settings.profile_prefix == "all":
-        blocks = list(_blocks(lm, tokens, places, settings))
+        blocks = list(_blocks(lm, places, settings))
         begins = [block.begin for block in blocks for _ in block.firsts]
         jobs = [lambda block=block: _ask_block(lm, tokens, block, settings) for block in blocks]
         n_tokens, order = sum(block.end - block.begin for block in blocks), None
@@ -218,15 +218,14 @@ def _summed(found: Chances) -> pl.DataFrame:
 
 
 def _blocks(
-    lm: LanguageModel,
-    tokens: Sequence[Tokens],
-    places: Sequence[Place],
-    settings: AuditSettings,
+    lm: LanguageModel, places: Sequence[Place], settings: AuditSettings
 ) -> Iterator[_Block]:
     """Pieces of documents; before each suffix stands half of what the model can hold, or all."""
     room = _LONGEST if lm.max_positions is None else lm.max_positions - len(lm.before)
-    for number in range(len(tokens)):
-        firsts = [first for owner, first in places if owner == number]
+    owned: dict[int, list[int]] = {}
+    for number, first in places:
+        owned.setdefault(number, []).append(first)
+    for number, firsts in owned.items():
         while firsts:
             begin, end = firsts[0] + settings.prefix, firsts[0] + settings.length
             start = 0 if end <= room else max(begin - room // 2, end - room)
