@@ -42,6 +42,12 @@ def table(path, corpus, k=6):
     return np.array([row[k:] for row in rows], dtype=np.int32)
 
 
+def places_of(ids, corpus):
+    """All (document, place) of ids in documents."""
+    every = ((number, place) for number, one in enumerate(corpus) for place in range(len(one)))
+    return [(n, at) for n, at in every if corpus[n][at : at + len(ids)].tolist() == list(ids)]
+
+
 class Api(BaseHTTPRequestHandler):
     """As https://infini-gram.readthedocs.io/en/latest/api.html has it."""
 
@@ -56,6 +62,23 @@ class Api(BaseHTTPRequestHandler):
             answer = {"error": f"Unknown index {asked['index']}"}
         elif not asked["query_ids"]:
             answer = {"count": sum(map(len, server.corpus)), "approx": False}
+        elif asked["query_type"] == "find":
+            server.places = places_of(asked["query_ids"], server.corpus)
+            n = len(server.places)
+            answer = {"cnt": n, "segment_by_shard": [[0, n // 2], [n // 2, n]]}
+        elif asked["query_type"] == "get_doc_by_rank":
+            most = asked.get("max_disp_len", 1000)
+            if not 1 <= most <= server.most_shown and server.refusal != 200:
+                self.send_error(server.refusal)
+                return
+            answer = {"error": f"max_disp_len must be an integer in [1, {server.most_shown}]!"}
+            if 1 <= most <= server.most_shown:
+                number, place = server.places[asked["rank"]]
+                start = max(0, place - most // 2)
+                shown = server.corpus[number][start : start + most].tolist()
+                answer = {"doc_ix": number, "doc_len": len(server.corpus[number])}
+                answer |= {"disp_len": len(shown), "needle_offset": place - start}
+                answer |= {"token_ids": shown}
         else:
             assert asked["query_type"] == "count"
             ids = np.array([asked["query_ids"]], dtype=np.int32)
@@ -75,6 +98,7 @@ def api(monkeypatch):
     monkeypatch.setattr(infini, "_FIRST_PAUSE_SECONDS", 0.001)
     server = HTTPServer(("127.0.0.1", 0), Api)
     server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
+    server.most_shown, server.refusal = 10_000, 200  # as documented
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{server.server_port}/"
@@ -144,6 +168,24 @@ def test_what_is_no_exact_count_is_refused(api, tmp_path):
         count_in_index(suffixes, f"{api.url}#{INDEX}", **asked)
     with pytest.raises(UserError, match="--dtype float16"):
         count_in_index(suffixes, str(tmp_path), dtype="float16", progress_file=tmp_path / "p")
+
+
+def test_the_api_gives_places_within_its_limit_and_none_where_it_refuses(api):
+    ids = api.corpus[7][20:29].astype(np.int32)
+    far = [np.full(12_000, 98), ids, np.full(50, 98)]  # more before it than the API shows
+    api.corpus.append(np.concatenate(far))
+    expected = [(n, None if n == 42 else at) for n, at in places_of(ids, api.corpus)]
+    assert {(7, 20), (42, None)} <= set(expected)
+    needles, place = [Needle("", ids)], f"{api.url}#{INDEX}"
+    decode = lambda some: bytes(some).decode("ascii")  # noqa: E731
+    (found,) = find_in_index(needles, place, decode, dtype=None)
+    spots = [(int(one.document.rpartition("#")[2]), one.offset) for one in found.spots]
+    assert (found.n, spots) == (len(expected), expected)
+    api.most_shown = 500
+    for api.refusal in (200, 400):
+        (found,) = find_in_index(needles, place, decode, dtype=None)
+        assert found.n == len(expected)
+        assert {(one.document, one.offset) for one in found.spots} == {(place, None)}
 
 
 @pytest.fixture(scope="module")

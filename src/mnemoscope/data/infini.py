@@ -28,7 +28,8 @@ SCHEME = "infini-gram:"
 _WIDTHS = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 _TRIES, _FIRST_PAUSE_SECONDS, _TIMEOUT_SECONDS = 5, 1.0, 60
 _MOST_ANSWER_BYTES = 1 << 22
-_MOST_SHOWN = 100_000  # tokens of a document that an index is asked to show
+_MOST_SHOWN = 100_000  # tokens of a document that an index of this machine is asked to show
+_MOST_SHOWN_BY_API = 10_000  # as many as its documentation allows
 
 _Count = Callable[[list[int]], int]
 
@@ -82,7 +83,8 @@ def find_in_index(
     """Occurrences of needles' token ids in an index, as `origins.find_in_corpus`.
 
     `place` and `dtype` as for `count_in_index`; `decode` gives the text of ids. An offset is in
-    characters, and None in a document of which the index shows not all that stands before it.
+    characters, and None in a document of which the index shows not all that stands before it, or
+    refuses to show any.
 
     Raises:
         UserError: no such index or package, ids of another type, or a service without an answer.
@@ -107,6 +109,8 @@ def find_in_index(
 
 def _spot(answer: Any, needle: Needle, place: str, decode: Callable[[list[int]], str]) -> Spot:
     """Where an occurrence begins in the document that an index shows."""
+    if isinstance(answer, dict) and "error" in answer:
+        return Spot(place, None, "characters")
     number, ids = _field(answer, "doc_ix", place), list(_field(answer, "token_ids", place))
     is_whole = _field(answer, "disp_len", place) == _field(answer, "doc_len", place)
     offset = answer.get("needle_offset")
@@ -150,7 +154,7 @@ def _asks_http(place: str) -> _Ask:
             asked[:] = values["query_ids"]
         body = {"index": index, "query_type": kind, "query_ids": asked, **values}
         if kind != "find":
-            body["max_disp_len"] = _MOST_SHOWN
+            body["max_disp_len"] = _MOST_SHOWN_BY_API
         return _post(url, json.dumps(body).encode(), place)
 
     return ask
@@ -244,7 +248,10 @@ def _exact(answer: Any, place: str) -> int:
 
 
 def _post(url: str, body: bytes, place: str) -> Any:
-    """The answer to one question; a service that is busy is asked again a few times."""
+    """The answer to one question, of a refusal its status as `error`.
+
+    A service that is busy is asked again a few times.
+    """
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     for attempt in range(_TRIES):
         is_last = attempt == _TRIES - 1
@@ -252,7 +259,9 @@ def _post(url: str, body: bytes, place: str) -> Any:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
                 return json.loads(answer.read(_MOST_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
-            if is_last or (error.code != 429 and error.code < 500):
+            if error.code != 429 and error.code < 500:
+                return {"error": f"HTTP {error.code} ({error.reason})."}
+            if is_last:
                 raise UserError(f"{place}: HTTP {error.code} ({error.reason}).") from None
         except (OSError, HTTPException, ValueError) as error:
             if is_last:
