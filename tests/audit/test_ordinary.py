@@ -1,5 +1,7 @@
 """Ordinary use: planted answers are found in the documents, drawn ones follow plain logits."""
 
+import copy
+from dataclasses import replace
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -52,6 +54,13 @@ def test_prompts_are_ours_or_the_users(tmp_path):
     for name in ("empty.txt", "gone.txt"):
         with pytest.raises(UserError, match=name):
             read_prompts(str(tmp_path / name))
+
+
+def test_a_chat_template_that_fails_is_refused_with_what_asked_for_it(lm):
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('only turns of two') }}"
+    with pytest.raises(UserError, match=r"only turns of two.*--ordinary"):
+        draw_answers(replace(lm, tokenizer=tokenizer), ["def add("], AuditSettings())
 
 
 def test_answers_are_drawn_as_plain_logits_say(lm):

@@ -525,5 +525,8 @@ def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
         )
     except Exception as error:  # jinja2's and whatever a template raises itself
         reason = first_line(error)
-        raise UserError(f"{lm.name}: its chat template cannot be filled in ({reason}).") from error
+        raise UserError(
+            f"{lm.name}: its chat template cannot be filled in ({reason}). Mend the template, or "
+            "leave out what asks in it (--chat-template, --ordinary)."
+        ) from error
     return replace(lm, chat=tuple(lm.tokenizer(text, add_special_tokens=False).input_ids))
