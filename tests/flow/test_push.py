@@ -12,7 +12,8 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, close_session, constants
 
-from mnemoscope.flow.push import _last, without_texts
+from mnemoscope.errors import NoRoomError
+from mnemoscope.flow.push import _last, without_texts, write_dataset
 from mnemoscope.study.folder import Study
 
 NAME = "someone/memories"
@@ -93,7 +94,33 @@ def test_an_audit_goes_only_with_its_documents(tmp_path, call, refused) -> None:
     assert {"spans.parquet", "near.parquet", "profile.parquet"} <= tables
     every = {path.name for path in audit.iterdir()}
     assert {path.name for path in out.iterdir()} == every | {"README.md"}
-    assert DatasetCard.load(out / "README.md").data.license == "unknown"
+    card = DatasetCard.load(out / "README.md")
+    assert card.data.license == "unknown"
+    assert "`audit.json`" in card.text  # it holds paths of this machine
+    (tmp_path / "secret.txt").write_text("secret")
+    links = [audit / "texts" / "0.txt", audit / "profile.parquet"]
+    links[0].parent.mkdir(exist_ok=True)
+    links[1].unlink()
+    for link in links:
+        link.symlink_to(tmp_path / "secret.txt")
+        line = refused("push", audit, NAME, "--dry-run", "-o", tmp_path / "o", "--with-documents")
+        assert f"{link}: a link" in line
+        assert not [path for path in tmp_path.iterdir() if "o" in path.name.split(".")]
+        link.unlink()
+
+
+def test_a_folder_stands_whole_or_not_at_all(tiny, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()  # an empty one is filled
+    assert (write_dataset(tiny.table, out) / "README.md").is_file()
+
+    def full(*_) -> None:
+        raise NoRoomError("the disk is full")
+
+    monkeypatch.setattr("mnemoscope.flow.push._write_card", full)
+    with pytest.raises(NoRoomError):
+        write_dataset(tiny.table, tmp_path / "other")
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_refusals(tiny_studies, tiny, tmp_path, refused) -> None:

@@ -9,6 +9,8 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, first_line
-from mnemoscope.files import made_folder, write_parquet, write_text
+from mnemoscope.files import atomic_folder, made_folder, write_parquet, write_text
 from mnemoscope.parse import read_json
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
@@ -60,14 +62,14 @@ def write_dataset(
 
     Args:
         target: a labelled study, a table of sequences, or the folder of an audit.
-        out: a new or empty folder.
+        out: a new or empty folder; it is there whole or not at all.
         texts: put in texts, tokens, all other columns, and a study's report, which shows texts.
         documents: put in an audit, which holds the documents.
         licence: the hub's word for the licence of the data, such as `cc-by-4.0`.
 
     Raises:
-        UserError: an audit without `documents`, something else than these three, a study without
-            labels, or a folder with other content.
+        UserError: an audit without `documents` or with links in it, something else than these
+            three, a study without labels, or a folder with other content.
         NoRoomError: the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,19 +80,20 @@ def write_dataset(
                 f"{target}: an audit holds the documents and what of them a model repeats. Add "
                 "--with-documents if they may be published."
             )
-        return _write_audit(target, made_folder(out), licence)
-    if documents:
+        write = partial(_write_audit, target, licence=licence)
+    elif documents:
         raise UserError(f"{target}: no audit. --with-documents is for one; see --with-texts.")
-    if is_study(target):
+    elif is_study(target):
         study = Study(target)
         study.require("label")
-        return _write_study(study, made_folder(out), texts=texts, licence=licence)
-    frame = read_table(target)
-    made_folder(out / "data")
-    write_parquet(out / "data" / "sequences.parquet", frame if texts else without_texts(frame))
-    names = [one for one in frame.columns if one == "class" or one.startswith(f"{NON_MEMO},")]
-    body = [_texts_said(texts), *_counts_of({one: frame[one] for one in names})]
-    _write_card(out, target.stem, {"sequences": frame.height}, body, licence)
+        write = partial(_write_study, study, texts=texts, licence=licence)
+    else:
+        frame = read_table(target)
+        write = partial(_write_table, frame, target.stem, texts=texts, licence=licence)
+    with suppress(OSError):
+        out.rmdir()  # an empty one
+    with atomic_folder(out) as folder:
+        write(made_folder(folder))
     return out
 
 
@@ -157,7 +160,15 @@ def check_name(name: str) -> None:
         raise UserError(f"{name}: wants OWNER/NAME, as the hub names data sets.")
 
 
-def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> Path:
+def _write_table(frame: pl.DataFrame, title: str, out: Path, *, texts: bool, licence: str) -> None:
+    made_folder(out / "data")
+    write_parquet(out / "data" / "sequences.parquet", frame if texts else without_texts(frame))
+    names = [one for one in frame.columns if one == "class" or one.startswith(f"{NON_MEMO},")]
+    body = [_texts_said(texts), *_counts_of({one: frame[one] for one in names})]
+    _write_card(out, title, {"sequences": frame.height}, body, licence)
+
+
+def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> None:
     table, labels = study.sequences, study.labels
     tables = {"sequences": table if texts else without_texts(table), "labels": labels}
     if study.is_done("benchmark"):
@@ -194,11 +205,14 @@ def _write_study(study: Study, out: Path, *, texts: bool, licence: str) -> Path:
     ]
     title = study.settings.title or study.folder.absolute().name
     _write_card(out, title, {name: one.height for name, one in tables.items()}, body, licence)
-    return out
 
 
-def _write_audit(target: Path, out: Path, licence: str) -> Path:
+def _write_audit(target: Path, out: Path, *, licence: str) -> None:
     record = read_json(target / "audit.json")
+    there = [target / name for name in (*_AUDIT, "texts")]
+    for path in (*there, *(target / "texts").rglob("*")):
+        if path.is_symlink():  # what it points to may be no document
+            raise UserError(f"{path}: a link, which push does not follow. Put the file there.")
     for name in (*_AUDIT, "texts"):
         if (target / name).is_dir():
             shutil.copytree(target / name, out / name)
@@ -211,7 +225,9 @@ def _write_audit(target: Path, out: Path, licence: str) -> Path:
     body = [
         "An audit: which passages of documents a language model repeats word for word. **It holds "
         "text of the documents**: each passage (`spans.parquet`), a page (`audit.html`), and what "
-        "was read of HTML, PDF, DOCX and standard input (`texts/`).",
+        "was read of HTML, PDF, DOCX and standard input (`texts/`). The command, and model and "
+        "documents by the paths that it names, stand in `audit.json`, the tables and the pages: "
+        "`mnemoscope audit --verify` needs them.",
         _list(
             {"Model": f"`{_cell(_last(record['model']['name']))}`"}
             | {kind.capitalize(): f"{share} of the characters" for kind, share in shares.items()}
@@ -219,7 +235,6 @@ def _write_audit(target: Path, out: Path, licence: str) -> Path:
     ]
     n_spans = pl.read_parquet(target / "spans.parquet").height
     _write_card(out, f"Audit {target.absolute().name}", {"spans": n_spans}, body, licence, "")
-    return out
 
 
 def _write_card(
