@@ -78,6 +78,9 @@ def test_example_brings_an_analysis(example, seen, study_at, call) -> None:
     assert result["versions"]["mnemoscope-example"] == "0.1.0"
     assert result["inputs"]["plugin"] == ["links", "mnemoscope-example", "0.1.0"]
     assert "Text with links" in (study / "report.html").read_text(encoding="utf-8")
+    assert call("analyze", "links", study, "-q", "--set", "sign=no text holds this").status == 0
+    result = json.loads((study / "analysis" / "links" / "result.json").read_text())
+    assert "None" not in result["sentence"]
 
 
 def test_example_brings_a_node(example, seen, tmp_path, call, refused) -> None:
@@ -91,6 +94,13 @@ def test_example_brings_a_node(example, seen, tmp_path, call, refused) -> None:
     assert pl.read_ndjson(out)["class"].to_list() == ["Link", "Others", "Non-Memo"]
     assert call("label", table, "-t", "Non-Memo, Link[thing], Others", "-o", out).status == 0
     assert pl.read_ndjson(out)["class"].to_list() == ["Others", "Link[thing]", "Non-Memo"]
+    texts = ["100% sure", "a_b", "it's"]  # no pattern, and a quote
+    pl.DataFrame(rows | {"text": texts, "memorization_score": [1.0] * 3}).write_ndjson(table)
+    for sign, has_it in {"_": [0, 1, 0], "%": [1, 0, 0], "t's": [0, 0, 1], "x": [0, 0, 0]}.items():
+        asked = ("label", table, "-t", f"Non-Memo, Link[{sign}], Others", "-o", out)
+        assert call(*asked).status == 0
+        wanted = [f"Link[{sign}]" if one else "Others" for one in has_it]
+        assert pl.read_ndjson(out)["class"].to_list() == wanted
     assert "Did you mean 'Link'" in refused(
         "label", table, "-t", "Non-Memo, Lnik, Others", "-o", out
     )

@@ -25,7 +25,8 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     for name, part in rows.group_by(pl.col("text").str.contains(settings.sign, literal=True)):
         found[name[0]] = share_true(part["is_memorized"], part["near_duplicates"])
     frame = pl.DataFrame([{"link": name, **found[name]._asdict()} for name in sorted(found)])
-    return AnalysisResult(f"Memorized: {found.get(True)} with a link.", {"links": frame})
+    said = f"Memorized, of texts with a link: {found.get(True, 'there are none')}."
+    return AnalysisResult(said, {"links": frame})
 
 
 def read_tsv(path: Path) -> pl.DataFrame:
@@ -36,4 +37,5 @@ def read_tsv(path: Path) -> pl.DataFrame:
 def link(name: str, argument: str | None) -> Node:
     """The node `Link`, or `Link[x]` for another sign than `://`."""
     sign = argument or "://"
-    return make_node(name, f"text LIKE '%{sign}%'", f"the text holds {sign}")
+    quoted = sign.replace("'", "''")
+    return make_node(name, f"strpos(text, '{quoted}') > 0", f"the text holds {sign}")

@@ -19,7 +19,9 @@ from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy.names import NON_MEMO, NULL, Taxonomy, parse_taxonomy
 from mnemoscope.taxonomy.nodes import FAMILIES, UNION, Cut, Node, plugin_nodes
 
-FUNCTIONS = ("abs", "coalesce", "ends_with", "length", "lower", "round", "starts_with", "upper")
+FUNCTIONS = (
+    *("abs", "coalesce", "ends_with", "length", "lower", "round", "starts_with", "strpos", "upper"),
+)
 """Functions that a rule may call: each looks at its own row only."""
 
 _TOKEN = re.compile(
