@@ -187,10 +187,10 @@ def _handler(service):
 
 
 @contextmanager
-def serving(lm, style="vllm"):
-    """Serve a model; gives the service and its address."""
+def serving(lm, style="vllm", port=0):
+    """Serve a model, at a free port unless one is given; gives the service and its address."""
     service = Service(lm, style)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
+    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(service))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
