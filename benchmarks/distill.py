@@ -1,6 +1,6 @@
 """Does a student inherit what its teacher memorized, and by which loss? On the embedded model.
 
-    python benchmarks/distill.py -o DIR [--write docs/analyses/distilled.md]
+    python benchmarks/distill.py -o DIR [--write PAGE...]
 
 The teacher is the embedded model. One student of half its width and depth learns free text and
 templates in which nothing of the study stands; from there a student is trained by every loss, and
@@ -206,7 +206,7 @@ PLACES = {"in": "texts hold the memorized sequences", "out": "texts without them
 
 
 def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[str, str]:
-    """The tables of the page by name: shares, gains, maps, grafts, cost."""
+    """The tables of the pages by name: students, shares, gains, maps, grafts, answer, cost."""
     tables: dict[str, list[str]] = {name: [] for name in ("shares", "gains", "maps", "grafts")}
     for place, result in results.items():
         shares, maps = result.frames["shares"], result.frames["maps"]
@@ -224,15 +224,18 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
                 [[short[name], *(share_cell(of[name, one]) for one in classes)] for name in names],
             )
         )
-        known = [one for one in classes if any(of[name, one]["auc"] for name in names)]
+        kinds = result.frames["kinds"]
+        told = {(row["model"], row["kind"]): row for row in kinds.to_dicts()}
+        sizes = {row["kind"]: f"{row['n_seen']} and {row['n_unseen']}" for row in kinds.to_dicts()}
+        columns = (("gain", ", gain seen", 2), ("gain_unseen", ", unseen", 2), ("auc", ", AUC", 3))
         tables["gains"].append(
             title
             + table_of(
-                ["student", *(f"{one}, gain" for one in [*known, UNSEEN]),
-                 *(f"{one}, AUC" for one in known)],
+                ["student", *(f"{kind} ({n}){end}" for kind, n in sizes.items()
+                              for _, end, _ in columns)],
                 [
-                    [short[name], *(cell(of[name, one], "gain", 2) for one in [*known, UNSEEN]),
-                     *(cell(of[name, one], "auc", 3) for one in known)]
+                    [short[name], *(cell(told[name, kind], column, digits) for kind in sizes
+                                    for column, _, digits in columns)]
                     for name in names[1:]
                 ],
             )
@@ -269,6 +272,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
             )
         )  # fmt: skip
     found = {name: "\n".join(parts) for name, parts in tables.items()}
+    found["students"] = students_table(results)
     found["answer"] = "".join(
         f"- **{PLACES[place].capitalize()}.** {result.sentence}\n"
         for place, result in results.items()
@@ -281,6 +285,21 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
         f"{seconds[-1]:.0f} s a student here, {sum(seconds) / 60:.0f} minutes in all.\n"
     )
     return found
+
+
+def students_table(results: dict[str, Analysis]) -> str:
+    """Recall alone, a line a student: share, points above the control and AUC, in and out."""
+    recall = "Recall"
+    lines: dict[str, list[str]] = {}
+    for result in results.values():
+        shares = result.frames["shares"].filter(pl.col("class") == recall).to_dicts()
+        told = {row["model"]: row for row in result.frames["kinds"].filter(kind=recall).to_dicts()}
+        for row in (one for one in shares if one["model"] != TEACHER):
+            name = row["model"]
+            auc = cell(told[name], "auc", 3) if name in told else "–"
+            lines.setdefault(name.removeprefix(f"{CONTROL}+"), []).extend([share_cell(row), auc])
+    heads = [f"{one}, {name}" for name in ("with", "without") for one in ("reproduced", "AUC")]
+    return table_of(["student", *heads], [[name, *line] for name, line in lines.items()])
 
 
 def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -307,7 +326,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--size", choices=sorted(STEPS), default="full")
-    parser.add_argument("--write", type=Path, help="page to put the tables into")
+    parser.add_argument(
+        "--write", type=Path, nargs="+", default=[], help="pages to put tables into"
+    )
     parser.add_argument("--losses", nargs="*", default=LOSSES, help="of these alone")
     parser.add_argument("--students-only", action="store_true", help="do not judge them yet")
     options = parser.parse_args()
@@ -334,10 +355,11 @@ def main() -> None:
         }
     for place, result in results.items():
         print(place, result.sentence, *result.further, sep="\n")
-    if options.write:
-        for name, table in tables_of(results, made).items():
-            if f"<!-- tables: {name}, {options.size} -->" in options.write.read_text("utf-8"):
-                write_tables(options.write, table, f"{name}, {options.size}")
+    tables = tables_of(results, made)
+    for page in options.write:
+        for name, table in tables.items():
+            if f"<!-- tables: {name}, {options.size} -->" in page.read_text("utf-8"):
+                write_tables(page, table, f"{name}, {options.size}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from mnemoscope.stats import (
@@ -17,6 +17,7 @@ from mnemoscope.stats import (
     interval_of,
     normal_mean,
     resampled_auc,
+    resampled_difference,
     resampled_mean,
     resampled_ratio,
     share_of,
@@ -62,6 +63,18 @@ def test_means_agree_where_the_normal_approximation_holds() -> None:
     assert drawn == pytest.approx(normal, abs=0.003)
     assert normal_mean([0.0, 1.0], within=(0, 1)) == (0.5, 0.0, 1.0)
     assert resampled_ratio(values, np.ones(2000)) == drawn
+
+
+def test_intervals_of_figures_that_are_judged_together_are_those_of_bonferroni() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    found = resampled_mean(values, n_judged=8)
+    error = values.std() / 20
+    assert found.low is not None
+    assert found.high is not None
+    wanted = norm.ppf(1 - 0.025 / 8)
+    assert (found.value - found.low) / error == pytest.approx(wanted, abs=0.25)
+    assert (found.high - found.value) / error == pytest.approx(wanted, abs=0.25)
+    assert resampled_difference(values, np.zeros(400), n_judged=8) == found
 
 
 def test_an_estimate_reads_the_columns_that_it_writes() -> None:

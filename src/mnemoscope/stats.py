@@ -182,33 +182,39 @@ def share_true(flags: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     return Estimate(share, float(middle - reach), float(middle + reach))
 
 
-def resampled_mean(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
-    """Mean of one value a sequence, (n,), its interval by the bootstrap over their groups."""
+def resampled_mean(
+    values: ArrayLike, groups: ArrayLike | None = None, *, n_judged: int = 1
+) -> Estimate:
+    """Mean of one value a sequence, (n,), its interval by the bootstrap over their groups.
+
+    The intervals of `n_judged` figures hold together (Bonferroni): each has so many times smaller
+    tails, of as many times more resamples.
+    """
     numbers = np.asarray(values, dtype=np.float64)
-    return resampled_ratio(numbers, np.ones_like(numbers), groups)
+    return resampled_ratio(numbers, np.ones_like(numbers), groups, n_judged=n_judged)
 
 
 def resampled_difference(
-    first: ArrayLike, second: ArrayLike, groups: ArrayLike | None = None
+    first: ArrayLike, second: ArrayLike, groups: ArrayLike | None = None, *, n_judged: int = 1
 ) -> Estimate:
     """Mean of first minus second, paired: both are of the same sequences in the same order."""
-    return resampled_mean(
-        np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), groups
-    )
+    apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return resampled_mean(apart, groups, n_judged=n_judged)
 
 
 def resampled_ratio(
-    parts: ArrayLike, wholes: ArrayLike, groups: ArrayLike | None = None
+    parts: ArrayLike, wholes: ArrayLike, groups: ArrayLike | None = None, *, n_judged: int = 1
 ) -> Estimate:
     """Sum of parts over sum of wholes, one of either a sequence, (n,), resampled by group."""
     part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     if not whole.sum():
         return _NOTHING_TO_COUNT
-    drawn = draw_within(np.zeros(len(part)), np.random.default_rng(0), _RESAMPLES, groups=groups)
+    generator, many = np.random.default_rng(0), _RESAMPLES * n_judged
+    drawn = draw_within(np.zeros(len(part)), generator, many, groups=groups)
     below = drawn @ whole
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = (drawn @ part) / np.where(below > 0, below, np.nan)
-    return estimate_of(float(part.sum() / whole.sum()), ratios, 0.025)
+    return estimate_of(float(part.sum() / whole.sum()), ratios, 0.025 / n_judged)
 
 
 def draw_counts(generator: np.random.Generator, n: int, n_resamples: int) -> npt.NDArray[np.int64]:

@@ -6,7 +6,9 @@ student of the same texts, seed and shape that never asked the teacher (`mnemosc
 --losses data`): what both reproduce any student would guess or learn from the texts. Reproduced or
 not is coarse for a small student, so the log-probability of the suffix stands beside it: a
 student's gain is by how much it finds a text likelier than the control does, and memory passed on
-shows as a larger gain where the teacher was trained than on unseen text of the same kind.
+shows as a larger gain where the teacher was trained than on unseen text of the same kind. Neither
+side is chosen by what the teacher reproduces: what is easy for it would stand on one side alone.
+Intervals of what is compared with the control hold for all students together (Bonferroni).
 Run it: mnemoscope analyze distilled STUDY --student STUDENT --control CONTROL
 """
 
@@ -35,9 +37,9 @@ from mnemoscope.stats import (
     draw_within,
     estimate_of,
     n_groups,
+    resampled_auc,
     resampled_difference,
     resampled_mean,
-    separation,
     share_true,
 )
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -109,33 +111,37 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "analyze distilled: a student and a control are needed. Give both: --student MODEL "
             "--control MODEL."
         )
-    rows, classes, is_known = _chosen(inputs, settings)
+    rows, classes, is_known = choose(inputs, settings)
     near = inputs.near_duplicates(rows["sequence_id"])
     (control_name, control), *students = inputs.other_models()
     named = {TEACHER: inputs.model(), control_name: control, **dict(students)}
     judged = {name: _judge(inputs, lm, rows, name) for name, lm in named.items()}
-    shares = _shares(rows, classes, judged, control_name, near, settings)
+    shares = shares_of(classes, judged, control_name, near)
+    kinds = told_by_kind(rows, judged, control_name, near, settings) if is_known else pl.DataFrame()
     maps = _agreement(inputs, named, control_name, rows, settings)
     grafts, gaps = _grafts(inputs, named, control_name, rows, settings)
     frames = {"shares": shares, "sequences": _by_sequence(rows, classes, judged)}
     frames |= {
-        name: one for name, one in (("maps", maps), ("grafts", grafts)) if not one.is_empty()
+        name: one
+        for name, one in (("kinds", kinds), ("maps", maps), ("grafts", grafts))
+        if not one.is_empty()
     }
     return AnalysisResult(
-        sentence=_sentence(shares, control_name),
+        sentence=sentence_of(shares, kinds, control_name),
         frames=frames,
-        figures=tuple(_figures(shares, maps)),
-        further=tuple(_further(shares, grafts, control_name, gaps, is_known)),
+        figures=tuple(_figures(shares, kinds, maps)),
+        further=tuple(_further(shares, kinds, grafts, control_name, gaps, is_known)),
     )
 
 
-def _chosen(
+def choose(
     inputs: AnalysisInputs, settings: Settings
 ) -> tuple[pl.DataFrame, dict[str, Bools], bool]:
-    """Rows with `kind` and `seen`, which of them each class holds, and whether `seen` is known.
+    """Rows with `kind`, `seen`, `paired`; which each class holds; and whether `seen` is known.
 
-    A class of the study's taxonomies holds what the teacher reproduces and was trained on. Where
-    duplicates are not counted, or count none unseen, what it does not reproduce is taken for that.
+    `paired` rows are drawn of each kind, seen and unseen, whatever the teacher reproduces. A class
+    of the study's taxonomies holds what the teacher reproduces and was trained on. Where duplicates
+    are not counted, or count none unseen, what it does not reproduce is taken for that.
     """
     table = inputs.table.filter(pl.col("is_memorized").is_not_null())
     is_right = table["is_memorized"]
@@ -165,7 +171,14 @@ def _chosen(
             f"analyze distilled: no class, or not '{UNSEEN}', has {settings.minimum} sequences. "
             "Add sequences, or lower it with --set minimum=N."
         )
-    chosen = table.filter(pl.col("sequence_id").is_in(pl.concat(list(drawn.values())).implode()))
+    paired = pl.concat(
+        draw_rows(part, settings.per_class, settings.seed)["sequence_id"]
+        for part in table.drop_nulls("kind").partition_by("kind", "seen")
+    )
+    ids = pl.concat([*drawn.values(), paired])
+    chosen = table.filter(pl.col("sequence_id").is_in(ids.implode())).with_columns(
+        paired=pl.col("sequence_id").is_in(paired.implode())
+    )
     # A row drawn for one class is in every class that it belongs to.
     within = {name: table.filter(members[name])["sequence_id"].implode() for name in drawn}
     classes = {name: chosen["sequence_id"].is_in(ids).to_numpy() for name, ids in within.items()}
@@ -210,66 +223,78 @@ def _by_sequence(
     )
 
 
-def _shares(
-    rows: pl.DataFrame,
+def shares_of(
     classes: Mapping[str, Bools],
     judged: Mapping[str, Judged],
     control: str,
     near: npt.NDArray[np.int64] | None,
-    settings: Settings,
 ) -> pl.DataFrame:
-    """Each model and class: share reproduced, beside the control, gain, and what the gain tells."""
-    kinds, seen = rows["kind"].fill_null("").to_numpy(), rows["seen"].to_numpy()
+    """Each model and class: share reproduced, share above the control, and gain over it."""
     base, lines = judged[control], []
+    n_judged = _n_students(judged)
     for name, one in judged.items():
-        gain = one.logprob - base.logprob
         for label, here in classes.items():
             owners = None if near is None else near[here]
             line: dict[str, object] = {"model": name, "class": label, "n": int(here.sum())}
             line["n_groups"] = n_groups(owners)
             line |= share_true(one.right[here], owners).columns("share", ends="")
-            above = told = Estimate(None)
-            added = Estimate(None)
+            above = added = Estimate(None)
             if name != control:
-                above = resampled_difference(one.right[here], base.right[here], owners)
-                added = resampled_mean(gain[here], owners)
-                if label not in (UNSEEN, UNSEEN_RIGHT):
-                    told = _tells(
-                        gain, here, ~seen & (kinds == _usual(kinds[here])), near, settings
-                    )
-            line |= above.columns("above") | added.columns("gain") | told.columns("auc")
-            lines.append(line)
-    floats = [one for one in lines[0] if one not in ("model", "class", "n", "n_groups")]
-    return pl.DataFrame(lines, schema_overrides=dict.fromkeys(floats, pl.Float64)).with_columns(
-        pl.col(floats).fill_nan(None)
-    )
+                above = resampled_difference(
+                    one.right[here], base.right[here], owners, n_judged=n_judged
+                )
+                added = resampled_mean(
+                    (one.logprob - base.logprob)[here], owners, n_judged=n_judged
+                )
+            lines.append(line | dict(above.columns("above")) | dict(added.columns("gain")))
+    return _with_floats(lines, ("model", "class", "n", "n_groups"))
 
 
-def _usual(values: npt.NDArray[np.object_]) -> str:
-    """The commonest value."""
-    names, counts = np.unique(values.astype(str), return_counts=True)
-    return str(names[counts.argmax()])
-
-
-def _tells(
-    gain: Floats,
-    here: Bools,
-    unseen: Bools,
+def told_by_kind(
+    rows: pl.DataFrame,
+    judged: Mapping[str, Judged],
+    control: str,
     near: npt.NDArray[np.int64] | None,
     settings: Settings,
-) -> Estimate:
-    """AUC of a class against unseen sequences of its kind, by the gain over the control."""
-    if unseen.sum() < settings.minimum:
-        return Estimate(None)
-    both = here | unseen
-    found = separation(
-        -gain[both],
-        here[both],
-        seed=settings.seed,
-        n_resamples=settings.n_resamples,
-        groups=None if near is None else near[both],
-    )
-    return Estimate(found.auc, found.auc_low, found.auc_high)
+) -> pl.DataFrame:
+    """Each student and kind: gain on seen and unseen text, and how well it tells them apart (AUC).
+
+    Of the rows that are `paired`; kinds with too few of either side are left out.
+    """
+    lines: list[dict[str, object]] = []
+    n_judged = _n_students(judged)
+    for kind in rows["kind"].drop_nulls().unique().sort():
+        here = (rows["paired"] & (rows["kind"] == kind).fill_null(False)).to_numpy()
+        seen = rows["seen"].to_numpy()[here]
+        if min(seen.sum(), (~seen).sum()) < settings.minimum:
+            continue
+        owners = None if near is None else near[here]
+        generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
+        drawn = draw_within(~seen, generator, many, groups=owners)
+        for name, one in judged.items():
+            if name in (TEACHER, control):
+                continue
+            gain = (one.logprob - judged[control].logprob)[here]
+            line: dict[str, object] = {"model": name, "kind": kind, "n_seen": int(seen.sum())}
+            line |= {"n_unseen": int((~seen).sum()), "n_groups": n_groups(owners)}
+            for column, side in (("gain", seen), ("gain_unseen", ~seen)):
+                theirs = None if owners is None else owners[side]
+                line |= resampled_mean(gain[side], theirs, n_judged=n_judged).columns(column)
+            auc = resampled_auc(gain, seen, drawn)
+            told = estimate_of(float(auc[0]), auc[1:], 0.025 / n_judged)
+            lines.append(line | dict(told.columns("auc")))
+    return _with_floats(lines, ("model", "kind", "n_seen", "n_unseen", "n_groups"))
+
+
+def _n_students(judged: Mapping[str, Judged]) -> int:
+    return len(judged) - 2  # the teacher and the control are none
+
+
+def _with_floats(lines: list[dict[str, object]], others: tuple[str, ...]) -> pl.DataFrame:
+    """A table of lines; what is not among the `others` is a float, null where it is none."""
+    floats = [one for one in (lines[0] if lines else ()) if one not in others]
+    types = dict.fromkeys(floats, pl.Float64)
+    return pl.DataFrame(lines, schema_overrides=types).with_columns(pl.col(floats).fill_nan(None))
 
 
 def _agreement(
@@ -286,7 +311,7 @@ def _agreement(
     if not settings.n_maps:
         return pl.DataFrame()
     sides = [
-        (name, draw_rows(rows.filter(rule), settings.n_maps, settings.seed))
+        (name, draw_rows(rows.filter(rule, pl.col("paired")), settings.n_maps, settings.seed))
         for name, rule in (("seen", pl.col("seen")), (UNSEEN, ~pl.col("seen")))
     ]
     teacher, lines = models[TEACHER], []
@@ -341,14 +366,14 @@ def _grafts(
     """Put parts of the control into each student of its shape: is the gain on seen text lost?
 
     Of sequences that cannot be guessed, seen and unseen; beside each part a random change of equal
-    norm.
+    norm. Intervals hold for all grafts together.
     """
     from mnemoscope.lm.graft import Pair, graft_parts
     from mnemoscope.lm.probe import suffix_logprobs
 
     if not settings.n_grafted:
         return pl.DataFrame(), []
-    some = rows.filter(pl.col("kind") == "Recall")
+    some = rows.filter(pl.col("paired"), pl.col("kind") == "Recall")
     some = pl.concat(
         draw_rows(some.filter(pl.col("seen") == side), settings.n_grafted // 2, settings.seed)
         for side in (True, False)
@@ -357,9 +382,9 @@ def _grafts(
     if min(seen.sum(), (~seen).sum()) < settings.minimum:
         return pl.DataFrame(), ["Too few sequences that cannot be guessed for grafts."]
     tokens, near = token_matrix(some), inputs.near_duplicates(some["sequence_id"])
-    drawn = draw_within(
-        ~seen, np.random.default_rng(settings.seed), settings.n_resamples, groups=near
-    )
+    n_judged = (len(models) - 2) * (1 + len(_PARTS))
+    generator, many = np.random.default_rng(settings.seed), settings.n_resamples * n_judged
+    drawn = draw_within(~seen, generator, many, groups=near)
 
     def logprobs(lm: "LanguageModel") -> Floats:
         found = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
@@ -375,7 +400,7 @@ def _grafts(
             for side, one in zip(sides, (seen, ~seen), strict=True)
         )
         figures = of_seen - of_unseen
-        return estimate_of(float(figures[0]), figures[1:], 0.025)
+        return estimate_of(float(figures[0]), figures[1:], 0.025 / n_judged)
 
     lines, gaps = [], []
     for name, lm in models.items():
@@ -408,58 +433,79 @@ def _students(shares: pl.DataFrame, control: str) -> list[str]:
     return [one for one in names if one not in (TEACHER, control)]
 
 
-def _headline(shares: pl.DataFrame) -> str:
-    """The class that nobody should be able to guess."""
-    names = shares["class"].unique(maintain_order=True).to_list()
-    return next((one for one in names if one.startswith("Recall")), str(names[0]))
+def _headline(names: pl.Series) -> str:
+    """The class or kind that nobody should be able to guess."""
+    every = names.unique(maintain_order=True).to_list()
+    return next((one for one in every if one.startswith("Recall")), str(every[0]))
 
 
-def _sentence(shares: pl.DataFrame, control: str) -> str:
-    """The student that reproduces most of what cannot be guessed, else the one with most trace."""
-    label = _headline(shares)
+def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
+    """What students reproduce beside the control, what they find likelier, and who inherits."""
+    label = _headline(shares["class"])
     of = {row["model"]: row for row in shares.filter(pl.col("class") == label).to_dicts()}
     students = _students(shares, control)
-    told = {one: (of[one]["auc"] or 0) if of[one]["gain"] > 0 else 0 for one in students}
-    best = max(students, key=lambda one: (of[one]["above"], told[one], of[one]["gain"]))
-    row, many = of[best], f"of {len(students)}" if len(students) > 1 else ""
+    many = f", most of {len(students)}," if len(students) > 1 else ""
+    together = f", intervals that hold for all {len(students)} students" if many else ""
+    best = max(students, key=lambda one: of[one]["above"])
     base = ranged(of[control], "share", ends="", scale=100, unit=" %")
-    if row["above"] > 0:
-        own = ranged(row, "share", ends="", scale=100, unit=" %")
-        most = f", which reproduces most {many}," if many else ""
+    if of[best]["above"] > 0:
+        own = ranged(of[best], "share", ends="", scale=100, unit=" %")
         said = (
-            f"Of the teacher's {label} sequences the student by {best}{most} reproduces {own}, the "
-            f"control {base}: {ranged(row, 'above', scale=100, unit=' points')}"
+            f"Of the teacher's {label} sequences the student by {best}{many} reproduces {own}, the "
+            f"control {base}: {ranged(of[best], 'above', scale=100, unit=' points')}"
         )
     else:
+        of_many = f" of {len(students)}" if many else ""
         said = (
-            f"Of the teacher's {label} sequences no student{f' {many}' if many else ''} reproduces "
-            f"more than the control, {base}"
+            f"Of the teacher's {label} sequences no student{of_many} reproduces more than the "
+            f"control, {base}"
         )
-        if row["auc"] is not None:
-            said += (
-                f"; at best, what the student by {best} finds likelier than the control tells "
-                "those that the teacher was trained on from unseen ones with ROC AUC "
-                f"{ranged(row, 'auc', digits=3)}"
-            )
-    return f"{said}: {_verdict(row)}."
+    told: dict[str, dict[str, object]] = {}
+    if not kinds.is_empty():
+        kind = _headline(kinds["kind"])
+        told = {row["model"]: row for row in kinds.filter(kind=kind).to_dicts()}
+        # Of a student that finds seen text no likelier than the control, nothing is passed on.
+        first = max(told, key=lambda one: (told[one]["gain"] > 0, told[one]["auc"]))  # type: ignore[operator]
+        said += (
+            f"; at best, what the student by {first} finds likelier than the control tells {kind} "
+            "text that the teacher was trained on from unseen text with ROC AUC "
+            f"{ranged(told[first], 'auc', digits=3)}"
+        )
+    return f"{said}{together}: {_verdict(of, told, students)}."
 
 
-def _verdict(row: Mapping[str, object]) -> str:
-    """Whether memory came along, by both intervals."""
-    low, gain, auc = (row[f"{one}_low"] for one in ("above", "gain", "auc"))
-    if not isinstance(low, float) or not isinstance(gain, float):
+def _verdict(
+    of: Mapping[str, Mapping[str, object]],
+    told: Mapping[str, Mapping[str, object]],
+    students: list[str],
+) -> str:
+    """By which students memory came along, each judged by its own intervals."""
+
+    def over(row: Mapping[str, object], name: str, bound: float) -> bool:
+        low = row[f"{name}_low"]
+        return isinstance(low, float) and low > bound
+
+    if any(of[one]["above_low"] is None for one in students):
         return "too few groups of near duplicates to say"
-    if low > 0:
-        return "memorized text comes along"
-    if gain > 0 and isinstance(auc, float) and auc > 0.5:
-        return "a trace of the memorized text comes along, no text that the control lacks"
+    if came := [one for one in students if over(of[one], "above", 0)]:
+        return f"memorized text comes along by {', '.join(came)}"
+    traced = [one for one in told if over(told[one], "gain", 0) and over(told[one], "auc", 0.5)]
+    if traced:
+        return (
+            f"a trace of the memorized text comes along by {', '.join(traced)}, no text that the "
+            "control lacks"
+        )
     return "nothing that can be told from the control"
 
 
 def _further(
-    shares: pl.DataFrame, grafts: pl.DataFrame, control: str, gaps: list[str], is_known: bool
+    shares: pl.DataFrame,
+    kinds: pl.DataFrame,
+    grafts: pl.DataFrame,
+    control: str,
+    gaps: list[str],
+    is_known: bool,
 ) -> Iterator[str]:
-    label = _headline(shares)
     for name in _students(shares, control):
         parts = []
         for row in shares.filter(model=name).iter_rows(named=True):
@@ -470,22 +516,34 @@ def _further(
                 f"{row['class']} {shown} ({ranged(row, 'above', scale=100, unit=' points')} "
                 "above the control)"
             )
-        here = shares.filter(pl.col("class") == label, model=name).row(0, named=True)
-        told = "" if here["auc"] is None else f"; AUC {ranged(here, 'auc', digits=3)}"
-        yield f"{name}: {', '.join(parts)}{told}."
-    yield (
-        "AUC: of the class against unseen sequences of its kind (guessable or not), by the "
-        "log-probability of the suffix less the control's; .5 is chance. Sequences: "
-        + ", ".join(
-            f"{row['n']} {row['class']}"
-            for row in shares.filter(model=TEACHER).iter_rows(named=True)
+        told = "".join(
+            f"; {row['kind']} AUC {ranged(row, 'auc', digits=3)}"
+            for row in (kinds.filter(model=name) if not kinds.is_empty() else kinds).to_dicts()
         )
-        + "."
-    )
+        yield f"{name}: {', '.join(parts)}{told}."
+    counts = shares.filter(model=TEACHER).iter_rows(named=True)
+    sizes = ", ".join(f"{row['n']} {row['class']}" for row in counts)
+    yield f"Sequences: {sizes}."
+    if (n := len(_students(shares, control))) > 1:
+        yield (
+            f"Intervals of points, gains and AUC hold for all {n} students together (Bonferroni), "
+            "those of grafts for all grafts."
+        )
+    if not kinds.is_empty():
+        said = ", ".join(
+            f"{row['n_seen']} and {row['n_unseen']} that could {'not ' * (row['kind'] != 'Guess')}"
+            "be guessed"
+            for row in kinds.unique("kind", maintain_order=True).iter_rows(named=True)
+        )
+        yield (
+            "AUC: of text that the teacher was trained on against unseen text of its kind, "
+            "reproduced or not, by the log-probability of the suffix less the control's; .5 is "
+            f"chance. Seen and unseen: {said}."
+        )
     if not is_known:
         yield (
             "No sequence is counted to be unseen (duplicates 0): what the teacher does not "
-            "reproduce is taken for it."
+            "reproduce is taken for it, and no AUC is given."
         )
     if not grafts.is_empty():
         parts_only = grafts.filter(pl.col("part") != "all")
@@ -498,7 +556,7 @@ def _further(
     yield from gaps
 
 
-def _figures(shares: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
+def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
     models = tuple(shares["model"].unique(maintain_order=True))
     classes = [one for one in shares["class"].unique(maintain_order=True) if one != UNSEEN]
     yield Chart(
@@ -510,17 +568,15 @@ def _figures(shares: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
             series_of(one, shares.filter(pl.col("class") == one), "share") for one in classes
         ),
     )
-    told = shares.filter(pl.col("auc").is_not_null(), pl.col("model") != TEACHER)
-    if not told.is_empty():
-        names = told["model"].unique(maintain_order=True).to_list()
+    if not kinds.is_empty():
         yield Chart(
-            title="ROC AUC of trained-on against unseen, by the gain over the control (95 % "
-            "interval; .5: chance)",
+            title="ROC AUC of trained-on against unseen, by the gain over the control (interval "
+            "for all students; .5: chance)",
             form="bars",
-            x_names=tuple(names),
+            x_names=tuple(kinds["model"].unique(maintain_order=True)),
             series=tuple(
-                series_of(one, told.filter(pl.col("class") == one), "auc")
-                for one in told["class"].unique(maintain_order=True)
+                series_of(str(kind), part, "auc")
+                for (kind,), part in kinds.group_by("kind", maintain_order=True)
             ),
         )
     if not maps.is_empty():

@@ -242,6 +242,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "classes", "model", "students"),
         uses=("duplicates",),
         source="Xu et al.: LLAVADI, What Matters For Distillation, arXiv 2407.19409",
+        version=2,
     ),
     Entry(
         name="ending",
