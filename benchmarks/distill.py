@@ -209,7 +209,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
     """The tables of the pages by name: students, shares, gains, maps, grafts, answer, cost."""
     tables: dict[str, list[str]] = {name: [] for name in ("shares", "gains", "maps", "grafts")}
     for place, result in results.items():
-        shares, maps = result.frames["shares"], result.frames["maps"]
+        shares = result.frames["shares"]
         names = [one for one in shares["model"].unique(maintain_order=True) if one != TEACHER]
         classes = [one for one in shares["class"].unique(maintain_order=True) if one != UNSEEN]
         counts = shares.filter(model=TEACHER)
@@ -240,6 +240,9 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
                 ],
             )
         )  # fmt: skip
+        if "maps" not in result.frames:
+            continue
+        maps = result.frames["maps"]
         by = {(row["model"], row["sequences"]): row for row in maps.to_dicts()}
         tables["maps"].append(
             title
@@ -271,7 +274,7 @@ def tables_of(results: dict[str, Analysis], made: dict[str, list[str]]) -> dict[
                 ],
             )
         )  # fmt: skip
-    found = {name: "\n".join(parts) for name, parts in tables.items()}
+    found = {name: "\n".join(parts) for name, parts in tables.items() if parts}
     found["students"] = students_table(results)
     found["answer"] = "".join(
         f"- **{PLACES[place].capitalize()}.** {result.sentence}\n"
@@ -330,6 +333,7 @@ def main() -> None:
         "--write", type=Path, nargs="+", default=[], help="pages to put tables into"
     )
     parser.add_argument("--losses", nargs="*", default=LOSSES, help="of these alone")
+    parser.add_argument("--maps", action="store_true", help="maps and grafts too, some minutes")
     parser.add_argument("--students-only", action="store_true", help="do not judge them yet")
     options = parser.parse_args()
     out = options.out
@@ -348,8 +352,8 @@ def main() -> None:
                 "distilled",
                 control=folders[0],
                 students=folders[1:],
-                n_maps=40,
-                n_grafted=60,
+                n_maps=40 * options.maps,
+                n_grafted=60 * options.maps,
             )
             for place, folders in made.items()
         }
