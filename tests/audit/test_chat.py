@@ -31,7 +31,7 @@ def key(monkeypatch):
     monkeypatch.setattr(service_module, "_FIRST_DELAY", 0.01)
 
 
-def asked(lm, url, text, folder, *, splitter=None):
+def asked(lm, url, text, folder, *, splitter=None, settings=SETTINGS):
     folder.mkdir()
     (folder / "a.txt").write_text(text, encoding="utf-8")
     reading = read_documents([str(folder / "a.txt")])
@@ -40,7 +40,7 @@ def asked(lm, url, text, folder, *, splitter=None):
         AnswerStore(folder / "answers.jsonl"),
     )
     splitter = splitter or ModelTokens(lm.tokenizer, find_bos(lm.tokenizer))
-    model = ChatModel(client, splitter, reading.documents, SETTINGS)
+    model = ChatModel(client, splitter, reading.documents, settings)
     record = audit(model, reading, folder / "out")
     return record, pl.read_parquet(folder / "out" / "spans.parquet"), model
 
@@ -79,7 +79,12 @@ def test_near_copies_cost_no_request_and_words_serve_too(lm, planted, tmp_path):
         before = service.n_requests
         model.write_on([(0, first) for first in near["window_token"].to_list()])
         assert service.n_requests == before
-        _, words, model = asked(lm, url, planted, tmp_path / "words", splitter=Words())
+        few = SETTINGS.model_copy(
+            update={"prefix": 16, "suffix": 12, "stride": 4, "near_length": 8}
+        )
+        _, words, model = asked(
+            lm, url, planted, tmp_path / "words", splitter=Words(), settings=few
+        )
         out = tmp_path / "words" / "out"
         assert read_parquet(out / "near.parquet").height
         again = verify_audit(out, lambda _, *given: ChatModel(model.client, Words(), *given))

@@ -93,9 +93,9 @@ def test_one_file_equals_its_folder(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "no text in it (0 files"),
+        ({}, "a folder without a file (hidden"),
         ({"a.bin": b"\0\1"}, "no text in it (1 files"),
-        ({".hidden": LONG.encode()}, "no text in it (0 files"),
+        ({".hidden": LONG.encode()}, "a folder without a file (hidden"),
         ({"a.txt": b"short", "b.txt": b""}, "no text of 64 tokens"),
     ],
 )
