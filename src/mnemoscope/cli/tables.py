@@ -224,7 +224,8 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(f"{out}: must end in .parquet or .jsonl.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out.parent}: no such folder. Create it, or choose another with -o.")
-    if is_study(out.absolute().parent):
+    # A folder may hold a study.yaml that `init` wrote, and be no study yet.
+    if is_study(out.absolute().parent) and (out.absolute().parent / "manifests").is_dir():
         raise UserError(
             f"{out}: {out.parent} is a study and holds its own files. Choose another with -o."
         )
