@@ -19,6 +19,7 @@ import polars as pl
 from mnemoscope.audit.documents import Document, Tokens, character_range
 from mnemoscope.audit.settings import AuditSettings
 from mnemoscope.data.duplicates import SuffixIndex
+from mnemoscope.data.origins import as_bytes, places_of
 from mnemoscope.errors import UserError
 from mnemoscope.parse import read_bounded
 from mnemoscope.stats import clopper_pearson
@@ -38,8 +39,6 @@ ORDINARY_COLUMNS: dict[str, Any] = {
     "text": pl.String,
 }
 """Columns of `ordinary.parquet`, in order; docs/audit-files.md says what each is."""
-
-_ID_BYTES = 4
 
 
 class Overlap(NamedTuple):
@@ -127,12 +126,13 @@ def find_overlaps(
         index.count(one)
     ends = np.cumsum([len(one) for one in views])
     hits = np.split(index.counts_of_rows() > 0, ends[:-1])
-    return [_longest(one, documents, hit, n) for one, hit in zip(answers, hits, strict=True)]
+    own = [(one, as_bytes(one)) for one in documents]
+    return [_longest(one, own, hit, n) for one, hit in zip(answers, hits, strict=True)]
 
 
 def _longest(
     answer: npt.NDArray[np.int32],
-    documents: Sequence[npt.NDArray[np.int32]],
+    documents: Sequence[tuple[npt.NDArray[np.int32], bytes]],
     is_hit: npt.NDArray[np.bool_],
     n: int,
 ) -> Overlap | None:
@@ -142,24 +142,15 @@ def _longest(
         most = int(ends[np.searchsorted(ends, first)]) - first + n - 1
         if best and most <= best.length:
             continue  # hits side by side reach no further
-        for number, document in enumerate(documents):
-            for place in _places(document, answer[first : first + n]):
+        wanted = as_bytes(answer[first : first + n])
+        for number, (document, own) in enumerate(documents):
+            for place in places_of(wanted, own):
                 both = min(len(answer) - first, len(document) - place)
                 differ = answer[first : first + both] != document[place : place + both]
                 length = int(differ.argmax()) if differ.any() else both
                 if best is None or length > best.length:
                     best = Overlap(length, first, number, place)
     return best
-
-
-def _places(document: npt.NDArray[np.int32], wanted: npt.NDArray[np.int32]) -> list[int]:
-    whole, part = document.astype("<i4").tobytes(), wanted.astype("<i4").tobytes()
-    found, place = [], whole.find(part)
-    while place >= 0:
-        if place % _ID_BYTES == 0:
-            found.append(place // _ID_BYTES)
-        place = whole.find(part, place + 1)
-    return found
 
 
 def summarize_ordinary(

@@ -16,6 +16,8 @@ from mnemoscope.progress import track
 MOST_PLACES = 100
 """Places of a passage that are listed; beyond that they are counted alone."""
 
+_WIDTH = 8  # bytes of a token id
+
 
 class Needle(NamedTuple):
     """What is looked for: a text, and its token ids for corpora that hold nothing else."""
@@ -65,33 +67,36 @@ def find_in_corpus(needles: Sequence[Needle], corpus: Corpus) -> list[Origin]:
     Raises:
         UserError, DamagedDataError: a file that cannot be read.
     """
-    finds = Finds(len(needles))
+    finds, wanted = Finds(len(needles)), [as_bytes(one.ids) for one in needles]
     with track("Looking for origins", unit="documents") as progress:
         for source in corpus.sources:
             if isinstance(source, FlatFile):
-                _search_flat(needles, source, finds)
+                _search_flat(wanted, source, finds)
                 progress.advance()
                 continue
             for name, value in source.values():
+                is_text = isinstance(value, str)
+                own, unit = (b"", "characters") if is_text else (as_bytes(value), "tokens")
                 for number, needle in enumerate(needles):
-                    for offset in _starts(needle, value):
-                        unit = "characters" if isinstance(value, str) else "tokens"
+                    starts = (
+                        _every(value.find, needle.text)
+                        if is_text
+                        else places_of(wanted[number], own)
+                    )
+                    for offset in starts:
                         finds.add(number, Spot(name, offset, unit))
                 progress.advance()
     return finds.origins()
 
 
-def _starts(needle: Needle, value: Any) -> Iterator[int]:
-    """Where a needle begins in a document: a text, or token ids."""
-    if isinstance(value, str):
-        return _every(value.find, needle.text)
-    return _id_starts(needle.ids, np.asarray(value, dtype=np.int64))
+def as_bytes(ids: npt.ArrayLike) -> bytes:
+    """Token ids, one axis, as `places_of` takes them."""
+    return np.asarray(ids).astype("<i8").tobytes()
 
 
-def _id_starts(ids: npt.NDArray[np.int32], tokens: npt.NDArray[Any]) -> Iterator[int]:
-    own, width = tokens.astype("<i8").tobytes(), 8
-    places = _every(own.find, ids.astype("<i8").tobytes())
-    return (place // width for place in places if place % width == 0)
+def places_of(wanted: bytes, tokens: bytes) -> Iterator[int]:
+    """Where token ids begin in others, both by `as_bytes`; overlapping places count each."""
+    return (place // _WIDTH for place in _every(tokens.find, wanted) if place % _WIDTH == 0)
 
 
 def _every(find: Callable[[Any, int], int], wanted: str | bytes) -> Iterator[int]:
@@ -102,17 +107,18 @@ def _every(find: Callable[[Any, int], int], wanted: str | bytes) -> Iterator[int
         place = find(wanted, place + 1)
 
 
-def _search_flat(needles: Sequence[Needle], source: FlatFile, finds: Finds) -> None:
+def _search_flat(wanted: Sequence[bytes], source: FlatFile, finds: Finds) -> None:
     """Token ids of a flat file, chunk by chunk; no occurrence spans two documents."""
-    longest = max((len(one.ids) for one in needles), default=0)
+    longest = max((len(one) // _WIDTH for one in wanted), default=0)
     chunk_start = document = begin = 0  # the document that goes on, and its first token
     for chunk in source.chunks(0, max(longest, 1)):
         ends = np.array([len(chunk.tokens)]) if chunk.ends is None else chunk.ends
         firsts = np.concatenate([[begin], chunk_start + ends[:-1]])
-        for number, needle in enumerate(needles):
-            for start in _id_starts(needle.ids, chunk.tokens):
+        own = as_bytes(chunk.tokens)
+        for number, ids in enumerate(wanted):
+            for start in places_of(ids, own):
                 inside = int(np.searchsorted(ends, start, side="right"))
-                if start < chunk.n_new and start + len(needle.ids) <= ends[inside]:
+                if start < chunk.n_new and start + len(ids) // _WIDTH <= ends[inside]:
                     name = str(source.path)
                     if source.documents is not None:
                         name = f"{name}#{document + inside + 1}"
