@@ -305,29 +305,11 @@ class Study:
             if name not in NEUTRAL or value != NEUTRAL[name]
         }
         basis: list[Any] = [stage, decisive, [self.key(need) for need in entry.needs]]
-        for named in self._naming(entry):
-            if named.endswith((".yaml", ".yml")) and Path(named).is_file():
-                basis.append(hashlib.sha256(Path(named).read_bytes()).hexdigest())
-        if plugins := self._plugins(entry):
+        names, files = _named(flat)
+        basis += [hashlib.sha256(one).hexdigest() for one in files]
+        if plugins := _plugins(names, files):
             basis.append([one.facts for one in plugins])
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-
-    def _naming(self, stage: Stage) -> list[str]:
-        """Names of taxonomies and nodes, and files with them, that the stage's settings give."""
-        flat = _flatten(self.settings, stage)
-        return [one for key in _NAMING for one in flat.get(key, [])]
-
-    def _plugins(self, stage: Stage) -> list[Plugin]:
-        """Plugins whose nodes the stage's taxonomies name."""
-        from mnemoscope.taxonomy.nodes import plugins_named  # loads Polars
-
-        texts = [
-            Path(one).read_text(encoding="utf-8", errors="replace")
-            if one.endswith((".yaml", ".yml")) and Path(one).is_file()
-            else one
-            for one in self._naming(stage)
-        ]
-        return plugins_named(texts)
 
     def is_done(self, stage: str) -> bool:
         """True if the stage was made with the current settings and inputs."""
@@ -349,11 +331,12 @@ class Study:
         started = time.monotonic()
         yield counts
         self._manifest_path(stage).parent.mkdir(exist_ok=True)
-        packages = {one.package for one in self._plugins(stage_named(stage))}
+        flat = _flatten(self.settings, stage_named(stage))
+        packages = {one.package for one in _plugins(*_named(flat))}
         value = {
             "stage": stage,
             "key": self.key(stage),
-            "settings": _flatten(self.settings, stage_named(stage)),
+            "settings": flat,
             "needs": {need: self.key(need) for need in stage_named(stage).needs},
             "counts": counts,
             "versions": versions(*sorted(packages)),
@@ -597,6 +580,26 @@ def versions(*further: str) -> dict[str, str]:
     """Versions of the packages that produce the numbers, and of these further ones."""
     found = {"mnemoscope": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in (*_LIBRARIES, *further)}
+
+
+def _named(flat: dict[str, Any]) -> tuple[list[str], list[bytes]]:
+    """What a stage's settings name of taxonomies and nodes: by name, and the files that hold them.
+
+    A file is given by what stands in it.
+    """
+    every = [one for key in _NAMING for one in flat.get(key, [])]
+    files = [one for one in every if one.endswith((".yaml", ".yml")) and Path(one).is_file()]
+    names = [one for one in every if one not in files]
+    return names, [Path(one).read_bytes() for one in files]
+
+
+def _plugins(names: list[str], files: list[bytes]) -> list[Plugin]:
+    """Plugins whose nodes these speak of."""
+    if not (names or files):
+        return []
+    from mnemoscope.taxonomy.nodes import plugins_named  # loads Polars
+
+    return plugins_named([*names, *(one.decode("utf-8", "replace") for one in files)])
 
 
 def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
