@@ -278,12 +278,12 @@ def audit(
         else:
             record = _audit_here(here, reading, folder, settings, redo=redo)
     _print_record(folder, record)
-    spans = read_parquet(folder / "spans.parquet").select(_SPAN_FACTS)
-    answer.facts.update({**record, "folder": folder, "spans": spans})
+    spans = read_parquet(folder / "spans.parquet")
+    answer.facts.update({**record, "folder": folder, "spans": spans.select(_SPAN_FACTS)})
     if junit is not None:
         from mnemoscope.audit.page import junit_xml
 
-        write_text(junit, junit_xml(record, read_parquet(folder / "spans.parquet")))
+        write_text(junit, junit_xml(record, spans))
         print(f"Wrote {junit}.")
     if gate is not None:
         answer.facts["gate"] = {"text": gate.text, "failed": gate.is_failed(record["summary"])}

@@ -552,16 +552,17 @@ def benchmark(
     print_summary(study)
     comparison = load_comparison(study)
     print_comparison(comparison)
-    answer.facts.update(
-        {
-            "folder": folder,
-            "samples": samples_of(study),
-            "aliases": {name: one.of for name, one in aliases_of(study).items()},
-            "benchmark": read_benchmark(study),
-            "comparison": comparison.frame.filter(state="measured"),
-            **comparison.as_json(),
-        }
-    )
+    if answer.as_json:
+        answer.facts.update(
+            {
+                "folder": folder,
+                "samples": samples_of(study),
+                "aliases": {name: one.of for name, one in aliases_of(study).items()},
+                "benchmark": read_benchmark(study),
+                "comparison": comparison.frame.filter(state="measured"),
+                **comparison.as_json(),
+            }
+        )
 
 
 def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None:
