@@ -102,6 +102,12 @@ def refuse_existing(folder: Path) -> None:
         raise UserError(f"{folder}: already there. Choose another folder with -o.")
 
 
+def refuse_filled(folder: Path) -> None:
+    """Raise UserError where an output folder is there and not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: holds something already. Choose a new or empty folder with -o.")
+
+
 def made_folder(folder: Path | str) -> Path:
     """Create an output folder with its parents; UserError if that fails."""
     try:

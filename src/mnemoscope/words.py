@@ -229,3 +229,13 @@ def template_environment(*packages: str) -> "jinja2.Environment":
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+
+
+def fill(template: "jinja2.Template", **values: Any) -> str:
+    """Fill a template that may hold any text."""
+    return whole_characters(template.render(**values))
+
+
+def whole_characters(text: str) -> str:
+    """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")

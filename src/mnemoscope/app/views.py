@@ -23,7 +23,7 @@ from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
 from mnemoscope.report.content import Benchmark, TaxonomyResult, decode_pieces, taxonomy_results
 from mnemoscope.study.folder import Study
-from mnemoscope.words import UNKNOWN, interval, percent
+from mnemoscope.words import UNKNOWN, fill, interval, percent
 
 MAP_INK = (59, 125, 216)
 DELTA_INK = (214, 90, 12)
@@ -134,8 +134,7 @@ def render_card(result: Result, number: Any) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Fill one of our templates; every text is escaped."""
-    html = page.environment("mnemoscope.app").get_template(template).render(**values)
-    return html.encode("utf-8", "replace").decode("utf-8")
+    return fill(page.environment("mnemoscope.app").get_template(template), **values)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ opens offline, runs no script and prints on two sheets of A4.
 
 import math
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 import polars as pl
-from markupsafe import Markup
 
 from mnemoscope.audit.origins import places_by_span
-from mnemoscope.audit.page import environment
+from mnemoscope.audit.page import render
 from mnemoscope.audit.rule import RECALL
 
 REPORT_FILE = "report.html"
@@ -37,24 +35,18 @@ def render_brief(
             row["number"],
         ),
     )
-    style = resources.files(__package__).joinpath("templates/brief.css").read_text("utf-8")
-    page = (
-        environment()
-        .get_template("brief.html.j2")
-        .render(
-            record=record,
-            whole=record["summary"],
-            quoted=[_quotation(row) for row in recalled[:_QUOTED]],
-            n_recalled=len(recalled),
-            n_alone=sum(row["reference_reproduces"] is False for row in recalled),
-            documents=record["documents"][:_DOCUMENTS],
-            n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
-            origins=places_by_span(tables["origins"]) if "origins" in tables else None,
-            n_placed=sum(bool(row["origin_count"]) for row in recalled),
-            style=Markup(style),
-        )
+    return render(
+        "brief",
+        record=record,
+        whole=record["summary"],
+        quoted=[_quotation(row) for row in recalled[:_QUOTED]],
+        n_recalled=len(recalled),
+        n_alone=sum(row["reference_reproduces"] is False for row in recalled),
+        documents=record["documents"][:_DOCUMENTS],
+        n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
+        origins=places_by_span(tables["origins"]) if "origins" in tables else None,
+        n_placed=sum(bool(row["origin_count"]) for row in recalled),
     )
-    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _quotation(row: dict[str, Any]) -> dict[str, Any]:

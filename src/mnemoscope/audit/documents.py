@@ -25,6 +25,7 @@ from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.words import whole_characters
 
 _SNIFFED_BYTES = 8192
 _HEAD_BYTES = 4096
@@ -198,8 +199,7 @@ def _decode(data: bytes, encoding: str) -> str:
 
 
 def _document(name: str, text: str, *, is_extracted: bool = False) -> Document:
-    # A lone surrogate (JSON can hold one) is no character that a tokenizer takes.
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = whole_characters(text)  # no tokenizer takes others
     return Document(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), is_extracted)
 
 

@@ -28,7 +28,7 @@ from mnemoscope.audit.rule import RECALL
 from mnemoscope.audit.settings import NEEDED_EDGES
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.version import __version__
-from mnemoscope.words import count, percent, template_environment
+from mnemoscope.words import count, fill, percent, template_environment
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -111,29 +111,30 @@ def render_page(
         n_shown = sum(len(one.text) for one in pieces)
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         documents.append({**summary, "pieces": pieces, "n_spans": len(own), "is_open": is_open})
-    style = resources.files(__package__).joinpath("templates/audit.css").read_text("utf-8")
-    page = (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            record=record,
-            rows=rows,
-            recalled=[row for row in shown if row["verdict"] == RECALL],
-            guessed=[row for row in shown if row["verdict"] != RECALL],
-            numbers_shown={row["number"] for row in shown},
-            n_left_out=len(rows) - len(shown),
-            near=None if near is None else near.rows(named=True),
-            heat_maps=maps,
-            ordinary=_repeating(tables.get("ordinary")),
-            origins=places_by_span(tables["origins"]) if "origins" in tables else {},
-            n_more_maps=n_more_maps,
-            most_cards=MOST_CARDS,
-            cards_open=_CARDS_OPEN,
-            documents=documents,
-            style=Markup(style),
-        )
+    return render(
+        "audit",
+        record=record,
+        rows=rows,
+        recalled=[row for row in shown if row["verdict"] == RECALL],
+        guessed=[row for row in shown if row["verdict"] != RECALL],
+        numbers_shown={row["number"] for row in shown},
+        n_left_out=len(rows) - len(shown),
+        near=None if near is None else near.rows(named=True),
+        heat_maps=maps,
+        ordinary=_repeating(tables.get("ordinary")),
+        origins=places_by_span(tables["origins"]) if "origins" in tables else {},
+        n_more_maps=n_more_maps,
+        most_cards=MOST_CARDS,
+        cards_open=_CARDS_OPEN,
+        documents=documents,
     )
-    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def render(name: str, **values: Any) -> str:
+    """Fill a template of this room by its name, with the style sheet that bears the same name."""
+    style = resources.files(__package__).joinpath(f"templates/{name}.css").read_text("utf-8")
+    template = environment().get_template(f"{name}.html.j2")
+    return fill(template, style=Markup(style), **values)
 
 
 def _repeating(ordinary: pl.DataFrame | None) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import track
 from mnemoscope.version import __version__
+from mnemoscope.words import whole_characters
 
 _NEVER = -1e30  # llama.cpp writes the lowest float where a probability is 0
 _SAME = 1e-6  # nats; the service rounds what it says twice of one token
@@ -103,7 +104,7 @@ def parse_answer(response: Any) -> Answer:
         tokens, ids, logprobs, alternatives = _read_logprobs(choice.get("logprobs"))
         usage = response.get("usage") or {}
         answer = Answer(
-            _characters(text),
+            whole_characters(text),
             choice.get("finish_reason"),
             choice.get("token_ids") or ids,
             tokens,
@@ -160,11 +161,6 @@ def _is_choice(value: Any) -> bool:
     )
 
 
-def _characters(text: str) -> str:
-    """A text without halves of surrogate pairs, which are no characters."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
     """Tokens, ids, log-probabilities and alternatives; each None where it is not given."""
     if not found:
@@ -175,10 +171,10 @@ def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
         tops = [row.get("top_logprobs") or row.get("top_probs") or [] for row in rows]
         chosen = [_choices((one["token"], one["logprob"]) for one in top) for top in tops]
         values = [_value(row["logprob"]) for row in rows]
-        return [_characters(row["token"]) for row in rows], ids, values, chosen
+        return [whole_characters(row["token"]) for row in rows], ids, values, chosen
     tops = found.get("top_logprobs") or [None] * len(found["tokens"])
     return (
-        [_characters(one) for one in found["tokens"]],
+        [whole_characters(one) for one in found["tokens"]],
         None,
         [_value(one) for one in found["token_logprobs"]],
         [_choices((top or {}).items()) for top in tops],
@@ -186,7 +182,7 @@ def _read_logprobs(found: Any) -> tuple[Any, Any, Any, Any]:
 
 
 def _choices(pairs: Any) -> list[dict[str, Any]]:
-    found = [{"text": _characters(text), "logprob": _value(value)} for text, value in pairs]
+    found = [{"text": whole_characters(text), "logprob": _value(value)} for text, value in pairs]
     found = [one for one in found if one["logprob"] is not None]
     return sorted(found, key=lambda one: -one["logprob"])
 

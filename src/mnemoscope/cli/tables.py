@@ -21,6 +21,7 @@ from mnemoscope.cli.options import (
 )
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.errors import UserError
+from mnemoscope.files import refuse_filled
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.settings import EMBEDDED
 
@@ -115,7 +116,8 @@ def label(
         _only_for_tables(target, "label", column)
         flags = {"label.taxonomies": taxonomy, "label.drop_small_classes": drop_small_classes}
         stage_verb(target, "label", flags, stage)
-        answer.facts.update(folder=target, **_labels_of(Study(target)))
+        if answer.as_json:
+            answer.facts.update(folder=target, **_labels_of(Study(target)))
         return
     _only_for_studies("label", stage.set_, redo=stage.redo or drop_small_classes)
     columns = parse_columns(column)
@@ -388,8 +390,8 @@ def _describe_study(study: Study) -> dict[str, Any]:
     sizes = Table("on disk", "size", title="sizes")
     for path in sorted(study.folder.iterdir()):
         if not path.name.startswith("."):
-            sizes.add_row(path.name, _size(path))
             sizes_of[path.name] = _bytes(path)
+            sizes.add_row(path.name, _size(sizes_of[path.name]))
     console.print(sizes)
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
     return {
@@ -444,9 +446,10 @@ def _describe_maps(folder: Path) -> dict[str, Any]:
     store = MapStore(folder, verify=False)
     store.check()
     by_suffix, meta = dict(store.index.group_by("suffix").len().iter_rows()), store.meta
+    n_shards, n_bytes = store.index["shard"].n_unique(), _bytes(folder)
     print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
-    print(f"shards: {store.index['shard'].n_unique()}, {_size(folder)} on disk, checksums right")
+    print(f"shards: {n_shards}, {_size(n_bytes)} on disk, checksums right")
     return {
         "kind": "maps",
         "folder": folder,
@@ -454,8 +457,8 @@ def _describe_maps(folder: Path) -> dict[str, Any]:
         "layers": meta.n_layers,
         "length": meta.length,
         "by_suffix": by_suffix,
-        "shards": store.index["shard"].n_unique(),
-        "bytes": _bytes(folder),
+        "shards": n_shards,
+        "bytes": n_bytes,
     }
 
 
@@ -463,21 +466,18 @@ def _describe_table(path: Path) -> dict[str, Any]:
     """Columns, types and missing values of a table."""
     from mnemoscope.data.table import read_table
 
-    frame = read_table(path)
-    print(f"{path}: {frame.height:,} rows, {_size(path)}")
+    frame, n_bytes, columns = read_table(path), _bytes(path), []
+    print(f"{path}: {frame.height:,} rows, {_size(n_bytes)}")
     for name, dtype in frame.schema.items():
         missing = frame[name].null_count()
         note = f", {missing:,} missing" if missing else ""
         print(f"  {name}: {dtype}{note}")
-    columns = [
-        {"name": name, "type": str(dtype), "missing": frame[name].null_count()}
-        for name, dtype in frame.schema.items()
-    ]
+        columns.append({"name": name, "type": str(dtype), "missing": missing})
     return {
         "kind": "table",
         "file": path,
         "rows": frame.height,
-        "bytes": _bytes(path),
+        "bytes": n_bytes,
         "columns": columns,
     }
 
@@ -487,11 +487,11 @@ def _bytes(path: Path) -> int:
     return sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())
 
 
-def _size(path: Path) -> str:
-    """Bytes on disk, in a unit a person reads."""
+def _size(n_bytes: int) -> str:
+    """In a unit a person reads."""
     from mnemoscope.words import size
 
-    return size(_bytes(path))
+    return size(n_bytes)
 
 
 def convert(
@@ -560,11 +560,11 @@ def lm_eval_task(
     Example: mnemoscope lm-eval-task my-study -o task
     """
     from mnemoscope.embedded import model_path
-    from mnemoscope.flow.lm_eval import asked_of, check_task_folder, shown_rows, write_task
+    from mnemoscope.flow.lm_eval import asked_of, shown_rows, write_task
     from mnemoscope.taxonomy.labels import count_classes
 
     asked = asked_of(target, taxonomy=taxonomy, tokenizer=tokenizer, prefix=prefix)
-    check_task_folder(out)
+    refuse_filled(out)
     loaded = load_tokenizer_named(asked.tokenizer, asked.revision)
     made = shown_rows(asked, loaded, most=most, seed=seed)
     written = write_task(made, out, name=name or f"mnemoscope_{target.absolute().stem}")

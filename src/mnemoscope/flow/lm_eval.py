@@ -23,7 +23,7 @@ from mnemoscope.data.table import (
     write_table,
 )
 from mnemoscope.errors import UserError
-from mnemoscope.files import made_folder, write_text
+from mnemoscope.files import made_folder, refuse_filled, write_text
 from mnemoscope.flow import lm_eval_score
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -152,12 +152,6 @@ def shown_rows(asked: Asked, tokenizer: Any, *, most: int | None = None, seed: i
     return Shown(kept, tokens.shape[1] - n_prefix, n_altered, n_unlabelled)
 
 
-def check_task_folder(out: Path) -> None:
-    """Raise UserError for a folder with content."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
-
-
 def write_task(shown: Shown, out: Path, *, name: str) -> str:
     """Write a task folder: a group with one task a class, or a single task without classes.
 
@@ -168,7 +162,7 @@ def write_task(shown: Shown, out: Path, *, name: str) -> str:
         UserError: a folder with other content.
         NoRoomError: the disk is full.
     """
-    check_task_folder(out)
+    refuse_filled(out)
     made_folder(out)
     write_table(out / lm_eval_score.FILE, shown.rows)
     write_text(out / "lm_eval_score.py", Path(lm_eval_score.__file__).read_text(encoding="utf-8"))

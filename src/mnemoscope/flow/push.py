@@ -22,7 +22,7 @@ from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, first_line
-from mnemoscope.files import atomic_folder, made_folder, write_parquet, write_text
+from mnemoscope.files import atomic_folder, made_folder, refuse_filled, write_parquet, write_text
 from mnemoscope.parse import read_json
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.taxonomy.labels import count_classes
@@ -72,8 +72,7 @@ def write_dataset(
             three, a study without labels, or a folder with other content.
         NoRoomError: the disk is full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: holds something already. Choose a new or empty folder with -o.")
+    refuse_filled(out)
     if (target / "audit.json").is_file():
         if not documents:
             raise UserError(

@@ -101,10 +101,9 @@ def asset(name: str) -> Markup:
 
 
 def _render(template: str, **values: Any) -> str:
-    """Fill a template that may hold any text."""
+    """Fill one of our templates."""
     made = environment().get_template(template)
-    html = made.render(version=__version__, style=asset("report.css"), **values)
-    return html.encode("utf-8", "replace").decode("utf-8")
+    return words.fill(made, version=__version__, style=asset("report.css"), **values)
 
 
 @cache
