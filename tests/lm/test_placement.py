@@ -16,6 +16,8 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
+from mnemoscope.lm.placement import slowdown
+from mnemoscope.progress import show_progress
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 FAMILIES = ("llama", "gpt_neox", "gpt2", "gemma2", "bloom", "gpt_neo")
@@ -204,3 +206,21 @@ def test_without_bitsandbytes_the_remedy_is_said(quantized, hide, package):
     hide(package)
     with pytest.raises(UserError, match=rf"need {package}: pip install 'mnemoscope\[bitsandb"):
         load_model(quantized / "8bit")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "said"),
+    [("bfloat16", 70.0, "about 70 times"), ("bfloat16", 1.2, ""), ("float32", 70.0, "")],
+)
+def test_an_emulated_dtype_is_said(folders, monkeypatch, capsys, dtype, factor, said):
+    monkeypatch.setattr("mnemoscope.lm.placement.slowdown", lambda dtype: factor)
+    with show_progress():
+        load_model(folders["llama"], dtype=dtype, device="cpu")
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert bool(said) == ("only emulates" in printed)
+
+
+def test_the_slowdown_is_measured():
+    assert 0.3 < slowdown(torch.float32) < 3
+    assert slowdown(torch.bfloat16) > 0.01

@@ -34,6 +34,7 @@ from mnemoscope.lm.placement import (
     check_dtype,
     find_device,
     quiet_transformers,
+    warn_if_emulated,
 )
 
 
@@ -86,6 +87,7 @@ def load_model(
             model = merge_adapter(model, source.adapter)
         if device_map is None:
             model = model.to(torch_device)
+    warn_if_emulated(model.dtype, model.device)
     lm = wrap_model(model, tokenizer, name=str(name), revision=revision, bos=bos)
     _check_looks_back(lm)
     return lm

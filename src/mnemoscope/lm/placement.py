@@ -6,6 +6,7 @@ Each layer computes where its weights are, or where accelerate brings them from 
 import hashlib
 import json
 import os
+import timeit
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from transformers.utils import logging
 
 from mnemoscope.errors import UserError, check_installed, nearest
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
+from mnemoscope.progress import say
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -79,6 +81,32 @@ def find_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps': not on this machine. Use --device cpu.")
     return torch.device(name)
+
+
+def slowdown(dtype: torch.dtype) -> float:
+    """How many times longer a matrix product takes on this processor than in float32.
+
+    Processors without instructions for bfloat16 or float16 emulate them, 70 times slower on some.
+    """
+
+    def seconds(kind: torch.dtype) -> float:
+        matrix = torch.ones(256, 256, dtype=kind)
+        return min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=3))
+
+    return seconds(dtype) / seconds(torch.float32)
+
+
+def warn_if_emulated(dtype: torch.dtype, device: torch.device) -> None:
+    """Say it where a processor only emulates the `dtype` that was asked for to save time."""
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return
+    factor = slowdown(dtype)
+    if factor > 3:
+        name = str(dtype).removeprefix("torch.")
+        say(
+            f"{name}: this processor only emulates it; matrix products take about {factor:.0f} "
+            "times longer than in float32. Use --dtype float32 unless memory is short."
+        )
 
 
 def check_device_map(
