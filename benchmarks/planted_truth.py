@@ -250,7 +250,7 @@ def train(given):
     started = time.perf_counter()
     look(watch, model, 0, started)
     for step, batch in enumerate(steps, 1):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=given.bfloat16):
             loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -424,6 +424,9 @@ def main():
     one.add_argument("--works", type=int, default=max(WORKS.values()), help="most of a genre")
     one.add_argument("--every", type=int, default=4, help="epochs from one check to the next")
     one.add_argument("--lr", type=float, default=4e-4)
+    one.add_argument(
+        "--bfloat16", action="store_true", help="for processors that have it; others crawl"
+    )
     one.set_defaults(call=train)
     two = verbs.add_parser("score")
     two.add_argument("folder", type=Path)
