@@ -516,11 +516,7 @@ def _with_verdicts(data: PlannedData, settings: StudySettings) -> pl.DataFrame |
         return None  # counting duplicates takes as long as the stage
     patterns, length = settings.features.patterns, settings.sequences.length
     frame = add_features(
-        frame,
-        patterns=patterns,
-        length=length,
-        prefix=settings.sequences.n_prefix,
-        code="off",
+        frame, patterns=patterns, length=length, prefix=settings.sequences.n_prefix, code="off"
     )
     return take_published_patterns(frame) if patterns == "published" else frame
 

@@ -129,8 +129,7 @@ def group_of(scores: npt.ArrayLike, *, tolerance: float) -> list[str | None]:
 def boundary_differences(values: npt.ArrayLike, *, prefix: int) -> _Floats:
     """Give what the first continued token has beyond the last of the prefix, (n, T) to (n,)."""
     table = np.asarray(values, dtype=np.float64)
-    found: _Floats = table[:, prefix] - table[:, prefix - 1]
-    return found
+    return np.asarray(table[:, prefix] - table[:, prefix - 1])
 
 
 def _later(values: _Floats) -> _Floats:

@@ -19,12 +19,7 @@ from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, series_by, series_of
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    counts_duplicates,
-    decode_rows,
-    draw_rows,
-    seen_in_training,
-)
+from mnemoscope.analysis.rows import counts_duplicates, decode_rows, draw_rows, seen_in_training
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.progress import track
 from mnemoscope.stats import NO_ESTIMATE, Estimate, separation, share_of, share_true
@@ -543,8 +538,7 @@ def _shapes(store: "MapStore", rows: pl.DataFrame) -> npt.NDArray[np.float64]:
         whole = unpack_triangle(maps.read(batch))
         none = torch.zeros(len(whole), *whole.shape[-2:], dtype=torch.bool)
         parts.append(attention_shape(whole, none)[..., :2])
-    found: npt.NDArray[np.float64] = torch.cat(parts).numpy()
-    return found
+    return np.asarray(torch.cat(parts).numpy())
 
 
 # -- words and figures ----------------------------------------------------------------------

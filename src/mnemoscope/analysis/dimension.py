@@ -109,8 +109,7 @@ def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1
     trace = np.zeros(len(at))
     for axis, shift in enumerate(step * np.eye(width)):
         trace += (score(at + shift) - score(at - shift))[:, axis] / (2 * step)
-    found: Floats = width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1))
-    return found
+    return np.asarray(width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1)))
 
 
 def normal_bundle(
@@ -136,8 +135,7 @@ def normal_bundle(
     noise = np.random.default_rng(seed).normal(0, sigma, (n, many, width))
     scores = score((at[:, None] + noise).reshape(-1, width)).reshape(n, many, width)
     values = np.linalg.svd(scores, compute_uv=False) * sigma / np.sqrt(many)
-    found: npt.NDArray[np.int64] = width - (values >= _NORMAL).sum(axis=1)
-    return found
+    return np.asarray(width - (values >= _NORMAL).sum(axis=1))
 
 
 def participation_ratio(points: npt.ArrayLike) -> float:

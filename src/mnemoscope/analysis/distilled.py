@@ -22,12 +22,7 @@ from pydantic import Field
 
 from mnemoscope.analysis.figures import Chart, series_of
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings
-from mnemoscope.analysis.rows import (
-    categories_of,
-    draw_rows,
-    keep_blocks,
-    seen_in_training,
-)
+from mnemoscope.analysis.rows import categories_of, draw_rows, keep_blocks, seen_in_training
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress
@@ -388,8 +383,7 @@ def _grafts(
 
     def logprobs(lm: "LanguageModel") -> Floats:
         found = suffix_logprobs(lm, tokens, batch_size=inputs.batch_size, prefix=inputs.prefix)
-        mean: Floats = found.mean(axis=1, dtype=np.float64)
-        return mean
+        return np.asarray(found.mean(axis=1, dtype=np.float64))
 
     def specific(lost: Floats) -> Estimate:
         """Mean loss of seen sequences less that of unseen ones."""

@@ -80,8 +80,7 @@ def _scale(means: _Array, noise: _Array) -> _Array:
     """Length of each mean over what its length is without noise, (levels, steps)."""
     squared = (means**2).sum(axis=-1)
     left = np.where(squared > noise, squared - noise, np.nan)
-    scale: _Array = np.sqrt(squared / left)
-    return scale
+    return np.asarray(np.sqrt(squared / left))
 
 
 def project(means: _Array) -> tuple[_Array, _Array]:

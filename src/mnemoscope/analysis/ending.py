@@ -95,8 +95,7 @@ def ending_mask(attention: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
         a soft mask without a threshold.
     """
     maps = np.asarray(attention, dtype=np.float64).mean(axis=(1, 2))
-    found: Floats = maps[np.arange(len(maps)), :, np.asarray(last)]
-    return found
+    return np.asarray(maps[np.arange(len(maps)), :, np.asarray(last)])
 
 
 def noise_norm(
@@ -165,8 +164,7 @@ def suffix_shares(edges: npt.ArrayLike, copies: npt.ArrayLike, prefix: int) -> F
     whole, last = taken.sum(axis=(-2, -1)), taken[..., -1, :].sum(axis=-1)
     wholes = np.concatenate([np.repeat(whole[..., None], prefix + 1, axis=-1), last[..., None]], -1)
     found = np.concatenate(parts, axis=-1)
-    shares: Floats = np.divide(found, wholes, out=np.zeros_like(found), where=wholes > 0)
-    return shares
+    return np.asarray(np.divide(found, wholes, out=np.zeros_like(found), where=wholes > 0))
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:

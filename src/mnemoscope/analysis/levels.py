@@ -51,8 +51,7 @@ def level_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
     [0, 1, 4]
     """
     values = np.asarray(scores, dtype=np.float64) - _ROUNDING
-    found: npt.NDArray[np.int64] = np.searchsorted(_ENDS, values).astype(np.int64)
-    return found
+    return np.asarray(np.searchsorted(_ENDS, values).astype(np.int64))
 
 
 def transitions(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -86,8 +86,7 @@ def entropies(codes: Codes, n_bins: int) -> _Floats:
     places = (codes * n_neurons + np.arange(n_neurons)).ravel()
     counts = np.bincount(places, minlength=n_bins * n_neurons).reshape(n_bins, n_neurons)
     share = counts.astype(np.float64) / len(codes)
-    found: _Floats = (share * np.log(1 / np.where(share > 0, share, 1.0))).sum(axis=0)
-    return found
+    return np.asarray((share * np.log(1 / np.where(share > 0, share, 1.0))).sum(axis=0))
 
 
 def mean_information(codes: Codes, n_bins: int) -> float:

@@ -355,8 +355,7 @@ def candidates(memorized: Mapping[str, _Floats]) -> Iterator[Candidate]:
 def assign_parts(candidate: Candidate, values: Mapping[str, _Floats]) -> _Parts:
     """Give every row its part: 0, 1 or 2, shape (n,)."""
     is_first, is_second = (values[one.feature] >= one.value for one in candidate)
-    found: _Parts = np.where(is_first, 0, np.where(is_second, 1, 2))
-    return found
+    return np.asarray(np.where(is_first, 0, np.where(is_second, 1, 2)))
 
 
 def best_partition(data: Data, settings: Settings) -> Partition:
@@ -552,8 +551,7 @@ def separating_plane(design: _Floats, label: _Flags) -> _Floats:
     found = linprog(-signed.mean(axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1))
     if found.status != 0 or -found.fun <= _NO_PLANE:
         return np.zeros(design.shape[1])
-    weights: _Floats = np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0)
-    return weights
+    return np.asarray(np.where(np.abs(found.x) > _NO_PLANE, found.x, 0.0))
 
 
 def _independent(design: _Floats) -> _Floats:
@@ -563,8 +561,7 @@ def _independent(design: _Floats) -> _Floats:
     _, r, order = qr(design, mode="economic", pivoting=True)
     size = np.abs(np.diag(r))
     rank = int((size > 1e-9 * size[0]).sum())
-    kept: _Floats = design[:, np.sort(order[:rank])]
-    return kept
+    return np.asarray(design[:, np.sort(order[:rank])])
 
 
 def _log_likelihood(model: Any) -> tuple[float, str]:

@@ -111,8 +111,7 @@ def frequency_source(inputs: AnalysisInputs) -> str:
 def counts_of(tokens: npt.NDArray[np.int32], counts: _Counts) -> _Counts:
     """Give the count of every token, (n, T); an id beyond the end was never seen."""
     padded = np.pad(counts, (0, max(0, int(tokens.max(initial=0)) + 1 - len(counts))))
-    found: _Counts = padded[tokens]
-    return found
+    return np.asarray(padded[tokens])
 
 
 def frequency_columns(tokens: npt.NDArray[np.int32], counts: _Counts) -> dict[str, _Floats]:

@@ -151,8 +151,7 @@ def _pointwise(z: _Floats, numbers: npt.NDArray[np.int64]) -> _Floats:
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
 
     def label_means(of: _Floats) -> _Floats:
-        found: _Floats = np.add.reduceat(of[order], starts, axis=0) / counts[:, None]
-        return found
+        return np.asarray(np.add.reduceat(of[order], starts, axis=0) / counts[:, None])
 
     mean = label_means(z)
     scale = np.where(z.std(axis=0) > 0, z.std(axis=0), 1.0)
@@ -175,8 +174,7 @@ def _log_mixture(z: _Floats, mean: _Floats, sigma: _Floats, share: _Floats) -> _
     highest = logs.max(axis=1)
     logs -= highest[:, None, :]
     np.exp(logs, out=logs)
-    found: _Floats = np.log(logs.sum(axis=1, dtype=np.float64)) + highest
-    return found
+    return np.asarray(np.log(logs.sum(axis=1, dtype=np.float64)) + highest)
 
 
 def _is_enough(blocks: _Floats) -> bool:

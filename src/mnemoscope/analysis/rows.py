@@ -16,12 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from mnemoscope.analysis.inputs import (
-    AnalysisInputs,
-    AnalysisSettings,
-    OtherModel,
-    count_forwards,
-)
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel, count_forwards
 from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -261,9 +256,7 @@ def scanned_by(inputs: AnalysisInputs, other: OtherModel) -> pl.DataFrame:
     is_memorized = found["is_memorized"]
     score = pl.when(is_memorized).then(pl.lit(1.0, dtype=pl.Float32))
     return inputs.table.with_columns(
-        is_memorized,
-        memorization_score=score,
-        continuation=pl.lit(None, dtype=pl.List(pl.Int32)),
+        is_memorized, memorization_score=score, continuation=pl.lit(None, dtype=pl.List(pl.Int32))
     )
 
 
@@ -498,8 +491,7 @@ def stream_rows(rows: Rows, n_steps: int, batch_size: int, seed: int) -> npt.NDA
     wanted = n_steps * batch_size
     n_rounds = -(-wanted // len(rows))
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(max(1, n_rounds))])[:wanted]
-    batches: npt.NDArray[np.int32] = rows[order].reshape(n_steps, batch_size, rows.shape[1])
-    return batches
+    return np.asarray(rows[order].reshape(n_steps, batch_size, rows.shape[1]))
 
 
 def counts_duplicates(table: pl.DataFrame) -> bool:

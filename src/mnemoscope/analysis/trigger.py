@@ -61,14 +61,12 @@ class Changes(NamedTuple):
     @property
     def n_right(self) -> npt.NDArray[np.int64]:
         """Right tokens of each sequence, (n,), at least 1 to divide by."""
-        found: npt.NDArray[np.int64] = np.maximum(self.is_right.sum(axis=1), 1)
-        return found
+        return np.asarray(np.maximum(self.is_right.sum(axis=1), 1))
 
     @property
     def by_state(self) -> npt.NDArray[np.float64]:
         """Share of each sequence's tokens that each state changes, (n, layers, prefix)."""
-        found: npt.NDArray[np.float64] = self.one.sum(axis=3) / self.n_right[:, None, None]
-        return found
+        return np.asarray(self.one.sum(axis=3) / self.n_right[:, None, None])
 
     def shares(self) -> dict[str, npt.NDArray[np.float64]]:
         """Of each sequence the share of its tokens that are so, shape (n,)."""
@@ -134,8 +132,7 @@ def find_changes(
                 logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), wanted.shape[1])
             if progress is not None:
                 progress.advance(len(one))
-            found: npt.NDArray[np.bool_] = (logits.argmax(dim=-1) != wanted).cpu().numpy()
-            return found
+            return np.asarray((logits.argmax(dim=-1) != wanted).cpu().numpy())
 
         numbers = torch.arange(len(rows))[:, None]
         return np.concatenate(list(run_batches(lm, numbers, batch_size, step)))

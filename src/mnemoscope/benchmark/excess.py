@@ -254,8 +254,7 @@ def auc_of_each(votes: Votes, pair: tuple[int, int], sequences: NDArray[np.integ
     above, below = (sequences[:, rows].astype(np.float64) for rows in (first, second))
     n_pairs = above.sum(axis=1) * below.sum(axis=1)
     areas = [_area(ratio[first], ratio[second], above, below) for ratio in ratios]
-    shares: Floats = np.stack(areas) / n_pairs
-    return shares
+    return np.asarray(np.stack(areas) / n_pairs)
 
 
 def _area(above: Floats, below: Floats, weights: Floats, counterweights: Floats) -> Floats:
@@ -333,11 +332,7 @@ def measure_excess(
 
 
 def measure_objective(
-    sources: Mapping[str, Votes],
-    objective: ObjectiveName,
-    *,
-    seed: int = 0,
-    n_resamples: int = 0,
+    sources: Mapping[str, Votes], objective: ObjectiveName, *, seed: int = 0, n_resamples: int = 0
 ) -> Estimate:
     """Measure one figure of the model, or how far it is above its controls.
 
@@ -520,8 +515,7 @@ def _weights(ids: NDArray[np.int64], seed: int, resamples: range) -> Floats:
     seeds = [(seed * _SEED_STRIDE + one) % (1 << 64) for one in resamples]
     keys = np.stack([order_keys(ids, one) for one in seeds])
     uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    drawn: Floats = -np.log(uniform)
-    return drawn
+    return np.asarray(-np.log(uniform))
 
 
 def _count_votes(votes: Votes) -> Floats:

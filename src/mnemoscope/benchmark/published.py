@@ -133,11 +133,7 @@ _A_GOOD_PART = 0.25
 _NO_SIDE = " There is no interval, so no side is taken."
 _INSIDE = (0.5, 0.6, 0.7, 0.8, 0.9)
 _BELOW = (0.1, 0.2, 0.3, 0.4)
-_SERIES = {
-    "ROUGE-L or ROUGE-3": (True, True),
-    "ROUGE-L": (True, False),
-    "ROUGE-3": (False, True),
-}
+_SERIES = {"ROUGE-L or ROUGE-3": (True, True), "ROUGE-L": (True, False), "ROUGE-3": (False, True)}
 
 
 @dataclass(frozen=True)
@@ -413,8 +409,7 @@ def pair_auc(confusions: Floats, first: int, second: int) -> Floats:
         right, wrong = confusions[..., own, own], confusions[..., own, other]
         named = right + wrong
         rates.append(np.divide(right, named, out=np.full_like(named * 1.0, 0.5), where=named > 0))
-    mean: Floats = (rates[0] + rates[1]) / 2
-    return mean
+    return np.asarray((rates[0] + rates[1]) / 2)
 
 
 def _judge_few_shot(catalogue: Mapping[str, Measured], by_sign: bool) -> Conclusion:
@@ -723,8 +718,7 @@ def _reorder(confusions: Floats | None, order: Sequence[int]) -> Floats | None:
     if confusions is None:
         return None
     places = list(order)
-    reordered: Floats = confusions[..., places, :][..., places]
-    return reordered
+    return np.asarray(confusions[..., places, :][..., places])
 
 
 def _correlate(frame: pl.DataFrame, kind: str, by_key: Mapping[str, OurFigures]) -> RankCorrelation:

@@ -43,12 +43,7 @@ def _root(
 
 
 _VERBS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start here": {
-        "demo": study.demo,
-        "run": study.run,
-        "audit": audit.audit,
-        "app": audit.app,
-    },
+    "Start here": {"demo": study.demo, "run": study.run, "audit": audit.audit, "app": audit.app},
     "Stages of a run": {
         "sequences": study.sequences,
         "continue": study.continue_,

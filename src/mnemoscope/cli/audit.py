@@ -166,12 +166,10 @@ def audit(
         ),
     ] = None,
     price_in: Annotated[
-        float | None,
-        Option("--price-in", help="Of a million prompt tokens."),
+        float | None, Option("--price-in", help="Of a million prompt tokens.")
     ] = None,
     price_out: Annotated[
-        float | None,
-        Option("--price-out", help="Of a million completion tokens."),
+        float | None, Option("--price-out", help="Of a million completion tokens.")
     ] = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print the estimate alone.", rich_help_panel=_PANEL)

@@ -166,10 +166,7 @@ class Answer:
 
     as_json: Annotated[
         bool,
-        Option(
-            "--json",
-            help="Print one JSON document; everything else goes to standard error.",
-        ),
+        Option("--json", help="Print one JSON document; everything else goes to standard error."),
     ] = False
     facts: dict[str, Any] = field(default_factory=dict, init=False)
 

@@ -433,8 +433,7 @@ def demo(
 
 def localize(
     studies: Annotated[
-        list[Path],
-        Argument(help="A study; several of one depth are averaged, each CNN alike."),
+        list[Path], Argument(help="A study; several of one depth are averaged, each CNN alike.")
     ],
     out: Annotated[
         Path | None, Option("-o", "--out", help="Folder for Δ of several studies together.")
@@ -501,10 +500,7 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
 
 
 def benchmark(
-    studies: Annotated[
-        list[Path],
-        Argument(help="A study; several are put together as one."),
-    ],
+    studies: Annotated[list[Path], Argument(help="A study; several are put together as one.")],
     compare: Annotated[
         tuple[str, str] | None,
         Option(

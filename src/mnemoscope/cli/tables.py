@@ -25,10 +25,7 @@ from mnemoscope.files import refuse_filled
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.settings import EMBEDDED
 
-Target = Annotated[
-    Path,
-    Argument(help="A study folder; or with -o a table, as run --sequences."),
-]
+Target = Annotated[Path, Argument(help="A study folder; or with -o a table, as run --sequences.")]
 Prefix = Annotated[
     int | None, Option("--prefix", min=1, help="Of these, the prefix (half unless given).")
 ]
@@ -235,8 +232,7 @@ def refuse_unwritable(out: Path) -> None:
 
 def duplicates(
     sequences: Annotated[
-        Path,
-        Option("--sequences", help="A table with tokens, as run --sequences."),
+        Path, Option("--sequences", help="A table with tokens, as run --sequences.")
     ],
     corpus: Annotated[
         str,
@@ -304,11 +300,7 @@ def duplicates(
                 )
             place = corpus.removeprefix(SCHEME)
             found = count_in_index(
-                suffixes,
-                place,
-                dtype=dtype,
-                progress_file=progress_file,
-                save_seconds=save_every,
+                suffixes, place, dtype=dtype, progress_file=progress_file, save_seconds=save_every
             )
         else:
             opened = open_corpus(corpus, tokenizer=load_tokenizer_named(tokenizer), dtype=dtype)
@@ -495,8 +487,7 @@ def _size(n_bytes: int) -> str:
 
 
 def convert(
-    file: Annotated[str, Argument(help="A .gguf file, or a folder that holds one.")],
-    out: Out,
+    file: Annotated[str, Argument(help="A .gguf file, or a folder that holds one.")], out: Out
 ) -> None:
     """Turn a GGUF file into an ordinary model folder, which loads many times faster.
 

@@ -260,8 +260,7 @@ def exclude_windows(
             f"--shared {shared}: must be 1 to {shortest}, the tokens of a window or sequence."
         )
     hashes = np.concatenate([hash_ngrams(one, n=shared).ravel() for one in sequences])
-    kept: npt.NDArray[np.int32] = rows[~share_ngram(rows, hashes, n=shared)]
-    return kept
+    return np.asarray(rows[~share_ngram(rows, hashes, n=shared)])
 
 
 def _memorized(source: str, asked: DistillAsked, lm: LanguageModel) -> npt.NDArray[np.int32]:

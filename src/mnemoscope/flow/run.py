@@ -22,12 +22,7 @@ from mnemoscope.report.page import REPORT_FILE, report_stage
 from mnemoscope.search.climb import search_stage
 from mnemoscope.study.folder import STAGES, Study, is_study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import (
-    PAPER_NAME,
-    PRASHANTH_NAME,
-    StudySettings,
-    parse_settings,
-)
+from mnemoscope.study.settings import PAPER_NAME, PRASHANTH_NAME, StudySettings, parse_settings
 
 # Settings, or a function of the settings of an existing study.
 Wanted = StudySettings | Callable[[StudySettings], StudySettings]

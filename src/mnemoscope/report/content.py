@@ -15,11 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mnemoscope.benchmark.allocation import allocate, guessed_share
-from mnemoscope.benchmark.published import (
-    PUBLISHED_GUESSED,
-    published_profile,
-    published_table,
-)
+from mnemoscope.benchmark.published import PUBLISHED_GUESSED, published_profile, published_table
 from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED, TABLE, of_reader
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS

@@ -49,13 +49,7 @@ from mnemoscope.pipeline.train import (
 )
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
-from mnemoscope.search.space import (
-    SearchSpace,
-    check_optuna,
-    find_columns,
-    make_space,
-    propose,
-)
+from mnemoscope.search.space import SearchSpace, check_optuna, find_columns, make_space, propose
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import SearchSettings
@@ -295,8 +289,7 @@ def mean_prior(
         logprobs = suffix_logprobs(lm, exchanged, batch_size=batch_size, prefix=prefix)
         found.append(logprobs.sum(axis=1, dtype=np.float64))
         on_prefix()
-    whole: npt.NDArray[np.float64] = np.logaddexp.reduce(found, axis=0) - np.log(len(found))
-    return whole
+    return np.asarray(np.logaddexp.reduce(found, axis=0) - np.log(len(found)))
 
 
 # The searched sequences: three parts that share no group, and each candidate's share of them.
