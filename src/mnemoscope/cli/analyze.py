@@ -14,45 +14,32 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    name: Annotated[str | None, Argument(help="An analysis, or 'all'. See --list.")] = None,
-    study: Annotated[Path | None, Argument(metavar="STUDY", help="A study folder.")] = None,
-    list_: Annotated[
-        bool, Option("--list", help="Say what each answers and what it needs, in a line.")
-    ] = False,
-    second: Annotated[
-        str | None, Option("--second", help="A second model with the same tokenizer.")
-    ] = None,
-    checkpoint: Annotated[
-        list[str] | None,
-        Option(
-            "--checkpoint",
-            help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder "
-            "that holds them.",
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        Option("--corpus", help="The training texts: texts, tables, or flat files of token ids."),
-    ] = None,
-    student: Annotated[
-        list[str] | None,
-        Option("--student", help="A student distilled from the study's model; repeatable."),
-    ] = None,
-    control: Annotated[
-        str | None, Option("--control", help="A student of the same texts without that teacher.")
-    ] = None,
-    seed: Annotated[
-        int | None, Option("--seed", help="Seed of all that is drawn at random (default 0).")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of the analysis, for example n_sequences=500; repeatable.",
-        ),
-    ] = None,
-    redo: Annotated[bool, Option("--redo", help="Make it anew although it is there.")] = False,
+    name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
+    study: Path | None = Argument(None, metavar="STUDY", help="A study folder."),
+    list_: bool = Option(
+        False, "--list", help="Say what each answers and what it needs, in a line."
+    ),
+    second: str | None = Option(None, help="A second model with the same tokenizer."),
+    checkpoint: list[str] | None = Option(
+        None,
+        help="A checkpoint, MODEL@REVISION or a folder; repeat in their order, or one folder "
+        "that holds them.",
+    ),
+    corpus: str | None = Option(
+        None, help="The training texts: texts, tables, or flat files of token ids."
+    ),
+    student: list[str] | None = Option(
+        None, help="A student distilled from the study's model; repeatable."
+    ),
+    control: str | None = Option(None, help="A student of the same texts without that teacher."),
+    seed: int | None = Option(None, help="Seed of all that is drawn at random (default 0)."),
+    set_: list[str] | None = Option(
+        None,
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the analysis, for example n_sequences=500; repeatable.",
+    ),
+    redo: bool = Option(False, "--redo", help="Make it anew although it is there."),
     quiet: Quiet = False,
 ) -> None:
     """Look at memorization from the neighbouring works' sides, on the same study.
@@ -153,36 +140,29 @@ def track(
             "folder that a MemorizationCallback wrote, whose page is then drawn."
         ),
     ],
-    sequences: Annotated[
-        str | None,
-        Option("--sequences", help="What is watched: texts, a table or a data set of the hub."),
-    ] = None,
-    control: Annotated[
-        str | None, Option("--control", help="Texts that were kept out of training.")
-    ] = None,
+    sequences: str | None = Option(
+        None, help="What is watched: texts, a table or a data set of the hub."
+    ),
+    control: str | None = Option(None, help="Texts that were kept out of training."),
     column: Columns = None,
-    out: Annotated[
-        Path | None,
-        Option(
-            "-o",
-            "--out",
-            help="Where history, tables and page go: track, or the callback's own folder.",
-        ),
-    ] = None,
-    most: Annotated[
-        int | None, Option("--most", min=1, help="Windows kept of each, drawn by the seed.")
-    ] = 2000,
-    length: Annotated[int, Option("--length", min=2, help="Tokens of a window.")] = 64,
-    scan: Annotated[
-        bool, Option("--scan", help="Only memorized or not, without scores and levels: faster.")
-    ] = False,
-    seed: Annotated[int, Option("--seed", min=0, help="Of the sample.")] = 0,
-    dtype: Annotated[str, Option("--dtype", help="float32, bfloat16, float16.")] = "float32",
-    device: Annotated[str, Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Windows a forward pass.")] = 64,
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    out: Path | None = Option(
+        None,
+        "-o",
+        "--out",
+        help="Where history, tables and page go: track, or the callback's own folder.",
+    ),
+    most: int | None = Option(2000, min=1, help="Windows kept of each, drawn by the seed."),
+    length: int = Option(64, min=2, help="Tokens of a window."),
+    scan: bool = Option(
+        False, "--scan", help="Only memorized or not, without scores and levels: faster."
+    ),
+    seed: int = Option(0, min=0, help="Of the sample."),
+    dtype: str = Option("float32", help="float32, bfloat16, float16."),
+    device: str = Option("auto", help="auto, cpu, cuda, mps."),
+    batch_size: int = Option(64, min=1, help="Windows a forward pass."),
+    trust_remote_code: bool = Option(
+        False, "--trust-remote-code", help="Run code that comes with the model."
+    ),
     quiet: Quiet = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.

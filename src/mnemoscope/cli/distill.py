@@ -13,55 +13,36 @@ def distill(
     teacher: Annotated[str, Argument(help="Folder, hub name, .gguf file, or 'embedded'.")],
     texts: Annotated[list[str], Option("--texts", help="Texts or tables to train on; repeatable.")],
     out: Out,
-    losses: Annotated[
-        str,
-        Option(
-            "--losses",
-            metavar="NAME[:KIND][=WEIGHT],...",
-            help="data (next token), logits:kl, logits:reverse-kl, logits:js, logits:mse, "
-            "hidden:cosine, hidden:mse, attention, affinity. 'data' alone makes the control.",
-        ),
-    ] = "data,logits:kl",
-    student: Annotated[
-        str | None,
-        Option("--student", help="A smaller model with the same tokenizer to begin from."),
-    ] = None,
-    layers: Annotated[
-        float, Option("--layers", help="Layers of a new student; below 1 a share of the teacher's.")
-    ] = 0.5,
-    width: Annotated[
-        float, Option("--width", help="Its hidden size; below 1 a share of the teacher's.")
-    ] = 0.5,
-    match: Annotated[
-        str, Option("--match", help="Layers that are compared: even (evenly spaced), or last.")
-    ] = "even",
-    exclude: Annotated[
-        list[str] | None,
-        Option(
-            "--exclude",
-            metavar="STUDY|TABLE",
-            help="Leave out windows that share tokens with its memorized sequences; repeatable.",
-        ),
-    ] = None,
-    shared: Annotated[
-        int, Option("--shared", min=1, help="So many tokens in a row are shared.")
-    ] = 24,
-    epochs: Annotated[float, Option("--epochs", help="Passes over the texts.")] = 1.0,
-    steps: Annotated[
-        int | None, Option("--steps", min=1, help="Optimizer steps, in place of --epochs.")
-    ] = None,
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Windows a step.")] = 16,
-    learning_rate: Annotated[float, Option("--learning-rate", help="At its peak.")] = 5e-4,
-    length: Annotated[int, Option("--length", min=2, help="Tokens of a window.")] = 64,
-    limit: Annotated[
-        int | None, Option("--limit", min=1, help="Windows of each of the texts at most.")
-    ] = None,
-    seed: Annotated[int, Option("--seed", min=0, help="Of weights and order.")] = 0,
-    dtype: Annotated[str, Option("--dtype", help="Of the teacher.")] = "float32",
-    device: Annotated[str, Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    losses: str = Option(
+        "data,logits:kl",
+        metavar="NAME[:KIND][=WEIGHT],...",
+        help="data (next token), logits:kl, logits:reverse-kl, logits:js, logits:mse, "
+        "hidden:cosine, hidden:mse, attention, affinity. 'data' alone makes the control.",
+    ),
+    student: str | None = Option(
+        None, help="A smaller model with the same tokenizer to begin from."
+    ),
+    layers: float = Option(0.5, help="Layers of a new student; below 1 a share of the teacher's."),
+    width: float = Option(0.5, help="Its hidden size; below 1 a share of the teacher's."),
+    match: str = Option("even", help="Layers that are compared: even (evenly spaced), or last."),
+    exclude: list[str] | None = Option(
+        None,
+        metavar="STUDY|TABLE",
+        help="Leave out windows that share tokens with its memorized sequences; repeatable.",
+    ),
+    shared: int = Option(24, min=1, help="So many tokens in a row are shared."),
+    epochs: float = Option(1.0, help="Passes over the texts."),
+    steps: int | None = Option(None, min=1, help="Optimizer steps, in place of --epochs."),
+    batch_size: int = Option(16, min=1, help="Windows a step."),
+    learning_rate: float = Option(5e-4, help="At its peak."),
+    length: int = Option(64, min=2, help="Tokens of a window."),
+    limit: int | None = Option(None, min=1, help="Windows of each of the texts at most."),
+    seed: int = Option(0, min=0, help="Of weights and order."),
+    dtype: str = Option("float32", help="Of the teacher."),
+    device: str = Option("auto", help="auto, cpu, cuda, mps."),
+    trust_remote_code: bool = Option(
+        False, "--trust-remote-code", help="Run code that comes with the model."
+    ),
     quiet: Quiet = False,
 ) -> None:
     """Train a smaller model on what a larger one says; does it inherit what that memorized?

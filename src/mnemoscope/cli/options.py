@@ -190,8 +190,9 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
         )
         flags += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inside]
     for one in flags:
-        if get_args(one.annotation)[:1] == (bool,):
-            one.annotation.__metadata__[0].metavar = ""  # a switch takes no value
+        kind, info = (get_args(one.annotation) or (one.annotation, one.default))[:2]
+        if kind is bool:
+            info.metavar = ""  # a switch takes no value
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:

@@ -53,11 +53,11 @@ def shown(quiet: bool) -> AbstractContextManager[None]:
 
 
 def init(
-    path: Annotated[Path, Argument(help="File to write.")] = Path("study.yaml"),
-    force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
-    from_: Annotated[
-        str | None, Option("--from", help="Copy a shipped study, for example pythia-12b.")
-    ] = None,
+    path: Path = Argument(Path("study.yaml"), help="File to write."),
+    force: bool = Option(False, "--force", help="Replace a file that is there."),
+    from_: str | None = Option(
+        None, "--from", help="Copy a shipped study, for example pythia-12b."
+    ),
 ) -> None:
     """Write a commented YAML file with every setting, or a copy of a shipped study.
 
@@ -73,12 +73,10 @@ def init(
 
 
 def run(
-    settings: Annotated[
-        Path | None, Argument(help="YAML file, or the name of a shipped study such as pythia-12b.")
-    ] = None,
-    out: Annotated[
-        Path | None, Option("-o", "--out", help="Where the result goes (default: study).")
-    ] = None,
+    settings: Path | None = Argument(
+        None, help="YAML file, or the name of a shipped study such as pythia-12b."
+    ),
+    out: Path | None = Option(None, "-o", "--out", help="Where the result goes (default: study)."),
     model: ModelFlags = MODEL,
     sequences: Sequences = None,
     column: Columns = None,
@@ -89,17 +87,13 @@ def run(
     patterns: Patterns = None,
     no_controls: NoControls = False,
     drop_small_classes: DropSmallClasses = False,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Say what would be done, do nothing.")
-    ] = False,
-    check_labels: Annotated[
-        bool,
-        Option(
-            "--check-labels",
-            help="Only say how many of the table's labels this model gives too, and how near a "
-            "tie the others are.",
-        ),
-    ] = False,
+    dry_run: bool = Option(False, "--dry-run", help="Say what would be done, do nothing."),
+    check_labels: bool = Option(
+        False,
+        "--check-labels",
+        help="Only say how many of the table's labels this model gives too, and how near a "
+        "tie the others are.",
+    ),
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,
 ) -> None:
@@ -211,10 +205,8 @@ def continue_(
 
 
 def capture(
-    study: Annotated[Path | None, Argument(help="A study folder.")] = None,
-    out: Annotated[
-        Path | None, Option("-o", "--out", help="A new study, with --sequences.")
-    ] = None,
+    study: Path | None = Argument(None, help="A study folder."),
+    out: Path | None = Option(None, "-o", "--out", help="A new study, with --sequences."),
     sequences: Sequences = None,
     column: Columns = None,
     reference: Reference = None,
@@ -387,13 +379,11 @@ def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str
 
 def merge(
     study: StudyFolder,
-    no_check: Annotated[
-        bool,
-        Option(
-            "--no-check",
-            help="Do not compare scan and decoding on a draw; the merge then needs no model.",
-        ),
-    ] = False,
+    no_check: bool = Option(
+        False,
+        "--no-check",
+        help="Do not compare scan and decoding on a draw; the merge then needs no model.",
+    ),
     quiet: Quiet = False,
 ) -> None:
     """Put together what 'continue', 'capture' or 'graft --part' made, as one process makes it.
@@ -409,11 +399,11 @@ def merge(
 
 
 def demo(
-    out: Annotated[Path, Option("-o", "--out", help="Study folder to make.")] = Path("demo"),
-    small: Annotated[bool, Option("--small", help="Fewer sequences: a quick check.")] = False,
-    thorough: Annotated[
-        bool, Option("--thorough", help="All sequences, larger samples, three seeds: longer.")
-    ] = False,
+    out: Path = Option(Path("demo"), "-o", "--out", help="Study folder to make."),
+    small: bool = Option(False, "--small", help="Fewer sequences: a quick check."),
+    thorough: bool = Option(
+        False, "--thorough", help="All sequences, larger samples, three seeds: longer."
+    ),
     quiet: Quiet = False,
 ) -> None:
     """Show the whole method on the shipped model: three minutes on two idle cores.
@@ -435,16 +425,12 @@ def localize(
     studies: Annotated[
         list[Path], Argument(help="A study; several of one depth are averaged, each CNN alike.")
     ],
-    out: Annotated[
-        Path | None, Option("-o", "--out", help="Folder for Δ of several studies together.")
-    ] = None,
-    export: Annotated[
-        Path | None,
-        Option(
-            "--export",
-            help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet).",
-        ),
-    ] = None,
+    out: Path | None = Option(
+        None, "-o", "--out", help="Folder for Δ of several studies together."
+    ),
+    export: Path | None = Option(
+        None, help="Folder for figures at print quality (SVG, PDF, PNG) and the numbers (Parquet)."
+    ),
     stage: StageFlags = STAGE,
 ) -> None:
     """Find where in the attention each class is decided.
@@ -501,18 +487,14 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
 
 def benchmark(
     studies: Annotated[list[Path], Argument(help="A study; several are put together as one.")],
-    compare: Annotated[
-        tuple[str, str] | None,
-        Option(
-            "--compare",
-            metavar="TAXONOMY TAXONOMY",
-            help="Two taxonomies of the study on the evaluation sequences that they share.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        Option("-o", "--out", help="Folder for the tables of several studies together."),
-    ] = None,
+    compare: tuple[str, str] | None = Option(
+        None,
+        metavar="TAXONOMY TAXONOMY",
+        help="Two taxonomies of the study on the evaluation sequences that they share.",
+    ),
+    out: Path | None = Option(
+        None, "-o", "--out", help="Folder for the tables of several studies together."
+    ),
     answer: Answer = ANSWER,
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,
@@ -609,23 +591,16 @@ def _score_together(folders: list[Path], out: Path | None) -> dict[str, Any]:
 
 def search(
     study: StudyFolder,
-    node: Annotated[
-        list[str] | None,
-        Option(
-            "--node",
-            help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
-            "file with nodes of your own; repeatable. All of them unless given.",
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None, Option("--objective", help="excess (default), min_f1, auc or auc_excess.")
-    ] = None,
-    candidates: Annotated[
-        int | None, Option("--candidates", help="Different taxonomies to try (default 60).")
-    ] = None,
-    capture_all: Annotated[
-        bool, Option("--capture-all", help="First capture every memorized sequence.")
-    ] = False,
+    node: list[str] | None = Option(
+        None,
+        help="A node to build from, such as Recite, Guess, Prior, Entropy[3.5..5], or a YAML "
+        "file with nodes of your own; repeatable. All of them unless given.",
+    ),
+    objective: str | None = Option(None, help="excess (default), min_f1, auc or auc_excess."),
+    candidates: int | None = Option(None, help="Different taxonomies to try (default 60)."),
+    capture_all: bool = Option(
+        False, "--capture-all", help="First capture every memorized sequence."
+    ),
     where: EngineFlags = LOCAL,
     stage: StageFlags = STAGE,
 ) -> None:

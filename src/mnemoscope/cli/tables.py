@@ -37,21 +37,17 @@ def features(
     out: TableOut = None,
     column: Columns = None,
     patterns: Patterns = None,
-    length: Annotated[int, Option("--length", help="Tokens a sequence (table).")] = 64,
+    length: int = Option(64, help="Tokens a sequence (table)."),
     prefix: Prefix = None,
-    corpus: Annotated[
-        Path | None,
-        Option(
-            "--corpus", help="Folder or table of training texts (or tokens) to count duplicates in."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        Option("--tokenizer", help="Model whose tokenizer cuts the corpus, if it is text."),
-    ] = None,
-    compare_patterns: Annotated[
-        bool, Option("--compare-patterns", help="Print where published and strict rules differ.")
-    ] = False,
+    corpus: Path | None = Option(
+        None, help="Folder or table of training texts (or tokens) to count duplicates in."
+    ),
+    tokenizer: str | None = Option(
+        None, help="Model whose tokenizer cuts the corpus, if it is text."
+    ),
+    compare_patterns: bool = Option(
+        False, "--compare-patterns", help="Print where published and strict rules differ."
+    ),
     stage: StageFlags = STAGE,
 ) -> None:
     """Add ROUGE, patterns, duplicates and is_code.
@@ -245,30 +241,20 @@ def duplicates(
     ],
     out: Annotated[Path, Option("-o", "--out", help="Table to write.")],
     column: Columns = None,
-    dtype: Annotated[
-        str | None,
-        Option(
-            "--dtype",
-            help="Type of the ids of a .bin (uint16, uint32, int32) or an infini-gram index "
-            "(uint8, uint16, uint32); uint16 unless given.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, Option("--tokenizer", help="Model whose tokenizer cuts texts.")
-    ] = None,
-    separator: Annotated[
-        int | None,
-        Option(
-            "--separator",
-            help="Token id between the documents of a flat binary; a suffix with it inside is "
-            "not counted.",
-        ),
-    ] = None,
-    length: Annotated[int, Option("--length", help="Tokens a sequence.")] = 64,
+    dtype: str | None = Option(
+        None,
+        help="Type of the ids of a .bin (uint16, uint32, int32) or an infini-gram index "
+        "(uint8, uint16, uint32); uint16 unless given.",
+    ),
+    tokenizer: str | None = Option(None, help="Model whose tokenizer cuts texts."),
+    separator: int | None = Option(
+        None,
+        help="Token id between the documents of a flat binary; a suffix with it inside is "
+        "not counted.",
+    ),
+    length: int = Option(64, help="Tokens a sequence."),
     prefix: Prefix = None,
-    save_every: Annotated[
-        float, Option("--save-every", help="Seconds from one saving of progress to the next.")
-    ] = 10.0,
+    save_every: float = Option(10.0, help="Seconds from one saving of progress to the next."),
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -502,7 +488,7 @@ def convert(
 def texts(
     out: Out,
     model: Annotated[str, Option("--model", help="Model whose tokenizer cuts the texts.")],
-    n: Annotated[int, Option("-n", min=1, help="Sequences of each kind.")] = 600,
+    n: int = Option(600, "-n", min=1, help="Sequences of each kind."),
 ) -> None:
     """Gather free text of this machine: templates, licences, Python's documentation and code.
 
@@ -525,26 +511,18 @@ def lm_eval_task(
         Path, Argument(help="A labelled study, or a .jsonl or .parquet table with tokens.")
     ],
     out: Out,
-    taxonomy: Annotated[
-        str | None,
-        Option(
-            "-t",
-            "--taxonomy",
-            help="Its classes become tasks: the study's first one unless given; of a table its "
-            "column 'class'.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, Option("--tokenizer", help="Of a table: the model that its tokens are for.")
-    ] = None,
+    taxonomy: str | None = Option(
+        None,
+        "-t",
+        "--taxonomy",
+        help="Its classes become tasks: the study's first one unless given; of a table its "
+        "column 'class'.",
+    ),
+    tokenizer: str | None = Option(None, help="Of a table: the model that its tokens are for."),
     prefix: Prefix = None,
-    most: Annotated[
-        int | None, Option("--most", min=1, help="Sequences of each class, drawn by the seed.")
-    ] = None,
-    seed: Annotated[int, Option("--seed", min=0, help="Of that draw.")] = 0,
-    name: Annotated[
-        str | None, Option("--name", help="Of the task (mnemoscope_ and the name of STUDY).")
-    ] = None,
+    most: int | None = Option(None, min=1, help="Sequences of each class, drawn by the seed."),
+    seed: int = Option(0, min=0, help="Of that draw."),
+    name: str | None = Option(None, help="Of the task (mnemoscope_ and the name of STUDY)."),
 ) -> None:
     """Write a task for lm-evaluation-harness: how much of each class does a model reproduce?
 
@@ -580,25 +558,22 @@ def push(
         Path, Argument(help="A labelled study, a table of sequences, or the folder of an audit.")
     ],
     name: Annotated[str, Argument(metavar="OWNER/NAME", help="The data set on the hub.")],
-    out: Annotated[
-        Path | None, Option("-o", "--out", help="Keep the folder that is uploaded here.")
-    ] = None,
-    with_texts: Annotated[
-        bool,
-        Option("--with-texts", help="Put in texts, tokens, all columns, and a study's report."),
-    ] = False,
-    with_documents: Annotated[
-        bool, Option("--with-documents", help="Put in an audit, which holds its documents.")
-    ] = False,
-    licence: Annotated[
-        str, Option("--license", help="The hub's word for the data's licence: cc-by-4.0, mit.")
-    ] = "",
-    public: Annotated[
-        bool, Option("--public", help="A new data set is public (private unless given).")
-    ] = False,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Write the folder and upload nothing; no network.")
-    ] = False,
+    out: Path | None = Option(None, "-o", "--out", help="Keep the folder that is uploaded here."),
+    with_texts: bool = Option(
+        False, "--with-texts", help="Put in texts, tokens, all columns, and a study's report."
+    ),
+    with_documents: bool = Option(
+        False, "--with-documents", help="Put in an audit, which holds its documents."
+    ),
+    licence: str = Option(
+        "", "--license", help="The hub's word for the data's licence: cc-by-4.0, mit."
+    ),
+    public: bool = Option(
+        False, "--public", help="A new data set is public (private unless given)."
+    ),
+    dry_run: bool = Option(
+        False, "--dry-run", help="Write the folder and upload nothing; no network."
+    ),
 ) -> None:
     """Publish a study's labels and figures as a data set of the Hugging Face hub, without texts.
 
