@@ -43,7 +43,7 @@ from mnemoscope.cnn.training import predict_logits, train_cnn
 from mnemoscope.data.ngrams import NgramSet, hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
-from mnemoscope.embedded.found_texts import read_segments
+from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import read_parquet, write_json, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import scan_memorized

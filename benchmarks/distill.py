@@ -26,9 +26,9 @@ from mnemoscope.analysis.distilled import TEACHER, UNSEEN
 from mnemoscope.data.ngrams import hash_ngrams, share_ngram
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.embedded.found_texts import read_segments
+from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import write_parquet
-from mnemoscope.flow.ask import Analysis
+from mnemoscope.flow.analyze import Analysis
 from mnemoscope.flow.distill import DistillAsked, distill, read_card
 from mnemoscope.flow.run import run
 from mnemoscope.lm.load import load_model

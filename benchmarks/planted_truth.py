@@ -36,8 +36,8 @@ from scipy.stats import beta
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mnemoscope.audit.documents import character_range, tokenize
-from mnemoscope.embedded.found_texts import _licences, read_segments
 from mnemoscope.embedded.templates import forms_of, write_text
+from mnemoscope.embedded.texts import _licences, read_segments
 from mnemoscope.training.history import read_history
 from mnemoscope.training.watch import MemorizationWatch
 from mnemoscope.training.windows import WatchedWindows

@@ -34,7 +34,7 @@ from mnemoscope.data.ngrams import NgramSet, hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path
-from mnemoscope.embedded.found_texts import read_segments
+from mnemoscope.embedded.texts import read_segments
 from mnemoscope.files import atomic_path, write_json
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import scan_memorized

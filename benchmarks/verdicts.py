@@ -17,8 +17,13 @@ from functools import partial
 import numpy as np
 
 import mnemoscope.stats as stats
-from mnemoscope.benchmark.excess import Excess, Votes, measure_excess
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.benchmark.excess import (
+    BenchmarkFigures,
+    Excess,
+    Votes,
+    give_verdict,
+    measure_excess,
+)
 from mnemoscope.cnn.metrics import (
     confusion_matrix,
     estimate_scores,

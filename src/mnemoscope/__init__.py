@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mnemoscope.flow.ask import analyze
+    from mnemoscope.flow.analyze import analyze
     from mnemoscope.flow.run import demo_settings, run, run_stage
     from mnemoscope.lm.graft import graft_parts, grafted, patched
     from mnemoscope.progress import show_progress
@@ -73,7 +73,7 @@ _WHERE = {
     "StudySettings": "study.settings",
     "load_settings": "study.settings",
     "show_progress": "progress",
-    "analyze": "flow.ask",
+    "analyze": "flow.analyze",
     "demo_settings": "flow.run",
     "run": "flow.run",
     "run_stage": "flow.run",

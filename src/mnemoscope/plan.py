@@ -18,8 +18,8 @@ import numpy as np
 import polars as pl
 import yaml
 
+from mnemoscope.benchmark.excess import smallest_excess
 from mnemoscope.benchmark.sources import ATTENTION, BASELINES, CNNS, TABLE
-from mnemoscope.benchmark.verdict import smallest_excess
 from mnemoscope.cluster.engine import n_workers
 from mnemoscope.cnn.presets import PAPER_GRID, CnnSetting, get_preset
 from mnemoscope.data.features import add_features, is_available

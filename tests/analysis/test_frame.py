@@ -101,7 +101,7 @@ def test_forwards_are_counted_by_sequences_and_once(taught) -> None:
 
 
 def test_a_result_is_stored_whole_and_read_back(tmp_path: Path) -> None:
-    from mnemoscope.analysis.store import load_result, store_result
+    from mnemoscope.analysis.registry import load_result, store_result
     from mnemoscope.errors import DamagedDataError
     from mnemoscope.study.folder import versions
 

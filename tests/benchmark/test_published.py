@@ -7,17 +7,19 @@ import polars as pl
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from mnemoscope.benchmark.allocation import allocate, guessed_share, published_allocation
 from mnemoscope.benchmark.published import (
     COMPARISON_SCHEMA,
     PUBLISHED_GUESSED,
     PUBLISHED_MODELS,
     Measured,
     OurFigures,
+    allocate,
     compare_with_published,
     draw_conclusions,
+    guessed_share,
     pair_auc,
     pair_errors,
+    published_allocation,
     published_conclusions,
     published_confusions,
     published_profile,

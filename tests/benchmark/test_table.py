@@ -8,11 +8,17 @@ import pytest
 from benchmark_cases import CLASSES, TAXONOMY, noisy, predictions_of, runs_of
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from mnemoscope.benchmark.excess import Excess, collect_votes, measure_excess
+from mnemoscope.benchmark.excess import (
+    EFFECT,
+    BenchmarkFigures,
+    Excess,
+    collect_votes,
+    give_verdict,
+    measure_excess,
+)
 from mnemoscope.benchmark.published import published_confusions, published_table
 from mnemoscope.benchmark.sources import SOURCES
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA, score_benchmark, score_together
-from mnemoscope.benchmark.verdict import EFFECT, BenchmarkFigures, give_verdict
 
 TRUE = np.arange(240) % 3
 SEEDS = (0, 1, 2)

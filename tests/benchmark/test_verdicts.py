@@ -12,7 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from verdicts import LEAD, Design, designs, former_interval, judge, simulate
 
-from mnemoscope.benchmark.verdict import smallest_excess
+from mnemoscope.benchmark.excess import smallest_excess
 
 N_STUDIES = 200
 LEAN = 0.2  # trainings of one source differ by 2 points

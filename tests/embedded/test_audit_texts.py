@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.data.table import check_sequences
-from mnemoscope.embedded import found_texts, model_path
+from mnemoscope.embedded import model_path, texts
 from mnemoscope.embedded import texts as module
 from mnemoscope.embedded.texts import audit_texts, known_texts
 from mnemoscope.lm.load import load_tokenizer
@@ -17,9 +17,9 @@ LICENCES = {"public domain", "may be copied freely", "licence text, verbatim cop
 
 @pytest.fixture(scope="module")
 def table():
-    some = found_texts.read_segments(limit=300)  # to read the whole library takes half a minute
+    some = texts.read_segments(limit=300)  # to read the whole library takes half a minute
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(found_texts, "read_segments", lambda: some)
+        patch.setattr(texts, "read_segments", lambda: some)
         return audit_texts(load_tokenizer(str(model_path())), n=12)
 
 

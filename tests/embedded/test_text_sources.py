@@ -4,7 +4,7 @@ import sysconfig
 from itertools import pairwise
 from pathlib import Path
 
-from mnemoscope.embedded.found_texts import read_segments, split_source
+from mnemoscope.embedded.texts import read_segments, split_source
 
 SOURCE = f'''"""{"A module of prose. " * 20}"""
 import os

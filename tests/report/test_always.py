@@ -7,7 +7,7 @@ import polars as pl
 import yaml
 
 from mnemoscope.analysis.registry import entry_named
-from mnemoscope.flow.analyze import Asked, analyze
+from mnemoscope.flow.analyze import Asked, run_or_read
 from mnemoscope.flow.run import run_stage
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -89,7 +89,7 @@ def test_what_python_analyses_is_shown_by_the_stage(study_at):
     folder = study_at("label")
     study = Study(folder)
     with study.lock():
-        analyze(
+        run_or_read(
             study,
             entry_named("length"),
             Asked(values={"prompt_lengths": [32]}),

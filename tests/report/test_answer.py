@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from mnemoscope.benchmark.excess import BenchmarkFigures, give_verdict
 from mnemoscope.benchmark.excess import Excess as Measured
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.report.answer import (
     answer,
     balance_sentence,

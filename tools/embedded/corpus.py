@@ -15,8 +15,8 @@ from rapidfuzz.distance import LCSseq
 from tokenizers import Tokenizer
 
 from mnemoscope.data.ngrams import NgramSet, hash_ngrams, share_ngram
-from mnemoscope.embedded.found_texts import Segment
 from mnemoscope.embedded.templates import forms_of, write_text
+from mnemoscope.embedded.texts import Segment
 from tools.embedded.settings import Setting, Share
 
 LENGTH = 64

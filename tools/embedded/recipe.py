@@ -23,9 +23,9 @@ import torch
 from tokenizers import Tokenizer
 
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.embedded.found_texts import Segment, read_segments
 from mnemoscope.embedded.templates import forms_of
 from mnemoscope.embedded.templates import write_text as write_template
+from mnemoscope.embedded.texts import Segment, read_segments
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import atomic_path, read_parquet, write_json, write_parquet, write_text
 from tools.embedded.corpus import NEW_TEMPLATE_MIX, PREFIX, Corpus, build_corpus, phase_two_rows

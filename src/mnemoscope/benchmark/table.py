@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike
 from polars.datatypes import DataType, DataTypeClass
 
 from mnemoscope.benchmark.excess import (
+    BenchmarkFigures,
     Votes,
     collect_votes,
     estimate_auc,
+    give_verdict,
     measure_excess,
     measure_objective,
     pair_names,
@@ -38,7 +40,6 @@ from mnemoscope.benchmark.sources import (
     TEXT_ALONE,
     of_reader,
 )
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
 from mnemoscope.cnn.metrics import (
     ScoreEstimates,
     confusion_matrix,

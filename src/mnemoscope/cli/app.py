@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from mnemoscope.cli import analyze, audit, distill, study, tables
+from mnemoscope.cli import analyze, audit, study, tables
 from mnemoscope.cli.options import expanded
 from mnemoscope.version import __version__
 
@@ -69,7 +69,7 @@ _VERBS: dict[str, dict[str, Callable[..., None]]] = {
         "duplicates": tables.duplicates,
         "convert": tables.convert,
         "texts": tables.texts,
-        "distill": distill.distill,
+        "distill": analyze.distill,
         "lm-eval-task": tables.lm_eval_task,
         "push": tables.push,
     },

@@ -495,7 +495,7 @@ def texts(
     Example: mnemoscope texts --model smollm2 -o texts.parquet
     """
     from mnemoscope.data.table import write_table
-    from mnemoscope.embedded.found_texts import KINDS, find_texts
+    from mnemoscope.embedded.texts import KINDS, find_texts
     from mnemoscope.lm.load import load_tokenizer
 
     refuse_unwritable(out)

@@ -1,11 +1,12 @@
 """The verb `analyze`: run analyses on a study and keep each result under a hash of its inputs.
 
-Asking again with the same settings and inputs does nothing; anything else replaces the result.
+Asking again with the same settings and inputs does nothing; anything else replaces the result. In
+Python, `ms.analyze(study, "levels", second="gpt2")` gives frames and pictures.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +14,30 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel
-from mnemoscope.analysis.registry import NEEDS, Entry, Need, Use, every_entry, run_analysis
-from mnemoscope.analysis.store import (
+from mnemoscope.analysis.registry import (
+    NEEDS,
+    Entry,
+    Need,
     StoredResult,
+    Use,
+    entry_named,
+    every_entry,
     load_result,
     result_folder,
+    run_analysis,
     shelf_of,
     store_result,
 )
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
+from mnemoscope.files import read_parquet
 from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints
 from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.progress import say
+from mnemoscope.report.notebook import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, reference_name
@@ -81,7 +90,7 @@ class Outcome:
     folder: Path = Path()
 
 
-def analyze(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome:
+def run_or_read(study: Study, entry: Entry, asked: Asked, models: Models) -> Outcome:
     """Run one analysis unless its result exists; the caller locks the study.
 
     Raises:
@@ -135,7 +144,7 @@ def analyze_all(study: Study, asked: Asked, models: Models) -> Iterator[Outcome]
     """
     for entry in every_entry():
         try:
-            yield analyze(study, entry, asked, models)
+            yield run_or_read(study, entry, asked, models)
         except UserError as error:
             yield Outcome(entry, None, refused=str(error))
 
@@ -326,3 +335,69 @@ def _signature(name: str) -> str | None:
 
 def _hash(basis: list[Any]) -> str:
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The result of one analysis, which shows its first picture in a notebook.
+
+    Attributes:
+        sentence: the result with its 95 % interval.
+        further: what was left out, what cannot be said.
+        frames: tables by name; the page of the analysis says what they hold.
+        figures: the most important first.
+        folder: where all of it is kept.
+    """
+
+    sentence: str
+    further: tuple[str, ...]
+    frames: Mapping[str, pl.DataFrame] = field(repr=False)
+    figures: tuple[Picture, ...] = field(repr=False)
+    folder: Path
+
+    @property
+    def figure(self) -> Picture | None:
+        """The most important picture; None where nothing is drawn."""
+        return self.figures[0] if self.figures else None
+
+    def _repr_html_(self) -> str:
+        return self.figure._repr_html_() if self.figure is not None else ""
+
+
+def analyze(
+    study: Study,
+    name: str,
+    *,
+    second: str | None = None,
+    checkpoints: Sequence[str] = (),
+    corpus: str | None = None,
+    redo: bool = False,
+    students: Sequence[str] = (),
+    control: str | None = None,
+    **settings: Any,
+) -> Analysis:
+    """Run an analysis on a study, or read its result where these settings have made it.
+
+    Inputs are those of `Asked`; `name` is as `mnemoscope analyze --list` has it, `settings` are of
+    the analysis, as `--set` takes them.
+
+    Raises:
+        UserError: no such analysis or setting, an input that it has no use for, or something that
+            the study lacks.
+    """
+    entry = entry_named(name)
+    asked = Asked(second, tuple(checkpoints), corpus, settings, redo, tuple(students), control)
+    refuse_unused(entry, asked)
+    with study.lock():
+        outcome = run_or_read(study, entry, asked, Models(study.settings))
+    assert outcome.result is not None  # else it has raised
+    return Analysis(
+        sentence=outcome.result.sentence,
+        further=outcome.result.further,
+        frames={
+            table: read_parquet(outcome.folder / f"{table}.parquet")
+            for table in outcome.result.frames
+        },
+        figures=tuple(map(draw_figure, outcome.result.figures)),
+        folder=outcome.folder,
+    )

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mnemoscope.benchmark.allocation import guessed_share
 from mnemoscope.benchmark.excess import (
     FigureName,
     PairedDifference,
@@ -27,6 +26,7 @@ from mnemoscope.benchmark.published import (
     OurFigures,
     State,
     compare_with_published,
+    guessed_share,
     ours_of_row,
 )
 from mnemoscope.benchmark.sources import MEMORY_FREE, of_reader

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mnemoscope.benchmark.excess import EFFECT
 from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.pipeline.graft import Grafted, graft_verdict, part_words
 from mnemoscope.report.content import Benchmark, ReportContent, Standing, TaxonomyResult
 from mnemoscope.words import count, interval, percent, points, share

@@ -14,8 +14,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.benchmark.allocation import allocate, guessed_share
-from mnemoscope.benchmark.published import PUBLISHED_GUESSED, published_profile, published_table
+from mnemoscope.benchmark.published import (
+    PUBLISHED_GUESSED,
+    allocate,
+    guessed_share,
+    published_profile,
+    published_table,
+)
 from mnemoscope.benchmark.sources import ATTENTION, CHECKS, MEMORY_FREE, NESTED, TABLE, of_reader
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
@@ -42,13 +47,13 @@ from mnemoscope.pipeline.label import LABELS_FILE, nothing_to_train, samples_of
 from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.pipeline.train import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report.charts import Flow, sankey_view
-from mnemoscope.report.levels import level_section
 from mnemoscope.report.published import published_view
 from mnemoscope.report.tables import (
     AnalysisSection,
     Table,
     analysis_sections,
     graft_tables,
+    level_section,
     localize_tables,
     search_tables,
     sharing_tables,

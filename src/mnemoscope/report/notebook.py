@@ -13,8 +13,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
-from mnemoscope.benchmark.allocation import allocate
-from mnemoscope.benchmark.published import Conclusion
+from mnemoscope.benchmark.published import Conclusion, allocate
 from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import write_text

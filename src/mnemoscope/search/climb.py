@@ -26,9 +26,15 @@ from mnemoscope.benchmark.baselines import (
     map_statistics,
     ngram_dimensions,
 )
-from mnemoscope.benchmark.excess import OBJECTIVES, ObjectiveName, Votes, measure_objective
+from mnemoscope.benchmark.excess import (
+    COUNTED,
+    FEWEST_TRAININGS,
+    OBJECTIVES,
+    ObjectiveName,
+    Votes,
+    measure_objective,
+)
 from mnemoscope.benchmark.sources import BASELINES, MEMORY_FREE, TABLE, of_reader
-from mnemoscope.benchmark.verdict import COUNTED, FEWEST_TRAININGS
 from mnemoscope.cluster.engine import run_tasks
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
