@@ -1,9 +1,12 @@
 """Studies that many tests look at, made once a session; a test that changes one copies it."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 # On a busy machine an example takes as long as it is let; timings belong in benchmarks.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
 
 sys.path.append(str(Path(__file__).parent))  # for `tiny_models`
@@ -138,6 +141,72 @@ def call(capsys) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(status=left.value.code, out=out, err=err)
 
     return call
+
+
+@pytest.fixture
+def stopped_at(monkeypatch) -> Callable:
+    """Ctrl-C in the n-th call of a function; without a number its calls are counted alone.
+
+    `with stopped_at(module, "name", 3) as calls:`, where `calls` has an entry a call.
+    """
+
+    @contextmanager
+    def stopped_at(module: object, name: str, n: int | None = None) -> Iterator[list]:
+        plain, calls = getattr(module, name), []
+
+        def counted(*given, **named):
+            calls.append(given)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            return plain(*given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, counted)
+            yield calls
+
+    return stopped_at
+
+
+LIGHT = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from mnemoscope.cli import main
+unloaded, found = json.loads(sys.argv[1]), []
+for words in json.loads(sys.argv[2]):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            main(words)
+        except SystemExit as left:
+            status = left.code
+    loaded = [name for name in unloaded if name in sys.modules]
+    assert not loaded, (words, loaded)
+    found.append({"status": status, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="session")
+def call_light() -> Callable[..., list[SimpleNamespace]]:
+    """Run command lines one after another in a process of its own, in which torch stays unloaded.
+
+    `call_light([words, words], cwd=folder)` gives `.status`, `.out`, `.err` of each.
+    """
+
+    def call_light(
+        commands: list, unloaded: tuple[str, ...] = ("torch", "transformers"), **options: object
+    ) -> list[SimpleNamespace]:
+        words = [[str(one) for one in command] for command in commands]
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, json.dumps(unloaded), json.dumps(words)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
+        assert done.returncode == 0, done.stderr
+        return [SimpleNamespace(**one) for one in json.loads(done.stdout)]
+
+    return call_light
 
 
 @pytest.fixture

@@ -119,32 +119,22 @@ def test_short_documents_are_said_and_do_not_stop_the_others(made):
 
 
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
-    tmp_path, lm, trained, new_text, monkeypatch
+    tmp_path, lm, trained, new_text, monkeypatch, stopped_at
 ):
     settings = AuditSettings(batch_size=16, n_prefixes=2)
     monkeypatch.setattr(local, "_BATCHES_A_PART", 1)
     (tmp_path / "a.txt").write_text(new_text(1, 60) + trained[0] + new_text(2, 60))
     reading = read_documents([str(tmp_path / "a.txt")])
-    real, calls, dies_at = local.continue_windows, [], None
 
-    def counted(*arguments, **named):
-        calls.append(1)
-        if len(calls) == dies_at:
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
-
-    def run(name):
-        calls.clear()
-        audit_documents(lm, reading, tmp_path / name, settings=settings)
+    def run(name, dies_at=None):
+        with stopped_at(local, "continue_windows", dies_at) as calls:
+            audit_documents(lm, reading, tmp_path / name, settings=settings)
         return [(tmp_path / name / file).read_bytes() for file in FILES], len(calls)
 
-    monkeypatch.setattr(local, "continue_windows", counted)
     whole, n_parts = run("whole")
-    dies_at = 3
     with pytest.raises(KeyboardInterrupt):
-        run("killed")
+        run("killed", dies_at=3)
     assert not any((tmp_path / "killed" / name).exists() for name in FILES)
-    dies_at = None
     again, n_again = run("killed")
     assert again == whole
     assert n_again == n_parts - 2  # the two finished parts were not made again
@@ -196,16 +186,16 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path, audited, name):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("name", ["spans.parquet", "near.parquet", "audit.html"])
-def test_redo_repairs_an_audit_without_one_of_its_files(tmp_path, audited, new_text, name):
+def test_redo_repairs_an_audit_without_one_of_its_files(tmp_path, audited, new_text):
     text, settings = new_text(1, 80), AuditSettings(stride=64)
     audited(tmp_path, text, settings=settings)
     before = {one: (tmp_path / "out" / one).read_bytes() for one in FILES}
-    (tmp_path / "out" / name).unlink()
-    with pytest.raises(UserError, match="missing or were changed"):
-        audited(tmp_path, text, settings=settings)
-    audited(tmp_path, text, settings=settings, redo=True)
-    assert {one: (tmp_path / "out" / one).read_bytes() for one in FILES} == before
+    for name in ("spans.parquet", "near.parquet", "audit.html"):
+        (tmp_path / "out" / name).unlink()
+        with pytest.raises(UserError, match="missing or were changed"):
+            audited(tmp_path, text, settings=settings)
+        audited(tmp_path, text, settings=settings, redo=True)
+        assert {one: (tmp_path / "out" / one).read_bytes() for one in FILES} == before
 
 
 def test_record_names_what_it_rests_on(made, lm):

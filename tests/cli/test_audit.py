@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import polars as pl
 import pytest
@@ -54,6 +52,25 @@ def test_standard_input(call, monkeypatch, tmp_path):
     assert text == "one two three " * 60
 
 
+@pytest.fixture(scope="module")
+def places(document, tmp_path_factory):
+    """What the mistakes below name: documents, and models with no tokenizer or another."""
+    folder = tmp_path_factory.mktemp("places")
+    places = {"DOC": document}
+    for name, text in (("SHORT", "Too short."), ("EMPTY", "")):
+        places[name] = folder / f"{name}.txt"
+        places[name].write_text(text)
+    for name in ("UNTOKENIZED", "OTHER"):
+        places[name] = shutil.copytree(model_path(), folder / name)
+    (places["UNTOKENIZED"] / "tokenizer.json").unlink()
+    tokenizer = json.loads((places["OTHER"] / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (places["OTHER"] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return places
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -83,22 +100,11 @@ def test_standard_input(call, monkeypatch, tmp_path):
     ],
 )
 def test_mistakes_get_one_line_and_leave_no_folder(
-    call, document, tmp_path, monkeypatch, arguments, words
+    call, places, tmp_path, monkeypatch, arguments, words
 ):
-    places = {"DOC": document, "OUT": tmp_path / "out"}
-    for name, text in (("SHORT", "Too short."), ("EMPTY", "")):
-        places[name] = tmp_path / f"{name}.txt"
-        places[name].write_text(text)
-    for name in ("UNTOKENIZED", "OTHER"):
-        places[name] = shutil.copytree(model_path(), tmp_path / name)
-    (places["UNTOKENIZED"] / "tokenizer.json").unlink()
-    tokenizer = json.loads((places["OTHER"] / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    first, second = list(vocabulary)[300:302]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    (places["OTHER"] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    named = places | {"OUT": tmp_path / "out"}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    done = call("audit", *(places.get(one, one) for one in arguments.split()), "-q")
+    done = call("audit", *(named.get(one, one) for one in arguments.split()), "-q")
     assert (done.status, done.out) == (2, "")
     assert words in done.err
     assert done.err.count("\n") == 1
@@ -111,42 +117,27 @@ def test_a_folder_that_may_not_be_written_is_refused(refused, document, tmp_path
     assert "no permission to write" in line
 
 
-def loads_torch(*arguments) -> tuple[int, str, bool]:
-    """Exit status, all that is said, and whether torch was imported, in a process of its own."""
-    code = (
-        "import sys; from mnemoscope.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
-    )
-    *said, last = done.stdout.splitlines()
-    return done.returncode, "\n".join([*said, done.stderr]), last == "True"
-
-
-def test_a_repeat_and_refusals_need_no_torch(call, document, tmp_path):
+def test_a_repeat_and_refusals_need_no_torch(call, call_light, document, tmp_path):
     out, study, empty = tmp_path / "out", tmp_path / "study", tmp_path / "empty.txt"
     study.mkdir()
     (study / "study.yaml").write_text("title: mine\n")
     empty.touch()
     assert call("audit", "embedded", document, "-o", out, "-q").status == 0
     before = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
-    status, said, is_heavy = loads_torch("audit", "embedded", document, "-o", out)
-    assert (status, is_heavy) == (0, False), said
-    assert "this audit is already there" in said
-    for arguments, words in (
-        (("audit", "embedded", document, "-o", out, "--stride", 16), "holds an audit of other"),
-        (("audit", "embedded", document, "-o", out, "--reference", "none"), "holds an audit of"),
-        (("audit", "embedded", document, "-o", study), "a study stands here"),
-        (("audit", "embedded", empty, "-o", tmp_path / "new"), "empty"),
-        (("audit", "embedded", document, "-o", out, "--dtype", "float64"), "dtype 'float64'"),
-        (("audit", "embedded", document, "-o", out, "--device", "gpu"), "device 'gpu'"),
-        (("audit", "--verify", study), "no audit in it"),
-    ):
-        status, said, is_heavy = loads_torch(*arguments)
-        assert (status, is_heavy) == (2, False), said
-        assert words in said
+    asked = ("audit", "embedded", document, "-o", out)
+    said = {
+        asked: "this audit is already there",
+        (*asked, "--stride", 16): "holds an audit of other",
+        (*asked, "--reference", "none"): "holds an audit of",
+        (*asked[:-1], study): "a study stands here",
+        ("audit", "embedded", empty, "-o", tmp_path / "new"): "empty",
+        (*asked, "--dtype", "float64"): "dtype 'float64'",
+        (*asked, "--device", "gpu"): "device 'gpu'",
+        ("audit", "--verify", study): "no audit in it",
+    }
+    for arguments, result in zip(said, call_light(list(said), ("torch",)), strict=True):
+        assert result.status == (0 if arguments == asked else 2), result
+        assert said[arguments] in result.out + result.err
     after = {path: path.read_bytes() for place in (out, study) for path in place.iterdir()}
     assert after == before
 

@@ -1,9 +1,5 @@
 """Names that stand for nothing are refused at once: before torch is loaded, without waiting."""
 
-import json
-import subprocess
-import sys
-
 import huggingface_hub
 import pytest
 from transformers import AutoConfig
@@ -35,33 +31,13 @@ WRONG = {
 }
 
 
-def test_a_wrong_name_is_refused_before_torch_is_loaded(tmp_path) -> None:
+def test_a_wrong_name_is_refused_before_torch_is_loaded(tmp_path, call_light) -> None:
     (tmp_path / "text.txt").write_text("words", encoding="utf-8")
-    code = (
-        "import io, json, sys\n"
-        "from contextlib import redirect_stderr\n"
-        "from mnemoscope.cli import main\n"
-        "said = []\n"
-        "for arguments in json.loads(sys.argv[1]):\n"
-        "    with redirect_stderr(io.StringIO()) as lines:\n"
-        "        try:\n"
-        "            main(arguments)\n"
-        "        except SystemExit as left:\n"
-        "            said.append([left.code, lines.getvalue().splitlines()[-1]])\n"
-        "    assert 'torch' not in sys.modules, arguments\n"
-        "print(json.dumps(said))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(list(WRONG))],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PATH": ""},
-    )
-    for (status, line), words in zip(json.loads(done.stdout), WRONG.values(), strict=True):
-        assert status == 2
-        assert words in line
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PATH": ""}
+    results = call_light(list(WRONG), ("torch",), cwd=tmp_path, env=env)
+    for result, words in zip(results, WRONG.values(), strict=True):
+        assert result.status == 2
+        assert words in result.err.splitlines()[-1]
     assert [one.name for one in tmp_path.iterdir()] == ["text.txt"]
 
 

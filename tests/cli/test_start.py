@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import typer
@@ -16,23 +14,9 @@ HEAVY = ("torch", "transformers", "polars", "sklearn", "scipy", "numpy", "safete
 COMMAND = typer.main.get_command(app)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["descrbe"]])
-def test_help_loads_nothing_heavy(arguments) -> None:
-    code = (
-        "import sys\n"
-        "from mnemoscope.cli import main\n"
-        "try:\n"
-        "    main(sys.argv[1:])\n"
-        "except SystemExit as left:\n"
-        "    print(left.code)\n"
-        f"print([name for name in {HEAVY} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    status, loaded = done.stdout.splitlines()[-2:]
-    assert loaded == "[]"
-    assert status == ("2" if arguments == ["descrbe"] else "0")
+def test_help_loads_nothing_heavy(call_light) -> None:
+    results = call_light([["--help"], ["run", "--help"], ["--version"], ["descrbe"]], HEAVY)
+    assert [one.status for one in results] == [0, 0, 0, 2]
 
 
 def test_help_lists_every_verb(call) -> None:

@@ -145,38 +145,27 @@ def test_what_cannot_be_done_is_refused_in_one_line(train, tiny, texts, tmp_path
 
 
 def test_ctrl_c_leaves_no_student_and_the_same_command_goes_on(
-    train, tmp_path, call, monkeypatch
+    train, tmp_path, call, stopped_at
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert call(*train(whole)).status == 0
     from mnemoscope.training import distill
 
-    plain, calls = distill.losses_of, []
-
-    def stop(*given):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return plain(*given)
-
-    monkeypatch.setattr(distill, "losses_of", stop)
-    stopped = call(*train(out))
+    with stopped_at(distill, "losses_of", 3):
+        stopped = call(*train(out))
     assert stopped.status == 130
     assert "Run the same command again to go on." in stopped.err
     assert not out.exists()
     work = tmp_path / ".out.training"
     assert list(work.glob("checkpoint-*"))
-    monkeypatch.setattr(distill, "losses_of", plain)
-    calls.clear()
-    monkeypatch.setattr(distill, "losses_of", lambda *given: calls.append(1) or plain(*given))
-    assert call(*train(out)).status == 0
+    with stopped_at(distill, "losses_of") as calls:
+        assert call(*train(out)).status == 0
     assert len(calls) == 1  # the last of three steps
     assert read_card(out)["fingerprint"] == read_card(whole)["fingerprint"]
     assert not work.exists()
     # another training does not go on from it
-    monkeypatch.setattr(distill, "losses_of", stop)
-    assert call(*train(tmp_path / "new")).status in (0, 130)
-    monkeypatch.setattr(distill, "losses_of", plain)
+    with stopped_at(distill, "losses_of", 3):
+        assert call(*train(tmp_path / "new")).status == 130
     assert call(*train(tmp_path / "new", "--seed", 3)).status == 0
     card = read_card(tmp_path / "new")
     assert (card["steps"], card["training"]["seed"]) == (3, 3)

@@ -7,10 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import continue_sequences, run_lengths
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import load_tokenizer
 
 inspect_ai = pytest.importorskip("inspect_ai")
 TAXONOMY = "Non-Memo, Recite[5], Others"
@@ -21,21 +20,6 @@ def nothing_shown(monkeypatch, tmp_path):
     """No display, no log in the checkout."""
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     monkeypatch.setenv("INSPECT_LOG_DIR", str(tmp_path / "logs"))
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Eight shipped sequences a genre, with what the embedded model says after their prefixes."""
-    path = tmp_path_factory.mktemp("table") / "some.parquet"
-    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(8)
-    tokens = [list(row) for row in frame["tokens"]]
-    batches = continue_sequences(load_model(model_path(), device="cpu"), tokens, batch_size=16)
-    said = [
-        pl.DataFrame({"said": one.tokens.tolist(), "memorization_score": one.score})
-        for one in batches
-    ]
-    frame.hstack(pl.concat(said)).write_parquet(path)
-    return path
 
 
 def asked(table, **more):
@@ -66,13 +50,7 @@ def test_local_provider_finds_what_continue_finds(table) -> None:
     )
     (log,) = inspect_ai.eval(asked(table, taxonomy=TAXONOMY), model=model)
     assert log.status == "success", log.error
-    frame = pl.read_parquet(table)
-    tokens, said = (frame[name].to_list() for name in ("tokens", "said"))
-    runs = [
-        int(run_lengths([a == b for a, b in zip(row[32:], written, strict=True)]))
-        for row, written in zip(tokens, said, strict=True)
-    ]
-    by_id = dict(zip(frame["sequence_id"], runs, strict=True))
+    by_id = dict(pl.read_parquet(table).select("sequence_id", "run").iter_rows())
     lengths: dict[str, list[int]] = {}
     for sample in log.samples:
         lengths.setdefault(sample.metadata["class"], []).append(by_id[sample.id])

@@ -6,29 +6,11 @@ import polars as pl
 import pytest
 import yaml
 
-from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.embedded import model_path
 from mnemoscope.flow.lm_eval_score import process_results
-from mnemoscope.lm.continue_ import continue_sequences, run_lengths
-from mnemoscope.lm.load import load_model, load_tokenizer
+from mnemoscope.lm.load import load_tokenizer
 
 TAXONOMY = "Non-Memo, Recite[5], Others"
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Twelve shipped sequences a genre, with what the embedded model says after their prefixes."""
-    path = tmp_path_factory.mktemp("table") / "some.parquet"
-    frame = pl.read_parquet(sequences_path()).group_by("genre", maintain_order=True).head(12)
-    lm = load_model(model_path(), device="cpu")
-    tokens = frame["tokens"].to_numpy().tolist()
-    said = pl.concat(
-        [
-            pl.DataFrame({"said": batch.tokens.tolist(), "memorization_score": batch.score})
-            for batch in continue_sequences(lm, [list(row) for row in tokens], batch_size=12)
-        ]
-    )
-    frame.hstack(said).write_parquet(path)
-    return path
 
 
 def read(out):
@@ -122,12 +104,7 @@ def test_harness_finds_what_continue_finds(table, tmp_path, call) -> None:
         device="cpu",
         bootstrap_iters=0,
     )
-    frame = pl.read_parquet(table)
-    asked, said = (frame[name].to_list() for name in ("tokens", "said"))
-    runs = {
-        one: int(run_lengths([a == b for a, b in zip(tokens[32:], written, strict=True)]))
-        for one, tokens, written in zip(frame["sequence_id"], asked, said, strict=True)
-    }
+    runs = dict(pl.read_parquet(table).select("sequence_id", "run").iter_rows())
     by_class = {row["class"]: [] for row in read(out)}
     for row in read(out):
         by_class[row["class"]].append(runs[row["sequence_id"]])

@@ -196,18 +196,6 @@ def test_patched_activations_stand_beside_those_of_other_sequences(study):
     assert shown["cells"][at]["control"] == pytest.approx(mean)
 
 
-def test_how_long_it_takes_is_said_once_the_first_graft_is_made(study, call, monkeypatch):
-    """Two clock readings 90 s apart: three grafts more, and twelve patches, each as two."""
-    monkeypatch.setattr(graft, "monotonic", iter([10.0, 100.0]).__next__)
-    sets = [f"graft.{name}={value}" for name, value in FEW.items()]
-    sets += ["graft.parts=[layers.0.qk]", "graft.patch=true", "graft.patch_blocks=1"]
-    sets += ["graft.directions=[twin_in_model]", "graft.draws=1"]
-    done = call("graft", study.folder, *(part for one in sets for part in ("--set", one)))
-    assert done.status == 0, done.err
-    said = "The first graft took about 1.5 min; 15 more, 1 at once: about 40.5 min."
-    assert said in done.err.splitlines()
-
-
 SETS = ("--set", "graft.n_sequences=15", "--set", "graft.draws=1", "--set", "graft.n_heldout=5")
 ONE_PART = ("--set", "graft.parts=[layers.0.qk]", "--set", "graft.patch=true")
 
@@ -234,22 +222,13 @@ def test_merged_parts_are_what_one_process_makes(tiny_studies, tmp_path, call, r
     assert_same(parted, folders["whole"])
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(study, done, monkeypatch):
-    made, left = graft.make_graft, iter(range(7))
-
-    def until_killed(task):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return made(task)
-
-    monkeypatch.setattr(graft, "make_graft", until_killed)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_killed_run_goes_on_to_the_same_bits(study, done, stopped_at):
+    with stopped_at(graft, "make_graft", 8), pytest.raises(KeyboardInterrupt):
         run_stage(study, "graft", settings_of(study))
     kept = {path: path.stat().st_mtime_ns for path in (study.folder / "graft").iterdir()}
     assert len(kept) == 7
     torn = next(iter(kept))
     torn.write_bytes(torn.read_bytes()[:100])
-    monkeypatch.setattr(graft, "make_graft", made)
     run_stage(Study(study.folder), "graft", settings_of(study))
     again = Study(study.folder)
     for name in ("graft", "graft_specificity", "graft_scores", "graft_sequences"):
@@ -303,20 +282,3 @@ def test_what_cannot_be_grafted_is_refused(study, changes, words):
     with pytest.raises(UserError, match=words):
         run_stage(study, "graft", StudySettings.model_validate(values), redo=True)
     assert not (study.folder / "graft.parquet").exists()
-
-
-def test_the_report_shows_each_part_by_class_and_the_taxonomies_by_cause(done):
-    view = graft_of(done, TAXONOMY)
-    assert view["classes"] == ["Recite[5]", "Recollect"]
-    rows = (
-        done.read("graft.parquet")
-        .filter(taxonomy=TAXONOMY, direction="twin_in_model", part="layers.1.qk")
-        .filter(pl.col("control") != "twin")
-    )
-    (shown,) = [row for row in view["rows"] if row["part"] == "layers.1.qk"]
-    for cell, name in zip(shown["cells"], view["classes"], strict=True):
-        assert cell["control"] == pytest.approx(
-            rows.filter(pl.col("class") == name)["survive"].mean()
-        )
-    (table,) = graft_tables(done)
-    assert TAXONOMY in {row[0] for row in table.rows}

@@ -1,8 +1,5 @@
 """The dry run: published shapes and counts, bounds that hold, and the store's own formula."""
 
-import subprocess
-import sys
-
 import numpy as np
 import polars as pl
 import pytest
@@ -288,20 +285,7 @@ def test_labels_on_disk_give_exact_counts(tmp_path) -> None:
     assert "counted: every sample drawn from the labels on disk" in made
 
 
-def test_the_published_dry_run_loads_no_torch(tmp_path) -> None:
-    code = (
-        "import sys; from mnemoscope.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
+def test_the_published_dry_run_loads_no_torch(tmp_path, call_light) -> None:
     words = ["run", "pythia-12b.yaml", "--dry-run", "--set", "label.taxonomies=[catalogue]"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert [one.status for one in call_light([words], cwd=tmp_path)] == [0]
     assert list(tmp_path.iterdir()) == []

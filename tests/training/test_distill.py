@@ -204,7 +204,7 @@ def _train(teacher, rows, folder, *, losses=EVERY, seed=0, steps=8):
 
 
 def test_a_stopped_training_goes_on_to_the_very_same_student(
-    teacher, rows, tmp_path, monkeypatch
+    teacher, rows, tmp_path, stopped_at
 ) -> None:
     """Ctrl-C in step 6 of 8: what is trained after is what would have been; all losses fall."""
     torch.set_num_threads(1)
@@ -215,18 +215,8 @@ def test_a_stopped_training_goes_on_to_the_very_same_student(
 
     from mnemoscope.training import distill
 
-    plain, calls = distill.losses_of, []
-
-    def stop(*given):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return plain(*given)
-
-    monkeypatch.setattr(distill, "losses_of", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(distill, "losses_of", 6), pytest.raises(KeyboardInterrupt):
         _train(teacher, rows, tmp_path / "part")
-    monkeypatch.setattr(distill, "losses_of", plain)
     kept = list((tmp_path / "part").glob("checkpoint-*/trainer_state.json"))
     assert len(kept) == 1
     assert 1 <= json.loads(kept[0].read_text())["global_step"] <= 5
