@@ -13,7 +13,6 @@ from mnemoscope.benchmark.excess import (
     collect_votes,
     estimate_auc,
     measure_excess,
-    pair_names,
 )
 from mnemoscope.benchmark.table import score_benchmark
 from mnemoscope.stats import draw_within
@@ -66,11 +65,6 @@ def slow_auc(true: np.ndarray, scores: np.ndarray, pair: tuple[int, int]) -> flo
     total = first + second
     ratio = np.divide(first, total, out=np.full_like(total, 0.5), where=total > 0)
     return float(roc_auc_score(true[rows] == pair[0], ratio))
-
-
-def test_pairs_are_named_in_their_fixed_order() -> None:
-    assert auc_pairs(4) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    assert pair_names(CLASSES) == ["Non-Memo | Guess", "Non-Memo | Recall", "Guess | Recall"]
 
 
 @pytest.mark.parametrize("step", [0.0, 0.125])

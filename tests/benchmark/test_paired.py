@@ -104,15 +104,6 @@ def test_the_interval_of_a_pair_does_not_depend_on_what_else_is_compared() -> No
         assert (whole[name] == drawn).all()
 
 
-def test_another_seed_gives_other_draws_and_the_same_seed_the_same() -> None:
-    votes = {"a": one_class_share(20, 12)}
-    first, again, other = (
-        resample_jointly(votes, n_resamples=30, seed=seed)["a"] for seed in (0, 0, 1)
-    )
-    assert (first == again).all()
-    assert not np.isin(first[:, 0, 0], other[:, 0, 0]).any()
-
-
 def test_ids_in_another_order_or_far_apart_are_found() -> None:
     votes = one_class_share(30, 20)
     ids = np.random.default_rng(0).permutation(np.arange(60) * 10**12)

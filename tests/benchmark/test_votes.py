@@ -59,25 +59,26 @@ def test_chosen_sequences_keep_their_predictions(table: pl.DataFrame) -> None:
     assert part.probabilities.shape == (2, 3)
 
 
-def test_a_missing_row_is_found(table: pl.DataFrame) -> None:
-    with pytest.raises(DamagedDataError, match=r"'T', model: 95 rows for 8 runs of 12 sequences"):
-        collect_votes(table[1:], 3, where="'T', model")
+FIRST = pl.int_range(pl.len()) == 0
+TORN = [
+    (lambda table: table[1:], 3, "x: 95 rows for 8 runs of 12 sequences"),
+    (
+        lambda table: table.with_columns(
+            sequence_id=pl.when(FIRST).then(3).otherwise("sequence_id")
+        ),
+        3,
+        "runs differ in their sequences",
+    ),
+    (
+        lambda table: table.with_columns(true=pl.when(FIRST).then(2).otherwise("true")),
+        3,
+        "true classes",
+    ),
+    (lambda table: table, 2, "class 0 to 2, wanted 0 to 1"),
+]
 
 
-def test_a_sequence_twice_in_place_of_another_is_found(table: pl.DataFrame) -> None:
-    twice = table.with_columns(
-        sequence_id=pl.when(pl.int_range(pl.len()) == 0).then(3).otherwise("sequence_id")
-    )
-    with pytest.raises(DamagedDataError, match="runs differ in their sequences"):
-        collect_votes(twice, 3, where="x")
-
-
-def test_two_true_classes_of_one_sequence_are_found(table: pl.DataFrame) -> None:
-    torn = table.with_columns(true=pl.when(pl.int_range(pl.len()) == 0).then(2).otherwise("true"))
-    with pytest.raises(DamagedDataError, match="true classes"):
-        collect_votes(torn, 3, where="x")
-
-
-def test_a_class_outside_the_taxonomy_is_found(table: pl.DataFrame) -> None:
-    with pytest.raises(DamagedDataError, match="class 0 to 2, wanted 0 to 1"):
-        collect_votes(table, 2, where="x")
+@pytest.mark.parametrize(("tear", "n_classes", "said"), TORN)
+def test_a_table_that_is_not_whole_is_refused(table, tear, n_classes: int, said: str) -> None:
+    with pytest.raises(DamagedDataError, match=said):
+        collect_votes(tear(table), n_classes, where="x")
