@@ -1,17 +1,14 @@
 """What a passage needs: its own edges break it, as heavy ones hardly do, and the page says so."""
 
 import json
-import re
 import shutil
 
 import numpy as np
-import polars as pl
 import pytest
 
 from mnemoscope.audit import needs
 from mnemoscope.audit.evidence import LATER_COLUMNS
 from mnemoscope.audit.needs import find_needs
-from mnemoscope.audit.page import render_page
 from mnemoscope.audit.verify import read_audit
 from mnemoscope.errors import UserError
 from mnemoscope.files import write_parquet
@@ -60,22 +57,6 @@ def test_a_family_that_cannot_be_cut_leaves_it_out(lm, monkeypatch):
     monkeypatch.setattr(needs, "say", said.append)
     assert find_needs(lm, np.zeros((2, 64), dtype=np.int32), **ASKED) == [{}, {}]
     assert said == ["What passages need is left out: two softmaxes a layer."]
-
-
-def test_the_card_says_it_and_says_nothing_where_it_was_not_asked(made):
-    folder, record, frame = made
-    texts = {"a.txt": (folder / "a.txt").read_text()}
-    texts = {name["document"]: texts["a.txt"] for name in record["documents"]}
-
-    def words(frame):
-        return " ".join(re.sub(r"<[^>]+>", "", render_page(record, frame, texts)).split())
-
-    assert "Owes most to" in words(frame)
-    assert "With the 8 attention edges it needs most cut" in words(frame)
-    nothing = frame.with_columns(
-        pl.lit(None, kind).alias(one) for one, kind in LATER_COLUMNS.items()
-    )
-    assert "attention edges it needs most cut" not in words(nothing)
 
 
 def test_an_audit_of_an_earlier_version_is_read(made, tmp_path):

@@ -12,12 +12,13 @@ import pytest
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audit.documents import mark_hidden, read_documents
 from mnemoscope.audit.local import audit_documents
-from mnemoscope.audit.page import chance, environment, junit_xml, sarif_log, stretches
+from mnemoscope.audit.page import chance, junit_xml, sarif_log, stretches
 from mnemoscope.audit.settings import AuditSettings
 
 EVERY_SCREEN = [
     pytest.param(*one, marks=NEEDS_CHROMIUM) for one in ((1280, "light"), (390, "dark"))
 ]
+COMMAND = ["mnemoscope", "audit", "<i>", "a b.txt", "--fail-if", "recalled > 0.5%", "$HOME"]
 HOSTILE = "<script>alert(1)</script>\u202e gnp.exe \u200b <img src=x onerror=1> &amp; "
 
 
@@ -27,7 +28,7 @@ def page(tmp_path_factory, lm, reference, trained, new_text):
     name = folder / "<b>&.txt"
     name.write_text(HOSTILE + new_text(1, 30) + trained[0] + HOSTILE)
     audit_documents(
-        lm, read_documents([str(name)]), folder / "out", reference=reference, command=["<i>"]
+        lm, read_documents([str(name)]), folder / "out", reference=reference, command=COMMAND
     )
     return (folder / "out" / "audit.html").read_text()
 
@@ -97,44 +98,15 @@ def test_chances_are_readable_however_small(logprob, said):
     assert chance(logprob) == said
 
 
-def test_the_command_can_be_pasted_into_a_shell(tmp_path, lm, new_text):
-    (tmp_path / "a b.txt").write_text(new_text(3, 80))
-    command = ["mnemoscope", "audit", "m", "a b.txt", "--fail-if", "recalled > 0.5%", "$HOME"]
-    reading = read_documents([str(tmp_path / "a b.txt")])
-    settings = AuditSettings(stride=64)
-    audit_documents(lm, reading, tmp_path / "out", settings=settings, command=command)
-    page = html.unescape((tmp_path / "out" / "audit.html").read_text())
+def test_the_command_can_be_pasted_into_a_shell(page):
     shown = re.search(r'<pre class="command">(.*?)</pre>', page)[1]
-    assert shlex.split(shown) == command
-    assert "'recalled > 0.5%'" in shown
-
-
-def test_parts_of_one_kind_are_said_together():
-    parts = ["layers.0.qk", "layers.0.mlp", "layers.2.mlp", "layers.5-9.qk"]
-    template = environment().from_string("{{ parts_said(parts) }}")
-    assert template.render(parts=parts) == (
-        "the queries and keys of layers 0, 5-9 or the MLP of layers 0, 2"
-    )
-    assert template.render(parts=["layers.1.qk"]) == "the queries and keys of layer 1"
+    assert shlex.split(html.unescape(shown)) == COMMAND
 
 
 def test_signs_stand_for_what_cannot_be_seen():
     marks = mark_hidden("a\x00b\u2066c\n")
     assert [one.text for one in marks if one.is_sign] == ["U+0000", "U+2066"]
     assert "".join(one.text for one in marks if not one.is_sign) == "abc\n"
-
-
-def test_nothing_found_says_what_that_proves_and_what_not(tmp_path, audited, new_text):
-    summary = audited(tmp_path, new_text(7, 300))[0]["summary"]
-    page = (tmp_path / "out" / "audit.html").read_text().split("<body>")[1]
-    page = " ".join(re.sub(r"<[^>]+>", "", page).split())
-    assert summary["reproduced"]["characters"] == 0
-    assert "repeats nothing of this document" in page
-    assert f"asked at {summary['windows']} places and did so nowhere" in page
-    assert "How much of other texts would come out, it does not say" in page
-    assert summary["reproduced"]["high"] is None
-    assert "does not prove that the model never saw the document" in page
-    assert "Recalled means" not in page
 
 
 @pytest.mark.parametrize(("n_words", "is_open"), [(100, True), (1500, False)])
