@@ -211,14 +211,6 @@ def test_copies_are_told_by_the_values_of_a_column(planted) -> None:
     assert "by_value" not in analyse(planted, Settings()).frames
 
 
-def test_rows_without_counts_are_said_to_be_taken_for_training_text(planted) -> None:
-    assert not any("never saw" in line for line in analyse(planted, Settings()).further)
-    table = planted.table.drop("duplicates")
-    result = analyse(replace(planted, table=table), Settings())
-    assert any("every row is taken for training text" in line for line in result.further)
-    assert set(result.frames["shares"]["rows"]) == {"trained on"}
-
-
 def test_flat_attention_is_found_by_layer(planted, monkeypatch) -> None:
     """Layer 2 of memorized sequences is even, of others on one key; layer 1 alike in all."""
     length = 8

@@ -109,13 +109,6 @@ def test_the_interval_of_xi_covers_the_truth(kind: str) -> None:
     assert covered >= 48
 
 
-def test_an_interval_of_xi_holds_its_value_and_no_more_than_is_possible() -> None:
-    label = np.arange(200) >= 100
-    one = coefficients(np.arange(200.0), label, n_resamples=50)["xi"]
-    assert one.low <= one.value <= one.high <= 1
-    assert one.value == pytest.approx(0.99, abs=0.005)
-
-
 def test_coefficients_draw_groups_and_give_no_interval_of_few() -> None:
     """Every row five times: values stay, and so do intervals where groups are drawn."""
     generator = np.random.default_rng(8)

@@ -1,8 +1,6 @@
 """The published measure against its own formulas; shares against closed forms; planted endings."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,7 +17,6 @@ from mnemoscope.analysis.ending import (
     suffix_shares,
 )
 from mnemoscope.analysis.inputs import OtherModel
-from mnemoscope.analysis.registry import entry_named
 from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
@@ -27,8 +24,6 @@ from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.store import MapStore, MapWriter
 from tests.map_folders import add_shard
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 def test_the_mask_is_the_mean_of_heads_and_layers_at_each_texts_last_token() -> None:
@@ -198,23 +193,3 @@ def test_bad_input_is_refused_in_one_line(featured) -> None:
         analyse(replace(featured, n_prefix=63), SMALL)
     with pytest.raises(UserError, match="60 memorized sequences and 30 others; 31 of each"):
         analyse(featured, Settings(minimum=31))
-    with pytest.raises(UserError, match=r"Did you mean .per_class."):
-        entry_named("ending").settings({"per_clas": 3})
-
-
-def test_the_planted_world_of_the_benchmark_fixes_one_half_of_some_captions() -> None:
-    """Its truth: which half, of which captions; in the control nothing is fixed."""
-    from bright_ending import N_MEMORIZED, World
-
-    for memorizing in (True, False):
-        world = World(0, memorizing=memorizing)
-        which = torch.arange(len(world.captions)).repeat(2)
-        images = world.draw(which, torch.Generator().manual_seed(0)).view(2, -1, 8, 8)
-        same = images[0] == images[1]
-        assert not same[N_MEMORIZED:].any()
-        if memorizing:
-            assert torch.equal(same[:N_MEMORIZED], world.halves)
-            assert world.halves.double().mean() == 0.5
-        else:
-            assert not same.any()
-    assert len(set(map(tuple, world.captions.tolist()))) == len(world.captions)

@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain
 from mnemoscope.analysis.inputs import AnalysisResult, Forwards, count_forwards
-from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES, entry_named
-from mnemoscope.errors import UserError
+from mnemoscope.analysis.registry import ENTRIES, NEEDS, USES
 from mnemoscope.report.charts import chart_view, heat_view
 from mnemoscope.words import number
 
@@ -78,16 +77,6 @@ def test_every_entry_has_its_module_settings_source_and_known_needs() -> None:
     assert {use for entry in ENTRIES for use in entry.uses} == set(USES)
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-
-
-def test_an_unknown_analysis_or_setting_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"Did you mean .levels."):
-        entry_named("level")
-    levels = entry_named("levels")
-    with pytest.raises(UserError, match=r"Did you mean .n_sequences."):
-        levels.settings({"n_sequence": 3})
-    with pytest.raises(UserError, match="got 3"):
-        levels.settings({"n_sequences": 3})
 
 
 def test_forwards_are_counted_by_sequences_and_once(taught) -> None:

@@ -187,8 +187,7 @@ def spoilt(folder: Path, layer: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("verb", ["capture", "run"])
+@pytest.mark.parametrize(("verb", "layer"), [("capture", 0), ("run", 2)])
 def test_attention_that_is_not_finite_names_the_layer(
     layer, verb, tiny, tmp_path, out, refused
 ) -> None:
@@ -497,24 +496,6 @@ def test_foreign_lines_in_the_log_are_passed_over(study, call) -> None:
         log.write("\n".join(foreign))
     assert Study(study).seconds() == seconds
     assert call("describe", study).status == 0
-
-
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        {"record": []},
-        {"record": {"study_version": 1, "models": []}},
-        {"record": {"study_version": 1, "models": {"model": []}}},
-        {"record": {"study_version": 1, "models": {"model": {"name": "x", "fingerprint": 3}}}},
-        [],
-    ],
-)
-def test_a_study_file_without_its_record_is_named(spoilt, study, refused) -> None:
-    path = study / "study.yaml"
-    values = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(values | spoilt if isinstance(spoilt, dict) else spoilt))
-    for verb in ("describe", "report", "benchmark"):
-        assert f"{path}: damaged" in refused(verb, study)
 
 
 def test_a_file_of_another_job_is_not_taken_for_ones_own(study, refused) -> None:

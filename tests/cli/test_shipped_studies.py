@@ -156,17 +156,6 @@ def test_shapes_of_the_suites_are_those_of_a_llama_of_their_configuration(name, 
     assert found.n_parameters == counted(*shape)
 
 
-def test_the_expected_and_the_smallest_are_said_in_numbers(tmp_path, monkeypatch, call) -> None:
-    monkeypatch.chdir(tmp_path)
-    said = call("run", "lm-extraction", "--dry-run").out
-    assert "about 350 memorized (35%" in said  # of 1,000
-    assert "100 evaluation sequences a class can show an excess of about 13.9%" in said
-    said = call("run", "hubble-1b", "--dry-run").out
-    assert "1,080 rows" in said
-    assert "at most 60,000 (sequences.limit)" in said
-    assert "not published" in said
-
-
 def test_hubble_is_founded_from_data_laid_out_as_the_hub_has_them(
     tiny, tmp_path, monkeypatch, call
 ) -> None:

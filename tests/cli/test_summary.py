@@ -1,7 +1,6 @@
 """What a run ends with: counts of what was drawn, each verdict once, one style of numbers."""
 
 import json
-import re
 
 import polars as pl
 import pytest
@@ -52,18 +51,6 @@ def test_a_verdict_is_said_once_in_a_run(study, call) -> None:
     verdict = "cannot be said: no control was run"
     assert verdict not in result.err
     assert result.out.count(verdict) == 3  # one a row
-
-
-def test_numbers_have_one_style(study, capsys) -> None:
-    table = pl.read_parquet(study.folder / "benchmark.parquet")
-    figures = {"excess": -0.031, "excess_low": -0.052, "excess_high": 0.011}
-    changed = table.with_columns(**{name: pl.lit(value) for name, value in figures.items()})
-    changed.write_parquet(study.folder / "benchmark.parquet")
-    text = shown(study, capsys)
-    assert "−3.1" in text
-    assert re.search(r"\[−5\.2,\s1\.1\]", text)
-    assert not re.search(r"-\d", text)  # no hyphen for a minus
-    assert "[+" not in text
 
 
 def test_an_empty_study_has_a_summary(tiny_studies, capsys) -> None:

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from rouge_score.rouge_scorer import RougeScorer
 
-from mnemoscope.maps.store import MapStore
 from mnemoscope.study.folder import Study
 
 
@@ -163,21 +162,6 @@ def test_columns_are_for_tables_alone(tiny_studies, refused) -> None:
     for verb in ("features", "label"):
         line = refused(verb, tiny_studies["report"], "--column", "text=body")
         assert f"{verb}: --column is for a table" in line
-
-
-def test_capture_alone_makes_maps_of_every_sequence(tiny, tmp_path, call) -> None:
-    given, folder = tmp_path / "tokens.parquet", tmp_path / "study"
-    pl.read_parquet(tiny.table).head(9).select("sequence_id", "tokens").write_parquet(given)
-    result = call("capture", "--model", tiny.model, "--sequences", given, "-o", folder)
-    assert result.status == 0
-    assert str(folder / "maps") in result.out
-    store = MapStore(folder / "maps" / "model")
-    assert sorted(store.index["sequence_id"]) == list(range(100, 109))
-    assert store.index["suffix"].unique().to_list() == ["true"]
-    assert (store.meta.n_layers, store.meta.length) == (2, 64)
-    again = call("capture", "--sequences", given, "-o", folder)
-    assert again.status == 0
-    assert "Nothing to do" in again.out
 
 
 def test_a_dry_run_of_a_finished_study_has_nothing_to_do(tiny_studies, call) -> None:

@@ -90,12 +90,16 @@ def test_what_is_reported_was_measured_apart_from_training_and_fit(ground, evalu
 
 
 @pytest.mark.parametrize("settings", [{"prefix": 16}, {"chat_template": True}])
-def test_other_windows_are_refused(small_demo, lm, settings):
+def test_other_windows_are_refused_before_any_work(small_demo, lm, settings, tmp_path):
     with pytest.raises(UserError, match=r"32|plain text"):
         check_study(small_demo, facts_of(lm, "embedded"), AuditSettings(**settings))
+    with pytest.raises(UserError, match=r"32|plain text"):
+        make_study(tmp_path, AuditSettings(**settings), model="embedded")
+    assert not list(tmp_path.iterdir())
 
 
-def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
+def test_no_probability_has_its_reason(study, tiny_studies, lm, monkeypatch):
+    assert recall_probabilities(None, lm, np.zeros((3, 64), np.int32), batch_size=2) == [None] * 3
     impossible = read_ground(Study(tiny_studies["report"]))
     assert impossible.calibration is None
     assert "could not train" in impossible.facts["reason"]
@@ -117,10 +121,6 @@ def test_no_probability_has_its_reason(study, tiny_studies, monkeypatch):
             found = read_ground(study)
         assert reason in found.facts["reason"]
         assert found.calibration is None
-
-
-def test_without_calibration_nothing_is_said(lm):
-    assert recall_probabilities(None, lm, np.zeros((3, 64), np.int32), batch_size=2) == [None] * 3
 
 
 @pytest.fixture(scope="module")
@@ -251,17 +251,3 @@ def test_auto_makes_no_study_for_an_audit_that_would_be_refused(
     assert "another tokenizer" in line
     assert not list(tmp_path.rglob("study.yaml"))
     assert not (tmp_path / "a").exists()
-
-
-def test_auto_is_refused_beside_an_audit_that_asked_no_study(call, refused, document, tmp_path):
-    out = tmp_path / "out"
-    arguments = ("audit", "embedded", document, "-o", out, "-q", "--reference", "none")
-    assert call(*arguments).status == 0
-    assert "other documents, settings" in refused(*arguments, "--study", "auto")
-    assert not (out / "study").exists()
-
-
-def test_auto_refuses_other_windows_before_any_work(tmp_path):
-    with pytest.raises(UserError, match="Give --prefix 32 --suffix 32"):
-        make_study(tmp_path, AuditSettings(prefix=8), model="embedded")
-    assert not list(tmp_path.iterdir())

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -353,17 +352,6 @@ def test_controls_go_to_the_taxonomies_named(study: Study) -> None:
     study.settings = settings_with(study, benchmark={"control_taxonomies": None})
 
 
-def test_a_name_that_another_taxonomy_is_trained_for_gives_that_one_controls(
-    tiny_studies, monkeypatch
-) -> None:
-    study = Study(tiny_studies["report"])
-    trainable, other = study.settings.label.taxonomies
-    study.settings = settings_with(study, benchmark={"control_taxonomies": [other]})
-    assert "blind" not in {job.source for job in jobs_of(study)}
-    monkeypatch.setattr(jobs, "aliases_of", lambda _: {other: SimpleNamespace(of=trainable)})
-    assert "blind" in {job.source for job in jobs_of(study)}
-
-
 def test_the_control_task_of_a_sample_without_non_memo_deals_out_every_class(tiny_studies) -> None:
     study = Study(tiny_studies["report"])
     job = next(job for job in jobs_of(study) if job.source == "control")
@@ -420,9 +408,3 @@ def test_stages_stay_valid_where_the_new_settings_are_left_alone(tiny_studies) -
     assert study.key("train") != keys["train"]
     study.settings = settings_with(study, benchmark={"control_settings": 1})
     assert {name: study.key(name) for name in keys} == keys
-
-
-def test_inputs_that_need_more_are_refused_before_any_work(refused, tiny, tmp_path) -> None:
-    line = refused("run", tiny.yaml, "-o", tmp_path / "s", "--set", "train.poolings=[heads]", "-q")
-    assert "capture.per_head: true" in line
-    assert not (tmp_path / "s").exists()

@@ -264,22 +264,6 @@ def test_the_report_is_made_again_after_a_knockout(done) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("knockout.strengths=[0]", "greater than 0"),
-        ("knockout.strengths=[101]", "less than or equal to 100"),
-        ("knockout.strengths=[]", "at least 1"),
-        ("knockout.attribution=attention", "'gradient', 'guided'"),
-        ("knockout.by=saliency", "'total_effect'"),
-        ("knockout.own_edges=0", "greater than or equal to 1"),
-    ],
-)
-def test_a_setting_out_of_range_is_refused(refused, study, setting, said) -> None:
-    assert said in refused("knockout", study.folder, "-q", "--set", setting)
-    assert not (study.folder / "knockout").exists()
-
-
-@pytest.mark.parametrize(
     ("change", "said"),
     [
         (
@@ -306,12 +290,6 @@ def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None
     said = refused("knockout", study.folder, "-q")
     assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
     assert not (study.folder / "knockout.parquet").exists()
-
-
-def test_a_study_that_was_not_localized_is_refused(refused, tiny_studies, tmp_path) -> None:
-    folder = tmp_path / "early"
-    shutil.copytree(tiny_studies["train"], folder)
-    assert "stage 'localize' has not been run" in refused("knockout", folder, "-q")
 
 
 def planted(tiny_studies, folder) -> Study:

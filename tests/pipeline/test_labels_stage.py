@@ -154,25 +154,6 @@ def test_nothing_memorized_is_said_once_with_a_remedy_that_fits(prepared) -> Non
     assert "fewer" not in line
 
 
-def test_sharing_and_aliases_are_shown_on_the_terminal_and_in_the_report(prepared, capsys) -> None:
-    from mnemoscope.cli.summary import print_summary
-    from mnemoscope.report.tables import sharing_tables
-
-    names = ["Non-Memo, Recite[5], Others", "Non-Memo, Recollect[6], Others"]
-    study = prepared(table_with_copies(), taxonomies=names, both_splits=True)
-    print_summary(study)
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"= {names[1]}: the figures of 1 (same labels here)" in shown
-    assert f"Samples: {sharing_of(study)}." in shown
-    figures = pl.DataFrame({"taxonomy": names[:1], "source": ["model"], "min_f1": [0.75]})
-    study.write("benchmark.parquet", figures)
-    needs, others = sharing_tables(study)
-    assert dict(needs.rows)["distinct sequences"] == sharing_of(study).n_sequences
-    assert "5-token shingles" in needs.summary
-    assert "0.5 or more" in needs.summary
-    assert others.rows == [(names[1], names[0], "same labels here", 0.75)]
-
-
 def test_a_published_name_with_the_labels_of_another_is_compared_with_its_figures(prepared) -> None:
     from mnemoscope.benchmark.published import compare_with_published
     from mnemoscope.pipeline.benchmark import _our_figures

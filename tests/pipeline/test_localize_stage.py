@@ -295,28 +295,6 @@ def test_what_the_page_says_of_the_sanity_check_is_what_the_figures_carry(
     assert said in table.summary
 
 
-def test_settings_at_their_defaults_leave_an_old_localization_valid(tiny_studies) -> None:
-    """Neither `correct_only` nor `sanity` takes part in the key where it is what was always so."""
-    study = Study(tiny_studies["report"])
-    key = study.key("localize")
-    study.settings.localize.sanity = False
-    assert study.key("localize") != key
-
-
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("localize.attributions=[attention]", "'gradient', 'guided'"),
-        ("localize.attributions=[]", "at least 1"),
-        ("localize.correct_only=perhaps", "valid boolean"),
-        ("localize.attribution_sequences=1", "greater than or equal to 2"),
-        ("localize.seed=-1", "greater than or equal to 0"),
-    ],
-)
-def test_a_setting_out_of_range_is_refused(refused, done, setting, said) -> None:
-    assert said in refused("localize", done.folder, "-q", "--redo", "--set", setting)
-
-
 def test_occlusion_without_captum_is_refused_before_any_work(
     refused, done, tmp_path, monkeypatch
 ) -> None:

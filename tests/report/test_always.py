@@ -6,11 +6,7 @@ import re
 import polars as pl
 import yaml
 
-from mnemoscope.analysis.registry import entry_named
-from mnemoscope.flow.analyze import Asked, run_or_read
-from mnemoscope.flow.run import run_stage
 from mnemoscope.study.folder import Study
-from mnemoscope.study.models import Models
 
 
 def text_of(page: str) -> str:
@@ -83,17 +79,3 @@ def test_a_study_of_which_nothing_is_known_says_what_to_run(study_at, refused):
     folder = study_at("sequences")
     assert "stage 'continue' has not been run" in refused("report", folder, "-q")
     assert not (folder / "report.html").exists()
-
-
-def test_what_python_analyses_is_shown_by_the_stage(study_at):
-    folder = study_at("label")
-    study = Study(folder)
-    with study.lock():
-        run_or_read(
-            study,
-            entry_named("length"),
-            Asked(values={"prompt_lengths": [32]}),
-            Models(study.settings),
-        )
-    run_stage(study, "report")
-    assert "Verbatim memorization length" in (folder / "report.html").read_text()

@@ -8,10 +8,8 @@ from mnemoscope.benchmark.excess import BenchmarkFigures, give_verdict
 from mnemoscope.benchmark.excess import Excess as Measured
 from mnemoscope.report.answer import (
     answer,
-    balance_sentence,
     benchmark_sentence,
     conclusion,
-    like_with_like,
 )
 from mnemoscope.report.content import Benchmark, Standing
 from mnemoscope.stats import Estimate
@@ -78,12 +76,6 @@ def test_a_null_result_is_said_plainly_with_its_positive_control(content) -> Non
     assert len(answer(replace(content, taxonomies=()))) == 1
 
 
-def test_the_page_says_each_verdict_as_the_terminal_does(found) -> None:
-    assert found(BEYOND, verdict="attention adds 20.0 points") == "Attention adds 20.0 points."
-    text = found(BEYOND, WITHIN, UNDECIDED, verdict="so it is")
-    assert text == "Under “A” so it is; under “B” so it is; under “C” so it is."
-
-
 @pytest.mark.parametrize(
     ("excesses", "said"),
     [
@@ -130,20 +122,6 @@ def test_no_positive_control_is_claimed_when_logits_fail_too(found) -> None:
     assert "log-probabilities" not in text
 
 
-def test_many_taxonomies_are_counted_and_not_listed(found) -> None:
-    text = found(*[WITHIN] * 5, BEYOND, UNDECIDED, titles="ABCDEFG")
-    assert text == (
-        "Of 7 taxonomies, attention adds to what can be told without any memory under 1, it adds "
-        "less than 5.0 points under 5, the answer is undecided under 1."
-    )
-
-
-def test_what_cannot_be_said_is_said_with_its_own_reason(found) -> None:
-    few = "cannot be said: no interval: the evaluation sequences of a class are 8 groups"
-    assert found(WITHIN, verdict=few, verdict_kind="cannot") == f"Under “A” {few}."
-    assert "no control was run" in found(WITHIN, verdict=None)
-
-
 def test_an_untrained_cnn_gives_way_to_the_regression(build_benchmark) -> None:
     text = benchmark_sentence(build_benchmark(scores={"model": None, "statistics": 0.384}))
     assert "did not learn even their own training sequences" in text
@@ -165,21 +143,3 @@ def test_a_regression_that_does_as_well_as_the_cnns_is_named_by_the_interval(
     text = benchmark_sentence(build_benchmark(over_statistics=Estimate(*gap)))
     assert ("needs no CNN" in text) == (said is not None)
     assert said is None or said in text
-
-
-def test_balance_is_shown_before_and_after_and_what_is_missing_says_why(build_benchmark) -> None:
-    row = build_benchmark().model
-    assert "1.23 before matching, 0.04 after; 40 sequences a class are left." in (
-        balance_sentence(row)
-    )
-    missing = row | {"matched_note": "too few look alike", "difference_before": float("inf")}
-    assert balance_sentence(missing) == (
-        "Too few look alike (largest standardized difference of the blind scores between classes: "
-        "without bound before matching, 0.04 after)."
-    )
-
-
-def test_the_excess_says_which_trainings_it_counts_where_these_are_not_all(build_benchmark) -> None:
-    row = build_benchmark(excess_min_f1=0.654, excess_settings=["k6-f10-mean"]).model
-    assert "k6-f10-mean alone (min-F1 65.4" in like_with_like(row)
-    assert like_with_like(row | {"excess_min_f1": row["min_f1"].value}) == ""

@@ -84,19 +84,6 @@ def test_a_benchmark_of_an_earlier_version_is_shown_too(text_of, benchmark) -> N
     assert text_of(replace(benchmark, rows=rows)) == text_of(benchmark)
 
 
-def test_matched_figures_are_called_weak_or_say_why_there_are_none(
-    text_of, benchmark, build_benchmark
-) -> None:
-    text = text_of(benchmark)
-    assert "(120 evaluation sequences)" in text
-    assert "weak by construction" in text
-    assert "guessing gives 33.3 %" in text
-    why = {"matched_min_f1": NO_ESTIMATE, "matched_note": "too few sequences look alike"}
-    missing = text_of(build_benchmark(**why))
-    said = missing.split("Matched by the blind baseline’s scores")[1].split("Confusion")[0]
-    assert "no figure. Too few sequences look alike (" in said
-
-
 def test_model_and_reference_of_one_name_are_told_apart() -> None:
     models = {role: {"name": "embedded"} for role in ("model", "reference")}
     assert model_facts(models, "model")["name"] == "embedded"

@@ -1,7 +1,5 @@
 """Figures for paper show the page's numbers, in three formats, the same bytes every time."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -106,10 +104,3 @@ def test_without_matplotlib_the_way_to_it_is_said(monkeypatch) -> None:
     monkeypatch.setattr("mnemoscope.report.export.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mnemoscope\[figures\]'"):
         check_matplotlib()
-
-
-def test_no_window_system_is_touched(delta) -> None:
-    """The figures are made without pyplot, which would look for a screen."""
-    before = "matplotlib.pyplot" in sys.modules
-    drawn(maps_print(delta[:, :1], CLASSES))
-    assert ("matplotlib.pyplot" in sys.modules) == before

@@ -101,22 +101,6 @@ def section(study, page_of, build_taxonomy):
     return section
 
 
-def test_the_sentence_at_one_per_cent_is_the_stages_own(section, words) -> None:
-    text = words(section())
-    said = (
-        "Cutting the 1 % edges most decisive for Guess (by the norm of the value moved, less its "
-        "mean in the other classes) breaks 48% of Guess and 20% of Recall; random edges of equal "
-        "mass break 37% of it, the edges of Recall 12%."
-    )
-    assert text.index(said) < text.index("Show the same at the other strengths")
-    assert "Cutting the 10 % edges most decisive for Recall (by the norm" in text
-    assert (
-        "Each sequence's own 8 edges of largest total effect break 95% of Guess; as heavy ones of "
-        "its own 12%, another sequence's 8%."
-    ) in text
-    assert "with the largest mean of the norm of the value moved, less" in text
-
-
 def test_one_strength_is_a_row_a_cut_with_its_interval(section, words) -> None:
     html = section().split("Show survival at every strength")[0]
     for name, drawn in zip(NAMES[1:], html.split("<table")[1:], strict=True):

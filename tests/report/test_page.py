@@ -11,12 +11,11 @@ import pytest
 from mnemoscope.errors import UserError
 from mnemoscope.report import content as c
 from mnemoscope.report.charts import delta_views
-from mnemoscope.report.page import page_size, render_report, setting_lines, write_report
+from mnemoscope.report.page import render_report, write_report
 from mnemoscope.report.tables import Table
 
 HOSTILE = "\"'><script>alert(1)</script></style><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"
 VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "path", "polyline"}
-NAMES = ("Non-Memo", "Guess", "Recall")
 NOTHING = {"n_sequences": 0, "n_memorized": 0, "by_genre": [], "by_duplicates": []}
 
 
@@ -211,13 +210,6 @@ def test_maps_beyond_the_budget_are_left_out_and_said_to_be(content) -> None:
     assert len(views[1][0]["classes"][0]["profile"]) == 4
 
 
-def test_the_stated_size_is_the_size(html, page) -> None:
-    n_bytes = len(html.encode("utf-8"))
-    # the statement itself is a few bytes longer or shorter than its placeholder
-    stated = re.search(r"one file of (.+?) that", page.words()).group(1)
-    assert stated in (page_size(n_bytes), page_size(n_bytes - 10), page_size(n_bytes + 10))
-
-
 def test_the_same_content_gives_the_same_page(content, html: str) -> None:
     assert render_report(content) == html
 
@@ -267,14 +259,6 @@ def test_many_taxonomies_share_one_chart_and_are_folded(
     assert len(titles) == 5
     chart = page.words().split("In falling order of excess")[0].split("Verdict")[1]
     assert re.findall(r"number (-?[\d.]+)", chart) == ["0.3", "0.1", "0.0", "-0.1", "-0.2"]
-
-
-def test_settings_become_lines_in_order() -> None:
-    nested = {"seed": 1, "cnn": {"preset": "small", "grid": {"k": [6, 8], "none": None}}}
-    assert setting_lines(nested) == [
-        ("", [("seed", "1")]),
-        ("cnn", [("preset", "small"), ("grid.k", "6, 8"), ("grid.none", "–")]),
-    ]
 
 
 def test_the_file_is_whole_or_absent(tmp_path, content) -> None:
