@@ -1,18 +1,29 @@
 """PSMI against integration on Gaussian classes, AUC against sklearn, a planted relation found."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
+from transformers import AutoModelForCausalLM
 
 from mnemoscope.analysis.inputs import AnalysisInputs, OtherModel
 from mnemoscope.analysis.psmi import Settings, analyse, sliced_information, within_labels
+from mnemoscope.analysis.registry import entry_named
+from mnemoscope.data.table import read_table, without_padding
+from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
+from mnemoscope.flow.analyze import Asked, analyze
+from mnemoscope.flow.run import run
 from mnemoscope.stats import separation
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models
+from mnemoscope.study.settings import parse_settings
 
 FAST = {"n_directions": 200, "n_resamples": 50, "minimum": 5}
 
@@ -164,7 +175,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> AnalysisInputs:
     states = generator.standard_normal((n, 2, 4, 6)).astype(np.float32)
     states[:, 1, -1, 0] += 3.0 * seen  # layer 1 and earlier tokens know nothing, layer 2 does
 
-    def given(lm, tokens, *, batch_size, layers, positions):
+    def given(lm, tokens, *, batch_size, layers, positions, attention_mask):
+        assert attention_mask is None
         assert np.asarray(tokens).shape == (n, 4)
         assert list(layers) == [1, 2]
         return iter([states[:, :, positions]])
@@ -230,3 +242,51 @@ def test_pairs_of_one_label_are_drawn_by_group() -> None:
     few = within_labels(*five[:3], groups=five[3] % 18, **asked)  # nine groups a side
     assert few.value == grouped.value
     assert np.isnan([few.low, few.high]).all()
+
+
+PROMPT = 31
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Prompts of 8 to 31 tokens of the shipped model, each with an answer of one token."""
+    table, rng = read_table(sequences_path()), np.random.default_rng(0)
+    named = table.with_columns(pl.col("tokens").list.get(PROMPT).alias("answer"))
+    common = named["answer"].value_counts(sort=True)["answer"].head(4)
+    kept = [row for one in common for row in named.filter(answer=one)["tokens"].head(20).to_list()]
+    rows = [row[rng.integers(0, 24) : PROMPT + 1] for row in kept]
+    folder = tmp_path_factory.mktemp("questions")
+    source = folder / "questions.jsonl"
+    source.write_text("".join(json.dumps({"tokens": row}) + "\n" for row in rows))
+    asked = {"source": str(source), "prefix": PROMPT, "suffix": 1, "pad": "left"}
+    study = run(
+        parse_settings({"sequences": asked}, where="test"), folder / "study", until="continue"
+    )
+    assert without_padding(study.sequences) == rows
+    return study
+
+
+def test_prompts_of_many_lengths_are_each_read_alone(questions: Study) -> None:
+    """Oracle: transformers' own hidden states of each prompt by itself, and its argmax."""
+    model = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32).eval()
+    states, right = [], []
+    for *prompt, answer in without_padding(questions.sequences):
+        with torch.inference_mode():
+            found = model(torch.tensor([prompt]), output_hidden_states=True)
+        right.append(int(found.logits[0, -1].argmax()) == answer)
+        states.append(found.hidden_states[-1][0, -1].numpy())
+    assert questions.sequences["is_memorized"].to_list() == right
+    values = {"n_directions": 50, "n_resamples": 50, "minimum": 2}
+    psmi, models = entry_named("psmi"), Models(questions.settings)
+    done = analyze(questions, psmi, Asked(values=values), models)
+    table = questions.sequences.with_columns(answer=pl.col("tokens").list.get(PROMPT))
+    kept = table.select(pl.len().over("answer") >= 2).to_series().to_numpy()
+    answers = table["answer"].cast(pl.String).to_numpy()[kept]
+    wanted = sliced_information(np.stack(states)[kept], answers, seed=0, n_directions=50)
+    ours = pl.read_parquet(done.folder / "sequences.parquet")["this model, layer 4"].to_numpy()
+    assert ours == pytest.approx(wanted.values, abs=1e-4)
+
+
+def test_analyses_that_read_whole_rows_still_refuse_padded_ones(questions: Study) -> None:
+    with pytest.raises(UserError, match="of 80 sequences are padded"):
+        analyze(questions, entry_named("boundary"), Asked(), Models(questions.settings))

@@ -41,6 +41,20 @@ def test_positions_batches_and_the_bos_token(build, tokens):
     np.testing.assert_allclose(mine[:, 0], theirs[:, 5:].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_padded_row_has_the_states_of_the_row_alone(build, tokens, adds_bos):
+    lm, table = build("llama", adds_bos=adds_bos), tokens(4, length=12)
+    mask = np.ones_like(table)
+    mask[1, :5], mask[2, 9:], mask[3, 2:] = 0, 0, 0
+    layers = range(lm.n_layers + 1)
+    found = hidden_states(lm, table, batch_size=2, layers=layers, attention_mask=mask)
+    states = np.concatenate(list(found))
+    for row, its in enumerate(mask.astype(bool)):
+        alone = next(hidden_states(lm, table[row : row + 1, its], batch_size=1, layers=layers))
+        np.testing.assert_allclose(states[row][:, its], alone[0], rtol=1e-4, atol=1e-5)
+        assert not states[row][:, ~its].any()
+
+
 def test_every_state_of_another_sequence_gives_its_logits(build, tokens, family):
     """At any layer: a model that has another sequence's states in mind says what it would say."""
     lm, table = build(family), tokens(4, length=12)

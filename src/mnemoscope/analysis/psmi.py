@@ -18,7 +18,7 @@ from pydantic import Field
 from mnemoscope.analysis.figures import Chart, Series, plain, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import classes_of, draw_rows
-from mnemoscope.data.table import token_matrix
+from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from mnemoscope.stats import (
@@ -288,13 +288,14 @@ def _of_model(
     """A row a layer, and the value of each sequence at each layer."""
     from mnemoscope.lm.probe import hidden_states
 
-    layers = _layers(lm.n_layers, settings.n_layers)
+    layers, mask = _layers(lm.n_layers, settings.n_layers), whole_mask(rows)
     batches = hidden_states(
         lm,
         token_matrix(rows)[:, : inputs.prefix],
         batch_size=inputs.batch_size,
         layers=layers,
         positions=slice(-1, None),  # it foretells the first token of the suffix
+        attention_mask=None if mask is None else mask[:, : inputs.prefix],
     )
     states = np.concatenate([batch[:, :, 0] for batch in batches])
     label, memorized = rows["label"].to_numpy(), rows["is_memorized"].to_numpy()

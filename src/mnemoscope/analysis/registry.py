@@ -109,6 +109,7 @@ class Entry:
     source: str  # paper and arXiv number
     uses: tuple[Use, ...] = ()  # where it is there; it does without elsewhere
     each_model: bool = False  # of one model; with a second one or checkpoints made of each
+    padded: bool = False  # whether it reads rows of several lengths (`attention_mask`)
     version: int = 1  # raised when the numbers change, so that stored results are made anew
     plugin: Plugin | None = None  # that brings it; None of ours
 
@@ -241,6 +242,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does a low mutual information of hidden state and label go with memorization?",
         needs=("scores", "model"),
         uses=("classes", "second model"),
+        padded=True,
         version=2,
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),

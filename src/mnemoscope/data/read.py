@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,9 @@ from mnemoscope.data.table import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.progress import say, track
+
+Pad = bool | Literal["left"]
+"""Whether shorter rows are padded: on the right (True), or on the left."""
 
 # Find the texts of a folder and read them as UTF-8, the same way on every machine.
 
@@ -174,10 +177,10 @@ _COLUMNS = ("text", "tokens", "start", "end")
 class WindowCollector:
     """Windows in the order of their texts; `n_too_short` texts of `n_texts` gave none."""
 
-    def __init__(self, cutter: WindowCutter, *, limit: int | None = None) -> None:
+    def __init__(self, cutter: WindowCutter, *, limit: int | None = None, pad: Pad = False) -> None:
         self.n_texts = 0
         self.n_too_short = 0
-        self._cutter, self._limit = cutter, limit
+        self._cutter, self._limit, self._pad = cutter, limit, pad
         self._windows: list[Window] = []
         self._sources: list[int] = []
 
@@ -197,7 +200,7 @@ class WindowCollector:
     def to_frame(self, *, where: str) -> pl.DataFrame:
         """The windows as columns text, tokens, start, end and source (0 for the first text).
 
-        Where shorter windows are taken, they are padded on the right (`attention_mask`).
+        With `pad` shorter windows are padded (`attention_mask`).
 
         Raises:
             UserError: there is none.
@@ -211,8 +214,8 @@ class WindowCollector:
         schema = {name: COLUMNS[name].dtype for name in _COLUMNS}
         frame = pl.DataFrame(columns, schema=schema)
         frame = frame.with_columns(pl.Series("source", self._sources, dtype=pl.Int64))
-        if self._cutter.least < self._cutter.length:
-            frame = _pad(frame, self._cutter.length)
+        if self._pad:
+            frame = _pad(frame, self._cutter.length, self._pad)
         return frame if self._limit is None else frame.head(self._limit)
 
 
@@ -247,11 +250,11 @@ def keep_verdicts(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def take_tokens(
-    frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str, pad: bool = False
+    frame: pl.DataFrame, tokenizer: Any | None, *, length: int, where: str, pad: Pad = False
 ) -> pl.DataFrame:
     """Check rows that are sequences already, number them and decode `text` where it is absent.
 
-    With `pad` shorter rows are padded on the right, and `attention_mask` says so.
+    With `pad` shorter rows are padded on the right or left, and `attention_mask` says so.
 
     Raises:
         UserError: as `check_sequences`.
@@ -259,7 +262,7 @@ def take_tokens(
     if "sequence_id" not in frame.columns:
         frame = frame.with_columns(_numbers())
     if pad:
-        frame = _pad(frame, length)
+        frame = _pad(frame, length, pad)
     check_sequences(frame, where=where, length=length)
     if not has_values(frame, "text") and tokenizer is not None:
         try:
@@ -271,16 +274,18 @@ def take_tokens(
     return _in_order(frame)
 
 
-def _pad(frame: pl.DataFrame, length: int) -> pl.DataFrame:
+def _pad(frame: pl.DataFrame, length: int, pad: Pad) -> pl.DataFrame:
     """Lengthen `tokens`, and `attention_mask` (ones where there is none), with zeros."""
     tokens = pl.col("tokens").cast(pl.List(pl.Int64))
     n_missing = (pl.lit(length) - tokens.list.len().cast(pl.Int64)).clip(0)
     zeros = pl.lit(0, dtype=pl.Int64).repeat_by(n_missing)
     ones = pl.lit(1, dtype=pl.Int64).repeat_by(tokens.list.len())
     mask = pl.col("attention_mask") if has_values(frame, "attention_mask") else ones
+    given = tokens.alias("tokens"), mask.cast(pl.List(pl.Int64)).alias("attention_mask")
+    whole = (zeros.list.concat(one) if pad == "left" else one.list.concat(zeros) for one in given)
     return frame.with_columns(
-        tokens.list.concat(zeros).cast(COLUMNS["tokens"].dtype).alias("tokens"),
-        mask.list.concat(zeros).alias("attention_mask"),
+        one.cast(COLUMNS[name].dtype).alias(name)
+        for name, one in zip(("tokens", "attention_mask"), whole, strict=True)
     )
 
 
@@ -366,7 +371,7 @@ def read_sequences(
     prefix: int | None = None,
     stride: int = 64,
     limit: int | None = None,
-    pad: bool = False,
+    pad: Pad = False,
     columns: Mapping[str, str] | None = None,
 ) -> ReadResult:
     """Read sequences from texts, tables, arrays or a frame; texts are cut into windows of tokens.
@@ -378,7 +383,8 @@ def read_sequences(
     A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
     from a file's name. Of a table, `tokens` are taken as they are, else each `text` is cut
     (`cut_rows`); a tokenizer is needed for texts alone. With `pad` shorter tokens, and texts
-    shorter than one sequence but longer than the prefix, are taken too, padded on the right. A
+    shorter than one sequence but longer than the prefix, are taken too, padded on the right; with
+    `left` they are padded there, so that all suffixes are whole and prefixes differ in length. A
     table's other columns stay, except what a model or `add_features` said of it; `columns` gives
     it more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are
     the prefix: a pair of arrays must agree.
@@ -389,16 +395,17 @@ def read_sequences(
         DamagedDataError: a torn Parquet, packed or array file.
     """
     prefix = length // 2 if prefix is None else prefix
-    least = prefix + 1 if pad else length
+    fewest = {False: length, True: prefix + 1, "left": length - prefix + 1}
+    least = fewest[pad]
     rows = read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
-        result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least)
+        result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
         return replace(result, facts=rows.facts)
     if columns:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
     path = Path(source)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
-    return _read_documents(path, WindowCollector(cutter, limit=limit))
+    return _read_documents(path, WindowCollector(cutter, limit=limit, pad=pad))
 
 
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
@@ -465,6 +472,7 @@ def _read_rows(
     stride: int,
     limit: int | None,
     least: int,
+    pad: Pad,
 ) -> ReadResult:
     # Of a table of texts the labels go: they were given to rows, not to windows.
     frame = keep_verdicts(frame) if has_values(frame, "tokens") else frame
@@ -473,13 +481,13 @@ def _read_rows(
     if "sequence_id" in frame.columns:
         check_ids(frame["sequence_id"], where)
     if has_values(frame, "tokens"):
-        frame = take_tokens(frame, tokenizer, length=length, where=where, pad=least < length)
+        frame = take_tokens(frame, tokenizer, length=length, where=where, pad=pad)
         frame = frame if limit is None else frame.head(limit)
         document = "document" if has_values(frame, "document") else "sequence_id"
         return ReadResult(frame, frame[document].n_unique())
     check_columns(frame, "text", where=where)
     cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
-    collector = WindowCollector(cutter, limit=limit)
+    collector = WindowCollector(cutter, limit=limit, pad=pad)
     frame = cut_rows(frame, collector, where=where)
     return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
 

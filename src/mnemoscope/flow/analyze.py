@@ -52,7 +52,10 @@ _LABELS = (
     "No model was asked (model.name none): memorized or not is the data set's own label, and "
     "perplexities are its own, each half by its own number of tokens."
 )
-_DECISIVE = ("sequence_id", "tokens", "is_memorized", "memorization_score", "duplicates", "genre")
+_DECISIVE = (
+    *("sequence_id", "tokens", "attention_mask"),
+    *("is_memorized", "memorization_score", "duplicates", "genre"),
+)
 """Columns of the table that decide a result; other verbs may add more."""
 
 
@@ -224,7 +227,8 @@ def _has_model(study: Study) -> bool:
 
 
 def _check_needs(study: Study, entry: Entry, others: tuple[str, ...]) -> None:
-    refuse_padding(study.sequences, where=str(study.folder))
+    if not entry.padded:
+        refuse_padding(study.sequences, where=str(study.folder))
     missing = next((need for need in entry.needs if not _has(study, need, others)), None)
     if missing is None:
         return

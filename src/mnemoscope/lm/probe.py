@@ -19,6 +19,7 @@ from mnemoscope.lm.model import (
     prepend_bos,
     run_batches,
 )
+from mnemoscope.lm.padding import Span, run_sequences
 
 # What families call the matrix that leads from an MLP's neurons back to the hidden state.
 _NAMES = {"dense_4h_to_h", "down_proj", "fc_out", "fc2", "c_proj"}
@@ -28,6 +29,12 @@ Match = Literal["even", "last"]
 """How layers of two models are paired, see `matched_layers`."""
 
 _OnState = Callable[[torch.Tensor], torch.Tensor]
+
+
+class _States(NamedTuple):
+    """States of one batch, (batch, layers, positions, width) float32."""
+
+    states: npt.NDArray[np.float32]
 
 
 class TeacherForced(NamedTuple):
@@ -138,26 +145,31 @@ def hidden_states(
     batch_size: int,
     layers: Sequence[int] | None = None,
     positions: slice = slice(None),
+    attention_mask: npt.ArrayLike | None = None,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Give teacher-forced hidden states, batches (batch, layers, positions, width) in row order.
 
     States are numbered 0 to `n_layers`; None gives the last. A position's state has read its token
-    and predicts the next; the BOS token is no position.
+    and predicts the next; the BOS token is no position. `attention_mask` is that of a padded table,
+    (n, T): a row's states are those it has alone, and 0 where it is padded.
 
     Raises:
-        UserError: tokens that do not fit the model, or a state that it does not have.
+        UserError: tokens or a mask that do not fit, or a state that the model does not have.
         NoRoomError: not even one sequence fits into memory.
     """
     wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
     inner = [layer for layer in wanted if layer < lm.n_layers]
 
-    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+    def step(batch: torch.Tensor, span: Span) -> _States:
         with torch.inference_mode(), collected_states(lm, inner) as found:
             every = {lm.n_layers: _read(lm, batch), **found}
-        states = [every[one][:, len(lm.before) :][:, positions].float().cpu() for one in wanted]
-        return torch.stack(states, dim=1).numpy()
+        whole = (every[one][:, len(lm.before) :] for one in wanted)
+        placed = (nn.functional.pad(one, (0, 0, *span.padding)) for one in whole)
+        states = [one[:, positions].float().cpu() for one in placed]
+        return _States(torch.stack(states, dim=1).numpy())
 
-    return run_batches(lm, check_tokens(lm, tokens), batch_size, step)
+    found = run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask)
+    return (batch.states for batch in found)
 
 
 @contextmanager

@@ -179,9 +179,10 @@ class SequenceSettings(BoundedSettings):
     stride: int | None = Field(
         default=None, ge=1, description="Tokens between two windows of a text; null is the length."
     )
-    pad: bool = Field(
+    pad: bool | Literal["left"] = Field(
         default=False,
-        description="Take shorter texts and tokens too, padded on the right; for labels and maps.",
+        description="Take shorter texts and tokens too, padded on the right (true), or on the left "
+        "where only prompts differ in length; for labels and maps.",
     )
     limit: int | None = Field(
         default=None, ge=1, description="Keep at most this many sequences, drawn at random."
