@@ -1,7 +1,7 @@
 """Which classes need to copy: their copy edges cut, beside as many others of every sequence.
 
 mnemoscope demo -o demo
-python benchmarks/copy_trial.py demo --write docs/appendix/knockout.md
+python benchmarks/copy_trial.py demo --write docs/appendix/knockout-more.md
 
 A copy edge goes to the key one past an earlier occurrence of the query's token. Classes differ in
 how many such edges their sequences have; so every sequence is held against as many random keys of

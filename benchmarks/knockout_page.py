@@ -1,4 +1,4 @@
-"""The tables of `docs/appendix/knockout.md`, from a study with a knockout.
+"""The tables of `docs/appendix/knockout.md` and `knockout-more.md`, from a study with a knockout.
 
 mnemoscope knockout STUDY
 python benchmarks/knockout_page.py STUDY --write docs/appendix/knockout.md
