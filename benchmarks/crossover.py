@@ -40,7 +40,7 @@ from tokenizers import Tokenizer
 from mnemoscope.benchmark.baselines import all_statistics
 from mnemoscope.cnn.presets import PAPER_GRID, PRESETS, CnnSetting
 from mnemoscope.cnn.training import predict_logits, train_cnn
-from mnemoscope.data.ngrams import NgramSet, hash_ngrams
+from mnemoscope.data.duplicates import NgramSet, hash_ngrams
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import reference_path, sequences_path
 from mnemoscope.embedded.texts import read_segments

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 import mnemoscope as ms
 from mnemoscope.analysis.distilled import TEACHER, UNSEEN
-from mnemoscope.data.ngrams import hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.embedded.texts import read_segments

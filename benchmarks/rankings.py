@@ -27,12 +27,14 @@ import mnemoscope as ms
 from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
+    RANKINGS,
+    class_mean,
+    contrasted,
     count_edges,
     cut_and_judge,
     equal_mass_edges,
     largest_edges,
 )
-from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
 from mnemoscope.pipeline.localize import load_deltas
 from mnemoscope.progress import say
 from mnemoscope.stats import Estimate, draw_counts, interval_of, resampled_ratio

@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
 from mnemoscope.benchmark.baselines import all_statistics
-from mnemoscope.data.ngrams import NgramSet, hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import NgramSet, hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import reference_path

@@ -5,8 +5,7 @@ import pytest
 
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import DamagedDataError, UserError
-from mnemoscope.files import read_parquet
-from mnemoscope.trial import fault_of_parquet
+from mnemoscope.files import fault_of_parquet, read_parquet
 
 FRAME = pl.DataFrame(
     {"sequence_id": [1, 2, 3], "tokens": [list(range(64))] * 3, "text": ["abc def", "x", "é"]}
@@ -38,8 +37,8 @@ def test_a_byte_of_which_polars_ends_the_process_is_known(tmp_path, monkeypatch)
     """As measured with Polars 1.34 and later: it asks for 2^61 bytes. Any reader may die."""
     path = tmp_path / "deadly.parquet"
     FRAME.write_parquet(path)
-    monkeypatch.setattr("mnemoscope.trial._PROGRAM", "import os; input(); os.abort()")
-    monkeypatch.setattr("mnemoscope.trial._process", None)
+    monkeypatch.setattr("mnemoscope.files._PROGRAM", "import os; input(); os.abort()")
+    monkeypatch.setattr("mnemoscope.files._process", None)
     for read in (read_table, read_parquet):
         with pytest.raises(DamagedDataError, match="its reader dies of it"):
             read(path)
@@ -52,8 +51,8 @@ def test_a_byte_of_which_polars_ends_the_process_is_known(tmp_path, monkeypatch)
 def test_a_reader_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch) -> None:
     path = tmp_path / "slow.parquet"
     FRAME.write_parquet(path)
-    monkeypatch.setattr("mnemoscope.trial._PROGRAM", "import time; time.sleep(60)")
-    monkeypatch.setattr("mnemoscope.trial._process", None)
-    monkeypatch.setattr("mnemoscope.trial._SECONDS", 0.2)
+    monkeypatch.setattr("mnemoscope.files._PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr("mnemoscope.files._process", None)
+    monkeypatch.setattr("mnemoscope.files._SECONDS", 0.2)
     with pytest.raises(DamagedDataError, match="not read within 0 s"):
         read_table(path)

@@ -40,8 +40,7 @@ from mnemoscope.pipeline.trainings import (
     settings_of,
 )
 from mnemoscope.study.folder import STAGES, Study, check_free, is_study
-from mnemoscope.study.settings import EMBEDDED, LabelSettings, StudySettings
-from mnemoscope.study.variants import variants
+from mnemoscope.study.settings import EMBEDDED, LabelSettings, StudySettings, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import Taxonomy, find_partition

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters are POS
 
 import mnemoscope  # noqa: E402
 from mnemoscope.cluster.engine import gpus_for, run_tasks, use_engine  # noqa: E402
-from mnemoscope.cluster.ray import RayEngine  # noqa: E402
-from mnemoscope.cluster.storage import Storage  # noqa: E402
+from mnemoscope.cluster.ray import RayEngine, Storage  # noqa: E402
 from mnemoscope.errors import DamagedDataError, UserError  # noqa: E402
 from mnemoscope.flow.run import run_stage  # noqa: E402
 from mnemoscope.lm import model as batching  # noqa: E402

@@ -6,9 +6,16 @@ import pytest
 import torch
 from cnn_problems import QUICK, SETTING, planted
 
-from mnemoscope.cnn.files import load_cnn, read_tensors, save_cnn, sealed_tensors
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
+from mnemoscope.cnn.training import (
+    TrainedCnn,
+    load_cnn,
+    predict_logits,
+    read_tensors,
+    save_cnn,
+    sealed_tensors,
+    train_cnn,
+)
 from mnemoscope.errors import DamagedDataError, UserError
 
 PROBLEM = planted(48, seed=0)

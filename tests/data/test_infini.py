@@ -11,10 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mnemoscope.data import infini
 from mnemoscope.data.duplicates import count_duplicates
-from mnemoscope.data.infini import count_in_index, find_in_index
-from mnemoscope.data.origins import Needle
+from mnemoscope.data.origins import Needle, count_in_index, find_in_index
 from mnemoscope.errors import UserError
 
 INDEX = "v4_test"
@@ -95,7 +93,7 @@ class Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api(monkeypatch):
-    monkeypatch.setattr(infini, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(origins, "_FIRST_PAUSE_SECONDS", 0.001)
     server = HTTPServer(("127.0.0.1", 0), Api)
     server.corpus, server.faults, server.n_asked, server.is_approx = documents(), [], 0, False
     server.most_shown, server.refusal = 10_000, 200  # as documented
@@ -127,7 +125,7 @@ def test_a_count_that_broke_off_goes_on(api, tmp_path, monkeypatch):
     suffixes = table(tmp_path / "s.parquet", api.corpus)
     place, progress = f"{api.url}#{INDEX}", tmp_path / "progress"
     asked = {"place": place, "dtype": None, "progress_file": progress}
-    real, n = infini._post, []
+    real, n = origins._post, []
 
     def breaks(url, body, place):
         n.append(1)
@@ -135,10 +133,10 @@ def test_a_count_that_broke_off_goes_on(api, tmp_path, monkeypatch):
             raise UserError("no answer")
         return real(url, body, place)
 
-    monkeypatch.setattr(infini, "_post", breaks)
+    monkeypatch.setattr(origins, "_post", breaks)
     with pytest.raises(UserError, match="no answer"):
         count_in_index(suffixes, **asked)
-    monkeypatch.setattr(infini, "_post", real)
+    monkeypatch.setattr(origins, "_post", real)
     before = api.n_asked
     found = count_in_index(suffixes, **asked)
     assert found.counts.tolist() == count_duplicates(suffixes, api.corpus).tolist()

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mnemoscope.study.names import shipped_names
+from mnemoscope.study.settings import shipped_names
 
 ROOT = Path(__file__).parents[2]
 MOST_SHIPPED_BYTES = 24_000_000

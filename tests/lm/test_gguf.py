@@ -7,8 +7,7 @@ from tokenizers import pre_tokenizers
 from mnemoscope.cli import main
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.continue_ import continue_sequences
-from mnemoscope.lm.gguf import convert_gguf
-from mnemoscope.lm.load import load_model
+from mnemoscope.lm.load import convert_gguf, load_model
 
 gguf = pytest.importorskip("gguf")
 

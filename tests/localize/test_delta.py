@@ -16,11 +16,11 @@ from mnemoscope.localize.delta import (
     average_models,
     class_means,
     decisiveness,
+    layer_profile,
     mean_agreement,
     normalized_gradients,
     pooled,
 )
-from mnemoscope.localize.regions import layer_profile
 from mnemoscope.maps.format import pack_triangle
 from mnemoscope.maps.views import TensorMaps
 

@@ -10,8 +10,14 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.load import load_model
-from mnemoscope.localize.cut import cut_and_judge, equal_mass_edges, largest_edges
-from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
+from mnemoscope.localize.cut import (
+    RANKINGS,
+    class_mean,
+    contrasted,
+    cut_and_judge,
+    equal_mass_edges,
+    largest_edges,
+)
 from mnemoscope.study.settings import KnockoutSettings, LocalizeSettings
 
 

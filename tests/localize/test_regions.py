@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mnemoscope.localize.regions import find_regions, region_sentence
+from mnemoscope.localize.delta import find_regions, region_sentence
 
 N_LAYERS, LENGTH = 6, 16
 NOTHING = np.zeros((LENGTH, LENGTH))

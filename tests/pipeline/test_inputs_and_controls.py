@@ -11,9 +11,8 @@ import torch
 
 from mnemoscope.benchmark.baselines import all_statistics, blind_maps
 from mnemoscope.benchmark.sources import CNNS, TABLE
-from mnemoscope.cnn.files import load_cnn
 from mnemoscope.cnn.presets import PRESETS
-from mnemoscope.cnn.training import predict_logits
+from mnemoscope.cnn.training import load_cnn, predict_logits
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.lm.probe import suffix_logprobs
@@ -26,8 +25,7 @@ from mnemoscope.pipeline.train import SampleRows, job_maps, jobs_of, sample_rows
 from mnemoscope.pipeline.trainings import FOLDS, n_trainings
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import LabelSettings
-from mnemoscope.study.variants import variants
+from mnemoscope.study.settings import LabelSettings, variants
 from mnemoscope.taxonomy.sample import N_FOLDS
 from study_files import settings_with
 

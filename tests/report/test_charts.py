@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import png_grey, png_ink, scale_by_layer, strongest_layer, zone_shares
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import scale_by_layer
 from mnemoscope.report.export import (
     check_matplotlib,

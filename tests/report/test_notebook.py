@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.report.charts import png_ink, png_uri, scale_by_layer
 from mnemoscope.report.notebook import draw_benchmarks, draw_delta, draw_profile
 

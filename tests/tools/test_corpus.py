@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from mnemoscope.data.ngrams import NGRAM
+from mnemoscope.data.duplicates import NGRAM
 from tools.embedded.corpus import PREFIX, phase_two_rows, rouge_l
 from tools.embedded.recipe import shipped_sequences
 from tools.embedded.settings import FULL, TINY

@@ -3,7 +3,7 @@
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.checkpoints import find_checkpoints, lacking_steps
+from mnemoscope.lm.hub import find_checkpoints, lacking_steps
 
 
 def make(folder, *names):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnemoscope.training.track import follow, survival, turnover
+from mnemoscope.training.history import follow, survival, turnover
 
 STEPS = (0, 10, 20, 30)
 SEEN = {

@@ -14,7 +14,7 @@ import polars as pl
 from rapidfuzz.distance import LCSseq
 from tokenizers import Tokenizer
 
-from mnemoscope.data.ngrams import NgramSet, hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import NgramSet, hash_ngrams, share_ngram
 from mnemoscope.embedded.templates import forms_of, write_text
 from mnemoscope.embedded.texts import Segment
 from tools.embedded.settings import Setting, Share

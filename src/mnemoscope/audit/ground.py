@@ -28,8 +28,7 @@ from mnemoscope.cnn.calibration import (
     over_groups,
     reliability,
 )
-from mnemoscope.cnn.files import load_cnn
-from mnemoscope.cnn.training import TrainedCnn, predict_logits
+from mnemoscope.cnn.training import TrainedCnn, load_cnn, predict_logits
 from mnemoscope.data.table import write_table
 from mnemoscope.embedded.texts import audit_texts
 from mnemoscope.errors import UserError

@@ -14,8 +14,7 @@ import polars as pl
 
 from mnemoscope.audit.documents import Words
 from mnemoscope.data.corpus import Corpus, FlatFile, open_corpus
-from mnemoscope.data.infini import SCHEME, find_in_index
-from mnemoscope.data.origins import Needle, find_in_corpus
+from mnemoscope.data.origins import SCHEME, Needle, find_in_corpus, find_in_index
 from mnemoscope.errors import UserError
 
 ORIGIN_COLUMNS: dict[str, Any] = {

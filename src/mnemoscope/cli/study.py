@@ -41,8 +41,15 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say, show_progress
 from mnemoscope.study.folder import STAGES, Study, is_study, stage_named
-from mnemoscope.study.names import check_names, find_study_file, shipped_path
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, settings_template
+from mnemoscope.study.settings import (
+    EMBEDDED,
+    NO_MODEL,
+    StudySettings,
+    check_names,
+    find_study_file,
+    settings_template,
+    shipped_path,
+)
 
 _STUDY = Path("study")
 

@@ -270,7 +270,7 @@ def duplicates(
         read_suffixes,
         remove_progress,
     )
-    from mnemoscope.data.infini import SCHEME, count_in_index
+    from mnemoscope.data.origins import SCHEME, count_in_index
     from mnemoscope.data.table import write_table
 
     refuse_unwritable(out)
@@ -479,7 +479,7 @@ def convert(
 
     Example: mnemoscope convert model.gguf -o model
     """
-    from mnemoscope.lm.gguf import convert_gguf
+    from mnemoscope.lm.load import convert_gguf
 
     folder = convert_gguf(file, out)
     print(f"Wrote {folder}. Next: mnemoscope run --model {folder} --sequences TEXTS -o STUDY")

@@ -2,15 +2,27 @@
 
 Texts are searched as they are, character by character, whatever tokens they would be cut into;
 corpora of token ids are searched for the passage's ids. Overlapping occurrences count each.
+An infini-gram index answers the same questions, from files or over its HTTP API.
 """
 
+import hashlib
+import json
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.data.corpus import Corpus, FlatFile
+from mnemoscope.data.corpus import Corpus, FlatFile, Place
+from mnemoscope.data.duplicates import CorpusCount, CountProgress
+from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 
 MOST_PLACES = 100
@@ -129,3 +141,252 @@ def _search_flat(wanted: Sequence[bytes], source: FlatFile, finds: Finds) -> Non
         begin = chunk_start + int(ends[n_over - 1]) if is_over else begin
         document += n_over if is_over else 0
         chunk_start += chunk.n_new
+
+
+SCHEME = "infini-gram:"
+_WIDTHS = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
+_TRIES, _FIRST_PAUSE_SECONDS, _TIMEOUT_SECONDS = 5, 1.0, 60
+_MOST_ANSWER_BYTES = 1 << 22
+_MOST_SHOWN = 100_000  # tokens of a document that an index of this machine is asked to show
+_MOST_SHOWN_BY_API = 10_000  # as many as its documentation allows
+
+_Count = Callable[[list[int]], int]
+
+
+def count_in_index(
+    suffixes: npt.NDArray[np.int32],
+    place: str,
+    *,
+    dtype: str | None,
+    progress_file: Path,
+    save_seconds: float = 10.0,
+) -> CorpusCount:
+    """Occurrences of each suffix (sequences, k) in an index: exact, overlapping ones counted.
+
+    `place` is a folder, or `URL#INDEX` of the API; `dtype` the type of a folder's ids, uint16
+    unless given. Equal suffixes are asked once; a count that was stopped goes on.
+
+    Raises:
+        UserError: no such index or package, ids of another type, an answer that is no exact
+            count, or a service that does not answer.
+    """
+    count, n_tokens = _over_http(place) if "://" in place else _in_folder(place, dtype)
+    distinct, which = np.unique(suffixes, axis=0, return_inverse=True)
+    digest = hashlib.sha256(np.ascontiguousarray(distinct).data).hexdigest()
+    key = hashlib.sha256(f"{place} {dtype} {distinct.shape} {digest}".encode()).hexdigest()
+    progress = CountProgress(progress_file, key, save_seconds)
+    counts = np.zeros(len(distinct), dtype=np.int64)
+    begun = progress.load(counts)[0].position
+    started = time.monotonic()
+    with track("duplicates", total=len(distinct) - begun, unit="suffixes") as shown:
+        for row in range(begun, len(distinct)):
+            try:
+                counts[row] = count(distinct[row].tolist())
+            except UserError:
+                progress.save(counts, Place(position=row), 0)
+                raise
+            shown.advance()
+            if progress.is_due():
+                progress.save(counts, Place(position=row + 1), 0)
+    found: npt.NDArray[np.int64] = counts[which.ravel()]
+    return CorpusCount(found, n_tokens, n_tokens / max(time.monotonic() - started, 1e-9))
+
+
+def find_in_index(
+    needles: Sequence[Needle],
+    place: str,
+    decode: Callable[[list[int]], str],
+    *,
+    dtype: str | None,
+) -> list[Origin]:
+    """Occurrences of needles' token ids in an index, as `origins.find_in_corpus`.
+
+    `place` and `dtype` as for `count_in_index`; `decode` gives the text of ids. An offset is in
+    characters, and None in a document of which the index shows not all that stands before it, or
+    refuses to show any.
+
+    Raises:
+        UserError: no such index or package, ids of another type, or a service without an answer.
+    """
+    ask = _asks_http(place) if "://" in place else _asks_folder(place, dtype)
+    found = []
+    with track("Looking for origins", total=len(needles), unit="passages") as progress:
+        for needle in needles:
+            answer = ask("find", {"query_ids": needle.ids.tolist()})
+            segments = [tuple(map(int, one)) for one in _field(answer, "segment_by_shard", place)]
+            ranks = (
+                (s, rank) for s, (start, end) in enumerate(segments) for rank in range(start, end)
+            )
+            spots = [
+                _spot(ask("get_doc_by_rank", {"s": s, "rank": rank}), needle, place, decode)
+                for s, rank in islice(ranks, MOST_PLACES)
+            ]
+            found.append(Origin(int(_field(answer, "cnt", place)), spots))
+            progress.advance()
+    return found
+
+
+def _spot(answer: Any, needle: Needle, place: str, decode: Callable[[list[int]], str]) -> Spot:
+    """Where an occurrence begins in the document that an index shows."""
+    if isinstance(answer, dict) and "error" in answer:
+        return Spot(place, None, "characters")
+    number, ids = _field(answer, "doc_ix", place), list(_field(answer, "token_ids", place))
+    is_whole = _field(answer, "disp_len", place) == _field(answer, "doc_len", place)
+    offset = answer.get("needle_offset")
+    if (
+        not is_whole
+        or type(offset) is not int
+        or ids[offset : offset + len(needle.ids)] != needle.ids.tolist()
+    ):
+        return Spot(f"{place}#{number}", None, "characters")
+    return Spot(f"{place}#{number}", len(decode(ids[:offset])), "characters")
+
+
+def _field(answer: Any, name: str, place: str) -> Any:
+    if isinstance(answer, dict) and name in answer:
+        return answer[name]
+    said = answer.get("error", answer) if isinstance(answer, dict) else answer
+    raise UserError(f"{place}: an answer without {name} ({str(said)[:200]}).")
+
+
+_Ask = Callable[[str, dict[str, Any]], Any]
+
+
+def _asks_folder(place: str, dtype: str | None) -> _Ask:
+    engine, _, check = _open_folder(place, dtype)
+
+    def ask(kind: str, values: dict[str, Any]) -> Any:
+        if kind == "find":
+            check(values["query_ids"])
+            return engine.find(input_ids=values["query_ids"])
+        return engine.get_doc_by_rank(**values, max_disp_len=_MOST_SHOWN)
+
+    return ask
+
+
+def _asks_http(place: str) -> _Ask:
+    url, index = _address(place)
+    asked: list[int] = []
+
+    def ask(kind: str, values: dict[str, Any]) -> Any:
+        if kind == "find":
+            asked[:] = values["query_ids"]
+        body = {"index": index, "query_type": kind, "query_ids": asked, **values}
+        if kind != "find":
+            body["max_disp_len"] = _MOST_SHOWN_BY_API
+        return _post(url, json.dumps(body).encode(), place)
+
+    return ask
+
+
+def _in_folder(place: str, dtype: str | None) -> tuple[_Count, int]:
+    """An index of this machine, and its tokens."""
+    engine, n_tokens, check = _open_folder(place, dtype)
+
+    def count(ids: list[int]) -> int:
+        check(ids)
+        return _exact(engine.count(input_ids=ids), place)
+
+    return count, n_tokens
+
+
+def _open_folder(place: str, dtype: str | None) -> tuple[Any, int, Callable[[list[int]], None]]:
+    """An index that was built with the package `infini-gram`, its tokens, a check of ids."""
+    width, folder = _WIDTHS.get(dtype or "uint16"), Path(place)
+    if width is None:
+        raise UserError(f"--dtype {dtype}: an infini-gram index has {', '.join(_WIDTHS)}.")
+    if not folder.is_dir():
+        raise UserError(f"{place}: no such folder with an infini-gram index.")
+    item = int(width[1:]) // 8
+    sizes = {path: path.stat().st_size for path in folder.glob("tokenized.*")}
+    lacking = [
+        f"{name}.{path.suffix[1:]}"
+        for path in sizes
+        for name in ("table", "offset")
+        if not (folder / f"{name}{path.suffix}").is_file()
+    ]
+    odd = next((path for path, size in sizes.items() if size % item), None)
+    if not sizes or lacking:  # the engine itself ends the process
+        raise UserError(
+            f"{place}: no whole infini-gram index (no {', '.join(lacking) or 'tokenized.0'}). "
+            "Build one with 'python -m infini_gram.indexing'."
+        )
+    if odd is not None:
+        raise UserError(f"{odd}: no whole number of {dtype or 'uint16'} ids. Name its --dtype.")
+    try:
+        engines = import_module("infini_gram.engine")
+    except ImportError:
+        raise UserError(
+            f"{place}: needs the package infini-gram (Linux): pip install 'mnemoscope[infinigram]'"
+        ) from None
+    most = 2 ** (8 * item) - 1
+    engine = engines.InfiniGramEngine(
+        index_dir=[str(folder)], eos_token_id=0, vocab_size=most, token_dtype=width
+    )
+
+    def check(ids: list[int]) -> None:
+        if max(ids) >= most:  # the largest id stands between documents
+            raise UserError(
+                f"{place}: token id {max(ids)} does not fit its {dtype or 'uint16'}. Name --dtype."
+            )
+
+    return engine, sum(sizes.values()) // item, check
+
+
+def _over_http(place: str) -> tuple[_Count, int]:
+    """The API of api.infini-gram.io (`docs/api.rst` there): a POST a suffix."""
+    url, index = _address(place)
+
+    def ask(ids: list[int]) -> int:
+        body = {"index": index, "query_type": "count", "query_ids": ids}
+        return _exact(_post(url, json.dumps(body).encode(), place), place)
+
+    return ask, ask([])  # the empty query counts all tokens
+
+
+def _address(place: str) -> tuple[str, str]:
+    """URL and name of an index behind an API."""
+    url, _, index = place.partition("#")
+    if not index or not url.startswith(("http://", "https://")):
+        raise UserError(
+            f"{place}: wants URL#INDEX, for example "
+            "infini-gram:https://api.infini-gram.io/#v4_piletrain_llama."
+        )
+    return url, index
+
+
+def _exact(answer: Any, place: str) -> int:
+    count = answer.get("count") if isinstance(answer, dict) else None
+    if isinstance(answer, dict) and "error" in answer:
+        raise UserError(f"{place}: {str(answer['error'])[:200]}")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise UserError(f"{place}: an answer without a count ({str(answer)[:80]}).")
+    if answer.get("approx"):
+        raise UserError(f"{place}: an approximate count, where exact ones are needed.")
+    return count
+
+
+def _post(url: str, body: bytes, place: str) -> Any:
+    """The answer to one question, of a refusal its status as `error`.
+
+    A service that is busy is asked again a few times.
+    """
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    for attempt in range(_TRIES):
+        is_last = attempt == _TRIES - 1
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+                return json.loads(answer.read(_MOST_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            if error.code != 429 and error.code < 500:
+                return {"error": f"HTTP {error.code} ({error.reason})."}
+            if is_last:
+                raise UserError(f"{place}: HTTP {error.code} ({error.reason}).") from None
+        except (OSError, HTTPException, ValueError) as error:
+            if is_last:
+                reason = getattr(error, "reason", None) or error
+                raise UserError(
+                    f"{place}: no answer ({reason}). What is counted is kept; run it again."
+                ) from None
+        time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("the last attempt raises")

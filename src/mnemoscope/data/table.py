@@ -25,9 +25,8 @@ from mnemoscope.data.formats import (
     take_columns,
 )
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError, nearest
-from mnemoscope.files import atomic_path, write_bytes, write_parquet
+from mnemoscope.files import atomic_path, fault_of_parquet, write_bytes, write_parquet
 from mnemoscope.parse import parse_json, read_lines
-from mnemoscope.trial import fault_of_parquet
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""

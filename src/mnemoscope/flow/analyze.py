@@ -32,7 +32,7 @@ from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
 from mnemoscope.errors import UserError
 from mnemoscope.files import read_parquet
-from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints
+from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.pipeline.capture import maps_folder, open_maps
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain

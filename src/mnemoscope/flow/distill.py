@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.data.ngrams import hash_ngrams, share_ngram
+from mnemoscope.data.duplicates import hash_ngrams, share_ngram
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
@@ -27,8 +27,7 @@ from mnemoscope.lm.placement import fingerprint_model, quiet_transformers
 from mnemoscope.progress import say
 from mnemoscope.study.folder import SETTINGS_FILE, Study, versions
 from mnemoscope.study.models import Models, other_tokens
-from mnemoscope.study.names import split_revision
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.training.distill import (
     DistillSettings,
     Teacher,

@@ -19,7 +19,7 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import read_record, write_parquet, write_record
-from mnemoscope.lm.checkpoints import describe_lacking, find_checkpoints, lacking_steps
+from mnemoscope.lm.hub import describe_lacking, find_checkpoints, lacking_steps
 from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.pipeline.blocks import decode
@@ -28,8 +28,14 @@ from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
 from mnemoscope.stats import Estimate, share_true
 from mnemoscope.taxonomy.groups import find_near_duplicates
-from mnemoscope.training.history import History, HistoryWriter, read_history
-from mnemoscope.training.track import follow, survival, turnover
+from mnemoscope.training.history import (
+    History,
+    HistoryWriter,
+    follow,
+    read_history,
+    survival,
+    turnover,
+)
 from mnemoscope.training.watch import judge
 from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
 

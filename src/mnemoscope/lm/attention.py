@@ -17,13 +17,14 @@ from torch import nn
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import (
     LanguageModel,
+    Span,
     attention_modules,
     claimed,
     eager_attention,
     prepend_bos,
     rerouted,
+    run_sequences,
 )
-from mnemoscope.lm.padding import Span, run_sequences
 
 _IMPLEMENTATION = "mnemoscope_pooled"
 
@@ -217,7 +218,7 @@ def capture_pooled(
         batch_size: sequences at once; halved, with a log message, when memory runs out.
         attention_mask: for a padded table, shape (n, T): 1 for a token, 0 for padding on the left
             or right. Maps are 0 in padded rows and columns and otherwise those of the sequence
-            alone (bit for bit at equal batch size); see `mnemoscope.lm.padding`.
+            alone (bit for bit at equal batch size); see `mnemoscope.lm.model`.
         keep_heads: also return every head's maps (`PooledMaps.heads`).
 
     Returns:

@@ -15,6 +15,7 @@ import torch
 from mnemoscope.lm.attention import PooledMaps, pooled_attention
 from mnemoscope.lm.model import (
     LanguageModel,
+    Span,
     best_two,
     check_finite,
     check_fits,
@@ -23,8 +24,8 @@ from mnemoscope.lm.model import (
     new_cache,
     prepend_bos,
     run_batches,
+    run_sequences,
 )
-from mnemoscope.lm.padding import Span, run_sequences
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
 # fail on the first one, most on the first four; a step costs a forward of few rows.

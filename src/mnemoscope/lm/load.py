@@ -1,4 +1,7 @@
-"""Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line."""
+"""Load a causal language model from a folder, a GGUF file or the hub, or refuse it in one line.
+
+`convert_gguf` makes an ordinary folder of a GGUF file, once: loading it is then many times faster.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from mnemoscope.errors import (
     first_line,
     nearest,
 )
+from mnemoscope.files import atomic_folder, refuse_existing
 from mnemoscope.lm.hub import (
     NO_FILE,
     UNREACHABLE,
@@ -36,6 +40,7 @@ from mnemoscope.lm.placement import (
     quiet_transformers,
     warn_if_emulated,
 )
+from mnemoscope.progress import say
 
 
 def load_model(
@@ -254,3 +259,33 @@ def _logits(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
             f"({first_line(error)}). Use another --device, or the model as it was before."
         ) from error
     return logits
+
+
+def convert_gguf(file: str | Path, folder: str | Path) -> Path:
+    """Write a GGUF model as config, safetensors and tokenizer, and return the folder.
+
+    Weights are stored dequantized in float32: same numbers and fingerprint as the file itself, four
+    bytes a weight. `folder` must not exist; it appears only when it is complete.
+
+    Raises:
+        UserError: the folder exists, the file holds no model, or gguf is not installed.
+        NoRoomError: the disk is full.
+    """
+    refuse_existing(Path(folder))
+    say(f"Reading {file} and dequantizing its weights; this can take minutes")
+    lm = load_model(file, device="cpu")
+    say(f"Writing {sum(one.numel() for one in lm.model.parameters()):,} parameters to {folder}")
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        _fresh_copy(lm.model).save_pretrained(temporary)
+        lm.tokenizer.save_pretrained(temporary)
+    return Path(folder)
+
+
+def _fresh_copy(model: Any) -> Any:
+    """The same weights in a model that may be saved: `save_pretrained` refuses one from GGUF."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = type(model)(config)
+    fresh.load_state_dict(model.state_dict())
+    return fresh.to(model.dtype)

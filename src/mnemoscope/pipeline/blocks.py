@@ -20,7 +20,7 @@ import polars as pl
 import torch
 
 from mnemoscope.cluster.engine import current_engine, gpus_for
-from mnemoscope.cluster.storage import Storage
+from mnemoscope.cluster.ray import Storage
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import parquet_bytes, read_parquet, write_bytes
 from mnemoscope.lm.attention import PooledMaps, capture_pooled

@@ -20,17 +20,18 @@ from mnemoscope.files import read_kept, write_parquet
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
+    RANKINGS,
     count_edges,
     cut_and_continue,
     equal_mass_edges,
     largest_edges,
     mean_share,
+    measure_effects,
     random_edges,
     random_keys,
     same_layer_edges,
     specificity,
 )
-from mnemoscope.localize.rankings import RANKINGS, measure_effects
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.pipeline.capture import open_maps

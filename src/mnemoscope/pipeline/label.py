@@ -12,8 +12,7 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import StudySettings
-from mnemoscope.study.variants import Variant, variants
+from mnemoscope.study.settings import StudySettings, Variant, variants
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes, label_sequences

@@ -19,27 +19,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
-from mnemoscope.cnn.files import load_cnn
-from mnemoscope.cnn.training import TrainedCnn
+from mnemoscope.cnn.training import TrainedCnn, load_cnn
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import made_folder, write_bytes, write_parquet
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.attribution import COSTLY, check_attributions
+from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
 from mnemoscope.localize.delta import (
     Agreement,
     ClassMeans,
     Decisiveness,
+    Region,
     agreement,
     average,
     average_models,
     class_means,
     decisiveness,
+    find_regions,
+    layer_profile,
     mean_agreement,
     pooled,
     randomized,
+    region_sentence,
 )
-from mnemoscope.localize.rankings import RANKINGS, class_mean, contrasted
-from mnemoscope.localize.regions import Region, find_regions, layer_profile, region_sentence
 from mnemoscope.maps.format import unpack_triangle
 from mnemoscope.maps.shape import SHAPES, attention_shape, copy_edges
 from mnemoscope.maps.views import rows_at_once

@@ -30,8 +30,7 @@ from mnemoscope.data.table import (
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.lm.attention import capture_pooled
-from mnemoscope.lm.model import LanguageModel
-from mnemoscope.lm.padding import check_padded
+from mnemoscope.lm.model import LanguageModel, check_padded
 from mnemoscope.pipeline.blocks import scan_table
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published

@@ -27,10 +27,16 @@ from mnemoscope.benchmark.baselines import (
 )
 from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.cluster.engine import current_engine, gpus_for, n_workers, run_tasks
-from mnemoscope.cnn.files import read_tensors, save_cnn, sealed_tensors
 from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import OF_TWO_MODELS, PRESETS, CnnSetting
-from mnemoscope.cnn.training import TrainedCnn, predict_logits, train_cnn
+from mnemoscope.cnn.training import (
+    TrainedCnn,
+    predict_logits,
+    read_tensors,
+    save_cnn,
+    sealed_tensors,
+    train_cnn,
+)
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import write_bytes, write_text
 from mnemoscope.lm.placement import find_device

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series
-from mnemoscope.localize.rankings import RANKINGS
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.cut import RANKINGS
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.words import UNKNOWN, number
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_bytes
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
 from mnemoscope.pipeline.localize import (
     AGREEMENT_FILE,

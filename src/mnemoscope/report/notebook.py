@@ -17,7 +17,7 @@ from mnemoscope.benchmark.published import Conclusion, allocate
 from mnemoscope.benchmark.sources import NESTED, SOURCES, of_reader
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import write_text
-from mnemoscope.localize.regions import layer_profile
+from mnemoscope.localize.delta import layer_profile
 from mnemoscope.pipeline.benchmark import (
     BENCHMARK_FILE,
     Together,

@@ -64,8 +64,7 @@ from mnemoscope.taxonomy.draw import draw_lots, order_keys, split_by_group
 from mnemoscope.taxonomy.groups import find_groups, other_rows
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy
-from mnemoscope.taxonomy.nodes import UNION
-from mnemoscope.taxonomy.ranges import is_node_file
+from mnemoscope.taxonomy.nodes import UNION, is_node_file
 from mnemoscope.words import figure, percent, points
 
 SEARCH_FILE = "search.parquet"

@@ -17,8 +17,7 @@ import polars as pl
 from mnemoscope.errors import UserError
 from mnemoscope.taxonomy.catalogue import read_nodes
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy, parse_taxonomy
-from mnemoscope.taxonomy.nodes import MEASURES, UNION, Node
-from mnemoscope.taxonomy.ranges import SEARCHED, is_node_file, read_range
+from mnemoscope.taxonomy.nodes import MEASURES, SEARCHED, UNION, Node, is_node_file, read_range
 
 _SHARES = tuple(np.linspace(0.1, 0.9, 9).tolist())
 _PUBLISHED_DUPLICATES = (5, 50, 1000)

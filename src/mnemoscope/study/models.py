@@ -9,8 +9,7 @@ from mnemoscope.lm.load import load_model, load_tokenizer
 from mnemoscope.lm.model import LanguageModel, check_fits
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
-from mnemoscope.study.names import split_revision
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
 
 
 def reference_name(settings: StudySettings) -> str | None:

@@ -1,9 +1,12 @@
 """Settings of a study: one model per stage, with the same fields in the YAML file and as flags.
 
 Flags override the file, which overrides defaults. Unknown keys raise an error with the nearest one.
+Shipped study files and the names in settings are looked up here, before torch is loaded.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +24,7 @@ from pydantic import (
 
 from mnemoscope.cnn.presets import CnnInput
 from mnemoscope.errors import UserError, nearest
-from mnemoscope.lm.hub import check_device_name
+from mnemoscope.lm.hub import check_device_name, check_model
 from mnemoscope.parse import parse_yaml, read_bounded
 
 EMBEDDED = "embedded"
@@ -37,7 +40,7 @@ def _device_name(name: str) -> str:
 
 
 def _search_node(entry: str) -> str:
-    from mnemoscope.taxonomy.ranges import is_node_file, read_range
+    from mnemoscope.taxonomy.nodes import is_node_file, read_range
 
     if not is_node_file(entry):
         read_range(entry)
@@ -669,3 +672,128 @@ def _scalar(value: Any) -> str:
     """A value on one line of YAML."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.strip().removesuffix("...").strip()
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped study files, without suffix, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def shipped_path(name: str) -> Path:
+    """The shipped study file of this name, with or without `.yaml`.
+
+    Raises:
+        UserError: no such study; lists all and the nearest.
+
+    >>> shipped_path("pythia-12b.yaml").name
+    'pythia-12b.yaml'
+    """
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    known = shipped_names()
+    if stem not in known:
+        raise UserError(
+            f"{name}: no such file, and no shipped study has this name.{nearest(stem, known)} "
+            f"Shipped: {', '.join(known)}. 'mnemoscope init {stem}.yaml' writes a new one."
+        )
+    return _folder() / f"{stem}.yaml"
+
+
+def find_study_file(given: Path) -> Path:
+    """The user's file if it exists or has a folder, else the shipped study of this name.
+
+    Raises:
+        UserError: a bare name that is neither a file here nor a shipped study.
+    """
+    is_name = given.name == str(given)
+    return shipped_path(given.name) if is_name and not given.exists() else given
+
+
+def _folder() -> Path:
+    return Path(str(files("mnemoscope"))) / "studies"
+
+
+_SHIPPED = (EMBEDDED, NO_MODEL)
+
+
+def check_names(settings: StudySettings) -> None:
+    """Raise UserError if the model, reference or source of sequences does not exist.
+
+    Their content is checked when it is read.
+    """
+    from mnemoscope.data.hub import parse_hub_name
+
+    model, sequences = settings.model, settings.sequences
+    for source in (sequences.source, *sequences.also):
+        is_there = Path(source).exists() or parse_hub_name(source) is not None
+        if source != EMBEDDED and not is_there:
+            raise UserError(f"{source}: no such file or folder.")
+    if model.name not in _SHIPPED:
+        check_model(model.name, model.revision)
+    reference = settings.capture.reference
+    if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
+        check_model(*split_revision(reference))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split `NAME@REVISION` into name and revision; an existing path has no revision."""
+    if Path(name).exists() or "@" not in name:
+        return name, None
+    source, _, revision = name.rpartition("@")
+    return source, revision
+
+
+_SUFFIX_TITLE = {"own": "Non-Memo with its continuation", "true": "Non-Memo with its true suffix"}
+_SUFFIX_NOTE = (
+    "The same sequences; what Non-Memo shows after the prefix is exchanged, since greedy text "
+    "loops and can give the class away."
+)
+_SPLIT_NOTES = {
+    "row": "As many sequences of each class, but split by row, as the paper does: a copy, a near "
+    "copy or an overlapping window of a training sequence may stand in evaluation, and a CNN that "
+    "has learnt the one knows the other. What this figure is above the one split by group is that "
+    "leak, not memory.",
+    "group": "As many sequences of each class where there are so many groups, but split by group: "
+    "copies, near copies and overlapping windows of one document stay on one side. What the figure "
+    "split by row is above this one is a leak, not memory.",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One choice of sequences on which every taxonomy is measured."""
+
+    suffix: str  # of the taxonomy's name in every table of the study
+    title: str  # which sequences, in a few words
+    note: str  # what is special about them, empty for the main one
+    match: str | None  # column whose values are equally frequent in every class
+    non_memo_suffix: str  # what Non-Memo sequences show after the prefix: `own` or `true`
+    split: Literal["group", "row", "folds"]  # how training and evaluation are kept apart
+
+
+def variants(settings: LabelSettings) -> list[Variant]:
+    """The main choice of sequences, then the repetitions in the settings.
+
+    Raises:
+        UserError: `both_splits` of folds, which have no two sides.
+    """
+    own, split = settings.non_memo_suffix, settings.split
+    if split == "folds" and settings.both_splits:
+        raise UserError(
+            "label.both_splits: with label.split: folds no sequence is held out, so there is no "
+            "other split to compare. Leave one of the two out."
+        )
+    found = [Variant("", "all sequences", "", None, own, split)]
+    if settings.both_suffixes:
+        other = "true" if own == "own" else "own"
+        found.append(
+            Variant(f" ({other} suffix)", _SUFFIX_TITLE[other], _SUFFIX_NOTE, None, other, split)
+        )
+    if settings.both_splits:
+        way: Literal["group", "row"] = "row" if split == "group" else "group"
+        title, note = f"split by {way}", _SPLIT_NOTES[way]
+        found.append(Variant(f" ({way} split)", title, note, None, own, way))
+    if settings.match:
+        column = settings.match
+        note = f"Every class has the same number of sequences of each {column}."
+        found.append(Variant(f" (same {column})", f"same {column}", note, column, own, split))
+    return found
