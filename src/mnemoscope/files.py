@@ -42,11 +42,8 @@ _BLOCK = 1 << 20
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary path to write to; it replaces `path` only if the block succeeds.
 
-    The temporary file is ``.<name>.<pid>.tmp`` in the same folder.
-
-    Raises:
-        NoRoomError: the disk is full, or does not allow files of this size.
-        UserError: the folder is missing or not writable.
+    The temporary file is ``.<name>.<pid>.tmp`` in the same folder. Raises NoRoomError: the disk is
+    full, or does not allow files of this size. UserError: the folder is missing or not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -71,11 +68,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(folder: Path | str) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `folder`, which must not exist, on success.
 
-    The temporary folder, ``.<name>.<pid>.tmp`` beside it, is made by the block.
-
-    Raises:
-        UserError: the folder exists, or its parent is not writable.
-        NoRoomError: the disk is full.
+    The temporary folder, ``.<name>.<pid>.tmp`` beside it, is made by the block. Raises UserError:
+    the folder exists, or its parent is not writable. NoRoomError: the disk is full.
     """
     folder = Path(folder)
     refuse_existing(folder)
@@ -158,11 +152,8 @@ def read_record(path: Path, *, needed: Mapping[str, type], remedy: str) -> dict[
     """Read what `write_record` wrote, and see that it is unchanged and holds what is needed.
 
     A record without a checksum, of an earlier version, is read as it is. `needed` are keys and the
-    types of their values; `remedy` completes the error message.
-
-    Raises:
-        FileNotFoundError: no such file.
-        DamagedDataError: unreadable, changed since it was written, or another kind of file.
+    types of their values; `remedy` completes the error message. Raises FileNotFoundError: no such
+    file. DamagedDataError: unreadable, changed since it was written, or another kind of file.
     """
     try:
         found = read_json(path)
@@ -237,11 +228,9 @@ def parquet_bytes(
 def read_parquet(path: Path | str, *, remedy: str = "delete it and run again") -> "pl.DataFrame":
     """Read a table and verify its checksum; files without one are read as they are.
 
-    `remedy` completes the error message: what to do about a damaged file without a copy.
-
-    Raises:
-        OSError: the file is missing or unreadable.
-        DamagedDataError: torn, not Parquet, or changed since it was written.
+    `remedy` completes the error message: what to do about a damaged file without a copy. Raises
+    OSError: the file is missing or unreadable. DamagedDataError: torn, not Parquet, or changed
+    since it was written.
     """
     import polars as pl
 
@@ -320,8 +309,7 @@ _owner = 0  # the process that may speak to it: a fork shares the pipes
 def fault_of_parquet(path: Path) -> str:
     """What is wrong with a Parquet file, empty where it can be read; its reader's own words.
 
-    Raises:
-        OSError: missing or unreadable.
+    Raises OSError: missing or unreadable.
     """
     found = path.stat()
     identity = str(path.absolute()), found.st_ino, found.st_size, found.st_mtime_ns

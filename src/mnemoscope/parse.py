@@ -32,9 +32,8 @@ _TOO_MANY = f"more than {_MOST_YAML_VALUES:,} values, aliases counted"
 def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file of at most so many.
 
-    Raises:
-        ValueError: a larger file, or none of the kind that ends (a pipe, a device).
-        OSError: missing or unreadable.
+    Raises ValueError: a larger file, or none of the kind that ends (a pipe, a device). OSError:
+    missing or unreadable.
     """
     with open(path, "rb", opener=_open_regular) as handle:
         data = handle.read(most + 1)
@@ -61,8 +60,7 @@ def read_lines(handle: BinaryIO) -> Iterator[bytes]:
 def parse_json(text: str | bytes, *, constants: bool = True) -> Any:
     """Parse JSON; without `constants`, NaN and Infinity are refused, which are no JSON.
 
-    Raises:
-        ValueError: not JSON, not UTF-8, or nested deeper than `MOST_LEVELS`.
+    Raises ValueError: not JSON, not UTF-8, or nested deeper than `MOST_LEVELS`.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -78,8 +76,7 @@ def parse_json(text: str | bytes, *, constants: bool = True) -> Any:
 def parse_yaml(text: str | bytes) -> Any:
     """Parse YAML of plain values: no binary tags, no key twice, no bomb of aliases.
 
-    Raises:
-        ValueError: anything else, with its line where that is known ("line 3: ...").
+    Raises ValueError: anything else, with its line where that is known ("line 3: ...").
     """
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"larger than {MOST_YAML_BYTES >> 10} kB")

@@ -108,8 +108,7 @@ def n_workers(asked: int) -> int:
 def gpus_for(device: str, engine: Engine) -> float:
     """GPUs that a worker needs for a device name.
 
-    Raises:
-        UserError: `cuda:N`, because a worker sees only its own GPU.
+    Raises UserError: `cuda:N`, because a worker sees only its own GPU.
     """
     if device.startswith("cuda:"):
         raise UserError(

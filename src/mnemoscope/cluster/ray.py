@@ -36,9 +36,8 @@ class RayEngine(Engine):
         n_workers: workers to ask for; 0 is as many as the cluster has room for.
         storage: URL of storage that all machines see; None is a folder in the study.
 
-    Raises:
-        UserError: (on entering) Ray is not installed, the address cannot be reached, or the
-            storage is not writable.
+    Raises UserError: (on entering) Ray is not installed, the address cannot be reached, or the
+    storage is not writable.
     """
 
     is_cluster: bool = True
@@ -105,9 +104,8 @@ class RayEngine(Engine):
     ) -> Iterator[Any]:
         """Run each task as a Ray task with one thread; tasks that die run again.
 
-        Raises:
-            MnemoscopeError: raised by a task.
-            UserError: no machine of the cluster has room for a task.
+        Raises MnemoscopeError: raised by a task. UserError: no machine of the cluster has room for
+        a task.
         """
         import ray
 
@@ -140,11 +138,8 @@ class RayEngine(Engine):
         `make` is called once in each and returns the function that processes a block. Workers
         outlive the block, because starting a process takes seconds: they free what they loaded and
         wait for the next use, until tasks run or an error occurs. Each uses as many threads as this
-        process, so that its numbers are the same. Ray restarts dead ones and gives them their
-        block again.
-
-        Raises:
-            UserError: no machine of the cluster has room for one.
+        process, so that its numbers are the same. Ray restarts dead ones and gives them their block
+        again. Raises UserError: no machine of the cluster has room for one.
         """
         import ray
 
@@ -251,9 +246,7 @@ class Pool:
     def run(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Process each block on a free worker; yields (position, result) as they finish.
 
-        Raises:
-            MnemoscopeError: raised by a worker.
-            UserError: workers keep dying.
+        Raises MnemoscopeError: raised by a worker. UserError: workers keep dying.
         """
         import ray
 
@@ -391,9 +384,8 @@ def _unreachable(address: str, reason: str, hint: str = "") -> UserError:
 class Storage:
     """A folder of shared storage: `/a/folder`, `s3://bucket/folder` or any other fsspec URL.
 
-    Raises:
-        UserError: fsspec or the package for the URL's scheme is missing, the scheme is unknown, or
-            other processes cannot see it.
+    Raises UserError: fsspec or the package for the URL's scheme is missing, the scheme is unknown,
+    or other processes cannot see it.
     """
 
     def __init__(self, url: str) -> None:
@@ -409,9 +401,7 @@ class Storage:
     def write(self, name: str, data: bytes) -> str:
         """Write a file under a temporary name and rename it; returns its SHA-256.
 
-        Raises:
-            UserError: the storage is not writable.
-            NoRoomError: it is full.
+        Raises UserError: the storage is not writable. NoRoomError: it is full.
         """
         temporary = self._path(f"{name}.{uuid.uuid4().hex}.tmp")
         with self._explaining(name, is_read=False):
@@ -429,8 +419,8 @@ class Storage:
     def read(self, name: str, sha256: str | None = None) -> bytes | None:
         """Read a file; None if it does not exist.
 
-        Raises:
-            DamagedDataError: it does not match `sha256`; it is removed, so that it is made again.
+        Raises DamagedDataError: it does not match `sha256`; it is removed, so that it is made
+        again.
         """
         with self._explaining(name):
             try:

@@ -80,9 +80,7 @@ def fit_calibration(
     """Fit a calibration on held-out cases: finite log-odds (n,) and bool (n,).
 
     `method` None takes ``isotonic`` from `ENOUGH_FOR_ISOTONIC` cases on, else ``temperature``.
-
-    Raises:
-        ValueError: shapes differ, a logit is not finite, or there is one class only.
+    Raises ValueError: shapes differ, a logit is not finite, or there is one class only.
 
     Source: temperature, Guo et al., arXiv 1706.04599, as a logistic regression through the
         origin; its targets are Platt's, (k + 1) / (k + 2) of k cases in place of 1, so that
@@ -156,9 +154,7 @@ def reliability(
     """The reliability diagram: what was said and what was so, bin by bin, without empty bins.
 
     Probabilities (n,), n at least 1. A value on a border belongs to the upper bin, 1 to the last.
-
-    Raises:
-        ValueError: shapes differ, or a value is no probability.
+    Raises ValueError: shapes differ, or a value is no probability.
     """
     values, truth = _check(probabilities, is_so)
     if values.min() < 0 or values.max() > 1:

@@ -32,10 +32,8 @@ class ScoreEstimates(NamedTuple):
 def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> Counts:
     """Count predictions by class: int64 (classes, classes), rows true, columns predicted.
 
-    `true` broadcasts to `predicted`, so (n,) beside (runs, n) sums the matrices of all runs.
-
-    Raises:
-        ValueError: an index outside [0, n_classes).
+    `true` broadcasts to `predicted`, so (n,) beside (runs, n) sums the matrices of all runs. Raises
+    ValueError: an index outside [0, n_classes).
 
     >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
@@ -61,8 +59,8 @@ def f1_per_class(confusion: ArrayLike) -> Floats:
     Returns:
         float64 (..., classes), fractions in [0, 1].
 
-    Raises:
-        ValueError: not square, negative, or a class without sequences (its F1 would be invented).
+    Raises ValueError: not square, negative, or a class without sequences (its F1 would be
+    invented).
 
     Source: arXiv 2508.02573; the 54 published matrices give the published figures.
 
@@ -125,10 +123,7 @@ def estimate_scores(
 
     Predictions are (runs, n), a run being one setting, seed and epoch. Intervals say how the
     figures vary with other evaluation sequences, drawn as `stats.draw_within` does; not with other
-    CNNs.
-
-    Raises:
-        ValueError: shapes that do not fit, or a class without sequences.
+    CNNs. Raises ValueError: shapes that do not fit, or a class without sequences.
     """
     sequences = draw_within(true, np.random.default_rng(seed), n_resamples, groups=groups)
     whole = confusion_matrix(true, predictions, n_classes)[None]
@@ -172,8 +167,7 @@ def resample_confusions(
         sequences: how often each sequence counts, (resamples, n).
         runs: how often each run counts, (resamples, runs); None: each once.
 
-    Raises:
-        ValueError: shapes that do not fit together.
+    Raises ValueError: shapes that do not fit together.
     """
     predicted = np.atleast_2d(np.asarray(predictions, dtype=np.int64))
     classes = np.asarray(true, dtype=np.int64)

@@ -71,9 +71,7 @@ class AttentionCnn(nn.Module):
             figures of every layer as channels, and average where maps are pooled by maximum, at
             last over either half of the queries.
 
-    Raises:
-        ValueError: a count below one.
-        UserError: maps too small for two convolutions.
+    Raises ValueError: a count below one. UserError: maps too small for two convolutions.
     """
 
     def __init__(

@@ -87,9 +87,7 @@ class Scaling:
 def fit_scaling(maps: MapSource, preset: TrainingPreset, prefix: int | None = None) -> Scaling:
     """Fit a preset's scaling on the training maps alone; the prefix is half of a map unless given.
 
-    Raises:
-        ValueError: no maps.
-        DamagedDataError: a weight is negative or not finite.
+    Raises ValueError: no maps. DamagedDataError: a weight is negative or not finite.
     """
     if len(maps) == 0:
         raise ValueError("no training maps")
@@ -119,11 +117,8 @@ def fit_scaling(maps: MapSource, preset: TrainingPreset, prefix: int | None = No
 def scale_maps(scaling: Scaling, packed: Tensor) -> Tensor:
     """Scale stored maps (batch, layers, triangle) for a network, on the scaling's device.
 
-    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last; of the
-    rows (batch, layers · 6, query).
-
-    Raises:
-        DamagedDataError: a weight is negative or not finite.
+    Gives float32 (batch, layers, query, key), zeros above the diagonal, channels last; of the rows
+    (batch, layers · 6, query). Raises DamagedDataError: a weight is negative or not finite.
     """
     weights = packed.to(torch.float32)
     _refuse_what_is_no_attention(weights)
@@ -249,10 +244,8 @@ def predict_logits(
 ) -> Tensor:
     """Score maps as captured, not scaled: (maps, classes) float32 on the CPU.
 
-    `batch_size` None is `rows_at_once`; another size may change the last bits.
-
-    Raises:
-        ValueError: maps of another number of layers or another length.
+    `batch_size` None is `rows_at_once`; another size may change the last bits. Raises ValueError:
+    maps of another number of layers or another length.
     """
     network = trained.network
     if (maps.n_layers, maps.length) != (network.n_layers, network.length):
@@ -325,9 +318,8 @@ def train_cnn(
         The CNN with its history. `did_train` False says it is not above chance on its own
         training maps.
 
-    Raises:
-        ValueError: labels that do not fit the maps or the classes.
-        DamagedDataError: a map holds what cannot be attention.
+    Raises ValueError: labels that do not fit the maps or the classes. DamagedDataError: a map holds
+    what cannot be attention.
     """
     if labels.shape != (len(maps),):
         raise ValueError(f"{tuple(labels.shape)} labels for {len(maps)} maps")
@@ -447,10 +439,7 @@ def save_cnn(path: Path | str, trained: TrainedCnn, *, place: str | None = None)
     """Write a trained CNN, without its `seconds`, whole or not at all.
 
     `place` is a name that `load_cnn` asks for again, so that no other file stands in its place.
-
-    Raises:
-        NoRoomError: the disk is full.
-        UserError: the folder is missing or cannot be written to.
+    Raises NoRoomError: the disk is full. UserError: the folder is missing or cannot be written to.
     """
     network, scaling = trained.network, trained.scaling
     numbers = {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -491,10 +480,8 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `sealed_tensors` made; files of earlier versions say less of themselves.
 
-    Raises:
-        OSError, SafetensorError: missing, cut short or no safetensors.
-        KeyError: no facts under this key.
-        ValueError: altered, or a file that was made for another place.
+    Raises OSError, SafetensorError: missing, cut short or no safetensors. KeyError: no facts under
+    this key. ValueError: altered, or a file that was made for another place.
     """
     data = path.read_bytes()
     with safe_open(path, framework="pt") as file:
@@ -515,9 +502,8 @@ def read_tensors(
 def load_cnn(path: Path | str, *, place: str | None = None) -> TrainedCnn:
     """Read a trained CNN onto the CPU; it gives the saved one's logits, bit for bit.
 
-    Raises:
-        UserError: no such file, or one of a later format.
-        DamagedDataError: cut short, altered, or no CNN at all.
+    Raises UserError: no such file, or one of a later format. DamagedDataError: cut short, altered,
+    or no CNN at all.
     """
     path = Path(path)
     if not path.is_file():

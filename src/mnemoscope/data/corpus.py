@@ -160,12 +160,9 @@ def check_dtype(name: str) -> None:
 def open_flat(path: Path, dtype: str | None) -> FlatFile:
     """Look at a flat binary without reading its tokens.
 
-    `dtype` is the type of the ids of a plain `.bin`: uint16 unless given.
-
-    Raises:
-        UserError: a size that is no whole number of ids, another type than the file's own, an
-            array of other axes, or no permission.
-        DamagedDataError: an index or a header that does not fit its file.
+    `dtype` is the type of the ids of a plain `.bin`: uint16 unless given. Raises UserError: a size
+    that is no whole number of ids, another type than the file's own, an array of other axes, or no
+    permission. DamagedDataError: an index or a header that does not fit its file.
     """
     try:
         open(path, "rb").close()
@@ -425,9 +422,8 @@ def open_csv(path: Path, cutter: WindowCutter | None) -> CsvFile:
 def open_parquet(path: Path, cutter: WindowCutter | None) -> ParquetFile:
     """Look at a Parquet file's columns: `tokens` where there are some, else `text`.
 
-    Raises:
-        UserError: neither column, another type, or texts without a tokenizer.
-        DamagedDataError: a torn file.
+    Raises UserError: neither column, another type, or texts without a tokenizer. DamagedDataError:
+    a torn file.
     """
     with whole_parquet(path):
         schema = pl.read_parquet_schema(path)
@@ -595,11 +591,9 @@ def open_corpus(path: Path | str, *, tokenizer: Any | None, dtype: str | None) -
 
     Endings tell files of a folder apart: texts and tables, or flat binaries (`.bin`, `.npy`).
     Without a tokenizer texts are passed over beside other data, and said. `dtype` is the type of
-    the ids of a plain `.bin`, one of `DTYPES`; uint16 unless given.
-
-    Raises:
-        UserError: nothing there, texts without a tokenizer, or a file that cannot be used.
-        DamagedDataError: a torn Parquet file, array or index.
+    the ids of a plain `.bin`, one of `DTYPES`; uint16 unless given. Raises UserError: nothing
+    there, texts without a tokenizer, or a file that cannot be used. DamagedDataError: a torn
+    Parquet file, array or index.
     """
     path = Path(path)
     if dtype is not None:

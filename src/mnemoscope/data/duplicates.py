@@ -277,8 +277,7 @@ def count_duplicates(
         corpus: arrays of token ids, each one axis and any integer type (memory-mapped ones are read
             a piece at a time).
 
-    Raises:
-        ValueError: axes or types other than these.
+    Raises ValueError: axes or types other than these.
 
     >>> count_duplicates([[1, 1]], [[1, 1, 1, 2], [1, 1]])
     array([3])
@@ -330,10 +329,8 @@ def read_suffixes(
     """Each sequence's tokens after the prefix (int32), without the rest of the table in memory.
 
     The prefix is half of the tokens unless given. With `columns`, which are taken from their paths
-    first (`take_columns`), the whole table is read.
-
-    Raises:
-        UserError: no such column, no rows, or a sequence of another length or with a null.
+    first (`take_columns`), the whole table is read. Raises UserError: no such column, no rows, or a
+    sequence of another length or with a null.
     """
     path = Path(path)
     if length < 1:
@@ -394,9 +391,8 @@ def count_in_corpus(
         separator: id that stands between the documents of a flat binary. A suffix that holds it
             anywhere but at its ends spans two documents, so it counts 0.
 
-    Raises:
-        UserError: a corpus without tokens, changed meanwhile, or with a file that cannot be used.
-        DamagedDataError: a torn file.
+    Raises UserError: a corpus without tokens, changed meanwhile, or with a file that cannot be
+    used. DamagedDataError: a torn file.
     """
     if separator is not None and corpus.has_documents:
         raise UserError(

@@ -102,8 +102,7 @@ TEXT_MEASURES = (*_OF_TEXT, *_OF_TOKENS)
 def measure_text(frame: pl.DataFrame, names: Sequence[str] = TEXT_MEASURES) -> pl.DataFrame:
     """Columns `names` of every row, float64; null where `text` or `tokens` is absent.
 
-    Raises:
-        UserError: padded rows, where a measure of tokens is asked.
+    Raises UserError: padded rows, where a measure of tokens is asked.
     """
     if asked := [name for name in names if name in _OF_TOKENS]:
         refuse_padding(frame, where=", ".join(asked))
@@ -134,10 +133,7 @@ def classify_code(texts: Iterable[str | None]) -> list[bool | None]:
 
     magika's group ``code`` holds programming, markup and data languages (Python, HTML, JSON, CSV);
     it calls short texts it is not sure of text. The paper's fastText classifier is not published,
-    so its Code classes can differ.
-
-    Raises:
-        UserError: magika is not installed.
+    so its Code classes can differ. Raises UserError: magika is not installed.
     """
     if not is_available():
         raise UserError("is_code needs magika: pip install 'mnemoscope[code]'.")
@@ -172,10 +168,8 @@ def add_features(
     `is_incrementing` and `is_repeating` (from the text) are made anew; `duplicates` (of the suffix
     in the arrays of token ids of `corpus`) and `is_code` only where the table has no values for
     them. `code` "auto" asks magika where it is installed, "magika" demands it, "off" leaves it out.
-
-    Raises:
-        UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
-            another length, an unknown mode.
+    Raises UserError: columns missing or of another kind, no rows, duplicate ids, sequences of
+    another length, an unknown mode.
     """
     if code not in get_args(CodeMode):
         raise UserError(f"code: no mode '{code}'.{nearest(code, get_args(CodeMode))}")
@@ -204,12 +198,9 @@ def write_features(
     """`add_features` for a table file, without holding it in memory; returns the rows written.
 
     `columns` are taken from their paths first (`take_columns`); with them, as of JSONL, the whole
-    table is read, and with a corpus the suffixes are held in memory together.
-
-    Raises:
-        UserError: as `add_features` and `scan_table`.
-        DamagedDataError: the source is torn.
-        NoRoomError: the disk is full.
+    table is read, and with a corpus the suffixes are held in memory together. Raises UserError: as
+    `add_features` and `scan_table`. DamagedDataError: the source is torn. NoRoomError: the disk is
+    full.
     """
     check_mode(patterns)
     prefix = length // 2 if prefix is None else prefix

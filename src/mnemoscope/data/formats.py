@@ -74,8 +74,7 @@ def _is_ending(name: str) -> bool:
 def read_by_plugin(path: Path, ending: str) -> pl.DataFrame:
     """Read a table whose ending a plugin brought.
 
-    Raises:
-        UserError: the plugin cannot be used, fails on this file, or gives no frame of Polars.
+    Raises UserError: the plugin cannot be used, fails on this file, or gives no frame of Polars.
     """
     plugin = plugin_readers()[ending[1:]]
     read = load_plugin(plugin, _check_reader)
@@ -134,10 +133,8 @@ def open_unpacked(path: Path) -> BinaryIO:
     """Open a file to be read once; `.gz` and `.zst` are unpacked on the way.
 
     Reading raises DamagedDataError where a packed file is torn, and UserError where it unpacks to
-    more than 256 MiB and more than a hundred times its size.
-
-    Raises:
-        UserError: no permission, or `.zst` without the package that unpacks it.
+    more than 256 MiB and more than a hundred times its size. Raises UserError: no permission, or
+    `.zst` without the package that unpacks it.
     """
     raw = open_raw(path)
     if path.suffix.lower() == ".gz":
@@ -234,9 +231,8 @@ _LONGEST_FIELD = 1 << 30
 def read_csv(path: Path) -> pl.DataFrame:
     """Read a CSV file with a header; every column is text, null where a field is empty.
 
-    Raises:
-        UserError: not UTF-8, quotes that do not close, a name that is empty or stands twice, or a
-            row with more or fewer fields than the header.
+    Raises UserError: not UTF-8, quotes that do not close, a name that is empty or stands twice, or
+    a row with more or fewer fields than the header.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     with open_unpacked(path) as raw:
@@ -295,11 +291,8 @@ def take_columns(frame: pl.DataFrame, columns: Mapping[str, str], *, where: str)
 
     A path goes into structs, and into texts that hold JSON objects; with `==` it is whether the
     value equals the number, truth value or text that follows. `@row` is the row's number and
-    `where`.
-
-    Raises:
-        UserError: no such field (with those that there are), a text that is no JSON object, or
-            values that cannot equal what follows `==`.
+    `where`. Raises UserError: no such field (with those that there are), a text that is no JSON
+    object, or values that cannot equal what follows `==`.
     """
     found = [_take(frame, name, path, where).alias(name) for name, path in columns.items()]
     return frame.with_columns(found)

@@ -57,9 +57,8 @@ def parse_hub_name(source: str) -> HubName | None:
 def find_hub_files(asked: HubName) -> HubFiles:
     """The files of rows of a data set, fetched where they are not in the cache.
 
-    Raises:
-        UserError: no network and nothing in the cache, no such data set, or a config or split
-            that is not there or not named where there are several.
+    Raises UserError: no network and nothing in the cache, no such data set, or a config or split
+    that is not there or not named where there are several.
     """
     folder, names = _list(asked)
     chosen = _choose(asked, names, _card(asked, folder, names))
@@ -219,8 +218,7 @@ def _stem(name: str) -> str:
 def check_whole(names: Iterable[str], where: str) -> None:
     """Every shard that the names of the others speak of (`train-00000-of-00004`) is there.
 
-    Raises:
-        UserError: some are missing.
+    Raises UserError: some are missing.
     """
     found: defaultdict[tuple[str, int], int] = defaultdict(int)
     for name in names:

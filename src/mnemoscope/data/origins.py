@@ -76,8 +76,7 @@ class Finds:
 def find_in_corpus(needles: Sequence[Needle], corpus: Corpus) -> list[Origin]:
     """Read a corpus once and find all needles, in its order.
 
-    Raises:
-        UserError, DamagedDataError: a file that cannot be read.
+    Raises UserError, DamagedDataError: a file that cannot be read.
     """
     finds, wanted = Finds(len(needles)), [as_bytes(one.ids) for one in needles]
     with track("Looking for origins", unit="documents") as progress:
@@ -164,11 +163,9 @@ def count_in_index(
     """Occurrences of each suffix (sequences, k) in an index: exact, overlapping ones counted.
 
     `place` is a folder, or `URL#INDEX` of the API; `dtype` the type of a folder's ids, uint16
-    unless given. Equal suffixes are asked once; a count that was stopped goes on.
-
-    Raises:
-        UserError: no such index or package, ids of another type, an answer that is no exact
-            count, or a service that does not answer.
+    unless given. Equal suffixes are asked once; a count that was stopped goes on. Raises UserError:
+    no such index or package, ids of another type, an answer that is no exact count, or a service
+    that does not answer.
     """
     count, n_tokens = _over_http(place) if "://" in place else _in_folder(place, dtype)
     distinct, which = np.unique(suffixes, axis=0, return_inverse=True)
@@ -203,10 +200,8 @@ def find_in_index(
 
     `place` and `dtype` as for `count_in_index`; `decode` gives the text of ids. An offset is in
     characters, and None in a document of which the index shows not all that stands before it, or
-    refuses to show any.
-
-    Raises:
-        UserError: no such index or package, ids of another type, or a service without an answer.
+    refuses to show any. Raises UserError: no such index or package, ids of another type, or a
+    service without an answer.
     """
     ask = _asks_http(place) if "://" in place else _asks_folder(place, dtype)
     found = []

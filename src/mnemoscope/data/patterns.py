@@ -102,14 +102,11 @@ class Pattern(NamedTuple):
 def find_pattern(text: str, mode: PatternMode = "published") -> Pattern:
     """Say whether a text is incrementing or repeating.
 
-    The text is split into words and whole numbers (`split_counters`). It is incrementing when,
-    its first and last element left out, these stand in p columns (every p-th element), each
-    column one constant word or numbers of one constant difference, and some difference is not
-    zero. It is repeating when it is not incrementing and its characters, the first and the last
-    left out, have a period of at most half their number.
-
-    Raises:
-        UserError: another mode.
+    The text is split into words and whole numbers (`split_counters`). It is incrementing when, its
+    first and last element left out, these stand in p columns (every p-th element), each column one
+    constant word or numbers of one constant difference, and some difference is not zero. It is
+    repeating when it is not incrementing and its characters, the first and the last left out, have
+    a period of at most half their number. Raises UserError: another mode.
 
     Source: semantic-memorization (Prashanth et al. 2024, arXiv 2406.17746), in the form that
         made the published data set of 64 decoded tokens. Runs of more than 4,300 digits, which

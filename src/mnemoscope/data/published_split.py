@@ -37,10 +37,8 @@ _CACHE_FOLDER = "datasets--" + HUB_NAME.replace("/", "--")
 def find_split(source: str, split: str) -> dict[str, list[Path]]:
     """Files of a split, the pile before the memories; downloaded where `source` is the hub's name.
 
-    `split` is a full name such as `memories_deduped_12b`, or `deduped_12b` for both parts.
-
-    Raises:
-        UserError: no such folder or split, a shard that is missing, or the hub out of reach.
+    `split` is a full name such as `memories_deduped_12b`, or `deduped_12b` for both parts. Raises
+    UserError: no such folder or split, a shard that is missing, or the hub out of reach.
     """
     folder = Path(source)
     if source == HUB_NAME and not folder.exists():
@@ -215,13 +213,10 @@ def read_split(
     """Read the features of a split (`find_split`); no tokens or texts stay in memory.
 
     A sequence that stands twice (the data set pads to a multiple of 8, and the pile's sample and
-    the memories overlap) is kept once, where it stands first. `limit` sequences are drawn at
-    random by `seed`; `also` names further columns to keep.
-
-    Raises:
-        UserError: as `find_split`; a column missing or of another type, no rows, an id that is
-            null, tokens that are not 64.
-        DamagedDataError: a file that is torn.
+    the memories overlap) is kept once, where it stands first. `limit` sequences are drawn at random
+    by `seed`; `also` names further columns to keep. Raises UserError: as `find_split`; a column
+    missing or of another type, no rows, an id that is null, tokens that are not 64.
+    DamagedDataError: a file that is torn.
     """
     files = find_split(source, split)
     for path in _all(files):

@@ -51,10 +51,8 @@ def _name_of(path: Path) -> str:
 def read_text(path: Path) -> str | None:
     """The text of a file, line ends as they are, without a byte order mark.
 
-    None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8.
-
-    Raises:
-        UserError: no permission to read it.
+    None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8. Raises
+    UserError: no permission to read it.
     """
     try:
         data = path.read_bytes()
@@ -98,13 +96,11 @@ class WindowCutter:
     """Cuts any number of texts into whole windows, without adding special tokens.
 
     `stride` counts tokens from the start of one window to that of the next; the tail of a document
-    is left out. A text shorter than one window gives none, or with `least` one shorter window
-    where it has at least so many tokens. Offsets come from a copy of the fast tokenizer without its
+    is left out. A text shorter than one window gives none, or with `least` one shorter window where
+    it has at least so many tokens. Offsets come from a copy of the fast tokenizer without its
     post-processor, which adds the special tokens and, in GPT-2's and Pythia's kind, moves a token's
-    offsets past its leading blank, so that windows would not fit their text.
-
-    Raises:
-        UserError: `length` or `stride` below 1.
+    offsets past its leading blank, so that windows would not fit their text. Raises UserError:
+    `length` or `stride` below 1.
     """
 
     def __init__(
@@ -293,10 +289,8 @@ def cut_rows(frame: pl.DataFrame, collector: WindowCollector, *, where: str) -> 
     """Cut each row's text; every window gets the other columns of its row.
 
     A row that gives one window keeps its `sequence_id`, other windows are numbered after the
-    largest id. `start` and `end` count from the row's own `start` where it has one.
-
-    Raises:
-        UserError: no text as long as one window.
+    largest id. `start` and `end` count from the row's own `start` where it has one. Raises
+    UserError: no text as long as one window.
     """
     with track("reading", total=frame.height, unit="texts") as progress:
         for text in frame["text"]:
@@ -411,10 +405,8 @@ def read_sequences(
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
     """The sequences of several sources one after the other, numbered anew.
 
-    `genre` is the source's name where it has none. One source stays as it is.
-
-    Raises:
-        UserError: a column of one kind here and of another there.
+    `genre` is the source's name where it has none. One source stays as it is. Raises UserError: a
+    column of one kind here and of another there.
     """
     if len(results) == 1:
         return results[0]
@@ -440,8 +432,7 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
 def read_corpus(path: Path | str, tokenizer: Any | None) -> Iterator[np.ndarray]:
     """Token ids of every text or row, int32, read as they are asked for; for `count_duplicates`.
 
-    Raises:
-        UserError: nothing there (at once), or as `read_sequences` (on the way).
+    Raises UserError: nothing there (at once), or as `read_sequences` (on the way).
     """
     return _corpus_arrays(existing(path), tokenizer)
 

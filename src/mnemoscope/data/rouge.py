@@ -30,10 +30,8 @@ def rouge_l(prefixes: npt.ArrayLike, suffixes: npt.ArrayLike) -> npt.NDArray[np.
     """ROUGE-L F of each prefix and its suffix, in [0, 1], shape (sequences,).
 
     F = 2·LCS / (prefix length + suffix length), so LCS / 32 for halves of 32; LCS is the longest
-    common subsequence of the token ids, integers of shape (sequences, tokens).
-
-    Raises:
-        ValueError: not two integer arrays of two axes with equally many sequences.
+    common subsequence of the token ids, integers of shape (sequences, tokens). Raises ValueError:
+    not two integer arrays of two axes with equally many sequences.
 
     Source: Lin 2004; equal to the package rouge-score on ids joined by blanks.
 

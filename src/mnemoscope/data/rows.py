@@ -89,10 +89,8 @@ def scan_rows(
 ) -> pl.LazyFrame:
     """The rows of a source as `read_rows`; of a table, as `scan_table`.
 
-    `says` which of a table's fields look like a count of duplicates and are passed over.
-
-    Raises:
-        UserError: as these; a folder of texts.
+    `says` which of a table's fields look like a count of duplicates and are passed over. Raises
+    UserError: as these; a folder of texts.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() != ".npy":
@@ -182,8 +180,7 @@ _HALVES = ("_prefix.npy", "_suffix.npy")
 def find_pair(path: Path) -> tuple[Path, Path] | None:
     """`NAME_prefix.npy` and `NAME_suffix.npy`: of the first, or the only pair of a folder.
 
-    Raises:
-        UserError: an array without the other, several pairs, or another `.npy`.
+    Raises UserError: an array without the other, several pairs, or another `.npy`.
     """
     if path.is_dir():
         found = sorted(path.glob(f"*{_HALVES[0]}"))
@@ -211,10 +208,8 @@ def _other(path: Path) -> Path:
 def read_pair(prefixes: Path, suffixes: Path, *, prefix: int | None) -> pl.DataFrame:
     """Sequences of two arrays of token ids, shapes (sequences, prefix) and (sequences, suffix).
 
-    Raises:
-        UserError: not two arrays of integers of as many rows, another width than `prefix`, or an
-            id below 0 or above 32 bits.
-        DamagedDataError: a torn array.
+    Raises UserError: not two arrays of integers of as many rows, another width than `prefix`, or an
+    id below 0 or above 32 bits. DamagedDataError: a torn array.
     """
     first, second = _array(prefixes), _array(suffixes)
     if len(first) != len(second):
@@ -254,8 +249,7 @@ def _array(path: Path) -> np.ndarray:
 def to_frame(source: Any) -> pl.DataFrame:
     """A Polars frame of one, of a pandas frame, or of a `datasets.Dataset`.
 
-    Raises:
-        UserError: anything else, such as a `DatasetDict` of several splits.
+    Raises UserError: anything else, such as a `DatasetDict` of several splits.
     """
     if isinstance(source, pl.LazyFrame):
         return source.collect()

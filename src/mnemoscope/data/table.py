@@ -123,8 +123,7 @@ def is_value_of_kind(value: Any, kind: str) -> bool:
 def conform(frame: pl.DataFrame, *, where: str) -> pl.DataFrame:
     """Bring every known column to its type; order, unknown columns and precision of floats stay.
 
-    Raises:
-        UserError: a known column holds another kind, or a number too large for its type.
+    Raises UserError: a known column holds another kind, or a number too large for its type.
     """
     for name in frame.columns:
         if name in COLUMNS:
@@ -228,12 +227,10 @@ def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl
     """Read a table (`TABLE_ENDINGS`); known columns come at their types, others as they are.
 
     `columns` are taken first from the paths that they name (`take_columns`). A CSV is one row a
-    document or sequence: it needs a column `text` or `tokens`.
-
-    Raises:
-        UserError: no such file, another ending, a line that is no JSON object or a row that is no
-            CSV, a known column of another kind, or a schema newer than this program knows.
-        DamagedDataError: a Parquet or packed file that is torn or altered.
+    document or sequence: it needs a column `text` or `tokens`. Raises UserError: no such file,
+    another ending, a line that is no JSON object or a row that is no CSV, a known column of another
+    kind, or a schema newer than this program knows. DamagedDataError: a Parquet or packed file that
+    is torn or altered.
     """
     path = Path(path)
     if path.is_dir():
@@ -261,9 +258,7 @@ def read_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl
 def write_table(path: Path | str, frame: pl.DataFrame) -> None:
     """Write a `.parquet` (zstd, with the schema version) or `.jsonl` table whole or not at all.
 
-    Raises:
-        UserError: another ending, or no such folder.
-        NoRoomError: the disk is full.
+    Raises UserError: another ending, or no such folder. NoRoomError: the disk is full.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".jsonl"):
@@ -280,9 +275,8 @@ def write_table(path: Path | str, frame: pl.DataFrame) -> None:
 def parquet_metadata(path: Path) -> dict[str, str]:
     """Read a Parquet file's metadata and see that its schema is one that this program knows.
 
-    Raises:
-        UserError: a schema newer than this program knows.
-        DamagedDataError: a file without a whole footer.
+    Raises UserError: a schema newer than this program knows. DamagedDataError: a file without a
+    whole footer.
     """
     with whole_parquet(path):
         metadata = pl.read_parquet_metadata(path)
@@ -318,9 +312,8 @@ def check_sequences(
 ) -> None:
     """Reject a table that cannot be shown to a model; rows are counted from 0.
 
-    Raises:
-        UserError: a missing or mistyped column, no rows, a null or duplicate `sequence_id`, a
-            sequence of another length, a null or a token id outside [0, vocab_size).
+    Raises UserError: a missing or mistyped column, no rows, a null or duplicate `sequence_id`, a
+    sequence of another length, a null or a token id outside [0, vocab_size).
     """
     check_columns(frame, "sequence_id", "tokens", where=where)
     check_ids(frame["sequence_id"], where)
@@ -331,9 +324,8 @@ def check_sequences(
 def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
     """The lists of one column as an array, shape (rows, length), int32.
 
-    Raises:
-        UserError: the lists differ in length, one is null or empty, or an id is negative or does
-            not fit int32.
+    Raises UserError: the lists differ in length, one is null or empty, or an id is negative or does
+    not fit int32.
     """
     lists = _as_lists(frame[column])
     lengths = lists.list.len().unique()
@@ -351,8 +343,7 @@ def token_matrix(frame: pl.DataFrame, column: str = "tokens") -> np.ndarray:
 def whole_mask(table: pl.DataFrame) -> np.ndarray | None:
     """The column `attention_mask` of a table, int32 (rows, length); None where nothing is padded.
 
-    Raises:
-        UserError: lists of unequal lengths, a null or a number below 0 in them.
+    Raises UserError: lists of unequal lengths, a null or a number below 0 in them.
     """
     column = table.get_column("attention_mask", default=None)
     if column is None or column.null_count() == len(column):
@@ -372,8 +363,7 @@ def mask_of(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray | None:
 def rows_alike(table: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of rows that are padded alike (n,), and which columns hold their tokens (length,).
 
-    Raises:
-        UserError: as `whole_mask`, or a mask of another length than the tokens.
+    Raises UserError: as `whole_mask`, or a mask of another length than the tokens.
     """
     tokens, mask = token_matrix(table), whole_mask(table)
     if mask is None:
@@ -531,11 +521,9 @@ _DISK_FULL = ("No space left", "os error 28", "os error 122")
 def scan_table(path: Path | str, columns: Mapping[str, str] | None = None) -> pl.LazyFrame:
     """`read_table`, but of a Parquet file only what is asked for is read.
 
-    Others, and one with `columns` to be taken from their paths, are read whole.
-
-    Raises:
-        UserError: as `read_table`, except that a value that does not fit its type is found later.
-        DamagedDataError: a Parquet file without a whole footer.
+    Others, and one with `columns` to be taken from their paths, are read whole. Raises UserError:
+    as `read_table`, except that a value that does not fit its type is found later.
+    DamagedDataError: a Parquet file without a whole footer.
     """
     path = Path(path)
     if columns or path.suffix != ".parquet" or not path.is_file():
@@ -593,9 +581,7 @@ def _numbered_errors() -> Iterator[None]:
 def sink_table(path: Path | str, table: pl.LazyFrame, *, where: str) -> None:
     """Write a table whole or not at all, without holding it in memory; `where` is what is read.
 
-    Raises:
-        NoRoomError: the disk is full.
-        DamagedDataError: what is read is torn or altered.
+    Raises NoRoomError: the disk is full. DamagedDataError: what is read is torn or altered.
     """
     path = Path(path)
     try:

@@ -94,8 +94,7 @@ class HeadPool:
     def maps(self) -> PooledMaps:
         """Check and return what the forward left.
 
-        Raises:
-            UserError: layers are missing, or weights are non-finite or look ahead; says where.
+        Raises UserError: layers are missing, or weights are non-finite or look ahead; says where.
         """
         n, wanted, name = self._n_pooled, self._lm.n_layers, self._lm.name
         if self._maps is None or n < wanted:
@@ -140,10 +139,8 @@ def pooled_attention(
     Call the forward with `use_cache=False` and, on route `hooks`, with `output_attentions=True`;
     then call `maps()` on the pool. `ends_forward` (route `interface`) raises `Enough` once the last
     layer is pooled: only for models that have shown one attention a layer in a whole forward.
-
-    Raises:
-        UserError: the family cannot be captured.
-        RuntimeError: the model is already being captured.
+    Raises UserError: the family cannot be captured. RuntimeError: the model is already being
+    captured.
     """
     pool = HeadPool(lm, keep_heads=keep_heads, ends_forward=ends_forward)
     claim, hooks = claimed(lm.model, _pools, pool, "captured"), _hooks(lm.model, pool)
@@ -225,10 +222,9 @@ def capture_pooled(
         An iterator of `PooledMaps`, (batch, layers, T, T), in row order. A BOS token's row and
         column are left out, so rows do not sum to one there.
 
-    Raises:
-        UserError: tokens that do not fit the model (at once); a layer without attention,
-            non-finite attention or attention to later tokens (on the way), with the layer.
-        NoRoomError: not even one sequence fits into memory.
+    Raises UserError: tokens that do not fit the model (at once); a layer without attention,
+    non-finite attention or attention to later tokens (on the way), with the layer. NoRoomError: not
+    even one sequence fits into memory.
     """
     return run_sequences(
         lm,

@@ -75,9 +75,8 @@ def continue_sequences(
     Returns:
         An iterator of batches in row order.
 
-    Raises:
-        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
-        NoRoomError: not even one sequence fits into memory.
+    Raises UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
+    NoRoomError: not even one sequence fits into memory.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Continuations:
@@ -139,11 +138,9 @@ def draw_continuations(
 
     `uniforms`, (n, steps) in [0, 1), are all the randomness: a token is the first at which the
     distribution function passes its number, so draws do not depend on the batch size, and two
-    models that are told the same numbers differ in what they know alone.
-
-    Raises:
-        UserError: tokens that do not fit the model (at once), non-finite logits (on the way).
-        NoRoomError: not even one sequence fits into memory.
+    models that are told the same numbers differ in what they know alone. Raises UserError: tokens
+    that do not fit the model (at once), non-finite logits (on the way). NoRoomError: not even one
+    sequence fits into memory.
     """
     n_steps = uniforms.shape[1]
     check_fits(lm, np.asarray(prefixes).shape[1] + n_steps)

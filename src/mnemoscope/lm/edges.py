@@ -37,11 +37,8 @@ def total_effects(
     The suffix tokens of (n, T) are those from `prefix` on, each after the true ones before it. It
     is the first-order estimate of what these logits lose when the edge is cut in all heads, along
     every path through the later layers; with G the gradient at the attention's output before the
-    output projection, of each head α · (G · v).
-
-    Raises:
-        UserError: tokens that do not fit the model, or a family whose edges cannot be changed.
-        NoRoomError: not even one sequence fits into memory.
+    output projection, of each head α · (G · v). Raises UserError: tokens that do not fit the model,
+    or a family whose edges cannot be changed. NoRoomError: not even one sequence fits into memory.
     """
     return run_batches(
         lm,
@@ -75,12 +72,9 @@ def value_norms(
     """Give the norm of what each edge moves, ‖Σ over heads of α · v · W_O‖.
 
     v and W_O are a head's value vector and its rows of the output projection, without its bias and
-    before any norm that follows it. Source: Kobayashi et al. 2020, arXiv 2004.10102.
-
-    Raises:
-        UserError: tokens that do not fit the model, or a family whose attention's output is not its
-            weights times its values times one matrix.
-        NoRoomError: not even one sequence fits into memory.
+    before any norm that follows it. Source: Kobayashi et al. 2020, arXiv 2004.10102. Raises
+    UserError: tokens that do not fit the model, or a family whose attention's output is not its
+    weights times its values times one matrix. NoRoomError: not even one sequence fits into memory.
     """
 
     def step(batch: torch.Tensor) -> torch.Tensor:
@@ -149,8 +143,7 @@ class Moved(NamedTuple):
 def moved_values(lm: LanguageModel) -> Iterator[list[Moved]]:
     """Collect what every layer's attention moves in one forward inside this block, in order.
 
-    Raises:
-        UserError: as `value_norms`.
+    Raises UserError: as `value_norms`.
     """
     found: list[Moved] = []
     watch = _Watch(lm, found)

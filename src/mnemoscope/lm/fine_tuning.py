@@ -43,9 +43,8 @@ class FineTuning:
     def __init__(self, lm: LanguageModel, settings: StepSettings) -> None:
         """Copy the model.
 
-        Raises:
-            UserError: a model that is quantized or spread over devices.
-            NoRoomError: memory is too small for a copy.
+        Raises UserError: a model that is quantized or spread over devices. NoRoomError: memory is
+        too small for a copy.
         """
         if lm.quantization is not None or lm.device_map is not None:
             how = "quantized" if lm.quantization is not None else "spread over devices"
@@ -75,9 +74,8 @@ class FineTuning:
             counted: the same shape, bool: tokens that the loss counts; None counts all. The first
                 token of a row counts only if something stands before it.
 
-        Raises:
-            UserError: tokens that do not fit the model, none counted, or a loss that is not finite.
-            NoRoomError: memory is too small for the gradients.
+        Raises UserError: tokens that do not fit the model, none counted, or a loss that is not
+        finite. NoRoomError: memory is too small for the gradients.
         """
         batch = check_tokens(self.lm, tokens).to(self.lm.device)
         mask = np.ones(batch.shape, dtype=bool) if counted is None else np.asarray(counted, bool)

@@ -84,8 +84,7 @@ class Anatomy:
         model: a causal `PreTrainedModel`, or one wrapped by PEFT.
         like: the model it is compared with; what reads queries or keys there does so here.
 
-    Raises:
-        UserError: quantized or offloaded weights, or a family whose parts are not found.
+    Raises UserError: quantized or offloaded weights, or a family whose parts are not found.
     """
 
     def __init__(self, model: Any, like: "Anatomy | None" = None) -> None:
@@ -171,10 +170,8 @@ class Anatomy:
     def find(self, name: str, twin: "Anatomy | None" = None) -> list[Slice]:
         """The weights of a part or set of parts; see `graft_parts` for names.
 
-        `twin` is needed by blocks of neurons, which are ranked by how far the two differ.
-
-        Raises:
-            UserError: an unknown name, or heads or neurons that this family does not show.
+        `twin` is needed by blocks of neurons, which are ranked by how far the two differ. Raises
+        UserError: an unknown name, or heads or neurons that this family does not show.
         """
         if name == ALL:
             return [one for slices in self.parts.values() for one in slices]
@@ -429,9 +426,8 @@ def scan_patched(
         batch_size: as `scan_memorized`.
         prefix: as `scan_memorized`.
 
-    Raises:
-        UserError: as `patched`, or logits that are not finite.
-        NoRoomError: not even one sequence fits into memory.
+    Raises UserError: as `patched`, or logits that are not finite. NoRoomError: not even one
+    sequence fits into memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
     length = table.shape[1]
@@ -486,8 +482,7 @@ def _on_output(function: Callable[[nn.Module, Tensor], Tensor]) -> Callable[...,
 class Pair:
     """A model and its twin, whose weights are laid out once for many grafts.
 
-    Raises:
-        UserError: models of different shapes, or quantized weights.
+    Raises UserError: models of different shapes, or quantized weights.
     """
 
     def __init__(self, model: Any, twin: Any) -> None:

@@ -64,10 +64,8 @@ def find_bos(tokenizer: Any, mode: str = "auto") -> int | None:
 
     `auto` prepends exactly where the tokenizer (or None) does so by default. Models trained with
     the token remember worse without it: for one small model the share of right suffix tokens on
-    famous texts fell from .79 to .36.
-
-    Raises:
-        UserError: unknown mode, or `always` for a tokenizer without such a token.
+    famous texts fell from .79 to .36. Raises UserError: unknown mode, or `always` for a tokenizer
+    without such a token.
     """
     if mode not in BOS_MODES:
         raise UserError(
@@ -119,9 +117,8 @@ def find_source(
 ) -> Source:
     """Resolve a name and reject what cannot be a model; the hub is not asked yet.
 
-    Raises:
-        UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
-            GGUF files, a revision of something local; or as `find_adapter`.
+    Raises UserError: nothing there, not a model folder, only pickled weights, no tokenizer, several
+    GGUF files, a revision of something local; or as `find_adapter`.
     """
     adapter = find_adapter(name)
     if adapter is None:
@@ -190,8 +187,8 @@ def _only_gguf(name: str, folder: Path) -> str:
 def find_adapter(name: str | Path) -> Adapter | None:
     """Find the adapter in a folder; None for anything else.
 
-    Raises:
-        UserError: it names no base model, holds pickled weights only, or `peft` is not installed.
+    Raises UserError: it names no base model, holds pickled weights only, or `peft` is not
+    installed.
     """
     folder = Path(name).expanduser()
     if not (folder / _CONFIG).is_file():
@@ -215,8 +212,7 @@ def find_adapter(name: str | Path) -> Adapter | None:
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
     """Add an adapter's weights to its base model, in place; no PEFT module stays.
 
-    Raises:
-        UserError: an adapter that cannot be merged (prompts, prefixes), or one of another model.
+    Raises UserError: an adapter that cannot be merged (prompts, prefixes), or one of another model.
     """
     from peft import PeftModel
 
@@ -240,8 +236,7 @@ def check_model(name: str, revision: str | None = None) -> None:
 def check_on_hub(name: str, revision: str | None) -> None:
     """Ask the hub once for a model that is not in its cache; its own client retries for 30 seconds.
 
-    Raises:
-        UserError: the hub cannot be reached, or does not have it.
+    Raises UserError: the hub cannot be reached, or does not have it.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -331,9 +326,8 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
             the checkpoints themselves: folders, or MODEL@REVISION of the hub.
         least: how many there must be.
 
-    Raises:
-        UserError: too few, one step twice, a folder that is none, a checkpoint's folder
-            without a model, or some names with a number and some without.
+    Raises UserError: too few, one step twice, a folder that is none, a checkpoint's folder without
+    a model, or some names with a number and some without.
     """
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))

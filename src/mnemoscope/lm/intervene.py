@@ -38,9 +38,8 @@ _at_work: dict[nn.Module, Attend] = {}
 def around_attention(lm: LanguageModel, attend: Attend) -> Iterator[None]:
     """Pass every layer's attention through `attend` in this block, in the model's eager code.
 
-    Raises:
-        UserError: the model keeps its own attention.
-        RuntimeError: its attention is already being changed.
+    Raises UserError: the model keeps its own attention. RuntimeError: its attention is already
+    being changed.
     """
     claim = claimed(lm.model, _at_work, attend, "changed")
     hooks = _around_modules(lm.model, attend)
@@ -62,10 +61,9 @@ def cut_attention(
         renormalize: scale the remaining weights so that each row keeps its sum, as if the cut
             keys had been masked before the softmax. A row that loses every key becomes zero.
 
-    Raises:
-        UserError: edges of another shape than the model's layers, an edge from a query to a later
-            key, or a family whose attention is not one softmax a layer.
-        RuntimeError: the attention of the model is already being changed.
+    Raises UserError: edges of another shape than the model's layers, an edge from a query to a
+    later key, or a family whose attention is not one softmax a layer. RuntimeError: the attention
+    of the model is already being changed.
     """
     if edges.dtype != torch.bool:
         raise UserError(
@@ -85,10 +83,8 @@ def scaled_attention(lm: LanguageModel, factors: torch.Tensor) -> Iterator[None]
         lm: the model; restored afterwards, also after an error.
         factors: float, shape as the edges of `cut_attention`. 1 changes nothing, bit for bit.
 
-    Raises:
-        UserError: factors of another shape than the model's layers, or a family whose attention is
-            not one softmax a layer.
-        RuntimeError: the attention of the model is already being changed.
+    Raises UserError: factors of another shape than the model's layers, or a family whose attention
+    is not one softmax a layer. RuntimeError: the attention of the model is already being changed.
     """
     with around_attention(lm, _Scaling(lm, factors, renormalize=False).attend):
         yield
@@ -223,10 +219,8 @@ def patched_states(
     """Replace states in every forward of this block; each forward must be of whole sequences.
 
     Positions (batch, k) int64 do not count the BOS token; states are (batch, k, width). State
-    `n_layers` cannot be replaced: only the head of its own position reads it.
-
-    Raises:
-        UserError: a state that the model does not have, or shapes that do not fit.
+    `n_layers` cannot be replaced: only the head of its own position reads it. Raises UserError: a
+    state that the model does not have, or shapes that do not fit.
     """
     check_state(lm, layer, last=False)
     if positions.ndim != 2 or states.shape[:2] != positions.shape:

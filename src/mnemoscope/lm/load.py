@@ -68,11 +68,9 @@ def load_model(
         bos: ``auto``, ``always`` or ``never``, see `mnemoscope.lm.hub.find_bos`.
         trust_remote_code: run the Python code that comes with the model.
 
-    Raises:
-        UserError: not there, not reachable, no causal language model, no tokenizer, weights
-            missing, or a setting that does not exist.
-        DamagedDataError: the weights cannot be read.
-        NoRoomError: the device's memory is too small.
+    Raises UserError: not there, not reachable, no causal language model, no tokenizer, weights
+    missing, or a setting that does not exist. DamagedDataError: the weights cannot be read.
+    NoRoomError: the device's memory is too small.
     """
     torch_dtype, torch_device = check_dtype(dtype), find_device(device)
     source = find_source(name, revision)
@@ -265,11 +263,9 @@ def convert_gguf(file: str | Path, folder: str | Path) -> Path:
     """Write a GGUF model as config, safetensors and tokenizer, and return the folder.
 
     Weights are stored dequantized in float32: same numbers and fingerprint as the file itself, four
-    bytes a weight. `folder` must not exist; it appears only when it is complete.
-
-    Raises:
-        UserError: the folder exists, the file holds no model, or gguf is not installed.
-        NoRoomError: the disk is full.
+    bytes a weight. `folder` must not exist; it appears only when it is complete. Raises UserError:
+    the folder exists, the file holds no model, or gguf is not installed. NoRoomError: the disk is
+    full.
     """
     refuse_existing(Path(folder))
     say(f"Reading {file} and dequantizing its weights; this can take minutes")

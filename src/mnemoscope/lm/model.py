@@ -106,10 +106,8 @@ def rerouted(
     """Run a model without dropout and with our attention; restored afterwards.
 
     `name` must not contain "sdpa", "flash", "flex_attention" or a slash: transformers reads names.
-    `claim` is entered on route `interface`, `hooks` on route `hooks`.
-
-    Raises:
-        UserError: the model keeps its own attention.
+    `claim` is entered on route `interface`, `hooks` on route `hooks`. Raises UserError: the model
+    keeps its own attention.
     """
     with ExitStack() as stack:
         stack.enter_context(_evaluation_mode(lm.model))
@@ -160,8 +158,7 @@ def claimed(
 ) -> Iterator[None]:
     """Register every module of a model for this block; one owner at a time.
 
-    Raises:
-        RuntimeError: the model has an owner already.
+    Raises RuntimeError: the model has an owner already.
     """
     modules = list(model.modules())
     if any(module in owners for module in modules):
@@ -270,10 +267,8 @@ def wrap_model(
 ) -> LanguageModel:
     """Describe a causal `PreTrainedModel` already in memory, without copying its weights.
 
-    Sets it to evaluation mode. A given `fingerprint` saves the pass over the weights.
-
-    Raises:
-        UserError: a model without attention, or `bos` that the tokenizer cannot follow.
+    Sets it to evaluation mode. A given `fingerprint` saves the pass over the weights. Raises
+    UserError: a model without attention, or `bos` that the tokenizer cannot follow.
     """
     text = model.config.get_text_config()
     if not getattr(text, "num_attention_heads", None):
@@ -323,9 +318,8 @@ def check_tokens(
 ) -> torch.Tensor:
     """Check a table of tokens (n, T) against a model; return it as int64 on the CPU.
 
-    Raises:
-        UserError: not two axes, not integers, an id outside the vocabulary, T above the model's
-            positions, or `prefix` outside (0, T).
+    Raises UserError: not two axes, not integers, an id outside the vocabulary, T above the model's
+    positions, or `prefix` outside (0, T).
     """
     table = np.asarray(tokens)
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
@@ -392,11 +386,7 @@ def run_batches(
     go together, so that these logits take at most `LOGIT_BYTES`.
 
     When memory runs out the batch size is halved for good, with a log message, and the same rows
-    are done again.
-
-    Raises:
-        NoRoomError: not even one row fits.
-        UserError: `batch_size` below 1.
+    are done again. Raises NoRoomError: not even one row fits. UserError: `batch_size` below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: must be at least 1.")
@@ -520,8 +510,7 @@ def prepend_bos(lm: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
 def in_chat(lm: LanguageModel, instruction: str) -> LanguageModel:
     """The same model with every sequence in a chat: the template's tokens replace `bos_id`.
 
-    Raises:
-        UserError: no chat template, or one that cannot be filled in.
+    Raises UserError: no chat template, or one that cannot be filled in.
     """
     if not getattr(lm.tokenizer, "chat_template", None):
         raise UserError(f"{lm.name}: its tokenizer has no chat template. Leave --chat-template.")
@@ -573,11 +562,9 @@ def check_padded(
 ) -> PaddedTable:
     """Check a padded table against a model; return it on the CPU.
 
-    Arguments as `run_sequences`; any integer may stand where padded.
-
-    Raises:
-        UserError: as `check_tokens`; a mask of another shape or with other values; a row without
-            tokens, with a hole between them, or with none before or after `prefix`.
+    Arguments as `run_sequences`; any integer may stand where padded. Raises UserError: as
+    `check_tokens`; a mask of another shape or with other values; a row without tokens, with a hole
+    between them, or with none before or after `prefix`.
     """
     given = np.asarray(attention_mask)
     if given.shape != np.shape(tokens):
@@ -621,8 +608,7 @@ def run_sequences(
             side or both.
         prefix: columns of the prefix, padded or not; each row needs a token on either side.
 
-    Raises:
-        UserError, NoRoomError: as `check_tokens`, `check_padded` and `run_batches`.
+    Raises UserError, NoRoomError: as `check_tokens`, `check_padded` and `run_batches`.
     """
     if attention_mask is not None:
         padded = check_padded(lm, tokens, attention_mask, prefix=prefix)

@@ -64,8 +64,7 @@ def check_dtype(name: str) -> str | torch.dtype:
 def find_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that exists.
 
-    Raises:
-        UserError: an unknown name, or a device that this machine or this torch lacks.
+    Raises UserError: an unknown name, or a device that this machine or this torch lacks.
     """
     check_device_name(name)
     kind, _, index = name.partition(":")
@@ -115,10 +114,8 @@ def check_device_map(
     """Check a user's `device_map` and return it ready for `from_pretrained`.
 
     It is one of `DEVICE_MAPS`, or gives each module a device: `cpu`, `disk`, a CUDA number or name.
-
-    Raises:
-        UserError: another name, a device that is not there, a `device` other than `auto` beside
-            the map, or accelerate is not installed.
+    Raises UserError: another name, a device that is not there, a `device` other than `auto` beside
+    the map, or accelerate is not installed.
     """
     if device != "auto":
         raise UserError(f"device '{device}' and a device_map: give one of the two.")

@@ -63,9 +63,8 @@ def teacher_forced(
 ) -> TeacherForced:
     """Judge every suffix token of sequences (n, T) after the true tokens before it.
 
-    Raises:
-        UserError: tokens that do not fit the model.
-        NoRoomError: not even one sequence fits into memory.
+    Raises UserError: tokens that do not fit the model. NoRoomError: not even one sequence fits into
+    memory.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
 
@@ -211,8 +210,7 @@ def _entered(
 def decoder_layers(lm: LanguageModel) -> list[nn.Module]:
     """Find a model's layers in order, whatever its family calls them.
 
-    Raises:
-        UserError: no list has as many modules with attention as the model has layers.
+    Raises UserError: no list has as many modules with attention as the model has layers.
     """
     attention = set(attention_modules(lm.model))
     for module in lm.model.modules():
@@ -249,11 +247,9 @@ def neuron_activations(
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Activations of all neurons at each sequence's last token, (batch, layers, neurons).
 
-    Hooks are removed after every batch, also after an error.
-
-    Raises:
-        UserError: tokens that do not fit the model, or layers without exactly one MLP (experts).
-        NoRoomError: not even one sequence fits into memory.
+    Hooks are removed after every batch, also after an error. Raises UserError: tokens that do not
+    fit the model, or layers without exactly one MLP (experts). NoRoomError: not even one sequence
+    fits into memory.
     """
     matrices = output_matrices(lm)
 
@@ -275,8 +271,7 @@ def _read(lm: LanguageModel, batch: torch.Tensor) -> torch.Tensor:
 def output_matrices(lm: LanguageModel) -> list[nn.Module]:
     """Find the matrix that reads each layer's neurons, in layer order.
 
-    Raises:
-        UserError: a layer has none, or several.
+    Raises UserError: a layer has none, or several.
     """
     matrices = []
     for number, layer in enumerate(decoder_layers(lm)):

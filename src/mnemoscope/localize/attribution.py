@@ -47,13 +47,11 @@ def contrast_gradients(
 ) -> Contrast:
     """Attribute each row's class contrast to the network's input.
 
-    The network runs in evaluation mode and is restored, hooks removed, also after an error. Rows
-    do not interact, so the gradient of the summed contrasts holds each row's own. Inputs are
-    scaled as in training, (b, layers, query, key), on the network's device; classes int64 (b,).
-
-    Raises:
-        UserError: unknown attribution, guided for a network without ReLU modules, or one of
-            Captum's where Captum is not installed.
+    The network runs in evaluation mode and is restored, hooks removed, also after an error. Rows do
+    not interact, so the gradient of the summed contrasts holds each row's own. Inputs are scaled as
+    in training, (b, layers, query, key), on the network's device; classes int64 (b,). Raises
+    UserError: unknown attribution, guided for a network without ReLU modules, or one of Captum's
+    where Captum is not installed.
     """
     check_attributions([attribution])
     if attribution in OF_CAPTUM:

@@ -131,9 +131,7 @@ def cut_and_continue(
     One forward gives log-probabilities and survivors: sequences whose suffix tokens are all the
     argmax after the true ones before, as in decoding up to ties of rounding. Only the others are
     decoded, for their score. Edges are (layers, T, T), or (n, layers, T, T) for each its own.
-
-    Raises:
-        UserError: edges that do not fit the model, or a family whose edges cannot be cut.
+    Raises UserError: edges that do not fit the model, or a family whose edges cannot be cut.
     """
 
     def decode(batch: np.ndarray) -> np.ndarray:

@@ -85,9 +85,8 @@ def decisiveness(
         batch_size: sequences a backward pass; changes time and memory only.
         correct_only: only sequences that the CNN labels correctly, as published; False takes all.
 
-    Raises:
-        UserError: unknown attribution, or a damaged store.
-        ValueError: maps, labels and maxima of different numbers.
+    Raises UserError: unknown attribution, or a damaged store. ValueError: maps, labels and maxima
+    of different numbers.
     """
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")

@@ -71,9 +71,8 @@ def triangle_length(size: int) -> int:
 def pack_triangle(maps: torch.Tensor) -> torch.Tensor:
     """Copy the weights on and below the diagonal: (..., T, T) to (..., T·(T+1)/2).
 
-    Raises:
-        ValueError: the last two axes differ.
-        UserError: a weight above the diagonal is not zero (the model saw later tokens).
+    Raises ValueError: the last two axes differ. UserError: a weight above the diagonal is not zero
+    (the model saw later tokens).
     """
     length = maps.shape[-1]
     if maps.ndim < 2 or maps.shape[-2] != length:
@@ -167,9 +166,8 @@ class StoreMeta:
 def read_meta(folder: Path) -> StoreMeta:
     """Read `meta.json`.
 
-    Raises:
-        UserError: no such folder, no maps in it, or a newer format.
-        DamagedDataError: the file is not what we write.
+    Raises UserError: no such folder, no maps in it, or a newer format. DamagedDataError: the file
+    is not what we write.
     """
     path = folder / META_NAME
     try:
@@ -229,9 +227,8 @@ def pack_shard(
 ) -> bytes:
     """The bytes of a shard: maps (rows, layers, query, key) as float16 triangles.
 
-    Raises:
-        UserError: a weight that is not finite (says which layer) or above the diagonal.
-        ValueError: other tensors than the folder's, or a wrong shape.
+    Raises UserError: a weight that is not finite (says which layer) or above the diagonal.
+    ValueError: other tensors than the folder's, or a wrong shape.
     """
     if set(maps) != set(meta.tensors):
         raise ValueError(f"maps {sorted(maps)}, the folder holds {sorted(meta.tensors)}")
@@ -253,8 +250,7 @@ def pack_shard(
 def tensor_start(path: Path, name: str) -> int:
     """The byte of a shard at which a tensor begins; its rows follow each other without a gap.
 
-    Raises:
-        DamagedDataError: the file is gone, cut short or no shard.
+    Raises DamagedDataError: the file is gone, cut short or no shard.
     """
     try:
         with open(path, "rb") as file:
@@ -273,8 +269,7 @@ def gone(path: Path) -> DamagedDataError:
 def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
     """Check a shard's length and header, not its weights (some 0.1 ms).
 
-    Raises:
-        DamagedDataError: missing, cut short, no safetensors, other tensors, shapes or dtype.
+    Raises DamagedDataError: missing, cut short, no safetensors, other tensors, shapes or dtype.
     """
     shape = [rows, meta.n_layers, triangle_size(meta.length)]
     if not path.is_file():
@@ -295,8 +290,7 @@ def check_shape(path: Path, *, rows: int, meta: StoreMeta) -> None:
 def check_checksum(path: Path, *, rows: int, sha256: str) -> None:
     """Read a whole shard and compare it with what was written (about 1 GB/s).
 
-    Raises:
-        DamagedDataError: a byte differs, or the file cannot be read.
+    Raises DamagedDataError: a byte differs, or the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -318,9 +312,8 @@ def _shard_damaged(path: Path, what: str, rows: int | None) -> DamagedDataError:
 def read_index(folder: Path) -> pl.DataFrame:
     """Read `index.parquet`, ordered by shard and row.
 
-    Raises:
-        FileNotFoundError: there is none.
-        DamagedDataError: unreadable, or its rows contradict each other.
+    Raises FileNotFoundError: there is none. DamagedDataError: unreadable, or its rows contradict
+    each other.
     """
     path = folder / INDEX_NAME
     if not path.exists():
@@ -345,8 +338,7 @@ def key_frame(
 ) -> pl.DataFrame:
     """Columns sequence_id and suffix, one row per map; suffixes are "own" or "true".
 
-    Raises:
-        ValueError: unequal lengths, or another suffix.
+    Raises ValueError: unequal lengths, or another suffix.
     """
     ids = np.asarray(sequence_ids, dtype=np.int64)
     each = [suffixes] * len(ids) if isinstance(suffixes, str) else [str(s) for s in suffixes]

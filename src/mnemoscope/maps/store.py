@@ -44,8 +44,7 @@ _whole: set[_Identity] = set()
 def require_whole(folder: Path, shards: Sequence[tuple[str, int, str]]) -> None:
     """Compare shards (name, rows, sha256) not compared before, or changed since.
 
-    Raises:
-        DamagedDataError: of the first whose content is not what was written.
+    Raises DamagedDataError: of the first whose content is not what was written.
     """
     unknown = [one for one in shards if _identity(folder / one[0], one[2]) not in _whole]
     if damaged := damaged_shards(folder, unknown):
@@ -91,11 +90,8 @@ class MapStore:
 
         `verify` reads every shard now and compares it with its sha256 (about 1.5 GB/s a core, once
         a process while the file stays the same). Without it `dataset` reads the shards whose maps
-        it gives; no map is given unseen.
-
-        Raises:
-            UserError: no maps there.
-            DamagedDataError: a shard is missing, cut short, another file's or has changed.
+        it gives; no map is given unseen. Raises UserError: no maps there. DamagedDataError: a shard
+        is missing, cut short, another file's or has changed.
         """
         self.folder = Path(folder)
         self.meta = read_meta(self.folder)
@@ -127,8 +123,7 @@ class MapStore:
     ) -> np.ndarray:
         """Positions of these maps in `index`, int64, in the order given.
 
-        Raises:
-            UserError: a map is not stored; says how many and names the first.
+        Raises UserError: a map is not stored; says how many and names the first.
         """
         keys = key_frame(sequence_ids, suffixes)
         found = find_rows(self.index, keys)
@@ -148,9 +143,8 @@ class MapStore:
     ) -> StoredMaps:
         """These maps as the CNNs read them, in the order given; their shards are whole.
 
-        Raises:
-            UserError: a map is not stored.
-            DamagedDataError: one of their shards has changed since it was written.
+        Raises UserError: a map is not stored. DamagedDataError: one of their shards has changed
+        since it was written.
         """
         chosen = self.index[self.rows(sequence_ids, suffixes)]
         names = sorted(chosen["shard"].unique())
@@ -168,11 +162,9 @@ class MapWriter:
         """Open a folder, or plan a new one: nothing is written before the first shard.
 
         Every shard is read once and compared with its sha256 (about 1 GB/s). The rows of damaged
-        ones count as missing; `damaged` says what is wrong with each.
-
-        Raises:
-            UserError: the folder holds maps of another model, settings or shape.
-            DamagedDataError: `meta.json` or `index.parquet` is damaged.
+        ones count as missing; `damaged` says what is wrong with each. Raises UserError: the folder
+        holds maps of another model, settings or shape. DamagedDataError: `meta.json` or
+        `index.parquet` is damaged.
         """
         self.folder = Path(folder)
         self.meta = meta
@@ -208,10 +200,8 @@ class MapWriter:
     ) -> None:
         """Add a whole shard (`pack_shard`), as a file or its content, and name it in the index.
 
-        Raises:
-            DamagedDataError: it is no shard of this shape.
-            NoRoomError: the disk is full; the shards written so far stay.
-            ValueError: a map that is already there.
+        Raises DamagedDataError: it is no shard of this shape. NoRoomError: the disk is full; the
+        shards written so far stay. ValueError: a map that is already there.
         """
         keys = key_frame(sequence_ids, suffixes)
         if len(self.missing(sequence_ids, suffixes)) != len(keys):

@@ -112,9 +112,8 @@ class StoredMaps:
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         """Packed maps at these positions; see `MapSource.read`.
 
-        Raises:
-            IndexError: a position outside the data set.
-            DamagedDataError: a shard has vanished or been cut since the store was opened.
+        Raises IndexError: a position outside the data set. DamagedDataError: a shard has vanished
+        or been cut since the store was opened.
         """
         shards, places = self._places[:, torch.as_tensor(rows, dtype=torch.long).numpy()].tolist()
         maps = np.empty((len(shards), self.n_layers, triangle_size(self.length)), dtype=np.float16)

@@ -190,9 +190,7 @@ def score_taxonomy(task: ScoreTask) -> tuple[int, pl.DataFrame, pl.DataFrame]:
 def load_comparison(study: Study) -> Comparison:
     """Read the comparison with published figures.
 
-    Raises:
-        UserError: the stage has not been run.
-        DamagedDataError: a file cannot be read.
+    Raises UserError: the stage has not been run. DamagedDataError: a file cannot be read.
     """
     study.require("benchmark")
     path = study.folder / CONCLUSIONS_FILE
@@ -235,8 +233,7 @@ def _predictions(study: Study) -> pl.DataFrame:
 def read_benchmark(study: Study, file: str = BENCHMARK_FILE) -> pl.DataFrame:
     """Read `benchmark.parquet` or `inputs.parquet`; columns that an earlier version lacks are null.
 
-    Raises:
-        DamagedDataError: the file cannot be read.
+    Raises DamagedDataError: the file cannot be read.
     """
     schema = INPUTS_SCHEMA if file == INPUTS_FILE else BENCHMARK_SCHEMA
     return pl.concat([pl.DataFrame(schema=schema), study.read(file)], how="diagonal")
@@ -284,8 +281,7 @@ def compare_taxonomies(
     Returns:
         Figure of the first minus that of the second, with its paired interval.
 
-    Raises:
-        UserError: a taxonomy is unknown, impossible or not trained, or both are the same.
+    Raises UserError: a taxonomy is unknown, impossible or not trained, or both are the same.
     """
     study.require("train")
     names = [_find_sample(study, name) for name in (first, second)]
@@ -377,10 +373,8 @@ class Together(NamedTuple):
 def put_together(studies: Sequence[Study]) -> Together:
     """Sum the confusion matrices of two or more benchmarked studies, taxonomy by taxonomy.
 
-    Uses each taxonomy's first draw. A taxonomy without a figure on any model has no sum.
-
-    Raises:
-        UserError: a study is named twice, not benchmarked, or made with other settings.
+    Uses each taxonomy's first draw. A taxonomy without a figure on any model has no sum. Raises
+    UserError: a study is named twice, not benchmarked, or made with other settings.
     """
     for study in studies:
         study.require("benchmark")
@@ -411,8 +405,7 @@ def put_together(studies: Sequence[Study]) -> Together:
 def write_together(folder: Path, together: Together) -> list[Path]:
     """Write `together.parquet`, `comparison.parquet` and `conclusions.json`; returns their paths.
 
-    Raises:
-        UserError: the folder cannot be created, or is a study, whose comparison would be lost.
+    Raises UserError: the folder cannot be created, or is a study, whose comparison would be lost.
     """
     if is_study(folder):
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")

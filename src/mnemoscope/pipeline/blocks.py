@@ -479,8 +479,8 @@ class ClusterCrew:
     def hold(self, role: str, n_blocks: int) -> Iterator[Crew]:
         """Load a role's model on the workers and record it in the study.
 
-        Raises:
-            UserError: a setting or a machine does not fit, or the reference does not fit the model.
+        Raises UserError: a setting or a machine does not fit, or the reference does not fit the
+        model.
         """
         settings = self._study.settings
         if settings.model.device_map is not None:

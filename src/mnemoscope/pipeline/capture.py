@@ -128,8 +128,7 @@ def maps_folder(study: Study, role: str) -> Path:
 def open_maps(study: Study, store: str, *, verify: bool = False) -> MapStore:
     """Open the maps of a role; `verify` and errors as `MapStore`.
 
-    Raises:
-        DamagedDataError: maps of another model than the study's stand in this place.
+    Raises DamagedDataError: maps of another model than the study's stand in this place.
     """
     folder = maps_folder(study, store)
     found = MapStore(folder, verify=verify)

@@ -133,11 +133,9 @@ def graft_stage(study: Study, models: Models) -> None:
 
     `graft_sequences.parquet` says of every sequence which grafts it survives,
     `graft_specificity.parquet` what each part breaks of each class beyond the control,
-    `graft_scores.parquet` how differently the classes of each taxonomy break, those that a
-    finished search has found among them, and `graft_patches.parquet` what activations break.
-
-    Raises:
-        UserError: no reference model, one of another shape, or too few memorized sequences.
+    `graft_scores.parquet` how differently the classes of each taxonomy break, those that a finished
+    search has found among them, and `graft_patches.parquet` what activations break. Raises
+    UserError: no reference model, one of another shape, or too few memorized sequences.
     """
     check_twin(study)
     loaded = load_pair(study, models, is_recorded=True)
@@ -246,8 +244,7 @@ def _time_left(seconds: float, rest: Sequence[Task], workers: int) -> str:
 def wanted_parts(study: Study, loaded: "Loaded") -> list[str]:
     """Names of the parts to graft, each once.
 
-    Raises:
-        UserError: a part that the model does not have, or a place to be patched.
+    Raises UserError: a part that the model does not have, or a place to be patched.
     """
     pair, wanted = loaded.pairs[INTO_MODEL], study.settings.graft
     parts = list(wanted.parts or pair.anatomy.parts)
@@ -418,8 +415,7 @@ def _loaded(task: Task) -> Loaded:
 def load_pair(study: Study, models: Models, *, is_recorded: bool = False) -> Loaded:
     """Both models, laid out for grafts, and the sequences; perhaps recorded in the study.
 
-    Raises:
-        UserError: models of different shapes, or too few memorized sequences.
+    Raises UserError: models of different shapes, or too few memorized sequences.
     """
     recorded = study if is_recorded else None
     model, twin = models.model(recorded), models.reference(recorded)

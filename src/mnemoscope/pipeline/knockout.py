@@ -228,9 +228,8 @@ class _Subject:
 def knockout_stage(study: Study, models: Models) -> None:
     """Write `knockout.parquet` (a row per cut and tried class) and `specificity.parquet`.
 
-    Raises:
-        UserError: no Δ of the chosen attribution, a class without Δ or memorized sequences, or a
-            model whose attention cannot be cut or ranked so.
+    Raises UserError: no Δ of the chosen attribution, a class without Δ or memorized sequences, or a
+    model whose attention cannot be cut or ranked so.
     """
     study.require("localize")
     model, wanted = models.model(study), study.settings.knockout

@@ -176,9 +176,7 @@ def draw_samples(
     """Label a table under every taxonomy and sample each partition once, in every variant.
 
     `frame` needs labels of memorization, the taxonomies' features, and `group` if split by group.
-
-    Raises:
-        UserError: a column is missing.
+    Raises UserError: a column is missing.
     """
     wanted = settings.label
     tables = {

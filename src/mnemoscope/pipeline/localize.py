@@ -139,10 +139,8 @@ def localize_stage(study: Study, models: Models) -> None:
 
     `decisiveness.safetensors` holds Δ with its counts and `regions.parquet` where it is large.
     `agreement.parquet` compares Δ between halves, seeds, attributions, and before and after
-    randomizing the CNN; `attention.parquet` has the shape of the attention itself.
-
-    Raises:
-        UserError: an attribution needs Captum, which is not installed.
+    randomizing the CNN; `attention.parquet` has the shape of the attention itself. Raises
+    UserError: an attribution needs Captum, which is not installed.
     """
     study.require("train")
     attributions = study.settings.localize.attributions
@@ -185,11 +183,7 @@ def localize_stage(study: Study, models: Models) -> None:
 
 
 def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
-    """Read the stored Δ of one of `SOURCES`.
-
-    Raises:
-        DamagedDataError: the file cannot be read.
-    """
+    """Read the stored Δ of one of `SOURCES`. Raises DamagedDataError: the file cannot be read."""
     path = study.folder / DECISIVENESS_FILE
     try:
         with safe_open(path, framework="np") as file:
@@ -274,8 +268,7 @@ def _delta_of(
 def rank_edges(study: Study, model: LanguageModel, sample: str, name: str) -> StoredDelta:
     """What a ranking gives each class's edges, over its evaluation sequences; clipped at 0 as Δ is.
 
-    Raises:
-        UserError: the model's family has no such values.
+    Raises UserError: the model's family has no such values.
     """
     ranking, rows = RANKINGS[name], sample_rows(study, sample)
     size = study.settings.model.batch_size
@@ -552,9 +545,8 @@ class TogetherDelta(NamedTuple):
 def localize_together(studies: Sequence[Study]) -> TogetherDelta:
     """Average Δ over all CNNs of two or more models of one depth.
 
-    Raises:
-        UserError: a study is named twice, not localized, made with other settings, of another
-            depth, or the studies have nothing in common.
+    Raises UserError: a study is named twice, not localized, made with other settings, of another
+    depth, or the studies have nothing in common.
     """
     for study in studies:
         study.require("localize")
@@ -591,8 +583,7 @@ def localize_together(studies: Sequence[Study]) -> TogetherDelta:
 def write_localized_together(folder: Path, together: TogetherDelta) -> list[Path]:
     """Write `decisiveness.safetensors`, and `models`, `regions`, `delta`, `profile` as Parquet.
 
-    Raises:
-        UserError: the folder cannot be created, or is a study, whose Δ would be lost.
+    Raises UserError: the folder cannot be created, or is a study, whose Δ would be lost.
     """
     if is_study(folder):
         raise UserError(f"{folder}: is a study. Choose another folder with -o.")

@@ -110,15 +110,12 @@ def run_part(
 ) -> Path | None:
     """Run one part of `continue`, `capture` or `graft`; what a killed run finished is kept.
 
-    The study is only read, so several processes may each do a part, also on machines that share
-    its folder. `change` must be the same for every part; `redo` starts the part again. Gives the
-    part's folder, None if the stage is done already.
-
-    Raises:
-        UserError: the settings differ from those of finished stages, an earlier stage is missing,
-            another process works on the part, or it was started with other settings, another
-            model, table or version.
-        MnemoscopeError: as the stage itself.
+    The study is only read, so several processes may each do a part, also on machines that share its
+    folder. `change` must be the same for every part; `redo` starts the part again. Gives the part's
+    folder, None if the stage is done already. Raises UserError: the settings differ from those of
+    finished stages, an earlier stage is missing, another process works on the part, or it was
+    started with other settings, another model, table or version. MnemoscopeError: as the stage
+    itself.
     """
     with study.lock(shared=True):
         wanted = change(study.settings)
@@ -282,10 +279,8 @@ def merge_parts(study: Study, *, check: bool = True) -> list[str]:
     """Merge the parts of every stage that has some; returns the stages' names.
 
     `check` compares scan and decoding on a draw, as the stage does; without it no model is needed.
-
-    Raises:
-        UserError: there are no parts, or they are incomplete or do not fit together.
-        DamagedDataError: a file of a part is torn.
+    Raises UserError: there are no parts, or they are incomplete or do not fit together.
+    DamagedDataError: a file of a part is torn.
     """
     with study.lock():
         stages = [name for name in _STAGES if (study.folder / "parts" / name).is_dir()]

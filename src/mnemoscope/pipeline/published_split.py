@@ -41,10 +41,8 @@ def read_published(settings: StudySettings) -> ReadResult:
 
     `frame` holds the kept rows, with `published_is_memorized`, `published_memorization_score` and
     the `published_…` patterns; `facts` counts rows, dropped ids and the classes of the whole split.
-
-    Raises:
-        UserError: as `read_split`; a length other than the data set's.
-        DamagedDataError: a file is torn.
+    Raises UserError: as `read_split`; a length other than the data set's. DamagedDataError: a file
+    is torn.
     """
     wanted = settings.sequences
     assert wanted.split is not None

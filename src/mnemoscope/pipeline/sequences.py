@@ -60,11 +60,8 @@ def create_study(
     """Read and check the sequences, taxonomies and model, then create the study folder.
 
     `labelled` rejects padded rows without a token in their prefix or their suffix; `source` is a
-    frame that is read in place of `sequences.source`.
-
-    Raises:
-        UserError: anything in the settings, the sequences or the model that cannot be used; no
-            folder is left behind.
+    frame that is read in place of `sequences.source`. Raises UserError: anything in the settings,
+    the sequences or the model that cannot be used; no folder is left behind.
     """
     check_free(Path(folder))
     result = check_sources(settings, models, source, labelled=labelled)
@@ -129,10 +126,7 @@ def check_sources(
 ) -> ReadResult:
     """Read the sequences and check that they, the taxonomies and the model fit together.
 
-    Arguments as `create_study`.
-
-    Raises:
-        UserError: anything that cannot be used.
+    Arguments as `create_study`. Raises UserError: anything that cannot be used.
     """
     wanted = settings.sequences
     load_taxonomies(settings.label.taxonomies)
@@ -223,10 +217,8 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
     Writes `label_check.parquet`, a row for each that has `published_is_memorized`: `sequence_id`,
     the label, `is_memorized` (by scan), `smallest_gap` (smallest difference of the two best logits
     up to the first token that differs, over the whole suffix if none does), `is_plain` (in a
-    uniform sample of its label; always true for a table read whole).
-
-    Raises:
-        UserError: the table has no labels; as `scan_memorized`.
+    uniform sample of its label; always true for a table read whole). Raises UserError: the table
+    has no labels; as `scan_memorized`.
     """
     table = study.sequences
     if not has_values(table, PUBLISHED_VERDICT):

@@ -153,10 +153,8 @@ def jobs_of(study: Study) -> Iterator[Job]:
     """Every training of the settings, by sample, source, setting and seed.
 
     Where the rows are asked in folds, those of a setting and seed stand one behind the other.
-
-    Raises:
-        UserError: an input was not captured, controls name an unknown taxonomy, or groups of near
-            duplicates are too large for folds.
+    Raises UserError: an input was not captured, controls name an unknown taxonomy, or groups of
+    near duplicates are too large for folds.
     """
     settings = study.settings
     has_reference = reference_name(settings) is not None
@@ -416,11 +414,7 @@ class Outcome:
 
 
 def load_outcome(job: Job) -> Outcome:
-    """Read the results of a finished job.
-
-    Raises:
-        DamagedDataError: the file cannot be read.
-    """
+    """Read the results of a finished job. Raises DamagedDataError: the file cannot be read."""
     try:
         tensors, facts = read_tensors(job.outcome_path, "facts", job.key)
         return Outcome(
@@ -550,8 +544,7 @@ def _keep_statistics(study: Study, jobs: list[Job], workers: int) -> None:
 def _n_processes(study: Study) -> int:
     """Number of processes that train at once; by default four share a GPU.
 
-    Raises:
-        UserError: the device does not exist here.
+    Raises UserError: the device does not exist here.
     """
     wanted = study.settings.train
     if current_engine().is_cluster:

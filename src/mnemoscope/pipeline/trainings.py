@@ -112,10 +112,8 @@ def controlled_taxonomies(settings: StudySettings) -> set[str] | None:
     """Names of the taxonomies that get controls, None for all.
 
     Names may be spelled as in the study, as in the published tables, or as any name of the same
-    partition.
-
-    Raises:
-        UserError: `benchmark.control_taxonomies` names one that the study does not have.
+    partition. Raises UserError: `benchmark.control_taxonomies` names one that the study does not
+    have.
     """
     wanted = settings.benchmark.control_taxonomies
     if wanted is None:

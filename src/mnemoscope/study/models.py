@@ -29,8 +29,8 @@ class Models:
     def model(self, study: Study | None = None) -> LanguageModel:
         """The model under study; recorded in the study, or compared with its record.
 
-        Raises:
-            UserError: it cannot be loaded, does not fit the sequences, or did not make the study.
+        Raises UserError: it cannot be loaded, does not fit the sequences, or did not make the
+        study.
         """
         return self._get("model", self.settings.model.name, study)
 

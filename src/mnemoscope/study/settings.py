@@ -611,10 +611,8 @@ def load_settings(path: Path | str) -> StudySettings:
 def parse_settings(values: dict[str, Any], *, where: str) -> StudySettings:
     """Validate a nested mapping, one entry per stage, and fill in the defaults.
 
-    `where` is what an error names: a file, or "flags".
-
-    Raises:
-        UserError: unknown key, wrong type or range.
+    `where` is what an error names: a file, or "flags". Raises UserError: unknown key, wrong type or
+    range.
     """
     try:
         return StudySettings.model_validate(values)
@@ -682,8 +680,7 @@ def shipped_names() -> list[str]:
 def shipped_path(name: str) -> Path:
     """The shipped study file of this name, with or without `.yaml`.
 
-    Raises:
-        UserError: no such study; lists all and the nearest.
+    Raises UserError: no such study; lists all and the nearest.
 
     >>> shipped_path("pythia-12b.yaml").name
     'pythia-12b.yaml'
@@ -701,8 +698,7 @@ def shipped_path(name: str) -> Path:
 def find_study_file(given: Path) -> Path:
     """The user's file if it exists or has a folder, else the shipped study of this name.
 
-    Raises:
-        UserError: a bare name that is neither a file here nor a shipped study.
+    Raises UserError: a bare name that is neither a file here nor a shipped study.
     """
     is_name = given.name == str(given)
     return shipped_path(given.name) if is_name and not given.exists() else given
@@ -773,8 +769,7 @@ class Variant:
 def variants(settings: LabelSettings) -> list[Variant]:
     """The main choice of sequences, then the repetitions in the settings.
 
-    Raises:
-        UserError: `both_splits` of folds, which have no two sides.
+    Raises UserError: `both_splits` of folds, which have no two sides.
     """
     own, split = settings.non_memo_suffix, settings.split
     if split == "folds" and settings.both_splits:

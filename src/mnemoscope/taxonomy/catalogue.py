@@ -40,10 +40,8 @@ def make_node(name: str, yes_when: str, meaning: str) -> Node:
     """Make a node from a rule in SQL on the columns of one row; `FUNCTIONS` may be called.
 
     Of its rule nothing is known but that it says yes or no, so two nodes are the same partition
-    only where their rules are written alike.
-
-    Raises:
-        UserError: the rule is not accepted, or cannot be read.
+    only where their rules are written alike. Raises UserError: the rule is not accepted, or cannot
+    be read.
     """
     _check_sql(yes_when)
     try:
@@ -111,9 +109,8 @@ _NODE_KEYS = ("name", "yes_when", "meaning")
 def read_taxonomies(path: Path | str) -> list[Taxonomy]:
     """Read the taxonomies of a YAML file in order; `EXAMPLE` shows the format.
 
-    Raises:
-        UserError: missing or unreadable file, unknown key, a node whose name is taken or whose
-            rule is not accepted, a taxonomy that cannot be read; names file and place.
+    Raises UserError: missing or unreadable file, unknown key, a node whose name is taken or whose
+    rule is not accepted, a taxonomy that cannot be read; names file and place.
     """
     path = Path(path)
     content = _load(path)
@@ -301,11 +298,8 @@ def load_taxonomies(spec: Sequence[str]) -> list[Taxonomy]:
     """Read taxonomies as a user asks for them, each name once.
 
     An entry is the name of a taxonomy, the word ``catalogue`` or ``rho``, or the path of a YAML
-    file with the user's own (`EXAMPLE`).
-
-    Raises:
-        UserError: an unknown name with the nearest known one, a file that cannot be read, or
-            nothing asked for.
+    file with the user's own (`EXAMPLE`). Raises UserError: an unknown name with the nearest known
+    one, a file that cannot be read, or nothing asked for.
     """
     found = [taxonomy for entry in spec for taxonomy in _load_entry(entry.strip())]
     if not found:

@@ -37,11 +37,8 @@ def find_groups(frame: pl.DataFrame) -> pl.Series:
 
     Connected are near duplicates (``tokens``, all of one length, padded or not), overlapping
     windows of one ``document`` (by ``start`` and ``end``), and what shares a ``group``, where these
-    are there and not null. The order of the rows plays no part; a sequence without relatives
-    stands alone.
-
-    Raises:
-        UserError: no tokens, or not all of one length.
+    are there and not null. The order of the rows plays no part; a sequence without relatives stands
+    alone. Raises UserError: no tokens, or not all of one length.
 
     >>> frame = pl.DataFrame({"sequence_id": [3, 1, 2], "tokens": [[7] * 6, [8] * 6, [7] * 6]})
     >>> find_groups(frame).to_list()

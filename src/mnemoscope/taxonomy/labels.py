@@ -33,10 +33,8 @@ def label_sequences(frame: pl.DataFrame, taxonomy: Taxonomy) -> pl.Series:
     """Class of every row, a string; null where a feature that the decision needs is null.
 
     The table has ``is_memorized`` (where given) or ``memorization_score``, and the features that
-    the taxonomy's nodes need; NaN counts as missing.
-
-    Raises:
-        UserError: a needed column is missing or of the wrong type.
+    the taxonomy's nodes need; NaN counts as missing. Raises UserError: a needed column is missing
+    or of the wrong type.
     """
     labels = label_lazily(frame.lazy(), [taxonomy])
     try:
@@ -54,11 +52,8 @@ def label_lazily(
 ) -> pl.LazyFrame:
     """Class of every row under each taxonomy, in one pass: a column a taxonomy, after those kept.
 
-    With `allow_missing` taxonomies that need a column which is not there give nulls.
-
-    Raises:
-        UserError: as `label_sequences`; a rule of the user's own that does not fit a column's
-            type.
+    With `allow_missing` taxonomies that need a column which is not there give nulls. Raises
+    UserError: as `label_sequences`; a rule of the user's own that does not fit a column's type.
     """
     schema = table.collect_schema()
     lacking = missing_columns(schema.names(), taxonomies)
@@ -206,12 +201,9 @@ def label_table(
 
     A taxonomy named by itself whose feature columns are missing is rejected; one that the words
     ``catalogue`` or ``rho`` stand for is null throughout, unless all are that were asked for.
-    `columns` are taken from their paths first (`take_columns`).
-
-    Raises:
-        UserError: as `load_taxonomies` and `label_lazily`.
-        DamagedDataError: the source is torn.
-        NoRoomError: the disk is full.
+    `columns` are taken from their paths first (`take_columns`). Raises UserError: as
+    `load_taxonomies` and `label_lazily`. DamagedDataError: the source is torn. NoRoomError: the
+    disk is full.
     """
     taxonomies = load_taxonomies(names)
     table = scan_rows(source, columns)
@@ -237,8 +229,7 @@ def label_table(
 def check_features(table: pl.LazyFrame, *, where: str) -> None:
     """Reject a table whose ids or measures cannot be what their columns are named for.
 
-    Raises:
-        UserError: no sequence_id, one twice or none; a share outside [0, 1], a count below 0.
+    Raises UserError: no sequence_id, one twice or none; a share outside [0, 1], a count below 0.
     """
     names = table.collect_schema().names()
     check_columns(table.head(1).collect(), "sequence_id", where=where)

@@ -84,10 +84,8 @@ def parse_node(text: str, own: Mapping[str, Node] | None = None) -> Node:
 
     ``Recite[5]``, ``Recite[1k]``, ``Recollect[50]``, ``Reconstruct``, ``Guess`` (that is
     ``Guess[0.5-0.5]``), ``Guess[off-0.5]``, ``Code``, a measure with a threshold
-    (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or a node of a plugin.
-
-    Raises:
-        UserError: unknown node, missing or wrong threshold; names the nearest known node.
+    (``Entropy[>4.2]``, see `MEASURES`), the name of one of `own`, or a node of a plugin. Raises
+    UserError: unknown node, missing or wrong threshold; names the nearest known node.
     """
     own = own or {}
     name = re.sub(r"\s+", "", text)
@@ -337,8 +335,7 @@ def is_node_file(entry: str) -> bool:
 def read_range(entry: str) -> tuple[str, float, float]:
     """A family and its range, infinite where none is given.
 
-    Raises:
-        UserError: an unknown family, or a range that is none or empty.
+    Raises UserError: an unknown family, or a range that is none or empty.
 
     >>> read_range("Entropy[3.5..5]")
     ('Entropy', 3.5, 5.0)

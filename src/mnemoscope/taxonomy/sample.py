@@ -123,8 +123,7 @@ def order_table(
         match: column (such as "genre") of which every class gets each value equally often, on
             either side; rows where it is null are left out.
 
-    Raises:
-        UserError: unknown split or column, sequence ids that are not unique.
+    Raises UserError: unknown split or column, sequence ids that are not unique.
     """
     _check_table(frame, split=split, match=match)
     own_group = pl.col("sequence_id").cast(pl.String)
@@ -179,10 +178,8 @@ def draw_sample(
     gives a second; by row, every class gives its first sequences in the order of the seed, as in
     the paper; for folds `n_train` of every class are drawn, by groups as well, and all evaluated.
     `labels` are the classes of the table as it was given, null is left out; of `minimum` a class
-    must have both sides together, or as many as are asked for where these are fewer.
-
-    Raises:
-        UserError: a size below 1.
+    must have both sides together, or as many as are asked for where these are fewer. Raises
+    UserError: a size below 1.
     """
     if n_train < 1 or n_eval < 1:
         raise UserError(

@@ -68,9 +68,8 @@ class Loss(NamedTuple):
 def parse_losses(text: str) -> tuple[Loss, ...]:
     """Read losses as `data,logits:kl,attention:mse=10`: NAME[:KIND][=WEIGHT].
 
-    Raises:
-        UserError: an unknown name or kind, a weight that is no positive number, a loss named
-            twice, or none that trains what the student says.
+    Raises UserError: an unknown name or kind, a weight that is no positive number, a loss named
+    twice, or none that trains what the student says.
 
     >>> [str(one) for one in parse_losses("logits:kl, affinity=2")]
     ['logits:kl', 'affinity=2']
@@ -175,8 +174,7 @@ Teacher = Callable[[Tensor], Seen]
 def look(model: Any, tokens: Tensor, layers: Sequence[int], losses: Sequence[Loss]) -> Seen:
     """Run a model and keep what these losses compare, of these layers.
 
-    Raises:
-        UserError: a family that does not hand out its attention.
+    Raises UserError: a family that does not hand out its attention.
     """
     names = {one.name for one in losses}
     needs_states, needs_maps = bool(names & {"hidden", "affinity"}), "attention" in names
@@ -252,10 +250,8 @@ def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) ->
     """A teacher's configuration with fewer layers and a smaller width.
 
     A number below 1 is a share of the teacher's. Heads keep their size, so that there are fewer,
-    and the MLP its share of the width.
-
-    Raises:
-        UserError: a number of layers or a width that cannot be.
+    and the MLP its share of the width. Raises UserError: a number of layers or a width that cannot
+    be.
     """
     config = type(teacher).from_dict(teacher.to_dict())
     n_layers, n_width = teacher.num_hidden_layers, teacher.hidden_size
@@ -362,8 +358,7 @@ def train_student(
         n_layers: of the teacher.
         device: of the teacher.
 
-    Raises:
-        UserError: accelerate is not installed, or a loss that is not finite.
+    Raises UserError: accelerate is not installed, or a loss that is not finite.
     """
     check_installed("distill: transformers' Trainer needs", "accelerate", extra="distill")
     pairs = matched_layers(student.config.num_hidden_layers, n_layers, settings.match)

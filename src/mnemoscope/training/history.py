@@ -51,10 +51,8 @@ class History:
 class HistoryWriter:
     """Adds checks to a folder, made where it is missing; opening it again goes on where it stood.
 
-    The `facts` of the run are recorded in `watch.json`.
-
-    Raises:
-        UserError: the folder holds a history of other windows, or cannot be written to.
+    The `facts` of the run are recorded in `watch.json`. Raises UserError: the folder holds a
+    history of other windows, or cannot be written to.
     """
 
     def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
@@ -98,9 +96,8 @@ class HistoryWriter:
 def read_history(folder: Path | str) -> History:
     """Read what a callback, a watch or `mnemoscope track` wrote.
 
-    Raises:
-        UserError: no history there, or no check in it yet.
-        DamagedDataError: a file of it is torn.
+    Raises UserError: no history there, or no check in it yet. DamagedDataError: a file of it is
+    torn.
     """
     folder = Path(folder)
     facts = _read_record(folder)

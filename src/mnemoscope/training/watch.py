@@ -44,10 +44,8 @@ class MemorizationWatch:
                 print(watch.check(model, step))
 
     The folder keeps the history in Parquet (`read_history`), begun or gone on with; None keeps
-    nothing. `batch_size` is halved where memory runs out.
-
-    Raises:
-        UserError: the folder holds a history of other windows.
+    nothing. `batch_size` is halved where memory runs out. Raises UserError: the folder holds a
+    history of other windows.
     """
 
     def __init__(
@@ -68,8 +66,7 @@ class MemorizationWatch:
         Returns:
             Metrics by name, as `metrics_of`, and the seconds it took.
 
-        Raises:
-            UserError: a model whose weights are spread over processes, or not of these tokens.
+        Raises UserError: a model whose weights are spread over processes, or not of these tokens.
         """
         started = time.perf_counter()
         plain = _unwrapped(model)
@@ -195,9 +192,8 @@ class MemorizationCallback(TrainerCallback):  # type: ignore[misc]
             batch_size: windows a forward pass.
             stop_recall: stop training once a larger share of the Recall windows is reproduced.
 
-        Raises:
-            UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows,
-                a trainer that spreads weights over processes (FSDP, DeepSpeed).
+        Raises UserError: `every` below 1, `stop_recall` outside [0, 1] or without Recall windows, a
+        trainer that spreads weights over processes (FSDP, DeepSpeed).
         """
         if every < 1:
             raise UserError(f"every {every}: at least 1 step must lie between two checks.")
@@ -284,10 +280,8 @@ def make_canaries(tokenizer: Any, n: int, *, n_tokens: int = 64, seed: int = 0) 
     """Draw words from the tokenizer's own vocabulary, as texts of at least so many tokens.
 
     Words are tokens of letters alone, two at least; a text holds `n_tokens` of them. The same seed
-    gives the same texts; another gives the held-out twins.
-
-    Raises:
-        UserError: a number below 1, or a vocabulary with fewer than 100 words of letters.
+    gives the same texts; another gives the held-out twins. Raises UserError: a number below 1, or a
+    vocabulary with fewer than 100 words of letters.
     """
     if n < 1 or n_tokens < 1:
         raise UserError(f"{n} canaries of {n_tokens} tokens: both numbers must be at least 1.")

@@ -74,8 +74,7 @@ class WatchedWindows:
             bos: as for `load_model`.
             patterns: mode of `find_pattern`.
 
-        Raises:
-            UserError: no text as long as a window, or an odd length.
+        Raises UserError: no text as long as a window, or an odd length.
         """
         _check_length(length)
         cutter = WindowCutter(tokenizer, length=length, stride=stride)
@@ -114,8 +113,7 @@ class WatchedWindows:
             bos: as for `load_model`.
             patterns: mode of `find_pattern`.
 
-        Raises:
-            UserError: columns missing, tokens of several lengths or of an odd one.
+        Raises UserError: columns missing, tokens of several lengths or of an odd one.
         """
         frame = table if isinstance(table, pl.DataFrame) else read_table(table)
         length = token_matrix(frame).shape[1]
